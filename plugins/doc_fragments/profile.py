@@ -1,0 +1,34 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options of every module that works on one profile."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    DOCUMENTATION = r"""
+options:
+  profile:
+    description: Name of the profile, as in C(hermes --profile NAME).
+    type: str
+    required: true
+  home:
+    description:
+      - Absolute path of the profile's own directory.
+      - For the profile V(default) that is Hermes' home, for every other one C(profiles/<name>) below it.
+    type: path
+    required: true
+  owner:
+    description: The user that Hermes runs as. Files in O(home) are written with this user's rights.
+    type: str
+    required: true
+  ops_dir:
+    description:
+      - Directory in which is remembered what was applied, outside the agent's reach.
+      - Belongs to root and outlives the host, as O(home) does.
+    type: path
+    required: true
+requirements:
+  - Python >= 3.9 on the host
+"""

@@ -1,0 +1,57 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What all modules of the collection share: arguments in, plan, result or one clear error out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from .hermes_ops.errors import OpsError
+from .hermes_ops.files import Owner
+
+# Beside doc_fragments/profile.py, which documents them.
+PROFILE_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "profile": {"type": "str", "required": True},
+    "home": {"type": "path", "required": True},
+    "owner": {"type": "str", "required": True},
+    "ops_dir": {"type": "path", "required": True},
+}
+
+
+def run_module(
+    argument_spec: dict[str, dict[str, Any]],
+    work: Callable[[AnsibleModule], dict[str, Any]],
+    **options: Any,
+) -> None:
+    """Make the AnsibleModule, call *work* with it and leave with the result that it returns.
+
+    :param options: further arguments of AnsibleModule, e.g. ``mutually_exclusive``
+    """
+    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True, **options)
+    # Files we make are private unless we say otherwise.
+    os.umask(0o077)
+    try:
+        result = work(module)
+    except OpsError as error:
+        profile = module.params.get("profile")
+        message = f"profile {profile}: {error}" if isinstance(profile, str) else str(error)
+        module.fail_json(msg=message, what=error.what, where=error.where, fix=error.fix)
+    module.exit_json(**result)
+
+
+def owner_of(module: AnsibleModule) -> Owner:
+    """The user that the parameter ``owner`` names.
+
+    In check mode on a host where that user is only planned, its files cannot exist either: ourselves will do.
+    """
+    try:
+        return Owner.named(module.params["owner"])
+    except OpsError:
+        if module.check_mode:
+            return Owner.current()
+        raise

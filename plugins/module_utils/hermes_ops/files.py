@@ -1,0 +1,239 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files that are never half written, and directories nobody can swap under us."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import grp
+import json
+import os
+import pwd
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import OpsError
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A user and its primary group, as numbers and as a name."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+    @classmethod
+    def named(cls, name: str) -> Owner:
+        """Look *name* up in the host's user database.
+
+        :raises OpsError: when there is no such user
+        """
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            raise OpsError(
+                f"there is no user {name!r} on this host",
+                fix="run the role base, or create the user",
+            ) from None
+        return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
+
+    @classmethod
+    def current(cls) -> Owner:
+        entry = pwd.getpwuid(os.geteuid())
+        return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
+
+    @property
+    def group(self) -> str:
+        return grp.getgrgid(self.gid).gr_name
+
+
+@contextlib.contextmanager
+def acting_as(owner: Owner) -> Iterator[None]:
+    """Touch files with *owner*'s rights while root.
+
+    A profile's home belongs to the agent, and the agent may put a symbolic link anywhere in it: root must
+    not follow it. No effect when we already are that user.
+    """
+    if os.geteuid() == owner.uid:
+        yield
+        return
+    uid, gid, groups = os.geteuid(), os.getegid(), os.getgroups()
+    try:
+        os.setgroups([owner.gid])
+        os.setegid(owner.gid)
+        os.seteuid(owner.uid)
+    except PermissionError:
+        raise OpsError(
+            f"cannot act as {owner.name!r} without being root", fix="run as root (become: true)"
+        ) from None
+    try:
+        yield
+    finally:
+        os.seteuid(uid)
+        os.setegid(gid)
+        os.setgroups(groups)
+
+
+def read_bytes(path: str) -> bytes | None:
+    """The content of *path*, or None when there is no such file.
+
+    :raises OpsError: when it cannot be read, or is not a regular file
+    """
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OpsError(f"cannot be read ({error.strerror})", where=path) from None
+
+
+def read_text(path: str) -> str | None:
+    """Like :func:`read_bytes`, decoded as UTF-8.
+
+    :raises OpsError: when it is not UTF-8; says which line
+    """
+    data = read_bytes(path)
+    if data is None:
+        return None
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise OpsError(
+            "is not UTF-8 text", where=f"{path}:{line}", fix="save it as UTF-8; it was left as it is"
+        ) from None
+
+
+def read_json(path: str) -> Any | None:
+    """The JSON value in *path*, or None when there is no such file.
+
+    :raises OpsError: when it is not JSON; says which line
+    """
+    text = read_text(path)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        line = getattr(error, "lineno", 1)
+        raise OpsError(
+            f"is not JSON ({getattr(error, 'msg', error)})",
+            where=f"{path}:{line}",
+            fix="repair or remove it; it was left as it is",
+        ) from None
+
+
+def write_atomic(path: str, data: bytes | str, *, mode: int, owner: Owner | None = None) -> None:
+    """Replace *path* by *data*, or leave it exactly as it was.
+
+    The new content, its mode and its owner are complete and on disk before the name is switched; a
+    symbolic link at *path* is replaced, not followed.
+
+    :param mode: permission bits, e.g. ``0o600``
+    :param owner: None keeps the owner that the writing process gives
+    :raises OpsError: when the disk is full, read-only, or the directory is missing
+    """
+    if isinstance(data, str):
+        data = data.encode("utf-8")
+    directory, name = os.path.split(path)
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            if owner is not None and os.geteuid() == 0:
+                os.fchown(stream.fileno(), owner.uid, owner.gid)
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        temporary = None
+        sync_directory(directory)
+    except OSError as error:
+        raise OpsError(
+            f"cannot be written ({error.strerror})", where=path, fix="free space, or mount it writable"
+        ) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def write_json(path: str, value: Any, *, mode: int = 0o600, owner: Owner | None = None) -> None:
+    """Write *value* as indented JSON with :func:`write_atomic`."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mode=mode, owner=owner)
+
+
+def sync_directory(path: str) -> None:
+    """Make renames and removals in *path* survive a power cut."""
+    descriptor = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def ensure_directory(path: str, *, mode: int, owner: Owner | None = None) -> bool:
+    """Make *path* a directory with *mode* and *owner*; parents are made like it. True when anything changed.
+
+    :raises OpsError: when something else stands there
+    """
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        parent = os.path.dirname(path)
+        if not os.path.isdir(parent):
+            ensure_directory(parent, mode=mode, owner=owner)
+        try:
+            os.mkdir(path, mode)
+        except OSError as error:
+            raise OpsError(f"cannot be made ({error.strerror})", where=path) from None
+        status = os.lstat(path)
+        changed = True
+    else:
+        changed = False
+    if not stat.S_ISDIR(status.st_mode):
+        raise OpsError("is not a directory", where=path, fix="move it away")
+    if stat.S_IMODE(status.st_mode) != mode:
+        os.chmod(path, mode)
+        changed = True
+    if owner is not None and os.geteuid() == 0 and (status.st_uid, status.st_gid) != (owner.uid, owner.gid):
+        os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+        changed = True
+    return changed
+
+
+@contextlib.contextmanager
+def lock(path: str, *, timeout: float = 60.0) -> Iterator[None]:
+    """Hold an exclusive lock on *path* (made when missing, mode 0600); released with the process at the latest.
+
+    :param timeout: seconds to wait for another holder
+    :raises OpsError: when somebody else still holds it after *timeout*
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise OpsError(
+                        f"is held by another process for more than {timeout:g} s",
+                        where=path,
+                        fix="wait for it, or see who holds it: fuser -v " + path,
+                    ) from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,56 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a module is about to change: the one source of ``changed`` and of the diff."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not as declared.
+
+    :param what: key, file or unit
+    :param before: as it is, ready to be shown (a secret is shown as ``HIDDEN``); None when it does not exist
+    :param after: as it will be; None when it will be gone
+    """
+
+    what: str
+    before: str | None
+    after: str | None
+
+
+HIDDEN = "(secret)"
+
+
+@dataclass
+class Plan:
+    """An ordered list of differences and the actions that remove them."""
+
+    differences: list[Difference] = field(default_factory=list)
+    actions: list[Callable[[], object]] = field(default_factory=list)
+
+    def add(self, difference: Difference, action: Callable[[], object] | None = None) -> None:
+        self.differences.append(difference)
+        if action is not None:
+            self.actions.append(action)
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.differences)
+
+    def apply(self) -> None:
+        for action in self.actions:
+            action()
+
+    def diff(self, header: str) -> dict[str, str]:
+        """The differences in the form of Ansible's ``--diff``."""
+        return {
+            "before_header": header,
+            "after_header": header,
+            "before": "".join(f"{d.what}: {d.before}\n" for d in self.differences if d.before is not None),
+            "after": "".join(f"{d.what}: {d.after}\n" for d in self.differences if d.after is not None),
+        }

@@ -1,0 +1,90 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one way to run another program."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .errors import OpsError
+from .files import Owner
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a program answered. ``rc`` is negative when a signal ended it, as in :mod:`subprocess`."""
+
+    argv: tuple[str, ...]
+    rc: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        return self.rc == 0
+
+    @property
+    def last_words(self) -> str:
+        """The last non-empty line it said, standard error first."""
+        for text in (self.stderr, self.stdout):
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            if lines:
+                return lines[-1]
+        return f"exit status {self.rc}"
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    stdin: str | None = None,
+    user: Owner | None = None,
+) -> Completed:
+    """Run *argv* without a shell, kill its whole process group at the time-out, and return what it said.
+
+    :param timeout: seconds
+    :param check: raise when it exits with another status than 0
+    :param env: added to this process's environment; secrets belong here or in *stdin*, never in *argv*
+    :param user: run as this user (needs root)
+    :raises OpsError: program missing, time-out, or failure with *check*
+    """
+    command = tuple(argv)
+    shown = shlex.join(command)
+    identity = {}
+    if user is not None and os.geteuid() != user.uid:
+        identity = {"user": user.uid, "group": user.gid, "extra_groups": []}
+        env = {"HOME": user.home, "USER": user.name, "LOGNAME": user.name, **(env or {})}
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+            cwd=cwd,
+            start_new_session=True,
+            text=True,
+            errors="replace",
+            **identity,
+        )
+    except OSError as error:
+        raise OpsError(f"cannot be run ({error.strerror})", where=command[0]) from None
+    try:
+        stdout, stderr = process.communicate(stdin, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise OpsError(f"did not finish within {timeout:g} s", where=shown) from None
+    done = Completed(command, process.returncode, stdout, stderr)
+    if check and not done.ok:
+        raise OpsError(f"failed with status {done.rc}: {done.last_words}", where=shown)
+    return done
