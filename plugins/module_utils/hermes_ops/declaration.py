@@ -1,0 +1,478 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a profile may declare, and what follows from it.
+
+:func:`resolve` turns ``hermes_profiles`` as a person writes it into one complete, checked description of
+every profile. It runs on the controller (filter ``resolve_profiles``) and costs the host nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import ipaddress
+import re
+from typing import Any
+
+from .errors import OpsError
+
+# Hermes' own rule (0.19.0 hermes_cli/profiles.py).
+PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+# 0.19.0 gateway/platforms/api_server.py and hermes_cli/auth.py: has_usable_secret(min_length=16).
+API_KEY_MINIMUM = 16
+PLACEHOLDER_SECRETS = frozenset(
+    "* ** *** changeme your_api_key your_api_key_here your-api-key placeholder example dummy null none".split()
+)
+# 0.19.0 gateway/platforms/webhook.py: this value switches the signature check off.
+UNSIGNED_WEBHOOK = "INSECURE_NO_AUTH"
+
+# A token that lets a platform connect, and the platform's name in gateway_state.json (0.19.0 gateway/config.py).
+PLATFORM_TOKENS = {
+    "DISCORD_BOT_TOKEN": "discord",
+    "SLACK_BOT_TOKEN": "slack",
+    "TELEGRAM_BOT_TOKEN": "telegram",
+}
+
+# What every profile gets unless its own ``config`` says otherwise. The unit is the supervisor, this
+# collection the updater, and one gateway a profile is the isolation:
+BASE_CONFIG: dict[str, Any] = {
+    "gateway": {
+        # On by default after 0.21; folds the profiles of a host into one process.
+        "multiplex_profiles": False,
+        "auto_multiplex_migration": False,
+        # systemd delays restarts. Hermes' own breaker sleeps before it opens a port, which looks alive.
+        "respawn_storm": {"max_starts": 0},
+    },
+    "updates": {"check": False},
+    "security": {
+        # A gateway that installs packages into its release is another release.
+        "allow_lazy_installs": False,
+        # Downloads a binary at start.
+        "tirith_enabled": False,
+    },
+}
+
+# Keys of config.yaml that have a place of their own in the declaration.
+OWNED_CONFIG = {
+    ("platforms", "api_server", "enabled"): "api.enabled",
+    ("platforms", "api_server", "extra", "host"): "api.host",
+    ("platforms", "api_server", "extra", "port"): "api.port",
+    ("platforms", "api_server", "extra", "key"): "secrets.API_SERVER_KEY",
+    ("platforms", "webhook", "enabled"): "webhook.enabled",
+    ("platforms", "webhook", "extra", "host"): "webhook.host",
+    ("platforms", "webhook", "extra", "port"): "webhook.port",
+    ("agent", "restart_drain_timeout"): "drain",
+}
+# The same in .env.
+OWNED_ENV = {
+    "API_SERVER_ENABLED": "api.enabled",
+    "API_SERVER_HOST": "api.host",
+    "API_SERVER_PORT": "api.port",
+    "WEBHOOK_ENABLED": "webhook.enabled",
+    "WEBHOOK_PORT": "webhook.port",
+}
+
+# Leaf names of config.yaml that hold a secret. Used on declared values and wherever a value may be shown.
+SECRET_NAME = re.compile(r"(^|[_-])(api_?key|key|token|secret|password|passwd|passphrase|credentials?)$", re.I)
+# Values that are secrets wherever they stand: keys of OpenAI-like providers, Slack, GitHub, AWS, PEM blocks.
+SECRET_VALUE = re.compile(
+    r"^(sk-[\w-]{16,}|xox[abpr]-\S{10,}|gh[pousr]_\w{20,}|AKIA\w{12,}|-----BEGIN [A-Z ]*PRIVATE KEY)"
+)
+REFERENCE = re.compile(r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$")
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+# Doors in the sandbox that a profile may open; units.py says which directives each one lifts.
+DOORS = ("browser", "devices", "home", "metadata", "sudo", "system")
+
+# The tables below are the schema: name -> type. A dict as type is a nested table.
+_API = {"enabled": bool, "host": str, "port": int}
+_WEBHOOK = {"enabled": bool, "host": str, "port": int}
+_LIMITS = {"memory": str, "cpu": str, "tasks": int}
+_SANDBOX = {"enabled": bool, "open": list, "paths": list}
+_HEALTH = {"platforms": list, "reply": bool, "webhook": str, "timeout": int}
+_SUBSCRIPTION = {
+    "name": str,
+    "state": str,
+    "description": str,
+    "prompt": str,
+    "secret": str,
+    "events": list,
+    "skills": list,
+    "deliver": str,
+    "deliver_only": bool,
+    "deliver_extra": dict,
+    "enabled": bool,
+    "script": str,
+    "filters": dict,
+}
+PROFILE_KEYS: dict[str, Any] = {
+    "name": str,
+    "state": str,
+    "purge": bool,
+    "config": dict,
+    "config_scope": str,
+    "settings": dict,
+    "secrets": dict,
+    "api": _API,
+    "webhook": _WEBHOOK,
+    "webhooks": list,
+    "webhooks_purge": bool,
+    "soul": str,
+    "user": str,
+    "memory": str,
+    "limits": _LIMITS,
+    "drain": int,
+    "sandbox": _SANDBOX,
+    "health": _HEALTH,
+}
+_TYPE_NAMES = {bool: "true or false", dict: "a mapping", int: "a whole number", list: "a list", str: "text"}
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """*base* with the leaves of *over* on top; lists are replaced as a whole. Neither argument changes."""
+    merged = copy.deepcopy(base)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """Every leaf of *tree* with its path; an empty mapping is a leaf."""
+    found: list[tuple[tuple[str, ...], Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            found.extend(leaves(value, (*path, key)))
+        else:
+            found.append(((*path, key), value))
+    return found
+
+
+def is_secret(path: tuple[str, ...], value: Any) -> bool:
+    """Whether *value* at *path* of a config is a secret by its name or by its look; a ``${REFERENCE}`` is none."""
+    if not isinstance(value, str) or not value or REFERENCE.match(value):
+        return False
+    return bool(SECRET_NAME.search(str(path[-1])) or SECRET_VALUE.match(value))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to *host*."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def resolve(
+    profiles: Any,
+    *,
+    host: str,
+    user: str,
+    hermes_home: str,
+    managed_root: str,
+) -> dict[str, dict[str, Any]]:
+    """Check *profiles* and complete them.
+
+    :param profiles: the list ``hermes_profiles``
+    :param host: the inventory's name of the host, for error messages
+    :param user: ``hermes_user``
+    :param hermes_home: absolute path of Hermes' home
+    :param managed_root: directory below which the managed scope of each profile lies
+    :returns: name -> complete description, in the declared order. Secrets are in ``secrets`` and in
+        ``webhooks[].secret`` and nowhere else
+    :raises OpsError: for the first thing that cannot work; names host, profile and key
+    """
+    where = f"{host}: hermes_profiles"
+    if not isinstance(profiles, list) or not profiles:
+        raise OpsError("must be a list of at least one profile", where=where, fix="declare one: [{name: default}]")
+    resolved: dict[str, dict[str, Any]] = {}
+    for number, declared in enumerate(profiles, start=1):
+        if not isinstance(declared, dict):
+            raise OpsError(f"entry {number} is not a mapping", where=where, fix="write it as {name: …}")
+        profile = _resolve_one(declared, number, where, user, hermes_home, managed_root)
+        if profile["name"] in resolved:
+            raise OpsError(
+                f"profile {profile['name']} is declared twice", where=where, fix="merge the two, or rename one"
+            )
+        resolved[profile["name"]] = profile
+    _check_across(resolved, where)
+    return resolved
+
+
+def _resolve_one(
+    declared: dict[str, Any], number: int, where: str, user: str, hermes_home: str, managed_root: str
+) -> dict[str, Any]:
+    name = declared.get("name")
+    if not isinstance(name, str) or not PROFILE_NAME.fullmatch(name):
+        raise OpsError(
+            f"entry {number} has the name {name!r}",
+            where=where,
+            fix="use lower-case letters, digits, '-' and '_' (at most 64, starting with a letter or digit)",
+        )
+    where = f"{where}: profile {name}"
+    _check_table(declared, PROFILE_KEYS, where, "")
+
+    is_default = name == "default"
+    home = hermes_home if is_default else f"{hermes_home}/profiles/{name}"
+    state = _choice(declared, "state", ("present", "absent"), where)
+    profile: dict[str, Any] = {
+        "name": name,
+        "state": state,
+        "purge": declared.get("purge", False),
+        "home": home,
+        "user": user,
+        "unit": f"hermes-gateway@{name}.service",
+        "managed_dir": f"{managed_root}/{name}",
+        "config_scope": _choice(declared, "config_scope", ("home", "managed"), where),
+    }
+    if profile["purge"] and is_default:
+        raise OpsError(
+            "the default profile cannot be purged: the other profiles live in its home",
+            where=f"{where}: purge",
+            fix="leave purge out; remove the data by hand when no profile is left",
+        )
+
+    api = {"enabled": True, "host": "127.0.0.1", "port": 8642 if is_default else None, **declared.get("api", {})}
+    subscriptions = declared.get("webhooks", [])
+    webhook = {
+        "enabled": bool(subscriptions) or "webhook" in declared,
+        "host": "127.0.0.1",
+        "port": 8644 if is_default else None,
+        **declared.get("webhook", {}),
+    }
+    for key, server in (("api", api), ("webhook", webhook)):
+        if server["enabled"] and state == "present":
+            _check_port(server["port"], f"{where}: {key}.port")
+
+    secrets = {key: _env_text(key, value, f"{where}: secrets") for key, value in declared.get("secrets", {}).items()}
+    settings = {key: _env_text(key, value, f"{where}: settings") for key, value in declared.get("settings", {}).items()}
+    _check_env(settings, secrets, where)
+    _check_api_key(api, secrets, where)
+    _check_webhooks(webhook, subscriptions, where)
+
+    settings["API_SERVER_ENABLED"] = str(api["enabled"]).lower()
+    if api["enabled"]:
+        settings["API_SERVER_HOST"] = api["host"]
+        settings["API_SERVER_PORT"] = str(api["port"])
+
+    drain = declared.get("drain", 30)
+    config = merge(BASE_CONFIG, {"agent": {"restart_drain_timeout": drain}})
+    if webhook["enabled"]:
+        server = {"enabled": True, "extra": {"host": webhook["host"], "port": webhook["port"]}}
+        config["platforms"] = {"webhook": server}
+    own_config = declared.get("config", {})
+    _check_config(own_config, where)
+
+    health = declared.get("health", {})
+    platforms = list(health.get("platforms", sorted({p for t, p in PLATFORM_TOKENS.items() if secrets.get(t)})))
+    if api["enabled"]:
+        platforms.append("api_server")
+    if webhook["enabled"]:
+        platforms.append("webhook")
+    if "webhook" in health and health["webhook"] not in [s["name"] for s in subscriptions]:
+        raise OpsError(
+            f"names the subscription {health['webhook']!r}, which is not declared",
+            where=f"{where}: health.webhook",
+            fix="declare it under webhooks",
+        )
+    if health.get("reply") and not api["enabled"]:
+        raise OpsError("a reply needs the API server", where=f"{where}: health.reply", fix="enable api, or drop it")
+
+    profile.update(
+        config=merge(config, own_config),
+        settings=settings,
+        secrets=secrets,
+        generate=["API_SERVER_KEY"] if api["enabled"] and "API_SERVER_KEY" not in secrets else [],
+        webhooks=subscriptions,
+        webhooks_purge=declared.get("webhooks_purge", False),
+        soul=declared.get("soul"),
+        user_memory=declared.get("user"),
+        memory=declared.get("memory"),
+        api=api,
+        webhook=webhook,
+        gateway={
+            "drain": drain,
+            "limits": {"memory": "4G", "cpu": None, "tasks": 1024, **declared.get("limits", {})},
+            "sandbox": _sandbox(declared.get("sandbox", {}), where),
+        },
+        health={
+            "platforms": platforms,
+            "reply": health.get("reply", False),
+            "webhook": health.get("webhook"),
+            "timeout": health.get("timeout", 120),
+        },
+    )
+    return profile
+
+
+def _check_across(resolved: dict[str, dict[str, Any]], where: str) -> None:
+    """What two profiles must not share: a port, a bot token."""
+    ports: dict[int, str] = {}
+    tokens: dict[tuple[str, str], str] = {}
+    for name, profile in resolved.items():
+        if profile["state"] == "absent":
+            continue
+        for key in ("api", "webhook"):
+            if not profile[key]["enabled"]:
+                continue
+            port = profile[key]["port"]
+            here = f"profile {name}: {key}.port"
+            if port in ports:
+                raise OpsError(
+                    f"port {port} is declared twice: {ports[port]} and {here}", where=where, fix="give each its own"
+                )
+            ports[port] = here
+        for key, value in profile["secrets"].items():
+            if not key.endswith(("_BOT_TOKEN", "_APP_TOKEN")) or not value:
+                continue
+            other = tokens.setdefault((key, value), name)
+            if other != name:
+                raise OpsError(
+                    f"profile {other} and profile {name} have the same {key}",
+                    where=where,
+                    fix="give each profile a bot of its own; a platform lets a token connect once",
+                )
+
+
+def _check_table(declared: dict[str, Any], table: dict[str, Any], where: str, prefix: str) -> None:
+    for key, value in declared.items():
+        if key not in table:
+            close = difflib.get_close_matches(str(key), list(table), n=1)
+            raise OpsError(
+                f"unknown key {prefix}{key}",
+                where=where,
+                fix=f"did you mean {prefix}{close[0]}?" if close else "known keys: " + ", ".join(sorted(table)),
+            )
+        expected = table[key]
+        kind = dict if isinstance(expected, dict) else expected
+        # A bool is an int to Python, but not to a reader.
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise OpsError(
+                f"must be {_TYPE_NAMES[kind]}, not {type(value).__name__}",
+                where=f"{where}: {prefix}{key}",
+                fix="unquote it" if kind in (bool, int) and isinstance(value, str) else None,
+            )
+        if isinstance(expected, dict):
+            _check_table(value, expected, where, f"{prefix}{key}.")
+
+
+def _choice(declared: dict[str, Any], key: str, choices: tuple[str, ...], where: str) -> str:
+    value = declared.get(key, choices[0])
+    if value not in choices:
+        raise OpsError(f"is {value!r}", where=f"{where}: {key}", fix="use one of: " + ", ".join(choices))
+    return value
+
+
+def _check_port(port: Any, where: str) -> None:
+    if port is None:
+        raise OpsError("is not declared", where=where, fix="give the profile a port of its own, or enabled: false")
+    if not 1 <= port <= 65535:
+        raise OpsError(f"is {port}", where=where, fix="use a port between 1024 and 65535")
+    if port < 1024:
+        raise OpsError(
+            f"is {port}: the agent runs unprivileged and cannot bind it", where=where, fix="use a port from 1024 on"
+        )
+
+
+def _env_text(key: Any, value: Any, where: str) -> str:
+    if not isinstance(key, str) or not ENV_NAME.fullmatch(key):
+        raise OpsError(f"{key!r} is no name for a variable", where=where, fix="use letters, digits and '_'")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    raise OpsError(f"must be text, not {type(value).__name__}", where=f"{where}.{key}", fix="quote it")
+
+
+def _check_env(settings: dict[str, str], secrets: dict[str, str], where: str) -> None:
+    for key in [*settings, *secrets]:
+        if key in OWNED_ENV:
+            raise OpsError(f"{key} has a place of its own", where=where, fix=f"declare {OWNED_ENV[key]} instead")
+    for key, value in settings.items():
+        if key in secrets:
+            raise OpsError(f"{key} is in settings and in secrets", where=where, fix="keep it in secrets")
+        if value and (SECRET_NAME.search(key) or SECRET_VALUE.match(value)):
+            raise OpsError(
+                "is a secret, and settings are shown in output and diffs",
+                where=f"{where}: settings.{key}",
+                fix=f"move it to secrets.{key}",
+            )
+
+
+def _check_api_key(api: dict[str, Any], secrets: dict[str, str], where: str) -> None:
+    if not api["enabled"]:
+        return
+    key = secrets.get("API_SERVER_KEY")
+    real = key is not None and len(key.strip()) >= API_KEY_MINIMUM and key.strip().lower() not in PLACEHOLDER_SECRETS
+    if key is not None and not real:
+        raise OpsError(
+            f"is shorter than {API_KEY_MINIMUM} characters or a placeholder: Hermes would not open the port",
+            where=f"{where}: secrets.API_SERVER_KEY",
+            fix="declare a real one (openssl rand -hex 32), or on loopback none at all: the host generates it",
+        )
+    if not is_loopback(api["host"]) and not real:
+        raise OpsError(
+            f"{api['host']} can be reached from the network, and there is no key",
+            where=f"{where}: api.host",
+            fix="declare secrets.API_SERVER_KEY (openssl rand -hex 32), or bind 127.0.0.1",
+        )
+
+
+def _check_webhooks(webhook: dict[str, Any], subscriptions: list[Any], where: str) -> None:
+    if subscriptions and not webhook["enabled"]:
+        raise OpsError(
+            "is false, but webhooks are declared", where=f"{where}: webhook.enabled", fix="enable it, or remove them"
+        )
+    names: set[str] = set()
+    for number, subscription in enumerate(subscriptions, start=1):
+        here = f"{where}: webhooks[{number}]"
+        if not isinstance(subscription, dict) or not subscription.get("name"):
+            raise OpsError("must be a mapping with a name", where=here, fix="write it as {name: …, prompt: …}")
+        _check_table(subscription, _SUBSCRIPTION, here, "")
+        _choice(subscription, "state", ("present", "absent"), here)
+        if subscription["name"] in names:
+            raise OpsError(f"{subscription['name']} is declared twice", where=here, fix="remove one")
+        names.add(subscription["name"])
+        if subscription.get("secret") == UNSIGNED_WEBHOOK and not is_loopback(webhook["host"]):
+            raise OpsError(
+                f"takes unsigned calls on {webhook['host']}, which can be reached from the network",
+                where=f"{here}.secret",
+                fix="leave the secret out: the host generates one",
+            )
+
+
+def _check_config(config: dict[str, Any], where: str) -> None:
+    for path, value in leaves(config):
+        dotted = ".".join(str(part) for part in path)
+        if path in OWNED_CONFIG:
+            raise OpsError(
+                "has a place of its own", where=f"{where}: config.{dotted}", fix=f"declare {OWNED_CONFIG[path]} instead"
+            )
+        if is_secret(path, value):
+            name = re.sub(r"\W", "_", "_".join(str(part) for part in path)).upper()
+            raise OpsError(
+                "is a secret, and config.yaml is no place for one",
+                where=f"{where}: config.{dotted}",
+                # Hermes expands references below model only (0.19.0).
+                fix=f'move it to secrets.{name} and write "${{{name}}}" here'
+                if path[0] == "model"
+                else "move it to secrets, under the name of Hermes' environment variable for it",
+            )
+
+
+def _sandbox(declared: dict[str, Any], where: str) -> dict[str, Any]:
+    sandbox = {"enabled": True, "open": [], "paths": [], **declared}
+    for door in sandbox["open"]:
+        if door not in DOORS:
+            raise OpsError(
+                f"there is no door {door!r}", where=f"{where}: sandbox.open", fix="known doors: " + ", ".join(DOORS)
+            )
+    for path in sandbox["paths"]:
+        if not isinstance(path, str) or not path.startswith("/"):
+            raise OpsError(f"{path!r} is no absolute path", where=f"{where}: sandbox.paths", fix="start it with '/'")
+    return sandbox
