@@ -1,0 +1,68 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who listens on which TCP port of this host, from /proc alone."""
+
+from __future__ import annotations
+
+import os
+import re
+
+_LISTEN = "0A"
+_SOCKET = re.compile(r"socket:\[(\d+)\]")
+
+
+def listeners(ports: set[int]) -> dict[int, set[int]]:
+    """Which of *ports* are listened on, and by whom.
+
+    :returns: port -> process ids; an empty set when the owner cannot be seen
+    """
+    inodes: dict[str, int] = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table, encoding="ascii") as stream:
+                rows = stream.read().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            fields = row.split()
+            port = int(fields[1].rsplit(":", 1)[1], 16)
+            if fields[3] == _LISTEN and port in ports:
+                inodes[fields[9]] = port
+    found: dict[int, set[int]] = {port: set() for port in inodes.values()}
+    if inodes:
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+            for inode in _sockets(pid):
+                if inode in inodes:
+                    found[inodes[inode]].add(pid)
+    return found
+
+
+def _sockets(pid: int) -> set[str]:
+    found = set()
+    try:
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            match = _SOCKET.match(os.readlink(entry.path))
+            if match:
+                found.add(match.group(1))
+    except OSError:
+        pass  # gone meanwhile, or not ours to see
+    return found
+
+
+def command_line(pid: int) -> list[str]:
+    """The words of a process's command line; empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as stream:
+            return [word.decode("utf-8", "replace") for word in stream.read().split(b"\0") if word]
+    except OSError:
+        return []
+
+
+def describe(pids: set[int]) -> str:
+    """``pid 12 (nginx)`` for people."""
+    named = []
+    for pid in sorted(pids):
+        words = command_line(pid)
+        named.append(f"pid {pid} ({os.path.basename(words[0]) if words else 'gone'})")
+    return ", ".join(named) or "a process that cannot be seen"

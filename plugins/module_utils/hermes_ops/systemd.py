@@ -1,0 +1,136 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""systemd, asked and told through systemctl; the system's manager and a user's alike."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .files import Owner
+from .process import Completed, run
+
+# Long enough for a gateway's own stop (drain and margin), which systemctl waits for.
+COMMAND_TIMEOUT = 900.0
+
+_PROPERTIES = {
+    "Id": "",
+    "ActiveState": "inactive",
+    "SubState": "dead",
+    "UnitFileState": "",
+    "MainPID": "0",
+    "NRestarts": "0",
+    "Result": "",
+    "ExecMainStatus": "0",
+    "ActiveEnterTimestampMonotonic": "0",
+    "NeedDaemonReload": "no",
+    "LoadState": "not-found",
+}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What systemd says of a unit, in systemd's own words.
+
+    :param entered: when it became active, seconds of the monotonic clock; 0.0 when it is not
+    """
+
+    name: str
+    load: str
+    active: str
+    sub: str
+    enabled: bool
+    pid: int
+    restarts: int
+    result: str
+    status: int
+    entered: float
+    stale: bool
+
+    @property
+    def running(self) -> bool:
+        return self.active == "active" and self.sub == "running" and self.pid > 0
+
+    @property
+    def age(self) -> float:
+        """Seconds since it became active."""
+        return time.clock_gettime(time.CLOCK_MONOTONIC) - self.entered if self.entered else 0.0
+
+
+class Manager:
+    """One service manager.
+
+    :param scope: ``system`` or ``user``
+    :param owner: whose manager it is, for ``user``
+    """
+
+    def __init__(self, scope: str, owner: Owner) -> None:
+        self.scope = scope
+        self.owner = owner
+
+    def call(self, *arguments: str, check: bool = True) -> Completed:
+        """Run ``systemctl [--user] arguments``."""
+        if self.scope == "system":
+            return run(["systemctl", *arguments], timeout=COMMAND_TIMEOUT, check=check)
+        return run(
+            ["systemctl", "--user", *arguments],
+            timeout=COMMAND_TIMEOUT,
+            check=check,
+            user=self.owner,
+            env={"XDG_RUNTIME_DIR": f"/run/user/{self.owner.uid}"},
+        )
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the manager runs: a user's does once the user lingers."""
+        if self.scope == "system":
+            return os.path.isdir("/run/systemd/system")
+        return os.path.exists(f"/run/user/{self.owner.uid}/systemd/private")
+
+    def units(self, names: Iterable[str]) -> dict[str, Unit]:
+        """The state of the named units, in one call."""
+        names = list(names)
+        if not names or not self.reachable:
+            return {name: _unit(name, {}) for name in names}
+        answer = self.call("show", "--property", ",".join(_PROPERTIES), *names, check=False)
+        blocks = answer.stdout.split("\n\n")
+        found = {}
+        for name, block in zip(names, blocks):
+            found[name] = _unit(name, dict(line.split("=", 1) for line in block.splitlines() if "=" in line))
+        return {name: found.get(name) or _unit(name, {}) for name in names}
+
+
+def _unit(name: str, properties: dict[str, str]) -> Unit:
+    values = {**_PROPERTIES, **properties}
+    return Unit(
+        name=name,
+        load=values["LoadState"],
+        active=values["ActiveState"],
+        sub=values["SubState"],
+        enabled=values["UnitFileState"] == "enabled",
+        pid=int(values["MainPID"]),
+        restarts=int(values["NRestarts"]),
+        result=values["Result"],
+        status=int(values["ExecMainStatus"]),
+        entered=int(values["ActiveEnterTimestampMonotonic"]) / 1e6,
+        stale=values["NeedDaemonReload"] == "yes",
+    )
+
+
+def version() -> int:
+    """The version of the host's systemd, e.g. 252."""
+    words = run(["systemctl", "--version"], timeout=10).stdout.split()
+    return int("".join(character for character in words[1] if character.isdigit())[:3])
+
+
+def journal(identifier: str, lines: int) -> list[str]:
+    """The last *lines* that a gateway wrote to the journal."""
+    answer = run(
+        ["journalctl", "--identifier", identifier, "--lines", str(lines), "--output", "cat", "--no-pager", "--boot"],
+        timeout=20,
+        check=False,
+    )
+    return [line.rstrip() for line in answer.stdout.splitlines() if line.strip()]

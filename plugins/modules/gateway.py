@@ -1,0 +1,169 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module gateway; the work is done in hermes_ops.gateway."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gateway
+short_description: The systemd units of all gateways of a host
+version_added: 0.1.0
+author:
+  - The alwayson.hermes authors (@alwayson-hermes)
+description:
+  - Writes the template unit C(hermes-gateway@.service) and a drop-in for each profile, enables and starts the
+    gateways that are declared, stops and disables those that are declared absent.
+  - A gateway that already runs is not touched by O(state=started). What would need a restart is returned in
+    RV(restart) and done by O(state=restarted), for those gateways only.
+  - Reasons to restart are remembered on the host until the restart is done. A run that was killed in between
+    is finished by the next one.
+attributes:
+  check_mode:
+    support: full
+    description: Can run in check mode and tells what would be changed.
+  diff_mode:
+    support: full
+    description: Shows the units' texts and states.
+  idempotent:
+    support: full
+    description: A second run changes nothing.
+options:
+  state:
+    description:
+      - V(started) converges units, and starts what does not run.
+      - V(restarted) does the same and then restarts the gateways that need it, and no other.
+    type: str
+    choices: [started, restarted]
+    default: started
+  profiles:
+    description:
+      - Complete descriptions of all declared profiles, as made by the filter P(alwayson.hermes.resolve_profiles#filter).
+      - Only what is no secret is read.
+    type: list
+    elements: dict
+    required: true
+  scope:
+    description:
+      - V(system) for units of the system's manager, V(user) for units of the user's own manager, which must linger.
+      - The units of the other scope are removed.
+    type: str
+    choices: [system, user]
+    default: system
+  owner:
+    description: The user that Hermes runs as.
+    type: str
+    required: true
+  data_dir:
+    description: The user's home and the data volume's mount point.
+    type: path
+    required: true
+  hermes_home:
+    description: Hermes' home.
+    type: path
+    required: true
+  root:
+    description: Where the releases lie.
+    type: path
+    default: /opt/hermes
+  ops_dir:
+    description: Directory in which is remembered what was applied.
+    type: path
+    required: true
+  restart_sec:
+    description: Seconds between the end of a gateway, whatever its reason, and its next start.
+    type: int
+    default: 10
+  restart_max_delay_sec:
+    description: Seconds that this delay grows to in a crash loop. Needs systemd 254; older ones keep O(restart_sec).
+    type: int
+    default: 300
+requirements:
+  - systemd >= 249 on the host
+  - Python >= 3.9 on the host
+"""
+
+EXAMPLES = r"""
+- name: Gateways are as declared
+  alwayson.hermes.gateway:
+    profiles: "{{ common_profiles.values() | list }}"
+    owner: hermes
+    data_dir: /var/lib/hermes
+    hermes_home: /var/lib/hermes/.hermes
+    ops_dir: /var/lib/hermes/ops
+"""
+
+RETURN = r"""
+restart:
+  description: The running gateways that need a restart, with the reasons.
+  returned: always
+  type: dict
+  sample:
+    default: ["config: platforms.webhook.extra.port"]
+units:
+  description: The units of the profiles that are present.
+  returned: always
+  type: list
+  elements: str
+  sample: [hermes-gateway@default.service]
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import owner_of, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import gateway, systemd, units
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "state": {"type": "str", "choices": ["started", "restarted"], "default": "started"},
+    "profiles": {"type": "list", "elements": "dict", "required": True},
+    "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
+    "owner": {"type": "str", "required": True},
+    "data_dir": {"type": "path", "required": True},
+    "hermes_home": {"type": "path", "required": True},
+    "root": {"type": "path", "default": "/opt/hermes"},
+    "ops_dir": {"type": "path", "required": True},
+    "restart_sec": {"type": "int", "default": 10},
+    "restart_max_delay_sec": {"type": "int", "default": 300},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    params = module.params
+    owner = owner_of(module)
+    host = units.Host(
+        scope=params["scope"],
+        user=owner.name,
+        uid=owner.uid,
+        data_dir=params["data_dir"],
+        hermes_home=params["hermes_home"],
+        root=params["root"],
+        systemd=systemd.version(),
+        restart_sec=params["restart_sec"],
+        restart_max_delay_sec=params["restart_max_delay_sec"],
+    )
+    profiles = params["profiles"]
+    records = {profile["name"]: Records(params["ops_dir"], profile["name"]) for profile in profiles}
+    plan = gateway.plan_gateways(host, profiles, owner, records)
+    if not module.check_mode:
+        plan.apply()
+        for profile in profiles:
+            gateway.remember(records[profile["name"]], profile)
+        if params["state"] == "restarted":
+            gateway.restart(host, profiles, owner, records, list(plan.restart))
+    return {
+        "changed": plan.changed,
+        "diff": plan.diff("gateways"),
+        "restart": plan.restart,
+        "units": [profile["unit"] for profile in profiles if profile["state"] == "present"],
+    }
+
+
+def main() -> None:
+    run_module(ARGUMENTS, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module health; the work is done in hermes_ops.health."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: health
+short_description: Wait until gateways are truly healthy, or say why they are not
+version_added: 0.1.0
+author:
+  - The alwayson.hermes authors (@alwayson-hermes)
+description:
+  - An active unit says little about an agent. Healthy means that the unit runs, its process is stable, Hermes itself
+    says that it runs, C(/health) is answered by this Hermes, and every declared platform is connected.
+  - Where a profile asks for it, the agent must also give a real reply, and answer a signed webhook call.
+  - On failure the message names the cause and its fix, followed by the last lines of the gateway's journal.
+  - The config.yaml and C(.env) of a healthy profile are kept as its last working copy.
+attributes:
+  check_mode:
+    support: full
+    description: Waits for nothing and never fails, since nothing was converged.
+  diff_mode:
+    support: none
+    description: Changes nothing.
+  idempotent:
+    support: full
+    description: Changes nothing.
+options:
+  profiles:
+    description:
+      - Complete descriptions of the profiles, as made by the filter P(alwayson.hermes.resolve_profiles#filter).
+      - What must be healthy is in C(health) of each; profiles that are declared absent are left out.
+    type: list
+    elements: dict
+    required: true
+  scope:
+    description: Which manager runs the units.
+    type: str
+    choices: [system, user]
+    default: system
+  owner:
+    description: The user that Hermes runs as.
+    type: str
+    required: true
+  ops_dir:
+    description: Directory in which the last working copies are kept.
+    type: path
+    required: true
+requirements:
+  - Python >= 3.9 on the host
+"""
+
+EXAMPLES = r"""
+- name: Every agent is there
+  alwayson.hermes.health:
+    profiles: "{{ common_profiles.values() | list }}"
+    owner: hermes
+    ops_dir: /var/lib/hermes/ops
+"""
+
+RETURN = r"""
+healthy:
+  description: Whether all are.
+  returned: always
+  type: bool
+profiles:
+  description: The result of each profile.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - profile: default
+      healthy: true
+      pid: 4711
+      version: 0.19.0
+      platforms: {api_server: connected}
+      reply: null
+      problems: []
+      log: []
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import owner_of, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "profiles": {"type": "list", "elements": "dict", "required": True},
+    "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
+    "owner": {"type": "str", "required": True},
+    "ops_dir": {"type": "path", "required": True},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    params = module.params
+    profiles = [profile for profile in params["profiles"] if profile["state"] == "present"]
+    owner = owner_of(module)
+    manager = Manager(params["scope"], owner)
+    if module.check_mode:
+        units = manager.units(profile["unit"] for profile in profiles)
+        results = [health.check(profile, owner, units[profile["unit"]]) for profile in profiles]
+    else:
+        records = {profile["name"]: Records(params["ops_dir"], profile["name"]) for profile in profiles}
+        results = health.wait(profiles, manager, owner, records)
+    healthy = all(result.ok for result in results)
+    answer = {"changed": False, "healthy": healthy, "profiles": [result.as_dict() for result in results]}
+    if not healthy and not module.check_mode:
+        module.fail_json(msg="\n".join(str(result) for result in results if not result.ok), **answer)
+    return answer
+
+
+def main() -> None:
+    run_module(ARGUMENTS, work)
+
+
+if __name__ == "__main__":
+    main()
