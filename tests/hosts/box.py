@@ -1,0 +1,301 @@
+#!/usr/bin/env python3
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Boxes: hosts with systemd, as containers, for tests and demo.
+
+What a container needs so that systemd boots in it depends on the machine (cgroup layout, whether it may be
+privileged) and on the version of systemd. That is found out by trying, once, and remembered in .cache/hosts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CACHE = HERE.parent.parent / ".cache" / "hosts"
+
+DEBIAN = ("bookworm", "trixie", "forky")
+UBUNTU = ("jammy", "noble")
+
+# Where distributions keep the bundle of authorities they trust; the boxes are Debian's.
+CA_BUNDLES = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt"))
+BOX_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+
+BOOT_SECONDS = 30
+
+
+class BoxError(Exception):
+    """Something about the machine that the person who runs the tests has to know."""
+
+
+def say(text: str) -> None:
+    print(f"box: {text}", file=sys.stderr, flush=True)
+
+
+def run(*command: str, check: bool = True, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run *command* and keep its output.
+
+    :raises BoxError: when it fails and *check* is set
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        done = subprocess.CompletedProcess(command, 124, "", f"no answer within {timeout:.0f} s")
+    if check and done.returncode:
+        raise BoxError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
+    return done
+
+
+def as_root(*command: str) -> tuple[str, ...]:
+    return command if os.geteuid() == 0 else ("sudo", *command)
+
+
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Two scenarios may want the same thing at the same moment: the second waits and finds it made."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+# --- the engine ------------------------------------------------------------------------------------------------
+
+
+def engine_answers() -> bool:
+    return shutil.which("docker") is not None and run("docker", "info", check=False).returncode == 0
+
+
+def install_packages(*names: str) -> None:
+    if shutil.which("apt-get") is None:
+        raise BoxError(f"missing here: {', '.join(names)}. Fix: install what provides them and run this again")
+    say(f"installing {', '.join(names)}")
+    run(*as_root("apt-get", "update", "-qq"))
+    run(*as_root("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "--yes", *names))
+
+
+def ensure_engine() -> None:
+    """Docker's engine, installed and started by ourselves where nobody did."""
+    with alone("engine"):
+        if engine_answers():
+            return
+        if shutil.which("dockerd") is None:
+            install_packages("docker.io")
+        if engine_answers():
+            return
+        if Path("/run/systemd/system").is_dir():
+            say("starting docker.service")
+            run(*as_root("systemctl", "start", "docker"))
+        else:
+            log = CACHE / "dockerd.log"
+            say(f"starting dockerd (log: {log})")
+            with log.open("a") as handle:
+                # Stays when we leave: the boxes live in it. close_fds keeps our lock out of it.
+                subprocess.Popen(
+                    as_root("dockerd"),
+                    stdin=subprocess.DEVNULL,
+                    stdout=handle,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        deadline = time.monotonic() + BOOT_SECONDS
+        while not engine_answers():
+            if time.monotonic() > deadline:
+                reason = run("docker", "info", check=False).stderr.strip().splitlines()[-1:]
+                raise BoxError(f"Docker's engine does not answer: {' '.join(reason)}")
+            time.sleep(0.2)
+
+
+# --- the image -------------------------------------------------------------------------------------------------
+
+
+def image_exists(name: str) -> bool:
+    return run("docker", "image", "inspect", name, check=False).returncode == 0
+
+
+def bootstrapped_base(suite: str) -> str:
+    """The base image that a registry would give, made from Debian's packages instead."""
+    name = f"hermes-test-base:{suite}"
+    if image_exists(name):
+        return name
+    if suite not in DEBIAN:
+        raise BoxError(f"no base image for {suite} can be pulled here, and only Debian's can be made from packages")
+    if shutil.which("mmdebstrap") is None:
+        install_packages("mmdebstrap")
+    say(f"no registry: making the base of {suite} with mmdebstrap")
+    archive = CACHE / f"base-{suite}.tar"
+    options = ["--variant=minbase", "--include=ca-certificates"]
+    if suite == "forky":
+        # Mirrors of testing may lag behind so far that apt refuses their index.
+        options.append('--aptopt=Acquire::Check-Valid-Until "false"')
+    run("mmdebstrap", "--quiet", *options, suite, str(archive))
+    run("docker", "import", str(archive), name)
+    archive.unlink()
+    return name
+
+
+def base_of(suite: str) -> str:
+    name = f"debian:{suite}" if suite in DEBIAN else f"ubuntu:{suite}"
+    if image_exists(name) or run("docker", "pull", "--quiet", name, check=False, timeout=300).returncode == 0:
+        return name
+    return bootstrapped_base(suite)
+
+
+def ensure_image(suite: str) -> str:
+    """The image of a bare host, built once for what it is made of.
+
+    :returns: its name
+    """
+    recipe = hashlib.sha256((HERE / "Dockerfile").read_bytes()).hexdigest()[:12]
+    name = f"hermes-test-host:{suite}-{recipe}"
+    with alone(f"image-{suite}"):
+        if not image_exists(name):
+            base = base_of(suite)
+            say(f"building {name} on {base}")
+            run("docker", "build", "--build-arg", f"BASE={base}", "--tag", name, str(HERE))
+    return name
+
+
+# --- boxes -----------------------------------------------------------------------------------------------------
+
+
+def ways_to_boot() -> list[list[str]]:
+    """Options under which systemd may boot in a container, the least rights first."""
+    unified = Path("/sys/fs/cgroup/unified")
+    layouts = [["--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw"]]
+    if unified.is_dir():
+        # A hybrid machine: version 2 is there, to one side. New systemd accepts nothing else.
+        layouts.append(["--cgroupns=host", f"--volume={unified}:/sys/fs/cgroup:rw"])
+    layouts.append(["--cgroupns=private"])
+    some_rights = [
+        "--cap-add=SYS_ADMIN",
+        "--cap-add=NET_ADMIN",
+        "--security-opt=seccomp=unconfined",
+        "--security-opt=apparmor=unconfined",
+    ]
+    return [rights + layout for rights in (some_rights, ["--privileged"]) for layout in layouts]
+
+
+def common_options() -> list[str]:
+    options = ["--tmpfs=/run", "--tmpfs=/run/lock", "--tmpfs=/tmp:exec"]
+    bundle = next((path for path in CA_BUNDLES if path.is_file()), None)
+    if bundle:
+        # Behind a private authority the package registries are reached by what this machine trusts.
+        options.append(f"--volume={bundle.resolve()}:{BOX_CA_BUNDLE}:ro")
+    return options
+
+
+def wait_for_boot(name: str) -> str:
+    """Wait until systemd in the box has booted.
+
+    :returns: what ``systemctl is-system-running`` says, or why that cannot be known
+    """
+    deadline = time.monotonic() + BOOT_SECONDS
+    while True:
+        state = run("docker", "exec", name, "systemctl", "is-system-running", check=False)
+        word = (state.stdout or state.stderr).strip()
+        alive = run("docker", "inspect", "--format", "{{.State.Running}}", name, check=False).stdout.strip() == "true"
+        if word in ("running", "degraded") or not alive or time.monotonic() > deadline:
+            return word
+        time.sleep(0.1)
+
+
+def start(name: str, image: str, options: list[str]) -> str:
+    """Start a container under *options*.
+
+    :returns: the state of its systemd, ``running`` when all is well
+    """
+    run("docker", "rm", "--force", "--volumes", name, check=False)
+    made = run("docker", "run", "--detach", "--name", name, "--hostname", name, *options, image, check=False)
+    if made.returncode:
+        return made.stderr.strip()
+    return wait_for_boot(name)
+
+
+def up(name: str, suite: str, authorized_key: Path | None, extra: list[str]) -> None:
+    """A running box *name*; one that runs already from the same image is left as it is."""
+    image = ensure_image(suite)
+    present = run("docker", "inspect", "--format", "{{.Config.Image}} {{.State.Running}}", name, check=False)
+    if present.stdout.strip() != f"{image} true":
+        engine = run("docker", "version", "--format", "{{.Server.Version}}").stdout.strip()
+        known = CACHE / f"boots-{suite}-{platform.release()}-{engine}"
+        ways = ways_to_boot()
+        if known.exists():
+            remembered = known.read_text().split("\n")
+            ways = [remembered, *(way for way in ways if way != remembered)]
+        states = []
+        for way in ways:
+            state = start(name, image, [*common_options(), *way, *extra])
+            if state == "running":
+                known.write_text("\n".join(way))
+                break
+            states.append(f"  {' '.join(way)}: {state}")
+        else:
+            run("docker", "rm", "--force", "--volumes", name, check=False)
+            raise BoxError(f"systemd of {suite} boots in no container here:\n" + "\n".join(states))
+    if authorized_key:
+        run("docker", "cp", str(authorized_key), f"{name}:/home/ops/.ssh/authorized_keys")
+        run("docker", "exec", name, "chown", "ops:ops", "/home/ops/.ssh/authorized_keys")
+
+
+def reboot(name: str) -> None:
+    run("docker", "restart", "--time", "60", name)
+    state = wait_for_boot(name)
+    if state != "running":
+        raise BoxError(f"{name} is not well after its reboot: {state}")
+
+
+def address(name: str) -> str:
+    form = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+    return run("docker", "inspect", "--format", form, name).stdout.split()[0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Hosts with systemd, as containers, for tests and demo.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("engine", help="install and start Docker's engine where none answers")
+    image = commands.add_parser("image", help="build the image of a host, print its name")
+    image.add_argument("suite", choices=DEBIAN + UBUNTU)
+    box = commands.add_parser("up", help="start a box and wait until it has booted; prints its address")
+    box.add_argument("name")
+    box.add_argument("suite", choices=DEBIAN + UBUNTU)
+    box.add_argument("--authorized-key", type=Path, help="public key with which the user ops may log in")
+    box.add_argument("--docker", action="append", default=[], metavar="OPTION", help="one more option of docker run")
+    for word, text in (("reboot", "restart a box"), ("address", "print its address")):
+        commands.add_parser(word, help=text).add_argument("name")
+    commands.add_parser("down", help="remove boxes and all that is in them").add_argument("names", nargs="+")
+    arguments = parser.parse_args()
+    try:
+        ensure_engine()
+        if arguments.command == "image":
+            print(ensure_image(arguments.suite))
+        elif arguments.command == "up":
+            up(arguments.name, arguments.suite, arguments.authorized_key, arguments.docker)
+            print(address(arguments.name))
+        elif arguments.command == "address":
+            print(address(arguments.name))
+        elif arguments.command == "reboot":
+            reboot(arguments.name)
+        elif arguments.command == "down":
+            for name in arguments.names:
+                run("docker", "rm", "--force", "--volumes", name, check=False)
+    except BoxError as error:
+        say(f"error: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
