@@ -213,8 +213,11 @@ def ensure_directory(path: str, *, mode: int, owner: Owner | None = None) -> boo
 
 
 @contextlib.contextmanager
-def lock(path: str, *, timeout: float = 60.0) -> Iterator[None]:
-    """Hold an exclusive lock on *path* (made when missing, mode 0600); released with the process at the latest.
+def lock(path: str, *, timeout: float = 60.0) -> Iterator[int]:
+    """Hold an exclusive lock on *path* (made when missing, mode 0600), released with the process at the latest.
+
+
+    Yields the descriptor: a child that inherits it (``run(…, pass_fds=…)``) keeps the lock when we are killed.
 
     :param timeout: seconds to wait for another holder
     :raises OpsError: when somebody else still holds it after *timeout*
@@ -234,6 +237,6 @@ def lock(path: str, *, timeout: float = 60.0) -> Iterator[None]:
                         fix="wait for it, or see who holds it: fuser -v " + path,
                     ) from None
                 time.sleep(0.05)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -48,6 +48,7 @@ def run(
     cwd: str | None = None,
     stdin: str | None = None,
     user: Owner | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Completed:
     """Run *argv* without a shell, kill its whole process group at the time-out, and return what it said.
 
@@ -55,6 +56,7 @@ def run(
     :param check: raise when it exits with another status than 0
     :param env: added to this process's environment; secrets belong here or in *stdin*, never in *argv*
     :param user: run as this user (needs root)
+    :param pass_fds: descriptors that it inherits
     :raises OpsError: program missing, time-out, or failure with *check*
     """
     command = tuple(argv)
@@ -72,6 +74,7 @@ def run(
             env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
             cwd=cwd,
             start_new_session=True,
+            pass_fds=tuple(pass_fds),
             text=True,
             errors="replace",
             **identity,
