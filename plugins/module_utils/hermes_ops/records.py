@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from typing import Any
 
@@ -92,6 +93,10 @@ class Records:
             os.unlink(self._restart_path)
         except FileNotFoundError:
             pass
+
+    def remove(self) -> None:
+        """Forget everything about the profile."""
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def _restart_path(self) -> str:

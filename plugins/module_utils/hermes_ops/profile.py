@@ -1,0 +1,167 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A profile's home: there, with the right modes and owner, and with the persona that is declared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+
+from .errors import OpsError
+from .files import Owner, acting_as, read_json, read_text, write_atomic
+from .plan import Difference, Plan
+from .ports import command_line
+
+HOME_MODE = 0o700
+FILE_MODE = 0o600
+# What Hermes makes itself when it creates a profile (0.19.0 hermes_cli/profiles.py: _PROFILE_DIRS); a gateway
+# refuses a profile whose home does not exist.
+DIRECTORIES = ("cron", "home", "logs", "memories", "plans", "sessions", "skills", "skins", "workspace")
+# Files that hold secrets or the persona. Hermes leaves some of them world-readable, e.g. the subscriptions after
+# `hermes import`, and what `hermes backup` writes (0.19.0).
+PRIVATE_FILES = (".env", "SOUL.md", "auth.json", "config.yaml", "webhook_subscriptions.json")
+PRIVATE_SUFFIXES = (".zip",)
+# The profile whose home is Hermes' home and holds those of all others.
+DEFAULT_PROFILE = "default"
+
+# Characters; Hermes cuts what is longer (0.19.0, documented limits of the memory tool).
+MEMORY_LIMITS = {"memories/USER.md": 1375, "memories/MEMORY.md": 2200}
+
+
+def plan_profile(
+    name: str,
+    home: str,
+    owner: Owner,
+    *,
+    soul: str | None,
+    user: str | None,
+    memory: str | None,
+) -> Plan:
+    """Compare the home with what is declared.
+
+    :param soul: content of SOUL.md, which stays as declared; None leaves it to the agent
+    :param user: content that memories/USER.md starts with; a file that exists is the agent's
+    :param memory: likewise for memories/MEMORY.md
+    :raises OpsError: when something else than a directory stands in the way, or a seed is too long
+    """
+    plan = Plan()
+    for relative, text in (("memories/USER.md", user), ("memories/MEMORY.md", memory)):
+        if text is not None and len(text) > MEMORY_LIMITS[relative]:
+            raise OpsError(
+                f"has {len(text)} characters; Hermes keeps {MEMORY_LIMITS[relative]}",
+                where=relative,
+                fix="shorten it, or put the rest into a skill",
+            )
+    # Before the home exists, only root can look where it will be.
+    with acting_as(owner if os.path.isdir(home) else Owner.current()):
+        for path in (home, *(os.path.join(home, directory) for directory in DIRECTORIES)):
+            _plan_directory(plan, path, owner)
+        _plan_text(plan, os.path.join(home, "SOUL.md"), soul, owner, seed=False)
+        _plan_text(plan, os.path.join(home, "memories", "USER.md"), user, owner, seed=True)
+        _plan_text(plan, os.path.join(home, "memories", "MEMORY.md"), memory, owner, seed=True)
+        _plan_modes(plan, home, owner)
+    _plan_owners(plan, name, home, owner)
+    return plan
+
+
+def plan_removal(home: str) -> Plan:
+    """Remove a profile with all its data."""
+    plan = Plan()
+    if os.path.lexists(home):
+        plan.add(Difference(home, "present", None), lambda: shutil.rmtree(home))
+    return plan
+
+
+def running(home: str) -> int:
+    """The process id of the gateway that runs on *home*, 0 when none does."""
+    state = read_json(os.path.join(home, "gateway_state.json"))
+    pid = state.get("pid", 0) if isinstance(state, dict) else 0
+    # The file stays behind after a crash, and its number may be somebody else's by now.
+    return pid if any("hermes" in word for word in command_line(pid)) else 0
+
+
+def _plan_directory(plan: Plan, path: str, owner: Owner) -> None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        plan.add(Difference(path, None, "directory"), lambda: _make_directory(path, owner))
+        return
+    # The agent's user may keep e.g. skills or workspace elsewhere, behind a link.
+    if not stat.S_ISDIR(status.st_mode) and not os.path.isdir(path):
+        raise OpsError("is not a directory", where=path, fix="move it away")
+    if stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) & 0o077:
+        plan.add(_mode_difference(path, status, HOME_MODE), lambda: _chmod(path, HOME_MODE, owner))
+
+
+def _plan_text(plan: Plan, path: str, text: str | None, owner: Owner, *, seed: bool) -> None:
+    if text is None:
+        return
+    text = text if text.endswith("\n") else text + "\n"
+    present = read_text(path)
+    if present == text or (seed and present is not None):
+        return
+    plan.add(Difference(path, present, text), lambda: _write(path, text, owner))
+
+
+def _plan_modes(plan: Plan, home: str, owner: Owner) -> None:
+    try:
+        entries = sorted(os.listdir(home))
+    except FileNotFoundError:
+        return
+    for name in entries:
+        if name not in PRIVATE_FILES and not name.endswith(PRIVATE_SUFFIXES):
+            continue
+        path = os.path.join(home, name)
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) & 0o077:
+            plan.add(_mode_difference(path, status, FILE_MODE), lambda path=path: _chmod(path, FILE_MODE, owner))
+
+
+def _plan_owners(plan: Plan, name: str, home: str, owner: Owner) -> None:
+    """Files that a ``sudo hermes`` left behind stop the agent later: give them back."""
+    if os.geteuid() != 0 or owner.uid == 0:
+        return
+    foreign = []
+    for directory, subdirectories, names in os.walk(home):
+        if name == DEFAULT_PROFILE and directory == home and "profiles" in subdirectories:
+            subdirectories.remove("profiles")
+        for entry in (directory, *(os.path.join(directory, name) for name in names)):
+            try:
+                if os.lstat(entry).st_uid != owner.uid:
+                    foreign.append(entry)
+            except FileNotFoundError:
+                continue  # the running agent removed it meanwhile
+    for path in foreign:
+        plan.add(
+            Difference(f"{path} owner", str(os.lstat(path).st_uid), str(owner.uid)),
+            lambda path=path: os.chown(path, owner.uid, owner.gid, follow_symlinks=False),
+        )
+
+
+def _mode_difference(path: str, status: os.stat_result, mode: int) -> Difference:
+    return Difference(f"{path} mode", f"{stat.S_IMODE(status.st_mode):04o}", f"{mode:04o}")
+
+
+def _make_directory(path: str, owner: Owner) -> None:
+    # With the agent's own rights, so that a link in its home leads nowhere it could not go itself. Only the
+    # first directory may have to be made by root.
+    with acting_as(owner):
+        try:
+            os.makedirs(path, HOME_MODE, exist_ok=True)
+            return
+        except PermissionError:
+            pass
+    os.mkdir(path, HOME_MODE)
+    os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+
+
+def _write(path: str, text: str, owner: Owner) -> None:
+    with acting_as(owner):
+        write_atomic(path, text, mode=FILE_MODE)
+
+
+def _chmod(path: str, mode: int, owner: Owner) -> None:
+    with acting_as(owner):
+        os.chmod(path, mode)

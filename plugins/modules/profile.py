@@ -1,0 +1,118 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module profile; the work is done in hermes_ops.profile."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: profile
+short_description: The home of a Hermes profile and its persona
+version_added: 0.1.0
+author:
+  - The alwayson.hermes authors (@alwayson-hermes)
+description:
+  - Makes the home of a profile with the directories that Hermes expects, and puts modes and owners right where
+    Hermes, or a C(sudo hermes), left them wrong.
+  - C(SOUL.md) stays as declared. C(USER.md) and C(MEMORY.md) are written once and belong to the agent afterwards.
+extends_documentation_fragment:
+  - alwayson.hermes.profile
+attributes:
+  check_mode:
+    support: full
+    description: Can run in check mode and tells what would be changed.
+  diff_mode:
+    support: full
+    description: Shows the texts.
+  idempotent:
+    support: full
+    description: A second run changes nothing.
+options:
+  state:
+    description:
+      - V(absent) removes the home with all its data, and is refused while a gateway runs on it.
+    type: str
+    choices: [present, absent]
+    default: present
+  soul:
+    description: Content of C(SOUL.md). Without it the file is the agent's.
+    type: str
+  user:
+    description: What C(memories/USER.md) starts with, at most 1375 characters. An existing file is left as it is.
+    type: str
+  memory:
+    description: What C(memories/MEMORY.md) starts with, at most 2200 characters. An existing file is left as it is.
+    type: str
+"""
+
+EXAMPLES = r"""
+- name: The default profile has its persona
+  alwayson.hermes.profile:
+    profile: default
+    home: /var/lib/hermes/.hermes
+    owner: hermes
+    ops_dir: /var/lib/hermes/ops
+    soul: |
+      You are terse, kind and exact.
+    user: |
+      The user is called Ada and lives in London.
+"""
+
+RETURN = r"""
+home:
+  description: The profile's home.
+  returned: always
+  type: str
+  sample: /var/lib/hermes/.hermes
+"""
+
+import os
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
+    PROFILE_ARGUMENTS,
+    owner_of,
+    run_module,
+)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import profile
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    **PROFILE_ARGUMENTS,
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "soul": {"type": "str"},
+    "user": {"type": "str"},
+    "memory": {"type": "str"},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    params = module.params
+    name, home = params["profile"], params["home"]
+    records = Records(params["ops_dir"], name)
+    if params["state"] == "absent":
+        if name == profile.DEFAULT_PROFILE:
+            raise OpsError("the home of the default profile holds all others", where=home, fix="remove it by hand")
+        pid = profile.running(home)
+        if pid and not module.check_mode:
+            raise OpsError(f"a gateway (pid {pid}) runs on it", where=home, fix="stop it first")
+        plan = profile.plan_removal(home)
+        plan.actions.append(records.remove)
+    else:
+        plan = profile.plan_profile(
+            name, home, owner_of(module), soul=params["soul"], user=params["user"], memory=params["memory"]
+        )
+    if plan.changed and not module.check_mode:
+        plan.apply()
+    return {"changed": plan.changed, "diff": plan.diff(os.path.join(home, "")), "home": home}
+
+
+def main() -> None:
+    run_module(ARGUMENTS, work)
+
+
+if __name__ == "__main__":
+    main()
