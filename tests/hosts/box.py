@@ -80,7 +80,9 @@ def engine_answers() -> bool:
 
 def install_packages(*names: str) -> None:
     if shutil.which("apt-get") is None:
-        raise BoxError(f"missing here: {', '.join(names)}. Fix: install what provides them and run this again")
+        raise BoxError(
+            f"missing here: {', '.join(names)}. Fix: install what provides them and run this again"
+        )
     say(f"installing {', '.join(names)}")
     run(*as_root("apt-get", "update", "-qq"))
     run(*as_root("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "--yes", *names))
@@ -131,7 +133,9 @@ def bootstrapped_base(suite: str) -> str:
     if image_exists(name):
         return name
     if suite not in DEBIAN:
-        raise BoxError(f"no base image for {suite} can be pulled here, and only Debian's can be made from packages")
+        raise BoxError(
+            f"no base image for {suite} can be pulled here, and only Debian's can be made from packages"
+        )
     if shutil.which("mmdebstrap") is None:
         install_packages("mmdebstrap")
     say(f"no registry: making the base of {suite} with mmdebstrap")
@@ -206,7 +210,10 @@ def wait_for_boot(name: str) -> str:
     while True:
         state = run("docker", "exec", name, "systemctl", "is-system-running", check=False)
         word = (state.stdout or state.stderr).strip()
-        alive = run("docker", "inspect", "--format", "{{.State.Running}}", name, check=False).stdout.strip() == "true"
+        alive = (
+            run("docker", "inspect", "--format", "{{.State.Running}}", name, check=False).stdout.strip()
+            == "true"
+        )
         if word in ("running", "degraded") or not alive or time.monotonic() > deadline:
             return word
         time.sleep(0.1)
@@ -272,7 +279,9 @@ def main() -> int:
     box.add_argument("name")
     box.add_argument("suite", choices=DEBIAN + UBUNTU)
     box.add_argument("--authorized-key", type=Path, help="public key with which the user ops may log in")
-    box.add_argument("--docker", action="append", default=[], metavar="OPTION", help="one more option of docker run")
+    box.add_argument(
+        "--docker", action="append", default=[], metavar="OPTION", help="one more option of docker run"
+    )
     for word, text in (("reboot", "restart a box"), ("address", "print its address")):
         commands.add_parser(word, help=text).add_argument("name")
     commands.add_parser("down", help="remove boxes and all that is in them").add_argument("names", nargs="+")
