@@ -1,0 +1,163 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the verify steps of all scenarios share. Every request is made inside the box, by its own curl."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BOX = Path(__file__).resolve().parent.parent / "tests" / "hosts" / "box.py"
+HERMES_HOME = "/var/lib/hermes/.hermes"
+MODEL_SERVER = "http://127.0.0.1:18080"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+def request(host: Any, method: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
+    """Ask *url* from inside the box."""
+    command = ["curl", "--silent", "--show-error", "--max-time", "60", "--request", method, "--write-out", "\n%{http_code}"]
+    for name, value in (headers or {}).items():
+        command += ["--header", f"{name}: {value}"]
+    if body is not None:
+        command += ["--data-binary", body.decode()]
+    done = host.run(" ".join(["%s"] * (len(command) + 1)), *command, url)
+    assert done.rc == 0, f"{method} {url}: {done.stderr}"
+    text, _, status = done.stdout.rpartition("\n")
+    return Answer(int(status), text)
+
+
+class Agent:
+    """One profile, from the outside: its API server and its webhooks.
+
+    :param home: HERMES_HOME of the profile
+    """
+
+    def __init__(self, host: Any, name: str, port: int, webhook_port: int) -> None:
+        self.host = host
+        self.name = name
+        self.home = HERMES_HOME if name == "default" else f"{HERMES_HOME}/profiles/{name}"
+        self.unit = f"hermes-gateway@{name}.service"
+        self.url = f"http://127.0.0.1:{port}"
+        self.webhook_url = f"http://127.0.0.1:{webhook_port}"
+
+    def read(self, file: str) -> str:
+        """A file below the profile's home."""
+        with self.host.sudo():
+            return self.host.file(f"{self.home}/{file}").content_string
+
+    @property
+    def key(self) -> str:
+        (line,) = [line for line in self.read(".env").splitlines() if line.startswith("API_SERVER_KEY=")]
+        return line.partition("=")[2].strip("\"'")
+
+    def ask(self, text: str, key: str | None = None) -> Answer:
+        """Say *text* to the agent; its reply is in ``choices[0].message.content``."""
+        body = {"model": "hermes-agent", "messages": [{"role": "user", "content": text}]}
+        headers = {"Authorization": f"Bearer {self.key if key is None else key}", "Content-Type": "application/json"}
+        return request(self.host, "POST", f"{self.url}/v1/chat/completions", json.dumps(body).encode(), headers)
+
+    def reply(self, text: str) -> str:
+        """What the agent says to *text*."""
+        answer = self.ask(text)
+        assert answer.status == 200, answer
+        (choice,) = answer.json["choices"]
+        assert choice["finish_reason"] == "stop", answer.text
+        return choice["message"]["content"]
+
+    def post(self, subscription: str, secret: str, payload: Any) -> Answer:
+        """Post *payload* to a webhook, signed with *secret*."""
+        body = json.dumps(payload).encode()
+        stamp = str(int(time.time()))
+        signature = hmac.new(secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+        headers = {
+            "Content-Type": "application/json",
+            "X-Webhook-Timestamp": stamp,
+            "X-Webhook-Signature-V2": signature,
+        }
+        return request(self.host, "POST", f"{self.webhook_url}/webhooks/{subscription}", body, headers)
+
+
+class Model:
+    """The model server in the box; tests/model_server says what it can be told."""
+
+    def __init__(self, host: Any) -> None:
+        self.host = host
+
+    def tell(self, method: str, path: str, value: Any = None) -> Any:
+        body = None if value is None else json.dumps(value).encode()
+        answer = request(self.host, method, f"{MODEL_SERVER}/control{path}", body)
+        assert answer.status == 200, answer
+        return answer.json
+
+    def faults(self, *faults: dict[str, Any]) -> None:
+        self.tell("POST", "/faults", list(faults))
+
+    def script(self, *answers: dict[str, Any]) -> None:
+        self.tell("POST", "/script", list(answers))
+
+    def requests(self) -> list[dict[str, Any]]:
+        return self.tell("GET", "/requests")
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+    """Ask *condition* until it holds, and return what it said; *seconds* bound only a failure."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.2)
+    return result
+
+
+@pytest.fixture(name="wait_until")
+def wait_until_fixture() -> Callable[..., Any]:
+    return wait_until
+
+
+@pytest.fixture
+def agent(host: Any) -> Callable[..., Agent]:
+    """A function that gives the agent of a profile: ``agent()``, ``agent("work", port=8643)``."""
+
+    def make(name: str = "default", port: int = 8642, webhook_port: int = 8644) -> Agent:
+        return Agent(host, name, port, webhook_port)
+
+    return make
+
+
+@pytest.fixture
+def model(host: Any) -> Any:
+    """The model server of the box, blank before and after the test."""
+    server = Model(host)
+    server.tell("DELETE", "")
+    yield server
+    server.tell("DELETE", "")
+
+
+@pytest.fixture
+def reboot(host: Any) -> Callable[[], None]:
+    """A function that reboots the box and comes back when systemd has booted."""
+
+    def restart() -> None:
+        name = host.backend.host
+        subprocess.run([sys.executable, str(BOX), "reboot", name], check=True)
+
+    return restart
