@@ -33,10 +33,6 @@ options:
     description: The inventory's name of the host, for error messages.
     type: str
     required: true
-  user:
-    description: The user that Hermes runs as.
-    type: str
-    required: true
   hermes_home:
     description: Absolute path of Hermes' home.
     type: str
@@ -51,9 +47,9 @@ EXAMPLES = r"""
 - name: Show the ports of all profiles
   ansible.builtin.debug:
     msg: >-
-      {{ [{'name': 'default'}] | alwayson.hermes.resolve_profiles(host=inventory_hostname, user='hermes',
+      {{ [{'name': 'default'}] | alwayson.hermes.resolve_profiles(host=inventory_hostname,
       hermes_home='/var/lib/hermes/.hermes', managed_root='/etc/hermes-ops/managed')
-      | dict2items | map(attribute='value.api.port') }}
+      | dict2items | map(attribute='value.gateway.api.port') }}
 """
 
 RETURN = r"""
@@ -75,10 +71,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def resolve_profiles(profiles: Any, host: str, user: str, hermes_home: str, managed_root: str) -> dict[str, Any]:
+def resolve_profiles(profiles: Any, host: str, hermes_home: str, managed_root: str) -> dict[str, Any]:
     try:
         return declaration.resolve(
-            _plain(profiles), host=host, user=user, hermes_home=hermes_home, managed_root=managed_root
+            _plain(profiles), host=host, hermes_home=hermes_home, managed_root=managed_root
         )
     except OpsError as error:
         raise AnsibleFilterError(str(error)) from None

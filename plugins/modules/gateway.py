@@ -39,8 +39,8 @@ options:
     default: started
   profiles:
     description:
-      - Complete descriptions of all declared profiles, as made by the filter P(alwayson.hermes.resolve_profiles#filter).
-      - Only what is no secret is read.
+      - The C(gateway) parts of the descriptions of all declared profiles, as made by the filter
+        P(alwayson.hermes.resolve_profiles#filter).
     type: list
     elements: dict
     required: true
@@ -87,7 +87,7 @@ requirements:
 EXAMPLES = r"""
 - name: Gateways are as declared
   alwayson.hermes.gateway:
-    profiles: "{{ common_profiles.values() | list }}"
+    profiles: "{{ common_gateways }}"
     owner: hermes
     data_dir: /var/lib/hermes
     hermes_home: /var/lib/hermes/.hermes

@@ -31,7 +31,8 @@ attributes:
 options:
   profiles:
     description:
-      - Complete descriptions of the profiles, as made by the filter P(alwayson.hermes.resolve_profiles#filter).
+      - The C(gateway) parts of the descriptions of the profiles, as made by the filter
+        P(alwayson.hermes.resolve_profiles#filter).
       - What must be healthy is in C(health) of each; profiles that are declared absent are left out.
     type: list
     elements: dict
@@ -56,7 +57,7 @@ requirements:
 EXAMPLES = r"""
 - name: Every agent is there
   alwayson.hermes.health:
-    profiles: "{{ common_profiles.values() | list }}"
+    profiles: "{{ common_gateways }}"
     owner: hermes
     ops_dir: /var/lib/hermes/ops
 """

@@ -172,7 +172,6 @@ def resolve(
     profiles: Any,
     *,
     host: str,
-    user: str,
     hermes_home: str,
     managed_root: str,
 ) -> dict[str, dict[str, Any]]:
@@ -180,11 +179,11 @@ def resolve(
 
     :param profiles: the list ``hermes_profiles``
     :param host: the inventory's name of the host, for error messages
-    :param user: ``hermes_user``
     :param hermes_home: absolute path of Hermes' home
     :param managed_root: directory below which the managed scope of each profile lies
     :returns: name -> complete description, in the declared order. Secrets are in ``secrets`` and in
-        ``webhooks[].secret`` and nowhere else
+        ``webhooks[].secret`` and nowhere else; ``gateway`` is all that units, health checks and the host's own
+        kit have to know, and goes through output and records as it is
     :raises OpsError: for the first thing that cannot work; names host, profile and key
     """
     where = f"{host}: hermes_profiles"
@@ -194,7 +193,7 @@ def resolve(
     for number, declared in enumerate(profiles, start=1):
         if not isinstance(declared, dict):
             raise OpsError(f"entry {number} is not a mapping", where=where, fix="write it as {name: …}")
-        profile = _resolve_one(declared, number, where, user, hermes_home, managed_root)
+        profile = _resolve_one(declared, number, where, hermes_home, managed_root)
         if profile["name"] in resolved:
             raise OpsError(
                 f"profile {profile['name']} is declared twice", where=where, fix="merge the two, or rename one"
@@ -205,7 +204,7 @@ def resolve(
 
 
 def _resolve_one(
-    declared: dict[str, Any], number: int, where: str, user: str, hermes_home: str, managed_root: str
+    declared: dict[str, Any], number: int, where: str, hermes_home: str, managed_root: str
 ) -> dict[str, Any]:
     name = declared.get("name")
     if not isinstance(name, str) or not PROFILE_NAME.fullmatch(name):
@@ -220,17 +219,8 @@ def _resolve_one(
     is_default = name == "default"
     home = hermes_home if is_default else f"{hermes_home}/profiles/{name}"
     state = _choice(declared, "state", ("present", "absent"), where)
-    profile: dict[str, Any] = {
-        "name": name,
-        "state": state,
-        "purge": declared.get("purge", False),
-        "home": home,
-        "user": user,
-        "unit": f"hermes-gateway@{name}.service",
-        "managed_dir": f"{managed_root}/{name}",
-        "config_scope": _choice(declared, "config_scope", ("home", "managed"), where),
-    }
-    if profile["purge"] and is_default:
+    purge = declared.get("purge", False)
+    if purge and is_default:
         raise OpsError(
             "the default profile cannot be purged: the other profiles live in its home",
             where=f"{where}: purge",
@@ -283,31 +273,40 @@ def _resolve_one(
     if health.get("reply") and not api["enabled"]:
         raise OpsError("a reply needs the API server", where=f"{where}: health.reply", fix="enable api, or drop it")
 
-    profile.update(
-        config=merge(config, own_config),
-        settings=settings,
-        secrets=secrets,
-        generate=["API_SERVER_KEY"] if api["enabled"] and "API_SERVER_KEY" not in secrets else [],
-        webhooks=subscriptions,
-        webhooks_purge=declared.get("webhooks_purge", False),
-        soul=declared.get("soul"),
-        user_memory=declared.get("user"),
-        memory=declared.get("memory"),
-        api=api,
-        webhook=webhook,
-        gateway={
+    return {
+        "name": name,
+        "state": state,
+        "purge": purge,
+        "home": home,
+        "config": merge(config, own_config),
+        "settings": settings,
+        "secrets": secrets,
+        "generate": ["API_SERVER_KEY"] if api["enabled"] and "API_SERVER_KEY" not in secrets else [],
+        "webhooks": subscriptions,
+        "webhooks_purge": declared.get("webhooks_purge", False),
+        "soul": declared.get("soul"),
+        "user": declared.get("user"),
+        "memory": declared.get("memory"),
+        "gateway": {
+            "name": name,
+            "state": state,
+            "home": home,
+            "unit": f"hermes-gateway@{name}.service",
+            "config_scope": _choice(declared, "config_scope", ("home", "managed"), where),
+            "managed_dir": f"{managed_root}/{name}",
+            "api": api,
+            "webhook": webhook,
             "drain": drain,
             "limits": {"memory": "4G", "cpu": None, "tasks": 1024, **declared.get("limits", {})},
             "sandbox": _sandbox(declared.get("sandbox", {}), where),
+            "health": {
+                "platforms": platforms,
+                "reply": health.get("reply", False),
+                "webhook": health.get("webhook"),
+                "timeout": health.get("timeout", 120),
+            },
         },
-        health={
-            "platforms": platforms,
-            "reply": health.get("reply", False),
-            "webhook": health.get("webhook"),
-            "timeout": health.get("timeout", 120),
-        },
-    )
-    return profile
+    }
 
 
 def _check_across(resolved: dict[str, dict[str, Any]], where: str) -> None:
@@ -318,9 +317,10 @@ def _check_across(resolved: dict[str, dict[str, Any]], where: str) -> None:
         if profile["state"] == "absent":
             continue
         for key in ("api", "webhook"):
-            if not profile[key]["enabled"]:
+            server = profile["gateway"][key]
+            if not server["enabled"]:
                 continue
-            port = profile[key]["port"]
+            port = server["port"]
             here = f"profile {name}: {key}.port"
             if port in ports:
                 raise OpsError(

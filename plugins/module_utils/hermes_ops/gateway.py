@@ -150,18 +150,11 @@ def restart(
         records[profile["name"]].restarted()
 
 
-def declared_part(profile: dict[str, Any]) -> dict[str, Any]:
-    """What the host has to know of a profile when no controller is in reach; no secrets, no config."""
-    keys = ("name", "state", "home", "user", "unit", "config_scope", "managed_dir", "api", "webhook", "gateway")
-    return {**{key: profile[key] for key in keys}, "health": profile["health"]}
-
-
 def remember(records: Records, profile: dict[str, Any]) -> None:
-    """Write :func:`declared_part` down for ``hermes-ops``."""
-    declared = declared_part(profile)
-    if records.applied("gateway") != declared:
+    """Write the description down for ``hermes-ops``, which has no controller to ask."""
+    if records.applied("gateway") != profile:
         records.prepare()
-        records.write_applied("gateway", declared)
+        records.write_applied("gateway", profile)
 
 
 def _plan_other_scope(plan: Plan, host: units.Host, profiles: list[dict[str, Any]], owner: Owner) -> None:

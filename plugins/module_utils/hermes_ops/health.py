@@ -341,7 +341,7 @@ def call_webhook(profile: dict[str, Any], owner: Owner, *, timeout: float = REPL
 def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
     """Look once; wait for nothing.
 
-    :param profile: a description made by :func:`declaration.resolve` (no secrets are needed)
+    :param profile: the ``gateway`` part of a description made by :func:`declaration.resolve`
     :param unit: the unit as it is now
     """
     health = Health(profile["name"], pid=unit.pid)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -89,10 +90,8 @@ class Records:
 
     def restarted(self) -> None:
         """Forget the reasons: the gateway has been restarted, or started, since."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(self._restart_path)
-        except FileNotFoundError:
-            pass
 
     def remove(self) -> None:
         """Forget everything about the profile."""

@@ -172,12 +172,11 @@ def render_template(host: Host) -> str:
 def render_drop_in(host: Host, profile: dict[str, Any]) -> str:
     """What one profile's gateway differs in: limits, time-outs, managed scope, sandbox.
 
-    :param profile: a description made by :func:`declaration.resolve`
+    :param profile: the ``gateway`` part of a description made by :func:`declaration.resolve`
     """
-    gateway = profile["gateway"]
-    limits = gateway["limits"]
+    limits = profile["limits"]
     service = [
-        ("TimeoutStopSec", str(gateway["drain"] + STOP_MARGIN)),
+        ("TimeoutStopSec", str(profile["drain"] + STOP_MARGIN)),
         ("MemoryMax", limits["memory"]),
         ("TasksMax", str(limits["tasks"])),
     ]
@@ -185,8 +184,8 @@ def render_drop_in(host: Host, profile: dict[str, Any]) -> str:
         service.append(("CPUQuota", limits["cpu"]))
     if profile["config_scope"] == "managed":
         service.append(("Environment", f"HERMES_MANAGED_DIR={profile['managed_dir']}"))
-    if gateway["sandbox"]["enabled"]:
-        service += _sandbox(host, gateway["sandbox"])
+    if profile["sandbox"]["enabled"]:
+        service += _sandbox(host, profile["sandbox"])
     return _text([("Service", service)])
 
 
@@ -197,7 +196,8 @@ def _sandbox(host: Host, sandbox: dict[str, Any]) -> list[tuple[str, str]]:
     paths = [host.data_dir, *sandbox["paths"]]
     result = [(name, value) for name, value in directives.items() if value is not None]
     if directives["ProtectHome"] == "tmpfs":
-        result.append(("BindPaths", " ".join(f"-{p}" for p in [f"/run/user/{host.uid}", *_below_home(paths)])))
+        visible = [f"/run/user/{host.uid}", *_below_home(paths)]
+        result.append(("BindPaths", " ".join(f"-{path}" for path in visible)))
     if directives["ProtectSystem"] is not None:
         result.append(("ReadWritePaths", " ".join(f"-{path}" for path in paths)))
     return result

@@ -1,0 +1,116 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What there is on a host: installed, running, declared, drifted."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from . import config, gateway, ports, systemd
+from .errors import OpsError
+from .files import Owner, read_json
+from .records import Records
+from .systemd import Manager, Unit
+
+
+def gather(
+    *, profiles: list[dict[str, Any]], scope: str, user: str, hermes_home: str, ops_dir: str, root: str
+) -> dict[str, Any]:
+    """Everything :mod:`info` returns; works on a host where nothing of ours exists yet.
+
+    :param profiles: ``gateway`` parts of descriptions made by :func:`declaration.resolve`, or those that the host remembers
+    """
+    try:
+        owner = Owner.named(user)
+    except OpsError:
+        owner = None
+    units: dict[str, Unit] = {}
+    if owner:
+        units = Manager(scope, owner).units(profile["unit"] for profile in profiles)
+    current = gateway.current_release(root)
+    return {
+        "systemd": systemd.version(),
+        "user": owner.name if owner else None,
+        "release": _release(root, current) if current else None,
+        "releases": _releases(root),
+        "profiles": {
+            profile["name"]: _profile(profile, units.get(profile["unit"]), Records(ops_dir, profile["name"]), root)
+            for profile in profiles
+        },
+        "undeclared_profiles": _undeclared(hermes_home, profiles),
+        "port_conflicts": port_conflicts(profiles),
+    }
+
+
+def port_conflicts(profiles: list[dict[str, Any]]) -> list[str]:
+    """Declared ports that somebody else holds; a gateway of ours may hold any of them."""
+    wanted = {
+        profile[key]["port"]: f"profile {profile['name']}: {key}.port {profile[key]['port']}"
+        for profile in profiles
+        if profile["state"] == "present"
+        for key in ("api", "webhook")
+        if profile[key]["enabled"]
+    }
+    conflicts = []
+    for port, pids in sorted(ports.listeners(set(wanted)).items()):
+        foreign = {pid for pid in pids if not _is_ours(pid, profiles)}
+        if foreign or not pids:
+            hint = "stop it, or declare another port"
+            if any("hermes" in word for pid in foreign for word in ports.command_line(pid)):
+                hint = "stop the Hermes that was started by hand (hermes gateway stop), or declare another port"
+            conflicts.append(f"{wanted[port]} is taken by {ports.describe(foreign)}. Fix: {hint}")
+    return conflicts
+
+
+def _is_ours(pid: int, profiles: list[dict[str, Any]]) -> bool:
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as stream:
+            groups = stream.read()
+    except OSError:
+        return True  # gone meanwhile
+    return any(f"/{profile['unit']}" in groups for profile in profiles)
+
+
+def _release(root: str, current: str) -> dict[str, Any]:
+    stamp = read_json(os.path.join(root, "releases", current, "release.json")) or {}
+    return {"id": current, **{key: stamp.get(key) for key in ("version", "method", "commit", "locked")}}
+
+
+def _releases(root: str) -> list[str]:
+    try:
+        names = sorted(os.listdir(os.path.join(root, "releases")))
+    except FileNotFoundError:
+        return []
+    return [name for name in names if os.path.exists(os.path.join(root, "releases", name, "release.json"))]
+
+
+def _undeclared(hermes_home: str, profiles: list[dict[str, Any]]) -> list[str]:
+    known = {profile["name"] for profile in profiles}
+    try:
+        return sorted(set(os.listdir(os.path.join(hermes_home, "profiles"))) - known)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _profile(profile: dict[str, Any], unit: Unit | None, records: Records, root: str) -> dict[str, Any]:
+    state = read_json(os.path.join(profile["home"], "gateway_state.json")) or {}
+    running = bool(unit and unit.running)
+    return {
+        "state": profile["state"],
+        "home": profile["home"],
+        "exists": os.path.isdir(profile["home"]),
+        "unit": profile["unit"],
+        "active": unit.active if unit else "inactive",
+        "enabled": bool(unit and unit.enabled),
+        "pid": unit.pid if unit else 0,
+        "restarts": unit.restarts if unit else 0,
+        "running_release": gateway.running_release(unit.pid, root) if unit and running else None,
+        "restart_pending": records.restart_reasons(),
+        "platforms": {
+            name: value.get("state") for name, value in (state.get("platforms") or {}).items() if running
+        },
+        "declared_keys": config.declared_keys(records),
+        "drift": config.find_drift(profile, records),
+    }

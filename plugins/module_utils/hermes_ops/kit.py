@@ -1,0 +1,115 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The commands on the host: ``hermes-ops``, one file that is this very package, and ``hermes``."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pkgutil
+import shlex
+import stat
+import zipfile
+from typing import Any
+
+from . import __name__ as package
+from . import __path__ as package_path
+from .cli import HOST_FILE
+from .files import read_bytes, write_atomic
+from .plan import Difference, Plan
+
+COMMAND = "/usr/local/bin/hermes-ops"
+WRAPPER = "/usr/local/bin/hermes"
+# A zip archive's oldest date: the same sources make the same bytes.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_MAIN = "import sys\nfrom hermes_ops.cli import main\nsys.exit(main())\n"
+
+
+def archive() -> bytes:
+    """This package as an executable zip archive (:mod:`zipapp`'s format), byte for byte reproducible."""
+    buffer = io.BytesIO()
+    buffer.write(b"#!/usr/bin/python3\n")
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archived:
+        _add(archived, "__main__.py", _MAIN.encode())
+        for name in ["__init__", *sorted(module.name for module in pkgutil.iter_modules(package_path))]:
+            source = pkgutil.get_data(package, f"{name}.py")
+            _add(archived, f"hermes_ops/{name}.py", source or b"")
+    return buffer.getvalue()
+
+
+def _add(archived: zipfile.ZipFile, name: str, data: bytes) -> None:
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.external_attr = 0o644 << 16
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    archived.writestr(entry, data)
+
+
+def wrapper(*, user: str, hermes_home: str, root: str, managed_root: str) -> str:
+    """``hermes`` for the operator: the current release, as the right user, on the right home.
+
+    Secrets stay where they are; the command line is Hermes' own.
+    """
+    user, home, root, managed_root = (shlex.quote(text) for text in (user, hermes_home, root, managed_root))
+    return f"""#!/bin/sh
+# Written by the Ansible collection alwayson.hermes.
+# Runs the current release of Hermes as {user}, on its home, whoever calls it.
+set -eu
+if [ "$(id -un)" != {user} ]; then
+    [ "$(id -u)" -eq 0 ] && exec runuser -u {user} -- "$0" "$@"
+    exec sudo -u {user} -- "$0" "$@"
+fi
+profile=default
+previous=
+for argument in "$@"; do
+    case "$previous" in -p | --profile) profile=$argument ;; esac
+    case "$argument" in --profile=*) profile=${{argument#--profile=}} ;; esac
+    previous=$argument
+done
+export HERMES_HOME={home} HERMES_DISABLE_LAZY_INSTALLS=1
+HOME=$(getent passwd {user} | cut -d: -f6) && export HOME
+if [ -d {managed_root}/"$profile" ]; then
+    HERMES_MANAGED_DIR={managed_root}/$profile && export HERMES_MANAGED_DIR
+fi
+# The active_profile file must not decide which agent is meant.
+case " $* " in
+    *" -p "* | *" --profile "* | *" --profile="*) exec {root}/current/bin/hermes "$@" ;;
+    *) exec {root}/current/bin/hermes --profile default "$@" ;;
+esac
+"""
+
+
+def plan_kit(host: dict[str, Any], managed_root: str) -> Plan:
+    """Compare the host's commands with what they should be.
+
+    :param host: what :func:`cli.load_host` will read
+    """
+    plan = Plan()
+    text = wrapper(
+        user=host["user"], hermes_home=host["hermes_home"], root=host["root"], managed_root=managed_root
+    ).encode()
+    _plan_file(plan, COMMAND, archive(), 0o755, shown=False)
+    _plan_file(plan, WRAPPER, text, 0o755)
+    _plan_file(plan, HOST_FILE, (json.dumps(host, indent=2) + "\n").encode(), 0o644)
+    return plan
+
+
+def _plan_file(plan: Plan, path: str, data: bytes, mode: int, *, shown: bool = True) -> None:
+    present = read_bytes(path)
+    if present == data and stat.S_IMODE(os.stat(path).st_mode) == mode:
+        return
+    before, after = (
+        (present.decode("utf-8", "replace") if present is not None else None, data.decode())
+        if shown
+        else (None if present is None else "another version", "this version")
+    )
+    plan.add(Difference(path, before, after), lambda: _write(path, data, mode))
+
+
+def _write(path: str, data: bytes, mode: int) -> None:
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        os.mkdir(directory)
+        os.chmod(directory, 0o755)
+    write_atomic(path, data, mode=mode)

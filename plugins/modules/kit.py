@@ -1,0 +1,114 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module kit; the work is done in hermes_ops.kit."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kit
+short_description: The commands hermes-ops and hermes on a host
+version_added: 0.1.0
+author:
+  - The alwayson.hermes authors (@alwayson-hermes)
+description:
+  - Installs the kit that this module itself carries as the one file C(/usr/local/bin/hermes-ops), so that a host can
+    be checked without a controller by the very code that converged it.
+  - Writes C(/usr/local/bin/hermes), which runs the current release as the right user on the right home, and
+    C(/etc/hermes-ops/host.json), which holds names and paths for both and no secrets.
+attributes:
+  check_mode:
+    support: full
+    description: Can run in check mode and tells what would be changed.
+  diff_mode:
+    support: full
+    description: Shows the texts.
+  idempotent:
+    support: full
+    description: A second run changes nothing.
+options:
+  owner:
+    description: The user that Hermes runs as.
+    type: str
+    required: true
+  hermes_home:
+    description: Hermes' home.
+    type: path
+    required: true
+  ops_dir:
+    description: Directory in which is remembered what was applied.
+    type: path
+    required: true
+  managed_root:
+    description: Directory below which the managed scope of each profile lies.
+    type: path
+    default: /etc/hermes-ops/managed
+  scope:
+    description: Which manager runs the units.
+    type: str
+    choices: [system, user]
+    default: system
+  root:
+    description: Where the releases lie.
+    type: path
+    default: /opt/hermes
+requirements:
+  - Python >= 3.9 on the host
+"""
+
+EXAMPLES = r"""
+- name: The kit is on the host
+  alwayson.hermes.kit:
+    owner: hermes
+    hermes_home: /var/lib/hermes/.hermes
+    ops_dir: /var/lib/hermes/ops
+"""
+
+RETURN = r"""
+version:
+  description: Version of the kit.
+  returned: always
+  type: str
+  sample: 0.1.0
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
+
+# Ansible sends only what is imported: the whole kit has to be named here (tests/unit/test_kit.py compares).
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import __version__, kit
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "owner": {"type": "str", "required": True},
+    "hermes_home": {"type": "path", "required": True},
+    "ops_dir": {"type": "path", "required": True},
+    "managed_root": {"type": "path", "default": "/etc/hermes-ops/managed"},
+    "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
+    "root": {"type": "path", "default": "/opt/hermes"},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    params = module.params
+    host = {
+        "user": params["owner"],
+        "scope": params["scope"],
+        "hermes_home": params["hermes_home"],
+        "ops_dir": params["ops_dir"],
+        "root": params["root"],
+    }
+    plan = kit.plan_kit(host, params["managed_root"])
+    if plan.changed and not module.check_mode:
+        plan.apply()
+    return {"changed": plan.changed, "diff": plan.diff("commands"), "version": __version__}
+
+
+def main() -> None:
+    run_module(ARGUMENTS, work)
+
+
+if __name__ == "__main__":
+    main()
