@@ -73,9 +73,7 @@ def _plain(value: Any) -> Any:
 
 def resolve_profiles(profiles: Any, host: str, hermes_home: str, managed_root: str) -> dict[str, Any]:
     try:
-        return declaration.resolve(
-            _plain(profiles), host=host, hermes_home=hermes_home, managed_root=managed_root
-        )
+        return declaration.resolve(_plain(profiles), host=host, hermes_home=hermes_home, managed_root=managed_root)
     except OpsError as error:
         raise AnsibleFilterError(str(error)) from None
 

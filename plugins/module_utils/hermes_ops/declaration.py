@@ -355,7 +355,7 @@ def _check_table(declared: dict[str, Any], table: dict[str, Any], where: str, pr
             raise OpsError(
                 f"must be {_TYPE_NAMES[kind]}, not {type(value).__name__}",
                 where=f"{where}: {prefix}{key}",
-                fix="unquote it" if kind in (bool, int) and isinstance(value, str) else None,
+                fix="unquote it" if kind in (bool, int) and isinstance(value, str) else f"write {_TYPE_NAMES[kind]}",
             )
         if isinstance(expected, dict):
             _check_table(value, expected, where, f"{prefix}{key}.")

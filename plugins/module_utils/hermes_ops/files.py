@@ -71,9 +71,7 @@ def acting_as(owner: Owner) -> Iterator[None]:
         os.setegid(owner.gid)
         os.seteuid(owner.uid)
     except PermissionError:
-        raise OpsError(
-            f"cannot act as {owner.name!r} without being root", fix="run as root (become: true)"
-        ) from None
+        raise OpsError(f"cannot act as {owner.name!r} without being root", fix="run as root (become: true)") from None
     try:
         yield
     finally:
@@ -215,7 +213,6 @@ def ensure_directory(path: str, *, mode: int, owner: Owner | None = None) -> boo
 @contextlib.contextmanager
 def lock(path: str, *, timeout: float = 60.0) -> Iterator[int]:
     """Hold an exclusive lock on *path* (made when missing, mode 0600), released with the process at the latest.
-
 
     Yields the descriptor: a child that inherits it (``run(…, pass_fds=…)``) keeps the lock when we are killed.
 

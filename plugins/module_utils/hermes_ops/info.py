@@ -108,9 +108,7 @@ def _profile(profile: dict[str, Any], unit: Unit | None, records: Records, root:
         "restarts": unit.restarts if unit else 0,
         "running_release": gateway.running_release(unit.pid, root) if unit and running else None,
         "restart_pending": records.restart_reasons(),
-        "platforms": {
-            name: value.get("state") for name, value in (state.get("platforms") or {}).items() if running
-        },
+        "platforms": {name: value.get("state") for name, value in (state.get("platforms") or {}).items() if running},
         "declared_keys": config.declared_keys(records),
         "drift": config.find_drift(profile, records),
     }
