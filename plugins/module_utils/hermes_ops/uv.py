@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import configparser
 import contextlib
-import ensurepip
 import glob
 import importlib.util
 import os
@@ -196,11 +195,11 @@ class Uv:
         source = ["--no-index", "--find-links", self.index.wheels] if self.index.wheels else []
         done = self._run(
             [sys.executable, "-I", *_pip(), "install", "--quiet", "--no-deps", "--no-input", "--no-cache-dir",
-             "--disable-pip-version-check", "--only-binary=:all:", "--require-hashes", "--target", target,
-             "--requirement", requirements, *source],
+             "--disable-pip-version-check", "--retries=2", "--only-binary=:all:", "--require-hashes",
+             "--target", target, "--requirement", requirements, *source],
         )  # fmt: skip
         if not done.ok:
-            raise explain(done, f"uv {UV_VERSION}")
+            raise explain(done, f"uv {UV_VERSION}", self.env.get("UV_DEFAULT_INDEX"))
         os.replace(os.path.join(target, "bin", "uv"), self.path)
         sync_directory(os.path.dirname(self.path))
         shutil.rmtree(target)
@@ -212,7 +211,7 @@ class Uv:
         """
         done = self._run([self.path, *arguments], cwd=cwd)
         if not done.ok:
-            raise explain(done, about)
+            raise explain(done, about, self.env.get("UV_DEFAULT_INDEX"))
         return done.stdout
 
     @property
@@ -227,8 +226,11 @@ class Uv:
 
 
 def _pip() -> list[str]:
-    bundled = os.path.join(os.path.dirname(ensurepip.__file__), "_bundled", "pip-*.whl")
-    wheels = sorted(glob.glob("/usr/share/python-wheels/pip-*.whl")) or sorted(glob.glob(bundled))
+    wheels = sorted(glob.glob("/usr/share/python-wheels/pip-*.whl"))
+    # Elsewhere than on Debian it lies in the standard library; where venv is a package apart, neither is there.
+    ensurepip = importlib.util.find_spec("ensurepip")
+    if not wheels and ensurepip is not None and ensurepip.origin:
+        wheels = sorted(glob.glob(os.path.join(os.path.dirname(ensurepip.origin), "_bundled", "pip-*.whl")))
     if wheels:
         return [os.path.join(wheels[-1], "pip")]
     if importlib.util.find_spec("pip"):
@@ -296,13 +298,14 @@ class PythonMismatch(OpsError):
         )
 
 
-def explain(done: Completed, about: str) -> OpsError:
+def explain(done: Completed, about: str, index: str | None = None) -> OpsError:
     """The error of a uv or pip run, in our words, with the host of the index and without credentials."""
     said = redact(f"{done.stderr}\n{done.stdout}")
     mismatch = _MISMATCH.search(said)
     if mismatch:
         return PythonMismatch(about, mismatch["python"], mismatch["requires"])
-    host = re.search(r"https?://([^/\s:`')]+(?::\d+)?)", said) or re.search(r"host='([^']+)'", said)
+    host = re.search(r"https?://([^/\s:`')]+(?::\d+)?)", f"{redact(index or '')} {said}")
+    host = host or re.search(r"host='([^']+)'", said)
     for pattern, what, fix in _CAUSES:
         match = re.search(pattern, said)
         if match:

@@ -1,0 +1,317 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module release: arguments of Ansible for the kit's build.ensure."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release
+short_description: Install a release of Hermes beside the others and make it current
+version_added: 0.1.0
+author:
+  - The alwayson.hermes authors (@alwayson-hermes)
+description:
+  - A release is one installed version of Hermes in a directory of its own, C(ROOT/releases/ID), with its own virtual
+    environment. It is built aside with uv, proved to start for an unprivileged user, renamed into place, and never
+    changed again.
+  - C(ROOT/current) is a symbolic link to one of them, switched by a rename. A broken or half-built release never
+    becomes current, and after a run that was killed at any moment the next one finishes or cleans up.
+  - Whether there is anything to do is read from the stamps C(release.json) alone, without starting Hermes and
+    without the network.
+  - The pinned uv is put at C(ROOT/tools/uv), from the same index and checked against its hash.
+  - Nothing is restarted. See RV(switched).
+options:
+  method:
+    description:
+      - V(pypi) installs the published package O(version) from the index.
+      - V(git) installs the tree at O(ref) of O(url), which must be at O(commit). The tree is exported without history,
+        so that Hermes' own updater leaves it alone. A C(uv.lock) in it is used frozen.
+      - V(path) installs what lies at O(path) on the host.
+    type: str
+    choices: [pypi, git, path]
+    default: pypi
+  version:
+    description:
+      - Exact version such as V(0.19.0), or a range such as V(>=0.18,<0.20).
+      - Within a range an installed release is kept as it is, without asking the network; it is never replaced by an
+        older one, and moving up is left to updates. Only when none is installed the newest in the range is taken.
+      - Required with O(method=pypi). With O(method=path) and a directory of wheels it defaults to the newest there.
+    type: str
+  extras:
+    description:
+      - Extras of hermes-agent to install.
+      - V(homeassistant) is the smallest that brings aiohttp, without which the gateway has neither API server nor
+        webhooks. V(messaging) adds Discord, Telegram and Slack.
+    type: list
+    elements: str
+    default: [homeassistant]
+  url:
+    description: Repository for O(method=git), without a password in it; use a credential helper, C(~/.netrc) or SSH.
+    type: str
+  ref:
+    description: Tag or branch for O(method=git).
+    type: str
+  commit:
+    description: Full commit that O(ref) must be at.
+    type: str
+  path:
+    description:
+      - Directory on the host for O(method=path).
+      - Either a source tree, identified by its contents, or a directory of wheels that holds hermes-agent, all it
+        needs, and uv, where the host has no network.
+    type: path
+  lock:
+    description:
+      - V(auto) uses the lock shipped for the version (0.18.2 and 0.19.0, every extra but C(dev), x86-64 and
+        arm64), or the C(uv.lock) of a tree. Where there is neither, the release is not locked, see RV(locked).
+      - V(none) ignores them.
+      - Otherwise the absolute path of a requirements file with hashes on the host, or its text. The
+        C(requirements.lock) of any release can be used.
+    type: str
+    default: auto
+  python:
+    description:
+      - Interpreter, as an absolute path or as a version such as V(3.12).
+      - It must satisfy the release's own C(requires-python), and the agent's user must be able to run it.
+      - Without it uv takes one that fits from the system's directories.
+    type: str
+  python_downloads:
+    description: Let uv download an interpreter to C(ROOT/tools/python) when the host has none that fits.
+    type: bool
+    default: false
+  index_url:
+    description:
+      - Package index that replaces the default one, without a password in it.
+      - Without it C(UV_DEFAULT_INDEX), C(PIP_INDEX_URL) and the files of uv and pip on the host are respected.
+    type: str
+  index_username:
+    description: User name for O(index_url).
+    type: str
+  index_password:
+    description: Password for O(index_url). Passed on in the environment only, and never stored.
+    type: str
+  ca_bundle:
+    description:
+      - PEM file on the host with the certificate authorities to trust.
+      - Without it C(SSL_CERT_FILE), C(PIP_CERT), pip's C(cert), then the host's own certificates.
+    type: path
+  wheels:
+    description: Directory of wheels on the host that is used instead of any index.
+    type: path
+  root:
+    description: Directory below which releases are installed.
+    type: path
+    default: /opt/hermes
+  current:
+    description: Make the release the current one.
+    type: bool
+    default: true
+  keep:
+    description:
+      - How many other releases stay beside the current one, the last used first. At least V(1).
+      - A release that a running process uses always stays.
+    type: int
+    default: 2
+  timeout:
+    description: Seconds that each step of a build may take, and that is waited for another builder.
+    type: int
+    default: 900
+requirements:
+  - Python >= 3.9 with venv on the host (Debian's python3-venv)
+  - git on the host for O(method=git)
+attributes:
+  check_mode:
+    support: full
+    description: Says what would be done, without the network and on an empty host.
+  diff_mode:
+    support: full
+    description: Shows the releases that come and go, and the current one.
+  idempotent:
+    support: full
+    description: Also across an interrupted run.
+"""
+
+EXAMPLES = r"""
+- name: Install what is proved
+  alwayson.hermes.release:
+    version: 0.19.0
+    extras: [messaging]
+
+- name: Any version in a range, kept as it is once installed
+  alwayson.hermes.release:
+    version: ">=0.18,<0.20"
+
+- name: A tag of the repository, pinned to its commit
+  alwayson.hermes.release:
+    method: git
+    url: https://github.com/NousResearch/hermes-agent.git
+    ref: v2026.7.20
+    commit: "{{ hermes_commit }}"
+
+- name: No network, wheels brought along
+  alwayson.hermes.release:
+    method: path
+    path: /srv/hermes-wheels
+
+- name: Build the next release, without switching to it
+  alwayson.hermes.release:
+    version: 0.19.0
+    index_url: https://packages.example.com/simple/
+    index_username: hermes
+    index_password: "{{ vault_index_password }}"
+    ca_bundle: /etc/ssl/certs/example-root.pem
+    current: false
+"""
+
+RETURN = r"""
+release:
+  description: Name of the release's directory. Null in check mode when only the build will know the version.
+  type: str
+  returned: success
+  sample: 0.19.0-22c8bba0
+version:
+  description: Version that Hermes says it is. Null in check mode when only the build will know.
+  type: str
+  returned: success
+  sample: 0.19.0
+path:
+  description: Directory of the release, null when RV(release) is.
+  type: str
+  returned: success
+  sample: /opt/hermes/releases/0.19.0-22c8bba0
+method:
+  description: How it was installed.
+  type: str
+  returned: success
+  sample: pypi
+built:
+  description: Whether this run built the release (in check mode would build it).
+  type: bool
+  returned: success
+switched:
+  description: Whether C(current) was switched (in check mode would be switched). Then running gateways are outdated.
+  type: bool
+  returned: success
+previous:
+  description: The release that was current before, null when there was none.
+  type: str
+  returned: success
+  sample: 0.18.2-100a5b6a
+locked:
+  description: Whether all packages were pinned by a lock with hashes. Null in check mode when it is to be built.
+  type: bool
+  returned: success
+commit:
+  description: The commit that was installed, with O(method=git).
+  type: str
+  returned: success
+python:
+  description: Interpreter that the release uses. Null in check mode when it is to be built.
+  type: str
+  returned: success
+  sample: /usr/bin/python3.11
+removed:
+  description: Releases that were removed because of O(keep) (in check mode would be removed).
+  type: list
+  elements: str
+  returned: success
+"""
+
+import os
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.build import Outcome, ensure
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import Request
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.uv import Index
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "method": {"type": "str", "choices": ["pypi", "git", "path"], "default": "pypi"},
+    "version": {"type": "str"},
+    "extras": {"type": "list", "elements": "str", "default": ["homeassistant"]},
+    "url": {"type": "str"},
+    "ref": {"type": "str"},
+    "commit": {"type": "str"},
+    "path": {"type": "path"},
+    "lock": {"type": "str", "default": "auto"},
+    "python": {"type": "str"},
+    "python_downloads": {"type": "bool", "default": False},
+    "index_url": {"type": "str"},
+    "index_username": {"type": "str"},
+    "index_password": {"type": "str", "no_log": True},
+    "ca_bundle": {"type": "path"},
+    "wheels": {"type": "path"},
+    "root": {"type": "path", "default": "/opt/hermes"},
+    "current": {"type": "bool", "default": True},
+    "keep": {"type": "int", "default": 2},
+    "timeout": {"type": "int", "default": 900},
+}
+
+
+def result_of(outcome: Outcome, root: str, diff: bool) -> dict[str, Any]:
+    """What the module returns."""
+    decision, stamp = outcome.decision, outcome.stamp or {}
+    result: dict[str, Any] = {
+        "changed": outcome.plan.changed,
+        "release": decision.release_id,
+        "version": stamp.get("version", decision.version),
+        "path": os.path.join(root, "releases", decision.release_id) if decision.release_id else None,
+        "built": decision.build,
+        "switched": decision.switch,
+        "previous": outcome.previous,
+        "locked": stamp.get("locked"),
+        "commit": stamp.get("commit"),
+        "python": stamp.get("python", {}).get("path"),
+        "removed": list(decision.remove),
+    }
+    if diff:
+        result["diff"] = outcome.plan.diff(root)
+    return result
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    params = module.params
+    if params["keep"] < 1:
+        raise OpsError("is less than 1", where="keep", fix="keep at least one release to go back to")
+    given = {name: params[name] for name in ("method", "version", "url", "ref", "commit", "path", "lock", "python")}
+    request = Request(**given, extras=tuple(params["extras"]), python_downloads=params["python_downloads"])
+    index = Index(
+        url=params["index_url"],
+        username=params["index_username"],
+        password=params["index_password"],
+        ca_bundle=params["ca_bundle"],
+        wheels=params["wheels"],
+    )
+    outcome = ensure(
+        request,
+        index,
+        root=params["root"],
+        current=params["current"],
+        keep=params["keep"],
+        timeout=params["timeout"],
+        check=module.check_mode,
+    )
+    result = result_of(outcome, params["root"], module._diff)
+    result["method"] = params["method"]
+    return result
+
+
+def main() -> None:
+    run_module(
+        ARGUMENTS,
+        work,
+        required_if=[
+            ("method", "pypi", ("version",)),
+            ("method", "git", ("url", "ref", "commit")),
+            ("method", "path", ("path",)),
+        ],
+        required_by={"index_username": ("index_url",), "index_password": ("index_url",)},
+    )
+
+
+if __name__ == "__main__":
+    main()
