@@ -109,6 +109,16 @@ def _profile(profile: dict[str, Any], unit: Unit | None, records: Records, root:
         "running_release": gateway.running_release(unit.pid, root) if unit and running else None,
         "restart_pending": records.restart_reasons(),
         "platforms": {name: value.get("state") for name, value in (state.get("platforms") or {}).items() if running},
-        "declared_keys": config.declared_keys(records),
-        "drift": config.find_drift(profile, records),
+        "declared_keys": [".".join(keys) for keys, _fingerprint in records.applied(config.RECORD).get("keys", [])],
+        "drift": _drift(profile, records),
     }
+
+
+def _drift(profile: dict[str, Any], records: Records) -> list[str]:
+    """Our keys of config.yaml that no longer hold what we wrote; a file that does not parse says so itself."""
+    record = records.applied(config.RECORD)
+    directory = record.get("managed_dir") or profile["home"]
+    try:
+        return config.drifted(os.path.join(directory, config.FILE_NAME), record)
+    except OpsError as error:
+        return [str(error)]

@@ -52,6 +52,20 @@ SANDBOX = {
     "UMask": "0077",
 }
 
+# What a user's manager can build without privileges: filters, no name spaces.
+USER_SANDBOX = (
+    "NoNewPrivileges",
+    "RestrictAddressFamilies",
+    "RestrictNamespaces",
+    "RestrictRealtime",
+    "RestrictSUIDSGID",
+    "LockPersonality",
+    "SystemCallArchitectures",
+    "SystemCallFilter",
+    "SystemCallErrorNumber",
+    "UMask",
+)
+
 # What an opened door lifts. None takes the directive away, a text replaces it.
 DOORS: dict[str, dict[str, str | None]] = {
     # Chromium builds its own sandbox from user namespaces.
@@ -193,6 +207,8 @@ def _sandbox(host: Host, sandbox: dict[str, Any]) -> list[tuple[str, str]]:
     directives: dict[str, str | None] = dict(SANDBOX)
     for door in sandbox["open"]:
         directives.update(DOORS[door])
+    if host.scope == "user":
+        return [(name, directives[name]) for name in USER_SANDBOX if directives[name] is not None]
     paths = [host.data_dir, *sandbox["paths"]]
     result = [(name, value) for name, value in directives.items() if value is not None]
     if directives["ProtectHome"] == "tmpfs":

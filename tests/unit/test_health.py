@@ -1,0 +1,164 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Why an agent is not healthy: causes from systemd, from Hermes' state file and from its journal."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Unit
+
+
+def unit(**over):
+    values = {
+        "name": "hermes-gateway@default.service",
+        "load": "loaded",
+        "active": "active",
+        "sub": "running",
+        "enabled": True,
+        "pid": 42,
+        "restarts": 0,
+        "result": "success",
+        "status": 0,
+        "entered": time.clock_gettime(time.CLOCK_MONOTONIC) - 60,
+        "stale": False,
+    }
+    return Unit(**{**values, **over})
+
+
+def test_a_running_unit_needs_no_explanation():
+    assert health.explain_unit(unit()) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [
+        ({"load": "not-found", "active": "inactive", "sub": "dead", "pid": 0}, "not_installed"),
+        ({"active": "activating", "sub": "auto-restart", "pid": 0, "status": 203}, "wrong_binary"),
+        ({"active": "failed", "sub": "failed", "pid": 0, "result": "start-limit-hit"}, "start_limit_hit"),
+        ({"active": "activating", "sub": "auto-restart", "pid": 0, "result": "oom-kill"}, "out_of_memory"),
+        ({"active": "activating", "sub": "auto-restart", "pid": 0, "status": 78}, "bad_configuration"),
+        ({"active": "inactive", "sub": "dead", "pid": 0}, "not_running"),
+    ],
+)
+def test_what_systemd_knows(state, cause):
+    problem = health.explain_unit(unit(**state))
+    assert problem.cause == cause
+    assert problem.fix
+
+
+# Lines as Hermes 0.18.2 and 0.19.0 wrote them.
+JOURNAL = {
+    "port_in_use": "ERROR gateway.platforms.api_server: [Api_Server] Could not bind 127.0.0.1:19555: [Errno 98] error "
+    "while attempting to bind on address ('127.0.0.1', 19555): address already in use. Set a different port",
+    "key_too_short": "ERROR gateway.platforms.api_server: [Api_Server] Refusing to start: API_SERVER_KEY is a "
+    "placeholder or too short (<16 chars). This endpoint dispatches terminal-capable agent work",
+    "refused_bind": "Refusing to start: binding to 0.0.0.0 requires API_SERVER_KEY",
+    "missing_dependency": "WARNING gateway.run: API Server: aiohttp not installed",
+    "stale_token": "ERROR gateway.config: discord is enabled but DISCORD_BOT_TOKEN is set to a placeholder value",
+    "config_unparsable": "  hermes config: Failed to parse /data/.hermes/config.yaml: while parsing a flow sequence",
+}
+
+
+@pytest.mark.parametrize("cause", sorted(JOURNAL))
+def test_what_the_journal_says(cause):
+    lines = ["INFO gateway.run: starting", JOURNAL[cause], "WARNING gateway.run: No messaging platforms enabled."]
+    assert health.explain_journal(lines).cause == cause
+
+
+def test_a_journal_without_a_known_cause():
+    assert health.explain_journal(["INFO all is well"]) is None
+
+
+def test_platforms_must_be_connected():
+    state = {
+        "platforms": {
+            "api_server": {"state": "connected"},
+            "webhook": {"state": "retrying", "error_message": "failed to connect"},
+        }
+    }
+    problems = health.platform_problems(state, ["api_server", "webhook", "discord"])
+    assert [(p.cause, p.final) for p in problems] == [
+        ("platform_not_connected", False),
+        ("platform_missing", False),
+    ]
+    assert "webhook is retrying: failed to connect" in problems[0].what
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    answer: tuple[int, object] = (200, {})
+
+    def _reply(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, body = self.answer
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
+
+    do_GET = do_POST = _reply
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    """Answers every request with ``Server.answer``."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield {"host": "127.0.0.1", "port": running.server_address[1]}
+        running.shutdown()
+        thread.join()
+
+
+def test_health_must_come_from_hermes(server, monkeypatch):
+    monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
+    problem, answer = health.server_problem("the api server", server, "hermes-agent")
+    assert problem is None
+    assert answer["version"] == "0.19.0"
+    monkeypatch.setattr(Server, "answer", (200, b"<html>It works!</html>"))
+    problem, _answer = health.server_problem("the api server", server, "hermes-agent")
+    assert problem is not None
+    monkeypatch.setattr(Server, "answer", (200, {"platform": "webhook"}))
+    problem, _answer = health.server_problem("the api server", server, "hermes-agent")
+    assert problem.cause == "foreign_answer"
+
+
+def test_nobody_listens():
+    problem, _answer = health.server_problem("the api server", {"host": "127.0.0.1", "port": 1}, "hermes-agent")
+    assert problem.cause == "no_answer"
+
+
+def test_a_dead_model_is_no_reply(server, monkeypatch):
+    dead = {"choices": [{"message": {"content": "API call failed"}, "finish_reason": "error"}]}
+    monkeypatch.setattr(Server, "answer", (200, dead))
+    with pytest.raises(OpsError, match="check the model"):
+        health.ask(server, "key", "hello", timeout=5)
+
+
+def test_a_wrong_key_is_named(server, monkeypatch):
+    monkeypatch.setattr(Server, "answer", (401, {}))
+    with pytest.raises(OpsError, match="API_SERVER_KEY"):
+        health.ask(server, "key", "hello", timeout=5)
+
+
+def test_a_real_reply(server, monkeypatch):
+    monkeypatch.setattr(
+        Server, "answer", (200, {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]})
+    )
+    assert health.ask(server, "key", "hello", timeout=5) == "yes"
+
+
+def test_the_signature_is_the_one_that_hermes_computes():
+    # gateway/platforms/webhook.py of 0.19.0 wants HMAC-SHA256 of "<timestamp>.<body>"; the figure is from openssl:
+    # printf %s 1700000000.{"a":1} | openssl dgst -sha256 -hmac topsecret
+    headers = health.sign("topsecret", b'{"a":1}', 1700000000)
+    assert headers["X-Webhook-Signature-V2"] == "6a939b0c71853d606167625a15168ee9188c6a511c773ef4f42d307f3849e50f"

@@ -1,0 +1,113 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The unit's text: for each systemd what it knows, for each door what it lifts."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import declaration, units
+
+
+def host(scope="system", systemd=257):
+    return units.Host(
+        scope=scope,
+        user="hermes",
+        uid=999,
+        data_dir="/data",
+        hermes_home="/data/.hermes",
+        root="/opt/hermes",
+        systemd=systemd,
+        restart_sec=10,
+        restart_max_delay_sec=300,
+    )
+
+
+def description(**declared):
+    profile = {"name": "default", **declared}
+    return declaration.resolve([profile], host="box", hermes_home="/data/.hermes", managed_root="/m")["default"][
+        "gateway"
+    ]
+
+
+def section(text, name):
+    """Directive -> all its values, of one section."""
+    body = re.search(rf"^\[{name}\]\n(.*?)(?=^\[|\Z)", text, re.M | re.S).group(1)
+    found = {}
+    for line in body.splitlines():
+        if "=" in line:
+            key, value = line.split("=", 1)
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_start_limits_stand_where_systemd_reads_them():
+    text = units.render_template(host())
+    assert section(text, "Unit")["StartLimitIntervalSec"] == ["0"]
+    assert not any(key.startswith("StartLimit") for key in section(text, "Service"))
+
+
+def test_a_gateway_that_exits_0_comes_back():
+    assert section(units.render_template(host()), "Service")["Restart"] == ["always"]
+
+
+@pytest.mark.parametrize(("systemd", "known"), [(252, False), (253, False), (254, True), (262, True)])
+def test_back_off_only_where_systemd_knows_it(systemd, known):
+    service = section(units.render_template(host(systemd=systemd)), "Service")
+    assert ("RestartSteps" in service) is known
+    assert ("RestartMaxDelaySec" in service) is known
+
+
+def test_the_clean_stop_has_time_for_the_drain():
+    assert section(units.render_template(host()), "Service")["KillSignal"] == ["SIGINT"]
+    drop_in = section(units.render_drop_in(host(), description(drain=100)), "Service")
+    assert int(drop_in["TimeoutStopSec"][0]) == 100 + units.STOP_MARGIN
+
+
+def test_limits_of_a_profile():
+    drop_in = section(
+        units.render_drop_in(host(), description(limits={"memory": "1G", "cpu": "150%", "tasks": 99})), "Service"
+    )
+    assert (drop_in["MemoryMax"], drop_in["CPUQuota"], drop_in["TasksMax"]) == (["1G"], ["150%"], ["99"])
+
+
+def test_the_user_scope_names_no_user_and_keeps_what_an_unprivileged_manager_can_do():
+    template = section(units.render_template(host("user")), "Service")
+    assert "User" not in template
+    drop_in = section(units.render_drop_in(host("user"), description()), "Service")
+    assert drop_in["NoNewPrivileges"] == ["yes"]
+    assert "ProtectSystem" not in drop_in
+    assert "BindPaths" not in drop_in
+
+
+def test_the_way_out_of_the_sandbox():
+    drop_in = section(units.render_drop_in(host(), description(sandbox={"enabled": False})), "Service")
+    assert not set(drop_in) & set(units.SANDBOX)
+
+
+@pytest.mark.parametrize("door", sorted(units.DOORS))
+def test_a_door_changes_what_it_names_and_nothing_else(door):
+    closed = section(units.render_drop_in(host(), description()), "Service")
+    opened = section(units.render_drop_in(host(), description(sandbox={"open": [door]})), "Service")
+    implied = {"home": {"BindPaths"}, "system": {"ReadWritePaths"}}.get(door, set())
+    different = {key for key in closed.keys() | opened.keys() if closed.get(key) != opened.get(key)}
+    lifted = {key for key in units.DOORS[door] if key in units.SANDBOX}
+    assert different == lifted | implied
+
+
+def test_every_door_can_be_declared_and_every_declared_door_exists():
+    assert sorted(units.DOORS) == sorted(declaration.DOORS)
+
+
+def test_a_data_directory_below_home_stays_visible():
+    at_home = dataclasses.replace(host(), data_dir="/home/ada")
+    binds = section(units.render_drop_in(at_home, description()), "Service")["BindPaths"]
+    assert "-/home/ada" in binds[0].split()
+
+
+def test_the_managed_scope_is_the_profile_s_own():
+    drop_in = section(units.render_drop_in(host(), description(config_scope="managed")), "Service")
+    assert "HERMES_MANAGED_DIR=/m/default" in drop_in["Environment"]
