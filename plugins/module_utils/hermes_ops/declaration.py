@@ -22,7 +22,20 @@ PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # 0.19.0 gateway/platforms/api_server.py and hermes_cli/auth.py: has_usable_secret(min_length=16).
 API_KEY_MINIMUM = 16
 PLACEHOLDER_SECRETS = frozenset(
-    "* ** *** changeme your_api_key your_api_key_here your-api-key placeholder example dummy null none".split()
+    {
+        "*",
+        "**",
+        "***",
+        "changeme",
+        "dummy",
+        "example",
+        "none",
+        "null",
+        "placeholder",
+        "your-api-key",
+        "your_api_key",
+        "your_api_key_here",
+    }
 )
 # 0.19.0 gateway/platforms/webhook.py: this value switches the signature check off.
 UNSIGNED_WEBHOOK = "INSECURE_NO_AUTH"

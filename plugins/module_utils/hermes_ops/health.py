@@ -321,7 +321,7 @@ def call_webhook(profile: dict[str, Any], owner: Owner, *, timeout: float = REPL
     if subscription.get("events"):
         headers["X-GitHub-Event"] = subscription["events"][0]
     try:
-        status, answer = _request(url, timeout=30, body=body, headers=headers)
+        status, _answer = _request(url, timeout=30, body=body, headers=headers)
     except OSError as error:
         raise OpsError(f"does not answer ({error})", where=url, fix="see the log") from None
     if status != 202:
