@@ -313,6 +313,16 @@ def _place(text: str, keys: KeyPath, path: str) -> str:
 # Doing it
 
 
+def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
+    """Which keys of the file at *path* no longer hold what *record* says we wrote, dotted.
+
+    :raises OpsError: when the file cannot be read as YAML
+    """
+    known = [(tuple(keys), mark) for keys, mark in record.get("keys", [])]
+    tree = read_config(path) if known else {}
+    return [".".join(keys) for keys, mark in known if fingerprint(_get(tree, keys)) != mark]
+
+
 @dataclass(frozen=True)
 class Target:
     """Where keys are written.

@@ -60,23 +60,21 @@ if [ "$(id -un)" != {user} ]; then
     [ "$(id -u)" -eq 0 ] && exec runuser -u {user} -- "$0" "$@"
     exec sudo -u {user} -- "$0" "$@"
 fi
-profile=default
+# Without a name it is the default profile, whatever the file active_profile says.
+profile=
 previous=
 for argument in "$@"; do
     case "$previous" in -p | --profile) profile=$argument ;; esac
     case "$argument" in --profile=*) profile=${{argument#--profile=}} ;; esac
     previous=$argument
 done
-export HERMES_HOME={home} HERMES_DISABLE_LAZY_INSTALLS=1
-HOME=$(getent passwd {user} | cut -d: -f6) && export HOME
+[ -n "$profile" ] || {{ profile=default && set -- --profile default "$@"; }}
+HOME=$(getent passwd {user} | cut -d: -f6)
+export HOME HERMES_HOME={home} HERMES_DISABLE_LAZY_INSTALLS=1
 if [ -d {managed_root}/"$profile" ]; then
-    HERMES_MANAGED_DIR={managed_root}/$profile && export HERMES_MANAGED_DIR
+    export HERMES_MANAGED_DIR={managed_root}/"$profile"
 fi
-# The active_profile file must not decide which agent is meant.
-case " $* " in
-    *" -p "* | *" --profile "* | *" --profile="*) exec {root}/current/bin/hermes "$@" ;;
-    *) exec {root}/current/bin/hermes --profile default "$@" ;;
-esac
+exec {root}/current/bin/hermes "$@"
 """
 
 
