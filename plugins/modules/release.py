@@ -176,7 +176,7 @@ version:
   type: str
   returned: success
   sample: 0.19.0
-path:
+directory:
   description: Directory of the release, null when RV(release) is.
   type: str
   returned: success
@@ -259,7 +259,7 @@ def result_of(outcome: Outcome, root: str, diff: bool) -> dict[str, Any]:
         "changed": outcome.plan.changed,
         "release": decision.release_id,
         "version": stamp.get("version", decision.version),
-        "path": os.path.join(root, "releases", decision.release_id) if decision.release_id else None,
+        "directory": os.path.join(root, "releases", decision.release_id) if decision.release_id else None,
         "built": decision.build,
         "switched": decision.switch,
         "previous": outcome.previous,

@@ -210,9 +210,9 @@ def choose_version(request: Request, observed: Observed) -> str | None:
     So nothing in a range is ever replaced by an older one, and moving up is left to an update. None: the
     newest that the index has.
     """
+    available = available_in(request, observed.tree.versions if observed.tree else None)
     if not request.is_range:
-        return request.version
-    available = observed.tree.versions if observed.tree else None
+        return request.version or max(available, key=version_key, default=None)
     current = observed.find(observed.current)
     if current and _is_package(current) and satisfies(current.version, request.version or ""):
         return current.version
@@ -223,12 +223,14 @@ def choose_version(request: Request, observed: Observed) -> str | None:
         and satisfies(release.version, request.version or "")
         and release.stamp["identity"] == identity(request, release.version, observed.tree)
     ]
-    return max(fitting or available_in(request, available), key=version_key, default=None)
+    return max(fitting or available, key=version_key, default=None)
 
 
 def available_in(request: Request, versions: Sequence[str] | None) -> list[str]:
-    """Those of *versions* that the request allows."""
-    return [v for v in versions or () if request.version is None or satisfies(v, request.version)]
+    """Those of *versions* that the request allows; a pre-release only when it is named."""
+    wanted = request.version or ">=0"
+    specifier = wanted if request.is_range or not request.version else f"=={wanted}"
+    return [version for version in versions or () if satisfies(version, specifier)]
 
 
 def _is_package(release: Installed) -> bool:
@@ -345,20 +347,13 @@ def examine(request: Request) -> Tree:
             where=path,
             fix="fill it with: pip download 'hermes-agent[…]==VERSION' uv==…",
         )
-    if not available_in(replace_exact(request), usable):
+    if not available_in(request, usable):
         raise OpsError(
             f"has hermes-agent {', '.join(usable)}, not {request.version}",
             where=path,
             fix="bring the wheel, or correct version",
         )
     return Tree(name, "", usable)
-
-
-def replace_exact(request: Request) -> Request:
-    """*request* with an exact version written as a range."""
-    if request.version is None or request.is_range:
-        return request
-    return Request(method="pypi", version=f"=={request.version}")
 
 
 def _fingerprint(path: str) -> str:

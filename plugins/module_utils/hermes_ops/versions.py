@@ -82,7 +82,8 @@ def satisfies(version: str, specifier: str) -> bool:
     check_specifier(specifier)
     key = version_key(version)
     clauses = [_CLAUSE.fullmatch(clause) for clause in specifier.split(",")]
-    if is_prerelease(version) and not any(is_prerelease(clause["version"]) for clause in clauses):
+    named = [clause["version"] for clause in clauses if clause["operator"] != "!="]
+    if is_prerelease(version) and not any(map(is_prerelease, named)):
         return False
     return all(_holds(key, *clause.group("operator", "version", "wildcard")) for clause in clauses)
 
