@@ -105,6 +105,9 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: ModelServer
 
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """No access log: what was asked is kept, see ``GET /control/requests``."""
+
     def do_GET(self) -> None:
         if self.path == "/v1/models":
             model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "tests"}
