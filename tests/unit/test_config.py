@@ -220,7 +220,11 @@ def test_declared_keys_arrive_and_foreign_keys_and_comments_survive(tree, declar
     # Again: nothing to do; and back: as before, where nothing of the old was replaced.
     again = config.plan_config(seen, declared, record_of(plan))
     assert (again.edits, again.drift) == ([], [])
-    new = all(config._get(before, keys) is config._ABSENT for keys, _value in config.leaves(declared))
+    new = all(
+        config._get(before, keys) is config._ABSENT
+        and all(config._get(before, keys[:depth]) is not None for depth in range(1, len(keys)))
+        for keys, _value in config.leaves(declared)
+    )
     if new and tree and not any(difference.before for difference in plan.differences):
         assert changed(after, {}, record_of(plan))[0] == text
 
