@@ -12,6 +12,7 @@ import stat
 import pytest
 import yaml
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import config, yaml_edit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.declaration import leaves
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
@@ -209,7 +210,7 @@ def test_declared_keys_arrive_and_foreign_keys_and_comments_survive(tree, declar
     before = yaml_edit.load(text, "f")
     after, plan = changed(text, declared)
     seen = yaml_edit.load(after, "f")
-    for keys, value in config.leaves(declared):
+    for keys, value in leaves(declared):
         found = config._get(seen, keys)
         assert found == value or (value == {} and isinstance(found, dict))
     for key in before.keys() - declared.keys():
@@ -223,7 +224,7 @@ def test_declared_keys_arrive_and_foreign_keys_and_comments_survive(tree, declar
     new = all(
         config._get(before, keys) is config._ABSENT
         and all(config._get(before, keys[:depth]) is not None for depth in range(1, len(keys)))
-        for keys, _value in config.leaves(declared)
+        for keys, _value in leaves(declared)
     )
     if new and tree and not any(difference.before for difference in plan.differences):
         assert changed(after, {}, record_of(plan))[0] == text
@@ -315,7 +316,9 @@ def test_types_matter(one, other):
         (("platforms", "x", "extra", "key"), "abc", True),
         (("mcp_servers", "x", "env", "FOO"), "abc", True),
         (("a", "url"), "https://u:p@host/", True),
-        (("a", "note"), "sk-abc", True),
+        (("a", "note"), "sk-" + 20 * "x", True),
+        (("a", "password"), 123456, True),
+        (("a", "headers", "X"), "", False),
         (("a", "note"), "plain", False),
         (("platforms", "x"), {"bot_token": "abc"}, True),
         (("a",), [{"password": "abc"}], True),
@@ -402,6 +405,14 @@ def test_check_mode_without_pyyaml(profile, monkeypatch):
     assert (done.unpredicted, done.plan.changed) == (True, True)
     with pytest.raises(OpsError, match="python3-yaml"):
         profile({"a": 1})
+
+
+def test_drifted(profile, tmp_path):
+    assert config.drifted(str(profile.file), {}) == []
+    profile({"a": {"b": 1, "c": {}}, "d": 2})
+    record = Records(str(tmp_path / "ops"), "p").applied("config")
+    profile.file.write_text("a: {b: 1, c: {theirs: 1}}\n")
+    assert config.drifted(str(profile.file), record) == ["d"]
 
 
 def test_read_config(profile):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import yaml_edit
+from .declaration import REFERENCE, is_secret, leaves
 from .errors import OpsError
 from .files import Owner, acting_as, ensure_directory, read_text, write_atomic
 from .plan import HIDDEN, Difference, Plan
@@ -40,14 +41,9 @@ LIVE_KEYS: tuple[KeyPath, ...] = (
     ("agent", "disabled_toolsets"),
 )
 
-_SECRET_KEY = re.compile(
-    r"(?:^|[_-])(?:api[_-]?key|key|token|secret|password|passwd|passphrase|credentials?|authorization)s?$",
-    re.IGNORECASE,
-)
 # Below these everything may be one: an MCP server's environment, the headers of a request.
 _SECRET_PARENTS = frozenset({"env", "headers", "extra_headers"})
-_SECRET_VALUE = re.compile(r"^(?:Bearer |Basic |sk-|xox[a-z]-|gh[a-z]_|glpat-)|://[^/\s]*:[^/\s]*@", re.IGNORECASE)
-_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+_CREDENTIALS_IN_URL = re.compile(r"://[^/\s]*:[^/\s]*@")
 
 
 def read_config(path: str) -> dict[Any, Any]:
@@ -57,18 +53,6 @@ def read_config(path: str) -> dict[Any, Any]:
     """
     text = read_text(path)
     return yaml_edit.load(text, path) if text else {}
-
-
-def leaves(declared: Mapping[str, Any], parent: KeyPath = ()) -> list[tuple[KeyPath, Any]]:
-    """The declared keys one by one; a list is one value, an empty mapping means that there is a mapping."""
-    found: list[tuple[KeyPath, Any]] = []
-    for name, value in declared.items():
-        keys = (*parent, str(name))
-        if isinstance(value, dict) and value:
-            found.extend(leaves(value, keys))
-        else:
-            found.append((keys, value))
-    return found
 
 
 def is_live(keys: KeyPath) -> bool:
@@ -82,10 +66,15 @@ def shown(keys: KeyPath, value: Any) -> Any:
         return {name: shown((*keys, str(name)), part) for name, part in value.items()}
     if isinstance(value, list):
         return [shown(keys, part) for part in value]
-    if not isinstance(value, str) or not value or _REFERENCE.fullmatch(value):
+    if value is None or isinstance(value, bool):
         return value
-    secret_name = _SECRET_KEY.search(keys[-1]) or not _SECRET_PARENTS.isdisjoint(keys[:-1])
-    return HIDDEN if secret_name or _SECRET_VALUE.search(value) else value
+    if not isinstance(value, str):
+        # A password of digits, but not `max_tokens`.
+        return HIDDEN if is_secret(keys, str(value)) else value
+    singular = (*keys[:-1], keys[-1].rstrip("s"))
+    below_secrets = bool(value) and not _SECRET_PARENTS.isdisjoint(keys[:-1]) and not REFERENCE.match(value)
+    hidden = below_secrets or is_secret(singular, value) or _CREDENTIALS_IN_URL.search(value)
+    return HIDDEN if hidden else value
 
 
 def fingerprint(value: Any) -> str:
@@ -320,7 +309,13 @@ def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
     """
     known = [(tuple(keys), mark) for keys, mark in record.get("keys", [])]
     tree = read_config(path) if known else {}
-    return [".".join(keys) for keys, mark in known if fingerprint(_get(tree, keys)) != mark]
+    found = [(keys, mark, _get(tree, keys)) for keys, mark in known]
+    # An empty mapping was written so that there is one; what others put into it is theirs.
+    return [
+        ".".join(keys)
+        for keys, mark, value in found
+        if fingerprint(value) != mark and not (isinstance(value, dict) and mark == fingerprint({}))
+    ]
 
 
 @dataclass(frozen=True)

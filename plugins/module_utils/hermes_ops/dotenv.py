@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .declaration import SECRET_NAME
 from .errors import OpsError
 from .files import Owner, acting_as, read_text, write_atomic
 from .plan import HIDDEN, Difference, Plan
@@ -39,7 +40,6 @@ RECORD = "env"
 
 # env_loader.py strips what is not ASCII from values of these names (0.18.2, 0.19.0).
 CREDENTIAL_SUFFIXES = ("_API_KEY", "_TOKEN", "_SECRET", "_KEY")
-_SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSPHRASE|CREDENTIALS)$", re.IGNORECASE)
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -171,7 +171,7 @@ def is_credential(name: str) -> bool:
 
 def is_secret_name(name: str) -> bool:
     """Whether *name* says that its value is secret."""
-    return _SECRET_NAME.search(name) is not None
+    return SECRET_NAME.search(name) is not None
 
 
 def check_name(name: str) -> None:
@@ -208,9 +208,7 @@ def encode(name: str, value: str) -> str:
     quotes with escapes. Variables are defused by one with an empty name and a default: ``${:-$}{`` is ``${``.
     """
     literal = value.replace("${", "${:-$}{")
-    bare = (
-        literal == literal.strip() and literal[:1] not in ("'", '"') and not re.search(r"[\r\n]|\s#", literal)
-    )
+    bare = literal == literal.strip() and literal[:1] not in ("'", '"') and not re.search(r"[\r\n]|\s#", literal)
     if _PLAIN_VALUE.fullmatch(literal):
         shown = literal
     elif not re.search(r"['\\\r\n]", literal):
