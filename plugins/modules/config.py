@@ -195,5 +195,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     return result
 
 
-if __name__ == "__main__":
+def main() -> None:
     run_module(ARGUMENTS, work, required_if=[("scope", "managed", ("managed_dir",))])
+
+
+if __name__ == "__main__":
+    main()

@@ -155,5 +155,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     return result
 
 
-if __name__ == "__main__":
+def main() -> None:
     run_module(ARGUMENTS, work)
+
+
+if __name__ == "__main__":
+    main()
