@@ -1,0 +1,215 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From nothing to an agent that answers, before your eyes; called by script/demo."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+# Where inventories/demo keeps the secrets that it makes.
+SECRETS = ROOT / ".cache" / "demo"
+BOX = "hermes-demo"
+MODEL = "hermes-demo-model"
+NETWORK = "hermes-demo"
+SUITE = "bookworm"
+API_PORT = 8642
+WEBHOOK_PORT = 8644
+MODEL_PORT = 18080
+WEBHOOK = "claude-context"
+ANSWER_SECONDS = 60
+# What the agent says to a webhook goes to the log where the subscription names nobody to deliver it to (0.19.0
+# gateway/platforms/webhook.py); an entry ends where the next one begins.
+RESPONSE = re.compile(r"Response for webhook:\S+: (.*?)(?=^\d{4}-\d\d-\d\d |\Z)", re.M | re.S)
+
+
+class DemoError(Exception):
+    """The demo cannot go on; says why."""
+
+
+phases: list[tuple[str, float]] = []
+
+
+@contextlib.contextmanager
+def phase(text: str) -> Iterator[None]:
+    print(f"\n== {text}", flush=True)
+    started = time.monotonic()
+    yield
+    phases.append((text, time.monotonic() - started))
+
+
+def run(*command: str | Path, show: bool = False) -> str:
+    """Run *command*.
+
+    :param show: let what it prints pass through instead of returning it
+    :raises DemoError: when it fails
+    """
+    done = subprocess.run(
+        [str(part) for part in command], stdout=None if show else subprocess.PIPE, text=True, check=False, cwd=ROOT
+    )
+    if done.returncode:
+        raise DemoError(f"{Path(command[0]).name} ended with status {done.returncode}")
+    return (done.stdout or "").strip()
+
+
+def box(*arguments: str) -> str:
+    return run(sys.executable, ROOT / "tests/hosts/box.py", *arguments)
+
+
+def docker(*arguments: str) -> str:
+    return run("docker", *arguments)
+
+
+def ask(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Any:
+    """What *url* answers, as JSON.
+
+    :raises DemoError: when it refuses or is not there
+    """
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json", **(headers or {})})
+    # The box is on this machine: a proxy for the world outside must not be asked.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=ANSWER_SECONDS) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        raise DemoError(f"{url} answered {error.code}: {error.read().decode(errors='replace')[:300]}") from None
+    except OSError as error:
+        raise DemoError(f"{url}: {error}") from None
+
+
+def start_model_server(image: str) -> None:
+    """The model server in a container of its own, where the agent finds it under the name of that container."""
+    names = docker("network", "ls", "--filter", f"name=^{NETWORK}$", "--format", "{{.Name}}")
+    if not names:
+        docker("network", "create", NETWORK)
+    if docker("ps", "--filter", f"name=^{MODEL}$", "--filter", f"ancestor={image}", "--format", "{{.Names}}") != MODEL:
+        box("down", MODEL)
+        source = ROOT / "tests/model_server/model_server.py"
+        docker(
+            *("run", "--detach", "--name", MODEL, "--network", NETWORK, "--volume", f"{source}:/model_server.py:ro"),
+            *(image, "python3", "/model_server.py", "--host", "0.0.0.0", "--port", str(MODEL_PORT)),
+        )
+
+
+def converge() -> None:
+    # The checkout's own Ansible and settings, wherever we were called from.
+    environment = {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "PATH": os.pathsep.join([str(ROOT / ".venv/bin"), os.environ["PATH"]]),
+    }
+    os.environ.update(environment)
+    run("ansible-playbook", "--inventory", "inventories/demo", "playbooks/site.yml", show=True)
+
+
+def chat(address: str) -> None:
+    key = (SECRETS / "api_server_key").read_text().strip()
+    # Nobody can have prepared an answer to this.
+    token = secrets.token_hex(4)
+    question = f"Hello agent, please say {token} back."
+    body = {"model": "hermes-agent", "messages": [{"role": "user", "content": question}]}
+    answer = ask(
+        f"http://{address}:{API_PORT}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Authorization": f"Bearer {key}"},
+    )
+    reply = answer["choices"][0]["message"]["content"]
+    print(f"you:   {question}\nagent: {reply}")
+    if answer["choices"][0]["finish_reason"] != "stop" or token not in reply:
+        raise DemoError("that is no answer to the question")
+
+
+def send_webhook(address: str) -> None:
+    secret = (SECRETS / "webhook_secret").read_text().strip()
+    token = secrets.token_hex(4)
+    body = json.dumps({"topic": "the demo", "body": f"the build {token} is green"}).encode()
+    stamp = str(int(time.time()))
+    signature = hmac.new(secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+    headers = {"X-Webhook-Timestamp": stamp, "X-Webhook-Signature-V2": signature}
+    accepted = ask(f"http://{address}:{WEBHOOK_PORT}/webhooks/{WEBHOOK}", body, headers)
+    print(f"you:   POST /webhooks/{WEBHOOK}, signed: {body.decode()}\nhost:  {accepted.get('status')}")
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        log = docker("exec", BOX, "cat", "/var/lib/hermes/.hermes/logs/gateway.log")
+        for reply in RESPONSE.findall(log):
+            if token in reply:
+                print(f"agent: {reply.strip()}")
+                return
+        if time.monotonic() > deadline:
+            raise DemoError("the webhook was accepted, but the agent said nothing to it")
+        time.sleep(0.1)
+
+
+def up() -> None:
+    phases.append(("The environment in .venv", time.time() - float(os.environ["DEMO_STARTED"])))
+    with phase("Docker's engine, and the image of a bare Debian 12 host"):
+        box("engine")
+        image = box("image", SUITE)
+    with phase("A model server, and a bare host beside it"):
+        start_model_server(image)
+        address = box("up", BOX, SUITE, f"--docker=--network={NETWORK}")
+        print(f"host {BOX} at {address}: systemd, Python and nothing else")
+    with phase("Converge: ansible-playbook --inventory inventories/demo playbooks/site.yml"):
+        converge()
+    with phase("Ask the agent through its API"):
+        chat(address)
+    with phase("Post a signed webhook"):
+        send_webhook(address)
+    print("\nSeconds:")
+    for text, seconds in phases:
+        print(f"  {seconds:6.1f}  {text}")
+    print(f"""
+Go on:
+  docker exec -it {BOX} hermes                    talk to the agent on its host
+  docker exec {BOX} hermes-ops status             what runs there
+  curl http://{address}:{API_PORT}/v1/chat/completions \\
+    -H "Authorization: Bearer $(cat .cache/demo/api_server_key)" -H "Content-Type: application/json" \\
+    -d '{{"model": "hermes-agent", "messages": [{{"role": "user", "content": "hello"}}]}}'
+  script/demo                                           again: nothing changes
+  script/demo --down                                    remove it all""")
+
+
+def down() -> None:
+    if shutil.which("docker"):
+        box("down", BOX, MODEL)
+        if docker("network", "ls", "--filter", f"name=^{NETWORK}$", "--format", "{{.Name}}"):
+            docker("network", "rm", NETWORK)
+    shutil.rmtree(SECRETS, ignore_errors=True)
+    print("The demo's host, model server and secrets are gone; images and .venv stay.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="script/demo",
+        description="Start a bare Debian 12 host (a container with systemd), converge it with playbooks/site.yml, "
+        "ask the agent something and post a signed webhook. Installs and starts Docker's engine where there is none. "
+        "Status 0 only when the agent really answered.",
+    )
+    parser.add_argument("--down", action="store_true", help="remove what the demo made")
+    arguments = parser.parse_args()
+    try:
+        down() if arguments.down else up()
+    except DemoError as error:
+        print(f"demo: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
