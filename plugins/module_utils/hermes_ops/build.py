@@ -206,6 +206,7 @@ class Builder:
             stamp = self._from_tree()
         else:
             stamp = self._from_index(decision.version)
+        _close_to_others(self.partial)
         version = stamp["version"] = self._prove(stamp["version"])
         identifier = release_id(self.request, version, self.tree)
         if decision.release_id is None:
@@ -238,6 +239,9 @@ class Builder:
         locked, text, requires = self._lock_for(version)
         if text is None:
             text, python = self._resolve(requirement, python, "--generate-hashes")
+        elif requires is None and python is None:
+            # A lock that was given does not say what interpreter the release wants; the release does.
+            _, python = self._resolve(requirement, None, "--no-deps")
         python = python or self._interpreter(requires)
         self._environment(python)
         requirements = self._write("requirements.txt", requirement + "\n")
@@ -416,7 +420,8 @@ class Builder:
                     os.path.relpath(line, self._packages) + "\n" if line.startswith(self.partial) else line + "\n"
                     for line in text.splitlines()
                 )
-        run([self._python, "-m", "compileall", "-q", "-j", "0", "-x", r"/(tests|website)/", tree],
+        run([self._python, "-m", "compileall", "-q", "-j", "0", "-x", r"/(tests|website|skills|optional-skills)/",
+             tree],
             timeout=self.timeout, check=False, pass_fds=(self.descriptor,))  # fmt: skip
 
     # Steps that both share.
@@ -534,8 +539,7 @@ class Builder:
         return match[1]
 
     def _complete(self, stamp: dict[str, Any]) -> None:
-        """From here on it is a release: everything on disk, nothing writable for others, stamped, renamed."""
-        _close_to_others(self.partial)
+        """Stamp it, get everything on disk, rename it: from then on it is a release."""
         write_json(os.path.join(self.partial, STAMP), stamp, mode=0o644)
         # A release that a power cut left half on disk would look complete.
         run(["sync", "--file-system", self.partial], timeout=self.timeout, check=False)

@@ -176,7 +176,8 @@ def plan_config(
             plan.left.append({"key": ".".join(keys), "found": shown(keys, found)})
             continue
         changed.append(keys)
-        _remove(plan, keys, {tuple(each) for each in record.get("created", [])})
+        plan.differences.append(_difference(keys, found, _ABSENT))
+        _remove(plan, keys)
     migrated = "config_version" in record and record["config_version"] != tree.get(VERSION_KEY)
     for keys, value in wanted:
         found = _get(tree, keys)
@@ -191,6 +192,12 @@ def plan_config(
             }
             (plan.migrated if migrated else plan.drift).append(entry)
         _put(plan, keys, found, value)
+    made = {tuple(keys) for keys in record.get("created", [])} - {keys for keys, _value in wanted}
+    for keys in changed:
+        parent = keys[:-1]
+        while parent in made and _get(plan.tree, parent) == {}:
+            _remove(plan, parent)
+            parent = parent[:-1]
     plan.restart = [f"config: {'.'.join(keys)}" for keys in changed if not is_live(keys)]
     return plan
 
@@ -224,15 +231,9 @@ def _leaving(known: Iterable[KeyPath], wanted: list[tuple[KeyPath, Any]]) -> lis
     return [keys for keys in known if not stays(keys)]
 
 
-def _remove(plan: ConfigPlan, keys: KeyPath, created: set[KeyPath]) -> None:
-    plan.differences.append(_difference(keys, _get(plan.tree, keys), _ABSENT))
+def _remove(plan: ConfigPlan, keys: KeyPath) -> None:
     _delete(plan.tree, keys)
     plan.edits.append((keys,))
-    parent = keys[:-1]
-    while parent in created and _get(plan.tree, parent) == {}:
-        _delete(plan.tree, parent)
-        plan.edits.append((parent,))
-        parent = parent[:-1]
 
 
 def _put(plan: ConfigPlan, keys: KeyPath, found: Any, value: Any) -> None:

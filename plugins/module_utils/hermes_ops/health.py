@@ -421,7 +421,7 @@ def wait(
             for name in ("config.yaml", ".env"):
                 records[profile["name"]].keep(os.path.join(profile["home"], name), owner, replace=True)
         elif not health.ok:
-            _explain(profile, health)
+            _explain(profile, owner, health)
     return [results[p["name"]] for p in profiles]
 
 
@@ -440,20 +440,20 @@ def _prove(profile: dict[str, Any], owner: Owner, health: Health) -> None:
         )
 
 
-def _explain(profile: dict[str, Any], health: Health) -> None:
+def _explain(profile: dict[str, Any], owner: Owner, health: Health) -> None:
     """Put the cause in front: what the journal names, and who holds a taken port."""
     health.log = journal(f"hermes-gateway-{profile['name']}", JOURNAL_LINES)
     known = explain_journal(health.log)
     if known is None:
         return
     if known.cause == "port_in_use":
-        known = _port_holder(profile, health.pid) or known
+        known = _port_holder(profile, owner, health.pid) or known
     health.problems.insert(0, known)
 
 
-def _port_holder(profile: dict[str, Any], own_pid: int) -> Problem | None:
+def _port_holder(profile: dict[str, Any], owner: Owner, own_pid: int) -> Problem | None:
     wanted = {profile[key]["port"]: key for key in ("api", "webhook") if profile[key]["enabled"]}
-    for port, pids in ports.listeners(set(wanted)).items():
+    for port, pids in ports.listeners(set(wanted), owner).items():
         if own_pid not in pids:
             return Problem(
                 "port_in_use",

@@ -40,11 +40,11 @@ def gather(
             for profile in profiles
         },
         "undeclared_profiles": _undeclared(hermes_home, profiles),
-        "port_conflicts": port_conflicts(profiles),
+        "port_conflicts": port_conflicts(profiles, owner),
     }
 
 
-def port_conflicts(profiles: list[dict[str, Any]]) -> list[str]:
+def port_conflicts(profiles: list[dict[str, Any]], owner: Owner | None) -> list[str]:
     """Declared ports that somebody else holds; a gateway of ours may hold any of them."""
     wanted = {
         profile[key]["port"]: f"profile {profile['name']}: {key}.port {profile[key]['port']}"
@@ -54,7 +54,7 @@ def port_conflicts(profiles: list[dict[str, Any]]) -> list[str]:
         if profile[key]["enabled"]
     }
     conflicts = []
-    for port, pids in sorted(ports.listeners(set(wanted)).items()):
+    for port, pids in sorted(ports.listeners(set(wanted), owner).items()):
         foreign = {pid for pid in pids if not _is_ours(pid, profiles)}
         if foreign or not pids:
             hint = "stop it, or declare another port"

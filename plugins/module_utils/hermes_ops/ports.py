@@ -5,17 +5,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+
+from .files import Owner, acting_as
 
 _LISTEN = "0A"
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
-def listeners(ports: set[int]) -> dict[int, set[int]]:
+def listeners(ports: set[int], owner: Owner | None = None) -> dict[int, set[int]]:
     """Which of *ports* are listened on, and by whom.
 
-    :returns: port -> process ids; an empty set when the owner cannot be seen
+    :param owner: a user whose processes are looked at with its own rights too: in a container even root may
+        lack those to look at another user's
+    :returns: port -> process ids; an empty set when the process cannot be seen
     """
     inodes: dict[str, int] = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -30,24 +35,23 @@ def listeners(ports: set[int]) -> dict[int, set[int]]:
             if fields[3] == _LISTEN and port in ports:
                 inodes[fields[9]] = port
     found: dict[int, set[int]] = {port: set() for port in inodes.values()}
-    if inodes:
-        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-            for inode in _sockets(pid):
-                if inode in inodes:
-                    found[inodes[inode]].add(pid)
+    _find(inodes, found)
+    if owner is not None and not all(found.values()):
+        with acting_as(owner):
+            _find(inodes, found)
     return found
 
 
-def _sockets(pid: int) -> set[str]:
-    found = set()
-    try:
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            match = _SOCKET.match(os.readlink(entry.path))
-            if match:
-                found.add(match.group(1))
-    except OSError:
-        pass  # gone meanwhile, or not ours to see
-    return found
+def _find(inodes: dict[str, int], found: dict[int, set[int]]) -> None:
+    """Add to *found* every process that holds one of the sockets *inodes*."""
+    if not inodes:
+        return
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        with contextlib.suppress(OSError):  # gone meanwhile, or not ours to see
+            for entry in os.scandir(f"/proc/{pid}/fd"):
+                match = _SOCKET.match(os.readlink(entry.path))
+                if match and match.group(1) in inodes:
+                    found[inodes[match.group(1)]].add(pid)
 
 
 def command_line(pid: int) -> list[str]:

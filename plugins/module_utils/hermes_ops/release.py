@@ -349,7 +349,7 @@ def examine(request: Request) -> Tree:
         )
     if not available_in(request, usable):
         raise OpsError(
-            f"has hermes-agent {', '.join(usable)}, not {request.version}",
+            f"has hermes-agent {', '.join(usable)}, not {request.version or 'a final release'}",
             where=path,
             fix="bring the wheel, or correct version",
         )

@@ -283,7 +283,11 @@ _CAUSES = (
         "correct version, or name an index that has it",
     ),
 )
-_MISMATCH = re.compile(r"Python version \((?P<python>[^)]+)\) does not satisfy Python(?P<requires>\S+)")
+# The second is what uv says when it saw the file itself, not only the index's word for it.
+_MISMATCH = (
+    re.compile(r"Python version \((?P<python>[^)]+)\) does not satisfy Python(?P<requires>\S+)"),
+    re.compile(r"(?P<python>)hermes-agent==\S+ requires Python (?P<requires>[<>=!~]\S+)"),
+)
 
 
 class PythonMismatch(OpsError):
@@ -301,9 +305,10 @@ class PythonMismatch(OpsError):
 def explain(done: Completed, about: str, index: str | None = None) -> OpsError:
     """The error of a uv or pip run, in our words, with the host of the index and without credentials."""
     said = redact(f"{done.stderr}\n{done.stdout}")
-    mismatch = _MISMATCH.search(said)
-    if mismatch:
-        return PythonMismatch(about, mismatch["python"], mismatch["requires"])
+    for pattern in _MISMATCH:
+        mismatch = pattern.search(said)
+        if mismatch:
+            return PythonMismatch(about, mismatch["python"] or "another", mismatch["requires"])
     host = re.search(r"https?://([^/\s:`')]+(?::\d+)?)", f"{redact(index or '')} {said}")
     host = host or re.search(r"host='([^']+)'", said)
     for pattern, what, fix in _CAUSES:
