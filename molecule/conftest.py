@@ -33,9 +33,21 @@ class Answer:
         return json.loads(self.text)
 
 
-def request(host: Any, method: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
+def request(
+    host: Any, method: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None
+) -> Answer:
     """Ask *url* from inside the box."""
-    command = ["curl", "--silent", "--show-error", "--max-time", "60", "--request", method, "--write-out", "\n%{http_code}"]
+    command = [
+        "curl",
+        "--silent",
+        "--show-error",
+        "--max-time",
+        "60",
+        "--request",
+        method,
+        "--write-out",
+        "\n%{http_code}",
+    ]
     for name, value in (headers or {}).items():
         command += ["--header", f"{name}: {value}"]
     if body is not None:
@@ -69,6 +81,16 @@ class Agent:
     def key(self) -> str:
         (line,) = [line for line in self.read(".env").splitlines() if line.startswith("API_SERVER_KEY=")]
         return line.partition("=")[2].strip("\"'")
+
+    @property
+    def pid(self) -> int:
+        """Main process of the unit, 0 when there is none."""
+        return int(self.host.check_output("systemctl show --property MainPID --value %s", self.unit))
+
+    def is_healthy(self) -> bool:
+        """Whether its API server says so; not an error while nobody listens."""
+        done = self.host.run("curl --silent --max-time 5 %s/health", self.url)
+        return done.rc == 0 and json.loads(done.stdout)["status"] == "ok"
 
     def ask(self, text: str, key: str | None = None) -> Answer:
         """Say *text* to the agent; its reply is in ``choices[0].message.content``."""

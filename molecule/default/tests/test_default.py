@@ -1,0 +1,66 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The agent answers, and goes on doing so."""
+
+from __future__ import annotations
+
+import secrets
+
+WEBHOOK = "claude-context"
+WEBHOOK_SECRET = "the-secret-of-the-tests"
+
+
+def test_it_answers_a_chat(agent):
+    token = secrets.token_hex(4)
+    assert agent().reply(f"say {token}") == f"The model heard: say {token}"
+
+
+def test_it_refuses_a_chat_with_a_wrong_key(agent):
+    assert agent().ask("hello", key="x" * 40).status == 401
+
+
+def test_the_key_of_the_model_reaches_it(agent, model):
+    agent().reply("hello")
+    assert {request["authorization"] for request in model.requests()} == {"Bearer the-model-s-key"}
+
+
+def test_it_acts_on_a_signed_webhook(agent, model, wait_until):
+    token = secrets.token_hex(4)
+    assert agent().post(WEBHOOK, WEBHOOK_SECRET, {"topic": "tests", "body": token}).status == 202
+    wait_until(lambda: token in agent().read("logs/gateway.log").rpartition("Response for webhook:")[2], "a response")
+    assert any(
+        f"(topic: tests):\n\n{token}" in str(request["body"]["messages"][-1]["content"]) for request in model.requests()
+    )
+
+
+def test_it_refuses_a_webhook_with_a_wrong_signature(agent):
+    assert agent().post(WEBHOOK, "another secret", {"topic": "tests", "body": "x"}).status == 401
+
+
+def test_its_terminal_works_in_the_sandbox(agent, model):
+    model.script({"tool": "terminal", "arguments": {"command": "id --user --name"}})
+    assert '"output": "hermes"' in agent().reply("who are you?")
+
+
+def test_it_survives_a_reboot(agent, reboot, wait_until):
+    reboot()
+    wait_until(lambda: agent().is_healthy(), "the gateway after the reboot")
+    assert agent().reply("still there?") == "The model heard: still there?"
+
+
+def test_it_comes_back_after_a_kill(host, agent, wait_until):
+    before = agent().pid
+    with host.sudo():
+        host.run_expect([0], f"kill -9 {before}")
+    wait_until(lambda: agent().is_healthy() and agent().pid != before, "a new process that is healthy")
+    assert agent().reply("still there?") == "The model heard: still there?"
+
+
+def test_it_comes_back_after_leaving_with_status_0(host, agent, wait_until):
+    # What once cost somebody 62 hours: a clean exit that nobody asked for.
+    before = agent().pid
+    with host.sudo():
+        host.run_expect([0], f"kill -INT {before}")
+    wait_until(lambda: agent().is_healthy() and agent().pid not in (0, before), "a new process that is healthy")
+    assert agent().reply("still there?") == "The model heard: still there?"
