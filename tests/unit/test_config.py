@@ -203,7 +203,7 @@ def commented(tree, flow, indent):
 
 
 @given(tree=trees, declared=trees, flow=st.sampled_from([None, False, True]), indent=st.sampled_from([2, 4]))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @example(tree={"a": {"b": "x"}}, declared={"a": {"b": {"c": 1}}}, flow=False, indent=2)
 def test_declared_keys_arrive_and_foreign_keys_and_comments_survive(tree, declared, flow, indent):
     text = commented(tree, flow, indent)
@@ -228,6 +228,29 @@ def test_declared_keys_arrive_and_foreign_keys_and_comments_survive(tree, declar
     )
     if new and tree and not any(difference.before for difference in plan.differences):
         assert changed(after, {}, record_of(plan))[0] == text
+
+
+small = st.recursive(
+    st.sampled_from([1, "off", None, [1, {"x": "y"}]]),
+    lambda inner: st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=2),
+    max_leaves=5,
+)
+declarations = st.dictionaries(st.sampled_from(["a", "b", "c"]), small, max_size=3)
+
+
+@given(steps=st.lists(declarations, min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+@example(steps=[{"a": {"b": {"a": 1}}}, {"a": {"b": {}}}, {"a": {"b": 1}}, {"a": {"a": 1}}])
+def test_a_history_of_declarations_leaves_nothing_behind(steps):
+    text, record = FOREIGN, None
+    for declared in [*steps, {}]:
+        text, plan = changed(text, declared, record)
+        record = record_of(plan)
+        seen = yaml_edit.load(text, "f")
+        assert plan.drift == plan.left == []
+        assert config.plan_config(seen, declared, record).edits == []
+        assert {name: seen[name] for name in seen if name in ("a", "b", "c")} == declared
+    assert text == FOREIGN
 
 
 # The plan
@@ -258,6 +281,27 @@ def test_a_key_changed_by_hand_stays_when_it_leaves_the_declaration():
     _text, plan = changed("", {"a": {"b": 1}})
     text, again = changed("a:\n  b: 2\n", {}, record_of(plan))
     assert (text, again.left, again.keys) == ("a:\n  b: 2\n", [{"key": "a.b", "found": 2}], [])
+
+
+def test_an_empty_mapping_means_that_there_is_one():
+    text, plan = changed("", {"a": {"b": 1}})
+    text, plan = changed(text, {"a": {}}, record_of(plan))
+    assert text == "a: {}\n"
+    text, again = changed("a: {theirs: 1}\n", {"a": {}}, record_of(plan))
+    assert (again.edits, again.drift) == ([], [])
+
+
+def test_a_parent_stays_in_its_place_when_its_last_key_is_exchanged():
+    _text, plan = changed("", {"a": {"b": 1}})
+    assert changed("a: # mine\n  b: 1\nz: 1\n", {"a": {"c": 2}}, record_of(plan))[0] == "a: # mine\n  c: 2\nz: 1\n"
+
+
+def test_line_breaks_are_those_of_the_file():
+    assert changed("a: 1\r\n", {"b": {"c": 1}})[0] == "a: 1\r\nb:\r\n  c: 1\r\n"
+
+
+def test_long_values_stay_on_one_line():
+    assert changed("", {"a": "word " * 60 + "end"})[0].count("\n") == 1
 
 
 def test_foreign_siblings_keep_a_parent_alive():

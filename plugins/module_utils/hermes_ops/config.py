@@ -191,7 +191,7 @@ def plan_config(
                 "declared": shown(keys, value),
             }
             (plan.migrated if migrated else plan.drift).append(entry)
-        _put(plan, keys, found, value)
+        _put(plan, keys, found, value, known)
     made = {tuple(keys) for keys in record.get("created", [])} - {keys for keys, _value in wanted}
     for keys in changed:
         parent = keys[:-1]
@@ -236,14 +236,13 @@ def _remove(plan: ConfigPlan, keys: KeyPath) -> None:
     plan.edits.append((keys,))
 
 
-def _put(plan: ConfigPlan, keys: KeyPath, found: Any, value: Any) -> None:
+def _put(plan: ConfigPlan, keys: KeyPath, found: Any, value: Any, known: Iterable[KeyPath]) -> None:
     for depth in range(1, len(keys)):
         parent = keys[:depth]
         there = _get(plan.tree, parent)
-        if there is _ABSENT:
-            if list(parent) not in plan.created:
-                plan.created.append(list(parent))
-        elif not isinstance(there, dict) and there is not None:
+        if (there is _ABSENT or parent in known) and list(parent) not in plan.created:
+            plan.created.append(list(parent))
+        if there is not _ABSENT and there is not None and not isinstance(there, dict):
             plan.differences.append(_difference(parent, there, _ABSENT))
             if parent == ("model",) and isinstance(there, str) and there:
                 _apply(plan, parent, {"default": there})
