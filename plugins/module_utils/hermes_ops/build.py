@@ -239,10 +239,11 @@ class Builder:
         locked, text, requires = self._lock_for(version)
         if text is None:
             text, python = self._resolve(requirement, python, "--generate-hashes")
-        elif requires is None and python is None:
+        elif requires:
+            python = self._interpreter(requires)
+        else:
             # A lock that was given does not say what interpreter the release wants; the release does.
-            _, python = self._resolve(requirement, None, "--no-deps")
-        python = python or self._interpreter(requires)
+            _, python = self._resolve(requirement, python)
         self._environment(python)
         requirements = self._write("requirements.txt", requirement + "\n")
         self._install(requirements, text, "--requirement", requirements)
