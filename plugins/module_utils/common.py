@@ -22,6 +22,14 @@ PROFILE_ARGUMENTS: dict[str, dict[str, Any]] = {
     "ops_dir": {"type": "path", "required": True},
 }
 
+# Beside doc_fragments/gateways.py.
+GATEWAYS_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "profiles": {"type": "list", "elements": "dict", "required": True},
+    "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
+    "owner": {"type": "str", "required": True},
+    "ops_dir": {"type": "path", "required": True},
+}
+
 
 def run_module(
     argument_spec: dict[str, dict[str, Any]],

@@ -19,6 +19,8 @@ description:
     RV(restart) and done by O(state=restarted), for those gateways only.
   - Reasons to restart are remembered on the host until the restart is done. A run that was killed in between
     is finished by the next one.
+extends_documentation_fragment:
+  - alwayson.hermes.gateways
 attributes:
   check_mode:
     support: full
@@ -37,24 +39,6 @@ options:
     type: str
     choices: [started, restarted]
     default: started
-  profiles:
-    description:
-      - The C(gateway) parts of the descriptions of all declared profiles, as made by the filter
-        P(alwayson.hermes.resolve_profiles#filter).
-    type: list
-    elements: dict
-    required: true
-  scope:
-    description:
-      - V(system) for units of the system's manager, V(user) for units of the user's own manager, which must linger.
-      - The units of the other scope are removed.
-    type: str
-    choices: [system, user]
-    default: system
-  owner:
-    description: The user that Hermes runs as.
-    type: str
-    required: true
   data_dir:
     description: The user's home and the data volume's mount point.
     type: path
@@ -67,10 +51,6 @@ options:
     description: Where the releases lie.
     type: path
     default: /opt/hermes
-  ops_dir:
-    description: Directory in which is remembered what was applied.
-    type: path
-    required: true
   restart_sec:
     description: Seconds between the end of a gateway, whatever its reason, and its next start.
     type: int
@@ -81,7 +61,6 @@ options:
     default: 300
 requirements:
   - systemd >= 249 on the host
-  - Python >= 3.9 on the host
 """
 
 EXAMPLES = r"""
@@ -112,19 +91,20 @@ units:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import owner_of, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
+    GATEWAYS_ARGUMENTS,
+    owner_of,
+    run_module,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import gateway, systemd, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    **GATEWAYS_ARGUMENTS,
     "state": {"type": "str", "choices": ["started", "restarted"], "default": "started"},
-    "profiles": {"type": "list", "elements": "dict", "required": True},
-    "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
-    "owner": {"type": "str", "required": True},
     "data_dir": {"type": "path", "required": True},
     "hermes_home": {"type": "path", "required": True},
     "root": {"type": "path", "default": "/opt/hermes"},
-    "ops_dir": {"type": "path", "required": True},
     "restart_sec": {"type": "int", "default": 10},
     "restart_max_delay_sec": {"type": "int", "default": 300},
 }

@@ -18,6 +18,8 @@ description:
   - Where a profile asks for it, the agent must also give a real reply, and answer a signed webhook call.
   - On failure the message names the cause and its fix, followed by the last lines of the gateway's journal.
   - The config.yaml and C(.env) of a healthy profile are kept as its last working copy.
+extends_documentation_fragment:
+  - alwayson.hermes.gateways
 attributes:
   check_mode:
     support: full
@@ -28,30 +30,6 @@ attributes:
   idempotent:
     support: full
     description: Changes nothing.
-options:
-  profiles:
-    description:
-      - The C(gateway) parts of the descriptions of the profiles, as made by the filter
-        P(alwayson.hermes.resolve_profiles#filter).
-      - What must be healthy is in C(health) of each; profiles that are declared absent are left out.
-    type: list
-    elements: dict
-    required: true
-  scope:
-    description: Which manager runs the units.
-    type: str
-    choices: [system, user]
-    default: system
-  owner:
-    description: The user that Hermes runs as.
-    type: str
-    required: true
-  ops_dir:
-    description: Directory in which the last working copies are kept.
-    type: path
-    required: true
-requirements:
-  - Python >= 3.9 on the host
 """
 
 EXAMPLES = r"""
@@ -86,17 +64,14 @@ profiles:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import owner_of, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
+    GATEWAYS_ARGUMENTS,
+    owner_of,
+    run_module,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager
-
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "profiles": {"type": "list", "elements": "dict", "required": True},
-    "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
-    "owner": {"type": "str", "required": True},
-    "ops_dir": {"type": "path", "required": True},
-}
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
@@ -118,7 +93,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 
 
 def main() -> None:
-    run_module(ARGUMENTS, work)
+    run_module(GATEWAYS_ARGUMENTS, work)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ author:
 description:
   - Looks at a host and changes nothing. Works on a host where nothing was installed yet.
   - No value of a secret is read or returned.
+extends_documentation_fragment:
+  - alwayson.hermes.gateways
 attributes:
   check_mode:
     support: full
@@ -26,36 +28,14 @@ attributes:
     support: full
     description: Changes nothing.
 options:
-  profiles:
-    description:
-      - The C(gateway) parts of the descriptions of the profiles, as made by the filter
-        P(alwayson.hermes.resolve_profiles#filter).
-    type: list
-    elements: dict
-    required: true
-  scope:
-    description: Which manager runs the units.
-    type: str
-    choices: [system, user]
-    default: system
-  owner:
-    description: The user that Hermes runs as. It need not exist.
-    type: str
-    required: true
   hermes_home:
     description: Hermes' home.
-    type: path
-    required: true
-  ops_dir:
-    description: Directory in which is remembered what was applied.
     type: path
     required: true
   root:
     description: Where the releases lie.
     type: path
     default: /opt/hermes
-requirements:
-  - Python >= 3.9 on the host
 """
 
 EXAMPLES = r"""
@@ -128,15 +108,12 @@ port_conflicts:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import GATEWAYS_ARGUMENTS, run_module
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import info
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "profiles": {"type": "list", "elements": "dict", "required": True},
-    "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
-    "owner": {"type": "str", "required": True},
+    **GATEWAYS_ARGUMENTS,
     "hermes_home": {"type": "path", "required": True},
-    "ops_dir": {"type": "path", "required": True},
     "root": {"type": "path", "default": "/opt/hermes"},
 }
 
