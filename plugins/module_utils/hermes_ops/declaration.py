@@ -117,7 +117,8 @@ _SUBSCRIPTION = {
     "deliver_extra": dict,
     "enabled": bool,
     "script": str,
-    "filters": dict,
+    # A mapping or a list of them; Hermes takes both.
+    "filters": object,
 }
 PROFILE_KEYS: dict[str, Any] = {
     "name": str,

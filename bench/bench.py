@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What site.yml costs, against the floor of the same machine in the same run. Run by hand; prints Markdown.
+
+    script/bootstrap && .venv/bin/python bench/bench.py [first|again|fleet|exposure …]
+
+``first``     bare host to first answer, against bench/by_hand.sh
+``again``     no-change site.yml: module runs on the host, and time against as many pings; the same for a second profile
+``fleet``     no-change site.yml on 1, 4 and 8 hosts
+``exposure``  what systemd says about the gateway's sandbox
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BOX = ROOT / "tests" / "hosts" / "box.py"
+BIN = ROOT / ".venv" / "bin"
+SUITE = "bookworm"
+RUNS = 5
+
+
+def run(*command: str | Path, check: bool = True, **environment: str) -> str:
+    done = subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environment},
+    )
+    if check and done.returncode:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def seconds(action: Callable[[], object]) -> float:
+    start = time.monotonic()
+    action()
+    return time.monotonic() - start
+
+
+def box(name: str) -> None:
+    """A bare host with the model server of the tests."""
+    run(sys.executable, BOX, "up", name, SUITE)
+    run("docker", "cp", ROOT / "tests/model_server/model_server.py", f"{name}:/usr/local/lib/model_server.py")
+    run("docker", "exec", name, "systemd-run", "--quiet", "python3", "/usr/local/lib/model_server.py")
+
+
+def down(*names: str) -> None:
+    run(sys.executable, BOX, "down", *names)
+
+
+class Site:
+    """A directory of a user's own: inventory, settings, nothing else."""
+
+    def __init__(self, directory: Path, hosts: list[str], profiles: int = 1) -> None:
+        self.directory = directory
+        (directory / "ansible.cfg").write_text(
+            f"[defaults]\ncollections_path = {ROOT}/.cache/collections\ninventory = hosts.json\n"
+            "forks = 8\nhost_key_checking = false\n[connection]\npipelining = true\n"
+        )
+        inventory = {
+            "hermes": {
+                "hosts": {name: {} for name in hosts},
+                "vars": {
+                    "ansible_connection": "community.docker.docker",
+                    "ansible_python_interpreter": "/usr/bin/python3",
+                    "hermes_profiles": [self.profile(number) for number in range(profiles)],
+                },
+            }
+        }
+        (directory / "hosts.json").write_text(json.dumps(inventory))
+
+    @staticmethod
+    def profile(number: int) -> dict[str, object]:
+        return {
+            "name": f"p{number}" if number else "default",
+            "api": {"port": 8642 + number},
+            "webhook": {"port": 8700 + number},
+            "config": {
+                "model": {
+                    "provider": "custom",
+                    "default": "stub-model",
+                    "base_url": "http://127.0.0.1:18080/v1",
+                    "api_key": "${MODEL_API_KEY}",
+                },
+                "approvals": {"mode": "off"},
+            },
+            "secrets": {"MODEL_API_KEY": "sk-bench"},
+            "webhooks": [{"name": "claude-context", "prompt": "{body}"}],
+            "health": {"reply": number == 0},
+        }
+
+    def play(self, playbook: str | Path, *arguments: str) -> str:
+        return run(
+            BIN / "ansible-playbook",
+            playbook,
+            *arguments,
+            ANSIBLE_CONFIG=str(self.directory / "ansible.cfg"),
+            NO_COLOR="1",
+        )
+
+    def site(self, *arguments: str) -> str:
+        return self.play("alwayson.hermes.site", *arguments)
+
+    def module_runs(self) -> int:
+        """How often a no-change run executes something on the host, with pipelining one a module run."""
+        output = self.site("-vvv")
+        changed = re.findall(r"changed=(\d+)", output)
+        assert set(changed) == {"0"}, "the host is not converged"
+        return len(re.findall(r"^<\S+> EXEC ", output, re.M))
+
+
+def pings(directory: Path, number: int) -> Path:
+    playbook = directory / f"ping{number}.yml"
+    tasks = "".join("    - ansible.builtin.ping:\n" for _each in range(number))
+    playbook.write_text(f"- hosts: all\n  become: true\n  gather_facts: false\n  tasks:\n{tasks}")
+    return playbook
+
+
+def pairs(action: Callable[[], object], floor: Callable[[], object]) -> tuple[float, float, float]:
+    """Medians of both, and of the ratio pair by pair."""
+    rows = [(seconds(action), seconds(floor)) for _each in range(RUNS)]
+    return (
+        statistics.median(row[0] for row in rows),
+        statistics.median(row[1] for row in rows),
+        statistics.median(row[0] / row[1] for row in rows),
+    )
+
+
+def first(directory: Path) -> None:
+    rows = []
+    for number in range(3):
+        ours, floor = f"bench-ours-{number}", f"bench-floor-{number}"
+        box(ours)
+        box(floor)
+        site = Site(directory, [ours])
+        run("docker", "cp", ROOT / "bench/by_hand.sh", f"{floor}:/root/by_hand.sh")
+        by_hand = seconds(lambda floor=floor: run("docker", "exec", floor, "sh", "/root/by_hand.sh"))
+        with_ansible = seconds(site.site)
+        rows.append((with_ansible, by_hand))
+        down(ours, floor)
+    ratio = statistics.median(a / b for a, b in rows)
+    a, b = (statistics.median(row[i] for row in rows) for i in (0, 1))
+    print(f"| bare host to first answer | {a:.1f} s | {b:.1f} s by hand | {ratio:.2f} × | ≤ 1.8 × |")
+
+
+def again(directory: Path) -> None:
+    box("bench-again")
+    one = Site(directory, ["bench-again"])
+    one.site()
+    runs = one.module_runs()
+    print(f"| no change, one profile: module runs | {runs} | | | ≤ 16 |")
+    playbook = pings(directory, runs)
+    ours, floor, ratio = pairs(one.site, lambda: one.play(playbook))
+    print(
+        f"| no change, one profile: time | {ours:.1f} s | {floor:.1f} s for {runs} pings | {ratio:.2f} × | ≤ 1.35 × |"
+    )
+    two = Site(directory, ["bench-again"], profiles=2)
+    two.site()
+    print(f"| each further profile: module runs | {two.module_runs() - runs} | | | ≤ 4 |")
+    down("bench-again")
+
+
+def fleet(directory: Path) -> None:
+    names = [f"bench-fleet-{number}" for number in range(8)]
+    for name in names:
+        box(name)
+    Site(directory, names).site()
+    times = {}
+    for count in (1, 4, 8):
+        site = Site(directory, names[:count])
+        times[count] = statistics.median(seconds(site.site) for _each in range(3))
+    down(*names)
+    growth = ", ".join(
+        f"{count}: {took:.1f} s ({took / times[1] / count:.2f} of linear)" for count, took in times.items()
+    )
+    print(f"| no change, hosts | {growth} | | | below linear |")
+
+
+def exposure(directory: Path) -> None:
+    box("bench-exposure")
+    Site(directory, ["bench-exposure"]).site()
+    text = run(
+        "docker", "exec", "bench-exposure", "systemd-analyze", "security", "--no-pager", "hermes-gateway@default"
+    )
+    down("bench-exposure")
+    figure = re.search(r"exposure level for .*: ([\d.]+)", text)
+    print(f"| exposure of the gateway unit | {figure.group(1) if figure else '?'} | | | ≤ 2.5 |")
+
+
+def main() -> None:
+    benches = {"first": first, "again": again, "fleet": fleet, "exposure": exposure}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bench", nargs="*", choices=[[], *benches], help="default: all")
+    chosen = parser.parse_args().bench or list(benches)
+    print("| what | ours | floor | ratio | budget |\n|---|---|---|---|---|", flush=True)
+    for name in chosen:
+        with tempfile.TemporaryDirectory() as directory:
+            benches[name](Path(directory))
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
