@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import subprocess
 import sys
 import time
@@ -20,6 +21,9 @@ import pytest
 
 BOX = Path(__file__).resolve().parent.parent / "tests" / "hosts" / "box.py"
 HERMES_HOME = "/var/lib/hermes/.hermes"
+# How gateway.log shows what the agent said to a webhook (0.19.0 gateway/platforms/webhook.py, the first 200
+# characters); an entry ends where the next one begins.
+WEBHOOK_RESPONSE = re.compile(r"Response for webhook:\S+: (.*?)(?=^\d{4}-\d\d-\d\d |\Z)", re.M | re.S)
 MODEL_SERVER = "http://127.0.0.1:18080"
 
 
@@ -117,6 +121,10 @@ class Agent:
             "X-Webhook-Signature-V2": signature,
         }
         return request(self.host, "POST", f"{self.webhook_url}/webhooks/{subscription}", body, headers)
+
+    def webhook_replies(self) -> list[str]:
+        """What the agent said to webhooks so far."""
+        return WEBHOOK_RESPONSE.findall(self.read("logs/gateway.log"))
 
 
 class Model:
