@@ -259,11 +259,13 @@ def test_what_cannot_work_never_becomes_current_and_leaves_nothing(root, wheels,
     assert_complete(root, "1.0.0")
 
 
-def test_the_error_about_the_interpreter_names_both_whatever_lock(root, wheels) -> None:
-    wheel = make_hermes(wheels, "1.0.0", python=">=3.99")
+@pytest.mark.parametrize("requires", [">=3.99", "<3.9,>=3.7"])
+def test_the_error_about_the_interpreter_names_both_whatever_lock(root, wheels, requires) -> None:
+    # uv itself does not heed the second: it takes upper bounds for advice.
+    wheel = make_hermes(wheels, "1.0.0", python=requires)
     given_lock = f"hermes-agent==1.0.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
     for lock in ("auto", "none", given_lock):
-        with pytest.raises(OpsError, match=r"requires Python >=3\.99, this interpreter is Python 3\.\d+\.\d+"):
+        with pytest.raises(OpsError, match=rf"requires Python {requires}, this interpreter is Python 3\.\d+\.\d+"):
             build.ensure(from_wheels(wheels, lock=lock), Index(), root=str(root))
 
 
@@ -527,12 +529,12 @@ def index_answers(pinned_uv: Path, ground: Path) -> None:
 
 
 @pytest.mark.usefixtures("index_answers")
-@pytest.mark.parametrize("version", ["0.18.2", "0.19.0"])
-def test_hermes_from_the_index_with_the_shipped_lock(root, version) -> None:
-    outcome = build.ensure(Request(version=version, extras=("homeassistant",)), Index(), root=str(root))
+@pytest.mark.parametrize(("asked", "version"), [("0.18.2", "0.18.2"), (">=0.18,<0.20", "0.19.0")])
+def test_hermes_from_the_index_with_the_shipped_lock(root, asked, version) -> None:
+    outcome = build.ensure(Request(version=asked), Index(), root=str(root))
     assert outcome.stamp["lock"]["kind"] == "shipped"
     assert outcome.stamp["locked"]
-    assert outcome.stamp["python"]["requires"] == locks.REQUIRES_PYTHON.replace(">=3.11,<3.14", "<3.14,>=3.11")
+    assert sorted(outcome.stamp["python"]["requires"].split(",")) == sorted(locks.REQUIRES_PYTHON.split(","))
     assert_complete(root, version)
     assert not build.ensure(Request(version=f"=={version}"), Index(), root=str(root)).plan.changed
 

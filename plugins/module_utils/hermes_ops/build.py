@@ -228,22 +228,15 @@ class Builder:
     # From an index, or from a directory of wheels.
 
     def _from_index(self, version: str | None) -> dict[str, Any]:
-        extras = f"[{','.join(self.request.extras)}]" if self.request.extras else ""
-        python = None
         if version is None:
-            self.about = f"hermes-agent {self.request.version or ''}".strip()
-            resolved, python = self._resolve(f"hermes-agent{self.request.version or ''}", None, "--no-deps")
-            version = re.findall(r"^hermes-agent==([^\s;\\]+)", resolved, re.MULTILINE)[0]
+            version = self._newest(self.request.version or "")
         self.about = f"hermes-agent {version}"
+        extras = f"[{','.join(self.request.extras)}]" if self.request.extras else ""
         requirement = f"hermes-agent{extras}=={version}"
         locked, text, requires = self._lock_for(version)
+        python = self._interpreter(requires or self._requires(version, text))
         if text is None:
-            text, python = self._resolve(requirement, python, "--generate-hashes")
-        elif requires:
-            python = self._interpreter(requires)
-        else:
-            # A lock that was given does not say what interpreter the release wants; the release does.
-            _, python = self._resolve(requirement, python)
+            text = self._resolve(requirement, python, "--generate-hashes")
         self._environment(python)
         requirements = self._write("requirements.txt", requirement + "\n")
         self._install(requirements, text, "--requirement", requirements)
@@ -260,7 +253,7 @@ class Builder:
 
         :raises OpsError: there is no such extra; uv only warns
         """
-        metadata = read_text(os.path.join(self._packages, self._metadata, "METADATA")) or ""
+        metadata = _metadata(self._packages)
         offered = {_normal(name) for name in re.findall(r"^Provides-Extra: (\S+)", metadata, re.MULTILINE)}
         unknown = [extra for extra in self.request.extras if _normal(extra) not in offered]
         if unknown:
@@ -269,17 +262,41 @@ class Builder:
                 where="extras",
                 fix="it has " + ", ".join(sorted(offered)),
             )
-        match = re.search(r"^Requires-Python: (\S+)", metadata, re.MULTILINE)
-        return match[1] if match else None
+        return _requires_python(metadata)
 
-    @property
-    def _packages(self) -> str:
-        library = os.path.join(self.partial, "lib")
-        return os.path.join(library, os.listdir(library)[0], "site-packages")
+    def _requires(self, version: str, lock: str | None) -> str | None:
+        """``requires-python`` of a version that we ship no lock for, from its own metadata.
 
-    @property
-    def _metadata(self) -> str:
-        return next(name for name in os.listdir(self._packages) if re.match(r"hermes_agent-.*\.dist-info$", name))
+        Asked before anything is resolved, because uv heeds the lower bound of it only: it would install on an
+        interpreter that is too new.
+        """
+        target = os.path.join(self.work, "metadata")
+        pins = ["--require-hashes", "--constraint", self._write("given.txt", lock)] if lock else []
+        wanted = self._write("metadata.txt", f"hermes-agent=={version}\n")
+        try:
+            self.uv(
+                "pip", "install", "--quiet", "--no-deps", "--target", target, "--python", self._interpreter(None),
+                *pins, *self.uv.source, "--requirement", wanted, about=self.about,
+            )  # fmt: skip
+        except PythonMismatch as mismatch:
+            return mismatch.requires
+        return _requires_python(_metadata(target))
+
+    def _newest(self, specifier: str) -> str:
+        """The newest version in *specifier* that the index has for an interpreter of this host."""
+        self.about = f"hermes-agent {specifier}"
+        try:
+            text = self._resolve(f"hermes-agent{specifier}", self._interpreter(None), "--no-deps")
+        except PythonMismatch as mismatch:
+            text = self._resolve(f"hermes-agent{specifier}", self._interpreter(mismatch.requires), "--no-deps")
+        return re.findall(r"^hermes-agent==([^\s;\\]+)", text, re.MULTILINE)[0]
+
+    def _resolve(self, requirement: str, python: str, *options: str) -> str:
+        """*requirement* and, unless *options* say otherwise, all that it needs, as uv pins them."""
+        return self.uv(
+            "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python", python, *options,
+            *self.uv.source, self._write("requirements.in", requirement + "\n"), about=self.about,
+        )  # fmt: skip
 
     def _lock_for(self, version: str) -> tuple[str, str | None, str | None]:
         """Kind of the lock, its text (None: there is none), and the ``requires-python`` that it knows of."""
@@ -291,20 +308,6 @@ class Builder:
 
         text = LOCKS.get(version)
         return ("shipped", text, REQUIRES_PYTHON) if text is not None else ("none", None, None)
-
-    def _resolve(self, requirement: str, python: str | None, *options: str) -> tuple[str, str]:
-        """Let uv pin *requirement*; returns the pins and the interpreter that they are for.
-
-        The first answer may be that the interpreter does not fit; it names what would, so that is looked for.
-        """
-        source = self._write("requirements.in", requirement + "\n")
-        python = python or self._interpreter(None)
-        arguments = ["pip", "compile", "--quiet", "--no-header", "--no-annotate", *options, *self.uv.source]
-        try:
-            return self.uv(*arguments, "--python", python, source, about=self.about), python
-        except PythonMismatch as mismatch:
-            python = self._interpreter(mismatch.requires)
-        return self.uv(*arguments, "--python", python, source, about=self.about), python
 
     # From a tree.
 
@@ -407,10 +410,11 @@ class Builder:
             "pip", "install", "--quiet", "--no-deps", "--python", self._python, "--config-setting",
             "editable_mode=compat", *self.uv.source, "--editable", tree, about=self.about,
         )  # fmt: skip
-        for name in os.listdir(self._packages):
+        packages = self._packages
+        for name in os.listdir(packages):
             if not name.endswith((".pth", ".py")):
                 continue
-            path = os.path.join(self._packages, name)
+            path = os.path.join(packages, name)
             text = read_text(path) or ""
             if self.partial not in text:
                 continue
@@ -418,7 +422,7 @@ class Builder:
                 raise OpsError(f"{self.about}: its build backend cannot install it in place", where=path)
             with open(path, "w", encoding="utf-8") as stream:
                 stream.writelines(
-                    os.path.relpath(line, self._packages) + "\n" if line.startswith(self.partial) else line + "\n"
+                    os.path.relpath(line, packages) + "\n" if line.startswith(self.partial) else line + "\n"
                     for line in text.splitlines()
                 )
         run([self._python, "-m", "compileall", "-q", "-j", "0", "-x", r"/(tests|website|skills|optional-skills)/",
@@ -426,6 +430,11 @@ class Builder:
             timeout=self.timeout, check=False, pass_fds=(self.descriptor,))  # fmt: skip
 
     # Steps that both share.
+
+    @property
+    def _packages(self) -> str:
+        library = os.path.join(self.partial, "lib")
+        return os.path.join(library, os.listdir(library)[0], "site-packages")
 
     @property
     def _python(self) -> str:
@@ -550,6 +559,17 @@ class Builder:
             retire(os.path.dirname(final), stamp["id"])
         os.rename(self.partial, final)
         sync_directory(os.path.dirname(final))
+
+
+def _metadata(packages: str) -> str:
+    """The METADATA of the hermes-agent that is installed in *packages*."""
+    name = next(name for name in os.listdir(packages) if re.match(r"hermes_agent-.*\.dist-info$", name))
+    return read_text(os.path.join(packages, name, "METADATA")) or ""
+
+
+def _requires_python(metadata: str) -> str | None:
+    match = re.search(r"^Requires-Python: (\S+)", metadata, re.MULTILINE)
+    return match[1] if match else None
 
 
 def _normal(name: str) -> str:
