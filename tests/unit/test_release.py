@@ -277,6 +277,11 @@ def test_an_index_with_a_password_in_it_is_refused_without_repeating_it() -> Non
         ),
         ("Hash mismatch for `rich==14.3.3`\n Expected:", "(rich==14.3.3)"),
         ("no trusted hash was provided for: `aiohttp`", "the lock has no hash (aiohttp)"),
+        (
+            "Failed to fetch: https://own.example/x\n HTTP status server error (502 Bad Gateway)",
+            "answers with an error (502",
+        ),
+        ("hermes-agent was not found in the package registry", "no such version"),
         ("No space left on device (os error 28)", "disk is full"),
         ("https://own.example/simple/: invalid peer certificate: UnknownIssuer", "own.example is not trusted"),
         ("HTTP status client error (401 Unauthorized) for url (https://own.example/simple/)", "own.example refuses us"),

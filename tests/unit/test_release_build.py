@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.server
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ import sys
 import tarfile
 import tempfile
 import textwrap
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -361,6 +363,14 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(root, wheels, monkeypatch) -
         subprocess.run(["umount", small], check=True)
 
 
+def test_a_removal_that_gets_stuck_leaves_no_half_release_under_its_name(root, monkeypatch) -> None:
+    (root / "releases" / "a").mkdir(parents=True)
+    monkeypatch.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(OpsError, match=r"a\.removed: cannot be removed"):
+        build.retire(str(root / "releases"), "a")
+    assert [path.name for path in (root / "releases").iterdir()] == ["a.removed"]
+
+
 # Each is a place where the builder is killed: a function of build.py, before it or after it.
 PLACES = [
     ("building", "before"),
@@ -511,6 +521,67 @@ def test_without_network_not_even_uv_comes_and_the_error_says_so(root, dead_inde
     (root / "tools" / "uv").unlink()
     with pytest.raises(OpsError, match=rf"uv {locks.UV_VERSION}: the index 127\.0\.0\.1:\d+ cannot be reached"):
         build.ensure(Request(version="0.19.0"), Index(url=dead_index), root=str(root))
+
+
+@pytest.fixture
+def private_index(wheels: Path) -> Iterator[str]:
+    """A PEP 503 index of the wheels made here, for those who know the password."""
+    login = "Basic " + base64.b64encode(b"me:p@ss/hunter2").decode()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.strip("/").split("/")[-1]
+            files = [path for path in wheels.iterdir() if path.name.startswith(name.replace("-", "_") + "-")]
+            if self.headers.get("Authorization") != login:
+                status, body = 401, b""
+            elif (wheels / name).is_file():
+                status, body = 200, (wheels / name).read_bytes()
+            else:
+                status, body = (
+                    200 if files else 404,
+                    "".join(f'<a href="/{f.name}">{f.name}</a>' for f in files).encode(),
+                )
+            self.send_response(status)
+            if status == 401:
+                self.send_header("WWW-Authenticate", "Basic")
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/simple"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_private_index_is_asked_and_its_password_seen_nowhere(root, wheels, private_index, monkeypatch) -> None:
+    make_hermes(wheels, "1.0.0")
+    make_hermes(wheels, "1.1.0")
+    commands: list[str] = []
+    real = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda argv, **options: commands.append(" ".join(map(str, argv))) or real(argv, **options)
+    )
+    request = Request(version=">=1.0,<1.1")
+    with pytest.raises(OpsError, match=r"the index 127\.0\.0\.1:\d+ refuses us") as error:
+        build.ensure(request, Index(url=private_index, username="me", password="wrong-hunter2"), root=str(root))
+    assert "hunter2" not in str(error.value)
+    build.ensure(request, Index(url=private_index, username="me", password="p@ss/hunter2"), root=str(root))
+    assert_complete(root, "1.0.0")
+    assert len(commands) > 4
+    assert not [command for command in commands if "hunter2" in command]
+    release_ = (root / "current").resolve()
+    found = subprocess.run(["grep", "-rl", "hunter2", release_], capture_output=True, text=True, check=False).stdout
+    assert not found
 
 
 @pytest.fixture(scope="session")

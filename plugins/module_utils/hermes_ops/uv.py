@@ -266,6 +266,11 @@ _CAUSES = (
         "check index_username and index_password",
     ),
     (
+        r"HTTP status (?:client|server) error \((?P<it>[^)]+)\)",
+        "the index{host} answers with an error{it}",
+        "correct index_url, or ask whoever runs the index",
+    ),
+    (
         r"(?i:Failed to fetch|error sending request|dns error|Connection refused|timed out|Network is unreachable"
         r"|Temporary failure in name resolution|NewConnectionError|Max retries exceeded|Could not resolve host"
         r"|Failed to connect to|Connection reset)",
@@ -278,7 +283,8 @@ _CAUSES = (
         "mount it writable",
     ),
     (
-        r"there (?:is|are) no versions? of (?P<it>hermes-agent\S*)|No matching distribution found for (?P<that>\S+)",
+        r"there (?:is|are) no versions? of (?P<it>hermes-agent\S*)|was not found in the package registry"
+        r"|No matching distribution found for (?P<that>\S+)",
         "the index has no such version{it}",
         "correct version, or name an index that has it",
     ),
