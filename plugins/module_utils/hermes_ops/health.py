@@ -122,7 +122,7 @@ JOURNAL_CAUSES: list[tuple[re.Pattern[str], Problem]] = [
         Problem(
             "missing_dependency",
             "the release lacks a package that a declared platform needs",
-            "declare the extra that brings it: hermes_extras",
+            "declare the extra that brings it: install_extras",
             True,
         ),
     ),
@@ -207,7 +207,7 @@ def platform_problems(state: dict[str, Any], declared: list[str]) -> list[Proble
                 Problem(
                     "platform_missing",
                     f"the platform {name} was not started",
-                    "check its token, its settings and hermes_extras",
+                    "check its token, its settings and install_extras",
                 )
             )
         elif platform.get("state") != "connected":
