@@ -47,8 +47,9 @@ def _find(inodes: dict[str, int], found: dict[int, set[int]]) -> None:
     if not inodes:
         return
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-        with contextlib.suppress(OSError):  # gone meanwhile, or not ours to see
-            for entry in os.scandir(f"/proc/{pid}/fd"):
+        # It may be gone meanwhile, or not ours to see.
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+            for entry in entries:
                 match = _SOCKET.match(os.readlink(entry.path))
                 if match and match.group(1) in inodes:
                     found[inodes[match.group(1)]].add(pid)

@@ -1,0 +1,108 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The commands on the host: one file with the whole kit, and a wrapper that runs the right agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli, kit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
+
+HOST = {"user": "hermes", "scope": "system", "hermes_home": "/h", "ops_dir": "/o", "root": "/opt/hermes"}
+SOURCES = Path(kit.__file__).parent
+
+
+def test_the_archive_is_the_whole_kit_byte_for_byte():
+    with zipfile.ZipFile(BytesIO(kit.archive())) as archived:
+        packed = {name: archived.read(name) for name in archived.namelist() if name != "__main__.py"}
+    assert packed == {f"hermes_ops/{path.name}": path.read_bytes() for path in SOURCES.glob("*.py")}
+    assert kit.archive() == kit.archive()
+
+
+def test_the_archive_runs_alone(tmp_path):
+    command = tmp_path / "hermes-ops"
+    command.write_bytes(kit.archive())
+    answer = subprocess.run(
+        [sys.executable, "-I", str(command), "--version"], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert answer.stdout.startswith("hermes-ops ")
+
+
+def test_a_host_that_was_not_converged_says_so(tmp_path, monkeypatch, capsys):
+    with pytest.raises(OpsError, match="converge the host"):
+        cli.load_host(str(tmp_path / "host.json"))
+    monkeypatch.setattr(cli, "load_host", lambda: cli_error())
+    assert cli.main(["status"]) == cli.EXIT_ERROR
+    assert "Fix: " in capsys.readouterr().err
+
+
+def cli_error():
+    raise OpsError("does not exist", where="/x", fix="converge the host")
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    monkeypatch.setattr(kit, "COMMAND", str(tmp_path / "hermes-ops"))
+    monkeypatch.setattr(kit, "WRAPPER", str(tmp_path / "hermes"))
+    monkeypatch.setattr(kit, "HOST_FILE", str(tmp_path / "etc" / "host.json"))
+    return tmp_path
+
+
+def test_check_then_apply_then_nothing(commands):
+    plan = kit.plan_kit(HOST, "/m")
+    assert plan.changed
+    assert os.listdir(commands) == []
+    plan.apply()
+    assert not kit.plan_kit(HOST, "/m").changed
+    assert json.loads((commands / "etc/host.json").read_text()) == HOST
+    assert (commands / "hermes-ops").stat().st_mode & 0o777 == 0o755
+
+
+def test_what_somebody_changed_is_put_right(commands):
+    kit.plan_kit(HOST, "/m").apply()
+    (commands / "hermes").chmod(0o700)
+    (commands / "hermes-ops").write_text("#!/bin/sh\n")
+    plan = kit.plan_kit(HOST, "/m")
+    assert [os.path.basename(d.what) for d in plan.differences] == ["hermes-ops", "hermes"]
+    plan.apply()
+    assert not kit.plan_kit(HOST, "/m").changed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["--profile", "default"]),
+        (["chat", "-q", "hello there"], ["--profile", "default", "chat", "-q", "hello there"]),
+        (["-p", "coder", "chat"], ["-p", "coder", "chat"]),
+        (["--profile=coder", "status"], ["--profile=coder", "status"]),
+    ],
+)
+def test_the_wrapper_always_names_a_profile(tmp_path, arguments, expected):
+    import getpass
+
+    binary = tmp_path / "root/current/bin"
+    binary.mkdir(parents=True)
+    (binary / "hermes").write_text('#!/bin/sh\nprintf "%s\\n" "$HERMES_HOME" "${HERMES_MANAGED_DIR:-none}" "$@"\n')
+    (binary / "hermes").chmod(0o755)
+    managed = tmp_path / "managed"
+    (managed / "coder").mkdir(parents=True)
+    wrapper = tmp_path / "hermes"
+    wrapper.write_text(
+        kit.wrapper(
+            user=getpass.getuser(), hermes_home="/some/home", root=str(tmp_path / "root"), managed_root=str(managed)
+        )
+    )
+    answer = subprocess.run(["sh", str(wrapper), *arguments], capture_output=True, text=True, check=True)
+    home, managed_dir, *passed = answer.stdout.splitlines()
+    assert home == "/some/home"
+    assert passed == expected
+    assert managed_dir == (str(managed / "coder") if "coder" in " ".join(arguments) else "none")
