@@ -13,6 +13,7 @@ import copy
 import difflib
 import ipaddress
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from .errors import OpsError
@@ -37,6 +38,8 @@ PLACEHOLDER_SECRETS = frozenset(
         "your_api_key_here",
     }
 )
+# What `hermes webhook subscribe` accepts as a name (0.18.2 and 0.19.0 hermes_cli/webhook.py).
+SUBSCRIPTION_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 # 0.19.0 gateway/platforms/webhook.py: this value switches the signature check off.
 UNSIGNED_WEBHOOK = "INSECURE_NO_AUTH"
 
@@ -449,6 +452,7 @@ def _check_webhooks(webhook: dict[str, Any], subscriptions: list[Any], where: st
             raise OpsError("must be a mapping with a name", where=here, fix="write it as {name: …, prompt: …}")
         _check_table(subscription, _SUBSCRIPTION, here, "")
         _choice(subscription, "state", ("present", "absent"), here)
+        check_subscription(subscription, here)
         if subscription["name"] in names:
             raise OpsError(f"{subscription['name']} is declared twice", where=here, fix="remove one")
         names.add(subscription["name"])
@@ -458,6 +462,30 @@ def _check_webhooks(webhook: dict[str, Any], subscriptions: list[Any], where: st
                 where=f"{here}.secret",
                 fix="leave the secret out: the host generates one",
             )
+
+
+def check_subscription(subscription: Mapping[str, Any], where: str) -> None:
+    """:raises OpsError: for a subscription that Hermes would not take"""
+    name = subscription["name"]
+    if not SUBSCRIPTION_NAME.fullmatch(name):
+        raise OpsError(
+            f"{name!r} is no name of a webhook",
+            where=where,
+            fix="use lower-case letters, digits, hyphens and underscores, beginning with a letter or digit",
+        )
+    if subscription.get("secret") == "":
+        raise OpsError(
+            "has an empty secret, which the gateway refuses", where=where, fix="leave it out to have one generated"
+        )
+    if subscription.get("deliver_only") and subscription.get("deliver") in (None, "log"):
+        # One such route keeps the whole webhook platform from starting.
+        raise OpsError(
+            "is deliver_only without a target to deliver to",
+            where=where,
+            fix="set deliver to a platform, for example telegram",
+        )
+    if not isinstance(subscription.get("filters"), (dict, list, type(None))):
+        raise OpsError("has filters that are no list", where=where, fix="write a list of mappings")
 
 
 def _check_config(config: dict[str, Any], where: str) -> None:

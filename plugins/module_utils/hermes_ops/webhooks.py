@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 import secrets
 import stat
 import time
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .config import shown
+from .declaration import check_subscription
 from .errors import OpsError
 from .files import Owner, acting_as, read_json, write_atomic
 from .plan import HIDDEN, Difference, Plan
@@ -29,9 +29,6 @@ from .records import Records
 FILE_NAME = "webhook_subscriptions.json"
 MODE = 0o600
 RECORD = "webhooks"
-
-# What `hermes webhook subscribe` accepts as a name.
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 # What an entry has to hold, and what it holds when nothing is declared, as `hermes webhook subscribe` writes it.
 DEFAULTS: dict[str, Any] = {
@@ -78,29 +75,10 @@ def check_declared(webhooks: Iterable[Mapping[str, Any]]) -> None:
     seen = set()
     for webhook in webhooks:
         name = webhook["name"]
-        if not _NAME.fullmatch(name):
-            raise OpsError(
-                f"{name!r} is no name of a webhook",
-                fix="use lower-case letters, digits, hyphens and underscores, beginning with a letter or digit",
-            )
+        check_subscription(webhook, f"webhook {name}")
         if name in seen:
             raise OpsError("is declared twice", where=f"webhook {name}", fix="keep one")
         seen.add(name)
-        if webhook.get("secret") == "":
-            raise OpsError(
-                "has an empty secret, which the gateway refuses",
-                where=f"webhook {name}",
-                fix="leave it out to have one generated",
-            )
-        if webhook.get("deliver_only") and webhook.get("deliver") in (None, "log"):
-            # One such route keeps the whole webhook platform from starting.
-            raise OpsError(
-                "is deliver_only without a target to deliver to",
-                where=f"webhook {name}",
-                fix="set deliver to a platform, for example telegram",
-            )
-        if not isinstance(webhook.get("filters"), (dict, list, type(None))):
-            raise OpsError("has filters that are no list", where=f"webhook {name}", fix="write a list of mappings")
 
 
 @dataclass
