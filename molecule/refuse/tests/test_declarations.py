@@ -1,0 +1,143 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What cannot work is refused with one error that names host, profile, key and fix, before anything changes."""
+
+from __future__ import annotations
+
+import pytest
+
+KEY = "0123456789abcdef0123456789abcdef"
+TOKEN = "12345:a-bot-token-of-the-tests"
+
+WHERE = "refuse-bookworm: hermes_profiles"
+
+# name -> hermes_profiles, and what the error says
+DECLARATIONS = {
+    "one name twice": (
+        [{"name": "default"}, {"name": "default"}],
+        f"{WHERE}: profile default is declared twice. Fix: merge the two, or rename one",
+    ),
+    "one port twice": (
+        [{"name": "default"}, {"name": "work", "api": {"port": 8642}}],
+        f"{WHERE}: port 8642 is declared twice: profile default: api.port and profile work: api.port. "
+        "Fix: give each its own",
+    ),
+    "no port": (
+        [{"name": "work"}],
+        f"{WHERE}: profile work: api.port: is not declared. Fix: give the profile a port of its own",
+    ),
+    "one bot in two profiles": (
+        [
+            {"name": "default", "secrets": {"TELEGRAM_BOT_TOKEN": TOKEN}},
+            {"name": "work", "api": {"port": 8643}, "secrets": {"TELEGRAM_BOT_TOKEN": TOKEN}},
+        ],
+        f"{WHERE}: profile default and profile work have the same TELEGRAM_BOT_TOKEN. Fix: give each profile a bot",
+    ),
+    "open to the network without a key": (
+        [{"name": "default", "api": {"host": "0.0.0.0"}}],
+        f"{WHERE}: profile default: api.host: 0.0.0.0 can be reached from the network, and there is no key. "
+        "Fix: declare secrets.API_SERVER_KEY",
+    ),
+    "open to the network with a placeholder": (
+        [{"name": "default", "api": {"host": "0.0.0.0"}, "secrets": {"API_SERVER_KEY": "changeme"}}],
+        f"{WHERE}: profile default: secrets.API_SERVER_KEY: is shorter than 16 characters or a placeholder",
+    ),
+    "unsigned calls from the network": (
+        [
+            {
+                "name": "default",
+                "webhook": {"host": "0.0.0.0"},
+                "webhooks": [{"name": "open", "secret": "INSECURE_NO_AUTH", "prompt": "{body}"}],
+            }
+        ],
+        f"{WHERE}: profile default: webhooks[1].secret: takes unsigned calls on 0.0.0.0",
+    ),
+    "a secret in the configuration": (
+        [{"name": "default", "config": {"model": {"api_key": "sk-of-the-tests-0123456789"}}}],
+        f"{WHERE}: profile default: config.model.api_key: is a secret, and config.yaml is no place for one. "
+        'Fix: move it to secrets.MODEL_API_KEY and write "${MODEL_API_KEY}" here',
+    ),
+    "a secret in the settings": (
+        [{"name": "default", "settings": {"OPENROUTER_API_KEY": "sk-of-the-tests-0123456789"}}],
+        f"{WHERE}: profile default: settings.OPENROUTER_API_KEY: is a secret, and settings are shown in output and "
+        "diffs. Fix: move it to secrets.OPENROUTER_API_KEY",
+    ),
+    "an unknown key": (
+        [{"name": "default", "confg": {}}],
+        f"{WHERE}: profile default: unknown key confg. Fix: did you mean config?",
+    ),
+    "an unknown key within": (
+        [{"name": "default", "limits": {"memroy": "1G"}}],
+        f"{WHERE}: profile default: unknown key limits.memroy. Fix: did you mean limits.memory?",
+    ),
+    "a number in quotes": (
+        [{"name": "default", "api": {"port": "8642"}}],
+        f"{WHERE}: profile default: api.port: must be a whole number, not str. Fix: unquote it",
+    ),
+    "a webhook with an unknown field": (
+        [{"name": "default", "webhooks": [{"name": "deploy", "promt": "{body}"}]}],
+        f"{WHERE}: profile default: webhooks[1]: unknown key promt. Fix: did you mean prompt?",
+    ),
+    "a webhook without a name": (
+        [{"name": "default", "webhooks": [{"prompt": "{body}"}]}],
+        f"{WHERE}: profile default: webhooks[1]: must be a mapping with a name.",
+    ),
+    "a webhook that the gateway would not take": (
+        [{"name": "default", "webhooks": [{"name": "Deploy!", "prompt": "{body}"}]}],
+        f"{WHERE}: profile default: webhooks[1]: 'Deploy!' is no name of a webhook. Fix: use lower-case letters",
+    ),
+    "a webhook that delivers to nobody": (
+        [{"name": "default", "webhooks": [{"name": "deploy", "deliver_only": True}]}],
+        f"{WHERE}: profile default: webhooks[1]: is deliver_only without a target to deliver to. Fix: set deliver to a platform",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DECLARATIONS)
+def test_a_declaration_is_refused(case, controller, unharmed):
+    profiles, error = DECLARATIONS[case]
+    run = controller.run({"hermes_profiles": profiles})
+    assert run.rc != 0
+    assert error in run.text
+    assert "Traceback" not in run.output
+    for secret in (TOKEN, "sk-of-the-tests-0123456789"):
+        assert secret not in run.output
+
+
+RELEASES = {
+    "no version": ({"hermes_version": "latest"}, "'latest'"),
+    "a version that does not exist": (
+        {"hermes_version": "0.19.99"},
+        "hermes-agent 0.19.99: the index has no such version (hermes-agent==0.19.99); nothing was changed. "
+        "Fix: correct version, or name an index that has it",
+    ),
+    "another file than the pinned one": (
+        {"hermes_version": "0.18.2", "install_lock": "hermes-agent[homeassistant]==0.18.2 --hash=sha256:" + 64 * "0"},
+        "another file than the pinned one was offered",
+    ),
+    "an interpreter that is not there": (
+        {"hermes_version": "0.18.2", "install_python": "3.8"},
+        "python: hermes-agent 0.18.2: this host has no Python 3.8 (hermes-agent 0.18.2 requires >=3.11,<3.14); nothing "
+        "was changed. Fix: install it, name another in python, or allow python_downloads",
+    ),
+    "an extra that does not exist": ({"install_extras": ["homeassistent"]}, "has no extra homeassistent"),
+    "credentials in the URL": (
+        {"hermes_version": "0.18.2", "install_index_url": "https://me:tell-nobody@127.0.0.1:9/simple"},
+        "index_url: holds a user name or a password. Fix: move them to index_username and index_password",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RELEASES)
+def test_a_release_is_refused(case, controller, unharmed):
+    variables, error = RELEASES[case]
+    run = controller.run(variables)
+    assert run.rc != 0
+    assert error in run.text
+    assert "Traceback" not in run.output
+    assert "tell-nobody" not in run.output
+
+
+def test_the_next_good_run_changes_nothing(controller, unharmed):
+    assert controller.converge().changed == 0

@@ -1,0 +1,163 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs of site.yml from within a verify step, and what a box looks like before and after.
+
+A scenario's conftest.py that wants the fixtures imports them from here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+PLAYBOOK = "alwayson.hermes.site"
+
+# Everything a converge may touch: mode, owner, size, time of change, target. The time of change (ctime) tells even a
+# file that was replaced by its like.
+_MANIFEST = r"""
+import glob, json, os, stat, sys
+left_out = json.loads(sys.argv[1])
+paths = [path for pattern in json.loads(sys.argv[2]) for path in glob.glob(pattern)]
+for top in list(paths):
+    for directory, directories, files in os.walk(top):
+        paths += [os.path.join(directory, name) for name in directories + files]
+found = {}
+for path in paths:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        continue
+    if path in left_out or os.path.basename(path) in (".", ".."):
+        continue
+    found[path] = [oct(status.st_mode), status.st_uid, status.st_gid]
+    if stat.S_ISLNK(status.st_mode):
+        found[path].append(os.readlink(path))
+    elif stat.S_ISREG(status.st_mode):
+        found[path] += [status.st_size, status.st_ctime_ns]
+json.dump(found, sys.stdout)
+"""
+HOME = "/var/lib/hermes/.hermes"
+# Of the agent's home what is declared; the rest is written by the running gateway.
+PATHS = (
+    "/etc",
+    "/opt",
+    "/usr/local",
+    "/var/lib/dpkg/status",
+    "/var/lib/systemd/linger",
+    "/var/lib/hermes/ops",
+    *(f"{HOME}/{name}" for name in (".*", "*.yaml", "webhook_subscriptions.json", "*.md", "memories", "skills")),
+)
+# Docker's, not ours.
+LEFT_OUT = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run of site.yml went. ``output``: everything it printed; ``text``: the same, white space made even."""
+
+    rc: int
+    output: str
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", self.output)
+
+    @property
+    def changed(self) -> int:
+        return int(re.search(r"^\S+ +: ok=\d+ +changed=(\d+)", self.output, re.M)[1])
+
+
+class Controller:
+    """The machine from which a box is converged."""
+
+    def __init__(self, host: Any) -> None:
+        self.box = host.backend.host
+        self.inventory = host.backend.ansible_inventory
+
+    def run(self, variables: dict[str, Any] | None = None, *options: str, env: dict[str, str] | None = None) -> Run:
+        """Run site.yml to its end, with *variables* over those of the inventory."""
+        environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", **(env or {})}
+        # In a file, and JSON: in a command line all values would be text, and seen by others.
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(variables or {}, file)
+            file.flush()
+            done = subprocess.run(
+                [
+                    *("ansible-playbook", "--inventory", self.inventory, "--limit", self.box),
+                    *("--extra-vars", f"@{file.name}", *options, PLAYBOOK),
+                ],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
+        return Run(done.returncode, done.stdout)
+
+    def converge(self, variables: dict[str, Any] | None = None) -> Run:
+        """Run site.yml, which has to succeed."""
+        run = self.run(variables)
+        assert run.rc == 0, run.output
+        return run
+
+    def shell(self, script: str, *arguments: str, check: bool = True) -> str:
+        """Run *script* as root in the box, return what it prints."""
+        done = subprocess.run(
+            ["docker", "exec", self.box, "sh", "-ec", script, "sh", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0 or not check, f"{script}: {done.stderr}{done.stdout}"
+        return done.stdout
+
+    def write(self, path: str, content: str | bytes) -> None:
+        """Replace the content of *path* in the box; mode and owner stay what they are."""
+        data = content.encode() if isinstance(content, str) else content
+        subprocess.run(
+            ["docker", "exec", "--interactive", self.box, "sh", "-ec", 'cat >"$1"', "sh", path],
+            input=data,
+            check=True,
+        )
+
+    def read(self, path: str) -> bytes:
+        done = subprocess.run(["docker", "exec", self.box, "cat", path], capture_output=True, check=True)
+        return done.stdout
+
+    def manifest(self, paths: tuple[str, ...] = PATHS) -> dict[str, Any]:
+        """Every file below *paths* (glob patterns) with mode, owner, size and time, and the state of the gateways' units."""
+        done = subprocess.run(
+            ["docker", "exec", self.box, "python3", "-c", _MANIFEST, json.dumps(LEFT_OUT), json.dumps(paths)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found = json.loads(done.stdout)
+        found["units"] = self.shell(
+            "systemctl show --property=Id,MainPID,ActiveState,UnitFileState,NRestarts,NeedDaemonReload "
+            "'hermes-gateway@*.service'; systemctl list-unit-files --no-legend 'hermes*'"
+        )
+        return found
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What is not the same in two manifests, ready to be read."""
+    return [
+        f"{path}: {before.get(path)} -> {after.get(path)}"
+        for path in sorted(before.keys() | after.keys())
+        if before.get(path) != after.get(path)
+    ]
+
+
+@pytest.fixture
+def controller(host: Any) -> Controller:
+    return Controller(host)
