@@ -65,12 +65,13 @@ def request(
 class Agent:
     """One profile, from the outside: its API server and its webhooks.
 
-    :param home: HERMES_HOME of the profile
+    :param scope: of its unit; ``user`` for the manager of the user hermes
     """
 
-    def __init__(self, host: Any, name: str, port: int, webhook_port: int) -> None:
+    def __init__(self, host: Any, name: str, port: int, webhook_port: int, scope: str) -> None:
         self.host = host
         self.name = name
+        self.scope = scope
         self.home = HERMES_HOME if name == "default" else f"{HERMES_HOME}/profiles/{name}"
         self.unit = f"hermes-gateway@{name}.service"
         self.url = f"http://127.0.0.1:{port}"
@@ -86,10 +87,21 @@ class Agent:
         (line,) = [line for line in self.read(".env").splitlines() if line.startswith("API_SERVER_KEY=")]
         return line.partition("=")[2].strip("\"'")
 
+    def systemctl(self, *arguments: str) -> Any:
+        """Ask the manager that the unit belongs to."""
+        ask = "systemctl"
+        if self.scope == "user":
+            ask = "sudo --user=hermes env XDG_RUNTIME_DIR=/run/user/$(id --user hermes) systemctl --user"
+        return self.host.run(" ".join([ask, *["%s"] * len(arguments)]), *arguments)
+
+    def show(self, name: str) -> str:
+        """A property of the unit."""
+        return self.systemctl("show", "--property", name, "--value", self.unit).stdout.strip()
+
     @property
     def pid(self) -> int:
         """Main process of the unit, 0 when there is none."""
-        return int(self.host.check_output("systemctl show --property MainPID --value %s", self.unit))
+        return int(self.show("MainPID"))
 
     def is_healthy(self) -> bool:
         """Whether its API server says so; not an error while nobody listens."""
@@ -158,6 +170,12 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> 
     return result
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With --dist loadgroup hosts are tested side by side, the tests of one host one after the other."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.callspec.params.get("_testinfra_backend", "none")))
+
+
 @pytest.fixture(name="wait_until")
 def wait_until_fixture() -> Callable[..., Any]:
     return wait_until
@@ -167,8 +185,8 @@ def wait_until_fixture() -> Callable[..., Any]:
 def agent(host: Any) -> Callable[..., Agent]:
     """A function that gives the agent of a profile: ``agent()``, ``agent("work", port=8643)``."""
 
-    def make(name: str = "default", port: int = 8642, webhook_port: int = 8644) -> Agent:
-        return Agent(host, name, port, webhook_port)
+    def make(name: str = "default", port: int = 8642, webhook_port: int = 8644, scope: str = "system") -> Agent:
+        return Agent(host, name, port, webhook_port, scope)
 
     return make
 
