@@ -4,11 +4,14 @@
 # Prepare the checkout, then run one of its programs as somebody who may talk to Docker. Where its socket is root's
 # alone that is root, through sudo; what was made meanwhile is given back to the caller.
 run_in_checkout() { # PROGRAM [ARGUMENT…]
+  if [ "${2:-}" = --help ] || [ "${2:-}" = -h ]; then
+    exec python3 "$root/$1" --help
+  fi
   "$root/script/bootstrap"
   if [ "$(id -u)" = 0 ] || docker info >/dev/null 2>&1; then
     exec "$root/.venv/bin/python" "$root/$1" "${@:2}"
   fi
   echo "Docker's engine is root's here (or to be installed): going on with sudo"
-  trap 'sudo chown -R "$(id -u):$(id -g)" "$root/.cache"' EXIT
+  trap 'sudo chown -R "$(id -u):$(id -g)" "$root/.cache" "$root/.venv"' EXIT
   sudo --preserve-env "$root/.venv/bin/python" "$root/$1" "${@:2}"
 }

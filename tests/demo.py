@@ -174,15 +174,16 @@ def up() -> None:
     print("\nSeconds:")
     for text, seconds in phases:
         print(f"  {seconds:6.1f}  {text}")
+    root = "sudo " if "SUDO_USER" in os.environ else ""
     print(f"""
 Go on:
-  docker exec -it {BOX} hermes                    talk to the agent on its host
-  docker exec {BOX} hermes-ops status             what runs there
+  {root}docker exec -it {BOX} hermes           talk to the agent on its host
+  {root}docker exec {BOX} hermes-ops status    what runs there
   curl http://{address}:{API_PORT}/v1/chat/completions \\
-    -H "Authorization: Bearer $(cat .cache/demo/api_server_key)" -H "Content-Type: application/json" \\
+    -H "Authorization: Bearer $(cat {SECRETS}/api_server_key)" -H "Content-Type: application/json" \\
     -d '{{"model": "hermes-agent", "messages": [{{"role": "user", "content": "hello"}}]}}'
-  script/demo                                           again: nothing changes
-  script/demo --down                                    remove it all""")
+  script/demo           again: nothing changes
+  script/demo --down    remove it all""")
 
 
 def down() -> None:
