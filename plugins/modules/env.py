@@ -111,7 +111,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     PROFILE_ARGUMENTS,
-    owner_of,
+    file_owner_of,
     run_module,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.dotenv import FILE_NAME, converge_env
@@ -136,7 +136,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     parameters = module.params
     done = converge_env(
         parameters["home"],
-        owner_of(module),
+        file_owner_of(module),
         Records(parameters["ops_dir"], parameters["profile"]),
         settings={name: as_text(value) for name, value in parameters["settings"].items()},
         hidden=parameters["secrets"],

@@ -132,7 +132,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     PROFILE_ARGUMENTS,
-    owner_of,
+    file_owner_of,
     run_module,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
@@ -168,7 +168,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     parameters = module.params
     done = converge_webhooks(
         parameters["home"],
-        owner_of(module),
+        file_owner_of(module),
         Records(parameters["ops_dir"], parameters["profile"]),
         parameters["webhooks"],
         purge=parameters["purge"],

@@ -54,15 +54,16 @@ def plan_profile(
                 where=relative,
                 fix="shorten it, or put the rest into a skill",
             )
+    # First, for the rest is done with the owner's rights.
+    _plan_owners(plan, name, home, owner)
     # Before the home exists, only root can look where it will be.
     with acting_as(owner if os.path.isdir(home) else Owner.current()):
         for path in (home, *(os.path.join(home, directory) for directory in DIRECTORIES)):
             _plan_directory(plan, path, owner)
-        _plan_text(plan, os.path.join(home, "SOUL.md"), soul, owner, seed=False)
-        _plan_text(plan, os.path.join(home, "memories", "USER.md"), user, owner, seed=True)
-        _plan_text(plan, os.path.join(home, "memories", "MEMORY.md"), memory, owner, seed=True)
+        _plan_text(plan, os.path.join(home, "SOUL.md"), soul, owner)
+        _plan_seed(plan, os.path.join(home, "memories", "USER.md"), user, owner)
+        _plan_seed(plan, os.path.join(home, "memories", "MEMORY.md"), memory, owner)
         _plan_modes(plan, home, owner)
-    _plan_owners(plan, name, home, owner)
     return plan
 
 
@@ -95,14 +96,25 @@ def _plan_directory(plan: Plan, path: str, owner: Owner) -> None:
         plan.add(_mode_difference(path, status, HOME_MODE), lambda: _chmod(path, HOME_MODE, owner))
 
 
-def _plan_text(plan: Plan, path: str, text: str | None, owner: Owner, *, seed: bool) -> None:
+def _plan_text(plan: Plan, path: str, text: str | None, owner: Owner) -> None:
     if text is None:
         return
-    text = text if text.endswith("\n") else text + "\n"
-    present = read_text(path)
-    if present == text or (seed and present is not None):
-        return
-    plan.add(Difference(path, present, text), lambda: _write(path, text, owner))
+    text = _ended(text)
+    # One of root's is about to be given back, and cannot be read yet.
+    unreadable = os.path.lexists(path) and not os.access(path, os.R_OK, effective_ids=True)
+    present = "(unreadable)" if unreadable else read_text(path)
+    if present != text:
+        plan.add(Difference(path, present, text), lambda: _write(path, text, owner))
+
+
+def _plan_seed(plan: Plan, path: str, text: str | None, owner: Owner) -> None:
+    if text is not None and not os.path.lexists(path):
+        text = _ended(text)
+        plan.add(Difference(path, None, text), lambda: _seed(path, text, owner))
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith("\n") else text + "\n"
 
 
 def _plan_modes(plan: Plan, home: str, owner: Owner) -> None:
@@ -160,6 +172,13 @@ def _make_directory(path: str, owner: Owner) -> None:
 def _write(path: str, text: str, owner: Owner) -> None:
     with acting_as(owner):
         write_atomic(path, text, mode=FILE_MODE)
+
+
+def _seed(path: str, text: str, owner: Owner) -> None:
+    with acting_as(owner):
+        # In a directory of root's it could not be seen before.
+        if not os.path.lexists(path):
+            write_atomic(path, text, mode=FILE_MODE)
 
 
 def _chmod(path: str, mode: int, owner: Owner) -> None:
