@@ -45,7 +45,8 @@ def run_module(
     os.umask(0o077)
     try:
         result = work(module)
-    except OpsError as error:
+    except (OpsError, OSError) as caught:
+        error = caught if isinstance(caught, OpsError) else OpsError(str(caught.strerror), where=caught.filename)
         profile = module.params.get("profile")
         message = f"profile {profile}: {error}" if isinstance(profile, str) else str(error)
         module.fail_json(msg=message, what=error.what, where=error.where, fix=error.fix)

@@ -217,9 +217,14 @@ def lock(path: str, *, timeout: float = 60.0) -> Iterator[int]:
     Yields the descriptor: a child that inherits it (``run(…, pass_fds=…)``) keeps the lock when we are killed.
 
     :param timeout: seconds to wait for another holder
-    :raises OpsError: when somebody else still holds it after *timeout*
+    :raises OpsError: when somebody else still holds it after *timeout*, or it cannot be made
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise OpsError(
+            f"cannot be written ({error.strerror})", where=path, fix="free space, or mount it writable"
+        ) from None
     try:
         deadline = time.monotonic() + timeout
         while True:
