@@ -151,7 +151,7 @@ def lint(job: Job) -> None:
     job.run_all(
         ("ruff", "check"),
         ("ruff", "format", "--check"),
-        ("shellcheck", *shell),
+        ("shellcheck", "--external-sources", *shell),
         ("antsibull-changelog", "lint"),
         ("ansible-lint",),
     )

@@ -155,9 +155,7 @@ class Handler(BaseHTTPRequestHandler):
     def complete(self, body: dict[str, Any]) -> None:
         state = self.server.state
         released = state.released
-        number = state.record(
-            {"path": self.path, "authorization": self.headers.get("Authorization", ""), "body": body}
-        )
+        number = state.record({"path": self.path, "authorization": self.headers.get("Authorization", ""), "body": body})
         fault = state.next_fault()
         if fault.get("hold"):
             released.wait()
@@ -239,9 +237,7 @@ class ModelServer(ThreadingHTTPServer):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="A model server for tests: OpenAI chat API, misbehaves on request."
-    )
+    parser = argparse.ArgumentParser(description="A model server for tests: OpenAI chat API, misbehaves on request.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=18080, help="port; 0 takes a free one (%(default)s)")
     arguments = parser.parse_args()

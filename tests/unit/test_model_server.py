@@ -53,9 +53,7 @@ def control(url: str) -> Callable[..., Any]:
 
 
 def ask(client: openai.OpenAI, text: str, **options: Any) -> Any:
-    return client.chat.completions.create(
-        model="stub-model", messages=[{"role": "user", "content": text}], **options
-    )
+    return client.chat.completions.create(model="stub-model", messages=[{"role": "user", "content": text}], **options)
 
 
 def test_models_names_the_one_model(client):
