@@ -66,6 +66,11 @@ def test_webhooks_open_the_server_on_loopback():
     assert profile["gateway"]["health"]["platforms"] == ["api_server", "webhook"]
 
 
+def test_a_subscription_that_shall_be_gone_opens_no_server():
+    gateway = resolve({"name": "default", "webhooks": [{"name": "a", "state": "absent"}]})["default"]["gateway"]
+    assert not gateway["webhook"]["enabled"]
+
+
 def test_a_cron_only_profile_has_no_platform_and_no_key():
     profile = resolve({"name": "nightly", "api": {"enabled": False}})["nightly"]
     assert profile["gateway"]["health"]["platforms"] == []
@@ -113,6 +118,7 @@ def test_settings_become_text():
         ([{"name": "default", "webhooks": [{"name": "a", "promt": ""}]}], ["webhooks[1]", "did you mean prompt?"]),
         ([{"name": "default", "api": {"port": "8642"}}], ["api.port", "a whole number", "unquote it"]),
         ([{"name": "default", "api": {"port": True}}], ["api.port", "a whole number"]),
+        ([{"name": "default", "drain": -1}], ["drain", "-1"]),
         ([{"name": "default", "api": {"port": 80}}], ["api.port", "unprivileged"]),
         ([{"name": "default", "api": {"port": 70000}}], ["api.port", "70000"]),
         ([{"name": "a"}], ["profile a", "api.port", "not declared"]),

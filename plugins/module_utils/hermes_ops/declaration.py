@@ -247,7 +247,7 @@ def _resolve_one(
     api = {"enabled": True, "host": "127.0.0.1", "port": 8642 if is_default else None, **declared.get("api", {})}
     subscriptions = declared.get("webhooks", [])
     webhook = {
-        "enabled": bool(subscriptions) or "webhook" in declared,
+        "enabled": "webhook" in declared or any(_is_wanted(subscription) for subscription in subscriptions),
         "host": "127.0.0.1",
         "port": 8644 if is_default else None,
         **declared.get("webhook", {}),
@@ -326,6 +326,10 @@ def _resolve_one(
     }
 
 
+def _is_wanted(subscription: Any) -> bool:
+    return not isinstance(subscription, dict) or subscription.get("state") != "absent"
+
+
 def _check_across(resolved: dict[str, dict[str, Any]], where: str) -> None:
     """What two profiles must not share: a port, a bot token."""
     ports: dict[int, str] = {}
@@ -374,6 +378,8 @@ def _check_table(declared: dict[str, Any], table: dict[str, Any], where: str, pr
                 where=f"{where}: {prefix}{key}",
                 fix="unquote it" if kind in (bool, int) and isinstance(value, str) else f"write {_TYPE_NAMES[kind]}",
             )
+        if kind is int and value < 0:
+            raise OpsError(f"is {value}", where=f"{where}: {prefix}{key}", fix="write a number that is not negative")
         if isinstance(expected, dict):
             _check_table(value, expected, where, f"{prefix}{key}.")
 
@@ -441,7 +447,7 @@ def _check_api_key(api: dict[str, Any], secrets: dict[str, str], where: str) -> 
 
 
 def _check_webhooks(webhook: dict[str, Any], subscriptions: list[Any], where: str) -> None:
-    if subscriptions and not webhook["enabled"]:
+    if any(_is_wanted(subscription) for subscription in subscriptions) and not webhook["enabled"]:
         raise OpsError(
             "is false, but webhooks are declared", where=f"{where}: webhook.enabled", fix="enable it, or remove them"
         )

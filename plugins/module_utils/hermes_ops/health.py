@@ -20,7 +20,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import dotenv, ports
+from . import config, dotenv, ports, yaml_edit
 from .errors import OpsError
 from .files import Owner, acting_as, read_bytes, read_json
 from .records import Records
@@ -38,6 +38,7 @@ EXIT_EXEC = 203
 EXIT_CONFIG = 78
 REPLY_TIMEOUT = 120.0
 
+CONFIG_FIX = "repair the file; the last working copy lies in the ops directory under kept/"
 REPLY_PROMPT = "Health check: answer with one short word."
 
 
@@ -140,7 +141,7 @@ JOURNAL_CAUSES: list[tuple[re.Pattern[str], Problem]] = [
         Problem(
             "config_unparsable",
             "config.yaml does not parse, so it runs on defaults",
-            "repair the file; the last working copy lies in the ops directory under kept/",
+            CONFIG_FIX,
             True,
         ),
     ),
@@ -355,6 +356,9 @@ def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
         )
     with acting_as(owner):
         state = read_json(os.path.join(profile["home"], "gateway_state.json")) or {}
+        problem = _config_problem(os.path.join(profile["home"], config.FILE_NAME))
+    if problem:
+        health.problems.append(problem)
     if state.get("pid") != unit.pid or state.get("gateway_state") != "running":
         health.problems.append(
             Problem(
@@ -375,6 +379,17 @@ def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
             elif key == "api":
                 health.version = answer.get("version")
     return health
+
+
+def _config_problem(path: str) -> Problem | None:
+    """Hermes runs on defaults, silently, when its config.yaml does not parse."""
+    if not yaml_edit.available():
+        return None
+    try:
+        config.read_config(path)
+    except OpsError as error:
+        return Problem("config_unparsable", f"{error.where} {error.what}, so it runs on defaults", CONFIG_FIX, True)
+    return None
 
 
 def wait(

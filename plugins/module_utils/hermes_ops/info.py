@@ -20,7 +20,8 @@ def gather(
 ) -> dict[str, Any]:
     """Everything :mod:`info` returns; works on a host where nothing of ours exists yet.
 
-    :param profiles: ``gateway`` parts of descriptions made by :func:`declaration.resolve`, or those that the host remembers
+    :param profiles: ``gateway`` parts of descriptions made by :func:`declaration.resolve`, or those that the host
+        remembers
     """
     try:
         owner = Owner.named(user)
