@@ -144,7 +144,7 @@ class Controller:
         found = json.loads(done.stdout)
         found["units"] = self.shell(
             "systemctl show --property=Id,MainPID,ActiveState,UnitFileState,NRestarts,NeedDaemonReload "
-            "'hermes-gateway@*.service'; systemctl list-unit-files --no-legend 'hermes*'"
+            "'hermes-gateway@*.service'; systemctl list-unit-files --no-legend 'hermes*' || true"
         )
         return found
 

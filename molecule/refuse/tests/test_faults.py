@@ -68,7 +68,7 @@ def test_a_port_that_somebody_else_holds(controller, unharmed):
 SYSTEMS = {
     "another distribution": (
         'ID=fedora\nNAME="Fedora Linux"\nVERSION_ID=41\nPRETTY_NAME="Fedora Linux 41"\n',
-        "this is Fedora 41",
+        "this is Fedora Linux 41",
     ),
     "an old one": ('ID=debian\nNAME="Debian GNU/Linux"\nVERSION_ID="11"\nVERSION="11 (bullseye)"\n', "this is Debian 11"),
 }

@@ -1,0 +1,26 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of this scenario."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "shared"))
+
+from control import controller
+
+__all__ = ["controller"]
+
+
+@pytest.fixture
+def alices(agent: Any) -> Any:
+    """Her agent, which is the default profile."""
+    agent = agent()
+    agent.home = "/home/alice/.hermes"
+    return agent

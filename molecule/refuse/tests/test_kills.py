@@ -1,0 +1,155 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A converge killed at any point leaves the old or the new, nothing between; the next run finishes it.
+
+The kill is exact: Python says what it is about to do (sys.addaudithook), and the modules' Python on the host is told
+by a file at which of these words to kill itself with SIGKILL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+HOME = "/var/lib/hermes/.hermes"
+OPS = "/var/lib/hermes/ops/profiles/default"
+ORDER = "/run/kill-at"
+KILLER = f"""
+import os, signal, sys
+
+def prepare():
+    try:
+        with open("{ORDER}") as stream:
+            event, words = stream.read().split("\\n")[:2]
+    except FileNotFoundError:
+        return
+
+    def hook(name, arguments):
+        if name == event and words in repr(arguments) and os.path.exists("{ORDER}"):
+            os.rename("{ORDER}", "{ORDER}.done")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+prepare()
+"""
+
+
+@pytest.fixture(autouse=True)
+def killer(controller: Any) -> Iterator[None]:
+    """The Python of the box obeys /run/kill-at."""
+    site = controller.shell("python3 -c 'import site; print(site.getsitepackages()[0])'").strip()
+    controller.shell('mkdir -p "$1"', site)
+    controller.write(f"{site}/killer.py", KILLER)
+    controller.write(f"{site}/killer.pth", "import killer\n")
+    yield
+    controller.shell('rm -rf "$1"/killer.* "$1"/__pycache__/killer.* "$2"', site, ORDER)
+
+
+def declaration(number: int) -> list[dict[str, Any]]:
+    """Everything a profile has, different for every *number*."""
+    return [
+        {
+            "name": "default",
+            "config": {
+                "model": {
+                    "provider": "custom",
+                    "default": "stub-model",
+                    "base_url": "http://127.0.0.1:18080/v1",
+                    "api_key": "${MODEL_API_KEY}",
+                },
+                "agent": {"max_turns": 40 + number},
+            },
+            "settings": {"A_SETTING_OF_THE_TESTS": f"number-{number}"},
+            "secrets": {"MODEL_API_KEY": "the-model-s-key"},
+            "limits": {"memory": f"{2000 + number}M"},
+            "webhooks": [{"name": "claude-context", "secret": "the-secret-of-the-tests", "prompt": f"{number}"}],
+        }
+    ]
+
+
+@pytest.fixture
+def killed(controller: Any, agent: Any) -> Callable[..., None]:
+    """A function that runs site.yml, which is killed at the *words* of an *event*."""
+
+    def run(event: str, words: str, variables: dict[str, Any]) -> None:
+        controller.write(ORDER, f"{event}\n{words}\n")
+        assert controller.run(variables).rc != 0
+        # It was the kill, and there.
+        controller.shell(f"rm {ORDER}.done")
+        assert agent().reply("well?") == "The model heard: well?"
+
+    return run
+
+
+# What the run is about to do, in its order. Every write is a rename to its place.
+POINTS = {
+    "remember that config.yaml asks for a restart": ("os.rename", f"'{OPS}/restart.json'"),
+    "write config.yaml": ("os.rename", f"'{HOME}/config.yaml'"),
+    "remember what is in config.yaml": ("os.rename", f"'{OPS}/applied/config.json'"),
+    "write .env": ("os.rename", f"'{HOME}/.env'"),
+    "remember what is in .env": ("os.rename", f"'{OPS}/applied/env.json'"),
+    "write the webhooks": ("os.rename", f"'{HOME}/webhook_subscriptions.json'"),
+    "write the unit": ("os.rename", "hermes-gateway@default.service.d/profile.conf'"),
+    "tell systemd": ("subprocess.Popen", "'daemon-reload'"),
+    "restart the gateway": ("subprocess.Popen", "'restart'"),
+    "forget why it was restarted": ("os.remove", f"'{OPS}/restart.json'"),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_about_to(point, controller, agent, killed):
+    number = list(POINTS).index(point) + 1
+    files = ("config.yaml", ".env", "webhook_subscriptions.json")
+    before = {name: agent().read(name) for name in files}
+    pid = agent().pid
+    killed(*POINTS[point], {"hermes_profiles": declaration(number)})
+    between = {name: agent().read(name) for name in files}
+    assert agent().pid == pid or point == "forget why it was restarted"
+
+    controller.converge({"hermes_profiles": declaration(number)})
+    after = {name: agent().read(name) for name in files}
+    for name in files:
+        assert before[name] != after[name]
+        assert between[name] in (before[name], after[name])
+    assert yaml.safe_load(after["config.yaml"])["agent"]["max_turns"] == 40 + number
+    assert f"A_SETTING_OF_THE_TESTS=number-{number}" in after[".env"]
+    # And the gateway runs with it.
+    assert agent().pid != pid
+    limit = controller.shell(f"systemctl show --property MemoryMax --value {agent().unit}").strip()
+    assert int(limit) == (2000 + number) * 1024**2
+    assert agent().reply("well?") == "The model heard: well?"
+    assert not controller.shell(f"ls -A {HOME} {OPS} {OPS}/applied | grep -E '\\.(tmp|new)$|^\\..+\\..{{8}}$' || true")
+    assert not controller.shell(f"ls {OPS}/restart.json 2>/dev/null || true")
+
+
+def test_killed_while_a_release_is_built(controller, agent, killed):
+    new = {"hermes_version": "0.18.2", "hermes_profiles": declaration(0)}
+    controller.converge({"hermes_profiles": declaration(0)})
+    pid, current = agent().pid, controller.shell("readlink /opt/hermes/current")
+    for event, words in (
+        ("subprocess.Popen", "'pip', 'install'"),
+        ("os.rename", ".partial', '/opt/hermes/releases/"),
+        ("os.rename", "'/opt/hermes/.current', '/opt/hermes/current'"),
+    ):
+        killed(event, words, new)
+        assert agent().pid == pid
+        assert controller.shell("readlink /opt/hermes/current") == current
+    controller.converge(new)
+    assert agent().pid != pid
+    assert "0.18.2" in controller.shell("readlink /opt/hermes/current")
+    releases = controller.shell("ls -A /opt/hermes/releases").split()
+    assert len(releases) == 2
+    assert not [name for name in releases if name.endswith((".partial", ".work", ".removed"))]
+    assert agent().reply("well?") == "The model heard: well?"
+
+
+def test_the_next_good_run_puts_all_back(controller, agent):
+    controller.converge()
+    assert controller.converge().changed == 0
+    assert "max_turns" not in agent().read("config.yaml")
+    assert "0.19.0" in controller.shell("readlink /opt/hermes/current")
