@@ -150,6 +150,7 @@ EXAMPLES = r"""
     ref: v2026.7.20
     commit: "{{ hermes_commit }}"
 
+# The wheels that the shipped lock names; docs/releases.md says how to collect them.
 - name: No network, wheels brought along
   alwayson.hermes.release:
     method: path
