@@ -170,6 +170,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> 
     return result
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With --dist loadgroup hosts are tested side by side, the tests of one host one after the other."""
     for item in items:
