@@ -1,0 +1,191 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Nothing of hers is lost, ours is in, and her agent answers under our unit. /root/before is her home as it was."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+HOME = "/home/alice/.hermes"
+BEFORE = "/root/before/.hermes"
+
+# Exactly these lines go and come; every other byte of the file is hers.
+CONFIG_CHANGES = """\
+-"display": {compact: yes, personality: "kawaii"}   # flow
++"display": {compact: false, personality: "kawaii"}   # flow
+-  default: old-model     # from the shop
++  default: stub-model     # from the shop
+-  api_key: 'an-old-key-of-alice'
++  api_key: '${MODEL_API_KEY}'
+-   max_turns:   60
++   max_turns:   90
++   restart_drain_timeout: 30
++      host: 127.0.0.1
++gateway:
++  multiplex_profiles: false
++  auto_multiplex_migration: false
++  respawn_storm:
++    max_starts: 0
++updates:
++  check: false
++security:
++  allow_lazy_installs: false
++  tirith_enabled: false
++approvals:
++  mode: 'off'
+"""
+ENV_CHANGES = """\
+-MODEL_API_KEY='an old key'  # overwritten
++MODEL_API_KEY=the-model-s-key  # overwritten
++HERMES_TIMEZONE=Europe/Berlin
++API_SERVER_ENABLED=true
++API_SERVER_HOST=127.0.0.1
++API_SERVER_PORT=8642
+"""
+
+
+def lines_changed(before: bytes, after: bytes) -> str:
+    lines = difflib.ndiff(before.decode().splitlines(True), after.decode().splitlines(True))
+    return "".join(line[0] + line[2:].rstrip("\n") + "\n" for line in lines if line[0] in "+-")
+
+
+@pytest.fixture
+def profiles(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    variables = Path(request.path).parents[1] / "group_vars/hermes.yml"
+    return copy.deepcopy(yaml.safe_load(variables.read_text())["hermes_profiles"])
+
+
+def test_config_keeps_every_byte_of_hers(controller):
+    before, after = controller.read(f"{BEFORE}/config.yaml"), controller.read(f"{HOME}/config.yaml")
+    assert lines_changed(before, after) == CONFIG_CHANGES
+    hers, now = yaml.safe_load(before), yaml.safe_load(after)
+    for key in ("voice", "night_voice", "my_own"):
+        assert now[key] == hers[key]
+
+
+def test_env_keeps_every_byte_of_hers(controller):
+    before, after = controller.read(f"{BEFORE}/.env"), controller.read(f"{HOME}/.env")
+    assert lines_changed(before, after) == ENV_CHANGES
+
+
+def test_her_clients_need_no_new_key(alices):
+    assert alices.key == "made-by-hand-0123456789abcdef"
+    assert alices.ask("hello").status == 200
+
+
+def test_her_webhooks_stay(controller, alices):
+    before = json.loads(controller.read(f"{BEFORE}/webhook_subscriptions.json"))
+    after = json.loads(controller.read(f"{HOME}/webhook_subscriptions.json"))
+    assert after.pop("ci") == before["ci"]
+    ours = {"prompt": "Incoming context: {body}"}
+    assert after == {"claude-context": {**before["claude-context"], **ours}}
+    assert alices.post("ci", "the-secret-of-alice-s-ci", {"body": "x"}).status in (200, 202)
+    assert alices.post("claude-context", "the-secret-that-alice-gave-out", {"body": "x"}).status == 202
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SOUL.md",
+        "memories/USER.md",
+        "memories/MEMORY.md",
+        "skills/kitchen/bread/SKILL.md",
+        "active_profile",
+        "workspace-notes.txt",
+        "config.yaml.old",
+    ],
+)
+def test_her_other_files_stay(name, controller):
+    assert controller.read(f"{HOME}/{name}") == controller.read(f"{BEFORE}/{name}")
+
+
+def test_her_other_profile_is_untouched(controller):
+    look = 'cd "$1/profiles" && find . -printf "%p %m %u %g %s %T@ %l\\n" | sort && cat notes/config.yaml'
+    assert controller.shell(look, HOME) == controller.shell(look, BEFORE)
+
+
+def test_what_is_hers_elsewhere_stays(controller):
+    assert controller.read("/etc/cron.d/alice") == b"5 4 * * * alice true\n"
+    assert controller.shell("getent passwd alice").split(":")[4:] == [
+        "Alice, who was here first",
+        "/home/alice",
+        "/bin/bash\n",
+    ]
+    # Her unit is no file of hers: Hermes writes it anew at each start of a gateway.
+    look = 'cd "$1/hermes-venv" && find . -type f -printf "%p %m %u %s %T@\\n" | grep -v __pycache__ | sort | sha256sum'
+    assert controller.shell(look, "/home/alice") == controller.shell(look, "/root/before")
+    assert "MADE_BY=alice" in controller.shell("systemctl show --property Environment hermes-gateway@default")
+
+
+def test_her_sessions_are_there(controller, alices):
+    alices.reply("another one")
+    ask = (
+        "import sqlite3; print([row[0] for row in sqlite3.connect("
+        f"'{HOME}/state.db').execute(\"select content from messages where role = 'user'\")])"
+    )
+    messages = controller.shell('python3 -c "$1"', ask)
+    assert "remember the sourdough" in messages
+    assert "another one" in messages
+
+
+def test_modes_and_owners_are_right(controller):
+    private = f"{HOME} {HOME}/.env {HOME}/config.yaml {HOME}/SOUL.md {HOME}/webhook_subscriptions.json"
+    modes = controller.shell(f"stat --format '%a %U:%G' {private}").splitlines()
+    assert modes == ["700 alice:alice", *["600 alice:alice"] * 4]
+    strangers = controller.shell(f"find {HOME} ! -user alice -o ! -group alice")
+    assert not strangers
+    assert controller.shell("stat --format '%a %U' /home/alice/ops").strip() == "700 root"
+
+
+def test_her_agent_answers_under_our_unit(controller, alices):
+    assert alices.reply("are you it?") == "The model heard: are you it?"
+    running = controller.shell("tr '\\0' ' ' </proc/$1/cmdline", str(alices.pid))
+    assert running.startswith("/opt/hermes/releases/0.19.0")
+
+
+def test_the_command_reaches_her_default_profile(controller):
+    # active_profile says notes, and is hers to say: for her own commands.
+    for caller in ("", "runuser -u ops -- ", "runuser -u alice -- "):
+        assert "sourdough" in controller.shell(f"cd / && {caller}/usr/local/bin/hermes sessions list")
+    assert "sourdough" not in controller.shell("/usr/local/bin/hermes --profile notes sessions list")
+
+
+def test_a_key_changed_by_hand_is_reported_and_put_right(controller, alices, profiles):
+    config = controller.read(f"{HOME}/config.yaml")
+    assert b"max_turns:   90" in config
+    controller.write(f"{HOME}/config.yaml", config.replace(b"max_turns:   90", b"max_turns:   7  # hers now"))
+    status = json.loads(controller.shell("hermes-ops status --json"))
+    assert status["profiles"]["default"]["drift"] == ["agent.max_turns"]
+    run = controller.run(None, "-v")
+    assert run.rc == 0
+    assert "declared: 90 found: 7 key: agent.max_turns" in run.text
+    assert controller.read(f"{HOME}/config.yaml") == config.replace(b"max_turns:   90", b"max_turns:   90  # hers now")
+    assert json.loads(controller.shell("hermes-ops status --json"))["profiles"]["default"]["drift"] == []
+
+
+def test_a_key_that_leaves_the_declaration_leaves_the_file(controller, alices, profiles):
+    before = controller.read(f"{HOME}/config.yaml"), controller.read(f"{HOME}/.env")
+    del profiles[0]["config"]["approvals"], profiles[0]["settings"]
+    controller.converge({"hermes_profiles": profiles})
+    config, env = controller.read(f"{HOME}/config.yaml"), controller.read(f"{HOME}/.env")
+    assert lines_changed(before[0], config) == "-approvals:\n-  mode: 'off'\n"
+    assert lines_changed(before[1], env) == "-HERMES_TIMEZONE=Europe/Berlin\n"
+    assert alices.reply("still?") == "The model heard: still?"
+    controller.converge()
+    assert controller.read(f"{HOME}/config.yaml") == before[0]
+    assert sorted(controller.read(f"{HOME}/.env").splitlines()) == sorted(before[1].splitlines())
+
+
+def test_it_comes_back_after_a_reboot_and_hers_does_not(controller, alices, reboot, wait_until):
+    reboot()
+    wait_until(alices.is_healthy, "her agent after the reboot")
+    assert alices.reply("still there?") == "The model heard: still there?"
+    assert controller.shell("pgrep --full --count '[h]ermes-venv' || true").strip() == "0"
