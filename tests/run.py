@@ -176,7 +176,7 @@ def sanity(job: Job) -> None:
         "ansible-test",
         "sanity",
         "--color=no",
-        env={"HOME": str(base / "home"), "PATH": working_pythons()},
+        env={"HOME": str(base / "home"), "PATH": working_pythons(), "PIP_QUIET": "1"},
         cwd=target,
     )
 

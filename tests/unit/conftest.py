@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # script/bootstrap places the checkout there under the name that Ansible wants.
@@ -17,3 +19,7 @@ if (COLLECTIONS / "ansible_collections/alwayson/hermes").resolve() != ROOT:
     raise RuntimeError(f"{COLLECTIONS} does not lead back to this checkout. Fix: run script/bootstrap")
 
 sys.path.insert(0, str(COLLECTIONS))
+
+# The machine may be busy with other tests: time says nothing about ours.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")

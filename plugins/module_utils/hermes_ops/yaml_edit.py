@@ -107,7 +107,9 @@ def key_in(mapping: dict[Any, Any], name: str) -> Any:
     """
     if name in mapping:
         return name
-    return next((key for key in mapping if type(key) is int and str(key) == name), None)
+    # To Python True is a number too, but not one that a name spells.
+    numbers = (key for key in mapping if isinstance(key, int) and not isinstance(key, bool))
+    return next((key for key in numbers if str(key) == name), None)
 
 
 # Writing
@@ -316,7 +318,7 @@ def _replace(text: str, key, old, value: Any, flow: bool) -> str:
     if isinstance(value, str):
         # A literal block begins on the key's line, before its comment.
         body = _block({"k": value}, column, newline)
-        header, _, body = body.lstrip(" ")[2:].partition(newline)
+        header, _newline, body = body.lstrip(" ")[2:].partition(newline)
     else:
         header, body = "", _block(value, column + 2, newline)
     colon = text.index(":", key.end_mark.index) + 1
