@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import stat
@@ -27,6 +28,16 @@ def test_every_byte_is_written(tmp_path, data):
     assert path.read_bytes() == data
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    left, living, other = (tmp_path / name for name in (".file.a.hermes-ops", ".file.b.hermes-ops", ".file.old"))
+    for path in (left, living, other):
+        path.write_text("a secret")
+    with living.open() as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        files.write_atomic(str(tmp_path / "file"), "new", mode=0o600)
+    assert sorted(os.listdir(tmp_path)) == [".file.b.hermes-ops", ".file.old", "file"]
 
 
 def test_a_link_is_replaced_and_not_followed(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import grp
 import json
 import os
@@ -130,6 +131,10 @@ def read_json(path: str) -> Any | None:
         ) from None
 
 
+# Ends the name of a file that is being written.
+_UNFINISHED = ".hermes-ops"
+
+
 def write_atomic(path: str, data: bytes | str, *, mode: int, owner: Owner | None = None) -> None:
     """Replace *path* by *data*, or leave it exactly as it was.
 
@@ -145,8 +150,10 @@ def write_atomic(path: str, data: bytes | str, *, mode: int, owner: Owner | None
     directory, name = os.path.split(path)
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
+        _sweep(directory, name)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=_UNFINISHED, dir=directory)
         with os.fdopen(descriptor, "wb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             stream.write(data)
             stream.flush()
             os.fchmod(stream.fileno(), mode)
@@ -164,6 +171,18 @@ def write_atomic(path: str, data: bytes | str, *, mode: int, owner: Owner | None
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _sweep(directory: str, name: str) -> None:
+    """Remove what a writer of *name* left that was killed; it may hold secrets. A living one locks its file."""
+    for path in glob.glob(os.path.join(glob.escape(directory), f".{glob.escape(name)}.*{_UNFINISHED}")):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+            finally:
+                os.close(descriptor)
 
 
 def write_json(path: str, value: Any, *, mode: int = 0o600, owner: Owner | None = None) -> None:
