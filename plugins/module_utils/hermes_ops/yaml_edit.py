@@ -318,7 +318,7 @@ def _replace(text: str, key, old, value: Any, flow: bool) -> str:
     if isinstance(value, str):
         # A literal block begins on the key's line, before its comment.
         body = _block({"k": value}, column, newline)
-        header, _end, body = body.lstrip(" ")[2:].partition(newline)
+        header, _separator, body = body.lstrip(" ")[2:].partition(newline)
     else:
         header, body = "", _block(value, column + 2, newline)
     colon = text.index(":", key.end_mark.index) + 1
