@@ -25,6 +25,11 @@ EXIT_UNHEALTHY = 1
 EXIT_ERROR = 2
 
 
+def say(text: object) -> None:
+    """The command's output, line by line."""
+    sys.stdout.write(f"{text}\n")
+
+
 def load_host(path: str = HOST_FILE) -> dict[str, Any]:
     """What the host was converged with: user, scope, hermes_home, ops_dir, root.
 
@@ -60,17 +65,17 @@ def status(arguments: argparse.Namespace) -> int:
         root=host["root"],
     )
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
         return EXIT_OK
     release = found["release"]
-    print(f"release  {release['id'] if release else 'none'}")
+    say(f"release  {release['id'] if release else 'none'}")
     for name, profile in found["profiles"].items():
         platforms = ", ".join(f"{key} {value}" for key, value in profile["platforms"].items()) or "no platform"
-        print(f"profile  {name}: {profile['active']}, pid {profile['pid']}, {platforms}")
+        say(f"profile  {name}: {profile['active']}, pid {profile['pid']}, {platforms}")
         for reason in profile["restart_pending"]:
-            print(f"         restart pending: {reason}")
+            say(f"         restart pending: {reason}")
         for drift in profile["drift"]:
-            print(f"         changed by hand: {drift}")
+            say(f"         changed by hand: {drift}")
     return EXIT_OK
 
 
@@ -85,10 +90,10 @@ def check(arguments: argparse.Namespace) -> int:
     owner = Owner.named(host["user"])
     results = health.wait(profiles, Manager(host["scope"], owner), owner)
     if arguments.json:
-        print(json.dumps([result.as_dict() for result in results], indent=2))
+        say(json.dumps([result.as_dict() for result in results], indent=2))
     else:
         for result in results:
-            print(result)
+            say(result)
     return EXIT_OK if all(result.ok for result in results) else EXIT_UNHEALTHY
 
 
@@ -116,5 +121,5 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return arguments.function(arguments)
     except OpsError as error:
-        print(f"hermes-ops: {error}", file=sys.stderr)
+        sys.stderr.write(f"hermes-ops: {error}\n")
         return EXIT_ERROR
