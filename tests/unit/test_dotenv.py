@@ -294,9 +294,7 @@ def test_a_value_that_depends_on_another_variable_is_not_ours():
     assert planned("A=${HOME}\n", settings={"A": "/root"}).text == "A=/root\n"
 
 
-@pytest.mark.parametrize(
-    "declared", [{"settings": {"A": "1"}, "hidden": {"A": "1"}}, {"settings": {"A_KEY": "1"}}]
-)
+@pytest.mark.parametrize("declared", [{"settings": {"A": "1"}, "hidden": {"A": "1"}}, {"settings": {"A_KEY": "1"}}])
 def test_contradictions_are_refused(declared):
     with pytest.raises(OpsError):
         planned(None, **declared)
