@@ -40,7 +40,9 @@ def run_module(
 
     :param options: further arguments of AnsibleModule, e.g. ``mutually_exclusive``
     """
-    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True, **options)
+    # no_log: arguments stay out of the host's journal. Ansible would hide secrets there, but does not find those
+    # within lists that need escapes.
+    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True, no_log=True, **options)
     # Files we make are private unless we say otherwise.
     os.umask(0o077)
     try:
