@@ -134,7 +134,7 @@ class Controller:
         return done.stdout
 
     def manifest(self, paths: tuple[str, ...] = PATHS) -> dict[str, Any]:
-        """Every file below *paths* (glob patterns) with mode, owner, size and time, and the state of the gateways' units."""
+        """Every file below *paths* (glob patterns) with mode, owner, size and time; and the gateways' units."""
         done = subprocess.run(
             ["docker", "exec", self.box, "python3", "-c", _MANIFEST, json.dumps(LEFT_OUT), json.dumps(paths)],
             capture_output=True,

@@ -89,7 +89,8 @@ DECLARATIONS = {
     ),
     "a webhook that delivers to nobody": (
         [{"name": "default", "webhooks": [{"name": "deploy", "deliver_only": True}]}],
-        f"{WHERE}: profile default: webhooks[1]: is deliver_only without a target to deliver to. Fix: set deliver to a platform",
+        f"{WHERE}: profile default: webhooks[1]: is deliver_only without a target to deliver to. "
+        "Fix: set deliver to a platform",
     ),
 }
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the host itself has wrong: said with the file and the fix, the host as before, and the next good run succeeds."""
+"""What is wrong with the host itself: said with file and fix, the host as before, and the next good run succeeds."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ SYSTEMS = {
         'ID=fedora\nNAME="Fedora Linux"\nVERSION_ID=41\nPRETTY_NAME="Fedora Linux 41"\n',
         "this is Fedora Linux 41",
     ),
-    "an old one": ('ID=debian\nNAME="Debian GNU/Linux"\nVERSION_ID="11"\nVERSION="11 (bullseye)"\n', "this is Debian 11"),
+    "an old one": (
+        'ID=debian\nNAME="Debian GNU/Linux"\nVERSION_ID="11"\nVERSION="11 (bullseye)"\n',
+        "this is Debian 11",
+    ),
 }
 
 
@@ -160,7 +163,7 @@ def test_a_release_disk_that_fills_up_meanwhile(controller, unharmed):
     with meanwhile(controller, fill, "systemctl stop filler 2>/dev/null || true; rm -f /opt/hermes/filler"):
         run = controller.run({"hermes_version": "0.18.2"})
     assert run.rc != 0
-    assert "hermes-agent 0.18.2: the disk is full; nothing was changed. Fix: free space below the install root" in run.text
+    assert "hermes-agent 0.18.2: the disk is full; nothing was changed. Fix: free space below the install" in run.text
 
 
 def test_no_network(controller, unharmed):
