@@ -48,7 +48,7 @@ def run_module(
     try:
         result = work(module)
     except (OpsError, OSError) as caught:
-        error = caught if isinstance(caught, OpsError) else OpsError(str(caught.strerror), where=caught.filename)
+        error = caught if isinstance(caught, OpsError) else OpsError(str(caught.strerror or caught), where=caught.filename)
         profile = module.params.get("profile")
         message = f"profile {profile}: {error}" if isinstance(profile, str) else str(error)
         module.fail_json(msg=message, what=error.what, where=error.where, fix=error.fix)

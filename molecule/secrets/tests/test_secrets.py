@@ -105,10 +105,8 @@ def story(host: Any) -> Story:
     """Every kind of run, loud: first, changed, predicted, failed twice."""
     controller = Controller(host)
     story = Story()
-    subprocess.run(
-        ["docker", "exec", "--detach", controller.box, "python3", "-c", WATCH],
-        check=True,
-    )
+    controller.write("/run/watch.py", WATCH)
+    controller.shell("systemd-run --quiet --unit watch python3 /run/watch.py")
     env = {"ANSIBLE_INJECT_FACT_VARS": "false"}
 
     first = controller.run({"hermes_profiles": story.profiles()}, *LOUD, env=env)
@@ -148,6 +146,7 @@ def story(host: Any) -> Story:
     story.used["generated webhook"] = json.loads(subscriptions)["generated"]["secret"]
     (line,) = [line for line in controller.read(f"{HOME}/.env").splitlines() if line.startswith(b"API_SERVER_KEY=")]
     story.used["generated API key"] = line.decode().partition("=")[2]
+    controller.shell("systemctl stop watch")
     story.command_lines = controller.read("/run/command-lines")
     return story
 
