@@ -170,14 +170,6 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> 
     return result
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With --dist loadgroup hosts are tested side by side, the tests of one host one after the other."""
-    for item in items:
-        if box := getattr(item, "callspec", None) and item.callspec.params.get("_testinfra_host"):
-            item.add_marker(pytest.mark.xdist_group(box.backend.host))
-
-
 @pytest.fixture(name="wait_until")
 def wait_until_fixture() -> Callable[..., Any]:
     return wait_until
