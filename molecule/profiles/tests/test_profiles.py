@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -115,12 +116,12 @@ def test_the_cron_job_of_the_profile_without_platforms_runs(host, agents, wait_u
     # Due at once: the gateway looks once a minute.
     now = host.check_output("date --utc +%FT%TZ")
     created = host.check_output("hermes --profile %s cron create --deliver local %s %s", CRON_ONLY, now, token)
-    assert "Created job" in created
+    job = re.search(r"Created job: (\w+)", created)[1]
 
     def response():
         with host.sudo():
-            output = host.run("grep --recursive --no-filename '' %s/cron/output", agents[CRON_ONLY].home).stdout
-        return output.rpartition("## Response")[2]
+            output = host.run("grep --recursive --no-filename '' %s/cron/output/%s", agents[CRON_ONLY].home, job).stdout
+        return output.partition("## Response")[2]
 
     wait_until(lambda: token in response(), "the job's response", seconds=150)
 
