@@ -48,7 +48,10 @@ options:
     elements: str
     default: [homeassistant]
   url:
-    description: Repository for O(method=git), without a password in it; use a credential helper, C(~/.netrc) or SSH.
+    description:
+      - Repository for O(method=git).
+      - A user, token or password in it is refused, save for the user of SSH. Use a credential helper, C(~/.netrc) or an
+        SSH key.
     type: str
   ref:
     description: Tag or branch for O(method=git).

@@ -72,6 +72,10 @@ def test_what_is_no_range_is_refused(specifier: str) -> None:
         ({"ref": "--upload-pack=x"}, "ref"),
         ({"ref": None}, "ref"),
         ({"url": "https://user:secret@example.org/x.git"}, "url"),
+        ({"url": "https://ghp_secret@example.org/x.git"}, "url"),
+        ({"url": "HTTP://secret@example.org/x.git"}, "url"),
+        ({"url": "ssh://git:secret@example.org/x.git"}, "url"),
+        ({"url": "https://[secret"}, "url"),
         ({"url": "--upload-pack=touch /x"}, "url"),
         ({"extras": ("a b",)}, "extras"),
     ],
@@ -81,6 +85,18 @@ def test_a_request_that_makes_no_sense_is_refused_and_shows_no_secret(wrong: dic
         Request(**{**GIT, **wrong})
     assert error.value.where == named
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["git@example.org:x/y.git", "ssh://git@example.org:22/x.git"])
+def test_the_user_of_ssh_is_no_secret(url: str) -> None:
+    assert release.release_id(Request(**{**GIT, "url": url}), None)
+
+
+def test_what_is_stored_of_a_url_holds_no_credentials() -> None:
+    request = Request(**GIT)
+    # Past the refusal: world-readable files hold the identity.
+    object.__setattr__(request, "url", "https://hunter2@example.org/hermes.git")
+    assert release.identity(request, None) == release.identity(Request(**GIT), None)
 
 
 def installed(request: Request, version: str, used: float = 0, *, intact: bool = True) -> Installed:

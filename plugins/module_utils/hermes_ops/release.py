@@ -35,6 +35,7 @@ from typing import Any
 from .errors import OpsError
 from .files import read_text
 from .plan import Difference, Plan
+from .uv import redact
 from .versions import check_specifier, is_version, satisfies, version_key
 
 STAMP = "release.json"
@@ -87,11 +88,18 @@ class Request:
             raise OpsError(f"{self.path!r} is not an absolute path", where="path", fix="name a directory on the host")
 
     def _check_git(self) -> None:
-        if not self.url or urllib.parse.urlsplit(self.url).password or self.url.startswith("-"):
+        try:
+            parts = urllib.parse.urlsplit(self.url or "-")
+        except ValueError:
+            parts = urllib.parse.urlsplit("-")
+        if parts.path.startswith("-"):
+            raise OpsError("is missing or no URL", where="url", fix="write https://HOST/PATH.git or git@HOST:PATH.git")
+        # A token is often the whole of it (https://TOKEN@…). Only to SSH a user is no secret.
+        if "@" in parts.netloc and (parts.password or parts.scheme != "ssh"):
             raise OpsError(
-                "is missing or holds a password" if not (self.url or "").startswith("-") else "is no URL",
+                "holds credentials, which would be seen in the list of processes and in release.json",
                 where="url",
-                fix="write it without credentials: git's credential helper, ~/.netrc or an SSH key have them",
+                fix="leave them to git's credential helper, ~/.netrc or an SSH key",
             )
         if not _REF.fullmatch(self.ref or ""):
             raise OpsError(f"{self.ref!r} is not a tag or branch", where="ref", fix="write a tag such as v2026.9.24")
@@ -169,7 +177,7 @@ def identity(request: Request, version: str | None, tree: Tree | None = None) ->
     """
     value: dict[str, Any] = {"method": request.method, "extras": list(request.extras)}
     if request.method == "git":
-        value.update(url=request.url, ref=request.ref, commit=request.commit)
+        value.update(url=redact(request.url or ""), ref=request.ref, commit=request.commit)
     elif tree is not None and tree.versions is None:
         value.update(path=request.path, fingerprint=tree.fingerprint)
     else:
