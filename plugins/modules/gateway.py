@@ -115,8 +115,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     owner = owner_of(module)
     host = units.Host(
         scope=params["scope"],
-        user=owner.name,
-        uid=owner.uid,
+        user=params["owner"],
+        # Check mode on a host where the user is only planned.
+        uid=owner.uid if owner.name == params["owner"] else f"(of {params['owner']})",
         data_dir=params["data_dir"],
         hermes_home=params["hermes_home"],
         root=params["root"],

@@ -31,10 +31,14 @@ attributes:
 options:
   state:
     description:
-      - V(absent) removes the home with all its data, and is refused while a gateway runs on it.
+      - V(absent) removes the home with all its data and what is remembered of the profile. It is refused while a
+        gateway runs on it.
     type: str
     choices: [present, absent]
     default: present
+  managed_dir:
+    description: Directory of the profile's managed scope, which O(state=absent) removes too.
+    type: path
   soul:
     description: Content of C(SOUL.md). Without it the file is the agent's.
     type: str
@@ -68,6 +72,7 @@ home:
 """
 
 import os
+import shutil
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -78,11 +83,14 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import profile
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.plan import Difference, Plan
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **PROFILE_ARGUMENTS,
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "managed_dir": {"type": "path"},
     "soul": {"type": "str"},
     "user": {"type": "str"},
     "memory": {"type": "str"},
@@ -92,22 +100,32 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     name, home = params["profile"], params["home"]
-    records = Records(params["ops_dir"], name)
+    owner = owner_of(module)
     if params["state"] == "absent":
-        if name == profile.DEFAULT_PROFILE:
-            raise OpsError("the home of the default profile holds all others", where=home, fix="remove it by hand")
-        pid = profile.running(home)
-        if pid and not module.check_mode:
-            raise OpsError(f"a gateway (pid {pid}) runs on it", where=home, fix="stop it first")
-        plan = profile.plan_removal(home)
-        plan.actions.append(records.remove)
+        plan = plan_absent(module, name, home, owner)
     else:
         plan = profile.plan_profile(
-            name, home, owner_of(module), soul=params["soul"], user=params["user"], memory=params["memory"]
+            name, home, owner, soul=params["soul"], user=params["user"], memory=params["memory"]
         )
     if plan.changed and not module.check_mode:
         plan.apply()
     return {"changed": plan.changed, "diff": plan.diff(os.path.join(home, "")), "home": home}
+
+
+def plan_absent(module: AnsibleModule, name: str, home: str, owner: Owner) -> Plan:
+    if name == profile.DEFAULT_PROFILE:
+        raise OpsError("the home of the default profile holds all others", where=home, fix="remove it by hand")
+    pid = profile.running(home)
+    if pid and not module.check_mode:
+        raise OpsError(f"a gateway (pid {pid}) runs on it", where=home, fix="stop it first")
+    plan = profile.plan_removal(name, home, owner)
+    records = Records(module.params["ops_dir"], name)
+    if records.exist():
+        plan.add(Difference(records.directory, "present", None), records.remove)
+    managed = module.params["managed_dir"]
+    if managed and os.path.isdir(managed):
+        plan.add(Difference(managed, "present", None), lambda: shutil.rmtree(managed))
+    return plan
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import resource
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import files, process
@@ -149,8 +150,12 @@ def test_a_restart_is_asked_for_until_it_is_done(tmp_path):
     records.request_restart(["env: A"])
     records.request_restart(["env: A", "config: b"])
     assert Records(str(tmp_path / "ops"), "default").restart_reasons() == ["env: A", "config: b"]
-    records.restarted()
-    records.restarted()
+    began = time.time()
+    records.request_restart(["env: asked for while it restarts"])
+    records.restarted(began)
+    assert records.restart_reasons() == ["env: asked for while it restarts"]
+    records.restarted(time.time())
+    records.restarted(time.time())
     assert records.restart_reasons() == []
 
 
@@ -169,13 +174,50 @@ def test_a_copy_that_works_is_only_replaced_by_one_that_does(tmp_path):
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-def test_records_in_a_directory_that_is_not_ours_are_refused(tmp_path):
-    os.mkdir(tmp_path / "ops")
-    os.chown(tmp_path / "ops", 65534, 65534)
-    with pytest.raises(OpsError, match="not a directory of ours"):
-        Records(str(tmp_path / "ops"), "default").prepare()
-    os.rmdir(tmp_path / "ops")
-    os.symlink("/tmp", tmp_path / "ops")
-    with pytest.raises(OpsError):
-        Records(str(tmp_path / "ops"), "default").prepare()
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to somebody else")
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("what", ["ops", "parent", "open parent", "link"])
+def test_records_that_somebody_could_swap_are_refused(tmp_path, what):
+    parent = tmp_path / "data"
+    parent.mkdir()
+    ops = parent / "ops"
+    if what == "link":
+        ops.symlink_to(tmp_path)
+    else:
+        ops.mkdir()
+    if what == "open parent":
+        parent.chmod(0o777)
+    elif what != "link":
+        os.chown(ops if what == "ops" else parent, 65534, 65534)
+    with pytest.raises(OpsError, match=r"cannot be trusted: .*Fix: set hermes_ops_dir"):
+        Records(str(ops), "default").prepare()
+
+
+@ROOT_ONLY
+def test_the_sticky_bit_is_enough(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o1770)
+    os.chown(tmp_path / "data", 0, 65534)
+    Records(str(tmp_path / "data/ops"), "default").prepare()
+    Records(str(tmp_path / "data/ops"), "default").prepare()
+
+
+@ROOT_ONLY
+def test_root_passes_no_link_that_the_agent_could_have_made(tmp_path):
+    tmp_path.chmod(0o755)
+    for name in ("real", "agents"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "roots").symlink_to(tmp_path / "real")
+    (tmp_path / "agents/link").symlink_to(tmp_path / "real")
+    os.chown(tmp_path / "agents", 65534, 65534)
+    os.close(files.open_directory(str(tmp_path / "roots")))
+    with pytest.raises(OpsError, match="symbolic link that root did not make"):
+        files.open_directory(str(tmp_path / "agents/link"))
+
+
+def test_a_pipe_is_no_file_and_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OpsError, match="not a regular file"):
+        files.read_bytes(str(tmp_path / "pipe"))

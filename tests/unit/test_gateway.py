@@ -23,7 +23,7 @@ class Systemd:
         self.asked: list[tuple[str, ...]] = []
         self.states: dict[str, dict[str, str]] = {}
 
-    def call(self, manager, *arguments, check=True):
+    def call(self, manager, *arguments):
         if arguments[0] == "show":
             blocks = ["\n".join(f"{k}={v}" for k, v in self.states.get(name, {}).items()) for name in arguments[3:]]
             return Completed(arguments, 0, "\n\n".join(blocks), "")
@@ -34,7 +34,7 @@ class Systemd:
                 state["UnitFileState"] = "enabled"
             elif arguments[0] in ("start", "restart"):
                 state.update(ActiveState="active", SubState="running", MainPID=str(os.getpid()))
-            elif arguments[0] == "disable":
+            elif arguments[0] in ("disable", "stop"):
                 state.update(ActiveState="inactive", SubState="dead", UnitFileState="disabled", MainPID="0")
         return Completed(arguments, 0, "", "")
 
@@ -46,7 +46,7 @@ class Systemd:
 @pytest.fixture
 def systemd(monkeypatch, tmp_path):
     fake = Systemd()
-    monkeypatch.setattr(Manager, "call", lambda self, *a, check=True: fake.call(self, *a, check=check))
+    monkeypatch.setattr(Manager, "call", lambda self, *a, **options: fake.call(self, *a))
     monkeypatch.setattr(Manager, "reachable", True)
     directories = {scope: str(tmp_path / scope) for scope in ("system", "user")}
     monkeypatch.setattr(units, "UNIT_DIRECTORIES", directories)
@@ -150,7 +150,11 @@ def test_an_absent_profile_is_stopped_disabled_and_its_unit_files_gone(systemd, 
     converge(host, profiles(), records)
     systemd.asked.clear()
     gone = profiles(state="absent")
+    theirs = os.path.join(os.path.dirname(host.drop_in_path("coder")), "mine.conf")
+    with open(theirs, "w", encoding="utf-8") as stream:
+        stream.write("[Service]\nNice=5\n")
     converge(host, gone, records)
+    assert os.path.exists(theirs)
     assert "disable --now hermes-gateway@coder.service" in systemd.verbs
     assert not os.path.exists(host.drop_in_path("coder"))
     assert os.path.exists(host.drop_in_path("default"))
@@ -172,6 +176,44 @@ def test_somebody_else_s_drop_in_is_left(systemd, host, records):
     with open(theirs, "w", encoding="utf-8") as stream:
         stream.write("[Service]\nNice=5\n")
     assert not gateway.plan_gateways(host, profiles(), Owner.current(), records).changed
+
+
+def test_a_failed_unit_of_an_absent_profile_is_dead_enough(systemd, host, records):
+    converge(host, profiles(), records)
+    converge(host, profiles(state="absent"), records)
+    systemd.states["hermes-gateway@coder.service"]["ActiveState"] = "failed"
+    assert not gateway.plan_gateways(host, profiles(state="absent"), Owner.current(), records).changed
+
+
+def test_a_gateway_that_waits_for_its_next_start_is_started_now(systemd, host, records):
+    converge(host, profiles(), records)
+    records["coder"].prepare()
+    records["coder"].request_restart(["config: x"])
+    systemd.states["hermes-gateway@coder.service"].update(
+        ActiveState="activating", SubState="auto-restart", MainPID="0"
+    )
+    systemd.asked.clear()
+    plan = converge(host, profiles(), records)
+    assert plan.changed
+    assert "start hermes-gateway@coder.service" in systemd.verbs
+    assert records["coder"].restart_reasons() == []
+
+
+def test_two_gateways_may_swap_their_ports(systemd, host, records):
+    converge(host, profiles(), records)
+    systemd.asked.clear()
+    gateway.restart(host, profiles(), Owner.current(), records, ["default", "coder"])
+    both = "hermes-gateway@default.service hermes-gateway@coder.service"
+    assert systemd.verbs == [f"stop {both}", f"start {both}"]
+
+
+def test_an_absent_profile_is_not_remembered(host, records):
+    (_default, coder) = profiles()
+    gateway.remember(records["coder"], coder)
+    gateway.remember(records["coder"], {**coder, "state": "absent"})
+    gateway.remember(records["default"], {**coder, "state": "absent"})
+    assert records["coder"].applied("gateway") == {}
+    assert not records["default"].exist()
 
 
 def test_the_host_remembers_what_it_runs(host, records):

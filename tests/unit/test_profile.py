@@ -152,10 +152,46 @@ def test_root_writes_nothing_through_the_agent_s_links(public):
     assert os.listdir(victim) == []
 
 
-def test_a_purge_leaves_nothing(home):
-    profile.plan_removal(str(home)).apply()
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+def test_an_agent_that_swaps_its_home_for_a_link_gains_nothing(public):
+    nobody = Owner.named("nobody")
+    agents, victim = public / "agents", public / "victim"
+    agents.mkdir()
+    victim.mkdir()
+    (victim / "passwd").write_text("root's")
+    os.chown(agents, nobody.uid, nobody.gid)
+    plan(agents / ".hermes", owner=nobody).apply()
+    pending = profile.plan_removal("coder", str(agents / ".hermes"), nobody)
+    (agents / ".hermes").rename(agents / ".h")
+    (agents / ".hermes").symlink_to(victim)
+    with pytest.raises(OpsError, match="symbolic link that root did not make"):
+        plan(agents / ".hermes", owner=nobody)
+    with pytest.raises(OpsError, match="symbolic link that root did not make"):
+        pending.apply()
+    assert (victim / "passwd").stat().st_uid == 0
+    assert os.listdir(victim) == ["passwd"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to somebody else")
+def test_a_purge_removes_what_root_left_behind_and_follows_no_link(public):
+    nobody = Owner.named("nobody")
+    home, victim = public / "profiles" / "coder", public / "victim"
+    plan(home, "coder", nobody).apply()
+    os.chown(home.parent, nobody.uid, nobody.gid)
+    (home / "roots").mkdir(mode=0o700)
+    (home / "roots/file").write_text("")
+    victim.mkdir()
+    (victim / "file").write_text("")
+    (home / "link").symlink_to(victim)
+    profile.plan_removal("coder", str(home), nobody).apply()
     assert not home.exists()
-    assert not profile.plan_removal(str(home)).changed
+    assert os.listdir(victim) == ["file"]
+
+
+def test_a_purge_leaves_nothing(home):
+    profile.plan_removal("coder", str(home), ME).apply()
+    assert not home.exists()
+    assert not profile.plan_removal("coder", str(home), ME).changed
 
 
 def test_a_state_file_of_a_dead_gateway_is_not_taken_for_a_live_one(home):

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
-import grp
 import json
 import os
 import pwd
@@ -51,10 +51,6 @@ class Owner:
         entry = pwd.getpwuid(os.geteuid())
         return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
 
-    @property
-    def group(self) -> str:
-        return grp.getgrgid(self.gid).gr_name
-
 
 @contextlib.contextmanager
 def acting_as(owner: Owner) -> Iterator[None]:
@@ -87,12 +83,36 @@ def read_bytes(path: str) -> bytes | None:
     :raises OpsError: when it cannot be read, or is not a regular file
     """
     try:
-        with open(path, "rb") as stream:
+        # A pipe in its place must not make us wait.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OpsError("is not a regular file", where=path, fix="move it away")
             return stream.read()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise OpsError(f"cannot be read ({error.strerror})", where=path) from None
+        raise _failure("read", path, error) from None
+
+
+# What to do about an error of the operating system.
+_FIXES = {
+    errno.EACCES: "give its directory the right owner and mode",
+    errno.EDQUOT: "free space",
+    errno.ELOOP: "replace the symbolic link by what it stands for",
+    errno.ENOENT: "make its directory",
+    errno.ENOSPC: "free space",
+    errno.EPERM: "give its directory the right owner and mode",
+    errno.EROFS: "mount the file system writable",
+}
+
+
+def _failure(verb: str, path: str, error: OSError) -> OpsError:
+    return OpsError(
+        f"cannot be {verb} ({error.strerror})",
+        where=path,
+        fix=_FIXES.get(error.errno or 0, "see the kernel's log: dmesg"),
+    )
 
 
 def read_text(path: str) -> str | None:
@@ -135,14 +155,13 @@ def read_json(path: str) -> Any | None:
 _UNFINISHED = ".hermes-ops"
 
 
-def write_atomic(path: str, data: bytes | str, *, mode: int, owner: Owner | None = None) -> None:
+def write_atomic(path: str, data: bytes | str, *, mode: int) -> None:
     """Replace *path* by *data*, or leave it exactly as it was.
 
-    The new content, its mode and its owner are complete and on disk before the name is switched; a
-    symbolic link at *path* is replaced, not followed.
+    The new content and its mode are complete and on disk before the name is switched; a symbolic link at *path*
+    is replaced, not followed.
 
     :param mode: permission bits, e.g. ``0o600``
-    :param owner: None keeps the owner that the writing process gives
     :raises OpsError: when the disk is full, read-only, or the directory is missing
     """
     if isinstance(data, str):
@@ -157,16 +176,12 @@ def write_atomic(path: str, data: bytes | str, *, mode: int, owner: Owner | None
             stream.write(data)
             stream.flush()
             os.fchmod(stream.fileno(), mode)
-            if owner is not None and os.geteuid() == 0:
-                os.fchown(stream.fileno(), owner.uid, owner.gid)
             os.fsync(stream.fileno())
         os.replace(temporary, path)
         temporary = None
         sync_directory(directory)
     except OSError as error:
-        raise OpsError(
-            f"cannot be written ({error.strerror})", where=path, fix="free space, or mount it writable"
-        ) from None
+        raise _failure("written", path, error) from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -185,9 +200,9 @@ def _sweep(directory: str, name: str) -> None:
                 os.close(descriptor)
 
 
-def write_json(path: str, value: Any, *, mode: int = 0o600, owner: Owner | None = None) -> None:
-    """Write *value* as indented JSON with :func:`write_atomic`."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mode=mode, owner=owner)
+def write_json(path: str, value: Any) -> None:
+    """Write *value* as indented JSON with :func:`write_atomic`, for our eyes only."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mode=0o600)
 
 
 def sync_directory(path: str) -> None:
@@ -199,8 +214,8 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def ensure_directory(path: str, *, mode: int, owner: Owner | None = None) -> bool:
-    """Make *path* a directory with *mode* and *owner*; parents are made like it. True when anything changed.
+def ensure_directory(path: str, *, mode: int) -> bool:
+    """Make *path* a directory with *mode*; parents are made like it. True when anything changed.
 
     :raises OpsError: when something else stands there
     """
@@ -209,24 +224,50 @@ def ensure_directory(path: str, *, mode: int, owner: Owner | None = None) -> boo
     except FileNotFoundError:
         parent = os.path.dirname(path)
         if not os.path.isdir(parent):
-            ensure_directory(parent, mode=mode, owner=owner)
+            ensure_directory(parent, mode=mode)
         try:
             os.mkdir(path, mode)
+            # Whatever our umask took away.
+            os.chmod(path, mode)
         except OSError as error:
-            raise OpsError(f"cannot be made ({error.strerror})", where=path) from None
-        status = os.lstat(path)
-        changed = True
-    else:
-        changed = False
+            raise _failure("made", path, error) from None
+        return True
     if not stat.S_ISDIR(status.st_mode):
         raise OpsError("is not a directory", where=path, fix="move it away")
-    if stat.S_IMODE(status.st_mode) != mode:
-        os.chmod(path, mode)
-        changed = True
-    if owner is not None and os.geteuid() == 0 and (status.st_uid, status.st_gid) != (owner.uid, owner.gid):
-        os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
-        changed = True
-    return changed
+    if stat.S_IMODE(status.st_mode) == mode:
+        return False
+    os.chmod(path, mode)
+    return True
+
+
+def open_directory(path: str) -> int:
+    """A descriptor of the directory *path*, reached through no link that anybody but root could have made.
+
+    For what root has to do in a place where somebody else may rename things.
+
+    :raises OpsError: when there is such a link on the way, or no directory at the end
+    """
+    _root, *names = os.path.normpath(path).split(os.sep)
+    descriptor = os.open(os.sep, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in filter(None, names):
+            status = os.fstat(descriptor)
+            # In a directory that only root can write to, a link is the operator's own.
+            trusted = status.st_uid == 0 and not stat.S_IMODE(status.st_mode) & 0o022
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if trusted else os.O_NOFOLLOW)
+            below = os.open(name, flags, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise OpsError(
+                f"is reached through {name!r}, which is no directory or a symbolic link that root did not make",
+                where=path,
+                fix="declare the real path (hermes_home, hermes_data_dir)",
+            ) from None
+        raise _failure("opened", path, error) from None
+    return descriptor
 
 
 @contextlib.contextmanager

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
-import shutil
 import stat
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +20,8 @@ from .records import Records
 from .systemd import Manager, Unit
 
 UNIT_MODE = 0o644
+# systemd's words for a unit that nobody starts again.
+DEAD = ("inactive", "failed")
 
 
 @dataclass
@@ -49,9 +53,8 @@ def current_release(root: str) -> str | None:
 
 def plan_files(host: units.Host, profiles: list[dict[str, Any]]) -> dict[str, str]:
     """Every unit file that should exist: path -> text."""
-    present = [profile for profile in profiles if profile["state"] == "present"]
     files = {host.template_path: units.render_template(host)}
-    files.update({host.drop_in_path(p["name"]): units.render_drop_in(host, p) for p in present})
+    files.update({host.drop_in_path(profile["name"]): units.render_drop_in(host, profile) for profile in profiles})
     return files
 
 
@@ -83,76 +86,95 @@ def plan_gateways(
     :func:`restart` does that."""
     plan = GatewayPlan()
     manager = Manager(host.scope, owner)
+    present = [profile for profile in profiles if profile["state"] == "present"]
+    absent = [profile for profile in profiles if profile["state"] == "absent"]
+    states = manager.units(profile["unit"] for profile in profiles)
     _plan_other_scope(plan, host, profiles, owner)
 
-    changed_files = []
-    for path, text in plan_files(host, profiles).items():
-        present = read_text(path)
-        if present != text or stat.S_IMODE(os.stat(path).st_mode) != UNIT_MODE:
-            changed_files.append(path)
-
-    states = manager.units(profile["unit"] for profile in profiles)
-    for profile in profiles:
+    files = plan_files(host, present)
+    changed = [path for path, text in files.items() if _differs(path, text)]
+    for profile in present:
         unit, name = states[profile["unit"]], profile["name"]
-        if profile["state"] == "present":
-            reasons = restart_reasons(profile, unit, records[name].restart_reasons(), changed_files, host)
-            if reasons:
-                plan.restart[name] = reasons
+        reasons = restart_reasons(profile, unit, records[name].restart_reasons(), changed, host)
+        if reasons:
+            plan.restart[name] = reasons
+            # Before the files change, so that a kill between the two still ends in a restart.
+            plan.actions.append(lambda name=name, reasons=reasons: _request(records[name], reasons))
+    for path in changed:
+        plan.add(Difference(path, read_text(path), files[path]), lambda path=path: _write(path, files[path]))
 
-    # Before the files change, so that a kill between the two still ends in a restart.
-    for name, reasons in plan.restart.items():
-        plan.actions.append(lambda name=name, reasons=reasons: _request(records[name], reasons))
-    for path in changed_files:
-        text = plan_files(host, profiles)[path]
-        plan.add(
-            Difference(path, read_text(path), text),
-            lambda path=path, text=text: _write(path, text),
-        )
-    drop_ins = [p for p in profiles if p["state"] == "absent" and os.path.exists(host.drop_in_path(p["name"]))]
-    for profile in profiles:
-        unit = states[profile["unit"]]
-        if profile["state"] == "absent" and (unit.active != "inactive" or unit.enabled):
-            plan.add(
-                Difference(profile["unit"], f"{unit.active}, {_enabled(unit)}", "stopped, disabled"),
-                lambda name=profile["unit"]: manager.call("disable", "--now", name),
-            )
-    for profile in drop_ins:
-        directory = os.path.dirname(host.drop_in_path(profile["name"]))
-        plan.add(Difference(directory, "present", None), lambda directory=directory: shutil.rmtree(directory))
+    _plan_absent(plan, host, manager, absent, states)
     if plan.changed or any(unit.stale for unit in states.values()):
         plan.actions.append(lambda: _reload(manager))
+    _plan_present(plan, manager, present, states, records)
+    for name, reasons in plan.restart.items():
+        plan.differences.append(Difference(f"hermes-gateway@{name}.service restart", None, "; ".join(reasons)))
+    return plan
+
+
+def _plan_absent(
+    plan: Plan, host: units.Host, manager: Manager, profiles: list[dict[str, Any]], states: dict[str, Unit]
+) -> None:
     for profile in profiles:
         unit = states[profile["unit"]]
-        if profile["state"] == "present" and not unit.enabled:
+        if unit.active not in DEAD or unit.enabled:
             plan.add(
-                Difference(profile["unit"], "disabled", "enabled"),
-                lambda name=profile["unit"]: manager.call("enable", name),
+                Difference(unit.name, f"{unit.active}, {_enabled(unit)}", "stopped, disabled"),
+                lambda profile=profile: _disable(manager, profile),
             )
-    stopped = [p for p in profiles if p["state"] == "present" and states[p["unit"]].active in ("inactive", "failed")]
+        _plan_drop_in_gone(plan, host, profile["name"])
+
+
+def _plan_present(
+    plan: Plan,
+    manager: Manager,
+    profiles: list[dict[str, Any]],
+    states: dict[str, Unit],
+    records: dict[str, Records],
+) -> None:
+    disabled = [states[profile["unit"]] for profile in profiles if not states[profile["unit"]].enabled]
+    for unit in disabled:
+        plan.add(
+            Difference(unit.name, "disabled", "enabled"),
+            lambda name=unit.name: manager.call("enable", name),
+        )
+    # One that waits for its next start is not running either, and may wait for minutes.
+    dead = (*DEAD, "auto-restart")
+    stopped = [p for p in profiles if states[p["unit"]].active in dead or states[p["unit"]].sub in dead]
     for profile in stopped:
-        plan.add(Difference(profile["unit"] + " state", states[profile["unit"]].active, "active"))
+        unit = states[profile["unit"]]
+        plan.differences.append(Difference(f"{unit.name} state", f"{unit.active} ({unit.sub})", "active"))
     if stopped:
         plan.actions.append(lambda: _start(manager, stopped, records))
-    for name, reasons in plan.restart.items():
-        plan.add(Difference(f"hermes-gateway@{name}.service restart", None, "; ".join(reasons)))
-    return plan
 
 
 def restart(
     host: units.Host, profiles: list[dict[str, Any]], owner: Owner, records: dict[str, Records], names: list[str]
 ) -> None:
-    """Restart the named gateways at once, and only then forget why."""
+    """Restart the named gateways, and only then forget why."""
     manager = Manager(host.scope, owner)
     chosen = [profile for profile in profiles if profile["name"] in names]
-    if chosen:
-        manager.call("restart", *(profile["unit"] for profile in chosen))
+    began = time.time()
+    if len(chosen) == 1:
+        manager.call("restart", chosen[0]["unit"], timeout=_stop_timeout(chosen))
+    elif chosen:
+        # All down before the first comes up: one may take over a port that another gives up.
+        manager.call("stop", *(profile["unit"] for profile in chosen), timeout=_stop_timeout(chosen))
+        manager.call("start", *(profile["unit"] for profile in chosen))
     for profile in chosen:
-        records[profile["name"]].restarted()
+        records[profile["name"]].restarted(began)
+
+
+def _stop_timeout(profiles: list[dict[str, Any]]) -> float:
+    """Seconds that systemctl may take to stop them all, which it does side by side."""
+    return max(profile["drain"] for profile in profiles) + 2.0 * units.STOP_MARGIN
 
 
 def remember(records: Records, profile: dict[str, Any]) -> None:
-    """Write the description down for ``hermes-ops``, which has no controller to ask."""
-    if records.applied("gateway") != profile:
+    """Write the description down for ``hermes-ops``, which has no controller to ask; forget one that is absent."""
+    if profile["state"] == "absent":
+        records.forget_applied("gateway")
+    elif records.applied("gateway") != profile:
         records.prepare()
         records.write_applied("gateway", profile)
 
@@ -163,19 +185,41 @@ def _plan_other_scope(plan: Plan, host: units.Host, profiles: list[dict[str, Any
     if not os.path.exists(other.template_path):
         return
     manager = Manager(other.scope, owner)
-    states = manager.units(profile["unit"] for profile in profiles)
-    for name, unit in states.items():
-        if unit.enabled or unit.active != "inactive":
+    # Instances that are no longer declared hang on the template as well.
+    drop_ins = glob.glob(other.drop_in_path("*"))
+    names = {os.path.basename(os.path.dirname(path))[len("hermes-gateway@") : -len(".service.d")] for path in drop_ins}
+    names |= {profile["name"] for profile in profiles}
+    for unit in manager.units(f"hermes-gateway@{name}.service" for name in sorted(names)).values():
+        if unit.enabled or unit.active not in DEAD:
             plan.add(
-                Difference(f"{name} ({other.scope} scope)", f"{unit.active}, {_enabled(unit)}", None),
-                lambda name=name: manager.call("disable", "--now", name),
+                Difference(f"{unit.name} ({other.scope} scope)", f"{unit.active}, {_enabled(unit)}", None),
+                lambda name=unit.name: manager.call("disable", "--now", name, timeout=_stop_timeout(profiles)),
             )
-    for profile in profiles:
-        directory = os.path.dirname(other.drop_in_path(profile["name"]))
-        if os.path.exists(directory):
-            plan.add(Difference(directory, "present", None), lambda directory=directory: shutil.rmtree(directory))
+    for name in sorted(names):
+        _plan_drop_in_gone(plan, other, name)
     plan.add(Difference(other.template_path, "present", None), lambda: os.unlink(other.template_path))
     plan.actions.append(lambda: manager.reachable and manager.call("daemon-reload"))
+
+
+def _plan_drop_in_gone(plan: Plan, host: units.Host, name: str) -> None:
+    """Take our drop-in away, and its directory with it unless somebody else's lies there."""
+    path = host.drop_in_path(name)
+    if os.path.exists(path):
+        plan.add(Difference(path, "present", None), lambda: _remove_drop_in(path))
+
+
+def _remove_drop_in(path: str) -> None:
+    os.unlink(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(path))
+
+
+def _differs(path: str, text: str) -> bool:
+    return read_text(path) != text or stat.S_IMODE(os.stat(path).st_mode) != UNIT_MODE
+
+
+def _disable(manager: Manager, profile: dict[str, Any]) -> None:
+    manager.call("disable", "--now", profile["unit"], timeout=_stop_timeout([profile]))
 
 
 def _enabled(unit: Unit) -> str:
@@ -184,7 +228,8 @@ def _enabled(unit: Unit) -> str:
 
 def _request(records: Records, reasons: list[str]) -> None:
     records.prepare()
-    records.request_restart(reasons)
+    with records.lock():
+        records.request_restart(reasons)
 
 
 def _write(path: str, text: str) -> None:
@@ -204,7 +249,9 @@ def _reload(manager: Manager) -> None:
 
 def _start(manager: Manager, profiles: list[dict[str, Any]], records: dict[str, Records]) -> None:
     names = [profile["unit"] for profile in profiles]
+    began = time.time()
+    # Forgets the delay of a crash loop, too.
     manager.call("reset-failed", *names, check=False)
     manager.call("start", *names)
     for profile in profiles:
-        records[profile["name"]].restarted()
+        records[profile["name"]].restarted(began)

@@ -46,7 +46,6 @@ def run(
     check: bool = True,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
-    stdin: str | None = None,
     user: Owner | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Completed:
@@ -54,7 +53,7 @@ def run(
 
     :param timeout: seconds
     :param check: raise when it exits with another status than 0
-    :param env: added to this process's environment; secrets belong here or in *stdin*, never in *argv*
+    :param env: added to this process's environment; secrets belong here, never in *argv*
     :param user: run as this user (needs root)
     :param pass_fds: descriptors that it inherits
     :raises OpsError: program missing, time-out, or failure with *check*
@@ -68,7 +67,7 @@ def run(
     try:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
@@ -82,7 +81,7 @@ def run(
     except OSError as error:
         raise OpsError(f"cannot be run ({error.strerror})", where=command[0]) from None
     try:
-        stdout, stderr = process.communicate(stdin, timeout=timeout)
+        stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

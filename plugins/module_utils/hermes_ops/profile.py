@@ -10,7 +10,7 @@ import shutil
 import stat
 
 from .errors import OpsError
-from .files import Owner, acting_as, read_json, read_text, write_atomic
+from .files import Owner, acting_as, ensure_directory, open_directory, read_json, read_text, write_atomic
 from .plan import Difference, Plan
 from .ports import command_line
 
@@ -67,11 +67,13 @@ def plan_profile(
     return plan
 
 
-def plan_removal(home: str) -> Plan:
+def plan_removal(name: str, home: str, owner: Owner) -> Plan:
     """Remove a profile with all its data."""
     plan = Plan()
     if os.path.lexists(home):
-        plan.add(Difference(home, "present", None), lambda: shutil.rmtree(home))
+        # What root left in it, the agent's user could not remove.
+        plan.add(Difference(home, "present", None), lambda: _give_back(name, home, owner))
+        plan.actions.append(lambda: _remove(home, owner))
     return plan
 
 
@@ -133,23 +135,53 @@ def _plan_modes(plan: Plan, home: str, owner: Owner) -> None:
 
 def _plan_owners(plan: Plan, name: str, home: str, owner: Owner) -> None:
     """Files that a ``sudo hermes`` left behind stop the agent later: give them back."""
-    if os.geteuid() != 0 or owner.uid == 0:
+    if os.geteuid() != 0 or owner.uid == 0 or not os.path.isdir(home):
         return
-    foreign = []
-    for directory, subdirectories, names in os.walk(home):
-        if name == DEFAULT_PROFILE and directory == home and "profiles" in subdirectories:
-            subdirectories.remove("profiles")
-        for entry in (directory, *(os.path.join(directory, name) for name in names)):
-            try:
-                if os.lstat(entry).st_uid != owner.uid:
-                    foreign.append(entry)
-            except FileNotFoundError:
-                continue  # the running agent removed it meanwhile
-    for path in foreign:
-        plan.add(
-            Difference(f"{path} owner", str(os.lstat(path).st_uid), str(owner.uid)),
-            lambda path=path: os.chown(path, owner.uid, owner.gid, follow_symlinks=False),
-        )
+    foreign = _foreign(name, home, owner)
+    for path, uid in foreign:
+        plan.differences.append(Difference(f"{path} owner", str(uid), str(owner.uid)))
+    if foreign:
+        plan.actions.append(lambda: _give_back(name, home, owner))
+
+
+def _foreign(name: str, home: str, owner: Owner, *, mend: bool = False) -> list[tuple[str, int]]:
+    """What lies in the home and is not its owner's, with its owner's number.
+
+    By descriptors throughout: the agent may rename and link in its home while root looks.
+
+    :param mend: give it to the owner
+    """
+    found = []
+    top = open_directory(home)
+    try:
+        for directory, subdirectories, names, descriptor in os.fwalk(".", dir_fd=top):
+            if name == DEFAULT_PROFILE and directory == "." and "profiles" in subdirectories:
+                subdirectories.remove("profiles")
+            for entry in (".", *subdirectories, *names):
+                try:
+                    status = os.lstat(entry, dir_fd=descriptor)
+                except FileNotFoundError:
+                    continue  # the running agent removed it meanwhile
+                # A file with another name elsewhere may be somebody's who never saw this home.
+                linked = status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode)
+                if status.st_uid == owner.uid or linked:
+                    continue
+                found.append((os.path.normpath(os.path.join(home, directory, entry)), status.st_uid))
+                if mend:
+                    os.chown(entry, owner.uid, owner.gid, dir_fd=descriptor, follow_symlinks=False)
+    finally:
+        os.close(top)
+    return list(dict.fromkeys(found))
+
+
+def _give_back(name: str, home: str, owner: Owner) -> None:
+    if os.geteuid() == 0:
+        _foreign(name, home, owner, mend=True)
+
+
+def _remove(home: str, owner: Owner) -> None:
+    with acting_as(owner):
+        shutil.rmtree(home)
 
 
 def _mode_difference(path: str, status: os.stat_result, mode: int) -> Difference:
@@ -157,16 +189,23 @@ def _mode_difference(path: str, status: os.stat_result, mode: int) -> Difference
 
 
 def _make_directory(path: str, owner: Owner) -> None:
-    # With the agent's own rights, so that a link in its home leads nowhere it could not go itself. Only the
-    # first directory may have to be made by root.
+    # With the agent's own rights, so that a link in its home leads nowhere it could not go itself. Only the home
+    # may have to be made by root.
     with acting_as(owner):
         try:
             os.makedirs(path, HOME_MODE, exist_ok=True)
             return
         except PermissionError:
             pass
-    os.mkdir(path, HOME_MODE)
-    os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+    parent, name = os.path.split(path)
+    if not os.path.isdir(parent):
+        ensure_directory(parent, mode=0o755)
+    descriptor = open_directory(parent)
+    try:
+        os.mkdir(name, HOME_MODE, dir_fd=descriptor)
+        os.chown(name, owner.uid, owner.gid, dir_fd=descriptor, follow_symlinks=False)
+    finally:
+        os.close(descriptor)
 
 
 def _write(path: str, text: str, owner: Owner) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import stat
+import time
 from typing import Any
 
 from .errors import OpsError
@@ -28,33 +29,45 @@ class Records:
 
     :param ops_dir: absolute path, usually ``<hermes_data_dir>/ops``
     :param profile: name of the profile
+    :raises OpsError: when somebody else than root could put something else in the place of *ops_dir*
     """
 
     def __init__(self, ops_dir: str, profile: str) -> None:
         self.ops_dir = ops_dir
         self.directory = os.path.join(ops_dir, "profiles", profile)
+        if os.path.lexists(ops_dir):
+            self._check()
 
     def prepare(self) -> None:
-        """Make the directories (0700, ours).
-
-        :raises OpsError: when the directory was swapped for somebody else's
-        """
+        """Make the directories (0700, ours)."""
+        self._check()
         for path in (self.ops_dir, os.path.dirname(self.directory), self.directory):
             ensure_directory(path, mode=0o700)
-            self._check(path)
         for name in ("applied", "kept"):
             ensure_directory(os.path.join(self.directory, name), mode=0o700)
 
-    @staticmethod
-    def _check(path: str) -> None:
-        # The agent's user may own the parent directory, and so may rename what lies in it.
-        status = os.lstat(path)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.geteuid()):
-            raise OpsError(
-                "is not a directory of ours",
-                where=path,
-                fix="find out who replaced it, then move it away",
-            )
+    def _check(self) -> None:
+        # Root writes the agent's files into it. So every directory on the way must be root's, and where others may
+        # write the sticky bit must keep them from renaming what is not theirs.
+        if os.geteuid() != 0:
+            return
+        path, below = self.ops_dir, True
+        while True:
+            try:
+                status = os.lstat(path)
+            except FileNotFoundError:
+                status = None
+            if status is not None:
+                open_to_others = status.st_mode & 0o022 and (below or not status.st_mode & stat.S_ISVTX)
+                if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or open_to_others:
+                    raise OpsError(
+                        f"cannot be trusted: {path} is not a directory that only root can change",
+                        where=self.ops_dir,
+                        fix="set hermes_ops_dir to a place of root's, such as /var/lib/hermes-ops",
+                    )
+            if path == os.sep:
+                return
+            path, below = os.path.dirname(path), False
 
     def lock(self, timeout: float = 60.0):
         """Hold the profile's lock; see :func:`files.lock`. Call :meth:`prepare` first."""
@@ -79,23 +92,38 @@ class Records:
 
     def request_restart(self, reasons: list[str]) -> None:
         """Remember that the gateway has to be restarted, before the change that asks for it is made."""
-        known = self.restart_reasons()
-        missing = [reason for reason in reasons if reason not in known]
-        if missing:
-            write_json(self._restart_path, known + missing)
+        if reasons:
+            write_json(self._restart_path, {**self._requested(), **dict.fromkeys(reasons, time.time())})
 
     def restart_reasons(self) -> list[str]:
         """Why a restart is due; empty when none is."""
-        return read_json(self._restart_path) or []
+        return list(self._requested())
 
-    def restarted(self) -> None:
-        """Forget the reasons: the gateway has been restarted, or started, since."""
+    def restarted(self, since: float) -> None:
+        """Forget what was asked for before *since* (seconds since 1970), when the restart began."""
+        if not os.path.exists(self._restart_path):
+            return
+        with self.lock():
+            later = {reason: when for reason, when in self._requested().items() if when >= since}
+            if later:
+                write_json(self._restart_path, later)
+            else:
+                os.unlink(self._restart_path)
+
+    def _requested(self) -> dict[str, float]:
+        return read_json(self._restart_path) or {}
+
+    def forget_applied(self, kind: str) -> None:
+        """Take back :meth:`write_applied`."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._restart_path)
+            os.unlink(os.path.join(self.directory, "applied", f"{kind}.json"))
+
+    def exist(self) -> bool:
+        return os.path.isdir(self.directory)
 
     def remove(self) -> None:
         """Forget everything about the profile."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        shutil.rmtree(self.directory)
 
     @property
     def _restart_path(self) -> str:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from .files import Owner
 from .process import Completed, run
 
-# Long enough for a gateway's own stop (drain and margin), which systemctl waits for.
-COMMAND_TIMEOUT = 900.0
+# For everything but a stop, which takes as long as the gateway may drain.
+COMMAND_TIMEOUT = 120.0
 
 _PROPERTIES = {
     "Id": "",
@@ -71,13 +71,13 @@ class Manager:
         self.scope = scope
         self.owner = owner
 
-    def call(self, *arguments: str, check: bool = True) -> Completed:
+    def call(self, *arguments: str, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Completed:
         """Run ``systemctl [--user] arguments``."""
         if self.scope == "system":
-            return run(["systemctl", *arguments], timeout=COMMAND_TIMEOUT, check=check)
+            return run(["systemctl", *arguments], timeout=timeout, check=check)
         return run(
             ["systemctl", "--user", *arguments],
-            timeout=COMMAND_TIMEOUT,
+            timeout=timeout,
             check=check,
             user=self.owner,
             env={"XDG_RUNTIME_DIR": f"/run/user/{self.owner.uid}"},

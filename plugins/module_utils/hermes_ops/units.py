@@ -103,7 +103,7 @@ class Host:
 
     :param scope: ``system``, or ``user`` for the manager of the lingering user
     :param user: name of the user Hermes runs as
-    :param uid: its number
+    :param uid: its number; text where it is not known yet
     :param data_dir: the user's home and the data volume's mount point
     :param hermes_home: Hermes' home below it
     :param root: where releases lie, ``/opt/hermes``
@@ -114,7 +114,7 @@ class Host:
 
     scope: str
     user: str
-    uid: int
+    uid: int | str
     data_dir: str
     hermes_home: str
     root: str
