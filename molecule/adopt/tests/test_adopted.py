@@ -142,7 +142,7 @@ def test_modes_and_owners_are_right(controller):
     assert modes == ["700 alice:alice", *["600 alice:alice"] * 4]
     strangers = controller.shell(f"find {HOME} ! -user alice -o ! -group alice")
     assert not strangers
-    assert controller.shell("stat --format '%a %U' /home/alice/ops").strip() == "700 root"
+    assert controller.shell("stat --format '%a %U' /var/lib/hermes-ops").strip() == "700 root"
 
 
 def test_her_agent_answers_under_our_unit(controller, alices):
