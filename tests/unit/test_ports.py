@@ -37,25 +37,55 @@ def test_a_listener_is_found_with_its_process(listening):
 
 
 def test_a_process_is_described_by_its_program():
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    program = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         try:
+            # Until it runs, the kernel has no command line for it.
+            child.stdout.readline()
             assert ports.describe({child.pid}) == f"pid {child.pid} ({os.path.basename(sys.executable)})"
         finally:
             child.communicate(b"\n")
     assert ports.describe(set()) == "a process that cannot be seen"
 
 
-def test_a_declared_port_that_somebody_else_holds_is_a_conflict(listening):
-    server = {"enabled": True, "host": "127.0.0.1", "port": listening}
-    profile = {
+@pytest.mark.parametrize(
+    ("groups", "profile"),
+    [
+        ("0::/system.slice/system-hermes\\x2dgateway.slice/hermes-gateway@bridge.service\n", "bridge"),
+        ("1:name=systemd:/system.slice/hermes-gateway@a-1_b.service/sub\n0::/\n", "a-1_b"),
+        ("0::/user.slice/user-999.slice/user@999.service/app.slice/hermes-gateway@x.service\n", "x"),
+        ("0::/system.slice/hermes-gateway.service\n", None),
+        ("0::/system.slice/other-hermes-gateway@x.service\n", None),
+        ("", None),
+    ],
+)
+def test_a_gateway_is_known_by_its_unit(groups, profile, monkeypatch):
+    monkeypatch.setattr(ports, "_cgroups", lambda pid: groups)
+    assert ports.gateway_of(1) == profile
+
+
+def declared(port):
+    return {
         "name": "default",
         "state": "present",
         "unit": "hermes-gateway@default.service",
-        "api": server,
+        "api": {"enabled": True, "host": "127.0.0.1", "port": port},
         "webhook": {"enabled": False},
     }
+
+
+def test_a_gateway_that_left_the_declaration_is_named(listening, monkeypatch):
+    monkeypatch.setattr(ports, "gateway_of", lambda pid: "bridge")
+    (conflict,) = info.port_conflicts([declared(listening)], None)
+    assert "(the gateway of profile bridge), no longer declared. Fix: declare bridge with state: absent" in conflict
+    absent = {**declared(1), "name": "bridge", "state": "absent"}
+    assert info.port_conflicts([declared(listening), absent], None) == []
+
+
+def test_a_declared_port_that_somebody_else_holds_is_a_conflict(listening):
+    profile = declared(listening)
     (conflict,) = info.port_conflicts([profile], None)
     assert f"profile default: api.port {listening} is taken by pid {os.getpid()}" in conflict
     assert "Fix: " in conflict
     assert info.port_conflicts([{**profile, "state": "absent"}], None) == []
-    assert info.port_conflicts([{**profile, "api": {**server, "enabled": False}}], None) == []
+    assert info.port_conflicts([{**profile, "api": {**profile["api"], "enabled": False}}], None) == []

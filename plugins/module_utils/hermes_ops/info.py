@@ -54,24 +54,21 @@ def port_conflicts(profiles: list[dict[str, Any]], owner: Owner | None) -> list[
         for key in ("api", "webhook")
         if profile[key]["enabled"]
     }
+    known = {profile["name"] for profile in profiles}
     conflicts = []
     for port, pids in sorted(ports.listeners(set(wanted), owner).items()):
-        foreign = {pid for pid in pids if not _is_ours(pid, profiles)}
-        if foreign or not pids:
-            hint = "stop it, or declare another port"
-            if any("hermes" in word for pid in foreign for word in ports.command_line(pid)):
-                hint = "stop the Hermes that was started by hand (hermes gateway stop), or declare another port"
-            conflicts.append(f"{wanted[port]} is taken by {ports.describe(foreign)}. Fix: {hint}")
+        foreign = ports.outsiders(pids, known)
+        if not foreign and pids:
+            continue
+        left = sorted({ports.gateway_of(pid) or "" for pid in foreign} - {""})
+        who, hint = ports.describe(foreign), "stop it, or declare another port"
+        if left:
+            who += ", no longer declared"
+            hint = f"declare {' and '.join(left)} with state: absent, or declare another port"
+        elif any("hermes" in word for pid in foreign for word in ports.command_line(pid)):
+            hint = "stop the Hermes that was started by hand (hermes gateway stop), or declare another port"
+        conflicts.append(f"{wanted[port]} is taken by {who}. Fix: {hint}")
     return conflicts
-
-
-def _is_ours(pid: int, profiles: list[dict[str, Any]]) -> bool:
-    try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as stream:
-            groups = stream.read()
-    except OSError:
-        return True  # gone meanwhile
-    return any(f"/{profile['unit']}" in groups for profile in profiles)
 
 
 def _release(root: str, current: str) -> dict[str, Any]:

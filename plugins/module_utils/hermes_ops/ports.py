@@ -13,6 +13,7 @@ from .files import Owner, acting_as
 
 _LISTEN = "0A"
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
+_UNIT = re.compile(r"/hermes-gateway@([^/]+)\.service(?:/|$)", re.M)
 
 
 def listeners(ports: set[int], owner: Owner | None = None) -> dict[int, set[int]]:
@@ -64,10 +65,30 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
+def gateway_of(pid: int) -> str | None:
+    """The profile whose unit, of any scope, a process belongs to."""
+    match = _UNIT.search(_cgroups(pid))
+    return match[1] if match else None
+
+
+def _cgroups(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def outsiders(pids: set[int], profiles: set[str]) -> set[int]:
+    """Those of *pids* that belong to none of the gateways of *profiles*, and have not ended meanwhile."""
+    return {pid for pid in pids if gateway_of(pid) not in profiles and command_line(pid)}
+
+
 def describe(pids: set[int]) -> str:
     """``pid 12 (nginx)`` for people."""
     named = []
     for pid in sorted(pids):
-        words = command_line(pid)
-        named.append(f"pid {pid} ({os.path.basename(words[0]) if words else 'gone'})")
+        gateway, words = gateway_of(pid), command_line(pid)
+        program = os.path.basename(words[0]) if words else "gone"
+        named.append(f"pid {pid} ({f'the gateway of profile {gateway}' if gateway else program})")
     return ", ".join(named) or "a process that cannot be seen"
