@@ -10,6 +10,7 @@ import string
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.config import shown
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,7 +181,58 @@ def test_what_cannot_work_is_refused(profiles, words):
         assert word in text
 
 
-@pytest.mark.parametrize("value", ["${MODEL_API_KEY}", "", None, 5, True])
+SECRETS = [
+    (
+        {"custom_providers": [{"api_key": "hunter2"}]},
+        "config.custom_providers[0].api_key",
+        "${CUSTOM_PROVIDERS_0_API_KEY}",
+    ),
+    ({"x": {"tokens": ["hunter2"]}}, "config.x.tokens[0]", "environment variable"),
+    ({"x": [["sk-hunter2hunter2hunter2"]]}, "config.x[0][0]", "environment variable"),
+    ({"mcp_servers": {"x": {"env": {"FOO": "hunter2"}}}}, "config.mcp_servers.x.env.FOO", "${MCP_SERVERS_X_ENV_FOO}"),
+    ({"mcp_servers": {"x": {"headers": {"Authorization": "Bearer hunter2"}}}}, "headers.Authorization", "secrets."),
+    ({"mcp_servers": {"x": {"args": ["Bearer hunter2hunter2"]}}}, "config.mcp_servers.x.args[0]", "secrets."),
+    ({"x": {"y": "Basic aHVudGVyMjpodW50ZXIy"}}, "config.x.y", "secret"),
+    ({"x": {"url": "https://me:hunter2@example.org/"}}, "config.x.url", "secret"),
+    ({"x": {"url": "postgres://${USER}:hunter2@example.org/"}}, "config.x.url", "secret"),
+    ({"x": {"url": "https://hunter2@example.org/x.git"}}, "config.x.url", "secret"),
+    ({"x": {"password": 1234567}}, "config.x.password", "secret"),
+]
+
+
+@pytest.mark.parametrize(("config", "place", "fix"), SECRETS)
+def test_a_secret_is_refused_wherever_it_stands_and_hidden_where_it_is_shown(config, place, fix):
+    text = refusal({"name": "default", "config": config})
+    assert place in text
+    assert fix in text
+    for value in ("hunter2", "aHVudGVy", "1234567"):
+        assert value not in text
+        assert value not in str(shown((), config))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"custom_providers": [{"api_key": "${A_KEY}"}]},
+        {"mcp_servers": {"x": {"headers": {"Authorization": "Bearer ${X_TOKEN}"}, "env": {"FOO": "${env:FOO}"}}}},
+        {"mcp_servers": {"x": {"env": {"EMPTY": "", "PORT": 8080, "ON": True, "DEEP": {}}}}},
+        {"x": {"url": "https://${USER}:${PASSWORD}@example.org/", "git": "ssh://git@example.org/x"}},
+        {"x": {"url": "https://example.org/@me:you", "note": "Basic knowledge of a bearer token"}},
+        {"secrets": {"onepassword": {"env": {"OPENAI_API_KEY": "op://vault/item/api key"}}}},
+        {"x": {"key": [], "token": {}}},
+    ],
+)
+def test_references_and_plain_values_are_no_secrets(config):
+    resolve({"name": "default", "config": config})
+    assert shown((), config) == config
+
+
+@pytest.mark.parametrize("value", ["https://me:hunter2@example.org/", "Bearer hunter2hunter2"])
+def test_settings_that_look_like_a_secret_are_refused(value):
+    assert "hunter2" not in refusal({"name": "default", "settings": {"PLAIN": value}})
+
+
+@pytest.mark.parametrize("value", ["${MODEL_API_KEY}", "", None, True])
 def test_what_is_no_secret_is_not_taken_for_one(value):
     resolve({"name": "default", "config": {"model": {"api_key": value}}})
 

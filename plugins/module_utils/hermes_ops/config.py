@@ -9,14 +9,13 @@ import copy
 import hashlib
 import json
 import os
-import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import yaml_edit
-from .declaration import REFERENCE, is_secret, leaves
+from .declaration import is_secret, leaves
 from .errors import OpsError
 from .files import Owner, acting_as, ensure_directory, read_text, write_atomic
 from .plan import HIDDEN, Difference, Plan
@@ -41,10 +40,6 @@ LIVE_KEYS: tuple[KeyPath, ...] = (
     ("agent", "disabled_toolsets"),
 )
 
-# Below these everything may be one: an MCP server's environment, the headers of a request.
-_SECRET_PARENTS = frozenset({"env", "headers", "extra_headers"})
-_CREDENTIALS_IN_URL = re.compile(r"://[^/\s]*:[^/\s]*@")
-
 
 def read_config(path: str) -> dict[Any, Any]:
     """What Hermes sees in the ``config.yaml`` at *path*; ``{}`` when there is none or it is empty.
@@ -60,21 +55,13 @@ def is_live(keys: KeyPath) -> bool:
     return any(keys[: len(live)] == live for live in LIVE_KEYS)
 
 
-def shown(keys: KeyPath, value: Any) -> Any:
-    """*value* as it may be shown: with everything that looks like a secret hidden."""
+def shown(keys: tuple[str | int, ...], value: Any) -> Any:
+    """*value* as it may be shown: with every secret hidden."""
     if isinstance(value, dict):
         return {name: shown((*keys, str(name)), part) for name, part in value.items()}
     if isinstance(value, list):
-        return [shown(keys, part) for part in value]
-    if value is None or isinstance(value, bool):
-        return value
-    if not isinstance(value, str):
-        # A password of digits, but not `max_tokens`.
-        return HIDDEN if is_secret(keys, str(value)) else value
-    singular = (*keys[:-1], keys[-1].rstrip("s"))
-    below_secrets = bool(value) and not _SECRET_PARENTS.isdisjoint(keys[:-1]) and not REFERENCE.match(value)
-    hidden = below_secrets or is_secret(singular, value) or _CREDENTIALS_IN_URL.search(value)
-    return HIDDEN if hidden else value
+        return [shown((*keys, number), part) for number, part in enumerate(value)]
+    return HIDDEN if is_secret(keys, value) else value
 
 
 def fingerprint(value: Any) -> str:

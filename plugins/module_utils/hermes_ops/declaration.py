@@ -13,7 +13,7 @@ import copy
 import difflib
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .errors import OpsError
@@ -89,13 +89,23 @@ OWNED_ENV = {
     "WEBHOOK_PORT": "webhook.port",
 }
 
-# Leaf names of config.yaml that hold a secret. Used on declared values and wherever a value may be shown.
-SECRET_NAME = re.compile(r"(^|[_-])(api_?key|key|token|secret|password|passwd|passphrase|credentials?)$", re.I)
-# Values that are secrets wherever they stand: keys of OpenAI-like providers, Slack, GitHub, AWS, PEM blocks.
+# Names, of config.yaml and of variables, whose value is a secret. Used on what is declared and on all that is shown.
+SECRET_NAME = re.compile(r"(^|[_-])(api_?keys?|key|token|secrets?|passwords?|passwd|passphrase|credentials?)$", re.I)
+# Below these everything may be one: an MCP server's environment, the headers of a request.
+SECRET_PARENTS = frozenset({"env", "headers", "extra_headers"})
+# Values that are secrets wherever they stand: keys of OpenAI-like providers, Slack, GitHub, AWS, PEM blocks, what
+# HTTP sends as Authorization.
 SECRET_VALUE = re.compile(
-    r"^(sk-[\w-]{16,}|xox[abpr]-\S{10,}|gh[pousr]_\w{20,}|AKIA\w{12,}|-----BEGIN [A-Z ]*PRIVATE KEY)"
+    r"^(sk-[\w-]{16,}|xox[abpr]-\S{10,}|gh[pousr]_\w{20,}|AKIA\w{12,}|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|Bearer\s+\S{8,}$|Basic\s+(?=\S*[A-Z\d=])[A-Za-z\d+/]{8,}=*$)"
 )
-REFERENCE = re.compile(r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$")
+# A password in a URL, or, to HTTP, a user without one: a token.
+URL_CREDENTIALS = re.compile(r"://[^/\s:@]*:[^/\s]+@|https?://[^/\s:@]+@", re.I)
+# What stands for a secret: a variable as Hermes' config (${NAME}) and its MCP servers (${env:NAME}) expand it, an
+# item of 1Password (0.18.2 and 0.19.0).
+REFERENCE = re.compile(r"\$\{(env:)?[A-Za-z_][A-Za-z0-9_]*\}|^op://.*$")
+# Where the gateway expands references; not below `platforms` (0.18.2 and 0.19.0).
+EXPANDED_CONFIG = ("custom_providers", "mcp_servers", "model")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # Doors in the sandbox that a profile may open; units.py says which directives each one lifts.
@@ -168,11 +178,44 @@ def leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple
     return found
 
 
-def is_secret(path: tuple[str, ...], value: Any) -> bool:
-    """Whether *value* at *path* of a config is a secret by its name or by its look; a ``${REFERENCE}`` is none."""
-    if not isinstance(value, str) or not value or REFERENCE.match(value):
+def is_secret(path: tuple[str | int, ...], value: Any) -> bool:
+    """Whether the scalar *value* at *path* of a config is a secret, by its name, its parents or its look.
+
+    One that holds a ``${REFERENCE}`` is none, unless what stands beside the reference looks like one.
+
+    :param path: names, and numbers for the places in lists
+    """
+    if value is None or isinstance(value, bool):
         return False
-    return bool(SECRET_NAME.search(str(path[-1])) or SECRET_VALUE.match(value))
+    text = REFERENCE.sub("", str(value))
+    if SECRET_VALUE.match(text) or URL_CREDENTIALS.search(text):
+        return True
+    if not text or text != str(value):
+        return False
+    names = [part for part in path if isinstance(part, str)]
+    if not names:
+        return False
+    # An element of `tokens` is a token; `max_tokens` itself is none.
+    name = names[-1] if path[-1] == names[-1] else names[-1].rstrip("s")
+    below = isinstance(value, str) and not SECRET_PARENTS.isdisjoint(names[:-1])
+    return below or SECRET_NAME.search(name) is not None
+
+
+def is_secret_setting(name: str, value: str) -> bool:
+    """Whether the variable *name* must not be shown with this *value*. Nothing in ``.env`` is a reference."""
+    return bool(value) and (SECRET_NAME.search(name) is not None or is_secret((name,), value))
+
+
+def secret_paths(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where in *value* secrets stand, within lists too."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from secret_paths(part, (*path, str(name)))
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from secret_paths(part, (*path, number))
+    elif is_secret(path, value):
+        yield path
 
 
 def is_loopback(host: str) -> bool:
@@ -419,7 +462,7 @@ def _check_env(settings: dict[str, str], secrets: dict[str, str], where: str) ->
     for key, value in settings.items():
         if key in secrets:
             raise OpsError(f"{key} is in settings and in secrets", where=where, fix="keep it in secrets")
-        if value and (SECRET_NAME.search(key) or SECRET_VALUE.match(value)):
+        if is_secret_setting(key, value):
             raise OpsError(
                 "is a secret, and settings are shown in output and diffs",
                 where=f"{where}: settings.{key}",
@@ -495,22 +538,25 @@ def check_subscription(subscription: Mapping[str, Any], where: str) -> None:
 
 
 def _check_config(config: dict[str, Any], where: str) -> None:
-    for path, value in leaves(config):
+    for path, _value in leaves(config):
         dotted = ".".join(str(part) for part in path)
         if path in OWNED_CONFIG:
             raise OpsError(
                 "has a place of its own", where=f"{where}: config.{dotted}", fix=f"declare {OWNED_CONFIG[path]} instead"
             )
-        if is_secret(path, value):
-            name = re.sub(r"\W", "_", "_".join(str(part) for part in path)).upper()
-            raise OpsError(
-                "is a secret, and config.yaml is no place for one",
-                where=f"{where}: config.{dotted}",
-                # Hermes expands references below model only (0.19.0).
-                fix=f'move it to secrets.{name} and write "${{{name}}}" here'
-                if path[0] == "model"
-                else "move it to secrets, under the name of Hermes' environment variable for it",
-            )
+    for path in secret_paths(config):
+        name = re.sub(r"\W", "_", "_".join(str(part) for part in path)).upper()
+        raise OpsError(
+            "is a secret, and config.yaml is no place for one",
+            where=f"{where}: config{_dotted(path)}",
+            fix=f'move it to secrets.{name} and write "${{{name}}}" here'
+            if path[0] in EXPANDED_CONFIG
+            else "move it to secrets, under the name of Hermes' environment variable for it",
+        )
+
+
+def _dotted(path: tuple[str | int, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
 
 
 def _sandbox(declared: dict[str, Any], where: str) -> dict[str, Any]:

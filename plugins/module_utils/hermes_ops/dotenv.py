@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .declaration import SECRET_NAME
+from .declaration import is_secret_setting
 from .errors import OpsError
 from .files import Owner, acting_as, read_text, write_atomic
 from .plan import HIDDEN, Difference, Plan
@@ -167,11 +167,6 @@ def read_env(path: str) -> dict[str, str]:
 def is_credential(name: str) -> bool:
     """Whether Hermes takes *name* for a credential and strips what is not ASCII from its value."""
     return name.endswith(CREDENTIAL_SUFFIXES)
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether *name* says that its value is secret."""
-    return SECRET_NAME.search(name) is not None
 
 
 def check_name(name: str) -> None:
@@ -338,11 +333,11 @@ def check_declared(settings: Mapping[str, Any], hidden: Mapping[str, Any], gener
         check_name(name)
     for name, value in (*settings.items(), *hidden.items()):
         check_value(name, value)
-    for name in settings:
+    for name, value in settings.items():
         if name in hidden:
             raise OpsError("is declared twice, as a setting and as a secret", where=name, fix="keep one")
-        if is_secret_name(name):
-            raise OpsError("has the name of a secret", where=name, fix="declare it as a secret")
+        if is_secret_setting(name, value):
+            raise OpsError("is a secret, by its name or its look", where=name, fix="declare it as a secret")
 
 
 def plan_env(
