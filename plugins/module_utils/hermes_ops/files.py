@@ -200,9 +200,9 @@ def _sweep(directory: str, name: str) -> None:
                 os.close(descriptor)
 
 
-def write_json(path: str, value: Any) -> None:
-    """Write *value* as indented JSON with :func:`write_atomic`, for our eyes only."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mode=0o600)
+def write_json(path: str, value: Any, *, mode: int = 0o600) -> None:
+    """Write *value* as indented JSON with :func:`write_atomic`."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mode=mode)
 
 
 def sync_directory(path: str) -> None:
