@@ -13,6 +13,7 @@ import time
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Unit
 
 
@@ -75,6 +76,46 @@ def test_what_the_journal_says(cause):
 
 def test_a_journal_without_a_known_cause():
     assert health.explain_journal(["INFO all is well"]) is None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "{", "null", "\udcff", "[" * 100_000, '{"platforms": [1], "pid": "self"}', '{"pid": true}']
+)
+def test_a_state_file_that_says_nothing(content, tmp_path):
+    (tmp_path / "gateway_state.json").write_bytes(content.encode(errors="surrogateescape"))
+    state = health.read_state(str(tmp_path), Owner.current())
+    assert not state.get("platforms")
+    assert not state.get("pid")
+
+
+def test_no_state_file(tmp_path):
+    assert health.read_state(str(tmp_path), Owner.current()) == {}
+
+
+def test_of_a_state_file_what_can_be_used_is(tmp_path):
+    platforms = {"a": 1, "discord": {"state": "connected"}}
+    (tmp_path / "gateway_state.json").write_text(json.dumps({"pid": 42, "platforms": platforms}))
+    state = health.read_state(str(tmp_path), Owner.current())
+    assert state == {"pid": 42, "platforms": {"discord": {"state": "connected"}}}
+
+
+def profile(home, **over):
+    off = {"enabled": False, "host": "127.0.0.1", "port": 0}
+    return {
+        "name": "default",
+        "home": str(home),
+        "unit": "hermes-gateway@default.service",
+        "api": off,
+        "webhook": off,
+        "health": {"platforms": [], "timeout": 60, "reply": False, "webhook": None},
+        **over,
+    }
+
+
+def test_a_broken_state_file_is_a_gateway_that_is_not_ready(tmp_path):
+    (tmp_path / "gateway_state.json").write_text('[{"platforms": {"a": 1}}]')
+    found = health.check(profile(tmp_path), Owner.current(), unit())
+    assert [problem.cause for problem in found.problems] == ["not_ready"]
 
 
 def test_platforms_must_be_connected():

@@ -157,6 +157,27 @@ JOURNAL_CAUSES: list[tuple[re.Pattern[str], Problem]] = [
 ]
 
 
+def read_state(home: str, owner: Owner) -> dict[str, Any]:
+    """What Hermes says of itself in gateway_state.json, ``{}`` when that says nothing.
+
+    The agent may write there whatever it wants, and a power cut leaves the file empty: neither is an error of ours.
+    """
+    try:
+        with acting_as(owner):
+            state = read_json(os.path.join(home, "gateway_state.json"))
+    except (OpsError, RecursionError):
+        return {}
+    if not isinstance(state, dict):
+        return {}
+    platforms = state.get("platforms")
+    platforms = platforms if isinstance(platforms, dict) else {}
+    return {
+        **state,
+        "pid": state["pid"] if type(state.get("pid")) is int else 0,
+        "platforms": {name: value for name, value in platforms.items() if isinstance(value, dict)},
+    }
+
+
 def explain_unit(unit: Unit) -> Problem | None:
     """What systemd itself knows about a unit that is not running."""
     if unit.running:
@@ -200,9 +221,8 @@ def explain_journal(lines: list[str]) -> Problem | None:
 def platform_problems(state: dict[str, Any], declared: list[str]) -> list[Problem]:
     """Which declared platforms are not connected, from gateway_state.json."""
     problems = []
-    known = state.get("platforms") or {}
     for name in declared:
-        platform = known.get(name)
+        platform = state["platforms"].get(name)
         if platform is None:
             problems.append(
                 Problem(
@@ -354,8 +374,8 @@ def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
         health.problems.append(
             Problem("not_stable", f"it has run for less than {STABLE_SECONDS:g} s", "wait, then look again")
         )
+    state = read_state(profile["home"], owner)
     with acting_as(owner):
-        state = read_json(os.path.join(profile["home"], "gateway_state.json")) or {}
         problem = _config_problem(os.path.join(profile["home"], config.FILE_NAME))
     if problem:
         health.problems.append(problem)
@@ -369,7 +389,7 @@ def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
             )
         )
     else:
-        health.platforms = {name: str(value.get("state")) for name, value in (state.get("platforms") or {}).items()}
+        health.platforms = {name: str(value.get("state")) for name, value in state["platforms"].items()}
         health.problems += platform_problems(state, profile["health"]["platforms"])
     for key, expected in (("api", "hermes-agent"), ("webhook", "webhook")):
         if profile[key]["enabled"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import config, gateway, ports, systemd
+from . import config, gateway, health, ports, systemd
 from .errors import OpsError
 from .files import Owner, read_json
 from .records import Records
@@ -37,7 +37,9 @@ def gather(
         "release": _release(root, current) if current else None,
         "releases": _releases(root),
         "profiles": {
-            profile["name"]: _profile(profile, units.get(profile["unit"]), Records(ops_dir, profile["name"]), root)
+            profile["name"]: _profile(
+                profile, units.get(profile["unit"]), Records(ops_dir, profile["name"]), root, owner
+            )
             for profile in profiles
         },
         "undeclared_profiles": _undeclared(hermes_home, profiles),
@@ -92,9 +94,11 @@ def _undeclared(hermes_home: str, profiles: list[dict[str, Any]]) -> list[str]:
         return []
 
 
-def _profile(profile: dict[str, Any], unit: Unit | None, records: Records, root: str) -> dict[str, Any]:
-    state = read_json(os.path.join(profile["home"], "gateway_state.json")) or {}
+def _profile(
+    profile: dict[str, Any], unit: Unit | None, records: Records, root: str, owner: Owner | None
+) -> dict[str, Any]:
     running = bool(unit and unit.running)
+    state = health.read_state(profile["home"], owner) if owner and running else {}
     return {
         "state": profile["state"],
         "home": profile["home"],
@@ -106,7 +110,7 @@ def _profile(profile: dict[str, Any], unit: Unit | None, records: Records, root:
         "restarts": unit.restarts if unit else 0,
         "running_release": gateway.running_release(unit.pid, root) if unit and running else None,
         "restart_pending": records.restart_reasons(),
-        "platforms": {name: value.get("state") for name, value in (state.get("platforms") or {}).items() if running},
+        "platforms": {name: value.get("state") for name, value in state.get("platforms", {}).items()},
         "declared_keys": [".".join(keys) for keys, _fingerprint in records.applied(config.RECORD).get("keys", [])],
         "drift": _drift(profile, records),
     }
