@@ -201,7 +201,7 @@ def _sweep(directory: str, name: str) -> None:
 
 
 def write_json(path: str, value: Any, *, mode: int = 0o600) -> None:
-    """Write *value* as indented JSON with :func:`write_atomic`."""
+    """Write *value* as indented JSON with :func:`write_atomic`; unless *mode* says more, for our eyes only."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mode=mode)
 
 
