@@ -112,6 +112,8 @@ def test_settings_become_text():
         (["x"], ["entry 1 is not a mapping"]),
         ([{}], ["entry 1 has the name None"]),
         ([{"name": "Bad Name"}], ["'Bad Name'"]),
+        ([{"name": "hermes", "api": {"port": 8700}}], ["entry 1", "'hermes'", "reserved"]),
+        ([{"name": "sudo", "api": {"port": 8700}}], ["'sudo'", "another name"]),
         ([{"name": "default"}, {"name": "default"}], ["profile default is declared twice"]),
         ([{"name": "default", "confg": {}}], ["profile default", "unknown key confg", "did you mean config?"]),
         ([{"name": "default", "api": {"prot": 1}}], ["unknown key api.prot", "did you mean api.port?"]),

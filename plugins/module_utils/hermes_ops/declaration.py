@@ -18,8 +18,9 @@ from typing import Any
 
 from .errors import OpsError
 
-# Hermes' own rule (0.19.0 hermes_cli/profiles.py).
+# Hermes' own rules (0.18.2 and 0.19.0 hermes_cli/profiles.py).
 PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+RESERVED_NAMES = frozenset({"hermes", "root", "sudo", "test", "tmp"})
 # 0.19.0 gateway/platforms/api_server.py and hermes_cli/auth.py: has_usable_secret(min_length=16).
 API_KEY_MINIMUM = 16
 PLACEHOLDER_SECRETS = frozenset(
@@ -273,6 +274,8 @@ def _resolve_one(
             where=where,
             fix="use lower-case letters, digits, '-' and '_' (at most 64, starting with a letter or digit)",
         )
+    if name in RESERVED_NAMES:
+        raise OpsError(f"entry {number} has the name {name!r}, reserved by Hermes", where=where, fix="use another name")
     where = f"{where}: profile {name}"
     _check_table(declared, PROFILE_KEYS, where, "")
 
