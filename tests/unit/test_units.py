@@ -94,12 +94,7 @@ def test_a_door_changes_what_it_names_and_nothing_else(door):
     opened = section(units.render_drop_in(host(), description(sandbox={"open": [door]})), "Service")
     implied = {"home": {"BindPaths"}, "system": {"ReadWritePaths"}}.get(door, set())
     different = {key for key in closed.keys() | opened.keys() if closed.get(key) != opened.get(key)}
-    lifted = {key for key in units.DOORS[door] if key in units.SANDBOX}
-    assert different == lifted | implied
-
-
-def test_every_door_can_be_declared_and_every_declared_door_exists():
-    assert sorted(units.DOORS) == sorted(declaration.DOORS)
+    assert different == set(units.DOORS[door]) | implied
 
 
 def test_a_data_directory_below_home_stays_visible():

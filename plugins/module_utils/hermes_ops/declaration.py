@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .errors import OpsError
+from .units import DOORS
 
 # Hermes' own rules (0.18.2 and 0.19.0 hermes_cli/profiles.py).
 PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -108,9 +109,6 @@ REFERENCE = re.compile(r"\$\{(env:)?[A-Za-z_][A-Za-z0-9_]*\}|^op://.*$")
 # Where the gateway expands references; not below `platforms` (0.18.2 and 0.19.0).
 EXPANDED_CONFIG = ("custom_providers", "mcp_servers", "model")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-# Doors in the sandbox that a profile may open; units.py says which directives each one lifts.
-DOORS = ("browser", "devices", "home", "metadata", "sudo", "system")
 
 # The tables below are the schema: name -> type. A dict as type is a nested table.
 _API = {"enabled": bool, "host": str, "port": int}

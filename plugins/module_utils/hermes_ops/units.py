@@ -79,7 +79,6 @@ DOORS: dict[str, dict[str, str | None]] = {
         "AmbientCapabilities": None,
         "RestrictSUIDSGID": None,
         "SystemCallFilter": None,
-        "PrivateUsers": None,
         # These imply NoNewPrivileges=yes for a unit with User= in systemd before 255, or filter system calls:
         "LockPersonality": None,
         "PrivateDevices": None,
