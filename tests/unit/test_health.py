@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Unit
 
 
@@ -57,8 +58,6 @@ def test_what_systemd_knows(state, cause):
 
 # Lines as Hermes 0.18.2 and 0.19.0 wrote them.
 JOURNAL = {
-    "port_in_use": "ERROR gateway.platforms.api_server: [Api_Server] Could not bind 127.0.0.1:19555: [Errno 98] error "
-    "while attempting to bind on address ('127.0.0.1', 19555): address already in use. Set a different port",
     "key_too_short": "ERROR gateway.platforms.api_server: [Api_Server] Refusing to start: API_SERVER_KEY is a "
     "placeholder or too short (<16 chars). This endpoint dispatches terminal-capable agent work",
     "refused_bind": "Refusing to start: binding to 0.0.0.0 requires API_SERVER_KEY",
@@ -74,8 +73,101 @@ def test_what_the_journal_says(cause):
     assert health.explain_journal(lines).cause == cause
 
 
-def test_a_journal_without_a_known_cause():
-    assert health.explain_journal(["INFO all is well"]) is None
+@pytest.mark.parametrize(
+    "line",
+    [
+        # discord.py, python-telegram-bot, slack_sdk, in the words of the adapters of 0.18.2 and 0.19.0.
+        "ERROR plugins.platforms.discord.adapter: [Discord] Failed to connect to Discord: Improper token "
+        "has been passed.",
+        "ERROR plugins.platforms.telegram.adapter: [Telegram] Failed to connect to Telegram: The token `123:abc` was "
+        "rejected by the server.",
+        "The server responded with: {'ok': False, 'error': 'invalid_auth'}",
+    ],
+)
+def test_a_token_that_a_platform_refuses(line):
+    assert health.explain_journal([line]).cause == "stale_token"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "INFO all is well",
+        "WARNING gateway.run: Unauthorized user: 1234 (somebody) on discord",
+        "WARNING plugins.platforms.discord.adapter: [Discord] Unauthorized slash attempt: user=somebody id=1",
+        "WARNING gateway.platforms.qqbot.adapter: [QQBot] Invalid token (4004), will refresh and reconnect",
+    ],
+)
+def test_a_journal_without_a_known_cause(line):
+    assert health.explain_journal([line]) is None
+
+
+class Systemctl:
+    """A manager whose units had the process ``now`` last."""
+
+    now = "c"
+
+    def call(self, *arguments, check):
+        assert "InvocationID" in arguments
+        return Completed((), 0, self.now + "\n", "")
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The journal: what each process wrote, as (process, line)."""
+    entries = []
+
+    def journalctl(command, **_options):
+        wanted = [word.split("=")[1] for word in command if word.startswith("_SYSTEMD_INVOCATION_ID=")]
+        column = 0 if "--output-fields" in command else 1
+        lines = [entry[column] for entry in entries if not wanted or entry[0] in wanted]
+        lines = lines[-int(command[command.index("--lines") + 1]) :]
+        return Completed((), 0, "".join(f"{line}\n" for line in lines), "")
+
+    monkeypatch.setattr(health, "run", journalctl)
+    return entries
+
+
+def explained(*problems):
+    found = health.Health("default", list(problems))
+    health._explain({"name": "default", "unit": "hermes-gateway@default.service"}, Systemctl(), found)
+    return found
+
+
+def problem(cause):
+    return health.Problem(cause, "what", "fix")
+
+
+def test_only_the_last_process_explains(written):
+    written += [("b", JOURNAL["key_too_short"]), ("c", "INFO waiting")]
+    found = explained(problem("not_ready"))
+    assert [problem.cause for problem in found.problems] == ["not_ready"]
+    assert found.log == ["INFO waiting"]
+
+
+def test_a_crash_loop_is_explained_by_the_process_before(written):
+    written += [("a", JOURNAL["refused_bind"]), ("b", JOURNAL["key_too_short"]), ("c", "INFO starting")]
+    found = explained(problem("crash_loop"))
+    assert [problem.cause for problem in found.problems] == ["key_too_short", "crash_loop"]
+    assert found.log == [JOURNAL["key_too_short"], "INFO starting"]
+    written.pop()
+    assert explained(problem("crash_loop")).log == [JOURNAL["key_too_short"]]
+
+
+def test_a_cause_that_was_found_by_looking_is_not_told_twice(written):
+    written.append(("c", JOURNAL["config_unparsable"]))
+    seen = problem("config_unparsable")
+    assert explained(problem("not_ready"), seen).problems == [seen, problem("not_ready")]
+
+
+def test_a_port_that_nobody_else_holds_is_no_cause(written):
+    written.append(("c", "ERROR gateway.platforms.api_server: [Errno 98] address already in use"))
+    assert [problem.cause for problem in explained(problem("not_ready")).problems] == ["not_ready"]
+
+
+def test_an_unknown_unit_has_no_log(written, monkeypatch):
+    monkeypatch.setattr(Systemctl, "now", "")
+    written.append(("c", JOURNAL["key_too_short"]))
+    assert explained(problem("not_installed")).log == []
 
 
 @pytest.mark.parametrize(
@@ -171,6 +263,26 @@ def test_health_must_come_from_hermes(server, monkeypatch):
     monkeypatch.setattr(Server, "answer", (200, {"platform": "webhook"}))
     problem, _answer = health.server_problem("the api server", server, "hermes-agent")
     assert problem.cause == "foreign_answer"
+
+
+@pytest.mark.parametrize(("holder", "causes"), [("default", []), ("bridge", ["port_in_use"]), (None, ["port_in_use"])])
+def test_the_api_server_must_be_this_profiles(server, holder, causes, tmp_path, monkeypatch):
+    monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
+    monkeypatch.setattr(health.ports, "gateway_of", lambda pid: holder)
+    (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
+    found = health.check(profile(tmp_path, api={**server, "enabled": True}), Owner.current(), unit())
+    assert [problem.cause for problem in found.problems] == causes
+    assert found.version == (None if causes else "0.19.0")
+    if holder == "bridge":
+        assert "the gateway of profile bridge" in found.problems[0].what
+        assert found.problems[0].fix == "one of the two needs another api.port"
+
+
+def test_a_port_that_is_taken_explains_a_gateway_that_ends(server, tmp_path):
+    ended = unit(active="activating", sub="auto-restart", pid=0, status=1)
+    found = health.check(profile(tmp_path, webhook={**server, "enabled": True}), Owner.current(), ended)
+    assert [problem.cause for problem in found.problems] == ["port_in_use", "not_running"]
+    assert found.problems[0].final
 
 
 def test_nobody_listens():

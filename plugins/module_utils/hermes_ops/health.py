@@ -23,8 +23,9 @@ from typing import Any
 from . import config, dotenv, ports, yaml_edit
 from .errors import OpsError
 from .files import Owner, acting_as, read_bytes, read_json
+from .process import run
 from .records import Records
-from .systemd import Manager, Unit, journal
+from .systemd import Manager, Unit
 
 # A gateway that is still the same process after this many seconds is not in a crash loop.
 STABLE_SECONDS = 3.0
@@ -97,10 +98,6 @@ class Health:
 # already known to be unhealthy: a text that changes with Hermes' version costs an explanation, never a verdict.
 JOURNAL_CAUSES: list[tuple[re.Pattern[str], Problem]] = [
     (
-        re.compile(r"already in use|Errno 98\b", re.I),
-        Problem("port_in_use", "a port it needs is taken", "see who holds it: ss -ltnp; stop that, or move it", True),
-    ),
-    (
         re.compile(r"API_SERVER_KEY is a placeholder or too short", re.I),
         Problem(
             "key_too_short",
@@ -128,7 +125,13 @@ JOURNAL_CAUSES: list[tuple[re.Pattern[str], Problem]] = [
         ),
     ),
     (
-        re.compile(r"Improper token|LoginFailure|TOKEN is set to a placeholder|Unauthorized|InvalidToken", re.I),
+        # discord.py, python-telegram-bot and slack_sdk, as the adapters in plugins/platforms log them. Nothing of
+        # "Unauthorized": that is what Hermes calls a person who may not talk to it.
+        re.compile(
+            r"Improper token has been passed|The token \S* ?was rejected by the server"
+            r"|'error': '(invalid_auth|not_authed|account_inactive|token_revoked|token_expired)'"
+            r"|TOKEN is set to a placeholder"
+        ),
         Problem(
             "stale_token",
             "a platform refuses its bot token",
@@ -282,6 +285,24 @@ def server_problem(name: str, server: dict[str, Any], expected: str) -> tuple[Pr
     return None, answer
 
 
+def taken_ports(profile: dict[str, Any], owner: Owner) -> dict[str, Problem]:
+    """``api`` and ``webhook``, as far as somebody else has the port: another profile's gateway answers alike."""
+    wanted = {profile[key]["port"]: key for key in ("api", "webhook") if profile[key]["enabled"]}
+    taken = {}
+    for port, pids in ports.listeners(set(wanted), owner).items():
+        key = wanted[port]
+        if pids != ports.outsiders(pids, {profile["name"]}):
+            continue
+        gateway = any(ports.gateway_of(pid) for pid in pids)
+        taken[key] = Problem(
+            "port_in_use",
+            f"port {port} ({key}.port) is taken by {ports.describe(pids)}",
+            f"{'one of the two needs' if gateway else 'stop that process, or declare'} another {key}.port",
+            True,
+        )
+    return taken
+
+
 def ask(server: dict[str, Any], key: str, prompt: str, *, timeout: float = REPLY_TIMEOUT) -> str:
     """Have the agent answer *prompt* through its API server.
 
@@ -366,6 +387,8 @@ def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
     :param unit: the unit as it is now
     """
     health = Health(profile["name"], pid=unit.pid)
+    taken = taken_ports(profile, owner)
+    health.problems += taken.values()
     problem = explain_unit(unit)
     if problem:
         health.problems.append(problem)
@@ -392,7 +415,7 @@ def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
         health.platforms = {name: str(value.get("state")) for name, value in state["platforms"].items()}
         health.problems += platform_problems(state, profile["health"]["platforms"])
     for key, expected in (("api", "hermes-agent"), ("webhook", "webhook")):
-        if profile[key]["enabled"]:
+        if profile[key]["enabled"] and key not in taken:
             problem, answer = server_problem(f"the {key} server", profile[key], expected)
             if problem:
                 health.problems.append(problem)
@@ -456,7 +479,7 @@ def wait(
             for name in ("config.yaml", ".env"):
                 records[profile["name"]].keep(os.path.join(profile["home"], name), owner, replace=True)
         elif not health.ok:
-            _explain(profile, owner, health)
+            _explain(profile, manager, health)
     return [results[p["name"]] for p in profiles]
 
 
@@ -475,25 +498,34 @@ def _prove(profile: dict[str, Any], owner: Owner, health: Health) -> None:
         )
 
 
-def _explain(profile: dict[str, Any], owner: Owner, health: Health) -> None:
-    """Put the cause in front: what the journal names, and who holds a taken port."""
-    health.log = journal(f"hermes-gateway-{profile['name']}", JOURNAL_LINES)
+def _explain(profile: dict[str, Any], manager: Manager, health: Health) -> None:
+    """Put the cause that the journal names in front."""
+    looping = any(problem.cause == "crash_loop" for problem in health.problems)
+    health.log = _journal(manager, profile, before=looping)
     known = explain_journal(health.log)
-    if known is None:
-        return
-    if known.cause == "port_in_use":
-        known = _port_holder(profile, owner, health.pid) or known
-    health.problems.insert(0, known)
+    if known is not None:
+        # What was found by looking says more.
+        cause = next((problem for problem in health.problems if problem.cause == known.cause), known)
+        health.problems = [cause, *(problem for problem in health.problems if problem is not cause)]
 
 
-def _port_holder(profile: dict[str, Any], owner: Owner, own_pid: int) -> Problem | None:
-    wanted = {profile[key]["port"]: key for key in ("api", "webhook") if profile[key]["enabled"]}
-    for port, pids in ports.listeners(set(wanted), owner).items():
-        if own_pid not in pids:
-            return Problem(
-                "port_in_use",
-                f"port {port} ({wanted[port]}.port) is taken by {ports.describe(pids)}",
-                f"stop that process, or declare another {wanted[port]}.port",
-                True,
-            )
-    return None
+def _journal(manager: Manager, profile: dict[str, Any], *, before: bool) -> list[str]:
+    """The last lines of the gateway's present process, or of its last one when there is none.
+
+    :param before: of the process before too: in a crash loop the present one has hardly begun
+    """
+    shown = manager.call("show", "--property", "InvocationID", "--value", profile["unit"], check=False)
+    invocations = shown.stdout.split()
+    if not invocations:
+        return []
+    if before:
+        recent = _journalctl(profile, "--lines", str(10 * JOURNAL_LINES), "--output-fields", "_SYSTEMD_INVOCATION_ID")
+        invocations += [invocation for invocation in reversed(recent) if invocation not in invocations][:1]
+    matches = [f"_SYSTEMD_INVOCATION_ID={invocation}" for invocation in invocations]
+    return _journalctl(profile, "--lines", str(JOURNAL_LINES), *matches)
+
+
+def _journalctl(profile: dict[str, Any], *arguments: str) -> list[str]:
+    command = ["journalctl", "--identifier", f"hermes-gateway-{profile['name']}", "--boot", "--no-pager"]
+    answer = run([*command, "--output", "cat", *arguments], timeout=20, check=False)
+    return [line.rstrip() for line in answer.stdout.splitlines() if line.strip()]
