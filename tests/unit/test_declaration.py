@@ -234,6 +234,49 @@ def test_settings_that_look_like_a_secret_are_refused(value):
     assert "hunter2" not in refusal({"name": "default", "settings": {"PLAIN": value}})
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("memory", value) for value in ("4GB", "lots", "0", "0G", "101%", "4 G", "4G\nUser=root", "")),
+        *(("cpu", value) for value in ("150", "0%", "all", "150%%", "")),
+        ("tasks", 0),
+    ],
+)
+def test_limits_that_systemd_would_ignore_are_refused(key, value):
+    assert f"profile default: limits.{key}" in refusal({"name": "default", "limits": {key: value}})
+
+
+@pytest.mark.parametrize("memory", ["4G", "1536M", "1073741824", "50%", "100%", "infinity"])
+def test_limits_that_systemd_knows(memory):
+    resolve({"name": "default", "limits": {"memory": memory, "cpu": "250%", "tasks": 1}})
+
+
+UNUSABLE_PATHS = [
+    "/srv/a b",
+    "/srv/100%",
+    "/srv/a\nUser=root",
+    '/srv/"a"',
+    "/srv/a'b",
+    "/srv/a:b",
+    "/srv/\\x",
+    "/srv/../etc",
+]
+
+
+@pytest.mark.parametrize("path", UNUSABLE_PATHS)
+def test_a_path_that_means_something_else_in_a_unit_is_refused(path):
+    assert "sandbox.paths" in refusal({"name": "default", "sandbox": {"paths": [path]}})
+    for key in ("hermes_home", "managed_root"):
+        paths = {"hermes_home": "/data/.hermes", "managed_root": "/m", key: path}
+        with pytest.raises(OpsError, match=key) as caught:
+            declaration.resolve([{"name": "default"}], host="box", **paths)
+        assert caught.value.fix
+
+
+def test_a_path_may_hold_any_letter():
+    resolve({"name": "default", "sandbox": {"paths": ["/srv/Müsik/a-b_c.d+e,f=g@h~"]}})
+
+
 @pytest.mark.parametrize("value", ["${MODEL_API_KEY}", "", None, True])
 def test_what_is_no_secret_is_not_taken_for_one(value):
     resolve({"name": "default", "config": {"model": {"api_key": value}}})

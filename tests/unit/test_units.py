@@ -10,6 +10,7 @@ import re
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import declaration, units
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
 
 
 def host(scope="system", systemd=257):
@@ -101,6 +102,12 @@ def test_a_data_directory_below_home_stays_visible():
     at_home = dataclasses.replace(host(), data_dir="/home/ada")
     binds = section(units.render_drop_in(at_home, description()), "Service")["BindPaths"]
     assert "-/home/ada" in binds[0].split()
+
+
+@pytest.mark.parametrize("name", ["data_dir", "hermes_home", "root"])
+def test_a_path_that_would_break_the_unit_is_refused(name):
+    with pytest.raises(OpsError, match=name):
+        dataclasses.replace(host(), **{name: "/srv/a b"})
 
 
 def test_the_managed_scope_is_the_profile_s_own():

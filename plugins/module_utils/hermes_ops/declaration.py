@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .errors import OpsError
-from .units import DOORS
+from .units import DOORS, check_path
 
 # Hermes' own rules (0.18.2 and 0.19.0 hermes_cli/profiles.py).
 PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -109,6 +109,16 @@ REFERENCE = re.compile(r"\$\{(env:)?[A-Za-z_][A-Za-z0-9_]*\}|^op://.*$")
 # Where the gateway expands references; not below `platforms` (0.18.2 and 0.19.0).
 EXPANDED_CONFIG = ("custom_providers", "mcp_servers", "model")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+# systemd.resource-control(5); a value it does not know is no limit, without an error.
+LIMITS = {
+    "memory": (
+        re.compile(r"[1-9]\d*[KMGT]?|([1-9]\d?|100)%|infinity", re.ASCII),
+        "write bytes, K, M, G or T (4G, 1536M), a percentage of the machine's memory (50%), or infinity",
+    ),
+    "cpu": (re.compile(r"[1-9]\d*%", re.ASCII), "write a percentage of one CPU, such as 150%"),
+    "tasks": (re.compile(r"[1-9]\d*", re.ASCII), "write 1 or more"),
+}
 
 # The tables below are the schema: name -> type. A dict as type is a nested table.
 _API = {"enabled": bool, "host": str, "port": int}
@@ -245,6 +255,8 @@ def resolve(
         kit have to know, and goes through output and records as it is
     :raises OpsError: for the first thing that cannot work; names host, profile and key
     """
+    for name, path in (("hermes_home", hermes_home), ("managed_root", managed_root)):
+        check_path(path, f"{host}: {name}")
     where = f"{host}: hermes_profiles"
     if not isinstance(profiles, list) or not profiles:
         raise OpsError("must be a list of at least one profile", where=where, fix="declare one: [{name: default}]")
@@ -358,7 +370,7 @@ def _resolve_one(
             "api": api,
             "webhook": webhook,
             "drain": drain,
-            "limits": {"memory": "4G", "cpu": None, "tasks": 1024, **declared.get("limits", {})},
+            "limits": _limits(declared.get("limits", {}), where),
             "sandbox": _sandbox(declared.get("sandbox", {}), where),
             "health": {
                 "platforms": platforms,
@@ -560,6 +572,13 @@ def _dotted(path: tuple[str | int, ...]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
 
 
+def _limits(declared: dict[str, Any], where: str) -> dict[str, Any]:
+    for key, (pattern, fix) in LIMITS.items():
+        if key in declared and not pattern.fullmatch(str(declared[key])):
+            raise OpsError(f"is {declared[key]!r}, which systemd would ignore", where=f"{where}: limits.{key}", fix=fix)
+    return {"memory": "4G", "cpu": None, "tasks": 1024, **declared}
+
+
 def _sandbox(declared: dict[str, Any], where: str) -> dict[str, Any]:
     sandbox = {"enabled": True, "open": [], "paths": [], **declared}
     for door in sandbox["open"]:
@@ -568,6 +587,5 @@ def _sandbox(declared: dict[str, Any], where: str) -> dict[str, Any]:
                 f"there is no door {door!r}", where=f"{where}: sandbox.open", fix="known doors: " + ", ".join(DOORS)
             )
     for path in sandbox["paths"]:
-        if not isinstance(path, str) or not path.startswith("/"):
-            raise OpsError(f"{path!r} is no absolute path", where=f"{where}: sandbox.paths", fix="start it with '/'")
+        check_path(path, f"{where}: sandbox.paths")
     return sandbox

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
+
+from .errors import OpsError
 
 TEMPLATE_NAME = "hermes-gateway@.service"
 # systemd that knows RestartSteps= and RestartMaxDelaySec= (its NEWS, version 254).
@@ -17,6 +20,9 @@ RESTART_STEPS_SINCE = 254
 STOP_MARGIN = 30
 # The link-local address where clouds hand out a machine's credentials.
 METADATA_ADDRESSES = "169.254.169.254 fd00:ec2::254"
+
+# What a path may hold so that it means itself in every directive: no white space, quote, `%`, `:` or `\\`.
+UNIT_PATH = re.compile(r"/[\w./@+,=~-]*")
 
 UNIT_DIRECTORIES = {"system": "/etc/systemd/system", "user": "/etc/systemd/user"}
 
@@ -96,6 +102,16 @@ DOORS: dict[str, dict[str, str | None]] = {
 }
 
 
+def check_path(path: str, where: str) -> None:
+    """:raises OpsError: when *path* cannot stand in a unit as it is"""
+    if not UNIT_PATH.fullmatch(path) or ".." in path.split("/"):
+        raise OpsError(
+            f"{path!r} cannot stand in a unit of systemd",
+            where=where,
+            fix="use an absolute path of letters, digits and ._@+,=~- without '..'",
+        )
+
+
 @dataclass(frozen=True)
 class Host:
     """What the units of a host have in common.
@@ -120,6 +136,10 @@ class Host:
     systemd: int
     restart_sec: int
     restart_max_delay_sec: int
+
+    def __post_init__(self) -> None:
+        for name in ("data_dir", "hermes_home", "root"):
+            check_path(getattr(self, name), name)
 
     @property
     def directory(self) -> str:
