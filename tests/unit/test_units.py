@@ -110,6 +110,20 @@ def test_a_path_that_would_break_the_unit_is_refused(name):
         dataclasses.replace(host(), **{name: "/srv/a b"})
 
 
+def test_a_hermes_home_of_its_own_place_can_be_written():
+    elsewhere = dataclasses.replace(host(), hermes_home="/home/ada/.hermes")
+    assert section(units.render_template(elsewhere), "Unit")["RequiresMountsFor"] == ["/data /home/ada/.hermes"]
+    drop_in = section(units.render_drop_in(elsewhere, description()), "Service")
+    assert drop_in["ReadWritePaths"] == ["-/data -/home/ada/.hermes"]
+    assert drop_in["BindPaths"] == ["-/run/user/999 -/home/ada/.hermes"]
+
+
+@pytest.mark.parametrize("home", ["/data/.hermes", "/data"])
+def test_a_hermes_home_below_the_data_directory_is_not_named_again(home):
+    below = dataclasses.replace(host(), hermes_home=home)
+    assert section(units.render_drop_in(below, description()), "Service")["ReadWritePaths"] == ["-/data"]
+
+
 def test_the_managed_scope_is_the_profile_s_own():
     drop_in = section(units.render_drop_in(host(), description(config_scope="managed")), "Service")
     assert "HERMES_MANAGED_DIR=/m/default" in drop_in["Environment"]

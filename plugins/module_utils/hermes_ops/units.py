@@ -120,7 +120,7 @@ class Host:
     :param user: name of the user Hermes runs as
     :param uid: its number; text where it is not known yet
     :param data_dir: the user's home and the data volume's mount point
-    :param hermes_home: Hermes' home below it
+    :param hermes_home: Hermes' home, usually below it
     :param root: where releases lie, ``/opt/hermes``
     :param systemd: the version of the host's systemd
     :param restart_sec: seconds between a gateway's end and its next start
@@ -144,6 +144,13 @@ class Host:
     @property
     def directory(self) -> str:
         return UNIT_DIRECTORIES[self.scope]
+
+    @property
+    def data_paths(self) -> list[str]:
+        """Where the agent's data lies."""
+        data_dir = os.path.normpath(self.data_dir)
+        below = os.path.commonpath([data_dir, self.hermes_home]) == data_dir
+        return [self.data_dir] if below else [self.data_dir, self.hermes_home]
 
     @property
     def template_path(self) -> str:
@@ -191,7 +198,7 @@ def render_template(host: Host) -> str:
             ("Wants", f"network-online.target user@{host.uid}.service"),
             # The user's manager, which lingers, is where Hermes starts cron jobs (since 0.21.1).
             ("After", f"network-online.target user@{host.uid}.service"),
-            ("RequiresMountsFor", host.data_dir),
+            ("RequiresMountsFor", " ".join(host.data_paths)),
         ]
         service += [
             ("User", host.user),
@@ -228,7 +235,7 @@ def _sandbox(host: Host, sandbox: dict[str, Any]) -> list[tuple[str, str]]:
         directives.update(DOORS[door])
     if host.scope == "user":
         return [(name, directives[name]) for name in USER_SANDBOX if directives[name] is not None]
-    paths = [host.data_dir, *sandbox["paths"]]
+    paths = [*host.data_paths, *sandbox["paths"]]
     result = [(name, value) for name, value in directives.items() if value is not None]
     if directives["ProtectHome"] == "tmpfs":
         visible = [f"/run/user/{host.uid}", *_below_home(paths)]
