@@ -164,10 +164,62 @@ def test_a_port_that_nobody_else_holds_is_no_cause(written):
     assert [problem.cause for problem in explained(problem("not_ready")).problems] == ["not_ready"]
 
 
-def test_an_unknown_unit_has_no_log(written, monkeypatch):
+def test_of_a_unit_that_systemd_forgot_the_last_process_explains(written, monkeypatch):
     monkeypatch.setattr(Systemctl, "now", "")
-    written.append(("c", JOURNAL["key_too_short"]))
-    assert explained(problem("not_installed")).log == []
+    assert explained(problem("not_running")).log == []
+    written += [("b", JOURNAL["key_too_short"]), ("c", "INFO stopping")]
+    assert explained(problem("not_running")).log == ["INFO stopping"]
+
+
+class Units:
+    """A manager whose unit is in one state after the other, and then stays in the last."""
+
+    def __init__(self, *states):
+        self.states = list(states)
+
+    def units(self, names):
+        state = self.states[0] if len(self.states) == 1 else self.states.pop(0)
+        return dict.fromkeys(names, state)
+
+    def call(self, *arguments, check):
+        return Completed((), 0, "", "")
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """A clock that only sleeping moves; gives how long was slept."""
+    clock = [0.0]
+
+    def sleep(length):
+        clock[0] += length
+
+    monkeypatch.setattr(health.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(health.time, "sleep", sleep)
+    return clock
+
+
+def failed_to_execute(restarts):
+    return unit(active="activating", sub="auto-restart", pid=0, status=203, restarts=restarts)
+
+
+def test_a_failure_to_execute_from_before_the_repair_is_waited_out(tmp_path, seconds):
+    (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
+    manager = Units(failed_to_execute(7), failed_to_execute(7), unit(restarts=8))
+    (found,) = health.wait([profile(tmp_path)], manager, Owner.current())
+    assert found.ok
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        [failed_to_execute(7), failed_to_execute(8)],
+        [unit(active="failed", sub="failed", pid=0, status=203)],
+    ],
+)
+def test_a_failure_to_execute_that_was_tried_again_is_final(states, tmp_path, written, seconds):
+    (found,) = health.wait([profile(tmp_path)], Units(*states), Owner.current())
+    assert [problem.cause for problem in found.problems] == ["wrong_binary"]
+    assert seconds[0] < 1
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,8 @@ def explain_unit(unit: Unit) -> Problem | None:
             "wrong_binary",
             "systemd cannot execute the release's hermes (status 203/EXEC)",
             "converge the host: the role install repairs /opt/hermes/current",
-            True,
+            # Before its next attempt it may be the account of one before a repair.
+            final=unit.active != "activating",
         )
     if unit.result == "start-limit-hit":
         return Problem(
@@ -455,7 +456,8 @@ def wait(
             unit = states[profile["unit"]]
             health = check(profile, owner, unit)
             results[profile["name"]] = health
-            looping = unit.restarts - first_restarts.setdefault(profile["name"], unit.restarts) >= CRASH_LOOP
+            attempts = unit.restarts - first_restarts.setdefault(profile["name"], unit.restarts)
+            looping = attempts >= CRASH_LOOP
             if looping:
                 health.problems.insert(
                     0,
@@ -466,7 +468,10 @@ def wait(
                     ),
                 )
             over = time.monotonic() - started >= profile["health"]["timeout"]
-            if not health.ok and not over and not looping and not any(p.final for p in health.problems):
+            hopeless = looping or any(
+                problem.final or (problem.cause == "wrong_binary" and attempts > 0) for problem in health.problems
+            )
+            if not health.ok and not over and not hopeless:
                 still.append(profile)
         waiting = still
         if waiting:
@@ -510,17 +515,18 @@ def _explain(profile: dict[str, Any], manager: Manager, health: Health) -> None:
 
 
 def _journal(manager: Manager, profile: dict[str, Any], *, before: bool) -> list[str]:
-    """The last lines of the gateway's present process, or of its last one when there is none.
+    """The last lines of the gateway's present process, or of its last one when there is none or between restarts.
 
     :param before: of the process before too: in a crash loop the present one has hardly begun
     """
     shown = manager.call("show", "--property", "InvocationID", "--value", profile["unit"], check=False)
     invocations = shown.stdout.split()
-    if not invocations:
-        return []
-    if before:
+    # systemd forgets those of a unit that was stopped and is not enabled.
+    if before or not invocations:
         recent = _journalctl(profile, "--lines", str(10 * JOURNAL_LINES), "--output-fields", "_SYSTEMD_INVOCATION_ID")
         invocations += [invocation for invocation in reversed(recent) if invocation not in invocations][:1]
+    if not invocations:
+        return []
     matches = [f"_SYSTEMD_INVOCATION_ID={invocation}" for invocation in invocations]
     return _journalctl(profile, "--lines", str(JOURNAL_LINES), *matches)
 
