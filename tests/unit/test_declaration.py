@@ -158,6 +158,26 @@ def test_settings_become_text():
             [{"name": "default", "config": {"platforms": {"webhook": {"extra": {"port": 1}}}}}],
             ["config.platforms.webhook.extra.port", "webhook.port"],
         ),
+        ([{"name": "default", "config": {"platforms": {"webhook": None}}}], ["config.platforms.webhook", "mapping"]),
+        ([{"name": "default", "config": {"platforms": {"api_server": {"extra": []}}}}], ["platforms.api_server.extra"]),
+        ([{"name": "default", "config": {"agent": None}}], ["config.agent", "must be a mapping"]),
+        (
+            [{"name": "default", "config": {"platforms": {"webhook": {"enabled": {"a": 1}}}}}],
+            ["config.platforms.webhook.enabled", "webhook.enabled instead"],
+        ),
+        (
+            [{"name": "default", "webhooks": [{"name": "a", "state": "absent"}], "health": {"webhook": "a"}}],
+            ["health.webhook", "not declared"],
+        ),
+        ([{"name": "default", "health": {"platforms": [{"a": 1}]}}], ["health.platforms", "list of text"]),
+        ([{"name": "default", "sandbox": {"open": [{}]}}], ["sandbox.open", "list of text"]),
+        ([{"name": "default", "sandbox": {"paths": [1]}}], ["sandbox.paths", "list of text"]),
+        ([{"name": "default", "webhooks": [{"name": "a", "events": [True]}]}], ["webhooks[1]: events", "list of text"]),
+        ([{"name": "default", "webhooks": [{"name": "a", "skills": [None]}]}], ["webhooks[1]: skills", "list of text"]),
+        ([{"name": "default", "user": "x" * 1376}], ["default: user", "1376", "1375"]),
+        ([{"name": "default", "memory": "x" * 2201}], ["default: memory", "2201", "2200"]),
+        ([{"name": "default", "secrets": {"X_API_KEY": "\u201cabc\u201d"}}], ["secrets.X_API_KEY", "not ASCII"]),
+        ([{"name": "default", "secrets": {"X": "a\0b"}}], ["secrets.X", "NUL"]),
         ([{"name": "default", "settings": {"A B": "x"}}], ["'A B'", "no name for a variable"]),
         ([{"name": "default", "settings": {"A": ["x"]}}], ["settings.A", "must be text"]),
         ([{"name": "default", "webhook": {"enabled": False}, "webhooks": [{"name": "a"}]}], ["webhook.enabled"]),
@@ -301,6 +321,17 @@ def test_loopback(host, answer):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "100.64.0.1", "example.org", ""])
 def test_everything_else_can_be_reached(host):
     assert not declaration.is_loopback(host)
+
+
+def test_what_is_beside_the_keys_with_a_place_of_their_own_can_be_declared():
+    declared = {"platforms": {"webhook": {"extra": {"rate_limit": 5}}, "api_server": {}}, "agent": {"max_turns": 9}}
+    config = resolve({"name": "default", "config": declared, "webhooks": [{"name": "a"}]})["default"]["config"]
+    assert config["platforms"]["webhook"]["extra"] == {"host": "127.0.0.1", "port": 8644, "rate_limit": 5}
+    assert config["agent"] == {"max_turns": 9, "restart_drain_timeout": 30}
+
+
+def test_seeds_up_to_the_limit():
+    resolve({"name": "default", "user": "x" * 1375, "memory": "x" * 2200})
 
 
 def test_the_declaration_is_left_as_it_was():

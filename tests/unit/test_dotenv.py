@@ -201,13 +201,13 @@ def test_bad_names_are_refused(name):
 )
 def test_bad_values_are_refused_without_showing_them(name, value, word):
     with pytest.raises(OpsError) as caught:
-        dotenv.check_value(name, value)
+        dotenv.check_value(name, value, name)
     assert word in str(caught.value)
     assert "SECRETVALUE" not in str(caught.value)
 
 
 def test_unicode_is_fine_where_hermes_keeps_it():
-    dotenv.check_value("GREETING", "grüße 🎉")
+    dotenv.check_value("GREETING", "grüße 🎉", "GREETING")
 
 
 # The plan

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .errors import OpsError
+from .profile import MEMORY_LIMITS
 from .units import DOORS, check_path
 
 # Hermes' own rules (0.18.2 and 0.19.0 hermes_cli/profiles.py).
@@ -106,6 +107,8 @@ URL_CREDENTIALS = re.compile(r"://[^/\s:@]*:[^/\s]+@|https?://[^/\s:@]+@", re.I)
 # What stands for a secret: a variable as Hermes' config (${NAME}) and its MCP servers (${env:NAME}) expand it, an
 # item of 1Password (0.18.2 and 0.19.0).
 REFERENCE = re.compile(r"\$\{(env:)?[A-Za-z_][A-Za-z0-9_]*\}|^op://.*$")
+# Hermes strips what is not ASCII from values of these names (0.18.2 and 0.19.0 hermes_cli/env_loader.py).
+CREDENTIAL_SUFFIXES = ("_API_KEY", "_TOKEN", "_SECRET", "_KEY")
 # Where the gateway expands references; not below `platforms` (0.18.2 and 0.19.0).
 EXPANDED_CONFIG = ("custom_providers", "mcp_servers", "model")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -120,20 +123,21 @@ LIMITS = {
     "tasks": (re.compile(r"[1-9]\d*", re.ASCII), "write 1 or more"),
 }
 
-# The tables below are the schema: name -> type. A dict as type is a nested table.
+# The tables below are the schema: name -> type. A dict as type is a nested table, _TEXTS a list of text.
+_TEXTS = [str]
 _API = {"enabled": bool, "host": str, "port": int}
 _WEBHOOK = {"enabled": bool, "host": str, "port": int}
 _LIMITS = {"memory": str, "cpu": str, "tasks": int}
-_SANDBOX = {"enabled": bool, "open": list, "paths": list}
-_HEALTH = {"platforms": list, "reply": bool, "webhook": str, "timeout": int}
+_SANDBOX = {"enabled": bool, "open": _TEXTS, "paths": _TEXTS}
+_HEALTH = {"platforms": _TEXTS, "reply": bool, "webhook": str, "timeout": int}
 _SUBSCRIPTION = {
     "name": str,
     "state": str,
     "description": str,
     "prompt": str,
     "secret": str,
-    "events": list,
-    "skills": list,
+    "events": _TEXTS,
+    "skills": _TEXTS,
     "deliver": str,
     "deliver_only": bool,
     "deliver_extra": dict,
@@ -317,6 +321,13 @@ def _resolve_one(
     _check_env(settings, secrets, where)
     _check_api_key(api, secrets, where)
     _check_webhooks(webhook, subscriptions, where)
+    for key, file in (("user", "memories/USER.md"), ("memory", "memories/MEMORY.md")):
+        if len(declared.get(key, "")) > MEMORY_LIMITS[file]:
+            raise OpsError(
+                f"has {len(declared[key])} characters; Hermes keeps {MEMORY_LIMITS[file]}",
+                where=f"{where}: {key}",
+                fix="shorten it, or put the rest into a skill",
+            )
 
     settings["API_SERVER_ENABLED"] = str(api["enabled"]).lower()
     if api["enabled"]:
@@ -337,7 +348,7 @@ def _resolve_one(
         platforms.append("api_server")
     if webhook["enabled"]:
         platforms.append("webhook")
-    if "webhook" in health and health["webhook"] not in [s["name"] for s in subscriptions]:
+    if "webhook" in health and health["webhook"] not in [s["name"] for s in subscriptions if _is_wanted(s)]:
         raise OpsError(
             f"names the subscription {health['webhook']!r}, which is not declared",
             where=f"{where}: health.webhook",
@@ -426,7 +437,7 @@ def _check_table(declared: dict[str, Any], table: dict[str, Any], where: str, pr
                 fix=f"did you mean {prefix}{close[0]}?" if close else "known keys: " + ", ".join(sorted(table)),
             )
         expected = table[key]
-        kind = dict if isinstance(expected, dict) else expected
+        kind = expected if isinstance(expected, type) else type(expected)
         # A bool is an int to Python, but not to a reader.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise OpsError(
@@ -436,6 +447,8 @@ def _check_table(declared: dict[str, Any], table: dict[str, Any], where: str, pr
             )
         if kind is int and value < 0:
             raise OpsError(f"is {value}", where=f"{where}: {prefix}{key}", fix="write a number that is not negative")
+        if expected is _TEXTS and not all(isinstance(part, str) for part in value):
+            raise OpsError("must be a list of text", where=f"{where}: {prefix}{key}", fix="quote its elements")
         if isinstance(expected, dict):
             _check_table(value, expected, where, f"{prefix}{key}.")
 
@@ -464,8 +477,27 @@ def _env_text(key: Any, value: Any, where: str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (str, int, float)):
+        check_value(key, str(value), f"{where}.{key}")
         return str(value)
     raise OpsError(f"must be text, not {type(value).__name__}", where=f"{where}.{key}", fix="quote it")
+
+
+def check_value(name: str, value: object, where: str) -> None:
+    """:raises OpsError: when Hermes could not read *value* as it is; the value is not part of the message"""
+    if not isinstance(value, str):
+        raise OpsError(f"is {type(value).__name__}, not a string", where=where, fix="put it into quotes")
+    if "\0" in value:
+        raise OpsError("holds a NUL, which no environment variable can", where=where, fix="remove it")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise OpsError("is not text (lone surrogate)", where=where, fix="give it as UTF-8 text") from None
+    if name.endswith(CREDENTIAL_SUFFIXES) and not value.isascii():
+        raise OpsError(
+            "holds characters that are not ASCII; Hermes would strip them from a credential",
+            where=where,
+            fix="copy it again from its issuer; look for typographic quotes and invisible characters",
+        )
 
 
 def _check_env(settings: dict[str, str], secrets: dict[str, str], where: str) -> None:
@@ -551,11 +583,22 @@ def check_subscription(subscription: Mapping[str, Any], where: str) -> None:
 
 
 def _check_config(config: dict[str, Any], where: str) -> None:
-    for path, _value in leaves(config):
-        dotted = ".".join(str(part) for part in path)
-        if path in OWNED_CONFIG:
+    for path, place in OWNED_CONFIG.items():
+        found: Any = config
+        for depth, name in enumerate(path):
+            if not isinstance(found, dict):
+                # It would take away what belongs to the place.
+                raise OpsError(
+                    "must be a mapping",
+                    where=f"{where}: config{_dotted(path[:depth])}",
+                    fix=f"leave it out, or write a mapping: {place} lies in it",
+                )
+            if name not in found:
+                break
+            found = found[name]
+        else:
             raise OpsError(
-                "has a place of its own", where=f"{where}: config.{dotted}", fix=f"declare {OWNED_CONFIG[path]} instead"
+                "has a place of its own", where=f"{where}: config{_dotted(path)}", fix=f"declare {place} instead"
             )
     for path in secret_paths(config):
         name = re.sub(r"\W", "_", "_".join(str(part) for part in path)).upper()

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .declaration import is_secret_setting
+from .declaration import check_value, is_secret_setting
 from .errors import OpsError
 from .files import Owner, acting_as, read_text, write_atomic
 from .plan import HIDDEN, Difference, Plan
@@ -37,9 +37,6 @@ from .records import Records
 FILE_NAME = ".env"
 MODE = 0o600
 RECORD = "env"
-
-# env_loader.py strips what is not ASCII from values of these names (0.18.2, 0.19.0).
-CREDENTIAL_SUFFIXES = ("_API_KEY", "_TOKEN", "_SECRET", "_KEY")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -164,35 +161,12 @@ def read_env(path: str) -> dict[str, str]:
     return read(read_text(path) or "")
 
 
-def is_credential(name: str) -> bool:
-    """Whether Hermes takes *name* for a credential and strips what is not ASCII from its value."""
-    return name.endswith(CREDENTIAL_SUFFIXES)
-
-
 def check_name(name: str) -> None:
     """:raises OpsError: when *name* is no name of an environment variable"""
     if not _NAME.fullmatch(name):
         raise OpsError(
             f"{name!r} is not the name of an environment variable",
             fix="use letters, digits and underscores, not beginning with a digit",
-        )
-
-
-def check_value(name: str, value: object) -> None:
-    """:raises OpsError: when Hermes could not read *value* as it is; the value is not part of the message"""
-    if not isinstance(value, str):
-        raise OpsError(f"is {type(value).__name__}, not a string", where=name, fix="put it into quotes")
-    if "\0" in value:
-        raise OpsError("holds a NUL, which no environment variable can", where=name, fix="remove it")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise OpsError("is not text (lone surrogate)", where=name, fix="give it as UTF-8 text") from None
-    if is_credential(name) and not value.isascii():
-        raise OpsError(
-            "holds characters that are not ASCII; Hermes would strip them from a credential",
-            where=name,
-            fix="copy it again from its issuer; look for typographic quotes and invisible characters",
         )
 
 
@@ -332,7 +306,7 @@ def check_declared(settings: Mapping[str, Any], hidden: Mapping[str, Any], gener
     for name in (*settings, *hidden, *generate):
         check_name(name)
     for name, value in (*settings.items(), *hidden.items()):
-        check_value(name, value)
+        check_value(name, value, name)
     for name, value in settings.items():
         if name in hidden:
             raise OpsError("is declared twice, as a setting and as a secret", where=name, fix="keep one")

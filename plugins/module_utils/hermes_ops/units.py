@@ -21,7 +21,7 @@ STOP_MARGIN = 30
 # The link-local address where clouds hand out a machine's credentials.
 METADATA_ADDRESSES = "169.254.169.254 fd00:ec2::254"
 
-# What a path may hold so that it means itself in every directive: no white space, quote, `%`, `:` or `\\`.
+# What a path may hold so that it means itself in every directive: no white space, quote, `%`, `:` or `\`.
 UNIT_PATH = re.compile(r"/[\w./@+,=~-]*")
 
 UNIT_DIRECTORIES = {"system": "/etc/systemd/system", "user": "/etc/systemd/user"}
