@@ -115,7 +115,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 def plan_absent(module: AnsibleModule, name: str, home: str, owner: Owner) -> Plan:
     if name == profile.DEFAULT_PROFILE:
         raise OpsError("the home of the default profile holds all others", where=home, fix="remove it by hand")
-    pid = profile.running(home)
+    pid = profile.running(home, owner)
     if pid and not module.check_mode:
         raise OpsError(f"a gateway (pid {pid}) runs on it", where=home, fix="stop it first")
     plan = profile.plan_removal(name, home, owner)

@@ -146,6 +146,16 @@ def test_another_release_asks_for_a_restart(systemd, host, records, monkeypatch,
     assert plan.restart["default"] == ["release: 0.18.2 -> 0.19.0"]
 
 
+def test_a_platform_that_hermes_gave_up_asks_for_a_restart(systemd, host, records, monkeypatch):
+    converge(host, profiles(), records)
+    states = {"/h": {"pid": os.getpid(), "platforms": {"api_server": {"state": "fatal"}}}}
+    monkeypatch.setattr(gateway, "read_state", lambda home, owner: states.get(home, {}))
+    plan = gateway.plan_gateways(host, profiles(), Owner.current(), records)
+    assert plan.restart == {"default": ["platform: api_server is fatal"]}
+    states["/h"]["pid"] = 1
+    assert not gateway.plan_gateways(host, profiles(), Owner.current(), records).changed
+
+
 def test_an_absent_profile_is_stopped_disabled_and_its_unit_files_gone(systemd, host, records):
     converge(host, profiles(), records)
     systemd.asked.clear()

@@ -195,9 +195,9 @@ def test_a_purge_leaves_nothing(home):
 
 
 def test_a_state_file_of_a_dead_gateway_is_not_taken_for_a_live_one(home):
-    assert profile.running(str(home)) == 0
+    assert profile.running(str(home), ME) == 0
     (home / "gateway_state.json").write_text(f'{{"pid": {os.getpid()}}}')
-    assert profile.running(str(home)) == 0
+    assert profile.running(str(home), ME) == 0
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)

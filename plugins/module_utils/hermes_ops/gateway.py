@@ -15,6 +15,7 @@ from typing import Any
 
 from . import ports, units
 from .files import Owner, read_text, write_atomic
+from .health import read_state
 from .plan import Difference, Plan
 from .records import Records
 from .systemd import Manager, Unit
@@ -59,9 +60,17 @@ def plan_files(host: units.Host, profiles: list[dict[str, Any]]) -> dict[str, st
 
 
 def restart_reasons(
-    profile: dict[str, Any], unit: Unit, requested: list[str], changed_files: list[str], host: units.Host
+    profile: dict[str, Any],
+    unit: Unit,
+    requested: list[str],
+    changed_files: list[str],
+    host: units.Host,
+    state: dict[str, Any],
 ) -> list[str]:
-    """Why a running gateway is not what is declared."""
+    """Why a running gateway is not what is declared.
+
+    :param state: what Hermes says of itself, see :func:`health.read_state`
+    """
     if not unit.running:
         return []
     reasons = list(requested)
@@ -69,7 +78,15 @@ def restart_reasons(
     now, wanted = running_release(unit.pid, host.root), current_release(host.root)
     if now and wanted and now != wanted:
         reasons.append(f"release: {now} -> {wanted}")
+    if state.get("pid") == unit.pid:
+        # Hermes never tries these again (0.19.0: a port that was taken at its start, though it is free by now).
+        fatal = [name for name in profile["health"]["platforms"] if _platform(state, name) == "fatal"]
+        reasons += [f"platform: {name} is fatal" for name in fatal]
     return reasons
+
+
+def _platform(state: dict[str, Any], name: str) -> Any:
+    return state.get("platforms", {}).get(name, {}).get("state")
 
 
 def _files_of(host: units.Host, profile: str) -> tuple[str, str]:
@@ -95,7 +112,8 @@ def plan_gateways(
     changed = [path for path, text in files.items() if _differs(path, text)]
     for profile in present:
         unit, name = states[profile["unit"]], profile["name"]
-        reasons = restart_reasons(profile, unit, records[name].restart_reasons(), changed, host)
+        state = read_state(profile["home"], owner) if unit.running else {}
+        reasons = restart_reasons(profile, unit, records[name].restart_reasons(), changed, host, state)
         if reasons:
             plan.restart[name] = reasons
             # Before the files change, so that a kill between the two still ends in a restart.

@@ -10,7 +10,8 @@ import shutil
 import stat
 
 from .errors import OpsError
-from .files import Owner, acting_as, ensure_directory, open_directory, read_json, read_text, write_atomic
+from .files import Owner, acting_as, ensure_directory, open_directory, read_text, write_atomic
+from .health import read_state
 from .plan import Difference, Plan
 from .ports import command_line
 
@@ -77,10 +78,9 @@ def plan_removal(name: str, home: str, owner: Owner) -> Plan:
     return plan
 
 
-def running(home: str) -> int:
+def running(home: str, owner: Owner) -> int:
     """The process id of the gateway that runs on *home*, 0 when none does."""
-    state = read_json(os.path.join(home, "gateway_state.json"))
-    pid = state.get("pid", 0) if isinstance(state, dict) else 0
+    pid = read_state(home, owner).get("pid", 0)
     # The file stays behind after a crash, and its number may be somebody else's by now.
     return pid if any("hermes" in word for word in command_line(pid)) else 0
 
