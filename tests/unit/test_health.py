@@ -15,6 +15,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.process import Completed
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.state import read_state
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Unit
 
 
@@ -227,19 +228,19 @@ def test_a_failure_to_execute_that_was_tried_again_is_final(states, tmp_path, wr
 )
 def test_a_state_file_that_says_nothing(content, tmp_path):
     (tmp_path / "gateway_state.json").write_bytes(content.encode(errors="surrogateescape"))
-    state = health.read_state(str(tmp_path), Owner.current())
+    state = read_state(str(tmp_path), Owner.current())
     assert not state.get("platforms")
     assert not state.get("pid")
 
 
 def test_no_state_file(tmp_path):
-    assert health.read_state(str(tmp_path), Owner.current()) == {}
+    assert read_state(str(tmp_path), Owner.current()) == {}
 
 
 def test_of_a_state_file_what_can_be_used_is(tmp_path):
     platforms = {"a": 1, "discord": {"state": "connected"}}
     (tmp_path / "gateway_state.json").write_text(json.dumps({"pid": 42, "platforms": platforms}))
-    state = health.read_state(str(tmp_path), Owner.current())
+    state = read_state(str(tmp_path), Owner.current())
     assert state == {"pid": 42, "platforms": {"discord": {"state": "connected"}}}
 
 

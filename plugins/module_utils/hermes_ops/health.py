@@ -25,6 +25,7 @@ from .errors import OpsError
 from .files import Owner, acting_as, read_bytes, read_json
 from .process import run
 from .records import Records
+from .state import read_state
 from .systemd import Manager, Unit
 
 # A gateway that is still the same process after this many seconds is not in a crash loop.
@@ -158,27 +159,6 @@ JOURNAL_CAUSES: list[tuple[re.Pattern[str], Problem]] = [
         ),
     ),
 ]
-
-
-def read_state(home: str, owner: Owner) -> dict[str, Any]:
-    """What Hermes says of itself in gateway_state.json, ``{}`` when that says nothing.
-
-    The agent may write there whatever it wants, and a power cut leaves the file empty: neither is an error of ours.
-    """
-    try:
-        with acting_as(owner):
-            state = read_json(os.path.join(home, "gateway_state.json"))
-    except (OpsError, RecursionError):
-        return {}
-    if not isinstance(state, dict):
-        return {}
-    platforms = state.get("platforms")
-    platforms = platforms if isinstance(platforms, dict) else {}
-    return {
-        **state,
-        "pid": state["pid"] if type(state.get("pid")) is int else 0,
-        "platforms": {name: value for name, value in platforms.items() if isinstance(value, dict)},
-    }
 
 
 def explain_unit(unit: Unit) -> Problem | None:
