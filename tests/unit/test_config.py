@@ -441,6 +441,38 @@ def test_a_refused_file_is_untouched(profile):
     assert profile.file.read_bytes() == b"a: \xff\n"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !hunter2secret x",
+        "a: !<'hunter2secret> x",
+        "a: *hunter2secret",
+        "a: &hunter2secret 1\nb: &hunter2secret 2",
+        "a: !hunter2secret!x y",
+        "a: !!bool hunter2secret",
+        "a: !!timestamp hunter2secret",
+        "a: !!int ''",
+        "a: !!binary hunter2sécret",
+        "a: [hunter2secret",
+        "hunter2secret\na: 1",
+        "a: hunter2secret\n  b: %hunter2secret",
+    ],
+)
+@pytest.mark.parametrize("libyaml", [True, False])
+def test_no_error_quotes_the_file(text, libyaml, monkeypatch):
+    if not libyaml:
+        monkeypatch.delattr(yaml_edit.yaml, "CSafeLoader", raising=False)
+    with pytest.raises(OpsError, match=r"config\.yaml") as caught:
+        yaml_edit.load(text, "config.yaml")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_error_says_what_is_wrong():
+    # libyaml's words, or Python's.
+    with pytest.raises(OpsError, match=r"config.yaml:2: is not YAML \((did not find )?expected ',' or '\]'"):
+        yaml_edit.load("a: [1\n", "config.yaml")
+
+
 def test_check_mode_without_pyyaml(profile, monkeypatch):
     monkeypatch.setattr(yaml_edit, "yaml", None)
     assert not profile({"a": 1}, check_mode=True).unpredicted

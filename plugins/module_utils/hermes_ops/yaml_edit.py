@@ -29,6 +29,8 @@ Path = Sequence[str]
 _END_OF_LINE = re.compile(r"[^\r\n]*")
 _LINE_BREAK = re.compile(r"\r\n|\n|\r|\Z")
 _ALIAS = re.compile(r"\s*:\s*\*[^\s,\]}]+")
+# What PyYAML quotes: a character, the name of a token ('<block end>'), or what stands in the file.
+_QUOTATION = re.compile(r"('.'|'<[a-z ]+>')|['\"].*", re.DOTALL)
 # PyYAML takes these for line breaks too, and Python's printable test does not know the last.
 _UNUSUAL_BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
 
@@ -51,7 +53,8 @@ def load(text: str, path: str) -> dict[Any, Any]:
         tree = yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
         raise _syntax_error(error, text, path) from None
-    except (RecursionError, ValueError, TypeError) as error:
+    except (RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
+        # What PyYAML lets through from values that do not fit their tag.
         raise OpsError(
             f"is not YAML that Hermes can read ({type(error).__name__})", where=path, fix="repair it"
         ) from None
@@ -76,8 +79,9 @@ def _syntax_error(error: Exception, text: str, path: str) -> OpsError:
     # A character that is not allowed: PyYAML gives a position only.
     before = text.count("\n", 0, getattr(error, "position", None) or 0)
     line = (before if mark is None else mark.line) + 1
-    # Never the error's own text: it may quote the line.
+    # Never the error's own text: it quotes the line. So does the problem, where it names a tag, an anchor or an alias.
     reason = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
+    reason = _QUOTATION.sub(lambda quoted: quoted[1] or "…", reason)
     return OpsError(f"is not YAML ({reason})", where=f"{path}:{line}", fix="repair it; it was left as it is")
 
 
