@@ -73,7 +73,9 @@ releases:
 profiles:
   description: >-
     Each profile: its unit, process, release, platforms, the reasons for a pending restart, the keys of config.yaml
-    that we declared, and those among them that somebody changed by hand.
+    that we declared, and as C(drift) what somebody changed by hand of that which we wrote. There C(agent.max_turns)
+    is a key of config.yaml, C(env: DISCORD_BOT_TOKEN) one of C(.env), C(webhook: build) a subscription. A key that
+    the host generated and somebody replaced is among them, and stays replaced.
   returned: always
   type: dict
   sample:
@@ -90,7 +92,7 @@ profiles:
       restart_pending: []
       platforms: {api_server: connected}
       declared_keys: [approvals.mode]
-      drift: []
+      drift: ["env: DISCORD_BOT_TOKEN"]
 undeclared_profiles:
   description: Profiles that exist on the host and are not declared.
   returned: always

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import info
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import config, dotenv, info, webhooks
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager, Unit
 
 
@@ -49,3 +52,86 @@ def test_a_broken_state_file_hides_nothing_else(host, tmp_path, content, platfor
     found = info.gather(**host)["profiles"]["default"]
     assert found["active"] == "active"
     assert found["platforms"] == platforms
+
+
+SECRET = "0123456789abcdef"
+
+
+@pytest.fixture
+def converged(host, tmp_path):
+    """A key of each kind as the modules write it; gives the home and what :func:`info.gather` says drifted."""
+    home, owner, records = str(tmp_path / "home"), Owner.current(), Records(host["ops_dir"], "default")
+    records.prepare()
+    (tmp_path / "home" / "config.yaml").write_text("a: 1\n")
+    records.write_applied("config", {"keys": [[["a"], config.fingerprint(1)]]})
+    dotenv.converge_env(
+        home, owner, records, settings={"LEVEL": "1"}, hidden={"A_TOKEN": SECRET}, generate=["A_KEY"], check_mode=False
+    )
+    declared = [{"name": "build", "prompt": "look", "secret": SECRET}, {"name": "open"}]
+    webhooks.converge_webhooks(home, owner, records, declared)
+    return tmp_path / "home", lambda: info.gather(**host)["profiles"]["default"]["drift"]
+
+
+def test_what_was_written_has_not_drifted(converged):
+    _home, drift = converged
+    assert drift() == []
+
+
+def test_a_key_of_config_that_was_changed_by_hand(converged):
+    home, drift = converged
+    (home / "config.yaml").write_text("a: 2\n")
+    assert drift() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"), [("A_TOKEN=fedcba9876543210", ["env: A_TOKEN"]), ("LEVEL=2", ["env: LEVEL"]), ("OTHER=1", [])]
+)
+def test_a_key_of_env_that_was_changed_by_hand(converged, line, found):
+    home, drift = converged
+    with open(home / ".env", "a") as stream:
+        stream.write(f"{line}\n")
+    assert drift() == found
+
+
+def test_an_env_that_is_gone(converged):
+    home, drift = converged
+    os.unlink(home / ".env")
+    assert drift() == ["env: LEVEL", "env: A_TOKEN", "env: A_KEY"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "found"),
+    [
+        ("build", {"prompt": "say hello"}, ["webhook: build"]),
+        ("build", {"secret": "fedcba9876543210"}, ["webhook: build"]),
+        ("build", {"events": ["push"]}, []),
+        ("open", {"secret": "somebody rotated what we made"}, []),
+        ("other", {"prompt": "not ours"}, []),
+    ],
+)
+def test_a_subscription_that_was_changed_by_hand(converged, name, change, found):
+    home, drift = converged
+    path = home / "webhook_subscriptions.json"
+    entries = json.loads(path.read_text())
+    entries.setdefault(name, {}).update(change)
+    path.write_text(json.dumps(entries))
+    assert drift() == found
+    del entries["build"]
+    path.write_text(json.dumps(entries))
+    assert drift() == ["webhook: build"]
+
+
+def test_files_that_cannot_be_read_say_so(converged):
+    home, drift = converged
+    (home / ".env").write_bytes(b"\xff")
+    (home / "webhook_subscriptions.json").write_text("")
+    texts = drift()
+    assert [os.path.basename(text.split(":")[0]) for text in texts] == [".env", "webhook_subscriptions.json"]
+
+
+def test_no_record_and_no_answer_holds_a_secret(converged, tmp_path):
+    home, drift = converged
+    (home / ".env").write_text("A_TOKEN=fedcba9876543210\n")
+    applied = tmp_path / "ops" / "profiles" / "default" / "applied"
+    texts = [path.read_text() for path in applied.iterdir()] + drift()
+    assert not any(secret in text for text in texts for secret in (SECRET, "fedcba9876543210"))

@@ -296,6 +296,20 @@ def fingerprint(salt: str, name: str, value: str) -> str:
     return hmac.new(bytes.fromhex(salt), f"{name}={value}".encode(), hashlib.sha256).hexdigest()
 
 
+def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
+    """Which keys of the file at *path* no longer hold what *record* says we wrote; names only.
+
+    :raises OpsError: when the file cannot be read
+    """
+    known: Mapping[str, str] = record.get("keys", {})
+    values = read_env(path) if known else {}
+    return [
+        name
+        for name, mark in known.items()
+        if name not in values or fingerprint(record["salt"], name, values[name]) != mark
+    ]
+
+
 def new_secret() -> str:
     """256 random bits as 64 hexadecimal digits (Hermes wants 16 characters or more of an API key)."""
     return secrets.token_hex(32)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import config, gateway, health, ports, systemd
+from . import config, dotenv, gateway, ports, systemd, webhooks
 from .errors import OpsError
-from .files import Owner, read_json
+from .files import Owner, acting_as, read_json
 from .records import Records
+from .state import read_state
 from .systemd import Manager, Unit
 
 
@@ -98,7 +99,7 @@ def _profile(
     profile: dict[str, Any], unit: Unit | None, records: Records, root: str, owner: Owner | None
 ) -> dict[str, Any]:
     running = bool(unit and unit.running)
-    state = health.read_state(profile["home"], owner) if owner and running else {}
+    state = read_state(profile["home"], owner) if owner and running else {}
     return {
         "state": profile["state"],
         "home": profile["home"],
@@ -112,15 +113,24 @@ def _profile(
         "restart_pending": records.restart_reasons(),
         "platforms": {name: value.get("state") for name, value in state.get("platforms", {}).items()},
         "declared_keys": [".".join(keys) for keys, _fingerprint in records.applied(config.RECORD).get("keys", [])],
-        "drift": _drift(profile, records),
+        "drift": _drift(profile, records, owner) if owner else [],
     }
 
 
-def _drift(profile: dict[str, Any], records: Records) -> list[str]:
-    """Our keys of config.yaml that no longer hold what we wrote; a file that does not parse says so itself."""
-    record = records.applied(config.RECORD)
-    directory = record.get("managed_dir") or profile["home"]
-    try:
-        return config.drifted(os.path.join(directory, config.FILE_NAME), record)
-    except OpsError as error:
-        return [str(error)]
+def _drift(profile: dict[str, Any], records: Records, owner: Owner) -> list[str]:
+    """What no longer holds what we wrote: keys of config.yaml, and with what they are, keys of .env and
+    subscriptions. A file that cannot be read says so itself."""
+    found = []
+    for kind, label, file_name in (
+        (config, "", config.FILE_NAME),
+        (dotenv, "env: ", dotenv.FILE_NAME),
+        (webhooks, "webhook: ", webhooks.FILE_NAME),
+    ):
+        record = records.applied(kind.RECORD)
+        path = os.path.join(record.get("managed_dir") or profile["home"], file_name)
+        try:
+            with acting_as(owner):
+                found += [f"{label}{name}" for name in kind.drifted(path, record)]
+        except OpsError as error:
+            found.append(str(error))
+    return found

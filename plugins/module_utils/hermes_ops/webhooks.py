@@ -21,6 +21,7 @@ from typing import Any
 
 from .config import shown
 from .declaration import check_subscription
+from .dotenv import fingerprint
 from .errors import OpsError
 from .files import Owner, acting_as, read_json, write_atomic
 from .plan import HIDDEN, Difference, Plan
@@ -68,6 +69,26 @@ def read_subscriptions(path: str) -> dict[str, dict[str, Any]]:
                 fix="repair or remove the entry; the file was left as it is",
             )
     return value
+
+
+def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
+    """Which subscriptions in *path* no longer hold what *record* says we wrote; names only.
+
+    :raises OpsError: when the gateway could not use the file either
+    """
+    marks: Mapping[str, str] = record.get("marks", {})
+    entries = read_subscriptions(path) if marks else {}
+    return [
+        name
+        for name, mark in marks.items()
+        if _mark(record["salt"], name, entries.get(name, {}), record["routes"][name]) != mark
+    ]
+
+
+def _mark(salt: str, name: str, entry: Mapping[str, Any], fields: Iterable[str]) -> str:
+    """What we remember of the *fields* of an entry, its secret perhaps among them."""
+    ours = {field: entry[field] for field in fields if field in entry}
+    return fingerprint(salt, name, json.dumps(ours, sort_keys=True))
 
 
 def check_declared(webhooks: Iterable[Mapping[str, Any]]) -> None:
@@ -217,7 +238,11 @@ def converge_webhooks(
             if status.st_mtime_ns < newest:
                 # Copied back from somewhere with its time: the gateway would take it for one it has seen.
                 plan.add(Difference("modification time", "older than what the gateway has read", "newer"))
-        remembered = {"routes": wanted.routes, "mtime_ns": newest} if wanted.routes or newest else {}
+        salt = record.get("salt") or secrets.token_hex(16)
+        marks = {name: _mark(salt, name, wanted.entries[name], fields) for name, fields in wanted.routes.items()}
+        remembered: dict[str, Any] = {}
+        if wanted.routes or newest:
+            remembered = {"salt": salt, "routes": wanted.routes, "marks": marks, "mtime_ns": newest}
         if plan.changed:
             floor = max(newest, status.st_mtime_ns if status is not None else 0)
             plan.actions.append(lambda: records.keep(path, owner))
