@@ -84,6 +84,14 @@ def test_what_somebody_changed_is_put_right(commands):
         (["chat", "-q", "hello there"], ["--profile", "default", "chat", "-q", "hello there"]),
         (["-p", "coder", "chat"], ["-p", "coder", "chat"]),
         (["--profile=coder", "status"], ["--profile=coder", "status"]),
+        (["-m", "a/b", "--yolo", "-p", "coder", "chat"], ["-m", "a/b", "--yolo", "-p", "coder", "chat"]),
+        # The value of another option, or an option of the command.
+        (["-z", "-p", "coder"], ["--profile", "default", "-z", "-p", "coder"]),
+        (["cron", "create", "-p", "coder"], ["--profile", "default", "cron", "create", "-p", "coder"]),
+        (["mcp", "add", "--profile=coder"], ["--profile", "default", "mcp", "add", "--profile=coder"]),
+        (["--", "-p", "coder"], ["--profile", "default", "--", "-p", "coder"]),
+        (["-p", "coder", "x", "-p", "other"], ["-p", "coder", "x", "-p", "other"]),
+        (["--profile=coder", "-p", "other"], ["--profile=coder", "-p", "other"]),
     ],
 )
 def test_the_wrapper_always_names_a_profile(tmp_path, arguments, expected):
@@ -105,4 +113,4 @@ def test_the_wrapper_always_names_a_profile(tmp_path, arguments, expected):
     home, managed_dir, *passed = answer.stdout.splitlines()
     assert home == "/some/home"
     assert passed == expected
-    assert managed_dir == (str(managed / "coder") if "coder" in " ".join(arguments) else "none")
+    assert managed_dir == ("none" if passed[:2] == ["--profile", "default"] else str(managed / "coder"))

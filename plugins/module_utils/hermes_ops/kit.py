@@ -60,13 +60,25 @@ if [ "$(id -un)" != {user} ]; then
     [ "$(id -u)" -eq 0 ] && exec runuser -u {user} -- "$0" "$@"
     exec sudo -u {user} -- "$0" "$@"
 fi
-# Without a name it is the default profile, whatever the file active_profile says.
+# The profile is named before the command; without a name it is the default one, whatever active_profile says.
 profile=
-previous=
+next=option
 for argument in "$@"; do
-    case "$previous" in -p | --profile) profile=$argument ;; esac
-    case "$argument" in --profile=*) profile=${{argument#--profile=}} ;; esac
-    previous=$argument
+    case "$next" in
+    profile) profile=$argument && break ;;
+    value) next=option && continue ;;
+    esac
+    case "$argument" in
+    --profile=*) profile=${{argument#--profile=}} && break ;;
+    -p | --profile) next=profile ;;
+    # Options of Hermes whose value follows (0.18.2 and 0.19.0 hermes_cli/main.py).
+    -z | --oneshot | -m | --model | --provider | -t | --toolsets | -r | --resume | -s | --skills | --usage-file)
+        next=value
+        ;;
+    --) break ;;
+    -*) ;;
+    *) break ;;
+    esac
 done
 [ -n "$profile" ] || {{ profile=default && set -- --profile default "$@"; }}
 HOME=$(getent passwd {user} | cut -d: -f6)
