@@ -124,13 +124,3 @@ def version() -> int:
     """The version of the host's systemd, e.g. 252."""
     words = run(["systemctl", "--version"], timeout=10).stdout.split()
     return int("".join(character for character in words[1] if character.isdigit())[:3])
-
-
-def journal(identifier: str, lines: int) -> list[str]:
-    """The last *lines* that a gateway wrote to the journal."""
-    answer = run(
-        ["journalctl", "--identifier", identifier, "--lines", str(lines), "--output", "cat", "--no-pager", "--boot"],
-        timeout=20,
-        check=False,
-    )
-    return [line.rstrip() for line in answer.stdout.splitlines() if line.strip()]
