@@ -260,7 +260,9 @@ def profile(home, **over):
 def test_a_broken_state_file_is_a_gateway_that_is_not_ready(tmp_path):
     (tmp_path / "gateway_state.json").write_text('[{"platforms": {"a": 1}}]')
     found = health.check(profile(tmp_path), Owner.current(), unit())
-    assert [problem.cause for problem in found.problems] == ["not_ready"]
+    assert [(problem.cause, problem.what) for problem in found.problems] == [
+        ("not_ready", "Hermes says it is not started")
+    ]
 
 
 def test_platforms_must_be_connected():

@@ -388,7 +388,7 @@ def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
             Problem(
                 "not_ready",
                 f"Hermes says it is {state.get('gateway_state', 'not started')}"
-                + ("" if state.get("pid") == unit.pid else ", of an earlier process"),
+                + (", of an earlier process" if state.get("pid", unit.pid) != unit.pid else ""),
                 "wait, then see the log",
             )
         )
