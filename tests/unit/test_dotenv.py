@@ -14,7 +14,7 @@ import subprocess
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import dotenv
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 # Virtual environments with Hermes in them, separated by colons.
@@ -110,6 +110,8 @@ def test_dotenv_reads_what_was_encoded(name, value):
 @given(text=foreign | anything)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=500)
 def test_parser_agrees_with_dotenv(text):
+    # python-dotenv 1.2.2, Hermes' own, takes a byte order mark for a part of the first name; 1.2.4 drops it.
+    assume(not text.startswith("\ufeff"))
     try:
         text.encode()
     except UnicodeEncodeError:
