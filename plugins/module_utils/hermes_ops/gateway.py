@@ -15,9 +15,9 @@ from typing import Any
 
 from . import ports, units
 from .files import Owner, read_text, write_atomic
-from .health import read_state
 from .plan import Difference, Plan
 from .records import Records
+from .state import read_state
 from .systemd import Manager, Unit
 
 UNIT_MODE = 0o644
@@ -69,7 +69,7 @@ def restart_reasons(
 ) -> list[str]:
     """Why a running gateway is not what is declared.
 
-    :param state: what Hermes says of itself, see :func:`health.read_state`
+    :param state: what Hermes says of itself, see :func:`state.read_state`
     """
     if not unit.running:
         return []

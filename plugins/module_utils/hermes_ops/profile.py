@@ -11,9 +11,9 @@ import stat
 
 from .errors import OpsError
 from .files import Owner, acting_as, ensure_directory, open_directory, read_text, write_atomic
-from .health import read_state
 from .plan import Difference, Plan
 from .ports import command_line
+from .state import read_state
 
 HOME_MODE = 0o700
 FILE_MODE = 0o600
