@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .errors import OpsError
+from .profile import MEMORY_LIMITS
 from .units import DOORS, check_path
 
 # Hermes' own rules (0.18.2 and 0.19.0 hermes_cli/profiles.py).
@@ -320,9 +321,6 @@ def _resolve_one(
     _check_env(settings, secrets, where)
     _check_api_key(api, secrets, where)
     _check_webhooks(webhook, subscriptions, where)
-    # It needs what needs this module.
-    from .profile import MEMORY_LIMITS
-
     for key, file in (("user", "memories/USER.md"), ("memory", "memories/MEMORY.md")):
         if len(declared.get(key, "")) > MEMORY_LIMITS[file]:
             raise OpsError(
