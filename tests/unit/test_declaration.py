@@ -211,7 +211,7 @@ SECRETS = [
     ),
     ({"x": {"tokens": ["hunter2"]}}, "config.x.tokens[0]", "environment variable"),
     ({"x": [["sk-hunter2hunter2hunter2"]]}, "config.x[0][0]", "environment variable"),
-    ({"mcp_servers": {"x": {"env": {"FOO": "hunter2"}}}}, "config.mcp_servers.x.env.FOO", "${MCP_SERVERS_X_ENV_FOO}"),
+    ({"mcp_servers": {"x": {"env": {"A_KEY": "hunter2"}}}}, "mcp_servers.x.env.A_KEY", "${MCP_SERVERS_X_ENV_A_KEY}"),
     ({"mcp_servers": {"x": {"headers": {"Authorization": "Bearer hunter2"}}}}, "headers.Authorization", "secrets."),
     ({"mcp_servers": {"x": {"args": ["Bearer hunter2hunter2"]}}}, "config.mcp_servers.x.args[0]", "secrets."),
     ({"x": {"y": "Basic aHVudGVyMjpodW50ZXIy"}}, "config.x.y", "secret"),
@@ -230,6 +230,13 @@ def test_a_secret_is_refused_wherever_it_stands_and_hidden_where_it_is_shown(con
     for value in ("hunter2", "aHVudGVy", "1234567"):
         assert value not in text
         assert value not in str(shown((), config))
+
+
+def test_what_an_environment_holds_is_allowed_and_hidden():
+    config = {"mcp_servers": {"x": {"env": {"NODE_ENV": "production", "HOST": "${X_HOST}"}}}}
+    resolve({"name": "default", "config": config})
+    assert "production" not in str(shown((), config))
+    assert "${X_HOST}" in str(shown((), config))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import yaml_edit
-from .declaration import is_secret, leaves
+from .declaration import leaves, may_be_secret
 from .errors import OpsError
 from .files import Owner, acting_as, ensure_directory, read_text, write_atomic
 from .plan import HIDDEN, Difference, Plan
@@ -61,7 +61,7 @@ def shown(keys: tuple[str | int, ...], value: Any) -> Any:
         return {name: shown((*keys, str(name)), part) for name, part in value.items()}
     if isinstance(value, list):
         return [shown((*keys, number), part) for number, part in enumerate(value)]
-    return HIDDEN if is_secret(keys, value) else value
+    return HIDDEN if may_be_secret(keys, value) else value
 
 
 def fingerprint(value: Any) -> str:

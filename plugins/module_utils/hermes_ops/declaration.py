@@ -93,7 +93,9 @@ OWNED_ENV = {
 }
 
 # Names, of config.yaml and of variables, whose value is a secret. Used on what is declared and on all that is shown.
-SECRET_NAME = re.compile(r"(^|[_-])(api_?keys?|key|token|secrets?|passwords?|passwd|passphrase|credentials?)$", re.I)
+SECRET_NAME = re.compile(
+    r"(^|[_-])(api_?keys?|authorization|cookie|credentials?|key|passphrase|passwd|passwords?|secrets?|token)$", re.I
+)
 # Below these everything may be one: an MCP server's environment, the headers of a request.
 SECRET_PARENTS = frozenset({"env", "headers", "extra_headers"})
 # Values that are secrets wherever they stand: keys of OpenAI-like providers, Slack, GitHub, AWS, PEM blocks, what
@@ -192,7 +194,7 @@ def leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple
 
 
 def is_secret(path: tuple[str | int, ...], value: Any) -> bool:
-    """Whether the scalar *value* at *path* of a config is a secret, by its name, its parents or its look.
+    """Whether the scalar *value* at *path* of a config is a secret, by its name or its look.
 
     One that holds a ``${REFERENCE}`` is none, unless what stands beside the reference looks like one.
 
@@ -210,8 +212,13 @@ def is_secret(path: tuple[str | int, ...], value: Any) -> bool:
         return False
     # An element of `tokens` is a token; `max_tokens` itself is none.
     name = names[-1] if path[-1] == names[-1] else names[-1].rstrip("s")
-    below = isinstance(value, str) and not SECRET_PARENTS.isdisjoint(names[:-1])
-    return below or SECRET_NAME.search(name) is not None
+    return SECRET_NAME.search(name) is not None
+
+
+def may_be_secret(path: tuple[str | int, ...], value: Any) -> bool:
+    """Whether *value* must not be shown: a secret, or any text below a key like ``env`` that is no reference."""
+    below = isinstance(value, str) and not SECRET_PARENTS.isdisjoint(path[:-1])
+    return is_secret(path, value) or (below and value != "" and REFERENCE.sub("", value) == value)
 
 
 def is_secret_setting(name: str, value: str) -> bool:
