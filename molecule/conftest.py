@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 BOX = Path(__file__).resolve().parent.parent / "tests" / "hosts" / "box.py"
 HERMES_HOME = "/var/lib/hermes/.hermes"
@@ -159,6 +160,17 @@ class Model:
 
     def requests(self) -> list[dict[str, Any]]:
         return self.tell("GET", "/requests")
+
+
+class HostScheduling(LoadScopeScheduling):
+    """Hosts side by side, the tests of one host one after the other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return re.search(r"\[ansible://(\w+-\w+)", nodeid)[1]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> HostScheduling:
+    return HostScheduling(config, log)
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:

@@ -200,6 +200,33 @@ def test_a_change_of_env_restarts_one(agents, declared, converge, restarted):
     assert agents["bridge"].ask("hello", key=key).status == 200
 
 
+def test_two_profiles_swap_their_ports(agents, declared, converge, restarted):
+    work, family = declared["work"], declared["family"]
+    work["api"], family["api"] = family["api"], work["api"]
+    converge()
+    assert restarted() == {"work", "family"}
+    for name, other in (("work", "family"), ("family", "work")):
+        agents[name].url, before = f"http://127.0.0.1:{declared[name]['api']['port']}", agents[name].url
+        assert before == f"http://127.0.0.1:{declared[other]['api']['port']}"
+        assert agents[name].reply("moved?") == "The model heard: moved?"
+
+
+def test_a_managed_config_wins_over_what_a_chat_can_change(host, agents, declared, converge, restarted, model):
+    bridge = agents["bridge"]
+    declared["bridge"]["config_scope"] = "managed"
+    converge()
+    assert restarted() == {"bridge"}
+    own = "model: {default: its-own-choice}"
+    with host.sudo("hermes"):
+        host.run_expect([0], f"echo '{own}' >{bridge.home}/config.yaml")
+    bridge.reply("hello")
+    assert {request["body"]["model"] for request in model.requests()} == {"stub-model"}
+    # Ours is elsewhere: what stands in the home is nobody's business any more.
+    converge()
+    assert restarted() == {"bridge"}
+    assert bridge.read("config.yaml").strip() == own
+
+
 def test_a_run_that_is_killed_before_the_restart_is_finished_by_the_next(
     host, agents, declared, playbook, converge, restarted, wait_until
 ):

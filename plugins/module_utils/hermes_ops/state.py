@@ -28,6 +28,6 @@ def read_state(home: str, owner: Owner) -> dict[str, Any]:
     platforms = platforms if isinstance(platforms, dict) else {}
     return {
         **state,
-        "pid": state["pid"] if type(state.get("pid")) is int else 0,
+        "pid": state["pid"] if isinstance(state.get("pid"), int) else 0,
         "platforms": {name: value for name, value in platforms.items() if isinstance(value, dict)},
     }
