@@ -26,8 +26,9 @@ def read_state(home: str, owner: Owner) -> dict[str, Any]:
         return {}
     platforms = state.get("platforms")
     platforms = platforms if isinstance(platforms, dict) else {}
+    pid = state.get("pid")
     return {
         **state,
-        "pid": state["pid"] if isinstance(state.get("pid"), int) else 0,
+        "pid": pid if isinstance(pid, int) and not isinstance(pid, bool) else 0,
         "platforms": {name: value for name, value in platforms.items() if isinstance(value, dict)},
     }
