@@ -141,7 +141,7 @@ def test_a_data_disk_that_is_read_only(controller, changed_profiles, unharmed):
     with meanwhile(controller, seal, "umount /var/lib/hermes"):
         run = controller.run({"hermes_profiles": changed_profiles})
     assert run.rc != 0
-    assert "(Read-only file system). Fix: free space" in run.text
+    assert "(Read-only file system). Fix: mount the file system writable" in run.text
     assert "/var/lib/hermes/" in run.text
 
 

@@ -282,9 +282,7 @@ def lock(path: str, *, timeout: float = 60.0) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise OpsError(
-            f"cannot be written ({error.strerror})", where=path, fix="free space, or mount it writable"
-        ) from None
+        raise _failure("written", path, error) from None
     try:
         deadline = time.monotonic() + timeout
         while True:
