@@ -72,7 +72,9 @@ def pinned_uv(ground: Path) -> Path:
                     raise
                 pytest.skip(f"SKIPPED, NOT PROVED: building releases, because no package index answers: {error}")
         kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root / "tools" / "uv", kept)
+        # Another worker may look for it at this very moment.
+        whole = shutil.copy2(root / "tools" / "uv", kept.parent / f"{kept.name}.{os.getpid()}")
+        os.replace(whole, kept)
     return kept
 
 
