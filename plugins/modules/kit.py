@@ -32,6 +32,10 @@ options:
     description: The user that Hermes runs as.
     type: str
     required: true
+  data_dir:
+    description: The user's home and the data volume's mount point.
+    type: path
+    required: true
   hermes_home:
     description: Hermes' home.
     type: path
@@ -61,6 +65,7 @@ EXAMPLES = r"""
 - name: The kit is on the host
   alwayson.hermes.kit:
     owner: hermes
+    data_dir: /var/lib/hermes
     hermes_home: /var/lib/hermes/.hermes
     ops_dir: /var/lib/hermes/ops
 """
@@ -79,10 +84,19 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
 
 # Ansible sends only what is imported: the whole kit has to be named here (tests/unit/test_kit.py compares).
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import __version__, kit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import (
+    __version__,
+    command_check,
+    command_status,
+    kit,
+)
+
+# The commands of hermes-ops, which imports them only when they are called.
+COMMANDS = (command_check, command_status)
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "owner": {"type": "str", "required": True},
+    "data_dir": {"type": "path", "required": True},
     "hermes_home": {"type": "path", "required": True},
     "ops_dir": {"type": "path", "required": True},
     "managed_root": {"type": "path", "default": "/etc/hermes-ops/managed"},
@@ -96,11 +110,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     host = {
         "user": params["owner"],
         "scope": params["scope"],
-        "hermes_home": params["hermes_home"],
-        "ops_dir": params["ops_dir"],
-        "root": params["root"],
+        **{name: params[name] for name in ("data_dir", "hermes_home", "ops_dir", "root", "managed_root")},
     }
-    plan = kit.plan_kit(host, params["managed_root"])
+    plan = kit.plan_kit(host)
     if plan.changed and not module.check_mode:
         plan.apply()
     return {"changed": plan.changed, "diff": plan.diff("commands"), "version": __version__}

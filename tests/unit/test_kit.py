@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -14,10 +15,18 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli, kit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli, installation, kit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
 
-HOST = {"user": "hermes", "scope": "system", "hermes_home": "/h", "ops_dir": "/o", "root": "/opt/hermes"}
+HOST = {
+    "user": "hermes",
+    "scope": "system",
+    "data_dir": "/d",
+    "hermes_home": "/h",
+    "ops_dir": "/o",
+    "root": "/opt/hermes",
+    "managed_root": "/m",
+}
 SOURCES = Path(kit.__file__).parent
 
 
@@ -26,6 +35,20 @@ def test_the_archive_is_the_whole_kit_byte_for_byte():
         packed = {name: archived.read(name) for name in archived.namelist() if name != "__main__.py"}
     assert packed == {f"hermes_ops/{path.name}": path.read_bytes() for path in SOURCES.glob("*.py")}
     assert kit.archive() == kit.archive()
+
+
+def test_ansible_sends_the_whole_kit():
+    """Ansible sends a module what it imports, and what that imports."""
+    sent: set[str] = set()
+    todo = [(SOURCES.parent.parent / "modules/kit.py").read_text()]
+    while todo:
+        for node in ast.walk(ast.parse(todo.pop())):
+            if isinstance(node, ast.ImportFrom) and (node.level == 1 or (node.module or "").endswith("hermes_ops")):
+                names = [node.module] if node.level == 1 and node.module else [alias.name for alias in node.names]
+                new = {name for name in names if (SOURCES / f"{name}.py").exists()} - sent
+                sent |= new
+                todo += [(SOURCES / f"{name}.py").read_text() for name in new]
+    assert sent == {path.stem for path in SOURCES.glob("*.py")} - {"__init__"}
 
 
 def test_the_archive_runs_alone(tmp_path):
@@ -39,14 +62,22 @@ def test_the_archive_runs_alone(tmp_path):
 
 def test_a_host_that_was_not_converged_says_so(tmp_path, monkeypatch, capsys):
     with pytest.raises(OpsError, match="converge the host"):
-        cli.load_host(str(tmp_path / "host.json"))
-    monkeypatch.setattr(cli, "load_host", lambda: cli_error())
+        installation.Installation.load(str(tmp_path / "host.json"))
+    monkeypatch.setattr(installation.Installation, "load", not_converged)
     assert cli.main(["status"]) == cli.EXIT_ERROR
     assert "Fix: " in capsys.readouterr().err
 
 
-def cli_error():
+def not_converged():
     raise OpsError("does not exist", where="/x", fix="converge the host")
+
+
+def test_every_command_has_its_help(capsys):
+    for name in cli.COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([name, "--help"])
+        assert ended.value.code == 0
+        assert f"hermes-ops {name}" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -58,23 +89,23 @@ def commands(tmp_path, monkeypatch):
 
 
 def test_check_then_apply_then_nothing(commands):
-    plan = kit.plan_kit(HOST, "/m")
+    plan = kit.plan_kit(HOST)
     assert plan.changed
     assert os.listdir(commands) == []
     plan.apply()
-    assert not kit.plan_kit(HOST, "/m").changed
+    assert not kit.plan_kit(HOST).changed
     assert json.loads((commands / "etc/host.json").read_text()) == HOST
     assert (commands / "hermes-ops").stat().st_mode & 0o777 == 0o755
 
 
 def test_what_somebody_changed_is_put_right(commands):
-    kit.plan_kit(HOST, "/m").apply()
+    kit.plan_kit(HOST).apply()
     (commands / "hermes").chmod(0o700)
     (commands / "hermes-ops").write_text("#!/bin/sh\n")
-    plan = kit.plan_kit(HOST, "/m")
+    plan = kit.plan_kit(HOST)
     assert [os.path.basename(d.what) for d in plan.differences] == ["hermes-ops", "hermes"]
     plan.apply()
-    assert not kit.plan_kit(HOST, "/m").changed
+    assert not kit.plan_kit(HOST).changed
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from typing import Any
 
 from . import __name__ as package
 from . import __path__ as package_path
-from .cli import HOST_FILE
 from .files import read_bytes, write_atomic
+from .installation import HOST_FILE
 from .plan import Difference, Plan
 
 COMMAND = "/usr/local/bin/hermes-ops"
@@ -90,14 +90,14 @@ exec {root}/current/bin/hermes "$@"
 """
 
 
-def plan_kit(host: dict[str, Any], managed_root: str) -> Plan:
+def plan_kit(host: dict[str, Any]) -> Plan:
     """Compare the host's commands with what they should be.
 
-    :param host: what :func:`cli.load_host` will read
+    :param host: what :meth:`installation.Installation.load` will read
     """
     plan = Plan()
     text = wrapper(
-        user=host["user"], hermes_home=host["hermes_home"], root=host["root"], managed_root=managed_root
+        user=host["user"], hermes_home=host["hermes_home"], root=host["root"], managed_root=host["managed_root"]
     ).encode()
     _plan_file(plan, COMMAND, archive(), 0o755, shown=False)
     _plan_file(plan, WRAPPER, text, 0o755)

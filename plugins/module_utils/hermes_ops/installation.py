@@ -1,0 +1,128 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""This host as it was last converged: what every command of ``hermes-ops`` starts from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from .errors import OpsError
+from .files import Owner, ensure_directory, lock, read_json, write_json
+from .records import Records
+from .systemd import Manager
+
+# Written by the module kit; names and paths only.
+HOST_FILE = "/etc/hermes-ops/host.json"
+
+
+class Installation:
+    """Names and paths of a converged host, and the profiles it was converged with.
+
+    ::
+
+        <ops_dir>/status/<job>.json    how a job (update, backup, …) ended last
+        <ops_dir>/<job>.lock           held by the one that does it
+
+    :param host: the content of :data:`HOST_FILE`
+    """
+
+    def __init__(self, host: dict[str, Any]) -> None:
+        self.user: str = host["user"]
+        self.scope: str = host["scope"]
+        self.data_dir: str = host["data_dir"]
+        self.hermes_home: str = host["hermes_home"]
+        self.ops_dir: str = host["ops_dir"]
+        self.root: str = host["root"]
+        self.managed_root: str = host["managed_root"]
+
+    @classmethod
+    def load(cls, path: str = HOST_FILE) -> Installation:
+        """:raises OpsError: when the host was not converged"""
+        host = read_json(path)
+        if host is None:
+            raise OpsError("does not exist", where=path, fix="converge the host: site.yml")
+        return cls(host)
+
+    @cached_property
+    def owner(self) -> Owner:
+        """The user that Hermes runs as."""
+        return Owner.named(self.user)
+
+    @cached_property
+    def manager(self) -> Manager:
+        """Who runs the gateways."""
+        return Manager(self.scope, self.owner)
+
+    @cached_property
+    def profiles(self) -> list[dict[str, Any]]:
+        """The ``gateway`` parts (see :func:`declaration.resolve`) of the profiles that are present, by name.
+
+        :raises OpsError: when we may not read them
+        """
+        directory = os.path.join(self.ops_dir, "profiles")
+        try:
+            names = sorted(os.listdir(directory))
+        except FileNotFoundError:
+            return []
+        except PermissionError:
+            raise OpsError("may only be read by root", where=directory, fix="use sudo") from None
+        found = [self.records(name).applied("gateway") for name in names]
+        return [profile for profile in found if profile and profile["state"] == "present"]
+
+    def select(self, name: str | None) -> list[dict[str, Any]]:
+        """All profiles, or the one that is called *name*.
+
+        :raises OpsError: when there is no such profile
+        """
+        chosen = [profile for profile in self.profiles if name in (None, profile["name"])]
+        if name and not chosen:
+            known = ", ".join(profile["name"] for profile in self.profiles) or "none"
+            raise OpsError(f"there is no profile {name!r}", fix=f"known ones: {known}")
+        return chosen
+
+    def records(self, profile: str) -> Records:
+        return Records(self.ops_dir, profile)
+
+    @contextlib.contextmanager
+    def lock(self, job: str, timeout: float = 0.0) -> Iterator[int]:
+        """Be the only one who does *job*.
+
+        :param timeout: seconds to wait for another one
+        :raises OpsError: when another one still does it
+        """
+        ensure_directory(self.ops_dir, mode=0o700)
+        with lock(os.path.join(self.ops_dir, f"{job}.lock"), timeout=timeout) as descriptor:
+            yield descriptor
+
+    def busy(self, job: str) -> bool:
+        """Whether somebody does *job* right now."""
+        path = os.path.join(self.ops_dir, f"{job}.lock")
+        if not os.path.exists(path):
+            return False
+        try:
+            with lock(path, timeout=0.0):
+                return False
+        except OpsError:
+            return True
+
+    def write_status(self, job: str, status: str, message: str, **more: Any) -> None:
+        """Remember how *job* ended.
+
+        :param status: one word for programs, e.g. ``success``
+        :param message: one sentence for people
+        """
+        directory = os.path.join(self.ops_dir, "status")
+        ensure_directory(self.ops_dir, mode=0o700)
+        ensure_directory(directory, mode=0o700)
+        value = {"status": status, "message": message, "finished": time.time(), **more}
+        write_json(os.path.join(directory, f"{job}.json"), value)
+
+    def read_status(self, job: str) -> dict[str, Any]:
+        """How *job* ended last: ``status``, ``message``, ``finished`` (seconds since 1970) and more; ``{}``: never."""
+        return read_json(os.path.join(self.ops_dir, "status", f"{job}.json")) or {}
