@@ -98,6 +98,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import gateway, systemd, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **GATEWAYS_ARGUMENTS,
@@ -133,7 +134,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         for profile in profiles:
             gateway.remember(records[profile["name"]], profile)
         if params["state"] == "restarted":
-            gateway.restart(host, profiles, owner, records, list(plan.restart))
+            gateway.restart(Manager(host.scope, owner), profiles, records, list(plan.restart))
     return {
         "changed": plan.changed,
         "diff": plan.diff("gateways"),

@@ -105,7 +105,7 @@ def test_a_changed_drop_in_restarts_exactly_one(systemd, host, records):
     plan = converge(host, profiles(limits={"memory": "1G"}), records)
     assert list(plan.restart) == ["coder"]
     assert systemd.verbs == ["daemon-reload"]
-    gateway.restart(host, profiles(), Owner.current(), records, list(plan.restart))
+    gateway.restart(Manager(host.scope, Owner.current()), profiles(), records, list(plan.restart))
     assert systemd.verbs[-1] == "restart hermes-gateway@coder.service"
     assert not gateway.plan_gateways(host, profiles(limits={"memory": "1G"}), Owner.current(), records).changed
 
@@ -212,7 +212,7 @@ def test_a_gateway_that_waits_for_its_next_start_is_started_now(systemd, host, r
 def test_two_gateways_may_swap_their_ports(systemd, host, records):
     converge(host, profiles(), records)
     systemd.asked.clear()
-    gateway.restart(host, profiles(), Owner.current(), records, ["default", "coder"])
+    gateway.restart(Manager(host.scope, Owner.current()), profiles(), records, ["default", "coder"])
     both = "hermes-gateway@default.service hermes-gateway@coder.service"
     assert systemd.verbs == [f"stop {both}", f"start {both}"]
 

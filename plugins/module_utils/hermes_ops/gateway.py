@@ -166,11 +166,8 @@ def _plan_present(
         plan.actions.append(lambda: _start(manager, stopped, records))
 
 
-def restart(
-    host: units.Host, profiles: list[dict[str, Any]], owner: Owner, records: dict[str, Records], names: list[str]
-) -> None:
+def restart(manager: Manager, profiles: list[dict[str, Any]], records: dict[str, Records], names: list[str]) -> None:
     """Restart the named gateways, and only then forget why."""
-    manager = Manager(host.scope, owner)
     chosen = [profile for profile in profiles if profile["name"] in names]
     began = time.time()
     if len(chosen) == 1:
