@@ -20,9 +20,9 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import config, dotenv, ports, yaml_edit
+from . import config, dotenv, ports, sessions, yaml_edit
 from .errors import OpsError
-from .files import Owner, acting_as, read_bytes, read_json
+from .files import Owner, acting_as, read_json
 from .process import run
 from .records import Records
 from .state import read_state
@@ -323,42 +323,57 @@ def sign(secret: str, body: bytes, timestamp: int) -> dict[str, str]:
     }
 
 
-def call_webhook(profile: dict[str, Any], owner: Owner, *, timeout: float = REPLY_TIMEOUT) -> str:
-    """Post a signed call to the subscription that ``health.webhook`` names and wait for the agent's response.
+def call_webhook(
+    profile: dict[str, Any], owner: Owner, name: str, payload: dict[str, Any], *, timeout: float = REPLY_TIMEOUT
+) -> str:
+    """Post a signed call to the subscription *name* and wait until the agent has answered it.
 
-    :returns: the line of gateway.log that shows the response
-    :raises OpsError: when the call is refused, or no response follows
+    :param payload: what the subscription's prompt may name
+    :param timeout: seconds that the agent may take
+    :returns: what the agent said last, wherever that was delivered
+    :raises OpsError: when the call is refused, or no answer follows
     """
-    name = profile["health"]["webhook"]
     server = profile["webhook"]
     url = f"http://{_reachable(server['host'])}:{server['port']}/webhooks/{name}"
-    log = os.path.join(profile["home"], "logs", "gateway.log")
     with acting_as(owner):
         subscriptions = read_json(os.path.join(profile["home"], "webhook_subscriptions.json")) or {}
-        start = len(read_bytes(log) or b"")
     subscription = subscriptions.get(name)
     if not subscription:
-        raise OpsError(f"there is no subscription {name!r}", where=url, fix="converge the profile's webhooks")
-    body = json.dumps({"topic": "health", "body": REPLY_PROMPT}).encode()
+        known = ", ".join(sorted(subscriptions)) or "none"
+        raise OpsError(
+            f"there is no subscription {name!r} (known ones: {known})",
+            where=url,
+            fix="declare it under the profile's webhooks and converge",
+        )
+    body = json.dumps(payload).encode()
     headers = sign(subscription.get("secret", ""), body, int(time.time()))
     if subscription.get("events"):
         headers["X-GitHub-Event"] = subscription["events"][0]
     try:
         status, _answer = _request(url, timeout=30, body=body, headers=headers)
     except OSError as error:
-        raise OpsError(f"does not answer ({error})", where=url, fix="see the log") from None
+        raise OpsError(f"does not answer ({error})", where=url, fix="see why: hermes-ops check") from None
+    if status == 200:
+        raise OpsError(
+            "took a signed call without waking the agent",
+            where=url,
+            fix="look at deliver_only and filters of the subscription",
+        )
     if status != 202:
         raise OpsError(f"refused a signed call with status {status}", where=url, fix="see the log")
-    # The delivery id, which the response line carries, is the request id we sent.
-    marker = f"Response for webhook:{name}:{headers['X-Request-ID']}".encode()
+    # The delivery id, by which the conversation is known, is the request id we sent.
+    chat = f"webhook:{name}:{headers['X-Request-ID']}"
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        with acting_as(owner):
-            for line in (read_bytes(log) or b"")[start:].splitlines():
-                if marker in line:
-                    return line.decode("utf-8", "replace")
+        answer = sessions.last_words(profile["home"], owner, chat)
+        if answer:
+            return answer
+        if answer is not None:
+            raise OpsError(
+                "the agent ended without an answer", where=url, fix="check the model: its name, provider, key and quota"
+            )
         time.sleep(POLL_SECONDS)
-    raise OpsError(f"took the call, but nothing came of it within {timeout:g} s", where=url, fix="see the log")
+    raise OpsError(f"took the call, but no answer came within {timeout:g} s", where=url, fix="see the log")
 
 
 def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
@@ -476,7 +491,8 @@ def _prove(profile: dict[str, Any], owner: Owner, health: Health) -> None:
                 key = dotenv.read_env(os.path.join(profile["home"], ".env")).get("API_SERVER_KEY", "")
             health.reply = ask(profile["api"], key, REPLY_PROMPT)
         if profile["health"]["webhook"]:
-            call_webhook(profile, owner)
+            payload = {"topic": "health", "body": REPLY_PROMPT}
+            call_webhook(profile, owner, profile["health"]["webhook"], payload)
     except OpsError as error:
         health.problems.append(
             Problem("no_reply", f"{error.where}: {error.what}" if error.where else error.what, error.fix or "")
