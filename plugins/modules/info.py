@@ -99,6 +99,12 @@ undeclared_profiles:
   type: list
   elements: str
   sample: []
+jobs:
+  description: The jobs of M(alwayson.hermes.timer) of which something is on the host.
+  returned: always
+  type: list
+  elements: str
+  sample: [heartbeat]
 port_conflicts:
   description: Declared ports that another process holds, each as a sentence with its fix.
   returned: always

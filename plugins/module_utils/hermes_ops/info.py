@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import config, dotenv, gateway, ports, systemd, webhooks
+from . import config, dotenv, gateway, jobs, ports, systemd, webhooks
 from .errors import OpsError
 from .files import Owner, acting_as, read_json
 from .records import Records
@@ -45,6 +45,7 @@ def gather(
         },
         "undeclared_profiles": _undeclared(hermes_home, profiles),
         "port_conflicts": port_conflicts(profiles, owner),
+        "jobs": jobs.present(),
     }
 
 
