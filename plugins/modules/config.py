@@ -50,7 +50,8 @@ options:
       - Where the keys are written.
       - V(home) is C(config.yaml) in O(home), which the agent can change.
       - V(managed) is C(config.yaml) in O(managed_dir), which Hermes lets win and the agent can only read. The
-        gateway's unit must set E(HERMES_MANAGED_DIR) to it. Hermes 0.13 does not know it.
+        gateway's unit must set E(HERMES_MANAGED_DIR) to it. Hermes 0.13 does not know it. Where the home has no
+        C(config.yaml) an empty one is written, for Hermes reads the managed one only beside it.
       - When the scope changes, the keys leave the other file.
     type: str
     choices: [home, managed]

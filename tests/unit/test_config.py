@@ -430,6 +430,21 @@ def test_scopes(profile):
     assert profile.file.read_text() == "mine: 1\na: 1\n"
 
 
+def test_the_managed_scope_needs_a_config_in_the_home(profile):
+    managed = {"scope": "managed", "managed_dir": str(profile.managed)}
+    assert profile({"a": 1}, **managed, check_mode=True).plan.changed
+    assert not profile.file.exists()
+    assert f"config: {profile.file}" in profile({"a": 1}, **managed).restart
+    assert yaml_edit.load(profile.file.read_text(), "") in (None, {})
+    assert stat.S_IMODE(profile.file.stat().st_mode) == 0o600
+    assert not profile({"a": 1}, **managed).plan.changed
+    # Somebody's own, and one that went missing.
+    profile.file.write_text("mine: 1\n")
+    assert not profile({"a": 1}, **managed).plan.changed
+    profile.file.unlink()
+    assert profile({"a": 1}, **managed).restart == [f"config: {profile.file}"]
+
+
 def test_a_refused_file_is_untouched(profile):
     profile.file.write_bytes(b"a: [1\n")
     for check_mode in (True, False):

@@ -342,6 +342,11 @@ class Target:
             write_atomic(self.path, text, mode=self.mode)
 
 
+# The gateway looks into the managed scope only where the home has a config.yaml, be it an empty one
+# (gateway/config.py, load_gateway_config, 0.18.2 and 0.19.0).
+BESIDE_MANAGED = "# What is declared of this profile stands in its managed scope, and wins over what stands here.\n"
+
+
 @dataclass
 class ConfigResult:
     """What :func:`converge_config` did, or in check mode would do.
@@ -388,6 +393,11 @@ def converge_config(
         remembered = {**where, "keys": done.keys, "created": done.created, "config_version": version}
         if not done.keys:
             remembered = {}
+        own = Target.home(home, owner)
+        if scope == "managed" and own.read()[0] is None:
+            result.plan.add(Difference(own.path, None, "empty"))
+            result.restart.append(f"config: {own.path}")
+            writes.append((own, BESIDE_MANAGED))
         result.restart = list(dict.fromkeys(result.restart))
         if writes:
             result.plan.actions.append(lambda: records.request_restart(result.restart))
