@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pkgutil
 import shlex
-import stat
 import zipfile
 from typing import Any
 
 from . import __name__ as package
 from . import __path__ as package_path
-from .files import read_bytes, write_atomic
 from .installation import HOST_FILE
-from .plan import Difference, Plan
+from .plan import Plan
 
 COMMAND = "/usr/local/bin/hermes-ops"
 WRAPPER = "/usr/local/bin/hermes"
@@ -98,28 +95,8 @@ def plan_kit(host: dict[str, Any]) -> Plan:
     plan = Plan()
     text = wrapper(
         user=host["user"], hermes_home=host["hermes_home"], root=host["root"], managed_root=host["managed_root"]
-    ).encode()
-    _plan_file(plan, COMMAND, archive(), 0o755, shown=False)
-    _plan_file(plan, WRAPPER, text, 0o755)
-    _plan_file(plan, HOST_FILE, (json.dumps(host, indent=2) + "\n").encode(), 0o644)
-    return plan
-
-
-def _plan_file(plan: Plan, path: str, data: bytes, mode: int, *, shown: bool = True) -> None:
-    present = read_bytes(path)
-    if present == data and stat.S_IMODE(os.stat(path).st_mode) == mode:
-        return
-    before, after = (
-        (present.decode("utf-8", "replace") if present is not None else None, data.decode())
-        if shown
-        else (None if present is None else "another version", "this version")
     )
-    plan.add(Difference(path, before, after), lambda: _write(path, data, mode))
-
-
-def _write(path: str, data: bytes, mode: int) -> None:
-    directory = os.path.dirname(path)
-    if not os.path.isdir(directory):
-        os.mkdir(directory)
-        os.chmod(directory, 0o755)
-    write_atomic(path, data, mode=mode)
+    plan.add_file(COMMAND, archive(), mode=0o755, shown=False)
+    plan.add_file(WRAPPER, text, mode=0o755)
+    plan.add_file(HOST_FILE, json.dumps(host, indent=2) + "\n", mode=0o644)
+    return plan

@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from .files import ensure_directory, read_bytes, write_atomic
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,24 @@ class Plan:
         if action is not None:
             self.actions.append(action)
 
+    def add_file(self, path: str, data: bytes | str, *, mode: int, shown: bool = True) -> bool:
+        """*path* has to hold *data*; its directory is made, readable by all. True when it does not yet.
+
+        :param shown: whether a diff may show the content
+        """
+        if isinstance(data, str):
+            data = data.encode()
+        present = read_bytes(path)
+        if present == data and stat.S_IMODE(os.stat(path).st_mode) == mode:
+            return False
+        before, after = (
+            (present.decode("utf-8", "replace") if present is not None else None, data.decode())
+            if shown
+            else (None if present is None else "another version", "this version")
+        )
+        self.add(Difference(path, before, after), lambda: _write(path, data, mode))
+        return True
+
     @property
     def changed(self) -> bool:
         return bool(self.differences)
@@ -54,3 +76,10 @@ class Plan:
             "before": "".join(f"{d.what}: {d.before}\n" for d in self.differences if d.before is not None),
             "after": "".join(f"{d.what}: {d.after}\n" for d in self.differences if d.after is not None),
         }
+
+
+def _write(path: str, data: bytes, mode: int) -> None:
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        ensure_directory(directory, mode=0o755)
+    write_atomic(path, data, mode=mode)
