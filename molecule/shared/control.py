@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs of site.yml from within a verify step, and what a box looks like before and after.
+"""Runs of playbooks from within a verify step, and what a box looks like before and after.
 
 A scenario's conftest.py that wants the fixtures imports them from here.
 """
@@ -61,7 +61,7 @@ LEFT_OUT = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
 
 @dataclass(frozen=True)
 class Run:
-    """How a run of site.yml went. ``output``: everything it printed; ``text``: the same, white space made even."""
+    """How a run of a playbook went. ``output``: everything it printed; ``text``: the same, white space made even."""
 
     rc: int
     output: str
@@ -76,14 +76,24 @@ class Run:
 
 
 class Controller:
-    """The machine from which a box is converged."""
+    """The machine from which a box is converged.
 
-    def __init__(self, host: Any) -> None:
+    :param limit: the hosts that a playbook is run for
+    """
+
+    def __init__(self, host: Any, limit: str | None = None) -> None:
         self.box = host.backend.host
+        self.limit = limit or self.box
         self.inventory = host.backend.ansible_inventory
 
-    def run(self, variables: dict[str, Any] | None = None, *options: str, env: dict[str, str] | None = None) -> Run:
-        """Run site.yml to its end, with *variables* over those of the inventory."""
+    def run(
+        self,
+        variables: dict[str, Any] | None = None,
+        *options: str,
+        env: dict[str, str] | None = None,
+        playbook: str = PLAYBOOK,
+    ) -> Run:
+        """Run a playbook to its end, with *variables* over those of the inventory."""
         environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", **(env or {})}
         # In a file, and JSON: in a command line all values would be text, and seen by others.
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -91,8 +101,8 @@ class Controller:
             file.flush()
             done = subprocess.run(
                 [
-                    *("ansible-playbook", "--inventory", self.inventory, "--limit", self.box),
-                    *("--extra-vars", f"@{file.name}", *options, PLAYBOOK),
+                    *("ansible-playbook", "--inventory", self.inventory, "--limit", self.limit),
+                    *("--extra-vars", f"@{file.name}", *options, playbook),
                 ],
                 env=environment,
                 stdin=subprocess.DEVNULL,
