@@ -77,9 +77,10 @@ def acting_as(owner: Owner) -> Iterator[None]:
         os.setgroups(groups)
 
 
-def read_bytes(path: str) -> bytes | None:
+def read_bytes(path: str, limit: int = -1) -> bytes | None:
     """The content of *path*, or None when there is no such file.
 
+    :param limit: so many bytes at most; negative: all
     :raises OpsError: when it cannot be read, or is not a regular file
     """
     try:
@@ -88,7 +89,7 @@ def read_bytes(path: str) -> bytes | None:
         with os.fdopen(descriptor, "rb") as stream:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OpsError("is not a regular file", where=path, fix="move it away")
-            return stream.read()
+            return stream.read(limit)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -20,9 +20,9 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import config, dotenv, ports, sessions, yaml_edit
+from . import config, dotenv, ports, sessions, webhooks, yaml_edit
 from .errors import OpsError
-from .files import Owner, acting_as, read_json
+from .files import Owner, acting_as
 from .process import run
 from .records import Records
 from .state import read_state
@@ -323,6 +323,24 @@ def sign(secret: str, body: bytes, timestamp: int) -> dict[str, str]:
     }
 
 
+def find_webhook(profile: dict[str, Any], owner: Owner, name: str) -> tuple[str, dict[str, Any]]:
+    """Where the subscription *name* is called, and its entry.
+
+    :raises OpsError: when there is none
+    """
+    server = profile["webhook"]
+    url = f"http://{_reachable(server['host'])}:{server['port']}/webhooks/{name}"
+    with acting_as(owner):
+        subscriptions = webhooks.read_subscriptions(os.path.join(profile["home"], webhooks.FILE_NAME))
+    if not server["enabled"] or name not in subscriptions:
+        known = ", ".join(sorted(subscriptions)) or "none"
+        raise OpsError(
+            f"profile {profile['name']} has no subscription {name!r} (it has: {known})",
+            fix="declare it under the profile's webhooks and converge, or name another one",
+        )
+    return url, subscriptions[name]
+
+
 def call_webhook(
     profile: dict[str, Any], owner: Owner, name: str, payload: dict[str, Any], *, timeout: float = REPLY_TIMEOUT
 ) -> str:
@@ -333,19 +351,8 @@ def call_webhook(
     :returns: what the agent said last, wherever that was delivered
     :raises OpsError: when the call is refused, or no answer follows
     """
-    server = profile["webhook"]
-    url = f"http://{_reachable(server['host'])}:{server['port']}/webhooks/{name}"
-    with acting_as(owner):
-        subscriptions = read_json(os.path.join(profile["home"], "webhook_subscriptions.json")) or {}
-    subscription = subscriptions.get(name)
-    if not subscription:
-        known = ", ".join(sorted(subscriptions)) or "none"
-        raise OpsError(
-            f"there is no subscription {name!r} (known ones: {known})",
-            where=url,
-            fix="declare it under the profile's webhooks and converge",
-        )
-    body = json.dumps(payload).encode()
+    url, subscription = find_webhook(profile, owner, name)
+    body = json.dumps(payload, ensure_ascii=False).encode()
     headers = sign(subscription.get("secret", ""), body, int(time.time()))
     if subscription.get("events"):
         headers["X-GitHub-Event"] = subscription["events"][0]

@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import OpsError
 from .files import Owner, ensure_directory, lock, read_json, write_json
+from .profile import DEFAULT_PROFILE
 from .records import Records
 from .systemd import Manager
 
@@ -85,6 +86,15 @@ class Installation:
             known = ", ".join(profile["name"] for profile in self.profiles) or "none"
             raise OpsError(f"there is no profile {name!r}", fix=f"known ones: {known}")
         return chosen
+
+    def one(self, name: str | None) -> dict[str, Any]:
+        """The profile that is called *name*; without a name ``default``, or the only one there is.
+
+        :raises OpsError: when there is no such profile, or a name is needed
+        """
+        if name or len(self.profiles) == 1:
+            return self.select(name)[0]
+        return self.select(DEFAULT_PROFILE)[0]
 
     def records(self, profile: str) -> Records:
         return Records(self.ops_dir, profile)
