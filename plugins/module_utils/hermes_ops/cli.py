@@ -22,6 +22,8 @@ EXIT_ERROR = 2
 COMMANDS = {
     "status": ("command_status", "what is installed, running, declared and drifted"),
     "check": ("command_check", "whether every agent is healthy, and if not, why not"),
+    "tell": ("command_tell", "give an agent context: kept in its home, said to it, answered by it"),
+    "memory": ("command_memory", "search what an agent knows: memories, context, conversations"),
 }
 
 
