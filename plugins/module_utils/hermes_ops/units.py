@@ -112,6 +112,12 @@ def check_path(path: str, where: str) -> None:
         )
 
 
+def data_paths(data_dir: str, hermes_home: str) -> list[str]:
+    """Where the agent's data lies."""
+    below = os.path.commonpath([data_dir, hermes_home]) == os.path.normpath(data_dir)
+    return [data_dir] if below else [data_dir, hermes_home]
+
+
 @dataclass(frozen=True)
 class Host:
     """What the units of a host have in common.
@@ -147,10 +153,7 @@ class Host:
 
     @property
     def data_paths(self) -> list[str]:
-        """Where the agent's data lies."""
-        data_dir = os.path.normpath(self.data_dir)
-        below = os.path.commonpath([data_dir, self.hermes_home]) == data_dir
-        return [self.data_dir] if below else [self.data_dir, self.hermes_home]
+        return data_paths(self.data_dir, self.hermes_home)
 
     @property
     def template_path(self) -> str:
