@@ -486,7 +486,7 @@ def wait(
             for name in ("config.yaml", ".env"):
                 records[profile["name"]].keep(os.path.join(profile["home"], name), owner, replace=True)
         elif not health.ok:
-            _explain(profile, manager, health)
+            explain(profile, manager, health)
     return [results[p["name"]] for p in profiles]
 
 
@@ -506,7 +506,7 @@ def _prove(profile: dict[str, Any], owner: Owner, health: Health) -> None:
         )
 
 
-def _explain(profile: dict[str, Any], manager: Manager, health: Health) -> None:
+def explain(profile: dict[str, Any], manager: Manager, health: Health) -> None:
     """Put the cause that the journal names in front."""
     looping = any(problem.cause == "crash_loop" for problem in health.problems)
     health.log = _journal(manager, profile, before=looping)

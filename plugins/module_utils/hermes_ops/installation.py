@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -100,10 +101,10 @@ class Installation:
         return Records(self.ops_dir, profile)
 
     @contextlib.contextmanager
-    def lock(self, job: str, timeout: float = 0.0) -> Iterator[int]:
+    def lock(self, job: str, timeout: float = 1.0) -> Iterator[int]:
         """Be the only one who does *job*.
 
-        :param timeout: seconds to wait for another one
+        :param timeout: seconds to wait for another one; who only asks (:meth:`busy`) is gone in an instant
         :raises OpsError: when another one still does it
         """
         ensure_directory(self.ops_dir, mode=0o700)
@@ -111,15 +112,18 @@ class Installation:
             yield descriptor
 
     def busy(self, job: str) -> bool:
-        """Whether somebody does *job* right now."""
-        path = os.path.join(self.ops_dir, f"{job}.lock")
-        if not os.path.exists(path):
+        """Whether somebody does *job* right now; known on a disk that is read-only, too."""
+        try:
+            descriptor = os.open(os.path.join(self.ops_dir, f"{job}.lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
             return False
         try:
-            with lock(path, timeout=0.0):
-                return False
-        except OpsError:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def write_status(self, job: str, status: str, message: str, **more: Any) -> None:
         """Remember how *job* ended.
@@ -127,12 +131,14 @@ class Installation:
         :param status: one word for programs, e.g. ``success``
         :param message: one sentence for people
         """
-        directory = os.path.join(self.ops_dir, "status")
+        path = self.status_path(job)
         ensure_directory(self.ops_dir, mode=0o700)
-        ensure_directory(directory, mode=0o700)
-        value = {"status": status, "message": message, "finished": time.time(), **more}
-        write_json(os.path.join(directory, f"{job}.json"), value)
+        ensure_directory(os.path.dirname(path), mode=0o700)
+        write_json(path, {"status": status, "message": message, "finished": time.time(), **more})
 
     def read_status(self, job: str) -> dict[str, Any]:
         """How *job* ended last: ``status``, ``message``, ``finished`` (seconds since 1970) and more; ``{}``: never."""
-        return read_json(os.path.join(self.ops_dir, "status", f"{job}.json")) or {}
+        return read_json(self.status_path(job)) or {}
+
+    def status_path(self, job: str) -> str:
+        return os.path.join(self.ops_dir, "status", f"{job}.json")
