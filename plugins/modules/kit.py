@@ -88,13 +88,14 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
     __version__,
     command_check,
     command_memory,
+    command_port,
     command_status,
     command_tell,
     kit,
 )
 
 # The commands of hermes-ops, which imports them only when they are called.
-COMMANDS = (command_check, command_memory, command_status, command_tell)
+COMMANDS = (command_check, command_memory, command_port, command_status, command_tell)
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "owner": {"type": "str", "required": True},

@@ -23,6 +23,7 @@ COMMANDS = {
     "status": ("command_status", "what is installed, running, declared and drifted"),
     "check": ("command_check", "whether every agent is healthy, and if not, why not"),
     "tell": ("command_tell", "give an agent context: kept in its home, said to it, answered by it"),
+    "port": ("command_port", "bring skills, or the home of an OpenClaw agent, into a profile"),
     "memory": ("command_memory", "search what an agent knows: memories, context, conversations"),
 }
 
