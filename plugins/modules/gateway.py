@@ -59,6 +59,12 @@ options:
     description: Seconds that this delay grows to in a crash loop. Needs systemd 254; older ones keep O(restart_sec).
     type: int
     default: 300
+  verbose:
+    description:
+      - Whether the gateways tell the journal all that C(logs/agent.log) holds, which includes the beginnings of
+        messages, and not warnings only.
+    type: bool
+    default: false
 requirements:
   - systemd >= 249 on the host
 """
@@ -108,6 +114,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "root": {"type": "path", "default": "/opt/hermes"},
     "restart_sec": {"type": "int", "default": 10},
     "restart_max_delay_sec": {"type": "int", "default": 300},
+    "verbose": {"type": "bool", "default": False},
 }
 
 
@@ -125,6 +132,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         systemd=systemd.version(),
         restart_sec=params["restart_sec"],
         restart_max_delay_sec=params["restart_max_delay_sec"],
+        verbose=params["verbose"],
     )
     profiles = params["profiles"]
     records = {profile["name"]: Records(params["ops_dir"], profile["name"]) for profile in profiles}

@@ -100,11 +100,13 @@ undeclared_profiles:
   elements: str
   sample: []
 jobs:
-  description: The jobs of M(alwayson.hermes.timer) of which something is on the host.
+  description: >-
+    What is switched on of what can be switched off: the jobs of M(alwayson.hermes.timer), C(logrotate), C(dashboard) and
+    C(audit).
   returned: always
   type: list
   elements: str
-  sample: [heartbeat]
+  sample: [heartbeat, logrotate]
 port_conflicts:
   description: Declared ports that another process holds, each as a sentence with its fix.
   returned: always

@@ -64,6 +64,10 @@ BASE_CONFIG: dict[str, Any] = {
         "respawn_storm": {"max_starts": 0},
     },
     "updates": {"check": False},
+    # Both grow for ever otherwise (docs/logs.md). Hermes removes sessions only that have ended, at its start, once a
+    # day at most; it does so by default in later versions, and keeps so many outputs of each cron job.
+    "sessions": {"auto_prune": True, "retention_days": 90},
+    "cron": {"output_retention": 50},
     "security": {
         # A gateway that installs packages into its release is another release.
         "allow_lazy_installs": False,

@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import config, dotenv, gateway, jobs, ports, systemd, webhooks
+from . import audit, config, dashboard, dotenv, gateway, jobs, logs, ports, systemd, webhooks
 from .errors import OpsError
 from .files import Owner, acting_as, read_json
 from .records import Records
 from .state import read_state
 from .systemd import Manager, Unit
+
+# What a role can switch on and off, besides the jobs.
+FEATURES = {"audit": audit, "dashboard": dashboard, "logrotate": logs}
 
 
 def gather(
@@ -45,7 +48,7 @@ def gather(
         },
         "undeclared_profiles": _undeclared(hermes_home, profiles),
         "port_conflicts": port_conflicts(profiles, owner),
-        "jobs": jobs.present(),
+        "jobs": sorted([*jobs.present(), *(name for name, feature in FEATURES.items() if feature.present())]),
     }
 
 

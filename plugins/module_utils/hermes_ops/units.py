@@ -13,6 +13,7 @@ from typing import Any
 from .errors import OpsError
 
 TEMPLATE_NAME = "hermes-gateway@.service"
+DASHBOARD_NAME = "hermes-dashboard.service"
 # systemd that knows RestartSteps= and RestartMaxDelaySec= (its NEWS, version 254).
 RESTART_STEPS_SINCE = 254
 # Time for Hermes to close its platforms and databases once the declared drain is over. Hermes asks for 30 s
@@ -131,6 +132,7 @@ class Host:
     :param systemd: the version of the host's systemd
     :param restart_sec: seconds between a gateway's end and its next start
     :param restart_max_delay_sec: what that grows to where systemd knows how
+    :param verbose: the gateways tell the journal what agent.log holds, not only warnings
     """
 
     scope: str
@@ -142,6 +144,7 @@ class Host:
     systemd: int
     restart_sec: int
     restart_max_delay_sec: int
+    verbose: bool = False
 
     def __post_init__(self) -> None:
         for name in ("data_dir", "hermes_home", "root"):
@@ -159,14 +162,53 @@ class Host:
     def template_path(self) -> str:
         return os.path.join(self.directory, TEMPLATE_NAME)
 
+    @property
+    def dashboard_path(self) -> str:
+        return os.path.join(self.directory, DASHBOARD_NAME)
+
     def drop_in_path(self, profile: str) -> str:
         return os.path.join(self.directory, f"hermes-gateway@{profile}.service.d", "profile.conf")
 
 
 def render_template(host: Host) -> str:
     """The template unit that all gateways of a host are instances of."""
+    return _unit(
+        host,
+        "Hermes gateway of profile %i",
+        "hermes-gateway-%i",
+        # Below -v it says warnings only (0.19.0 gateway/run.py: start_gateway).
+        "--profile %i gateway run" + (" -v" if host.verbose else ""),
+        [
+            # Hermes asks to be restarted with 75 (EX_TEMPFAIL).
+            ("SuccessExitStatus", "75"),
+            # SIGTERM ends Hermes with status 1 and leaves "running" behind; SIGINT is its clean stop.
+            ("KillSignal", "SIGINT"),
+        ],
+    )
+
+
+def render_dashboard(host: Host, profile: dict[str, Any], address: str, port: int) -> str:
+    """The unit of the host's dashboard, which is one for all profiles.
+
+    :param profile: the default profile: the dashboard works in its home, within its limits and its sandbox, since the
+        agent that one talks to there is this one
+    """
+    # Built into the wheel: without --skip-build it would look for npm. SIGTERM is its clean stop (0.19.0
+    # hermes_cli/main.py: cmd_dashboard, hermes_cli/web_server.py: start_server).
+    command = f"--profile {profile['name']} dashboard --host {address} --port {port} --no-open --skip-build"
+    service = [("TimeoutStopSec", str(STOP_MARGIN)), *_confinement(host, profile)]
+    return _unit(host, "Hermes dashboard", "hermes-dashboard", command, service)
+
+
+def _unit(host: Host, description: str, identifier: str, command: str, directives: list[tuple[str, str]]) -> str:
+    """A unit that runs ``hermes`` for ever.
+
+    :param identifier: its name in the journal
+    :param command: arguments of ``hermes``
+    :param directives: more of its section ``[Service]``
+    """
     unit = [
-        ("Description", "Hermes gateway of profile %i"),
+        ("Description", description),
         ("Documentation", "https://hermes-agent.nousresearch.com/docs/"),
         # Restart for ever: the delay below is what keeps a crash loop cheap.
         ("StartLimitIntervalSec", "0"),
@@ -178,24 +220,16 @@ def render_template(host: Host) -> str:
         # Hermes 0.21 and later install packages at run time unless told not to.
         ("Environment", "HERMES_DISABLE_LAZY_INSTALLS=1"),
         ("WorkingDirectory", host.data_dir),
-        # Resolves to releases/<id> at start (the script's interpreter is absolute): a gateway that is running
-        # never loads code of another release.
-        ("ExecStart", f"{host.root}/current/bin/hermes --profile %i gateway run"),
+        # Resolves to releases/<id> at start (the script's interpreter is absolute): what is running never loads code
+        # of another release.
+        ("ExecStart", f"{host.root}/current/bin/hermes {command}"),
         # A gateway may exit 0 after an unhandled error: on-failure would leave it dead.
         ("Restart", "always"),
         ("RestartSec", str(host.restart_sec)),
     ]
     if host.systemd >= RESTART_STEPS_SINCE:
         service += [("RestartSteps", "6"), ("RestartMaxDelaySec", str(host.restart_max_delay_sec))]
-    service += [
-        # Hermes asks to be restarted with 75 (EX_TEMPFAIL).
-        ("SuccessExitStatus", "75"),
-        # SIGTERM ends Hermes with status 1 and leaves "running" behind; SIGINT is its clean stop.
-        ("KillSignal", "SIGINT"),
-        ("KillMode", "mixed"),
-        ("SyslogIdentifier", "hermes-gateway-%i"),
-        ("OOMPolicy", "stop"),
-    ]
+    service += [("KillMode", "mixed"), ("SyslogIdentifier", identifier), ("OOMPolicy", "stop"), *directives]
     if host.scope == "system":
         unit += [
             ("Wants", f"network-online.target user@{host.uid}.service"),
@@ -217,19 +251,21 @@ def render_drop_in(host: Host, profile: dict[str, Any]) -> str:
 
     :param profile: the ``gateway`` part of a description made by :func:`declaration.resolve`
     """
+    stop = ("TimeoutStopSec", str(profile["drain"] + STOP_MARGIN))
+    return _text([("Service", [stop, *_confinement(host, profile)])])
+
+
+def _confinement(host: Host, profile: dict[str, Any]) -> list[tuple[str, str]]:
+    """Limits, managed scope and sandbox of *profile*."""
     limits = profile["limits"]
-    service = [
-        ("TimeoutStopSec", str(profile["drain"] + STOP_MARGIN)),
-        ("MemoryMax", limits["memory"]),
-        ("TasksMax", str(limits["tasks"])),
-    ]
+    service = [("MemoryMax", limits["memory"]), ("TasksMax", str(limits["tasks"]))]
     if limits["cpu"]:
         service.append(("CPUQuota", limits["cpu"]))
     if profile["config_scope"] == "managed":
         service.append(("Environment", f"HERMES_MANAGED_DIR={profile['managed_dir']}"))
     if profile["sandbox"]["enabled"]:
         service += _sandbox(host, profile["sandbox"])
-    return _text([("Service", service)])
+    return service
 
 
 def _sandbox(host: Host, sandbox: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,0 +1,90 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A unit that is declared beside the gateways: its files, enabled, active, and as young as what it reads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+
+from .plan import Difference, Plan
+from .systemd import Manager, Unit
+
+UNIT_MODE = 0o644
+
+
+def plan_active(
+    plan: Plan,
+    manager: Manager,
+    name: str,
+    *,
+    unit_files: dict[str, str] | None = None,
+    reads: Iterable[str] = (),
+    reasons: Iterable[str] = (),
+) -> None:
+    """The unit *name* has to be enabled and active, and not older than its files.
+
+    :param unit_files: path -> text, of the unit itself, its drop-ins, and of units that belong to it
+    :param reads: other files that it only reads at its start, planned before
+    :param reasons: more reasons to restart it, as sentences for the diff
+    """
+    unit_files = unit_files or {}
+    unit = manager.units([name])[name]
+    changed = [path for path, text in unit_files.items() if plan.add_file(path, text, mode=UNIT_MODE)]
+    if changed or unit.stale:
+        plan.actions.append(lambda: manager.call("daemon-reload"))
+    if not unit.enabled:
+        plan.add(Difference(name, "not enabled", "enabled"), lambda: manager.call("enable", name))
+    if unit.active not in ("active", "activating"):
+        plan.add(Difference(f"{name} state", unit.active, "active"), lambda: _start(manager, name))
+    else:
+        plan_young(plan, manager, unit, [*unit_files, *reads], reasons)
+
+
+def plan_young(plan: Plan, manager: Manager, unit: Unit, reads: Iterable[str], reasons: Iterable[str] = ()) -> None:
+    """The running *unit* must not be older than the files that it only reads at its start.
+
+    :param reads: these files; what is planned for them stands in *plan* already
+    """
+    written = {difference.what for difference in plan.differences}
+    why = [path for path in reads if path in written or unit.is_older_than(path)]
+    why += reasons
+    if why:
+        plan.add(Difference(f"{unit.name} restart", None, ", ".join(why)), lambda: manager.call("restart", unit.name))
+
+
+def plan_gone(plan: Plan, manager: Manager, name: str, files: Iterable[str]) -> None:
+    """Nothing of the unit *name* is to be left: stopped, disabled, *files* removed with directories that get empty.
+
+    :param files: of the unit, and what only it reads; at least one of them exists as long as there is something to do
+    """
+    found = [path for path in files if os.path.lexists(path)]
+    if not found:
+        return
+    unit = manager.units([name])[name]
+    if unit.enabled or unit.active not in ("inactive", "failed"):
+        plan.add(Difference(name, unit.active, "stopped, disabled"), lambda: manager.call("disable", "--now", name))
+    plan_files_gone(plan, found)
+    plan.actions.append(lambda: manager.call("daemon-reload"))
+    plan.actions.append(lambda: manager.call("reset-failed", name, check=False))
+
+
+def plan_files_gone(plan: Plan, files: Iterable[str]) -> None:
+    for path in filter(os.path.lexists, files):
+        plan.add(Difference(path, "present", None), lambda path=path: _remove(path))
+
+
+def _start(manager: Manager, name: str) -> None:
+    # Forgets a start limit, too.
+    manager.call("reset-failed", name, check=False)
+    manager.call("start", name)
+
+
+def _remove(path: str) -> None:
+    os.unlink(path)
+    directory = os.path.dirname(path)
+    if directory.endswith((".conf.d", ".service.d")):
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)

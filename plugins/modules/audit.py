@@ -1,0 +1,108 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module audit; the work is done in hermes_ops.audit."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: audit
+short_description: The journal is shipped off the host
+version_added: 0.1.0
+author:
+  - The alwayson.hermes authors (@alwayson-hermes)
+description:
+  - Has C(systemd-journal-upload) ship the whole journal to a C(systemd-journal-remote), with TLS on both sides. It
+    never gives up, and goes on where it ended.
+  - Makes the journal persistent, so that what was not shipped yet outlives a boot.
+attributes:
+  check_mode:
+    support: full
+    description: Can run in check mode and tells what would be changed.
+  diff_mode:
+    support: full
+    description: Shows the texts, of certificates and keys only that they differ.
+  idempotent:
+    support: full
+    description: A second run changes nothing.
+options:
+  state:
+    description: V(absent) stops it and removes what this module wrote. The package stays, and so does the journal.
+    type: str
+    choices: [present, absent]
+    default: present
+  url:
+    description: Where the receiver is. C(http) is accepted on loopback only, where a tunnel may begin.
+    type: str
+  ca:
+    description: The certificate of the authority that signed the receiver's, as PEM.
+    type: str
+    default: ""
+  certificate:
+    description: The certificate that the host shows the receiver, as PEM.
+    type: str
+    default: ""
+  key:
+    description: Its key, as PEM.
+    type: str
+    default: ""
+requirements:
+  - the Debian package systemd-journal-remote on the host
+"""
+
+EXAMPLES = r"""
+- name: The journal is shipped
+  alwayson.hermes.audit:
+    url: https://logs.example.org:19532
+    ca: "{{ lookup('ansible.builtin.file', 'ca.pem') }}"
+    certificate: "{{ lookup('ansible.builtin.file', inventory_hostname ~ '.pem') }}"
+    key: "{{ vault_audit_key }}"
+"""
+
+RETURN = r"""
+unit:
+  description: The name of the unit.
+  returned: always
+  type: str
+  sample: systemd-journal-upload.service
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import audit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "url": {"type": "str"},
+    "ca": {"type": "str", "default": ""},
+    "certificate": {"type": "str", "default": ""},
+    "key": {"type": "str", "default": "", "no_log": True},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    params = module.params
+    manager = Manager("system", Owner.current())
+    if params["state"] == "absent":
+        plan = audit.plan_no_audit(manager)
+    else:
+        settings = audit.Settings(
+            url=params["url"], ca=params["ca"], certificate=params["certificate"], key=params["key"]
+        )
+        plan = audit.plan_audit(settings, manager)
+    if not module.check_mode:
+        plan.apply()
+    return {"changed": plan.changed, "diff": plan.diff("audit"), "unit": audit.UNIT}
+
+
+def main() -> None:
+    run_module(ARGUMENTS, work, required_if=[("state", "present", ["url"])])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module logs; the work is done in hermes_ops.logs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: logs
+short_description: Logs of all agents stay small
+version_added: 0.1.0
+author:
+  - The alwayson.hermes authors (@alwayson-hermes)
+description:
+  - Writes C(/etc/logrotate.d/hermes) for every log of every profile that Hermes does not bound itself, once logrotate
+    itself has accepted it, and the timer C(hermes-logrotate.timer), which lets logrotate look at them every hour, so
+    that O(max_size) holds within a day too.
+  - Limits the journal with a drop-in, C(/etc/systemd/journald.conf.d/hermes.conf); C(systemd-journald) is restarted
+    when it runs without what that says.
+attributes:
+  check_mode:
+    support: full
+    description: Can run in check mode and tells what would be changed.
+  diff_mode:
+    support: full
+    description: Shows the texts.
+  idempotent:
+    support: full
+    description: A second run changes nothing.
+options:
+  state:
+    description: V(absent) removes all of it. Logs, rotated or not, stay.
+    type: str
+    choices: [present, absent]
+    default: present
+  profiles:
+    description:
+      - The C(gateway) parts of the descriptions of all declared profiles, as made by the filter
+        P(alwayson.hermes.resolve_profiles#filter). They hold no secrets.
+    type: list
+    elements: dict
+    required: true
+  owner:
+    description: The user that Hermes runs as. logrotate acts with its rights, and with those of its primary group.
+    type: str
+    required: true
+  days:
+    description: For how many days rotated logs are kept.
+    type: int
+    default: 14
+  max_size:
+    description: A log that is larger is rotated before its day is over.
+    type: str
+    default: 50M
+  paths:
+    description:
+      - More logs, absolute, with the patterns of glob(7). They belong to O(owner), and their writers may keep them
+        open.
+    type: list
+    elements: str
+    default: []
+  journal_max_use:
+    description: What the journal of the host may take of its disk.
+    type: str
+    default: 500M
+  journal_days:
+    description: Entries of the journal that are older are removed; V(0) removes none for its age.
+    type: int
+    default: 0
+requirements:
+  - logrotate >= 3.18 on the host
+"""
+
+EXAMPLES = r"""
+- name: Logs stay small
+  alwayson.hermes.logs:
+    profiles: "{{ common_gateways }}"
+    owner: hermes
+    days: 30
+    paths:
+      - /var/lib/hermes/bridges/*.log
+"""
+
+RETURN = r"""
+config:
+  description: The configuration of logrotate.
+  returned: always
+  type: str
+  sample: /etc/logrotate.d/hermes
+"""
+
+import grp
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import owner_of, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import logs
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "profiles": {"type": "list", "elements": "dict", "required": True},
+    "owner": {"type": "str", "required": True},
+    "days": {"type": "int", "default": 14},
+    "max_size": {"type": "str", "default": "50M"},
+    "paths": {"type": "list", "elements": "str", "default": []},
+    "journal_max_use": {"type": "str", "default": "500M"},
+    "journal_days": {"type": "int", "default": 0},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    params = module.params
+    owner = owner_of(module)
+    manager = Manager("system", owner)
+    if params["state"] == "absent":
+        plan = logs.plan_no_logs(manager)
+    else:
+        settings = logs.Settings(
+            days=params["days"],
+            max_size=params["max_size"],
+            paths=tuple(params["paths"]),
+            journal_max_use=params["journal_max_use"],
+            journal_days=params["journal_days"],
+        )
+        homes = [profile["home"] for profile in params["profiles"] if profile["state"] == "present"]
+        # Check mode on a host where the user is only planned; it gets a group of its own.
+        group = grp.getgrgid(owner.gid).gr_name if owner.name == params["owner"] else params["owner"]
+        plan = logs.plan_logs(settings, homes, params["owner"], group, manager)
+    if not module.check_mode:
+        plan.apply()
+    return {"changed": plan.changed, "diff": plan.diff("logs"), "config": logs.CONFIG}
+
+
+def main() -> None:
+    run_module(ARGUMENTS, work)
+
+
+if __name__ == "__main__":
+    main()
