@@ -130,7 +130,7 @@ def written(monkeypatch):
 
 def explained(*problems):
     found = health.Health("default", list(problems))
-    health._explain({"name": "default", "unit": "hermes-gateway@default.service"}, Systemctl(), found)
+    health.explain({"name": "default", "unit": "hermes-gateway@default.service"}, Systemctl(), found)
     return found
 
 
