@@ -13,13 +13,13 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 from .errors import OpsError
 from .files import Owner, ensure_directory, lock, read_text, sync_directory, write_json
 from .plan import Plan
-from .process import run
+from .process import Completed, run
 from .release import (
     LEFT_OUT,
     STAMP,
@@ -33,8 +33,11 @@ from .release import (
     identity,
     lock_text,
     observe,
+    pin_installed,
+    read_patches,
     release_id,
     superfluous,
+    tag_key,
     used_by_processes,
 )
 from .uv import Index, PythonMismatch, Uv, building, redact
@@ -76,24 +79,46 @@ def ensure(
     outcome = _consider(request, root, current, keep)
     if check or not outcome.plan.changed:
         return outcome
-    with building():
+    with _alone(root, timeout) as descriptor:
         releases = os.path.join(root, "releases")
-        for directory in (root, releases, os.path.join(root, "tools")):
+        # Another builder may have done it while we waited.
+        outcome = _consider(request, root, current, keep)
+        for name in outcome.decision.garbage:
+            remove(os.path.join(releases, name))
+        if outcome.decision.build:
+            wanted = pin_installed(request, observe(root))
+            builder = Builder(wanted, index, root, timeout, descriptor)
+            stamp = builder.build(outcome.decision)
+            outcome = _after_build(outcome, request, root, current, keep, stamp)
+        if outcome.decision.switch:
+            switch(root, outcome.decision.release_id or "")
+        for name in outcome.decision.remove:
+            retire(releases, name)
+    return outcome
+
+
+def newest(request: Request, index: Index, *, root: str = "/opt/hermes", timeout: float = 900.0) -> Request:
+    """*request* pinned to the newest that is offered: a version of its range, a tag and commit of its channel.
+
+    Nothing is built or changed. What is no range stands for itself, without a look at the network.
+
+    :param timeout: seconds for each question, and for a builder to finish
+    :raises OpsError: nothing in the range is offered, or whom to ask cannot be reached
+    """
+    if not request.is_range:
+        return request
+    with _alone(root, timeout) as descriptor:
+        return Builder(request, index, root, timeout, descriptor).newest()
+
+
+@contextlib.contextmanager
+def _alone(root: str, timeout: float) -> Iterator[int]:
+    """The one builder below *root*; yields the descriptor of its lock."""
+    with building():
+        for directory in (root, os.path.join(root, "releases"), os.path.join(root, "tools")):
             ensure_directory(directory, mode=0o755)
         with lock(os.path.join(root, ".lock"), timeout=timeout) as descriptor:
-            # Another builder may have done it while we waited.
-            outcome = _consider(request, root, current, keep)
-            for name in outcome.decision.garbage:
-                remove(os.path.join(releases, name))
-            if outcome.decision.build:
-                builder = Builder(request, index, root, timeout, descriptor)
-                stamp = builder.build(outcome.decision)
-                outcome = _after_build(outcome, request, root, current, keep, stamp)
-            if outcome.decision.switch:
-                _switch(root, outcome.decision.release_id or "")
-            for name in outcome.decision.remove:
-                retire(releases, name)
-    return outcome
+            yield descriptor
 
 
 def _consider(request: Request, root: str, current: bool, keep: int) -> Outcome:
@@ -120,8 +145,8 @@ def _after_build(
     return Outcome(describe(decision, observed, request), decision, before.previous, stamp)
 
 
-def _switch(root: str, release: str) -> None:
-    """Let ``current`` be *release*, in one step."""
+def switch(root: str, release: str) -> None:
+    """Let ``current`` be *release*, in one step. For who holds the lock of *root*."""
     link = os.path.join(root, "current")
     fresh = os.path.join(root, ".current")
     with contextlib.suppress(FileNotFoundError):
@@ -134,6 +159,17 @@ def _switch(root: str, release: str) -> None:
     for path in (before, os.path.realpath(link)):
         with contextlib.suppress(OSError):
             os.utime(path)
+
+
+def prune(root: str, *, keep: int) -> None:
+    """Remove all but the current release and *keep* others, the last used first; one that is in use stays.
+
+    For who holds the lock of *root*.
+    """
+    observed = observe(root)
+    if superfluous(observed, observed.current, switch=False, keep=keep):
+        for name in superfluous(observed, observed.current, switch=False, keep=keep, in_use=used_by_processes(root)):
+            retire(os.path.join(root, "releases"), name)
 
 
 def retire(releases: str, name: str) -> None:
@@ -179,8 +215,30 @@ class Builder:
                 where=self.root,
                 fix="free space there",
             )
+        with self._workspace(decision.release_id or "unresolved"):
+            if self.request.channel:
+                self.request = self._pin()
+            stamp = self._fill(decision)
+            self._complete(stamp)
+        return stamp
+
+    def newest(self) -> Request:
+        """The request, pinned to the newest that is offered."""
+        # Somebody else's who was killed.
+        remove(os.path.join(self.root, "releases", "newest.work"))
+        with self._workspace("newest"):
+            return self._pin()
+
+    def _pin(self) -> Request:
+        if self.request.channel:
+            ref, commit = self._newest_tag()
+            return replace(self.request, channel=None, ref=ref, commit=commit)
+        return replace(self.request, version=self._newest(self.request.version or ""))
+
+    @contextlib.contextmanager
+    def _workspace(self, name: str) -> Iterator[None]:
+        """uv, and directories to work in that are gone afterwards."""
         releases = os.path.join(self.root, "releases")
-        name = decision.release_id or "unresolved"
         self.work = os.path.join(releases, f"{name}.work")
         self.partial = os.path.join(releases, f"{name}.partial")
         os.mkdir(self.work)
@@ -188,8 +246,7 @@ class Builder:
         self.uv = Uv(self.root, self.work, self.index, timeout=self.timeout, lock=self.descriptor)
         try:
             self.uv.ensure()
-            stamp = self._fill(decision)
-            self._complete(stamp)
+            yield
         except OSError as error:
             raise OpsError(
                 f"{self.about}: cannot be built ({error.strerror}); nothing was changed",
@@ -199,7 +256,6 @@ class Builder:
         finally:
             remove(self.partial)
             remove(self.work)
-        return stamp
 
     def _fill(self, decision: Decision) -> dict[str, Any]:
         if self.request.method == "git" or (self.tree is not None and self.tree.versions is None):
@@ -220,7 +276,7 @@ class Builder:
             **stamp,
             "extras": list(self.request.extras),
             "uv": self.uv.version,
-            "patches": [],
+            "patches": [{"name": name, "sha256": digest(text)} for name, text in read_patches(self.request)],
             "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "identity": identity(self.request, version, self.tree),
         }
@@ -241,6 +297,7 @@ class Builder:
         requirements = self._write("requirements.txt", requirement + "\n")
         self._install(requirements, text, "--requirement", requirements)
         requires = self._check_metadata()
+        self._compile(self._patch(self._packages))
         return {
             "version": version,
             "source": {"index": self.index.wheels or self.index.url},
@@ -322,6 +379,7 @@ class Builder:
             self.about = f"hermes-agent in {self.request.path}"
             source = {"path": self.request.path}
             _copy_tree(self.request.path or "", tree)
+        self._patch(tree)
         project = read_text(os.path.join(tree, "pyproject.toml")) or ""
         requires = _project_value(project, "requires-python")
         python = self._interpreter(requires)
@@ -358,35 +416,56 @@ class Builder:
             **self._locking(locked, text),
         }
 
-    def _export(self, tree: str) -> None:
-        """The files of the commit, without history: a tree without .git is one that Hermes leaves alone."""
-        git = ["git", "--git-dir", os.path.join(self.work, "git")]
+    def _git(self, *arguments: str) -> str:
+        """What git says; its repository is one of the work directory."""
         env = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes")}
         if "GIT_SSL_CAINFO" in self.uv.env:
             env["GIT_SSL_CAINFO"] = self.uv.env["GIT_SSL_CAINFO"]
+        argv = ["git", "--git-dir", os.path.join(self.work, "git"), *arguments]
+        done = run(argv, timeout=self.timeout, check=False, env=env, cwd=self.work, pass_fds=(self.descriptor,))
+        if not done.ok:
+            raise OpsError(
+                f"{self.about}: git failed: {redact(done.last_words)}; nothing was changed",
+                where=redact(self.request.url or ""),
+                fix="check url and ref, the network, and that root may read the repository",
+            )
+        return done.stdout.strip()
+
+    def _newest_tag(self) -> tuple[str, str]:
+        """The newest tag of the channel and its commit; a tag, never a branch."""
+        url = self.request.url or ""
+        self.about = f"hermes-agent {self.request.channel}"
+        commits: dict[str, str] = {}
+        for line in self._git("ls-remote", "--tags", "--end-of-options", url).splitlines():
+            commit, _, name = line.partition("\trefs/tags/")
+            if name.endswith("^{}"):
+                # What an annotated tag, an object of its own, leads to.
+                commits[name[:-3]] = commit
+            elif name:
+                commits.setdefault(name, commit)
+        offered = [tag for tag in commits if self.request.is_offered(tag)]
+        if not offered:
+            raise OpsError(
+                f"{self.about}: there is no such tag; nothing was changed",
+                where=redact(url),
+                fix=f"correct channel; see git ls-remote --tags {redact(url)}",
+            )
+        tag = max(offered, key=tag_key)
+        return tag, commits[tag]
+
+    def _export(self, tree: str) -> None:
+        """The files of the commit, without history: a tree without .git is one that Hermes leaves alone."""
         url, ref, commit = self.request.url or "", self.request.ref or "", self.request.commit or ""
-
-        def call(*arguments: str) -> str:
-            done = run([*git, *arguments], timeout=self.timeout, check=False, env=env, cwd=self.work,
-                       pass_fds=(self.descriptor,))  # fmt: skip
-            if not done.ok:
-                raise OpsError(
-                    f"{self.about}: git failed: {redact(done.last_words)}; nothing was changed",
-                    where=redact(url),
-                    fix="check url and ref, the network, and that root may read the repository",
-                )
-            return done.stdout.strip()
-
-        call("init", "--quiet", "--bare")
-        call("fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, ref)
-        found = call("rev-parse", "--verify", "FETCH_HEAD^{commit}")
+        self._git("init", "--quiet", "--bare")
+        self._git("fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, ref)
+        found = self._git("rev-parse", "--verify", "FETCH_HEAD^{commit}")
         if found != commit:
             raise OpsError(
                 f"{ref} is at commit {found}, declared is {commit}; nothing was changed",
                 where=redact(url),
                 fix="find out why it moved; if that is right, declare the new commit",
             )
-        call("--work-tree", tree, "checkout", "--quiet", "--force", commit, "--", ".")
+        self._git("--work-tree", tree, "checkout", "--quiet", "--force", commit, "--", ".")
 
     def _mark_as_ours(self, tree: str) -> None:
         """Tell Hermes' own updater that somebody else updates this tree (read from 0.21 on; FACTS 12)."""
@@ -430,6 +509,52 @@ class Builder:
             timeout=self.timeout, check=False, pass_fds=(self.descriptor,))  # fmt: skip
 
     # Steps that both share.
+
+    def _patch(self, tree: str) -> list[str]:
+        """Apply the patches to *tree*, each exactly: where a context differs it is for a person to look.
+
+        By git, which hosts have (base_packages), and which applies a patch as a whole or not at all, never guesses
+        (GNU patch does, unless told) and writes nowhere outside of *tree*, not through a link either.
+
+        :returns: the files that were changed
+        :raises OpsError: one does not apply; names the patch, the file, and what was not found there
+        """
+        changed: list[str] = []
+        for name, text in read_patches(self.request):
+            path = self._write("patch", text if text.endswith("\n") else text + "\n")
+            checked = self._apply(tree, "--check", "--verbose", path)
+            if not checked.ok:
+                self._explain_patch(name, checked.stderr, there=self._apply(tree, "--check", "--reverse", path).ok)
+            self._apply(tree, path)
+            stats = self._apply(tree, "--numstat", "-z", path).stdout.split("\0")
+            changed += [os.path.join(tree, entry.split("\t")[-1]) for entry in stats if entry]
+        return changed
+
+    def _apply(self, tree: str, *arguments: str) -> Completed:
+        # A repository that the tree happens to lie in is none of its business.
+        env = {"GIT_CEILING_DIRECTORIES": os.path.dirname(tree)}
+        argv = ["git", "apply", "--whitespace=nowarn", *arguments]
+        return run(argv, timeout=self.timeout, check=False, env=env, cwd=tree, pass_fds=(self.descriptor,))
+
+    def _explain_patch(self, name: str, said: str, *, there: bool) -> NoReturn:
+        """:raises OpsError: what ``git apply --check --verbose`` said, in our words"""
+        if there:
+            raise OpsError(f"{self.about}: {name} is in it already; nothing was changed", fix="take it out of patches")
+        missing = re.search(r"^error: while searching for:\n(.*?)\nerror: ", said, re.MULTILINE | re.DOTALL)
+        errors = [line[len("error: ") :] for line in said.splitlines() if line.startswith("error: ")]
+        errors = [line for line in errors if line != "while searching for:"]
+        lines = f"; it looks for:\n{missing[1]}\n" if missing else "; "
+        raise OpsError(
+            f"{self.about}: {name} does not apply ({', '.join(errors)}){lines}nothing was changed",
+            fix="adapt the patch to this version, or take it out of patches",
+        )
+
+    def _compile(self, files: list[str]) -> None:
+        """Byte code of *files* anew, even where a file has the time and size that it had before."""
+        sources = [path for path in files if path.endswith(".py") and os.path.exists(path)]
+        if sources:
+            run([self._python, "-m", "compileall", "-q", "-f", *sources], timeout=self.timeout, check=False,
+                pass_fds=(self.descriptor,))  # fmt: skip
 
     @property
     def _packages(self) -> str:

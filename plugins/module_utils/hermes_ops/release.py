@@ -23,20 +23,21 @@ Here is decided what to do; build.py does it.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import json
 import os
 import re
 import urllib.parse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import OpsError
 from .files import read_text
 from .plan import Difference, Plan
 from .uv import redact
-from .versions import check_specifier, is_version, satisfies, version_key
+from .versions import Key, check_specifier, is_prerelease, is_version, satisfies, version_key
 
 STAMP = "release.json"
 GARBAGE = (".partial", ".work", ".removed")
@@ -44,6 +45,9 @@ GARBAGE = (".partial", ".work", ".removed")
 LEFT_OUT = (".git", ".venv", "venv", "node_modules", "__pycache__", ".pytest_cache")
 _FULL_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
+_CHANNEL = re.compile(r"[A-Za-z0-9*?][A-Za-z0-9*?._/+-]*")
+# What a unified diff begins a file with.
+_DIFF = re.compile(r"^--- \S.*\n\+\+\+ \S", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,14 @@ class Request:
     :param url: ``git``: any URL that git fetches from, without credentials
     :param ref: ``git``: tag or branch; must be at *commit*
     :param commit: ``git``: full commit
+    :param channel: ``git``, instead of *ref* and *commit*: a glob of tags such as ``v2026.*``, which is to tags what a
+        range is to versions
     :param path: ``path``: a source tree, or a directory with wheels, on the host
     :param lock: ``auto`` (shipped lock, or the tree's uv.lock), ``none``, an absolute path, or the text itself
     :param python: interpreter: absolute path or version request as uv takes it; None: uv finds one
     :param python_downloads: uv may download an interpreter when the host has none that fits
+    :param patches: unified diffs (``a/gateway/run.py``) that are applied to what is built, in this order: absolute
+        paths on the host, or the texts themselves
     """
 
     method: str = "pypi"
@@ -68,10 +76,12 @@ class Request:
     url: str | None = None
     ref: str | None = None
     commit: str | None = None
+    channel: str | None = None
     path: str | None = None
     lock: str = "auto"
     python: str | None = None
     python_downloads: bool = False
+    patches: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "extras", tuple(sorted(set(self.extras))))
@@ -86,6 +96,13 @@ class Request:
             self._check_git()
         if self.method == "path" and not os.path.isabs(self.path or ""):
             raise OpsError(f"{self.path!r} is not an absolute path", where="path", fix="name a directory on the host")
+        for number, patch in enumerate(self.patches, start=1):
+            if not patch.startswith("/") and not _DIFF.search(patch):
+                raise OpsError(
+                    f"entry {number} is neither an absolute path nor a unified diff",
+                    where="patches",
+                    fix="name a file on the host, or give the text that git diff writes",
+                )
 
     def _check_git(self) -> None:
         try:
@@ -101,6 +118,14 @@ class Request:
                 where="url",
                 fix="leave them to git's credential helper, ~/.netrc or an SSH key",
             )
+        if self.channel is not None:
+            if self.ref or self.commit or not _CHANNEL.fullmatch(self.channel):
+                raise OpsError(
+                    f"{self.channel!r} is no pattern of tags, or ref and commit are given as well",
+                    where="channel",
+                    fix="write a pattern such as v2026.*, or ref and commit",
+                )
+            return
         if not _REF.fullmatch(self.ref or ""):
             raise OpsError(f"{self.ref!r} is not a tag or branch", where="ref", fix="write a tag such as v2026.9.24")
         if not _FULL_COMMIT.fullmatch(self.commit or ""):
@@ -110,7 +135,15 @@ class Request:
 
     @property
     def is_range(self) -> bool:
+        if self.method == "git":
+            return self.channel is not None
         return self.version is not None and not is_version(self.version)
+
+    def is_offered(self, tag: str) -> bool:
+        """Whether *tag* is a version of the channel; a pre-release only when the channel itself names one."""
+        channel = self.channel or ""
+        named = is_prerelease(re.sub("[*?]", "0", channel))
+        return is_version(tag) and fnmatch.fnmatchcase(tag, channel) and (named or not is_prerelease(tag))
 
 
 @dataclass(frozen=True)
@@ -186,6 +219,8 @@ def identity(request: Request, version: str | None, tree: Tree | None = None) ->
         value["lock"] = request.lock if request.lock == "none" else digest(lock_text(request.lock))
     if request.python:
         value["python"] = request.python
+    if request.patches:
+        value["patches"] = [digest(text) for _name, text in read_patches(request)]
     return value
 
 
@@ -209,6 +244,49 @@ def lock_text(value: str) -> str:
     if text is None:
         raise OpsError("there is no such lock file on the host", where=value, fix="copy it there, or give its text")
     return text
+
+
+def read_patches(request: Request) -> list[tuple[str, str]]:
+    """Name and text of each patch."""
+    found = []
+    for number, patch in enumerate(request.patches, start=1):
+        if not patch.startswith("/"):
+            found.append((f"patch {number}", patch))
+            continue
+        text = read_text(patch)
+        if text is None:
+            raise OpsError("there is no such patch on the host", where=patch, fix="copy it there, or give its text")
+        found.append((os.path.basename(patch), text))
+    return found
+
+
+def tag_key(tag: str) -> tuple[bool, Key]:
+    """A key by which tags of Hermes sort by age: by version, the years (v2026.9.24) before v0.22.1, which followed."""
+    key = version_key(tag)
+    return key[0][0] < 2000, key
+
+
+def pin_installed(request: Request, observed: Observed) -> Request:
+    """A *request* for a channel, pinned to a tag of it that is installed: the current one, else the newest.
+
+    So nothing in a channel is ever replaced by an older one, and moving up is left to an update. Itself when there
+    is none, or when it is for no channel.
+    """
+    if request.channel is None:
+        return request
+    known = [release for release in observed.releases if _is_of_channel(release, request)]
+    if not known:
+        return request
+    chosen = next((release for release in known if release.id == observed.current), None)
+    chosen = chosen or max(known, key=lambda release: tag_key(release.stamp["identity"]["ref"]))
+    return replace(
+        request, channel=None, ref=chosen.stamp["identity"]["ref"], commit=chosen.stamp["identity"]["commit"]
+    )
+
+
+def _is_of_channel(release: Installed, request: Request) -> bool:
+    value = release.stamp["identity"]
+    return value["method"] == "git" and value["url"] == redact(request.url or "") and request.is_offered(value["ref"])
 
 
 def choose_version(request: Request, observed: Observed) -> str | None:
@@ -252,8 +330,10 @@ def decide(request: Request, observed: Observed, *, current: bool, keep: int, in
     :param keep: how many releases stay besides the current one and the one that is asked for
     :param in_use: ids of releases that running processes use; they stay in any case
     """
-    version = choose_version(request, observed)
-    known = version is not None or request.method == "git" or (observed.tree is not None and not observed.tree.versions)
+    request = pin_installed(request, observed)
+    version = choose_version(request, observed) if request.method != "git" else None
+    is_tree = observed.tree is not None and not observed.tree.versions
+    known = version is not None or is_tree or (request.method == "git" and not request.is_range)
     wanted = release_id(request, version, observed.tree) if known else None
     there = observed.find(wanted)
     build = there is None or not there.intact
@@ -287,7 +367,7 @@ def superfluous(
 def describe(decision: Decision, observed: Observed, request: Request) -> Plan:
     """The decision as differences, for ``changed`` and ``--diff``."""
     plan = Plan()
-    name = decision.release_id or f"the newest hermes-agent {request.version}"
+    name = decision.release_id or f"the newest hermes-agent {request.channel or request.version}"
     if decision.build:
         plan.add(Difference(f"release {name}", None, "present"))
     if decision.switch:
