@@ -280,7 +280,7 @@ def boot(
     with host.lock("canary", timeout=timeout):
         manager = Manager("system", host.owner)
         # Left over from a run that was killed.
-        _kill(manager)
+        end(manager)
         attempt = _Attempt(host.owner, release, canary, manager)
         program = os.path.join(host.root, "releases", release, "bin", "hermes")
         try:
@@ -293,7 +293,7 @@ def boot(
                 timeout=COMMAND_TIMEOUT,
             )
         except OpsError as error:
-            _kill(manager)
+            end(manager)
             raise attempt.failed(Problem("not_started", f"does not start ({error.what})", "see its log")) from None
         try:
             answer = attempt.await_health(timeout)
@@ -302,7 +302,7 @@ def boot(
             attempt.await_age(stable)
             attempt.stop()
         finally:
-            _kill(manager)
+            end(manager)
         return {"version": answer.get("version"), "reply": said, "seconds": seconds}
 
 
@@ -344,7 +344,7 @@ def properties(
     ]
 
 
-def _kill(manager: Manager) -> None:
+def end(manager: Manager) -> None:
     """End it, whatever it does; no error when there is none."""
     manager.call("kill", "--signal=KILL", UNIT, check=False)
     manager.call("stop", UNIT, check=False)

@@ -163,7 +163,26 @@ def _plan_present(
         unit = states[profile["unit"]]
         plan.differences.append(Difference(f"{unit.name} state", f"{unit.active} ({unit.sub})", "active"))
     if stopped:
-        plan.actions.append(lambda: _start(manager, stopped, records))
+        plan.actions.append(lambda: start(manager, stopped, records))
+
+
+def start(manager: Manager, profiles: list[dict[str, Any]], records: dict[str, Records]) -> None:
+    """Start the gateways of *profiles*, now and not when systemd would try again."""
+    names = [profile["unit"] for profile in profiles]
+    if not names:
+        return
+    began = time.time()
+    # Forgets the delay of a crash loop, too.
+    manager.call("reset-failed", *names, check=False)
+    manager.call("start", *names)
+    for profile in profiles:
+        records[profile["name"]].restarted(began)
+
+
+def stop(manager: Manager, profiles: list[dict[str, Any]]) -> None:
+    """Stop the gateways of *profiles*, side by side."""
+    if profiles:
+        manager.call("stop", *(profile["unit"] for profile in profiles), timeout=stop_timeout(profiles))
 
 
 def restart(manager: Manager, profiles: list[dict[str, Any]], records: dict[str, Records], names: list[str]) -> None:
@@ -171,16 +190,16 @@ def restart(manager: Manager, profiles: list[dict[str, Any]], records: dict[str,
     chosen = [profile for profile in profiles if profile["name"] in names]
     began = time.time()
     if len(chosen) == 1:
-        manager.call("restart", chosen[0]["unit"], timeout=_stop_timeout(chosen))
+        manager.call("restart", chosen[0]["unit"], timeout=stop_timeout(chosen))
     elif chosen:
         # All down before the first comes up: one may take over a port that another gives up.
-        manager.call("stop", *(profile["unit"] for profile in chosen), timeout=_stop_timeout(chosen))
+        stop(manager, chosen)
         manager.call("start", *(profile["unit"] for profile in chosen))
     for profile in chosen:
         records[profile["name"]].restarted(began)
 
 
-def _stop_timeout(profiles: list[dict[str, Any]]) -> float:
+def stop_timeout(profiles: list[dict[str, Any]]) -> float:
     """Seconds that systemctl may take to stop them all, which it does side by side."""
     return max(profile["drain"] for profile in profiles) + 2.0 * units.STOP_MARGIN
 
@@ -208,7 +227,7 @@ def _plan_other_scope(plan: Plan, host: units.Host, profiles: list[dict[str, Any
         if unit.enabled or unit.active not in DEAD:
             plan.add(
                 Difference(f"{unit.name} ({other.scope} scope)", f"{unit.active}, {_enabled(unit)}", None),
-                lambda name=unit.name: manager.call("disable", "--now", name, timeout=_stop_timeout(profiles)),
+                lambda name=unit.name: manager.call("disable", "--now", name, timeout=stop_timeout(profiles)),
             )
     for name in sorted(names):
         _plan_drop_in_gone(plan, other, name)
@@ -234,7 +253,7 @@ def _differs(path: str, text: str) -> bool:
 
 
 def _disable(manager: Manager, profile: dict[str, Any]) -> None:
-    manager.call("disable", "--now", profile["unit"], timeout=_stop_timeout([profile]))
+    manager.call("disable", "--now", profile["unit"], timeout=stop_timeout([profile]))
 
 
 def _enabled(unit: Unit) -> str:
@@ -260,13 +279,3 @@ def _reload(manager: Manager) -> None:
         # The manager of a user that lingers, but has not been started since it does.
         Manager("system", manager.owner).call("start", f"user@{manager.owner.uid}.service")
     manager.call("daemon-reload")
-
-
-def _start(manager: Manager, profiles: list[dict[str, Any]], records: dict[str, Records]) -> None:
-    names = [profile["unit"] for profile in profiles]
-    began = time.time()
-    # Forgets the delay of a crash loop, too.
-    manager.call("reset-failed", *names, check=False)
-    manager.call("start", *names)
-    for profile in profiles:
-        records[profile["name"]].restarted(began)
