@@ -87,6 +87,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import (
     __version__,
     command_check,
+    command_drill,
+    command_heartbeat,
     command_memory,
     command_port,
     command_status,
@@ -95,7 +97,15 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 )
 
 # The commands of hermes-ops, which imports them only when they are called.
-COMMANDS = (command_check, command_memory, command_port, command_status, command_tell)
+COMMANDS = (
+    command_check,
+    command_drill,
+    command_heartbeat,
+    command_memory,
+    command_port,
+    command_status,
+    command_tell,
+)
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "owner": {"type": "str", "required": True},

@@ -21,7 +21,9 @@ EXIT_ERROR = 2
 # which returns the exit status; it is only imported when it is called (a check every two minutes has to be cheap).
 COMMANDS = {
     "status": ("command_status", "what is installed, running, declared and drifted"),
-    "check": ("command_check", "whether every agent is healthy, and if not, why not"),
+    "check": ("command_check", "whether all is well with the agents and their host, and if not, why not"),
+    "heartbeat": ("command_heartbeat", "look as check does, and tell whoever is declared"),
+    "drill": ("command_drill", "make the alert arrive on purpose, and take it back"),
     "tell": ("command_tell", "give an agent context: kept in its home, said to it, answered by it"),
     "port": ("command_port", "bring skills, or the home of an OpenClaw agent, into a profile"),
     "memory": ("command_memory", "search what an agent knows: memories, context, conversations"),

@@ -1,16 +1,29 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops status``: what there is on this host, for people."""
+"""``hermes-ops status``: one screen about this host, what is wrong first."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
+import textwrap
+import time
+from typing import Any
 
-from . import info
+from . import info, jobs, measure
 from .cli import EXIT_OK, say
+from .command_check import thresholds
+from .errors import OpsError
 from .installation import Installation
+
+WIDTH = 100
+# Jobs that write down how they ended.
+JOBS = ("backup", "rehearsal", "update")
+# Escape sequences of a terminal (ECMA-48, SGR).
+RED, GREEN, YELLOW, BOLD = "31", "32", "33", "1"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +32,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
+    found = gather(host)
+    if arguments.json:
+        say(json.dumps(found, indent=2))
+    else:
+        for line in screen(found, time.time(), coloured=sys.stdout.isatty() and not os.environ.get("NO_COLOR")):
+            say(line)
+    return EXIT_OK
+
+
+def gather(host: Installation) -> dict[str, Any]:
+    """What :func:`info.gather` finds, and ``check``: a look at it; ``timers``; ``last``: how jobs ended."""
+    report = measure.look(host, thresholds())
     found = info.gather(
         profiles=host.profiles,
         scope=host.scope,
@@ -27,16 +52,82 @@ def work(arguments: argparse.Namespace) -> int:
         ops_dir=host.ops_dir,
         root=host.root,
     )
-    if arguments.json:
-        say(json.dumps(found, indent=2))
-        return EXIT_OK
+    return {
+        **found,
+        "check": report.as_dict(),
+        "timers": jobs.next_runs(),
+        "last": {job: status for job in JOBS if (status := _last(host, job))},
+    }
+
+
+def _last(host: Installation, job: str) -> dict[str, Any]:
+    try:
+        return host.read_status(job)
+    except OpsError:
+        # Which is among the findings.
+        return {}
+
+
+def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
+    """*found* for people, line by line."""
+
+    def paint(text: str, colour: str) -> str:
+        return f"\033[{colour}m{text}\033[0m" if coloured else text
+
+    check = found["check"]
+    lines = [paint(check["message"], BOLD + ";" + (GREEN if check["healthy"] else RED))]
+    for finding in check["findings"]:
+        failure = finding["severity"] == "failure"
+        who = f"profile {finding['profile']}: " if finding["profile"] else ""
+        lines += [
+            paint("FAILURE" if failure else "warning", RED if failure else YELLOW) + f"  {who}{finding['what']}",
+            *_indented(f"fix: {finding['fix']}"),
+        ]
     release = found["release"]
-    say(f"release  {release['id'] if release else 'none'}")
+    lines += ["", f"release  {release['id'] if release else 'none'}"]
     for name, profile in found["profiles"].items():
-        platforms = ", ".join(f"{key} {value}" for key, value in profile["platforms"].items()) or "no platform"
-        say(f"profile  {name}: {profile['active']}, pid {profile['pid']}, {platforms}")
-        for reason in profile["restart_pending"]:
-            say(f"         restart pending: {reason}")
-        for drift in profile["drift"]:
-            say(f"         changed by hand: {drift}")
-    return EXIT_OK
+        lines += _profile_lines(name, profile, check["figures"]["profiles"].get(name, {}), paint)
+    if found["timers"] or found["last"]:
+        lines.append("")
+    for job in sorted({*found["timers"], *found["last"]}):
+        timer, last = found["timers"].get(job, {}), found["last"].get(job, {})
+        said = [f"{last.get('status', 'unknown')} {_ago(last.get('finished'), now)}"] if last else []
+        if timer:
+            said.append(f"next {_at(timer['next'])}" if timer["active"] else paint("its timer does not run", RED))
+        lines.append(f"{job:<9}{'; '.join(said)}")
+    return lines
+
+
+def _profile_lines(name: str, profile: dict[str, Any], figures: dict[str, Any], paint: Any) -> list[str]:
+    platforms = ", ".join(f"{key} {value}" for key, value in profile["platforms"].items()) or "no platform"
+    state = paint(profile["active"], GREEN if profile["active"] == "active" else RED)
+    lines = [f"profile  {name}: {state}, pid {profile['pid']}, {platforms}"]
+    said = []
+    if "memory_bytes" in figures:
+        said.append(f"{figures['memory_bytes'] / 2**20:.0f} MiB")
+    if figures.get("open_files", -1) >= 0:
+        said.append(f"{figures['open_files']} open files")
+    if "turns" in figures:
+        said.append(f"{figures['turns']} turns in the last hour, {figures['turns_failed']} without an answer")
+    if said:
+        lines.append(f"         {', '.join(said)}")
+    lines += [f"         restart pending: {reason}" for reason in profile["restart_pending"]]
+    return lines + [f"         changed by hand: {drift}" for drift in profile["drift"]]
+
+
+def _indented(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * 9, subsequent_indent=" " * 9, break_long_words=False)
+
+
+def _ago(when: Any, now: float) -> str:
+    if not isinstance(when, (int, float)) or isinstance(when, bool):
+        return "at an unknown time"
+    seconds = max(0.0, now - when)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return "just now"
+
+
+def _at(when: float | None) -> str:
+    return time.strftime("%a %d %b %H:%M:%S", time.localtime(when)) if when else "not known"

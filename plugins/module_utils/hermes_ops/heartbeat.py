@@ -16,14 +16,16 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from . import measure, settings
 from .errors import OpsError
 from .installation import Installation
 
+JOB = "heartbeat"
 # What is appended to a ping URL.
 EVENTS = {"start": "/start", "success": "", "fail": "/fail"}
 # Healthchecks keeps 100 kB of a body; more than this is no reason, but a log.
@@ -45,8 +47,6 @@ class Settings:
     :param job_urls: ``update``, ``rehearsal``, ``backup`` -> what that job reports to, instead of ``ping_url``
     :param textfile: a file for node_exporter's textfile collector; None: none
     :param period: seconds between two checks; nothing takes longer
-    :param reply_minutes: the agents are asked for a real reply when the last one is that old; 0: never
-    :param reply_seconds: what such a reply may take
     :param check: thresholds, see :class:`measure.Settings`
     """
 
@@ -55,8 +55,6 @@ class Settings:
     job_urls: dict[str, str] = field(default_factory=dict)
     textfile: str | None = None
     period: int = 120
-    reply_minutes: int = 0
-    reply_seconds: int = 60
     check: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,11 +69,9 @@ class Settings:
             raise OpsError("textfile is no absolute path that ends in .prom", fix="node_exporter reads no other")
         if self.period < 30:
             raise OpsError("period is less than 30 s", fix="declare 30 or more")
-        if self.reply_minutes < 0:
-            raise OpsError("reply_minutes is negative", fix="declare minutes, or 0 for never")
-        if not 1 <= self.reply_seconds <= self.period / 2:
-            raise OpsError("reply_seconds is more than half of period, or less than 1", fix="declare fewer seconds")
-        self.thresholds()
+        thresholds = self.thresholds()
+        if thresholds.reply_minutes and thresholds.reply_seconds > self.period / 2:
+            raise OpsError("check: reply_seconds is more than half of period", fix="declare fewer seconds")
 
     def _urls(self) -> list[tuple[str, str]]:
         found = [("ping_url", self.ping_url)] if self.ping_url is not None else []
@@ -121,22 +117,22 @@ class Answer:
 
     :param problem: why it did not arrive, None when it did
     :param final: trying again will not help
-    :param date: the server's clock (seconds since 1970), where it told
+    :param offset: seconds that the server's clock is ahead of ours, where it told
     """
 
     problem: str | None
     final: bool = False
-    date: float | None = None
+    offset: float | None = None
 
 
-def _post(url: str, body: bytes) -> Answer:
+def _post(url: str, body: bytes, timeout: float) -> Answer:
     # Proxies as the environment says, like every other client.
     opener = urllib.request.build_opener(_NoRedirect)
     headers = {"Content-Type": "text/plain; charset=utf-8", "User-Agent": "hermes-ops"}
     try:
-        with opener.open(urllib.request.Request(url, data=body, headers=headers), timeout=ATTEMPT_SECONDS) as answer:
+        with opener.open(urllib.request.Request(url, data=body, headers=headers), timeout=timeout) as answer:
             text = answer.read(200).decode("utf-8", "replace").strip()
-            date = _date(answer.headers.get("Date"))
+            offset = _offset(answer.headers.get("Date"))
     except urllib.error.HTTPError as error:
         with error:
             return _refusal(error.code)
@@ -146,8 +142,8 @@ def _post(url: str, body: bytes) -> Answer:
         return Answer(_reason(error))
     # An unknown UUID is answered so, with status 200 (healthchecks, hc/api/views.py: ping).
     if text.startswith("OK (not found)"):
-        return Answer("the ping server does not know this check", final=True, date=date)
-    return Answer(None, date=date)
+        return Answer("the ping server does not know this check", final=True, offset=offset)
+    return Answer(None, offset=offset)
 
 
 def _refusal(status: int) -> Answer:
@@ -162,7 +158,7 @@ def _refusal(status: int) -> Answer:
 def _reason(error: Any) -> str:
     """Why nothing came back, in words that hold nothing of the URL."""
     if isinstance(error, TimeoutError):
-        return f"the ping server does not answer within {ATTEMPT_SECONDS:g} s"
+        return "the ping server does not answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the ping server's certificate is not trusted ({error.verify_message})"
     if isinstance(error, http.client.HTTPException):
@@ -172,45 +168,72 @@ def _reason(error: Any) -> str:
     return f"the ping server cannot be reached ({type(error).__name__})"
 
 
-def _date(text: str | None) -> float | None:
-    from email.utils import parsedate_to_datetime
-
+def _offset(date: str | None) -> float | None:
+    """Seconds that the header Date, which counts whole ones, is ahead of our clock."""
     try:
-        return parsedate_to_datetime(text).timestamp() if text else None
+        return parsedate_to_datetime(date).timestamp() + 0.5 - time.time() if date else None
     except (ValueError, TypeError, OverflowError):
         return None
 
 
-def bounded(work: Callable[[], Answer], seconds: float) -> Answer:
-    """*work*, left behind when it takes longer: neither a resolver nor a server that sends a byte a second can hold
-    us up."""
-    box: list[Answer] = []
-    thread = threading.Thread(target=lambda: box.append(work()), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return box[0] if box else Answer(f"the ping server does not answer within {seconds:.0f} s")
-
-
-def ping(url: str, event: str, body: str, deadline: float) -> Answer:
-    """Tell *url* of *event*, again after a while when that fails, until *deadline* (of the monotonic clock)."""
+def _ping(url: str, event: str, body: str, deadline: float) -> Answer:
+    """Tell *url* of *event*; again after a while when that fails, until *deadline* (of the monotonic clock)."""
     target = url.rstrip("/") + EVENTS[event]
-    data = body.encode()[:BODY_BYTES]
+    data = body.encode("utf-8", "replace")[:BODY_BYTES]
     pause = BACK_OFF
-    answer = Answer("there was no time left to ping")
     for attempt in range(ATTEMPTS):
-        left = deadline - time.monotonic()
-        if attempt:
-            if left <= pause:
-                break
-            time.sleep(pause)
-            left -= pause
-            pause *= 2
-        if left <= 0:
+        answer = _post(target, data, min(ATTEMPT_SECONDS, max(0.1, deadline - time.monotonic())))
+        if answer.problem is None or answer.final or attempt == ATTEMPTS - 1 or time.monotonic() + pause >= deadline:
             break
-        answer = bounded(lambda: _post(target, data), min(left, ATTEMPT_SECONDS + 1))
-        if answer.problem is None or answer.final:
-            break
+        time.sleep(pause)
+        pause *= 2
     return answer
+
+
+@dataclass(frozen=True)
+class Ping:
+    """One sign of life.
+
+    :param name: of the URL, which itself is said nowhere
+    :param event: of :data:`EVENTS`
+    :param body: one line, or the reasons; no secrets
+    """
+
+    name: str
+    url: str
+    event: str
+    body: str
+
+
+def send(pings: list[Ping], deadline: float) -> dict[str, Answer]:
+    """Send all of *pings* side by side.
+
+    Whatever is not done at *deadline* (of the monotonic clock) is left behind: neither a resolver nor a server that
+    sends a byte a second can hold us up.
+
+    :returns: what came of each, by its name
+    """
+    answers = {ping.name: Answer("the ping server does not answer in time") for ping in pings}
+    # Not to be changed by a thread that is late.
+    done: dict[str, Answer] = {}
+
+    def work(ping: Ping) -> None:
+        done[ping.name] = _ping(ping.url, ping.event, ping.body, deadline)
+
+    threads = [threading.Thread(target=work, args=(ping,), daemon=True) for ping in pings]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return {**answers, **done}
+
+
+def declared() -> Settings | None:
+    """The settings of this host; None when nobody is to hear of it.
+
+    :raises OpsError: when they are wrong, or not ours to read
+    """
+    return settings.load(JOB, Settings) if os.path.exists(settings.path_of(JOB)) else None
 
 
 def report(host: Installation, job: str, event: str, body: str) -> bool:
@@ -219,15 +242,118 @@ def report(host: Installation, job: str, event: str, body: str) -> bool:
     :param job: ``check``, ``update``, ``rehearsal`` or ``backup``
     :param event: ``start``, ``success`` or ``fail``
     :param body: one line, or the reasons; no secrets
-    :returns: whether somebody heard it; False as well when nobody is declared
+    :returns: whether somebody heard it; False as well when nobody is to
     """
     try:
-        if not os.path.exists(settings.path_of("heartbeat")):
-            return False
-        declared = settings.load("heartbeat", Settings)
+        wanted = declared()
     except OpsError:
         return False
-    url = declared.job_urls.get(job) or declared.ping_url
-    if url is None:
+    url = wanted and (wanted.job_urls.get(job) or wanted.ping_url)
+    if not url or drill_of(host) == SILENCE:
         return False
-    return ping(url, event, body, time.monotonic() + REPORT_SECONDS).problem is None
+    answers = send([Ping(job, url, event, body)], time.monotonic() + REPORT_SECONDS)
+    return answers[job].problem is None
+
+
+# --- the check, told -------------------------------------------------------------------------------------------
+
+
+def pings_of(wanted: Settings, report: measure.Report) -> list[Ping]:
+    """What is to be said of *report*: to the host's URL all of it, to a profile's what concerns that profile.
+
+    Without a URL of the host, what is wrong with the host itself is said to all profiles'.
+    """
+    pings = [_ping_of("ping_url", wanted.ping_url, report)] if wanted.ping_url else []
+    for name, url in wanted.profile_urls.items():
+        part = report.about(name)
+        # One that is no longer there says nothing: that is an alert as well.
+        if part.profiles:
+            if not wanted.ping_url:
+                part.findings = [*(finding for finding in report.findings if not finding.profile), *part.findings]
+            pings.append(_ping_of(f"profile_urls: {name}", url, part))
+    return pings
+
+
+def _ping_of(name: str, url: str, report: measure.Report) -> Ping:
+    if report.healthy:
+        return Ping(name, url, "success", report.message)
+    return Ping(name, url, "fail", "\n".join(str(finding) for finding in report.findings))
+
+
+# --- the drill -------------------------------------------------------------------------------------------------
+
+DRILL = "drill"
+# What a drill may do: send failures, or nothing at all.
+FAIL = "fail"
+SILENCE = "silence"
+
+
+def drill_of(host: Installation) -> str | None:
+    """The drill that lasts: :data:`FAIL`, :data:`SILENCE`, or None."""
+    try:
+        status = host.read_status(DRILL)
+    except OpsError:
+        return None
+    until = status.get("until")
+    lasts = isinstance(until, (int, float)) and time.time() < until
+    return status["status"] if lasts and status.get("status") in (FAIL, SILENCE) else None
+
+
+DRILL_FINDING = measure.Finding(
+    "drill", "this is a drill: nothing is wrong, and the alert has arrived", "end it: hermes-ops drill stop"
+)
+
+
+# --- node_exporter's textfile ----------------------------------------------------------------------------------
+
+
+def textfile(report: measure.Report, now: float) -> str:
+    """*report* in the text format of Prometheus (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+    figures = report.figures
+    lines = []
+
+    def metric(name: str, text: str, values: list[tuple[dict[str, str], Any]]) -> None:
+        if values:
+            lines.append(f"# HELP {name} {text}")
+            lines.append(f"# TYPE {name} gauge")
+            lines.extend(f"{name}{_labels(labels)} {float(value):g}" for labels, value in values)
+
+    def per_profile(key: str) -> list[tuple[dict[str, str], Any]]:
+        found = figures.get("profiles", {}).items()
+        return [({"profile": name}, values[key]) for name, values in found if values.get(key) is not None]
+
+    metric("hermes_check_timestamp_seconds", "When the host was last looked at.", [({}, round(now))])
+    metric("hermes_healthy", "Whether nothing is wrong.", [({}, report.healthy)])
+    causes = Counter((finding.cause, finding.profile or "", finding.failure) for finding in report.findings)
+    metric(
+        "hermes_finding",
+        "What is wrong, by its cause.",
+        [
+            ({"cause": cause, "profile": profile, "severity": "failure" if failure else "warning"}, number)
+            for (cause, profile, failure), number in sorted(causes.items())
+        ],
+    )
+    metric(
+        "hermes_gateway_healthy",
+        "Whether the agent is there.",
+        [({"profile": result.profile}, result.ok) for result in report.profiles],
+    )
+    metric("hermes_gateway_memory_bytes", "Memory of the gateway's unit.", per_profile("memory_bytes"))
+    metric("hermes_gateway_open_files", "Open file descriptors of the gateway.", per_profile("open_files"))
+    metric("hermes_gateway_restarts", "Restarts by systemd within the last hour.", per_profile("restarts"))
+    metric("hermes_turns", "Messages to the agent within the last hour.", per_profile("turns"))
+    metric("hermes_turns_failed", "Of these, those without an answer.", per_profile("turns_failed"))
+    disks = figures.get("disks", {}).items()
+    metric(
+        "hermes_disk_free_ratio", "Free share.", [({"path": path}, disk["free_percent"] / 100) for path, disk in disks]
+    )
+    if figures.get("clock_offset") is not None:
+        metric("hermes_clock_offset_seconds", "How far the ping server is ahead.", [({}, figures["clock_offset"])])
+    return "\n".join(lines) + "\n"
+
+
+def _labels(labels: dict[str, str]) -> str:
+    escaped = {
+        name: value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for name, value in labels.items()
+    }
+    return "{" + ",".join(f'{name}="{value}"' for name, value in escaped.items()) + "}" if labels else ""

@@ -111,6 +111,21 @@ class Installation:
         with lock(os.path.join(self.ops_dir, f"{job}.lock"), timeout=timeout) as descriptor:
             yield descriptor
 
+    @contextlib.contextmanager
+    def alone(self, job: str, timeout: float = 1.0) -> Iterator[bool]:
+        """Like :meth:`lock`, for what has to be done anyway: yields whether we are the only one.
+
+        Not so when another one still does it after *timeout*, and neither on a disk that is read-only or not mounted.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                alone = os.path.isdir(self.ops_dir)
+                if alone:
+                    stack.enter_context(self.lock(job, timeout))
+            except OpsError:
+                alone = False
+            yield alone
+
     def busy(self, job: str) -> bool:
         """Whether somebody does *job* right now; known on a disk that is read-only, too."""
         try:

@@ -10,22 +10,22 @@ import importlib
 import json
 import os
 import re
-import stat
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from . import settings
 from .errors import OpsError
-from .files import Owner, ensure_directory, read_bytes, read_text, write_atomic
+from .files import Owner, read_text
 from .kit import COMMAND
-from .plan import HIDDEN, Difference, Plan
+from .plan import Plan
 from .process import run
+from .services import plan_active, plan_gone
 from .systemd import Manager
 
 UNIT_DIRECTORY = "/etc/systemd/system"
+# Where systemd notes when a persistent timer last ran.
+STAMP_DIRECTORY = "/var/lib/systemd/timers"
 MACHINE_ID = "/etc/machine-id"
-UNIT_MODE = 0o644
 SETTINGS_MODE = 0o600
 
 # Root's, and it has to see and change what it looks after: what is left to take away. Values as in systemd.exec(5).
@@ -57,6 +57,7 @@ class Job:
     :param arguments: of ``hermes-ops``
     :param settings: ``module:Class`` of the kit: the dataclass that checks its settings
     :param directives: more of its section ``[Service]``
+    :param unit: more of its section ``[Unit]``
     """
 
     name: str
@@ -64,6 +65,7 @@ class Job:
     arguments: tuple[str, ...]
     settings: str
     directives: tuple[tuple[str, str], ...] = ()
+    unit: tuple[tuple[str, str], ...] = ()
 
     @property
     def service(self) -> str:
@@ -89,8 +91,6 @@ JOBS = {
             "Heartbeat of the Hermes agents",
             ("heartbeat",),
             settings="heartbeat:Settings",
-            # An agent that is not well, and that it is known: no failure of this unit.
-            directives=(("SuccessExitStatus", "1"),),
         ),
     )
 }
@@ -159,6 +159,7 @@ _HEADER = "# Written by the Ansible collection alwayson.hermes."
 
 def render_service(job: Job, schedule: Schedule) -> str:
     unit = [("Description", job.description), ("Wants", "network-online.target"), ("After", "network-online.target")]
+    unit += job.unit
     service = [
         # No second run while one lasts: the timer does not start what is still starting.
         ("Type", "oneshot"),
@@ -190,78 +191,43 @@ def plan_present(job: Job, schedule: Schedule, values: dict[str, Any]) -> Plan:
     plan = Plan()
     manager = _manager()
     text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    secret = settings.path_of(job.name)
-    before = read_bytes(secret)
-    if before != text.encode() or stat.S_IMODE(os.stat(secret).st_mode) != SETTINGS_MODE:
-        plan.add(
-            Difference(secret, None if before is None else HIDDEN, f"{HIDDEN} changed" if before else HIDDEN),
-            lambda: _write(secret, text, SETTINGS_MODE),
-        )
-    units = _unit_files(job, schedule)
-    changed = [path for path, text in units.items() if _differs(path, text)]
-    for path in changed:
-        plan.add(Difference(path, read_text(path), units[path]), lambda path=path: _write(path, units[path], UNIT_MODE))
-    unit = manager.units([job.timer])[job.timer]
-    if changed or unit.stale:
-        plan.actions.append(lambda: manager.call("daemon-reload"))
-    if not unit.enabled:
-        plan.add(Difference(job.timer, "disabled", "enabled"), lambda: manager.call("enable", job.timer))
-    if unit.active != "active":
-        plan.add(Difference(f"{job.timer} state", unit.active, "active"), lambda: manager.call("start", job.timer))
-    elif _timer_path(job) in changed:
-        # It goes by its old times until then.
-        plan.actions.append(lambda: manager.call("restart", job.timer))
+    plan.add_file(settings.path_of(job.name), text, mode=SETTINGS_MODE, shown=False)
+    plan_active(plan, manager, job.timer, unit_files=_unit_files(job, schedule))
     return plan
 
 
 def plan_absent(job: Job) -> Plan:
     """Compare the host with one where *job* never was. A run that lasts is let to its end."""
     plan = Plan()
-    manager = _manager()
-    unit = manager.units([job.timer])[job.timer]
-    paths = [path for path in (_timer_path(job), _service_path(job)) if os.path.lexists(path)]
-    if unit.enabled or unit.active not in ("inactive", "failed"):
-        plan.add(
-            Difference(job.timer, unit.active, "stopped, disabled"),
-            lambda: manager.call("disable", "--now", job.timer),
-        )
-    if paths:
-        # When it last ran by the calendar; a timer that comes back later does not catch up.
-        plan.actions.append(lambda: manager.call("clean", "--what=state", job.timer, check=False))
-    for path in [*paths, *filter(os.path.lexists, [settings.path_of(job.name)])]:
-        plan.add(Difference(path, "present", None), lambda path=path: os.unlink(path))
-    if paths:
-        plan.actions.append(lambda: manager.call("reset-failed", job.service, check=False))
-        plan.actions.append(lambda: manager.call("daemon-reload"))
+    # With the time of its last run: a timer that comes back later has nothing to catch up.
+    stamp = os.path.join(STAMP_DIRECTORY, f"stamp-{job.timer}")
+    plan_gone(plan, _manager(), job.timer, [_timer_path(job), _service_path(job), settings.path_of(job.name), stamp])
     return plan
 
 
 def present() -> list[str]:
     """The names of the jobs of which something is on the host."""
-    found = [
+    return sorted(
         name
         for name, job in JOBS.items()
         if any(map(os.path.lexists, (_timer_path(job), _service_path(job), settings.path_of(name))))
-    ]
-    return sorted(found)
+    )
 
 
-def next_runs() -> dict[str, Mapping[str, Any]]:
-    """Of each timer on the host: ``active``, and ``next`` and ``last``: when it runs, in systemd's words or ``""``."""
-    names = [name for name in present() if os.path.exists(_timer_path(JOBS[name]))]
-    if not names:
-        return {}
-    properties = ("ActiveState", "NextElapseUSecRealtime", "NextElapseUSecMonotonic", "LastTriggerUSec")
-    answer = _manager().call("show", "--property", ",".join(properties), *(JOBS[name].timer for name in names))
-    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in answer.stdout.split("\n\n")]
-    return {
-        name: {
-            "active": block.get("ActiveState") == "active",
-            "next": block.get("NextElapseUSecRealtime") or block.get("NextElapseUSecMonotonic") or "",
-            "last": block.get("LastTriggerUSec", ""),
-        }
-        for name, block in zip(names, blocks)
+def next_runs() -> dict[str, dict[str, Any]]:
+    """Of each timer on the host: ``active``, and ``next`` and ``last``: when it runs, in seconds since 1970 or None."""
+    found: dict[str, dict[str, Any]] = {
+        JOBS[name].timer: {"job": name, "active": False, "next": None, "last": None}
+        for name in present()
+        if os.path.exists(_timer_path(JOBS[name]))
     }
+    if found:
+        answer = _manager().call("list-timers", "--all", "--output=json", *found, check=False)
+        for row in json.loads(answer.stdout or "[]"):
+            # An inactive timer is not listed, one whose job runs has no next time.
+            times = {key: row[key] / 1e6 if row[key] else None for key in ("next", "last")}
+            found[row["unit"]].update(active=True, **times)
+    return {timer.pop("job"): timer for timer in found.values()}
 
 
 def _manager() -> Manager:
@@ -282,14 +248,3 @@ def _service_path(job: Job) -> str:
 
 def _timer_path(job: Job) -> str:
     return os.path.join(UNIT_DIRECTORY, job.timer)
-
-
-def _differs(path: str, text: str) -> bool:
-    return read_text(path) != text or stat.S_IMODE(os.stat(path).st_mode) != UNIT_MODE
-
-
-def _write(path: str, text: str, mode: int) -> None:
-    directory = os.path.dirname(path)
-    if not os.path.isdir(directory):
-        ensure_directory(directory, mode=0o755)
-    write_atomic(path, text, mode=mode)

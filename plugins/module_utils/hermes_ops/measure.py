@@ -5,10 +5,54 @@
 
 from __future__ import annotations
 
+import base64
+import calendar
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
 import re
+import stat
+import time
+import urllib.parse
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from . import dotenv, health
 from .errors import OpsError
+from .files import Owner, acting_as, read_bytes, read_json, read_text, write_json
+from .gateway import current_release
+from .installation import Installation
+from .process import run
+from .settings import path_of as settings_path
+from .state import read_state
+from .systemd import Unit
+
+HOUR = 3600
+# A turn younger than this, in seconds, may still be answered.
+PENDING = 120
+# As many rows of an hour as are looked at, the newest.
+MAX_ROWS = 20_000
+DATABASE_SECONDS = 3.0
+DATABASE_FIX = "see docs/troubleshooting.md: a damaged database; the last backup has one that is whole"
+# A gateway that started so lately may still connect.
+STARTING = 60.0
+# Since the event loop last turned, which it says every 30 s.
+FROZEN = 120.0
+CLIMB_HOURS = 12
+ASK_AGAIN_MINUTES = 10
+LOCK_SECONDS = 20.0
+SAFE_SQLITE = (3, 51, 3)
+# What may take a gateway down for a while: job -> why.
+BUSY = {"update": "an update is running", "restore": "a restore is running"}
+# Platforms that hold a connection of their own out of the gateway's process, as long as they are connected (0.18.2
+# and 0.19.0, plugins/platforms: Discord's and Slack's web sockets, Telegram's long poll).
+OUTBOUND = {"discord", "slack", "telegram"}
+# States of a socket in /proc/net/tcp.
+ESTABLISHED = "01"
+LISTEN = "0A"
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -36,7 +80,9 @@ class Settings:
     :param expiry_days: a certificate or token expires sooner
     :param certificates: files with X.509 certificates (PEM)
     :param backup_hours: the last backup is older
-    :param data_volume: the data directory has to be a mount point; when it has been one once, it has to anyway
+    :param data_volume: the data directory has to be a mount point, also where /etc/fstab does not say so
+    :param reply_minutes: an agent is asked for a real reply when its last one is older; 0: never
+    :param reply_seconds: what a reply may take
     """
 
     disk_percent: float = 10.0
@@ -48,12 +94,872 @@ class Settings:
     certificates: list[str] = field(default_factory=list)
     backup_hours: float = 36.0
     data_volume: bool = False
+    reply_minutes: int = 0
+    reply_seconds: int = 60
 
     def __post_init__(self) -> None:
         size(self.memory, "memory")
         for name in ("disk_percent", "provider_error_percent"):
             if not 0 <= getattr(self, name) <= 100:
                 raise OpsError(f"{name} is no percentage", fix="declare a number from 0 to 100")
-        for name in ("restarts", "clock_seconds", "expiry_days", "backup_hours"):
+        for name in ("restarts", "clock_seconds", "expiry_days", "backup_hours", "reply_minutes"):
             if getattr(self, name) < 0:
                 raise OpsError(f"{name} is negative", fix="declare 0 or more")
+        if self.reply_seconds < 1:
+            raise OpsError("reply_seconds is less than 1", fix="declare 1 or more")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    :param cause: stable name for programs, e.g. ``disk_full``
+    :param what: one sentence for people
+    :param fix: what to do
+    :param failure: somebody has to be told at once; otherwise it is worth a look
+    :param profile: whose it is; None: the host's
+    """
+
+    cause: str
+    what: str
+    fix: str
+    failure: bool = True
+    profile: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        severity = "failure" if self.failure else "warning"
+        return {**dataclasses.asdict(self), "severity": severity}
+
+    def __str__(self) -> str:
+        who = f"profile {self.profile}: " if self.profile else ""
+        return f"{who}{self.what}. Fix: {self.fix}"
+
+
+@dataclass
+class Report:
+    """What a look at the host found.
+
+    :param findings: failures first
+    :param profiles: the health of each agent
+    :param figures: what was measured, for programs
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    profiles: list[health.Health] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.failure]
+
+    @property
+    def healthy(self) -> bool:
+        return not self.failures
+
+    @property
+    def message(self) -> str:
+        """One line."""
+        warnings = len(self.findings) - len(self.failures)
+        more = f", {_count(warnings, 'warning')}" if warnings else ""
+        if self.failures:
+            return f"{_count(len(self.failures), 'failure')}{more}: {self.failures[0].what}"
+        return f"{_count(len(self.profiles), 'agent')} healthy{more}"
+
+    def about(self, profile: str) -> Report:
+        """What of it concerns one profile."""
+        return Report(
+            [finding for finding in self.findings if finding.profile == profile],
+            [health for health in self.profiles if health.profile == profile],
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "healthy": self.healthy,
+            "message": self.message,
+            "findings": [finding.as_dict() for finding in self.findings],
+            "profiles": [health.as_dict() for health in self.profiles],
+            "figures": self.figures,
+        }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+# --- what the host says ----------------------------------------------------------------------------------------
+
+
+def disk_findings(path: str, status: os.statvfs_result, settings: Settings) -> list[Finding]:
+    """What is wrong with the file system at *path*: full, or read-only."""
+    found = []
+    if status.f_flag & os.ST_RDONLY:
+        found.append(
+            Finding("read_only", f"{path} is read-only", "see why: dmesg; then mount the file system writable again")
+        )
+    for free, share in (("space", _free(status)), ("inodes", _free_inodes(status))):
+        if share < settings.disk_percent:
+            found.append(
+                Finding(
+                    "disk_full",
+                    f"{path} has {share:.0f} % of its {free} free, less than {settings.disk_percent:g} %",
+                    f"free space below {path}, or make the disk larger",
+                )
+            )
+    return found
+
+
+def _free(status: os.statvfs_result) -> float:
+    """Per cent of what its users can have, as df(1) counts."""
+    used = status.f_blocks - status.f_bfree
+    return 100.0 * status.f_bavail / ((used + status.f_bavail) or 1) if status.f_blocks else 100.0
+
+
+def _free_inodes(status: os.statvfs_result) -> float:
+    # Some file systems make them as they need them, and have none to count.
+    return 100.0 * status.f_ffree / status.f_files if status.f_files else 100.0
+
+
+def volume_findings(data_dir: str, declared: bool, fstab: str) -> list[Finding]:
+    """Whether what has to be mounted is: *data_dir*, where it is *declared*, or the host's own *fstab* says so."""
+    places = {words[1] for words in map(str.split, fstab.splitlines()) if len(words) > 1 and words[0][0] != "#"}
+    if os.path.ismount(data_dir) or not (declared or data_dir.rstrip("/") in places):
+        return []
+    return [
+        Finding(
+            "volume_missing",
+            f"nothing is mounted at {data_dir}, where the data volume belongs",
+            f"attach the volume, then: mount {data_dir}",
+        )
+    ]
+
+
+def job_findings(name: str, status: dict[str, Any]) -> list[Finding]:
+    """What came of the last run of the job *name*, as it wrote down itself."""
+    if status.get("status") not in ("failed", "rolled_back"):
+        return []
+    message = str(status.get("message") or "it did not say why")
+    return [
+        Finding(
+            f"{name}_{status['status']}",
+            f"the last {name}: {message}",
+            f"see hermes-ops status and the log: journalctl -u hermes-{name}",
+        )
+    ]
+
+
+def backup_findings(status: dict[str, Any], since: float, now: float, settings: Settings) -> list[Finding]:
+    """Whether there is a young backup, on a host that makes some.
+
+    :param status: of the job backup
+    :param since: when backups were declared (seconds since 1970): the first is still to come then
+    """
+    failed = job_findings("backup", status)
+    if failed:
+        return failed
+    finished = _number(status.get("finished")) or since
+    hours = (now - finished) / 3600
+    if hours <= settings.backup_hours:
+        return []
+    return [
+        Finding(
+            "backup_old",
+            f"the last backup is {hours:.0f} h old" if status else "no backup was ever made",
+            "see why: systemctl status hermes-backup.timer hermes-backup.service",
+        )
+    ]
+
+
+def clock_findings(offset: float | None, settings: Settings) -> list[Finding]:
+    """Whether the clock agrees with the ping server's.
+
+    :param offset: seconds that the server is ahead; None: nobody told
+    """
+    if offset is None or abs(offset) <= settings.clock_seconds:
+        return []
+    return [
+        Finding(
+            "clock_off",
+            f"the clock is {abs(offset):.0f} s {'behind' if offset > 0 else 'ahead'}, by the ping server's",
+            "see timedatectl; install systemd-timesyncd or chrony. Signed webhooks are refused beyond 300 s",
+        )
+    ]
+
+
+# --- certificates and tokens -----------------------------------------------------------------------------------
+
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.S)
+_JWT = re.compile(r"[\w-]+\.([\w-]+)\.[\w-]*", re.ASCII)
+
+
+def _der(data: bytes, start: int) -> tuple[int, int, int]:
+    """The element of ASN.1 (DER) at *start*: its tag, and where its content begins and ends.
+
+    :raises ValueError: when there is none
+    """
+    try:
+        tag, length, start = data[start], data[start + 1], start + 2
+        if length > 0x80:
+            size = length & 0x7F
+            length = int.from_bytes(data[start : start + size], "big")
+            start += size
+    except IndexError:
+        raise ValueError("no certificate") from None
+    if start + length > len(data):
+        raise ValueError("no certificate")
+    return tag, start, start + length
+
+
+def certificate_end(der: bytes) -> float:
+    """When an X.509 certificate expires (RFC 5280: notAfter), seconds since 1970.
+
+    Python's ssl module tells that of a connection only.
+
+    :raises ValueError: when *der* is none
+    """
+    _tag, at, _end = _der(der, 0)
+    _tag, at, _end = _der(der, at)
+    tag, _start, end = _der(der, at)
+    # version (optional), serial number, signature and issuer come before validity.
+    for _each in range(4 if tag == 0xA0 else 3):
+        at = end
+        _tag, _start, end = _der(der, at)
+    _tag, start, _end = _der(der, end)
+    _tag, _start, end = _der(der, start)
+    tag, start, end = _der(der, end)
+    text = der[start:end].decode("ascii")
+    # UTCTime has two digits for the year, GeneralizedTime four.
+    if tag == 0x17:
+        text = ("19" if text[:2] >= "50" else "20") + text
+    return calendar.timegm(time.strptime(text, "%Y%m%d%H%M%SZ"))
+
+
+def pem_end(text: str) -> float:
+    """When the first of the certificates in *text* expires.
+
+    :raises ValueError: when there is none
+    """
+    return min(certificate_end(base64.b64decode(match[1])) for match in _PEM.finditer(text))
+
+
+def token_end(value: str) -> float | None:
+    """When a token expires that says so itself (a JSON Web Token with ``exp``), seconds since 1970; None: unknown."""
+    match = _JWT.fullmatch(value)
+    if not match:
+        return None
+    try:
+        payload = json.loads(base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4)))
+    except (ValueError, RecursionError):
+        return None
+    return _number(payload.get("exp")) if isinstance(payload, dict) else None
+
+
+def expiry_findings(what: str, end: float, now: float, settings: Settings, profile: str | None = None) -> list[Finding]:
+    days = (end - now) / 86400
+    if days >= settings.expiry_days:
+        return []
+    text = f"{what} expires in {days:.0f} days" if days >= 0 else f"{what} has expired"
+    return [Finding("expiry", text, "get a new one, and declare it", days < 0, profile)]
+
+
+def certificate_findings(path: str, now: float, settings: Settings) -> list[Finding]:
+    try:
+        end = pem_end(read_text(path) or "")
+    except (ValueError, OpsError) as error:
+        reason = error.what if isinstance(error, OpsError) else "holds no X.509 certificate that can be read"
+        return [Finding("expiry_unknown", f"{path} {reason}", "correct heartbeat_certificates", False)]
+    return expiry_findings(f"the certificate {path}", end, now, settings)
+
+
+# --- calls to the model ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The last hour of a profile: what was said to the agent, and how often nothing came of it."""
+
+    total: int
+    failed: int
+
+
+def count_turns(rows: Iterable[tuple[Any, Any, float]], now: float) -> Turns:
+    """Turns, and those of them that ended without an answer.
+
+    A turn is what one message to the agent sets off. When the model cannot be reached, or fails after all retries,
+    Hermes stores the message, perhaps results of tools, and no answer (0.18.2 and 0.19.0: agent/conversation_loop.py
+    persists the history as it is; both tried). One that was interrupted looks the same.
+
+    :param rows: (session, role, seconds since 1970), the newest first; roles are ``user``, ``assistant``, ``tool``
+    """
+    last: dict[Any, tuple[Any, float]] = {}
+    total = failed = 0
+    for session, role, when in rows:
+        ended_by, ended_at = last.setdefault(session, (role, when))
+        if role != "user":
+            continue
+        del last[session]
+        # A young one may still be answered.
+        if when < now - HOUR or (ended_by != "assistant" and ended_at > now - PENDING):
+            continue
+        total += 1
+        failed += ended_by != "assistant"
+    return Turns(total, failed)
+
+
+def read_turns(home: str, owner: Owner, now: float) -> Turns:
+    """The turns of the last hour, from the profile's ``state.db``.
+
+    That file, and not a log: it is not rotated, and does not change its words with Hermes' version or language.
+    Read with the agent's rights and as a reader only, which in WAL mode holds up no writer.
+
+    :raises OpsError: when it cannot be read
+    """
+    import sqlite3
+
+    path = os.path.join(home, "state.db")
+    deadline = time.monotonic() + DATABASE_SECONDS
+    with acting_as(owner):
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise OpsError("is no regular file", where=path, fix="move it away")
+            connection = sqlite3.connect(f"file:{urllib.parse.quote(path)}?mode=ro", uri=True, timeout=1.0)
+        except FileNotFoundError:
+            # Nobody has ever said anything to it.
+            return Turns(0, 0)
+        except (OSError, sqlite3.Error) as error:
+            raise OpsError(f"cannot be read ({error})", where=path, fix=DATABASE_FIX) from None
+        try:
+            connection.text_factory = bytes
+            # The agent could put a view there that never ends.
+            connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+            # By the primary key, the newest first: as much as belongs to that hour, whatever the size of the rest.
+            rows = connection.execute(
+                "SELECT session_id, CAST(role AS TEXT), timestamp FROM messages WHERE observed IS NOT 1 AND role IN "
+                "('user', 'assistant', 'tool') AND typeof(timestamp) IN ('real', 'integer') ORDER BY id DESC LIMIT ?",
+                (MAX_ROWS,),
+            )
+            recent = itertools.takewhile(lambda row: row[2] > now - 2 * HOUR, rows)
+            return count_turns(((session, role.decode(), when) for session, role, when in recent), now)
+        except (sqlite3.Error, OverflowError) as error:
+            raise OpsError(f"cannot be read ({error})", where=path, fix=DATABASE_FIX) from None
+        finally:
+            connection.close()
+
+
+def turn_findings(turns: Turns, settings: Settings, profile: str) -> list[Finding]:
+    if turns.failed == 0 or 100.0 * turns.failed / turns.total <= settings.provider_error_percent:
+        return []
+    return [
+        Finding(
+            "provider_errors",
+            f"{turns.failed} of the last hour's {turns.total} turns ended without an answer of the model",
+            "check the model: its name, provider, key and quota; see logs/errors.log in the profile's home",
+            # A single one may be anybody's hiccup.
+            turns.failed > 1,
+            profile,
+        )
+    ]
+
+
+# --- processes -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Process:
+    """A gateway's process, as the kernel sees it.
+
+    :param descriptors: open file descriptors, -1 when we may not see them
+    :param connected: whether it has a TCP connection that somebody else did not open; None when we cannot see
+    :param memory: bytes that cannot be had back, of its whole unit where that is known
+    """
+
+    descriptors: int
+    connected: bool | None
+    memory: int
+
+
+def look_at_process(pid: int, owner: Owner, unit_memory: int | None) -> Process:
+    """:param unit_memory: what systemd says the unit uses (``MemoryCurrent``), None when it does not count"""
+    inodes = _sockets(pid)
+    if inodes is None:
+        # In a container even root may not see another user's.
+        with acting_as(owner):
+            inodes = _sockets(pid)
+    resident = _statm(pid)
+    if unit_memory is not None:
+        # Of the page cache the kernel takes back what it needs.
+        unit_memory = max(0, unit_memory - _inactive_file(pid))
+    memory = resident if unit_memory is None else unit_memory
+    if inodes is None:
+        return Process(-1, None, memory)
+    sockets = {inode for inode in inodes if inode}
+    return Process(len(inodes), _connected(pid, sockets), memory)
+
+
+def _sockets(pid: int) -> list[str] | None:
+    """Of each open descriptor the inode, when it is a socket, else ``""``."""
+    found = []
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    target = os.readlink(entry.path)
+                    found.append(target[8:-1] if target.startswith("socket:[") else "")
+    except OSError:
+        return None
+    return found
+
+
+def _connected(pid: int, sockets: set[str]) -> bool:
+    rows = []
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{table}", encoding="ascii") as stream:
+            rows += [line.split() for line in stream.read().splitlines()[1:]]
+    ours = [row for row in rows if row[9] in sockets]
+    ports = {row[1].rsplit(":", 1)[1] for row in ours if row[3] == LISTEN}
+    return any(row[3] == ESTABLISHED and row[1].rsplit(":", 1)[1] not in ports for row in ours)
+
+
+def _statm(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as stream:
+            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def _inactive_file(pid: int) -> int:
+    """Bytes of page cache in the unit's cgroup (version 2) that were not used lately; 0 when nobody counts."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as stream:
+            (path,) = [line[3:].strip() for line in stream if line.startswith("0::")]
+        with open(f"/sys/fs/cgroup{path}/memory.stat", encoding="ascii") as stream:
+            return int(next(line.split()[1] for line in stream if line.startswith("inactive_file ")))
+    return 0
+
+
+def memory_findings(memory: int, settings: Settings, profile: str) -> list[Finding]:
+    if memory <= size(settings.memory, "memory"):
+        return []
+    return [
+        Finding(
+            "memory",
+            f"the unit uses {memory / 2**30:.1f} GiB of memory, more than {settings.memory}",
+            "restart it, and declare limits.memory so that it cannot take the host with it",
+            profile=profile,
+        )
+    ]
+
+
+def deaf_platforms(state: dict[str, Any], process: Process) -> list[str]:
+    """Platforms that say they are connected, of a process that has no connection to anywhere."""
+    if process.connected is not False:
+        return []
+    return sorted(name for name in OUTBOUND & set(state["platforms"]) if _is_connected(state["platforms"][name]))
+
+
+def _is_connected(platform: dict[str, Any]) -> bool:
+    return platform.get("state") == "connected"
+
+
+def frozen_for(heartbeat: Any, pid: int, now: float) -> float:
+    """Seconds since the gateway's event loop last turned; 0.0 when it does not say.
+
+    :param heartbeat: ``state/gateway.heartbeat``, written every 30 s by the loop itself (since 0.19.0,
+        gateway/shutdown_watchdog.py)
+    :param now: of the monotonic clock, which is the host's
+    """
+    if not isinstance(heartbeat, dict) or heartbeat.get("pid") != pid:
+        return 0.0
+    written = _number(heartbeat.get("monotonic"))
+    return max(0.0, now - written) if written is not None else 0.0
+
+
+def _number(value: Any) -> float | None:
+    """*value*, when it is a number that one can reckon with."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:
+        return float(value)
+    return None
+
+
+# --- what only time shows --------------------------------------------------------------------------------------
+
+
+def remember_restarts(samples: list[Any], restarts: int, now: float) -> list[Any]:
+    """*samples* of the last hour, with what systemd counts now."""
+    known = [sample for sample in samples if isinstance(sample, list) and len(sample) == 2]
+    known = [sample for sample in known if all(_number(value) is not None for value in sample)]
+    young = [sample for sample in known if now - HOUR <= sample[0] <= now]
+    return [*young, [round(now), restarts]]
+
+
+def climbed(samples: list[Any]) -> int:
+    """How often systemd restarted a gateway while it was watched; a start by hand sets the counter back to 0."""
+    counts = [int(sample[1]) for sample in samples]
+    return sum(later - before if later >= before else later for before, later in zip(counts, counts[1:]))
+
+
+def remember_hour(kept: Any, pid: int, process: Process, now: float) -> dict[str, Any]:
+    """The least that a process used in each of the last hours: ``{"pid": …, "hours": [[hour, fds, memory], …]}``."""
+    hours = []
+    if isinstance(kept, dict) and kept.get("pid") == pid and isinstance(kept.get("hours"), list):
+        hours = [row for row in kept["hours"] if isinstance(row, list) and len(row) == 3]
+        hours = [row for row in hours if all(_number(value) is not None for value in row)]
+    row = [int(now // HOUR), process.descriptors, process.memory]
+    if hours and hours[-1][0] == row[0]:
+        row = [row[0], min(hours[-1][1], row[1]), min(hours[-1][2], row[2])]
+        hours.pop()
+    return {"pid": pid, "hours": [*hours, row][-CLIMB_HOURS:]}
+
+
+def climb_findings(hours: list[list[Any]], profile: str) -> list[Finding]:
+    """What grew with each of the last :data:`CLIMB_HOURS` hours, and never came down."""
+    if len(hours) < CLIMB_HOURS:
+        return []
+    found = []
+    for column, least, what, unit in ((1, 100, "open files", 1), (2, 256 * 2**20, "memory (MiB)", 2**20)):
+        values = [row[column] for row in hours]
+        grows = all(before <= later for before, later in zip(values, values[1:]))
+        if grows and values[-1] >= 2 * values[0] and values[-1] - values[0] >= least:
+            found.append(
+                Finding(
+                    "climbs",
+                    f"its {what} only climbed for {CLIMB_HOURS} h: {values[0] // unit:.0f} -> {values[-1] // unit:.0f}",
+                    "a leak of Hermes or of a tool: restart it in a quiet hour, and look for an update",
+                    False,
+                    profile,
+                )
+            )
+    return found
+
+
+# --- the look --------------------------------------------------------------------------------------------------
+
+
+def look(host: Installation, settings: Settings, *, healths: Mapping[str, health.Health] | None = None) -> Report:
+    """Look at the host once; waits for nothing. What only time shows is remembered in ``status/check.json``.
+
+    :param healths: profile -> its health, where somebody has just looked
+    :raises OpsError: when it cannot be known which agents there are
+    """
+    now = time.time()
+    report = Report()
+    profiles = host.profiles
+    with host.alone("check", timeout=LOCK_SECONDS) as alone:
+        memory, lost = _recall(host)
+        report.findings += lost
+        report.findings += _host_findings(host, settings, memory, report.figures, now)
+        known = memory.get("profiles")
+        known = known if isinstance(known, dict) else {}
+        kept: dict[str, Any] = {}
+        report.figures["profiles"] = {}
+        if not profiles:
+            report.findings.append(
+                Finding(
+                    "no_agent",
+                    f"no agent is known on this host ({host.ops_dir} holds none)",
+                    "mount the data volume, or converge the host: site.yml",
+                )
+            )
+        units = host.manager.units(profile["unit"] for profile in profiles)
+        memories = unit_memories(host, [profile["unit"] for profile in profiles])
+        excuse = next((text for job, text in BUSY.items() if host.busy(job)), None)
+        for profile in profiles:
+            unit = units[profile["unit"]]
+            result = (healths or {}).get(profile["name"]) or health.check(profile, host.owner, unit)
+            report.profiles.append(result)
+            found = health_findings(result, unit, excuse)
+            if any(finding.failure for finding in found) and not result.log:
+                health.explain(profile, host.manager, result)
+                found = health_findings(result, unit, excuse)
+            report.findings += found
+            before = known.get(profile["name"])
+            findings, figures, samples = _look_closer(
+                host, settings, profile, unit, memories[profile["unit"]], before, now
+            )
+            report.findings += findings
+            report.figures["profiles"][profile["name"]] = figures
+            kept[profile["name"]] = samples
+        report.findings += _reply_findings(host, settings, report, memory, now)
+        report.findings.sort(key=lambda finding: not finding.failure)
+        if alone:
+            report.findings += _remember(host, report, {**memory, "profiles": kept})
+    return report
+
+
+def _host_findings(
+    host: Installation, settings: Settings, memory: dict[str, Any], figures: dict[str, Any], now: float
+) -> list[Finding]:
+    found = volume_findings(host.data_dir, settings.data_volume, _fstab())
+    figures["disks"] = {}
+    for path in dict.fromkeys((host.data_dir, "/")):
+        try:
+            status = os.statvfs(path)
+        except OSError as error:
+            found.append(Finding("disk_unknown", f"{path} cannot be looked at ({error.strerror})", "see dmesg"))
+            continue
+        figures["disks"][path] = {"free_bytes": status.f_bavail * status.f_frsize, "free_percent": _free(status)}
+        found += disk_findings(path, status, settings)
+    for job in ("update", "rehearsal"):
+        found += job_findings(job, _status(host, job, found))
+    declared = settings_path("backup")
+    if os.path.exists(declared):
+        found += backup_findings(_status(host, "backup", found), os.stat(declared).st_mtime, now, settings)
+    figures["clock_offset"] = offset = _number(memory.get("clock_offset"))
+    found += clock_findings(offset, settings)
+    for path in settings.certificates:
+        found += certificate_findings(path, now, settings)
+    found += _sqlite_findings(host, memory)
+    return found
+
+
+def _fstab() -> str:
+    try:
+        return read_text("/etc/fstab") or ""
+    except OpsError:
+        return ""
+
+
+def _status(host: Installation, job: str, found: list[Finding]) -> dict[str, Any]:
+    """What the job wrote down; that it cannot be read is one more finding."""
+    try:
+        status = host.read_status(job)
+    except OpsError as error:
+        found.append(Finding("status_unknown", f"{error.where}: {error.what}", error.fix or "remove it", False))
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def _sqlite_findings(host: Installation, memory: dict[str, Any]) -> list[Finding]:
+    """An SQLite before 3.51.3 can damage a database in WAL mode when two connections meet in a reset of the WAL."""
+    release = current_release(host.root)
+    if release is None or not any(_uses_wal(profile["home"], host.owner) for profile in host.profiles):
+        return []
+    known = memory.get("sqlite")
+    if not isinstance(known, dict) or known.get("release") != release:
+        python = os.path.join(host.root, "releases", release, "bin", "python")
+        command = [python, "-I", "-c", "import sqlite3; print(sqlite3.sqlite_version)"]
+        try:
+            known = {"release": release, "version": run(command, timeout=20, user=host.owner).stdout.strip()}
+        except OpsError as error:
+            return [Finding("sqlite_unknown", f"the release's Python: {error.what}", "converge the host", False)]
+        memory["sqlite"] = known
+    version = str(known.get("version"))
+    if tuple(int(part) for part in re.findall(r"\d+", version)) >= SAFE_SQLITE:
+        return []
+    return [
+        Finding(
+            "sqlite_wal",
+            f"the release's SQLite is {version}; before 3.51.3 it can, rarely, damage a database in WAL mode",
+            "build the release on a Python that brings a newer one (install_python_downloads); keep backups",
+            False,
+        )
+    ]
+
+
+def _uses_wal(home: str, owner: Owner) -> bool:
+    # Bytes 18 and 19 of the header: 2 is WAL (SQLite's file format, 1.3.3).
+    try:
+        with acting_as(owner):
+            return (read_bytes(os.path.join(home, "state.db"), 20) or b"")[18:20] == b"\2\2"
+    except OpsError:
+        return False
+
+
+def health_findings(result: health.Health, unit: Unit, excuse: str | None) -> list[Finding]:
+    """What is wrong with an agent: a failure, unless it is only coming or going.
+
+    :param excuse: what is being done to the host that may take it down
+    """
+    passing = unit.active in ("activating", "deactivating", "reloading") and unit.sub != "auto-restart"
+    starting = unit.running and unit.age < STARTING and not any(problem.final for problem in result.problems)
+    failure = not (excuse or passing or starting)
+    more = f" ({excuse})" if excuse else ""
+    return [
+        Finding(problem.cause, problem.what + more, problem.fix, failure, result.profile) for problem in result.problems
+    ]
+
+
+def unit_memories(host: Installation, units: list[str]) -> dict[str, int | None]:
+    """What systemd says each unit uses, None where it does not count."""
+    answer = host.manager.call("show", "--property", "Id,MemoryCurrent", *units, check=False).stdout if units else ""
+    found: dict[str, int | None] = dict.fromkeys(units)
+    for block in answer.split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        # "[not set]", or the largest number there is: without the controller.
+        number = values.get("MemoryCurrent", "")
+        if values.get("Id") in found and number.isdigit() and int(number) < 2**63:
+            found[values["Id"]] = int(number)
+    return found
+
+
+def _look_closer(
+    host: Installation,
+    settings: Settings,
+    profile: dict[str, Any],
+    unit: Unit,
+    unit_memory: int | None,
+    before: Any,
+    now: float,
+) -> tuple[list[Finding], dict[str, Any], dict[str, Any]]:
+    """:returns: findings, figures, and what to remember, of one profile"""
+    before = before if isinstance(before, dict) else {}
+    name, home, owner = profile["name"], profile["home"], host.owner
+    restarts = before.get("restarts")
+    samples: dict[str, Any] = {
+        "restarts": remember_restarts(restarts if isinstance(restarts, list) else [], unit.restarts, now)
+    }
+    figures: dict[str, Any] = {"up": unit.running, "restarts": climbed(samples["restarts"])}
+    found = []
+    if figures["restarts"] > settings.restarts:
+        found.append(
+            Finding(
+                "restarts",
+                f"it was restarted {figures['restarts']} times within the hour",
+                f"see why it ends: journalctl -u {unit.name}",
+                profile=name,
+            )
+        )
+    environment = _environment(profile, owner)
+    for key, value in environment.items():
+        end = token_end(value)
+        if end is not None:
+            found += expiry_findings(f"the token {key}", end, now, settings, name)
+    if unit.running:
+        process = look_at_process(unit.pid, owner, unit_memory)
+        figures.update(memory_bytes=process.memory, open_files=process.descriptors)
+        found += memory_findings(process.memory, settings, name)
+        samples["climb"] = remember_hour(before.get("climb"), unit.pid, process, now)
+        found += climb_findings(samples["climb"]["hours"], name)
+        deaf = _deaf(profile, owner, unit, process, environment)
+        if deaf:
+            samples["deaf"] = {"pid": unit.pid, "platforms": deaf}
+        # Telegram's is opened anew from time to time: only twice in a row is it deaf.
+        if deaf and before.get("deaf") == samples["deaf"]:
+            found.append(
+                Finding(
+                    "deaf",
+                    f"{', '.join(deaf)}: connected, says Hermes, but its process has no connection to anywhere",
+                    f"systemctl restart {unit.name}",
+                    profile=name,
+                )
+            )
+        frozen = frozen_for(_loop_heartbeat(home, owner), unit.pid, time.monotonic())
+        if frozen > FROZEN:
+            found.append(
+                Finding(
+                    "frozen",
+                    f"its event loop has not turned for {frozen:.0f} s",
+                    f"systemctl restart {unit.name}",
+                    profile=name,
+                )
+            )
+    try:
+        turns = read_turns(home, owner, now)
+    except OpsError as error:
+        found.append(Finding("turns_unknown", f"{error.where} {error.what}", error.fix or "", False, name))
+    else:
+        figures.update(turns=turns.total, turns_failed=turns.failed)
+        found += turn_findings(turns, settings, name)
+    return found, figures, samples
+
+
+def _environment(profile: dict[str, Any], owner: Owner) -> dict[str, str]:
+    """The profile's ``.env``, and the one of its managed scope; what cannot be read is health's to tell."""
+    found: dict[str, str] = {}
+    for directory in (profile["home"], profile["managed_dir"]):
+        with contextlib.suppress(OpsError), acting_as(owner):
+            found.update(dotenv.read_env(os.path.join(directory, dotenv.FILE_NAME)))
+    return found
+
+
+def _deaf(
+    profile: dict[str, Any], owner: Owner, unit: Unit, process: Process, environment: dict[str, str]
+) -> list[str]:
+    state = read_state(profile["home"], owner)
+    if state.get("pid") != unit.pid:
+        return []
+    deaf = deaf_platforms(state, process)
+    # Then Telegram comes to it.
+    return [name for name in deaf if name != "telegram" or not environment.get("TELEGRAM_WEBHOOK_URL")]
+
+
+def _loop_heartbeat(home: str, owner: Owner) -> Any:
+    try:
+        with acting_as(owner):
+            return read_json(os.path.join(home, "state", "gateway.heartbeat"))
+    except (OpsError, RecursionError):
+        return None
+
+
+def _reply_findings(
+    host: Installation, settings: Settings, report: Report, memory: dict[str, Any], now: float
+) -> list[Finding]:
+    """Ask for a real reply where one is due: at most one agent at each look, so that its cost is bounded."""
+    if not settings.reply_minutes:
+        return []
+    kept = memory.get("replies")
+    replies = {name: value for name, value in kept.items() if isinstance(value, dict)} if isinstance(kept, dict) else {}
+    well = {result.profile for result in report.profiles if result.ok}
+    askable = {p["name"]: p for p in host.profiles if p["name"] in well and p["api"]["enabled"]}
+    replies = {name: replies.get(name, {}) for name in askable}
+
+    def due(name: str) -> float:
+        minutes = settings.reply_minutes
+        if replies[name].get("problem"):
+            minutes = min(minutes, ASK_AGAIN_MINUTES)
+        return (_number(replies[name].get("asked")) or 0.0) + 60 * minutes
+
+    for name in sorted(replies, key=due)[:1]:
+        if due(name) <= now:
+            replies[name] = {"asked": now, **_ask(askable[name], host.owner, settings.reply_seconds)}
+    memory["replies"] = replies
+    for name, reply in replies.items():
+        if "seconds" in reply:
+            report.figures["profiles"][name]["reply_seconds"] = reply["seconds"]
+    return [
+        Finding("no_reply", f"asked for a reply: {reply['problem']}", str(reply.get("fix") or ""), profile=name)
+        for name, reply in replies.items()
+        if reply.get("problem")
+    ]
+
+
+def _ask(profile: dict[str, Any], owner: Owner, seconds: float) -> dict[str, Any]:
+    started = time.monotonic()
+    try:
+        key = _environment(profile, owner).get("API_SERVER_KEY", "")
+        health.ask(profile["api"], key, health.REPLY_PROMPT, timeout=seconds)
+    except OpsError as error:
+        return {"problem": error.what, "fix": error.fix}
+    return {"seconds": round(time.monotonic() - started, 1)}
+
+
+def _recall(host: Installation) -> tuple[dict[str, Any], list[Finding]]:
+    found: list[Finding] = []
+    memory = _status(host, "check", found).get("memory")
+    return memory if isinstance(memory, dict) else {}, found
+
+
+def _remember(host: Installation, report: Report, memory: dict[str, Any]) -> list[Finding]:
+    try:
+        host.write_status(
+            "check",
+            "success" if report.healthy else "failed",
+            report.message,
+            findings=[finding.as_dict() for finding in report.findings],
+            figures=report.figures,
+            memory=memory,
+        )
+    except OpsError as error:
+        return [Finding("not_remembered", f"{error.where} {error.what}", error.fix or "")]
+    return []
+
+
+def remember_clock(host: Installation, offset: float) -> None:
+    """Keep for the next look how far the ping server's clock is ahead (seconds)."""
+    with host.alone("check", timeout=LOCK_SECONDS) as alone:
+        status = _status(host, "check", [])
+        if alone and status:
+            memory = status.get("memory")
+            memory = {**(memory if isinstance(memory, dict) else {}), "clock_offset": round(offset, 1)}
+            with contextlib.suppress(OpsError):
+                write_json(host.status_path("check"), {**status, "memory": memory})
