@@ -42,18 +42,18 @@ REPORT_SECONDS = 30.0
 class Settings:
     """``/etc/hermes-ops/heartbeat.json``.
 
-    :param ping_url: what the host pings; None: nothing
+    :param ping_url: what the host pings; ``""``: nothing
     :param profile_urls: profile -> what is pinged for it alone
     :param job_urls: ``update``, ``rehearsal``, ``backup`` -> what that job reports to, instead of ``ping_url``
-    :param textfile: a file for node_exporter's textfile collector; None: none
+    :param textfile: a file for node_exporter's textfile collector; ``""``: none
     :param period: seconds between two checks; nothing takes longer
     :param check: thresholds, see :class:`measure.Settings`
     """
 
-    ping_url: str | None = None
+    ping_url: str = ""
     profile_urls: dict[str, str] = field(default_factory=dict)
     job_urls: dict[str, str] = field(default_factory=dict)
-    textfile: str | None = None
+    textfile: str = ""
     period: int = 120
     check: dict[str, Any] = field(default_factory=dict)
 
@@ -65,7 +65,7 @@ class Settings:
                 raise OpsError(f"job_urls: {job!r} reports nothing", fix="declare update, rehearsal or backup")
         if not (self.ping_url or self.profile_urls or self.textfile):
             raise OpsError("nobody would hear the heartbeat", fix="declare ping_url, profile_urls or textfile")
-        if self.textfile is not None and not (os.path.isabs(self.textfile) and self.textfile.endswith(".prom")):
+        if self.textfile and not (os.path.isabs(self.textfile) and self.textfile.endswith(".prom")):
             raise OpsError("textfile is no absolute path that ends in .prom", fix="node_exporter reads no other")
         if self.period < 30:
             raise OpsError("period is less than 30 s", fix="declare 30 or more")
@@ -74,7 +74,7 @@ class Settings:
             raise OpsError("check: reply_seconds is more than half of period", fix="declare fewer seconds")
 
     def _urls(self) -> list[tuple[str, str]]:
-        found = [("ping_url", self.ping_url)] if self.ping_url is not None else []
+        found = [("ping_url", self.ping_url)] if self.ping_url else []
         for kind in ("profile_urls", "job_urls"):
             found += [(f"{kind}: {name}", url) for name, url in getattr(self, kind).items()]
         return found

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import json
 import os
 from typing import Any, TypeVar
 
@@ -48,7 +50,8 @@ def parse(kind: type[T], values: Any, where: str) -> T:
     """An instance of the dataclass *kind* from *values*; what it does not name has its default.
 
     Fields are annotated ``bool``, ``int``, ``float``, ``str``, ``list[…]``, ``dict[…]``, or one of these ``| None``;
-    more is checked by the class itself in ``__post_init__``.
+    more is checked by the class itself in ``__post_init__``. Text will do for a number or a bool that it spells: that
+    is what Ansible before 2.19 makes of what a template gives.
 
     :param where: for errors: the file, or the variable
     :raises OpsError: an unknown key (names the nearest known one), or a value of another type
@@ -56,12 +59,17 @@ def parse(kind: type[T], values: Any, where: str) -> T:
     if not isinstance(values, dict):
         raise OpsError("is not a mapping", where=where, fix="converge the host again")
     fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    checked = {}
     for name, value in values.items():
         if name not in fields:
             near = difflib.get_close_matches(name, fields, 1) or sorted(fields)
             raise OpsError(f"{name!r} is not a setting", where=where, fix=f"did you mean {' or '.join(near)}?")
         wanted = fields[name].split("[")[0].split(" | ")[0]
+        if isinstance(value, str) and wanted in ("bool", "int", "float"):
+            with contextlib.suppress(ValueError):
+                value = json.loads(value.lower())
         optional = value is None and "None" in fields[name]
         if not optional and (not isinstance(value, _TYPES[wanted]) or (isinstance(value, bool) and wanted != "bool")):
             raise OpsError(f"{name} is not of type {wanted}", where=where, fix=f"declare a {wanted}")
-    return kind(**values)
+        checked[name] = value
+    return kind(**checked)

@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A ping server for tests: speaks the Healthchecks ping protocol, remembers what arrived, misbehaves on request.
+
+One file, standard library only: it is copied into a box and runs there with the box's own Python.
+
+Pings (https://healthchecks.io/docs/http_api/), by GET, HEAD or POST, with ``?rid=<uuid>`` where a run is named:
+``/<uuid>``, ``/<uuid>/start``, ``/<uuid>/fail``, ``/<uuid>/log``, ``/<uuid>/<exit status>``. The answer is ``OK``, for
+a check that is not known ``OK (not found)``, for a malformed rid status 400.
+
+Control, for tests:
+
+``POST /control/faults``  a list; each entry spoils the next ``times`` (default 1, 0: all) pings with one of ``status``
+                          (an HTTP error), ``redirect`` (a URL), ``hold`` (no answer before ``POST /control/release``),
+                          ``cut`` (the connection ends without an answer), ``garbage`` (what is not HTTP), ``drip`` (a
+                          byte of the answer each so many seconds), ``unknown`` (no such check), or with ``clock``
+                          (seconds that this server's clock is ahead). A ping counts only where OK was the answer
+``GET /control/pings``    those that count, in order: uuid, kind (``success``, ``start``, ``fail``, ``log``), status,
+                          rid, method, body, time
+``GET /control/seen``     the kinds of all that arrived, whatever became of them
+``GET /control/checks``   uuid -> ``up``, ``down``, ``started`` or ``new``, as Healthchecks would show it
+``DELETE /control``       forget all that, release what is held
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import sys
+import threading
+import time
+import urllib.parse
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+PING = re.compile(rf"/({UUID})(?:/(start|fail|log|\d{{1,3}}))?")
+BODY_BYTES = 100_000
+
+
+class State:
+    """What the server was told, and what arrived; shared by the threads that serve requests."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.released = threading.Event()
+        self.forget()
+
+    def forget(self) -> None:
+        with self.lock:
+            self.faults: list[dict[str, Any]] = []
+            self.pings: list[dict[str, Any]] = []
+            self.seen: list[str] = []
+            self.released.set()
+            self.released = threading.Event()
+
+    def next_fault(self, kind: str) -> dict[str, Any]:
+        with self.lock:
+            self.seen.append(kind)
+            if not self.faults:
+                return {}
+            fault = self.faults[0]
+            times = fault.get("times", 1)
+            if times == 1:
+                self.faults.pop(0)
+            elif times > 1:
+                fault["times"] = times - 1
+            return fault
+
+    def checks(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        states = {"success": "up", "fail": "down", "start": "started"}
+        with self.lock:
+            for ping in self.pings:
+                # A log entry changes nothing.
+                found[ping["uuid"]] = states.get(ping["kind"], found.get(ping["uuid"], "new"))
+        return found
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: PingServer
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """No access log: what arrived is kept, see ``GET /control/pings``."""
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return formatdate((timestamp or time.time()) + self.clock, usegmt=True)
+
+    clock = 0.0
+
+    def do_GET(self) -> None:
+        state = self.server.state
+        if self.path == "/control/checks":
+            self.reply(200, json.dumps(state.checks()))
+        elif self.path in ("/control/pings", "/control/seen"):
+            with state.lock:
+                found = json.dumps(getattr(state, self.path.rpartition("/")[2]))
+            self.reply(200, found)
+        else:
+            self.ping()
+
+    def do_HEAD(self) -> None:
+        self.ping()
+
+    def do_DELETE(self) -> None:
+        if self.path == "/control":
+            self.server.state.forget()
+            self.reply(200, "{}")
+        else:
+            self.reply(404, "no such control")
+
+    def do_POST(self) -> None:
+        if self.path == "/control/release":
+            self.server.state.released.set()
+            self.reply(200, "{}")
+        elif self.path == "/control/faults":
+            faults = json.loads(self.body())
+            with self.server.state.lock:
+                self.server.state.faults = faults
+            self.reply(200, "{}")
+        else:
+            self.ping()
+
+    def body(self) -> str:
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode("utf-8", "replace")
+
+    def ping(self) -> None:
+        parts = urllib.parse.urlsplit(self.path)
+        match = PING.fullmatch(parts.path)
+        # Read before anything else, or the connection breaks under the client that still sends it.
+        body = self.body()
+        if not match or ((match[2] or "0").isdigit() and int(match[2] or 0) > 255):
+            self.reply(404, "not found")
+            return
+        rid = urllib.parse.parse_qs(parts.query).get("rid", [None])[0]
+        if rid is not None and not re.fullmatch(UUID, rid):
+            self.reply(400, "invalid uuid format")
+            return
+        word, status = match[2] or "0", None
+        if word.isdigit():
+            status = int(word)
+            word = "fail" if status else "success"
+        state = self.server.state
+        released = state.released
+        fault = state.next_fault(word)
+        if self.spoil(fault, released):
+            return
+        with state.lock:
+            state.pings.append(
+                {
+                    "uuid": match[1],
+                    "kind": word,
+                    "status": status if match[2] else None,
+                    "rid": rid,
+                    "method": self.command,
+                    "body": body[:BODY_BYTES],
+                    "time": time.time(),
+                }
+            )
+        self.reply(200, "OK")
+
+    def spoil(self, fault: dict[str, Any], released: threading.Event) -> bool:
+        """Do to this ping what *fault* says; False when it counts nevertheless."""
+        self.clock = fault.get("clock", 0.0)
+        if "hold" in fault:
+            released.wait()
+            self.close_connection = True
+        elif "cut" in fault:
+            self.close_connection = True
+        elif "garbage" in fault:
+            self.wfile.write(b"\x16\x03\x01 this is not HTTP\r\n\r\n")
+            self.close_connection = True
+        elif "drip" in fault:
+            self.close_connection = True
+            with contextlib.suppress(ConnectionError):
+                for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 10_000:
+                    self.wfile.write(bytes([byte]))
+                    if released.wait(fault["drip"]):
+                        break
+        elif "redirect" in fault:
+            self.reply(302, "", {"Location": fault["redirect"]})
+        elif "status" in fault:
+            self.reply(fault["status"], "told to fail")
+        elif "unknown" in fault:
+            self.reply(200, "OK (not found)")
+        else:
+            return False
+        return True
+
+    def reply(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        data = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(data)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+
+class PingServer(ThreadingHTTPServer):
+    """:param address: host and port to listen on; port 0 takes a free one, then found in ``server_port``."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.state = State()
+        super().__init__(address, Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that gave up is what several tests are about, not an event of this server.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="A ping server for tests: Healthchecks' protocol, misbehaves on request."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=18090, help="port; 0 takes a free one (%(default)s)")
+    arguments = parser.parse_args()
+    with PingServer((arguments.host, arguments.port)) as server, contextlib.suppress(KeyboardInterrupt):
+        print(f"listening on http://{arguments.host}:{server.server_port}", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
