@@ -93,7 +93,7 @@ def read_bytes(path: str, limit: int = -1) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _failure("read", path, error) from None
+        raise failure("read", path, error) from None
 
 
 # What to do about an error of the operating system.
@@ -108,7 +108,11 @@ _FIXES = {
 }
 
 
-def _failure(verb: str, path: str, error: OSError) -> OpsError:
+def failure(verb: str, path: str, error: OSError) -> OpsError:
+    """What the operating system says of *path*, as an error with its fix.
+
+    :param verb: what cannot be done with it, e.g. ``written``
+    """
     return OpsError(
         f"cannot be {verb} ({error.strerror})",
         where=path,
@@ -182,7 +186,7 @@ def write_atomic(path: str, data: bytes | str, *, mode: int) -> None:
         temporary = None
         sync_directory(directory)
     except OSError as error:
-        raise _failure("written", path, error) from None
+        raise failure("written", path, error) from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -231,7 +235,7 @@ def ensure_directory(path: str, *, mode: int) -> bool:
             # Whatever our umask took away.
             os.chmod(path, mode)
         except OSError as error:
-            raise _failure("made", path, error) from None
+            raise failure("made", path, error) from None
         return True
     if not stat.S_ISDIR(status.st_mode):
         raise OpsError("is not a directory", where=path, fix="move it away")
@@ -267,7 +271,7 @@ def open_directory(path: str) -> int:
                 where=path,
                 fix="declare the real path (hermes_home, hermes_data_dir)",
             ) from None
-        raise _failure("opened", path, error) from None
+        raise failure("opened", path, error) from None
     return descriptor
 
 
@@ -283,7 +287,7 @@ def lock(path: str, *, timeout: float = 60.0) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise _failure("written", path, error) from None
+        raise failure("written", path, error) from None
     try:
         deadline = time.monotonic() + timeout
         while True:

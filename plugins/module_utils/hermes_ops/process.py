@@ -32,11 +32,13 @@ class Completed:
     @property
     def last_words(self) -> str:
         """The last non-empty line it said, standard error first."""
-        for text in (self.stderr, self.stdout):
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
-            if lines:
-                return lines[-1]
-        return f"exit status {self.rc}"
+        return last_line(self.stderr) or last_line(self.stdout) or f"exit status {self.rc}"
+
+
+def last_line(text: str) -> str:
+    """The last line of *text* that is not empty."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
 
 
 def run(
@@ -90,3 +92,22 @@ def run(
     if check and not done.ok:
         raise OpsError(f"failed with status {done.rc}: {done.last_words}", where=shown)
     return done
+
+
+def run_filter(argv: Sequence[str], data: bytes, *, timeout: float) -> bytes:
+    """Run *argv* on *data*, and return what it makes of them, byte for byte.
+
+    :param timeout: seconds
+    :raises OpsError: program missing, time-out, or failure
+    """
+    shown = shlex.join(argv)
+    try:
+        done = subprocess.run(list(argv), input=data, capture_output=True, check=False, timeout=timeout)
+    except OSError as error:
+        raise OpsError(f"cannot be run ({error.strerror})", where=argv[0]) from None
+    except subprocess.TimeoutExpired:
+        raise OpsError(f"did not finish within {timeout:g} s", where=shown) from None
+    if done.returncode:
+        reason = last_line(done.stderr.decode("utf-8", "replace"))
+        raise OpsError(f"failed with status {done.returncode}: {reason}", where=shown)
+    return done.stdout
