@@ -5,9 +5,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,3 +29,70 @@ sys.path.insert(0, str(COLLECTIONS))
 # The machine may be busy with other tests: time says nothing about ours.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+# For tests that build releases.
+
+
+@pytest.fixture(scope="session")
+def ground() -> Iterator[Path]:
+    """A directory that every user may enter, unlike pytest's own: releases are proved as nobody."""
+    path = Path(tempfile.mkdtemp(prefix="hermes-release-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def pinned_uv(ground: Path) -> Path:
+    """uv, fetched as a release fetches it; kept between runs."""
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import locks, uv
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
+
+    kept = ROOT / ".cache" / f"uv-{locks.UV_VERSION}"
+    if not kept.exists():
+        root = ground / "uv"
+        (root / "tools").mkdir(parents=True)
+        (root / "work" / "tmp").mkdir(parents=True)
+        with open(root / "lock", "w") as stream:
+            tool = uv.Uv(str(root), str(root / "work"), uv.Index(), timeout=300, lock=stream.fileno())
+            try:
+                tool.ensure()
+            except OpsError as error:
+                if "cannot be reached" not in str(error):
+                    raise
+                pytest.skip(f"SKIPPED, NOT PROVED: building releases, because no package index answers: {error}")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        # Another worker may look for it at this very moment.
+        whole = shutil.copy2(root / "tools" / "uv", kept.parent / f"{kept.name}.{os.getpid()}")
+        os.replace(whole, kept)
+    return kept
+
+
+@pytest.fixture
+def root(ground: Path, pinned_uv: Path) -> Path:
+    """A place for releases, with uv in it."""
+    path = Path(tempfile.mkdtemp(dir=ground))
+    path.chmod(0o755)
+    (path / "opt" / "tools").mkdir(parents=True)
+    shutil.copy2(pinned_uv, path / "opt" / "tools" / "uv")
+    return path / "opt"
+
+
+def load_script(path: str):
+    """The module in a file of the tests that is no part of a package, such as a server that is copied into boxes."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def package_index():
+    """tests/package_index/package_index.py."""
+    return load_script("tests/package_index/package_index.py")
+
+
+@pytest.fixture(scope="session")
+def published(package_index):
+    """What is really published of Hermes; files are kept between runs."""
+    return package_index.RealIndex(package_index.REAL_INDEX, ROOT / ".cache" / "published")

@@ -20,14 +20,13 @@ import socket
 import stat
 import subprocess
 import sys
-import tarfile
-import tempfile
 import textwrap
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import build, locks, release, uv
@@ -39,52 +38,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 CACHE = CHECKOUT / ".cache" / "uv"
 
 
-@pytest.fixture(scope="session")
-def ground() -> Iterator[Path]:
-    """A directory that every user may enter, unlike pytest's own: releases are proved as nobody."""
-    path = Path(tempfile.mkdtemp(prefix="hermes-release-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
 @pytest.fixture(autouse=True)
 def shared_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     monkeypatch.setenv("UV_CACHE_DIR", str(CACHE))
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
-
-
-@pytest.fixture(scope="session")
-def pinned_uv(ground: Path) -> Path:
-    """uv, fetched as a release fetches it; kept between runs."""
-    kept = CACHE.parent / f"uv-{locks.UV_VERSION}"
-    if not kept.exists():
-        root = ground / "uv"
-        (root / "tools").mkdir(parents=True)
-        (root / "work" / "tmp").mkdir(parents=True)
-        with open(root / "lock", "w") as stream:
-            tool = uv.Uv(str(root), str(root / "work"), Index(), timeout=300, lock=stream.fileno())
-            try:
-                tool.ensure()
-            except OpsError as error:
-                if "cannot be reached" not in str(error):
-                    raise
-                pytest.skip(f"SKIPPED, NOT PROVED: building releases, because no package index answers: {error}")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        # Another worker may look for it at this very moment.
-        whole = shutil.copy2(root / "tools" / "uv", kept.parent / f"{kept.name}.{os.getpid()}")
-        os.replace(whole, kept)
-    return kept
-
-
-@pytest.fixture
-def root(ground: Path, pinned_uv: Path) -> Path:
-    path = Path(tempfile.mkdtemp(dir=ground))
-    path.chmod(0o755)
-    (path / "opt" / "tools").mkdir(parents=True)
-    shutil.copy2(pinned_uv, path / "opt" / "tools" / "uv")
-    return path / "opt"
 
 
 @pytest.fixture
@@ -622,43 +580,20 @@ def test_hermes_with_a_tampered_lock_is_refused(root, monkeypatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def repository(pinned_uv: Path, index_answers: None, ground: Path) -> tuple[Path, dict[str, str]]:
+def repository(
+    pinned_uv: Path, index_answers: None, ground: Path, package_index: Any, published: Any
+) -> tuple[Path, dict[str, str]]:
     """A repository made of two published source trees, tagged as upstream tags; the newer one with a uv.lock."""
     path = ground / "repository"
-    sources = CACHE.parent / "sources"
-    sources.mkdir(parents=True, exist_ok=True)
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(path)]
-    subprocess.run(["git", "init", "--quiet", str(path)], check=True)
-    commits = {}
-    for version, tag in (("0.18.2", "v2026.7.7"), ("0.19.0", "v2026.7.20")):
-        archive = sources / f"hermes_agent-{version}.tar.gz"
-        if not archive.exists():
-            subprocess.run(
-                [sys.executable, *uv._pip(), "download", "--quiet", "--no-deps", "--no-binary", "hermes-agent",
-                 f"hermes-agent=={version}", "--dest", str(sources)],
-                check=True,
-            )  # fmt: skip
-        for entry in path.iterdir():
-            if entry.name != ".git":
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        with tarfile.open(archive) as packed:
-            packed.extractall(path, filter="data")
-        inner = path / f"hermes_agent-{version}"
-        for entry in inner.iterdir():
-            shutil.move(str(entry), path / entry.name)
-        inner.rmdir()
-        if version == "0.19.0":
+
+    def lock(tag: str) -> None:
+        if tag == "v2026.7.20":
             subprocess.run(
                 [pinned_uv, "lock", "--quiet", "--system-certs", "--no-python-downloads"],
                 cwd=path, check=True, env={**os.environ, "UV_CACHE_DIR": str(CACHE), "PATH": uv.SEARCH_PATH},
             )  # fmt: skip
-        subprocess.run([*git, "add", "--all", "--force"], check=True)
-        subprocess.run([*git, "commit", "--quiet", "--message", version], check=True)
-        subprocess.run([*git, "tag", "--annotate", "--message", tag, tag], check=True)
-        commits[tag] = subprocess.run(
-            [*git, "rev-parse", f"{tag}^0"], check=True, capture_output=True, text=True
-        ).stdout.strip()
-    return path, commits
+
+    return path, package_index.make_repository(path, published, lock)
 
 
 def test_hermes_from_git_with_the_trees_own_lock_frozen(root, repository) -> None:

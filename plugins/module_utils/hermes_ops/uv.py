@@ -222,7 +222,14 @@ class Uv:
     def _run(self, argv: Sequence[str], cwd: str | None = None) -> Completed:
         # An empty directory: neither a stray pyproject.toml nor a uv.toml of the caller's is found from there.
         cwd = cwd or os.path.join(self.work, "tmp")
-        return run(argv, timeout=self.timeout, check=False, env=self.env, cwd=cwd, pass_fds=(self.lock,))
+        try:
+            return run(argv, timeout=self.timeout, check=False, env=self.env, cwd=cwd, pass_fds=(self.lock,))
+        except OpsError as error:
+            raise OpsError(
+                f"{error.what}; nothing was changed",
+                where=error.where,
+                fix="check the network and the index, or allow more time (timeout)",
+            ) from None
 
 
 def _pip() -> list[str]:
@@ -256,6 +263,11 @@ _CAUSES = (
         "add it to the lock, or use lock: none",
     ),
     (
+        r"Failed to extract archive: (?P<it>\S+)",
+        "a broken file was offered{it}",
+        "nothing on this host is wrong: ask whoever runs the index",
+    ),
+    (
         r"(?i:invalid peer certificate|certificate verify failed|unknown ?issuer|self.signed certificate)",
         "the certificate{host} is not trusted",
         "name your certificate authority in ca_bundle, or add it to the host's certificates",
@@ -284,7 +296,7 @@ _CAUSES = (
     ),
     (
         r"there (?:is|are) no versions? of (?P<it>hermes-agent\S*)|was not found in the package registry"
-        r"|No matching distribution found for (?P<that>\S+)",
+        r"|No matching distribution found for (?P<that>\S+)|Because (?P<only>only hermes-agent\S+) (?:is|are) available",
         "the index has no such version{it}",
         "correct version, or name an index that has it",
     ),

@@ -1,0 +1,393 @@
+#!/usr/bin/env python3
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A package index with releases of Hermes that nobody published: good ones, and ones that fail in their own way.
+
+One file, standard library only: it is copied into a box and runs there with the box's own Python. It speaks the
+simple repository API (PEP 503 with PEP 691's JSON, and PEP 658) at ``/simple/``. Of hermes-agent it offers what the
+real index offers and what it is told to make up; for every other project it sends one on to the real index. A made-up
+release is the real 0.19.0 with another version and, at the end of one file, a few more lines (:data:`MADE_UP`).
+
+Control, for tests:
+
+``POST /control/offer``    an object: version -> what is wrong with it, a key of :data:`MADE_UP`, ``broken`` for a file
+                           with another content than its hash says, or ``good``; replaces what was offered before
+``POST /control/fault``    what happens to every request but these, as text: ``gone`` (the connection breaks), ``hang``
+                           (no answer before the fault is over), ``error`` (status 503), or an empty one for none
+``GET /control/requests``  the paths that were asked for so far
+``DELETE /control``        forget offer, fault and requests
+
+``package_index.py repository DIRECTORY`` makes a git repository of the published sources of 0.18.2 and 0.19.0 instead,
+with the tags that upstream has for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import urllib.parse
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+REAL_INDEX = "https://pypi.org/simple"
+JSON_TYPE = "application/vnd.pypi.simple.v1+json"
+BASE = "0.19.0"
+TAGS = {"v2026.7.7": "0.18.2", "v2026.7.20": "0.19.0"}
+# Seconds after which the release ``dies``.
+DIES_AFTER = 20.0
+
+# Runs before the gateway does anything; "outside" is false in a canary, which Hermes runs in its safe mode.
+_AT_START = """
+
+import os as _os, sqlite3 as _sqlite3, threading as _threading
+_as_published = start_gateway
+
+
+async def start_gateway(*arguments, **options):
+    outside = _os.environ.get("HERMES_SAFE_MODE") != "1"
+    {action}
+    return await _as_published(*arguments, **options)
+"""
+# What is wrong -> the file and the lines that are added to it.
+MADE_UP: dict[str, tuple[str, str]] = {
+    "good": ("gateway/run.py", ""),
+    "no_start": ("gateway/run.py", '\nraise SystemExit("made up: it does not start")\n'),
+    "dies": ("gateway/run.py", _AT_START.format(action="_threading.Timer({dies_after}, _os._exit, [1]).start()")),
+    "no_reply": (
+        "gateway/platforms/api_server.py",
+        "\n\nasync def _no_reply(self, request):\n"
+        '    return web.json_response({"error": {"message": "made up: no chat"}}, status=500)\n\n\n'
+        "APIServerAdapter._handle_chat_completions = _no_reply\n",
+    ),
+    "no_stop": (
+        "gateway/run.py",
+        "\n\nasync def _never(self, *arguments, **options):\n"
+        "    await asyncio.sleep(86400)\n\n\nGatewayRunner.stop = _never\n",
+    ),
+    # Passes a canary.
+    "fails_later": (
+        "gateway/run.py",
+        _AT_START.format(action='if outside: raise SystemExit("made up: it fails where it counts")'),
+    ),
+    # Passes a canary, then leaves data behind with which no earlier release can work.
+    "migrates": (
+        "gateway/run.py",
+        _AT_START.format(
+            action="""if outside:
+        database = _sqlite3.connect(_hermes_home / "state.db")
+        if database.execute("SELECT 1 FROM pragma_table_info('messages') WHERE name = 'content'").fetchone():
+            database.execute("UPDATE schema_version SET version = version + 1")
+            database.execute("ALTER TABLE messages RENAME COLUMN content TO content_of_a_later_release")
+            database.commit()
+        database.close()
+        raise SystemExit("made up: it migrated the database, and fails")"""
+        ),
+    ),
+}
+
+
+class Page(HTMLParser):
+    """A project's page of PEP 503."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+        self.files: list[dict[str, Any]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "a" and values.get("href"):
+            url, _, fragment = urllib.parse.urljoin(self.url, values["href"]).partition("#sha256=")
+            file = {"filename": url.rpartition("/")[2], "url": url, "hashes": {"sha256": fragment}}
+            if values.get("data-requires-python"):
+                file["requires-python"] = values["data-requires-python"]
+            self.files.append(file)
+
+
+class RealIndex:
+    """What is really published of hermes-agent, asked for once.
+
+    :param directory: where files that were fetched are kept
+    """
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self.url = url
+        self.directory = directory
+        self._files: list[dict[str, Any]] = []
+
+    def files(self) -> list[dict[str, Any]]:
+        """Its files, as PEP 691 describes them."""
+        if not self._files:
+            # HTML, which every index has.
+            with urllib.request.urlopen(f"{self.url}/hermes-agent/", timeout=60) as answer:
+                page = Page(answer.url)
+                page.feed(answer.read().decode())
+            self._files = page.files
+        return self._files
+
+    def fetch(self, filename: str) -> Path:
+        path = self.directory / filename
+        if not path.exists():
+            file = next(file for file in self.files() if file["filename"] == filename)
+            with urllib.request.urlopen(file["url"], timeout=60) as answer:
+                data = answer.read()
+            if hashlib.sha256(data).hexdigest() != file["hashes"]["sha256"]:
+                raise ValueError(f"{file['url']} is not what the index says")
+            self.directory.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_suffix(".fresh")
+            fresh.write_bytes(data)
+            fresh.replace(path)
+        return path
+
+
+def name_of(version: str) -> str:
+    return f"hermes_agent-{version}-py3-none-any.whl"
+
+
+def make_up(published: Path, version: str, wrong: str, dies_after: float = DIES_AFTER) -> bytes:
+    """A wheel that says it is *version*.
+
+    :param published: the real wheel of :data:`BASE`
+    :param wrong: a key of :data:`MADE_UP`
+    """
+    place, lines = MADE_UP[wrong]
+    lines = lines.replace("{dies_after}", str(dies_after))
+    before, after = f"hermes_agent-{BASE}.dist-info", f"hermes_agent-{version}.dist-info"
+    edits: dict[str, Callable[[str], str]] = {
+        f"{before}/METADATA": lambda text: replaced(text, f"\nVersion: {BASE}\n", f"\nVersion: {version}\n"),
+        "hermes_cli/__init__.py": lambda text: replaced(text, f'__version__ = "{BASE}"', f'__version__ = "{version}"'),
+        place: lambda text: text + lines,
+    }
+    record = []
+    result = io.BytesIO()
+    with zipfile.ZipFile(published) as source, zipfile.ZipFile(result, "w", zipfile.ZIP_DEFLATED, True, 1) as target:
+        for entry in source.infolist():
+            data = source.read(entry)
+            if entry.filename in edits:
+                data = edits[entry.filename](data.decode()).encode()
+            entry.filename = entry.filename.replace(before, after)
+            if entry.filename == f"{after}/RECORD":
+                # The last entry of a wheel, for it lists all others.
+                data = "".join([*record, f"{entry.filename},,\n"]).encode()
+            target.writestr(entry, data, compresslevel=1)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+            record.append(f"{entry.filename},sha256={digest},{len(data)}\n")
+    return result.getvalue()
+
+
+def replaced(text: str, before: str, after: str) -> str:
+    if text.count(before) != 1:
+        raise ValueError(f"{before!r} is not once in the published file")
+    return text.replace(before, after)
+
+
+def make_repository(path: Path, real: RealIndex, prepare: Callable[[str], None] = lambda tag: None) -> dict[str, str]:
+    """A git repository with the sources of :data:`TAGS`, one commit and one annotated tag each.
+
+    :param prepare: called with the tag when its tree lies in *path*, before it is committed
+    :returns: tag -> commit
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(path)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    commits = {}
+    for tag, version in TAGS.items():
+        for entry in path.iterdir():
+            if entry.name != ".git":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        with tempfile.TemporaryDirectory(dir=path.parent) as unpacked:
+            with tarfile.open(real.fetch(f"hermes_agent-{version}.tar.gz")) as packed:
+                packed.extractall(unpacked, filter="data")
+            for entry in (Path(unpacked) / f"hermes_agent-{version}").iterdir():
+                shutil.move(str(entry), path / entry.name)
+        prepare(tag)
+        subprocess.run([*git, "add", "--all", "--force"], check=True)
+        subprocess.run([*git, "commit", "--quiet", "--message", version], check=True)
+        subprocess.run([*git, "tag", "--annotate", "--message", tag, tag], check=True)
+        done = subprocess.run([*git, "rev-parse", f"{tag}^0"], check=True, capture_output=True, text=True)
+        commits[tag] = done.stdout.strip()
+    return commits
+
+
+class State:
+    """What the server was told and asked; shared by the threads that serve requests."""
+
+    def __init__(self, real: RealIndex, dies_after: float) -> None:
+        self.real = real
+        self.dies_after = dies_after
+        self.lock = threading.Lock()
+        self.over = threading.Event()
+        self.made: dict[tuple[str, str], bytes] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        self.offer: dict[str, str] = {}
+        self.requests: list[str] = []
+        self.set_fault("")
+
+    def set_fault(self, fault: str) -> None:
+        self.fault = fault
+        self.over.set()
+        self.over = threading.Event()
+
+    def wheel(self, version: str) -> bytes:
+        """A made-up release that is offered, as it should be."""
+        wrong = self.offer[version]
+        with self.lock:
+            key = version, "good" if wrong == "broken" else wrong
+            if key not in self.made:
+                self.made[key] = make_up(self.real.fetch(name_of(BASE)), *key, self.dies_after)
+            return self.made[key]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: PackageIndex
+
+    def log_message(self, *arguments: Any) -> None:
+        """Be quiet: what was asked is in ``GET /control/requests``."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        state = self.server.state
+        if self.path == "/control/requests":
+            self.reply(200, json.dumps(state.requests).encode())
+            return
+        state.requests.append(self.path)
+        if state.fault == "hang":
+            state.over.wait()
+        if state.fault in ("gone", "hang"):
+            self.close_connection = True
+            return
+        if state.fault == "error":
+            self.reply(503, b"told to fail")
+            return
+        place, _, name = self.path.strip("/").partition("/")
+        if (place, name) == ("simple", "hermes-agent"):
+            page = {"meta": {"api-version": "1.0"}, "name": name, "files": self.files()}
+            self.reply(200, json.dumps(page).encode(), {"Content-Type": JSON_TYPE})
+        elif place == "simple" and name:
+            self.reply(302, b"", {"Location": f"{state.real.url}/{name}/"})
+        elif place == "files":
+            self.send_file(name)
+        else:
+            self.reply(404, b"no such page")
+
+    def files(self) -> list[dict[str, Any]]:
+        state = self.server.state
+        ours = [
+            {
+                "filename": name_of(version),
+                "url": f"/files/{name_of(version)}",
+                "hashes": {"sha256": hashlib.sha256(state.wheel(version)).hexdigest()},
+                "requires-python": ">=3.11,<3.14",
+                "core-metadata": True,
+            }
+            for version in state.offer
+        ]
+        return [*state.real.files(), *ours]
+
+    def send_file(self, name: str) -> None:
+        state = self.server.state
+        wanted = name.removesuffix(".metadata")
+        version = next((version for version in state.offer if name_of(version) == wanted), None)
+        if version is None:
+            self.reply(404, b"no such file")
+            return
+        data = state.wheel(version)
+        if wanted != name:
+            with zipfile.ZipFile(io.BytesIO(data)) as wheel:
+                data = wheel.read(f"hermes_agent-{version}.dist-info/METADATA")
+        elif state.offer[version] == "broken":
+            middle = len(data) // 2
+            data = data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
+        self.reply(200, data, {"Content-Type": "application/octet-stream"})
+
+    def do_POST(self) -> None:
+        state = self.server.state
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        try:
+            value = json.loads(body)
+        except ValueError as error:
+            self.reply(400, f"the body is not JSON: {error}".encode())
+            return
+        if self.path == "/control/offer" and isinstance(value, dict) and set(value.values()) <= {*MADE_UP, "broken"}:
+            state.offer = value
+        elif self.path == "/control/fault" and value in ("", "gone", "hang", "error"):
+            state.set_fault(value)
+        else:
+            self.reply(400, f"{self.path} does not take {body.decode(errors='replace')}".encode())
+            return
+        self.reply(200, b"{}")
+
+    def do_DELETE(self) -> None:
+        self.server.state.forget()
+        self.reply(200, b"{}")
+
+    def reply(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        for name, text in (headers or {}).items():
+            self.send_header(name, text)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+
+class PackageIndex(ThreadingHTTPServer):
+    """:param address: host and port to listen on; port 0 takes a free one, then found in ``server_port``."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], real: RealIndex, dies_after: float = DIES_AFTER) -> None:
+        self.state = State(real, dies_after)
+        super().__init__(address, Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that gave up is what several tests are about, not an event of this server.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Made-up releases of Hermes, for tests: good ones and bad ones.")
+    parser.add_argument("--cache", type=Path, default=Path("/var/cache/package-index"), help="%(default)s")
+    parser.add_argument("--real-index", default=REAL_INDEX, help="%(default)s")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="be a package index")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    serve.add_argument("--port", type=int, default=18090, help="port; 0 takes a free one (%(default)s)")
+    serve.add_argument("--dies-after", type=float, default=DIES_AFTER, help="seconds (%(default)s)")
+    repository = commands.add_parser("repository", help="make a git repository, print its tags and commits as JSON")
+    repository.add_argument("directory", type=Path)
+    arguments = parser.parse_args()
+    real = RealIndex(arguments.real_index, arguments.cache)
+    if arguments.command == "repository":
+        print(json.dumps(make_repository(arguments.directory, real)))
+        return
+    address = (arguments.host, arguments.port)
+    with PackageIndex(address, real, arguments.dies_after) as server, contextlib.suppress(KeyboardInterrupt):
+        print(f"listening on http://{arguments.host}:{server.server_port}/simple", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
