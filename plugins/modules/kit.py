@@ -87,6 +87,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import (
     __version__,
     command_check,
+    command_debug,
     command_drill,
     command_heartbeat,
     command_memory,
@@ -99,6 +100,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 # The commands of hermes-ops, which imports them only when they are called.
 COMMANDS = (
     command_check,
+    command_debug,
     command_drill,
     command_heartbeat,
     command_memory,

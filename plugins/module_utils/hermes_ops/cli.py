@@ -24,6 +24,7 @@ COMMANDS = {
     "check": ("command_check", "whether all is well with the agents and their host, and if not, why not"),
     "heartbeat": ("command_heartbeat", "look as check does, and tell whoever is declared"),
     "drill": ("command_drill", "make the alert arrive on purpose, and take it back"),
+    "debug": ("command_debug", "write a bundle for triage, without secrets"),
     "tell": ("command_tell", "give an agent context: kept in its home, said to it, answered by it"),
     "port": ("command_port", "bring skills, or the home of an OpenClaw agent, into a profile"),
     "memory": ("command_memory", "search what an agent knows: memories, context, conversations"),
