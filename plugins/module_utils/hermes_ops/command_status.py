@@ -20,6 +20,8 @@ from .errors import OpsError
 from .installation import Installation
 
 WIDTH = 100
+# Of the words before what is said.
+MARGIN = 11
 # Jobs that write down how they ended.
 JOBS = ("backup", "rehearsal", "update")
 # Escape sequences of a terminal (ECMA-48, SGR).
@@ -80,11 +82,13 @@ def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
         failure = finding["severity"] == "failure"
         who = f"profile {finding['profile']}: " if finding["profile"] else ""
         lines += [
-            paint("FAILURE" if failure else "warning", RED if failure else YELLOW) + f"  {who}{finding['what']}",
+            paint(f"{'FAILURE' if failure else 'warning':<{MARGIN}}", RED if failure else YELLOW)
+            + who
+            + finding["what"],
             *_indented(f"fix: {finding['fix']}"),
         ]
     release = found["release"]
-    lines += ["", f"release  {release['id'] if release else 'none'}"]
+    lines += ["", f"{'release':<{MARGIN}}{release['id'] if release else 'none'}"]
     for name, profile in found["profiles"].items():
         lines += _profile_lines(name, profile, check["figures"]["profiles"].get(name, {}), paint)
     if found["timers"] or found["last"]:
@@ -94,29 +98,30 @@ def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
         said = [f"{last.get('status', 'unknown')} {_ago(last.get('finished'), now)}"] if last else []
         if timer:
             said.append(f"next {_at(timer['next'])}" if timer["active"] else paint("its timer does not run", RED))
-        lines.append(f"{job:<9}{'; '.join(said)}")
+        lines.append(f"{job:<{MARGIN}}{'; '.join(said)}")
     return lines
 
 
 def _profile_lines(name: str, profile: dict[str, Any], figures: dict[str, Any], paint: Any) -> list[str]:
     platforms = ", ".join(f"{key} {value}" for key, value in profile["platforms"].items()) or "no platform"
     state = paint(profile["active"], GREEN if profile["active"] == "active" else RED)
-    lines = [f"profile  {name}: {state}, pid {profile['pid']}, {platforms}"]
-    said = []
+    lines = [f"{'profile':<{MARGIN}}{name}: {state}, pid {profile['pid']}, {platforms}"]
+    figure = []
     if "memory_bytes" in figures:
-        said.append(f"{figures['memory_bytes'] / 2**20:.0f} MiB")
+        figure.append(f"{figures['memory_bytes'] / 2**20:.0f} MiB")
     if figures.get("open_files", -1) >= 0:
-        said.append(f"{figures['open_files']} open files")
+        figure.append(f"{figures['open_files']} open files")
     if "turns" in figures:
-        said.append(f"{figures['turns']} turns in the last hour, {figures['turns_failed']} without an answer")
-    if said:
-        lines.append(f"         {', '.join(said)}")
-    lines += [f"         restart pending: {reason}" for reason in profile["restart_pending"]]
-    return lines + [f"         changed by hand: {drift}" for drift in profile["drift"]]
+        figure.append(f"{figures['turns']} turns in the last hour, {figures['turns_failed']} without an answer")
+    more = [", ".join(figure)] if figure else []
+    more += [f"restart pending: {reason}" for reason in profile["restart_pending"]]
+    more += [f"changed by hand: {drift}" for drift in profile["drift"]]
+    return lines + [line for text in more for line in _indented(text)]
 
 
 def _indented(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=" " * 9, subsequent_indent=" " * 9, break_long_words=False)
+    margin = " " * MARGIN
+    return textwrap.wrap(text, WIDTH, initial_indent=margin, subsequent_indent=margin, break_long_words=False)
 
 
 def _ago(when: Any, now: float) -> str:

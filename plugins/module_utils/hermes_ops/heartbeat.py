@@ -316,7 +316,7 @@ def textfile(report: measure.Report, now: float) -> str:
         if values:
             lines.append(f"# HELP {name} {text}")
             lines.append(f"# TYPE {name} gauge")
-            lines.extend(f"{name}{_labels(labels)} {float(value):g}" for labels, value in values)
+            lines.extend(f"{name}{_labels(labels)} {float(value):.15g}" for labels, value in values)
 
     def per_profile(key: str) -> list[tuple[dict[str, str], Any]]:
         found = figures.get("profiles", {}).items()

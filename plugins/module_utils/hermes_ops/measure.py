@@ -320,9 +320,8 @@ def certificate_end(der: bytes) -> float:
     _tag, at, _end = _der(der, at)
     tag, _start, end = _der(der, at)
     # version (optional), serial number, signature and issuer come before validity.
-    for _each in range(4 if tag == 0xA0 else 3):
-        at = end
-        _tag, _start, end = _der(der, at)
+    for _each in range(3 if tag == 0xA0 else 2):
+        _tag, _start, end = _der(der, end)
     _tag, start, _end = _der(der, end)
     _tag, _start, end = _der(der, start)
     tag, start, end = _der(der, end)
@@ -589,7 +588,7 @@ def remember_restarts(samples: list[Any], restarts: int, now: float) -> list[Any
     known = [sample for sample in samples if isinstance(sample, list) and len(sample) == 2]
     known = [sample for sample in known if all(_number(value) is not None for value in sample)]
     young = [sample for sample in known if now - HOUR <= sample[0] <= now]
-    return [*young, [round(now), restarts]]
+    return [*young, [int(now), restarts]]
 
 
 def climbed(samples: list[Any]) -> int:

@@ -1,0 +1,773 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a host and its agents are: what becomes a finding, and that hostile content becomes no error."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import time
+from types import SimpleNamespace
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import health, measure
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.measure import Process, Settings, Turns
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager, Unit
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW = 1_795_000_000.0
+HOUR, DAY = 3600, 86400
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def causes(findings):
+    return [(finding.cause, "failure" if finding.failure else "warning") for finding in findings]
+
+
+# --- thresholds ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"memory": "4 GB"}, {"memory": "-1"}, {"disk_percent": 101}, {"restarts": -1}, {"reply_seconds": 0}],
+)
+def test_thresholds_that_make_no_sense_are_refused(values):
+    with pytest.raises(OpsError):
+        Settings(**values)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("0", 0), ("512", 512), ("1K", 1024), ("4G", 4 * 2**30)])
+def test_sizes_as_systemd_writes_them(text, expected):
+    assert measure.size(text, "x") == expected
+
+
+# --- disks -----------------------------------------------------------------------------------------------------
+
+
+def statvfs(free=50, inodes=50, flags=0, reserved=0):
+    return SimpleNamespace(
+        f_flag=flags, f_blocks=100, f_bfree=free + reserved, f_bavail=free, f_files=100, f_ffree=inodes, f_frsize=4096
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (statvfs(), []),
+        (statvfs(free=10), []),
+        (statvfs(free=9), [("disk_full", "failure")]),
+        (statvfs(inodes=9), [("disk_full", "failure")]),
+        (statvfs(flags=os.ST_RDONLY), [("read_only", "failure")]),
+        (SimpleNamespace(**{**vars(statvfs()), "f_blocks": 0, "f_files": 0}), []),
+    ],
+)
+def test_disks(status, expected):
+    found = measure.disk_findings("/data", status, Settings())
+    assert causes(found) == expected
+    assert all("/data" in finding.what for finding in found)
+
+
+def test_what_root_keeps_for_itself_is_not_free():
+    (finding,) = measure.disk_findings("/data", statvfs(free=0, reserved=20), Settings())
+    assert "has 0 % of its space free" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("declared", "fstab", "expected"),
+    [
+        (False, "", []),
+        (True, "", ["volume_missing"]),
+        (False, "LABEL=data /somewhere ext4 nofail 0 2\n# x {} y\n", []),
+        (False, "# a comment\n\nLABEL=data {} ext4 nofail 0 2\n", ["volume_missing"]),
+    ],
+)
+def test_a_volume_that_is_not_mounted(tmp_path, declared, fstab, expected):
+    found = measure.volume_findings(str(tmp_path), declared, fstab.replace("{}", str(tmp_path)))
+    assert [finding.cause for finding in found] == expected
+
+
+def test_a_volume_that_is_mounted():
+    assert measure.volume_findings("/", True, "x / ext4") == []
+
+
+# --- jobs, clock -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["failed", "rolled_back"])
+def test_a_job_that_failed(status):
+    (finding,) = measure.job_findings("update", {"status": status, "message": "the canary did not answer"})
+    assert finding.cause == f"update_{status}"
+    assert "the canary did not answer" in finding.what
+
+
+@given(JSON)
+def test_a_job_may_have_written_anything(value):
+    status = value if isinstance(value, dict) else {"status": value}
+    measure.job_findings("update", status)
+    measure.backup_findings(status, NOW, NOW, Settings())
+
+
+def test_a_job_that_went_well():
+    for status in ("success", "held", "up_to_date"):
+        assert measure.job_findings("update", {"status": status}) == []
+    assert measure.job_findings("update", {}) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "since", "expected"),
+    [
+        ({}, NOW - HOUR, []),
+        ({}, NOW - 37 * HOUR, ["backup_old"]),
+        ({"status": "success", "finished": NOW - 35 * HOUR}, NOW - 90 * DAY, []),
+        ({"status": "success", "finished": NOW - 37 * HOUR}, NOW - 90 * DAY, ["backup_old"]),
+        ({"status": "failed", "finished": NOW}, NOW, ["backup_failed"]),
+    ],
+)
+def test_backups(status, since, expected):
+    assert [f.cause for f in measure.backup_findings(status, since, NOW, Settings())] == expected
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"), [(None, None), (29, None), (-29, None), (31, "31 s behind"), (-300, "300 s ahead")]
+)
+def test_the_clock(offset, expected):
+    found = measure.clock_findings(offset, Settings())
+    assert [expected in finding.what for finding in found] == ([True] if expected else [])
+
+
+# --- certificates and tokens -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A function that makes a certificate with openssl, valid for so many days."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not on this machine")
+    directory = tmp_path_factory.mktemp("certificates")
+
+    def make(days):
+        path = directory / f"{days}.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        command += ["-keyout", str(directory / "key"), "-subj", "/CN=x", "-days", str(days), "-out", str(path)]
+        subprocess.run(command, check=True, capture_output=True)
+        shown = subprocess.run(
+            ["openssl", "x509", "-in", str(path), "-noout", "-enddate"], check=True, capture_output=True, text=True
+        ).stdout
+        end = time.strptime(shown.strip().removeprefix("notAfter="), "%b %d %H:%M:%S %Y GMT")
+        return path, time.mktime(end) - time.timezone
+
+    return make
+
+
+# Beyond 2049 the time is written in another way.
+@pytest.mark.parametrize("days", [1, 20, 10000])
+def test_certificates_are_read_as_openssl_reads_them(certificate, days):
+    path, end = certificate(days)
+    assert measure.pem_end(path.read_text()) == end
+
+
+def test_of_a_chain_the_first_end_counts(certificate):
+    (soon, end), (late, _end) = certificate(1), certificate(20)
+    text = f"some words\n{late.read_text()}{soon.read_text()}"
+    assert measure.pem_end(text) == end
+
+
+def test_certificates_become_findings(certificate, tmp_path):
+    path, end = certificate(20)
+
+    def found(now):
+        return causes(measure.certificate_findings(str(path), now, Settings()))
+
+    assert found(end - 15 * DAY) == []
+    assert found(end - 13 * DAY) == [("expiry", "warning")]
+    assert found(end + 1) == [("expiry", "failure")]
+    path = tmp_path / "none.pem"
+    assert found(NOW) == [("expiry_unknown", "warning")]
+    path.write_bytes(b"\xff\xfe")
+    assert found(NOW) == [("expiry_unknown", "warning")]
+
+
+@given(st.binary(max_size=80))
+def test_what_is_no_certificate(data):
+    with pytest.raises(ValueError, match="."):
+        measure.certificate_end(data)
+
+
+@given(st.data())
+def test_a_certificate_that_was_damaged(certificate, data):
+    path, _end = certificate(20)
+    body = path.read_text().split("-----")[2]
+    der = bytearray(base64.b64decode(body))
+    der[data.draw(st.integers(0, 140))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ValueError):
+        measure.certificate_end(bytes(der))
+    text = data.draw(st.text())
+    with contextlib.suppress(ValueError):
+        measure.pem_end(f"-----BEGIN CERTIFICATE-----{text}-----END CERTIFICATE-----")
+
+
+def token(payload):
+    return f"e30.{base64.urlsafe_b64encode(payload.encode()).decode().rstrip('=')}.c2ln"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (token(json.dumps({"exp": NOW})), NOW),
+        (token(json.dumps({"exp": "soon"})), None),
+        (token(json.dumps([NOW])), None),
+        (token("{"), None),
+        ("MTk4NjIyNDgzNDc.GXXXXX.a-Discord-token", None),
+        ("xoxb-1-2-3", None),
+        ("", None),
+    ],
+)
+def test_tokens_that_say_when_they_end(value, expected):
+    assert measure.token_end(value) == expected
+
+
+@given(JSON | st.text())
+def test_a_token_may_hold_anything(value):
+    measure.token_end(token(value if isinstance(value, str) else json.dumps(value)))
+    if isinstance(value, str):
+        measure.token_end(value)
+
+
+# --- turns -----------------------------------------------------------------------------------------------------
+
+AGO = NOW - 600
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([], (0, 0)),
+        ([("a", "user"), ("a", "assistant")], (1, 0)),
+        ([("a", "user")], (1, 1)),
+        ([("a", "user"), ("a", "assistant"), ("a", "tool")], (1, 1)),
+        ([("a", "user"), ("a", "assistant"), ("a", "tool"), ("a", "assistant")], (1, 0)),
+        # Said again, and answered then.
+        ([("a", "user"), ("a", "user"), ("a", "assistant")], (2, 1)),
+        # Two conversations at the same time.
+        ([("a", "user"), ("b", "user"), ("b", "assistant"), ("a", "assistant")], (2, 0)),
+        # The message itself was said long before.
+        ([("a", "assistant")], (0, 0)),
+    ],
+)
+def test_turns(rows, expected):
+    newest_first = [(session, role, AGO) for session, role in reversed(rows)]
+    assert measure.count_turns(newest_first, NOW) == Turns(*expected)
+
+
+def test_only_the_last_hour_counts_and_not_what_may_still_be_answered():
+    rows = [
+        ("now", "user", NOW - 5),
+        ("working", "tool", NOW - 5),
+        ("working", "user", NOW - 900),
+        ("answered", "assistant", NOW - 5),
+        ("answered", "user", NOW - 6),
+        ("given up", "user", NOW - measure.PENDING - 1),
+        ("long ago", "user", NOW - HOUR - 1),
+    ]
+    assert measure.count_turns(rows, NOW) == Turns(2, 1)
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ((0, 0), []),
+        ((5, 0), []),
+        ((1, 1), [("provider_errors", "warning")]),
+        ((20, 2), []),
+        ((19, 2), [("provider_errors", "failure")]),
+    ],
+)
+def test_turns_become_findings(turns, expected):
+    assert causes(measure.turn_findings(Turns(*turns), Settings(), "default")) == expected
+
+
+SCHEMA = "CREATE TABLE messages (id INTEGER PRIMARY KEY, session_id TEXT, role TEXT, timestamp REAL, observed INTEGER)"
+INSERT = "INSERT INTO messages (session_id, role, timestamp, observed) VALUES (?, ?, ?, ?)"
+
+
+@pytest.fixture
+def database(tmp_path):
+    """A function that makes a state.db and fills it."""
+
+    def make(rows, schema=SCHEMA):
+        path = tmp_path / "state.db"
+        path.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(schema)
+            if rows:
+                connection.executemany(INSERT, rows)
+        return path
+
+    return make
+
+
+def turns_in(tmp_path, now=NOW):
+    return measure.read_turns(str(tmp_path), Owner.current(), now)
+
+
+def test_the_database_is_counted(database, tmp_path):
+    assert turns_in(tmp_path) == Turns(0, 0)
+    database(
+        [
+            ("old", "user", NOW - 3 * HOUR, 0),
+            ("a", "user", AGO, 0),
+            ("a", "session_meta", AGO, 0),
+            ("b", "user", AGO, None),
+            ("b", "assistant", AGO, 0),
+            # Said in a group, to others.
+            ("c", "user", AGO, 1),
+        ]
+    )
+    assert turns_in(tmp_path) == Turns(2, 1)
+
+
+def test_a_writer_and_a_reader_do_not_disturb_each_other(database, tmp_path):
+    with contextlib.closing(sqlite3.connect(database([("a", "user", AGO, 0)]), timeout=0)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute(INSERT, ("b", "user", AGO, 0))
+        assert turns_in(tmp_path) == Turns(1, 1)
+        writer.execute("COMMIT")
+    assert turns_in(tmp_path) == Turns(2, 2)
+
+
+def test_a_database_that_somebody_locked_says_so_soon(database, tmp_path):
+    with contextlib.closing(sqlite3.connect(database([]))) as writer:
+        writer.execute("PRAGMA journal_mode=DELETE")
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OpsError, match=r"state\.db: cannot be read \(database is locked\)"):
+            turns_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        "CREATE TABLE messages (id INTEGER PRIMARY KEY)",
+        # Somebody's idea of a joke: it never ends.
+        "CREATE VIEW messages AS WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n) SELECT i AS id, "
+        "'a' AS session_id, 'user' AS role, 0.0 AS timestamp, 0 AS observed FROM n",
+    ],
+)
+def test_a_database_of_another_kind(database, tmp_path, monkeypatch, schema):
+    monkeypatch.setattr(measure, "DATABASE_SECONDS", 0.2)
+    database([], schema)
+    with pytest.raises(OpsError, match="cannot be read") as caught:
+        turns_in(tmp_path)
+    assert caught.value.fix
+
+
+def test_what_lies_in_the_place_of_the_database(tmp_path):
+    path = tmp_path / "state.db"
+    os.mkfifo(path)
+    with pytest.raises(OpsError, match="no regular file"):
+        turns_in(tmp_path)
+    path.unlink()
+    path.write_bytes(b"SQLite format 3\0 and then nothing of the kind" * 100)
+    with pytest.raises(OpsError, match="cannot be read"):
+        turns_in(tmp_path)
+
+
+VALUE = st.none() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text(max_size=5) | st.binary(max_size=5)
+ROLES = VALUE | st.sampled_from(["user", "assistant", "tool", b"user"])
+TIMES = VALUE | st.floats(NOW - 3 * HOUR, NOW)
+
+
+@given(rows=st.lists(st.tuples(VALUE, ROLES, TIMES, VALUE), max_size=20))
+def test_rows_may_hold_anything(tmp_path_factory, rows):
+    directory = tmp_path_factory.mktemp("home")
+    with contextlib.closing(sqlite3.connect(directory / "state.db")) as connection, connection:
+        # No types: SQLite keeps what it is given.
+        connection.execute("CREATE TABLE messages (id INTEGER PRIMARY KEY, session_id, role, timestamp, observed)")
+        connection.executemany(INSERT, rows)
+    turns = turns_in(directory)
+    assert 0 <= turns.failed <= turns.total <= len(rows)
+
+
+@given(flips=st.lists(st.tuples(st.integers(0, 8191), st.integers(0, 255)), min_size=1, max_size=20))
+def test_a_database_that_was_damaged(tmp_path_factory, flips):
+    path = tmp_path_factory.mktemp("home") / "state.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(SCHEMA)
+        connection.executemany(INSERT, [("a", "user", AGO, 0)] * 20)
+    data = bytearray(path.read_bytes())
+    for at, value in flips:
+        data[at % len(data)] = value
+    path.write_bytes(data)
+    with contextlib.suppress(OpsError):
+        turns_in(path.parent)
+
+
+# --- processes -------------------------------------------------------------------------------------------------
+
+
+def test_a_process_with_and_without_a_connection_of_its_own():
+    def connected():
+        return measure.look_at_process(os.getpid(), Owner.current(), None).connected
+
+    if connected():
+        pytest.skip("this process has a connection already")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert connected() is False
+        script = "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); sys.stdin.read()"
+        command = ["python3", "-c", script, str(server.getsockname()[1])]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as client:
+            accepted, _address = server.accept()
+            # Somebody came to us: that is no connection to a platform.
+            assert connected() is False
+            assert measure.look_at_process(client.pid, Owner.current(), None).connected is True
+            accepted.close()
+            client.stdin.close()
+
+
+def test_memory_and_descriptors_of_a_process():
+    mine = measure.look_at_process(os.getpid(), Owner.current(), None)
+    assert mine.memory > 5 * 2**20
+    with contextlib.ExitStack() as stack:
+        for _each in range(50):
+            stack.enter_context(open(os.devnull))
+        assert measure.look_at_process(os.getpid(), Owner.current(), None).descriptors == mine.descriptors + 50
+    assert measure.look_at_process(os.getpid(), Owner.current(), 2**40).memory > 2**39
+
+
+def test_a_process_that_is_gone():
+    assert measure.look_at_process(2**22 + 1, Owner.current(), None) == Process(-1, None, 0)
+
+
+def test_memory_becomes_a_finding():
+    assert measure.memory_findings(4 * 2**30, Settings(), "default") == []
+    (finding,) = measure.memory_findings(5 * 2**30, Settings(), "default")
+    assert "5.0 GiB" in finding.what
+
+
+CONNECTED = {"state": "connected"}
+
+
+@pytest.mark.parametrize(
+    ("platforms", "connection", "expected"),
+    [
+        ({"discord": CONNECTED, "slack": CONNECTED}, False, ["discord", "slack"]),
+        ({"discord": CONNECTED}, True, []),
+        ({"discord": CONNECTED}, None, []),
+        ({"discord": {"state": "retrying"}}, False, []),
+        # These are called, and call nobody.
+        ({"api_server": CONNECTED, "webhook": CONNECTED}, False, []),
+    ],
+)
+def test_platforms_that_hear_nothing(platforms, connection, expected):
+    assert measure.deaf_platforms({"platforms": platforms}, Process(10, connection, 0)) == expected
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "expected"),
+    [
+        ({"pid": 7, "monotonic": 100.0}, 50.0),
+        ({"pid": 8, "monotonic": 100.0}, 0.0),
+        ({"pid": 7, "monotonic": 1e9}, 0.0),
+        ({"pid": 7}, 0.0),
+        (None, 0.0),
+    ],
+)
+def test_an_event_loop_that_stands_still(heartbeat, expected):
+    assert measure.frozen_for(heartbeat, 7, 150.0) == expected
+
+
+@given(JSON)
+def test_the_event_loop_may_say_anything(value):
+    assert measure.frozen_for(value, 7, 150.0) >= 0
+    assert measure.frozen_for({"pid": 7, "monotonic": value}, 7, 150.0) >= 0
+
+
+# --- what only time shows --------------------------------------------------------------------------------------
+
+
+def test_restarts_within_the_hour():
+    samples = []
+    for minutes, count in [(0, 5), (2, 5), (30, 7), (58, 8), (59, 0), (60, 1)]:
+        samples = measure.remember_restarts(samples, count, NOW + 60 * minutes)
+    # Two, one, and one after somebody had started it by hand.
+    assert measure.climbed(samples) == 4
+    assert measure.climbed(measure.remember_restarts(samples, 1, NOW + 110 * 60)) == 1
+
+
+@given(JSON)
+def test_samples_may_be_anything(value):
+    samples = value if isinstance(value, list) else [value]
+    measure.climbed(measure.remember_restarts(samples, 1, NOW))
+    kept = measure.remember_hour(value, 7, Process(1, None, 1), NOW)
+    assert kept["hours"][-1][0] == NOW // HOUR
+    measure.climb_findings(kept["hours"], "default")
+    measure.climb_findings(measure.remember_hour({"pid": 7, "hours": value}, 7, Process(1, None, 1), NOW)["hours"], "x")
+
+
+def hours(files, memory=lambda number: 0):
+    kept = {}
+    for number in range(20):
+        # Twice an hour: what is let go of within it does not count.
+        for more in (50, 0):
+            process = Process(files(number) + more, None, memory(number))
+            kept = measure.remember_hour(kept, 7, process, NOW + HOUR * number + more)
+    return kept["hours"]
+
+
+def test_what_only_climbs():
+    assert causes(measure.climb_findings(hours(lambda number: 30 + 20 * number), "x")) == [("climbs", "warning")]
+    both = measure.climb_findings(hours(lambda number: 30 + 20 * number, lambda number: 2**26 * (number + 1)), "x")
+    assert [finding.what.split(" only")[0] for finding in both] == ["its open files", "its memory (MiB)"]
+    assert measure.climb_findings(hours(lambda number: 30 + number), "x") == []
+    assert measure.climb_findings(hours(lambda number: 30 + 20 * (number % 6)), "x") == []
+    assert measure.climb_findings(hours(lambda number: 30 + 20 * number)[:11], "x") == []
+
+
+def test_another_process_starts_anew():
+    kept = {"pid": 7, "hours": [[1, 1, 1], [2, 2, 2]]}
+    assert measure.remember_hour(kept, 8, Process(5, None, 6), NOW)["hours"] == [[NOW // HOUR, 5, 6]]
+
+
+# --- an agent's health -----------------------------------------------------------------------------------------
+
+
+def unit(active="active", sub="running", age=1000.0, restarts=0):
+    entered = time.clock_gettime(time.CLOCK_MONOTONIC) - age
+    pid = os.getpid() if active == "active" else 0
+    return Unit("hermes-gateway@default.service", "loaded", active, sub, True, pid, restarts, "", 0, entered, False)
+
+
+PROBLEM = health.Problem("no_answer", "the api server does not answer", "see the log")
+HOPELESS = health.Problem("port_in_use", "port 1 is taken", "stop it", True)
+
+
+@pytest.mark.parametrize(
+    ("problem", "state", "excuse", "failure"),
+    [
+        (PROBLEM, unit(), None, True),
+        (PROBLEM, unit("failed", "failed"), None, True),
+        (PROBLEM, unit("activating", "auto-restart"), None, True),
+        # On its way up or down.
+        (PROBLEM, unit("activating", "start"), None, False),
+        (PROBLEM, unit("deactivating", "stop-sigterm"), None, False),
+        (PROBLEM, unit(age=20.0), None, False),
+        (HOPELESS, unit(age=20.0), None, True),
+        (HOPELESS, unit("failed", "failed"), "an update is running", False),
+    ],
+)
+def test_an_agent_that_is_not_healthy(problem, state, excuse, failure):
+    (finding,) = measure.health_findings(health.Health("default", [problem]), state, excuse)
+    assert finding.failure is failure
+    assert finding.profile == "default"
+    assert finding.fix == problem.fix
+    assert (excuse or "") in finding.what
+
+
+# --- the look --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A host with one profile whose gateway is this very process."""
+    if os.geteuid() != 0:
+        pytest.skip("records are root's")
+    home = tmp_path / "home"
+    home.mkdir()
+    ops = tmp_path / "ops"
+    host = Installation(
+        {
+            **{"user": Owner.current().name, "scope": "system", "data_dir": str(tmp_path), "hermes_home": str(home)},
+            **{"ops_dir": str(ops), "root": str(tmp_path / "root"), "managed_root": str(tmp_path / "managed")},
+        }
+    )
+    ops.mkdir(mode=0o700)
+    profile = {
+        **{"name": "default", "state": "present", "home": str(home), "unit": "hermes-gateway@default.service"},
+        **{"api": {"enabled": True, "host": "127.0.0.1", "port": 1}, "managed_dir": str(tmp_path / "managed")},
+    }
+    records = host.records("default")
+    records.prepare()
+    records.write_applied("gateway", profile)
+    host.state = unit()
+    monkeypatch.setattr(Manager, "units", lambda _self, names: dict.fromkeys(names, host.state))
+    monkeypatch.setattr(measure, "unit_memories", lambda _host, names: dict.fromkeys(names))
+    monkeypatch.setattr(measure, "settings_path", lambda job: str(tmp_path / job))
+    host.problems = []
+    monkeypatch.setattr(health, "check", lambda *_arguments: health.Health("default", list(host.problems)))
+    monkeypatch.setattr(health, "explain", lambda _profile, _manager, found: found.log.append("its last words"))
+    (home / "gateway_state.json").write_text(json.dumps({"pid": os.getpid(), "platforms": {}}))
+    return host
+
+
+@pytest.fixture
+def look(host):
+    def take(**settings):
+        return measure.look(host, Settings(disk_percent=0, **settings))
+
+    return take
+
+
+def test_a_host_that_is_well(look, host):
+    report = look()
+    assert report.findings == []
+    assert report.message == "1 agent healthy"
+    assert host.read_status("check")["status"] == "success"
+    figures = report.figures["profiles"]["default"]
+    assert figures["turns"] == figures["turns_failed"] == figures["restarts"] == 0
+    assert figures["memory_bytes"] > 0
+
+
+def test_an_agent_that_is_down_is_explained(look, host):
+    host.problems = [PROBLEM]
+    report = look()
+    assert causes(report.findings) == [("no_answer", "failure")]
+    assert report.profiles[0].log == ["its last words"]
+    assert report.message == "1 failure: the api server does not answer"
+    assert host.read_status("check")["status"] == "failed"
+
+
+def test_while_an_update_runs_it_may_be_down(look, host):
+    host.problems = [PROBLEM]
+    with host.lock("update"):
+        assert causes(look().findings) == [("no_answer", "warning")]
+    assert causes(look().findings) == [("no_answer", "failure")]
+
+
+def test_failures_come_first(look, host, tmp_path):
+    (tmp_path / "home/state.db").write_bytes(b"no database" * 100)
+    host.problems = [PROBLEM]
+    assert causes(look().findings) == [("no_answer", "failure"), ("turns_unknown", "warning")]
+
+
+def test_restarts_are_seen_from_one_look_to_the_next(look, host):
+    for count in (0, 2, 4):
+        host.state = unit(restarts=count)
+        report = look()
+    assert causes(report.findings) == [("restarts", "failure")]
+
+
+def test_a_deaf_platform_has_to_be_deaf_twice(look, host, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "look_at_process", lambda *_arguments: Process(9, False, 1))
+    state = {"pid": os.getpid(), "platforms": {"discord": CONNECTED, "telegram": CONNECTED}}
+    (tmp_path / "home/gateway_state.json").write_text(json.dumps(state))
+    (tmp_path / "home/.env").write_text("TELEGRAM_WEBHOOK_URL=https://me.example/\n")
+    assert look().findings == []
+    (finding,) = look().findings
+    assert finding.cause == "deaf"
+    assert finding.what.startswith("discord: connected, says Hermes")
+
+
+def test_an_event_loop_that_froze(look, tmp_path):
+    (tmp_path / "home/state").mkdir()
+    beat = {"pid": os.getpid(), "monotonic": time.monotonic() - 200}
+    (tmp_path / "home/state/gateway.heartbeat").write_text(json.dumps(beat))
+    assert causes(look().findings) == [("frozen", "failure")]
+
+
+def test_no_agent_at_all_is_no_good_sign(look, host):
+    shutil.rmtree(host.ops_dir)
+    report = look()
+    assert causes(report.findings) == [("no_agent", "failure")]
+    # And nothing is made where the volume will be mounted.
+    assert not os.path.exists(host.ops_dir)
+
+
+def test_what_is_remembered_may_be_damaged(look, host):
+    os.makedirs(os.path.dirname(host.status_path("check")))
+    for content in ("{", "[]", '{"memory": []}', '{"memory": {"profiles": {"default": [1]}, "sqlite": 7}}'):
+        with open(host.status_path("check"), "w") as stream:
+            stream.write(content)
+        assert {finding.cause for finding in look().findings} <= {"status_unknown"}
+    assert look().findings == []
+
+
+def test_a_disk_that_takes_nothing(look, host, monkeypatch):
+    def full(*_arguments, **_more):
+        raise OpsError("cannot be written (No space left on device)", where="/x", fix="free space")
+
+    monkeypatch.setattr(Installation, "write_status", full)
+    assert causes(look().findings) == [("not_remembered", "failure")]
+
+
+def test_an_sqlite_with_the_fault_is_asked_once_a_release(look, host, tmp_path, database):
+    release = tmp_path / "root/releases/1.0"
+    (release / "bin").mkdir(parents=True)
+    (tmp_path / "root/current").symlink_to(release)
+    python = release / "bin/python"
+    python.write_text(f"#!/bin/sh\necho asked >>{tmp_path}/asked\necho 3.40.1\n")
+    python.chmod(0o755)
+    # Nobody's database is in WAL mode, so nobody is asked.
+    assert look().findings == []
+    database([]).rename(tmp_path / "home/state.db")
+    for _twice in range(2):
+        (finding,) = look().findings
+        assert (finding.cause, finding.failure) == ("sqlite_wal", False)
+        assert "3.40.1" in finding.what
+    assert (tmp_path / "asked").read_text() == "asked\n"
+    python.write_text("#!/bin/sh\necho 3.51.3\n")
+    release.rename(tmp_path / "root/releases/1.1")
+    (tmp_path / "root/current").unlink()
+    (tmp_path / "root/current").symlink_to(tmp_path / "root/releases/1.1")
+    assert look().findings == []
+
+
+def test_a_reply_is_asked_for_when_it_is_due(look, host, tmp_path, monkeypatch):
+    asked = []
+
+    def ask(_server, key, _prompt, *, timeout):
+        asked.append((key, timeout))
+        if host.dead:
+            raise OpsError("the agent answered with an error instead of a reply", fix="check the model")
+        return "fine"
+
+    monkeypatch.setattr(health, "ask", ask)
+    monkeypatch.setattr(measure.time, "time", lambda: host.now)
+    (tmp_path / "home/.env").write_text("API_SERVER_KEY=the-key\n")
+    host.now, host.dead = NOW, False
+    assert look().findings == []
+    assert asked == []
+    every = {"reply_minutes": 30, "reply_seconds": 9}
+    for minutes, count in [(0, 1), (2, 1), (29, 1), (30, 2)]:
+        host.now = NOW + 60 * minutes
+        assert look(**every).findings == []
+        assert asked == [("the-key", 9)] * count
+    host.now, host.dead = NOW + 3600, True
+    assert causes(look(**every).findings) == [("no_reply", "failure")]
+    # Sooner than usual, and still bad until it is good.
+    host.now += 120
+    assert causes(look(**every).findings) == [("no_reply", "failure")]
+    assert len(asked) == 3
+    host.now, host.dead = host.now + 60 * measure.ASK_AGAIN_MINUTES, False
+    assert look(**every).findings == []
+
+
+def test_the_clock_is_remembered(look, host):
+    look()
+    measure.remember_clock(host, -200.0)
+    assert causes(look().findings) == [("clock_off", "failure")]
+    assert look().figures["clock_offset"] == -200.0
+    measure.remember_clock(host, 0.3)
+    assert look().findings == []
+
+
+def test_what_concerns_one_profile(look, host):
+    host.problems = [PROBLEM]
+    report = look(data_volume=True)
+    assert {finding.cause for finding in report.findings} == {"no_answer", "volume_missing"}
+    assert [finding.cause for finding in report.about("default").findings] == ["no_answer"]
+    assert report.about("other").findings == []
