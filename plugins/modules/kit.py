@@ -92,8 +92,10 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
     command_heartbeat,
     command_memory,
     command_port,
+    command_rollback,
     command_status,
     command_tell,
+    command_update,
     kit,
 )
 
@@ -105,8 +107,10 @@ COMMANDS = (
     command_heartbeat,
     command_memory,
     command_port,
+    command_rollback,
     command_status,
     command_tell,
+    command_update,
 )
 
 ARGUMENTS: dict[str, dict[str, Any]] = {

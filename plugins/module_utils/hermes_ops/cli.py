@@ -24,6 +24,8 @@ COMMANDS = {
     "check": ("command_check", "whether all is well with the agents and their host, and if not, why not"),
     "heartbeat": ("command_heartbeat", "look as check does, and tell whoever is declared"),
     "drill": ("command_drill", "make the alert arrive on purpose, and take it back"),
+    "update": ("command_update", "go to the newest release within what is declared, or back to what worked"),
+    "rollback": ("command_rollback", "go back to a release that worked"),
     "debug": ("command_debug", "write a bundle for triage, without secrets"),
     "tell": ("command_tell", "give an agent context: kept in its home, said to it, answered by it"),
     "port": ("command_port", "bring skills, or the home of an OpenClaw agent, into a profile"),

@@ -92,6 +92,20 @@ JOBS = {
             ("heartbeat",),
             settings="heartbeat:Settings",
         ),
+        Job(
+            "update",
+            "Update of Hermes",
+            ("update", "--here"),
+            settings="update:Settings",
+            # Killed it undoes what it had begun; what has ended by itself is not begun again.
+            directives=(
+                *IN_THE_BACKGROUND,
+                ("Restart", "on-abnormal"),
+                ("RestartSec", "2"),
+                ("TimeoutStopSec", "900"),
+            ),
+            unit=(("StartLimitIntervalSec", "3600"), ("StartLimitBurst", "5")),
+        ),
     )
 }
 

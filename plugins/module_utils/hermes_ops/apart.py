@@ -1,0 +1,73 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A command of ``hermes-ops`` that must not end with its caller: systemd runs it, and we only watch.
+
+A closed terminal, a lost connection or a killed playbook then means nothing to it; killed itself, it is begun again.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+
+from .errors import OpsError
+from .files import Owner
+from .jobs import HARDENING, Job
+from .kit import COMMAND
+from .process import run
+from .systemd import COMMAND_TIMEOUT, Manager
+
+POLL_SECONDS = 0.5
+
+
+def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> int:
+    """Run ``hermes-ops`` *arguments* as the timer would run *job*, and hand on what it says.
+
+    :returns: its exit status
+    :raises OpsError: the same runs already, or systemd cannot run it
+    """
+    manager = Manager("system", Owner.current())
+    unit = f"hermes-{job.name}-by-hand.service"
+    # Kept, after a failure, until somebody has seen it.
+    manager.call("reset-failed", unit, check=False)
+    if manager.units([unit])[unit].active != "inactive":
+        raise OpsError("runs already", where=unit, fix=f"wait for it: journalctl --follow --unit {unit}")
+    _lines, cursor = _journal(unit, None)
+    properties = (("Type", "oneshot"), *HARDENING, *job.directives, *job.unit)
+    run(
+        [
+            *("systemd-run", "--quiet", "--no-block", f"--unit={unit}"),
+            *(f"--property={key}={value}" for key, value in properties),
+            *(COMMAND, *arguments),
+        ],
+        timeout=COMMAND_TIMEOUT,
+    )
+    while True:
+        state = manager.units([unit])[unit]
+        over = state.active in ("inactive", "failed")
+        if over:
+            run(["journalctl", "--sync"], timeout=COMMAND_TIMEOUT, check=False)
+        lines, cursor = _journal(unit, cursor)
+        for line in lines:
+            say(line)
+        if over:
+            break
+        time.sleep(POLL_SECONDS)
+    manager.call("reset-failed", unit, check=False)
+    if state.active == "failed" and state.result != "exit-code":
+        raise OpsError(f"ended with {state.result}", where=unit, fix=f"see its log: journalctl --unit {unit}")
+    return state.status
+
+
+def _journal(unit: str, cursor: str | None) -> tuple[list[str], str | None]:
+    """What *unit* said after *cursor*, and where that ends; with no cursor only where the journal ends."""
+    since = [f"--after-cursor={cursor}", f"_SYSTEMD_UNIT={unit}"] if cursor else ["--lines=0"]
+    text = run(
+        ["journalctl", "--quiet", "--no-pager", "--output=cat", "--show-cursor", *since],
+        timeout=COMMAND_TIMEOUT,
+        check=False,
+    ).stdout
+    match = re.search(r"^-- cursor: (\S+)\n?\Z", text, re.M)
+    return (text[: match.start()] if match else text).splitlines(), match[1] if match else cursor
