@@ -1,0 +1,356 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the hosts of a fleet answered, as people read it: a table for the terminal, one page for the browser.
+
+A host may be in somebody else's hands: whatever it answers is text, of bounded length, or it is left out.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jinja2
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.text import printable
+
+TEMPLATE = os.path.join(os.path.dirname(__file__), "fleet.html.j2")
+
+# Of what a host says: characters of one text, entries of one list.
+TEXT_LIMIT = 400
+LIST_LIMIT = 50
+
+# The worst first.
+STATES = ("trouble", "unreachable", "unknown", "well")
+UTC = datetime.timezone.utc
+
+# --- hostile input --------------------------------------------------------------------------------------------------
+
+
+def text(value: Any) -> str:
+    """*value* on one line, without what steers a terminal or turns the direction of writing."""
+    if value is None or isinstance(value, (dict, list)):
+        return ""
+    line = printable(" ".join(str(value)[: 2 * TEXT_LIMIT].split()))
+    return line if len(line) <= TEXT_LIMIT else line[: TEXT_LIMIT - 1] + "…"
+
+
+def texts(value: Any) -> list[str]:
+    return [line for line in map(text, sequence(value)) if line]
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """*value*, or nothing where it is no mapping."""
+    return dict(list(value.items())[:LIST_LIMIT]) if isinstance(value, Mapping) else {}
+
+
+def sequence(value: Any) -> list[Any]:
+    """*value*, or nothing where it is no list."""
+    return list(value[:LIST_LIMIT]) if isinstance(value, (list, tuple)) else []
+
+
+def moment(value: Any) -> datetime.datetime | None:
+    """*value*, seconds since 1970, as a time."""
+    try:
+        return datetime.datetime.fromtimestamp(value, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
+
+
+def document(output: Any) -> Any:
+    """The JSON that a command printed, None where it is none."""
+    try:
+        return json.loads(output)
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+# --- what a host answered -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """:param subject: the agent it is about, empty for the host itself"""
+
+    subject: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        line = f"{self.subject}: {self.what}" if self.subject else self.what
+        return f"{line}. Fix: {self.fix}" if self.fix else line
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One profile.
+
+    :param well: None where the host did not say
+    :param notes: its unit and release; a pending restart, hand-made changes
+    """
+
+    name: str
+    well: bool | None
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """How the last run of a job ended.
+
+    :param status: empty where it did not say
+    :param notes: what it said, when it runs again
+    """
+
+    name: str
+    well: bool
+    status: str
+    finished: datetime.datetime | None
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Host:
+    """
+    :param state: one of :data:`STATES`
+    :param failures: why it is in that state
+    :param warnings: what is worth a look
+    """
+
+    name: str
+    state: str
+    failures: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+    release: str = ""
+    agents: list[Agent] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def healthy(self) -> str:
+        """How many of its agents are healthy, as far as it said."""
+        known = [agent.well for agent in self.agents if agent.well is not None]
+        if not known:
+            return ""
+        return f"{sum(known)} healthy" if all(known) else f"{sum(known)} of {len(known)} healthy"
+
+    def last(self, job: str, now: datetime.datetime) -> str:
+        """How *job* ended last, in a cell of a table."""
+        for found in self.jobs:
+            if found.name == job and found.status:
+                return f"{found.status} {age(found.finished, now)}" if found.finished else found.status
+        return "-"
+
+
+def silence(answer: dict[str, Any]) -> Finding:
+    """Why there is no document in *answer*, as well as Ansible or ``hermes-ops`` can say."""
+    lines = texts([answer.get(key) for key in ("stderr", "module_stderr", "msg", "stdout")])
+    if any("No such file or directory" in line for line in lines):
+        return Finding("", "there is no hermes-ops", "converge the host: alwayson.hermes.site")
+    return Finding("", lines[0] if lines else "hermes-ops said nothing", "")
+
+
+def host_of(name: str, answer: Any) -> Host:
+    """
+    :param answer: what the task that ran ``hermes-ops status --json`` registered
+    """
+    answer = mapping(answer)
+    if answer.get("unreachable"):
+        finding = Finding("", text(answer.get("msg")) or "no answer", "start the host, or repair the way to it")
+        return Host(name, "unreachable", [finding])
+    said = mapping(document(answer.get("stdout")))
+    if "profiles" not in said:
+        return Host(name, "unknown", [silence(answer)])
+    check = mapping(said.get("check"))
+    failures, warnings = findings_of(check)
+    release = mapping(said.get("release"))
+    state = "well" if check.get("healthy") is True and not failures else "trouble"
+    if not check:
+        state = "unknown"
+        what = "its hermes-ops is too old to say whether its agents are healthy"
+        failures = [Finding("", what, "converge the host: alwayson.hermes.site")]
+    return Host(
+        name,
+        state,
+        failures,
+        warnings,
+        release=text(release.get("version")) or text(release.get("id")),
+        agents=agents_of(said, check),
+        jobs=jobs_of(said),
+    )
+
+
+def findings_of(check: dict[str, Any]) -> tuple[list[Finding], list[Finding]]:
+    """:returns: failures, warnings"""
+    failures, warnings = [], []
+    for finding in map(mapping, sequence(check.get("findings"))):
+        profile = text(finding.get("profile"))
+        found = Finding(f"agent {profile}" if profile else "", text(finding.get("what")), text(finding.get("fix")))
+        (warnings if finding.get("severity") == "warning" else failures).append(found)
+    return failures, warnings
+
+
+def agents_of(said: dict[str, Any], check: dict[str, Any]) -> list[Agent]:
+    looked = {text(mapping(one).get("profile")): mapping(one).get("healthy") for one in sequence(check.get("profiles"))}
+    found = []
+    for key, profile in mapping(said["profiles"]).items():
+        name, profile = text(key), mapping(profile)
+        unit, release = text(profile.get("active")), text(profile.get("running_release"))
+        platforms = [f"{text(key)} {text(value)}" for key, value in mapping(profile.get("platforms")).items()]
+        notes = [
+            ", ".join([f"{unit} on {release}" if release else unit, *platforms]),
+            *(f"restart pending: {reason}" for reason in texts(profile.get("restart_pending"))),
+            *(f"changed by hand: {what}" for what in texts(profile.get("drift"))),
+        ]
+        well = looked.get(name)
+        found.append(Agent(name, well if isinstance(well, bool) else None, notes))
+    return found
+
+
+def jobs_of(said: dict[str, Any]) -> list[Job]:
+    """Those that run by a timer, or did run once."""
+    timers, last = mapping(said.get("timers")), mapping(said.get("last"))
+    found = []
+    for name in sorted({*timers, *last}):
+        timer, ended = mapping(timers.get(name)), mapping(last.get(name))
+        status, following = text(ended.get("status")), moment(timer.get("next"))
+        notes = texts([ended.get("message")])
+        if following:
+            notes.append(f"next {when(following)}")
+        elif timer and timer.get("active") is not True:
+            notes.append("its timer does not run")
+        # The heartbeat writes nothing down, its timer knows.
+        finished = moment(ended.get("finished")) or moment(timer.get("last"))
+        found.append(Job(text(name), status not in ("failed", "rolled_back"), status, finished, notes))
+    return found
+
+
+def status(answers: Mapping[str, Any]) -> list[Host]:
+    """The fleet, what is wrong first."""
+    hosts = [host_of(text(name), answer) for name, answer in answers.items()]
+    return sorted(hosts, key=lambda host: (STATES.index(host.state), host.name))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended on one host.
+
+    :param wrong: it has to be looked at; a host that was not reached has not gone wrong
+    :param result: one or two words
+    """
+
+    host: str
+    wrong: bool
+    result: str
+    message: str
+
+
+def outcomes(answers: Mapping[str, Any]) -> list[Outcome]:
+    """How a command that prints ``{"status": …, "message": …}`` ended, in the order of the hosts."""
+    found = []
+    for key, value in answers.items():
+        name, answer = text(key), mapping(value)
+        said = mapping(document(answer.get("stdout")))
+        if answer.get("unreachable"):
+            found.append(Outcome(name, True, "unreachable", text(answer.get("msg"))))
+        elif answer.get("skipped") or not answer:
+            found.append(Outcome(name, False, "not reached", "nothing was done"))
+        elif text(said.get("status")):
+            found.append(Outcome(name, answer.get("rc") != 0, text(said["status"]), text(said.get("message"))))
+        else:
+            found.append(Outcome(name, True, "error", str(silence(answer))))
+    return found
+
+
+# --- how it is shown ------------------------------------------------------------------------------------------------
+
+WORDS = {"trouble": "in trouble", "unreachable": "unreachable", "unknown": "unknown", "well": "well"}
+
+
+def when(time: datetime.datetime) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def age(time: datetime.datetime, now: datetime.datetime) -> str:
+    """How long *time* is ago, or ahead, in the largest unit that is full at least twice."""
+    seconds = int((now - time).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if abs(seconds) >= 2 * length:
+            amount = f"{abs(seconds) // length} {unit}"
+            return f"{amount} ago" if seconds > 0 else f"in {amount}"
+    return "now"
+
+
+def summary(hosts: list[Host]) -> str:
+    """The whole fleet in a few words."""
+    wrong = sum(host.state != "well" for host in hosts)
+    if wrong:
+        return f"{wrong} of {counted(len(hosts), 'host')} {'needs' if wrong == 1 else 'need'} attention"
+    return f"{counted(len(hosts), 'host')}, all well" if len(hosts) > 1 else "The host is well"
+
+
+def counted(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def grouped(hosts: list[Host]) -> list[tuple[Finding, list[str]]]:
+    """Each warning once, with the hosts that have it: a fleet tends to have the same ones."""
+    found: dict[Finding, list[str]] = {}
+    for host in hosts:
+        for warning in host.warnings:
+            found.setdefault(warning, []).append(host.name)
+    return list(found.items())
+
+
+def table(rows: Iterable[Iterable[str]]) -> list[str]:
+    """Lines of *rows* in columns, the first row being the heads."""
+    cells = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
+
+
+def status_lines(hosts: list[Host], now: datetime.datetime) -> list[str]:
+    """For the terminal: what is wrong, what is worth a look, the table."""
+    lines = [summary(hosts)]
+    lines += [f"{host.name}: {finding}" for host in hosts for finding in host.failures]
+    lines += [f"Worth a look: {warning} ({', '.join(names)})" for warning, names in grouped(hosts)]
+    heads = ("HOST", "STATE", "RELEASE", "AGENTS", "BACKUP", "REHEARSAL", "UPDATE")
+    rows = [
+        (
+            host.name,
+            WORDS[host.state],
+            host.release or "-",
+            host.healthy or "-",
+            *(host.last(job, now) for job in ("backup", "rehearsal", "update")),
+        )
+        for host in hosts
+    ]
+    return [*lines, "", *table([heads, *rows])]
+
+
+def outcome_lines(found: list[Outcome]) -> list[str]:
+    return table([("HOST", "RESULT", ""), *((outcome.host, outcome.result, outcome.message) for outcome in found)])
+
+
+def page(hosts: list[Host], now: datetime.datetime) -> str:
+    """One HTML page; every text in it is escaped."""
+    with open(TEMPLATE, encoding="utf-8") as file:
+        source = file.read()
+    # Not Ansible's own templating: its native mode ignores autoescape, wherever it is set.
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(source).render(
+        hosts=hosts,
+        summary=summary(hosts),
+        counts=[(state, number) for state in STATES if (number := sum(host.state == state for host in hosts))],
+        warnings=grouped(hosts),
+        words=WORDS,
+        now=now,
+        when=when,
+        age=lambda time: age(time, now),
+        anchor=lambda host: f"host-{hosts.index(host) + 1}",
+    )
