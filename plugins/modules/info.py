@@ -36,6 +36,15 @@ options:
     description: Where the releases lie.
     type: path
     default: /opt/hermes
+  data_dir:
+    description: The user's home and the data volume's mount point.
+    type: path
+    default: /var/lib/hermes
+  packages:
+    description: Debian packages that the host should have; none is installed.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -49,8 +58,34 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+system:
+  description: What os-release says of the system, and whether it was booted with systemd.
+  returned: always
+  type: dict
+  sample: {id: debian, name: Debian GNU/Linux, version: "12", systemd: true}
+missing_packages:
+  description: Those of O(packages) that are not installed.
+  returned: always
+  type: list
+  elements: str
+  sample: []
+account:
+  description: The entry of the user in the host's user database, null when there is none.
+  returned: always
+  type: dict
+  sample: {comment: Hermes agent, home: /var/lib/hermes, shell: /bin/bash}
+data_dir:
+  description: Owner, group and mode of O(data_dir), null when it is no directory yet.
+  returned: always
+  type: dict
+  sample: {owner: root, group: hermes, mode: "1770"}
+lingers:
+  description: Whether the user's own manager runs without a login.
+  returned: always
+  type: bool
+  sample: true
 systemd:
-  description: Version of the host's systemd.
+  description: Version of the host's systemd, 0 when it has none.
   returned: always
   type: int
   sample: 252
@@ -101,8 +136,8 @@ undeclared_profiles:
   sample: []
 jobs:
   description: >-
-    What is switched on of what can be switched off: the jobs of M(alwayson.hermes.timer), C(logrotate), C(dashboard) and
-    C(audit).
+    What is switched on of what can be switched off: the jobs of M(alwayson.hermes.timer), C(logrotate),
+    C(dashboard) and C(audit).
   returned: always
   type: list
   elements: str
@@ -119,12 +154,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import GATEWAYS_ARGUMENTS, run_module
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import info
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import groundwork, info
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **GATEWAYS_ARGUMENTS,
     "hermes_home": {"type": "path", "required": True},
     "root": {"type": "path", "default": "/opt/hermes"},
+    "data_dir": {"type": "path", "default": "/var/lib/hermes"},
+    "packages": {"type": "list", "elements": "str", "default": []},
 }
 
 
@@ -138,7 +175,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         ops_dir=params["ops_dir"],
         root=params["root"],
     )
-    return {"changed": False, **found}
+    return {"changed": False, **groundwork.look(params["owner"], params["data_dir"], params["packages"]), **found}
 
 
 def main() -> None:

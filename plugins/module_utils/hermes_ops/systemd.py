@@ -134,6 +134,8 @@ def _unit(name: str, properties: dict[str, str]) -> Unit:
 
 
 def version() -> int:
-    """The version of the host's systemd, e.g. 252."""
+    """The version of the host's systemd, e.g. 252; 0 when it has none."""
+    if not os.path.isdir("/run/systemd/system"):
+        return 0
     words = run(["systemctl", "--version"], timeout=10).stdout.split()
     return int("".join(character for character in words[1] if character.isdigit())[:3])
