@@ -14,7 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import declaration, health, units
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import (
+    declaration,
+    health,
+    heartbeat,
+    measure,
+    units,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -35,13 +41,13 @@ def keys(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def causes() -> set[str]:
-    """The first argument of every Problem(…) in health.py."""
-    calls = (node for node in ast.walk(ast.parse(inspect.getsource(health))) if isinstance(node, ast.Call))
+def causes(module: Any, name: str) -> set[str]:
+    """The first argument of every *name*\\ (…) in *module*."""
+    calls = (node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Call))
     return {
         call.args[0].value
         for call in calls
-        if isinstance(call.func, ast.Name) and call.func.id == "Problem" and isinstance(call.args[0], ast.Constant)
+        if ast.unparse(call.func).rpartition(".")[2] == name and isinstance(call.args[0], ast.Constant)
     }
 
 
@@ -76,9 +82,33 @@ def test_every_directive_of_the_sandbox_is_described():
 
 
 def test_every_cause_of_ill_health_is_described():
-    assert "port_in_use" in causes()
+    assert "port_in_use" in causes(health, "Problem")
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    assert causes() == set(re.findall(r"^\| `([a-z_]+)` \|", page, re.M))
+    assert causes(health, "Problem") == set(re.findall(r"^\| `([a-z_]+)` \|", page, re.M))
+
+
+def test_every_finding_is_described():
+    page = (DOCS / "monitoring.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (`[a-z_]+`(?:, `[a-z_]+`)*) \| .*\| .*\|.*\|$", page, re.M)
+    known = causes(measure, "Finding") | causes(heartbeat, "Finding")
+    assert "disk_full" in known
+    # What is named after a job.
+    known |= {"backup_failed", "rehearsal_failed", "update_failed", "update_rolled_back"}
+    assert {
+        cause for cell in listed for cause in re.findall(r"`([a-z_]+)`", cell) if "heartbeat_" not in cause
+    } == known
+
+
+def test_every_threshold_is_the_documented_one():
+    page = (DOCS / "monitoring.md").read_text(encoding="utf-8")
+    defaults = yaml.safe_load((ROOT / "roles/heartbeat/defaults/main.yml").read_text(encoding="utf-8"))
+    ours = measure.Settings()
+    for name, value in vars(ours).items():
+        assert defaults[f"heartbeat_{name}"] == value
+    for name in ("disk_percent", "memory", "provider_error_percent", "restarts", "clock_seconds", "expiry_days"):
+        assert f"`heartbeat_{name}`, {defaults[f'heartbeat_{name}']}" in page
+    for name, metric in re.findall(r"`(hermes_(\w+))", page.partition("## node_exporter")[2]):
+        assert f'metric("{name}"' in inspect.getsource(heartbeat).replace("metric(\n        ", "metric("), metric
 
 
 def test_examples_are_yaml():
