@@ -4,12 +4,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What site.yml costs, against the floor of the same machine in the same run. Run by hand; prints Markdown.
 
-    script/bootstrap && .venv/bin/python bench/bench.py [first|again|fleet|exposure …]
+    script/bootstrap && .venv/bin/python bench/bench.py [first|again|fleet|exposure|check …]
 
 ``first``     bare host to first answer, against bench/by_hand.sh
 ``again``     no-change site.yml: module runs on the host, and time against as many pings; the same for a second profile
 ``fleet``     no-change site.yml on 1, 4 and 8 hosts
 ``exposure``  what systemd says about the gateway's sandbox
+``check``     a look at the host, as every two minutes: time and memory
 """
 
 from __future__ import annotations
@@ -202,8 +203,33 @@ def exposure(directory: Path) -> None:
     print(f"| exposure of the gateway unit | {figure.group(1) if figure else '?'} | | | ≤ 2.5 |")
 
 
+# Wall time, and the largest memory of the command and of all it ran, as /usr/bin/time -v counts.
+COST = """
+import resource, subprocess, sys, time
+start = time.monotonic()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, done.returncode)
+"""
+
+
+def check(directory: Path) -> None:
+    box("bench-check")
+    site = Site(directory, ["bench-check"], profiles=2)
+    site.site()
+    for command, budget in (("check", "≤ 0.5 s, < 40 MB"), ("status", "")):
+        rows = []
+        for _each in range(RUNS):
+            text = run("docker", "exec", "bench-check", "python3", "-c", COST, "hermes-ops", command)
+            took, memory, status = text.split()
+            assert status == "0", f"hermes-ops {command} ended with {status}"
+            rows.append((float(took), float(memory)))
+        took, memory = (statistics.median(row[column] for row in rows) for column in (0, 1))
+        print(f"| hermes-ops {command}, two agents | {took:.2f} s, {memory:.0f} MiB | | | {budget} |")
+    down("bench-check")
+
+
 def main() -> None:
-    benches = {"first": first, "again": again, "fleet": fleet, "exposure": exposure}
+    benches = {"first": first, "again": again, "fleet": fleet, "exposure": exposure, "check": check}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", nargs="*", choices=[[], *benches], help="default: all")
     chosen = parser.parse_args().bench or list(benches)
