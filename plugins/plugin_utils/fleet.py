@@ -249,20 +249,37 @@ class Outcome:
 
 
 def outcomes(answers: Mapping[str, Any]) -> list[Outcome]:
-    """How a command that prints ``{"status": …, "message": …}`` ended, in the order of the hosts."""
+    """How a command ended, in the order of the hosts.
+
+    It printed ``{"status": …, "message": …}``, or the archives that it made (``backup``) or found (``backups``).
+    """
     found = []
     for key, value in answers.items():
         name, answer = text(key), mapping(value)
-        said = mapping(document(answer.get("stdout")))
+        said = document(answer.get("stdout"))
+        failed = answer.get("rc") != 0
         if answer.get("unreachable"):
             found.append(Outcome(name, True, "unreachable", text(answer.get("msg"))))
         elif answer.get("skipped") or not answer:
             found.append(Outcome(name, False, "not reached", "nothing was done"))
-        elif text(said.get("status")):
-            found.append(Outcome(name, answer.get("rc") != 0, text(said["status"]), text(said.get("message"))))
+        elif text(mapping(said).get("status")):
+            found.append(Outcome(name, failed, text(said["status"]), text(said.get("message"))))
+        elif isinstance(said, list):
+            found.append(Outcome(name, failed, "failed" if failed else "success", archives(said)))
+        elif "archives" in mapping(said) and not failed:
+            found.append(Outcome(name, False, "has", archives(said["archives"])))
         else:
             found.append(Outcome(name, True, "error", str(silence(answer))))
     return found
+
+
+def archives(entries: Any) -> str:
+    """Paths with what is wrong with them, which is a mapping of files and reasons."""
+    found = []
+    for entry in map(mapping, sequence(entries)):
+        problems = [f"{text(file)} {text(why)}" for file, why in mapping(entry.get("problems")).items()]
+        found.append(" ".join([text(entry.get("path")), *(f"({problem})" for problem in problems)]))
+    return text(", ".join(found)) or "no archive"
 
 
 # --- how it is shown ------------------------------------------------------------------------------------------------

@@ -312,3 +312,22 @@ def test_how_a_command_ended_on_each_host():
         "fifth   unreachable  ssh: Connection timed out",
         "sixth   error        hermes-ops: runs already. Fix: wait",
     ]
+
+
+def test_backups_on_each_host():
+    made = {"profile": "default", "path": "/o/default-1.tar.gz", "size": 9, "problems": {}}
+    found = fleet.outcomes(
+        {
+            "first": answer([made, {**made, "path": "/o/work-1.tar.gz"}]),
+            "second": answer([{**made, "problems": {"state.db": "is damaged"}}], rc=1),
+            "third": answer({"archives": [made], "snapshots": []}),
+            "fourth": answer({"archives": [], "snapshots": []}),
+        }
+    )
+    assert [outcome.host for outcome in found if outcome.wrong] == ["second"]
+    assert fleet.outcome_lines(found)[1:] == [
+        "first   success  /o/default-1.tar.gz, /o/work-1.tar.gz",
+        "second  failed   /o/default-1.tar.gz (state.db is damaged)",
+        "third   has      /o/default-1.tar.gz",
+        "fourth  has      no archive",
+    ]
