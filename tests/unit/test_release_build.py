@@ -342,9 +342,9 @@ PLACES = [
     ("write_json", "after"),
     ("retire", "before"),
     ("Builder._complete", "after"),
-    ("_switch", "before"),
+    ("switch", "before"),
     ("os.symlink", "after"),
-    ("_switch", "after"),
+    ("switch", "after"),
     ("shutil.rmtree", "before"),
 ]
 

@@ -169,6 +169,7 @@ def settings(api: dict[str, Any], present: dict[Any, Any]) -> dict[str, Any]:
     return merge(
         BASE_CONFIG,
         {
+            "agent": {"restart_drain_timeout": 0},
             "cron": {"provider": ""},
             "gateway": {"platforms": platforms, "relay_url": ""},
             "hooks_auto_accept": False,
@@ -377,6 +378,7 @@ class _Attempt:
             timeout=COMMAND_TIMEOUT,
             check=False,
         ).stdout.splitlines()
+        lines = [line.rstrip() for line in lines if line.strip()]
         cause = health.explain_journal(lines)
         known = f": {cause.what}" if cause and cause.cause != problem.cause else ""
         return CanaryFailed(
@@ -402,7 +404,9 @@ class _Attempt:
         try:
             return health.ask(self.canary["api"], key, health.REPLY_PROMPT)
         except OpsError as error:
-            problem = Problem("no_reply", f"does not answer a chat ({error.what})", error.fix or "see its log")
+            problem, _answer = self._look()
+            if problem is None or problem.cause != "ended":
+                problem = Problem("no_reply", f"does not answer a chat ({error.what})", error.fix or "see its log")
             raise self.failed(problem) from None
 
     def await_age(self, stable: float) -> None:
