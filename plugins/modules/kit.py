@@ -86,31 +86,41 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_
 # Ansible sends only what is imported: the whole kit has to be named here (tests/unit/test_kit.py compares).
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import (
     __version__,
+    command_backup,
+    command_backups,
     command_check,
     command_debug,
     command_drill,
     command_heartbeat,
     command_memory,
     command_port,
+    command_rehearsal,
+    command_restore,
     command_rollback,
     command_status,
     command_tell,
     command_update,
+    command_verify,
     kit,
 )
 
 # The commands of hermes-ops, which imports them only when they are called.
 COMMANDS = (
+    command_backup,
+    command_backups,
     command_check,
     command_debug,
     command_drill,
     command_heartbeat,
     command_memory,
     command_port,
+    command_rehearsal,
+    command_restore,
     command_rollback,
     command_status,
     command_tell,
     command_update,
+    command_verify,
 )
 
 ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -31,7 +31,7 @@ options:
   name:
     description: The job.
     type: str
-    choices: [heartbeat, update]
+    choices: [backup, heartbeat, rehearsal, update]
     required: true
   state:
     description: V(absent) stops the timer and removes units and settings.
@@ -93,12 +93,18 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
 
 # Ansible sends only what is imported: what jobs.JOBS names under settings (tests/unit/test_jobs.py compares).
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import heartbeat, jobs, update
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import (
+    backup,
+    heartbeat,
+    jobs,
+    rehearsal,
+    update,
+)
 
-SETTINGS = (heartbeat, update)
+SETTINGS = (backup, heartbeat, rehearsal, update)
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "name": {"type": "str", "choices": ["heartbeat", "update"], "required": True},
+    "name": {"type": "str", "choices": ["backup", "heartbeat", "rehearsal", "update"], "required": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "settings": {"type": "dict", "default": {}, "no_log": True},
     "every": {"type": "int"},

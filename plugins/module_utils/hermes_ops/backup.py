@@ -21,7 +21,7 @@ import stat
 import time
 import urllib.parse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from . import __version__, archive, gateway
@@ -44,6 +44,9 @@ LEFT_OUT = {
     "gateway_state.json",
     "gateway-starts.log",
     "processes.json",
+    # Ours, see restore.py.
+    ".hermes-ops-restore",
+    ".hermes-ops-set-aside",
 }
 LEFT_OUT_SUFFIXES = (".pid", ".lock", "_cache", "_cache.json")
 # At any depth, like every directory that says itself that it is a cache (https://bford.info/cachedir/).
@@ -51,6 +54,8 @@ LEFT_OUT_ANYWHERE = {".cache", ".venv", "__pycache__", "node_modules"}
 CACHE_TAG = "CACHEDIR.TAG"
 # Where a restore puts a home together, inside of that home.
 STAGING = ".hermes-ops-restore"
+# In the ops directory, while there is a restore.
+RESTORE_JOURNAL = "restore.json"
 # Copies of it that editors and Hermes leave (.env.bak, .env_*.tmp) hold the same secrets.
 ENV = ".env"
 # Before the recipient's public key, where .env is to be encrypted.
@@ -68,6 +73,63 @@ AGE_TIMEOUT = 60.0
 SUFFIX = ".tar.gz"
 _PARTIAL = ".partial"
 _STAMP = r"\d{8}T\d{6}Z"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``/etc/hermes-ops/backup.json``.
+
+    :param keep: how many archives of each profile stay on this host
+    :param env: what becomes of ``.env`` in them: ``exclude``, ``include``, ``encrypt``
+    :param age_recipient: for whom it is encrypted: a public key of age or SSH
+    :param restic_repository: where copies go off the host, as restic calls it; ``""``: nowhere
+    :param restic_password: of the repository
+    :param restic_environment: what its back end wants to know, e.g. ``AWS_ACCESS_KEY_ID``
+    :param restic_keep_daily: for how many days, weeks and months one copy each stays there
+    """
+
+    keep: int = 7
+    env: str = "exclude"
+    age_recipient: str = ""
+    restic_repository: str = ""
+    restic_password: str = ""
+    restic_environment: dict[str, str] = field(default_factory=dict)
+    restic_keep_daily: int = 7
+    restic_keep_weekly: int = 4
+    restic_keep_monthly: int = 6
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise OpsError("keep is less than 1", fix="declare 1 or more")
+        if self.env not in ENV_CHOICES:
+            raise OpsError(f"env is {self.env!r}", fix=f"declare one of {', '.join(ENV_CHOICES)}")
+        if self.env == "encrypt" and not self.age_recipient:
+            raise OpsError("age_recipient is missing", fix="make a pair with age-keygen and declare its public key")
+        if self.age_recipient and not re.fullmatch(r"age1[a-z0-9]+|ssh-(ed25519|rsa) \S+( .*)?", self.age_recipient):
+            raise OpsError("age_recipient is no public key", fix="declare one that begins with age1 or ssh-")
+        if self.restic_repository and not self.restic_password:
+            raise OpsError("restic_password is missing", fix="declare one, and keep it elsewhere as well")
+        for name, value in self.restic_environment.items():
+            if not re.fullmatch(r"[A-Za-z_]\w*", name) or not isinstance(value, str):
+                raise OpsError(f"restic_environment: {name!r} is no variable with a text", fix="declare NAME: text")
+        keeps = (self.restic_keep_daily, self.restic_keep_weekly, self.restic_keep_monthly)
+        if min(keeps) < 0 or not any(keeps):
+            raise OpsError("restic_keep_… would keep nothing", fix="declare 1 or more for one of them")
+
+    def env_of(self, choice: str | None = None) -> str:
+        """What :func:`create` takes for it.
+
+        :param choice: instead of what is declared
+        """
+        choice = choice or self.env
+        if choice != "encrypt":
+            return choice
+        if not self.age_recipient:
+            raise OpsError("nobody is declared to encrypt .env for", fix="declare backup_age_recipient")
+        return AGE + self.age_recipient
+
+
+ENV_CHOICES = ("exclude", "include", "encrypt")
 
 
 @dataclass(frozen=True)
@@ -183,6 +245,16 @@ def databases(home: str) -> list[str]:
     )
 
 
+def replaced(home: str) -> list[str]:
+    """The names in *home* that a restore replaces: what belongs to a backup, and what belongs to its databases.
+
+    Call it with the rights of its owner.
+    """
+    names = {name for name, _status in _entries(home, top=True)}
+    companions = {name + end for name in names for end in SQLITE_COMPANIONS}
+    return sorted(names | (companions & set(os.listdir(home))))
+
+
 def copy_database(source: str, target: str, owner: Owner) -> None:
     """Copy the live database *source* to *target* by SQLite's own backup interface.
 
@@ -226,10 +298,20 @@ def _read_only(path: str) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{urllib.parse.quote(path)}?mode=ro", uri=True, timeout=SQLITE_TIMEOUT)
 
 
+def refuse_unfinished(host: Installation) -> None:
+    """:raises OpsError: when a home may be half of what it was"""
+    if os.path.lexists(os.path.join(host.ops_dir, RESTORE_JOURNAL)):
+        raise OpsError(
+            "a restore is under way or was interrupted",
+            fix="wait for it, or have it undone: hermes-ops restore --recover",
+        )
+
+
 @contextlib.contextmanager
 def _alone(host: Installation) -> Iterator[str]:
     """Only one at a time makes a backup, and has a directory of its own for what is larger than memory."""
     with host.lock("backup", timeout=LOCK_TIMEOUT):
+        refuse_unfinished(host)
         work = os.path.join(host.ops_dir, "backup.work")
         shutil.rmtree(work, ignore_errors=True)
         ensure_directory(work, mode=0o700)
@@ -357,7 +439,7 @@ def _entries(directory: str, *, top: bool) -> list[tuple[str, os.stat_result]]:
 
 
 def _left_out(directory: str, name: str, status: os.stat_result, *, top: bool) -> bool:
-    if top and (name in LEFT_OUT or name == STAGING or name.endswith(LEFT_OUT_SUFFIXES)):
+    if top and (name in LEFT_OUT or name.endswith(LEFT_OUT_SUFFIXES)):
         return True
     if stat.S_ISDIR(status.st_mode):
         return name in LEFT_OUT_ANYWHERE or os.path.lexists(os.path.join(directory, name, CACHE_TAG))

@@ -40,7 +40,7 @@ EXIT_EXEC = 203
 EXIT_CONFIG = 78
 REPLY_TIMEOUT = 120.0
 
-CONFIG_FIX = "repair the file; the last working copy lies in the ops directory under kept/"
+CONFIG_FIX = "repair the file, or put the last working copy back: hermes-ops restore --kept"
 REPLY_PROMPT = "Health check: answer with one short word."
 
 
@@ -75,6 +75,10 @@ class Health:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+    @property
+    def causes(self) -> list[str]:
+        return [problem.cause for problem in self.problems]
 
     def as_dict(self) -> dict[str, Any]:
         return {

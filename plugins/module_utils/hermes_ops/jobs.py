@@ -87,10 +87,24 @@ JOBS = {
     job.name: job
     for job in (
         Job(
+            "backup",
+            "Backup of the Hermes agents",
+            ("backup",),
+            settings="backup:Settings",
+            directives=IN_THE_BACKGROUND,
+        ),
+        Job(
             "heartbeat",
             "Heartbeat of the Hermes agents",
             ("heartbeat",),
             settings="heartbeat:Settings",
+        ),
+        Job(
+            "rehearsal",
+            "Rehearsal of a restore of the Hermes agents",
+            ("rehearsal",),
+            settings="rehearsal:Settings",
+            directives=IN_THE_BACKGROUND,
         ),
         Job(
             "update",
@@ -236,9 +250,9 @@ def next_runs() -> dict[str, dict[str, Any]]:
         if os.path.exists(_timer_path(JOBS[name]))
     }
     if found:
-        answer = _manager().call("list-timers", "--all", "--output=json", *found, check=False)
+        answer = _manager().call("list-timers", "--output=json", *found, check=False)
         for row in json.loads(answer.stdout or "[]"):
-            # An inactive timer is not listed, one whose job runs has no next time.
+            # An inactive timer is not listed; one whose job runs has no next time.
             times = {key: row[key] / 1e6 if row[key] else None for key in ("next", "last")}
             found[row["unit"]].update(active=True, **times)
     return {timer.pop("job"): timer for timer in found.values()}

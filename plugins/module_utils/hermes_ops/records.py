@@ -90,6 +90,10 @@ class Records:
         if data is not None and data != read_bytes(kept):
             write_atomic(kept, data, mode=0o600)
 
+    def read_kept(self, name: str) -> bytes | None:
+        """What :meth:`keep` keeps of the file *name*; None when that is nothing."""
+        return read_bytes(os.path.join(self.directory, "kept", name))
+
     def request_restart(self, reasons: list[str]) -> None:
         """Remember that the gateway has to be restarted, before the change that asks for it is made."""
         if reasons:

@@ -1,0 +1,42 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops backups``: which there are, on this host and off it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+
+from . import backup, command_backup, offsite
+from .cli import EXIT_OK, say
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", help="this profile only")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def work(arguments: argparse.Namespace) -> int:
+    host, wanted = command_backup.installation(), command_backup.declared()
+    archives = backup.archives(backup.directory_of(host), arguments.profile)
+    snapshots: list[offsite.Snapshot] = []
+    if wanted.restic_repository:
+        snapshots = offsite.Repository(host, wanted).snapshots(arguments.profile)
+    if arguments.json:
+        found = {"archives": archives, "snapshots": snapshots}
+        say(json.dumps({key: [dataclasses.asdict(each) for each in value] for key, value in found.items()}, indent=2))
+        return EXIT_OK
+    for archive in archives:
+        say(f"{_when(archive.created)}  {archive.profile:20}  {archive.size / 2**20:8.1f} MiB  {archive.path}")
+    for snapshot in snapshots:
+        say(f"{_when(snapshot.created)}  {snapshot.profile:20}  {snapshot.host:12}  restic:{snapshot.id}")
+    if not archives and not snapshots:
+        say("there is none; make one: hermes-ops backup")
+    return EXIT_OK
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
