@@ -251,7 +251,8 @@ class Outcome:
 def outcomes(answers: Mapping[str, Any]) -> list[Outcome]:
     """How a command ended, in the order of the hosts.
 
-    It printed ``{"status": …, "message": …}``, or the archives that it made (``backup``) or found (``backups``).
+    It printed ``{"status": …, "message": …}``; or the archives that it made (``backup``) or found (``backups``); or
+    that the host is not well (``check``).
     """
     found = []
     for key, value in answers.items():
@@ -264,6 +265,8 @@ def outcomes(answers: Mapping[str, Any]) -> list[Outcome]:
             found.append(Outcome(name, False, "not reached", "nothing was done"))
         elif text(mapping(said).get("status")):
             found.append(Outcome(name, failed, text(said["status"]), text(said.get("message"))))
+        elif mapping(said).get("healthy") is False:
+            found.append(Outcome(name, True, "not healthy", text(said.get("message"))))
         elif isinstance(said, list):
             found.append(Outcome(name, failed, "failed" if failed else "success", archives(said)))
         elif "archives" in mapping(said) and not failed:

@@ -300,17 +300,19 @@ def test_how_a_command_ended_on_each_host():
             "fourth": {},
             "fifth": UNREACHABLE,
             "sixth": {"rc": 2, "stdout": "", "stderr": "hermes-ops: runs already. Fix: wait"},
+            "seventh": answer(status(FULL)["check"], rc=1),
         }
     )
-    assert [outcome.host for outcome in found if outcome.wrong] == ["second", "fifth", "sixth"]
+    assert [outcome.host for outcome in found if outcome.wrong] == ["second", "fifth", "sixth", "seventh"]
     assert fleet.outcome_lines(found) == [
-        "HOST    RESULT",
-        "first   success      0.18.2 -> 0.19.0",
-        "second  rolled_back  no reply",
-        "third   not reached  nothing was done",
-        "fourth  not reached  nothing was done",
-        "fifth   unreachable  ssh: Connection timed out",
-        "sixth   error        hermes-ops: runs already. Fix: wait",
+        "HOST     RESULT",
+        "first    success      0.18.2 -> 0.19.0",
+        "second   rolled_back  no reply",
+        "third    not reached  nothing was done",
+        "fourth   not reached  nothing was done",
+        "fifth    unreachable  ssh: Connection timed out",
+        "sixth    error        hermes-ops: runs already. Fix: wait",
+        "seventh  not healthy  1 failure: / has 4 % of its space free",
     ]
 
 
