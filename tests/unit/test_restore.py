@@ -233,6 +233,9 @@ def test_a_home_that_knows_more_is_not_overwritten(host, profile, tmp_path, what
         run(host, profile, path)
     assert ("somebody spoke" if what == "message" else what) in str(caught.value)
     assert "--force" in caught.value.fix
+    with pytest.raises(OpsError, match="knows more than the backup"):
+        restore.Restore(host, print).check(profile, path)
+    assert "would restore" in restore.Restore(host, print).check(profile, path, force=True)
     assert tree(home) == before
     assert leftovers(tmp_path) == []
     run(host, profile, path, force=True)

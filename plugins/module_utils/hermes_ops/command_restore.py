@@ -32,6 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--profile", help="whose home is replaced (default: the one that the backup is of)")
     parser.add_argument("--force", action="store_true", help="also where the home knows more than the backup")
+    parser.add_argument("--check", action="store_true", help="only say whether it would be done")
     parser.add_argument("--env-identity", metavar="FILE", help="age's identity, for an archive with an encrypted .env")
     parser.add_argument(
         "--kept", action="store_true", help="no backup: config.yaml and .env as they were when the agent last was well"
@@ -52,8 +53,11 @@ def work(arguments: argparse.Namespace) -> int:
         aside = put_back_kept(host, host.one(arguments.profile), progress)
         say(f"what was there is in {aside}" if aside else "nothing differed from what last worked")
         return EXIT_OK
-    _interruptible(restore)
     with _opened(host, arguments) as (profile, source, finish):
+        if arguments.check:
+            say(restore.check(profile, source, force=arguments.force, finish=finish))
+            return EXIT_OK
+        _interruptible(restore)
         aside = restore.restore(profile, source, force=arguments.force, identity=arguments.env_identity, finish=finish)
     say(f"profile {profile['name']}: restored; what was there is in {aside}")
     return EXIT_OK

@@ -152,6 +152,30 @@ class Restore:
             self._forget()
             return aside
 
+    def check(
+        self,
+        profile: dict[str, Any],
+        source: str | BinaryIO,
+        *,
+        force: bool = False,
+        finish: Callable[[], object] = lambda: None,
+    ) -> str:
+        """What :meth:`restore` would do, without doing it.
+
+        :raises OpsError: it would refuse, and why
+        """
+        if isinstance(source, str):
+            manifest = backup.verify(source)
+        else:
+            manifest = archive.read(source, "the stream", archive.Nowhere())
+        finish()
+        if not force:
+            _refuse_newer(learnt_since(self.host, profile["home"], manifest), manifest)
+        files = len(manifest["members"])
+        return (
+            f"would restore {files} files of {manifest['profile']} on {manifest['host']}, {_when(manifest['created'])}"
+        )
+
     def recover(self, *, boot: bool = False) -> bool:
         """Undo what was killed; returns whether there was anything. Call it while nobody else restores.
 
