@@ -63,7 +63,7 @@ def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> 
 
 def _journal(unit: str, cursor: str | None) -> tuple[list[str], str | None]:
     """What *unit* said after *cursor*, and where that ends; with no cursor only where the journal ends."""
-    since = [f"--after-cursor={cursor}", f"_SYSTEMD_UNIT={unit}"] if cursor else ["--lines=0"]
+    since = [f"--after-cursor={cursor}", f"_SYSTEMD_UNIT={unit}"] if cursor else ["--lines=1"]
     text = run(
         ["journalctl", "--quiet", "--no-pager", "--output=cat", "--show-cursor", *since],
         timeout=COMMAND_TIMEOUT,

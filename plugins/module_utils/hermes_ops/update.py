@@ -31,6 +31,7 @@ import shutil
 import signal
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +83,7 @@ class Settings:
 
     :param version: a range: what an update may go to
     :param channel: ``git``: a glob of tags instead
+    :param path: ``path``: wheels on the host
     :param hold: why there are no updates for now; empty: there are
     :param min_free_mb: MiB that must be free where releases and data lie, beside what the copies need
     :param canary: try the release on a copy of every home first
@@ -98,6 +100,7 @@ class Settings:
     extras: list[str] = field(default_factory=lambda: ["homeassistant"])
     url: str | None = None
     channel: str | None = None
+    path: str | None = None
     lock: str = "auto"
     patches: list[str] = field(default_factory=list)
     python: str | None = None
@@ -140,6 +143,7 @@ class Settings:
             extras=tuple(self.extras),
             url=self.url,
             channel=self.channel,
+            path=self.path,
             lock=self.lock,
             patches=tuple(self.patches),
             python=self.python,
@@ -236,10 +240,10 @@ class Target:
 
     def is_older_than(self, other: Installed) -> bool:
         """Whether it is an earlier one of the same kind."""
-        identity = other.stamp["identity"]
-        if identity["method"] != self.request.method:
+        identity, tags = other.stamp["identity"], self.request.method == "git"
+        if (identity["method"] == "git") != tags:
             return False
-        if self.request.method == "git":
+        if tags:
             return release.tag_key(self.version) < release.tag_key(identity["ref"])
         return version_key(self.version) < version_key(other.version)
 
@@ -457,7 +461,12 @@ class Machine:
             self._change(journal, previous)
         except (Exception, KeyboardInterrupt) as error:
             self.committed = True
-            journal.problem = str(error) if isinstance(error, OpsError) else f"{type(error).__name__}: {error}"
+            if isinstance(error, OpsError):
+                journal.problem = str(error)
+            else:
+                # A defect of ours: the log shall say where.
+                journal.problem = f"{type(error).__name__}: {error}"
+                self.say(traceback.format_exc())
             journal.failed_step = journal.step
             journal.blame = isinstance(error, canary.CanaryFailed) or (
                 isinstance(error, OpsError)
@@ -678,7 +687,14 @@ class Machine:
             copy = canary.prepare(self.host, profile, scratch)
             # Where the agent does not answer now it would prove nothing.
             reply = self._asked(profile, journal.before[profile["name"]])["health"]["reply"]
-            answer = canary.boot(self.host, journal.target, copy, reply=reply, timeout=profile["health"]["timeout"])
+            answer = canary.boot(
+                self.host,
+                journal.target,
+                copy,
+                reply=reply,
+                timeout=profile["health"]["timeout"],
+                stable=min(canary.STABLE_SECONDS, self.settings.stable_seconds),
+            )
             self.say(f"canary of {profile['name']}: {answer['version']} is healthy on a copy")
         finally:
             self._sweep()
@@ -964,13 +980,11 @@ def _collected(troubles: list[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _in_a_hurry() -> Iterator[None]:
-    """While the agent is away we are not a job in the background."""
-    before = os.nice(0)
-    hurry = before > 0 and os.geteuid() == 0
-    if hurry:
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    """While the agent is away we are not a job in the background, where we may say so."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, min(before, 0))
     try:
         yield
     finally:
-        if hurry:
-            os.setpriority(os.PRIO_PROCESS, 0, before)
+        os.setpriority(os.PRIO_PROCESS, 0, before)
