@@ -59,6 +59,14 @@ options:
   commit:
     description: Full commit that O(ref) must be at.
     type: str
+  channel:
+    description:
+      - Pattern of tags for O(method=git), such as V(v2026.*), instead of O(ref) and O(commit).
+      - Within a channel an installed release is kept as it is, without asking the network; it is never replaced by an
+        older one, and moving up is left to updates. Only when none is installed the newest tag is taken, at the commit
+        that it has at that moment. Branches and tags that are no version are passed over, pre-releases unless the
+        pattern names one.
+    type: str
   path:
     description:
       - Directory on the host for O(method=path).
@@ -84,6 +92,16 @@ options:
     description: Let uv download an interpreter to C(ROOT/tools/python) when the host has none that fits.
     type: bool
     default: false
+  patches:
+    description:
+      - Patches to apply to what is built, in this order, as absolute paths of files on the host or as texts (from
+        C(git diff) or C(git format-patch), paths such as C(a/gateway/run.py)).
+      - Each must apply exactly. One that does not fails the run before anything is changed, and so does one that the
+        release has already.
+      - They are part of what makes a release, so other patches make another release.
+    type: list
+    elements: str
+    default: []
   index_url:
     description:
       - Package index that replaces the default one, without a password in it.
@@ -123,7 +141,7 @@ options:
     default: 900
 requirements:
   - Python >= 3.9 with venv on the host (Debian's python3-venv)
-  - git on the host for O(method=git)
+  - git on the host for O(method=git) and O(patches)
 attributes:
   check_mode:
     support: full
@@ -152,6 +170,14 @@ EXAMPLES = r"""
     url: https://github.com/NousResearch/hermes-agent.git
     ref: v2026.7.20
     commit: "{{ hermes_commit }}"
+
+- name: The newest of this year's tags, with a patch of our own, kept as it is once installed
+  alwayson.hermes.release:
+    method: git
+    url: https://github.com/NousResearch/hermes-agent.git
+    channel: v2026.*
+    patches:
+      - "{{ lookup('ansible.builtin.file', 'longer-timeout.patch') }}"
 
 # The wheels that the shipped lock names; docs/releases.md says how to collect them.
 - name: No network, wheels brought along
@@ -211,6 +237,12 @@ commit:
   description: The commit that was installed, with O(method=git).
   type: str
   returned: success
+patches:
+  description: Names of the patches that were applied. Null in check mode when it is to be built.
+  type: list
+  elements: str
+  returned: success
+  sample: [longer-timeout.patch]
 python:
   description: Interpreter that the release uses. Null in check mode when it is to be built.
   type: str
@@ -240,10 +272,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "url": {"type": "str"},
     "ref": {"type": "str"},
     "commit": {"type": "str"},
+    "channel": {"type": "str"},
     "path": {"type": "path"},
     "lock": {"type": "str", "default": "auto"},
     "python": {"type": "str"},
     "python_downloads": {"type": "bool", "default": False},
+    "patches": {"type": "list", "elements": "str", "default": []},
     "index_url": {"type": "str"},
     "index_username": {"type": "str"},
     "index_password": {"type": "str", "no_log": True},
@@ -269,6 +303,7 @@ def result_of(outcome: Outcome, root: str, diff: bool) -> dict[str, Any]:
         "previous": outcome.previous,
         "locked": stamp.get("locked"),
         "commit": stamp.get("commit"),
+        "patches": [patch["name"] for patch in stamp["patches"]] if stamp else None,
         "python": stamp.get("python", {}).get("path"),
         "removed": list(decision.remove),
     }
@@ -281,8 +316,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     if params["keep"] < 1:
         raise OpsError("is less than 1", where="keep", fix="keep at least one release to go back to")
-    given = {name: params[name] for name in ("method", "version", "url", "ref", "commit", "path", "lock", "python")}
-    request = Request(**given, extras=tuple(params["extras"]), python_downloads=params["python_downloads"])
+    names = (
+        "method", "version", "url", "ref", "commit", "channel", "path", "lock", "python", "python_downloads"
+    )  # fmt: skip
+    given = {name: params[name] for name in names}
+    request = Request(**given, extras=tuple(params["extras"]), patches=tuple(params["patches"]))
     index = Index(
         url=params["index_url"],
         username=params["index_username"],
@@ -310,7 +348,7 @@ def main() -> None:
         work,
         required_if=[
             ("method", "pypi", ("version",)),
-            ("method", "git", ("url", "ref", "commit")),
+            ("method", "git", ("url",)),
             ("method", "path", ("path",)),
         ],
         required_by={"index_username": ("index_url",), "index_password": ("index_url",)},

@@ -10,10 +10,12 @@ is proved with the real ones. Needs a package index, or a cache filled by an ear
 from __future__ import annotations
 
 import base64
+import difflib
 import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -274,6 +276,107 @@ def test_a_package_with_another_hash_than_the_locks_is_refused(root, wheels) -> 
     lockfile = root.parent / "lock.txt"
     lockfile.write_text(good)
     assert build.ensure(from_wheels(wheels, lock=str(lockfile)), Index(), root=str(root)).stamp["locked"]
+
+
+# The stand-in's hermes_cli/main.py, which is what these change.
+GOOD_PATCH = """\
+--- a/hermes_cli/main.py
++++ b/hermes_cli/main.py
+@@ -2,3 +2,4 @@
+
+ def main():
++    print('as we want it')
+     print('Hermes Agent v1.0.0 (2026.1.1)')
+--- /dev/null
++++ b/hermes_cli/ours.py
+@@ -0,0 +1 @@
++OURS = True
+"""
+STALE_PATCH = GOOD_PATCH.replace("v1.0.0", "v0.9.0")
+
+
+def test_a_patch_is_applied_compiled_and_part_of_what_the_release_is(root, wheels) -> None:
+    make_hermes(wheels, "1.0.0")
+    plain = build.ensure(from_wheels(wheels), Index(), root=str(root)).stamp
+    file = root.parent / "ours.patch"
+    file.write_text(GOOD_PATCH)
+    stamp = build.ensure(from_wheels(wheels, patches=(str(file),)), Index(), root=str(root)).stamp
+    assert plain["id"] != stamp["id"]
+    assert stamp["patches"] == [{"name": "ours.patch", "sha256": hashlib.sha256(GOOD_PATCH.encode()).hexdigest()}]
+    assert_complete(root, "1.0.0")
+    said = subprocess.run([root / "current/bin/hermes", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("as we want it\n")
+    (packages,) = (root / "current").glob("lib/python3*/site-packages")
+    (compiled,) = (packages / "hermes_cli/__pycache__").glob("main.*.pyc")
+    assert b"as we want it" in compiled.read_bytes()
+    assert (packages / "hermes_cli/ours.py").read_text() == "OURS = True\n"
+    # The same text by another way is the same release.
+    again = build.ensure(from_wheels(wheels, patches=(GOOD_PATCH,)), Index(), root=str(root))
+    assert not again.plan.changed
+
+
+@pytest.mark.parametrize(
+    ("patch", "said"),
+    [
+        (STALE_PATCH, r"patch 2 does not apply \(patch failed: hermes_cli/main.py:2.*v0\.9\.0"),
+        (GOOD_PATCH, "patch 2 is in it already"),
+        (GOOD_PATCH.replace("hermes_cli/main", "hermes_cli/gone"), "hermes_cli/gone.py: No such file"),
+        (GOOD_PATCH.replace("@@ -2,3 +2,4 @@", "@@ -2,3 +2,9 @@"), "patch 2 does not apply"),
+        (GOOD_PATCH.replace("b/hermes_cli/ours.py", "b/../../../ours.py"), "patch 2 does not apply"),
+        (GOOD_PATCH.replace("b/hermes_cli/ours.py", "b/linked/ours.py"), "beyond a symbolic link"),
+    ],
+    ids=["stale", "applied", "gone", "corrupt", "outside", "link"],
+)
+def test_a_patch_that_does_not_apply_exactly_fails_the_build_and_says_where(root, wheels, patch, said) -> None:
+    make_hermes(wheels, "1.0.0")
+    build.ensure(from_wheels(wheels), Index(), root=str(root))
+    before = state(root)
+    link = """\
+diff --git a/linked b/linked
+new file mode 120000
+--- /dev/null
++++ b/linked
+@@ -0,0 +1 @@
++..
+\\ No newline at end of file
+"""
+    first = GOOD_PATCH if "already" in said else link
+    with pytest.raises(OpsError) as error:
+        build.ensure(from_wheels(wheels, patches=(first, patch)), Index(), root=str(root))
+    assert re.search(said, str(error.value), re.DOTALL), str(error.value)
+    assert "nothing was changed" in str(error.value)
+    assert error.value.fix
+    assert state(root) == before
+
+
+def test_a_tree_is_patched_before_it_is_built(root) -> None:
+    tree = root.parent / "tree"
+    (tree / "hermes_cli").mkdir(parents=True)
+    (tree / "gateway").mkdir()
+    (tree / "gateway/__init__.py").write_text("")
+    (tree / "hermes_cli/main.py").write_text("import sys\n\ndef main():\n    print('Hermes Agent v1.0.0 (2026.1.1)')\n")
+    (tree / "pyproject.toml").write_text(
+        "[project]\nname = 'hermes-agent'\nversion = '1.0.0'\nrequires-python = '>=3.99'\n"
+        "[project.scripts]\nhermes = 'hermes_cli.main:main'\n"
+    )
+    bound = (
+        "--- a/pyproject.toml\n+++ b/pyproject.toml\n@@ -2,5 +2,5 @@\n name = 'hermes-agent'\n version = '1.0.0'\n"
+        "-requires-python = '>=3.99'\n+requires-python = '>=3.98'\n [project.scripts]\n"
+        " hermes = 'hermes_cli.main:main'\n"
+    )
+    with pytest.raises(OpsError, match=r"requires Python >=3\.98"):
+        build.ensure(Request(method="path", path=str(tree), patches=(GOOD_PATCH, bound)), Index(), root=str(root))
+    assert "3.99" in (tree / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("patch", "said"), [("just text", "entry 1 is neither"), ("/nowhere/x.patch", "no such patch on the host")]
+)
+def test_what_is_no_patch_is_refused_before_anything_is_begun(root, wheels, patch, said) -> None:
+    make_hermes(wheels, "1.0.0")
+    with pytest.raises(OpsError, match=said):
+        build.ensure(from_wheels(wheels, patches=(patch,)), Index(), root=str(root))
+    assert not (root / "releases").exists()
 
 
 def test_a_release_whose_interpreter_went_away_is_built_anew(root, wheels) -> None:
@@ -568,6 +671,23 @@ def test_hermes_from_the_index_with_the_shipped_lock(root, asked, version) -> No
     assert sorted(outcome.stamp["python"]["requires"].split(",")) == sorted(locks.REQUIRES_PYTHON.split(","))
     assert_complete(root, version)
     assert not build.ensure(Request(version=f"=={version}"), Index(), root=str(root)).plan.changed
+
+
+@pytest.mark.usefixtures("index_answers")
+def test_a_patch_of_the_real_hermes_goes_along_until_it_no_longer_applies(root, published, package_index) -> None:
+    place = "hermes_cli/__init__.py"
+    with zipfile.ZipFile(published.fetch(package_index.name_of("0.18.2"))) as wheel:
+        before = wheel.read(place).decode()
+    after = before.replace('__version__ = "0.18.2"', '__version__ = "0.18.2"\nOURS = True')
+    lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), f"a/{place}", f"b/{place}")
+    patch = "".join(lines)
+    outcome = build.ensure(Request(version="0.18.2", patches=(patch,)), Index(), root=str(root))
+    ask = [root / "current/bin/python", "-c", "import hermes_cli; print(hermes_cli.OURS)"]
+    assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == "True\n"
+    with pytest.raises(OpsError, match=rf"0\.19\.0: patch 1 does not apply \(patch failed: {place}"):
+        build.ensure(Request(version="0.19.0", patches=(patch,)), Index(), root=str(root))
+    assert os.readlink(root / "current") == f"releases/{outcome.stamp['id']}"
+    assert_complete(root, "0.18.2")
 
 
 @pytest.mark.usefixtures("index_answers")
