@@ -894,9 +894,9 @@ def _reply_findings(
     host: Installation, settings: Settings, report: Report, memory: dict[str, Any], now: float
 ) -> list[Finding]:
     """Ask for a real reply where one is due: at most one agent at each look, so that its cost is bounded."""
+    kept = memory.pop("replies", None)
     if not settings.reply_minutes:
         return []
-    kept = memory.get("replies")
     replies = {name: value for name, value in kept.items() if isinstance(value, dict)} if isinstance(kept, dict) else {}
     well = {result.profile for result in report.profiles if result.ok}
     askable = {p["name"]: p for p in host.profiles if p["name"] in well and p["api"]["enabled"]}
