@@ -22,15 +22,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> int:
     host, wanted = command_backup.installation(), command_backup.declared()
     archives = backup.archives(backup.directory_of(host), arguments.profile)
-    snapshots: list[offsite.Snapshot] = []
-    if wanted.restic_repository:
-        snapshots = offsite.Repository(host, wanted).snapshots(arguments.profile)
+    repository = offsite.Repository(host, wanted) if wanted.restic_repository else None
     if arguments.json:
+        snapshots = repository.snapshots(arguments.profile) if repository else []
         found = {"archives": archives, "snapshots": snapshots}
         say(json.dumps({key: [dataclasses.asdict(each) for each in value] for key, value in found.items()}, indent=2))
         return EXIT_OK
     for archive in archives:
         say(f"{_when(archive.created)}  {archive.profile:20}  {archive.size / 2**20:8.1f} MiB  {archive.path}")
+    # Those on the host are told also where the repository is out of reach.
+    snapshots = repository.snapshots(arguments.profile) if repository else []
     for snapshot in snapshots:
         say(f"{_when(snapshot.created)}  {snapshot.profile:20}  {snapshot.host:12}  restic:{snapshot.id}")
     if not archives and not snapshots:

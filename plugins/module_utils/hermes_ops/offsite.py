@@ -254,7 +254,13 @@ class Repository:
                 where="restic",
                 fix=f"bring it back (is it mounted?); to begin a new one remove {self.memory_path}",
             )
-        return OpsError(self._hidden(last_line(done.stderr) or f"failed with status {done.rc}"), where="restic")
+        if self._is_missing(done):
+            return OpsError(
+                "there is no repository yet", where="restic", fix="the first backup makes it: hermes-ops backup"
+            )
+        fatal = [line for line in done.stderr.splitlines() if line.startswith("Fatal: ")]
+        said = fatal[-1][len("Fatal: ") :] if fatal else last_line(done.stderr) or f"failed with status {done.rc}"
+        return OpsError(self._hidden(said), where="restic")
 
     @staticmethod
     def _is_missing(done: Completed) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import backup, canary, config, gateway, offsite
+from . import backup, canary, config, gateway, health, offsite
 from .errors import OpsError
 from .files import acting_as, read_bytes, write_atomic
 from .installation import Installation
@@ -71,7 +71,15 @@ def rehearse(
         with acting_as(host.owner):
             model = config.read_config(os.path.join(scratch, config.FILE_NAME)).get("model")
         reply = wanted.reply and bool(model or profile["config_scope"] == "managed")
-        answer = canary.boot(host, release, described, reply=reply, timeout=profile["health"]["timeout"])
+        # It is the backup that is tried, not the release: no need to watch it for long.
+        answer = canary.boot(
+            host,
+            release,
+            described,
+            reply=reply,
+            timeout=profile["health"]["timeout"],
+            stable=health.STABLE_SECONDS,
+        )
     finally:
         _sweep(host)
     said = "answers" if answer["reply"] else "is healthy"
