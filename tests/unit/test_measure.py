@@ -643,9 +643,17 @@ def test_an_agent_that_is_down_is_explained(look, host):
     assert host.read_status("check")["status"] == "failed"
 
 
-def test_while_an_update_runs_it_may_be_down(look, host):
+def test_while_an_update_runs_it_may_be_down_for_a_while(look, host, monkeypatch):
+    clock = [time.time()]
+    monkeypatch.setattr(measure.time, "time", lambda: clock[0])
     host.problems = [PROBLEM]
     with host.lock("update"):
+        for seconds, severity in [(0, "warning"), (500, "warning"), (200, "failure")]:
+            clock[0] += seconds
+            assert causes(look().findings) == [("no_answer", severity)]
+        host.problems = []
+        assert look().findings == []
+        host.problems = [PROBLEM]
         assert causes(look().findings) == [("no_answer", "warning")]
     assert causes(look().findings) == [("no_answer", "failure")]
 

@@ -47,6 +47,8 @@ LOCK_SECONDS = 20.0
 SAFE_SQLITE = (3, 51, 3)
 # What may take a gateway down for a while: job -> why.
 BUSY = {"update": "an update is running", "restore": "a restore is running"}
+# And for how many seconds that is an excuse.
+EXCUSED = 600
 # Platforms that hold a connection of their own out of the gateway's process, as long as they are connected (0.18.2
 # and 0.19.0, plugins/platforms: Discord's and Slack's web sockets, Telegram's long poll).
 OUTBOUND = {"discord", "slack", "telegram"}
@@ -661,22 +663,27 @@ def look(host: Installation, settings: Settings, *, healths: Mapping[str, health
             )
         units = host.manager.units(profile["unit"] for profile in profiles)
         memories = unit_memories(host, [profile["unit"] for profile in profiles])
-        excuse = next((text for job, text in BUSY.items() if host.busy(job)), None)
+        reason = next((text for job, text in BUSY.items() if host.busy(job)), None)
         for profile in profiles:
             unit = units[profile["unit"]]
             result = (healths or {}).get(profile["name"]) or health.check(profile, host.owner, unit)
             report.profiles.append(result)
+            before = known.get(profile["name"])
+            before = before if isinstance(before, dict) else {}
+            since = _number(before.get("excused")) or now
+            excuse = reason if now - since <= EXCUSED else None
             found = health_findings(result, unit, excuse)
             if any(finding.failure for finding in found) and not result.log:
                 health.explain(profile, host.manager, result)
                 found = health_findings(result, unit, excuse)
             report.findings += found
-            before = known.get(profile["name"])
             findings, figures, samples = _look_closer(
                 host, settings, profile, unit, memories[profile["unit"]], before, now
             )
             report.findings += findings
             report.figures["profiles"][profile["name"]] = figures
+            if reason and not result.ok:
+                samples["excused"] = since
             kept[profile["name"]] = samples
         report.findings += _reply_findings(host, settings, report, memory, now)
         report.findings.sort(key=lambda finding: not finding.failure)
@@ -797,11 +804,10 @@ def _look_closer(
     profile: dict[str, Any],
     unit: Unit,
     unit_memory: int | None,
-    before: Any,
+    before: dict[str, Any],
     now: float,
 ) -> tuple[list[Finding], dict[str, Any], dict[str, Any]]:
     """:returns: findings, figures, and what to remember, of one profile"""
-    before = before if isinstance(before, dict) else {}
     name, home, owner = profile["name"], profile["home"], host.owner
     restarts = before.get("restarts")
     samples: dict[str, Any] = {
