@@ -429,13 +429,14 @@ class _Attempt:
         if not unit.running:
             return Problem("ended", f"ended by itself after {self.age:.0f} s", "see its log", True), {}
         state = read_state(self.canary["home"], self.owner)
-        if state.get("pid") != unit.pid or state.get("gateway_state") != "running":
-            said = state.get("gateway_state", "not started")
-            return Problem("not_ready", f"is not ready ({said}) after {self.age:.0f} s", "see its log"), {}
-        others = sorted(state["platforms"].keys() - {"api_server"})
+        # Before anything else: it must not even get to try.
+        others = sorted(state.get("platforms", {}).keys() - {"api_server"})
         if others:
             what = f"started {', '.join(others)} although that was switched off"
             return Problem("platform_started", what, "report it: this collection does not know the release", True), {}
+        if state.get("pid") != unit.pid or state.get("gateway_state") != "running":
+            said = state.get("gateway_state", "not started")
+            return Problem("not_ready", f"is not ready ({said}) after {self.age:.0f} s", "see its log"), {}
         problems = health.platform_problems(state, ["api_server"])
         if problems:
             return Problem(problems[0].cause, f"is not healthy: {problems[0].what}", problems[0].fix), {}
