@@ -18,6 +18,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
     declaration,
     health,
     heartbeat,
+    look,
     measure,
     units,
 )
@@ -90,7 +91,7 @@ def test_every_cause_of_ill_health_is_described():
 def test_every_finding_is_described():
     page = (DOCS / "monitoring.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| (`[a-z_]+`(?:, `[a-z_]+`)*) \| .*\| .*\|.*\|$", page, re.M)
-    known = causes(measure, "Finding") | causes(heartbeat, "Finding")
+    known = causes(measure, "Finding") | causes(heartbeat, "Finding") | causes(look, "Finding") | causes(look, "_find")
     assert "disk_full" in known
     # What is named after a job.
     known |= {"backup_failed", "rehearsal_failed", "update_failed", "update_rolled_back"}

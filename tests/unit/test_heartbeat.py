@@ -22,7 +22,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
     command_heartbeat,
     health,
     heartbeat,
-    measure,
+    look,
     settings,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
@@ -298,7 +298,7 @@ def beat(host, server, tmp_path, monkeypatch):
     """A function that runs the command on a host where *findings* are found; gives its exit status."""
 
     def run(*findings, command=("heartbeat",), **more):
-        monkeypatch.setattr(measure, "look", lambda *_arguments: report(*findings))
+        monkeypatch.setattr(look, "look", lambda *_arguments: report(*findings))
         (tmp_path / "heartbeat.json").write_text(json.dumps({"ping_url": server.url(), **more}))
         return cli.main(list(command))
 
@@ -329,7 +329,7 @@ def test_a_check_that_failed_sends_nothing(beat, server, monkeypatch, capsys):
         raise OpsError("may only be read by root", where="/x", fix="use sudo")
 
     (beat(), server.state.forget())
-    monkeypatch.setattr(measure, "look", broken)
+    monkeypatch.setattr(look, "look", broken)
     assert cli.main(["heartbeat"]) == cli.EXIT_ERROR
     assert server.state.seen == []
     assert "may only be read by root" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from . import health, heartbeat, measure
+from . import health, heartbeat, look, measure
 from .cli import EXIT_OK, EXIT_UNHEALTHY, say
 from .installation import Installation
 
@@ -29,7 +29,7 @@ def work(arguments: argparse.Namespace) -> int:
     waited = {}
     if arguments.wait:
         waited = {result.profile: result for result in health.wait(chosen, host.manager, host.owner)}
-    report = measure.look(host, thresholds(), healths=waited)
+    report = look.look(host, thresholds(), healths=waited)
     if arguments.profile:
         report = report.about(arguments.profile)
     if arguments.json:

@@ -9,7 +9,7 @@ import argparse
 import sys
 import time
 
-from . import heartbeat, measure
+from . import heartbeat, look
 from .cli import EXIT_OK, EXIT_UNHEALTHY, say
 from .errors import OpsError
 from .files import write_atomic
@@ -46,7 +46,7 @@ def beat(host: Installation, wanted: heartbeat.Settings, deadline: float, *, qui
 
 
 def _beat(host: Installation, wanted: heartbeat.Settings, deadline: float, quiet: bool) -> int:
-    report = measure.look(host, wanted.thresholds())
+    report = look.look(host, wanted.thresholds())
     drill = heartbeat.drill_of(host)
     if drill == heartbeat.FAIL:
         report.findings.insert(0, heartbeat.DRILL_FINDING)
@@ -68,5 +68,5 @@ def _beat(host: Installation, wanted: heartbeat.Settings, deadline: float, quiet
             sys.stderr.write(f"hermes-ops: {name}: {answer.problem}\n")
     offsets = [answer.offset for answer in answers.values() if answer.offset is not None]
     if offsets:
-        measure.remember_clock(host, min(offsets, key=abs))
+        look.remember_clock(host, min(offsets, key=abs))
     return EXIT_UNHEALTHY if failed else EXIT_OK

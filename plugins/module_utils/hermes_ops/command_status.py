@@ -13,7 +13,7 @@ import textwrap
 import time
 from typing import Any
 
-from . import info, jobs, measure
+from . import info, jobs, look
 from .cli import EXIT_OK, say
 from .command_check import thresholds
 from .errors import OpsError
@@ -45,7 +45,7 @@ def work(arguments: argparse.Namespace) -> int:
 
 def gather(host: Installation) -> dict[str, Any]:
     """What :func:`info.gather` finds, and ``check``: a look at it; ``timers``; ``last``: how jobs ended."""
-    report = measure.look(host, thresholds())
+    report = look.look(host, thresholds())
     found = info.gather(
         profiles=host.profiles,
         scope=host.scope,
