@@ -285,10 +285,10 @@ def test_a_profile_that_is_absent_keeps_its_data_unless_purged(host, agents, dec
 
 
 def units_of(host, scope):
-    """What there is of ours below /etc/systemd."""
-    found = host.check_output("find %s -name %s", f"/etc/systemd/{scope}", "hermes*").split()
+    """What there is of the gateways below /etc/systemd."""
+    found = host.check_output("find %s -name %s", f"/etc/systemd/{scope}", "hermes-gateway*").split()
     with host.sudo():
-        home = host.check_output("find /var/lib/hermes/.config -name %s 2>/dev/null || true", "hermes*").split()
+        home = host.check_output("find /var/lib/hermes/.config -name %s 2>/dev/null || true", "hermes-gateway*").split()
     return found + (home if scope == "user" else [])
 
 
