@@ -29,7 +29,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="only say what would be done")
     parser.add_argument("--json", action="store_true", help="print JSON for programs; what happens goes to stderr")
     common(parser)
-    parser.add_argument("--recover", action="store_true", help="only undo or finish what was interrupted (at boot)")
+    parser.add_argument("--recover", action="store_true", help="only undo or finish what was interrupted")
+    # As the unit says it that recovers at boot.
+    parser.add_argument("--boot", action="store_true", help=argparse.SUPPRESS)
 
 
 def common(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +51,9 @@ def work(arguments: argparse.Namespace) -> int:
     if arguments.recover:
         machine = update.Machine(host, settings_of(host), progress)
         with host.lock("update"):
-            outcome = machine.recover(boot=True)
-        return outcome.exit_status if outcome else EXIT_OK
+            outcome = machine.recover(boot=arguments.boot)
+        # What is undone has been recovered; only what could not be is a failure of this.
+        return EXIT_OK if outcome is None or outcome.status == "rolled_back" else outcome.exit_status
     if not arguments.here:
         options = ["--version", arguments.version] if arguments.version else []
         return hand_over(host, ["update", *options], as_json=arguments.json)

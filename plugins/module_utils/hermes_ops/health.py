@@ -193,7 +193,7 @@ def explain_unit(unit: Unit) -> Problem | None:
     return Problem(
         "not_running",
         f"the unit is {unit.active} ({unit.sub}; last result {unit.result or 'none'}, status {unit.status})",
-        f"see its log: journalctl -u {unit.name}",
+        f"systemctl start {unit.name}; why it is not running: journalctl -u {unit.name}",
     )
 
 

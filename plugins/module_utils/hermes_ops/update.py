@@ -957,7 +957,7 @@ Before=user@{uid}.service hermes-update.service
 
 [Service]
 Type=oneshot
-ExecStart={COMMAND} update --recover
+ExecStart={COMMAND} update --recover --boot
 TimeoutStartSec=900
 
 [Install]
