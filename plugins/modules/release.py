@@ -177,7 +177,7 @@ EXAMPLES = r"""
     url: https://github.com/NousResearch/hermes-agent.git
     channel: v2026.*
     patches:
-      - "{{ lookup('ansible.builtin.file', 'longer-timeout.patch') }}"
+      - "{{ lookup('ansible.builtin.file', 'longer-timeout.patch', rstrip=false) }}"
 
 # The wheels that the shipped lock names; docs/releases.md says how to collect them.
 - name: No network, wheels brought along
