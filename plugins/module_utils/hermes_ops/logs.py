@@ -148,6 +148,8 @@ def render_service(settings: Settings, homes: Iterable[str], user: str, group: s
 [Unit]
 Description=Rotate the logs of the Hermes agents
 Documentation=man:logrotate(8)
+# The host's own run fails when it finds the lock taken: it waits for ours.
+Before=logrotate.service
 
 [Service]
 Type=oneshot
@@ -177,7 +179,7 @@ RestrictRealtime=yes
 
 
 def render_timer() -> str:
-    # Not at the full hour, when the host's own logrotate may hold the lock on what both remember.
+    # Not at the full hour, when the host's own run has its time.
     return """\
 # Written by the Ansible collection alwayson.hermes.
 
