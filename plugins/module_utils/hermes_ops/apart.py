@@ -34,7 +34,7 @@ def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> 
     manager.call("reset-failed", unit, check=False)
     if manager.units([unit])[unit].active != "inactive":
         raise OpsError("runs already", where=unit, fix=f"wait for it: journalctl --follow --unit {unit}")
-    _lines, cursor = _journal(unit, None)
+    place = f"--since=@{time.time():.6f}"
     properties = (("Type", "oneshot"), *HARDENING, *job.directives, *job.unit)
     run(
         [
@@ -49,7 +49,7 @@ def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> 
         over = state.active in ("inactive", "failed")
         if over:
             run(["journalctl", "--sync"], timeout=COMMAND_TIMEOUT, check=False)
-        lines, cursor = _journal(unit, cursor)
+        lines, place = _journal(unit, place)
         for line in lines:
             say(line)
         if over:
@@ -61,13 +61,18 @@ def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> 
     return state.status
 
 
-def _journal(unit: str, cursor: str | None) -> tuple[list[str], str | None]:
-    """What *unit* said after *cursor*, and where that ends; with no cursor only where the journal ends."""
-    since = [f"--after-cursor={cursor}", f"_SYSTEMD_UNIT={unit}"] if cursor else ["--lines=1"]
+def _journal(unit: str, place: str) -> tuple[list[str], str]:
+    """What *unit* said since *place* in the journal, and the place to go on from.
+
+    That is the option of journalctl: a time, then the cursor of a line of this unit (after the cursor of another one
+    journalctl of systemd 252 leaves out a line).
+    """
     text = run(
-        ["journalctl", "--quiet", "--no-pager", "--output=cat", "--show-cursor", *since],
+        ["journalctl", "--quiet", "--no-pager", "--output=cat", "--show-cursor", place, f"_SYSTEMD_UNIT={unit}"],
         timeout=COMMAND_TIMEOUT,
         check=False,
     ).stdout
     match = re.search(r"^-- cursor: (\S+)\n?\Z", text, re.M)
-    return (text[: match.start()] if match else text).splitlines(), match[1] if match else cursor
+    if match is None:
+        return text.splitlines(), place
+    return text[: match.start()].splitlines(), f"--after-cursor={match[1]}"
