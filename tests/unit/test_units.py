@@ -51,6 +51,12 @@ def test_start_limits_stand_where_systemd_reads_them():
     assert not any(key.startswith("StartLimit") for key in section(text, "Service"))
 
 
+@pytest.mark.parametrize(("verbose", "command"), [(False, "gateway run"), (True, "gateway run -v")])
+def test_an_audited_gateway_tells_the_journal_more(verbose, command):
+    text = units.render_template(dataclasses.replace(host(), verbose=verbose))
+    assert section(text, "Service")["ExecStart"] == [f"/opt/hermes/current/bin/hermes --profile %i {command}"]
+
+
 def test_a_gateway_that_exits_0_comes_back():
     assert section(units.render_template(host()), "Service")["Restart"] == ["always"]
 

@@ -144,7 +144,7 @@ def test_what_hermes_rotates_is_left_to_it(agent, controller, wait_until):
 def test_a_large_log_is_rotated_within_the_hour(controller):
     log = f"{HOME}/logs/mcp-stderr.log"
     # Known to logrotate, so that its day is not over.
-    controller.shell(f'{AS_HERMES} sh -c "umask 077; echo begin >$1"; logrotate --force {CONFIG}', log)
+    controller.shell(f'rm -f "$1"*; {AS_HERMES} sh -c "umask 077; echo begin >$1"; logrotate --force {CONFIG}', log)
     controller.shell(f'{AS_HERMES} sh -c "yes small | head -c 1000000 >$1"; systemctl start hermes-logrotate', log)
     assert size(controller, log) == 1000000
     controller.shell(f'{AS_HERMES} sh -c "yes large | head -c 60000000 >$1"; systemctl start hermes-logrotate', log)
