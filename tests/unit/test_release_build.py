@@ -10,6 +10,7 @@ is proved with the real ones. Needs a package index, or a cache filled by an ear
 from __future__ import annotations
 
 import base64
+import dataclasses
 import difflib
 import hashlib
 import http.server
@@ -738,6 +739,24 @@ def test_hermes_from_git_with_the_trees_own_lock_frozen(root, repository) -> Non
     ).stdout.strip()  # fmt: skip
     assert Path(where).resolve() == (source / "hermes_cli/__init__.py").resolve()
     assert (source / "skills").is_dir()
+
+
+def test_hermes_from_a_channel_stays_what_it_is_and_the_newest_is_told(root, repository) -> None:
+    path, commits = repository
+    wanted = Request(method="git", url=path.as_uri(), channel="v2026.7.7*")
+    outcome = build.ensure(wanted, Index(), root=str(root))
+    assert (outcome.stamp["version"], outcome.stamp["commit"]) == ("0.18.2", commits["v2026.7.7"])
+    assert outcome.stamp["identity"]["ref"] == "v2026.7.7"
+    wider = dataclasses.replace(wanted, channel="v2026.*")
+    again = build.ensure(wider, Index(), root=str(root))
+    assert not again.plan.changed
+    assert again.decision.release_id == outcome.stamp["id"]
+    newest = build.newest(wider, Index(), root=str(root))
+    assert (newest.ref, newest.commit) == ("v2026.7.20", commits["v2026.7.20"])
+    # What an update would build, said by name without building it.
+    told = build.ensure(newest, Index(), root=str(root), check=True)
+    assert told.plan.changed
+    assert told.decision.release_id.startswith("v2026.7.20-")
 
 
 def test_hermes_from_a_tree_whose_lock_is_wrong_is_refused(root, repository) -> None:
