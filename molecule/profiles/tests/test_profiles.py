@@ -284,6 +284,16 @@ def test_a_profile_that_is_absent_keeps_its_data_unless_purged(host, agents, dec
         assert agent.reply("back?") == "The model heard: back?"
 
 
+def test_a_look_at_all_of_them(host, declared):
+    # In this scope, and with the older Hermes, too.
+    with host.sudo():
+        report = json.loads(host.run("hermes-ops check --json").stdout)
+    assert {found["profile"]: found["healthy"] for found in report["profiles"]} == dict.fromkeys(declared, True)
+    figures = report["figures"]["profiles"]
+    assert all(figures[name]["memory_bytes"] > 2**20 and figures[name]["open_files"] > 0 for name in declared)
+    assert figures["default"]["turns"] > 0
+
+
 def units_of(host, scope):
     """What there is of the gateways below /etc/systemd."""
     found = host.check_output("find %s -name %s", f"/etc/systemd/{scope}", "hermes-gateway*").split()
