@@ -104,6 +104,9 @@ def test_it_has_a_key_and_a_port_of_its_own_on_the_loopback_address(host, home):
     assert settings["platforms"]["api_server"] == {"enabled": True, "extra": {"host": "127.0.0.1", "port": port}}
     assert (variables["API_SERVER_HOST"], variables["API_SERVER_PORT"]) == ("127.0.0.1", str(port))
     assert len(variables["API_SERVER_KEY"]) == 64
+    # Work that was interrupted when the copy was made is the agent's own, not the canary's.
+    assert 0 < float(variables["HERMES_AUTO_CONTINUE_FRESHNESS"]) < 1
+    assert 0 < settings["agent"]["gateway_auto_continue_freshness"] < 1
     assert not described["webhook"]["enabled"]
     assert described["health"]["platforms"] == ["api_server"]
     assert described["health"]["webhook"] is None

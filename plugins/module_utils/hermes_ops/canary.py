@@ -44,6 +44,9 @@ STABLE_SECONDS = 30.0
 STOP_SECONDS = units.STOP_MARGIN
 # Where Hermes looks for a managed scope that nobody named (hermes_cli/managed_scope.py).
 DEFAULT_MANAGED_DIR = "/etc/hermes"
+# What was interrupted less than so many seconds ago a gateway takes up again at its start (gateway/run.py); 0 would mean
+# always. The agent itself is still at it.
+_NEVER_FRESH = 0.001
 # Ours, in the copy.
 MANAGED_NAME = ".canary"
 LOOPBACK = "127.0.0.1"
@@ -169,7 +172,7 @@ def settings(api: dict[str, Any], present: dict[Any, Any]) -> dict[str, Any]:
     return merge(
         BASE_CONFIG,
         {
-            "agent": {"restart_drain_timeout": 0},
+            "agent": {"gateway_auto_continue_freshness": _NEVER_FRESH, "restart_drain_timeout": 0},
             "cron": {"provider": ""},
             "gateway": {"platforms": platforms, "relay_url": ""},
             "hooks_auto_accept": False,
@@ -192,6 +195,7 @@ def variables(api: dict[str, Any], home: str) -> dict[str, str]:
         "API_SERVER_KEY": dotenv.new_secret(),
         "API_SERVER_PORT": str(api["port"]),
         "GATEWAY_MULTIPLEX_PROFILES": "false",
+        "HERMES_AUTO_CONTINUE_FRESHNESS": str(_NEVER_FRESH),
         "HERMES_ACCEPT_HOOKS": "0",
         "HERMES_DISABLE_LAZY_INSTALLS": "1",
         "HERMES_ENABLE_PROJECT_PLUGINS": "0",
