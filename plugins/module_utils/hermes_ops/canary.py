@@ -44,8 +44,8 @@ STABLE_SECONDS = 30.0
 STOP_SECONDS = units.STOP_MARGIN
 # Where Hermes looks for a managed scope that nobody named (hermes_cli/managed_scope.py).
 DEFAULT_MANAGED_DIR = "/etc/hermes"
-# What was interrupted less than so many seconds ago a gateway takes up again at its start (gateway/run.py); 0 would mean
-# always. The agent itself is still at it.
+# Work that was interrupted less than so many seconds ago a gateway takes up again at its start (gateway/run.py); with 0
+# it always would. The agent itself is still at it.
 _NEVER_FRESH = 0.001
 # Ours, in the copy.
 MANAGED_NAME = ".canary"

@@ -164,6 +164,8 @@ class Uv:
         shared = os.environ.get("UV_CACHE_DIR")
         self.env = {
             **index_environment(index, os.environ, pip_settings(os.environ)),
+            # Its errors in one line each: it breaks them to the width of a terminal even where there is none.
+            "COLUMNS": "1000",
             "PATH": SEARCH_PATH,
             "TMPDIR": os.path.join(work, "tmp"),
             "UV_CACHE_DIR": shared or os.path.join(work, "cache"),
@@ -296,7 +298,8 @@ _CAUSES = (
     ),
     (
         r"there (?:is|are) no versions? of (?P<it>hermes-agent\S*)|was not found in the package registry"
-        r"|No matching distribution found for (?P<that>\S+)|Because (?P<only>only hermes-agent\S+) (?:is|are) available",
+        r"|No matching distribution found for (?P<that>\S+)"
+        r"|Because (?P<only>only hermes-agent\S+) (?:is|are) available",
         "the index has no such version{it}",
         "correct version, or name an index that has it",
     ),
