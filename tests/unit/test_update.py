@@ -179,6 +179,7 @@ class World:
         self.asked.append(" ".join(arguments))
         for name in arguments[1:]:
             if not name.startswith("hermes-gateway@"):
+                self.units.get(name, {}).update(ActiveState={"stop": "inactive"}.get(arguments[0], "active"))
                 continue
             if arguments[0] in ("stop", "restart"):
                 self.stop(name)
@@ -245,6 +246,7 @@ class World:
             action()
 
     def sleep(self, seconds: float) -> None:
+        """Time passes."""
         self.clock += seconds
         if self.broken == "dies" and self.current != self.old:
             for unit in self.units.values():
@@ -615,6 +617,17 @@ def test_the_hook_is_told_and_cannot_fail_the_update(worlds, tmp_path):
     assert any(line.startswith("the hook failed") for line in world.said)
 
 
+@pytest.mark.parametrize("broken", ["", "unhealthy"])
+def test_a_dashboard_works_on_the_same_data_and_is_taken_along(worlds, broken):
+    world = worlds(broken)
+    name = "hermes-dashboard.service"
+    world.units[name] = {"ActiveState": "active", "SubState": "running", "MainPID": "1"}
+    world.machine().update()
+    verbs = [verb.partition(" hermes-gateway")[0] for verb in world.asked if "-failed" not in verb]
+    once = [f"stop {name}", "stop", "start", f"start --no-block {name}"]
+    assert [verb for verb in verbs if verb.startswith(("start", "stop"))] == once * (2 if broken else 1)
+
+
 def test_somebody_else_started_the_old_release_meanwhile(worlds, monkeypatch):
     world = worlds()
     switch = build.switch
@@ -693,6 +706,16 @@ def test_a_rollback_to_what_cannot_read_the_data_goes_forward_again(worlds):
     assert runs(world, world.new)
     # Started twice, and nothing was put back.
     assert world.heard("default") == ["first", "learnt by default", "learnt by default"]
+
+
+def test_a_rollback_to_what_is_current_changes_nothing(worlds):
+    world = worlds("migrates nothing")
+    world.machine().update()
+    assert world.machine().check_rollback("0.18.2")[0] == "available"
+    assert world.machine().rollback("0.18.2").status == "success"
+    assert world.machine().check_rollback("0.18.2")[0] == "up_to_date"
+    assert world.machine().rollback("0.18.2").status == "up_to_date"
+    assert runs(world, world.old)
 
 
 def test_a_rollback_with_data(worlds):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 
 from . import update
-from .command_update import EPILOG, common, hand_over, installation, interruptible, progress, settings_of
+from .cli import EXIT_OK
+from .command_update import EPILOG, common, hand_over, installation, interruptible, preview, progress, settings_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +21,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="also put back databases and config.yaml as they were when that release was left, where they have been "
         "migrated since; what was learnt since is kept aside",
     )
+    parser.add_argument("--check", action="store_true", help="only say what would be done")
     parser.add_argument("--json", action="store_true", help="print JSON for programs; what happens goes to stderr")
     common(parser)
 
 
 def work(arguments: argparse.Namespace) -> int:
     host = installation()
+    if arguments.check:
+        preview(update.Machine(host, settings_of(host), progress).check_rollback(arguments.to), arguments.json)
+        return EXIT_OK
     if not arguments.here:
         options = ["--to", arguments.to] if arguments.to else []
         options += ["--data"] if arguments.data else []

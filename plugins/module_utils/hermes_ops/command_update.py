@@ -44,9 +44,7 @@ def work(arguments: argparse.Namespace) -> int:
     host = installation()
     if arguments.check:
         machine = update.Machine(host, settings_of(host, declared=True), progress)
-        status, message, target = machine.check(arguments.version)
-        facts = {"status": status, "message": message, "to": target.id if target else None}
-        say(json.dumps(facts, indent=2) if arguments.json else f"{status}: {message}")
+        preview(machine.check(arguments.version), arguments.json)
         return EXIT_OK
     if arguments.recover:
         machine = update.Machine(host, settings_of(host), progress)
@@ -60,6 +58,13 @@ def work(arguments: argparse.Namespace) -> int:
     machine = update.Machine(host, settings_of(host, declared=True), progress)
     interruptible(machine)
     return machine.update(arguments.version).exit_status
+
+
+def preview(found: tuple[str, str, Any], as_json: bool) -> None:
+    """Say what would be done: a status, a sentence, and the release it is about."""
+    status, message, target = found
+    facts = {"status": status, "message": message, "to": target.id if target else None}
+    say(json.dumps(facts, indent=2) if as_json else f"{status}: {message}")
 
 
 def installation() -> Installation:

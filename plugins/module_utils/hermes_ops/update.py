@@ -398,6 +398,18 @@ class Machine:
                 )
             return self._run(journal, lambda: self._prepare_update(journal, target))
 
+    def check_rollback(self, to: str | None = None) -> tuple[str, str, Installed]:
+        """What :meth:`rollback` would do: a status, a sentence, and the release it is about. Changes nothing.
+
+        :raises OpsError: there is nothing to go back to
+        """
+        observed = release.observe(self.host.root)
+        current = observed.find(observed.current)
+        if current and to in (current.id, current.version):
+            return "up_to_date", f"{current.id} is current", current
+        target = choose_rollback(observed, self._failed(), to)
+        return "available", f"{target.id} can replace {observed.current}", target
+
     def rollback(self, to: str | None = None, *, data: bool = False) -> Outcome:
         """Go back to the release that was current before, or to *to*, and stay there.
 
@@ -409,13 +421,15 @@ class Machine:
             done = self.recover()
             if done is not None:
                 return done
-            observed = release.observe(self.host.root)
-            target = choose_rollback(observed, self._failed(), to)
+            began, current = time.time(), gateway.current_release(self.host.root) or ""
+            status, message, target = self.check_rollback(to)
+            if status == "up_to_date":
+                return self._end(Outcome(status, message, began, current, target.id))
             previous = self._previous(target.id) if data else None
             self.step = "preconditions"
-            journal = Journal("rollback", time.time(), observed.current or "", target.id, step="freeze")
+            journal = Journal("rollback", began, current, target.id, step="freeze")
             journal.before = self._health_before()
-            self.say(f"{observed.current} is left for {target.id}")
+            self.say(f"{current} is left for {target.id}")
             heartbeat.report(self.host, "update", "start", f"rollback to {target.id}")
             return self._run(journal, lambda: None, previous)
 
