@@ -15,6 +15,7 @@ author:
 description:
   - Serves the web interface of Hermes with C(hermes-dashboard.service), a unit of the same kind as the gateways',
     restarted for ever and within the limits and the sandbox of the default profile.
+  - It is started and stopped with the gateway of the default profile.
   - It is restarted when it runs another release than the current one, or without what its unit or the C(.env) of the
     default profile say by now.
 attributes:

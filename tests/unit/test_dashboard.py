@@ -166,6 +166,10 @@ def test_it_lives_by_the_rules_of_the_gateways(systemctl, host):
         "MemoryMax=1G",
         "ProtectSystem=strict",
         "NoNewPrivileges=yes",
+        # Who stops the gateway, for an update or a restore, wants nobody to write in the home.
+        "StopPropagatedFrom=hermes-gateway@default.service",
+        "After=hermes-gateway@default.service",
+        "WantedBy=hermes-gateway@default.service",
         "Environment=HERMES_MANAGED_DIR=/m/default",
         f"ExecStart={host.root}/current/bin/hermes --profile default dashboard --host 127.0.0.1 --port 9119 --no-open "
         "--skip-build",
@@ -180,7 +184,7 @@ def test_a_changed_unit_restarts_it(systemctl, host):
     converge(host)
     systemctl.asked.clear()
     converge(host, limits={"memory": "1G"})
-    assert systemctl.asked == ["daemon-reload", "restart hermes-dashboard.service"]
+    assert systemctl.asked == ["daemon-reload", "reenable hermes-dashboard.service", "restart hermes-dashboard.service"]
 
 
 def test_a_changed_login_restarts_it(systemctl, host):

@@ -37,6 +37,9 @@ def plan_active(
         plan.actions.append(lambda: manager.call("daemon-reload"))
     if not unit.enabled:
         plan.add(Difference(name, "not enabled", "enabled"), lambda: manager.call("enable", name))
+    elif changed:
+        # It may be wanted by another unit than before.
+        plan.actions.append(lambda: manager.call("reenable", name))
     if unit.active not in ("active", "activating"):
         plan.add(Difference(f"{name} state", unit.active, "active"), lambda: _start(manager, name))
     else:

@@ -19,6 +19,8 @@ RESTART_STEPS_SINCE = 254
 # Time for Hermes to close its platforms and databases once the declared drain is over. Hermes asks for 30 s
 # more than its drain (0.19.0 gateway/shutdown_forensics.py: check_systemd_timing_alignment).
 STOP_MARGIN = 30
+# Time for the dashboard to say good-bye to its browsers. Whoever stops the gateway waits for it.
+DASHBOARD_STOP = 10
 # The link-local address where clouds hand out a machine's credentials.
 METADATA_ADDRESSES = "169.254.169.254 fd00:ec2::254"
 
@@ -196,16 +198,25 @@ def render_dashboard(host: Host, profile: dict[str, Any], address: str, port: in
     # Built into the wheel: without --skip-build it would look for npm. SIGTERM is its clean stop (0.19.0
     # hermes_cli/main.py: cmd_dashboard, hermes_cli/web_server.py: start_server).
     command = f"--profile {profile['name']} dashboard --host {address} --port {port} --no-open --skip-build"
-    service = [("TimeoutStopSec", str(STOP_MARGIN)), *_confinement(host, profile)]
-    return _unit(host, "Hermes dashboard", "hermes-dashboard", command, service)
+    service = [("TimeoutStopSec", str(DASHBOARD_STOP)), *_confinement(host, profile)]
+    return _unit(host, "Hermes dashboard", "hermes-dashboard", command, service, with_unit=profile["unit"])
 
 
-def _unit(host: Host, description: str, identifier: str, command: str, directives: list[tuple[str, str]]) -> str:
+def _unit(
+    host: Host,
+    description: str,
+    identifier: str,
+    command: str,
+    directives: list[tuple[str, str]],
+    with_unit: str | None = None,
+) -> str:
     """A unit that runs ``hermes`` for ever.
 
     :param identifier: its name in the journal
     :param command: arguments of ``hermes``
     :param directives: more of its section ``[Service]``
+    :param with_unit: another unit with which it is started, and before whose stop it is stopped: who stops that one,
+        for an update or a restore, wants nobody to write in the home. Restarts of the other do not touch it
     """
     unit = [
         ("Description", description),
@@ -242,7 +253,10 @@ def _unit(host: Host, description: str, identifier: str, command: str, directive
             ("Environment", f"XDG_RUNTIME_DIR=/run/user/{host.uid}"),
             ("Environment", f"DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/{host.uid}/bus"),
         ]
-    install = [("WantedBy", "multi-user.target" if host.scope == "system" else "default.target")]
+    target = "multi-user.target" if host.scope == "system" else "default.target"
+    if with_unit:
+        unit += [("After", with_unit), ("StopPropagatedFrom", with_unit)]
+    install = [("WantedBy", with_unit or target)]
     return _text([("Unit", unit), ("Service", service), ("Install", install)])
 
 
