@@ -45,6 +45,7 @@ from .kit import COMMAND
 from .process import run
 from .release import Installed, Observed, Request
 from .systemd import Manager, Unit
+from .units import DASHBOARD_NAME
 from .uv import Index
 from .versions import is_version, satisfies, version_key
 
@@ -173,6 +174,7 @@ class Journal:
     :param source: id of the release to go back to
     :param target: id of the release to go to
     :param gateways: profiles whose gateways were stopped, and have to run again
+    :param others: further units that run the release, stopped likewise
     :param before: profile -> causes of the problems that its gateway had before
     :param attempt: how often the run was begun
     :param problem: why it goes back; empty: it does not
@@ -186,6 +188,7 @@ class Journal:
     target: str
     step: str = "build"
     gateways: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
     before: dict[str, list[str]] = field(default_factory=dict)
     attempt: int = 1
     problem: str = ""
@@ -526,8 +529,9 @@ class Machine:
             with _in_a_hurry():
                 running = self._running()
                 journal.gateways = [profile["name"] for profile in running]
+                journal.others = self._others()
                 self._enter("stop")
-                gateway.stop(self.host.manager, running)
+                self._stop(running, journal.others)
                 for frozen in homes.values():
                     frozen.complete()
                 self._enter("switch")
@@ -535,7 +539,7 @@ class Machine:
                     self._put_back(self._frozen(journal, profile, previous), profile["name"])
                 build.switch(self.host.root, journal.target)
                 self._enter("start")
-                self._start(running, journal.target)
+                self._start(running, journal.others, journal.target)
             self._enter("verify")
             self._verify(running, journal.target, journal.before)
             self._enter("prune")
@@ -582,6 +586,8 @@ class Machine:
         units = self._units()
         journal.gateways = to_start(journal.gateways, units, respect=step == "verify" and not killed)
         wanted = [profiles[name] for name in journal.gateways]
+        others = self._others()
+        journal.others = [*others, *({*journal.others} - {*others} if killed or step != "verify" else ())]
         # The disk may be full. Without this a kill from here on would only start too many of them.
         with contextlib.suppress(OpsError):
             write_json(self.journal_path, dataclasses.asdict(journal))
@@ -590,7 +596,7 @@ class Machine:
             if not boot:
                 alive = [profiles[name] for name, unit in units.items() if unit.active not in gateway.DEAD]
                 with _collected(troubles):
-                    gateway.stop(self.host.manager, alive)
+                    self._stop(alive, others)
             with _collected(troubles):
                 if gateway.current_release(self.host.root) != journal.source:
                     build.switch(self.host.root, journal.source)
@@ -604,7 +610,7 @@ class Machine:
                         back += self._put_back(self._frozen(journal, profile), profile["name"])
             if not boot:
                 with _collected(troubles):
-                    self._start(wanted, journal.source)
+                    self._start(wanted, journal.others, journal.source)
         message = f"{journal.problem}; went back to {journal.source}"
         if back:
             message += (
@@ -633,7 +639,7 @@ class Machine:
         """It cannot go back. Whatever can run shall run; the journal stays, so that the next run tries again."""
         if not boot:
             with _collected(troubles):
-                gateway.start(self.host.manager, wanted, self._records(wanted))
+                self._start(wanted, journal.others, gateway.current_release(self.host.root))
         message = f"{journal.problem}; and it cannot go back yet: {'; '.join(troubles)}. The next run tries again"
         return self._end(self._outcome("failed", message, journal))
 
@@ -713,14 +719,27 @@ class Machine:
         finally:
             self._sweep()
 
-    def _start(self, profiles: list[dict[str, Any]], wanted: str) -> None:
+    def _others(self) -> list[str]:
+        """What runs the release beside the gateways, and works on the same data."""
+        found = self.host.manager.units([DASHBOARD_NAME])
+        return [name for name, unit in found.items() if unit.active not in gateway.DEAD]
+
+    def _stop(self, profiles: list[dict[str, Any]], others: list[str]) -> None:
+        if others:
+            self.host.manager.call("stop", *others)
+        gateway.stop(self.host.manager, profiles)
+
+    def _start(self, profiles: list[dict[str, Any]], others: list[str], wanted: str | None) -> None:
         manager = self.host.manager
-        gateway.start(manager, profiles, self._records(profiles))
+        records = {profile["name"]: self.host.records(profile["name"]) for profile in profiles}
+        gateway.start(manager, profiles, records)
         units = manager.units(profile["unit"] for profile in profiles)
         # Somebody, or systemd, was faster than the switch.
         late = [u.name for u in units.values() if u.running and self._runs(u) not in (None, wanted)]
         if late:
             manager.call("restart", *late, timeout=gateway.stop_timeout(profiles))
+        if others:
+            manager.call("start", "--no-block", *others)
 
     def _verify(
         self, profiles: list[dict[str, Any]], wanted: str, before: dict[str, list[str]], *, briefly: bool = False
@@ -794,9 +813,6 @@ class Machine:
     def _running(self) -> list[dict[str, Any]]:
         units = self._units()
         return [profile for profile in self.host.profiles if units[profile["name"]].active not in gateway.DEAD]
-
-    def _records(self, profiles: list[dict[str, Any]]) -> dict[str, Any]:
-        return {profile["name"]: self.host.records(profile["name"]) for profile in profiles}
 
     def _shutting_down(self) -> bool:
         return run(["systemctl", "is-system-running"], timeout=30, check=False).stdout.strip() == "stopping"
