@@ -176,7 +176,7 @@ def installed(name: str, ref: str, used: float = 0.0, url: str = "https://exampl
     return release.Installed(name, {"id": name, "version": "0.21.0", "identity": value}, used, True)
 
 
-CHANNEL = Request(method="git", url="https://me@example.org/h.git".replace("me@", ""), channel="v2026.*")
+CHANNEL = Request(method="git", url="https://example.org/h.git", channel="v2026.*")
 
 
 def test_within_a_channel_the_current_release_stays_and_else_the_newest_installed_is_taken():
@@ -188,5 +188,6 @@ def test_within_a_channel_the_current_release_stays_and_else_the_newest_installe
     observed = release.Observed((older, newer, foreign), current="a")
     assert release.pin_installed(CHANNEL, observed).ref == "v2026.7.7"
     assert release.pin_installed(CHANNEL, release.Observed((older, newer, foreign))).commit == "b" * 40
+    assert release.decide(CHANNEL, observed, current=True, keep=1).release_id.startswith("v2026.7.7-")
     decision = release.decide(CHANNEL, release.Observed((foreign,)), current=True, keep=1)
     assert (decision.build, decision.release_id) == (True, None)
