@@ -142,6 +142,12 @@ jobs:
   type: list
   elements: str
   sample: [heartbeat, logrotate]
+busy:
+  description: Who changes the host right now by itself, an C(update) or a C(restore).
+  returned: always
+  type: list
+  elements: str
+  sample: []
 port_conflicts:
   description: Declared ports that another process holds, each as a sentence with its fix.
   returned: always

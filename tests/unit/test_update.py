@@ -179,7 +179,6 @@ class World:
         self.asked.append(" ".join(arguments))
         for name in arguments[1:]:
             if not name.startswith("hermes-gateway@"):
-                self.units.get(name, {}).update(ActiveState={"stop": "inactive"}.get(arguments[0], "active"))
                 continue
             if arguments[0] in ("stop", "restart"):
                 self.stop(name)
@@ -615,18 +614,6 @@ def test_the_hook_is_told_and_cannot_fail_the_update(worlds, tmp_path):
         f"HERMES_UPDATE_TO={world.new}",
     ]
     assert any(line.startswith("the hook failed") for line in world.said)
-
-
-@pytest.mark.parametrize("broken", ["", "unhealthy"])
-def test_a_dashboard_works_on_the_same_data_and_is_taken_along(worlds, broken):
-    world = worlds(broken)
-    name = "hermes-dashboard.service"
-    world.units[name] = {"ActiveState": "active", "SubState": "running", "MainPID": "1"}
-    world.machine().update()
-    verbs = [verb.partition(" hermes-gateway")[0] for verb in world.asked if "-failed" not in verb]
-    once = [f"stop {name}", "stop", "start", f"start --no-block {name}"]
-    ours = [verb for verb in verbs if verb.startswith(("start", "stop")) and "canary" not in verb]
-    assert ours == once * (2 if broken else 1)
 
 
 def test_somebody_else_started_the_old_release_meanwhile(worlds, monkeypatch):

@@ -127,18 +127,8 @@ class Installation:
             yield alone
 
     def busy(self, job: str) -> bool:
-        """Whether somebody does *job* right now; known on a disk that is read-only, too."""
-        try:
-            descriptor = os.open(os.path.join(self.ops_dir, f"{job}.lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        """Whether somebody does *job* right now."""
+        return is_busy(self.ops_dir, job)
 
     def write_status(self, job: str, status: str, message: str, **more: Any) -> None:
         """Remember how *job* ended.
@@ -157,3 +147,18 @@ class Installation:
 
     def status_path(self, job: str) -> str:
         return os.path.join(self.ops_dir, "status", f"{job}.json")
+
+
+def is_busy(ops_dir: str, job: str) -> bool:
+    """Whether somebody does *job* right now; known on a disk that is read-only, too."""
+    try:
+        descriptor = os.open(os.path.join(ops_dir, f"{job}.lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -45,7 +45,6 @@ from .kit import COMMAND
 from .process import run
 from .release import Installed, Observed, Request
 from .systemd import Manager, Unit
-from .units import DASHBOARD_NAME
 from .uv import Index
 from .versions import is_version, satisfies, version_key
 
@@ -174,7 +173,6 @@ class Journal:
     :param source: id of the release to go back to
     :param target: id of the release to go to
     :param gateways: profiles whose gateways were stopped, and have to run again
-    :param others: further units that run the release, stopped likewise
     :param before: profile -> causes of the problems that its gateway had before
     :param attempt: how often the run was begun
     :param problem: why it goes back; empty: it does not
@@ -188,7 +186,6 @@ class Journal:
     target: str
     step: str = "build"
     gateways: list[str] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
     before: dict[str, list[str]] = field(default_factory=dict)
     attempt: int = 1
     problem: str = ""
@@ -529,9 +526,8 @@ class Machine:
             with _in_a_hurry():
                 running = self._running()
                 journal.gateways = [profile["name"] for profile in running]
-                journal.others = self._others()
                 self._enter("stop")
-                self._stop(running, journal.others)
+                gateway.stop(self.host.manager, running)
                 for frozen in homes.values():
                     frozen.complete()
                 self._enter("switch")
@@ -539,7 +535,7 @@ class Machine:
                     self._put_back(self._frozen(journal, profile, previous), profile["name"])
                 build.switch(self.host.root, journal.target)
                 self._enter("start")
-                self._start(running, journal.others, journal.target)
+                self._start(running, journal.target)
             self._enter("verify")
             self._verify(running, journal.target, journal.before)
             self._enter("prune")
@@ -586,8 +582,6 @@ class Machine:
         units = self._units()
         journal.gateways = to_start(journal.gateways, units, respect=step == "verify" and not killed)
         wanted = [profiles[name] for name in journal.gateways]
-        others = self._others()
-        journal.others = [*others, *({*journal.others} - {*others} if killed or step != "verify" else ())]
         # The disk may be full. Without this a kill from here on would only start too many of them.
         with contextlib.suppress(OpsError):
             write_json(self.journal_path, dataclasses.asdict(journal))
@@ -596,7 +590,7 @@ class Machine:
             if not boot:
                 alive = [profiles[name] for name, unit in units.items() if unit.active not in gateway.DEAD]
                 with _collected(troubles):
-                    self._stop(alive, others)
+                    gateway.stop(self.host.manager, alive)
             with _collected(troubles):
                 if gateway.current_release(self.host.root) != journal.source:
                     build.switch(self.host.root, journal.source)
@@ -610,7 +604,7 @@ class Machine:
                         back += self._put_back(self._frozen(journal, profile), profile["name"])
             if not boot:
                 with _collected(troubles):
-                    self._start(wanted, journal.others, journal.source)
+                    self._start(wanted, journal.source)
         message = f"{journal.problem}; went back to {journal.source}"
         if back:
             message += (
@@ -639,7 +633,7 @@ class Machine:
         """It cannot go back. Whatever can run shall run; the journal stays, so that the next run tries again."""
         if not boot:
             with _collected(troubles):
-                self._start(wanted, journal.others, gateway.current_release(self.host.root))
+                self._start(wanted, gateway.current_release(self.host.root))
         message = f"{journal.problem}; and it cannot go back yet: {'; '.join(troubles)}. The next run tries again"
         return self._end(self._outcome("failed", message, journal))
 
@@ -657,9 +651,8 @@ class Machine:
         return *choose(current, target, self._failed(), asked=version is not None), target
 
     def _preconditions(self) -> dict[str, list[str]]:
-        for job in ("restore",):
-            if self.host.busy(job):
-                raise OpsError(f"a {job} is running", fix="wait for it")
+        if self.host.busy("restore"):
+            raise OpsError("a restore is running", fix="wait for it")
         copies = 3 * sum(self._size(profile["home"]) for profile in self.host.profiles)
         for path, more in ((self.host.root, 0), (self.host.ops_dir, copies), (self.host.data_dir, 0)):
             free, wanted = shutil.disk_usage(path).free, self.settings.min_free_mb * 2**20 + more
@@ -719,17 +712,7 @@ class Machine:
         finally:
             self._sweep()
 
-    def _others(self) -> list[str]:
-        """What runs the release beside the gateways, and works on the same data."""
-        found = self.host.manager.units([DASHBOARD_NAME])
-        return [name for name, unit in found.items() if unit.active not in gateway.DEAD]
-
-    def _stop(self, profiles: list[dict[str, Any]], others: list[str]) -> None:
-        if others:
-            self.host.manager.call("stop", *others)
-        gateway.stop(self.host.manager, profiles)
-
-    def _start(self, profiles: list[dict[str, Any]], others: list[str], wanted: str | None) -> None:
+    def _start(self, profiles: list[dict[str, Any]], wanted: str | None) -> None:
         manager = self.host.manager
         records = {profile["name"]: self.host.records(profile["name"]) for profile in profiles}
         gateway.start(manager, profiles, records)
@@ -738,8 +721,6 @@ class Machine:
         late = [u.name for u in units.values() if u.running and self._runs(u) not in (None, wanted)]
         if late:
             manager.call("restart", *late, timeout=gateway.stop_timeout(profiles))
-        if others:
-            manager.call("start", "--no-block", *others)
 
     def _verify(
         self, profiles: list[dict[str, Any]], wanted: str, before: dict[str, list[str]], *, briefly: bool = False
@@ -890,7 +871,8 @@ class Machine:
     def _alone(self) -> Iterator[None]:
         if self.host.busy("update"):
             raise OpsError("another update is running", fix="wait for it; it says how far it is in the journal")
-        with self.host.lock("update"):
+        # Somebody else may just be looking whether it is held.
+        with self.host.lock("update", timeout=2.0):
             yield
 
     def _enter(self, step: str) -> None:
