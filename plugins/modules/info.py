@@ -160,7 +160,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import GATEWAYS_ARGUMENTS, run_module
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import groundwork, info
+from ansible_collections.alwayson.hermes.plugins.module_utils.groundwork import look
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import info
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **GATEWAYS_ARGUMENTS,
@@ -181,7 +182,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         ops_dir=params["ops_dir"],
         root=params["root"],
     )
-    return {"changed": False, **groundwork.look(params["owner"], params["data_dir"], params["packages"]), **found}
+    return {"changed": False, **look(params["owner"], params["data_dir"], params["packages"]), **found}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import os
 import pwd
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import groundwork
+from ansible_collections.alwayson.hermes.plugins.module_utils import groundwork
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.process import Completed
 
 
