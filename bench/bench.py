@@ -4,13 +4,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What site.yml costs, against the floor of the same machine in the same run. Run by hand; prints Markdown.
 
-    script/bootstrap && .venv/bin/python bench/bench.py [first|again|fleet|exposure|check …]
+    script/bootstrap && .venv/bin/python bench/bench.py [first|again|fleet|exposure|check|update_downtime …]
 
 ``first``     bare host to first answer, against bench/by_hand.sh
 ``again``     no-change site.yml: module runs on the host, and time against as many pings; the same for a second profile
 ``fleet``     no-change site.yml on 1, 4 and 8 hosts
 ``exposure``  what systemd says about the gateway's sandbox
 ``check``     a look at the host, as every two minutes: time and memory
+``update_downtime``  how long the agent does not answer while it is updated, and taken back, against a plain restart
 """
 
 from __future__ import annotations
@@ -228,8 +229,69 @@ def check(directory: Path) -> None:
     down("bench-check")
 
 
+# How long nobody answered while a command ran, and until somebody answered again.
+AWAY = """
+import subprocess, sys, time, urllib.request
+command = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+away, last, ended = 0.0, time.monotonic(), None
+while ended is None or last < ended:
+    try:
+        urllib.request.urlopen("http://127.0.0.1:8642/health", timeout=5).read()
+        now = time.monotonic()
+        away, last = max(away, now - last), now
+    except OSError:
+        pass
+    time.sleep(0.005)
+    if ended is None and command.poll() is not None:
+        ended = time.monotonic()
+print(away, command.returncode)
+"""
+# Not small, and not written to at the moment.
+LARGE = """
+import sqlite3
+database = sqlite3.connect("/var/lib/hermes/.hermes/large.db")
+database.execute("CREATE TABLE t (x)")
+database.executemany("INSERT INTO t VALUES (?)", [("x" * 1000000,)] * 300)
+database.commit()
+"""
+
+
+def update_downtime(directory: Path) -> None:
+    name = "bench-update"
+    box(name)
+    site = Site(directory, [name])
+    updates = {"auto_update_enabled": True, "auto_update_stable_seconds": 3, "auto_update_canary": False}
+    site.site("--extra-vars", json.dumps({**updates, "hermes_version": ">=0.18.2,<0.19"}))
+    site.site("--extra-vars", json.dumps({**updates, "hermes_version": ">=0.18.2,<0.20"}))
+    run("docker", "exec", "--user", "hermes", name, "python3", "-c", LARGE)
+
+    def away(*command: str) -> float:
+        text = run("docker", "exec", name, "python3", "-c", AWAY, *command)
+        took, status = text.split()
+        assert status == "0", f"{' '.join(command)} ended with {status}"
+        return float(took)
+
+    rows = []
+    for _each in range(RUNS):
+        # What has been left by hand is not updated to again by itself.
+        run("docker", "exec", name, "rm", "-f", "/var/lib/hermes/ops/update/failed.json")
+        for command in (("hermes-ops", "update"), ("hermes-ops", "rollback")):
+            rows.append((away(*command), away("systemctl", "restart", "hermes-gateway@default")))
+    down(name)
+    ratio = statistics.median(ours / floor for ours, floor in rows)
+    ours, floor = (statistics.median(row[column] for row in rows) for column in (0, 1))
+    print(f"| update, seen by a user | {ours:.2f} s | {floor:.2f} s for a restart | {ratio:.2f} × | ≤ 1.2 × |")
+
+
 def main() -> None:
-    benches = {"first": first, "again": again, "fleet": fleet, "exposure": exposure, "check": check}
+    benches = {
+        "first": first,
+        "again": again,
+        "fleet": fleet,
+        "exposure": exposure,
+        "check": check,
+        "update_downtime": update_downtime,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", nargs="*", choices=[[], *benches], help="default: all")
     chosen = parser.parse_args().bench or list(benches)

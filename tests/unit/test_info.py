@@ -11,7 +11,7 @@ import time
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import config, dotenv, info, webhooks
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner, lock
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager, Unit
 
@@ -52,6 +52,14 @@ def test_a_broken_state_file_hides_nothing_else(host, tmp_path, content, platfor
     found = info.gather(**host)["profiles"]["default"]
     assert found["active"] == "active"
     assert found["platforms"] == platforms
+
+
+def test_who_changes_the_host_right_now(host, tmp_path):
+    (tmp_path / "ops").mkdir()
+    assert info.gather(**host)["busy"] == []
+    with lock(str(tmp_path / "ops/update.lock")):
+        assert info.gather(**host)["busy"] == ["update"]
+    assert info.gather(**host)["busy"] == []
 
 
 SECRET = "0123456789abcdef"
