@@ -1,0 +1,161 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A host that is updated, and what happens to it meanwhile: at a word of the journal, to the system call."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "shared"))
+
+from control import Controller, controller
+
+__all__ = ["controller"]
+
+INDEX = "http://127.0.0.1:18090"
+PINGS = "http://127.0.0.1:18091"
+UPDATE_CHECK = "22222222-2222-4222-8222-222222222222"
+OPS = "/var/lib/hermes/ops"
+JOURNAL = f"{OPS}/update/journal.json"
+HOMES = {"default": "/var/lib/hermes/.hermes", "jobs": "/var/lib/hermes/.hermes/profiles/jobs"}
+# Whatever the tests offer lies within it; the hosts began below 0.19.
+RANGE = ">=0.18.2,<0.30"
+
+# What obeys them: files/obey.py.
+ORDERS = "/run/orders"
+
+
+class Host:
+    """The box as somebody with root sees it."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller = controller
+        self.box = controller.box
+        self.shell = controller.shell
+
+    # The index.
+
+    def control(self, method: str, path: str, value: Any = None, server: str = INDEX) -> Any:
+        script = f'curl --silent --show-error --fail --request {method} --data-raw "$1" {server}/control{path}'
+        return json.loads(self.shell(script, "" if value is None else json.dumps(value)))
+
+    def offer(self, **versions: str) -> None:
+        """``offer(v0_19_1="good")``: what the index has besides what is published."""
+        self.control("POST", "/offer", {name[1:].replace("_", "."): wrong for name, wrong in versions.items()})
+
+    def pings(self) -> list[str]:
+        """What the update told the ping server since the last time."""
+        found = [p["kind"] for p in self.control("GET", "/pings", server=PINGS) if p["uuid"] == UPDATE_CHECK]
+        self.control("DELETE", "", server=PINGS)
+        return found
+
+    # Updates.
+
+    def set(self, **settings: Any) -> None:
+        """Change /etc/hermes-ops/update.json; by site.yml it would be the same, and take longer."""
+        script = """
+            import json, sys
+            path = "/etc/hermes-ops/update.json"
+            with open(path) as stream:
+                values = json.load(stream)
+            with open(path, "w") as stream:
+                json.dump({**values, **json.loads(sys.argv[1])}, stream)
+        """
+        self.shell('python3 -c "$1" "$2"', textwrap.dedent(script), json.dumps(settings))
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """``hermes-ops`` as a person would call it."""
+        return subprocess.run(
+            ["docker", "exec", self.box, "hermes-ops", *arguments], capture_output=True, text=True, check=False
+        )
+
+    def update(self, *arguments: str) -> dict[str, Any]:
+        """Run an update by hand; returns what it says as JSON, with its exit status."""
+        done = self.command("update", *arguments, "--json")
+        assert done.returncode in (0, 1), done.stderr
+        return {**json.loads(done.stdout), "rc": done.returncode, "log": done.stderr}
+
+    def by_timer(self) -> dict[str, Any]:
+        """Run the timer's own unit until systemd has nothing left to do about it."""
+        self.shell("systemctl reset-failed hermes-update.service; systemctl start --no-block hermes-update.service")
+        self.shell(
+            "while :; do case $(systemctl show --property ActiveState --value hermes-update.service) in "
+            "inactive | failed) break ;; esac; sleep 0.2; done"
+        )
+        return self.status()
+
+    def forgive(self) -> None:
+        """Let releases that failed, or were left, be tried again; they are still there and need not be built."""
+        self.shell(f"rm -f {OPS}/update/failed.json")
+
+    def status(self) -> dict[str, Any]:
+        return json.loads(self.controller.read(f"{OPS}/status/update.json"))
+
+    def log(self) -> str:
+        return self.shell("journalctl --unit hermes-update --lines 60 --output cat --no-pager")
+
+    def orders(self, *orders: tuple[str, int, str]) -> None:
+        """At a step, so many events later, a command; ``$PPID`` is the updater."""
+        self.controller.write(ORDERS, json.dumps([dict(zip(("step", "after", "command"), order)) for order in orders]))
+
+    def orders_done(self) -> bool:
+        return json.loads(self.controller.read(ORDERS)) == []
+
+    # What has to hold.
+
+    @property
+    def release(self) -> str:
+        return self.shell("readlink /opt/hermes/current").strip().rpartition("/")[2]
+
+    def words(self, profile: str = "default") -> set[str]:
+        """Everything that was said in all sessions."""
+        script = """
+            import json, sqlite3, sys
+            database = sqlite3.connect(f"file:{sys.argv[1]}/state.db?mode=ro", uri=True)
+            said = database.execute("SELECT content FROM messages WHERE role IN ('user', 'assistant')")
+            json.dump(sorted({str(row[0]) for row in said}), sys.stdout)
+        """
+        return set(json.loads(self.shell('python3 -c "$1" "$2"', textwrap.dedent(script), HOMES[profile])))
+
+    def clean(self) -> None:
+        """Nothing of an update is left."""
+        left = self.shell(
+            f"ls -d {JOURNAL} /var/lib/hermes/.hermes-canary-* /etc/systemd/system/hermes-update-recovery.service "
+            "/opt/hermes/releases/*.partial /opt/hermes/releases/*.work 2>/dev/null || true"
+        )
+        assert not left
+        assert self.shell("systemctl is-active hermes-canary.service || true").strip() == "inactive"
+
+
+@pytest.fixture
+def box(controller: Controller) -> Iterator[Host]:
+    made = Host(controller)
+    yield made
+    made.shell(f"rm -f {ORDERS}")
+
+
+@pytest.fixture
+def well(box: Host, agent: Any) -> Any:
+    """A function that says: the agent answers, on the release with that version, and remembers everything."""
+    before = box.words()
+
+    def check(version: str) -> None:
+        assert box.release.startswith(f"{version}-"), box.status()
+        answer = agent().reply("well?")
+        assert answer == "The model heard: well?"
+        health = json.loads(box.shell(f"curl --silent --fail {agent().url}/health"))
+        assert health["version"] == version
+        assert agent("jobs").show("ActiveState") == "active"
+        assert before <= box.words(), before - box.words()
+        box.clean()
+
+    return check

@@ -1,0 +1,50 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The disk fills up in the midst of an update, whose way back needs no space."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+
+testinfra_hosts = ["ansible://update-bookworm"]
+
+
+@pytest.fixture(autouse=True)
+def quick(box: Any) -> None:
+    """Below what is published beside 0.18.2; nothing here is about what a release does."""
+    box.set(version=">=0.18.2,<0.19", canary=False, reply=False, stable_seconds=3)
+
+
+FULL = {
+    # What is wrong with the release, the step at which the disk fills, events after which, and where it ends.
+    "making a backup": ("good", "snapshot", 0, "failed"),
+    "freezing": ("good", "freeze", 0, "failed"),
+    "freezing the rest": ("good", "stop", 20, "rolled_back"),
+    "switching": ("good", "switch", 0, "rolled_back"),
+    "going back with data": ("migrates", "verify", 0, "rolled_back"),
+}
+
+
+@pytest.mark.parametrize("when", FULL)
+def test_the_disk_is_full_while(when, box, agent, well, wait_until):
+    wrong, step, after, status = FULL[when]
+    agent().reply(f"said before {when}")
+    # Built once, and not to blame for what happens.
+    box.control("POST", "/offer", {{"good": "0.18.70", "migrates": "0.18.71"}[wrong]: wrong})
+    box.orders(
+        (step, after, "cd /var/lib/hermes; dd if=/dev/zero of=filler bs=1M; dd if=/dev/zero of=filler.rest bs=4k")
+    )
+    ended = subprocess.run(
+        ["docker", "exec", box.box, "hermes-ops", "update"], capture_output=True, text=True, check=False
+    )
+    box.shell("rm /var/lib/hermes/filler*")
+    assert box.orders_done(), ended.stdout
+    assert ended.returncode == 1, ended.stdout
+    assert f"\n{status}: " in ended.stdout
+    wait_until(agent().is_healthy, "the agent")
+    well("0.18.2")
+    assert f"said before {when}" in box.words()

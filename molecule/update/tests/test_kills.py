@@ -1,0 +1,124 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The updater killed at every step, the power cut; in the end one release, one state of the data."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+testinfra_hosts = ["ansible://update-trixie"]
+
+BOX = Path(__file__).resolve().parents[3] / "tests" / "hosts" / "box.py"
+KILL = "kill -9 $PPID"
+# In the midst of what takes its time.
+SOON = "p=$PPID; (sleep 0.4; kill -9 $p) &"
+
+
+@pytest.fixture(autouse=True)
+def quick(box: Any) -> None:
+    """Nothing here is about what a release does."""
+    box.set(version=">=0.18.2,<0.30", canary=False, reply=False, stable_seconds=3)
+
+
+def test_killed_while_it_builds_and_while_a_canary_runs(box, agent, well):
+    agent().reply("said to 0.18.2")
+    box.set(canary=True)
+    box.orders(("build", 12, SOON), ("canary", 40, KILL))
+    done = box.by_timer()
+    assert box.orders_done()
+    assert done["status"] == "success", box.log()
+    well("0.19.0")
+    assert "said to 0.18.2" in box.words()
+
+
+@pytest.fixture
+def from_0_18_2(box: Any, agent: Any) -> None:
+    """The host runs 0.18.2, and 0.19.0 is there to go to: what is built stays."""
+    if not box.release.startswith("0.18.2-"):
+        done = box.command("rollback", "--to", "0.18.2")
+        assert done.returncode == 0, done.stdout
+    box.forgive()
+
+
+# Step, events after which, how; and whether the run begins again, or goes on, and ends with the new release.
+KILLED = {
+    "build": ("build", 0, KILL, True),
+    "snapshot": ("snapshot", 20, KILL, True),
+    "freeze": ("freeze", 30, KILL, True),
+    "stop": ("stop", 0, KILL, False),
+    "while gateways stop": ("stop", 0, SOON, False),
+    "freezing the rest": ("stop", 20, KILL, False),
+    "switch": ("switch", 0, KILL, False),
+    "having switched": ("switch", 6, KILL, False),
+    "start": ("start", 0, KILL, False),
+    "while gateways start": ("start", 2, SOON, False),
+    "verify": ("verify", 0, KILL, False),
+    "while it looks at them": ("verify", 0, "p=$PPID; (sleep 2; kill -9 $p) &", False),
+    "prune": ("prune", 0, KILL, True),
+    "clearing up": ("prune", 8, KILL, True),
+}
+
+
+@pytest.mark.parametrize("where", KILLED)
+def test_killed(where, box, agent, well, from_0_18_2):
+    step, after, how, forward = KILLED[where]
+    agent().reply(f"said before: {where}")
+    box.orders((step, after, how))
+    done = box.by_timer()
+    assert box.orders_done(), box.log()
+    assert done["status"] == ("success" if forward else "rolled_back"), box.log()
+    well("0.19.0" if forward else "0.18.2")
+    assert f"said before: {where}" in box.words()
+    if not forward:
+        assert done["message"].startswith("was interrupted; went back to 0.18.2-")
+        assert done["failed_step"] == step
+
+
+def test_killed_on_the_way_back_again_and_again(box, agent, well, from_0_18_2):
+    agent().reply("said before it was killed again and again")
+    box.offer(v0_19_50="migrates")
+    box.orders(("undo", 4, KILL), ("undo", 12, KILL), ("undo", 25, KILL))
+    done = box.by_timer()
+    assert box.orders_done(), box.log()
+    assert done["status"] == "rolled_back", box.log()
+    well("0.18.2")
+    assert "said before it was killed again and again" in box.words()
+
+
+@pytest.fixture
+def power_cut(box: Any, wait_until: Callable[..., Any]) -> Callable[[str, int], None]:
+    """A function that cuts the host's power at a step, and brings it back."""
+
+    def cut(step: str, after: int) -> None:
+        box.orders((step, after, "touch /run/reached; sleep 600"))
+        box.shell("systemctl reset-failed hermes-update.service; systemctl start --no-block hermes-update.service")
+        wait_until(lambda: box.shell("ls /run/reached || true"), f"the step {step}", 120)
+        subprocess.run(["docker", "kill", "--signal=KILL", box.box], check=True, capture_output=True)
+        subprocess.run([sys.executable, str(BOX), "reboot", box.box], check=True)
+
+    return cut
+
+
+@pytest.mark.parametrize(("step", "after"), [("snapshot", 10), ("stop", 3), ("start", 3), ("verify", 10), ("prune", 2)])
+def test_the_power_is_cut(step, after, box, agent, well, from_0_18_2, power_cut, wait_until):
+    power_cut(step, after)
+    wait_until(agent().is_healthy, "the agent after the boot", 120)
+    well("0.19.0" if step == "prune" else "0.18.2")
+    assert box.status()["status"] == {"snapshot": "failed", "prune": "success"}.get(step, "rolled_back")
+    assert box.shell("systemctl is-system-running").strip() == "running"
+
+
+def test_the_power_is_cut_after_the_data_was_migrated(box, agent, well, from_0_18_2, power_cut, wait_until):
+    agent().reply("said before the power was cut")
+    box.offer(v0_19_50="migrates")
+    power_cut("undo", 3)
+    wait_until(agent().is_healthy, "the agent after the boot", 120)
+    well("0.18.2")
+    assert "said before the power was cut" in box.words()
