@@ -113,10 +113,11 @@ def test_while_an_update_runs_it_may_be_down_for_a_while(see, host, monkeypatch)
     assert causes(see()) == [("no_answer", "failure")]
 
 
-def test_failures_come_first(see, host, tmp_path):
-    (tmp_path / "home/state.db").write_bytes(b"no database" * 100)
+def test_failures_come_first(see, host):
     host.problems = [PROBLEM]
-    assert causes(see()) == [("no_answer", "failure"), ("turns_unknown", "warning")]
+    report = see(certificates=["/no/such/file"])
+    assert causes(report) == [("no_answer", "failure"), ("expiry_unknown", "warning")]
+    assert report.message == "1 failure, 1 warning: the api server does not answer"
 
 
 def test_restarts_are_seen_from_one_look_to_the_next(see, host):
@@ -221,6 +222,17 @@ def test_a_reply_is_asked_for_when_it_is_due(see, host, tmp_path, monkeypatch):
     assert len(asked) == 3
     host.now, host.dead = host.now + 60 * look.ASK_AGAIN_MINUTES, False
     assert see(**every).findings == []
+
+
+def test_one_agent_at_a_time_is_asked(see, host, monkeypatch):
+    asked = []
+    monkeypatch.setattr(health, "ask", lambda server, *_arguments, **_more: asked.append(server["port"]))
+    monkeypatch.setattr(health, "check", lambda profile, *_arguments: health.Health(profile["name"]))
+    (profile,) = host.profiles
+    host.profiles.append({**profile, "name": "work", "api": {**profile["api"], "port": 2}})
+    for expected in ([1], [1, 2], [1, 2]):
+        see(reply_minutes=30)
+        assert asked == expected
 
 
 def test_the_clock_is_remembered(see, host):
