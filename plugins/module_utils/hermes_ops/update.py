@@ -84,7 +84,7 @@ class Settings:
     :param version: a range: what an update may go to
     :param channel: ``git``: a glob of tags instead
     :param path: ``path``: wheels on the host
-    :param hold: why there are no updates for now; empty: there are
+    :param hold: why there are no updates for now, but to a version that is named; empty: there are
     :param min_free_mb: MiB that must be free where releases and data lie, beside what the copies need
     :param canary: try the release on a copy of every home first
     :param reply: the agent must answer a chat, on the copy and afterwards
@@ -365,7 +365,7 @@ class Machine:
 
     def check(self, version: str | None = None) -> tuple[str, str, Target | None]:
         """What :meth:`update` would do: a status, a sentence, and the release it is about. Changes nothing."""
-        if self.settings.hold:
+        if self.settings.hold and version is None:
             return "held", f"updates are held: {self.settings.hold}", None
         return self._resolve(version)
 
