@@ -15,4 +15,8 @@ myst_heading_anchors = 3
 
 html_theme = "sphinx_ansible_theme"
 html_title = "alwayson.hermes"
-html_use_smartypants = False
+# A double hyphen is a double hyphen.
+smartquotes = False
+html_static_path = ["_static"]
+# For paper; docs/recovery.md is made to fit on one sheet.
+html_css_files = [("print.css", {"media": "print"})]
