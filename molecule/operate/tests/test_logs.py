@@ -227,6 +227,14 @@ def test_the_dashboard_comes_back(controller, wait_until, signal):
     assert show("Result") == "success"
 
 
+def test_the_dashboard_is_not_there_while_the_gateway_is_stopped(controller, wait_until):
+    """Then somebody wants the home for himself: an update, a restore."""
+    controller.shell("systemctl stop hermes-gateway@default")
+    assert controller.shell("systemctl is-active hermes-dashboard || true").strip() == "inactive"
+    controller.shell("systemctl start hermes-gateway@default")
+    wait_until(lambda: status_of(controller, "/api/status") == "200", "both are back")
+
+
 # Off the host
 
 
@@ -266,7 +274,7 @@ def test_the_journal_arrives_whole_though_the_receiver_was_gone(agent, controlle
     wait_until(lambda: int(controller.shell(restarts)) > before, "it tries again", 120)
     controller.shell("systemctl start systemd-journal-remote.socket")
     wait_until(lambda: f"{token} 200" in received(controller, "SYSLOG_IDENTIFIER=audit-test"), "the rest arrives", 120)
-    lines = received(controller, "SYSLOG_IDENTIFIER=audit-test")
+    lines = [line for line in received(controller, "SYSLOG_IDENTIFIER=audit-test") if line.startswith(token)]
     # Some may arrive twice; none is missing.
     assert set(lines) == {f"{token} {number}" for number in range(1, 201)}
     # What the agent was asked stands in agent.log, and so in the journal.

@@ -216,7 +216,8 @@ def _unit(
     :param command: arguments of ``hermes``
     :param directives: more of its section ``[Service]``
     :param with_unit: another unit with which it is started, and before whose stop it is stopped: who stops that one,
-        for an update or a restore, wants nobody to write in the home. Restarts of the other do not touch it
+        for an update or a restore, wants nobody to write in the home. It is gone, too, while that one waits for its
+        next start after a crash
     """
     unit = [
         ("Description", description),
