@@ -356,6 +356,7 @@ def is_clean(world):
     assert not world.journal.exists()
     assert not list((world.top / "system").glob("**/*.service"))
     assert not list((world.top / "data").glob(".hermes-canary-*"))
+    assert not list(world.top.glob("**/.reserve"))
     assert not [path for path in world.top.glob("**/*.partial*") if "backups" not in str(path)]
 
 
@@ -391,7 +392,9 @@ def test_nothing_happens_to_what_runs_until_the_new_release_has_proved_itself_on
     before = {name: dict(unit) for name, unit in world.units.items()}
     outcome = world.machine().update()
     assert (outcome.status, outcome.failed_step) == ("failed", "canary")
-    assert "a line of its log" in outcome.message
+    assert "ended by itself" in outcome.message
+    assert "\n" not in outcome.message
+    assert any("a line of its log" in line for line in world.said)
     assert world.units == before
     assert world.current == world.old
     assert not [verb for verb in world.asked if "hermes-gateway@" in verb]

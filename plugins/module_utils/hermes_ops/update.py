@@ -38,7 +38,17 @@ from typing import Any
 
 from . import backup, build, canary, gateway, health, heartbeat, release
 from .errors import OpsError
-from .files import acting_as, ensure_directory, lock, read_bytes, read_json, sync_directory, write_atomic, write_json
+from .files import (
+    acting_as,
+    ensure_directory,
+    failure,
+    lock,
+    read_bytes,
+    read_json,
+    sync_directory,
+    write_atomic,
+    write_json,
+)
 from .frozen import Frozen
 from .installation import Installation
 from .kit import COMMAND
@@ -63,6 +73,8 @@ STEPS = (
 )
 # Releases are removed at the end, not while one is built.
 _ALL = 10**6
+# Bytes that are kept free for the way back: Hermes does not start on a disk without any (0.18.2, 0.19.0).
+RESERVE = 16 * 2**20
 # How a run may end, and with which exit status.
 ENDS = {"success": 0, "up_to_date": 0, "held": 0, "failed": 1, "rolled_back": 1}
 # A run that was killed so often before anything was touched is not begun again by itself.
@@ -476,7 +488,10 @@ class Machine:
         except (Exception, KeyboardInterrupt) as error:
             self.committed = True
             if isinstance(error, OpsError):
-                journal.problem = str(error)
+                # A canary's log goes to ours.
+                journal.problem, *log = str(error).splitlines()
+                for line in log:
+                    self.say(line)
             else:
                 # A defect of ours: the log shall say where.
                 journal.problem = f"{type(error).__name__}: {error}"
@@ -518,6 +533,7 @@ class Machine:
         if journal.step != "freeze":
             self._enter("freeze")
         self._discard(journal)
+        self._reserve(journal)
         homes = {profile["name"]: self._frozen(journal, profile) for profile in self.host.profiles}
         for frozen in homes.values():
             frozen.copy_ahead()
@@ -546,6 +562,7 @@ class Machine:
         message = f"{journal.target} has replaced {journal.source}"
         try:
             value = {"source": journal.source, "target": journal.target, "run": journal.name}
+            self._release_reserve(journal)
             write_json(os.path.join(self.directory, "previous.json"), value)
             failed = self._failed()
             failed.pop(journal.target, None)
@@ -582,7 +599,8 @@ class Machine:
         units = self._units()
         journal.gateways = to_start(journal.gateways, units, respect=step == "verify" and not killed)
         wanted = [profiles[name] for name in journal.gateways]
-        # The disk may be full. Without this a kill from here on would only start too many of them.
+        self._release_reserve(journal)
+        # The disk may be full all the same. Without this a kill from here on would only start too many of them.
         with contextlib.suppress(OpsError):
             write_json(self.journal_path, dataclasses.asdict(journal))
         troubles: list[str] = []
@@ -602,6 +620,13 @@ class Machine:
                 for profile in profiles.values():
                     with _collected(troubles):
                         back += self._put_back(self._frozen(journal, profile), profile["name"])
+            if troubles:
+                # The copies are the only ones: a later update must not take them for its own.
+                self._keep(journal)
+                troubles.append(f"copies from before the switch lie in {self._aside(journal)}")
+            else:
+                # Before the gateways start: they may need the space.
+                self._discard(journal)
             if not boot:
                 with _collected(troubles):
                     self._start(wanted, journal.source)
@@ -616,12 +641,9 @@ class Machine:
             with _collected(troubles):
                 self._verify(wanted, journal.source, journal.before, briefly=True)
         if troubles:
-            # The copies are the only ones: a later update must not take them for its own.
-            self._keep(journal)
-            message += f"; but {'; '.join(troubles)}; copies from before the switch lie in {self._aside(journal)}"
+            message += f"; but {'; '.join(troubles)}"
             return self._done(journal, "failed", message)
         self._remember_failed(journal)
-        self._discard(journal)
         return self._done(journal, "rolled_back", message)
 
     def _done(self, journal: Journal, status: str, message: str) -> Outcome:
@@ -771,8 +793,9 @@ class Machine:
             unit = units[result.profile]
             if unit.active == "inactive":
                 self.say(f"the gateway of {result.profile} was stopped by somebody meanwhile")
-            elif worse(before, result):
-                raise OpsError(str(result))
+            elif problems := worse(before, result):
+                self.say(str(result))
+                raise OpsError(problems[0].what, where=f"profile {result.profile}", fix=problems[0].fix)
             else:
                 counted.append((profile, unit))
         return counted
@@ -824,6 +847,22 @@ class Machine:
         """What an undo puts there; a rollback may have put something there itself."""
         name = journal.name if journal.kind == "update" else f"{journal.name}-undone"
         return os.path.join(self.host.ops_dir, "set-aside", name)
+
+    def _reserve(self, journal: Journal) -> None:
+        path = self._reserve_path(journal)
+        ensure_directory(os.path.dirname(path), mode=0o700)
+        try:
+            with open(path, "wb") as stream:
+                os.posix_fallocate(stream.fileno(), 0, RESERVE)
+        except OSError as error:
+            raise failure("written", path, error) from None
+
+    def _release_reserve(self, journal: Journal) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._reserve_path(journal))
+
+    def _reserve_path(self, journal: Journal) -> str:
+        return os.path.join(self.directory, "frozen", journal.name, ".reserve")
 
     def _put_back(self, frozen: Frozen, profile: str) -> list[str]:
         return [f"{name} of {profile}" for name in frozen.put_back()]
@@ -918,7 +957,7 @@ class Machine:
         if not journal.blame:
             return
         with contextlib.suppress(OpsError):
-            reason = f"failed at {journal.failed_step}: {journal.problem.splitlines()[0]}"
+            reason = f"failed at {journal.failed_step}: {journal.problem}"
             write_json(self._failed_path, {**self._failed(), journal.target: _why(reason)})
 
     # The end.
