@@ -11,5 +11,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "shared"))
 
 from control import controller
+from killer import killer
 
-__all__ = ["controller"]
+__all__ = ["controller", "killer"]

@@ -15,8 +15,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared"))
 
 from control import controller, differences
+from killer import killer
 
-__all__ = ["controller"]
+__all__ = ["controller", "killer"]
 
 
 @pytest.fixture

@@ -1,15 +1,11 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A converge killed at any point leaves the old or the new, nothing between; the next run goes on from there.
-
-The kill is exact: Python says what it is about to do (sys.addaudithook), and the modules' Python on the host is told
-by a file at which of these words to kill itself with SIGKILL.
-"""
+"""A converge killed at any point leaves the old or the new, nothing between; the next run goes on from there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,40 +13,6 @@ import yaml
 
 HOME = "/var/lib/hermes/.hermes"
 OPS = "/var/lib/hermes/ops/profiles/default"
-ORDER = "/run/kill/at"
-KILLER = f"""
-import os, signal, sys
-
-def prepare():
-    try:
-        with open("{ORDER}") as stream:
-            event, words = stream.read().split("\\n")[:2]
-    except FileNotFoundError:
-        return
-
-    def hook(name, arguments):
-        if name == event and words in repr(arguments) and os.path.exists("{ORDER}"):
-            os.rename("{ORDER}", "{ORDER}.done")
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
-
-prepare()
-"""
-
-
-@pytest.fixture(autouse=True)
-def killer(controller: Any) -> Iterator[None]:
-    """The Python of the box obeys ORDER."""
-    site = controller.shell("python3 -c 'import site; print(site.getsitepackages()[0])'").strip()
-    # The modules act as root and as the agent's user.
-    controller.shell('mkdir -p "$1" && mkdir -p -m 0777 /run/kill', site)
-    controller.write(f"{site}/killer.py", KILLER)
-    controller.write(f"{site}/killer.pth", "import killer\n")
-    yield
-    controller.shell('rm -rf "$1"/killer.* "$1"/__pycache__/killer.* /run/kill', site)
-
-
 # Something of everything that a profile has.
 CHANGED = {
     "name": "default",
@@ -71,14 +33,13 @@ CHANGED = {
 
 
 @pytest.fixture
-def killed(controller: Any, agent: Any, wait_until: Callable[..., Any]) -> Callable[..., None]:
+def killed(controller: Any, agent: Any, killer: Any, wait_until: Callable[..., Any]) -> Callable[..., None]:
     """A function that runs site.yml, which is killed at the *words* of an *event*."""
 
     def run(event: str, words: str, variables: dict[str, Any]) -> None:
-        controller.write(ORDER, f"{event}\n{words}\n")
+        killer.order(event, words)
         assert controller.run(variables).rc != 0
-        # It was the kill, and there.
-        controller.shell(f"rm {ORDER}.done")
+        killer.obeyed()
         wait_until(agent().is_healthy, "the gateway, which may have been restarted at last")
         assert agent().reply("well?") == "The model heard: well?"
 
