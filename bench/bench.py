@@ -206,11 +206,16 @@ def exposure(directory: Path) -> None:
 
 # Wall time, and the largest memory of the command and of all it ran, as /usr/bin/time -v counts.
 COST = """
-import resource, subprocess, sys, time
+import json, resource, subprocess, sys, time
 start = time.monotonic()
-done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
-print(time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, done.returncode)
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(json.dumps([time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
 """
+
+
+def cost(name: str, *command: str) -> tuple[float, float]:
+    """Seconds and MiB of a command in the box *name*."""
+    return tuple(json.loads(run("docker", "exec", name, "python3", "-c", COST, *command)))
 
 
 def check(directory: Path) -> None:
@@ -218,12 +223,7 @@ def check(directory: Path) -> None:
     site = Site(directory, ["bench-check"], profiles=2)
     site.site()
     for command, budget in (("check", "≤ 0.5 s, < 40 MB"), ("status", "")):
-        rows = []
-        for _each in range(RUNS):
-            text = run("docker", "exec", "bench-check", "python3", "-c", COST, "hermes-ops", command)
-            took, memory, status = text.split()
-            assert status == "0", f"hermes-ops {command} ended with {status}"
-            rows.append((float(took), float(memory)))
+        rows = [cost("bench-check", "hermes-ops", command) for _each in range(RUNS)]
         took, memory = (statistics.median(row[column] for row in rows) for column in (0, 1))
         print(f"| hermes-ops {command}, two agents | {took:.2f} s, {memory:.0f} MiB | | | {budget} |")
     down("bench-check")
