@@ -248,12 +248,12 @@ class _Header(tarfile.TarInfo):
     tarfile would read a name of a gigabyte into memory, or the map of a sparse file, because somebody wrote so.
     """
 
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+    def _proc_member(self, *arguments: Any) -> tarfile.TarInfo:
         if self.type not in (tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.XHDTYPE):
             raise tarfile.ReadError(f"{self.name[:100]!r} is no file, directory or symbolic link")
         if self.size < 0 or (self.type == tarfile.XHDTYPE and self.size > _HEADER_LIMIT):
             raise tarfile.ReadError("a header is too long")
-        return super()._proc_member(archive)  # type: ignore[misc]
+        return super()._proc_member(*arguments)  # type: ignore[misc]
 
     def _sparse(self, *_arguments: Any) -> None:
         raise tarfile.ReadError("a file is sparse")

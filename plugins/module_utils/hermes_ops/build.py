@@ -437,7 +437,7 @@ class Builder:
         self.about = f"hermes-agent {self.request.channel}"
         commits: dict[str, str] = {}
         for line in self._git("ls-remote", "--tags", "--end-of-options", url).splitlines():
-            commit, _, name = line.partition("\trefs/tags/")
+            commit, _separator, name = line.partition("\trefs/tags/")
             if name.endswith("^{}"):
                 # What an annotated tag, an object of its own, leads to.
                 commits[name[:-3]] = commit

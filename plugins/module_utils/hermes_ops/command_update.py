@@ -43,11 +43,11 @@ def common(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> int:
     host = installation()
     if arguments.check:
-        machine = update.Machine(host, settings_of(host, declared=True), progress)
+        machine = update.Machine(host, settings_of(host, declared=True), say_now)
         preview(machine.check(arguments.version), arguments.json)
         return EXIT_OK
     if arguments.recover:
-        machine = update.Machine(host, settings_of(host), progress)
+        machine = update.Machine(host, settings_of(host), say_now)
         with host.lock("update"):
             outcome = machine.recover(boot=arguments.boot)
         # What is undone has been recovered; only what could not be is a failure of this.
@@ -55,7 +55,7 @@ def work(arguments: argparse.Namespace) -> int:
     if not arguments.here:
         options = ["--version", arguments.version] if arguments.version else []
         return hand_over(host, ["update", *options], as_json=arguments.json)
-    machine = update.Machine(host, settings_of(host, declared=True), progress)
+    machine = update.Machine(host, settings_of(host, declared=True), say_now)
     interruptible(machine)
     return machine.update(arguments.version).exit_status
 
@@ -89,11 +89,6 @@ def settings_of(host: Installation, *, declared: bool = False) -> update.Setting
     return update.Settings.like(current)
 
 
-def progress(text: str) -> None:
-    """A line of the log, now: whoever follows it waits."""
-    print(text, flush=True)
-
-
 def interruptible(machine: update.Machine) -> None:
     """Let SIGTERM (systemctl stop, a time-out of the unit) lead back instead of ending us somewhere."""
 
@@ -113,6 +108,7 @@ def hand_over(host: Installation, arguments: list[str], *, as_json: bool) -> int
 
 
 def say_now(text: str) -> None:
+    """A line of the log, now: whoever follows it waits."""
     say(text)
     sys.stdout.flush()
 

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from . import backup
 from .errors import OpsError
@@ -64,13 +64,11 @@ class Running:
 
     @property
     def stdin(self) -> BinaryIO:
-        assert self.process.stdin is not None
-        return self.process.stdin  # type: ignore[return-value]
+        return cast(BinaryIO, self.process.stdin)
 
     @property
     def stdout(self) -> BinaryIO:
-        assert self.process.stdout is not None
-        return self.process.stdout  # type: ignore[return-value]
+        return cast(BinaryIO, self.process.stdout)
 
     def finish(self) -> None:
         """That was all.

@@ -226,7 +226,7 @@ def _skills_in(source: Source, place: str) -> list[str]:
     if not source.is_directory(place):
         return found
     for path in sorted([_join(place, SKILL_FILE), *source.below(place)], key=lambda path: path.count("/")):
-        directory, _, name = path.rpartition("/")
+        directory, _separator, name = path.rpartition("/")
         inside = any(not skill or f"{directory}/".startswith(f"{skill}/") for skill in found)
         if name == SKILL_FILE and path in source.entries and not inside:
             found.append(directory)
@@ -372,7 +372,7 @@ def _plan_texts(source: Source, workspace: str, home: str, owner: Owner) -> Iter
     """Every text of the workspace and of its daily memory, as it is."""
     for path in source.below(workspace):
         relative = os.path.relpath(path, workspace or ".")
-        directory, _, name = relative.rpartition("/")
+        directory, _separator, name = relative.rpartition("/")
         if directory not in ("", "memory") or not name.endswith(".md"):
             continue
         if not _NAME.fullmatch(name):

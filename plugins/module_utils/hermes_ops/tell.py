@@ -37,7 +37,7 @@ def parse(data: bytes, topic: str | None) -> tuple[str, str]:
     except UnicodeDecodeError:
         raise OpsError("the context is not UTF-8 text", fix="save it as UTF-8") from None
     if topic is None:
-        topic, _, text = text.lstrip().partition("\n")
+        topic, _separator, text = text.lstrip().partition("\n")
     topic, body = " ".join(topic.split()), text.strip()
     if not topic or not body:
         raise OpsError(
