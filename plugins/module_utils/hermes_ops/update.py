@@ -34,7 +34,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from . import backup, build, canary, gateway, health, heartbeat, release
 from .errors import OpsError
@@ -916,11 +916,11 @@ class Machine:
 
     def _enter(self, step: str) -> None:
         """Write down that *step* begins."""
-        assert self.journal is not None
+        journal = cast(Journal, self.journal)
         self.say(step)
         ensure_directory(self.directory, mode=0o700)
-        write_json(self.journal_path, {**dataclasses.asdict(self.journal), "step": step})
-        self.journal.step = step
+        write_json(self.journal_path, {**dataclasses.asdict(journal), "step": step})
+        journal.step = step
 
     def _forget(self) -> None:
         """Finished: without a journal there is nothing to recover."""
