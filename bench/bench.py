@@ -10,6 +10,7 @@
 ``again``     no-change site.yml: module runs on the host, and time against as many pings; the same for a second profile
 ``fleet``     no-change site.yml on 1, 4 and 8 hosts
 ``exposure``  what systemd says about the gateway's sandbox
+``backup``    a home of 1 GB backed up, verified and restored: time, and memory at most
 ``check``     a look at the host, as every two minutes: time and memory
 ``update_downtime``  how long the agent does not answer while it is updated, and taken back, against a plain restart
 """
@@ -283,12 +284,54 @@ def update_downtime(directory: Path) -> None:
     print(f"| update, seen by a user | {ours:.2f} s | {floor:.2f} s for a restart | {ratio:.2f} × | ≤ 1.2 × |")
 
 
+# A home of 1 GB, half of it files that do not compress, half a database; then what a command costs on it.
+HOME = "/var/lib/hermes/.hermes"
+FILL = f"""
+set -e
+head -c 512M /dev/urandom | split -b 8M - {HOME}/workspace/part-
+python3 - <<'END'
+import sqlite3
+with sqlite3.connect("{HOME}/large.db") as database:
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("CREATE TABLE said (text)")
+    words = ("so it was said, number %d; " * 40)
+    database.executemany("INSERT INTO said VALUES (?)", ((words % ((n,) * 40),) for n in range(470_000)))
+END
+chown -R hermes:hermes {HOME}/workspace {HOME}/large.db*
+"""
+COST = """
+import json, resource, subprocess, sys, time
+start = time.monotonic()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(json.dumps([time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
+"""
+
+
+def backup(directory: Path) -> None:
+    box("bench-backup")
+    Site(directory, ["bench-backup"]).site()
+
+    def cost(*arguments: str) -> tuple[float, float]:
+        return tuple(json.loads(run("docker", "exec", "bench-backup", "python3", "-c", COST, "hermes-ops", *arguments)))
+
+    _seconds, empty = cost("backup")
+    run("docker", "exec", "bench-backup", "bash", "-c", FILL)
+    for command in (("backup",), ("verify",), ("restore", "--force")):
+        took, peak = cost(*command)
+        print(
+            f"| 1 GB home: hermes-ops {command[0]} | {took:.0f} s, {peak:.0f} MiB at most "
+            f"| {empty:.0f} MiB for an empty one's backup | {peak / empty:.2f} × | flat |"
+        )
+    down("bench-backup")
+
+
 def main() -> None:
     benches = {
         "first": first,
         "again": again,
         "fleet": fleet,
         "exposure": exposure,
+        "backup": backup,
         "check": check,
         "update_downtime": update_downtime,
     }
