@@ -85,7 +85,7 @@ STEPS: list[dict[str, Any]] = [
         "name": "An agent is down, or deaf",
         "when": "Its unit is not active, or it is and nothing comes back.",
         "commands": [f"systemctl restart {UNIT}", ops("check --wait")],
-        "then": "Nothing is lost by it: what the agent was doing is interrupted, at most.",
+        "then": "What the agent was doing is interrupted, at most. Restarts by themselves are named for an hour more.",
     },
     {
         "name": "config.yaml or .env is broken",

@@ -107,12 +107,12 @@ def settings_broken(host: Host) -> Iterator[None]:
 
 
 @contextmanager
-def release(host: Host, program: str) -> Iterator[str]:
-    """A further release, whose ``hermes`` is *program*; gives its id."""
+def bad_release(host: Host) -> Iterator[str]:
+    """A further release, whose gateway is alive and does nothing; gives its id."""
     current = host.shell("basename $(readlink /opt/hermes/current)").strip()
     bad = f"{current}-bad"
     host.shell(f"cd /opt/hermes/releases && cp --archive --link {current} {bad} && rm {bad}/bin/hermes")
-    host.write(f"/opt/hermes/releases/{bad}/bin/hermes", f"#!/bin/sh\n{program}\n")
+    host.write(f"/opt/hermes/releases/{bad}/bin/hermes", "#!/bin/sh\nexec sleep infinity\n")
     host.shell(f"chmod 0755 /opt/hermes/releases/{bad}/bin/hermes")
     yield bad
     assert host.shell("basename $(readlink /opt/hermes/current)").strip() == current
@@ -120,10 +120,10 @@ def release(host: Host, program: str) -> Iterator[str]:
 
 
 @contextmanager
-def bad_release(host: Host) -> Iterator[None]:
-    with release(host, "exit 1") as bad:
+def badly_updated(host: Host) -> Iterator[None]:
+    with bad_release(host) as bad:
         host.shell(f"ln --symbolic --force --no-dereference releases/{bad} /opt/hermes/current")
-        host.shell(f"systemctl restart {UNIT} hermes-gateway@work.service || true")
+        host.shell(f"systemctl restart {UNIT} hermes-gateway@work.service")
         host.wait_until(lambda: not host.agent.is_healthy(), "the bad release is bad")
         yield
 
@@ -132,7 +132,7 @@ def bad_release(host: Host) -> Iterator[None]:
 def cut_off(host: Host) -> Iterator[None]:
     """The one who changes the release dies while it waits for agents that will never answer."""
     journal = f"{OPS}/update/journal.json"
-    with release(host, "exec sleep infinity") as bad:
+    with bad_release(host) as bad:
         host.shell(f"systemd-run --quiet --unit cut-off hermes-ops rollback --here --to {bad}")
         host.wait_until(lambda: '"verify"' in host.shell(f"cat {journal} 2>/dev/null || true"), "it waits for agents")
         host.shell("systemctl kill --signal SIGKILL cut-off")
@@ -197,7 +197,7 @@ BREAKS: dict[str, Callable[[Host], AbstractContextManager[None]]] = {
     "What is wrong?": nothing_known,
     "An agent is down, or deaf": down,
     "config.yaml or .env is broken": settings_broken,
-    "It began with an update": bad_release,
+    "It began with an update": badly_updated,
     "An update was cut off": cut_off,
     "Memories, sessions or skills are gone": data_lost,
     "The host is gone": host_lost,
