@@ -470,7 +470,7 @@ class Machine:
         self._forget()
         if boot:
             journal.failed_step = journal.step
-            return self._end(self._outcome("failed", "was interrupted; nothing was changed", journal))
+            return self._end(self._outcome("rolled_back", "was interrupted; nothing had been changed", journal))
         # Our caller begins it again.
         self.attempt = journal.attempt + 1
         return None
@@ -673,8 +673,10 @@ class Machine:
         return *choose(current, target, self._failed(), asked=version is not None), target
 
     def _preconditions(self) -> dict[str, list[str]]:
-        if self.host.busy("restore"):
-            raise OpsError("a restore is running", fix="wait for it")
+        # A rehearsal has a canary as well.
+        for job in ("restore", "rehearsal"):
+            if self.host.busy(job):
+                raise OpsError(f"a {job} is running", fix="wait for it")
         copies = 3 * sum(self._size(profile["home"]) for profile in self.host.profiles)
         for path, more in ((self.host.root, 0), (self.host.ops_dir, copies), (self.host.data_dir, 0)):
             free, wanted = shutil.disk_usage(path).free, self.settings.min_free_mb * 2**20 + more
