@@ -76,16 +76,19 @@ def installation() -> Installation:
 def settings_of(host: Installation, *, declared: bool = False) -> update.Settings:
     """What is declared; where nothing is, what the current release says of itself.
 
-    :param declared: the release has to be one that can be looked for
+    :param declared: it has to be known what may replace the current release
     """
     if os.path.exists(settings.path_of("update")):
         return settings.load("update", update.Settings)
+    if declared:
+        raise OpsError(
+            "nothing says what this host may be updated to",
+            fix="converge it with auto_update_enabled; auto_update_hold keeps the timer from it",
+        )
     observed = release.observe(host.root)
     current = observed.find(observed.current)
     if current is None:
         raise OpsError("there is no current release", where=host.root, fix="converge the host: site.yml")
-    if declared and current.stamp["identity"]["method"] != "pypi":
-        raise OpsError("nothing says where to look for releases", fix="converge the host with auto_update_enabled")
     return update.Settings.like(current)
 
 

@@ -27,7 +27,7 @@ from .installation import Installation
 
 JOB = "heartbeat"
 # What is appended to a ping URL.
-EVENTS = {"start": "/start", "success": "", "fail": "/fail"}
+EVENTS = {"start": "/start", "success": "", "fail": "/fail", "log": "/log"}
 # Healthchecks keeps 100 kB of a body; more than this is no reason, but a log.
 BODY_BYTES = 10_000
 ATTEMPTS = 4
@@ -248,8 +248,13 @@ def report(host: Installation, job: str, event: str, body: str) -> bool:
         wanted = declared()
     except OpsError:
         return False
-    url = wanted and (wanted.job_urls.get(job) or wanted.ping_url)
-    if not url or drill_of(host) == SILENCE:
+    if wanted is None or drill_of(host) == SILENCE:
+        return False
+    url = wanted.job_urls.get(job)
+    if not url:
+        # The host's check is not well because one of its jobs went well.
+        url, event = wanted.ping_url, "log" if event == "success" else event
+    if not url:
         return False
     answers = send([Ping(job, url, event, body)], time.monotonic() + REPORT_SECONDS)
     return answers[job].problem is None

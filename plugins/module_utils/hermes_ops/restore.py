@@ -52,7 +52,7 @@ from .process import run_filter
 ASIDE_IN_HOME = ".hermes-ops-set-aside"
 _UNDONE = "-undone"
 # What an agent learns by itself or is taught, besides its conversations.
-LEARNT = ("memories", "skills", "config.yaml", "SOUL.md", "webhook_subscriptions.json")
+LEARNT = ("memories", "skills", "cron/jobs.json", "config.yaml", "SOUL.md", "webhook_subscriptions.json")
 # Undoes an interrupted restore when the host boots; exists while one is under way.
 UNIT_DIRECTORY = "/etc/systemd/system"
 _GUARD = "hermes-restore-recovery.service"
@@ -120,8 +120,7 @@ class Restore:
         :raises OpsError: it was not done, and the home is what it was; says why
         """
         with self.host.lock("restore"):
-            if self.host.busy("update"):
-                raise OpsError("an update is running", fix="wait for it")
+            _refuse_update(self.host)
             self.recover()
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
             aside = os.path.join(aside_root(self.host, profile["home"]), f"{profile['name']}-{stamp}")
@@ -504,6 +503,11 @@ def _writable(_function: object, path: str, error: Any) -> None:
 # The last working copies of two files, without a backup.
 
 
+def _refuse_update(host: Installation) -> None:
+    if host.busy("update"):
+        raise OpsError("an update is running", fix="wait for it")
+
+
 def put_back_kept(host: Installation, profile: dict[str, Any], say: Callable[[str], object]) -> str | None:
     """Give config.yaml and .env back the copies that last proved to work, and the gateway a fresh start (B8).
 
@@ -513,6 +517,7 @@ def put_back_kept(host: Installation, profile: dict[str, Any], say: Callable[[st
     records = host.records(profile["name"])
     aside = None
     with host.lock("restore"):
+        _refuse_update(host)
         backup.refuse_unfinished(host)
         records.prepare()
         kept = {name: records.read_kept(name) for name in ("config.yaml", backup.ENV)}

@@ -144,7 +144,7 @@ class Settings:
 
     @classmethod
     def like(cls, current: Installed) -> Settings:
-        """For a host where nothing is declared: what replaces *current* is anything newer with the same extras."""
+        """For a way back on a host where nothing is declared of updates."""
         return cls(version=f">={current.version}", extras=current.stamp["extras"])
 
     def request(self) -> Request:
@@ -434,6 +434,7 @@ class Machine:
             if done is not None:
                 return done
             began, current = time.time(), gateway.current_release(self.host.root) or ""
+            self._refuse_company()
             status, message, target = self.check_rollback(to)
             if status == "up_to_date":
                 return self._end(Outcome(status, message, began, current, target.id))
@@ -672,11 +673,14 @@ class Machine:
         target = Target(build.newest(request, self.settings.index(), root=root, timeout=self.settings.build_timeout))
         return *choose(current, target, self._failed(), asked=version is not None), target
 
-    def _preconditions(self) -> dict[str, list[str]]:
+    def _refuse_company(self) -> None:
         # A rehearsal has a canary as well.
         for job in ("restore", "rehearsal"):
             if self.host.busy(job):
                 raise OpsError(f"a {job} is running", fix="wait for it")
+
+    def _preconditions(self) -> dict[str, list[str]]:
+        self._refuse_company()
         copies = 3 * sum(self._size(profile["home"]) for profile in self.host.profiles)
         for path, more in ((self.host.root, 0), (self.host.ops_dir, copies), (self.host.data_dir, 0)):
             free, wanted = shutil.disk_usage(path).free, self.settings.min_free_mb * 2**20 + more
