@@ -100,6 +100,20 @@ def _archive(name: str, members: dict[str, str]) -> bytes:
     return buffer.getvalue()
 
 
+# Units of which there may be a journal, beside jobs and gateways.
+OTHER_UNITS = [
+    f"--unit={pattern}"
+    for pattern in (
+        "hermes-update-*",
+        "hermes-restore-*",
+        "hermes-canary*",
+        "hermes-dashboard*",
+        "hermes-logrotate*",
+        "systemd-journal-upload*",
+    )
+]
+
+
 def _collect(host: Installation, lines: int) -> Iterator[tuple[str, str]]:
     """Each member's name and content; one that cannot be had says why, and keeps no other from being there."""
     makers: dict[str, Callable[[], str]] = {
@@ -112,6 +126,8 @@ def _collect(host: Installation, lines: int) -> Iterator[tuple[str, str]]:
     for job in jobs.JOBS.values():
         makers |= _unit(job.service, lambda *arguments: _output("systemctl", *arguments))
         makers[f"journal/{job.service}.txt"] = lambda job=job: _journal(lines, "--unit", job.service)
+    # Whatever else there is: updates by hand, recoveries, the canary, the dashboard, what ships the journal.
+    makers["journal/others.txt"] = lambda: _journal(lines, *OTHER_UNITS)
     for profile in host.profiles:
         name = profile["name"]
         makers |= _unit(profile["unit"], lambda *arguments: host.manager.call(*arguments, check=False).stdout)

@@ -350,11 +350,6 @@ def worse(before: dict[str, list[str]], result: health.Health) -> list[health.Pr
     return [problem for problem in result.problems if problem.cause not in before.get(result.profile, [])]
 
 
-def surplus(names: list[str], keep: int) -> list[str]:
-    """All but the newest *keep* of names that sort by their time."""
-    return sorted(names)[: max(0, len(names) - keep)]
-
-
 # Acting.
 
 
