@@ -93,9 +93,21 @@ class Host:
         )
         return self.status()
 
-    def forgive(self) -> None:
-        """Let releases that failed, or were left, be tried again; they are still there and need not be built."""
-        self.shell(f"rm -f {OPS}/update/failed.json")
+    def forgive(self, version: str = "") -> None:
+        """Let a release that failed, or was left, be tried again (all of them); it is still there and need not be
+        built."""
+        script = f"""
+            import json, sys
+            path = "{OPS}/update/failed.json"
+            try:
+                with open(path) as stream:
+                    failed = json.load(stream)
+            except FileNotFoundError:
+                sys.exit()
+            with open(path, "w") as stream:
+                json.dump({{name: why for name, why in failed.items() if not name.startswith(sys.argv[1])}}, stream)
+        """
+        self.shell('python3 -c "$1" "$2"', textwrap.dedent(script), version)
 
     def status(self) -> dict[str, Any]:
         return json.loads(self.controller.read(f"{OPS}/status/update.json"))
@@ -148,13 +160,13 @@ def well(box: Host, agent: Any) -> Any:
     """A function that says: the agent answers, on the release with that version, and remembers everything."""
     before = box.words()
 
-    def check(version: str) -> None:
+    def check(version: str, scope: str = "system") -> None:
         assert box.release.startswith(f"{version}-"), box.status()
         answer = agent().reply("well?")
         assert answer == "The model heard: well?"
         health = json.loads(box.shell(f"curl --silent --fail {agent().url}/health"))
         assert health["version"] == version
-        assert agent("jobs").show("ActiveState") == "active"
+        assert agent("jobs", scope=scope).show("ActiveState") == "active"
         assert before <= box.words(), before - box.words()
         box.clean()
 

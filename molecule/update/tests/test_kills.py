@@ -122,3 +122,18 @@ def test_the_power_is_cut_after_the_data_was_migrated(box, agent, well, from_0_1
     wait_until(agent().is_healthy, "the agent after the boot", 120)
     well("0.18.2")
     assert "said before the power was cut" in box.words()
+
+
+def test_in_the_users_own_manager(controller, box, agent, well, from_0_18_2, power_cut, wait_until):
+    controller.converge({"gateway_scope": "user", "hermes_version": ">=0.18.2,<0.30"})
+    box.set(canary=False, reply=False, stable_seconds=3)
+    box.control("DELETE", "")
+    box.orders(("start", 2, SOON))
+    assert box.by_timer()["status"] == "rolled_back", box.log()
+    well("0.18.2", scope="user")
+    # What recovers at boot is the system's, and comes before the user's manager.
+    power_cut("verify", 10)
+    wait_until(agent().is_healthy, "the agent after the boot", 120)
+    well("0.18.2", scope="user")
+    assert box.by_timer()["status"] == "success", box.log()
+    well("0.19.0", scope="user")

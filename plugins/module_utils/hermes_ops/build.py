@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -161,12 +161,16 @@ def switch(root: str, release: str) -> None:
             os.utime(path)
 
 
-def prune(root: str, *, keep: int) -> None:
+def prune(root: str, *, keep: int, first: Container[str] = ()) -> None:
     """Remove all but the current release and *keep* others, the last used first; one that is in use stays.
 
     For who holds the lock of *root*.
+
+    :param first: ids of releases that nobody wants to go back to
     """
     observed = observe(root)
+    releases = tuple(replace(each, used=0.0) if each.id in first else each for each in observed.releases)
+    observed = replace(observed, releases=releases)
     if superfluous(observed, observed.current, switch=False, keep=keep):
         for name in superfluous(observed, observed.current, switch=False, keep=keep, in_use=used_by_processes(root)):
             retire(os.path.join(root, "releases"), name)
