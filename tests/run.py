@@ -356,7 +356,8 @@ def main() -> int:
         parser.error("only molecule has scenarios")
     jobs = jobs_for(arguments.what, arguments.scenario)
     LOGS.mkdir(parents=True, exist_ok=True)
-    workers = max(2, os.cpu_count() or 1)
+    # Hosts often wait, for a time-out or for each other: one more than there are cores.
+    workers = (os.cpu_count() or 1) + 1
     print(f"test: {', '.join(job.name for job in jobs)}; {workers} at a time, logs in .cache/logs/", flush=True)
     lock = threading.Lock()
     with ThreadPoolExecutor(workers) as pool:

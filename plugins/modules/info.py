@@ -148,6 +148,12 @@ busy:
   type: list
   elements: str
   sample: []
+unfinished:
+  description: Those of them that were interrupted and neither finished nor undone.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 port_conflicts:
   description: Declared ports that another process holds, each as a sentence with its fix.
   returned: always

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -221,3 +223,35 @@ def test_a_pipe_is_no_file_and_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OpsError, match="not a regular file"):
         files.read_bytes(str(tmp_path / "pipe"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+def test_a_handler_that_raises_leaves_us_nobody_else():
+    nobody = files.Owner.named("nobody")
+    before = (os.geteuid(), os.getegid(), os.getgroups())
+    armed = False
+
+    class Ended(Exception):
+        pass
+
+    def end(_number, _frame):
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Ended
+
+    pester = "import os, random, time\nwhile True: time.sleep(random.uniform(0.001, 0.004)); os.kill(os.getppid(), 15)"
+    kept = signal.signal(signal.SIGTERM, end)
+    killer = subprocess.Popen([sys.executable, "-c", pester])
+    try:
+        for _each in range(300):
+            with contextlib.suppress(Ended):
+                armed = True
+                while True:
+                    with files.acting_as(nobody):
+                        pass
+            assert (os.geteuid(), os.getegid(), os.getgroups()) == before
+    finally:
+        killer.kill()
+        killer.wait()
+        signal.signal(signal.SIGTERM, kept)

@@ -308,3 +308,25 @@ def test_a_database_that_cannot_be_read_is_an_error_before_anything_is_changed(w
     monkeypatch.setattr(backup, "copy_database", broken)
     with pytest.raises(OpsError, match="malformed"):
         world.frozen.copy_ahead()
+
+
+def test_somebody_else_s_damaged_database_keeps_nobody_from_an_update(world):
+    (world.home / "workspace").mkdir()
+    damaged = world.home / "workspace/browser.db"
+    damaged.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    world.freeze()
+    assert not (world.directory / "workspace/browser.db").exists()
+    migrate(world.home / "state.db")
+    assert world.frozen.put_back() == ["state.db"]
+    assert damaged.exists()
+
+
+def test_a_damaged_database_of_hermes_stops_an_update_but_no_way_back(world):
+    (world.home / "state.db").write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    with pytest.raises(OpsError, match=r"state\.db"):
+        world.freeze()
+    lenient = Frozen(str(world.home), Owner.current(), str(world.directory), str(world.aside), strict=False)
+    lenient.copy_ahead()
+    lenient.complete()
+    assert not (world.directory / "state.db").exists()
+    assert (world.directory / "cron/executions.db").exists()

@@ -55,7 +55,6 @@ CACHE_TAG = "CACHEDIR.TAG"
 # Where a restore puts a home together, inside of that home.
 STAGING = ".hermes-ops-restore"
 # In the ops directory, while there is a restore.
-RESTORE_JOURNAL = "restore.json"
 # Copies of it that editors and Hermes leave (.env.bak, .env_*.tmp) hold the same secrets.
 ENV = ".env"
 # Before the recipient's public key, where .env is to be encrypted.
@@ -300,7 +299,7 @@ def _read_only(path: str) -> sqlite3.Connection:
 
 def refuse_unfinished(host: Installation) -> None:
     """:raises OpsError: when a home may be half of what it was"""
-    if os.path.lexists(os.path.join(host.ops_dir, RESTORE_JOURNAL)):
+    if host.unfinished("restore"):
         raise OpsError(
             "a restore is under way or was interrupted",
             fix="wait for it, or have it undone: hermes-ops restore --recover",

@@ -43,6 +43,15 @@ def say(text: object) -> None:
     sys.stdout.write(f"{text}\n")
 
 
+def say_now(text: object) -> None:
+    """A line of what is being done, now: whoever follows it waits. That nobody can read it any more ends nothing."""
+    try:
+        say(text)
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def parser(chosen: str | None) -> argparse.ArgumentParser:
     """The whole command line; options only of the command *chosen*."""
     main = argparse.ArgumentParser(

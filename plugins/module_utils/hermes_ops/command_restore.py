@@ -9,12 +9,11 @@ import argparse
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from . import backup, command_backup, offsite
-from .cli import EXIT_OK, say
+from .cli import EXIT_OK, say, say_now
 from .errors import OpsError
 from .installation import Installation
 from .restore import Interrupted, Restore, put_back_kept
@@ -44,13 +43,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     host = command_backup.installation()
-    restore = Restore(host, progress)
+    restore = Restore(host, say_now)
     if arguments.recover:
         with host.lock("restore"):
             restore.recover(boot=arguments.boot)
         return EXIT_OK
     if arguments.kept:
-        aside = put_back_kept(host, host.one(arguments.profile), progress)
+        aside = put_back_kept(host, host.one(arguments.profile), say_now)
         say(f"what was there is in {aside}" if aside else "nothing differed from what last worked")
         return EXIT_OK
     with _opened(host, arguments) as (profile, source, finish):
@@ -92,12 +91,6 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
     profile = profile or host.one(arguments.profile or manifest["profile"])
     say(f"{path}: whole, {len(manifest['members'])} files of {manifest['profile']} on {manifest['host']}")
     yield profile, os.path.abspath(path), lambda: None
-
-
-def progress(text: object) -> None:
-    """A line now: whoever waits wants to know for what."""
-    say(text)
-    sys.stdout.flush()
 
 
 def _interruptible(restore: Restore) -> None:

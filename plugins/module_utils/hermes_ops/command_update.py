@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from . import apart, jobs, release, settings, update
-from .cli import EXIT_OK, say
+from .cli import EXIT_OK, say, say_now
 from .errors import OpsError
 from .installation import Installation
 
@@ -108,12 +108,6 @@ def hand_over(host: Installation, arguments: list[str], *, as_json: bool) -> int
     if as_json and status in (0, 1):
         say(json.dumps(host.read_status("update"), indent=2))
     return status
-
-
-def say_now(text: str) -> None:
-    """A line of the log, now: whoever follows it waits."""
-    say(text)
-    sys.stdout.flush()
 
 
 def to_stderr(text: str) -> None:

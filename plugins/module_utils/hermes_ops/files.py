@@ -12,6 +12,7 @@ import glob
 import json
 import os
 import pwd
+import signal
 import stat
 import tempfile
 import time
@@ -62,19 +63,24 @@ def acting_as(owner: Owner) -> Iterator[None]:
     if os.geteuid() == owner.uid:
         yield
         return
+    if os.geteuid() != 0:
+        raise OpsError(f"cannot act as {owner.name!r} without being root", fix="run as root (become: true)")
     uid, gid, groups = os.geteuid(), os.getegid(), os.getgroups()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        os.setgroups([owner.gid])
-        os.setegid(owner.gid)
-        os.seteuid(owner.uid)
-    except PermissionError:
-        raise OpsError(f"cannot act as {owner.name!r} without being root", fix="run as root (become: true)") from None
-    try:
-        yield
+        try:
+            os.setgroups([owner.gid])
+            os.setegid(owner.gid)
+            os.seteuid(owner.uid)
+            yield
+        finally:
+            # A handler that raises in the middle of what follows would leave us half somebody else.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
     finally:
         os.seteuid(uid)
         os.setegid(gid)
         os.setgroups(groups)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def read_bytes(path: str, limit: int = -1) -> bytes | None:

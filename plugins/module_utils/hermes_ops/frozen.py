@@ -17,13 +17,15 @@ import shutil
 import sqlite3
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import backup, config
 from .errors import OpsError
 from .files import Owner, acting_as, ensure_directory, failure, open_directory, read_bytes, sync_directory, write_atomic
 
+# What Hermes itself keeps, and migrates (0.18.2 and 0.19.0).
+HERMES_DATABASES = frozenset({"state.db", "kanban.db", "response_store.db", "cron/executions.db"})
 _PARTIAL = ".partial"
 _BLOCK = 1 << 20
 # A file that was changed that recently may have been changed once more without a trace in its time.
@@ -42,13 +44,15 @@ class Frozen:
     :param home: where the agent's files are; its owner's
     :param directory: root's; the copies
     :param aside: root's; empty until something is put back
+    :param strict: a database of Hermes that cannot be copied is an error; else it is left out, like others always
     """
 
-    def __init__(self, home: str, owner: Owner, directory: str, aside: str) -> None:
+    def __init__(self, home: str, owner: Owner, directory: str, aside: str, *, strict: bool = True) -> None:
         self.home = home
         self.owner = owner
         self.directory = directory
         self.aside = aside
+        self.strict = strict
         # Path -> what its files looked like before they were copied.
         self._seen: dict[str, list[tuple[int, ...]]] = {}
 
@@ -68,7 +72,7 @@ class Frozen:
                 for path in (self.directory, self.aside):
                     ensure_directory(os.path.dirname(os.path.join(path, name)), mode=0o700)
                 self._seen[name] = self._look(name)
-                self._copy(name)
+                self._try(self._copy, name)
 
     def complete(self) -> None:
         """Bring the copies up to date, now that the agent is stopped; only what changed since costs time.
@@ -81,11 +85,11 @@ class Frozen:
                 if name not in self._seen:
                     for path in (self.directory, self.aside):
                         ensure_directory(os.path.dirname(os.path.join(path, name)), mode=0o700)
-                    self._copy(name)
+                    self._try(self._copy, name)
                 elif self._seen[name] != self._look(name):
-                    self._refresh(name)
+                    self._try(self._refresh, name)
             for name in self._seen.keys() - set(present):
-                os.unlink(os.path.join(self.directory, name))
+                self._leave_out(name)
             with acting_as(self.owner):
                 text = read_bytes(os.path.join(self.home, config.FILE_NAME))
             if text is not None:
@@ -107,6 +111,21 @@ class Frozen:
                         found.append((status.st_ino, status.st_size, status.st_mtime_ns))
         newest = max(when for _inode, _size, when in found) / 1e9 if found else 0.0
         return found if abs(time.time() - newest) > _SETTLED_SECONDS else [(time.monotonic_ns(),)]
+
+    def _try(self, copy: Callable[[str], None], name: str) -> None:
+        """A damaged or locked database among an agent's own files must keep nobody from an update, nor one of Hermes
+        from going back."""
+        try:
+            copy(name)
+        except (OpsError, OSError, sqlite3.Error):
+            own = name in HERMES_DATABASES and os.path.lexists(os.path.join(self.home, name))
+            if own and self.strict:
+                raise
+            self._leave_out(name)
+
+    def _leave_out(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.directory, name))
 
     def _copy(self, name: str) -> None:
         target = os.path.join(self.directory, name)
@@ -274,6 +293,7 @@ def _take(name: str, directory: int, target: str) -> None:
         with open(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=directory), "rb") as source:
             _write_whole(source, os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
         os.rename(partial, target)
+        sync_directory(os.path.dirname(target))
         os.unlink(name, dir_fd=directory)
 
 

@@ -11,13 +11,11 @@ from typing import Any
 from . import audit, config, dashboard, dotenv, gateway, jobs, logs, ports, systemd, webhooks
 from .errors import OpsError
 from .files import Owner, acting_as, read_json
-from .installation import is_busy
+from .installation import JOURNALS, is_busy, is_unfinished
 from .records import Records
 from .state import read_state
 from .systemd import Manager, Unit
 
-# While one of these is done, nothing else may change the host.
-EXCLUSIVE = ("restore", "update")
 # What a role can switch on and off, besides the jobs.
 FEATURES = {"audit": audit, "dashboard": dashboard, "logrotate": logs}
 
@@ -52,7 +50,8 @@ def gather(
         "undeclared_profiles": _undeclared(hermes_home, profiles),
         "port_conflicts": port_conflicts(profiles, owner),
         "jobs": sorted([*jobs.present(), *(name for name, feature in FEATURES.items() if feature.present())]),
-        "busy": [job for job in EXCLUSIVE if is_busy(ops_dir, job)],
+        "busy": [job for job in JOURNALS if is_busy(ops_dir, job)],
+        "unfinished": [job for job in JOURNALS if is_unfinished(ops_dir, job) and not is_busy(ops_dir, job)],
     }
 
 

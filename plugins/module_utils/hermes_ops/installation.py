@@ -19,6 +19,8 @@ from .profile import DEFAULT_PROFILE
 from .records import Records
 from .systemd import Manager
 
+# Jobs that leave a journal until they are finished or undone; below ops_dir.
+JOURNALS = {"restore": "restore.json", "update": "update/journal.json"}
 # Written by the module kit; names and paths only.
 HOST_FILE = "/etc/hermes-ops/host.json"
 
@@ -130,6 +132,10 @@ class Installation:
         """Whether somebody does *job* right now."""
         return is_busy(self.ops_dir, job)
 
+    def unfinished(self, job: str) -> bool:
+        """Whether *job* (of :data:`JOURNALS`) was begun and neither finished nor undone."""
+        return is_unfinished(self.ops_dir, job)
+
     def write_status(self, job: str, status: str, message: str, **more: Any) -> None:
         """Remember how *job* ended.
 
@@ -162,3 +168,8 @@ def is_busy(ops_dir: str, job: str) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def is_unfinished(ops_dir: str, job: str) -> bool:
+    """See :meth:`Installation.unfinished`."""
+    return os.path.lexists(os.path.join(ops_dir, JOURNALS[job]))

@@ -44,7 +44,7 @@ from .files import (
     write_atomic,
     write_json,
 )
-from .installation import Installation
+from .installation import JOURNALS, Installation
 from .kit import COMMAND
 from .process import run_filter
 
@@ -84,8 +84,8 @@ class Journal:
     restored: list[str] = field(default_factory=list)
 
 
-class Interrupted(OpsError):
-    """Somebody asked us to stop."""
+class Interrupted(BaseException):
+    """Somebody asked us to stop. Nobody's error: what looks whether an agent answers must not take it for one."""
 
 
 class Restore:
@@ -97,7 +97,7 @@ class Restore:
     def __init__(self, host: Installation, say: Callable[[str], object]) -> None:
         self.host = host
         self.say = say
-        self.journal_path = os.path.join(host.ops_dir, backup.RESTORE_JOURNAL)
+        self.journal_path = os.path.join(host.ops_dir, JOURNALS["restore"])
         # Whether one may end us by an error: while going back one may not.
         self.interruptible = False
 
@@ -275,8 +275,9 @@ class Restore:
             if profile:
                 self._stop(profile)
             self._put_back(journal)
-            # From here on only the gateway is missing.
-            self._enter(journal, "stop")
+            # From here on only the gateway is missing. On a full disk that is not written down, and done again.
+            with contextlib.suppress(OpsError):
+                self._enter(journal, "stop")
         self._remove_staging(journal)
         if profile and journal.running and journal.step != "extract":
             gateway.start(self.host.manager, [profile], {journal.profile: self.host.records(journal.profile)})
@@ -290,7 +291,9 @@ class Restore:
             home = stack.enter_context(_opened(journal.home))
             # Once an agent was started on it, none of it is thrown away.
             started = journal.step == "start"
-            staging = None if started else stack.enter_context(_opened(journal.home, backup.STAGING))
+            # Gone, where an undo that was killed had come so far.
+            unpacked = not started and os.path.isdir(os.path.join(journal.home, backup.STAGING))
+            staging = stack.enter_context(_opened(journal.home, backup.STAGING)) if unpacked else None
             aside, gone = (stack.enter_context(_opened(path)) for path in (journal.aside, undone))
             saved = sorted(os.listdir(aside))
             # What came of the backup leaves. A name that was there and is not aside has never left, or is back already.
@@ -504,8 +507,8 @@ def _writable(_function: object, path: str, error: Any) -> None:
 
 
 def _refuse_update(host: Installation) -> None:
-    if host.busy("update"):
-        raise OpsError("an update is running", fix="wait for it")
+    if host.busy("update") or host.unfinished("update"):
+        raise OpsError("an update is running or was interrupted", fix="wait for it, or: hermes-ops update --recover")
 
 
 def put_back_kept(host: Installation, profile: dict[str, Any], say: Callable[[str], object]) -> str | None:

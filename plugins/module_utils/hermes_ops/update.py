@@ -50,7 +50,7 @@ from .files import (
     write_json,
 )
 from .frozen import Frozen
-from .installation import Installation
+from .installation import JOURNALS, Installation
 from .kit import COMMAND
 from .process import run
 from .release import Installed, Observed, Request
@@ -172,8 +172,9 @@ class Settings:
         )
 
 
-class Interrupted(OpsError):
-    """Somebody asked us to stop (SIGTERM): systemctl stop, or a time-out of our unit."""
+class Interrupted(BaseException):
+    """Somebody asked us to stop (SIGTERM): systemctl stop, or a time-out of our unit. Nobody's error, so that nothing
+    which looks whether an agent answers takes it for an answer."""
 
 
 @dataclass
@@ -361,7 +362,7 @@ class Machine:
         self.settings = settings
         self.say = say
         self.directory = os.path.join(host.ops_dir, "update")
-        self.journal_path = os.path.join(self.directory, "journal.json")
+        self.journal_path = os.path.join(host.ops_dir, JOURNALS["update"])
         self.journal: Journal | None = None
         self.step = "resolve"
         self.attempt = 1
@@ -399,7 +400,7 @@ class Machine:
                 if attempt > ATTEMPTS:
                     raise OpsError(f"was interrupted {ATTEMPTS} times in a row", fix="see its log")
                 heartbeat.report(self.host, "update", "start", message)
-            except (OpsError, OSError) as error:
+            except (OpsError, OSError, Interrupted) as error:
                 return self._end(
                     Outcome("failed", str(error), began, current, target.id if target else None, self.step)
                 )
@@ -429,14 +430,15 @@ class Machine:
             if done is not None:
                 return done
             began, current = time.time(), gateway.current_release(self.host.root) or ""
-            self._refuse_company()
+            self._refuse_company("restore")
             status, message, target = self.check_rollback(to)
             if status == "up_to_date":
                 return self._end(Outcome(status, message, began, current, target.id))
             previous = self._previous(target.id) if data else None
             self.step = "preconditions"
             journal = Journal("rollback", began, current, target.id, step="freeze")
-            journal.before = self._health_before()
+            # One look: what is left may well be what has to be left, and nobody waits for it.
+            journal.before = self._health_before(wait=False)
             self.say(f"{current} is left for {target.id}")
             heartbeat.report(self.host, "update", "start", f"rollback to {target.id}")
             return self._run(journal, lambda: None, previous)
@@ -451,6 +453,8 @@ class Machine:
             # A run that was killed at its very end may have left its guard.
             self._forget()
             return None
+        if not boot:
+            self._refuse_company("restore")
         journal = self.journal = Journal(**value)
         self._sweep()
         what = after_kill(journal.step)
@@ -481,9 +485,9 @@ class Machine:
             self._guard()
             prepare()
             self._change(journal, previous)
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt, Interrupted) as error:
             self.committed = True
-            if isinstance(error, OpsError):
+            if isinstance(error, (OpsError, Interrupted)):
                 # A canary's log goes to ours.
                 journal.problem, *log = str(error).splitlines()
                 for line in log:
@@ -494,9 +498,7 @@ class Machine:
                 self.say(traceback.format_exc())
             journal.failed_step = journal.step
             journal.blame = isinstance(error, canary.CanaryFailed) or (
-                isinstance(error, OpsError)
-                and not isinstance(error, Interrupted)
-                and journal.step in ("start", "verify")
+                isinstance(error, OpsError) and journal.step in ("start", "verify")
             )
             self.say(f"failed at {journal.step}: {journal.problem}")
             if after_kill(journal.step) == "undo":
@@ -543,6 +545,10 @@ class Machine:
                 for frozen in homes.values():
                     frozen.complete()
                 self._enter("switch")
+                if previous:
+                    # Used up, whatever comes of it.
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(os.path.join(self.directory, "previous.json"))
                 for profile in self.host.profiles if previous else ():
                     self._put_back(self._frozen(journal, profile, previous), profile["name"])
                 build.switch(self.host.root, journal.target)
@@ -569,7 +575,7 @@ class Machine:
                 if run_name != journal.name:
                     shutil.rmtree(os.path.join(self.directory, "frozen", run_name), ignore_errors=True)
             with lock(os.path.join(self.host.root, ".lock"), timeout=self.settings.build_timeout):
-                build.prune(self.host.root, keep=self.settings.keep)
+                build.prune(self.host.root, keep=self.settings.keep, first=failed)
         except OpsError as error:
             # The agents run what they should; the next run clears up.
             message += f"; not everything could be cleared away: {error}"
@@ -606,7 +612,8 @@ class Machine:
                 with _collected(troubles):
                     gateway.stop(self.host.manager, alive)
             with _collected(troubles):
-                if gateway.current_release(self.host.root) != journal.source:
+                # Nothing was current: then there is nothing to go back to.
+                if journal.source and gateway.current_release(self.host.root) != journal.source:
                     build.switch(self.host.root, journal.source)
             if troubles:
                 # Which release the gateways would run with which data is not known: leave it to the next run.
@@ -668,14 +675,16 @@ class Machine:
         target = Target(build.newest(request, self.settings.index(), root=root, timeout=self.settings.build_timeout))
         return *choose(current, target, self._failed(), asked=version is not None), target
 
-    def _refuse_company(self) -> None:
-        # A rehearsal has a canary as well.
-        for job in ("restore", "rehearsal"):
+    def _refuse_company(self, *jobs: str) -> None:
+        for job in jobs:
             if self.host.busy(job):
                 raise OpsError(f"a {job} is running", fix="wait for it")
+        if self.host.unfinished("restore"):
+            raise OpsError("a restore was interrupted", fix="have it undone first: hermes-ops restore --recover")
 
     def _preconditions(self) -> dict[str, list[str]]:
-        self._refuse_company()
+        # A rehearsal has a canary as well.
+        self._refuse_company("restore", "rehearsal")
         copies = 3 * sum(self._size(profile["home"]) for profile in self.host.profiles)
         for path, more in ((self.host.root, 0), (self.host.ops_dir, copies), (self.host.data_dir, 0)):
             free, wanted = shutil.disk_usage(path).free, self.settings.min_free_mb * 2**20 + more
@@ -692,10 +701,14 @@ class Machine:
         with acting_as(self.host.owner):
             return sum(os.stat(os.path.join(home, name)).st_size for name in backup.databases(home))
 
-    def _health_before(self) -> dict[str, list[str]]:
+    def _health_before(self, *, wait: bool = True) -> dict[str, list[str]]:
         """Profile -> causes of its problems, of those whose gateway runs: they must not have more afterwards."""
         running = [self._asked(profile, []) for profile in self._running()]
-        results = health.wait(running, self.host.manager, self.host.owner)
+        if wait:
+            results = health.wait(running, self.host.manager, self.host.owner)
+        else:
+            units = self._units()
+            results = [health.check(profile, self.host.owner, units[profile["name"]]) for profile in running]
         for result in results:
             if not result.ok:
                 self.say(f"before: {result}")
@@ -758,17 +771,20 @@ class Machine:
         asked = [self._asked(profile, before.get(profile["name"], [])) for profile in profiles]
         results = health.wait(asked, self.host.manager, self.host.owner)
         watched = self._judge(profiles, results, before)
-        pids = {}
+        pids, restarts = {}, {}
         for profile, unit in watched:
             if self._runs(unit) not in (None, wanted):
                 raise OpsError(f"runs {self._runs(unit)}, not {wanted}", where=f"profile {profile['name']}")
             if not before.get(profile["name"]):
-                pids[profile["name"]] = unit.pid
+                pids[profile["name"]], restarts[profile["name"]] = unit.pid, unit.restarts
         while not briefly and time.monotonic() - began < self.settings.stable_seconds:
             time.sleep(1.0)
             for name, unit in self._units().items():
                 if unit.active == "inactive":
                     pids.pop(name, None)
+                elif name in pids and unit.pid != pids[name] and unit.restarts == restarts[name] == 0 and unit.running:
+                    # Somebody restarted it; systemd has not.
+                    pids[name] = unit.pid
                 elif name in pids and unit.pid != pids[name]:
                     raise OpsError(
                         f"did not stay up for {self.settings.stable_seconds} s (last exit status {unit.status})",
@@ -842,6 +858,8 @@ class Machine:
             self.host.owner,
             os.path.join(directory, name),
             os.path.join(aside or self._aside(journal), name),
+            # Who goes back by hand may do so because a database is damaged.
+            strict=journal.kind == "update",
         )
 
     def _aside(self, journal: Journal) -> str:
