@@ -34,6 +34,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
     installation,
     jobs,
     kit,
+    look,
     measure,
     update,
 )
@@ -142,16 +143,23 @@ PLACES = [
 ]
 
 # What stands for a value in a fix, in the words of the code.
-KNOWN = {"unit.name": UNIT, "data_dir": HOST.data_dir, "path": "that path", "key": "api", "server['port']": "PORT"}
+KNOWN = {
+    "unit.log": f"journalctl -u {UNIT}",
+    "data_dir": HOST.data_dir,
+    "path": "that path",
+    "key": "api",
+    "server['port']": "PORT",
+}
 
 
 def causes() -> dict[str, str]:
-    """What `check` calls a cause -> the fix it prints, of every cause in the code."""
+    """What `check` calls a cause -> the fix it prints, of every cause that is named in the code."""
     found: dict[str, str] = {}
-    for module in (health, measure):
+    for module in (health, measure, look):
         for call in ast.walk(ast.parse(inspect.getsource(module))):
-            name = getattr(getattr(call, "func", None), "id", "") if isinstance(call, ast.Call) else ""
-            if name in ("Problem", "Finding") and len(call.args) >= 3 and isinstance(call.args[0], ast.Constant):
+            name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
+            known = name in ("Problem", "Finding", "_find")
+            if known and len(call.args) >= 3 and isinstance(call.args[0], ast.Constant):
                 found.setdefault(call.args[0].value, said(call.args[2], module))
     return found
 
@@ -166,6 +174,8 @@ def said(node: ast.AST, module: ModuleType) -> str:
         return "".join(said(part, module) for part in node.values)
     if isinstance(node, ast.FormattedValue):
         return KNOWN.get(ast.unparse(node.value)) or said(node.value, module) or "…"
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "unit.command":
+        return f"systemctl {said(node.args[0], module)} {UNIT}"
     if isinstance(node, ast.IfExp):
         return f"{said(node.body, module)} / {said(node.orelse, module)}"
     return ""

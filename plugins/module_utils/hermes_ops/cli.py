@@ -57,7 +57,8 @@ def parser(chosen: str | None) -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
         prog="hermes-ops",
         description="Operate the Hermes agents of this host.",
-        epilog="exit status: 0 all is well, 1 something is not healthy or failed, 2 the command could not do its work",
+        epilog="exit status: 0 done, or all is well; 1 something is not healthy or failed; 2 the command could not do "
+        "its work, or not all of it",
     )
     main.add_argument("--version", action="version", version=f"hermes-ops {__version__}")
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")

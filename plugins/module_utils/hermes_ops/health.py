@@ -183,7 +183,7 @@ def explain_unit(unit: Unit) -> Problem | None:
         return Problem(
             "start_limit_hit",
             "systemd gave up restarting it",
-            f"remove the cause, then: systemctl reset-failed {unit.name}",
+            f"remove the cause, then: {unit.command('reset-failed')}",
             True,
         )
     if unit.result == "oom-kill":
@@ -193,7 +193,7 @@ def explain_unit(unit: Unit) -> Problem | None:
     return Problem(
         "not_running",
         f"the unit is {unit.active} ({unit.sub}; last result {unit.result or 'none'}, status {unit.status})",
-        f"systemctl start {unit.name}; why it is not running: journalctl -u {unit.name}",
+        f"{unit.command('start')}; why it is not running: {unit.log}",
     )
 
 

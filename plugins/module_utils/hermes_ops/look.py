@@ -174,8 +174,8 @@ class _Look:
         restarts = measure.climbed(samples["restarts"])
         figures = self.report.figures["profiles"][name] = {"up": unit.running, "restarts": restarts}
         if restarts > self.settings.restarts:
-            why = f"see why it ends: journalctl -u {unit.name}"
-            self._find("restarts", f"it was restarted {restarts} times within the hour", why, profile=name)
+            what = f"it was restarted {restarts} times within the hour"
+            self._find("restarts", what, f"see why it ends: {unit.log}", profile=name)
         environment = self._environment(profile)
         for key, value in environment.items():
             end = measure.token_end(value)
@@ -219,7 +219,7 @@ class _Look:
         now = {"pid": unit.pid, "platforms": deaf}
         if deaf and known == now:
             what = f"{', '.join(deaf)}: connected, says Hermes, but its process has no connection to anywhere"
-            self._find("deaf", what, f"systemctl restart {unit.name}", profile=profile["name"])
+            self._find("deaf", what, unit.command("restart"), profile=profile["name"])
         return now
 
     def _frozen(self, profile: dict[str, Any], unit: Unit) -> None:
@@ -231,7 +231,7 @@ class _Look:
         seconds = measure.frozen_for(beat, unit.pid, time.monotonic())
         if seconds > FROZEN:
             what = f"its event loop has not turned for {seconds:.0f} s"
-            self._find("frozen", what, f"systemctl restart {unit.name}", profile=profile["name"])
+            self._find("frozen", what, unit.command("restart"), profile=profile["name"])
 
     # --- a real reply ------------------------------------------------------------------------------------------
 

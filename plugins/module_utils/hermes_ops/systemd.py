@@ -36,6 +36,7 @@ class Unit:
     """What systemd says of a unit, in systemd's own words.
 
     :param entered: when it became active, seconds of the monotonic clock; 0.0 when it is not
+    :param user: whose manager runs it; "" for the system's
     """
 
     name: str
@@ -49,6 +50,19 @@ class Unit:
     status: int
     entered: float
     stale: bool
+    user: str = ""
+
+    def command(self, verb: str) -> str:
+        """What root types to have *verb* done to it."""
+        manager = f"systemctl --user -M {self.user}@" if self.user else "systemctl"
+        return f"{manager} {verb} {self.name}"
+
+    @property
+    def log(self) -> str:
+        """What root types to read its log."""
+        # Of another user's units journalctl finds the lines by the identifier only, which ours have.
+        identifier = self.name.removesuffix(".service").replace("@", "-")
+        return f"journalctl -t {identifier}" if self.user else f"journalctl -u {self.name}"
 
     @property
     def running(self) -> bool:
@@ -107,30 +121,30 @@ class Manager:
         """The state of the named units, in one call."""
         names = list(names)
         if not names or not self.reachable:
-            return {name: _unit(name, {}) for name in names}
+            return {name: self._unit(name, {}) for name in names}
         answer = self.call("show", "--property", ",".join(_PROPERTIES), *names, check=False)
         blocks = answer.stdout.split("\n\n")
         found = {}
         for name, block in zip(names, blocks):
-            found[name] = _unit(name, dict(line.split("=", 1) for line in block.splitlines() if "=" in line))
-        return {name: found.get(name) or _unit(name, {}) for name in names}
+            found[name] = self._unit(name, dict(line.split("=", 1) for line in block.splitlines() if "=" in line))
+        return {name: found.get(name) or self._unit(name, {}) for name in names}
 
-
-def _unit(name: str, properties: dict[str, str]) -> Unit:
-    values = {**_PROPERTIES, **properties}
-    return Unit(
-        name=name,
-        load=values["LoadState"],
-        active=values["ActiveState"],
-        sub=values["SubState"],
-        enabled=values["UnitFileState"] == "enabled",
-        pid=int(values["MainPID"]),
-        restarts=int(values["NRestarts"]),
-        result=values["Result"],
-        status=int(values["ExecMainStatus"]),
-        entered=int(values["ActiveEnterTimestampMonotonic"]) / 1e6,
-        stale=values["NeedDaemonReload"] == "yes",
-    )
+    def _unit(self, name: str, properties: dict[str, str]) -> Unit:
+        values = {**_PROPERTIES, **properties}
+        return Unit(
+            name=name,
+            load=values["LoadState"],
+            active=values["ActiveState"],
+            sub=values["SubState"],
+            enabled=values["UnitFileState"] == "enabled",
+            pid=int(values["MainPID"]),
+            restarts=int(values["NRestarts"]),
+            result=values["Result"],
+            status=int(values["ExecMainStatus"]),
+            entered=int(values["ActiveEnterTimestampMonotonic"]) / 1e6,
+            stale=values["NeedDaemonReload"] == "yes",
+            user=self.owner.name if self.scope == "user" else "",
+        )
 
 
 def version() -> int:

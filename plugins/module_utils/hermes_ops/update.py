@@ -789,7 +789,7 @@ class Machine:
                     raise OpsError(
                         f"did not stay up for {self.settings.stable_seconds} s (last exit status {unit.status})",
                         where=f"profile {name}",
-                        fix=f"see its log: journalctl -u {unit.name}",
+                        fix=f"see its log: {unit.log}",
                     )
         if not briefly and pids:
             # Not only alive, but still well. What was asked for a reply is not asked again.
