@@ -4,10 +4,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What site.yml costs, against the floor of the same machine in the same run. Run by hand; prints Markdown.
 
-    script/bootstrap && .venv/bin/python bench/bench.py [first|again|fleet|exposure|check|update_downtime …]
+    script/bootstrap && .venv/bin/python bench/bench.py [first|again|everything|fleet|exposure|backup|check|update_downtime …]
 
 ``first``     bare host to first answer, against bench/by_hand.sh
 ``again``     no-change site.yml: module runs on the host, and time against as many pings; the same for a second profile
+``everything``  module runs of a no-change site.yml with every role on
 ``fleet``     no-change site.yml on 1, 4 and 8 hosts
 ``exposure``  what systemd says about the gateway's sandbox
 ``backup``    a home of 1 GB backed up, verified and restored: time, and memory at most
@@ -104,7 +105,6 @@ class Site:
             },
             "secrets": {"MODEL_API_KEY": "sk-bench"},
             "webhooks": [{"name": "claude-context", "prompt": "{body}"}],
-            "health": {"reply": number == 0},
         }
 
     def play(self, playbook: str | Path, *arguments: str) -> str:
@@ -119,9 +119,9 @@ class Site:
     def site(self, *arguments: str) -> str:
         return self.play("alwayson.hermes.site", *arguments)
 
-    def module_runs(self) -> int:
+    def module_runs(self, *arguments: str) -> int:
         """How often a no-change run executes something on the host, with pipelining one a module run."""
-        output = self.site("-vvv")
+        output = self.site("-vvv", *arguments)
         changed = re.findall(r"changed=(\d+)", output)
         assert set(changed) == {"0"}, "the host is not converged"
         return len(re.findall(r"^<\S+> EXEC ", output, re.M))
@@ -144,6 +144,10 @@ def pairs(action: Callable[[], object], floor: Callable[[], object]) -> tuple[fl
     )
 
 
+# The run ends when the agent has really answered, as by hand.
+ANSWERED = json.dumps({"hermes_profiles": [{**Site.profile(0), "health": {"reply": True}}]})
+
+
 def first(directory: Path) -> None:
     rows = []
     for number in range(3):
@@ -153,7 +157,7 @@ def first(directory: Path) -> None:
         site = Site(directory, [ours])
         run("docker", "cp", ROOT / "bench/by_hand.sh", f"{floor}:/root/by_hand.sh")
         by_hand = seconds(lambda floor=floor: run("docker", "exec", floor, "sh", "/root/by_hand.sh"))
-        with_ansible = seconds(site.site)
+        with_ansible = seconds(lambda site=site: site.site("--extra-vars", ANSWERED))
         rows.append((with_ansible, by_hand))
         down(ours, floor)
     ratio = statistics.median(a / b for a, b in rows)
@@ -176,6 +180,30 @@ def again(directory: Path) -> None:
     two.site()
     print(f"| each further profile: module runs | {two.module_runs() - runs} | | | ≤ 4 |")
     down("bench-again")
+
+
+# All that a host may do by itself.
+EVERYTHING = {
+    "hermes_version": ">=0.19,<0.20",
+    "heartbeat_enabled": True,
+    "heartbeat_ping_url": "http://127.0.0.1:18080/ping",
+    "backup_restic_repository": "/var/lib/hermes-restic",
+    "backup_restic_password": "of the bench",
+    "backup_rehearsal_enabled": True,
+    "auto_update_enabled": True,
+    "dashboard_enabled": True,
+    "audit_enabled": True,
+    "audit_url": "http://127.0.0.1:19532",
+}
+
+
+def everything(directory: Path) -> None:
+    box("bench-everything")
+    site = Site(directory, ["bench-everything"])
+    variables = ("--extra-vars", json.dumps(EVERYTHING))
+    site.site(*variables)
+    print(f"| no change, one profile, everything on: module runs | {site.module_runs(*variables)} | | | ≤ 24 |")
+    down("bench-everything")
 
 
 def fleet(directory: Path) -> None:
@@ -299,25 +327,16 @@ with sqlite3.connect("{HOME}/large.db") as database:
 END
 chown -R hermes:hermes {HOME}/workspace {HOME}/large.db*
 """
-COST = """
-import json, resource, subprocess, sys, time
-start = time.monotonic()
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-print(json.dumps([time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
-"""
 
 
 def backup(directory: Path) -> None:
     box("bench-backup")
     Site(directory, ["bench-backup"]).site()
 
-    def cost(*arguments: str) -> tuple[float, float]:
-        return tuple(json.loads(run("docker", "exec", "bench-backup", "python3", "-c", COST, "hermes-ops", *arguments)))
-
-    _seconds, empty = cost("backup")
+    _seconds, empty = cost("bench-backup", "hermes-ops", "backup")
     run("docker", "exec", "bench-backup", "bash", "-c", FILL)
     for command in (("backup",), ("verify",), ("restore", "--force")):
-        took, peak = cost(*command)
+        took, peak = cost("bench-backup", "hermes-ops", *command)
         print(
             f"| 1 GB home: hermes-ops {command[0]} | {took:.0f} s, {peak:.0f} MiB at most "
             f"| {empty:.0f} MiB for an empty one's backup | {peak / empty:.2f} × | flat |"
@@ -329,6 +348,7 @@ def main() -> None:
     benches = {
         "first": first,
         "again": again,
+        "everything": everything,
         "fleet": fleet,
         "exposure": exposure,
         "backup": backup,
