@@ -4,7 +4,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What site.yml costs, against the floor of the same machine in the same run. Run by hand; prints Markdown.
 
-    script/bootstrap && .venv/bin/python bench/bench.py [first|again|everything|fleet|exposure|backup|check|update_downtime …]
+    script/bootstrap && .venv/bin/python bench/bench.py [BENCH …]
 
 ``first``     bare host to first answer, against bench/by_hand.sh
 ``again``     no-change site.yml: module runs on the host, and time against as many pings; the same for a second profile
