@@ -147,6 +147,7 @@ KNOWN = {
     "unit.log": f"journalctl -u {UNIT}",
     "data_dir": HOST.data_dir,
     "path": "that path",
+    "name": "that unit",
     "key": "api",
     "server['port']": "PORT",
 }

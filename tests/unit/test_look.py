@@ -63,6 +63,8 @@ def host(tmp_path, monkeypatch):
     host.state = unit()
     monkeypatch.setattr(Manager, "units", lambda _self, names: dict.fromkeys(names, host.state))
     monkeypatch.setattr(look, "_unit_memories", lambda _host, names: dict.fromkeys(names))
+    host.failed = []
+    monkeypatch.setattr(look, "_failed_units", lambda: host.failed)
     monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))
     host.problems = []
     monkeypatch.setattr(health, "check", lambda *_arguments: health.Health("default", list(host.problems)))
@@ -233,6 +235,20 @@ def test_one_agent_at_a_time_is_asked(see, host, monkeypatch):
     for expected in ([1], [1, 2], [1, 2]):
         see(reply_minutes=30)
         assert asked == expected
+
+
+def test_what_else_has_failed_is_named_once(see, host):
+    host.failed = [
+        "hermes-update.service",
+        "hermes-dashboard.service",
+        "hermes-heartbeat.service",
+        "hermes-gateway@default.service",
+        "systemd-journal-upload.service",
+    ]
+    host.write_status("update", "failed", "no network")
+    found = {finding.what.split()[0]: finding.failure for finding in see().findings if finding.cause == "unit_failed"}
+    assert found == {"hermes-dashboard.service": True, "systemd-journal-upload.service": False}
+    assert ("update_failed", "failure") in causes(see())
 
 
 def test_the_clock_is_remembered(see, host):

@@ -28,6 +28,8 @@ LOCK_SECONDS = 20.0
 BUSY = {"update": "an update is running", "restore": "a restore is running"}
 # And for how many seconds that is an excuse.
 EXCUSED = 600
+# Units that a look has other means for; and the heartbeat, which fails when nobody can be told.
+OTHERWISE_SEEN = ("hermes-gateway@", "hermes-canary", "hermes-heartbeat")
 # Since the event loop last turned, which it says every 30 s.
 FROZEN = 120.0
 ASK_AGAIN_MINUTES = 10
@@ -50,6 +52,14 @@ def look(host: Installation, settings: Settings, *, healths: Mapping[str, health
         if alone:
             report.findings += _remember(host, report, this.memory)
     return report
+
+
+def _failed_units() -> list[str]:
+    """The units of ours, gateways and all, that the system's manager calls failed."""
+    patterns = ("hermes-*.service", "hermes-*.timer", "systemd-journal-upload.service")
+    command = ["systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--no-pager", *patterns]
+    answer = run(command, timeout=20, check=False).stdout
+    return [line.split()[0] for line in answer.splitlines() if line.strip()]
 
 
 class _Look:
@@ -103,6 +113,17 @@ class _Look:
         for path in settings.certificates:
             found += measure.certificate_findings(path, self.now, settings)
         self._at_sqlite()
+        self._at_units()
+
+    def _at_units(self) -> None:
+        """What else of ours has failed, and may have done so before it could tell anybody."""
+        told = {finding.cause.partition("_")[0] for finding in self.report.findings}
+        for name in _failed_units():
+            job = name.removeprefix("hermes-").partition(".")[0]
+            if job not in told and not name.startswith(OTHERWISE_SEEN):
+                # A receiver of logs that is away for a while is not the host's fault.
+                ours = name.startswith("hermes-")
+                self._find("unit_failed", f"{name} has failed", f"see why: journalctl -u {name}", failure=ours)
 
     def _at_sqlite(self) -> None:
         host, release = self.host, current_release(self.host.root)
