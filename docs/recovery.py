@@ -120,7 +120,8 @@ STEPS: list[dict[str, Any]] = [
         "name": "The host is gone",
         "when": "A new one stands ready; the backups are on the old disk, or in restic's repository.",
         "controller": ["ansible-playbook alwayson.hermes.site"],
-        "then": f"Then, on it: `{ops('restore ARCHIVE')}`, with the path of an archive, or `restic:latest`.",
+        "then": f"Then, on it: `{ops('backups')}` lists what there is, `{ops('restore ARCHIVE')}` takes the path of an "
+        "archive, or `restic:` and a snapshot's number from that list.",
     },
     {
         "name": "Somebody else has to look",
@@ -137,6 +138,7 @@ PLACES = [
     ("units", f"{UNIT.replace('default', 'NAME')}, {', '.join(job.timer for job in jobs.JOBS.values())}"),
     ("last copies that worked", f"{HOST.ops_dir}/profiles/NAME/kept/"),
     ("backups", backup.directory_of(HOST)),
+    ("what was set aside", f"{HOST.ops_dir}/set-aside/"),
     ("how jobs ended", f"{HOST.ops_dir}/status/"),
     ("an update's journal", update.Machine(HOST, None, None).journal_path),
     ("releases", f"{HOST.root}/releases/, {HOST.root}/current"),
