@@ -166,7 +166,9 @@ class HostScheduling(LoadScopeScheduling):
     """Hosts side by side, the tests of one host one after the other."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return re.search(r"\[ansible://(\w+-\w+)", nodeid)[1]
+        host = re.search(r"\[ansible://(\w+-\w+)", nodeid)
+        # Some need none.
+        return host[1] if host else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> HostScheduling:
