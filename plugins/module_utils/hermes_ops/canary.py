@@ -275,7 +275,7 @@ def boot(
     :param canary: from :func:`prepare`
     :param reply: have it answer a chat as well, if it can
     :param timeout: seconds until it must be healthy; also how long another canary is waited for
-    :param stable: seconds that it must stay the same, healthy process
+    :param stable: seconds that it must stay the same, healthy process after that
     :returns: ``version`` as it says itself, ``reply`` (None when it was not asked), ``seconds`` until it was healthy
     :raises CanaryFailed: when it does not do all that; carries the last lines of its log
     """
@@ -304,7 +304,7 @@ def boot(
             answer = attempt.await_health(timeout)
             seconds = attempt.age
             said = attempt.ask() if reply else None
-            attempt.await_age(stable)
+            attempt.stay(stable)
             attempt.stop()
         finally:
             end(manager)
@@ -413,9 +413,11 @@ class _Attempt:
                 problem = Problem("no_reply", f"does not answer a chat ({error.what})", error.fix or "see its log")
             raise self.failed(problem) from None
 
-    def await_age(self, stable: float) -> None:
-        while self.age < stable:
-            time.sleep(min(1.0, stable - self.age))
+    def stay(self, stable: float) -> None:
+        """From now on: on a busy host the start alone may take longer than *stable*."""
+        until = time.monotonic() + stable
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(1.0, left))
             problem, _answer = self._look()
             if problem is not None:
                 raise self.failed(problem)
