@@ -122,7 +122,7 @@ def compressed(path: str) -> Iterator[BinaryIO]:
     with contextlib.closing(_Careful(path, descriptor)) as file:
         # The level that is quick: a nightly job shares the host with agents.
         with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=1) as stream:
-            yield stream  # type: ignore[misc]
+            yield stream
         os.fsync(descriptor)
 
 
@@ -138,8 +138,8 @@ class Writer:
         self.out: BinaryIO | None = out
         self.about = {"format": FORMAT, **about}
         self.members: dict[str, dict[str, Any]] = {}
-        self.tar = tarfile.open(  # noqa: SIM115
-            fileobj=self,  # type: ignore[call-overload]
+        self.tar = tarfile.open(  # noqa: SIM115 - closed with this object
+            fileobj=self,
             mode="w|",
             format=tarfile.PAX_FORMAT,
             encoding="utf-8",
@@ -253,7 +253,7 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"{self.name[:100]!r} is no file, directory or symbolic link")
         if self.size < 0 or (self.type == tarfile.XHDTYPE and self.size > _HEADER_LIMIT):
             raise tarfile.ReadError("a header is too long")
-        return super()._proc_member(*arguments)  # type: ignore[misc]
+        return super()._proc_member(*arguments)
 
     def _sparse(self, *_arguments: Any) -> None:
         raise tarfile.ReadError("a file is sparse")
@@ -423,7 +423,7 @@ class _Reader:
         self.source, self.where = source, where
         self.members: dict[str, dict[str, Any]] = {}
         with self._damage():
-            self.tar = tarfile.open(  # noqa: SIM115
+            self.tar = tarfile.open(  # noqa: SIM115 - closed with this object
                 fileobj=source, mode="r|", tarinfo=_Header, encoding="utf-8", errors="surrogateescape"
             )
 
@@ -497,12 +497,12 @@ def opened(path: str) -> Iterator[BinaryIO]:
     :raises OpsError: when there is no such file
     """
     try:
-        file = open(path, "rb")  # noqa: SIM115
+        file = open(path, "rb")  # noqa: SIM115 - closed by the with below
     except OSError as error:
         raise failure("read", path, error) from None
     with file:
         if re.match(rb"\x1f\x8b", file.peek(2)):
             with gzip.GzipFile(fileobj=file) as stream:
-                yield stream  # type: ignore[misc]
+                yield stream
         else:
             yield file
