@@ -36,6 +36,11 @@ CONFIG_CHANGES = """\
 +    max_starts: 0
 +updates:
 +  check: false
++sessions:
++  auto_prune: true
++  retention_days: 90
++cron:
++  output_retention: 50
 +security:
 +  allow_lazy_installs: false
 +  tirith_enabled: false
