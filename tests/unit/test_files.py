@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import resource
-import signal
 import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import files, process
@@ -225,33 +224,43 @@ def test_a_pipe_is_no_file_and_does_not_block(tmp_path):
         files.read_bytes(str(tmp_path / "pipe"))
 
 
+# In a process of its own: another thread, as pytest's workers have, would take the signals in our place.
+INTERRUPTED = """
+import contextlib, os, signal, subprocess, sys
+from hermes_ops import files
+
+nobody, armed = files.Owner.named("nobody"), False
+before = (os.geteuid(), os.getegid(), os.getgroups())
+
+class Ended(Exception):
+    pass
+
+def end(number, frame):
+    global armed
+    if armed:
+        armed = False
+        raise Ended
+
+signal.signal(signal.SIGTERM, end)
+pester = "import os, random, time\\nwhile True: time.sleep(random.uniform(0.001, 0.004)); os.kill(os.getppid(), 15)"
+killer = subprocess.Popen([sys.executable, "-c", pester])
+try:
+    for each in range(300):
+        with contextlib.suppress(Ended):
+            armed = True
+            while True:
+                with files.acting_as(nobody):
+                    pass
+        assert (os.geteuid(), os.getegid(), os.getgroups()) == before
+finally:
+    killer.kill()
+"""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
 def test_a_handler_that_raises_leaves_us_nobody_else():
-    nobody = files.Owner.named("nobody")
-    before = (os.geteuid(), os.getegid(), os.getgroups())
-    armed = False
-
-    class Ended(Exception):
-        pass
-
-    def end(_number, _frame):
-        nonlocal armed
-        if armed:
-            armed = False
-            raise Ended
-
-    pester = "import os, random, time\nwhile True: time.sleep(random.uniform(0.001, 0.004)); os.kill(os.getppid(), 15)"
-    kept = signal.signal(signal.SIGTERM, end)
-    killer = subprocess.Popen([sys.executable, "-c", pester])
-    try:
-        for _each in range(300):
-            with contextlib.suppress(Ended):
-                armed = True
-                while True:
-                    with files.acting_as(nobody):
-                        pass
-            assert (os.geteuid(), os.getegid(), os.getgroups()) == before
-    finally:
-        killer.kill()
-        killer.wait()
-        signal.signal(signal.SIGTERM, kept)
+    kit = str(Path(files.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], env={**os.environ, "PYTHONPATH": kit}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

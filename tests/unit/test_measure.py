@@ -572,19 +572,19 @@ HOPELESS = health.Problem("port_in_use", "port 1 is taken", "stop it", True)
 @pytest.mark.parametrize(
     ("problem", "state", "excuse", "failure"),
     [
-        (PROBLEM, unit(), None, True),
-        (PROBLEM, unit("failed", "failed"), None, True),
-        (PROBLEM, unit("activating", "auto-restart"), None, True),
-        # On its way up or down.
-        (PROBLEM, unit("activating", "start"), None, False),
-        (PROBLEM, unit("deactivating", "stop-sigterm"), None, False),
-        (PROBLEM, unit(age=20.0), None, False),
-        (HOPELESS, unit(age=20.0), None, True),
-        (HOPELESS, unit("failed", "failed"), "an update is running", False),
+        (PROBLEM, unit, None, True),
+        (PROBLEM, partial(unit, "failed", "failed"), None, True),
+        (PROBLEM, partial(unit, "activating", "auto-restart"), None, True),
+        # On its way up or down. (Made by the test itself: what waits for its turn grows old.)
+        (PROBLEM, partial(unit, "activating", "start"), None, False),
+        (PROBLEM, partial(unit, "deactivating", "stop-sigterm"), None, False),
+        (PROBLEM, partial(unit, age=20.0), None, False),
+        (HOPELESS, partial(unit, age=20.0), None, True),
+        (HOPELESS, partial(unit, "failed", "failed"), "an update is running", False),
     ],
 )
 def test_an_agent_that_is_not_healthy(problem, state, excuse, failure):
-    (finding,) = measure.health_findings(health.Health("default", [problem]), state, excuse)
+    (finding,) = measure.health_findings(health.Health("default", [problem]), state(), excuse)
     assert finding.failure is failure
     assert finding.profile == "default"
     assert finding.fix == problem.fix
