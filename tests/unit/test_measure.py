@@ -573,14 +573,14 @@ HOPELESS = health.Problem("port_in_use", "port 1 is taken", "stop it", True)
     ("problem", "state", "excuse", "failure"),
     [
         (PROBLEM, unit, None, True),
-        (PROBLEM, partial(unit, "failed", "failed"), None, True),
-        (PROBLEM, partial(unit, "activating", "auto-restart"), None, True),
+        (PROBLEM, functools.partial(unit, "failed", "failed"), None, True),
+        (PROBLEM, functools.partial(unit, "activating", "auto-restart"), None, True),
         # On its way up or down. (Made by the test itself: what waits for its turn grows old.)
-        (PROBLEM, partial(unit, "activating", "start"), None, False),
-        (PROBLEM, partial(unit, "deactivating", "stop-sigterm"), None, False),
-        (PROBLEM, partial(unit, age=20.0), None, False),
-        (HOPELESS, partial(unit, age=20.0), None, True),
-        (HOPELESS, partial(unit, "failed", "failed"), "an update is running", False),
+        (PROBLEM, functools.partial(unit, "activating", "start"), None, False),
+        (PROBLEM, functools.partial(unit, "deactivating", "stop-sigterm"), None, False),
+        (PROBLEM, functools.partial(unit, age=20.0), None, False),
+        (HOPELESS, functools.partial(unit, age=20.0), None, True),
+        (HOPELESS, functools.partial(unit, "failed", "failed"), "an update is running", False),
     ],
 )
 def test_an_agent_that_is_not_healthy(problem, state, excuse, failure):
