@@ -121,9 +121,8 @@ class _Look:
         for name in _failed_units():
             job = name.removeprefix("hermes-").partition(".")[0]
             if job not in told and not name.startswith(OTHERWISE_SEEN):
-                # A receiver of logs that is away for a while is not the host's fault.
-                ours = name.startswith("hermes-")
-                self._find("unit_failed", f"{name} has failed", f"see why: journalctl -u {name}", failure=ours)
+                # A warning: what harms an agent, or its data, has a finding of its own.
+                self._find("unit_failed", f"{name} has failed", f"see why: journalctl -u {name}", failure=False)
 
     def _at_sqlite(self) -> None:
         host, release = self.host, current_release(self.host.root)
