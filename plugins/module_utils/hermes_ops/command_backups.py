@@ -12,6 +12,7 @@ import time
 
 from . import backup, command_backup, offsite
 from .cli import EXIT_OK, say
+from .installation import Installation
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,21 +23,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> int:
     host, wanted = command_backup.installation(), command_backup.declared()
     archives = backup.archives(backup.directory_of(host), arguments.profile)
-    repository = offsite.Repository(host, wanted) if wanted.restic_repository else None
     if arguments.json:
-        snapshots = repository.snapshots(arguments.profile) if repository else []
-        found = {"archives": archives, "snapshots": snapshots}
+        found = {"archives": archives, "snapshots": _snapshots(host, wanted, arguments.profile)}
         say(json.dumps({key: [dataclasses.asdict(each) for each in value] for key, value in found.items()}, indent=2))
         return EXIT_OK
     for archive in archives:
         say(f"{_when(archive.created)}  {archive.profile:20}  {archive.size / 2**20:8.1f} MiB  {archive.path}")
     # Those on the host are told also where the repository is out of reach.
-    snapshots = repository.snapshots(arguments.profile) if repository else []
+    snapshots = _snapshots(host, wanted, arguments.profile)
     for snapshot in snapshots:
         say(f"{_when(snapshot.created)}  {snapshot.profile:20}  {snapshot.host:12}  restic:{snapshot.id}")
     if not archives and not snapshots:
         say("there is none; make one: hermes-ops backup")
     return EXIT_OK
+
+
+def _snapshots(host: Installation, wanted: backup.Settings, profile: str | None) -> list[offsite.Snapshot]:
+    """Those off the host; none where nothing is kept there, or before the first backup."""
+    repository = offsite.Repository(host, wanted)
+    return repository.snapshots(profile) if wanted.restic_repository and repository.exists() else []
 
 
 def _when(seconds: float) -> str:

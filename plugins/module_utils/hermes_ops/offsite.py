@@ -103,16 +103,21 @@ class Repository:
             "RESTIC_CACHE_DIR": CACHE,
         }
 
-    def prepare(self) -> None:
-        """Have a repository: the first time it is made. One that was there and is gone is an error, like a wrong
-        password. Locks whose process is dead or that are half an hour old are taken away; a living one stays.
+    def exists(self) -> bool:
+        """Whether there is a repository. False before the first backup; one that was there and is gone is an error,
+        like a wrong password.
         """
         done = self._run("cat", "config", check=False)
-        if not done.ok:
-            if self._is_missing(done) and not self._known():
-                self._run("init")
-            else:
-                raise self._failed(done)
+        if not done.ok and (self._known() or not self._is_missing(done)):
+            raise self._failed(done)
+        return done.ok
+
+    def prepare(self) -> None:
+        """Have a repository: the first time it is made. Locks whose process is dead or that are half an hour old are
+        taken away; a living one stays.
+        """
+        if not self.exists():
+            self._run("init")
         self._remember(repository=self._fingerprint)
         self._run("unlock")
 
