@@ -180,7 +180,8 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> 
     deadline = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.2)
+        # A look into a box costs a good part of this.
+        time.sleep(0.5)
     return result
 
 

@@ -367,6 +367,8 @@ def test_the_rehearsal_proves_a_good_backup_and_tells_of_a_broken_one(box, model
         box.shell(f"rm -rf {REPOSITORY}/data && mv {REPOSITORY}/data.away {REPOSITORY}/data")
     status = json.loads(box.read(f"{OPS}/status/rehearsal.json"))
     assert status["status"] == "failed"
+    # In the words of who knows why.
+    assert "restic: " in status["message"]
     # And whoever looks at the host hears of it.
     assert "the last rehearsal" in box.ops("check", status=1)
     assert box.shell("ls -A /var/lib/hermes | grep rehearsal || true") == ""

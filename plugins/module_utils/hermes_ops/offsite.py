@@ -38,6 +38,8 @@ _NO_REPOSITORY, _WRONG_PASSWORD = 10, 12
 CACHE = "/var/cache/hermes-ops/restic"
 # Seconds for everything but moving data, which takes as long as the job that does it may.
 TIMEOUT = 600.0
+# Seconds that restic gets to end by itself, where what it wrote was of no use.
+_LAST_WORDS = 5.0
 # Seconds between two looks at the repository as a whole; unused data is removed then, too.
 CHECK_EVERY = 7 * 24 * 3600.0
 
@@ -195,10 +197,16 @@ class Repository:
     def reading(self, snapshot: Snapshot) -> Iterator[Running]:
         """restic while it writes the tar stream of *snapshot* to its ``stdout``.
 
-        :raises OpsError: when there is no restic
+        :raises OpsError: when there is no restic; and its own, where what reads the stream fails because it ends early
         """
         with self._started("dump", snapshot.id, f"/{snapshot.profile}.tar", stdout=subprocess.PIPE) as restic:
-            yield restic
+            try:
+                yield restic
+            except OpsError as error:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    if restic.process.wait(_LAST_WORDS):
+                        raise restic.failed() from error
+                raise
 
     @staticmethod
     def _tag(profile: str) -> str:
