@@ -26,7 +26,7 @@ PINGS = "http://127.0.0.1:18091"
 UPDATE_CHECK = "22222222-2222-4222-8222-222222222222"
 OPS = "/var/lib/hermes/ops"
 JOURNAL = f"{OPS}/update/journal.json"
-HOMES = {"default": "/var/lib/hermes/.hermes", "jobs": "/var/lib/hermes/.hermes/profiles/jobs"}
+HOME = "/var/lib/hermes/.hermes"
 # Whatever the tests offer lies within it; the hosts began below 0.19.
 RANGE = ">=0.18.2,<0.30"
 
@@ -128,15 +128,15 @@ class Host:
     def release(self) -> str:
         return self.shell("readlink /opt/hermes/current").strip().rpartition("/")[2]
 
-    def words(self, profile: str = "default") -> set[str]:
-        """Everything that was said in all sessions."""
+    def words(self, home: str = HOME) -> set[str]:
+        """Everything that was said in all sessions of the default profile, or that a copy of it has."""
         script = """
             import json, sqlite3, sys
             database = sqlite3.connect(f"file:{sys.argv[1]}/state.db?mode=ro", uri=True)
             said = database.execute("SELECT content FROM messages WHERE role IN ('user', 'assistant')")
             json.dump(sorted({str(row[0]) for row in said}), sys.stdout)
         """
-        return set(json.loads(self.shell('python3 -c "$1" "$2"', textwrap.dedent(script), HOMES[profile])))
+        return set(json.loads(self.shell('python3 -c "$1" "$2"', textwrap.dedent(script), home)))
 
     def clean(self) -> None:
         """Nothing of an update is left."""

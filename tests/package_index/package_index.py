@@ -18,6 +18,8 @@ Control, for tests:
 ``GET /control/requests``  the paths that were asked for so far
 ``DELETE /control``        forget offer, fault and requests
 
+``package_index.py real-index`` prints where the real one is, as uv sees it.
+
 ``package_index.py repository DIRECTORY`` makes a git repository of the published sources of 0.18.2 and 0.19.0 instead,
 with the tags that upstream has for them.
 """
@@ -45,7 +47,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-REAL_INDEX = "https://pypi.org/simple"
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 BASE = "0.19.0"
 TAGS = {"v2026.7.7": "0.18.2", "v2026.7.20": "0.19.0"}
@@ -85,6 +86,18 @@ MADE_UP: dict[str, tuple[str, str]] = {
         "gateway/run.py",
         _AT_START.format(action='if outside: raise SystemExit("made up: it fails where it counts")'),
     ),
+    # Works, and migrates the data to something that an earlier release has not heard of.
+    "upgrades": (
+        "gateway/run.py",
+        _AT_START.format(
+            action="""if outside:
+        database = _sqlite3.connect(_hermes_home / "state.db")
+        if not database.execute("SELECT 1 FROM pragma_table_info('messages') WHERE name = 'of_later'").fetchone():
+            database.execute("ALTER TABLE messages ADD COLUMN of_later")
+            database.commit()
+        database.close()"""
+        ),
+    ),
     # Passes a canary, then leaves data behind with which no earlier release can work.
     "migrates": (
         "gateway/run.py",
@@ -118,6 +131,16 @@ class Page(HTMLParser):
             if values.get("data-requires-python"):
                 file["requires-python"] = values["data-requires-python"]
             self.files.append(file)
+
+
+def real_index() -> str:
+    """The index that uv, which has to be there, takes where nobody names one.
+
+    :returns: the address of its simple API
+    """
+    command = ["uv", "pip", "compile", "--quiet", "--offline", "--no-header", "--emit-index-url", "-"]
+    said = subprocess.run(command, input="", capture_output=True, text=True, check=True).stdout
+    return said.split()[1]
 
 
 class RealIndex:
@@ -370,16 +393,21 @@ class PackageIndex(ThreadingHTTPServer):
 def main() -> None:
     parser = argparse.ArgumentParser(description="Made-up releases of Hermes, for tests: good ones and bad ones.")
     parser.add_argument("--cache", type=Path, default=Path("/var/cache/package-index"), help="%(default)s")
-    parser.add_argument("--real-index", default=REAL_INDEX, help="%(default)s")
+    parser.add_argument("--real-index", metavar="URL", help="where it is, for a machine without uv")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="be a package index")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     serve.add_argument("--port", type=int, default=18090, help="port; 0 takes a free one (%(default)s)")
     serve.add_argument("--dies-after", type=float, default=DIES_AFTER, help="seconds (%(default)s)")
+    commands.add_parser("real-index", help="print where that is")
     repository = commands.add_parser("repository", help="make a git repository, print its tags and commits as JSON")
     repository.add_argument("directory", type=Path)
     arguments = parser.parse_args()
-    real = RealIndex(arguments.real_index, arguments.cache)
+    url = arguments.real_index or real_index()
+    if arguments.command == "real-index":
+        print(url)
+        return
+    real = RealIndex(url, arguments.cache)
     if arguments.command == "repository":
         print(json.dumps(make_repository(arguments.directory, real)))
         return

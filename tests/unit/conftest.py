@@ -95,4 +95,4 @@ def package_index():
 @pytest.fixture(scope="session")
 def published(package_index):
     """What is really published of Hermes; files are kept between runs."""
-    return package_index.RealIndex(package_index.REAL_INDEX, ROOT / ".cache" / "published")
+    return package_index.RealIndex(package_index.real_index(), ROOT / ".cache" / "published")

@@ -131,6 +131,9 @@ def test_a_platform_that_is_started_nevertheless_is_its_end(run):
         }
         with open(path, "w") as stream:
             json.dump(settings, stream)
+        # 0.18.2 wants both.
+        with open(described["managed_dir"] + "/.env", "a") as stream:
+            stream.write("\\nSIGNAL_HTTP_URL=http://127.0.0.1:1\\nSIGNAL_ACCOUNT=+1\\n")
         try:
             canary.boot(host, release, described, reply=True, timeout=120, stable=5)
             said = "it passed"

