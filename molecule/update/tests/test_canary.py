@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-testinfra_hosts = ["ansible://update-bookworm"]
+testinfra_hosts = ["ansible://update-small"]
 
 DATA = "/var/lib/hermes"
 COPY = f"{DATA}/a-copy"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-testinfra_hosts = ["ansible://update-bookworm"]
+testinfra_hosts = ["ansible://update-small"]
 
 
 @pytest.fixture(autouse=True)

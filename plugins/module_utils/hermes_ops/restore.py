@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from . import archive, backup, gateway, health, sessions
+from . import archive, backup, gateway, health, sessions, webhooks
 from .errors import OpsError
 from .files import (
     acting_as,
@@ -250,6 +250,7 @@ class Restore:
                         )
                     os.rename(name, name, src_dir_fd=staging, dst_dir_fd=home)
             os.fsync(home)
+            webhooks.forget_time(records)
 
     def _start(self, journal: Journal, profile: dict[str, Any], before: list[str]) -> None:
         self._enter(journal, "start")

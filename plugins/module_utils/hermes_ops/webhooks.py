@@ -262,6 +262,13 @@ def converge_webhooks(
     return result
 
 
+def forget_time(records: Records) -> None:
+    """The gateway is about to begin anew: no file is older than what it has read."""
+    record = records.applied(RECORD)
+    if record.get("mtime_ns"):
+        records.write_applied(RECORD, {**record, "mtime_ns": 0})
+
+
 def _write(path: str, entries: Mapping[str, Any], owner: Owner, floor: int) -> int:
     """Write *entries* with a modification time later than *floor* nanoseconds, and return that time."""
     with acting_as(owner):
