@@ -97,12 +97,12 @@ def _holds(key: Key, operator: str, version: str, wildcard: str | None) -> bool:
         length = len(_VERSION.fullmatch(version)["release"].split("."))
         return _begins(key, version, length) == (operator == "==")
     if operator == ">":
-        # "1.0.post1" is not > "1.0": a post-release of the bound itself stays out.
-        return key > other and not (key[:2] == other[:2] and key[2] >= 0 and other[2] < 0)
-    if operator == "<":
+        # "1.0.post1" is not > "1.0": a post-release of the bound itself stays out. One in development has none.
+        return key > other and not (key[:2] == other[:2] and key[2] >= 0 and other[2:] == (-1, float("inf")))
+    if operator == "<" and not _early(other):
         # "1.0rc1" is not < "1.0": nor does a pre-release of the bound come in.
-        return key < other and not (key[0] == other[0] and _early(key) and not _early(other))
-    return {"==": key == other, "!=": key != other, ">=": key >= other, "<=": key <= other}[operator]
+        return key < version_key(f"{version}.dev0")
+    return {"==": key == other, "!=": key != other, ">=": key >= other, "<=": key <= other, "<": key < other}[operator]
 
 
 def _early(key: Key) -> bool:
