@@ -740,6 +740,7 @@ def test_a_rollback_with_data(worlds):
     world.machine().update()
     world.speak("default", "a day later")
     outcome = world.machine().rollback(data=True)
+    assert str(world.top / "data/ops/set-aside/rollback-") in outcome.message
     assert outcome.status == "success"
     assert runs(world, world.old)
     assert world.heard("default") == ["first"]

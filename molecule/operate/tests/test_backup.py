@@ -308,6 +308,22 @@ def test_restic_restores_what_the_host_has_lost(box):
     box.well()
 
 
+def test_restic_over_sftp(box):
+    """Another of its back ends, from the timer's own unit."""
+    box.shell(
+        "mkdir -p -m 700 /root/.ssh; ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519; "
+        "cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys; ssh-keyscan localhost >/root/.ssh/known_hosts"
+    )
+    box.remember("over sftp")
+    with settings(box, restic_repository="sftp:root@localhost:/srv/backups"):
+        box.shell(f"systemctl start hermes-backup.service; rm -rf {ARCHIVES}")
+        assert len(box.shell("ls /srv/backups/snapshots").split()) == 2
+        box.remember("lost")
+        box.ops("restore restic:latest --profile default --force")
+    assert box.memory() == "over sftp\n"
+    box.well()
+
+
 def test_restic_with_a_wrong_password_or_without_its_repository(box):
     box.ops("backup")
     before = box.shell(f"ls {REPOSITORY}/snapshots | wc -l")

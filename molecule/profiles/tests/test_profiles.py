@@ -294,6 +294,21 @@ def test_a_look_at_all_of_them(host, declared):
     assert figures["default"]["turns"] > 0
 
 
+def test_a_backup_of_one_is_restored(host, agents, restarted):
+    agents["work"].reply("said before the backup")
+    with host.sudo():
+        host.check_output("hermes-ops backup --profile work --output /root/backups")
+        archive = host.check_output("ls /root/backups/*")
+    agents["work"].reply("said after it")
+    with host.sudo():
+        host.check_output("hermes-ops restore --force %s", archive)
+        known = host.check_output("hermes-ops memory --profile work --json said")
+    assert "said before the backup" in known
+    assert "said after it" not in known
+    assert restarted() == {"work"}
+    assert agents["work"].reply("well?") == "The model heard: well?"
+
+
 def units_of(host, scope):
     """What there is of the gateways below /etc/systemd."""
     found = host.check_output("find %s -name %s", f"/etc/systemd/{scope}", "hermes-gateway*").split()
@@ -312,7 +327,7 @@ def test_a_change_of_scope_leaves_no_unit_behind(host, agents, agent, converge):
     for name in ANSWERING:
         assert agents[name].reply("hello") == "The model heard: hello"
 
-    converge()
+    converge(dashboard_enabled=True)
     assert units_of(host, "system") == []
     assert units_of(host, "user")
     for name, ours in agents.items():
@@ -331,4 +346,6 @@ def test_all_survive_a_reboot(host, agents, reboot, wait_until):
         wait_until(agents[name].is_healthy, f"{name} after the reboot")
         assert agents[name].reply("still there?") == "The model heard: still there?"
     assert agents[CRON_ONLY].show("ActiveState") == "active"
+    page = "curl --silent --fail http://127.0.0.1:9119/"
+    wait_until(lambda: "<html" in host.run(page).stdout.lower(), "the dashboard after the reboot")
     assert host.check_output("loginctl show-user hermes --property State --value") == "lingering"

@@ -17,14 +17,17 @@ testinfra_hosts = ["ansible://update-small"]
 def quick(box: Any) -> None:
     """Below what is published beside 0.18.2; nothing here is about what a release does."""
     box.set(version=">=0.18.2,<0.19", canary=False, reply=False, stable_seconds=3)
+    box.forgive()
 
 
 FULL = {
     # What is wrong with the release, the step at which the disk fills, events after which, and where it ends.
     "making a backup": ("good", "snapshot", 0, "failed"),
+    "copying a home for a canary": ("good", "canary", 0, "failed"),
     "freezing": ("good", "freeze", 0, "failed"),
     "freezing the rest": ("good", "stop", 20, "rolled_back"),
     "switching": ("good", "switch", 0, "rolled_back"),
+    "starting gateways": ("good", "start", 0, "rolled_back"),
     "going back with data": ("migrates", "verify", 0, "rolled_back"),
 }
 
@@ -35,6 +38,7 @@ def test_the_disk_is_full_while(when, box, agent, well, wait_until):
     agent().reply(f"said before {when}")
     # Built once, and not to blame for what happens.
     box.control("POST", "/offer", {{"good": "0.18.70", "migrates": "0.18.71"}[wrong]: wrong})
+    box.set(canary=step == "canary")
     box.orders(
         (step, after, "cd /var/lib/hermes; dd if=/dev/zero of=filler bs=1M; dd if=/dev/zero of=filler.rest bs=4k")
     )

@@ -107,11 +107,27 @@ def power_cut(box: Any, wait_until: Callable[..., Any]) -> Callable[[str, int], 
     return cut
 
 
-@pytest.mark.parametrize(("step", "after"), [("snapshot", 10), ("stop", 3), ("start", 3), ("verify", 10), ("prune", 2)])
-def test_the_power_is_cut(step, after, box, agent, well, from_0_18_2, power_cut, wait_until):
+# Step -> events after which, and the version that the host then has.
+CUT = {
+    "build": (0, "0.18.2"),
+    "snapshot": (10, "0.18.2"),
+    "canary": (40, "0.18.2"),
+    "freeze": (30, "0.18.2"),
+    "stop": (3, "0.18.2"),
+    "switch": (6, "0.18.2"),
+    "start": (3, "0.18.2"),
+    "verify": (10, "0.18.2"),
+    "prune": (2, "0.19.0"),
+}
+
+
+@pytest.mark.parametrize("step", CUT)
+def test_the_power_is_cut(step, box, agent, well, from_0_18_2, power_cut, wait_until):
+    after, version = CUT[step]
+    box.set(canary=step == "canary")
     power_cut(step, after)
     wait_until(agent().is_healthy, "the agent after the boot", 120)
-    well("0.19.0" if step == "prune" else "0.18.2")
+    well(version)
     assert box.status()["status"] == ("success" if step == "prune" else "rolled_back")
     assert box.shell("systemctl is-system-running").strip() == "running"
 
@@ -136,5 +152,6 @@ def test_in_the_users_own_manager(controller, box, agent, well, from_0_18_2, pow
     power_cut("verify", 10)
     wait_until(agent().is_healthy, "the agent after the boot", 120)
     well("0.18.2", scope="user")
+    box.set(canary=True)
     assert box.by_timer()["status"] == "success", box.log()
     well("0.19.0", scope="user")

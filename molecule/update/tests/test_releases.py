@@ -162,20 +162,6 @@ def test_back_by_hand(controller, box, agent, well):
     well("0.19.22")
 
 
-def test_back_by_hand_with_data(box, agent, well):
-    """To before a migration with which the new release was content, unlike its operator."""
-    box.offer(v0_19_22="good", v0_19_23="upgrades")
-    assert box.update()["status"] == "success", box.log()
-    well("0.19.23")
-    agent().reply("said to 0.19.23")
-    done = box.command("rollback", "--data", "--json")
-    assert done.returncode == 0, done.stderr
-    well("0.19.22")
-    assert "said to 0.19.23" not in box.words()
-    aside = re.search(rf"{OPS}/set-aside/rollback-\w+", json.loads(done.stdout)["message"])[0]
-    assert "said to 0.19.23" in box.words(home=f"{aside}/default")
-
-
 def test_back_by_hand_to_a_release_that_is_named(box, agent, well):
     agent().reply("said to 0.19.22 later")
     before = box.words()
@@ -186,6 +172,20 @@ def test_back_by_hand_to_a_release_that_is_named(box, agent, well):
     done = box.command("rollback", "--to", "0.17.0")
     assert done.returncode == 2
     assert "there is no release 0.17.0 to go back to" in done.stdout
+
+
+def test_back_by_hand_with_data(box, agent, well):
+    """To before a migration with which the new release was content, unlike its operator."""
+    box.offer(v0_19_23="upgrades")
+    assert box.update()["status"] == "success", box.log()
+    well("0.19.23")
+    agent().reply("said to 0.19.23")
+    done = box.command("rollback", "--data", "--json")
+    assert done.returncode == 0, done.stderr
+    well("0.18.2")
+    assert "said to 0.19.23" not in box.words()
+    aside = re.search(rf"{OPS}/set-aside/rollback-\w+", json.loads(done.stdout)["message"])[0]
+    assert "said to 0.19.23" in box.words(home=f"{aside}/default")
 
 
 def test_a_restore_that_fails(box, agent, wait_until):

@@ -580,6 +580,8 @@ class Machine:
             # The agents run what they should; the next run clears up.
             message += f"; not everything could be cleared away: {error}"
         self._remove_empty(journal)
+        if journal.kind == "rollback" and os.path.isdir(self._left(journal)):
+            message += f"; what was written since into data that was put back lies in {self._left(journal)}"
         self._forget()
         return self._end(self._outcome("success", message, journal))
 
@@ -851,21 +853,24 @@ class Machine:
     def _frozen(self, journal: Journal, profile: dict[str, Any], earlier: str | None = None) -> Frozen:
         """The copies of this run, or those of the *earlier* one."""
         name = profile["name"]
-        aside = os.path.join(self.host.ops_dir, "set-aside", journal.name) if earlier else None
+        aside = self._left(journal) if earlier else self._aside(journal)
         directory = os.path.join(self.directory, "frozen", earlier or journal.name)
         return Frozen(
             profile["home"],
             self.host.owner,
             os.path.join(directory, name),
-            os.path.join(aside or self._aside(journal), name),
+            os.path.join(aside, name),
             # Who goes back by hand may do so because a database is damaged.
             strict=journal.kind == "update",
         )
 
+    def _left(self, journal: Journal) -> str:
+        """Where the data goes that a rollback leaves for that of an earlier run."""
+        return os.path.join(self.host.ops_dir, "set-aside", journal.name)
+
     def _aside(self, journal: Journal) -> str:
-        """What an undo puts there; a rollback may have put something there itself."""
-        name = journal.name if journal.kind == "update" else f"{journal.name}-undone"
-        return os.path.join(self.host.ops_dir, "set-aside", name)
+        """Where an undo puts what it takes away."""
+        return self._left(journal) + ("-undone" if journal.kind == "rollback" else "")
 
     def _reserve(self, journal: Journal) -> None:
         path = self._reserve_path(journal)
@@ -919,9 +924,10 @@ class Machine:
 
     def _remove_empty(self, journal: Journal) -> None:
         """The directories that were made for what never had to be set aside."""
-        for directory, _names, _files in os.walk(self._aside(journal), topdown=False):
-            with contextlib.suppress(OSError):
-                os.rmdir(directory)
+        for top in {self._aside(journal), self._left(journal)}:
+            for directory, _names, _files in os.walk(top, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
 
     # The journal, and what else is remembered.
 
