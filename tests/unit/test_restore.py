@@ -15,7 +15,7 @@ import sys
 import time
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import backup, health, restore, systemd
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import backup, guard, health, restore, systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.process import Completed
@@ -66,7 +66,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(Manager, "reachable", True)
     monkeypatch.setattr(health, "check", look)
     monkeypatch.setattr(health, "wait", lambda profiles, *_arguments: [look(profile) for profile in profiles])
-    monkeypatch.setattr(restore, "UNIT_DIRECTORY", str(tmp_path / "units"))
+    monkeypatch.setattr(guard, "UNIT_DIRECTORY", str(tmp_path / "units"))
     assert systemd.Manager is Manager
     make_home(tmp_path / "home")
     (tmp_path / "running").touch()

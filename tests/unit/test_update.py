@@ -23,6 +23,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
     canary,
     declaration,
     gateway,
+    guard,
     health,
     heartbeat,
     release,
@@ -298,7 +299,7 @@ def play(patched: pytest.MonkeyPatch, world: World) -> World:
     patched.setattr(canary, "boot", lambda *a, **options: played_canary(world, *a, **options))
     patched.setattr(build, "newest", lambda request, index, **_o: played_newest(world, request))
     patched.setattr(build, "ensure", lambda request, index, **_o: played_build(world, request))
-    patched.setattr(update, "UNIT_DIRECTORY", str(world.top / "system"))
+    patched.setattr(guard, "UNIT_DIRECTORY", str(world.top / "system"))
     patched.setattr(Machine, "_shutting_down", lambda self: world.going_down)
     patched.setattr(time, "sleep", world.sleep)
     patched.setattr(time, "monotonic", lambda: world.clock)

@@ -44,8 +44,8 @@ from .files import (
     write_atomic,
     write_json,
 )
+from .guard import Guard
 from .installation import JOURNALS, Installation
-from .kit import COMMAND
 from .process import run_filter
 
 # Where an ops directory on another file system would make a copy of what has to be a rename.
@@ -54,9 +54,6 @@ _UNDONE = "-undone"
 # What an agent learns by itself or is taught, besides its conversations.
 LEARNT = ("memories", "skills", "cron/jobs.json", "config.yaml", "SOUL.md", "webhook_subscriptions.json")
 # Undoes an interrupted restore when the host boots; exists while one is under way.
-UNIT_DIRECTORY = "/etc/systemd/system"
-_GUARD = "hermes-restore-recovery.service"
-_GUARD_LINK = f"multi-user.target.wants/{_GUARD}"
 
 
 @dataclass
@@ -98,6 +95,7 @@ class Restore:
         self.host = host
         self.say = say
         self.journal_path = os.path.join(host.ops_dir, JOURNALS["restore"])
+        self.guard = Guard("restore", journal=self.journal_path, needs=host.data_dir, uid=host.owner.uid)
         # Whether one may end us by an error: while going back one may not.
         self.interruptible = False
 
@@ -131,7 +129,7 @@ class Restore:
             journal = Journal(profile["name"], profile["home"], aside, time.time(), running)
             before = health.check(profile, self.host.owner, unit).causes if running else []
             try:
-                self._guard()
+                self.guard.post()
                 self._enter(journal, "extract")
                 self.interruptible = True
                 manifest = self._extract(journal, source, identity)
@@ -182,7 +180,7 @@ class Restore:
         """
         value = read_json(self.journal_path)
         if value is None:
-            self._lift_guard()
+            self.guard.lift()
             return False
         journal = Journal(**value)
         self.say(f"the restore of {journal.profile} was interrupted at {journal.step}: it is undone")
@@ -341,43 +339,7 @@ class Restore:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.journal_path)
             sync_directory(self.host.ops_dir)
-        self._lift_guard()
-
-    def _guard(self) -> None:
-        """Have the next boot undo it, should there be one before the end."""
-        ensure_directory(os.path.dirname(os.path.join(UNIT_DIRECTORY, _GUARD_LINK)), mode=0o755)
-        text = render_guard(self.host.owner.uid, self.journal_path, self.host.data_dir)
-        write_atomic(os.path.join(UNIT_DIRECTORY, _GUARD), text, mode=0o644)
-        with contextlib.suppress(FileExistsError):
-            os.symlink(os.path.join("..", _GUARD), os.path.join(UNIT_DIRECTORY, _GUARD_LINK))
-
-    @staticmethod
-    def _lift_guard() -> None:
-        for path in (_GUARD_LINK, _GUARD):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(UNIT_DIRECTORY, path))
-
-
-def render_guard(uid: int, journal: str, data_dir: str) -> str:
-    """The unit that undoes when the host boots: after the disks, before the gateways."""
-    return f"""\
-# Written by hermes-ops while a restore is under way.
-
-[Unit]
-Description=Undo a restore of Hermes that was interrupted
-ConditionPathExists={journal}
-RequiresMountsFor={journal} {data_dir}
-# Gateways, of the system's manager and of the user's, are started after the latter.
-Before=user@{uid}.service
-
-[Service]
-Type=oneshot
-ExecStart={COMMAND} restore --recover --boot
-TimeoutStartSec=900
-
-[Install]
-WantedBy=multi-user.target
-"""
+        self.guard.lift()
 
 
 def aside_root(host: Installation, home: str) -> str:

@@ -50,8 +50,8 @@ from .files import (
     write_json,
 )
 from .frozen import Frozen
+from .guard import Guard
 from .installation import JOURNALS, Installation
-from .kit import COMMAND
 from .process import run
 from .release import Installed, Observed, Request
 from .systemd import Manager, Unit
@@ -83,10 +83,6 @@ ATTEMPTS = 3
 HOOK_TIMEOUT = 60.0
 # Beside the agent's home, which the canary must not see: <data_dir>/<prefix>….
 SCRATCH = ".hermes-canary-"
-# What undoes an interrupted update when the host boots; exists while an update is under way.
-UNIT_DIRECTORY = "/etc/systemd/system"
-_GUARD_PATH = "hermes-update-recovery.service"
-_GUARD_LINK = f"multi-user.target.wants/{_GUARD_PATH}"
 
 
 @dataclass(frozen=True)
@@ -363,6 +359,7 @@ class Machine:
         self.say = say
         self.directory = os.path.join(host.ops_dir, "update")
         self.journal_path = os.path.join(host.ops_dir, JOURNALS["update"])
+        self.guard = Guard("update", journal=self.journal_path, needs=host.root, uid=host.owner.uid)
         self.journal: Journal | None = None
         self.step = "resolve"
         self.attempt = 1
@@ -482,7 +479,7 @@ class Machine:
         self.journal = journal
         try:
             self._enter(journal.step)
-            self._guard()
+            self.guard.post()
             prepare()
             self._change(journal, previous)
         except (Exception, KeyboardInterrupt, Interrupted) as error:
@@ -952,17 +949,7 @@ class Machine:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.journal_path)
             sync_directory(self.directory)
-        for path in (_GUARD_LINK, _GUARD_PATH):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(UNIT_DIRECTORY, path))
-
-    def _guard(self) -> None:
-        """Have the next boot recover, should there be one before the end."""
-        ensure_directory(os.path.dirname(os.path.join(UNIT_DIRECTORY, _GUARD_LINK)), mode=0o755)
-        text = render_guard(self.host.owner.uid, self.journal_path, self.host.root)
-        write_atomic(os.path.join(UNIT_DIRECTORY, _GUARD_PATH), text, mode=0o644)
-        with contextlib.suppress(FileExistsError):
-            os.symlink(os.path.join("..", _GUARD_PATH), os.path.join(UNIT_DIRECTORY, _GUARD_LINK))
+        self.guard.lift()
 
     def _sweep(self) -> None:
         """Away with canaries and their copies, whoever left them."""
@@ -1017,28 +1004,6 @@ class Machine:
             run(self.settings.hook, timeout=HOOK_TIMEOUT, env=env)
         except OpsError as error:
             self.say(f"the hook failed: {error}")
-
-
-def render_guard(uid: int, journal: str, root: str) -> str:
-    """The unit that recovers when the host boots: after the disks, before anything that runs a release."""
-    return f"""\
-# Written by hermes-ops while an update is under way.
-
-[Unit]
-Description=Undo or finish an update of Hermes that was interrupted
-ConditionPathExists={journal}
-RequiresMountsFor={journal} {root}
-# Gateways, of the system's manager and of the user's, are started after the latter.
-Before=user@{uid}.service hermes-update.service
-
-[Service]
-Type=oneshot
-ExecStart={COMMAND} update --recover --boot
-TimeoutStartSec=900
-
-[Install]
-WantedBy=multi-user.target
-"""
 
 
 def _why(reason: str) -> dict[str, str]:
