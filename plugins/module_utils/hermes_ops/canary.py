@@ -28,7 +28,7 @@ from typing import Any
 from . import config, dotenv, health, units
 from .declaration import BASE_CONFIG, merge
 from .errors import OpsError
-from .files import Owner, acting_as, ensure_directory, read_json, read_text, write_atomic, write_json
+from .files import Owner, acting_as, ensure_directory, read_bytes, read_json, read_text, write_atomic, write_json
 from .health import Problem
 from .installation import Installation
 from .process import run
@@ -158,6 +158,14 @@ def prepare(host: Installation, profile: dict[str, Any], home: str) -> dict[str,
         "webhook": {**profile["webhook"], "enabled": False},
         "health": {**profile["health"], "platforms": ["api_server"], "reply": not renewed, "webhook": None},
     }
+
+
+def lend_env(host: Installation, profile: dict[str, Any], home: str) -> None:
+    """Put ``.env`` of *profile* into a copy that comes out of a backup, which has none: the model's keys."""
+    with acting_as(host.owner):
+        text = read_bytes(os.path.join(profile["home"], dotenv.FILE_NAME))
+        if text is not None:
+            write_atomic(os.path.join(home, dotenv.FILE_NAME), text, mode=0o600)
 
 
 def settings(api: dict[str, Any], present: dict[Any, Any]) -> dict[str, Any]:

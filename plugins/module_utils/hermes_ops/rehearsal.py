@@ -19,7 +19,7 @@ from typing import Any
 
 from . import backup, canary, config, gateway, health, offsite
 from .errors import OpsError
-from .files import acting_as, read_bytes, write_atomic
+from .files import acting_as
 from .installation import Installation
 
 # Where the agent's user may have a directory, and outside of every home: <data_dir>/<prefix>….
@@ -66,7 +66,7 @@ def rehearse(
             for name in backup.databases(scratch):
                 _check_database(scratch, name)
         if not os.path.lexists(os.path.join(scratch, backup.ENV)):
-            _lend_env(host, profile, scratch)
+            canary.lend_env(host, profile, scratch)
         described = canary.prepare(host, profile, scratch)
         with acting_as(host.owner):
             model = config.read_config(os.path.join(scratch, config.FILE_NAME)).get("model")
@@ -114,14 +114,6 @@ def _check_database(home: str, name: str) -> None:
             f"the backup's {name} is damaged ({first})",
             fix=f"see whether the agent's own is: sqlite3 {name} 'PRAGMA integrity_check'; take an older backup",
         )
-
-
-def _lend_env(host: Installation, profile: dict[str, Any], scratch: str) -> None:
-    """What is declared and not in the archive: the model's key."""
-    with acting_as(host.owner):
-        text = read_bytes(os.path.join(profile["home"], backup.ENV))
-        if text is not None:
-            write_atomic(os.path.join(scratch, backup.ENV), text, mode=0o600)
 
 
 def _wait_for_others(host: Installation) -> None:

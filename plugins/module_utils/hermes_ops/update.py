@@ -43,10 +43,8 @@ from .files import (
     ensure_directory,
     failure,
     lock,
-    read_bytes,
     read_json,
     sync_directory,
-    write_atomic,
     write_json,
 )
 from .frozen import Frozen
@@ -727,11 +725,7 @@ class Machine:
             scratch = tempfile.mkdtemp(prefix=SCRATCH, dir=self.host.data_dir)
         try:
             backup.extract(archive, scratch, owner)
-            # Not in the backup: the model's keys.
-            with acting_as(owner):
-                text = read_bytes(os.path.join(profile["home"], ".env"))
-                if text is not None:
-                    write_atomic(os.path.join(scratch, ".env"), text, mode=0o600)
+            canary.lend_env(self.host, profile, scratch)
             copy = canary.prepare(self.host, profile, scratch)
             # Where the agent does not answer now it would prove nothing.
             reply = self._asked(profile, journal.before[profile["name"]])["health"]["reply"]
