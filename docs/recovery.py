@@ -211,6 +211,7 @@ def page() -> str:
     lines += ["", "## Where things are", "", "| what | where |", "|---|---|"]
     lines += [f"| {what} | `{where}` |" for what, where in PLACES]
     lines += ["", "## What `check` says, and what to do", "", "| cause | fix |", "|---|---|", *table()]
+    lines += ["", "What else it says names its own fix."]
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import tarfile
 import urllib.parse
@@ -50,7 +51,8 @@ It eats {{ 6 * 7 }} kg of hay; its keeper's word is \x1b[31mred\x1b[0m.
 def test_tell_is_kept_said_answered_and_found_again(controller, play, model, tmp_path):
     note = tmp_path / "note.md"
     note.write_text(NOTE)
-    what = {"tell_topic": "The move of the zebra", "tell_file": str(note)}
+    # Relative to where one is, not to the playbook.
+    what = {"tell_topic": "The move of the zebra", "tell_file": os.path.relpath(note)}
     before = controller.manifest(PLACES)
 
     looked = play("tell", what, "--check")

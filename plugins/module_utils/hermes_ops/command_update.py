@@ -83,7 +83,7 @@ def settings_of(host: Installation, *, declared: bool = False) -> update.Setting
     if declared:
         raise OpsError(
             "nothing says what this host may be updated to",
-            fix="converge it with auto_update_enabled; auto_update_hold keeps the timer from it",
+            fix="converge it with auto_update_enabled; auto_update_hold keeps it from all but a version that is named",
         )
     observed = release.observe(host.root)
     current = observed.find(observed.current)

@@ -9,6 +9,7 @@ import contextlib
 import os
 
 from .files import ensure_directory, write_atomic
+from .installation import JOURNALS, Installation
 from .kit import COMMAND
 
 UNIT_DIRECTORY = "/etc/systemd/system"
@@ -19,17 +20,14 @@ TIMEOUT = 900
 class Guard:
     """A unit that is there while a job is under way: ``hermes-<job>-recovery.service``.
 
-    :param job: a key of :data:`installation.JOURNALS`; ``hermes-ops <job> --recover --boot`` recovers
-    :param journal: what the job leaves until its end
+    :param job: a key of :data:`JOURNALS`; ``hermes-ops <job> --recover --boot`` recovers
     :param needs: a path, beside the journal's, that has to be mounted for it
-    :param uid: of the agent
     """
 
-    def __init__(self, job: str, *, journal: str, needs: str, uid: int) -> None:
+    def __init__(self, host: Installation, job: str, *, needs: str) -> None:
+        self.host = host
         self.job = job
-        self.journal = journal
         self.needs = needs
-        self.uid = uid
         name = f"hermes-{job}-recovery.service"
         self.path = os.path.join(UNIT_DIRECTORY, name)
         self.link = os.path.join(UNIT_DIRECTORY, "multi-user.target.wants", name)
@@ -48,15 +46,16 @@ class Guard:
 
     def render(self) -> str:
         """The unit: after the disks, before anything that runs a release."""
+        journal = os.path.join(self.host.ops_dir, JOURNALS[self.job])
         return f"""\
 # Written by hermes-ops: there while what it is about is under way.
 
 [Unit]
 Description=Recover from an interrupted {self.job} of Hermes
-ConditionPathExists={self.journal}
-RequiresMountsFor={self.journal} {self.needs}
+ConditionPathExists={journal}
+RequiresMountsFor={journal} {self.needs}
 # Gateways, of the system's manager and of the user's, are started after the latter.
-Before=user@{self.uid}.service hermes-update.service
+Before=user@{self.host.owner.uid}.service hermes-update.service
 
 [Service]
 Type=oneshot

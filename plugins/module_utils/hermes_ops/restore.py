@@ -95,7 +95,7 @@ class Restore:
         self.host = host
         self.say = say
         self.journal_path = os.path.join(host.ops_dir, JOURNALS["restore"])
-        self.guard = Guard("restore", journal=self.journal_path, needs=host.data_dir, uid=host.owner.uid)
+        self.guard = Guard(host, "restore", needs=host.data_dir)
         # Whether one may end us by an error: while going back one may not.
         self.interruptible = False
 

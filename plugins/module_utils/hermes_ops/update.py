@@ -357,7 +357,7 @@ class Machine:
         self.say = say
         self.directory = os.path.join(host.ops_dir, "update")
         self.journal_path = os.path.join(host.ops_dir, JOURNALS["update"])
-        self.guard = Guard("update", journal=self.journal_path, needs=host.root, uid=host.owner.uid)
+        self.guard = Guard(host, "update", needs=host.root)
         self.journal: Journal | None = None
         self.step = "resolve"
         self.attempt = 1
