@@ -17,6 +17,7 @@ import sqlite3
 import stat
 import tarfile
 import threading
+import time
 import tracemalloc
 
 import pytest
@@ -56,6 +57,7 @@ def home(tmp_path):
     for name, text in {
         ".env": "API_SERVER_KEY=a-secret-of-the-home\n",
         ".env.bak": "API_SERVER_KEY=an-older-secret\n",
+        ".envs/of-a-tool": "KEY=of-a-tool\n",
         "config.yaml": "model: {default: m}\n",
         "SOUL.md": "I am.\n",
         "webhook_subscriptions.json": "{}\n",
@@ -119,6 +121,7 @@ LEFT_OUT = {
     ".hermes-ops-restore",
     ".env",
     ".env.bak",
+    ".envs",
     "outside",
 }
 
@@ -361,6 +364,17 @@ def test_pruned_by_count_and_by_profile(tmp_path):
     # The newest one stays whatever is asked for.
     assert len(backup.prune(str(tmp_path), "default", 0)) == 1
     assert [each.profile for each in backup.archives(str(tmp_path))].count("default") == 1
+
+
+def test_one_made_with_a_fast_clock_is_not_the_newest_for_years(tmp_path):
+    now = time.time()
+    names = []
+    for ahead in (10 * 365 * 86400, -86400, -3600, 60):
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now + ahead))
+        names.append(f"default-{stamp}{backup.SUFFIX}")
+        (tmp_path / names[-1]).write_bytes(b"x")
+    assert [os.path.basename(each.path) for each in backup.archives(str(tmp_path))] == names
+    assert [os.path.basename(path) for path in backup.prune(str(tmp_path), "default", 2)] == names[:2]
 
 
 def test_a_home_that_is_not_there_is_an_error_not_an_empty_backup(host, tmp_path):

@@ -389,6 +389,22 @@ def test_a_job_reports_to_its_own_url_or_the_host_s(beat, server, host):
     ]
 
 
+def test_how_a_job_ended_is_told_also_where_it_cannot_be_written_down(beat, server, host, monkeypatch):
+    beat(job_urls={"backup": server.url(BACKUP)})
+    heartbeat.conclude(host, "backup", False, "backed up: default", archives=[])
+    assert host.read_status("backup")["status"] == "success"
+
+    def full(*_arguments, **_more):
+        raise OpsError("cannot be written (No space left on device)", where="status/backup.json")
+
+    monkeypatch.setattr(Installation, "write_status", full)
+    with pytest.raises(OpsError, match="No space left"):
+        heartbeat.conclude(host, "backup", False, "backed up: default")
+    kind, body = [(ping["kind"], ping["body"]) for ping in server.state.pings if ping["uuid"] == BACKUP][-1]
+    assert kind == "fail"
+    assert "this cannot be written down" in body
+
+
 def test_a_job_s_report_never_raises(beat, server, host, tmp_path, monkeypatch):
     assert heartbeat.report(host, "backup", "start", "") is False
     (tmp_path / "heartbeat.json").write_text("{")

@@ -68,6 +68,16 @@ def test_a_host_that_was_not_converged_says_so(tmp_path, monkeypatch, capsys):
     assert "Fix: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("a defect")])
+def test_what_nobody_expected_is_no_finding_about_the_agents(error, monkeypatch, capsys):
+    def broken():
+        raise error
+
+    monkeypatch.setattr(installation.Installation, "load", broken)
+    assert cli.main(["status"]) == cli.EXIT_ERROR
+    assert str(error) in capsys.readouterr().err
+
+
 def not_converged():
     raise OpsError("does not exist", where="/x", fix="converge the host")
 

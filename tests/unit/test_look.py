@@ -224,6 +224,10 @@ def test_a_reply_is_asked_for_when_it_is_due(see, host, tmp_path, monkeypatch):
     assert len(asked) == 3
     host.now, host.dead = host.now + 60 * look.ASK_AGAIN_MINUTES, False
     assert see(**every).findings == []
+    # A clock that was put back by a year.
+    host.now -= 365 * 86400
+    see(**every)
+    assert len(asked) == 5
 
 
 def test_one_agent_at_a_time_is_asked(see, host, monkeypatch):
@@ -237,7 +241,20 @@ def test_one_agent_at_a_time_is_asked(see, host, monkeypatch):
         assert asked == expected
 
 
-def test_what_else_has_failed_is_named_once(see, host):
+def test_what_failed_and_is_not_done_any_more_is_forgotten(see, host, tmp_path):
+    host.write_status("update", "failed", "no network")
+    host.write_status("rehearsal", "failed", "damaged")
+    (tmp_path / "rehearsal").touch()
+    assert causes(see()) == [("rehearsal_failed", "failure")]
+
+
+def test_text_that_no_encoding_has_ends_no_look(see, host):
+    host.problems = [health.Problem("platform_not_connected", "half of a smile: \ud83d", "see the log")]
+    assert causes(see()) == [("platform_not_connected", "failure")]
+    assert "\ud83d" in host.read_status("check")["message"]
+
+
+def test_what_else_has_failed_is_named_once(see, host, tmp_path):
     host.failed = [
         "hermes-update.service",
         "hermes-dashboard.service",
@@ -246,6 +263,7 @@ def test_what_else_has_failed_is_named_once(see, host):
         "systemd-journal-upload.service",
     ]
     host.write_status("update", "failed", "no network")
+    (tmp_path / "update").touch()
     found = {finding.what.split()[0]: finding.failure for finding in see().findings if finding.cause == "unit_failed"}
     assert found == {"hermes-dashboard.service": False, "systemd-journal-upload.service": False}
     assert ("update_failed", "failure") in causes(see())

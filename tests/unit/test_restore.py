@@ -24,6 +24,9 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd
 UNIT = "hermes-gateway@default.service"
 
 
+START = time.time()
+
+
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     """A host whose gateway runs as long as the file ``running`` is there, and is well unless ``sick`` is, too."""
@@ -39,11 +42,14 @@ def host(tmp_path, monkeypatch):
         }
     )
 
+    host.orders = []
+
     def call(_self, verb, *arguments, **_options):
+        host.orders.append(verb)
         if verb == "show":
             state = "active" if (tmp_path / "running").exists() else "inactive"
             return Completed((), 0, f"ActiveState={state}\nSubState=running\nMainPID=1", "")
-        if verb == "start":
+        if verb in ("start", "restart"):
             (tmp_path / "running").touch()
             if (tmp_path / "home/sick").exists():
                 # What a gateway makes beside a database would be taken for that of another one.
@@ -73,6 +79,11 @@ def host(tmp_path, monkeypatch):
     host.records("default").prepare()
     host.records("default").write_applied("gateway", profile_of(tmp_path))
     return host
+
+
+def orders(host):
+    """What systemd was told to do."""
+    return [verb for verb in host.orders if verb in ("start", "stop", "restart")]
 
 
 def profile_of(tmp_path):
@@ -329,6 +340,41 @@ def test_no_backup_of_a_home_that_is_half_restored(host, profile, tmp_path):
         backup.create(host, profile, str(tmp_path / "backups"))
 
 
+def test_a_backup_of_the_future_is_not_known_to_be_newer(host, profile, made, tmp_path, monkeypatch):
+    path, _old, new = made
+    ten_years = 10 * 365 * 86400
+    say_to(tmp_path / "home", "said since", time.time())
+    new = tree(tmp_path / "home")
+    monkeypatch.setattr(restore.time, "time", lambda: START - ten_years)
+    with pytest.raises(OpsError, match="made with a clock that was fast"):
+        run(host, profile, path)
+    assert tree(tmp_path / "home") == new
+
+
+def test_a_gateway_that_somebody_starts_meanwhile_is_not_left_on_what_was_set_aside(
+    host, profile, made, tmp_path, monkeypatch
+):
+    path, _old, _new = made
+    exchange = restore.Restore._exchange
+
+    def meanwhile(self, journal):
+        self.host.manager.call("start", UNIT)
+        exchange(self, journal)
+
+    monkeypatch.setattr(restore.Restore, "_exchange", meanwhile)
+    run(host, profile, path, force=True)
+    assert orders(host) == ["stop", "start", "stop", "start"]
+
+
+def test_a_backup_that_reads_the_home_comes_to_its_end_first(host, profile, made, tmp_path, monkeypatch):
+    path, _old, new = made
+    monkeypatch.setattr(backup, "LOCK_TIMEOUT", 0.1)
+    with host.lock("backup"), pytest.raises(OpsError, match="is held by another process"):
+        run(host, profile, path, force=True)
+    assert tree(tmp_path / "home") == new
+    assert leftovers(tmp_path) == []
+
+
 def test_somebody_who_writes_into_the_home_meanwhile_loses_nothing(host, profile, made, tmp_path, monkeypatch):
     path, _old, new = made
     original = backup.replaced
@@ -480,6 +526,8 @@ def test_what_last_worked_is_put_back(host, profile, tmp_path):
     assert (home / ".env").read_text() == "KEY=of the host\n"
     assert os.stat(home / ".env").st_mode & 0o777 == 0o600
     assert tree(aside) == {"config.yaml": b"broken: [", ".env": b"KEY=broken\n"}
+    # One order to systemd: whoever is killed after a stop has nobody who starts it.
+    assert orders(host) == ["restart"]
     # Nothing differs: a fresh start is all there is to it.
     assert restore.put_back_kept(host, profile, said.append) is None
 

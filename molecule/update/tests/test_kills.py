@@ -93,6 +93,21 @@ def test_killed_on_the_way_back_again_and_again(box, agent, well, from_0_18_2):
     assert "said before it was killed again and again" in box.words()
 
 
+def test_a_run_that_takes_too_long_goes_back_and_is_not_begun_again(box, agent, well, from_0_18_2):
+    """systemd calls that abnormal, though it ended by itself."""
+    directory = "/run/systemd/system/hermes-update.service.d"
+    box.shell(f"mkdir -p {directory}; printf '[Service]\\nTimeoutStartSec=20\\n' >{directory}/soon.conf")
+    box.shell("systemctl daemon-reload")
+    box.orders(("verify", 0, "sleep 60"))
+    done = box.by_timer()
+    box.shell(f"rm -r {directory}; systemctl daemon-reload")
+    assert box.orders_done(), box.log()
+    assert done["status"] == "rolled_back", box.log()
+    assert done["failed_step"] == "verify"
+    assert box.shell("systemctl show --property NRestarts --value hermes-update.service").strip() == "0"
+    well("0.18.2")
+
+
 @pytest.fixture
 def power_cut(box: Any, wait_until: Callable[..., Any]) -> Callable[[str, int], None]:
     """A function that cuts the host's power at a step, and brings it back."""

@@ -54,7 +54,6 @@ LEFT_OUT_ANYWHERE = {".cache", ".venv", "__pycache__", "node_modules"}
 CACHE_TAG = "CACHEDIR.TAG"
 # Where a restore puts a home together, inside of that home.
 STAGING = ".hermes-ops-restore"
-# In the ops directory, while there is a restore.
 # Copies of it that editors and Hermes leave (.env.bak, .env_*.tmp) hold the same secrets.
 ENV = ".env"
 # Before the recipient's public key, where .env is to be encrypted.
@@ -67,6 +66,8 @@ SQLITE_COMPANIONS = ("-wal", "-shm", "-journal")
 SQLITE_TIMEOUT = 30.0
 # Seconds to wait for another backup.
 LOCK_TIMEOUT = 900.0
+# Seconds by which a clock may have been put back since, and nothing is thought of it.
+FAST_CLOCK = 24 * 3600.0
 AGE_TIMEOUT = 60.0
 
 SUFFIX = ".tar.gz"
@@ -214,7 +215,7 @@ def extract(source: str | BinaryIO, directory: str, owner: Owner) -> dict[str, A
 
 
 def archives(directory: str, profile: str | None = None) -> list[Archive]:
-    """The complete archives in *directory*, of all profiles or one, oldest first."""
+    """The complete archives in *directory*, of all profiles or one, oldest first; see :func:`age_key`."""
     found = []
     for name in os.listdir(directory) if os.path.isdir(directory) else []:
         match = re.fullmatch(_pattern(None), name)
@@ -223,7 +224,16 @@ def archives(directory: str, profile: str | None = None) -> list[Archive]:
         path = os.path.join(directory, name)
         created = datetime.datetime.strptime(match["stamp"] + "+0000", "%Y%m%dT%H%M%SZ%z").timestamp()
         found.append(Archive(path, match["profile"], created, os.stat(path).st_size))
-    return sorted(found, key=lambda each: (each.created, each.path))
+    return sorted(found, key=lambda each: (age_key(each.created), each.path))
+
+
+def age_key(created: float) -> tuple[bool, float]:
+    """Sorts what was made at *created* (seconds since 1970), oldest first.
+
+    What was made with a clock that was fast comes before all else: nobody knows how old it is, and it must not be the
+    newest for years.
+    """
+    return created <= time.time() + FAST_CLOCK, created
 
 
 def prune(directory: str, profile: str, keep: int) -> list[str]:
@@ -343,7 +353,7 @@ def _write(host: Installation, profile: dict[str, Any], out: BinaryIO, work: str
         writer.directory(archive.HOME, mode)
         for path, status in _walk(home, owner, problems):
             name = f"{archive.HOME}/{path}"
-            if path.startswith(ENV) and "/" not in path and env != "include":
+            if path.split("/", 1)[0].startswith(ENV) and env != "include":
                 continue
             if stat.S_ISDIR(status.st_mode):
                 writer.directory(name, _mode(status))

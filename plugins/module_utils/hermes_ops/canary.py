@@ -20,7 +20,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import socket
 import time
 from typing import Any
@@ -28,7 +27,17 @@ from typing import Any
 from . import config, dotenv, health, units
 from .declaration import BASE_CONFIG, merge
 from .errors import OpsError
-from .files import Owner, acting_as, ensure_directory, read_bytes, read_json, read_text, write_atomic, write_json
+from .files import (
+    Owner,
+    acting_as,
+    ensure_directory,
+    read_bytes,
+    read_json,
+    read_text,
+    remove_tree,
+    write_atomic,
+    write_json,
+)
 from .health import Problem
 from .installation import Installation
 from .process import run
@@ -253,7 +262,7 @@ def _remove(home: str, name: str) -> None:
     # A copied link may lead back to the agent's own files.
     path = first if os.path.islink(first) else os.path.join(home, name)
     if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
+        remove_tree(path)
     else:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

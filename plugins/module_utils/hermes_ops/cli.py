@@ -9,6 +9,7 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 
 from . import __version__
 from .errors import OpsError
@@ -74,6 +75,9 @@ def parser(chosen: str | None) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     # Files we make are private unless we say otherwise.
     os.umask(0o077)
+    for stream in (sys.stdout, sys.stderr):
+        # What others wrote may be text that no encoding has.
+        stream.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else argv
     try:
         arguments = parser(argv[0] if argv else None).parse_args(argv)
@@ -85,3 +89,10 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our output has seen enough.
         sys.stderr.close()
         return EXIT_OK
+    except OSError as error:
+        sys.stderr.write(f"hermes-ops: {error}\n")
+        return EXIT_ERROR
+    except Exception:
+        # A defect of ours; 1 would say that something is not well with the agents.
+        traceback.print_exc()
+        return EXIT_ERROR

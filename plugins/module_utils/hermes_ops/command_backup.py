@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 from typing import Any
@@ -48,14 +49,13 @@ def work(arguments: argparse.Namespace) -> int:
             _off_the_host(host, wanted, profiles)
     except (OpsError, OSError) as error:
         if whole:
-            host.write_status("backup", "failed", str(error), archives=made)
-            heartbeat.report(host, "backup", "fail", str(error))
+            with contextlib.suppress(OpsError):
+                heartbeat.conclude(host, "backup", True, str(error), archives=made)
         raise
     problems = [f"{each['profile']}: {path} {why}" for each in made for path, why in each["problems"].items()]
     message = "; ".join(problems) or f"backed up: {', '.join(each['profile'] for each in made)}"
     if whole:
-        host.write_status("backup", "failed" if problems else "success", message, archives=made)
-        heartbeat.report(host, "backup", "fail" if problems else "success", message)
+        heartbeat.conclude(host, "backup", bool(problems), message, archives=made)
     if arguments.json:
         say(json.dumps(made, indent=2))
     else:

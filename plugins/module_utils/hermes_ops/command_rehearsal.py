@@ -40,6 +40,5 @@ def work(arguments: argparse.Namespace) -> int:
             failures.append("there is no profile")
         message = "; ".join(failures or results)
         if whole:
-            host.write_status("rehearsal", "failed" if failures else "success", message, started=began)
-            heartbeat.report(host, "rehearsal", "fail" if failures else "success", message)
+            heartbeat.conclude(host, "rehearsal", bool(failures), message, started=began)
     return EXIT_UNHEALTHY if failures else EXIT_OK

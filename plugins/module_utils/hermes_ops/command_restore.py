@@ -57,7 +57,12 @@ def work(arguments: argparse.Namespace) -> int:
             say(restore.check(profile, source, force=arguments.force, finish=finish))
             return EXIT_OK
         _interruptible(restore)
-        aside = restore.restore(profile, source, force=arguments.force, identity=arguments.env_identity, finish=finish)
+        try:
+            aside = restore.restore(
+                profile, source, force=arguments.force, identity=arguments.env_identity, finish=finish
+            )
+        except Interrupted as error:
+            raise OpsError(f"{error}; the home is what it was", fix="run it again") from None
     say(f"profile {profile['name']}: restored; what was there is in {aside}")
     return EXIT_OK
 

@@ -260,6 +260,21 @@ def report(host: Installation, job: str, event: str, body: str) -> bool:
     return answers[job].problem is None
 
 
+def conclude(host: Installation, job: str, failed: bool, message: str, **more: Any) -> None:
+    """Write down how *job* ended, and tell whoever is declared.
+
+    :param message: one sentence
+    :param more: see :meth:`Installation.write_status`
+    :raises OpsError: it cannot be written down, which is told as a failure
+    """
+    try:
+        host.write_status(job, "failed" if failed else "success", message, **more)
+    except OpsError as error:
+        report(host, job, "fail", f"{message}; this cannot be written down: {error}")
+        raise
+    report(host, job, "fail" if failed else "success", message)
+
+
 # --- the check, told -------------------------------------------------------------------------------------------
 
 

@@ -111,10 +111,12 @@ JOBS = {
             "Update of Hermes",
             ("update", "--here"),
             settings="update:Settings",
-            # Killed it undoes what it had begun; what has ended by itself is not begun again.
+            # Killed it undoes what it had begun; what has ended by itself is not begun again, also where systemd calls
+            # it abnormal because a time-out was what it undid itself for.
             directives=(
                 *IN_THE_BACKGROUND,
                 ("Restart", "on-abnormal"),
+                ("RestartPreventExitStatus", "1 2"),
                 ("RestartSec", "2"),
                 ("TimeoutStopSec", "900"),
             ),

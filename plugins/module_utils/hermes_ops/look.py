@@ -103,7 +103,9 @@ class _Look:
             self.report.figures["disks"][path] = measure.disk_figures(status)
             found += measure.disk_findings(path, status, settings)
         for job in ("update", "rehearsal"):
-            found += measure.job_findings(job, self._status(job))
+            # What is not done any more need not succeed any more.
+            if os.path.exists(settings_path(job)):
+                found += measure.job_findings(job, self._status(job))
         declared = settings_path("backup")
         if os.path.exists(declared):
             since = os.stat(declared).st_mtime
@@ -268,7 +270,9 @@ class _Look:
             minutes = self.settings.reply_minutes
             if replies[name].get("problem"):
                 minutes = min(minutes, ASK_AGAIN_MINUTES)
-            return (number(replies[name].get("asked")) or 0.0) + 60 * minutes
+            asked = number(replies[name].get("asked")) or 0.0
+            # Asked in the future: by a clock that was fast.
+            return asked + 60 * minutes if asked <= self.now else 0.0
 
         for name in sorted(replies, key=due)[:1]:
             if due(name) <= self.now:

@@ -161,7 +161,7 @@ class Repository:
 
     def look_after(self) -> bool:
         """Every :data:`CHECK_EVERY` remove data that nothing needs and check the rest; whether that was done now."""
-        if time.time() - self._memory().get("checked", 0.0) < CHECK_EVERY:
+        if 0 <= time.time() - self._memory().get("checked", 0.0) < CHECK_EVERY:
             return False
         self._run("prune", timeout=None)
         self._run("check", timeout=None)
@@ -175,7 +175,7 @@ class Repository:
             tag = next((tag for tag in each["tags"] if tag.startswith(self._tag(""))), None)
             if tag and _UNFINISHED not in each["tags"]:
                 found.append(Snapshot(each["id"][:8], tag[len(self._tag("")) :], each["hostname"], _created(each)))
-        return sorted(found, key=lambda snapshot: snapshot.created)
+        return sorted(found, key=lambda snapshot: backup.age_key(snapshot.created))
 
     def find(self, wanted: str, profile: str | None) -> Snapshot:
         """A snapshot by its id; ``latest``: the newest of this host.

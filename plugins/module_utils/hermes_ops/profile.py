@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 
 from .errors import OpsError
-from .files import Owner, acting_as, ensure_directory, open_directory, read_text, write_atomic
+from .files import Owner, acting_as, ensure_directory, open_directory, read_text, remove_tree, write_atomic
 from .plan import Difference, Plan
 from .ports import command_line
 from .state import read_state
@@ -181,7 +180,7 @@ def _give_back(name: str, home: str, owner: Owner) -> None:
 
 def _remove(home: str, owner: Owner) -> None:
     with acting_as(owner):
-        shutil.rmtree(home)
+        remove_tree(home)
 
 
 def _mode_difference(path: str, status: os.stat_result, mode: int) -> Difference:

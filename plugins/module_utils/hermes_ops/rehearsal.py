@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-import shutil
 import sqlite3
 import tempfile
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 from . import backup, canary, config, gateway, health, offsite
 from .errors import OpsError
-from .files import acting_as
+from .files import acting_as, remove_tree
 from .installation import Installation
 
 # Where the agent's user may have a directory, and outside of every home: <data_dir>/<prefix>….
@@ -127,5 +126,5 @@ def _wait_for_others(host: Installation) -> None:
 def _sweep(host: Installation) -> None:
     """Away with scratch homes, also those of a rehearsal that was killed."""
     for path in glob.glob(os.path.join(glob.escape(host.data_dir), f"{SCRATCH}*")):
-        with acting_as(host.owner):
-            shutil.rmtree(path, ignore_errors=True)
+        with acting_as(host.owner), contextlib.suppress(OSError):
+            remove_tree(path)

@@ -24,7 +24,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +39,7 @@ from .files import (
     open_directory,
     read_bytes,
     read_json,
+    remove_tree,
     sync_directory,
     write_atomic,
     write_json,
@@ -53,7 +53,6 @@ ASIDE_IN_HOME = ".hermes-ops-set-aside"
 _UNDONE = "-undone"
 # What an agent learns by itself or is taught, besides its conversations.
 LEARNT = ("memories", "skills", "cron/jobs.json", "config.yaml", "SOUL.md", "webhook_subscriptions.json")
-# Undoes an interrupted restore when the host boots; exists while one is under way.
 
 
 @dataclass
@@ -226,8 +225,13 @@ class Restore:
         self.say(f"{path} is not in the backup: it was a link to {target}, which is not here")
 
     def _switch(self, journal: Journal, profile: dict[str, Any]) -> None:
-        self._enter(journal, "stop")
-        self._stop(profile)
+        with self.host.lock("backup", timeout=backup.LOCK_TIMEOUT):
+            # One that reads the home comes to its end; the next one finds our journal.
+            self._enter(journal, "stop")
+            self._stop(profile)
+            self._exchange(journal)
+
+    def _exchange(self, journal: Journal) -> None:
         records = self.host.records(journal.profile)
         records.prepare()
         # A run of site.yml waits.
@@ -256,6 +260,8 @@ class Restore:
         self._remove_staging(journal)
         records = {journal.profile: self.host.records(journal.profile)}
         self.say("starting the gateway on it")
+        # Somebody may have started it before the exchange: it would go on with what was set aside.
+        gateway.stop(self.host.manager, [profile])
         gateway.start(self.host.manager, [profile], records)
         result = health.wait([profile], self.host.manager, self.host.owner, records)[0]
         self.say(result)
@@ -326,7 +332,7 @@ class Restore:
 
     def _remove_staging(self, journal: Journal) -> None:
         with acting_as(self.host.owner):
-            shutil.rmtree(os.path.join(journal.home, backup.STAGING), onerror=_writable)
+            remove_tree(os.path.join(journal.home, backup.STAGING))
 
     # The journal.
 
@@ -360,6 +366,8 @@ def learnt_since(host: Installation, home: str, manifest: dict[str, Any]) -> lis
     spoken = _last_said(host, home)
     if not spoken:
         return []
+    if since > time.time() + backup.FAST_CLOCK:
+        return [f"it was made with a clock that was fast ({_when(since)}), and nobody knows when"]
     reasons = []
     if spoken > since:
         reasons.append(f"somebody spoke to the agent on {_when(spoken)}")
@@ -454,18 +462,6 @@ def _free(name: str, directory: int) -> str:
     return free
 
 
-def _writable(_function: object, path: str, error: Any) -> None:
-    """For rmtree, which met something that is not there, or a directory that forbids it."""
-    if isinstance(error[1], FileNotFoundError):
-        return
-    os.chmod(os.path.dirname(path), 0o700)
-    if os.path.isdir(path) and not os.path.islink(path):
-        os.chmod(path, 0o700)
-        shutil.rmtree(path)
-    else:
-        os.unlink(path)
-
-
 # The last working copies of two files, without a backup.
 
 
@@ -505,8 +501,9 @@ def put_back_kept(host: Installation, profile: dict[str, Any], say: Callable[[st
                 with acting_as(host.owner):
                     write_atomic(path, data, mode=0o600)
                 say(f"{name} is the last working copy again")
-        gateway.stop(host.manager, [profile])
-        gateway.start(host.manager, [profile], {profile["name"]: records})
+        # One order: whoever ends us now ends no gateway.
+        host.manager.call("reset-failed", profile["unit"], check=False)
+        gateway.restart(host.manager, [profile], {profile["name"]: records}, [profile["name"]])
     result = health.wait([profile], host.manager, host.owner)[0]
     say(result)
     if not result.ok:

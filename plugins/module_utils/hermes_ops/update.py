@@ -44,6 +44,7 @@ from .files import (
     failure,
     lock,
     read_json,
+    remove_tree,
     sync_directory,
     write_json,
 )
@@ -949,8 +950,8 @@ class Machine:
         """Away with canaries and their copies, whoever left them."""
         canary.end(Manager("system", self.host.owner))
         for path in glob.glob(os.path.join(glob.escape(self.host.data_dir), SCRATCH + "*")):
-            with acting_as(self.host.owner):
-                shutil.rmtree(path, ignore_errors=True)
+            with acting_as(self.host.owner), contextlib.suppress(OSError):
+                remove_tree(path)
 
     @property
     def _failed_path(self) -> str:
