@@ -477,8 +477,9 @@ class Machine:
         """From the first change on: whatever goes wrong leads back."""
         self.journal = journal
         try:
-            self._enter(journal.step)
+            # In this order: a journal without it would wait for the next night, and keep everybody else from the host.
             self.guard.post()
+            self._enter(journal.step)
             prepare()
             self._change(journal, previous)
         except (Exception, KeyboardInterrupt, Interrupted) as error:
