@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "shared"))
 
-from control import Controller, Run
+from control import Controller, Run, end_at_once
 
 # An inventory with a host that cannot be reached.
 ELSEWHERE = Path(__file__).with_name("elsewhere.ini")
@@ -96,13 +94,11 @@ class Fleet:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
             )
             try:
                 yield
             finally:
-                os.killpg(player.pid, signal.SIGKILL)
-                player.wait()
+                end_at_once(player)
                 # pytest shows it with a failure.
                 output.seek(0)
                 print(output.read())

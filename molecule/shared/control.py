@@ -8,9 +8,11 @@ A scenario's conftest.py that wants the fixtures imports them from here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -166,6 +168,18 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         for path in sorted(before.keys() | after.keys())
         if before.get(path) != after.get(path)
     ]
+
+
+def end_at_once(controller: subprocess.Popen[Any]) -> None:
+    """Kill a run of ansible-playbook with its workers, each of which is a session of its own."""
+    family = [controller.pid]
+    for pid in family:
+        found = subprocess.run(["pgrep", "--parent", str(pid)], capture_output=True, text=True, check=False)
+        family += map(int, found.stdout.split())
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    controller.wait()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from control import end_at_once
 
 EPHEMERAL = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
 OPS_DIR = "/var/lib/hermes/ops"
@@ -238,13 +239,12 @@ def test_a_run_that_is_killed_before_the_restart_is_finished_by_the_next(
             return host.file(pending).exists
 
     assert not remembered()
-    run = subprocess.Popen(playbook(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    run = subprocess.Popen(playbook(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         # The first profile's configuration is written, and the others' come first before any restart.
         wait_until(lambda: remembered() and "max_turns: 31" in agents["default"].read("config.yaml"), "the change")
     finally:
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
+        end_at_once(run)
     assert run.returncode == -signal.SIGKILL
     assert remembered()
     assert restarted() == set()
