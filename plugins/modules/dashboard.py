@@ -18,6 +18,8 @@ description:
   - It is started and stopped with the gateway of the default profile.
   - It is restarted when it runs another release than the current one, or without what its unit or the C(.env) of the
     default profile say by now.
+extends_documentation_fragment:
+  - alwayson.hermes.units
 attributes:
   check_mode:
     support: full
@@ -52,26 +54,6 @@ options:
     description: The user that Hermes runs as.
     type: str
     required: true
-  data_dir:
-    description: The user's home and the data volume's mount point.
-    type: path
-    required: true
-  hermes_home:
-    description: Hermes' home.
-    type: path
-    required: true
-  root:
-    description: Where the releases lie.
-    type: path
-    default: /opt/hermes
-  restart_sec:
-    description: Seconds between its end, whatever its reason, and its next start.
-    type: int
-    default: 10
-  restart_max_delay_sec:
-    description: Seconds that this delay grows to in a crash loop. Needs systemd 254; older ones keep O(restart_sec).
-    type: int
-    default: 300
   host:
     description:
       - The address to bind. On one that others can reach, Hermes wants a login; it is refused here unless the variables
@@ -87,8 +69,6 @@ options:
     type: list
     elements: str
     default: []
-requirements:
-  - systemd >= 249 on the host
 """
 
 EXAMPLES = r"""
@@ -120,18 +100,15 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import owner_of, run_module
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import dashboard, systemd, units
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import dashboard, units
+from ansible_collections.alwayson.hermes.plugins.module_utils.unit_host import UNITS_ARGUMENTS, units_host
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    **UNITS_ARGUMENTS,
     "state": {"type": "str", "choices": ["started", "absent"], "default": "started"},
     "profiles": {"type": "list", "elements": "dict", "required": True},
     "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
     "owner": {"type": "str", "required": True},
-    "data_dir": {"type": "path", "required": True},
-    "hermes_home": {"type": "path", "required": True},
-    "root": {"type": "path", "default": "/opt/hermes"},
-    "restart_sec": {"type": "int", "default": 10},
-    "restart_max_delay_sec": {"type": "int", "default": 300},
     "host": {"type": "str", "default": "127.0.0.1"},
     "port": {"type": "int", "default": 9119},
     "environment": {"type": "list", "elements": "str", "default": []},
@@ -141,18 +118,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     owner = owner_of(module)
-    host = units.Host(
-        scope=params["scope"],
-        user=params["owner"],
-        # Check mode on a host where the user is only planned.
-        uid=owner.uid if owner.name == params["owner"] else f"(of {params['owner']})",
-        data_dir=params["data_dir"],
-        hermes_home=params["hermes_home"],
-        root=params["root"],
-        systemd=systemd.version(),
-        restart_sec=params["restart_sec"],
-        restart_max_delay_sec=params["restart_max_delay_sec"],
-    )
+    host = units_host(module, owner)
     if params["state"] == "absent":
         plan = dashboard.plan_no_dashboard(host, owner)
     else:

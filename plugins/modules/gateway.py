@@ -21,6 +21,7 @@ description:
     is finished by the next one.
 extends_documentation_fragment:
   - alwayson.hermes.gateways
+  - alwayson.hermes.units
 attributes:
   check_mode:
     support: full
@@ -39,34 +40,12 @@ options:
     type: str
     choices: [started, restarted]
     default: started
-  data_dir:
-    description: The user's home and the data volume's mount point.
-    type: path
-    required: true
-  hermes_home:
-    description: Hermes' home.
-    type: path
-    required: true
-  root:
-    description: Where the releases lie.
-    type: path
-    default: /opt/hermes
-  restart_sec:
-    description: Seconds between the end of a gateway, whatever its reason, and its next start.
-    type: int
-    default: 10
-  restart_max_delay_sec:
-    description: Seconds that this delay grows to in a crash loop. Needs systemd 254; older ones keep O(restart_sec).
-    type: int
-    default: 300
   verbose:
     description:
       - Whether the gateways tell the journal all that C(logs/agent.log) holds, which includes the beginnings of
         messages, and not warnings only.
     type: bool
     default: false
-requirements:
-  - systemd >= 249 on the host
 """
 
 EXAMPLES = r"""
@@ -102,18 +81,15 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     owner_of,
     run_module,
 )
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import gateway, systemd, units
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import gateway
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager
+from ansible_collections.alwayson.hermes.plugins.module_utils.unit_host import UNITS_ARGUMENTS, units_host
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    **UNITS_ARGUMENTS,
     **GATEWAYS_ARGUMENTS,
     "state": {"type": "str", "choices": ["started", "restarted"], "default": "started"},
-    "data_dir": {"type": "path", "required": True},
-    "hermes_home": {"type": "path", "required": True},
-    "root": {"type": "path", "default": "/opt/hermes"},
-    "restart_sec": {"type": "int", "default": 10},
-    "restart_max_delay_sec": {"type": "int", "default": 300},
     "verbose": {"type": "bool", "default": False},
 }
 
@@ -121,19 +97,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     owner = owner_of(module)
-    host = units.Host(
-        scope=params["scope"],
-        user=params["owner"],
-        # Check mode on a host where the user is only planned.
-        uid=owner.uid if owner.name == params["owner"] else f"(of {params['owner']})",
-        data_dir=params["data_dir"],
-        hermes_home=params["hermes_home"],
-        root=params["root"],
-        systemd=systemd.version(),
-        restart_sec=params["restart_sec"],
-        restart_max_delay_sec=params["restart_max_delay_sec"],
-        verbose=params["verbose"],
-    )
+    host = units_host(module, owner, verbose=params["verbose"])
     profiles = params["profiles"]
     records = {profile["name"]: Records(params["ops_dir"], profile["name"]) for profile in profiles}
     plan = gateway.plan_gateways(host, profiles, owner, records)
