@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import secrets
 import subprocess
 import sys
@@ -96,7 +97,8 @@ def forms(secret: str) -> set[str]:
         repr(secret)[1:-1],
         urllib.parse.quote(secret, safe=""),
         encoded.rstrip("="),
-        secret.split("-")[-1].split("$")[0],
+        # Of one that was generated on the host we know no middle; its parts may be a letter long.
+        *re.findall(r"-([0-9a-f]{24})\$", secret),
     }
 
 
