@@ -16,7 +16,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.installation import Installation
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 OWNER = Owner.current()
@@ -302,6 +302,7 @@ def test_entries_are_what_is_said_below_which_headings():
     assert port.entries_of("one\n§\ntwo\n") == ["one", "two"]
 
 
+@example("- \n1", 2)
 @given(st.text(alphabet="#-* a§\n\r\tb1.)", max_size=200), st.integers(0, 50))
 def test_entries_fit_and_are_read_by_hermes_as_written(text, limit):
     kept = port.fitting(port.entries_of(text), limit)

@@ -431,7 +431,7 @@ def entries_of(text: str) -> list[str]:
     lines: list[str] = []
 
     def finish() -> None:
-        said = " ".join(lines)
+        said = " ".join(filter(None, lines))
         lines.clear()
         if said:
             # The first heading is the title of the whole.

@@ -917,7 +917,7 @@ class Machine:
 
     def _remove_empty(self, journal: Journal) -> None:
         """The directories that were made for what never had to be set aside."""
-        for top in {self._aside(journal), self._left(journal)}:
+        for top in (self._aside(journal), self._left(journal)):
             for directory, _names, _files in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(directory)
