@@ -23,7 +23,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.measure import Process, Settings, Turns
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Unit
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 NOW = 1_795_000_000.0
@@ -416,6 +416,7 @@ def test_rows_may_hold_anything(tmp_path_factory, rows):
     assert 0 <= turns.failed <= turns.total <= len(rows)
 
 
+@example(flips=[(3990, 128)])
 @given(flips=st.lists(st.tuples(st.integers(0, 8191), st.integers(0, 255)), min_size=1, max_size=20))
 def test_a_database_that_was_damaged(tmp_path_factory, flips):
     path = tmp_path_factory.mktemp("home") / "state.db"

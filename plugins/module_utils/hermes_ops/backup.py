@@ -29,6 +29,7 @@ from .errors import OpsError
 from .files import Owner, acting_as, ensure_directory, failure, read_json, sync_directory
 from .installation import Installation
 from .process import run_filter
+from .sessions import DATABASE_ERRORS
 
 # Of the home itself: what a gateway writes about the process that it is, what it makes again, what grows without
 # being anybody's memory, and the homes of other profiles (0.19.0: hermes_cli/backup.py, hermes_cli/profiles.py,
@@ -274,7 +275,7 @@ def copy_database(source: str, target: str, owner: Owner) -> None:
     """
     try:
         _copy_database(source, target, owner)
-    except sqlite3.Error as error:
+    except DATABASE_ERRORS as error:
         raise OpsError(f"cannot be copied by SQLite ({error})", where=source, fix=_DATABASE_FIX) from None
 
 
@@ -397,7 +398,10 @@ def _schemas(home: str, owner: Owner) -> dict[str, int]:
     found: dict[str, int] = {}
     with acting_as(owner):
         for path in databases(home):
-            with contextlib.suppress(sqlite3.Error), contextlib.closing(_read_only(os.path.join(home, path))) as live:
+            with (
+                contextlib.suppress(*DATABASE_ERRORS),
+                contextlib.closing(_read_only(os.path.join(home, path))) as live,
+            ):
                 named = live.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").fetchone()
                 query = "SELECT max(version) FROM schema_version" if named else "PRAGMA user_version"
                 (version,) = live.execute(query).fetchone()
@@ -510,7 +514,7 @@ def _add_file(writer: archive.Writer, name: str, path: str, owner: Owner, work: 
             return _add_plain(writer, name, file, status)
     except sqlite3.OperationalError as error:
         return f"cannot be copied by SQLite ({error}), so it is not in it"
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         file = _open(path, owner)
         if file is None:
             return None

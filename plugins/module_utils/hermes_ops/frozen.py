@@ -23,6 +23,7 @@ from typing import Any
 from . import backup, config
 from .errors import OpsError
 from .files import Owner, acting_as, ensure_directory, failure, open_directory, read_bytes, sync_directory, write_atomic
+from .sessions import DATABASE_ERRORS
 
 # What Hermes itself keeps, and migrates (0.18.2 and 0.19.0).
 HERMES_DATABASES = frozenset({"state.db", "kanban.db", "response_store.db", "cron/executions.db"})
@@ -117,7 +118,7 @@ class Frozen:
         from going back."""
         try:
             copy(name)
-        except (OpsError, OSError, sqlite3.Error):
+        except (OpsError, OSError, *DATABASE_ERRORS):
             own = name in HERMES_DATABASES and os.path.lexists(os.path.join(self.home, name))
             if own and self.strict:
                 raise
@@ -238,7 +239,7 @@ def schema(path: str, *, immutable: bool = False) -> list[Any] | None:
             return found
         finally:
             connection.close()
-    except sqlite3.Error:
+    except DATABASE_ERRORS:
         return None
 
 
@@ -323,5 +324,5 @@ def _reported(where: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise failure("copied", error.filename if isinstance(error.filename, str) else where, error) from None
-    except sqlite3.Error as error:
+    except DATABASE_ERRORS as error:
         raise OpsError(f"a database cannot be read ({error})", where=where, fix="see: hermes doctor") from None

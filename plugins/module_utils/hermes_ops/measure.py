@@ -23,6 +23,7 @@ from typing import Any
 from . import health
 from .errors import OpsError
 from .files import Owner, acting_as, read_bytes, read_text
+from .sessions import DATABASE_ERRORS
 from .systemd import Unit
 
 HOUR = 3600
@@ -431,7 +432,7 @@ def read_turns(home: str, owner: Owner, now: float) -> Turns:
             )
             recent = itertools.takewhile(lambda row: row[2] > now - 2 * HOUR, rows)
             return count_turns(((session, role.decode(), when) for session, role, when in recent), now)
-        except (sqlite3.Error, OverflowError) as error:
+        except (*DATABASE_ERRORS, OverflowError) as error:
             raise OpsError(f"cannot be read ({error})", where=path, fix=DATABASE_FIX) from None
         finally:
             connection.close()

@@ -20,6 +20,7 @@ from . import backup, canary, config, gateway, health, offsite
 from .errors import OpsError
 from .files import acting_as, remove_tree
 from .installation import Installation
+from .sessions import DATABASE_ERRORS
 
 # Where the agent's user may have a directory, and outside of every home: <data_dir>/<prefix>….
 SCRATCH = ".hermes-rehearsal-"
@@ -106,7 +107,7 @@ def _check_database(home: str, name: str) -> None:
     try:
         with contextlib.closing(sqlite3.connect(f"file:{urllib.parse.quote(path)}?mode=ro", uri=True)) as database:
             (first, *_more) = database.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.Error as error:
+    except DATABASE_ERRORS as error:
         first = str(error)
     if first != "ok":
         raise OpsError(

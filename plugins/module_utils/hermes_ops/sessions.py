@@ -21,6 +21,9 @@ from urllib.parse import quote
 from .errors import OpsError
 from .files import Owner, acting_as
 
+# What a database may raise that is damaged, or not one at all: SQLite's words about it may be no text either.
+DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+
 FILE_NAME = "state.db"
 # Seconds that one look may take. The file is the agent's: a view in it may compute for ever.
 QUERY_SECONDS = 30.0
@@ -77,7 +80,7 @@ def reading(home: str, owner: Owner) -> Iterator[sqlite3.Connection | None]:
                 deadline = time.monotonic() + QUERY_SECONDS
                 database.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
                 yield database
-        except sqlite3.Error as error:
+        except DATABASE_ERRORS as error:
             raise OpsError(
                 f"cannot be read ({error})", where=path, fix="see what Hermes says of it: hermes doctor"
             ) from None
