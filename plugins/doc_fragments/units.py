@@ -13,14 +13,6 @@ options:
     description: The user's home and the data volume's mount point.
     type: path
     required: true
-  hermes_home:
-    description: Hermes' home.
-    type: path
-    required: true
-  root:
-    description: Where the releases lie.
-    type: path
-    default: /opt/hermes
   restart_sec:
     description: Seconds between the end of a service, whatever its reason, and its next start.
     type: int

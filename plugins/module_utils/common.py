@@ -30,6 +30,12 @@ GATEWAYS_ARGUMENTS: dict[str, dict[str, Any]] = {
     "ops_dir": {"type": "path", "required": True},
 }
 
+# Beside doc_fragments/places.py.
+PLACES_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "hermes_home": {"type": "path", "required": True},
+    "root": {"type": "path", "default": "/opt/hermes"},
+}
+
 
 class Module(AnsibleModule):
     """A module that tells the host's journal nothing.

@@ -9,14 +9,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from .common import PLACES_ARGUMENTS
 from .hermes_ops import systemd, units
 from .hermes_ops.files import Owner
 
-# Beside doc_fragments/units.py; scope and owner, which are needed as well, have other words in each module.
+# Beside doc_fragments/places.py and units.py. Scope and owner are needed as well, and have other words in each module.
 UNITS_ARGUMENTS: dict[str, dict[str, Any]] = {
+    **PLACES_ARGUMENTS,
     "data_dir": {"type": "path", "required": True},
-    "hermes_home": {"type": "path", "required": True},
-    "root": {"type": "path", "default": "/opt/hermes"},
     "restart_sec": {"type": "int", "default": 10},
     "restart_max_delay_sec": {"type": "int", "default": 300},
 }

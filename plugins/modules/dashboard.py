@@ -19,6 +19,7 @@ description:
   - It is restarted when it runs another release than the current one, or without what its unit or the C(.env) of the
     default profile say by now.
 extends_documentation_fragment:
+  - alwayson.hermes.places
   - alwayson.hermes.units
 attributes:
   check_mode:

@@ -21,6 +21,7 @@ description:
     is finished by the next one.
 extends_documentation_fragment:
   - alwayson.hermes.gateways
+  - alwayson.hermes.places
   - alwayson.hermes.units
 attributes:
   check_mode:

@@ -17,6 +17,7 @@ description:
   - No value of a secret is read or returned.
 extends_documentation_fragment:
   - alwayson.hermes.gateways
+  - alwayson.hermes.places
 attributes:
   check_mode:
     support: full
@@ -28,14 +29,6 @@ attributes:
     support: full
     description: Changes nothing.
 options:
-  hermes_home:
-    description: Hermes' home.
-    type: path
-    required: true
-  root:
-    description: Where the releases lie.
-    type: path
-    default: /opt/hermes
   data_dir:
     description: The user's home and the data volume's mount point.
     type: path
@@ -165,14 +158,17 @@ port_conflicts:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import GATEWAYS_ARGUMENTS, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
+    GATEWAYS_ARGUMENTS,
+    PLACES_ARGUMENTS,
+    run_module,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.groundwork import look
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import info
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **GATEWAYS_ARGUMENTS,
-    "hermes_home": {"type": "path", "required": True},
-    "root": {"type": "path", "default": "/opt/hermes"},
+    **PLACES_ARGUMENTS,
     "data_dir": {"type": "path", "default": "/var/lib/hermes"},
     "packages": {"type": "list", "elements": "str", "default": []},
 }

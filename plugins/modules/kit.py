@@ -17,6 +17,8 @@ description:
     be checked without a controller by the very code that converged it.
   - Writes C(/usr/local/bin/hermes), which runs the current release as the right user on the right home, and
     C(/etc/hermes-ops/host.json), which holds names and paths for both and no secrets.
+extends_documentation_fragment:
+  - alwayson.hermes.places
 attributes:
   check_mode:
     support: full
@@ -36,10 +38,6 @@ options:
     description: The user's home and the data volume's mount point.
     type: path
     required: true
-  hermes_home:
-    description: Hermes' home.
-    type: path
-    required: true
   ops_dir:
     description: Directory in which is remembered what was applied.
     type: path
@@ -53,10 +51,6 @@ options:
     type: str
     choices: [system, user]
     default: system
-  root:
-    description: Where the releases lie.
-    type: path
-    default: /opt/hermes
 requirements:
   - Python >= 3.9 on the host
 """
@@ -81,7 +75,7 @@ version:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import PLACES_ARGUMENTS, run_module
 
 # Ansible sends only what is imported: the whole kit has to be named here (tests/unit/test_kit.py compares).
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import (
@@ -124,13 +118,12 @@ COMMANDS = (
 )
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    **PLACES_ARGUMENTS,
     "owner": {"type": "str", "required": True},
     "data_dir": {"type": "path", "required": True},
-    "hermes_home": {"type": "path", "required": True},
     "ops_dir": {"type": "path", "required": True},
     "managed_root": {"type": "path", "default": "/etc/hermes-ops/managed"},
     "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
-    "root": {"type": "path", "default": "/opt/hermes"},
 }
 
 

@@ -1,0 +1,20 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options of every module that looks at Hermes' home and at the releases."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    DOCUMENTATION = r"""
+options:
+  hermes_home:
+    description: Hermes' home.
+    type: path
+    required: true
+  root:
+    description: Where the releases lie.
+    type: path
+    default: /opt/hermes
+"""
