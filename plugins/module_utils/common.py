@@ -13,6 +13,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from .hermes_ops.errors import OpsError
 from .hermes_ops.files import Owner
+from .module_cache import keep
 
 # Beside doc_fragments/profile.py, which documents them.
 PROFILE_ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -69,6 +70,8 @@ def run_module(
         profile = module.params.get("profile")
         message = f"profile {profile}: {error}" if isinstance(profile, str) else str(error)
         module.fail_json(msg=message, what=error.what, where=error.where, fix=error.fix)
+    if not module.check_mode:
+        keep()
     module.exit_json(**result)
 
 

@@ -11,6 +11,19 @@ WEBHOOK = "claude-context"
 WEBHOOK_SECRET = "the-secret-of-the-tests"
 
 
+def test_the_second_run_came_from_what_the_host_had_kept(host):
+    """Python leaves byte code only of what was imported from there."""
+    with host.sudo():
+        (tree,) = host.file("/run/hermes-ops/modules").listdir()
+        plugins = f"/run/hermes-ops/modules/{tree}/ansible_collections/alwayson/hermes/plugins"
+        for module in ("config", "env", "gateway", "health", "info", "kit", "logs", "profile", "release", "webhook"):
+            assert host.file(f"{plugins}/modules/{module}.py").exists
+        compiled = host.file(f"{plugins}/module_utils/__pycache__").listdir()
+        assert [name for name in compiled if name.startswith("common.")]
+        # Root runs it: nobody else may change it.
+        assert host.check_output("find /run/hermes-ops ! -user root -o -perm /022") == ""
+
+
 def test_it_answers_a_chat(agent):
     token = secrets.token_hex(4)
     assert agent().reply(f"say {token}") == f"The model heard: say {token}"
