@@ -36,15 +36,19 @@ class ActionModule(NormalAction):
         tree = f"{CACHE}/{fingerprint(PLUGINS)}"
         # Who asks to keep the files wants to see what Ansible sends.
         if not wrap_async and not constants.DEFAULT_KEEP_REMOTE_FILES:
+            module = self._shared_loader_obj.module_loader.find_plugin_with_context(
+                self._task.action, collection_list=self._task.collections
+            )
             answer = super()._execute_module(
                 "alwayson.hermes.cached_module",
-                {"tree": tree, "module": self._task.resolved_action, "arguments": module_args or self._task.args},
+                {"tree": tree, "module": module.resolved_fqcn, "arguments": module_args or self._task.args},
                 task_vars=task_vars,
             )
             if answer.get("cached") is not False:
                 return answer
         environment = self._task.environment
-        self._task.environment = [*environment, {VARIABLE: tree}]
+        if not (task_vars or {}).get("ansible_check_mode"):
+            self._task.environment = [*environment, {VARIABLE: tree}]
         try:
             return super()._execute_module(
                 module_name, module_args, task_vars=task_vars, wrap_async=wrap_async, **options

@@ -19,7 +19,7 @@ description:
   - The collection's modules call this one by themselves. No task needs it.
   - A host keeps the modules that it was sent in C(/run/hermes-ops/modules) until it reboots. Where it has the very
     code that the controller has, it is sent the arguments only, with pipelining and without.
-  - Nothing is kept of a run in check mode. Nothing is taken from there while Ansible is told to keep remote files.
+  - A run in check mode keeps nothing. Nothing is taken from there while Ansible is told to keep remote files.
 attributes:
   check_mode:
     support: full
