@@ -55,6 +55,12 @@ def test_every_log_of_every_profile_by_absolute_path_once():
     assert "/data/.hermes/profiles/work/platforms/whatsapp/bridge.log" in told
 
 
+def test_without_a_profile_there_is_nothing_to_rotate_and_nowhere_to_look():
+    """The last one has left: logrotate refuses a section without a file, and find would begin where it stands."""
+    assert sections(logs.render_config(SETTINGS, [], "hermes", "hermes")) == []
+    assert "/usr/bin/find" not in logs.render_service(SETTINGS, [], "hermes", "hermes")
+
+
 def test_the_page_names_what_is_rotated():
     page = (Path(__file__).resolve().parents[2] / "docs/logs.md").read_text()
     named = set(re.findall(r"`([^` ]+)`", page))

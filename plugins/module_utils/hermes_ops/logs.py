@@ -124,24 +124,36 @@ def render_config(settings: Settings, homes: Iterable[str], user: str, group: st
         [
             "# Written by the Ansible collection alwayson.hermes.",
             "",
-            "# Their writers keep them open.",
-            *_section(kept_open, [*common, "copytruncate"]),
-            "",
-            "# Opened for each entry. The last writer may still be at it while the file is renamed.",
-            *_section(opened_anew, [*common, "nocreate", "delaycompress"]),
-            "",
+            *_section("Their writers keep them open.", kept_open, [*common, "copytruncate"]),
+            *_section(
+                "Opened for each entry. The last writer may still be at it while the file is renamed.",
+                opened_anew,
+                [*common, "nocreate", "delaycompress"],
+            ),
         ]
     )
 
 
-def _section(paths: list[str], directives: list[str]) -> list[str]:
-    return [*paths, "{", *(f"    {directive}" for directive in directives), "}"]
+def _section(comment: str, paths: list[str], directives: list[str]) -> list[str]:
+    """Nothing where there are no *paths*, as after the last profile has left: logrotate wants at least one."""
+    if not paths:
+        return []
+    return [f"# {comment}", *paths, "{", *(f"    {directive}" for directive in directives), "}", ""]
 
 
-def render_service(settings: Settings, homes: Iterable[str], user: str, group: str) -> str:
+def render_service(settings: Settings, homes: list[str], user: str, group: str) -> str:
     """The unit that looks at the files every hour; the host's own daily run of logrotate knows the same ones."""
     names = " -o ".join(f"-path *{pattern}" for pattern in EVENTS)
     find = f"/usr/bin/find {' '.join(homes)} -mindepth 2 -maxdepth 2 -type f ( {names} ) -mtime +{settings.days}"
+    # Without a directory find would look everywhere.
+    events = (
+        f"""\
+# One file an event: there is nothing to rotate.
+ExecStart=/usr/bin/setpriv --reuid={user} --regid={group} --clear-groups {find} -delete
+"""
+        if homes
+        else ""
+    )
     return f"""\
 # Written by the Ansible collection alwayson.hermes.
 
@@ -154,9 +166,7 @@ Before=logrotate.service
 [Service]
 Type=oneshot
 ExecStart=/usr/sbin/logrotate {CONFIG}
-# One file an event: there is nothing to rotate.
-ExecStart=/usr/bin/setpriv --reuid={user} --regid={group} --clear-groups {find} -delete
-# logrotate's own word for: another one is at it.
+{events}# logrotate's own word for: another one is at it.
 SuccessExitStatus=3
 TimeoutStartSec=1800
 Nice=19
