@@ -44,7 +44,8 @@ def test_without_dpkg_all_is_missing(monkeypatch):
 
 def test_account_and_home(tmp_path):
     user = pwd.getpwuid(os.geteuid())
-    (tmp_path / "home").mkdir(mode=0o750)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home").chmod(0o750)
     found = groundwork.look(user.pw_name, str(tmp_path / "home"), [])
     assert found["account"] == {"comment": user.pw_gecos, "home": user.pw_dir, "shell": user.pw_shell}
     assert (found["data_dir"]["owner"], found["data_dir"]["mode"]) == (user.pw_name, "0750")
