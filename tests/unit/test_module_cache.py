@@ -19,7 +19,7 @@ import pytest
 import yaml
 from ansible_collections.alwayson.hermes.plugins.action.cached_module import fingerprint
 from ansible_collections.alwayson.hermes.plugins.module_utils import module_cache
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 PLUGINS = Path(module_cache.__file__).resolve().parent.parent
@@ -77,6 +77,7 @@ def test_what_was_kept_runs_with_its_arguments_and_ansible_s_own(sent):
     }, done.stderr
 
 
+@settings(max_examples=25)
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.booleans() | st.none() | st.lists(st.text())))
 def test_arguments_arrive_whatever_is_in_them(kept, arguments):
     done = call(kept, arguments)
