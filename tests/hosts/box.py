@@ -41,9 +41,9 @@ BOX_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 BOOT_SECONDS = 30
 
-# Where the releases lie, on a volume: no directory of an image can be renamed in a container (overlayfs), and a release
-# that goes is.
-RELEASES = "/opt/hermes"
+# Where the releases lie, and where in an image: a directory of an image cannot be renamed in its containers
+# (overlayfs), as a release that goes is. So each box begins with a copy.
+RELEASES, KEPT = "/opt/hermes", "/usr/share/hermes-test-releases"
 # What a prepared host is made of beside the bare one; of the kit as much as a build imports.
 PREPARED = HERE / "prepared.yml"
 KIT = ROOT / "plugins/module_utils/hermes_ops"
@@ -225,8 +225,9 @@ def prepare(bare: str, version: str, prepared: str) -> None:
                 "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections"),
             },
         )
+        run("docker", "exec", container, "mv", RELEASES, KEPT)
         run(
-            *("docker", "commit", "--change", f"VOLUME {RELEASES}", "--change", f"LABEL {LABEL}=true"),
+            *("docker", "commit", "--change", f"LABEL {LABEL}=true"),
             *("--change", 'CMD ["/lib/systemd/systemd"]', container, prepared),
         )
     finally:
@@ -310,6 +311,7 @@ def up(name: str, image: str, authorized_key: Path | None, extra: list[str]) -> 
         for number in order:
             state = start(name, image, [*TMPFS, *trust(), *ways[number], *extra])
             if state == "running":
+                run("docker", "exec", name, "sh", "-ec", f"! [ -d {KEPT} ] || cp --archive {KEPT} {RELEASES}")
                 known.write_text(str(number))
                 break
             states.append(f"  {' '.join(ways[number])}: {state}")
