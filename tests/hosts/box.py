@@ -46,8 +46,14 @@ BOOT_SECONDS = 30
 RELEASES, KEPT = "/opt/hermes", "/usr/share/hermes-test-releases"
 # What a prepared host is made of beside the bare one; of the kit as much as a build imports.
 PREPARED = HERE / "prepared.yml"
-KIT = ROOT / "plugins/module_utils/hermes_ops"
-MADE_OF = (PREPARED, ROOT / "roles/base/defaults/main.yml", ROOT / "roles/base/tasks/packages.yml", KIT / "build.py")
+MADE_OF = (
+    Path(__file__),
+    PREPARED,
+    ROOT / "roles/base/defaults/main.yml",
+    ROOT / "roles/base/tasks/packages.yml",
+    ROOT / "plugins/modules/release.py",
+    ROOT / "plugins/module_utils/hermes_ops/build.py",
+)
 LABEL = "hermes-test-prepared"
 
 
@@ -203,8 +209,9 @@ def with_imports(*files: Path) -> list[Path]:
     """*files*, and what they import from the directory that they lie in."""
     found = list(files)
     for file in found:
-        names = re.findall(r"^\s*from \.(\w+) import", file.read_text(), re.MULTILINE)
-        found += sorted({file.with_name(f"{name}.py") for name in names} - set(found))
+        imports = re.findall(r"^\s*from \.(\w+| import .+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        paths = {file.with_name(f"{name}.py") for name in re.findall(r"\w+", " ".join(imports))}
+        found += sorted(path for path in paths - set(found) if path.exists())
     return found
 
 
@@ -214,7 +221,8 @@ def prepare(bare: str, version: str, prepared: str) -> None:
     In its container nothing runs, systemd neither: nothing is there that a host has made up at its first boot.
     """
     container = f"{LABEL}-{os.getpid()}"
-    run("docker", "run", "--detach", "--name", container, "--init", *trust(), bare, "sleep", "infinity")
+    # Should we be killed, it is gone within the hour.
+    run("docker", "run", "--detach", "--rm", "--init", "--name", container, *trust(), bare, "sleep", "3600")
     try:
         run(
             *(str(Path(sys.executable).with_name("ansible-playbook")), "--inventory", f"{container},"),
