@@ -62,7 +62,7 @@ def doors(host):
     (default,) = host.ansible.get_variables()["hermes_profiles"]
     alike = {key: default[key] for key in ("config", "secrets")}
     others = [
-        {"name": name, **alike, "api": {"port": PORTS[name]}, "sandbox": sandbox}
+        {"name": f"door-{name}", **alike, "api": {"port": PORTS[name]}, "sandbox": sandbox}
         for name, (sandbox, _opened) in DOORS.items()
     ]
     controller.converge({"hermes_profiles": [default, *others]})
@@ -72,5 +72,5 @@ def doors(host):
 def test_a_door_opens_what_it_says(door, doors, agent, model):
     _sandbox, opened = DOORS[door]
     model.script({"tool": "terminal", "arguments": {"command": "; ".join(TRIALS.values())}})
-    said = agent(door, port=PORTS[door]).reply("what can you do?")
+    said = agent(f"door-{door}", port=PORTS[door]).reply("what can you do?")
     assert set(re.findall(r"CAN-(\w+)", said)) == CLOSED | opened

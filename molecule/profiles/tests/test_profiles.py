@@ -194,30 +194,29 @@ def test_a_change_restarts_only_whom_it_has_to(agents, declared, converge, resta
     assert bridge.ask("hello", key=key).status == 200
 
 
-def test_two_profiles_swap_their_ports(agents, declared, converge, restarted):
+def test_one_becomes_managed_and_two_swap_their_ports(host, agents, declared, converge, restarted, model):
+    bridge, own = agents["bridge"], "model: {default: its-own-choice}"
     work, family = declared["work"], declared["family"]
+    declared["bridge"]["config_scope"] = "managed"
     work["api"], family["api"] = family["api"], work["api"]
     converge()
-    assert restarted() == {"work", "family"}
+    assert restarted() == {"bridge", "work", "family"}
+
+    # What is managed wins over what a chat can change.
+    with host.sudo("hermes"):
+        host.run_expect([0], f"echo '{own}' >{bridge.home}/config.yaml")
+    bridge.reply("hello")
+    assert {request["body"]["model"] for request in model.requests()} == {"stub-model"}
+
     for name, other in (("work", "family"), ("family", "work")):
         agents[name].url, before = f"http://127.0.0.1:{declared[name]['api']['port']}", agents[name].url
         assert before == f"http://127.0.0.1:{declared[other]['api']['port']}"
         assert agents[name].reply("moved?") == "The model heard: moved?"
 
-
-def test_a_managed_config_wins_over_what_a_chat_can_change(host, agents, declared, converge, restarted, model):
-    bridge = agents["bridge"]
-    declared["bridge"]["config_scope"] = "managed"
+    pids = {name: agent.pid for name, agent in agents.items()}
     converge()
-    assert restarted() == {"bridge"}
-    own = "model: {default: its-own-choice}"
-    with host.sudo("hermes"):
-        host.run_expect([0], f"echo '{own}' >{bridge.home}/config.yaml")
-    bridge.reply("hello")
-    assert {request["body"]["model"] for request in model.requests()} == {"stub-model"}
+    assert pids == {name: agent.pid for name, agent in agents.items()}
     # Ours is elsewhere: what stands in the home is nobody's business any more.
-    converge()
-    assert restarted() == {"bridge"}
     assert bridge.read("config.yaml").strip() == own
 
 
