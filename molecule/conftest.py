@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from xdist.scheduler import LoadScopeScheduling
 
 BOX = Path(__file__).resolve().parent.parent / "tests" / "hosts" / "box.py"
@@ -169,6 +171,11 @@ class HostScheduling(LoadScopeScheduling):
         host = re.search(r"\[ansible://(\w+-\w+)", nodeid)
         # Some need none.
         return host[1] if host else nodeid
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """As many as the scenario has hosts."""
+    return len(yaml.safe_load(Path(os.environ["MOLECULE_FILE"]).read_text(encoding="utf-8"))["platforms"])
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> HostScheduling:

@@ -6,6 +6,10 @@
 
 What a container needs so that systemd boots in it depends on the machine (cgroup layout, whether it may be
 privileged) and on the version of systemd. That is found out by trying, once, and remembered in .cache/hosts.
+
+An image is named by its suite (``bookworm``): a bare host. With a version of Hermes (``bookworm+0.19.0``) it is a
+prepared one: on it the collection has installed the packages and built that release already (prepared.yml), which are
+the two things that take long. Nothing else is there: no user, no data, and the release is not the current one.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +29,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CACHE = HERE.parent.parent / ".cache" / "hosts"
+ROOT = HERE.parent.parent
+CACHE = ROOT / ".cache" / "hosts"
 
 DEBIAN = ("bookworm", "trixie", "forky")
 UBUNTU = ("jammy", "noble")
@@ -35,6 +41,21 @@ BOX_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 BOOT_SECONDS = 30
 
+# Where the releases lie, and where in an image: a directory of an image cannot be renamed in its containers
+# (overlayfs), as a release that goes is. So each box begins with a copy.
+RELEASES, KEPT = "/opt/hermes", "/usr/share/hermes-test-releases"
+# What a prepared host is made of beside the bare one; of the kit as much as a build imports.
+PREPARED = HERE / "prepared.yml"
+MADE_OF = (
+    Path(__file__),
+    PREPARED,
+    ROOT / "roles/base/defaults/main.yml",
+    ROOT / "roles/base/tasks/packages.yml",
+    ROOT / "plugins/modules/release.py",
+    ROOT / "plugins/module_utils/hermes_ops/build.py",
+)
+LABEL = "hermes-test-prepared"
+
 
 class BoxError(Exception):
     """Something about the machine that the person who runs the tests has to know."""
@@ -44,13 +65,15 @@ def say(text: str) -> None:
     print(f"box: {text}", file=sys.stderr, flush=True)
 
 
-def run(*command: str, check: bool = True, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str, check: bool = True, timeout: float | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run *command* and keep its output.
 
     :raises BoxError: when it fails and *check* is set
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, env=env)
     except subprocess.TimeoutExpired:
         done = subprocess.CompletedProcess(command, 124, "", f"no answer within {timeout:.0f} s")
     if check and done.returncode:
@@ -154,22 +177,77 @@ def base_of(suite: str) -> str:
     return bootstrapped_base(suite)
 
 
-def ensure_image(suite: str) -> str:
-    """The image of a bare host, built once for what it is made of.
+def digest(*contents: bytes) -> str:
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()[:12]
 
+
+def ensure_image(image: str) -> str:
+    """The image of a host, built once for what it is made of.
+
+    :param image: a suite, or a suite and a version of Hermes: see above
     :returns: its name
     """
-    recipe = hashlib.sha256((HERE / "Dockerfile").read_bytes()).hexdigest()[:12]
-    name = f"hermes-test-host:{suite}-{recipe}"
+    suite, _, version = image.partition("+")
+    bare = f"hermes-test-host:{suite}-{digest((HERE / 'Dockerfile').read_bytes())}"
     with alone(f"image-{suite}"):
-        if not image_exists(name):
+        if not image_exists(bare):
             base = base_of(suite)
-            say(f"building {name} on {base}")
-            run("docker", "build", "--build-arg", f"BASE={base}", "--tag", name, str(HERE))
-    return name
+            say(f"building {bare} on {base}")
+            run("docker", "build", "--build-arg", f"BASE={base}", "--tag", bare, str(HERE))
+    if not version:
+        return bare
+    recipe = digest(bare.encode(), *(path.read_bytes() for path in with_imports(*MADE_OF)))
+    prepared = f"hermes-test-host:{suite}-{version}-{recipe}"
+    with alone(f"image-{image}"):
+        if not image_exists(prepared):
+            say(f"building {prepared} on {bare}")
+            prepare(bare, version, prepared)
+    return prepared
+
+
+def with_imports(*files: Path) -> list[Path]:
+    """*files*, and what they import from the directory that they lie in."""
+    found = list(files)
+    for file in found:
+        imports = re.findall(r"^\s*from \.(\w+| import .+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        paths = {file.with_name(f"{name}.py") for name in re.findall(r"\w+", " ".join(imports))}
+        found += sorted(path for path in paths - set(found) if path.exists())
+    return found
+
+
+def prepare(bare: str, version: str, prepared: str) -> None:
+    """Make the image *prepared* from a host of the image *bare*.
+
+    In its container nothing runs, systemd neither: nothing is there that a host has made up at its first boot.
+    """
+    container = f"{LABEL}-{os.getpid()}"
+    # Should we be killed, it is gone within the hour.
+    run("docker", "run", "--detach", "--rm", "--init", "--name", container, *trust(), bare, "sleep", "3600")
+    try:
+        run(
+            *(str(Path(sys.executable).with_name("ansible-playbook")), "--inventory", f"{container},"),
+            *("--connection", "community.docker.docker", "--extra-vars", f"hermes_version={version}", str(PREPARED)),
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))},
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections"),
+            },
+        )
+        run("docker", "exec", container, "mv", RELEASES, KEPT)
+        run(
+            *("docker", "commit", "--change", f"LABEL {LABEL}=true"),
+            *("--change", 'CMD ["/lib/systemd/systemd"]', container, prepared),
+        )
+    finally:
+        run("docker", "rm", "--force", "--volumes", container, check=False)
+    # Those of yesterday that no container uses.
+    run("docker", "image", "prune", "--all", "--force", "--filter", f"label={LABEL}", "--filter", "until=24h")
 
 
 # --- boxes -----------------------------------------------------------------------------------------------------
+
+
+TMPFS = ("--tmpfs=/run", "--tmpfs=/run/lock", "--tmpfs=/tmp:exec")
 
 
 def ways_to_boot() -> list[list[str]]:
@@ -191,13 +269,10 @@ def ways_to_boot() -> list[list[str]]:
     return [rights + layout for rights in (some_rights, ["--privileged"]) for layout in layouts]
 
 
-def common_options() -> list[str]:
-    options = ["--tmpfs=/run", "--tmpfs=/run/lock", "--tmpfs=/tmp:exec"]
+def trust() -> list[str]:
+    """Behind a private authority the package registries are reached by what this machine trusts."""
     bundle = next((path for path in CA_BUNDLES if path.is_file()), None)
-    if bundle:
-        # Behind a private authority the package registries are reached by what this machine trusts.
-        options.append(f"--volume={bundle.resolve()}:{BOX_CA_BUNDLE}:ro")
-    return options
+    return [f"--volume={bundle.resolve()}:{BOX_CA_BUNDLE}:ro"] if bundle else []
 
 
 def wait_for_boot(name: str) -> str:
@@ -227,9 +302,10 @@ def start(name: str, image: str, options: list[str]) -> str:
     return wait_for_boot(name)
 
 
-def up(name: str, suite: str, authorized_key: Path | None, extra: list[str]) -> None:
+def up(name: str, image: str, authorized_key: Path | None, extra: list[str]) -> None:
     """A running box *name*; one that runs already from the same image is left as it is."""
-    image = ensure_image(suite)
+    suite = image.partition("+")[0]
+    image = ensure_image(image)
     present = run("docker", "inspect", "--format", "{{.Config.Image}} {{.State.Running}}", name, check=False)
     if present.stdout.strip() != f"{image} true":
         engine = run("docker", "version", "--format", "{{.Server.Version}}").stdout.strip()
@@ -241,8 +317,9 @@ def up(name: str, suite: str, authorized_key: Path | None, extra: list[str]) -> 
             order.insert(0, order.pop(int(known.read_text())))
         states = []
         for number in order:
-            state = start(name, image, [*common_options(), *ways[number], *extra])
+            state = start(name, image, [*TMPFS, *trust(), *ways[number], *extra])
             if state == "running":
+                run("docker", "exec", name, "sh", "-ec", f"! [ -d {KEPT} ] || cp --archive {KEPT} {RELEASES}")
                 known.write_text(str(number))
                 break
             states.append(f"  {' '.join(ways[number])}: {state}")
@@ -266,15 +343,22 @@ def address(name: str) -> str:
     return run("docker", "inspect", "--format", form, name).stdout.split()[0]
 
 
+def known_image(text: str) -> str:
+    if not re.fullmatch(rf"({'|'.join(DEBIAN + UBUNTU)})(\+\d+(\.\d+)+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(DEBIAN + UBUNTU)}, with +VERSION or without")
+    return text
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Hosts with systemd, as containers, for tests and demo.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("engine", help="install and start Docker's engine where none answers")
+    images = "a suite (bare) or a suite and a version of Hermes (prepared): bookworm, bookworm+0.19.0"
     image = commands.add_parser("image", help="build the image of a host, print its name")
-    image.add_argument("suite", choices=DEBIAN + UBUNTU)
+    image.add_argument("image", type=known_image, help=images)
     box = commands.add_parser("up", help="start a box and wait until it has booted; prints its address")
     box.add_argument("name")
-    box.add_argument("suite", choices=DEBIAN + UBUNTU)
+    box.add_argument("image", type=known_image, help=images)
     box.add_argument("--authorized-key", type=Path, help="public key with which the user ops may log in")
     box.add_argument("--docker", action="append", default=[], metavar="OPTION", help="one more option of docker run")
     for word, text in (("reboot", "restart a box"), ("address", "print its address")):
@@ -284,9 +368,9 @@ def main() -> int:
     try:
         ensure_engine()
         if arguments.command == "image":
-            print(ensure_image(arguments.suite))
+            print(ensure_image(arguments.image))
         elif arguments.command == "up":
-            up(arguments.name, arguments.suite, arguments.authorized_key, arguments.docker)
+            up(arguments.name, arguments.image, arguments.authorized_key, arguments.docker)
             print(address(arguments.name))
         elif arguments.command == "address":
             print(address(arguments.name))

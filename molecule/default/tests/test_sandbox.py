@@ -9,6 +9,7 @@ import os
 import re
 
 import pytest
+from control import Controller
 
 # Doors are systemd's business: one of the boxes tells.
 testinfra_hosts = [f"ansible://default-{os.environ.get('HERMES_TEST_SECOND_SUITE', 'trixie')}"]
@@ -26,16 +27,6 @@ TRIALS = {
 CLOSED = {"own", "scope"}
 
 
-def what_it_can_do(agent, model):
-    model.script({"tool": "terminal", "arguments": {"command": "; ".join(TRIALS.values())}})
-    return set(re.findall(r"CAN-(\w+)", agent().reply("what can you do?")))
-
-
-def declare(controller, host, **sandbox):
-    profiles = host.ansible.get_variables()["hermes_profiles"]
-    controller.converge({"hermes_profiles": [{**profiles[0], "sandbox": sandbox}]})
-
-
 def test_exposure_is_low(host):
     with host.sudo():
         report = host.check_output("systemd-analyze security --no-pager hermes-gateway@default.service")
@@ -47,23 +38,39 @@ def test_systemd_knows_every_directive(host):
         assert "Unknown" not in host.check_output("journalctl --boot --no-pager --identifier systemd")
 
 
-@pytest.mark.parametrize(
-    ("sandbox", "opened"),
-    [
-        ({}, set()),
-        ({"open": ["sudo"]}, {"sudo", "browser"}),
-        ({"open": ["home"]}, {"home"}),
-        ({"open": ["browser"]}, {"browser"}),
-        ({"open": ["system"]}, {"system"}),
-        ({"paths": ["/srv/shared"]}, {"system"}),
-        ({"enabled": False}, {"sudo", "home", "browser", "system"}),
-    ],
-    ids=["closed", "sudo", "home", "browser", "system", "paths", "no sandbox"],
-)
-def test_a_door_opens_what_it_says(host, controller, agent, model, sandbox, opened):
+# A profile of its own for each door -> how that is declared, and what it opens.
+DOORS = {
+    "closed": ({}, set()),
+    "sudo": ({"open": ["sudo"]}, {"sudo", "browser"}),
+    "home": ({"open": ["home"]}, {"home"}),
+    "browser": ({"open": ["browser"]}, {"browser"}),
+    "system": ({"open": ["system"]}, {"system"}),
+    "paths": ({"paths": ["/srv/shared"]}, {"system"}),
+    "off": ({"enabled": False}, {"sudo", "home", "browser", "system"}),
+}
+PORTS = {name: 8700 + number for number, name in enumerate(DOORS)}
+
+
+@pytest.fixture(scope="module")
+def doors(host):
+    """Agents that differ in their sandbox, and what lies behind the doors."""
+    controller = Controller(host)
     controller.shell(
         "echo 'hermes ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/hermes; chmod 0440 /etc/sudoers.d/hermes;"
         "echo hello >/home/ops/note; chmod 0755 /home/ops; install -d -o hermes /srv/shared"
     )
-    declare(controller, host, **sandbox)
-    assert what_it_can_do(agent, model) == CLOSED | opened
+    (default,) = host.ansible.get_variables()["hermes_profiles"]
+    alike = {key: default[key] for key in ("config", "secrets")}
+    others = [
+        {"name": f"door-{name}", **alike, "api": {"port": PORTS[name]}, "sandbox": sandbox}
+        for name, (sandbox, _opened) in DOORS.items()
+    ]
+    controller.converge({"hermes_profiles": [default, *others]})
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_opens_what_it_says(door, doors, agent, model):
+    _sandbox, opened = DOORS[door]
+    model.script({"tool": "terminal", "arguments": {"command": "; ".join(TRIALS.values())}})
+    said = agent(f"door-{door}", port=PORTS[door]).reply("what can you do?")
+    assert set(re.findall(r"CAN-(\w+)", said)) == CLOSED | opened

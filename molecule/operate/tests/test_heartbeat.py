@@ -242,7 +242,10 @@ def test_a_ping_server_that_hangs_holds_up_nothing(controller, beat, pings):
 
 
 def test_a_ping_server_that_is_gone(controller, beat):
-    with meanwhile(controller, "systemctl stop healthchecks-server", "systemctl start healthchecks-server"):
+    # For systemd it has started as soon as it runs.
+    listens = f"until curl --silent {PING_SERVER}/control/seen; do sleep 0.1; done"
+    back = f"systemctl start healthchecks-server; {listens}"
+    with meanwhile(controller, "systemctl stop healthchecks-server", back):
         assert beat() == 1
     log = controller.shell(f"journalctl --unit {SERVICE} --output cat --lines 20")
     assert "ping_url: the ping server cannot be reached (Connection refused)" in log

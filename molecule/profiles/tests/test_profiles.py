@@ -169,62 +169,54 @@ def test_each_has_a_name_in_the_journal(host, agents):
 # What a change restarts
 
 
-def test_a_change_of_model_or_webhooks_is_live(agents, declared, converge, restarted, model):
-    agent = agents["work"]
+def test_a_change_restarts_only_whom_it_has_to(agents, declared, converge, restarted, model):
+    work, family, bridge = agents["work"], agents["family"], agents["bridge"]
+    # Live: the model, and webhooks.
     declared["work"]["config"]["model"]["default"] = "another-model"
     declared["work"]["webhooks"][0]["secret"] = "a-rotated-secret"
     declared["work"]["webhooks"].append({"name": "calendar", "secret": "of-the-calendar", "prompt": "{body}"})
-    assert agent.post("calendar", "of-the-calendar", {"body": "x"}).status == 404
-    converge()
-    assert restarted() == set()
-    agent.reply("hello")
-    assert {request["body"]["model"] for request in model.requests()} == {"another-model"}
-    assert agent.post("calendar", "of-the-calendar", {"body": "x"}).status == 202
-    assert agent.post("mail", "a-rotated-secret", {"body": "x"}).status == 202
-    assert agent.post("mail", "the-secret-of-the-mail", {"body": "x"}).status == 401
-
-
-def test_a_change_of_config_and_limits_restarts_one(agents, declared, converge, restarted):
+    assert work.post("calendar", "of-the-calendar", {"body": "x"}).status == 404
+    # Not live: everything else in the configuration, limits, the environment.
     declared["family"]["config"]["agent"] = {"max_turns": 30}
     declared["family"]["limits"] = {"memory": "1G"}
-    converge()
-    assert restarted() == {"family"}
-    assert agents["family"].show("MemoryMax") == str(1 << 30)
-    assert agents["family"].reply("hello") == "The model heard: hello"
-
-
-def test_a_change_of_env_restarts_one(agents, declared, converge, restarted):
     key = secrets.token_hex(16)
     declared["bridge"]["secrets"]["API_SERVER_KEY"] = key
     converge()
-    assert restarted() == {"bridge"}
-    assert agents["bridge"].ask("hello", key=key).status == 200
+    assert restarted() == {"family", "bridge"}
+
+    work.reply("hello")
+    assert {request["body"]["model"] for request in model.requests()} == {"another-model"}
+    assert work.post("calendar", "of-the-calendar", {"body": "x"}).status == 202
+    assert work.post("mail", "a-rotated-secret", {"body": "x"}).status == 202
+    assert work.post("mail", "the-secret-of-the-mail", {"body": "x"}).status == 401
+    assert family.show("MemoryMax") == str(1 << 30)
+    assert family.reply("hello") == "The model heard: hello"
+    assert bridge.ask("hello", key=key).status == 200
 
 
-def test_two_profiles_swap_their_ports(agents, declared, converge, restarted):
+def test_one_becomes_managed_and_two_swap_their_ports(host, agents, declared, converge, restarted, model):
+    bridge, own = agents["bridge"], "model: {default: its-own-choice}"
     work, family = declared["work"], declared["family"]
+    declared["bridge"]["config_scope"] = "managed"
     work["api"], family["api"] = family["api"], work["api"]
     converge()
-    assert restarted() == {"work", "family"}
+    assert restarted() == {"bridge", "work", "family"}
+
+    # What is managed wins over what a chat can change.
+    with host.sudo("hermes"):
+        host.run_expect([0], f"echo '{own}' >{bridge.home}/config.yaml")
+    bridge.reply("hello")
+    assert {request["body"]["model"] for request in model.requests()} == {"stub-model"}
+
     for name, other in (("work", "family"), ("family", "work")):
         agents[name].url, before = f"http://127.0.0.1:{declared[name]['api']['port']}", agents[name].url
         assert before == f"http://127.0.0.1:{declared[other]['api']['port']}"
         assert agents[name].reply("moved?") == "The model heard: moved?"
 
-
-def test_a_managed_config_wins_over_what_a_chat_can_change(host, agents, declared, converge, restarted, model):
-    bridge = agents["bridge"]
-    declared["bridge"]["config_scope"] = "managed"
+    pids = {name: agent.pid for name, agent in agents.items()}
     converge()
-    assert restarted() == {"bridge"}
-    own = "model: {default: its-own-choice}"
-    with host.sudo("hermes"):
-        host.run_expect([0], f"echo '{own}' >{bridge.home}/config.yaml")
-    bridge.reply("hello")
-    assert {request["body"]["model"] for request in model.requests()} == {"stub-model"}
+    assert pids == {name: agent.pid for name, agent in agents.items()}
     # Ours is elsewhere: what stands in the home is nobody's business any more.
-    converge()
-    assert restarted() == {"bridge"}
     assert bridge.read("config.yaml").strip() == own
 
 

@@ -1,47 +1,50 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What cannot work is refused with one error that names host, profile, key and fix, before anything changes."""
+"""What cannot work is refused with one error that names host, profile, key and fix, before anything changes.
+
+Each case is a host of its own to Ansible, and all of them are this one: so one run refuses them all.
+"""
 
 from __future__ import annotations
 
-import pytest
+import json
+import re
+from pathlib import Path
+from typing import Any
 
 KEY = "0123456789abcdef0123456789abcdef"
 TOKEN = "12345:a-bot-token-of-the-tests"
 
-WHERE = "refuse-bookworm: hermes_profiles"
-
-# name -> hermes_profiles, and what the error says
+# name -> hermes_profiles, and what the error says after the host and the variable
 DECLARATIONS = {
     "one name twice": (
         [{"name": "default"}, {"name": "default"}],
-        f"{WHERE}: profile default is declared twice. Fix: merge the two, or rename one",
+        "profile default is declared twice. Fix: merge the two, or rename one",
     ),
     "one port twice": (
         [{"name": "default"}, {"name": "work", "api": {"port": 8642}}],
-        f"{WHERE}: port 8642 is declared twice: profile default: api.port and profile work: api.port. "
-        "Fix: give each its own",
+        "port 8642 is declared twice: profile default: api.port and profile work: api.port. Fix: give each its own",
     ),
     "no port": (
         [{"name": "work"}],
-        f"{WHERE}: profile work: api.port: is not declared. Fix: give the profile a port of its own",
+        "profile work: api.port: is not declared. Fix: give the profile a port of its own",
     ),
     "one bot in two profiles": (
         [
             {"name": "default", "secrets": {"TELEGRAM_BOT_TOKEN": TOKEN}},
             {"name": "work", "api": {"port": 8643}, "secrets": {"TELEGRAM_BOT_TOKEN": TOKEN}},
         ],
-        f"{WHERE}: profile default and profile work have the same TELEGRAM_BOT_TOKEN. Fix: give each profile a bot",
+        "profile default and profile work have the same TELEGRAM_BOT_TOKEN. Fix: give each profile a bot",
     ),
     "open to the network without a key": (
         [{"name": "default", "api": {"host": "0.0.0.0"}}],
-        f"{WHERE}: profile default: api.host: 0.0.0.0 can be reached from the network, and there is no key. "
+        "profile default: api.host: 0.0.0.0 can be reached from the network, and there is no key. "
         "Fix: declare secrets.API_SERVER_KEY",
     ),
     "open to the network with a placeholder": (
         [{"name": "default", "api": {"host": "0.0.0.0"}, "secrets": {"API_SERVER_KEY": "changeme"}}],
-        f"{WHERE}: profile default: secrets.API_SERVER_KEY: is shorter than 16 characters or a placeholder",
+        "profile default: secrets.API_SERVER_KEY: is shorter than 16 characters or a placeholder",
     ),
     "unsigned calls from the network": (
         [
@@ -51,56 +54,72 @@ DECLARATIONS = {
                 "webhooks": [{"name": "open", "secret": "INSECURE_NO_AUTH", "prompt": "{body}"}],
             }
         ],
-        f"{WHERE}: profile default: webhooks[1].secret: takes unsigned calls on 0.0.0.0",
+        "profile default: webhooks[1].secret: takes unsigned calls on 0.0.0.0",
     ),
     "a secret in the configuration": (
         [{"name": "default", "config": {"model": {"api_key": "sk-of-the-tests-0123456789"}}}],
-        f"{WHERE}: profile default: config.model.api_key: is a secret, and config.yaml is no place for one. "
+        "profile default: config.model.api_key: is a secret, and config.yaml is no place for one. "
         'Fix: move it to secrets.MODEL_API_KEY and write "${MODEL_API_KEY}" here',
     ),
     "a secret in the settings": (
         [{"name": "default", "settings": {"OPENROUTER_API_KEY": "sk-of-the-tests-0123456789"}}],
-        f"{WHERE}: profile default: settings.OPENROUTER_API_KEY: is a secret, and settings are shown in output and "
+        "profile default: settings.OPENROUTER_API_KEY: is a secret, and settings are shown in output and "
         "diffs. Fix: move it to secrets.OPENROUTER_API_KEY",
     ),
     "an unknown key": (
         [{"name": "default", "confg": {}}],
-        f"{WHERE}: profile default: unknown key confg. Fix: did you mean config?",
+        "profile default: unknown key confg. Fix: did you mean config?",
     ),
     "an unknown key within": (
         [{"name": "default", "limits": {"memroy": "1G"}}],
-        f"{WHERE}: profile default: unknown key limits.memroy. Fix: did you mean limits.memory?",
+        "profile default: unknown key limits.memroy. Fix: did you mean limits.memory?",
     ),
     "a number in quotes": (
         [{"name": "default", "api": {"port": "8642"}}],
-        f"{WHERE}: profile default: api.port: must be a whole number, not str. Fix: unquote it",
+        "profile default: api.port: must be a whole number, not str. Fix: unquote it",
     ),
     "a webhook with an unknown field": (
         [{"name": "default", "webhooks": [{"name": "deploy", "promt": "{body}"}]}],
-        f"{WHERE}: profile default: webhooks[1]: unknown key promt. Fix: did you mean prompt?",
+        "profile default: webhooks[1]: unknown key promt. Fix: did you mean prompt?",
     ),
     "a webhook without a name": (
         [{"name": "default", "webhooks": [{"prompt": "{body}"}]}],
-        f"{WHERE}: profile default: webhooks[1]: must be a mapping with a name.",
+        "profile default: webhooks[1]: must be a mapping with a name.",
     ),
     "a webhook that the gateway would not take": (
         [{"name": "default", "webhooks": [{"name": "Deploy!", "prompt": "{body}"}]}],
-        f"{WHERE}: profile default: webhooks[1]: 'Deploy!' is no name of a webhook. Fix: use lower-case letters",
+        "profile default: webhooks[1]: 'Deploy!' is no name of a webhook. Fix: use lower-case letters",
     ),
     "a webhook that delivers to nobody": (
         [{"name": "default", "webhooks": [{"name": "deploy", "deliver_only": True}]}],
-        f"{WHERE}: profile default: webhooks[1]: is deliver_only without a target to deliver to. "
-        "Fix: set deliver to a platform",
+        "profile default: webhooks[1]: is deliver_only without a target to deliver to. Fix: set deliver to a platform",
     ),
 }
 
 
-@pytest.mark.parametrize("case", DECLARATIONS)
-def test_a_declaration_is_refused(case, controller, unharmed):
-    profiles, error = DECLARATIONS[case]
-    run = controller.run({"hermes_profiles": profiles})
-    assert run.rc != 0
-    assert error in run.text
+def run_as(controller: Any, directory: Path, cases: dict[str, dict[str, Any]]) -> tuple[Any, dict[str, str]]:
+    """Run site.yml on the box under several names, each with variables of its own.
+
+    :param directory: where the inventory with the names may lie
+    :returns: the run, and the name that each case had as a host
+    """
+    names = {case: f"{controller.box}-{re.sub(r'[^a-z]+', '-', case.lower())}" for case in cases}
+    hosts = {
+        names[case]: {"ansible_connection": "community.docker.docker", "ansible_host": controller.box, **variables}
+        for case, variables in cases.items()
+    }
+    inventory = directory / "cases.json"
+    inventory.write_text(json.dumps({"hermes": {"children": {"cases": {"hosts": hosts}}}}))
+    controller.limit = "cases"
+    return controller.run(None, "--inventory", str(inventory)), names
+
+
+def test_declarations_are_refused(controller, unharmed, tmp_path):
+    cases = {case: {"hermes_profiles": profiles} for case, (profiles, _error) in DECLARATIONS.items()}
+    run, names = run_as(controller, tmp_path, cases)
+    for case, (_profiles, error) in DECLARATIONS.items():
+        assert f"{names[case]}: hermes_profiles: {error}" in run.text, case
+        assert re.search(rf"^{names[case]} +: ok=\d+ +changed=0 .*failed=1", run.output, re.M), case
     assert "Traceback" not in run.output
     for secret in (TOKEN, "sk-of-the-tests-0123456789"):
         assert secret not in run.output
@@ -130,12 +149,12 @@ RELEASES = {
 }
 
 
-@pytest.mark.parametrize("case", RELEASES)
-def test_a_release_is_refused(case, controller, unharmed):
-    variables, error = RELEASES[case]
-    run = controller.run(variables)
-    assert run.rc != 0
-    assert error in run.text
+def test_releases_are_refused(controller, unharmed, tmp_path):
+    run, names = run_as(controller, tmp_path, {case: variables for case, (variables, _error) in RELEASES.items()})
+    for case, (_variables, error) in RELEASES.items():
+        said = re.search(rf"^fatal: \[{names[case]}\].*?(?=^(?:fatal|ok|changed): |^\n)", run.output, re.M | re.S)
+        assert error in re.sub(r"\s+", " ", said[0]), case
+        assert re.search(rf"^{names[case]} +: ok=\d+ +changed=0 .*failed=1", run.output, re.M), case
     assert "Traceback" not in run.output
     assert "tell-nobody" not in run.output
 
