@@ -25,7 +25,8 @@ FULL = {
     "making a backup": ("good", "snapshot", 0, "failed"),
     "copying a home for a canary": ("good", "canary", 0, "failed"),
     "freezing": ("good", "freeze", 0, "failed"),
-    "freezing the rest": ("good", "stop", 20, "rolled_back"),
+    # How many events there are depends on what the agent has written meanwhile; the gateways stop first.
+    "freezing the rest": ("good", "stop", 0, "rolled_back"),
     "switching": ("good", "switch", 0, "rolled_back"),
     "starting gateways": ("good", "start", 0, "rolled_back"),
     "going back with data": ("migrates", "verify", 0, "rolled_back"),
