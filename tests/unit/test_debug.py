@@ -304,7 +304,8 @@ def test_a_home_of_many_files(tmp_path, monkeypatch):
 @given(st.text(min_size=redact.SHORT, max_size=40), st.text(max_size=5), st.text(max_size=5))
 def test_any_secret_is_hidden_in_every_form(value, before, after):
     """What is found is what is hidden, and nothing of it stays."""
-    if not value.strip():
+    # The word that stands in its place is no secret.
+    if value.strip() in HIDDEN:
         return
     secrets = redact.Secrets([value])
     for form in forms_of_text(value, before, after):
