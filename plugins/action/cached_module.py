@@ -34,11 +34,12 @@ class ActionModule(NormalAction):
         **options: Any,
     ) -> dict[str, Any]:
         tree = f"{CACHE}/{fingerprint(PLUGINS)}"
+        module = self._shared_loader_obj.module_loader.find_plugin_with_context(
+            self._task.action, collection_list=self._task.collections
+        )
+        kept = Kept(self._task.delegate_to or (task_vars or {}).get("inventory_hostname", ""))
         # Who asks to keep the files wants to see what Ansible sends.
-        if not wrap_async and not constants.DEFAULT_KEEP_REMOTE_FILES:
-            module = self._shared_loader_obj.module_loader.find_plugin_with_context(
-                self._task.action, collection_list=self._task.collections
-            )
+        if not wrap_async and not constants.DEFAULT_KEEP_REMOTE_FILES and kept.may_have(module.resolved_fqcn):
             answer = super()._execute_module(
                 "alwayson.hermes.cached_module",
                 {"tree": tree, "module": module.resolved_fqcn, "arguments": module_args or self._task.args},
@@ -49,12 +50,33 @@ class ActionModule(NormalAction):
         environment = self._task.environment
         if not (task_vars or {}).get("ansible_check_mode"):
             self._task.environment = [*environment, {VARIABLE: tree}]
+            kept.add(module.resolved_fqcn)
+        else:
+            kept.add()
         try:
             return super()._execute_module(
                 module_name, module_args, task_vars=task_vars, wrap_async=wrap_async, **options
             )
         finally:
             self._task.environment = environment
+
+
+class Kept:
+    """What a host that lacked a module is known to have since: it is not asked for each of the others in vain.
+
+    Known to all tasks of a run, which are processes of their own: a file in Ansible's directory for the run.
+    """
+
+    def __init__(self, host: str) -> None:
+        name = hashlib.sha256(host.encode()).hexdigest()
+        self._file = Path(constants.DEFAULT_LOCAL_TMP, f"hermes-ops-{name}")
+
+    def may_have(self, module: str) -> bool:
+        return not self._file.exists() or module in self._file.read_text().split()
+
+    def add(self, *modules: str) -> None:
+        with self._file.open("a") as stream:
+            stream.writelines(f"{module}\n" for module in modules)
 
 
 def fingerprint(plugins: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.alwayson.hermes.plugins.action.cached_module import fingerprint
+from ansible_collections.alwayson.hermes.plugins.action.cached_module import Kept, fingerprint
 from ansible_collections.alwayson.hermes.plugins.module_utils import module_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,6 +179,17 @@ def test_the_fingerprint_is_of_what_is_sent(tmp_path):
     (plugins / "modules/info.py").rename(plugins / "modules/other.py")
     seen.add(fingerprint(plugins))
     assert len(seen) == 5
+
+
+def test_a_host_that_lacked_one_module_is_asked_for_those_that_it_was_sent_since(tmp_path, monkeypatch):
+    monkeypatch.setattr("ansible.constants.DEFAULT_LOCAL_TMP", str(tmp_path))
+    assert Kept("a").may_have("info")
+    Kept("a").add("info")
+    assert [Kept("a").may_have(module) for module in ("info", "kit")] == [True, False]
+    # A run in check mode keeps nothing.
+    Kept("checked").add()
+    assert not Kept("checked").may_have("info")
+    assert Kept("another").may_have("info")
 
 
 def test_every_module_runs_that_way():
