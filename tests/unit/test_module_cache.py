@@ -128,7 +128,6 @@ def test_a_module_cut_off_while_it_is_kept_does_not_count(sent, monkeypatch):
         f"{PACKAGE}/module_utils/echo.py"
     ]
     assert json.loads(call(sent, {}).stdout) == {"cached": False}
-    monkeypatch.undo()
 
 
 def test_another_version_is_removed_but_not_while_it_runs(sent):
