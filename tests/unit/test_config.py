@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import stat
 
 import pytest
@@ -402,10 +401,10 @@ def test_converge_twice(profile):
     assert not profile.file.exists()
     assert profile({"a": 1}).restart == ["config: a"]
     assert stat.S_IMODE(profile.file.stat().st_mode) == 0o600
-    before = os.stat(profile.file)
+    before = profile.file.stat().st_ctime_ns
     again = profile({"a": 1})
     assert (again.plan.changed, again.restart) == (False, [])
-    assert os.stat(profile.file) == before
+    assert profile.file.stat().st_ctime_ns == before
 
 
 def test_a_wrong_mode_is_put_right(profile):
