@@ -80,6 +80,13 @@ def restarted(agents):
 # As converged
 
 
+def test_it_was_converged_over_ssh_by_somebody_without_rights(host):
+    with host.sudo():
+        log = host.check_output("journalctl --boot --output cat --identifier sudo")
+    callers = {line.split()[0] for line in log.splitlines() if "BECOME-SUCCESS" in line}
+    assert callers == {"ops"}
+
+
 def test_each_answers_on_its_own_port(agents):
     for name in ANSWERING:
         token = secrets.token_hex(4)
