@@ -303,6 +303,10 @@ def play(patched: pytest.MonkeyPatch, world: World) -> World:
     patched.setattr(Machine, "_shutting_down", lambda self: world.going_down)
     patched.setattr(time, "sleep", world.sleep)
     patched.setattr(time, "monotonic", lambda: world.clock)
+    # Who waits for the next second, for a name that is free, sees it come when he has slept that long.
+    now, gmtime = time.time, time.gmtime
+    patched.setattr(time, "time", lambda: now() + world.clock)
+    patched.setattr(time, "gmtime", lambda seconds=None: gmtime(time.time() if seconds is None else seconds))
     return world
 
 
