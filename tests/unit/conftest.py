@@ -10,8 +10,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -76,6 +77,36 @@ def root(ground: Path, pinned_uv: Path) -> Path:
     (path / "opt" / "tools").mkdir(parents=True)
     shutil.copy2(pinned_uv, path / "opt" / "tools" / "uv")
     return path / "opt"
+
+
+@pytest.fixture
+def leave_uncompiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function after which releases are built without byte code.
+
+    That is most of the work of building Hermes itself; that there is some, test_release_build.py proves once for a
+    release from an index and once for one from git.
+    """
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import build, uv
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.process import Completed
+
+    call, run = uv.Uv.__call__, build.run
+
+    def install(self: uv.Uv, *arguments: str, **options: Any) -> str:
+        return call(self, *(argument for argument in arguments if argument != "--compile-bytecode"), **options)
+
+    def unless_it_compiles(argv: Sequence[str], **options: Any) -> Completed:
+        return Completed(tuple(argv), 0, "", "") if "compileall" in argv else run(argv, **options)
+
+    def leave() -> None:
+        monkeypatch.setattr(uv.Uv, "__call__", install)
+        monkeypatch.setattr(build, "run", unless_it_compiles)
+
+    return leave
+
+
+@pytest.fixture
+def uncompiled(leave_uncompiled: Callable[[], None]) -> None:
+    leave_uncompiled()
 
 
 def load_script(path: str):

@@ -87,6 +87,7 @@ def test_an_index_in_trouble_is_named_and_nothing_stays_behind(server, root, fau
     assert list((root / "releases").iterdir()) == []
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_a_made_up_release_installs_and_says_its_version(server, root, package_index, monkeypatch):
     # Only of Hermes itself what is offered changes.
     monkeypatch.setenv("UV_CACHE_DIR", str(CACHE))

@@ -114,6 +114,11 @@ def assert_complete(root: Path, version: str) -> None:
     assert not (root / ".current").is_symlink()
 
 
+def assert_compiled(directory: Path) -> None:
+    """The code of Hermes in *directory* was compiled by the build: what is asked for here nobody has imported."""
+    assert list((directory / "gateway/__pycache__").glob("run.*.pyc"))
+
+
 def test_a_release_is_complete_readable_for_all_and_writable_for_nobody_else(root, wheels) -> None:
     make_hermes(wheels, "1.0.0")
     before = os.umask(0o077)
@@ -663,7 +668,7 @@ def index_answers(pinned_uv: Path, ground: Path) -> None:
         pytest.skip(f"SKIPPED, NOT PROVED: Hermes itself, because the index does not have it: {asked.stderr.strip()}")
 
 
-@pytest.mark.usefixtures("index_answers")
+@pytest.mark.usefixtures("index_answers", "uncompiled")
 @pytest.mark.parametrize(("asked", "version"), [("0.18.2", "0.18.2"), (">=0.18,<0.20", "0.19.0")])
 def test_hermes_from_the_index_with_the_shipped_lock(root, asked, version) -> None:
     outcome = build.ensure(Request(version=asked), Index(), root=str(root))
@@ -675,7 +680,9 @@ def test_hermes_from_the_index_with_the_shipped_lock(root, asked, version) -> No
 
 
 @pytest.mark.usefixtures("index_answers")
-def test_a_patch_of_the_real_hermes_goes_along_until_it_no_longer_applies(root, published, package_index) -> None:
+def test_a_patch_of_the_real_hermes_goes_along_until_it_no_longer_applies(
+    root, published, package_index, leave_uncompiled
+) -> None:
     place = "hermes_cli/__init__.py"
     with zipfile.ZipFile(published.fetch(package_index.name_of("0.18.2"))) as wheel:
         before = wheel.read(place).decode()
@@ -685,6 +692,9 @@ def test_a_patch_of_the_real_hermes_goes_along_until_it_no_longer_applies(root, 
     outcome = build.ensure(Request(version="0.18.2", patches=(patch,)), Index(), root=str(root))
     ask = [root / "current/bin/python", "-c", "import hermes_cli; print(hermes_cli.OURS)"]
     assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == "True\n"
+    (packages,) = (root / "current").glob("lib/python3*/site-packages")
+    assert_compiled(packages)
+    leave_uncompiled()
     with pytest.raises(OpsError, match=rf"0\.19\.0: patch 1 does not apply \(patch failed: {place}"):
         build.ensure(Request(version="0.19.0", patches=(patch,)), Index(), root=str(root))
     assert os.readlink(root / "current") == f"releases/{outcome.stamp['id']}"
@@ -739,8 +749,11 @@ def test_hermes_from_git_with_the_trees_own_lock_frozen(root, repository) -> Non
     ).stdout.strip()  # fmt: skip
     assert Path(where).resolve() == (source / "hermes_cli/__init__.py").resolve()
     assert (source / "skills").is_dir()
+    assert_compiled(source)
+    assert list(root.glob("current/lib/python3*/site-packages/aiohttp/__pycache__/web.*.pyc"))
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_hermes_from_a_channel_stays_what_it_is_and_the_newest_is_told(root, repository) -> None:
     path, commits = repository
     wanted = Request(method="git", url=path.as_uri(), channel="v2026.7.7*")
