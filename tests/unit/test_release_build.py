@@ -23,6 +23,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -41,16 +42,22 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 CACHE = CHECKOUT / ".cache" / "uv"
 
 
-@pytest.fixture(autouse=True)
-def shared_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def shared_cache() -> Iterator[None]:
     CACHE.mkdir(parents=True, exist_ok=True)
-    monkeypatch.setenv("UV_CACHE_DIR", str(CACHE))
-    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("UV_CACHE_DIR", str(CACHE))
+        patched.setenv("UV_HTTP_RETRIES", "0")
+        yield
 
 
 @pytest.fixture
 def wheels(root: Path) -> Path:
-    path = root.parent / "wheels"
+    return make_wheels(root.parent / "wheels")
+
+
+def make_wheels(path: Path) -> Path:
+    """A directory of wheels, with what Hermes needs."""
     path.mkdir()
     make_wheel(path, "aiohttp", "3.0", {"aiohttp.py": ""})
     return path
@@ -487,12 +494,25 @@ def start(script: str, *arguments: object) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize(("place", "when"), PLACES, ids=[f"{when} {place}" for place, when in PLACES])
-def test_killed_anywhere_current_works_and_the_next_run_finishes(root, wheels, place, when) -> None:
+@pytest.fixture(scope="module")
+def two_releases(ground: Path, pinned_uv: Path) -> tuple[Path, Path]:
+    """Where 1.1.0 came after 1.0.0, and wheels for one more: built once, for copies of it to be changed."""
+    top = Path(tempfile.mkdtemp(dir=ground))
+    top.chmod(0o755)
+    root, wheels = top / "opt", make_wheels(top / "wheels")
+    (root / "tools").mkdir(parents=True)
+    shutil.copy2(pinned_uv, root / "tools" / "uv")
     for version in ("1.0.0", "1.1.0", "1.2.0"):
         make_hermes(wheels, version)
     for version in ("1.0.0", "1.1.0"):
         build.ensure(from_wheels(wheels, version), Index(), root=str(root), keep=1)
+    return root, wheels
+
+
+@pytest.mark.parametrize(("place", "when"), PLACES, ids=[f"{when} {place}" for place, when in PLACES])
+def test_killed_anywhere_current_works_and_the_next_run_finishes(root, two_releases, place, when) -> None:
+    before, wheels = two_releases
+    shutil.copytree(before, root, symlinks=True, dirs_exist_ok=True)
     victim = start(KILLED, root, wheels, place, when)
     _, said = victim.communicate(timeout=120)
     assert victim.returncode == -signal.SIGKILL, said
