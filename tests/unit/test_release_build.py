@@ -35,6 +35,7 @@ from typing import Any
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import build, locks, release, uv
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import lock
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import Request
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.uv import Index
 
@@ -241,9 +242,9 @@ def test_the_error_about_the_interpreter_names_both_whatever_lock(root, wheels, 
     # uv itself does not heed the second: it takes upper bounds for advice.
     wheel = make_hermes(wheels, "1.0.0", python=requires)
     given_lock = f"hermes-agent==1.0.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
-    for lock in ("auto", "none", given_lock):
+    for wanted in ("auto", "none", given_lock):
         with pytest.raises(OpsError, match=rf"requires Python {requires}, this interpreter is Python 3\.\d+\.\d+"):
-            build.ensure(from_wheels(wheels, lock=lock), Index(), root=str(root))
+            build.ensure(from_wheels(wheels, lock=wanted), Index(), root=str(root))
 
 
 def test_an_interpreter_that_is_not_there_is_named(root, wheels) -> None:
@@ -731,20 +732,34 @@ def test_hermes_with_a_tampered_lock_is_refused(root, monkeypatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def repository(
-    pinned_uv: Path, index_answers: None, ground: Path, package_index: Any, published: Any
-) -> tuple[Path, dict[str, str]]:
-    """A repository made of two published source trees, tagged as upstream tags; the newer one with a uv.lock."""
-    path = ground / "repository"
+def repository(pinned_uv: Path, index_answers: None, package_index: Any, published: Any) -> tuple[Path, dict[str, str]]:
+    """A repository made of two published source trees, tagged as upstream tags; the newer one with a uv.lock.
 
-    def lock(tag: str) -> None:
+    Kept between runs, and made by one worker for all.
+    """
+    kept = CHECKOUT / ".cache" / "repository"
+    path, made = kept / "tree", kept / "made.json"
+    maker = hashlib.sha256(Path(package_index.__file__).read_bytes() + Path(__file__).read_bytes()).hexdigest()
+    # The lock names the index that it was made with.
+    made_of = [maker, locks.UV_VERSION, published.url]
+
+    def prepare(tag: str) -> None:
+        # To pack it for a fetch, as a server has long done, would take longer than all else of a build from git.
+        for setting in ("core.compression", "pack.window"):
+            subprocess.run(["git", "-C", path, "config", setting, "0"], check=True)
         if tag == "v2026.7.20":
             subprocess.run(
                 [pinned_uv, "lock", "--quiet", "--system-certs", "--no-python-downloads"],
                 cwd=path, check=True, env={**os.environ, "UV_CACHE_DIR": str(CACHE), "PATH": uv.SEARCH_PATH},
             )  # fmt: skip
 
-    return path, package_index.make_repository(path, published, lock)
+    with lock(f"{kept}.lock", timeout=600):
+        known = json.loads(made.read_text()) if made.exists() else {}
+        if known.get("of") != made_of:
+            shutil.rmtree(kept, ignore_errors=True)
+            known = {"of": made_of, "commits": package_index.make_repository(path, published, prepare)}
+            made.write_text(json.dumps(known))
+    return path, known["commits"]
 
 
 def test_hermes_from_git_with_the_trees_own_lock_frozen(root, repository) -> None:
