@@ -97,14 +97,34 @@ def test_check_apply_again(run, module):
     assert path.read_bytes() == before
 
 
-@modules
-def test_one_clear_message(run, module):
+# What the file holds, and what is said of it after its path.
+BROKEN = {
+    "a tab": (config_module, b"model:\n  default: x\n\tprovider: y\n", ":3: is not YAML (found "),
+    "an open bracket": (config_module, b"a: 1\nb: [1, 2\nc: 3\n", ":3: is not YAML ("),
+    "one key twice": (config_module, b"model: {default: x}\nmodel: {default: y}\n", ":2: "),
+    "no mapping": (config_module, b"- a\n- list\n", ":1: is a list, not a mapping"),
+    "another encoding": (config_module, "# grün\na: ä\n".encode("latin-1"), ":1: is not UTF-8 text"),
+    "an environment in another encoding": (env_module, "A=1\nB=ä\n".encode("latin-1"), ":2: is not UTF-8 text"),
+    "webhooks in another encoding": (webhook_module, b"fine\n\xff\n", ":2: is not UTF-8 text"),
+    "half a JSON": (webhook_module, b'{"a":\n', ":2: is not JSON"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_one_clear_message(case, run):
+    module, content, error = BROKEN[case]
     run.home.mkdir()
-    (run.home / FILES[module]).write_bytes(b"fine\n\xff\n")
+    path = run.home / FILES[module]
+    path.write_bytes(content)
+    before = path.stat()
     result = run(module)
     assert result["failed"]
-    assert result["msg"].startswith(f"profile default: {run.home / FILES[module]}:2: is not UTF-8 text")
-    assert (run.home / FILES[module]).read_bytes() == b"fine\n\xff\n"
+    assert result["msg"].startswith(f"profile default: {path}{error}")
+    # Nothing is written: not the file, nothing beside it, and nothing is remembered.
+    assert path.read_bytes() == content
+    assert (path.stat().st_ino, path.stat().st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
+    assert os.listdir(run.home) == [path.name]
+    assert not os.path.exists(run.records.ops_dir)
 
 
 @pytest.mark.parametrize(("module", "kit"), [(config_module, config), (env_module, dotenv)])
