@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared"))
 
-from control import controller, differences
+from control import Controller, Run, controller, differences
 from killer import killer
 
 __all__ = ["controller", "killer"]
@@ -29,3 +32,45 @@ def unharmed(controller: Any, agent: Any) -> Iterator[None]:
     assert not differences(before, controller.manifest())
     assert agent().pid == pid
     assert agent().reply("well?") == "The model heard: well?"
+
+
+@dataclass(frozen=True)
+class Case:
+    """How one case of a run went. ``name``: of the host that it was; ``error``: why it failed, with white space made
+    even."""
+
+    name: str
+    error: str
+    failed: bool
+    changed: int
+
+
+@pytest.fixture
+def run_as(host: Any, tmp_path: Path) -> Callable[[dict[str, dict[str, Any]]], tuple[Run, dict[str, Case]]]:
+    """A function that runs site.yml once for several cases, each with variables of its own.
+
+    Each case is a host of its own to Ansible, and all of them are this box.
+    """
+
+    def outcome(run: Run, name: str) -> Case:
+        # One of a loop is "failed", and the task then "fatal".
+        errors = re.findall(
+            rf"^(?:fatal|failed): \[{name}\].*?(?=^(?:fatal|failed|ok|changed|skipping): |^\n)", run.output, re.M | re.S
+        )
+        recap = re.search(rf"^{name} +: ok=\d+ +changed=(\d+) .*failed=(\d+)", run.output, re.M)
+        assert recap, run.output
+        return Case(name, re.sub(r"\s+", " ", "".join(errors)), recap[2] != "0", int(recap[1]))
+
+    def run(cases: dict[str, dict[str, Any]]) -> tuple[Run, dict[str, Case]]:
+        box = host.backend.host
+        names = {case: f"{box}-{re.sub(r'[^a-z]+', '-', case.lower())}" for case in cases}
+        hosts = {
+            names[case]: {"ansible_connection": "community.docker.docker", "ansible_host": box, **variables}
+            for case, variables in cases.items()
+        }
+        inventory = tmp_path / "cases.json"
+        inventory.write_text(json.dumps({"hermes": {"children": {"cases": {"hosts": hosts}}}}))
+        done = Controller(host, limit="cases").run(None, "--inventory", str(inventory))
+        return done, {case: outcome(done, name) for case, name in names.items()}
+
+    return run

@@ -114,4 +114,5 @@ def test_the_next_good_run_puts_all_back(controller, agent):
     controller.converge()
     assert controller.converge().changed == 0
     assert "max_turns" not in agent().read("config.yaml")
+    assert "A_SETTING_OF_THE_TESTS" not in agent().read(".env")
     assert "0.19.0" in controller.shell("readlink /opt/hermes/current")
