@@ -2,17 +2,18 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A package index with releases of Hermes that nobody published: good ones, and ones that fail in their own way.
+"""A package index with releases of Hermes that nobody published, which are good, or fail in the way one wants.
 
 One file, standard library only: it is copied into a box and runs there with the box's own Python. It speaks the
 simple repository API (PEP 503 with PEP 691's JSON, and PEP 658) at ``/simple/``. Of hermes-agent it offers what the
 real index offers and what it is told to make up; for every other project it sends one on to the real index. A made-up
-release is the real 0.19.0 with another version and, at the end of one file, a few more lines (:data:`MADE_UP`).
+release is the real 0.19.0 with another version and, at the end of some files, a few more lines (:data:`WRONG`). What it
+does wrong is told to the host it runs on, in :data:`TOLD`, so that one release, built once, can fail in every way.
 
 Control, for tests:
 
-``POST /control/offer``    an object: version -> what is wrong with it, a key of :data:`MADE_UP`, ``broken`` for a file
-                           with another content than its hash says, or ``good``; replaces what was offered before
+``POST /control/offer``    an object: version -> ``good``, or ``broken`` for a file with another content than its hash
+                           says; replaces what was offered before
 ``POST /control/fault``    what happens to every request but these, as text: ``gone`` (the connection breaks), ``hang``
                            (no answer before the fault is over), ``error`` (status 503), or an empty one for none
 ``GET /control/requests``  the paths that were asked for so far
@@ -37,6 +38,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import textwrap
 import threading
 import urllib.parse
 import urllib.request
@@ -65,9 +67,18 @@ async def start_gateway(*arguments, **options):
     {action}
     return await _as_published(*arguments, **options)
 """
-# What is wrong -> the file and the lines that are added to it.
-MADE_UP: dict[str, tuple[str, str]] = {
-    "good": ("gateway/run.py", ""),
+# A file on the host: what a made-up release does wrong there, a key of WRONG; nothing, when it is empty or missing.
+TOLD = "/run/made-up"
+_READ_TOLD = f"""
+
+try:
+    with open("{TOLD}") as _stream:
+        _told = _stream.read().strip()
+except OSError:
+    _told = ""
+"""
+# What goes wrong -> the file that does it, and the lines.
+WRONG: dict[str, tuple[str, str]] = {
     "no_start": ("gateway/run.py", '\nraise SystemExit("made up: it does not start")\n'),
     "dies": ("gateway/run.py", _AT_START.format(action="_threading.Timer({dies_after}, _os._exit, [1]).start()")),
     "no_reply": (
@@ -183,19 +194,25 @@ def name_of(version: str) -> str:
     return f"hermes_agent-{version}-py3-none-any.whl"
 
 
-def make_up(published: Path, version: str, wrong: str, dies_after: float = DIES_AFTER) -> bytes:
+def added(dies_after: float = DIES_AFTER) -> dict[str, str]:
+    """What a made-up release has besides the real one: file -> the lines at its end."""
+    lines: dict[str, str] = {}
+    for wrong, (place, text) in WRONG.items():
+        text = textwrap.indent(text.replace("{dies_after}", str(dies_after)), "    ")
+        lines[place] = f"{lines.get(place, _READ_TOLD)}\nif _told == {wrong!r}:\n{text}"
+    return lines
+
+
+def make_up(published: Path, version: str, dies_after: float = DIES_AFTER) -> bytes:
     """A wheel that says it is *version*.
 
     :param published: the real wheel of :data:`BASE`
-    :param wrong: a key of :data:`MADE_UP`
     """
-    place, lines = MADE_UP[wrong]
-    lines = lines.replace("{dies_after}", str(dies_after))
     before, after = f"hermes_agent-{BASE}.dist-info", f"hermes_agent-{version}.dist-info"
     edits: dict[str, Callable[[str], str]] = {
         f"{before}/METADATA": lambda text: replaced(text, f"\nVersion: {BASE}\n", f"\nVersion: {version}\n"),
         "hermes_cli/__init__.py": lambda text: replaced(text, f'__version__ = "{BASE}"', f'__version__ = "{version}"'),
-        place: lambda text: text + lines,
+        **{place: lambda text, lines=lines: text + lines for place, lines in added(dies_after).items()},
     }
     record = []
     result = io.BytesIO()
@@ -256,7 +273,7 @@ class State:
         self.dies_after = dies_after
         self.lock = threading.Lock()
         self.over = threading.Event()
-        self.made: dict[tuple[str, str], bytes] = {}
+        self.made: dict[str, bytes] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -271,12 +288,10 @@ class State:
 
     def wheel(self, version: str) -> bytes:
         """A made-up release that is offered, as it should be."""
-        wrong = self.offer[version]
         with self.lock:
-            key = version, "good" if wrong == "broken" else wrong
-            if key not in self.made:
-                self.made[key] = make_up(self.real.fetch(name_of(BASE)), *key, self.dies_after)
-            return self.made[key]
+            if version not in self.made:
+                self.made[version] = make_up(self.real.fetch(name_of(BASE)), version, self.dies_after)
+            return self.made[version]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -352,7 +367,7 @@ class Handler(BaseHTTPRequestHandler):
         except ValueError as error:
             self.reply(400, f"the body is not JSON: {error}".encode())
             return
-        if self.path == "/control/offer" and isinstance(value, dict) and set(value.values()) <= {*MADE_UP, "broken"}:
+        if self.path == "/control/offer" and isinstance(value, dict) and set(value.values()) <= {"good", "broken"}:
             state.offer = value
         elif self.path == "/control/fault" and value in ("", "gone", "hang", "error"):
             state.set_fault(value)

@@ -57,7 +57,7 @@ def control(server: Any, method: str, path: str, value: Any = None) -> Any:
 
 def test_the_newest_of_a_range_is_what_is_offered_and_nothing_is_built(server, root):
     index = Index(url=f"{server.url}/simple")
-    control(server, "POST", "/control/offer", {"0.19.1": "good", "0.19.3": "dies", "0.20.0rc1": "good"})
+    control(server, "POST", "/control/offer", {"0.19.1": "good", "0.19.3": "good", "0.20.0rc1": "good"})
     asked = Request(version=">=0.18,<0.21", extras=("sms",))
     found = build.newest(asked, index, root=str(root))
     assert found == Request(version="0.19.3", extras=("sms",))
@@ -91,11 +91,11 @@ def test_an_index_in_trouble_is_named_and_nothing_stays_behind(server, root, fau
 def test_a_made_up_release_installs_and_says_its_version(server, root, package_index, monkeypatch):
     # Only of Hermes itself what is offered changes.
     monkeypatch.setenv("UV_CACHE_DIR", str(CACHE))
-    control(server, "POST", "/control/offer", {"0.19.5": "no_stop"})
+    control(server, "POST", "/control/offer", {"0.19.5": "good"})
     outcome = build.ensure(Request(version="0.19.5"), Index(url=f"{server.url}/simple"), root=str(root))
     assert outcome.stamp["version"] == "0.19.5"
     (code,) = (root / "current/lib").glob("python3*/site-packages/gateway/run.py")
-    assert code.read_text().endswith(package_index.MADE_UP["no_stop"][1])
+    assert code.read_text().endswith(package_index.added(server.state.dies_after)["gateway/run.py"])
 
 
 def test_a_broken_file_is_refused(server, root):
@@ -108,12 +108,12 @@ def test_a_broken_file_is_refused(server, root):
 @pytest.mark.usefixtures("server")
 def test_what_is_made_up_is_python_and_always_the_same(package_index, published):
     wheel = published.fetch(package_index.name_of(package_index.BASE))
-    one, other = (package_index.make_up(wheel, "0.19.9", "dies", 1.5) for _ in range(2))
+    one, other = (package_index.make_up(wheel, "0.19.9", 1.5) for _ in range(2))
     assert one == other
     with zipfile.ZipFile(io.BytesIO(one)) as made:
         assert "Timer(1.5," in made.read("gateway/run.py").decode()
-        for place, lines in package_index.MADE_UP.values():
-            compile(made.read(place).decode() + lines, place, "exec")
+        for place in package_index.added():
+            compile(made.read(place), place, "exec")
 
 
 def repository(path: Path, *tags: str) -> dict[str, str]:

@@ -84,7 +84,7 @@ def test_killed(where, box, agent, well, from_0_18_2):
 
 def test_killed_on_the_way_back_again_and_again(box, agent, well, from_0_18_2):
     agent().reply("said before it was killed again and again")
-    box.offer(v0_19_50="migrates")
+    box.offer("0.19.50", "migrates")
     box.orders(("undo", 4, KILL), ("undo", 12, KILL), ("undo", 25, KILL))
     done = box.by_timer()
     assert box.orders_done(), box.log()
@@ -148,7 +148,7 @@ def test_the_power_is_cut(step, box, agent, well, from_0_18_2, power_cut, wait_u
 
 def test_the_power_is_cut_after_the_data_was_migrated(box, agent, well, from_0_18_2, power_cut, wait_until):
     agent().reply("said before the power was cut")
-    box.offer(v0_19_50="migrates")
+    box.offer("0.19.50", "migrates")
     power_cut("undo", 3)
     wait_until(agent().is_healthy, "the agent after the boot", 120)
     well("0.18.2")
