@@ -7,9 +7,9 @@
 What a container needs so that systemd boots in it depends on the machine (cgroup layout, whether it may be
 privileged) and on the version of systemd. That is found out by trying, once, and remembered in .cache/hosts.
 
-An image is named by its suite (``bookworm``): a bare host. With a version of Hermes (``bookworm+0.19.0``) it is a
-prepared one: on it the collection has installed the packages and built that release already (prepared.yml), which are
-the two things that take long. Nothing else is there: no user, no data, and the release is not the current one.
+A host is named by its suite (``bookworm``): a bare one. With versions of Hermes (``bookworm+0.19.0``) it is prepared:
+on it the collection has installed the packages and built these releases already (prepared.yml), which are the two
+things that take long. Nothing else is there: no user, no data, and no release is the current one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import platform
 import re
@@ -44,6 +45,8 @@ BOOT_SECONDS = 30
 # Where the releases lie, and where in an image: a directory of an image cannot be renamed in its containers
 # (overlayfs), as a release that goes is. So each box begins with a copy.
 RELEASES, KEPT = "/opt/hermes", "/usr/share/hermes-test-releases"
+# What there is of them; a box gets those that it is said to have.
+VERSIONS = ("0.18.2", "0.19.0")
 # What a prepared host is made of beside the bare one; of the kit as much as a build imports.
 PREPARED = HERE / "prepared.yml"
 MADE_OF = (
@@ -181,27 +184,27 @@ def digest(*contents: bytes) -> str:
     return hashlib.sha256(b"\0".join(contents)).hexdigest()[:12]
 
 
-def ensure_image(image: str) -> str:
-    """The image of a host, built once for what it is made of.
+def ensure_image(host: str) -> str:
+    """The image of a host, built once for what it is made of: one of a suite for all that are bare, one for the others.
 
-    :param image: a suite, or a suite and a version of Hermes: see above
+    :param host: a suite, or a suite and versions of Hermes: see above
     :returns: its name
     """
-    suite, _, version = image.partition("+")
+    suite, *versions = host.split("+")
     bare = f"hermes-test-host:{suite}-{digest((HERE / 'Dockerfile').read_bytes())}"
     with alone(f"image-{suite}"):
         if not image_exists(bare):
             base = base_of(suite)
             say(f"building {bare} on {base}")
             run("docker", "build", "--build-arg", f"BASE={base}", "--tag", bare, str(HERE))
-    if not version:
+    if not versions:
         return bare
     recipe = digest(bare.encode(), *(path.read_bytes() for path in with_imports(*MADE_OF)))
-    prepared = f"hermes-test-host:{suite}-{version}-{recipe}"
-    with alone(f"image-{image}"):
+    prepared = f"hermes-test-host:{suite}-prepared-{recipe}"
+    with alone(f"image-{suite}-prepared"):
         if not image_exists(prepared):
             say(f"building {prepared} on {bare}")
-            prepare(bare, version, prepared)
+            prepare(bare, prepared)
     return prepared
 
 
@@ -215,7 +218,7 @@ def with_imports(*files: Path) -> list[Path]:
     return found
 
 
-def prepare(bare: str, version: str, prepared: str) -> None:
+def prepare(bare: str, prepared: str) -> None:
     """Make the image *prepared* from a host of the image *bare*.
 
     In its container nothing runs, systemd neither: nothing is there that a host has made up at its first boot.
@@ -226,7 +229,8 @@ def prepare(bare: str, version: str, prepared: str) -> None:
     try:
         run(
             *(str(Path(sys.executable).with_name("ansible-playbook")), "--inventory", f"{container},"),
-            *("--connection", "community.docker.docker", "--extra-vars", f"hermes_version={version}", str(PREPARED)),
+            *("--connection", "community.docker.docker", "--extra-vars", json.dumps({"versions": VERSIONS})),
+            str(PREPARED),
             env={
                 **{name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))},
                 "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -282,7 +286,9 @@ def wait_for_boot(name: str) -> str:
     """
     deadline = time.monotonic() + BOOT_SECONDS
     while True:
-        state = run("docker", "exec", name, "systemctl", "is-system-running", check=False)
+        # Waits by itself, once there is somebody to ask.
+        ask = ("docker", "exec", name, "systemctl", "is-system-running", "--wait")
+        state = run(*ask, check=False, timeout=BOOT_SECONDS)
         word = (state.stdout or state.stderr).strip()
         alive = run("docker", "inspect", "--format", "{{.State.Running}}", name, check=False).stdout.strip() == "true"
         if word in ("running", "degraded") or not alive or time.monotonic() > deadline:
@@ -302,10 +308,10 @@ def start(name: str, image: str, options: list[str]) -> str:
     return wait_for_boot(name)
 
 
-def up(name: str, image: str, authorized_key: Path | None, extra: list[str]) -> None:
+def up(name: str, host: str, authorized_key: Path | None, extra: list[str]) -> None:
     """A running box *name*; one that runs already from the same image is left as it is."""
-    suite = image.partition("+")[0]
-    image = ensure_image(image)
+    suite, *versions = host.split("+")
+    image = ensure_image(host)
     present = run("docker", "inspect", "--format", "{{.Config.Image}} {{.State.Running}}", name, check=False)
     if present.stdout.strip() != f"{image} true":
         engine = run("docker", "version", "--format", "{{.Server.Version}}").stdout.strip()
@@ -319,7 +325,10 @@ def up(name: str, image: str, authorized_key: Path | None, extra: list[str]) -> 
         for number in order:
             state = start(name, image, [*TMPFS, *trust(), *ways[number], *extra])
             if state == "running":
-                run("docker", "exec", name, "sh", "-ec", f"! [ -d {KEPT} ] || cp --archive {KEPT} {RELEASES}")
+                if versions:
+                    kept = " ".join(f"releases/{version}-*" for version in versions)
+                    copy = f"mkdir {RELEASES}; cd {KEPT}; cp --archive --parents tools {kept} {RELEASES}"
+                    run("docker", "exec", name, "sh", "-ec", copy)
                 known.write_text(str(number))
                 break
             states.append(f"  {' '.join(ways[number])}: {state}")
@@ -343,9 +352,11 @@ def address(name: str) -> str:
     return run("docker", "inspect", "--format", form, name).stdout.split()[0]
 
 
-def known_image(text: str) -> str:
-    if not re.fullmatch(rf"({'|'.join(DEBIAN + UBUNTU)})(\+\d+(\.\d+)+)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(DEBIAN + UBUNTU)}, with +VERSION or without")
+def known_host(text: str) -> str:
+    suite, *versions = text.split("+")
+    if suite not in DEBIAN + UBUNTU or not set(versions) <= set(VERSIONS):
+        suites, there = ", ".join(DEBIAN + UBUNTU), " or ".join(f"+{version}" for version in VERSIONS)
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {suites}, with {there} or without")
     return text
 
 
@@ -353,12 +364,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Hosts with systemd, as containers, for tests and demo.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("engine", help="install and start Docker's engine where none answers")
-    images = "a suite (bare) or a suite and a version of Hermes (prepared): bookworm, bookworm+0.19.0"
+    hosts = "a suite (bare), or a suite and versions of Hermes (prepared): bookworm, bookworm+0.19.0"
     image = commands.add_parser("image", help="build the image of a host, print its name")
-    image.add_argument("image", type=known_image, help=images)
+    image.add_argument("host", type=known_host, help=hosts)
     box = commands.add_parser("up", help="start a box and wait until it has booted; prints its address")
     box.add_argument("name")
-    box.add_argument("image", type=known_image, help=images)
+    box.add_argument("host", type=known_host, help=hosts)
     box.add_argument("--authorized-key", type=Path, help="public key with which the user ops may log in")
     box.add_argument("--docker", action="append", default=[], metavar="OPTION", help="one more option of docker run")
     for word, text in (("reboot", "restart a box"), ("address", "print its address")):
@@ -368,9 +379,9 @@ def main() -> int:
     try:
         ensure_engine()
         if arguments.command == "image":
-            print(ensure_image(arguments.image))
+            print(ensure_image(arguments.host))
         elif arguments.command == "up":
-            up(arguments.name, arguments.image, arguments.authorized_key, arguments.docker)
+            up(arguments.name, arguments.host, arguments.authorized_key, arguments.docker)
             print(address(arguments.name))
         elif arguments.command == "address":
             print(address(arguments.name))
