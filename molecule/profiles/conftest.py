@@ -1,11 +1,73 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the tests of this scenario find what scenarios share."""
+"""What is declared for a host of this scenario, its agents, and how it is converged anew."""
 
 from __future__ import annotations
 
-import sys
+import json
+import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "shared"))
+import pytest
+
+EPHEMERAL = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
+# Of each host, for as long as there are tests of it.
+DECLARED: dict[str, dict[str, Any]] = {}
+
+
+@pytest.fixture
+def declared(host):
+    """What is declared of each profile; tests change it and converge."""
+    name = host.backend.host
+    if name not in DECLARED:
+        DECLARED[name] = {profile["name"]: profile for profile in host.ansible.get_variables()["hermes_profiles"]}
+    return DECLARED[name]
+
+
+@pytest.fixture
+def agents(agent, declared):
+    """All agents of the host, by name."""
+    return {
+        name: agent(
+            name,
+            port=profile.get("api", {}).get("port", 8642),
+            webhook_port=profile.get("webhook", {}).get("port", 8644),
+            scope="user",
+        )
+        for name, profile in declared.items()
+    }
+
+
+@pytest.fixture
+def playbook(host, declared, tmp_path):
+    """A function that gives the command which converges this host to what is declared now."""
+
+    def command(**variables):
+        file = tmp_path / "declared.json"
+        file.write_text(json.dumps({"hermes_profiles": list(declared.values()), **variables}))
+        options = ["--inventory", EPHEMERAL / "inventory", "--limit", host.backend.host, "--extra-vars", f"@{file}"]
+        return ["ansible-playbook", *options, "alwayson.hermes.site"]
+
+    return command
+
+
+@pytest.fixture
+def converge(playbook):
+    """A function that converges this host to what is declared now."""
+
+    def run(**variables):
+        done = subprocess.run(playbook(**variables), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture
+def restarted(agents):
+    """A function that names the agents whose process is another one than at the start of the test."""
+    before = {name: agent.pid for name, agent in agents.items()}
+    assert all(before.values()), before
+    return lambda: {name for name, agent in agents.items() if agent.pid != before[name]}
