@@ -19,8 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import testinfra.backend
 import yaml
 from xdist.scheduler import LoadScopeScheduling
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "shared"))
+testinfra.backend.BACKENDS["docker"] = "inside.InsideBackend"
 
 BOX = Path(__file__).resolve().parent.parent / "tests" / "hosts" / "box.py"
 HERMES_HOME = "/var/lib/hermes/.hermes"

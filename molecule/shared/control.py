@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from inside import inside
 
 PLAYBOOK = "alwayson.hermes.site"
 
@@ -124,7 +125,7 @@ class Controller:
     def shell(self, script: str, *arguments: str, check: bool = True) -> str:
         """Run *script* as root in the box, return what it prints."""
         done = subprocess.run(
-            ["docker", "exec", self.box, "sh", "-ec", script, "sh", *arguments],
+            [*inside(self.box), "sh", "-ec", script, "sh", *arguments],
             capture_output=True,
             text=True,
             check=False,
@@ -136,19 +137,19 @@ class Controller:
         """Replace the content of *path* in the box; mode and owner stay what they are."""
         data = content.encode() if isinstance(content, str) else content
         subprocess.run(
-            ["docker", "exec", "--interactive", self.box, "sh", "-ec", 'cat >"$1"', "sh", path],
+            [*inside(self.box), "sh", "-ec", 'cat >"$1"', "sh", path],
             input=data,
             check=True,
         )
 
     def read(self, path: str) -> bytes:
-        done = subprocess.run(["docker", "exec", self.box, "cat", path], capture_output=True, check=True)
+        done = subprocess.run([*inside(self.box), "cat", path], capture_output=True, check=True)
         return done.stdout
 
     def manifest(self, paths: tuple[str, ...] = PATHS) -> dict[str, Any]:
         """Every file below *paths* (glob patterns) with mode, owner, size and time; and the gateways' units."""
         done = subprocess.run(
-            ["docker", "exec", self.box, "python3", "-c", _MANIFEST, json.dumps(LEFT_OUT), json.dumps(paths)],
+            [*inside(self.box), "python3", "-c", _MANIFEST, json.dumps(LEFT_OUT), json.dumps(paths)],
             capture_output=True,
             text=True,
             check=True,

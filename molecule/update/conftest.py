@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "shared"))
-
 from control import Controller, controller
+from inside import inside
 
 __all__ = ["controller"]
 
@@ -30,6 +26,8 @@ HOME = "/var/lib/hermes/.hermes"
 # Whatever the tests offer lies within it; the hosts began below 0.19.
 RANGE = ">=0.18.2,<0.30"
 
+# What a made-up release does wrong on this host: TOLD in tests/package_index.
+TOLD = "/run/made-up"
 # What obeys them: files/obey.py.
 ORDERS = "/run/orders"
 
@@ -48,9 +46,11 @@ class Host:
         script = f'curl --silent --show-error --fail --request {method} --data-raw "$1" {server}/control{path}'
         return json.loads(self.shell(script, "" if value is None else json.dumps(value)))
 
-    def offer(self, **versions: str) -> None:
-        """``offer(v0_19_1="good")``: what the index has besides what is published."""
-        self.control("POST", "/offer", {name[1:].replace("_", "."): wrong for name, wrong in versions.items()})
+    def offer(self, version: str, wrong: str = "") -> None:
+        """What the index has besides what is published, and what that does wrong (tests/package_index says what there
+        is). Once it is built it is offered as something else by being told so."""
+        self.control("POST", "/offer", {version: "broken" if wrong == "broken" else "good"})
+        self.controller.write(TOLD, wrong)
 
     def pings(self) -> list[str]:
         """What the update told the ping server since the last time."""
@@ -75,7 +75,7 @@ class Host:
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """``hermes-ops`` as a person would call it."""
         return subprocess.run(
-            ["docker", "exec", self.box, "hermes-ops", *arguments], capture_output=True, text=True, check=False
+            [*inside(self.box), "hermes-ops", *arguments], capture_output=True, text=True, check=False
         )
 
     def update(self, *arguments: str) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Host:
         self.shell("systemctl reset-failed hermes-update.service; systemctl start --no-block hermes-update.service")
         self.shell(
             "while :; do case $(systemctl show --property ActiveState --value hermes-update.service) in "
-            "inactive | failed) break ;; esac; sleep 0.2; done"
+            "inactive | failed) break ;; esac; sleep 0.5; done"
         )
         return self.status()
 

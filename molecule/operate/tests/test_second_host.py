@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from inside import inside
 
 testinfra_hosts = ["ansible://operate-bookworm"]
 
@@ -20,7 +21,7 @@ ARCHIVE = "/root/of-the-first.tar.gz"
 
 def first(script: str, check: bool = True) -> str:
     """Run *script* on the first host."""
-    done = subprocess.run(["docker", "exec", FIRST, "sh", "-ec", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([*inside(FIRST), "sh", "-ec", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0 or not check, done.stderr
     return done.stdout
 
@@ -53,9 +54,7 @@ def test_restored_on_another_host_with_another_release(controller, agent, wait_u
     wait_until(asked, "the first host's agent answers", seconds=300)
     backup = "hermes-ops backup --profile work --output /root/for-the-second --json || true"
     made = wait_until(lambda: first(backup), "a backup of the first host", seconds=300)
-    copy = subprocess.run(
-        ["docker", "exec", FIRST, "cat", json.loads(made)[0]["path"]], capture_output=True, check=True
-    )
+    copy = subprocess.run([*inside(FIRST), "cat", json.loads(made)[0]["path"]], capture_output=True, check=True)
     controller.write(ARCHIVE, copy.stdout)
 
     said = controller.shell(f"hermes-ops restore --force {ARCHIVE}")

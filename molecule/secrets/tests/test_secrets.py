@@ -10,16 +10,11 @@ import json
 import re
 import secrets
 import subprocess
-import sys
 import urllib.parse
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared"))
-
 from control import Controller
 
 HOME = "/var/lib/hermes/.hermes"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from inside import inside
 
 testinfra_hosts = ["ansible://update-small"]
 
@@ -58,7 +59,7 @@ def run(controller: Any) -> Iterator[Callable[[str], Any]]:
 
     def script(text: str) -> Any:
         source = textwrap.dedent(COPIED) + textwrap.dedent(text)
-        command = ["docker", "exec", "--interactive", controller.box, "python3", "-"]
+        command = [*inside(controller.box), "python3", "-"]
         done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
