@@ -19,7 +19,7 @@ from .kit import COMMAND
 from .process import run
 from .systemd import COMMAND_TIMEOUT, Manager
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 
 
 def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> int:

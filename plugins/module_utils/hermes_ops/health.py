@@ -32,7 +32,7 @@ from .systemd import Manager, Unit
 STABLE_SECONDS = 3.0
 # So many further starts while we wait, and it is one.
 CRASH_LOOP = 3
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.5
 JOURNAL_LINES = 40
 # systemd's own exit code for "cannot execute" (systemd.exec(5)).
 EXIT_EXEC = 203
