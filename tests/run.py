@@ -359,6 +359,8 @@ def main() -> int:
         parser.error("only molecule has scenarios")
     jobs = jobs_for(arguments.what, arguments.scenario)
     LOGS.mkdir(parents=True, exist_ok=True)
+    # What starts hundreds of times is not to be compiled each time.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # Hosts often wait, for a time-out or for each other: one more than there are cores.
     workers = (os.cpu_count() or 1) + 1
     print(f"test: {', '.join(job.name for job in jobs)}; {workers} at a time, logs in .cache/logs/", flush=True)

@@ -115,19 +115,18 @@ def test_root_acts_as_the_agent(tmp_path):
     assert files.read_text(str(secret)) == "root's"
 
 
-def test_a_tree_is_removed_also_where_it_forbids_that(tmp_path):
+def test_a_tree_is_removed_also_where_it_forbids_that(ground):
     """As Go's module cache does."""
     owner = files.Owner.named("nobody") if os.geteuid() == 0 else files.Owner.current()
-    top = tmp_path / "top"
+    place = ground / "forbidding"
+    top = place / "top"
     below = top / "pkg/mod"
     below.mkdir(parents=True)
     (below / "file").write_text("x")
-    for path in (tmp_path.parent.parent, tmp_path.parent, tmp_path):
-        path.chmod(0o755)
     for path in (top, top / "pkg", below):
         os.chown(path, owner.uid, owner.gid)
         path.chmod(0o555)
-    tmp_path.chmod(0o777)
+    place.chmod(0o777)
     with files.acting_as(owner):
         files.remove_tree(str(top))
         assert not top.exists()
