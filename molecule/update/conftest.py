@@ -86,7 +86,7 @@ class Host:
 
     def by_timer(self) -> dict[str, Any]:
         """Run the timer's own unit until systemd has nothing left to do about it."""
-        self.shell("systemctl reset-failed hermes-update.service; systemctl start --no-block hermes-update.service")
+        self.shell("systemctl reset-failed hermes-update.service; systemctl start hermes-update.service || true")
         self.shell(
             "while :; do case $(systemctl show --property ActiveState --value hermes-update.service) in "
             "inactive | failed) break ;; esac; sleep 0.5; done"

@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import apart, jobs
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.process import Completed
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager, Unit
 
 UNIT = "hermes-update-by-hand.service"
 
@@ -24,7 +24,8 @@ class Systemd:
 
     def units(self, names):
         active, result, status, _lines = self.looks[0] if self.started else ("inactive", "", 0, [])
-        return {UNIT: type("U", (), {"active": active, "result": result, "status": status})}
+        queued, active = active == "queued", active.replace("queued", "inactive")
+        return {UNIT: Unit(UNIT, "loaded", active, "", False, 0, 0, result, status, 0.0, False, queued=queued)}
 
     def run(self, argv, **_options):
         if argv[0] == "systemd-run":
@@ -69,6 +70,14 @@ def test_every_line_once_and_the_exit_status(follow):
     # As the timer would run it, so that it survives what the timer's survives.
     assert "--property=Restart=on-abnormal" in systemd.started
     assert systemd.started[-3:] == ["/usr/local/bin/hermes-ops", "update", "--here"]
+
+
+def test_one_with_which_systemd_has_not_begun_is_not_over(follow):
+    systemd = follow(
+        ("queued", "", 0, []), ("activating", "", 0, ["build"]), ("failed", "exit-code", 1, ["failed: no"])
+    )
+    assert systemd.end() == 1
+    assert systemd.said == ["build", "failed: no"]
 
 
 def test_a_success_of_which_systemd_knows_nothing_any_more(follow):

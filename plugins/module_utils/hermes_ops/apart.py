@@ -32,7 +32,7 @@ def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> 
     unit = f"hermes-{job.name}-by-hand.service"
     # Kept, after a failure, until somebody has seen it.
     manager.call("reset-failed", unit, check=False)
-    if manager.units([unit])[unit].active != "inactive":
+    if not manager.units([unit])[unit].over:
         raise OpsError("runs already", where=unit, fix=f"wait for it: journalctl --follow --unit {unit}")
     place = f"--since=@{time.time():.6f}"
     properties = (("Type", "oneshot"), *HARDENING, *job.directives, *job.unit)
@@ -45,14 +45,14 @@ def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> 
         timeout=COMMAND_TIMEOUT,
     )
     while True:
+        # A busy systemd may not have begun with it yet.
         state = manager.units([unit])[unit]
-        over = state.active in ("inactive", "failed")
-        if over:
+        if state.over:
             run(["journalctl", "--sync"], timeout=COMMAND_TIMEOUT, check=False)
         lines, place = _journal(unit, place)
         for line in lines:
             say(line)
-        if over:
+        if state.over:
             break
         time.sleep(POLL_SECONDS)
     manager.call("reset-failed", unit, check=False)

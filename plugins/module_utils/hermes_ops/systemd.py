@@ -28,6 +28,7 @@ _PROPERTIES = {
     "ActiveEnterTimestampMonotonic": "0",
     "NeedDaemonReload": "no",
     "LoadState": "not-found",
+    "Job": "",
 }
 
 
@@ -37,6 +38,7 @@ class Unit:
 
     :param entered: when it became active, seconds of the monotonic clock; 0.0 when it is not
     :param user: whose manager runs it; "" for the system's
+    :param queued: systemd has yet to begin with something it was told to do with it
     """
 
     name: str
@@ -51,6 +53,7 @@ class Unit:
     entered: float
     stale: bool
     user: str = ""
+    queued: bool = False
 
     def command(self, verb: str) -> str:
         """What root types to have *verb* done to it."""
@@ -63,6 +66,11 @@ class Unit:
         # Of another user's units journalctl finds the lines by the identifier only, which ours have.
         identifier = self.name.removesuffix(".service").replace("@", "-")
         return f"journalctl -t {identifier}" if self.user else f"journalctl -u {self.name}"
+
+    @property
+    def over(self) -> bool:
+        """Whether it neither runs nor is about to."""
+        return self.active in ("inactive", "failed") and not self.queued
 
     @property
     def running(self) -> bool:
@@ -144,6 +152,7 @@ class Manager:
             entered=int(values["ActiveEnterTimestampMonotonic"]) / 1e6,
             stale=values["NeedDaemonReload"] == "yes",
             user=self.owner.name if self.scope == "user" else "",
+            queued=bool(values["Job"]),
         )
 
 
