@@ -93,21 +93,9 @@ class Host:
         )
         return self.status()
 
-    def forgive(self, version: str = "") -> None:
-        """Let a release that failed, or was left, be tried again (all of them); it is still there and need not be
-        built."""
-        script = f"""
-            import json, sys
-            path = "{OPS}/update/failed.json"
-            try:
-                with open(path) as stream:
-                    failed = json.load(stream)
-            except FileNotFoundError:
-                sys.exit()
-            with open(path, "w") as stream:
-                json.dump({{name: why for name, why in failed.items() if not name.startswith(sys.argv[1])}}, stream)
-        """
-        self.shell('python3 -c "$1" "$2"', textwrap.dedent(script), version)
+    def forgive(self) -> None:
+        """Let releases that failed, or were left, be tried again; they are still there and need not be built."""
+        self.shell(f"rm --force {OPS}/update/failed.json")
 
     def status(self) -> dict[str, Any]:
         return json.loads(self.controller.read(f"{OPS}/status/update.json"))

@@ -121,8 +121,8 @@ def power_cut(box: Any, wait_until: Callable[..., Any]) -> Callable[[str, int], 
     return cut
 
 
-# Step -> events after which, and the version that the host then has. One of a kind: what is running, on what, and whether
-# there is a way back. tests/unit/test_update.py cuts the power at every event.
+# Step -> events after which, and the version that the host then has. One of a kind: what is running, on what, and
+# whether there is a way back. tests/unit/test_update.py cuts the power at every event.
 CUT = {
     "snapshot": (10, "0.18.2"),
     "canary": (40, "0.18.2"),

@@ -375,7 +375,8 @@ def call_webhook(
     # The delivery id, by which the conversation is known, is the request id we sent.
     chat = f"webhook:{name}:{headers['X-Request-ID']}"
     deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
+    while True:
+        left = deadline - time.monotonic()
         answer = sessions.last_words(profile["home"], owner, chat)
         if answer:
             return answer
@@ -383,8 +384,9 @@ def call_webhook(
             raise OpsError(
                 "the agent ended without an answer", where=url, fix="check the model: its name, provider, key and quota"
             )
-        time.sleep(POLL_SECONDS)
-    raise OpsError(f"took the call, but no answer came within {timeout:g} s", where=url, fix="see the log")
+        if left <= 0:
+            raise OpsError(f"took the call, but no answer came within {timeout:g} s", where=url, fix="see the log")
+        time.sleep(min(POLL_SECONDS, left))
 
 
 def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
