@@ -13,6 +13,7 @@ from control import end_at_once
 testinfra_hosts = ["ansible://profiles-trixie"]
 
 OPS_DIR = "/var/lib/hermes/ops"
+ANSWERING = ("default", "work", "family", "bridge")
 
 
 def test_a_run_that_is_killed_before_the_restart_is_finished_by_the_next(
@@ -83,6 +84,7 @@ def test_a_change_of_scope_leaves_no_unit_behind(host, agents, agent, converge):
     for name, ours in agents.items():
         assert ours.pid == 0
         assert agent(name).pid != 0
+    assert all(agents[name].is_healthy() for name in ANSWERING)
     assert agents["work"].reply("hello") == "The model heard: hello"
 
     converge()
@@ -91,4 +93,5 @@ def test_a_change_of_scope_leaves_no_unit_behind(host, agents, agent, converge):
     for name, ours in agents.items():
         assert ours.pid != 0
         assert agent(name).pid == 0
+    assert all(agents[name].is_healthy() for name in ANSWERING)
     assert agents["work"].reply("hello") == "The model heard: hello"

@@ -33,11 +33,11 @@ def unharmed(controller: Any, agent: Any) -> Iterator[None]:
 @dataclass(frozen=True)
 class Case:
     """How one case of a run went. ``name``: of the host that it was; ``error``: why it failed, with white space made
-    even."""
+    even; ``failed`` and ``changed``: as the recap counts them."""
 
     name: str
     error: str
-    failed: bool
+    failed: int
     changed: int
 
 
@@ -55,7 +55,7 @@ def run_as(host: Any, tmp_path: Path) -> Callable[[dict[str, dict[str, Any]]], t
         )
         recap = re.search(rf"^{name} +: ok=\d+ +changed=(\d+) .*failed=(\d+)", run.output, re.M)
         assert recap, run.output
-        return Case(name, re.sub(r"\s+", " ", "".join(errors)), recap[2] != "0", int(recap[1]))
+        return Case(name, re.sub(r"\s+", " ", "".join(errors)), int(recap[2]), int(recap[1]))
 
     def run(cases: dict[str, dict[str, Any]]) -> tuple[Run, dict[str, Case]]:
         box = host.backend.host

@@ -95,7 +95,7 @@ def test_declarations_are_refused(run_as, unharmed):
     run, cases = run_as({case: {"hermes_profiles": profiles} for case, (profiles, _error) in DECLARATIONS.items()})
     for case, (_profiles, error) in DECLARATIONS.items():
         assert f"{cases[case].name}: hermes_profiles: {error}" in run.text, case
-        assert cases[case].failed, case
+        assert cases[case].failed == 1, case
         assert cases[case].changed == 0, case
     assert "Traceback" not in run.output
     for secret in (TOKEN, "sk-of-the-tests-0123456789"):
@@ -139,7 +139,7 @@ def test_releases_are_refused(run_as, unharmed):
     run, cases = run_as({case: variables for case, (variables, _error) in RELEASES.items()})
     for case, (_variables, error) in RELEASES.items():
         assert error in cases[case].error, case
-        assert cases[case].failed, case
+        assert cases[case].failed == 1, case
         assert cases[case].changed == 0, case
     assert "Traceback" not in run.output
     assert "tell-nobody" not in run.output
