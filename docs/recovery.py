@@ -26,18 +26,13 @@ PAGE = ROOT / "docs" / "recovery.md"
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT / ".cache" / "collections"))
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import (  # noqa: E402
-    backup,
-    cli,
-    declaration,
-    health,
-    installation,
-    jobs,
-    kit,
-    look,
-    measure,
-    update,
-)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation, jobs, kit  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import machine as update  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, measure  # noqa: E402
 
 
 def defaults() -> dict[str, str]:

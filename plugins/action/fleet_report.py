@@ -11,8 +11,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import write_atomic
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import write_atomic
 from ansible_collections.alwayson.hermes.plugins.plugin_utils import fleet
 
 

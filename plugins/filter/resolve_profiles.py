@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import declaration
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
 DOCUMENTATION = r"""
 name: resolve_profiles

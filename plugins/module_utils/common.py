@@ -11,8 +11,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from .hermes_ops.errors import OpsError
-from .hermes_ops.files import Owner
+from .hermes_ops.system.errors import OpsError
+from .hermes_ops.system.files import Owner
 from .module_cache import keep
 
 # Beside doc_fragments/profile.py, which documents them.

@@ -11,7 +11,7 @@ import pwd
 import stat
 from typing import Any
 
-from .hermes_ops.process import run
+from .hermes_ops.system.process import run
 
 # systemd keeps a file there for each user whose manager runs without a login (loginctl(1), enable-linger).
 LINGER = "/var/lib/systemd/linger"

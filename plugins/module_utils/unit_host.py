@@ -10,8 +10,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from .common import PLACES_ARGUMENTS
-from .hermes_ops import systemd, units
-from .hermes_ops.files import Owner
+from .hermes_ops.supervise import units
+from .hermes_ops.system import systemd
+from .hermes_ops.system.files import Owner
 
 # Beside doc_fragments/places.py and units.py. Scope and owner are needed as well, and have other words in each module.
 UNITS_ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -72,9 +72,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import audit
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import audit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

@@ -101,7 +101,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import owner_of, run_module
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import dashboard, units
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import dashboard, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.unit_host import UNITS_ARGUMENTS, units_host
 
 ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -114,8 +114,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     file_owner_of,
     run_module,
 )
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.dotenv import FILE_NAME, converge_env
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.dotenv import FILE_NAME, converge_env
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 
 ARGUMENTS = {
     **PROFILE_ARGUMENTS,

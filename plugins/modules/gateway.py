@@ -82,9 +82,9 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     owner_of,
     run_module,
 )
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import gateway
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 from ansible_collections.alwayson.hermes.plugins.module_utils.unit_host import UNITS_ARGUMENTS, units_host
 
 ARGUMENTS: dict[str, dict[str, Any]] = {

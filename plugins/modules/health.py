@@ -69,9 +69,9 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     owner_of,
     run_module,
 )
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import health
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:

@@ -164,7 +164,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     run_module,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.groundwork import look
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import info
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **GATEWAYS_ARGUMENTS,

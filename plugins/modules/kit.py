@@ -78,28 +78,28 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import PLACES_ARGUMENTS, run_module
 
 # Ansible sends only what is imported: the whole kit has to be named here (tests/unit/test_kit.py compares).
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import (
-    __version__,
-    command_backup,
-    command_backups,
-    command_check,
-    command_debug,
-    command_drill,
-    command_heartbeat,
-    command_memory,
-    command_port,
-    command_rehearsal,
-    command_restore,
-    command_rollback,
-    command_status,
-    command_tell,
-    command_update,
-    command_verify,
-    kit,
-)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import __version__
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import home
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backup as command_backup
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backups as command_backups
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import check as command_check
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import debug as command_debug
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import drill as command_drill
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import heartbeat as command_heartbeat
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import memory as command_memory
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import port as command_port
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import rehearsal as command_rehearsal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import restore as command_restore
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import rollback as command_rollback
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import status as command_status
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import tell as command_tell
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import update as command_update
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import verify as command_verify
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import kit
 
-# The commands of hermes-ops, which imports them only when they are called.
-COMMANDS = (
+# The commands of hermes-ops, which imports them only when they are called, and what only modules import.
+SENT = (
+    home,
     command_backup,
     command_backups,
     command_check,

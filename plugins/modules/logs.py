@@ -95,8 +95,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import owner_of, run_module
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import logs
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.systemd import Manager
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import logs
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

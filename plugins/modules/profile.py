@@ -81,11 +81,14 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     owner_of,
     run_module,
 )
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import profile
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.files import Owner
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.plan import Difference, Plan
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import home as profile
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.declaration import (
+    DEFAULT_PROFILE,
+)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Difference, Plan
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **PROFILE_ARGUMENTS,
@@ -113,7 +116,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 
 
 def plan_absent(module: AnsibleModule, name: str, home: str, owner: Owner) -> Plan:
-    if name == profile.DEFAULT_PROFILE:
+    if name == DEFAULT_PROFILE:
         raise OpsError("the home of the default profile holds all others", where=home, fix="remove it by hand")
     pid = profile.running(home, owner)
     if pid and not module.check_mode:

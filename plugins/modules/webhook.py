@@ -135,8 +135,11 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     file_owner_of,
     run_module,
 )
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.records import Records
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.webhooks import FILE_NAME, converge_webhooks
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.webhooks import (
+    FILE_NAME,
+    converge_webhooks,
+)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 
 ARGUMENTS = {
     **PROFILE_ARGUMENTS,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.text import printable
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.text import printable
 
 TEMPLATE = os.path.join(os.path.dirname(__file__), "fleet.html.j2")
 

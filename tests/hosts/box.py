@@ -55,7 +55,7 @@ MADE_OF = (
     ROOT / "roles/base/defaults/main.yml",
     ROOT / "roles/base/tasks/packages.yml",
     ROOT / "plugins/modules/release.py",
-    ROOT / "plugins/module_utils/hermes_ops/build.py",
+    ROOT / "plugins/module_utils/hermes_ops/release/build.py",
 )
 LABEL = "hermes-test-prepared"
 

@@ -46,8 +46,9 @@ def ground() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def pinned_uv(ground: Path) -> Path:
     """uv, fetched as a release fetches it; kept between runs."""
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import locks, uv
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.errors import OpsError
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import pins as locks
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import uv
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
     kept = ROOT / ".cache" / f"uv-{locks.UV_VERSION}"
     if not kept.exists():
@@ -86,8 +87,8 @@ def leave_uncompiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     That is most of the work of building Hermes itself; that there is some, test_release_build.py proves once for a
     release from an index and once for one from git.
     """
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import build, uv
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.process import Completed
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, uv
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 
     call, run = uv.Uv.__call__, build.run
 

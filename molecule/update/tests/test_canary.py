@@ -25,8 +25,8 @@ CRON_PROMPT = "the job of the copy ran"
 COPIED = f"""
     import json, os, shutil, subprocess, sys, time
     sys.path.insert(0, "/usr/local/bin/hermes-ops")
-    from hermes_ops import canary
-    from hermes_ops.installation import Installation
+    from hermes_ops.supervise import canary
+    from hermes_ops.host.installation import Installation
     host = Installation.load()
     profile = host.select("default")[0]
     release = os.path.basename(os.readlink("/opt/hermes/current"))

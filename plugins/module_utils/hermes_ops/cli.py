@@ -12,7 +12,7 @@ import sys
 import traceback
 
 from . import __version__
-from .errors import OpsError
+from .system.errors import OpsError
 
 EXIT_OK = 0
 EXIT_UNHEALTHY = 1
@@ -21,21 +21,21 @@ EXIT_ERROR = 2
 # Command -> the module that does it, and what it is for. A module has ``arguments(parser)`` and ``work(arguments)``,
 # which returns the exit status; it is only imported when it is called (a check every two minutes has to be cheap).
 COMMANDS = {
-    "status": ("command_status", "what is installed, running, declared and drifted"),
-    "check": ("command_check", "whether all is well with the agents and their host, and if not, why not"),
-    "heartbeat": ("command_heartbeat", "look as check does, and tell whoever is declared"),
-    "drill": ("command_drill", "make the alert arrive on purpose, and take it back"),
-    "update": ("command_update", "go to the newest release within what is declared, or back to what worked"),
-    "rollback": ("command_rollback", "go back to a release that worked"),
-    "backup": ("command_backup", "back the agents' homes up, while they work"),
-    "backups": ("command_backups", "which backups there are"),
-    "verify": ("command_verify", "whether an archive is whole"),
-    "restore": ("command_restore", "make a home what it was in a backup, or its configuration what last worked"),
-    "rehearsal": ("command_rehearsal", "prove that the newest backups restore, beside the agents"),
-    "debug": ("command_debug", "write a bundle for triage, without secrets"),
-    "tell": ("command_tell", "give an agent context: kept in its home, said to it, answered by it"),
-    "port": ("command_port", "bring skills, or the home of an OpenClaw agent, into a profile"),
-    "memory": ("command_memory", "search what an agent knows: memories, context, conversations"),
+    "status": ("status", "what is installed, running, declared and drifted"),
+    "check": ("check", "whether all is well with the agents and their host, and if not, why not"),
+    "heartbeat": ("heartbeat", "look as check does, and tell whoever is declared"),
+    "drill": ("drill", "make the alert arrive on purpose, and take it back"),
+    "update": ("update", "go to the newest release within what is declared, or back to what worked"),
+    "rollback": ("rollback", "go back to a release that worked"),
+    "backup": ("backup", "back the agents' homes up, while they work"),
+    "backups": ("backups", "which backups there are"),
+    "verify": ("verify", "whether an archive is whole"),
+    "restore": ("restore", "make a home what it was in a backup, or its configuration what last worked"),
+    "rehearsal": ("rehearsal", "prove that the newest backups restore, beside the agents"),
+    "debug": ("debug", "write a bundle for triage, without secrets"),
+    "tell": ("tell", "give an agent context: kept in its home, said to it, answered by it"),
+    "port": ("port", "bring skills, or the home of an OpenClaw agent, into a profile"),
+    "memory": ("memory", "search what an agent knows: memories, context, conversations"),
 }
 
 
@@ -66,7 +66,7 @@ def parser(chosen: str | None) -> argparse.ArgumentParser:
     for name, (module, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name == chosen:
-            implementation = importlib.import_module(f".{module}", __package__)
+            implementation = importlib.import_module(f".commands.{module}", __package__)
             implementation.arguments(command)
             command.set_defaults(work=implementation.work)
     return main

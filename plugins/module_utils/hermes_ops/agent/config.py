@@ -1,0 +1,450 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A profile's ``config.yaml``: we own keys in it, not the file."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..description.declaration import leaves, may_be_secret
+from ..host.records import Records
+from ..system import yaml_edit
+from ..system.errors import OpsError
+from ..system.files import Owner, acting_as, ensure_directory, read_text, write_atomic
+from ..system.plan import HIDDEN, Difference, Plan
+
+FILE_NAME = "config.yaml"
+RECORD = "config"
+VERSION_KEY = "_config_version"
+
+KeyPath = tuple[str, ...]
+
+# What a running gateway reads again for each turn. From 0.18.2 and 0.19.0: gateway/run.py
+# (`_load_gateway_config` and `_resolve_gateway_model` in the turn, `_CACHE_BUSTING_CONFIG_KEYS` rebuild a cached
+# agent), tools/approval.py (`_get_approval_mode` reads the file at each question). All else asks for a restart.
+LIVE_KEYS: tuple[KeyPath, ...] = (
+    ("model",),
+    ("approvals", "mode"),
+    ("compression", "enabled"),
+    ("compression", "threshold"),
+    ("compression", "target_ratio"),
+    ("compression", "protect_last_n"),
+    ("agent", "disabled_toolsets"),
+)
+
+
+def read_config(path: str) -> dict[Any, Any]:
+    """What Hermes sees in the ``config.yaml`` at *path*; ``{}`` when there is none or it is empty.
+
+    :raises OpsError: when it is not UTF-8, does not parse or is no mapping; says the line
+    """
+    text = read_text(path)
+    return yaml_edit.load(text, path) if text else {}
+
+
+def is_live(keys: KeyPath) -> bool:
+    """Whether a running gateway notices a change of this key by itself."""
+    return any(keys[: len(live)] == live for live in LIVE_KEYS)
+
+
+def shown(keys: tuple[str | int, ...], value: Any) -> Any:
+    """*value* as it may be shown: with every secret hidden."""
+    if isinstance(value, dict):
+        return {name: shown((*keys, str(name)), part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [shown((*keys, number), part) for number, part in enumerate(value)]
+    return HIDDEN if may_be_secret(keys, value) else value
+
+
+def fingerprint(value: Any) -> str:
+    """What is remembered of a value."""
+    return hashlib.sha256(_json(value).encode()).hexdigest()
+
+
+def _json(value: Any) -> str:
+    def plain(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {str(name): plain(each) for name, each in part.items()}
+        return [plain(each) for each in part] if isinstance(part, list) else part
+
+    return json.dumps(plain(value), sort_keys=True, ensure_ascii=False, default=str)
+
+
+# The tree
+
+
+_ABSENT = object()
+
+
+def _get(tree: Any, keys: Iterable[str]) -> Any:
+    for name in keys:
+        key = yaml_edit.key_in(tree, name) if isinstance(tree, dict) else None
+        if key is None:
+            return _ABSENT
+        tree = tree[key]
+    return tree
+
+
+def _set(tree: dict[Any, Any], keys: KeyPath, value: Any) -> None:
+    for name in keys[:-1]:
+        key = yaml_edit.key_in(tree, name)
+        if key is None or not isinstance(tree[key], dict):
+            key = name if key is None else key
+            tree[key] = {}
+        tree = tree[key]
+    key = yaml_edit.key_in(tree, keys[-1])
+    tree[keys[-1] if key is None else key] = copy.deepcopy(value)
+
+
+def _delete(tree: dict[Any, Any], keys: KeyPath) -> None:
+    parent = _get(tree, keys[:-1])
+    del parent[yaml_edit.key_in(parent, keys[-1])]
+
+
+@dataclass
+class ConfigPlan:
+    """What :func:`plan_config` decides.
+
+    :param edits: ``(keys, value)`` to set and ``(keys,)`` to remove, in this order
+    :param tree: what Hermes has to see afterwards
+    :param keys: ``[[path, fingerprint], …]`` to remember
+    :param created: parents that we made, to remember
+    :param drift: ``{key, found, declared}`` of keys that somebody changed since we wrote them
+    :param migrated: the same for keys that Hermes changed when it moved the file to another ``_config_version``
+    :param left: ``{key, found}`` of keys that left the declaration and stay, because somebody changed them
+    :param restart: reasons
+    """
+
+    tree: dict[Any, Any]
+    edits: list[tuple[Any, ...]] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    keys: list[list[Any]] = field(default_factory=list)
+    created: list[list[str]] = field(default_factory=list)
+    drift: list[dict[str, Any]] = field(default_factory=list)
+    migrated: list[dict[str, Any]] = field(default_factory=list)
+    left: list[dict[str, Any]] = field(default_factory=list)
+    restart: list[str] = field(default_factory=list)
+
+
+def plan_config(
+    tree: Mapping[Any, Any], declared: Mapping[str, Any], record: Mapping[str, Any] | None = None
+) -> ConfigPlan:
+    """Decide which keys of *tree* have to change.
+
+    A key that left the declaration is removed if it still holds what we wrote, and so are the parents that we
+    made and that are empty then. One that somebody changed since is no longer ours: it stays, in ``left``.
+
+    A declared key below something that is no mapping replaces it. A bare ``model: x/y`` is kept as
+    ``model.default``, which is what it means to Hermes (hermes_cli/config.py, 0.18.2 and 0.19.0).
+
+    :param tree: what Hermes sees now
+    :param record: what was remembered the last time, ``keys``, ``created`` and ``config_version``
+    """
+    record = record or {}
+    plan = ConfigPlan(copy.deepcopy(dict(tree)))
+    known = {tuple(keys): mark for keys, mark in record.get("keys", [])}
+    wanted = leaves(declared)
+    plan.keys = [[list(keys), fingerprint(value)] for keys, value in wanted]
+    plan.created = [keys for keys in record.get("created", []) if _is_parent(tuple(keys), wanted)]
+    changed: list[KeyPath] = []
+    for keys in _leaving(known, wanted):
+        found = _get(plan.tree, keys)
+        if found is _ABSENT or (isinstance(found, dict) and found):
+            continue
+        if fingerprint(found) != known[keys]:
+            plan.left.append({"key": ".".join(keys), "found": shown(keys, found)})
+            continue
+        changed.append(keys)
+        plan.differences.append(_difference(keys, found, _ABSENT))
+        _remove(plan, keys)
+    migrated = "config_version" in record and record["config_version"] != tree.get(VERSION_KEY)
+    for keys, value in wanted:
+        found = _get(tree, keys)
+        if _satisfied(found, value):
+            continue
+        changed.append(keys)
+        if keys in known and (found is _ABSENT or fingerprint(found) != known[keys]):
+            entry = {
+                "key": ".".join(keys),
+                "found": None if found is _ABSENT else shown(keys, found),
+                "declared": shown(keys, value),
+            }
+            (plan.migrated if migrated else plan.drift).append(entry)
+        _put(plan, keys, found, value, known)
+    made = {tuple(keys) for keys in record.get("created", [])} - {keys for keys, _value in wanted}
+    for keys in changed:
+        parent = keys[:-1]
+        while parent in made and _get(plan.tree, parent) == {}:
+            _remove(plan, parent)
+            parent = parent[:-1]
+    plan.restart = [f"config: {'.'.join(keys)}" for keys in changed if not is_live(keys)]
+    return plan
+
+
+def _is_parent(keys: KeyPath, wanted: list[tuple[KeyPath, Any]]) -> bool:
+    return any(len(keys) < len(leaf) and leaf[: len(keys)] == keys for leaf, _value in wanted)
+
+
+def _satisfied(found: Any, value: Any) -> bool:
+    if value == {} and isinstance(value, dict):
+        return isinstance(found, dict)
+    return found is not _ABSENT and yaml_edit.same(_unordered(found), _unordered(value))
+
+
+def _unordered(value: Any) -> Any:
+    """Mappings within lists with their keys sorted: their order means nothing to Hermes."""
+    if isinstance(value, dict):
+        return {name: _unordered(value[name]) for name in sorted(value, key=lambda key: (str(type(key)), str(key)))}
+    return [_unordered(part) for part in value] if isinstance(value, list) else value
+
+
+def _leaving(known: Iterable[KeyPath], wanted: list[tuple[KeyPath, Any]]) -> list[KeyPath]:
+    """The recorded keys that no declared one is equal to, lies below or replaces."""
+
+    def stays(keys: KeyPath) -> bool:
+        return any(
+            (leaf == keys[: len(leaf)] and (len(leaf) == len(keys) or value != {})) or leaf[: len(keys)] == keys
+            for leaf, value in wanted
+        )
+
+    return [keys for keys in known if not stays(keys)]
+
+
+def _remove(plan: ConfigPlan, keys: KeyPath) -> None:
+    _delete(plan.tree, keys)
+    plan.edits.append((keys,))
+
+
+def _put(plan: ConfigPlan, keys: KeyPath, found: Any, value: Any, known: Iterable[KeyPath]) -> None:
+    for depth in range(1, len(keys)):
+        parent = keys[:depth]
+        there = _get(plan.tree, parent)
+        if (there is _ABSENT or parent in known) and list(parent) not in plan.created:
+            plan.created.append(list(parent))
+        if there is not _ABSENT and there is not None and not isinstance(there, dict):
+            plan.differences.append(_difference(parent, there, _ABSENT))
+            if parent == ("model",) and isinstance(there, str) and there:
+                _apply(plan, parent, {"default": there})
+                if keys != ("model", "default"):
+                    plan.differences.append(_difference(("model", "default"), _ABSENT, there))
+    plan.differences.append(_difference(keys, found, value))
+    _apply(plan, keys, value)
+
+
+def _apply(plan: ConfigPlan, keys: KeyPath, value: Any) -> None:
+    _set(plan.tree, keys, value)
+    plan.edits.append((keys, value))
+
+
+def _difference(keys: KeyPath, before: Any, after: Any) -> Difference:
+    def text(value: Any) -> str | None:
+        return None if value is _ABSENT else json.dumps(shown(keys, value), ensure_ascii=False, default=str)
+
+    one, other = text(before), text(after)
+    if one == other:
+        # Two secrets, or 1 and 1.0 and the like.
+        other = f"{other}, changed"
+    return Difference(".".join(keys), one, other)
+
+
+def edited(text: str, plan: ConfigPlan, path: str) -> str:
+    """*text* with the plan's edits; proved by reading it again.
+
+    :raises OpsError: when Hermes would not see exactly the planned tree; names the line
+    """
+    original = text
+    for keys, *value in plan.edits:
+        try:
+            text = yaml_edit.set_value(text, keys, value[0], path) if value else yaml_edit.delete(text, keys, path)
+        except OpsError as error:
+            # Its line counts what was inserted above.
+            raise OpsError(error.what, where=_place(original, keys, path), fix=error.fix) from None
+    try:
+        right = yaml_edit.same(yaml_edit.load(text, path), plan.tree)
+    except (OpsError, RecursionError):
+        right = False
+    if not right:
+        suspect = next(keys for keys, *_value in plan.edits)
+        raise OpsError(
+            f"{'.'.join(suspect)} cannot be changed without changing others (anchor, alias, merge key, unusual form)",
+            where=_place(original, suspect, path),
+            fix="write the keys around it out plainly; the file was left as it is",
+        )
+    return text
+
+
+def _place(text: str, keys: KeyPath, path: str) -> str:
+    line = yaml_edit.line_of(text, keys, path)
+    return f"{path}:{line}" if line else path
+
+
+# Doing it
+
+
+def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
+    """Which keys of the file at *path* no longer hold what *record* says we wrote, dotted.
+
+    :raises OpsError: when the file cannot be read as YAML
+    """
+    known = [(tuple(keys), mark) for keys, mark in record.get("keys", [])]
+    tree = read_config(path) if known else {}
+    found = [(keys, mark, _get(tree, keys)) for keys, mark in known]
+    # An empty mapping was written so that there is one; what others put into it is theirs.
+    return [
+        ".".join(keys)
+        for keys, mark, value in found
+        if fingerprint(value) != mark and not (isinstance(value, dict) and mark == fingerprint({}))
+    ]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where keys are written.
+
+    :param owner: whose rights are used
+    :param mode: permission bits of the file
+    :param directory_mode: of the directory, which is made when missing; None: it is not ours to make
+    """
+
+    path: str
+    owner: Owner
+    mode: int
+    directory_mode: int | None = None
+
+    @classmethod
+    def home(cls, home: str, owner: Owner) -> Target:
+        return cls(os.path.join(home, FILE_NAME), owner, 0o600)
+
+    @classmethod
+    def managed(cls, directory: str) -> Target:
+        """The agent reads it and cannot change it (hermes_cli/managed_scope.py, since 0.18)."""
+        return cls(os.path.join(directory, FILE_NAME), Owner.current(), 0o644, 0o755)
+
+    def read(self) -> tuple[str | None, int | None]:
+        """Its text and mode, None when there is no file."""
+        with acting_as(self.owner):
+            text = read_text(self.path)
+            mode = None if text is None else stat.S_IMODE(os.stat(self.path).st_mode)
+        return text, mode
+
+    def write(self, text: str) -> None:
+        if self.directory_mode is not None:
+            ensure_directory(os.path.dirname(self.path), mode=self.directory_mode)
+        with acting_as(self.owner):
+            write_atomic(self.path, text, mode=self.mode)
+
+
+# The gateway looks into the managed scope only where the home has a config.yaml, be it an empty one
+# (gateway/config.py, load_gateway_config, 0.18.2 and 0.19.0).
+BESIDE_MANAGED = "# What is declared of this profile stands in its managed scope, and wins over what stands here.\n"
+
+
+@dataclass
+class ConfigResult:
+    """What :func:`converge_config` did, or in check mode would do.
+
+    :param unpredicted: check mode could not look into the file, because PyYAML is missing
+    """
+
+    plan: Plan = field(default_factory=Plan)
+    restart: list[str] = field(default_factory=list)
+    drift: list[dict[str, Any]] = field(default_factory=list)
+    migrated: list[dict[str, Any]] = field(default_factory=list)
+    left: list[dict[str, Any]] = field(default_factory=list)
+    unpredicted: bool = False
+
+
+def converge_config(
+    home: str,
+    owner: Owner,
+    records: Records,
+    declared: Mapping[str, Any],
+    *,
+    scope: str = "home",
+    managed_dir: str | None = None,
+    check_mode: bool = False,
+) -> ConfigResult:
+    """Make the profile's ``config.yaml``, or the one of its managed scope, hold what is declared.
+
+    When the scope has changed since the last time, our keys leave the other file.
+
+    :raises OpsError: when a file does not parse or a key cannot be changed; nothing is written then
+    """
+
+    def decide() -> ConfigResult:
+        record = records.applied(RECORD)
+        where = {"scope": scope, "managed_dir": managed_dir if scope == "managed" else None}
+        moved = bool(record) and {name: record.get(name) for name in where} != where
+        result = ConfigResult()
+        writes: list[tuple[Target, str]] = []
+        if moved:
+            other = Target.managed(record["managed_dir"]) if record["scope"] == "managed" else Target.home(home, owner)
+            _decide_file(result, writes, other, {}, record)
+        target = Target.managed(managed_dir) if scope == "managed" else Target.home(home, owner)
+        done, version = _decide_file(result, writes, target, declared, {} if moved else record)
+        remembered = {**where, "keys": done.keys, "created": done.created, "config_version": version}
+        if not done.keys:
+            remembered = {}
+        own = Target.home(home, owner)
+        if scope == "managed" and own.read()[0] is None:
+            result.plan.add(Difference(own.path, None, "empty"))
+            result.restart.append(f"config: {own.path}")
+            writes.append((own, BESIDE_MANAGED))
+        result.restart = list(dict.fromkeys(result.restart))
+        if writes:
+            result.plan.actions.append(lambda: records.request_restart(result.restart))
+        for file, text in writes:
+            if file.directory_mode is None:
+                result.plan.actions.append(lambda file=file: records.keep(file.path, file.owner))
+            result.plan.actions.append(lambda file=file, text=text: file.write(text))
+        if remembered != record:
+            result.plan.actions.append(lambda: records.write_applied(RECORD, remembered))
+        return result
+
+    def _decide_file(
+        result: ConfigResult,
+        writes: list[tuple[Target, str]],
+        target: Target,
+        keys: Mapping[str, Any],
+        record: Mapping[str, Any],
+    ) -> tuple[ConfigPlan, Any]:
+        text, mode = target.read()
+        if check_mode and text and not yaml_edit.available():
+            result.unpredicted = True
+            result.plan.add(Difference(target.path, None, "cannot be predicted without PyYAML"))
+            return ConfigPlan({}), None
+        tree = yaml_edit.load(text, target.path) if text else {}
+        plan = plan_config(tree, keys, record)
+        new = text or ""
+        if plan.edits and (yaml_edit.available() or not check_mode):
+            new = edited(new, plan, target.path)
+        prefix = "" if target.directory_mode is None else "managed: "
+        for each in plan.differences:
+            result.plan.add(Difference(prefix + each.what, each.before, each.after))
+        if mode is not None and mode != target.mode:
+            result.plan.add(Difference(f"{prefix}mode", f"{mode:04o}", f"{target.mode:04o}"))
+        if plan.edits or (mode is not None and mode != target.mode):
+            writes.append((target, new))
+        result.restart += plan.restart
+        result.drift += plan.drift
+        result.migrated += plan.migrated
+        result.left += plan.left
+        return plan, tree.get(VERSION_KEY)
+
+    result = decide()
+    if check_mode or not result.plan.actions:
+        return result
+    records.prepare()
+    with records.lock():
+        # Somebody may have written between the first look and the lock.
+        result = decide()
+        result.plan.apply()
+    return result

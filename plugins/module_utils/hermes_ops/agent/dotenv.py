@@ -1,0 +1,475 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A profile's ``.env``: single keys in it, read and written the way Hermes reads the file.
+
+Two readers in Hermes have to agree on every line (0.18.2 and 0.19.0, the same in both):
+
+``load_hermes_dotenv`` (hermes_cli/env_loader.py)
+    fills the environment at start: ``_sanitize_env_lines`` (hermes_cli/config.py) first rewrites the file
+    line by line, then python-dotenv 1.2 parses it and expands ``${NAME}``, within quotes too.
+``load_env`` (hermes_cli/config.py)
+    a simple ``KEY=value`` reader behind ``get_env_value`` and, preferred there over the environment, the
+    credential look-ups. It knows the escapes ``\\`` and ``\"`` only, and expands nothing.
+
+They agree on all we write, save for what the second one cannot express: a line break, a literal ``${``, and a
+backslash at the end of a value that needs quotes for another reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..description.declaration import check_value, is_secret_setting
+from ..host.records import Records
+from ..system.errors import OpsError
+from ..system.files import Owner, acting_as, read_text, write_atomic
+from ..system.plan import HIDDEN, Difference, Plan
+
+FILE_NAME = ".env"
+MODE = 0o600
+RECORD = "env"
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+# The grammar of python-dotenv 1.2 (dotenv/parser.py, dotenv/variables.py).
+_MULTILINE_WHITESPACE = re.compile(r"\s*")
+_WHITESPACE = re.compile(r"[^\S\r\n]*")
+_EXPORT = re.compile(r"(?:export[^\S\r\n]+)?")
+_QUOTED_KEY = re.compile(r"'([^']+)'")
+_PLAIN_KEY = re.compile(r"([^=\#\s]+)")
+_SINGLE_QUOTED = re.compile(r"'((?:\\'|[^'])*)'")
+_DOUBLE_QUOTED = re.compile(r'"((?:\\"|[^"])*)"')
+_REST = re.compile(r"[^\r\n]*")
+_INLINE_COMMENT = re.compile(r"\s+#.*")
+_COMMENT = re.compile(r"(?:[^\S\r\n]*#[^\r\n]*)?")
+_END_OF_LINE = re.compile(r"[^\S\r\n]*(?:\r\n|\n|\r|\Z)")
+_BROKEN_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)?")
+_SINGLE_ESCAPES = re.compile(r"\\([\\'])")
+_DOUBLE_ESCAPES = re.compile(r"\\([\\'\"abfnrtv])")
+_ESCAPED = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_VARIABLE = re.compile(r"\$\{([^\}:]*)(?::-([^\}]*))?\}")
+
+# Readable without quotes by both readers, by a shell and by systemd.
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
+# `_sanitize_env_lines` cuts a line where a second name it knows is followed by `=`, unless there is white
+# space in the value before it; both readers drop white space after the first `=`.
+_LOOKS_LIKE_ENTRY = re.compile(r"[A-Za-z0-9]*_[A-Za-z0-9_]*=")
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One ``KEY=value`` as python-dotenv sees it; offsets count characters of the file.
+
+    :param raw: the value before ``${NAME}`` is expanded; None when there is no ``=``
+    :param start: where the line begins, after blank lines
+    :param value_start: where the value begins, its opening quote included
+    :param value_end: after the value, its closing quote included
+    :param end: after the line, its line break included
+    """
+
+    name: str
+    raw: str | None
+    start: int
+    value_start: int
+    value_end: int
+    end: int
+
+    @property
+    def value(self) -> str | None:
+        """What Hermes reads, or None when that depends on another variable."""
+        if self.raw is None or any(name for name, _default in _VARIABLE.findall(self.raw)):
+            return None
+        return _VARIABLE.sub(lambda match: match[2] or "", self.raw)
+
+
+def _translated(text: str) -> str:
+    # Python's text mode, which both readers use, knows one line break only.
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _value_at(text: str, position: int) -> tuple[str, int] | None:
+    """The raw value at *position* and where it ends; None when a quote is never closed."""
+    first = text[position : position + 1]
+    if first in ("'", '"'):
+        quoted = (_SINGLE_QUOTED if first == "'" else _DOUBLE_QUOTED).match(text, position)
+        if quoted is None:
+            return None
+        escapes = _SINGLE_ESCAPES if first == "'" else _DOUBLE_ESCAPES
+        decoded = escapes.sub(lambda match: _ESCAPED.get(match[1], match[1]), _translated(quoted[1]))
+        return decoded, quoted.end()
+    part = _REST.match(text, position)[0]
+    value = _INLINE_COMMENT.sub("", part).rstrip()
+    return value, position + len(value)
+
+
+def _binding_at(text: str, position: int) -> tuple[Binding | None, int]:
+    """The binding at *position*, None for a comment or a broken line, and where the next one begins."""
+    start = _MULTILINE_WHITESPACE.match(text, position).end()
+    key_start = _EXPORT.match(text, start).end()
+    name, raw, cursor = None, None, key_start
+    if text[key_start : key_start + 1] not in ("#", ""):
+        key = (_QUOTED_KEY if text[key_start] == "'" else _PLAIN_KEY).match(text, key_start)
+        if key is None:
+            return None, _BROKEN_LINE.match(text, key_start).end()
+        name, cursor = key[1], key.end()
+    cursor = value_start = value_end = _WHITESPACE.match(text, cursor).end()
+    if text[cursor : cursor + 1] == "=":
+        value_start = _WHITESPACE.match(text, cursor + 1).end()
+        value = _value_at(text, value_start)
+        if value is None:
+            return None, _BROKEN_LINE.match(text, value_start).end()
+        raw, value_end = value
+        cursor = value_end
+    comment_end = _COMMENT.match(text, cursor).end()
+    end = _END_OF_LINE.match(text, comment_end)
+    if end is None:
+        return None, _BROKEN_LINE.match(text, comment_end).end()
+    if name is None:
+        return None, end.end()
+    return Binding(name, raw, start, value_start, value_end, end.end()), end.end()
+
+
+def parse(text: str) -> Iterator[Binding]:
+    """The bindings of a ``.env`` in their order; comments, blank and broken lines are passed over."""
+    position = 0
+    while position < len(text):
+        binding, position = _binding_at(text, position)
+        if binding is not None:
+            yield binding
+
+
+def read(text: str) -> dict[str, str]:
+    """What Hermes gets from a ``.env``; without the keys whose value depends on another variable."""
+    values = {binding.name: binding.value for binding in parse(text)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def read_env(path: str) -> dict[str, str]:
+    """:func:`read` for a file; ``{}`` when there is none.
+
+    :raises OpsError: when it is not UTF-8 text or cannot be read
+    """
+    return read(read_text(path) or "")
+
+
+def check_name(name: str) -> None:
+    """:raises OpsError: when *name* is no name of an environment variable"""
+    if not _NAME.fullmatch(name):
+        raise OpsError(
+            f"{name!r} is not the name of an environment variable",
+            fix="use letters, digits and underscores, not beginning with a digit",
+        )
+
+
+def encode(name: str, value: str) -> str:
+    """The line, without line break, from which Hermes reads *value*.
+
+    Plain where nothing is special, else in single quotes, else bare (a backslash at the end), else in double
+    quotes with escapes. Variables are defused by one with an empty name and a default: ``${:-$}{`` is ``${``.
+    """
+    literal = value.replace("${", "${:-$}{")
+    bare = literal == literal.strip() and literal[:1] not in ("'", '"') and not re.search(r"[\r\n]|\s#", literal)
+    if _PLAIN_VALUE.fullmatch(literal):
+        shown = literal
+    elif not re.search(r"['\\\r\n]", literal):
+        shown = f"'{literal}'"
+    elif bare and literal.endswith("\\"):
+        # Before a closing quote it would be taken for an escape of it.
+        shown = literal
+    else:
+        escaped = literal.replace("\\", "\\\\").replace('"', '\\"')
+        escaped = escaped.replace("\n", "\\n").replace("\r", "\\r")
+        if escaped.endswith("\\"):
+            escaped += "${:-}"
+        shown = f'"{escaped}"'
+    space = " " if _LOOKS_LIKE_ENTRY.search(shown) else ""
+    return f"{name}={space}{shown}"
+
+
+def edit(text: str, values: Mapping[str, str], removed: Iterable[str], path: str = FILE_NAME) -> str:
+    """*text* with *values* put right and the keys *removed*, all else byte for byte as it was.
+
+    A key is rewritten where Hermes reads it, at its last occurrence; earlier ones go. New keys are appended.
+    When a broken line above would swallow them there (a quote that is never closed), they go to the top.
+
+    :raises OpsError: when Hermes would read something else than it should from the result
+    """
+    gone = set(removed)
+    foreign = _others(text, {*values, *gone})
+    for place in (_appended, _prepended):
+        result = place(text, values, gone)
+        found = {binding.name: binding.value for binding in parse(result)}
+        ours_right = all(found.get(name) == value for name, value in values.items())
+        if ours_right and not gone & found.keys() and _others(result, {*values, *gone}) == foreign:
+            return result
+    raise OpsError(
+        "a quote in it is never closed, so that keys cannot be changed without changing others",
+        where=f"{path}:{_first_broken_line(text)}",
+        fix="close the quote; the file was left as it is",
+    )
+
+
+def _others(text: str, ours: set[str]) -> list[tuple[str, str | None]]:
+    return [(binding.name, binding.raw) for binding in parse(text) if binding.name not in ours]
+
+
+def _first_broken_line(text: str) -> int:
+    position = 0
+    while position < len(text):
+        start = _MULTILINE_WHITESPACE.match(text, position).end()
+        binding, position = _binding_at(text, position)
+        line = text[start:position].lstrip()
+        if binding is None and line and not line.startswith("#"):
+            return text.count("\n", 0, start) + 1
+    return 1
+
+
+def _without(text: str, names: set[str], last: Mapping[str, str]) -> tuple[str, list[str]]:
+    """*text* without *names*, the last occurrence of each key of *last* replaced; and those not found."""
+    bindings = [binding for binding in parse(text) if binding.name in names or binding.name in last]
+    final = {binding.name: binding for binding in bindings if binding.name in last}
+    pieces, position = [], 0
+    for binding in bindings:
+        pieces.append(text[position : binding.start])
+        position = binding.end
+        if final.get(binding.name) is not binding:
+            continue
+        line = encode(binding.name, last[binding.name])
+        export = _EXPORT.match(text, binding.start)[0]
+        rest = text[binding.value_end : binding.end]
+        pieces.append(export + line + (rest.rstrip("\r\n") if "#" in rest else "") + _line_break(rest))
+    pieces.append(text[position:])
+    return "".join(pieces), [name for name in last if name not in final]
+
+
+def _line_break(rest: str) -> str:
+    return rest[len(rest.rstrip("\r\n")) :] or "\n"
+
+
+def _appended(text: str, values: Mapping[str, str], gone: set[str]) -> str:
+    kept, new = _without(text, gone, values)
+    if new and kept and not kept.endswith(("\n", "\r")):
+        kept += "\n"
+    return kept + "".join(encode(name, values[name]) + "\n" for name in new)
+
+
+def _prepended(text: str, values: Mapping[str, str], gone: set[str]) -> str:
+    kept, _new = _without(text, {*gone, *values}, {})
+    return "".join(encode(name, value) + "\n" for name, value in values.items()) + kept
+
+
+# What is declared, what is there, what we wrote
+
+
+@dataclass
+class EnvPlan:
+    """What :func:`plan_env` decides.
+
+    :param text: the new content; None when it stays
+    :param record: what to remember, for :meth:`Records.write_applied`
+    :param restart: reasons, one for each key that changes
+    :param drift: keys that somebody changed since we wrote them, names only
+    :param left: keys that left the declaration and stay, because somebody changed them
+    :param generated: keys that get a new random value
+    """
+
+    differences: list[Difference] = field(default_factory=list)
+    text: str | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+    restart: list[str] = field(default_factory=list)
+    drift: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    generated: list[str] = field(default_factory=list)
+
+
+def fingerprint(salt: str, name: str, value: str) -> str:
+    """What we remember of a value: enough to notice a change, not enough to learn or compare it elsewhere."""
+    return hmac.new(bytes.fromhex(salt), f"{name}={value}".encode(), hashlib.sha256).hexdigest()
+
+
+def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
+    """Which keys of the file at *path* no longer hold what *record* says we wrote; names only.
+
+    :raises OpsError: when the file cannot be read
+    """
+    known: Mapping[str, str] = record.get("keys", {})
+    values = read_env(path) if known else {}
+    return [
+        name
+        for name, mark in known.items()
+        if name not in values or fingerprint(record["salt"], name, values[name]) != mark
+    ]
+
+
+def new_secret() -> str:
+    """256 random bits as 64 hexadecimal digits (Hermes wants 16 characters or more of an API key)."""
+    return secrets.token_hex(32)
+
+
+def check_declared(settings: Mapping[str, Any], hidden: Mapping[str, Any], generate: Iterable[str]) -> None:
+    """:raises OpsError: for the first name or value that cannot be written as it is declared"""
+    for name in (*settings, *hidden, *generate):
+        check_name(name)
+    for name, value in (*settings.items(), *hidden.items()):
+        check_value(name, value, name)
+    for name, value in settings.items():
+        if name in hidden:
+            raise OpsError("is declared twice, as a setting and as a secret", where=name, fix="keep one")
+        if is_secret_setting(name, value):
+            raise OpsError("is a secret, by its name or its look", where=name, fix="declare it as a secret")
+
+
+def plan_env(
+    text: str | None,
+    *,
+    settings: Mapping[str, str],
+    hidden: Mapping[str, str],
+    generate: Iterable[str],
+    record: Mapping[str, Any],
+    path: str = FILE_NAME,
+    make_secret: Callable[[], str] = new_secret,
+) -> EnvPlan:
+    """Decide how ``.env`` has to change.
+
+    A key that left the declaration leaves the file if it still holds what we wrote. One that somebody changed
+    since is no longer ours: it stays and is named in ``left``.
+
+    :param text: the file's content, None when there is none
+    :param settings: declared values that may be shown
+    :param hidden: declared values that may not
+    :param generate: names that get a random value when neither declared nor in the file
+    :param record: what :func:`plan_env` returned as ``record`` the last time
+    """
+    check_declared(settings, hidden, generate)
+    plan = EnvPlan()
+    present = {binding.name: binding for binding in parse(text or "")}
+    known: Mapping[str, str] = record.get("keys", {})
+    salt = record.get("salt") or secrets.token_hex(16)
+
+    def unchanged(name: str) -> bool:
+        value = present[name].value
+        return value is not None and hmac.compare_digest(fingerprint(salt, name, value), known[name])
+
+    wanted = {**settings, **hidden}
+    keys = {name: fingerprint(salt, name, value) for name, value in wanted.items()}
+    for name in generate:
+        if name in wanted:
+            continue
+        if name not in present or present[name].raw == "":
+            wanted[name] = make_secret()
+            plan.generated.append(name)
+            keys[name] = fingerprint(salt, name, wanted[name])
+        elif name in known:
+            # Never rotated, and no drift when somebody else did; the old fingerprint says later whose it is.
+            keys[name] = known[name]
+
+    change: dict[str, str] = {}
+    for name, value in wanted.items():
+        if name in present and present[name].value == value:
+            continue
+        change[name] = value
+        if name in known and name not in plan.generated and not (name in present and unchanged(name)):
+            plan.drift.append(name)
+        plan.differences.append(_difference(name, present.get(name), value, shown=name in settings))
+    gone = [name for name in known if name not in keys and name in present]
+    for name in list(gone):
+        if unchanged(name):
+            plan.differences.append(Difference(name, HIDDEN, None))
+        else:
+            plan.left.append(name)
+            gone.remove(name)
+
+    if change or gone:
+        plan.text = edit(text or "", change, gone, path)
+        plan.restart = [f"env: {name}" for name in (*change, *gone)]
+    plan.record = {"salt": salt, "keys": keys} if keys else {}
+    return plan
+
+
+def _difference(name: str, present: Binding | None, value: str, *, shown: bool) -> Difference:
+    if shown:
+        before = None if present is None else present.raw or ""
+        return Difference(name, before, value)
+    if present is None:
+        return Difference(name, None, HIDDEN)
+    return Difference(name, HIDDEN, f"{HIDDEN}, changed")
+
+
+# Doing it
+
+
+@dataclass(frozen=True)
+class EnvResult:
+    """What :func:`converge_env` did, or in check mode would do."""
+
+    plan: Plan
+    env: EnvPlan
+
+
+def converge_env(
+    home: str,
+    owner: Owner,
+    records: Records,
+    *,
+    settings: Mapping[str, str],
+    hidden: Mapping[str, str],
+    generate: Iterable[str],
+    check_mode: bool,
+) -> EnvResult:
+    """Make ``<home>/.env`` hold what is declared, mode 0600.
+
+    :raises OpsError: when the file is not UTF-8 text, a value cannot be expressed, or nothing can be written
+    """
+    path = os.path.join(home, FILE_NAME)
+    names = list(generate)
+
+    def decide() -> EnvResult:
+        record = records.applied(RECORD)
+        with acting_as(owner):
+            text = read_text(path)
+            wrong_mode = _wrong_mode(path)
+        env = plan_env(text, settings=settings, hidden=hidden, generate=names, record=record, path=path)
+        plan = Plan(list(env.differences))
+        if wrong_mode is not None:
+            plan.add(Difference("mode", wrong_mode, f"{MODE:04o}"))
+        if env.text is not None or wrong_mode is not None:
+            content = env.text if env.text is not None else text or ""
+            plan.actions.append(lambda: records.request_restart(env.restart))
+            plan.actions.append(lambda: records.keep(path, owner))
+            plan.actions.append(lambda: _write(path, content, owner))
+        if env.record != record:
+            plan.actions.append(lambda: records.write_applied(RECORD, env.record))
+        return EnvResult(plan, env)
+
+    if check_mode:
+        return decide()
+    result = decide()
+    if result.plan.actions:
+        records.prepare()
+        with records.lock():
+            # Somebody may have written between the first look and the lock.
+            result = decide()
+            result.plan.apply()
+    return result
+
+
+def _wrong_mode(path: str) -> str | None:
+    try:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return None
+    return None if mode == MODE else f"{mode:04o}"
+
+
+def _write(path: str, content: str, owner: Owner) -> None:
+    with acting_as(owner):
+        write_atomic(path, content, mode=MODE)

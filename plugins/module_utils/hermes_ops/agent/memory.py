@@ -1,0 +1,122 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an agent knows: its memories, the context it was told, and its conversations, searched."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..system.errors import OpsError
+from ..system.files import Owner, acting_as, read_bytes
+from . import sessions, tell
+
+# Below the profile's home.
+DIRECTORIES = ("memories", tell.DIRECTORY)
+# Bytes of a file that are searched; Hermes' own memories have a few thousand characters.
+MAX_BYTES = 4 * 1024 * 1024
+# Characters shown before and after the first word that was found.
+AROUND = 160
+
+# An entry of Hermes' memory ends with a line of § (0.18.2 and 0.19.0 tools/memory_tool.py), a paragraph of other text
+# with a blank line.
+_PARAGRAPH_END = re.compile(r"\n[ \t]*\n|\n§\n")
+
+
+@dataclass(frozen=True)
+class Found:
+    """One place where all words stand.
+
+    :param where: a file below the home with its line, or a conversation
+    :param when: seconds since 1970: when the file was changed, or the message said
+    :param text: what stands around the first word, in one line
+    """
+
+    where: str
+    when: float
+    text: str
+
+
+def words_of(query: str) -> list[str]:
+    """The words of *query*; those within double quotes are one.
+
+    :raises OpsError: when there is none
+    """
+    words = [" ".join((quoted or word).split()) for quoted, word in re.findall(r'"([^"]+)"|([^\s"]+)', query)]
+    words = [word for word in words if word]
+    if not words:
+        raise OpsError("there is nothing to search for", fix="give a word")
+    return words
+
+
+def search_files(home: str, owner: Owner, words: Sequence[str], limit: int) -> list[Found]:
+    """Paragraphs of memories and context that hold all *words*, the newest files first."""
+    found: list[Found] = []
+    with acting_as(owner):
+        for changed, relative in sorted(_files(home), reverse=True):
+            try:
+                data = read_bytes(os.path.join(home, relative), MAX_BYTES)
+            except OpsError:
+                continue  # a pipe, or what the agent itself may not read
+            text = (data or b"").decode("utf-8", "replace")
+            for line, paragraph in _paragraphs(text):
+                if _holds(paragraph, words):
+                    found.append(Found(f"{relative}:{line}", changed, excerpt(paragraph, words)))
+                if len(found) == limit:
+                    return found
+    return found
+
+
+def search_sessions(home: str, owner: Owner, words: Sequence[str], limit: int) -> list[Found]:
+    """The newest messages that hold all *words*.
+
+    :raises OpsError: see :func:`sessions.reading`
+    """
+    return [
+        Found(
+            f"session {message.session} ({message.source}), {message.role}", message.when, excerpt(message.text, words)
+        )
+        for message in sessions.search(home, owner, words, limit)
+    ]
+
+
+def excerpt(text: str, words: Sequence[str]) -> str:
+    """What stands around the first of *words* in *text*, in one line."""
+    text = " ".join(text.split())
+    places = [match.start() for word in words if (match := re.search(re.escape(word), text, re.I))]
+    place = min(places, default=0)
+    start, end = max(0, place - AROUND), place + AROUND
+    return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
+
+
+def _files(home: str) -> Iterator[tuple[float, str]]:
+    for top in DIRECTORIES:
+        for directory, _directories, names in os.walk(os.path.join(home, top)):
+            for name in names:
+                path = os.path.join(directory, name)
+                if name.endswith(".md"):
+                    # The agent may remove it at any moment.
+                    with contextlib.suppress(FileNotFoundError):
+                        yield os.lstat(path).st_mtime, os.path.relpath(path, home)
+
+
+def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
+    """Each paragraph with the number of its first line."""
+    line, start = 1, 0
+    for end in [*_PARAGRAPH_END.finditer(text), None]:
+        paragraph = text[start : end.start() if end else len(text)]
+        blank = len(paragraph) - len(paragraph.lstrip("\n"))
+        if paragraph.strip():
+            yield line + blank, paragraph
+        if end:
+            line += text.count("\n", start, end.end())
+            start = end.end()
+
+
+def _holds(text: str, words: Sequence[str]) -> bool:
+    text = " ".join(text.split()).casefold()
+    return all(word.casefold() in text for word in words)

@@ -1,0 +1,66 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Context for an agent: kept in its home, so that it can look it up later, and said to it, so that it knows now."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+from ..system.errors import OpsError
+from ..system.files import Owner, acting_as, ensure_directory, write_atomic
+
+# Below the profile's home.
+DIRECTORY = "context"
+WEBHOOK = "claude-context"
+# Hermes takes webhook calls of up to 1 MiB (0.18.2 and 0.19.0 gateway/platforms/webhook.py: max_body_bytes); the rest
+# is for JSON around and in it.
+MAX_BYTES = 900 * 1024
+_SLUG_LENGTH = 48
+
+
+def parse(data: bytes, topic: str | None) -> tuple[str, str]:
+    """Topic and body.
+
+    :param data: the body; without *topic* its first line is the topic, as in a message of git
+    :raises OpsError: no text, too much of it, or none that is left for one of the two
+    """
+    if len(data) > MAX_BYTES:
+        raise OpsError(
+            f"the context is larger than {MAX_BYTES} bytes, which a webhook does not take",
+            fix="put it where the agent can read it, and tell it where that is",
+        )
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise OpsError("the context is not UTF-8 text", fix="save it as UTF-8") from None
+    if topic is None:
+        topic, _separator, text = text.lstrip().partition("\n")
+    topic, body = " ".join(topic.split()), text.strip()
+    if not topic or not body:
+        raise OpsError(
+            f"there is no {'body' if topic else 'topic'}",
+            fix="give --topic, or the topic as the first line, and the body on standard input",
+        )
+    return topic, body
+
+
+def archive_path(home: str, topic: str, when: float) -> str:
+    """Where context about *topic* is kept: ``<home>/context/<UTC date and time>-<slug>.md``."""
+    slug = re.sub(r"[^a-z0-9]+", "-", topic.lower())[:_SLUG_LENGTH].strip("-")
+    stamp = time.strftime("%Y-%m-%d-%H%M%S", time.gmtime(when))
+    return os.path.join(home, DIRECTORY, "-".join(filter(None, (stamp, slug))) + ".md")
+
+
+def archive(path: str, owner: Owner, topic: str, body: str) -> None:
+    """Keep it, the agent's own.
+
+    :raises OpsError: when it cannot be written; one that is there is not replaced
+    """
+    with acting_as(owner):
+        ensure_directory(os.path.dirname(path), mode=0o700)
+        if os.path.lexists(path):
+            raise OpsError("exists already", where=path, fix="say it again a second later")
+        write_atomic(path, f"# {topic}\n\n{body}\n", mode=0o600)

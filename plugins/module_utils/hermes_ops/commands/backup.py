@@ -1,0 +1,102 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops backup``: the agents' homes, on this host and off it; what the timer runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+from typing import Any
+
+from ..backup import archives as backup
+from ..backup import offsite
+from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
+from ..host import settings
+from ..host.installation import Installation
+from ..system.errors import OpsError
+from ..watch import heartbeat
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", help="this profile only")
+    parser.add_argument("--output", metavar="DIR", help="there and nowhere else, and nothing is removed there")
+    parser.add_argument("--env", choices=backup.ENV_CHOICES, help=".env in the archive (default: as declared)")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def work(arguments: argparse.Namespace) -> int:
+    host = installation()
+    wanted = declared()
+    directory = arguments.output or backup.directory_of(host)
+    # What is not the whole of it says nothing about the nightly one.
+    whole = arguments.profile is None and arguments.output is None
+    if whole:
+        heartbeat.report(host, "backup", "start", "backup")
+    made: list[dict[str, Any]] = []
+    try:
+        env = wanted.env_of(arguments.env)
+        profiles = host.select(arguments.profile)
+        if not profiles:
+            raise OpsError("there is no profile", fix="converge the host: site.yml")
+        for profile in profiles:
+            path = backup.create(host, profile, directory, env=env)
+            # Read again before an older one goes.
+            manifest = backup.verify(path)
+            if arguments.output is None:
+                backup.prune(directory, profile["name"], wanted.keep)
+            made.append(_said(profile["name"], path, manifest))
+        if arguments.output is None and wanted.restic_repository:
+            _off_the_host(host, wanted, profiles)
+    except (OpsError, OSError) as error:
+        if whole:
+            with contextlib.suppress(OpsError):
+                heartbeat.conclude(host, "backup", True, str(error), archives=made)
+        raise
+    problems = [f"{each['profile']}: {path} {why}" for each in made for path, why in each["problems"].items()]
+    message = "; ".join(problems) or f"backed up: {', '.join(each['profile'] for each in made)}"
+    if whole:
+        heartbeat.conclude(host, "backup", bool(problems), message, archives=made)
+    if arguments.json:
+        say(json.dumps(made, indent=2))
+    else:
+        for each in made:
+            say(f"profile {each['profile']}: {each['path']} ({each['size'] / 2**20:.1f} MiB)")
+        for problem in problems:
+            say(f"not as it should be: {problem}")
+    return EXIT_UNHEALTHY if problems else EXIT_OK
+
+
+def _off_the_host(host: Installation, wanted: backup.Settings, profiles: list[dict[str, Any]]) -> None:
+    repository = offsite.Repository(host, wanted)
+    repository.prepare()
+    for profile in profiles:
+        repository.save(profile)
+        repository.forget(profile["name"])
+    repository.look_after()
+
+
+def _said(profile: str, path: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "profile": profile,
+        "path": path,
+        "size": os.stat(path).st_size,
+        "files": len(manifest["members"]),
+        "problems": manifest["problems"],
+        "outside": manifest["outside"],
+    }
+
+
+def installation() -> Installation:
+    if os.geteuid() != 0:
+        raise OpsError("backups are root's", fix="use sudo")
+    return Installation.load()
+
+
+def declared() -> backup.Settings:
+    """What the role backup wrote down, or what is so without it."""
+    if os.path.exists(settings.path_of("backup")):
+        return settings.load("backup", backup.Settings)
+    return backup.Settings()

@@ -1,0 +1,50 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops backups``: which there are, on this host and off it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+
+from ..backup import archives as backup
+from ..backup import offsite
+from ..cli import EXIT_OK, say
+from ..host.installation import Installation
+from . import backup as command_backup
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", help="this profile only")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def work(arguments: argparse.Namespace) -> int:
+    host, wanted = command_backup.installation(), command_backup.declared()
+    archives = backup.archives(backup.directory_of(host), arguments.profile)
+    if arguments.json:
+        found = {"archives": archives, "snapshots": _snapshots(host, wanted, arguments.profile)}
+        say(json.dumps({key: [dataclasses.asdict(each) for each in value] for key, value in found.items()}, indent=2))
+        return EXIT_OK
+    for archive in archives:
+        say(f"{_when(archive.created)}  {archive.profile:20}  {archive.size / 2**20:8.1f} MiB  {archive.path}")
+    # Those on the host are told also where the repository is out of reach.
+    snapshots = _snapshots(host, wanted, arguments.profile)
+    for snapshot in snapshots:
+        say(f"{_when(snapshot.created)}  {snapshot.profile:20}  {snapshot.host:12}  restic:{snapshot.id}")
+    if not archives and not snapshots:
+        say("there is none; make one: hermes-ops backup")
+    return EXIT_OK
+
+
+def _snapshots(host: Installation, wanted: backup.Settings, profile: str | None) -> list[offsite.Snapshot]:
+    """Those off the host; none where nothing is kept there, or before the first backup."""
+    repository = offsite.Repository(host, wanted)
+    return repository.snapshots(profile) if wanted.restic_repository and repository.exists() else []
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

@@ -1,0 +1,55 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops check``: whether all is well with the agents and their host, and if not, why not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
+from ..host.installation import Installation
+from ..supervise import health
+from ..watch import heartbeat, look, measure
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument("--profile", help="say only what concerns this profile")
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="first wait until every agent is healthy, or its time (health.timeout) is up",
+    )
+
+
+def work(arguments: argparse.Namespace) -> int:
+    host = Installation.load()
+    chosen = host.select(arguments.profile)
+    waited = {}
+    if arguments.wait:
+        waited = {result.profile: result for result in health.wait(chosen, host.manager, host.owner)}
+    report = look.look(host, thresholds(), healths=waited)
+    if arguments.profile:
+        report = report.about(arguments.profile)
+    if arguments.json:
+        say(json.dumps(report.as_dict(), indent=2))
+    else:
+        for line in lines(report):
+            say(line)
+    return EXIT_OK if report.healthy else EXIT_UNHEALTHY
+
+
+def thresholds() -> measure.Settings:
+    """Those that were declared with the heartbeat, or ours."""
+    declared = heartbeat.declared()
+    return declared.thresholds() if declared else measure.Settings()
+
+
+def lines(report: measure.Report) -> list[str]:
+    """*report* for people: what is wrong, then the logs of who is not healthy."""
+    said = [f"{'FAILURE' if finding.failure else 'warning'}  {finding}" for finding in report.findings]
+    for result in report.profiles:
+        said += [f"  {result.profile} | {line}" for line in result.log]
+    return [*said, report.message]

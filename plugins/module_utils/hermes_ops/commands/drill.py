@@ -1,0 +1,55 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops drill``: makes the alert arrive on purpose, and takes it back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+from ..cli import EXIT_OK, say
+from ..host.installation import Installation
+from ..system.errors import OpsError
+from ..watch import heartbeat
+from .heartbeat import SHARE, beat
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["start", "stop", "show"])
+    parser.add_argument(
+        "--silence", action="store_true", help="send nothing at all, as a host does that is gone; else send failures"
+    )
+    parser.add_argument(
+        "--minutes", type=int, default=15, help="end by itself after so many (%(default)s): a drill is forgotten easily"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def work(arguments: argparse.Namespace) -> int:
+    host = Installation.load()
+    wanted = heartbeat.declared()
+    if wanted is None or not (wanted.ping_url or wanted.profile_urls):
+        raise OpsError("no heartbeat is declared that could raise an alert", fix="declare heartbeat_ping_url")
+    deadline = time.monotonic() + SHARE * wanted.period
+    status = EXIT_OK
+    if arguments.action == "start":
+        if arguments.minutes < 1:
+            raise OpsError("a drill lasts a minute or more", fix="say --minutes 15")
+        kind = heartbeat.SILENCE if arguments.silence else heartbeat.FAIL
+        host.write_status(heartbeat.DRILL, kind, "a drill lasts", until=time.time() + 60 * arguments.minutes)
+    elif arguments.action == "stop":
+        host.write_status(heartbeat.DRILL, "ended", "no drill lasts")
+    lasting = heartbeat.drill_of(host)
+    if arguments.json:
+        say(json.dumps({"drill": lasting}))
+    elif lasting == heartbeat.SILENCE:
+        say("drill: no ping leaves; the alert arrives when the ping server's grace time is over")
+    elif lasting == heartbeat.FAIL:
+        say("drill: failures are sent; the alert arrives at once")
+    else:
+        say("drill: none")
+    if arguments.action != "show":
+        status = beat(host, wanted, deadline, quiet=arguments.json)
+    return status

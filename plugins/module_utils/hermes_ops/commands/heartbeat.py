@@ -1,0 +1,72 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops heartbeat``: what the timer runs: look, and tell whoever is declared."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
+from ..host.installation import Installation
+from ..system.errors import OpsError
+from ..system.files import write_atomic
+from ..watch import heartbeat, look
+
+# Of its period, what a heartbeat may take.
+SHARE = 0.75
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "exit status: 0 it was told, 1 nobody could be told, 2 it could not be known, so nothing was told"
+
+
+def work(arguments: argparse.Namespace) -> int:
+    started = time.monotonic()
+    wanted = heartbeat.declared()
+    if wanted is None:
+        raise OpsError("no heartbeat is declared", fix="declare heartbeat_enabled and heartbeat_ping_url")
+    return beat(Installation.load(), wanted, started + SHARE * wanted.period)
+
+
+def beat(host: Installation, wanted: heartbeat.Settings, deadline: float, *, quiet: bool = False) -> int:
+    """Look at the host, and tell it.
+
+    :param deadline: of the monotonic clock
+    :param quiet: print nothing but problems
+    :returns: the exit status
+    :raises OpsError: when it cannot be known how the host is: nothing is told then
+    """
+    with host.alone(heartbeat.JOB) as alone:
+        if not alone and host.busy(heartbeat.JOB):
+            raise OpsError("another heartbeat has not ended yet", fix="wait for it")
+        return _beat(host, wanted, deadline, quiet)
+
+
+def _beat(host: Installation, wanted: heartbeat.Settings, deadline: float, quiet: bool) -> int:
+    report = look.look(host, wanted.thresholds())
+    drill = heartbeat.drill_of(host)
+    if drill == heartbeat.FAIL:
+        report.findings.insert(0, heartbeat.DRILL_FINDING)
+    failed = False
+    if wanted.textfile:
+        try:
+            write_atomic(wanted.textfile, heartbeat.textfile(report, time.time()), mode=0o644)
+        except OpsError as error:
+            failed = True
+            sys.stderr.write(f"hermes-ops: {error}\n")
+    if not quiet:
+        say(report.message)
+    if drill == heartbeat.SILENCE:
+        return EXIT_UNHEALTHY if failed else EXIT_OK
+    answers = heartbeat.send(heartbeat.pings_of(wanted, report), deadline)
+    for name, answer in answers.items():
+        if answer.problem is not None:
+            failed = True
+            sys.stderr.write(f"hermes-ops: {name}: {answer.problem}\n")
+    offsets = [answer.offset for answer in answers.values() if answer.offset is not None]
+    if offsets:
+        look.remember_clock(host, min(offsets, key=abs))
+    return EXIT_UNHEALTHY if failed else EXIT_OK

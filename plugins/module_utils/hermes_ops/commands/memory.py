@@ -1,0 +1,54 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops memory``: where an agent's memories, context and conversations speak of something."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from ..agent import memory
+from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
+from ..host.installation import Installation
+from ..system.errors import OpsError
+from ..system.text import moment, printable
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("query", help='words that have to stand together ("…" around a phrase); - for standard input')
+    parser.add_argument("--profile", help="this agent only")
+    parser.add_argument("--limit", type=int, default=10, help="so many of each kind at most (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def work(arguments: argparse.Namespace) -> int:
+    host = Installation.load()
+    query = sys.stdin.read() if arguments.query == "-" else arguments.query
+    words = memory.words_of(query)
+    found: dict[str, list[memory.Found]] = {}
+    status = EXIT_OK
+    for profile in host.select(arguments.profile):
+        search = (profile["home"], host.owner, words, arguments.limit)
+        places = found[profile["name"]] = memory.search_files(*search)
+        try:
+            places += memory.search_sessions(*search)
+        except OpsError as error:
+            sys.stderr.write(f"hermes-ops: profile {profile['name']}: its conversations: {printable(str(error))}\n")
+            status = EXIT_UNHEALTHY
+    if arguments.json:
+        say(json.dumps({name: [dataclasses.asdict(place) for place in places] for name, places in found.items()}))
+    else:
+        _print(found)
+    return status
+
+
+def _print(found: dict[str, list[Any]]) -> None:
+    for name, places in found.items():
+        say(f"profile {name}: {len(places) or 'nothing'} found")
+        for place in places:
+            say(f"  {printable(place.where)}  {moment(place.when)}")
+            say(f"      {printable(place.text)}")

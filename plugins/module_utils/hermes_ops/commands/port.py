@@ -1,0 +1,69 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops port``: skills, or the home of an OpenClaw agent, into a profile."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+from typing import Any
+
+from ..agent import transfer as port
+from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
+from ..host.installation import Installation
+from ..supervise import gateway, health
+from ..system.errors import OpsError
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", help="with skills (…/SKILL.md) in it, or the home of an OpenClaw agent")
+    parser.add_argument("--profile", help="the agent; without it the only one, or default")
+    parser.add_argument("--check", action="store_true", help="only say what would be done")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def work(arguments: argparse.Namespace) -> int:
+    host = Installation.load()
+    profile = host.one(arguments.profile)
+    with contextlib.closing(port.Source(os.path.abspath(arguments.directory))) as source:
+        items = _plan(host, profile, source) if arguments.check else _port(host, profile, source)
+    counts = collections.Counter(item.status for item in items)
+    if arguments.json:
+        fields = ("status", "source", "target", "note")
+        say(json.dumps([{name: getattr(item, name) for name in fields} for item in items], indent=2))
+    else:
+        for item in items:
+            say(item)
+        summary = ", ".join(f"{number} {status}" for status, number in counts.items())
+        say(f"profile {profile['name']}: {summary}{'; only looked, nothing was changed' if arguments.check else ''}")
+    return EXIT_UNHEALTHY if any(item.failed for item in items) else EXIT_OK
+
+
+def _plan(host: Installation, profile: dict[str, Any], source: port.Source) -> list[port.Item]:
+    return port.plan_port(source, profile["home"], host.owner, default_soul=port.default_soul(host.root))
+
+
+def _port(host: Installation, profile: dict[str, Any], source: port.Source) -> list[port.Item]:
+    if host.busy("update"):
+        raise OpsError("an update is running", fix="wait until it has ended: hermes-ops status")
+    records = host.records(profile["name"])
+    records.prepare()
+    with records.lock():
+        items = _plan(host, profile, source)
+        skills = [item.target for item in items if item.status == "ported" and item.target.startswith("skills/")]
+        running = host.manager.units([profile["unit"]])[profile["unit"]].running
+        if skills and running:
+            # A gateway remembers the list of skills that it once made (0.18.2 and 0.19.0 agent/prompt_builder.py).
+            records.request_restart([f"skill: {target}" for target in skills])
+        for item in items:
+            port.apply(item)
+    if skills and running:
+        gateway.restart(host.manager, [profile], {profile["name"]: records}, [profile["name"]])
+        (result,) = health.wait([profile], host.manager, host.owner)
+        if not result.ok:
+            raise OpsError(f"all was ported, but after its restart the agent is not healthy: {result}")
+    return items

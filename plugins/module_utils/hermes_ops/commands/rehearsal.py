@@ -1,0 +1,47 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops rehearsal``: prove that the newest backups restore; what the timer runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+from ..backup import rehearsal
+from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
+from ..host import settings
+from ..system.errors import OpsError
+from ..watch import heartbeat
+from . import backup as command_backup
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", help="this profile only")
+
+
+def work(arguments: argparse.Namespace) -> int:
+    host, backups = command_backup.installation(), command_backup.declared()
+    wanted = rehearsal.Settings()
+    if os.path.exists(settings.path_of("rehearsal")):
+        wanted = settings.load("rehearsal", rehearsal.Settings)
+    whole = arguments.profile is None
+    results, failures = [], []
+    with host.lock("rehearsal"):
+        began = time.time()
+        if whole:
+            heartbeat.report(host, "rehearsal", "start", "rehearsal of a restore")
+        for profile in host.select(arguments.profile):
+            try:
+                results.append(rehearsal.rehearse(host, profile, wanted, backups, say))
+                say(results[-1])
+            except (OpsError, OSError) as error:
+                failures.append(f"{profile['name']}: {error}")
+                say(failures[-1])
+        if not results and not failures:
+            failures.append("there is no profile")
+        message = "; ".join(failures or results)
+        if whole:
+            heartbeat.conclude(host, "rehearsal", bool(failures), message, started=began)
+    return EXIT_UNHEALTHY if failures else EXIT_OK

@@ -1,0 +1,111 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops restore``: a home as it was in a backup, or its configuration as it last worked."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from ..backup import archives as backup
+from ..backup import offsite
+from ..backup.restore import Interrupted, Restore, put_back_kept
+from ..cli import EXIT_OK, say, say_now
+from ..host.installation import Installation
+from ..system.errors import OpsError
+from . import backup as command_backup
+
+RESTIC = "restic:"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "What is there is set aside, not lost. Unless the agent is healthy afterwards, it is put back. "
+        "exit status: 0 done, 2 not done: the home is what it was"
+    )
+    parser.add_argument(
+        "source", nargs="?", default="latest", help="an archive, latest (default), restic:SNAPSHOT or restic:latest"
+    )
+    parser.add_argument("--profile", help="whose home is replaced (default: the one that the backup is of)")
+    parser.add_argument("--force", action="store_true", help="also where the home knows more than the backup")
+    parser.add_argument("--check", action="store_true", help="only say whether it would be done")
+    parser.add_argument("--env-identity", metavar="FILE", help="age's identity, for an archive with an encrypted .env")
+    parser.add_argument(
+        "--kept", action="store_true", help="no backup: config.yaml and .env as they were when the agent last was well"
+    )
+    parser.add_argument("--recover", action="store_true", help="only undo a restore that was interrupted")
+    # As the unit says it that undoes at boot.
+    parser.add_argument("--boot", action="store_true", help=argparse.SUPPRESS)
+
+
+def work(arguments: argparse.Namespace) -> int:
+    host = command_backup.installation()
+    restore = Restore(host, say_now)
+    if arguments.recover:
+        with host.lock("restore"):
+            restore.recover(boot=arguments.boot)
+        return EXIT_OK
+    if arguments.kept:
+        aside = put_back_kept(host, host.one(arguments.profile), say_now)
+        say(f"what was there is in {aside}" if aside else "nothing differed from what last worked")
+        return EXIT_OK
+    with _opened(host, arguments) as (profile, source, finish):
+        if arguments.check:
+            say(restore.check(profile, source, force=arguments.force, finish=finish))
+            return EXIT_OK
+        _interruptible(restore)
+        try:
+            aside = restore.restore(
+                profile, source, force=arguments.force, identity=arguments.env_identity, finish=finish
+            )
+        except Interrupted as error:
+            raise OpsError(f"{error}; the home is what it was", fix="run it again") from None
+    say(f"profile {profile['name']}: restored; what was there is in {aside}")
+    return EXIT_OK
+
+
+@contextlib.contextmanager
+def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+    """The profile, the archive or stream, and what says that the stream was whole."""
+    if arguments.source.startswith(RESTIC):
+        wanted = command_backup.declared()
+        if not wanted.restic_repository:
+            raise OpsError("no repository is declared", fix="declare backup_restic_repository")
+        repository = offsite.Repository(host, wanted)
+        name = arguments.source[len(RESTIC) :]
+        profile = host.one(arguments.profile) if name == "latest" or arguments.profile else None
+        snapshot = repository.find(name, profile["name"] if name == "latest" and profile else None)
+        profile = profile or host.one(snapshot.profile)
+        say(f"snapshot {snapshot.id} of {snapshot.profile} on {snapshot.host}")
+        with repository.reading(snapshot) as restic:
+            yield profile, restic.stdout, restic.finish
+        return
+    path = arguments.source
+    profile = None
+    if path == "latest":
+        profile = host.one(arguments.profile)
+        found = backup.archives(backup.directory_of(host), profile["name"])
+        if not found:
+            raise OpsError(f"there is no archive of {profile['name']} here", fix="name one, or restic:latest")
+        path = found[-1].path
+    # Before anything of it is written anywhere.
+    manifest = backup.verify(os.path.abspath(path))
+    profile = profile or host.one(arguments.profile or manifest["profile"])
+    say(f"{path}: whole, {len(manifest['members'])} files of {manifest['profile']} on {manifest['host']}")
+    yield profile, os.path.abspath(path), lambda: None
+
+
+def _interruptible(restore: Restore) -> None:
+    """Let a closed terminal or a stopped unit lead back instead of ending us somewhere."""
+
+    def stop(number: int, _frame: Any) -> None:
+        if restore.interruptible:
+            raise Interrupted(f"was ended by {signal.Signals(number).name}")
+
+    for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)

@@ -1,0 +1,139 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops status``: one screen about this host, what is wrong first."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+import time
+from typing import Any
+
+from ..cli import EXIT_OK, say
+from ..host import jobs
+from ..host.installation import Installation
+from ..system.errors import OpsError
+from ..watch import info, look
+from .check import thresholds
+
+WIDTH = 100
+# Of the words before what is said.
+MARGIN = 11
+# Jobs that write down how they ended.
+JOBS = ("backup", "rehearsal", "update")
+# Escape sequences of a terminal (ECMA-48, SGR).
+RED, GREEN, YELLOW, BOLD = "31", "32", "33", "1"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def work(arguments: argparse.Namespace) -> int:
+    host = Installation.load()
+    found = gather(host)
+    if arguments.json:
+        say(json.dumps(found, indent=2))
+    else:
+        for line in screen(found, time.time(), coloured=sys.stdout.isatty() and not os.environ.get("NO_COLOR")):
+            say(line)
+    return EXIT_OK
+
+
+def gather(host: Installation) -> dict[str, Any]:
+    """What :func:`info.gather` finds, and ``check``: a look at it; ``timers``; ``last``: how jobs ended."""
+    report = look.look(host, thresholds())
+    found = info.gather(
+        profiles=host.profiles,
+        scope=host.scope,
+        user=host.user,
+        hermes_home=host.hermes_home,
+        ops_dir=host.ops_dir,
+        root=host.root,
+    )
+    return {
+        **found,
+        "check": report.as_dict(),
+        "timers": jobs.next_runs(),
+        "last": {job: status for job in JOBS if (status := _last(host, job))},
+    }
+
+
+def _last(host: Installation, job: str) -> dict[str, Any]:
+    try:
+        return host.read_status(job)
+    except OpsError:
+        # Which is among the findings.
+        return {}
+
+
+def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
+    """*found* for people, line by line."""
+
+    def paint(text: str, colour: str) -> str:
+        return f"\033[{colour}m{text}\033[0m" if coloured else text
+
+    check = found["check"]
+    lines = [paint(check["message"], BOLD + ";" + (GREEN if check["healthy"] else RED))]
+    for finding in check["findings"]:
+        failure = finding["severity"] == "failure"
+        who = f"profile {finding['profile']}: " if finding["profile"] else ""
+        lines += [
+            paint(f"{'FAILURE' if failure else 'warning':<{MARGIN}}", RED if failure else YELLOW)
+            + who
+            + finding["what"],
+            *_indented(f"fix: {finding['fix']}"),
+        ]
+    release = found["release"]
+    lines += ["", f"{'release':<{MARGIN}}{release['id'] if release else 'none'}"]
+    for name, profile in found["profiles"].items():
+        lines += _profile_lines(name, profile, check["figures"]["profiles"].get(name, {}), paint)
+    if found["timers"] or found["last"]:
+        lines.append("")
+    for job in sorted({*found["timers"], *found["last"]}):
+        timer, last = found["timers"].get(job, {}), found["last"].get(job, {})
+        said = [f"{last.get('status', 'unknown')} {_ago(last.get('finished'), now)}"] if last else []
+        if timer:
+            said.append(f"next {_at(timer['next'])}" if timer["active"] else paint("its timer does not run", RED))
+        lines.append(f"{job:<{MARGIN}}{'; '.join(said)}")
+    return lines
+
+
+def _profile_lines(name: str, profile: dict[str, Any], figures: dict[str, Any], paint: Any) -> list[str]:
+    platforms = ", ".join(f"{key} {value}" for key, value in profile["platforms"].items()) or "no platform"
+    state = paint(profile["active"], GREEN if profile["active"] == "active" else RED)
+    lines = [f"{'profile':<{MARGIN}}{name}: {state}, pid {profile['pid']}, {platforms}"]
+    figure = []
+    if "memory_bytes" in figures:
+        figure.append(f"{figures['memory_bytes'] / 2**20:.0f} MiB")
+    if figures.get("open_files", -1) >= 0:
+        figure.append(f"{figures['open_files']} open files")
+    if "turns" in figures:
+        figure.append(f"{figures['turns']} turns in the last hour, {figures['turns_failed']} without an answer")
+    more = [", ".join(figure)] if figure else []
+    more += [f"restart pending: {reason}" for reason in profile["restart_pending"]]
+    more += [f"changed by hand: {drift}" for drift in profile["drift"]]
+    return lines + [line for text in more for line in _indented(text)]
+
+
+def _indented(text: str) -> list[str]:
+    margin = " " * MARGIN
+    return textwrap.wrap(text, WIDTH, initial_indent=margin, subsequent_indent=margin, break_long_words=False)
+
+
+def _ago(when: Any, now: float) -> str:
+    if not isinstance(when, (int, float)) or isinstance(when, bool):
+        return "at an unknown time"
+    seconds = max(0.0, now - when)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return "just now"
+
+
+def _at(when: float | None) -> str:
+    return time.strftime("%a %d %b %H:%M:%S", time.localtime(when)) if when else "not known"

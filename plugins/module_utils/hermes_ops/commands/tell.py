@@ -1,0 +1,50 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops tell``: context from outside, kept in the agent's home, said to it, and its answer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from ..agent import tell
+from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
+from ..host.installation import Installation
+from ..supervise import health
+from ..system.errors import OpsError
+from ..system.text import printable
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Keep the text on standard input in the agent's home, say it to the agent, print its answer."
+    parser.add_argument("--topic", help="what it is about; without it the first line of the text")
+    parser.add_argument("--profile", help="the agent; without it the only one, or default")
+    parser.add_argument("--webhook", default=tell.WEBHOOK, help="its webhook subscription (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds the agent may take (%(default)g)")
+    parser.add_argument("--check", action="store_true", help="only say what would be done")
+
+
+def work(arguments: argparse.Namespace) -> int:
+    host = Installation.load()
+    profile = host.one(arguments.profile)
+    topic, body = tell.parse(sys.stdin.buffer.read(tell.MAX_BYTES + 1), arguments.topic)
+    path = tell.archive_path(profile["home"], topic, time.time())
+    url, _subscription = health.find_webhook(profile, host.owner, arguments.webhook)
+    if arguments.check:
+        say(f"would keep: {path}")
+        say(f"would tell: profile {profile['name']}, by {url}: {printable(topic)} ({len(body)} characters)")
+        return EXIT_OK
+    tell.archive(path, host.owner, topic, body)
+    say(f"kept:   {path}")
+    try:
+        answer = health.call_webhook(
+            profile, host.owner, arguments.webhook, {"topic": topic, "body": body}, timeout=arguments.timeout
+        )
+    except OpsError as error:
+        sys.stderr.write(f"hermes-ops: kept, but the agent has not answered: {printable(str(error))}\n")
+        return EXIT_UNHEALTHY
+    say(f"told:   profile {profile['name']}, by {url}")
+    say(f"answer: {printable(answer)}")
+    return EXIT_OK

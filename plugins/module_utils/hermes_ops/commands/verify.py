@@ -1,0 +1,46 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops verify``: whether an archive is whole."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ..backup import archives as backup
+from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
+from ..system.errors import OpsError
+from . import backup as command_backup
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("archive", nargs="?", default="latest", help="a file, or latest: the newest of each profile")
+    parser.add_argument("--profile", help="for latest: of this profile only")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def work(arguments: argparse.Namespace) -> int:
+    paths = [arguments.archive]
+    if arguments.archive == "latest":
+        host = command_backup.installation()
+        newest = {each.profile: each.path for each in backup.archives(backup.directory_of(host), arguments.profile)}
+        if not newest:
+            raise OpsError("there is no archive on this host", fix="make one: hermes-ops backup")
+        paths = list(newest.values())
+    results = []
+    for path in paths:
+        try:
+            manifest = backup.verify(path)
+            results.append({"path": path, "whole": True, "files": len(manifest["members"])})
+            results[-1].update({key: manifest[key] for key in ("profile", "host", "created", "version", "problems")})
+        except OpsError as error:
+            results.append({"path": path, "whole": False, "error": str(error)})
+    if arguments.json:
+        say(json.dumps(results, indent=2))
+    for each in [] if arguments.json else results:
+        if each["whole"]:
+            say(f"{each['path']}: whole, {each['files']} files of {each['profile']} on {each['host']}")
+        else:
+            say(each["error"])
+    return EXIT_OK if all(each["whole"] for each in results) else EXIT_UNHEALTHY

@@ -1,0 +1,78 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A command of ``hermes-ops`` that must not end with its caller: systemd runs it, and we only watch.
+
+A closed terminal, a lost connection or a killed playbook then means nothing to it; killed itself, it is begun again.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+
+from ..system.errors import OpsError
+from ..system.files import Owner
+from ..system.process import run
+from ..system.systemd import COMMAND_TIMEOUT, Manager
+from .jobs import HARDENING, Job
+from .kit import COMMAND
+
+POLL_SECONDS = 1.0
+
+
+def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> int:
+    """Run ``hermes-ops`` *arguments* as the timer would run *job*, and hand on what it says.
+
+    :returns: its exit status
+    :raises OpsError: the same runs already, or systemd cannot run it
+    """
+    manager = Manager("system", Owner.current())
+    unit = f"hermes-{job.name}-by-hand.service"
+    # Kept, after a failure, until somebody has seen it.
+    manager.call("reset-failed", unit, check=False)
+    if not manager.units([unit])[unit].over:
+        raise OpsError("runs already", where=unit, fix=f"wait for it: journalctl --follow --unit {unit}")
+    place = f"--since=@{time.time():.6f}"
+    properties = (("Type", "oneshot"), *HARDENING, *job.directives, *job.unit)
+    run(
+        [
+            *("systemd-run", "--quiet", "--no-block", f"--unit={unit}"),
+            *(f"--property={key}={value}" for key, value in properties),
+            *(COMMAND, *arguments),
+        ],
+        timeout=COMMAND_TIMEOUT,
+    )
+    while True:
+        # A busy systemd may not have begun with it yet.
+        state = manager.units([unit])[unit]
+        if state.over:
+            run(["journalctl", "--sync"], timeout=COMMAND_TIMEOUT, check=False)
+        lines, place = _journal(unit, place)
+        for line in lines:
+            say(line)
+        if state.over:
+            break
+        time.sleep(POLL_SECONDS)
+    manager.call("reset-failed", unit, check=False)
+    if state.active == "failed" and state.result != "exit-code":
+        raise OpsError(f"ended with {state.result}", where=unit, fix=f"see its log: journalctl --unit {unit}")
+    return state.status
+
+
+def _journal(unit: str, place: str) -> tuple[list[str], str]:
+    """What *unit* said since *place* in the journal, and the place to go on from.
+
+    That is the option of journalctl: a time, then the cursor of a line of this unit (after the cursor of another one
+    journalctl of systemd 252 leaves out a line).
+    """
+    text = run(
+        ["journalctl", "--quiet", "--no-pager", "--output=cat", "--show-cursor", place, f"_SYSTEMD_UNIT={unit}"],
+        timeout=COMMAND_TIMEOUT,
+        check=False,
+    ).stdout
+    match = re.search(r"^-- cursor: (\S+)\n?\Z", text, re.M)
+    if match is None:
+        return text.splitlines(), place
+    return text[: match.start()].splitlines(), f"--after-cursor={match[1]}"

@@ -1,0 +1,67 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What undoes or finishes an interrupted job when the host boots."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from ..system.files import ensure_directory, write_atomic
+from .installation import JOURNALS, Installation
+from .kit import COMMAND
+
+UNIT_DIRECTORY = "/etc/systemd/system"
+# Seconds that it may take.
+TIMEOUT = 900
+
+
+class Guard:
+    """A unit that is there while a job is under way: ``hermes-<job>-recovery.service``.
+
+    :param job: a key of :data:`JOURNALS`; ``hermes-ops <job> --recover --boot`` recovers
+    :param needs: a path, beside the journal's, that has to be mounted for it
+    """
+
+    def __init__(self, host: Installation, job: str, *, needs: str) -> None:
+        self.host = host
+        self.job = job
+        self.needs = needs
+        name = f"hermes-{job}-recovery.service"
+        self.path = os.path.join(UNIT_DIRECTORY, name)
+        self.link = os.path.join(UNIT_DIRECTORY, "multi-user.target.wants", name)
+
+    def post(self) -> None:
+        """Have the next boot recover, should there be one before :meth:`lift`."""
+        ensure_directory(os.path.dirname(self.link), mode=0o755)
+        write_atomic(self.path, self.render(), mode=0o644)
+        with contextlib.suppress(FileExistsError):
+            os.symlink(os.path.join("..", os.path.basename(self.path)), self.link)
+
+    def lift(self) -> None:
+        for path in (self.link, self.path):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def render(self) -> str:
+        """The unit: after the disks, before anything that runs a release."""
+        journal = os.path.join(self.host.ops_dir, JOURNALS[self.job])
+        return f"""\
+# Written by hermes-ops: there while what it is about is under way.
+
+[Unit]
+Description=Recover from an interrupted {self.job} of Hermes
+ConditionPathExists={journal}
+RequiresMountsFor={journal} {self.needs}
+# Gateways, of the system's manager and of the user's, are started after the latter.
+Before=user@{self.host.owner.uid}.service hermes-update.service
+
+[Service]
+Type=oneshot
+ExecStart={COMMAND} {self.job} --recover --boot
+TimeoutStartSec={TIMEOUT}
+
+[Install]
+WantedBy=multi-user.target
+"""

@@ -1,0 +1,175 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""This host as it was last converged: what every command of ``hermes-ops`` starts from."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from ..description.declaration import DEFAULT_PROFILE
+from ..system.errors import OpsError
+from ..system.files import Owner, ensure_directory, lock, read_json, write_json
+from ..system.systemd import Manager
+from .records import Records
+
+# Jobs that leave a journal until they are finished or undone; below ops_dir.
+JOURNALS = {"restore": "restore.json", "update": "update/journal.json"}
+# Written by the module kit; names and paths only.
+HOST_FILE = "/etc/hermes-ops/host.json"
+
+
+class Installation:
+    """Names and paths of a converged host, and the profiles it was converged with.
+
+    ::
+
+        <ops_dir>/status/<job>.json    how a job (update, backup, …) ended last
+        <ops_dir>/<job>.lock           held by the one that does it
+
+    :param host: the content of :data:`HOST_FILE`
+    """
+
+    def __init__(self, host: dict[str, Any]) -> None:
+        self.user: str = host["user"]
+        self.scope: str = host["scope"]
+        self.data_dir: str = host["data_dir"]
+        self.hermes_home: str = host["hermes_home"]
+        self.ops_dir: str = host["ops_dir"]
+        self.root: str = host["root"]
+        self.managed_root: str = host["managed_root"]
+
+    @classmethod
+    def load(cls, path: str = HOST_FILE) -> Installation:
+        """:raises OpsError: when the host was not converged"""
+        host = read_json(path)
+        if host is None:
+            raise OpsError("does not exist", where=path, fix="converge the host: site.yml")
+        return cls(host)
+
+    @cached_property
+    def owner(self) -> Owner:
+        """The user that Hermes runs as."""
+        return Owner.named(self.user)
+
+    @cached_property
+    def manager(self) -> Manager:
+        """Who runs the gateways."""
+        return Manager(self.scope, self.owner)
+
+    @cached_property
+    def profiles(self) -> list[dict[str, Any]]:
+        """The ``gateway`` parts (see :func:`declaration.resolve`) of the profiles that are present, by name.
+
+        :raises OpsError: when we may not read them
+        """
+        directory = os.path.join(self.ops_dir, "profiles")
+        try:
+            names = sorted(os.listdir(directory))
+        except FileNotFoundError:
+            return []
+        except PermissionError:
+            raise OpsError("may only be read by root", where=directory, fix="use sudo") from None
+        found = [self.records(name).applied("gateway") for name in names]
+        return [profile for profile in found if profile and profile["state"] == "present"]
+
+    def select(self, name: str | None) -> list[dict[str, Any]]:
+        """All profiles, or the one that is called *name*.
+
+        :raises OpsError: when there is no such profile
+        """
+        chosen = [profile for profile in self.profiles if name in (None, profile["name"])]
+        if name and not chosen:
+            known = ", ".join(profile["name"] for profile in self.profiles) or "none"
+            raise OpsError(f"there is no profile {name!r}", fix=f"known ones: {known}")
+        return chosen
+
+    def one(self, name: str | None) -> dict[str, Any]:
+        """The profile that is called *name*; without a name ``default``, or the only one there is.
+
+        :raises OpsError: when there is no such profile, or a name is needed
+        """
+        if name or len(self.profiles) == 1:
+            return self.select(name)[0]
+        return self.select(DEFAULT_PROFILE)[0]
+
+    def records(self, profile: str) -> Records:
+        return Records(self.ops_dir, profile)
+
+    @contextlib.contextmanager
+    def lock(self, job: str, timeout: float = 1.0) -> Iterator[int]:
+        """Be the only one who does *job*.
+
+        :param timeout: seconds to wait for another one; who only asks (:meth:`busy`) is gone in an instant
+        :raises OpsError: when another one still does it
+        """
+        ensure_directory(self.ops_dir, mode=0o700)
+        with lock(os.path.join(self.ops_dir, f"{job}.lock"), timeout=timeout) as descriptor:
+            yield descriptor
+
+    @contextlib.contextmanager
+    def alone(self, job: str, timeout: float = 1.0) -> Iterator[bool]:
+        """Like :meth:`lock`, for what has to be done anyway: yields whether we are the only one.
+
+        Not so when another one still does it after *timeout*, and neither on a disk that is read-only or not mounted.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                alone = os.path.isdir(self.ops_dir)
+                if alone:
+                    stack.enter_context(self.lock(job, timeout))
+            except OpsError:
+                alone = False
+            yield alone
+
+    def busy(self, job: str) -> bool:
+        """Whether somebody does *job* right now."""
+        return is_busy(self.ops_dir, job)
+
+    def unfinished(self, job: str) -> bool:
+        """Whether *job* (of :data:`JOURNALS`) was begun and neither finished nor undone."""
+        return is_unfinished(self.ops_dir, job)
+
+    def write_status(self, job: str, status: str, message: str, **more: Any) -> None:
+        """Remember how *job* ended.
+
+        :param status: one word for programs, e.g. ``success``
+        :param message: one sentence for people
+        """
+        path = self.status_path(job)
+        ensure_directory(self.ops_dir, mode=0o700)
+        ensure_directory(os.path.dirname(path), mode=0o700)
+        write_json(path, {"status": status, "message": message, "finished": time.time(), **more})
+
+    def read_status(self, job: str) -> dict[str, Any]:
+        """How *job* ended last: ``status``, ``message``, ``finished`` (seconds since 1970) and more; ``{}``: never."""
+        return read_json(self.status_path(job)) or {}
+
+    def status_path(self, job: str) -> str:
+        return os.path.join(self.ops_dir, "status", f"{job}.json")
+
+
+def is_busy(ops_dir: str, job: str) -> bool:
+    """Whether somebody does *job* right now; known on a disk that is read-only, too."""
+    try:
+        descriptor = os.open(os.path.join(ops_dir, f"{job}.lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def is_unfinished(ops_dir: str, job: str) -> bool:
+    """See :meth:`Installation.unfinished`."""
+    return os.path.lexists(os.path.join(ops_dir, JOURNALS[job]))

@@ -1,0 +1,280 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a timer of systemd runs: a command of ``hermes-ops`` with settings of its own, one run at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..system.errors import OpsError
+from ..system.files import Owner, read_text
+from ..system.plan import Plan
+from ..system.process import run
+from ..system.services import plan_active, plan_gone
+from ..system.systemd import Manager
+from . import settings
+from .kit import COMMAND
+
+UNIT_DIRECTORY = "/etc/systemd/system"
+# Where systemd notes when a persistent timer last ran.
+STAMP_DIRECTORY = "/var/lib/systemd/timers"
+MACHINE_ID = "/etc/machine-id"
+SETTINGS_MODE = 0o600
+
+# Root's, and it has to see and change what it looks after: what is left to take away. Values as in systemd.exec(5).
+HARDENING = (
+    ("UMask", "0077"),
+    ("NoNewPrivileges", "yes"),
+    ("PrivateTmp", "yes"),
+    ("ProtectClock", "yes"),
+    ("ProtectControlGroups", "yes"),
+    ("ProtectHostname", "yes"),
+    ("ProtectKernelLogs", "yes"),
+    ("ProtectKernelModules", "yes"),
+    ("ProtectKernelTunables", "yes"),
+    ("LockPersonality", "yes"),
+    ("RestrictRealtime", "yes"),
+    ("RestrictSUIDSGID", "yes"),
+    ("SystemCallArchitectures", "native"),
+)
+# For work that may take its time: the agents come first.
+IN_THE_BACKGROUND = (("Nice", "10"), ("IOSchedulingClass", "best-effort"), ("IOSchedulingPriority", "7"))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command that a timer runs.
+
+    :param name: of its units (``hermes-<name>``) and of its settings file
+    :param description: what it is for, as systemd shows it
+    :param arguments: of ``hermes-ops``
+    :param settings: ``module:Class`` of the kit: the dataclass that checks its settings
+    :param directives: more of its section ``[Service]``
+    :param unit: more of its section ``[Unit]``
+    """
+
+    name: str
+    description: str
+    arguments: tuple[str, ...]
+    settings: str
+    directives: tuple[tuple[str, str], ...] = ()
+    unit: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def service(self) -> str:
+        return f"hermes-{self.name}.service"
+
+    @property
+    def timer(self) -> str:
+        return f"hermes-{self.name}.timer"
+
+    def check(self, values: dict[str, Any]) -> None:
+        """:raises OpsError: when *values* are no settings of this job"""
+        module, name = self.settings.split(":")
+        kind = getattr(importlib.import_module(f"..{module}", __package__), name)
+        settings.parse(kind, values, f"settings of {self.name}")
+
+
+# The module timer imports what is named under settings, so that Ansible sends it.
+JOBS = {
+    job.name: job
+    for job in (
+        Job(
+            "backup",
+            "Backup of the Hermes agents",
+            ("backup",),
+            settings="backup.archives:Settings",
+            directives=IN_THE_BACKGROUND,
+        ),
+        Job(
+            "heartbeat",
+            "Heartbeat of the Hermes agents",
+            ("heartbeat",),
+            settings="watch.heartbeat:Settings",
+        ),
+        Job(
+            "rehearsal",
+            "Rehearsal of a restore of the Hermes agents",
+            ("rehearsal",),
+            settings="backup.rehearsal:Settings",
+            directives=IN_THE_BACKGROUND,
+        ),
+        Job(
+            "update",
+            "Update of Hermes",
+            ("update", "--here"),
+            settings="update.machine:Settings",
+            # Killed it undoes what it had begun; what has ended by itself is not begun again, also where systemd calls
+            # it abnormal because a time-out was what it undid itself for.
+            directives=(
+                *IN_THE_BACKGROUND,
+                ("Restart", "on-abnormal"),
+                ("RestartPreventExitStatus", "1 2"),
+                ("RestartSec", "2"),
+                ("TimeoutStopSec", "900"),
+            ),
+            unit=(("StartLimitIntervalSec", "3600"), ("StartLimitBurst", "5")),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a job runs: every so often, or by the calendar.
+
+    :param every: seconds between the beginnings of two runs
+    :param calendar: in the words of systemd.time(7)
+    :param randomized_delay: seconds; each run begins up to so much later
+    :param timeout: seconds that a run may take
+    """
+
+    every: int | None
+    calendar: str | None
+    randomized_delay: int
+    timeout: int
+
+    def check(self) -> None:
+        """:raises OpsError: when that is no time"""
+        if (self.every is None) == (self.calendar is None):
+            raise OpsError("either every or calendar says when it runs", fix="declare one of the two")
+        for name in ("every", "timeout"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OpsError(f"{name} is {value} s", fix="declare a number of seconds, 1 or more")
+        if self.randomized_delay < 0:
+            raise OpsError(f"randomized_delay is {self.randomized_delay} s", fix="declare 0 or more seconds")
+        if self.calendar is not None:
+            _check_calendar(self.calendar)
+
+    def directives(self, machine_id: str) -> list[tuple[str, str]]:
+        """The section ``[Timer]``."""
+        delay = [("RandomizedDelaySec", str(self.randomized_delay))] if self.randomized_delay else []
+        if self.calendar is not None:
+            # Persistent: a host that was off at that time does it when it is back.
+            return [("OnCalendar", self.calendar), *delay, ("Persistent", "true")]
+        # Hosts that boot together, or are converged together, do not speak together: each has its own place within
+        # the period. The first quarter is left to the gateways, which may be starting.
+        period = self.every or 0
+        place = int(hashlib.sha256(machine_id.encode()).hexdigest(), 16) % max(1, period * 3 // 4)
+        first = period // 4 + place
+        return [("OnActiveSec", str(first)), ("OnUnitActiveSec", str(period)), *delay, ("AccuracySec", "1")]
+
+
+def _check_calendar(text: str) -> None:
+    # One line, and nothing that systemd would expand in a unit.
+    if not re.fullmatch(r"[\w ,.:*/~+-]+", text, re.ASCII):
+        raise OpsError(f"{text!r} is no time of the calendar", fix="see systemd.time(7), e.g. *-*-* 03:00:00")
+    done = run(["systemd-analyze", "calendar", "--iterations=1", text], timeout=20, check=False)
+    if not done.ok:
+        raise OpsError(
+            f"systemd does not know when {text!r} is: {done.last_words}",
+            fix="see systemd.time(7), e.g. *-*-* 03:00:00 Europe/London (which needs the package tzdata)",
+        )
+
+
+def _section(name: str, directives: list[tuple[str, str]]) -> str:
+    return "\n".join([f"[{name}]", *(f"{key}={value}" for key, value in directives)])
+
+
+_HEADER = "# Written by the Ansible collection alwayson.hermes."
+
+
+def render_service(job: Job, schedule: Schedule) -> str:
+    unit = [("Description", job.description), ("Wants", "network-online.target"), ("After", "network-online.target")]
+    unit += job.unit
+    service = [
+        # No second run while one lasts: the timer does not start what is still starting.
+        ("Type", "oneshot"),
+        ("ExecStart", " ".join((COMMAND, *job.arguments))),
+        ("TimeoutStartSec", str(schedule.timeout)),
+        *HARDENING,
+        *job.directives,
+    ]
+    return "\n\n".join([_HEADER, _section("Unit", unit), _section("Service", service)]) + "\n"
+
+
+def render_timer(job: Job, schedule: Schedule, machine_id: str) -> str:
+    sections = [
+        _section("Unit", [("Description", f"{job.description}, in time")]),
+        _section("Timer", schedule.directives(machine_id)),
+        _section("Install", [("WantedBy", "timers.target")]),
+    ]
+    return "\n\n".join([_HEADER, *sections]) + "\n"
+
+
+def plan_present(job: Job, schedule: Schedule, values: dict[str, Any]) -> Plan:
+    """Compare the host with a job that runs in time.
+
+    :param values: its settings; they may hold secrets
+    :raises OpsError: when schedule or settings are wrong; nothing is changed then
+    """
+    schedule.check()
+    job.check(values)
+    plan = Plan()
+    manager = _manager()
+    text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    plan.add_file(settings.path_of(job.name), text, mode=SETTINGS_MODE, shown=False)
+    plan_active(plan, manager, job.timer, unit_files=_unit_files(job, schedule))
+    return plan
+
+
+def plan_absent(job: Job) -> Plan:
+    """Compare the host with one where *job* never was. A run that lasts is let to its end."""
+    plan = Plan()
+    # With the time of its last run: a timer that comes back later has nothing to catch up.
+    stamp = os.path.join(STAMP_DIRECTORY, f"stamp-{job.timer}")
+    plan_gone(plan, _manager(), job.timer, [_timer_path(job), _service_path(job), settings.path_of(job.name), stamp])
+    return plan
+
+
+def present() -> list[str]:
+    """The names of the jobs of which something is on the host."""
+    return sorted(
+        name
+        for name, job in JOBS.items()
+        if any(map(os.path.lexists, (_timer_path(job), _service_path(job), settings.path_of(name))))
+    )
+
+
+def next_runs() -> dict[str, dict[str, Any]]:
+    """Of each timer on the host: ``active``, and ``next`` and ``last``: when it runs, in seconds since 1970 or None."""
+    found: dict[str, dict[str, Any]] = {
+        JOBS[name].timer: {"job": name, "active": False, "next": None, "last": None}
+        for name in present()
+        if os.path.exists(_timer_path(JOBS[name]))
+    }
+    if found:
+        answer = _manager().call("list-timers", "--output=json", *found, check=False)
+        for row in json.loads(answer.stdout or "[]"):
+            # An inactive timer is not listed; one whose job runs has no next time.
+            times = {key: row[key] / 1e6 if row[key] else None for key in ("next", "last")}
+            found[row["unit"]].update(active=True, **times)
+    return {timer.pop("job"): timer for timer in found.values()}
+
+
+def _manager() -> Manager:
+    return Manager("system", Owner.current())
+
+
+def _unit_files(job: Job, schedule: Schedule) -> dict[str, str]:
+    machine_id = read_text(MACHINE_ID) or ""
+    return {
+        _service_path(job): render_service(job, schedule),
+        _timer_path(job): render_timer(job, schedule, machine_id),
+    }
+
+
+def _service_path(job: Job) -> str:
+    return os.path.join(UNIT_DIRECTORY, job.service)
+
+
+def _timer_path(job: Job) -> str:
+    return os.path.join(UNIT_DIRECTORY, job.timer)

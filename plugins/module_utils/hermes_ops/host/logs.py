@@ -1,0 +1,265 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Logs that stay small: logrotate for the files that Hermes does not bound itself, limits for the journal.
+
+What Hermes writes, who bounds it and how it is kept open stands in docs/logs.md, with the source of each fact.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..system.errors import OpsError
+from ..system.files import write_atomic
+from ..system.plan import Plan
+from ..system.process import run
+from ..system.services import plan_active, plan_files_gone, plan_gone, plan_young
+from ..system.systemd import Manager
+
+CONFIG = "/etc/logrotate.d/hermes"
+JOURNALD = "/etc/systemd/journald.conf.d/hermes.conf"
+SERVICE = "/etc/systemd/system/hermes-logrotate.service"
+TIMER = "/etc/systemd/system/hermes-logrotate.timer"
+_TIMER_UNIT = os.path.basename(TIMER)
+_JOURNALD_UNIT = "systemd-journald.service"
+CONFIG_MODE = 0o644
+
+# Below a profile's home (Hermes 0.18.2 and 0.19.0; the sources stand in docs/logs.md). Not here, because Hermes
+# rotates them itself: logs/{agent,errors,gateway,gui,tool_calls}.log.
+#
+# Handed to a child that writes to it as long as it lives, and cannot be told to open it again.
+KEPT_OPEN = (
+    "logs/mcp-stderr.log",
+    "logs/openviking-server.log",
+    "logs/hindsight-embed.log",
+    "logs/action-*.log",
+    "logs/gateway-restart.log",
+    "logs/gateway-start.log",
+    "logs/gateway-stop.log",
+    "logs/hermes-update.log",
+    "logs/update.log",
+    "platforms/whatsapp/bridge.log",
+    "whatsapp/bridge.log",
+)
+# Opened for each entry: a rename loses nothing.
+OPENED_ANEW = (
+    "logs/dashboard-auth.log",
+    "logs/gateway-exit-diag.log",
+    "logs/gateway-shutdown-diag.log",
+    "logs/gateway-shutdown-watchdog.log",
+    "logs/tui_gateway_crash.log",
+    "disk-cleanup/cleanup.log",
+    "interrupt_debug.log",
+)
+# One file an event, as patterns of find(1) with the home in front: nothing to rotate, only to remove.
+EVENTS = ("/logs/subagent-timeout-*.log", "/sessions/request_dump_*.json")
+
+# A file that logrotate can be given: absolute (it expands no `~`), patterns of glob(7) within it.
+_PATH = re.compile(r"/[\w./@+,=:*?\[\]-]+")
+_SIZE = re.compile(r"[1-9]\d*[kMG]?", re.ASCII)
+_JOURNAL_SIZE = re.compile(r"[1-9]\d*[KMGT]?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how large.
+
+    :param days: rotated files are kept for so many days
+    :param max_size: a file that is larger is rotated before its day is over, as logrotate writes sizes (``50M``)
+    :param paths: more files, absolute, with patterns of glob(7); their writers may keep them open
+    :param journal_max_use: what the journal may take of the disk, as journald.conf(5) writes sizes (``500M``)
+    :param journal_days: entries of the journal that are older go; 0: none goes for its age
+    """
+
+    days: int
+    max_size: str
+    paths: tuple[str, ...]
+    journal_max_use: str
+    journal_days: int
+
+    def __post_init__(self) -> None:
+        for name, least in (("days", 1), ("journal_days", 0)):
+            if getattr(self, name) < least:
+                raise OpsError(f"is {getattr(self, name)}", where=name, fix=f"declare {least} or more")
+        for name, pattern, example in (
+            ("max_size", _SIZE, "50M (units: k, M, G)"),
+            ("journal_max_use", _JOURNAL_SIZE, "500M (units: K, M, G, T)"),
+        ):
+            if not pattern.fullmatch(getattr(self, name)):
+                raise OpsError(f"{getattr(self, name)!r} is no size", where=name, fix=f"declare one such as {example}")
+        for path in self.paths:
+            if not _PATH.fullmatch(path) or ".." in path.split("/"):
+                raise OpsError(
+                    f"{path!r} is nothing that logrotate could find",
+                    where="paths",
+                    fix="declare absolute paths without spaces and '..'; logrotate expands no '~'",
+                )
+
+
+def render_config(settings: Settings, homes: Iterable[str], user: str, group: str) -> str:
+    """What logrotate is told.
+
+    :param homes: of the profiles, absolute
+    :param user: whose files they are; logrotate acts with the rights of *user* and *group*
+    """
+    homes = list(homes)
+    common = [
+        "daily",
+        f"rotate {settings.days}",
+        f"maxage {settings.days}",
+        f"maxsize {settings.max_size}",
+        "compress",
+        "missingok",
+        "notifempty",
+        f"su {user} {group}",
+    ]
+    kept_open = [f"{home}/{name}" for home in homes for name in KEPT_OPEN] + list(settings.paths)
+    opened_anew = [f"{home}/{name}" for home in homes for name in OPENED_ANEW]
+    return "\n".join(
+        [
+            "# Written by the Ansible collection alwayson.hermes.",
+            "",
+            *_section("Their writers keep them open.", kept_open, [*common, "copytruncate"]),
+            *_section(
+                "Opened for each entry. The last writer may still be at it while the file is renamed.",
+                opened_anew,
+                [*common, "nocreate", "delaycompress"],
+            ),
+        ]
+    )
+
+
+def _section(comment: str, paths: list[str], directives: list[str]) -> list[str]:
+    """Nothing where there are no *paths*, as after the last profile has left: logrotate wants at least one."""
+    if not paths:
+        return []
+    return [f"# {comment}", *paths, "{", *(f"    {directive}" for directive in directives), "}", ""]
+
+
+def render_service(settings: Settings, homes: list[str], user: str, group: str) -> str:
+    """The unit that looks at the files every hour; the host's own daily run of logrotate knows the same ones."""
+    names = " -o ".join(f"-path *{pattern}" for pattern in EVENTS)
+    find = f"/usr/bin/find {' '.join(homes)} -mindepth 2 -maxdepth 2 -type f ( {names} ) -mtime +{settings.days}"
+    # Without a directory find would look everywhere.
+    events = (
+        f"""\
+# One file an event: there is nothing to rotate.
+ExecStart=/usr/bin/setpriv --reuid={user} --regid={group} --clear-groups {find} -delete
+"""
+        if homes
+        else ""
+    )
+    return f"""\
+# Written by the Ansible collection alwayson.hermes.
+
+[Unit]
+Description=Rotate the logs of the Hermes agents
+Documentation=man:logrotate(8)
+# The host's own run fails when it finds the lock taken: it waits for ours.
+Before=logrotate.service
+
+[Service]
+Type=oneshot
+ExecStart=/usr/sbin/logrotate {CONFIG}
+{events}# logrotate's own word for: another one is at it.
+SuccessExitStatus=3
+TimeoutStartSec=1800
+Nice=19
+IOSchedulingClass=best-effort
+IOSchedulingPriority=7
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+PrivateDevices=yes
+PrivateTmp=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectSystem=full
+RestrictNamespaces=yes
+RestrictRealtime=yes
+"""
+
+
+def render_timer() -> str:
+    # Not at the full hour, when the host's own run has its time.
+    return """\
+# Written by the Ansible collection alwayson.hermes.
+
+[Unit]
+Description=Rotate the logs of the Hermes agents, every hour
+
+[Timer]
+OnCalendar=*:17
+AccuracySec=1min
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def render_journald(settings: Settings) -> str:
+    lines = ["# Written by the Ansible collection alwayson.hermes.", "", "[Journal]"]
+    lines.append(f"SystemMaxUse={settings.journal_max_use}")
+    if settings.journal_days:
+        lines.append(f"MaxRetentionSec={settings.journal_days}day")
+    return "\n".join(lines) + "\n"
+
+
+def check_config(text: str) -> None:
+    """Show *text* to logrotate, which looks at every word and file of it and changes nothing.
+
+    :raises OpsError: when logrotate would refuse any of it, or is not installed
+    """
+    with tempfile.TemporaryDirectory(prefix="hermes-logrotate-") as directory:
+        path = os.path.join(directory, "config")
+        # logrotate ignores a configuration that others than its owner may write to.
+        write_atomic(path, text, mode=CONFIG_MODE)
+        done = run(["logrotate", "--debug", "--state", os.path.join(directory, "state"), path], timeout=60, check=False)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    if errors or not done.ok:
+        raise OpsError(
+            f"logrotate refuses it: {errors[0][len('error:') :].strip() if errors else done.last_words}",
+            where=CONFIG,
+            fix="the old one is still in place; correct logrotate_paths, or see what stands at that file",
+        )
+
+
+def plan_logs(settings: Settings, homes: Iterable[str], user: str, group: str, manager: Manager) -> Plan:
+    """Compare the host with *settings*.
+
+    :param manager: the system's
+    """
+    plan = Plan()
+    homes = list(homes)
+    text = render_config(settings, homes, user, group)
+    checked = len(plan.actions)
+    if plan.add_file(CONFIG, text, mode=CONFIG_MODE):
+        plan.actions.insert(checked, lambda: check_config(text))
+    unit_files = {SERVICE: render_service(settings, homes, user, group), TIMER: render_timer()}
+    plan_active(plan, manager, _TIMER_UNIT, unit_files=unit_files)
+    plan.add_file(JOURNALD, render_journald(settings), mode=CONFIG_MODE)
+    plan_young(plan, manager, manager.units([_JOURNALD_UNIT])[_JOURNALD_UNIT], [JOURNALD])
+    return plan
+
+
+def plan_no_logs(manager: Manager) -> Plan:
+    """Compare the host with one where all of this never was. Logs, rotated or not, stay."""
+    plan = Plan()
+    plan_gone(plan, manager, _TIMER_UNIT, [TIMER, SERVICE, CONFIG])
+    if os.path.exists(JOURNALD):
+        plan_files_gone(plan, [JOURNALD])
+        plan.actions.append(lambda: manager.call("restart", _JOURNALD_UNIT))
+    return plan
+
+
+def present() -> bool:
+    """Whether something of this is on the host."""
+    return any(map(os.path.lexists, (CONFIG, TIMER, SERVICE, JOURNALD)))

@@ -1,0 +1,134 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What we remember about a profile, so that it outlives a run, a host and a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import time
+from typing import Any
+
+from ..system.errors import OpsError
+from ..system.files import Owner, acting_as, ensure_directory, lock, read_bytes, read_json, write_atomic, write_json
+
+
+class Records:
+    """The directory ``<ops_dir>/profiles/<profile>/``: only the operator's, never the agent's.
+
+    ========================  ===========================================================================
+    ``applied/<kind>.json``   what we last wrote into the profile (kind: ``config``, ``env``, …)
+    ``restart.json``          why the gateway must be restarted; written *before* a change, removed *after*
+                              the restart, so that a run killed between the two is finished by the next
+    ``kept/<file>``           the copy of a profile's file that last proved to work
+    ``lock``                  held by whoever changes the profile
+    ========================  ===========================================================================
+
+    :param ops_dir: absolute path, usually ``<hermes_data_dir>/ops``
+    :param profile: name of the profile
+    :raises OpsError: when somebody else than root could put something else in the place of *ops_dir*
+    """
+
+    def __init__(self, ops_dir: str, profile: str) -> None:
+        self.ops_dir = ops_dir
+        self.directory = os.path.join(ops_dir, "profiles", profile)
+        if os.path.lexists(ops_dir):
+            self._check()
+
+    def prepare(self) -> None:
+        """Make the directories (0700, ours)."""
+        self._check()
+        for path in (self.ops_dir, os.path.dirname(self.directory), self.directory):
+            ensure_directory(path, mode=0o700)
+        for name in ("applied", "kept"):
+            ensure_directory(os.path.join(self.directory, name), mode=0o700)
+
+    def _check(self) -> None:
+        # Root writes the agent's files into it. So every directory on the way must be root's, and where others may
+        # write the sticky bit must keep them from renaming what is not theirs.
+        if os.geteuid() != 0:
+            return
+        path, below = self.ops_dir, True
+        while True:
+            try:
+                status = os.lstat(path)
+            except FileNotFoundError:
+                status = None
+            if status is not None:
+                open_to_others = status.st_mode & 0o022 and (below or not status.st_mode & stat.S_ISVTX)
+                if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or open_to_others:
+                    raise OpsError(
+                        f"cannot be trusted: {path} is not a directory that only root can change",
+                        where=self.ops_dir,
+                        fix="set hermes_ops_dir to a place of root's, such as /var/lib/hermes-ops",
+                    )
+            if path == os.sep:
+                return
+            path, below = os.path.dirname(path), False
+
+    def lock(self, timeout: float = 60.0):
+        """Hold the profile's lock; see :func:`files.lock`. Call :meth:`prepare` first."""
+        return lock(os.path.join(self.directory, "lock"), timeout=timeout)
+
+    def applied(self, kind: str) -> dict[str, Any]:
+        """What was last applied, ``{}`` when nothing ever was."""
+        return read_json(os.path.join(self.directory, "applied", f"{kind}.json")) or {}
+
+    def write_applied(self, kind: str, value: dict[str, Any]) -> None:
+        write_json(os.path.join(self.directory, "applied", f"{kind}.json"), value)
+
+    def keep(self, path: str, owner: Owner, *, replace: bool = False) -> None:
+        """Keep a copy of *path*; one that is already kept is only replaced when *replace* says it works."""
+        kept = os.path.join(self.directory, "kept", os.path.basename(path))
+        if os.path.exists(kept) and not replace:
+            return
+        with acting_as(owner):
+            data = read_bytes(path)
+        if data is not None and data != read_bytes(kept):
+            write_atomic(kept, data, mode=0o600)
+
+    def read_kept(self, name: str) -> bytes | None:
+        """What :meth:`keep` keeps of the file *name*; None when that is nothing."""
+        return read_bytes(os.path.join(self.directory, "kept", name))
+
+    def request_restart(self, reasons: list[str]) -> None:
+        """Remember that the gateway has to be restarted, before the change that asks for it is made."""
+        if reasons:
+            write_json(self._restart_path, {**self._requested(), **dict.fromkeys(reasons, time.time())})
+
+    def restart_reasons(self) -> list[str]:
+        """Why a restart is due; empty when none is."""
+        return list(self._requested())
+
+    def restarted(self, since: float) -> None:
+        """Forget what was asked for before *since* (seconds since 1970), when the restart began."""
+        if not os.path.exists(self._restart_path):
+            return
+        with self.lock():
+            later = {reason: when for reason, when in self._requested().items() if when >= since}
+            if later:
+                write_json(self._restart_path, later)
+            else:
+                os.unlink(self._restart_path)
+
+    def _requested(self) -> dict[str, float]:
+        return read_json(self._restart_path) or {}
+
+    def forget_applied(self, kind: str) -> None:
+        """Take back :meth:`write_applied`."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.directory, "applied", f"{kind}.json"))
+
+    def exist(self) -> bool:
+        return os.path.isdir(self.directory)
+
+    def remove(self) -> None:
+        """Forget everything about the profile."""
+        shutil.rmtree(self.directory)
+
+    @property
+    def _restart_path(self) -> str:
+        return os.path.join(self.directory, "restart.json")

@@ -1,0 +1,75 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The settings of a job of ``hermes-ops``: ``/etc/hermes-ops/<job>.json``, written by the module timer, root's only."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import os
+from typing import Any, TypeVar
+
+from ..system.errors import OpsError
+from ..system.files import read_json
+
+DIRECTORY = "/etc/hermes-ops"
+
+T = TypeVar("T")
+
+# The types that a field may be annotated with -> what JSON may hold for it.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "list": (list,),
+    "dict": (dict,),
+}
+
+
+def path_of(job: str) -> str:
+    return os.path.join(DIRECTORY, f"{job}.json")
+
+
+def load(job: str, kind: type[T]) -> T:
+    """The settings of *job*, checked.
+
+    :param kind: a dataclass; see :func:`parse`
+    :raises OpsError: there are none, we may not read them, or they are wrong
+    """
+    path = path_of(job)
+    if not os.path.exists(path):
+        raise OpsError("does not exist", where=path, fix=f"converge the host with the role {job}")
+    return parse(kind, read_json(path), path)
+
+
+def parse(kind: type[T], values: Any, where: str) -> T:
+    """An instance of the dataclass *kind* from *values*; what it does not name has its default.
+
+    Fields are annotated ``bool``, ``int``, ``float``, ``str``, ``list[…]``, ``dict[…]``, or one of these ``| None``;
+    more is checked by the class itself in ``__post_init__``. Text will do for a number or a bool that it spells: that
+    is what Ansible before 2.19 makes of what a template gives.
+
+    :param where: for errors: the file, or the variable
+    :raises OpsError: an unknown key (names the nearest known one), or a value of another type
+    """
+    if not isinstance(values, dict):
+        raise OpsError("is not a mapping", where=where, fix="converge the host again")
+    fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    checked = {}
+    for name, value in values.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, 1) or sorted(fields)
+            raise OpsError(f"{name!r} is not a setting", where=where, fix=f"did you mean {' or '.join(near)}?")
+        wanted = fields[name].split("[")[0].split(" | ")[0]
+        if isinstance(value, str) and wanted in ("bool", "int", "float"):
+            with contextlib.suppress(ValueError):
+                value = json.loads(value.lower())
+        optional = value is None and "None" in fields[name]
+        if not optional and (not isinstance(value, _TYPES[wanted]) or (isinstance(value, bool) and wanted != "bool")):
+            raise OpsError(f"{name} is not of type {wanted}", where=where, fix=f"declare a {wanted}")
+        checked[name] = value
+    return kind(**checked)

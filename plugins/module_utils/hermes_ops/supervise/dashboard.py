@@ -1,0 +1,158 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The dashboard of a host: Hermes' web interface to all of its profiles, as a unit like the gateways'."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import replace
+from typing import Any
+
+from ..system import network as ports
+from ..system.errors import OpsError
+from ..system.files import Owner
+from ..system.plan import Plan
+from ..system.process import run
+from ..system.services import plan_active, plan_gone
+from ..system.systemd import Manager, Unit
+from . import units
+from .gateway import current_release, running_release
+
+# Where Hermes asks for no login (0.18.2 and 0.19.0 hermes_cli/web_server.py: _LOOPBACK_HOST_VALUES).
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Variables that, together, let a login be asked for (0.18.2 and 0.19.0 plugins/dashboard_auth/). Without one of these
+# Hermes does not start on an address that others can reach.
+LOGINS = (
+    ("HERMES_DASHBOARD_BASIC_AUTH_USERNAME", "HERMES_DASHBOARD_BASIC_AUTH_PASSWORD_HASH"),
+    ("HERMES_DASHBOARD_BASIC_AUTH_USERNAME", "HERMES_DASHBOARD_BASIC_AUTH_PASSWORD"),
+    ("HERMES_DASHBOARD_OIDC_ISSUER", "HERMES_DASHBOARD_OIDC_CLIENT_ID"),
+    ("HERMES_DASHBOARD_OAUTH_CLIENT_ID",),
+)
+START_SECONDS = 60.0
+
+
+def check_address(address: str, port: int, profiles: list[dict[str, Any]], environment: list[str]) -> dict[str, Any]:
+    """Whether the dashboard may be served there.
+
+    :param profiles: the ``gateway`` parts of descriptions made by :func:`declaration.resolve`
+    :param environment: names of the variables that are declared for the default profile
+    :returns: the default profile
+    :raises OpsError: the default profile is not there, the port is declared for something else, or others could reach
+        the address without a login
+    """
+    present = [profile for profile in profiles if profile["state"] == "present"]
+    default = next((profile for profile in present if profile["name"] == "default"), None)
+    if default is None:
+        raise OpsError(
+            "works in the home of the default profile, which is not declared",
+            where="dashboard",
+            fix="declare a profile named default; it may be without api and webhook",
+        )
+    if not 1024 <= port <= 65535:
+        raise OpsError(f"is {port}", where="dashboard_port", fix="declare one from 1024 to 65535")
+    for profile in present:
+        for name in ("api", "webhook"):
+            if profile[name]["enabled"] and profile[name]["port"] == port:
+                raise OpsError(
+                    f"is {port}, as is {name}.port of profile {profile['name']}",
+                    where="dashboard_port",
+                    fix="declare another port for one of them",
+                )
+    if not re.fullmatch(r"[\w.:-]+", address, re.ASCII):
+        raise OpsError(f"is {address!r}", where="dashboard_host", fix="declare an address such as 127.0.0.1")
+    if address not in LOOPBACK and not any(set(login) <= set(environment) for login in LOGINS):
+        raise OpsError(
+            f"{address} can be reached from the network, and nothing asks for a login",
+            where="dashboard_host",
+            fix=f"declare {LOGINS[0][0]} and {LOGINS[0][1]} in secrets of the default profile, or bind 127.0.0.1 and "
+            "come through an SSH tunnel",
+        )
+    return default
+
+
+def plan_dashboard(
+    host: units.Host, profiles: list[dict[str, Any]], owner: Owner, address: str, port: int, environment: list[str]
+) -> Plan:
+    """Compare the host with one that serves the dashboard at *address*; parameters as in :func:`check_address`.
+
+    The plan ends when it is served.
+    """
+    default = check_address(address, port, profiles, environment)
+    plan = Plan()
+    _plan_other_scope(plan, host, owner)
+    manager = Manager(host.scope, owner)
+    unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
+    served = ports.listeners({port}, owner).get(port)
+    if served is not None and not _is_ours(unit, served):
+        raise OpsError(
+            f"{port} is taken by {ports.describe(served)}",
+            where="dashboard_port",
+            fix="stop it, or declare another port",
+        )
+    reasons = []
+    now, wanted = running_release(unit.pid, host.root) if unit.running else None, current_release(host.root)
+    if now and wanted and now != wanted:
+        reasons.append(f"release: {now} -> {wanted}")
+    plan_active(
+        plan,
+        manager,
+        units.DASHBOARD_NAME,
+        unit_files={host.dashboard_path: units.render_dashboard(host, default, address, port)},
+        # Logins stand in it.
+        reads=[os.path.join(default["home"], ".env")],
+        reasons=reasons,
+    )
+    if plan.changed:
+        plan.actions.append(lambda: _wait(manager, port, owner))
+    return plan
+
+
+def plan_no_dashboard(host: units.Host, owner: Owner) -> Plan:
+    """Compare the host with one that never had a dashboard."""
+    plan = Plan()
+    for scope in units.UNIT_DIRECTORIES:
+        _plan_gone(plan, replace(host, scope=scope), owner)
+    return plan
+
+
+def present() -> bool:
+    """Whether the unit is on the host, in any scope."""
+    return any(os.path.lexists(os.path.join(path, units.DASHBOARD_NAME)) for path in units.UNIT_DIRECTORIES.values())
+
+
+def _plan_other_scope(plan: Plan, host: units.Host, owner: Owner) -> None:
+    """Take away what the other scope left, when ``gateway_scope`` was changed."""
+    _plan_gone(plan, replace(host, scope="user" if host.scope == "system" else "system"), owner)
+
+
+def _plan_gone(plan: Plan, host: units.Host, owner: Owner) -> None:
+    plan_gone(plan, Manager(host.scope, owner), units.DASHBOARD_NAME, [host.dashboard_path])
+
+
+def _is_ours(unit: Unit, served: set[int]) -> bool:
+    # In a container even root may not see whose a socket is.
+    return unit.running and (not served or unit.pid in served)
+
+
+def _wait(manager: Manager, port: int, owner: Owner) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
+        served = ports.listeners({port}, owner).get(port)
+        if served is not None and _is_ours(unit, served):
+            return
+        if time.monotonic() > deadline:
+            raise OpsError(
+                f"does not serve port {port} {START_SECONDS:.0f} s after its start ({unit.active}): {_last_words()}",
+                where=units.DASHBOARD_NAME,
+                fix="see journalctl -t hermes-dashboard",
+            )
+        time.sleep(0.2)
+
+
+def _last_words() -> str:
+    log = run(["journalctl", "--identifier=hermes-dashboard", "--lines=20", "--output=cat"], timeout=20, check=False)
+    return log.last_words if log.ok and log.stdout.strip() else "it said nothing"

@@ -1,0 +1,282 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The gateways of a host: their units as declared, enabled, running, and running what is current."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import stat
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..agent.state import read_state
+from ..host.records import Records
+from ..system import network as ports
+from ..system.files import Owner, read_text, write_atomic
+from ..system.plan import Difference, Plan
+from ..system.systemd import Manager, Unit
+from . import units
+
+UNIT_MODE = 0o644
+# systemd's words for a unit that nobody starts again.
+DEAD = ("inactive", "failed")
+
+
+@dataclass
+class GatewayPlan(Plan):
+    """What is to be done.
+
+    :param restart: profile -> reasons; only gateways that are running are restarted
+    """
+
+    restart: dict[str, list[str]] = field(default_factory=dict)
+
+
+def running_release(pid: int, root: str) -> str | None:
+    """The release a process runs: the interpreter it was started with lies in it."""
+    prefix = os.path.join(root, "releases") + os.sep
+    for word in ports.command_line(pid)[:2]:
+        if word.startswith(prefix):
+            return word[len(prefix) :].split(os.sep, 1)[0]
+    return None
+
+
+def current_release(root: str) -> str | None:
+    """The release that ``current`` points to."""
+    try:
+        return os.path.basename(os.readlink(os.path.join(root, "current")))
+    except OSError:
+        return None
+
+
+def plan_files(host: units.Host, profiles: list[dict[str, Any]]) -> dict[str, str]:
+    """Every unit file that should exist: path -> text."""
+    files = {host.template_path: units.render_template(host)}
+    files.update({host.drop_in_path(profile["name"]): units.render_drop_in(host, profile) for profile in profiles})
+    return files
+
+
+def restart_reasons(
+    profile: dict[str, Any],
+    unit: Unit,
+    requested: list[str],
+    changed_files: list[str],
+    host: units.Host,
+    state: dict[str, Any],
+) -> list[str]:
+    """Why a running gateway is not what is declared.
+
+    :param state: what Hermes says of itself, see :func:`state.read_state`
+    """
+    if not unit.running:
+        return []
+    reasons = list(requested)
+    reasons += [f"unit: {path}" for path in changed_files if path in _files_of(host, profile["name"])]
+    now, wanted = running_release(unit.pid, host.root), current_release(host.root)
+    if now and wanted and now != wanted:
+        reasons.append(f"release: {now} -> {wanted}")
+    if state.get("pid") == unit.pid:
+        # Hermes never tries these again (0.19.0: a port that was taken at its start, though it is free by now).
+        fatal = [name for name in profile["health"]["platforms"] if _platform(state, name) == "fatal"]
+        reasons += [f"platform: {name} is fatal" for name in fatal]
+    return reasons
+
+
+def _platform(state: dict[str, Any], name: str) -> Any:
+    return state.get("platforms", {}).get(name, {}).get("state")
+
+
+def _files_of(host: units.Host, profile: str) -> tuple[str, str]:
+    return host.template_path, host.drop_in_path(profile)
+
+
+def plan_gateways(
+    host: units.Host,
+    profiles: list[dict[str, Any]],
+    owner: Owner,
+    records: dict[str, Records],
+) -> GatewayPlan:
+    """Compare the host with *profiles*. Nothing is changed, and nothing is restarted by the plan's actions:
+    :func:`restart` does that."""
+    plan = GatewayPlan()
+    manager = Manager(host.scope, owner)
+    present = [profile for profile in profiles if profile["state"] == "present"]
+    absent = [profile for profile in profiles if profile["state"] == "absent"]
+    states = manager.units(profile["unit"] for profile in profiles)
+    _plan_other_scope(plan, host, profiles, owner)
+
+    files = plan_files(host, present)
+    changed = [path for path, text in files.items() if _differs(path, text)]
+    for profile in present:
+        unit, name = states[profile["unit"]], profile["name"]
+        state = read_state(profile["home"], owner) if unit.running else {}
+        reasons = restart_reasons(profile, unit, records[name].restart_reasons(), changed, host, state)
+        if reasons:
+            plan.restart[name] = reasons
+            # Before the files change, so that a kill between the two still ends in a restart.
+            plan.actions.append(lambda name=name, reasons=reasons: _request(records[name], reasons))
+    for path in changed:
+        plan.add(Difference(path, read_text(path), files[path]), lambda path=path: _write(path, files[path]))
+
+    _plan_absent(plan, host, manager, absent, states)
+    if plan.changed or any(unit.stale for unit in states.values()):
+        plan.actions.append(lambda: _reload(manager))
+    _plan_present(plan, manager, present, states, records)
+    for name, reasons in plan.restart.items():
+        plan.differences.append(Difference(f"hermes-gateway@{name}.service restart", None, "; ".join(reasons)))
+    return plan
+
+
+def _plan_absent(
+    plan: Plan, host: units.Host, manager: Manager, profiles: list[dict[str, Any]], states: dict[str, Unit]
+) -> None:
+    for profile in profiles:
+        unit = states[profile["unit"]]
+        if unit.active not in DEAD or unit.enabled:
+            plan.add(
+                Difference(unit.name, f"{unit.active}, {_enabled(unit)}", "stopped, disabled"),
+                lambda profile=profile: _disable(manager, profile),
+            )
+        _plan_drop_in_gone(plan, host, profile["name"])
+
+
+def _plan_present(
+    plan: Plan,
+    manager: Manager,
+    profiles: list[dict[str, Any]],
+    states: dict[str, Unit],
+    records: dict[str, Records],
+) -> None:
+    disabled = [states[profile["unit"]] for profile in profiles if not states[profile["unit"]].enabled]
+    for unit in disabled:
+        plan.add(
+            Difference(unit.name, "disabled", "enabled"),
+            lambda name=unit.name: manager.call("enable", name),
+        )
+    # One that waits for its next start is not running either, and may wait for minutes.
+    dead = (*DEAD, "auto-restart")
+    stopped = [p for p in profiles if states[p["unit"]].active in dead or states[p["unit"]].sub in dead]
+    for profile in stopped:
+        unit = states[profile["unit"]]
+        plan.differences.append(Difference(f"{unit.name} state", f"{unit.active} ({unit.sub})", "active"))
+    if stopped:
+        plan.actions.append(lambda: start(manager, stopped, records))
+
+
+def start(manager: Manager, profiles: list[dict[str, Any]], records: dict[str, Records]) -> None:
+    """Start the gateways of *profiles*, now and not when systemd would try again."""
+    names = [profile["unit"] for profile in profiles]
+    if not names:
+        return
+    began = time.time()
+    # Forgets the delay of a crash loop, too.
+    manager.call("reset-failed", *names, check=False)
+    manager.call("start", *names)
+    for profile in profiles:
+        records[profile["name"]].restarted(began)
+
+
+def stop(manager: Manager, profiles: list[dict[str, Any]]) -> None:
+    """Stop the gateways of *profiles*, side by side."""
+    if profiles:
+        manager.call("stop", *(profile["unit"] for profile in profiles), timeout=stop_timeout(profiles))
+
+
+def restart(manager: Manager, profiles: list[dict[str, Any]], records: dict[str, Records], names: list[str]) -> None:
+    """Restart the named gateways, and only then forget why."""
+    chosen = [profile for profile in profiles if profile["name"] in names]
+    began = time.time()
+    if len(chosen) == 1:
+        manager.call("restart", chosen[0]["unit"], timeout=stop_timeout(chosen))
+    elif chosen:
+        # All down before the first comes up: one may take over a port that another gives up.
+        stop(manager, chosen)
+        manager.call("start", *(profile["unit"] for profile in chosen))
+    for profile in chosen:
+        records[profile["name"]].restarted(began)
+
+
+def stop_timeout(profiles: list[dict[str, Any]]) -> float:
+    """Seconds that systemctl may take to stop them all, which it does side by side."""
+    return max(profile["drain"] for profile in profiles) + 2.0 * units.STOP_MARGIN
+
+
+def remember(records: Records, profile: dict[str, Any]) -> None:
+    """Write the description down for ``hermes-ops``, which has no controller to ask; forget one that is absent."""
+    if profile["state"] == "absent":
+        records.forget_applied("gateway")
+    elif records.applied("gateway") != profile:
+        records.prepare()
+        records.write_applied("gateway", profile)
+
+
+def _plan_other_scope(plan: Plan, host: units.Host, profiles: list[dict[str, Any]], owner: Owner) -> None:
+    """Take away what the other scope left, when ``gateway_scope`` was changed."""
+    other = replace(host, scope="user" if host.scope == "system" else "system")
+    if not os.path.exists(other.template_path):
+        return
+    manager = Manager(other.scope, owner)
+    # Instances that are no longer declared hang on the template as well.
+    drop_ins = glob.glob(other.drop_in_path("*"))
+    names = {os.path.basename(os.path.dirname(path))[len("hermes-gateway@") : -len(".service.d")] for path in drop_ins}
+    names |= {profile["name"] for profile in profiles}
+    for unit in manager.units(f"hermes-gateway@{name}.service" for name in sorted(names)).values():
+        if unit.enabled or unit.active not in DEAD:
+            plan.add(
+                Difference(f"{unit.name} ({other.scope} scope)", f"{unit.active}, {_enabled(unit)}", None),
+                lambda name=unit.name: manager.call("disable", "--now", name, timeout=stop_timeout(profiles)),
+            )
+    for name in sorted(names):
+        _plan_drop_in_gone(plan, other, name)
+    plan.add(Difference(other.template_path, "present", None), lambda: os.unlink(other.template_path))
+    plan.actions.append(lambda: manager.reachable and manager.call("daemon-reload"))
+
+
+def _plan_drop_in_gone(plan: Plan, host: units.Host, name: str) -> None:
+    """Take our drop-in away, and its directory with it unless somebody else's lies there."""
+    path = host.drop_in_path(name)
+    if os.path.exists(path):
+        plan.add(Difference(path, "present", None), lambda: _remove_drop_in(path))
+
+
+def _remove_drop_in(path: str) -> None:
+    os.unlink(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(path))
+
+
+def _differs(path: str, text: str) -> bool:
+    return read_text(path) != text or stat.S_IMODE(os.stat(path).st_mode) != UNIT_MODE
+
+
+def _disable(manager: Manager, profile: dict[str, Any]) -> None:
+    manager.call("disable", "--now", profile["unit"], timeout=stop_timeout([profile]))
+
+
+def _enabled(unit: Unit) -> str:
+    return "enabled" if unit.enabled else "disabled"
+
+
+def _request(records: Records, reasons: list[str]) -> None:
+    records.prepare()
+    with records.lock():
+        records.request_restart(reasons)
+
+
+def _write(path: str, text: str) -> None:
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        os.makedirs(directory)
+        os.chmod(directory, 0o755)
+    write_atomic(path, text, mode=UNIT_MODE)
+
+
+def _reload(manager: Manager) -> None:
+    if not manager.reachable:
+        # The manager of a user that lingers, but has not been started since it does.
+        Manager("system", manager.owner).call("start", f"user@{manager.owner.uid}.service")
+    manager.call("daemon-reload")

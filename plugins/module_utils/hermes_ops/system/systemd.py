@@ -1,0 +1,179 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""systemd, asked and told through systemctl; the system's manager and a user's alike."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .errors import OpsError
+from .files import Owner
+from .process import Completed, run
+
+# For everything but a stop, which takes as long as the gateway may drain.
+COMMAND_TIMEOUT = 120.0
+
+# What a path may hold so that it means itself in every directive: no white space, quote, `%`, `:` or `\`.
+UNIT_PATH = re.compile(r"/[\w./@+,=~-]*")
+
+_PROPERTIES = {
+    "Id": "",
+    "ActiveState": "inactive",
+    "SubState": "dead",
+    "UnitFileState": "",
+    "MainPID": "0",
+    "NRestarts": "0",
+    "Result": "",
+    "ExecMainStatus": "0",
+    "ActiveEnterTimestampMonotonic": "0",
+    "NeedDaemonReload": "no",
+    "LoadState": "not-found",
+    "Job": "",
+}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What systemd says of a unit, in systemd's own words.
+
+    :param entered: when it became active, seconds of the monotonic clock; 0.0 when it is not
+    :param user: whose manager runs it; "" for the system's
+    :param queued: systemd has yet to begin with something it was told to do with it
+    """
+
+    name: str
+    load: str
+    active: str
+    sub: str
+    enabled: bool
+    pid: int
+    restarts: int
+    result: str
+    status: int
+    entered: float
+    stale: bool
+    user: str = ""
+    queued: bool = False
+
+    def command(self, verb: str) -> str:
+        """What root types to have *verb* done to it."""
+        manager = f"systemctl --user -M {self.user}@" if self.user else "systemctl"
+        return f"{manager} {verb} {self.name}"
+
+    @property
+    def log(self) -> str:
+        """What root types to read its log."""
+        # Of another user's units journalctl finds the lines by the identifier only, which ours have.
+        identifier = self.name.removesuffix(".service").replace("@", "-")
+        return f"journalctl -t {identifier}" if self.user else f"journalctl -u {self.name}"
+
+    @property
+    def over(self) -> bool:
+        """Whether it neither runs nor is about to."""
+        return self.active in ("inactive", "failed") and not self.queued
+
+    @property
+    def running(self) -> bool:
+        return self.active == "active" and self.sub == "running" and self.pid > 0
+
+    @property
+    def age(self) -> float:
+        """Seconds since it became active."""
+        return time.clock_gettime(time.CLOCK_MONOTONIC) - self.entered if self.entered else 0.0
+
+    def is_older_than(self, path: str) -> bool:
+        """Whether *path* was written after it became active: what it reads at its start, it has not read.
+
+        Files say so themselves, so nothing is lost when we are killed between writing one and a restart.
+        """
+        try:
+            written = os.stat(path).st_mtime
+        except FileNotFoundError:
+            return False
+        now = time.time()
+        # A time that has yet to come says nothing: the clock was set back meanwhile.
+        return bool(self.entered) and now - self.age < written <= now
+
+
+class Manager:
+    """One service manager.
+
+    :param scope: ``system`` or ``user``
+    :param owner: whose manager it is, for ``user``
+    """
+
+    def __init__(self, scope: str, owner: Owner) -> None:
+        self.scope = scope
+        self.owner = owner
+
+    def call(self, *arguments: str, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Completed:
+        """Run ``systemctl [--user] arguments``."""
+        if self.scope == "system":
+            return run(["systemctl", *arguments], timeout=timeout, check=check)
+        return run(
+            ["systemctl", "--user", *arguments],
+            timeout=timeout,
+            check=check,
+            user=self.owner,
+            env={"XDG_RUNTIME_DIR": f"/run/user/{self.owner.uid}"},
+        )
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the manager runs: a user's does once the user lingers."""
+        if self.scope == "system":
+            return os.path.isdir("/run/systemd/system")
+        return os.path.exists(f"/run/user/{self.owner.uid}/systemd/private")
+
+    def units(self, names: Iterable[str]) -> dict[str, Unit]:
+        """The state of the named units, in one call."""
+        names = list(names)
+        if not names or not self.reachable:
+            return {name: self._unit(name, {}) for name in names}
+        answer = self.call("show", "--property", ",".join(_PROPERTIES), *names, check=False)
+        blocks = answer.stdout.split("\n\n")
+        found = {}
+        for name, block in zip(names, blocks):
+            found[name] = self._unit(name, dict(line.split("=", 1) for line in block.splitlines() if "=" in line))
+        return {name: found.get(name) or self._unit(name, {}) for name in names}
+
+    def _unit(self, name: str, properties: dict[str, str]) -> Unit:
+        values = {**_PROPERTIES, **properties}
+        return Unit(
+            name=name,
+            load=values["LoadState"],
+            active=values["ActiveState"],
+            sub=values["SubState"],
+            enabled=values["UnitFileState"] == "enabled",
+            pid=int(values["MainPID"]),
+            restarts=int(values["NRestarts"]),
+            result=values["Result"],
+            status=int(values["ExecMainStatus"]),
+            entered=int(values["ActiveEnterTimestampMonotonic"]) / 1e6,
+            stale=values["NeedDaemonReload"] == "yes",
+            user=self.owner.name if self.scope == "user" else "",
+            queued=bool(values["Job"]),
+        )
+
+
+def version() -> int:
+    """The version of the host's systemd, e.g. 252; 0 when it has none."""
+    if not os.path.isdir("/run/systemd/system"):
+        return 0
+    words = run(["systemctl", "--version"], timeout=10).stdout.split()
+    return int("".join(character for character in words[1] if character.isdigit())[:3])
+
+
+def check_path(path: str, where: str) -> None:
+    """:raises OpsError: when *path* cannot stand in a unit as it is"""
+    if not UNIT_PATH.fullmatch(path) or ".." in path.split("/"):
+        raise OpsError(
+            f"{path!r} cannot stand in a unit of systemd",
+            where=where,
+            fix="use an absolute path of letters, digits and ._@+,=~- without '..'",
+        )

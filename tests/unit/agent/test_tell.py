@@ -1,0 +1,214 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Context for an agent: kept first, then said by a signed webhook call, and answered. Not Hermes: its protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.server
+import io
+import json
+import os
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import sessions, tell
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+
+SECRET = "the-secret-of-the-tests"
+HOST = {
+    "user": "hermes",
+    "scope": "system",
+    "data_dir": "/d",
+    "hermes_home": "/h",
+    "ops_dir": "/o",
+    "root": "/opt/hermes",
+    "managed_root": "/m",
+}
+
+
+class Gateway(http.server.BaseHTTPRequestHandler):
+    """What a gateway does with a call: checks the signature, answers, and writes the conversation down."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        stamp = self.headers["X-Webhook-Timestamp"]
+        expected = hmac.new(SECRET.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
+        signed = hmac.compare_digest(expected, self.headers["X-Webhook-Signature-V2"])
+        self.server.calls.append(json.loads(body))
+        self.send_response(self.server.status if signed else 401)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+        if signed and self.server.answer is not None:
+            chat = f"webhook:{self.path.rpartition('/')[2]}:{self.headers['X-Request-ID']}"
+            database = sqlite3.connect(self.server.database)
+            with database:
+                database.execute("INSERT INTO sessions VALUES (?, 'webhook', ?, 1.0)", (chat, chat))
+                database.execute(
+                    "INSERT INTO messages (session_id, role, content, timestamp) VALUES (?, 'assistant', ?, 1.0)",
+                    (chat, self.server.answer),
+                )
+            database.close()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def gateway(tmp_path, monkeypatch):
+    """A host with one agent whose gateway takes webhook calls."""
+    home = tmp_path / "home"
+    home.mkdir()
+    database = sqlite3.connect(home / sessions.FILE_NAME)
+    database.executescript(
+        "CREATE TABLE sessions (id TEXT PRIMARY KEY, source TEXT NOT NULL, chat_id TEXT, ended_at REAL);"
+        "CREATE TABLE messages (id INTEGER PRIMARY KEY, session_id TEXT, role TEXT, content TEXT, timestamp REAL,"
+        " active INTEGER NOT NULL DEFAULT 1, compacted INTEGER NOT NULL DEFAULT 0);"
+    )
+    database.close()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
+    server.calls, server.status, server.answer = [], 202, "Understood."
+    server.database = str(home / sessions.FILE_NAME)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (home / "webhook_subscriptions.json").write_text(json.dumps({"claude-context": {"secret": SECRET}}))
+    profile = {
+        "name": "default",
+        "home": str(home),
+        "webhook": {"enabled": True, "host": "127.0.0.1", "port": server.server_port},
+    }
+    installed = Installation(HOST)
+    installed.__dict__.update(profiles=[profile], owner=Owner.current())
+    monkeypatch.setattr(Installation, "load", lambda: installed)
+    server.home, server.profile = home, profile
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """A function that calls ``hermes-ops tell`` with a text on its standard input."""
+
+    def run(text, *arguments):
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
+        return cli.main(["tell", *arguments])
+
+    return run
+
+
+def kept(gateway):
+    return sorted(Path(gateway.home, tell.DIRECTORY).glob("*.md"))
+
+
+def test_kept_said_and_answered(gateway, call, capsys):
+    gateway.answer = "Understood.\x1b[2J"
+    assert call("Deployed Grüße.\nAll of it.\n", "--topic", "The Deploy!") == cli.EXIT_OK
+    (path,) = kept(gateway)
+    assert path.read_text() == "# The Deploy!\n\nDeployed Grüße.\nAll of it.\n"
+    assert path.name.endswith("-the-deploy.md")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert gateway.calls == [{"topic": "The Deploy!", "body": "Deployed Grüße.\nAll of it."}]
+    printed = capsys.readouterr().out
+    assert f"kept:   {path}\n" in printed
+    assert printed.endswith("answer: Understood.\\x1b[2J\n")
+
+
+def test_without_a_topic_the_first_line_is_it(gateway, call):
+    assert call("\nThe  deploy\n\nAll of it.") == cli.EXIT_OK
+    assert gateway.calls == [{"topic": "The deploy", "body": "All of it."}]
+
+
+def test_check_does_nothing(gateway, call, capsys):
+    assert call("All of it.", "--topic", "x", "--check") == cli.EXIT_OK
+    assert not kept(gateway)
+    assert gateway.calls == []
+    assert "would tell: profile default" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "said"),
+    [
+        (401, None, "status 401"),
+        (200, None, "without waking"),
+        (202, "", "ended without an answer"),
+        (202, None, "no answer came within 0.5 s"),
+    ],
+)
+def test_what_was_not_answered_is_kept_all_the_same(gateway, call, capsys, status, answer, said):
+    gateway.status, gateway.answer = status, answer
+    timeout = "60" if answer is not None else "0.5"
+    assert call("All of it.", "--topic", "x", "--timeout", timeout) == cli.EXIT_UNHEALTHY
+    printed = capsys.readouterr()
+    assert "kept, but the agent has not answered" in printed.err
+    assert said in printed.err
+    assert len(kept(gateway)) == 1
+
+
+def test_a_gateway_that_is_gone(gateway, call, capsys):
+    gateway.shutdown()
+    gateway.server_close()
+    assert call("All of it.", "--topic", "x") == cli.EXIT_UNHEALTHY
+    assert "does not answer" in capsys.readouterr().err
+    assert len(kept(gateway)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "said"),
+    [
+        ("", ["--topic", "x"], "no body"),
+        ("only a topic", [], "no body"),
+        ("x", ["--topic", " "], "no topic"),
+        ("x" * (tell.MAX_BYTES + 1), ["--topic", "x"], "larger than"),
+        ("x", ["--topic", "x", "--webhook", "other"], "it has: claude-context"),
+        ("x", ["--topic", "x", "--profile", "other"], "known ones: default"),
+    ],
+)
+def test_refused_before_anything_is_done(gateway, call, capsys, text, arguments, said):
+    assert call(text, *arguments) == cli.EXIT_ERROR
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert "Fix: " in printed.err
+    assert not kept(gateway)
+    assert gateway.calls == []
+
+
+def test_text_that_is_none():
+    with pytest.raises(OpsError, match="UTF-8"):
+        tell.parse(b"\xff", "x")
+
+
+def test_a_topic_is_no_path():
+    assert tell.archive_path("/h", "../../etc/passwd\x00", 0) == "/h/context/1970-01-01-000000-etc-passwd.md"
+    assert tell.archive_path("/h", "大别山", 0) == "/h/context/1970-01-01-000000.md"
+    assert len(os.path.basename(tell.archive_path("/h", "x" * 500, 0))) < 80
+
+
+def test_nothing_is_replaced(tmp_path):
+    path = str(tmp_path / "context" / "x.md")
+    tell.archive(path, Owner.current(), "one", "body")
+    with pytest.raises(OpsError, match="exists already"):
+        tell.archive(path, Owner.current(), "two", "body")
+    assert Path(path).read_text().startswith("# one")
+
+
+def test_the_health_check_uses_the_same_call(gateway):
+    profile = {**gateway.profile, "health": {"reply": False, "webhook": "claude-context"}}
+    result = health.Health("default")
+    health._prove(profile, Owner.current(), result)
+    assert result.ok
+    assert gateway.calls[0]["topic"] == "health"
+    gateway.answer = ""
+    health._prove(profile, Owner.current(), result)
+    assert [problem.cause for problem in result.problems] == ["no_reply"]

@@ -1,0 +1,392 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Skills and an OpenClaw home brought into a profile: all is listed, nothing is overwritten, no link is followed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import transfer as port
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+OWNER = Owner.current()
+DEFAULT_SOUL = "You are Hermes Agent."
+
+
+def write(top, files):
+    for relative, content in files.items():
+        path = Path(top, relative)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return top
+
+
+@pytest.fixture
+def source(tmp_path):
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def ported(source, home, check=False):
+    """What ``hermes-ops port`` does, as (status, source, target)."""
+    with contextlib.closing(port.Source(str(source))) as opened:
+        items = port.plan_port(opened, str(home), OWNER, default_soul=DEFAULT_SOUL)
+        for item in items if not check else ():
+            port.apply(item)
+    return [(item.status, item.source, item.target) for item in items]
+
+
+def everything(top):
+    return {
+        str(path.relative_to(top)): path.read_text() if path.is_file() else None
+        for path in sorted(Path(top).rglob("*"))
+    }
+
+
+SKILL = "---\nname: bread\ndescription: Bakes bread.\n---\nBake.\n"
+
+
+@pytest.mark.parametrize(
+    ("directory", "target"),
+    [
+        ("skills/kitchen/bread", "skills/kitchen/bread"),
+        ("skills/kitchen/oven/bread", "skills/kitchen/oven/bread"),
+        ("skills/bread", "skills/imported/bread"),
+        ("kitchen/bread", "skills/kitchen/bread"),
+        ("bread", "skills/imported/bread"),
+        (".", "skills/imported/source"),
+    ],
+)
+def test_where_a_skill_goes(source, home, directory, target):
+    write(source, {f"{directory}/SKILL.md": SKILL, f"{directory}/scripts/bake.sh": "#!/bin/sh\n"})
+    (source / directory / "scripts/bake.sh").chmod(0o755)
+    assert ported(source, home, check=True) == [("ported", os.path.normpath(directory), target)]
+    assert everything(home) == {}
+    ported(source, home)
+    assert (home / target / "SKILL.md").read_text() == SKILL
+    modes = {name: stat.S_IMODE((home / target / name).stat().st_mode) for name in ("", "SKILL.md", "scripts/bake.sh")}
+    assert modes == {"": 0o700, "SKILL.md": 0o600, "scripts/bake.sh": 0o700}
+    before = everything(home)
+    assert ported(source, home) == [("there already", os.path.normpath(directory), target)]
+    assert everything(home) == before
+
+
+@pytest.mark.parametrize(
+    "present",
+    [
+        {"skills/kitchen/bread/SKILL.md": "other"},
+        {"skills/kitchen/bread/SKILL.md": SKILL, "skills/kitchen/bread/more.md": "x"},
+        # Hermes knows a skill by the name in its file, in whatever directory that lies.
+        {"skills/baking/bread/SKILL.md": "other"},
+        {"skills/baking/loaf/SKILL.md": SKILL + "more"},
+        {"skills/kitchen/bread": "a file"},
+    ],
+)
+def test_a_conflict_is_reported_and_nothing_overwritten(source, home, present):
+    write(source, {"skills/kitchen/bread/SKILL.md": SKILL, "skills/kitchen/soup/SKILL.md": "soup"})
+    write(home, present)
+    found = ported(source, home)
+    assert [(status, source) for status, source, _target in found] == [
+        ("conflict", "skills/kitchen/bread"),
+        ("ported", "skills/kitchen/soup"),
+    ]
+    assert {path: text for path, text in everything(home).items() if text is not None} == {
+        **present,
+        "skills/kitchen/soup/SKILL.md": "soup",
+    }
+
+
+def test_the_same_skill_elsewhere_is_there_already(source, home):
+    write(source, {"skills/bread/SKILL.md": SKILL})
+    write(home, {"skills/baking/loaf/SKILL.md": SKILL})
+    assert ported(source, home) == [("there already", "skills/bread", "skills/baking/loaf")]
+
+
+def test_two_skills_of_one_name(source, home):
+    write(source, {"a/bread/SKILL.md": SKILL, "b/loaf/SKILL.md": SKILL + "more", "c/loaf/SKILL.md": "loaf"})
+    assert [status for status, _source, _target in ported(source, home)] == ["ported", "conflict", "ported"]
+
+
+def test_a_skill_within_a_skill_belongs_to_it(source, home):
+    write(source, {"bread/SKILL.md": SKILL, "bread/references/old/SKILL.md": "old", "README.md": "x"})
+    assert ported(source, home) == [("ported", "bread", "skills/imported/bread"), ("left", "README.md", "")]
+    assert (home / "skills/imported/bread/references/old/SKILL.md").exists()
+
+
+@pytest.mark.parametrize(
+    "kind", ["link to a file", "link to a directory", "pipe", "the skill itself", "name", "control"]
+)
+def test_tricks_are_refused(source, home, tmp_path, kind):
+    (tmp_path / "secret").write_text("secret")
+    write(source, {"evil/SKILL.md": "x", "good/SKILL.md": "x"})
+    if kind == "link to a file":
+        (source / "evil/notes.md").symlink_to(tmp_path / "secret")
+    elif kind == "link to a directory":
+        (source / "evil/notes").symlink_to("/etc")
+    elif kind == "pipe":
+        os.mkfifo(source / "evil/pipe")
+    elif kind == "the skill itself":
+        (source / "evil/SKILL.md").unlink()
+        (source / "evil/SKILL.md").symlink_to(tmp_path / "secret")
+    elif kind == "name":
+        (source / "evil").rename(source / "..evil")
+    elif kind == "control":
+        (source / "evil/\x1b[2J.md").write_text("x")
+    statuses = {source.strip("."): status for status, source, _target in ported(source, home)}
+    assert statuses == {"evil": "refused", "good": "ported"}
+    assert not any("evil" in path for path in everything(home))
+
+
+def test_a_file_that_becomes_a_link_is_not_followed(source, home, tmp_path):
+    """Root may be asked to port a directory that somebody else can change meanwhile."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/notes.md").write_text("secret")
+    write(source, {"bread/SKILL.md": SKILL, "bread/references/notes.md": "x"})
+    with contextlib.closing(port.Source(str(source))) as opened:
+        items = port.plan_port(opened, str(home), OWNER, default_soul=None)
+        (source / "bread/references").rename(source / "away")
+        (source / "bread/references").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(OpsError):
+            port.apply(items[0])
+    assert "secret" not in everything(home).values()
+    assert not (home / "skills/imported/bread").exists()
+
+
+def test_half_a_skill_is_never_seen(source, home, monkeypatch):
+    write(source, {"bread/SKILL.md": SKILL, "bread/a.md": "a", "bread/z.md": "z"})
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(port.shutil, "copyfileobj", full)
+        with pytest.raises(OpsError, match="free space"):
+            ported(source, home)
+    assert everything(home) == {"skills": None, "skills/imported": None}
+    # What a run left that was killed.
+    write(home, {f"skills/imported/.bread{port._UNFINISHED}/SKILL.md": SKILL})
+    assert ported(source, home) == [("ported", "bread", "skills/imported/bread")]
+    assert sorted(os.listdir(home / "skills/imported")) == ["bread"]
+
+
+def test_what_is_made_anew_is_left(source, home):
+    write(source, {"bread/SKILL.md": SKILL, "bread/.git/config": "x", "node_modules/a/SKILL.md": "x"})
+    assert ported(source, home) == [
+        ("ported", "bread", "skills/imported/bread"),
+        ("left", "bread/.git", ""),
+        ("left", "node_modules", ""),
+    ]
+    assert not (home / "skills/imported/bread/.git").exists()
+
+
+def test_nothing_to_port(source, home):
+    write(source, {"README.md": "x"})
+    with pytest.raises(OpsError, match="nothing to port"):
+        ported(source, home)
+    with pytest.raises(OpsError, match="read"):
+        port.Source(str(source / "none"))
+
+
+# An OpenClaw home
+
+
+OPENCLAW = {
+    "openclaw.json": "{}",
+    ".env": "KEY=secret",
+    "credentials/telegram.json": "{}",
+    "agents/main/sessions/one.jsonl": "{}",
+    "skills/shared/SKILL.md": "shared",
+    "workspace/SOUL.md": "# Soul\n\nYou are Claw.\n",
+    "workspace/IDENTITY.md": "# Identity\n\nName: Claw\n",
+    "workspace/USER.md": "# User\n\n- Likes tea\n- Lives in York\n",
+    "workspace/MEMORY.md": "# Memory\n\n## House\n\n- The key is\n  under the mat\n",
+    "workspace/AGENTS.md": "Rules.\n",
+    "workspace/memory/2026-02-09.md": "A day.\n",
+    "workspace/skills/bread/SKILL.md": SKILL,
+    "workspace/projects/x/SKILL.md": "no skill of the agent",
+    "workspace/tool.py": "x",
+}
+
+
+@pytest.mark.parametrize("workspace", ["workspace", "workspace-main"])
+def test_an_openclaw_home(source, home, workspace):
+    write(source, {path.replace("workspace/", f"{workspace}/"): text for path, text in OPENCLAW.items()})
+    write(home, {"SOUL.md": DEFAULT_SOUL, "memories/MEMORY.md": "\n"})
+    found = ported(source, home)
+    assert {path: text for path, text in everything(home).items() if text is not None} == {
+        "SOUL.md": "# Soul\n\nYou are Claw.\n\n# Identity\n\nName: Claw\n",
+        "memories/USER.md": "Likes tea\n§\nLives in York\n",
+        "memories/MEMORY.md": "House: The key is under the mat\n",
+        "context/openclaw/AGENTS.md": "Rules.\n",
+        "context/openclaw/IDENTITY.md": "# Identity\n\nName: Claw\n",
+        "context/openclaw/MEMORY.md": OPENCLAW["workspace/MEMORY.md"],
+        "context/openclaw/SOUL.md": OPENCLAW["workspace/SOUL.md"],
+        "context/openclaw/USER.md": OPENCLAW["workspace/USER.md"],
+        "context/openclaw/memory/2026-02-09.md": "A day.\n",
+        "skills/openclaw-imports/bread/SKILL.md": SKILL,
+        "skills/openclaw-imports/shared/SKILL.md": "shared",
+    }
+    assert {path for status, path, _target in found if status == "left"} == {
+        ".env",
+        "agents",
+        "credentials",
+        "openclaw.json",
+        f"{workspace}/projects",
+        f"{workspace}/tool.py",
+    }
+    assert {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in (home / "context").rglob("*")} == {0}
+    assert {status for status, _path, _target in ported(source, home)} == {"there already", "left"}
+
+
+def test_what_the_agent_knows_stays(source, home):
+    write(source, OPENCLAW)
+    theirs = {
+        "SOUL.md": "Somebody else.",
+        "memories/USER.md": "Likes coffee\n",
+        "memories/MEMORY.md": "Rain\n",
+        "context/openclaw/AGENTS.md": "Other rules.\n",
+    }
+    write(home, theirs)
+    conflicts = {target for status, _source, target in ported(source, home) if status == "conflict"}
+    assert conflicts == set(theirs)
+    assert {path: text for path, text in everything(home).items() if path in theirs} == theirs
+
+
+def test_a_link_where_a_text_goes_is_a_conflict_or_replaced_never_followed(source, home, tmp_path):
+    write(source, OPENCLAW)
+    (tmp_path / "outside").write_text("")
+    (home / "memories").mkdir()
+    (home / "memories/USER.md").symlink_to(tmp_path / "outside")
+    ported(source, home)
+    assert (tmp_path / "outside").read_text() == ""
+
+
+@pytest.mark.parametrize("name", ["workspace/SOUL.md", "workspace/MEMORY.md", "workspace/memory/2026-02-09.md"])
+def test_texts_that_are_links_or_no_text_are_refused(source, home, tmp_path, name):
+    write(source, OPENCLAW)
+    (tmp_path / "secret").write_text("secret")
+    (source / name).unlink()
+    (source / name).symlink_to(tmp_path / "secret")
+    assert ("refused", name) in {(status, path) for status, path, _target in ported(source, home)}
+    (source / name).unlink()
+    (source / name).write_bytes(b"\xff\xfe")
+    assert ("refused", name) in {(status, path) for status, path, _target in ported(source, home)}
+    assert not any("secret" in (text or "") for text in everything(home).values())
+
+
+def test_entries_are_what_is_said_below_which_headings():
+    text = "# Title\n\nAbout.\n\n## House\n* key\n1. mat\n### Cellar\nwine\nand beer\n\n## House\n- key\n## Car\nred\n"
+    assert port.entries_of(text) == [
+        "About.",
+        "House: key",
+        "House: mat",
+        "House: Cellar: wine and beer",
+        "Car: red",
+    ]
+    # Already in the form of Hermes.
+    assert port.entries_of("one\n§\ntwo\n") == ["one", "two"]
+
+
+@example("- \n1", 2)
+@given(st.text(alphabet="#-* a§\n\r\tb1.)", max_size=200), st.integers(0, 50))
+def test_entries_fit_and_are_read_by_hermes_as_written(text, limit):
+    kept = port.fitting(port.entries_of(text), limit)
+    joined = port.ENTRY_DELIMITER.join(kept)
+    assert len(joined) <= limit
+    # As tools/memory_tool.py splits them.
+    assert [entry.strip() for entry in joined.split(port.ENTRY_DELIMITER) if entry.strip()] == kept
+
+
+def test_what_does_not_fit_is_said(source, home):
+    write(source, {"SOUL.md": "x", "MEMORY.md": "\n\n".join(f"fact {number} " + "x" * 500 for number in range(10))})
+    with contextlib.closing(port.Source(str(source))) as opened:
+        items = port.plan_port(opened, str(home), OWNER, default_soul=None)
+    (item,) = [item for item in items if item.target == "memories/MEMORY.md"]
+    assert "4 of 10 entries" in str(item)
+
+
+def test_the_persona_that_hermes_writes_is_found(tmp_path):
+    assert port.default_soul(str(tmp_path)) is None
+    path = "current/lib/python3.11/site-packages/hermes_cli/default_soul.py"
+    write(tmp_path, {path: 'DEFAULT_SOUL_MD = ("You are "\n    "Hermes.")\nOTHER = 1\n'})
+    assert port.default_soul(str(tmp_path)) == "You are Hermes."
+
+
+# The command
+
+
+@pytest.fixture
+def host(home, tmp_path, monkeypatch):
+    profile = {"name": "default", "home": str(home), "unit": "hermes-gateway@default.service", "drain": 0}
+    installed = Installation(
+        {
+            **dict.fromkeys(("user", "scope", "data_dir", "hermes_home", "managed_root"), "x"),
+            "ops_dir": str(tmp_path / "ops"),
+            "root": str(tmp_path / "root"),
+        }
+    )
+    calls = []
+
+    class Manager:
+        running = True
+
+        def units(self, names):
+            return dict.fromkeys(names, self)
+
+        def call(self, *arguments, **_options):
+            # What asked for the restart is written down before it, and what it is for is there.
+            assert installed.records("default").restart_reasons()
+            assert (home / "skills").exists()
+            calls.append(arguments)
+
+    installed.__dict__.update(profiles=[profile], owner=OWNER, manager=Manager())
+    monkeypatch.setattr(Installation, "load", lambda: installed)
+    monkeypatch.setattr(health, "wait", lambda profiles, manager, owner: [health.Health("default")])
+    installed.calls = calls
+    return installed
+
+
+def test_the_command_restarts_the_agent_for_new_skills_only(host, source, home, capsys):
+    write(source, {"bread/SKILL.md": SKILL})
+    assert cli.main(["port", str(source), "--check"]) == cli.EXIT_OK
+    assert "nothing was changed" in capsys.readouterr().out
+    assert everything(home) == {}
+    assert cli.main(["port", str(source)]) == cli.EXIT_OK
+    assert host.calls == [("restart", "hermes-gateway@default.service")]
+    assert not host.records("default").restart_reasons()
+    assert "ported         bread -> skills/imported/bread: 1 files" in capsys.readouterr().out
+    assert cli.main(["port", str(source), "--json"]) == cli.EXIT_OK
+    assert len(host.calls) == 1
+    assert '"status": "there already"' in capsys.readouterr().out
+
+
+def test_the_command_says_that_something_was_not_ported(host, source, home, capsys):
+    write(source, {"bread/SKILL.md": SKILL})
+    write(home, {"skills/bread/SKILL.md": "other"})
+    assert cli.main(["port", str(source)]) == cli.EXIT_UNHEALTHY
+    assert "conflict" in capsys.readouterr().out
+    assert host.calls == []
+
+
+def test_not_during_an_update(host, source, capsys):
+    write(source, {"bread/SKILL.md": SKILL})
+    with host.lock("update"):
+        assert cli.main(["port", str(source)]) == cli.EXIT_ERROR
+    assert "an update is running" in capsys.readouterr().err

@@ -1,0 +1,681 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A home goes into an archive and comes out of it, whatever its agent does meanwhile; what is not whole is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import gzip
+import hashlib
+import io
+import json
+import os
+import socket
+import sqlite3
+import stat
+import tarfile
+import threading
+import time
+import tracemalloc
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import tarstream as archive
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.fixture
+def host(tmp_path):
+    host = Installation(
+        {
+            "user": getpass.getuser(),
+            "scope": "system",
+            "data_dir": str(tmp_path),
+            "hermes_home": str(tmp_path / "home"),
+            "ops_dir": str(tmp_path / "ops"),
+            "root": str(tmp_path / "opt"),
+            "managed_root": str(tmp_path / "managed"),
+        }
+    )
+    release = tmp_path / "opt/releases/0.19.0-abc"
+    release.mkdir(parents=True)
+    (release / "release.json").write_text('{"version": "0.19.0"}')
+    (tmp_path / "opt/current").symlink_to("releases/0.19.0-abc")
+    return host
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A home with something of everything."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    for name, text in {
+        ".env": "API_SERVER_KEY=a-secret-of-the-home\n",
+        ".env.bak": "API_SERVER_KEY=an-older-secret\n",
+        ".envs/of-a-tool": "KEY=of-a-tool\n",
+        "config.yaml": "model: {default: m}\n",
+        "SOUL.md": "I am.\n",
+        "webhook_subscriptions.json": "{}\n",
+        "memories/MEMORY.md": "remembered\n",
+        "skills/tools/x/SKILL.md": "---\nname: x\n---\n",
+        "cron/jobs.json": '{"jobs": []}\n',
+        "sessions/s.jsonl": "{}\n",
+        "workspace/poetry.lock": "[[package]]\n",
+        "workspace/notes-journal": "not SQLite's\n",
+        "workspace/notes": "text\n",
+        "workspace/.env": "the agent's own\n",
+        "state/gateway.heartbeat": "1\n",
+        # Left out
+        "logs/gateway.log": "x\n",
+        "cache/images/a.png": "x\n",
+        "audio_cache/a.ogg": "x\n",
+        "models_dev_cache.json": "{}\n",
+        "gateway.pid": "1\n",
+        "gateway.lock": "1\n",
+        "gateway_state.json": "{}\n",
+        "cron/.tick.lock": "",
+        "workspace/.venv/bin/python": "x\n",
+        "workspace/target/CACHEDIR.TAG": "Signature: 8a477f597d28d172789f06886806bc55\n",
+        "profiles/other/config.yaml": "{}\n",
+        ".config.yaml.abc.hermes-ops": "unfinished: secret\n",
+        ".hermes-ops-restore/config.yaml": "{}\n",
+    }.items():
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (home / "workspace/run.sh").write_text("#!/bin/sh\n")
+    (home / "workspace/run.sh").chmod(0o755)
+    (home / "workspace/empty").mkdir(mode=0o750)
+    (home / "inside").symlink_to("skills/tools")
+    (home / "skills/soul").symlink_to(home / "SOUL.md")
+    (home / "outside").symlink_to("/etc/passwd")
+    os.mkfifo(home / "workspace/pipe")
+    with contextlib.closing(sqlite3.connect(home / "state.db")) as database:
+        database.executescript(
+            "PRAGMA journal_mode = WAL; CREATE TABLE schema_version (version INTEGER);"
+            "INSERT INTO schema_version VALUES (22);"
+            "CREATE TABLE messages (id INTEGER PRIMARY KEY, session_id TEXT, content TEXT)"
+        )
+    return home
+
+
+LEFT_OUT = {
+    "logs",
+    "cache",
+    "audio_cache",
+    "models_dev_cache.json",
+    "gateway.pid",
+    "gateway.lock",
+    "gateway_state.json",
+    "cron/.tick.lock",
+    "workspace/.venv",
+    "workspace/target",
+    "workspace/pipe",
+    "profiles",
+    ".config.yaml.abc.hermes-ops",
+    ".hermes-ops-restore",
+    ".env",
+    ".env.bak",
+    ".envs",
+    "outside",
+}
+
+
+@pytest.fixture
+def profile(home):
+    return {"name": "default", "home": str(home)}
+
+
+@pytest.fixture
+def me():
+    return Owner.current()
+
+
+def tree(top):
+    """Everything below *top*: kind, mode, content."""
+    found = {}
+    for directory, directories, files in os.walk(top):
+        for name in directories + files:
+            if name.endswith(("-wal", "-shm")):
+                continue
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            mode = stat.S_IMODE(status.st_mode)
+            if stat.S_ISLNK(status.st_mode):
+                found[os.path.relpath(path, top)] = ("link", os.readlink(path))
+            elif stat.S_ISDIR(status.st_mode):
+                found[os.path.relpath(path, top)] = ("directory", mode)
+            elif stat.S_ISREG(status.st_mode):
+                with open(path, "rb") as stream:
+                    found[os.path.relpath(path, top)] = (mode, status.st_mtime // 1, stream.read())
+    return found
+
+
+def without(found, *gone):
+    return {path: value for path, value in found.items() if not any((path + "/").startswith(f"{g}/") for g in gone)}
+
+
+def test_what_goes_in_comes_out_and_nothing_else(host, home, profile, tmp_path, me):
+    path = backup.create(host, profile, str(tmp_path / "out"))
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert os.listdir(tmp_path / "out") == [os.path.basename(path)]
+    manifest = backup.extract(path, str(tmp_path / "again"), me)
+    expected = without(tree(home), *LEFT_OUT, "state.db")
+    # A link into the home leads into the new one.
+    expected["skills/soul"] = ("link", "../SOUL.md")
+    assert without(tree(tmp_path / "again"), "state.db") == expected
+    assert manifest["outside"] == {"outside": "/etc/passwd"}
+    assert manifest["problems"] == {}
+    assert (manifest["profile"], manifest["host"], manifest["env"]) == ("default", socket.gethostname(), "exclude")
+    assert (manifest["release"], manifest["version"]) == ("0.19.0-abc", "0.19.0")
+    assert manifest["schemas"] == {"state.db": 22}
+    assert backup.databases(str(tmp_path / "again")) == ["state.db"]
+    assert not os.path.exists(tmp_path / "ops/backup.work")
+    with gzip.open(path) as stream:
+        assert b"secret" not in stream.read().replace(b"the agent's own", b"")
+
+
+def test_the_first_and_the_last_member_say_what_it_is(host, profile, tmp_path):
+    with tarfile.open(backup.create(host, profile, str(tmp_path / "out"))) as opened:
+        names = opened.getnames()
+        about = json.load(opened.extractfile("about.json"))
+    assert (names[0], names[-1]) == ("about.json", "checksums.json")
+    assert about["format"] == 1
+    # Anybody can look into one with tar alone.
+    assert "home/memories/MEMORY.md" in names
+
+
+def test_a_stream_is_the_same_without_gzip(host, home, profile, tmp_path, me):
+    out = io.BytesIO()
+    said = backup.stream(host, profile, out)
+    manifest = backup.extract(io.BytesIO(out.getvalue()), str(tmp_path / "again"), me)
+    assert manifest == said
+    assert "memories/MEMORY.md" in tree(tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe".decode("utf-8", "surrogateescape"), "ä\n 'x'", "n" * 250])
+def test_names_survive(host, home, profile, tmp_path, me, name):
+    deep = home / "workspace" / ("d" * 200) / ("e" * 200)
+    deep.mkdir(parents=True)
+    (deep / name).write_text("x")
+    (deep / "link").symlink_to(name)
+    backup.extract(backup.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
+    assert without(tree(tmp_path / "again"), "skills", "state.db") == without(
+        tree(home), *LEFT_OUT, "skills", "state.db"
+    )
+
+
+def test_env_only_when_asked_for(host, home, profile, tmp_path, me):
+    backup.extract(backup.create(host, profile, str(tmp_path / "out"), env="include"), str(tmp_path / "again"), me)
+    assert (tmp_path / "again/.env").read_text() == (home / ".env").read_text()
+
+
+def test_a_busy_database_is_consistent(host, home, profile, tmp_path, me):
+    """A writer that never stops, in WAL mode, each transaction of two rows: no copy has one of the two."""
+    with contextlib.closing(sqlite3.connect(home / "state.db")) as database:
+        database.executemany("INSERT INTO messages (content) VALUES (?)", [("x" * 500,)] * 20000)
+        database.commit()
+    stop, wrote = threading.Event(), []
+
+    def hammer():
+        with contextlib.closing(sqlite3.connect(home / "state.db", timeout=30)) as database:
+            database.execute("PRAGMA wal_autocheckpoint = 5")
+            while not stop.is_set():
+                with database:
+                    for _each in range(2):
+                        database.execute("INSERT INTO messages (session_id, content) VALUES ('pair', ?)", ("y" * 3000,))
+                wrote.append(1)
+
+    writer = threading.Thread(target=hammer)
+    writer.start()
+    try:
+        for number in range(3):
+            before = len(wrote)
+            path = backup.create(host, profile, str(tmp_path / "out"))
+            assert len(wrote) > before
+            copy = tmp_path / f"again{number}"
+            backup.extract(path, str(copy), me)
+            assert sorted(name for name in os.listdir(copy) if name.startswith("state.db")) == ["state.db"]
+            with contextlib.closing(sqlite3.connect(copy / "state.db")) as database:
+                assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+                (pairs,) = database.execute("SELECT count(*) FROM messages WHERE session_id = 'pair'").fetchone()
+            assert pairs % 2 == 0
+            assert pairs >= 2 * before
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_a_damaged_database_is_kept_and_named(host, home, profile, tmp_path, me):
+    (home / "old.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    manifest = backup.extract(backup.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
+    assert list(manifest["problems"]) == ["old.db"]
+    assert (tmp_path / "again/old.db").read_bytes() == (home / "old.db").read_bytes()
+    with pytest.raises(OpsError, match="integrity_check"):
+        backup.copy_database(str(home / "old.db"), str(tmp_path / "copy"), me)
+
+
+def test_a_locked_database_is_named_and_nothing_waits_for_ever(host, home, profile, tmp_path, me, monkeypatch):
+    monkeypatch.setattr(backup, "SQLITE_TIMEOUT", 0.1)
+    with contextlib.closing(sqlite3.connect(home / "locked.db")) as database:
+        database.executescript("CREATE TABLE a (b); PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE")
+        manifest = backup.extract(backup.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
+    assert list(manifest["problems"]) == ["locked.db"]
+    assert "locked.db" not in os.listdir(tmp_path / "again")
+
+
+def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, profile, tmp_path, me, monkeypatch):
+    work = home / "workspace"
+    big = b"0123456789abcdef" * 200_000
+    for name in ("a", "grows", "rewritten", "shrinks", "vanishes"):
+        (work / name).write_bytes(big)
+    original = archive.Writer.file
+
+    def file(self, name, *arguments, **options):
+        """The agent is always faster: it acts between our look at a file and the first byte that we read."""
+        if name.endswith("/a"):
+            (work / "vanishes").unlink()
+        if name.endswith("/grows"):
+            with open(work / "grows", "ab") as stream:
+                stream.write(b"more")
+        if name.endswith("/shrinks"):
+            os.truncate(work / "shrinks", 1_500_000)
+        if name.endswith("/rewritten"):
+            with open(work / "rewritten", "r+b") as stream:
+                stream.write(b"anew")
+        return original(self, name, *arguments, **options)
+
+    monkeypatch.setattr(archive.Writer, "file", file)
+    manifest = backup.extract(backup.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
+    changed = "changed while it was read"
+    assert manifest["problems"] == {"workspace/shrinks": changed, "workspace/rewritten": changed}
+    assert "vanishes" not in os.listdir(tmp_path / "again/workspace")
+    assert (tmp_path / "again/workspace/grows").read_bytes() == big
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, profile, tmp_path):
+    nobody = Owner.named("nobody")
+    host.owner = nobody
+    os.chmod(tmp_path, 0o711)
+    for directory in tmp_path.parents:
+        if directory.stat().st_uid == 0 and str(directory).startswith("/tmp/"):
+            directory.chmod(directory.stat().st_mode | 0o011)
+    for directory, directories, files in os.walk(home):
+        for name in [".", *directories, *files]:
+            os.chown(os.path.join(directory, name), nobody.uid, nobody.gid, follow_symlinks=False)
+    secret = tmp_path / "secret"
+    secret.write_text("root's")
+    secret.chmod(0o600)
+    (home / "roots").write_text("left by sudo")
+    (home / "roots").chmod(0o600)
+    with contextlib.closing(sqlite3.connect(home / "state.db")) as open_database:
+        # Its companions are the agent's, and stay so.
+        open_database.execute("INSERT INTO messages (content) VALUES ('x')")
+        open_database.commit()
+        for name in os.listdir(home):
+            if name.startswith("state.db"):
+                os.chown(home / name, nobody.uid, nobody.gid)
+        path = backup.create(host, profile, str(tmp_path / "out"))
+        assert all(os.stat(home / name).st_uid == nobody.uid for name in os.listdir(home) if name.startswith("state"))
+    assert list(backup.verify(path)["problems"]) == ["roots"]
+    backup.extract(path, str(tmp_path / "again"), nobody)
+    owners = {os.lstat(os.path.join(top, n)).st_uid for top, d, f in os.walk(tmp_path / "again") for n in [".", *d, *f]}
+    assert owners == {nobody.uid}
+    with contextlib.closing(sqlite3.connect(tmp_path / "again/state.db")) as database:
+        assert database.execute("SELECT content FROM messages").fetchall() == [("x",)]
+
+
+def test_a_killed_one_is_swept_and_no_archive(host, home, profile, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    partial = out / "default-20260101T000000Z.tar.gz.partial"
+    partial.write_text("half")
+    (out / "default-20260101T000000Z.txt").write_text("somebody else's")
+    (tmp_path / "ops/backup.work").mkdir(parents=True)
+    (tmp_path / "ops/backup.work/database").write_text("half")
+    assert backup.archives(str(out)) == []
+    path = backup.create(host, profile, str(out))
+    assert not partial.exists()
+    assert [each.path for each in backup.archives(str(out))] == [path]
+
+
+def test_one_that_fails_leaves_nothing(host, home, profile, tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "RESERVE", 1 << 60)
+    with pytest.raises(OpsError, match="no room"):
+        backup.create(host, profile, str(tmp_path / "out"))
+    assert os.listdir(tmp_path / "out") == []
+    assert not os.path.exists(tmp_path / "ops/backup.work")
+
+
+def test_pruned_by_count_and_by_profile(tmp_path):
+    names = [f"{name}-2026010{day}T000000Z.tar.gz" for name in ("default", "default-2", "work") for day in range(1, 6)]
+    for name in [*names, "default-20260101T000000Z.tar.gz.partial", "default.tar.gz"]:
+        (tmp_path / name).write_text("x")
+    assert len(backup.archives(str(tmp_path), "default")) == 5
+    removed = backup.prune(str(tmp_path), "default", 2)
+    assert [os.path.basename(path)[8:17] for path in removed] == ["20260101T", "20260102T", "20260103T"]
+    assert len(os.listdir(tmp_path)) == 17 - 3
+    # The newest one stays whatever is asked for.
+    assert len(backup.prune(str(tmp_path), "default", 0)) == 1
+    assert [each.profile for each in backup.archives(str(tmp_path))].count("default") == 1
+
+
+def test_one_made_with_a_fast_clock_is_not_the_newest_for_years(tmp_path):
+    now = time.time()
+    names = []
+    for ahead in (10 * 365 * 86400, -86400, -3600, 60):
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now + ahead))
+        names.append(f"default-{stamp}{backup.SUFFIX}")
+        (tmp_path / names[-1]).write_bytes(b"x")
+    assert [os.path.basename(each.path) for each in backup.archives(str(tmp_path))] == names
+    assert [os.path.basename(path) for path in backup.prune(str(tmp_path), "default", 2)] == names[:2]
+
+
+def test_a_home_that_is_not_there_is_an_error_not_an_empty_backup(host, tmp_path):
+    with pytest.raises(OpsError, match="cannot be read"):
+        backup.create(host, {"name": "default", "home": str(tmp_path / "none")}, str(tmp_path / "out"))
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_memory_is_flat(host, home, profile, tmp_path, me):
+    (home / "workspace/big").write_bytes(os.urandom(1 << 20) * 48)
+    with contextlib.closing(sqlite3.connect(home / "state.db")) as database:
+        database.executemany("INSERT INTO messages (content) VALUES (?)", [("x" * 100_000,)] * 300)
+        database.commit()
+    tracemalloc.start()
+    try:
+        path = backup.create(host, profile, str(tmp_path / "out"))
+        backup.verify(path)
+        backup.extract(path, str(tmp_path / "again"), me)
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 << 20
+
+
+# Hostile archives
+
+
+def member(name, kind=tarfile.REGTYPE, data=b"", **attributes):
+    header = tarfile.TarInfo(name)
+    header.type, header.size, header.mode = kind, len(data), 0o644
+    for key, value in attributes.items():
+        setattr(header, key, value)
+    return header, data
+
+
+ABOUT = {
+    "format": 1,
+    "profile": "default",
+    "host": "h",
+    "created": 1.0,
+    "kit": "0",
+    "release": None,
+    "version": None,
+    "schemas": {},
+    "env": "exclude",
+}
+HOME = member("home", tarfile.DIRTYPE, mode=0o700)
+
+
+def tar(*members, about=ABOUT, checksums=True, after=()):
+    """A tar of *members*, with checksums that say what is really in it."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as opened:
+        said = {}
+        for header, data in (member("about.json", data=json.dumps(about).encode()), *members):
+            header.mode &= 0o777
+            opened.addfile(header, io.BytesIO(data))
+            if header.issym():
+                said[header.name] = {"link": header.linkname}
+            elif header.isdir():
+                said[header.name] = {"mode": header.mode}
+            else:
+                said[header.name] = {
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "size": len(data),
+                    "mode": header.mode,
+                }
+        if checksums:
+            notes = {"members": said, "problems": {}, "outside": {}}
+            header, data = member("checksums.json", data=json.dumps(notes).encode())
+            opened.addfile(header, io.BytesIO(data))
+        for header, data in after:
+            opened.addfile(header, io.BytesIO(data))
+    return out.getvalue()
+
+
+def check(data, tmp_path, me):
+    """What extract says to *data*; whatever that is, nothing is anywhere but below the directory."""
+    target = tmp_path / "target"
+    target.mkdir()
+    (tmp_path / "beside").write_text("untouched")
+    try:
+        return backup.extract(io.BytesIO(data), str(target), me)
+    finally:
+        assert sorted(os.listdir(tmp_path)) == ["beside", "target"]
+        assert (tmp_path / "beside").read_text() == "untouched"
+
+
+def test_a_good_one_made_by_hand_is_taken(tmp_path, me):
+    data = tar(HOME, member("home/a", data=b"x"), member("home/l", tarfile.SYMTYPE, linkname="a"))
+    assert set(check(data, tmp_path, me)["members"]) == {"about.json", "home", "home/a", "home/l"}
+    assert (tmp_path / "target/l").read_text() == "x"
+
+
+SUB = member("home/sub", tarfile.DIRTYPE, mode=0o700)
+HOSTILE = {
+    "absolute": tar(HOME, member("/etc/passwd", data=b"x")),
+    "absolute below home": tar(HOME, member("home//etc/passwd", data=b"x")),
+    "dots": tar(HOME, member("home/../../beside", data=b"x")),
+    "a dot": tar(HOME, member("home/./a", data=b"x")),
+    "beside home": tar(HOME, member("beside", data=b"x")),
+    "through a link": tar(HOME, SUB, member("home/l", tarfile.SYMTYPE, linkname="sub"), member("home/l/a", data=b"x")),
+    "link out": tar(HOME, member("home/l", tarfile.SYMTYPE, linkname="../beside")),
+    "link absolute": tar(HOME, member("home/l", tarfile.SYMTYPE, linkname="/etc")),
+    "link out by another": tar(
+        HOME,
+        SUB,
+        member("home/sub/up", tarfile.SYMTYPE, linkname=".."),
+        member("home/l", tarfile.SYMTYPE, linkname="sub/up/.."),
+    ),
+    "link to nothing": tar(HOME, member("home/l", tarfile.SYMTYPE, linkname="")),
+    "hard link": tar(HOME, member("home/h", tarfile.LNKTYPE, linkname="../beside")),
+    "device": tar(HOME, member("home/d", tarfile.CHRTYPE, devmajor=1, devminor=3)),
+    "pipe": tar(HOME, member("home/p", tarfile.FIFOTYPE)),
+    "twice": tar(HOME, member("home/a", data=b"x"), member("home/a", data=b"y")),
+    "a directory twice": tar(HOME, SUB, SUB),
+    "a file as a directory": tar(HOME, member("home/a", data=b"x"), member("home/a/b", data=b"x")),
+    "without its directory": tar(HOME, member("home/a/b", data=b"x")),
+    "home as a file": tar(member("home", data=b"x")),
+    "no home": tar(),
+    "no checksums": tar(HOME, member("home/a", data=b"x"), checksums=False),
+    "more after the checksums": tar(HOME, after=[member("home/a", data=b"x")]),
+    "another format": tar(HOME, about={**ABOUT, "format": 2}),
+    "about says nothing": tar(HOME, about={"format": 1}),
+    "about is too long": tar(HOME, about={**ABOUT, "kit": "x" * (2 << 20)}),
+    "nothing": b"",
+    "no tar": b"hello" * 1000,
+    "a tar of somebody else": tar(HOME)[1536:],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_no_backup_holds_is_refused(name, tmp_path, me):
+    with pytest.raises(OpsError, match="the stream: "):
+        check(HOSTILE[name], tmp_path, me)
+
+
+def test_wrong_checksums_are_refused(tmp_path, me):
+    data = tar(HOME, member("home/a", data=b"right"))
+    with pytest.raises(OpsError, match="does not hold what its checksums say"):
+        check(data.replace(b"right", b"wrong"), tmp_path, me)
+
+
+def bomb(kind, size=8 << 30):
+    """A header that promises *size* bytes of name, and a stream that would deliver them."""
+    header = tarfile.TarInfo("././@PaxHeader")
+    header.type, header.size = kind, size
+    return header.tobuf(tarfile.GNU_FORMAT)
+
+
+class Endless(io.RawIOBase):
+    def __init__(self, head, limit):
+        self.head, self.given, self.limit = io.BytesIO(head), 0, limit
+
+    def read(self, size=-1):
+        data = self.head.read(size) or b"9" * min(size, 1 << 20)
+        self.given += len(data)
+        assert self.given < self.limit, "read on and on"
+        return data
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_SPARSE],
+)
+def test_headers_that_would_fill_the_memory_are_refused(kind, tmp_path, me):
+    with pytest.raises(OpsError, match="damaged, or no backup"):
+        check_stream(Endless(bomb(kind), 4 << 20), tmp_path, me)
+    inside = tar(HOME, checksums=False)
+    inside = inside[: inside.rindex(b"home") // 512 * 512 + 512]
+    with pytest.raises(OpsError, match="damaged, or no backup"):
+        check_stream(Endless(inside + bomb(kind), 4 << 20), tmp_path / "2", me)
+
+
+def check_stream(stream, tmp_path, me):
+    tmp_path.mkdir(exist_ok=True)
+    backup.extract(stream, str(tmp_path / "target"), me)
+
+
+@pytest.mark.parametrize("headers", [{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, {"GNU.sparse.map": "0,1"}])
+def test_sparse_files_are_refused(headers, tmp_path, me):
+    data = tar(HOME, member("home/a", data=b"x" * 512, pax_headers={**headers, "GNU.sparse.size": "1"}))
+    with pytest.raises(OpsError, match="sparse"):
+        check(data, tmp_path, me)
+
+
+def test_a_file_larger_than_the_disk_is_refused_before_it_is_written(tmp_path, me):
+    header = tarfile.TarInfo("home/a")
+    header.size = 1 << 60
+    head = tar(HOME, checksums=False)
+    head = head[: head.rindex(b"home") // 512 * 512 + 512] + header.tobuf(tarfile.GNU_FORMAT)
+    with pytest.raises(OpsError, match="no room"):
+        check_stream(Endless(head, 4 << 20), tmp_path, me)
+
+
+def test_chained_headers_are_refused(tmp_path, me):
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 512
+    with pytest.raises(OpsError, match="damaged, or no backup"):
+        check((header.tobuf() + b"11 path=abc\n".ljust(512, b"\0")) * 5000, tmp_path, me)
+
+
+class Bytes(tuple):
+    def __repr__(self):
+        return "an archive"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A small archive, compressed and not."""
+    top = tmp_path_factory.mktemp("small")
+    (top / "home/sub").mkdir(parents=True)
+    (top / "home/sub/a").write_text("some text\n" * 50)
+    (top / "home/l").symlink_to("sub/a")
+    host = Installation(
+        {
+            **dict.fromkeys(("data_dir", "hermes_home", "root", "managed_root"), str(top)),
+            "user": getpass.getuser(),
+            "scope": "system",
+            "ops_dir": str(top / "ops"),
+        }
+    )
+    path = backup.create(host, {"name": "default", "home": str(top / "home")}, str(top))
+    backup.verify(path)
+    with open(path, "rb") as stream:
+        packed = stream.read()
+    return Bytes((packed, gzip.decompress(packed)))
+
+
+def verify_bytes(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bytes") / "x.tar.gz"
+    path.write_bytes(data)
+    return backup.verify(str(path))
+
+
+@given(position=st.integers(0, 1 << 20))
+def test_truncated_anywhere_is_refused(small, tmp_path_factory, position):
+    with pytest.raises(OpsError):
+        verify_bytes(small[0][: position % len(small[0])], tmp_path_factory)
+
+
+@given(position=st.integers(0, 1 << 20), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_refused(small, tmp_path_factory, position, bit):
+    packed = bytearray(small[0])
+    # Not in gzip's own header, where the time means nothing.
+    packed[10 + position % (len(packed) - 10)] ^= 1 << bit
+    try:
+        verify_bytes(bytes(packed), tmp_path_factory)
+    except OpsError:
+        return
+    # A run of zeros, say, may be written in two ways.
+    assert gzip.decompress(packed) == small[1]
+
+
+@given(position=st.integers(0, 1 << 20), bit=st.integers(0, 7))
+def test_a_flipped_bit_of_the_tar_itself_never_passes_as_something_else(small, tmp_path_factory, position, bit):
+    """Without gzip's checksum: what is taken says the same as the original."""
+    raw = bytearray(small[1])
+    raw[position % len(raw)] ^= 1 << bit
+    try:
+        found = verify_bytes(bytes(raw), tmp_path_factory)
+    except OpsError:
+        return
+    assert found == verify_bytes(small[0], tmp_path_factory)
+
+
+@given(st.binary(max_size=2000))
+def test_arbitrary_bytes_are_refused(tmp_path_factory, data):
+    with pytest.raises(OpsError):
+        verify_bytes(data, tmp_path_factory)
+
+
+def test_an_archive_that_is_not_there(tmp_path):
+    with pytest.raises(OpsError, match="cannot be read"):
+        backup.verify(str(tmp_path / "none.tar.gz"))
+
+
+def test_only_into_an_empty_directory(small, tmp_path, me):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target/there").write_text("x")
+    with pytest.raises(OpsError, match="is not empty"):
+        backup.extract(io.BytesIO(small[1]), str(tmp_path / "target"), me)
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "inside"),
+    [
+        ("l", "a", True),
+        ("l", "a/b", True),
+        ("a/l", "../b", True),
+        ("a/l", "./../b", True),
+        ("a/b/l", "../../c", True),
+        ("l", "..", False),
+        ("a/l", "../..", False),
+        ("a/l", "../../home/b", False),
+        ("l", "a/../b", False),
+        ("l", "/etc", False),
+        ("l", "", False),
+        ("l", "a\0b", False),
+    ],
+)
+def test_which_links_stay_inside(path, target, inside):
+    assert archive.stays_inside(path, target) is inside

@@ -1,0 +1,541 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A home is what it was in the backup, or what it was before; nothing between, wherever it is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import time
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import restore
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import systemd
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
+
+UNIT = "hermes-gateway@default.service"
+
+
+START = time.time()
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A host whose gateway runs as long as the file ``running`` is there, and is well unless ``sick`` is, too."""
+    host = Installation(
+        {
+            "user": getpass.getuser(),
+            "scope": "system",
+            "data_dir": str(tmp_path),
+            "hermes_home": str(tmp_path / "home"),
+            "ops_dir": str(tmp_path / "ops"),
+            "root": str(tmp_path / "opt"),
+            "managed_root": str(tmp_path / "managed"),
+        }
+    )
+
+    host.orders = []
+
+    def call(_self, verb, *arguments, **_options):
+        host.orders.append(verb)
+        if verb == "show":
+            state = "active" if (tmp_path / "running").exists() else "inactive"
+            return Completed((), 0, f"ActiveState={state}\nSubState=running\nMainPID=1", "")
+        if verb in ("start", "restart"):
+            (tmp_path / "running").touch()
+            if (tmp_path / "home/sick").exists():
+                # What a gateway makes beside a database would be taken for that of another one.
+                (tmp_path / "home/state.db-wal").write_text("of the restored database")
+                (tmp_path / "home/made.json").write_text("{}")
+        if verb == "stop":
+            with contextlib.suppress(FileNotFoundError):
+                (tmp_path / "running").unlink()
+        return Completed((), 0, "", "")
+
+    def look(profile, *_arguments):
+        result = health.Health(profile["name"])
+        if not (tmp_path / "running").exists():
+            result.problems.append(health.Problem("not_running", "it does not run", "start it"))
+        if (tmp_path / "home/sick").exists():
+            result.problems.append(health.Problem("sick", "it is sick", "heal it"))
+        return result
+
+    monkeypatch.setattr(Manager, "call", call)
+    monkeypatch.setattr(Manager, "reachable", True)
+    monkeypatch.setattr(health, "check", look)
+    monkeypatch.setattr(health, "wait", lambda profiles, *_arguments: [look(profile) for profile in profiles])
+    monkeypatch.setattr(guard, "UNIT_DIRECTORY", str(tmp_path / "units"))
+    assert systemd.Manager is Manager
+    make_home(tmp_path / "home")
+    (tmp_path / "running").touch()
+    host.records("default").prepare()
+    host.records("default").write_applied("gateway", profile_of(tmp_path))
+    return host
+
+
+def orders(host):
+    """What systemd was told to do."""
+    return [verb for verb in host.orders if verb in ("start", "stop", "restart")]
+
+
+def profile_of(tmp_path):
+    return {"name": "default", "state": "present", "home": str(tmp_path / "home"), "unit": UNIT, "drain": 0}
+
+
+@pytest.fixture
+def profile(host, tmp_path):
+    return profile_of(tmp_path)
+
+
+def make_home(home):
+    for name, text in {
+        ".env": "KEY=of the host\n",
+        "config.yaml": "model: one\n",
+        "memories/MEMORY.md": "old\n",
+        "skills/a/SKILL.md": "a\n",
+        "logs/gateway.log": "log\n",
+        "profiles/other/config.yaml": "other\n",
+        "gateway_state.json": "{}\n",
+    }.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    with contextlib.closing(sqlite3.connect(home / "state.db")) as database:
+        database.executescript(
+            "CREATE TABLE sessions (id TEXT, source TEXT);"
+            "CREATE TABLE messages (session_id TEXT, role TEXT, content TEXT, timestamp REAL)"
+        )
+
+
+def say_to(home, text, when):
+    with contextlib.closing(sqlite3.connect(home / "state.db")) as database:
+        database.execute("INSERT INTO messages VALUES ('s', 'user', ?, ?)", (text, when))
+        database.commit()
+
+
+def change(home):
+    """What happens to a home after the backup."""
+    (home / "memories/MEMORY.md").write_text("new\n")
+    (home / "skills/b").mkdir()
+    (home / "skills/b/SKILL.md").write_text("b\n")
+    (home / "SOUL.md").write_text("soul\n")
+    (home / "state.db-wal").write_text("of the new database")
+    (home / ".env").write_text("KEY=newer\n")
+
+
+def tree(top):
+    found = {}
+    for directory, directories, files in os.walk(top):
+        for name in directories + files:
+            path = os.path.join(directory, name)
+            content = None
+            if not os.path.isdir(path):
+                with open(path, "rb") as stream:
+                    content = stream.read()
+                if content.startswith(backup.SQLITE_MAGIC):
+                    # A copy by SQLite differs in a counter.
+                    with contextlib.closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as database:
+                        content = "\n".join(database.iterdump())
+            found[os.path.relpath(path, top)] = content
+    return found
+
+
+@pytest.fixture
+def made(host, profile, tmp_path):
+    """A backup, and what was in the home then and is now."""
+    home = tmp_path / "home"
+    say_to(home, "hello", time.time() - 100)
+    old = tree(home)
+    path = backup.create(host, profile, str(tmp_path / "backups"))
+    change(home)
+    shutil.copytree(home, tmp_path / "saved")
+    return path, old, tree(home)
+
+
+# What a restore leaves where it is: the host's.
+STAYS = ("logs", "profiles", "gateway_state.json", ".env")
+
+
+def expected(old, new):
+    """A home after the restore: the backup's, with what belongs to the host."""
+    mine = {path: value for path, value in new.items() if path.split("/")[0] in STAYS}
+    return {**{path: value for path, value in old.items() if path.split("/")[0] not in STAYS}, **mine}
+
+
+def run(host, profile, path, **options):
+    said = []
+    aside = restore.Restore(host, said.append).restore(profile, path, **options)
+    return aside, said
+
+
+def leftovers(tmp_path):
+    """What a restore must not leave behind."""
+    paths = [tmp_path / "ops/restore.json", tmp_path / "home" / backup.STAGING]
+    return [str(path) for path in paths if path.exists()] + [
+        os.path.join(directory, name)
+        for directory, _names, files in os.walk(tmp_path / "units")
+        for name in files
+        # Half of a unit, which the next writer of it sweeps.
+        if not name.endswith(".hermes-ops")
+    ]
+
+
+def test_restored_and_what_was_there_is_set_aside(host, profile, made, tmp_path):
+    path, old, new = made
+    aside, _said = run(host, profile, path, force=True)
+    assert tree(tmp_path / "home") == expected(old, new)
+    assert os.path.dirname(aside) == str(tmp_path / "ops/set-aside")
+    assert os.path.basename(aside).startswith("default-")
+    gone = tree(aside)
+    # The companion of the old database went with it; nothing was lost.
+    assert gone == {
+        p: v for p, v in new.items() if p.split("/")[0] not in ("logs", "profiles", "gateway_state.json", ".env")
+    }
+    assert "state.db-wal" in gone
+    assert (tmp_path / "running").exists()
+    assert leftovers(tmp_path) == []
+
+
+def test_env_of_the_backup_replaces_that_of_the_host(host, profile, tmp_path):
+    path = backup.create(host, profile, str(tmp_path / "backups"), env="include")
+    (tmp_path / "home/.env").write_text("KEY=newer\n")
+    (tmp_path / "home/.env.bak").write_text("KEY=another\n")
+    aside, _said = run(host, profile, path)
+    assert (tmp_path / "home/.env").read_text() == "KEY=of the host\n"
+    assert sorted(name for name in os.listdir(aside) if name.startswith(".env")) == [".env", ".env.bak"]
+
+
+def test_an_empty_home_of_another_host(host, profile, made, tmp_path):
+    path, old, _new = made
+    shutil.rmtree(tmp_path / "home")
+    (tmp_path / "home/memories").mkdir(parents=True)
+    # As site.yml made it just now.
+    (tmp_path / "home/config.yaml").write_text("model: two\n")
+    (tmp_path / "home/.env").write_text("KEY=of another host\n")
+    run(host, profile, path)
+    expected = {
+        p: v for p, v in old.items() if p.split("/")[0] not in ("logs", "profiles", "gateway_state.json", ".env")
+    }
+    assert tree(tmp_path / "home") == {**expected, ".env": b"KEY=of another host\n"}
+
+
+@pytest.mark.parametrize("what", ["message", "memories/MEMORY.md", "skills/b/SKILL.md", "config.yaml", "SOUL.md"])
+def test_a_home_that_knows_more_is_not_overwritten(host, profile, tmp_path, what):
+    home = tmp_path / "home"
+    say_to(home, "hello", time.time() - 100)
+    path = backup.create(host, profile, str(tmp_path / "backups"))
+    assert restore.learnt_since(host, str(home), backup.verify(path)) == []
+    later = time.time() + 60
+    if what == "message":
+        say_to(home, "and this?", later)
+    else:
+        (home / what).parent.mkdir(exist_ok=True)
+        (home / what).write_text("learnt\n")
+        os.utime(home / what, (later, later))
+    before = tree(home)
+    with pytest.raises(OpsError, match="knows more than the backup") as caught:
+        run(host, profile, path)
+    assert ("somebody spoke" if what == "message" else what) in str(caught.value)
+    assert "--force" in caught.value.fix
+    with pytest.raises(OpsError, match="knows more than the backup"):
+        restore.Restore(host, print).check(profile, path)
+    assert "would restore" in restore.Restore(host, print).check(profile, path, force=True)
+    assert tree(home) == before
+    assert leftovers(tmp_path) == []
+    run(host, profile, path, force=True)
+
+
+@pytest.mark.parametrize(
+    "harmless", ["touched", "our own question", "nobody ever spoke", "the log", "an unreadable database"]
+)
+def test_what_is_no_knowledge_does_not_stop_it(host, profile, tmp_path, harmless):
+    home, later = tmp_path / "home", time.time() + 60
+    if harmless != "nobody ever spoke":
+        say_to(home, "hello", time.time() - 100)
+    path = backup.create(host, profile, str(tmp_path / "backups"))
+    if harmless == "touched":
+        os.utime(home / "memories/MEMORY.md", (later, later))
+    elif harmless == "our own question":
+        say_to(home, health.REPLY_PROMPT, later)
+    elif harmless == "nobody ever spoke":
+        (home / "memories/MEMORY.md").write_text("seeded")
+        os.utime(home / "memories/MEMORY.md", (later, later))
+    elif harmless == "the log":
+        os.utime(home / "logs/gateway.log", (later, later))
+    else:
+        (home / "state.db").write_bytes(b"no database")
+    run(host, profile, path)
+
+
+def test_a_damaged_archive_touches_nothing(host, profile, made, tmp_path):
+    path, _old, new = made
+    with open(path, "r+b") as stream:
+        stream.truncate(os.path.getsize(path) - 30)
+    with pytest.raises(OpsError, match=r"damaged|incomplete"):
+        run(host, profile, path, force=True)
+    assert tree(tmp_path / "home") == new
+    assert leftovers(tmp_path) == []
+    assert (tmp_path / "running").exists()
+
+
+def test_a_sender_that_fails_at_its_end_touches_nothing(host, profile, made, tmp_path):
+    path, _old, new = made
+
+    def finish():
+        raise OpsError("was cut off")
+
+    with pytest.raises(OpsError, match="was cut off"):
+        run(host, profile, path, force=True, finish=finish)
+    assert tree(tmp_path / "home") == new
+    assert leftovers(tmp_path) == []
+
+
+def test_an_agent_that_is_not_well_on_it_gets_its_home_back(host, profile, tmp_path):
+    home = tmp_path / "home"
+    (home / "sick").touch()
+    path = backup.create(host, profile, str(tmp_path / "backups"))
+    (home / "sick").unlink()
+    before = tree(home)
+    with pytest.raises(OpsError, match="it is sick"):
+        run(host, profile, path)
+    assert tree(home) == before
+    assert (tmp_path / "running").exists()
+    assert leftovers(tmp_path) == []
+    # What the restored agent may have written in the meantime is not lost.
+    (undone,) = os.listdir(tmp_path / "ops/set-aside")
+    assert undone.endswith("-undone")
+    gone = tree(tmp_path / "ops/set-aside" / undone)
+    assert gone["state.db-wal"] == b"of the restored database"
+    assert {"sick", "made.json", "state.db"} < set(gone)
+
+
+def test_an_agent_that_was_not_well_before_either_keeps_it(host, profile, made, tmp_path):
+    (tmp_path / "home/sick").touch()
+    run(host, profile, made[0], force=True)
+    assert not (tmp_path / "home/sick").exists()
+    (tmp_path / "home/sick").touch()
+    sick = backup.create(host, profile, str(tmp_path / "backups"))
+    run(host, profile, sick, force=True)
+    assert (tmp_path / "home/sick").exists()
+
+
+def test_only_one_at_a_time_and_not_during_an_update(host, profile, made):
+    path = made[0]
+    with host.lock("restore"), pytest.raises(OpsError, match="is held by another process"):
+        run(host, profile, path, force=True)
+    with host.lock("update"), pytest.raises(OpsError, match="an update is running"):
+        run(host, profile, path, force=True)
+
+
+def test_no_backup_of_a_home_that_is_half_restored(host, profile, tmp_path):
+    (tmp_path / "ops/restore.json").write_text("{}")
+    with pytest.raises(OpsError, match="was interrupted"):
+        backup.create(host, profile, str(tmp_path / "backups"))
+
+
+def test_a_backup_of_the_future_is_not_known_to_be_newer(host, profile, made, tmp_path, monkeypatch):
+    path, _old, new = made
+    ten_years = 10 * 365 * 86400
+    say_to(tmp_path / "home", "said since", time.time())
+    new = tree(tmp_path / "home")
+    monkeypatch.setattr(restore.time, "time", lambda: START - ten_years)
+    with pytest.raises(OpsError, match="made with a clock that was fast"):
+        run(host, profile, path)
+    assert tree(tmp_path / "home") == new
+
+
+def test_a_gateway_that_somebody_starts_meanwhile_is_not_left_on_what_was_set_aside(
+    host, profile, made, tmp_path, monkeypatch
+):
+    path, _old, _new = made
+    exchange = restore.Restore._exchange
+
+    def meanwhile(self, journal):
+        self.host.manager.call("start", UNIT)
+        exchange(self, journal)
+
+    monkeypatch.setattr(restore.Restore, "_exchange", meanwhile)
+    run(host, profile, path, force=True)
+    assert orders(host) == ["stop", "start", "stop", "start"]
+
+
+def test_a_backup_that_reads_the_home_comes_to_its_end_first(host, profile, made, tmp_path, monkeypatch):
+    path, _old, new = made
+    monkeypatch.setattr(backup, "LOCK_TIMEOUT", 0.1)
+    with host.lock("backup"), pytest.raises(OpsError, match="is held by another process"):
+        run(host, profile, path, force=True)
+    assert tree(tmp_path / "home") == new
+    assert leftovers(tmp_path) == []
+
+
+def test_somebody_who_writes_into_the_home_meanwhile_loses_nothing(host, profile, made, tmp_path, monkeypatch):
+    path, _old, new = made
+    original = backup.replaced
+
+    def replaced(home):
+        names = original(home)
+        # Once: when it is decided what goes aside.
+        if "SOUL.md" in names:
+            names.remove("config.yaml")
+        return names
+
+    monkeypatch.setattr(backup, "replaced", replaced)
+    with pytest.raises(OpsError, match=r"somebody makes 'config\.yaml'"):
+        run(host, profile, path, force=True)
+    assert tree(tmp_path / "home") == new
+
+
+def test_links_out_of_the_home(host, profile, tmp_path):
+    home = tmp_path / "home"
+    (tmp_path / "elsewhere").mkdir()
+    (home / "workspace").symlink_to(tmp_path / "elsewhere")
+    (home / "gone").symlink_to("/nonexistent")
+    path = backup.create(host, profile, str(tmp_path / "backups"))
+    _aside, said = run(host, profile, path)
+    assert os.readlink(home / "workspace") == str(tmp_path / "elsewhere")
+    assert not os.path.lexists(home / "gone")
+    assert any("gone is not in the backup" in str(line) for line in said)
+
+
+# Killed
+
+
+EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink")
+
+
+def killed_at(number, action):
+    """Do *action* in a process that kills itself right before the *number*-th change of the disk.
+
+    :returns: whether it came to its end before
+    """
+    pid = os.fork()
+    if pid == 0:
+        left = [number]
+
+        def hook(event, _arguments):
+            if event in EVENTS:
+                left[0] -= 1
+                if left[0] < 0:
+                    os._exit(9)
+
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), 1)
+            os.dup2(null.fileno(), 2)
+        try:
+            sys.addaudithook(hook)
+            action()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    _pid, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, 9, -signal.SIGKILL)
+    return code == 0
+
+
+def again(tmp_path):
+    """The home, and all of ours, as before the restore."""
+    for name in ("home", "ops/set-aside", "units"):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+    shutil.copytree(tmp_path / "saved", tmp_path / "home")
+    (tmp_path / "running").touch()
+
+
+def undone(host, tmp_path, new):
+    """What has to hold after a kill and a recovery."""
+    assert tree(tmp_path / "home") == new
+    assert leftovers(tmp_path) == []
+    assert (tmp_path / "running").exists()
+    kept = os.listdir(tmp_path / "ops/set-aside") if (tmp_path / "ops/set-aside").exists() else []
+    assert all(name.endswith("-undone") for name in kept)
+
+
+def test_killed_anywhere_it_is_undone(host, profile, made, tmp_path):
+    path, old, new = made
+    for number in range(1000):
+        again(tmp_path)
+        if killed_at(number, lambda: run(host, profile, path, force=True)):
+            break
+        with host.lock("restore"):
+            restore.Restore(host, lambda _text: None).recover()
+        if tree(tmp_path / "home") == expected(old, new):
+            # Killed when it counted already.
+            assert leftovers(tmp_path) == []
+            continue
+        undone(host, tmp_path, new)
+    assert number > 30
+    assert tree(tmp_path / "home") == expected(old, new)
+
+
+@pytest.mark.parametrize("step", ["switch", "start"])
+def test_killed_anywhere_while_it_is_undone_it_is_undone_by_the_next(host, profile, made, tmp_path, step, monkeypatch):
+    path, _old, new = made
+
+    def stop_there(self, journal, *arguments):
+        original(self, journal, *arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    original = getattr(restore.Restore, f"_{step}")
+    for number in range(1000):
+        again(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(restore.Restore, f"_{step}", stop_there)
+            assert not killed_at(1000, lambda: run(host, profile, path, force=True))
+        assert tree(tmp_path / "home") != new
+        # At boot nobody runs.
+        over = killed_at(number, lambda: restore.Restore(host, lambda _text: None).recover(boot=True))
+        restore.Restore(host, lambda _text: None).recover()
+        (tmp_path / "running").touch()
+        undone(host, tmp_path, new)
+        if over:
+            break
+    assert number > 10
+
+
+def test_the_next_restore_undoes_the_one_that_was_killed_and_does_its_own(host, profile, made, tmp_path):
+    path, old, new = made
+    assert not killed_at(20, lambda: run(host, profile, path, force=True))
+    assert (tmp_path / "ops/restore.json").exists()
+    guards = [name for _d, _n, files in os.walk(tmp_path / "units") for name in files]
+    assert "hermes-restore-recovery.service" in guards
+    time.sleep(1.1)
+    run(host, profile, path, force=True)
+    assert tree(tmp_path / "home") == expected(old, new)
+    assert leftovers(tmp_path) == []
+
+
+# What last worked
+
+
+def test_what_last_worked_is_put_back(host, profile, tmp_path):
+    home, records = tmp_path / "home", host.records("default")
+    for name in ("config.yaml", ".env"):
+        records.keep(str(home / name), host.owner, replace=True)
+    (home / "config.yaml").write_text("broken: [")
+    (home / ".env").write_text("KEY=broken\n")
+    said = []
+    aside = restore.put_back_kept(host, profile, said.append)
+    assert (home / "config.yaml").read_text() == "model: one\n"
+    assert (home / ".env").read_text() == "KEY=of the host\n"
+    assert os.stat(home / ".env").st_mode & 0o777 == 0o600
+    assert tree(aside) == {"config.yaml": b"broken: [", ".env": b"KEY=broken\n"}
+    # One order to systemd: whoever is killed after a stop has nobody who starts it.
+    assert orders(host) == ["restart"]
+    # Nothing differs: a fresh start is all there is to it.
+    assert restore.put_back_kept(host, profile, said.append) is None
+
+
+def test_nothing_was_ever_kept(host, profile):
+    with pytest.raises(OpsError, match="nothing is kept"):
+        restore.put_back_kept(host, profile, print)

@@ -1,0 +1,383 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a profile may declare: each mistake is one error that names host, profile, key and fix."""
+
+from __future__ import annotations
+
+import copy
+import string
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.config import shown
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from hypothesis import given
+from hypothesis import strategies as st
+
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+def resolve(*profiles):
+    return declaration.resolve(
+        list(profiles), host="box", hermes_home="/data/.hermes", managed_root="/etc/hermes-ops/managed"
+    )
+
+
+def refusal(*profiles) -> str:
+    with pytest.raises(OpsError) as caught:
+        resolve(*profiles)
+    text = str(caught.value)
+    assert text.startswith("box: hermes_profiles")
+    assert "Fix: " in text
+    return text
+
+
+def test_the_default_profile_needs_nothing():
+    profile = resolve({"name": "default"})["default"]
+    assert profile["home"] == "/data/.hermes"
+    assert profile["gateway"]["unit"] == "hermes-gateway@default.service"
+    assert profile["gateway"]["api"] == {"enabled": True, "host": "127.0.0.1", "port": 8642}
+    assert profile["settings"]["API_SERVER_PORT"] == "8642"
+    assert profile["generate"] == ["API_SERVER_KEY"]
+    assert profile["gateway"]["health"]["platforms"] == ["api_server"]
+
+
+def test_other_profiles_live_below_profiles():
+    profile = resolve({"name": "coder", "api": {"port": 8643}})["coder"]
+    assert profile["home"] == "/data/.hermes/profiles/coder"
+
+
+def test_one_gateway_a_profile_is_said_explicitly():
+    gateway = resolve({"name": "default"})["default"]["config"]["gateway"]
+    assert gateway["multiplex_profiles"] is False
+    assert gateway["auto_multiplex_migration"] is False
+
+
+def test_declared_config_wins_over_ours():
+    profile = resolve({"name": "default", "config": {"updates": {"check": True}}})["default"]
+    assert profile["config"]["updates"]["check"] is True
+    assert profile["config"]["security"]["tirith_enabled"] is False
+
+
+def test_webhooks_open_the_server_on_loopback():
+    profile = resolve({"name": "default", "webhooks": [{"name": "a"}]})["default"]
+    extra = profile["config"]["platforms"]["webhook"]["extra"]
+    assert extra == {"host": "127.0.0.1", "port": 8644}
+    assert profile["gateway"]["health"]["platforms"] == ["api_server", "webhook"]
+
+
+def test_a_subscription_that_shall_be_gone_opens_no_server():
+    gateway = resolve({"name": "default", "webhooks": [{"name": "a", "state": "absent"}]})["default"]["gateway"]
+    assert not gateway["webhook"]["enabled"]
+
+
+def test_a_cron_only_profile_has_no_platform_and_no_key():
+    profile = resolve({"name": "nightly", "api": {"enabled": False}})["nightly"]
+    assert profile["gateway"]["health"]["platforms"] == []
+    assert profile["generate"] == []
+    assert profile["settings"] == {"API_SERVER_ENABLED": "false"}
+
+
+def test_a_bot_token_makes_its_platform_expected():
+    profile = resolve({"name": "default", "secrets": {"DISCORD_BOT_TOKEN": "t" * 30}})["default"]
+    assert profile["gateway"]["health"]["platforms"] == ["discord", "api_server"]
+
+
+def test_an_absent_profile_needs_no_port():
+    assert resolve({"name": "default"}, {"name": "old", "state": "absent"})["old"]["state"] == "absent"
+
+
+def test_secrets_are_nowhere_but_in_their_place():
+    profile = resolve(
+        {
+            "name": "default",
+            "secrets": {"OPENROUTER_API_KEY": "top-secret-1"},
+            "webhooks": [{"name": "a", "secret": "top-secret-2"}],
+        }
+    )["default"]
+    assert "top-secret" not in str(profile["gateway"])
+    assert "top-secret" not in str(profile["config"]) + str(profile["settings"])
+
+
+def test_settings_become_text():
+    settings = resolve({"name": "default", "settings": {"A": True, "B": 5, "C": "x"}})["default"]["settings"]
+    assert (settings["A"], settings["B"], settings["C"]) == ("true", "5", "x")
+
+
+@pytest.mark.parametrize(
+    ("profiles", "words"),
+    [
+        ([], ["must be a list of at least one profile"]),
+        (["x"], ["entry 1 is not a mapping"]),
+        ([{}], ["entry 1 has the name None"]),
+        ([{"name": "Bad Name"}], ["'Bad Name'"]),
+        ([{"name": "hermes", "api": {"port": 8700}}], ["entry 1", "'hermes'", "reserved"]),
+        ([{"name": "sudo", "api": {"port": 8700}}], ["'sudo'", "another name"]),
+        ([{"name": "default"}, {"name": "default"}], ["profile default is declared twice"]),
+        ([{"name": "default", "confg": {}}], ["profile default", "unknown key confg", "did you mean config?"]),
+        ([{"name": "default", "api": {"prot": 1}}], ["unknown key api.prot", "did you mean api.port?"]),
+        ([{"name": "default", "zzz": 1}], ["unknown key zzz", "known keys: "]),
+        ([{"name": "default", "webhooks": [{"name": "a", "promt": ""}]}], ["webhooks[1]", "did you mean prompt?"]),
+        ([{"name": "default", "api": {"port": "8642"}}], ["api.port", "a whole number", "unquote it"]),
+        ([{"name": "default", "api": {"port": True}}], ["api.port", "a whole number"]),
+        ([{"name": "default", "drain": -1}], ["drain", "-1"]),
+        ([{"name": "default", "api": {"port": 80}}], ["api.port", "unprivileged"]),
+        ([{"name": "default", "api": {"port": 70000}}], ["api.port", "70000"]),
+        ([{"name": "a"}], ["profile a", "api.port", "not declared"]),
+        (
+            [{"name": "a", "api": {"port": 8700}}, {"name": "b", "api": {"port": 8700}}],
+            ["port 8700 is declared twice", "profile a: api.port", "profile b: api.port"],
+        ),
+        ([{"name": "default", "webhook": {"port": 8642}}], ["port 8642 is declared twice", "webhook.port"]),
+        (
+            [
+                {"name": "a", "api": {"port": 8700}, "secrets": {"DISCORD_BOT_TOKEN": "same"}},
+                {"name": "b", "api": {"port": 8701}, "secrets": {"DISCORD_BOT_TOKEN": "same"}},
+            ],
+            ["profile a and profile b", "DISCORD_BOT_TOKEN"],
+        ),
+        ([{"name": "default", "api": {"host": "0.0.0.0"}}], ["0.0.0.0", "reached from the network", "openssl rand"]),
+        (
+            [{"name": "default", "api": {"host": "0.0.0.0"}, "secrets": {"API_SERVER_KEY": "changeme"}}],
+            ["API_SERVER_KEY", "placeholder"],
+        ),
+        ([{"name": "default", "secrets": {"API_SERVER_KEY": "short"}}], ["secrets.API_SERVER_KEY", "16"]),
+        (
+            [{"name": "default", "config": {"model": {"api_key": "abcdef"}}}],
+            ["config.model.api_key", "secrets.MODEL_API_KEY", "${MODEL_API_KEY}"],
+        ),
+        (
+            [{"name": "default", "config": {"platforms": {"discord": {"token": "abcdef"}}}}],
+            ["config.platforms.discord.token", "environment variable"],
+        ),
+        ([{"name": "default", "config": {"x": {"y": "sk-" + "a" * 30}}}], ["config.x.y", "is a secret"]),
+        ([{"name": "default", "settings": {"OPENAI_API_KEY": "abc"}}], ["settings.OPENAI_API_KEY", "move it to"]),
+        ([{"name": "default", "settings": {"API_SERVER_PORT": "1"}}], ["API_SERVER_PORT", "api.port"]),
+        (
+            [{"name": "default", "config": {"platforms": {"webhook": {"extra": {"port": 1}}}}}],
+            ["config.platforms.webhook.extra.port", "webhook.port"],
+        ),
+        ([{"name": "default", "config": {"platforms": {"webhook": None}}}], ["config.platforms.webhook", "mapping"]),
+        ([{"name": "default", "config": {"platforms": {"api_server": {"extra": []}}}}], ["platforms.api_server.extra"]),
+        ([{"name": "default", "config": {"agent": None}}], ["config.agent", "must be a mapping"]),
+        (
+            [{"name": "default", "config": {"platforms": {"webhook": {"enabled": {"a": 1}}}}}],
+            ["config.platforms.webhook.enabled", "webhook.enabled instead"],
+        ),
+        (
+            [{"name": "default", "webhooks": [{"name": "a", "state": "absent"}], "health": {"webhook": "a"}}],
+            ["health.webhook", "not declared"],
+        ),
+        ([{"name": "default", "health": {"platforms": [{"a": 1}]}}], ["health.platforms", "list of text"]),
+        ([{"name": "default", "sandbox": {"open": [{}]}}], ["sandbox.open", "list of text"]),
+        ([{"name": "default", "sandbox": {"paths": [1]}}], ["sandbox.paths", "list of text"]),
+        ([{"name": "default", "webhooks": [{"name": "a", "events": [True]}]}], ["webhooks[1]: events", "list of text"]),
+        ([{"name": "default", "webhooks": [{"name": "a", "skills": [None]}]}], ["webhooks[1]: skills", "list of text"]),
+        ([{"name": "default", "user": "x" * 1376}], ["default: user", "1376", "1375"]),
+        ([{"name": "default", "memory": "x" * 2201}], ["default: memory", "2201", "2200"]),
+        ([{"name": "default", "secrets": {"X_API_KEY": "\u201cabc\u201d"}}], ["secrets.X_API_KEY", "not ASCII"]),
+        ([{"name": "default", "secrets": {"X": "a\0b"}}], ["secrets.X", "NUL"]),
+        ([{"name": "default", "settings": {"A B": "x"}}], ["'A B'", "no name for a variable"]),
+        ([{"name": "default", "settings": {"A": ["x"]}}], ["settings.A", "must be text"]),
+        ([{"name": "default", "webhook": {"enabled": False}, "webhooks": [{"name": "a"}]}], ["webhook.enabled"]),
+        ([{"name": "default", "webhooks": [{"name": "a"}, {"name": "a"}]}], ["webhooks[2]", "twice"]),
+        (
+            [{"name": "default", "webhook": {"host": "::"}, "webhooks": [{"name": "a", "secret": "INSECURE_NO_AUTH"}]}],
+            ["webhooks[1].secret", "unsigned"],
+        ),
+        ([{"name": "default", "purge": True}], ["default profile cannot be purged"]),
+        ([{"name": "default", "state": "gone"}], ["state", "present, absent"]),
+        ([{"name": "default", "sandbox": {"open": ["window"]}}], ["no door 'window'", "sudo"]),
+        ([{"name": "default", "sandbox": {"paths": ["srv"]}}], ["sandbox.paths", "absolute"]),
+        ([{"name": "default", "health": {"webhook": "a"}}], ["health.webhook", "not declared"]),
+        (
+            [{"name": "default", "api": {"enabled": False}, "health": {"reply": True}}],
+            ["health.reply", "needs the API server"],
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused(profiles, words):
+    text = refusal(*profiles)
+    for word in words:
+        assert word in text
+
+
+SECRETS = [
+    (
+        {"custom_providers": [{"api_key": "hunter2"}]},
+        "config.custom_providers[0].api_key",
+        "${CUSTOM_PROVIDERS_0_API_KEY}",
+    ),
+    ({"x": {"tokens": ["hunter2"]}}, "config.x.tokens[0]", "environment variable"),
+    ({"x": [["sk-hunter2hunter2hunter2"]]}, "config.x[0][0]", "environment variable"),
+    ({"mcp_servers": {"x": {"env": {"A_KEY": "hunter2"}}}}, "mcp_servers.x.env.A_KEY", "${MCP_SERVERS_X_ENV_A_KEY}"),
+    ({"mcp_servers": {"x": {"headers": {"Authorization": "Bearer hunter2"}}}}, "headers.Authorization", "secrets."),
+    ({"mcp_servers": {"x": {"args": ["Bearer hunter2hunter2"]}}}, "config.mcp_servers.x.args[0]", "secrets."),
+    ({"x": {"y": "Basic aHVudGVyMjpodW50ZXIy"}}, "config.x.y", "secret"),
+    ({"x": {"url": "https://me:hunter2@example.org/"}}, "config.x.url", "secret"),
+    ({"x": {"url": "postgres://${USER}:hunter2@example.org/"}}, "config.x.url", "secret"),
+    ({"x": {"url": "https://hunter2@example.org/x.git"}}, "config.x.url", "secret"),
+    ({"x": {"password": 1234567}}, "config.x.password", "secret"),
+]
+
+
+@pytest.mark.parametrize(("config", "place", "fix"), SECRETS)
+def test_a_secret_is_refused_wherever_it_stands_and_hidden_where_it_is_shown(config, place, fix):
+    text = refusal({"name": "default", "config": config})
+    assert place in text
+    assert fix in text
+    for value in ("hunter2", "aHVudGVy", "1234567"):
+        assert value not in text
+        assert value not in str(shown((), config))
+
+
+def test_what_an_environment_holds_is_allowed_and_hidden():
+    config = {"mcp_servers": {"x": {"env": {"NODE_ENV": "production", "HOST": "${X_HOST}"}}}}
+    resolve({"name": "default", "config": config})
+    assert "production" not in str(shown((), config))
+    assert "${X_HOST}" in str(shown((), config))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"custom_providers": [{"api_key": "${A_KEY}"}]},
+        {"mcp_servers": {"x": {"headers": {"Authorization": "Bearer ${X_TOKEN}"}, "env": {"FOO": "${env:FOO}"}}}},
+        {"mcp_servers": {"x": {"env": {"EMPTY": "", "PORT": 8080, "ON": True, "DEEP": {}}}}},
+        {"x": {"url": "https://${USER}:${PASSWORD}@example.org/", "git": "ssh://git@example.org/x"}},
+        {"x": {"url": "https://example.org/@me:you", "note": "Basic knowledge of a bearer token"}},
+        {"secrets": {"onepassword": {"env": {"OPENAI_API_KEY": "op://vault/item/api key"}}}},
+        {"x": {"key": [], "token": {}}},
+    ],
+)
+def test_references_and_plain_values_are_no_secrets(config):
+    resolve({"name": "default", "config": config})
+    assert shown((), config) == config
+
+
+@pytest.mark.parametrize("value", ["https://me:hunter2@example.org/", "Bearer hunter2hunter2"])
+def test_settings_that_look_like_a_secret_are_refused(value):
+    assert "hunter2" not in refusal({"name": "default", "settings": {"PLAIN": value}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("memory", value) for value in ("4GB", "lots", "0", "0G", "101%", "4 G", "4G\nUser=root", "")),
+        *(("cpu", value) for value in ("150", "0%", "all", "150%%", "")),
+        ("tasks", 0),
+    ],
+)
+def test_limits_that_systemd_would_ignore_are_refused(key, value):
+    assert f"profile default: limits.{key}" in refusal({"name": "default", "limits": {key: value}})
+
+
+@pytest.mark.parametrize("memory", ["4G", "1536M", "1073741824", "50%", "100%", "infinity"])
+def test_limits_that_systemd_knows(memory):
+    resolve({"name": "default", "limits": {"memory": memory, "cpu": "250%", "tasks": 1}})
+
+
+UNUSABLE_PATHS = [
+    "/srv/a b",
+    "/srv/100%",
+    "/srv/a\nUser=root",
+    '/srv/"a"',
+    "/srv/a'b",
+    "/srv/a:b",
+    "/srv/\\x",
+    "/srv/../etc",
+]
+
+
+@pytest.mark.parametrize("path", UNUSABLE_PATHS)
+def test_a_path_that_means_something_else_in_a_unit_is_refused(path):
+    assert "sandbox.paths" in refusal({"name": "default", "sandbox": {"paths": [path]}})
+    for key in ("hermes_home", "managed_root"):
+        paths = {"hermes_home": "/data/.hermes", "managed_root": "/m", key: path}
+        with pytest.raises(OpsError, match=key) as caught:
+            declaration.resolve([{"name": "default"}], host="box", **paths)
+        assert caught.value.fix
+
+
+def test_a_path_may_hold_any_letter():
+    resolve({"name": "default", "sandbox": {"paths": ["/srv/Müsik/a-b_c.d+e,f=g@h~"]}})
+
+
+@pytest.mark.parametrize("value", ["${MODEL_API_KEY}", "", None, True])
+def test_what_is_no_secret_is_not_taken_for_one(value):
+    resolve({"name": "default", "config": {"model": {"api_key": value}}})
+
+
+@pytest.mark.parametrize("key", ["max_tokens", "keyboard", "token_budget", "monkey"])
+def test_names_that_only_look_like_secrets(key):
+    resolve({"name": "default", "config": {"x": {key: "plain text"}}})
+
+
+@pytest.mark.parametrize("secret", ["sk-" + "a" * 30, "hunter2hunter2"])
+def test_no_refusal_shows_a_secret(secret):
+    assert secret not in refusal({"name": "default", "config": {"model": {"api_key": secret}}})
+    assert secret not in refusal({"name": "default", "settings": {"X_TOKEN": secret}})
+
+
+@pytest.mark.parametrize(("host", "answer"), [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True)])
+def test_loopback(host, answer):
+    assert declaration.is_loopback(host) is answer
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "100.64.0.1", "example.org", ""])
+def test_everything_else_can_be_reached(host):
+    assert not declaration.is_loopback(host)
+
+
+def test_what_is_beside_the_keys_with_a_place_of_their_own_can_be_declared():
+    declared = {"platforms": {"webhook": {"extra": {"rate_limit": 5}}, "api_server": {}}, "agent": {"max_turns": 9}}
+    config = resolve({"name": "default", "config": declared, "webhooks": [{"name": "a"}]})["default"]["config"]
+    assert config["platforms"]["webhook"]["extra"] == {"host": "127.0.0.1", "port": 8644, "rate_limit": 5}
+    assert config["agent"] == {"max_turns": 9, "restart_drain_timeout": 30}
+
+
+def test_seeds_up_to_the_limit():
+    resolve({"name": "default", "user": "x" * 1375, "memory": "x" * 2200})
+
+
+def test_the_declaration_is_left_as_it_was():
+    declared = {"name": "default", "config": {"a": {"b": [1]}}, "api": {"port": 9000}}
+    before = copy.deepcopy(declared)
+    resolve(declared)["default"]["config"]["a"]["b"].append(2)
+    assert declared == before
+
+
+names = st.text(string.ascii_lowercase, min_size=1, max_size=3)
+trees = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda children: st.dictionaries(names, children, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(names, trees, max_size=4), st.dictionaries(names, trees, max_size=4))
+def test_merge_puts_every_leaf_on_top(base, over):
+    merged = declaration.merge(base, over)
+    for path, value in declaration.leaves(over):
+        found = merged
+        for part in path:
+            found = found[part]
+        # A declared empty mapping does not empty the one that is there.
+        if value != {}:
+            assert found == value
+    assert declaration.merge(merged, over) == merged
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.text() | st.integers(),
+        lambda c: st.lists(c) | st.dictionaries(st.text(), c),
+        max_leaves=20,
+    )
+)
+def test_any_nonsense_is_an_error_of_ours(nonsense):
+    with pytest.raises(OpsError):
+        declaration.resolve(nonsense, host="box", hermes_home="/h", managed_root="/m")
+    with pytest.raises(OpsError):
+        resolve({"name": "default", "bogus": nonsense})

@@ -1,0 +1,247 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Jobs of hermes-ops as timers: units, settings, and the module timer."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import jobs, settings
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import systemd
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
+from ansible_collections.alwayson.hermes.plugins.modules import timer as timer_module
+
+testing = pytest.importorskip("ansible.module_utils.testing", reason="this ansible-core cannot run modules in tests")
+
+HEARTBEAT = jobs.JOBS["heartbeat"]
+SECRET = "https://ping.example/0d338dcc"
+SETTINGS = {"ping_url": SECRET, "period": 120}
+EVERY = jobs.Schedule(every=120, calendar=None, randomized_delay=0, timeout=110)
+NIGHTLY = jobs.Schedule(every=None, calendar="*-*-* 03:00:00", randomized_delay=600, timeout=3600)
+
+
+class Systemctl:
+    """Remembers what it was told, and what that makes of the one timer."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, ...]] = []
+        self.enabled = self.active = False
+
+    def call(self, *arguments):
+        if arguments[0] != "show":
+            self.calls.append(arguments)
+        verb = arguments[0]
+        self.enabled = {"enable": True, "disable": False}.get(verb, self.enabled)
+        self.active = {"start": True, "restart": True, "disable": False}.get(verb, self.active)
+        shown = f"ActiveState={'active' if self.active else 'inactive'}\n"
+        shown += f"UnitFileState={'enabled' if self.enabled else 'disabled'}\nLoadState=loaded\n"
+        return Completed(arguments, 0, shown, "")
+
+
+@pytest.fixture
+def systemctl(tmp_path, monkeypatch):
+    told = Systemctl()
+    monkeypatch.setattr(systemd.Manager, "call", lambda _manager, *words, **_options: told.call(*words))
+    monkeypatch.setattr(systemd.Manager, "reachable", True)
+    for directory in ("system", "etc"):
+        (tmp_path / directory).mkdir()
+    monkeypatch.setattr(jobs, "UNIT_DIRECTORY", str(tmp_path / "system"))
+    monkeypatch.setattr(jobs, "STAMP_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(settings, "DIRECTORY", str(tmp_path / "etc"))
+    return told
+
+
+def converge(schedule=EVERY, values=SETTINGS):
+    plan = jobs.plan_present(HEARTBEAT, schedule, values)
+    plan.apply()
+    return plan
+
+
+def test_check_then_apply_then_nothing(systemctl, tmp_path):
+    plan = jobs.plan_present(HEARTBEAT, EVERY, SETTINGS)
+    assert plan.changed
+    assert os.listdir(tmp_path / "etc") == os.listdir(tmp_path / "system") == []
+    plan.apply()
+    assert [call for call in systemctl.calls if call[0] != "reset-failed"] == [
+        ("daemon-reload",),
+        ("enable", HEARTBEAT.timer),
+        ("start", HEARTBEAT.timer),
+    ]
+    again = converge()
+    assert not again.changed
+    assert not again.actions
+
+
+def test_the_settings_are_roots_alone_and_in_no_diff(systemctl, tmp_path):
+    plan = converge()
+    path = tmp_path / "etc/heartbeat.json"
+    assert json.loads(path.read_text()) == SETTINGS
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    changed = jobs.plan_present(HEARTBEAT, EVERY, {**SETTINGS, "ping_url": "https://ping.example/another"})
+    for shown in (plan.diff("x"), changed.diff("x")):
+        assert "ping.example" not in str(shown)
+    assert [difference.what for difference in changed.differences] == [str(path)]
+    path.chmod(0o644)
+    converge()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_changed_time_restarts_the_timer_changed_settings_do_not(systemctl):
+    converge()
+    systemctl.calls.clear()
+    converge(values={**SETTINGS, "period": 60})
+    assert systemctl.calls == []
+    converge(jobs.Schedule(every=300, calendar=None, randomized_delay=0, timeout=60))
+    assert systemctl.calls[0] == ("daemon-reload",)
+    assert systemctl.calls[-1] == ("restart", HEARTBEAT.timer)
+
+
+def test_a_timer_that_somebody_stopped_runs_again(systemctl):
+    converge()
+    systemctl.active = systemctl.enabled = False
+    converge()
+    assert systemctl.active
+    assert systemctl.enabled
+
+
+def test_absent_leaves_nothing_and_ends_no_run(systemctl, tmp_path):
+    assert not jobs.plan_absent(HEARTBEAT).changed
+    converge()
+    assert jobs.present() == ["heartbeat"]
+    systemctl.calls.clear()
+    plan = jobs.plan_absent(HEARTBEAT)
+    assert "ping.example" not in str(plan.diff("x"))
+    plan.apply()
+    assert os.listdir(tmp_path / "etc") == os.listdir(tmp_path / "system") == []
+    assert jobs.present() == []
+    assert systemctl.calls[0] == ("disable", "--now", HEARTBEAT.timer)
+    assert not any(HEARTBEAT.service in call for call in systemctl.calls)
+    assert not jobs.plan_absent(HEARTBEAT).changed
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "nobody would hear"),
+        ({"ping_url": SECRET, "perod": 60}, "did you mean period"),
+        ({"ping_url": 7}, "ping_url is not of type str"),
+        ({"ping_url": "ftp://ping.example/0d338dcc"}, "ping_url is no ping URL"),
+    ],
+)
+def test_wrong_settings_change_nothing(systemctl, tmp_path, values, message):
+    with pytest.raises(OpsError, match=message) as caught:
+        jobs.plan_present(HEARTBEAT, EVERY, values)
+    assert "0d338dcc" not in str(caught.value)
+    assert os.listdir(tmp_path / "etc") == os.listdir(tmp_path / "system") == systemctl.calls == []
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        jobs.Schedule(every=None, calendar=None, randomized_delay=0, timeout=60),
+        jobs.Schedule(every=60, calendar="daily", randomized_delay=0, timeout=60),
+        jobs.Schedule(every=0, calendar=None, randomized_delay=0, timeout=60),
+        jobs.Schedule(every=60, calendar=None, randomized_delay=-1, timeout=60),
+        jobs.Schedule(every=60, calendar=None, randomized_delay=0, timeout=0),
+        jobs.Schedule(every=None, calendar="daily\nOnBootSec=1", randomized_delay=0, timeout=60),
+        jobs.Schedule(every=None, calendar="%n", randomized_delay=0, timeout=60),
+    ],
+)
+def test_what_is_no_time_is_refused(schedule):
+    with pytest.raises(OpsError):
+        schedule.check()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not on this machine")
+def test_systemd_is_asked_about_the_calendar():
+    NIGHTLY.check()
+    with pytest.raises(OpsError, match="does not know when"):
+        jobs.Schedule(every=None, calendar="*-*-* 25:00:00", randomized_delay=0, timeout=60).check()
+
+
+def test_hosts_have_their_own_place_within_the_period():
+    first = [dict(EVERY.directives(f"machine {number}"))["OnActiveSec"] for number in range(200)]
+    assert {30 <= int(seconds) < 120 for seconds in first} == {True}
+    assert len(set(first)) > 60
+    assert EVERY.directives("one") == EVERY.directives("one")
+
+
+def test_a_calendar_timer_catches_up():
+    assert NIGHTLY.directives("any") == [
+        ("OnCalendar", "*-*-* 03:00:00"),
+        ("RandomizedDelaySec", "600"),
+        ("Persistent", "true"),
+    ]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not on this machine")
+@pytest.mark.parametrize("job", jobs.JOBS.values(), ids=jobs.JOBS)
+@pytest.mark.parametrize("schedule", [EVERY, NIGHTLY], ids=["every", "calendar"])
+def test_systemd_accepts_the_units(tmp_path, job, schedule):
+    service, timer = tmp_path / job.service, tmp_path / job.timer
+    service.write_text(jobs.render_service(job, schedule).replace(jobs.COMMAND, "/bin/true"))
+    timer.write_text(jobs.render_timer(job, schedule, "machine"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(service), str(timer)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if job.name in line], done.stderr
+
+
+def test_every_job_is_a_command_with_settings_that_ansible_sends():
+    sources = Path(timer_module.__file__).read_text()
+    tree = ast.parse(sources)
+    (sent,) = [
+        {name.id for name in node.value.elts}
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "SETTINGS"
+    ]
+    assert len(sent) == len(jobs.JOBS)
+    for job in jobs.JOBS.values():
+        room, module = job.settings.split(":")[0].split(".")
+        assert re.search(rf"hermes_ops\.{room} import {module}\b", sources), job.name
+    assert timer_module.ARGUMENTS["name"]["choices"] == list(jobs.JOBS)
+    assert yaml.safe_load(timer_module.DOCUMENTATION)["options"]["name"]["choices"] == list(jobs.JOBS)
+    for job in jobs.JOBS.values():
+        assert job.arguments[0] in cli.COMMANDS
+
+
+@pytest.fixture
+def run(systemctl, capsys):
+    def call(**options):
+        arguments = {"name": "heartbeat", "settings": SETTINGS, "every": 120, "_ansible_diff": True, **options}
+        with testing.patch_module_args(arguments), pytest.raises(SystemExit):
+            timer_module.main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_the_module_says_what_it_does_and_no_secret(run):
+    output = run()
+    assert SECRET not in output
+    # A number among the settings is not blotted out of everything else.
+    assert "OnUnitActiveSec=120" in output
+    assert json.loads(output)["changed"] is True
+    assert json.loads(run())["changed"] is False
+    assert json.loads(run(_ansible_check_mode=True, state="absent"))["changed"] is True
+    assert json.loads(run())["changed"] is False
+    assert json.loads(run(state="absent"))["changed"] is True
+
+
+def test_the_module_refuses_without_the_secret(run):
+    output = json.loads(run(settings={"ping_url": SECRET + "?x=1"}))
+    assert output["failed"]
+    assert "0d338dcc" not in str(output)

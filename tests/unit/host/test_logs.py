@@ -1,0 +1,410 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Logs that stay small: what logrotate and the journal are told, and that Hermes bounds the rest as declared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import logs
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import services
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Plan
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
+
+HERMES = [path for path in os.environ.get("TEST_HERMES_VENVS", "").split(":") if path]
+HOMES = ["/data/.hermes", "/data/.hermes/profiles/work"]
+SETTINGS = logs.Settings(days=14, max_size="50M", paths=(), journal_max_use="500M", journal_days=0)
+# Hermes rotates them itself (0.18.2 and 0.19.0 hermes_logging.py, gateway/run.py).
+ROTATED_BY_HERMES = ("agent", "errors", "gateway", "gui", "tool_calls")
+
+
+def patterns():
+    """Every path that logrotate is told of."""
+    return [path for paths, _ in sections(logs.render_config(SETTINGS, HOMES, "hermes", "hermes")) for path in paths]
+
+
+def sections(text):
+    """What logrotate reads: (paths, directives) of each section."""
+    text = re.sub(r"^#.*\n", "", text, flags=re.M)
+    found = re.findall(r"([^{}]*)\{([^{}]*)\}", text)
+    return [(paths.split(), [line.strip() for line in body.strip().splitlines()]) for paths, body in found]
+
+
+def test_what_hermes_rotates_itself_is_not_rotated_twice():
+    told = patterns()
+    own = [Path(home, "logs", f"{name}.log") for home in HOMES for name in ROTATED_BY_HERMES]
+    assert told
+    assert [(path, pattern) for path in own for pattern in told if path.match(pattern)] == []
+
+
+def test_every_log_of_every_profile_by_absolute_path_once():
+    told = patterns()
+    assert len(told) == len(set(told)) == len(HOMES) * (len(logs.KEPT_OPEN) + len(logs.OPENED_ANEW))
+    assert all(pattern.startswith("/data/.hermes/") for pattern in told)
+    assert "/data/.hermes/profiles/work/platforms/whatsapp/bridge.log" in told
+
+
+def test_without_a_profile_there_is_nothing_to_rotate_and_nowhere_to_look():
+    """The last one has left: logrotate refuses a section without a file, and find would begin where it stands."""
+    assert sections(logs.render_config(SETTINGS, [], "hermes", "hermes")) == []
+    assert "/usr/bin/find" not in logs.render_service(SETTINGS, [], "hermes", "hermes")
+
+
+def test_the_page_names_what_is_rotated():
+    page = (Path(__file__).resolve().parents[3] / "docs/logs.md").read_text()
+    named = set(re.findall(r"`([^` ]+)`", page))
+    expanded = {f"logs/gateway-{word}.log" for word in ("start", "stop", "restart")}
+    events = [pattern.lstrip("/") for pattern in logs.EVENTS]
+    assert {*logs.KEPT_OPEN, *logs.OPENED_ANEW, *events} - named - expanded == set()
+
+
+def test_truncated_is_only_what_cannot_be_opened_again():
+    settings = dataclasses.replace(SETTINGS, days=30, max_size="1M", paths=("/data/bridge/*.log",))
+    (kept_open, truncated), (opened_anew, renamed) = sections(
+        logs.render_config(settings, ["/data/.hermes"], "hermes", "agents")
+    )
+    assert "/data/.hermes/logs/mcp-stderr.log" in kept_open
+    # Nobody knows how those are written.
+    assert "/data/bridge/*.log" in kept_open
+    assert "/data/.hermes/logs/dashboard-auth.log" in opened_anew
+    assert "copytruncate" in truncated
+    assert "copytruncate" not in renamed
+    for directives in (truncated, renamed):
+        assert {"daily", "rotate 30", "maxage 30", "maxsize 1M", "compress", "missingok", "notifempty"} <= set(
+            directives
+        )
+        assert "su hermes agents" in directives
+
+
+@pytest.mark.parametrize(
+    ("changed", "where"),
+    [
+        ({"days": 0}, "days"),
+        ({"journal_days": -1}, "journal_days"),
+        ({"max_size": "50MB"}, "max_size"),
+        ({"max_size": "0"}, "max_size"),
+        ({"journal_max_use": "half"}, "journal_max_use"),
+        ({"paths": ("~/bridge.log",)}, "paths"),
+        ({"paths": ("logs/bridge.log",)}, "paths"),
+        ({"paths": ("/var/log/../../etc/passwd",)}, "paths"),
+        ({"paths": ("/var/log/a.log { su root root } /x",)}, "paths"),
+        ({"paths": ("/var/log/a.log\ninclude /x",)}, "paths"),
+    ],
+)
+def test_what_logrotate_or_systemd_would_not_understand_is_refused(changed, where):
+    with pytest.raises(OpsError) as refused:
+        dataclasses.replace(SETTINGS, **changed)
+    assert refused.value.where == where
+    assert refused.value.fix
+
+
+def test_the_journal_is_limited():
+    assert "SystemMaxUse=500M\n" in logs.render_journald(SETTINGS)
+    assert "MaxRetentionSec" not in logs.render_journald(SETTINGS)
+    assert "MaxRetentionSec=30day\n" in logs.render_journald(dataclasses.replace(SETTINGS, journal_days=30))
+
+
+def test_files_of_one_event_are_removed_by_age(tmp_path):
+    """The very find(1) of the unit, without its change of user."""
+    for name, days in (
+        ("logs/subagent-timeout-a-20260101_000000.log", 16),
+        ("logs/subagent-timeout-b-20260101_000000.log", 1),
+        ("sessions/request_dump_x_20260101.json", 16),
+        ("sessions/session.jsonl", 16),
+        ("logs/agent.log.3", 16),
+        ("workspace/logs/subagent-timeout-mine.log", 16),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+        os.utime(path, (time.time(), time.time() - days * 86400))
+    service = logs.render_service(SETTINGS, [str(tmp_path)], "hermes", "hermes")
+    (command,) = re.findall(r"^ExecStart=\S+setpriv \S+ \S+ \S+ (.*)$", service, re.M)
+    subprocess.run(command.split(), check=True)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
+        "logs/agent.log.3",
+        "logs/subagent-timeout-b-20260101_000000.log",
+        "sessions/session.jsonl",
+        "workspace/logs/subagent-timeout-mine.log",
+    ]
+
+
+class Systemctl:
+    """Units with a state, and what was asked of them."""
+
+    def __init__(self):
+        self.asked: list[str] = []
+        self.states: dict[str, dict[str, str]] = {}
+
+    def call(self, *arguments):
+        if arguments[0] == "show":
+            blocks = ["\n".join(f"{k}={v}" for k, v in self.states.get(name, {}).items()) for name in arguments[3:]]
+            return Completed(arguments, 0, "\n\n".join(blocks), "")
+        self.asked.append(" ".join(arguments))
+        for name in arguments[1:]:
+            state = self.states.setdefault(name, {})
+            if arguments[0] == "enable":
+                state["UnitFileState"] = "enabled"
+            elif arguments[0] in ("start", "restart"):
+                entered = str(int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6))
+                state.update(ActiveState="active", ActiveEnterTimestampMonotonic=entered)
+            elif arguments[0] == "disable":
+                state.update(ActiveState="inactive", UnitFileState="disabled")
+        return Completed(arguments, 0, "", "")
+
+
+@pytest.fixture
+def systemctl(monkeypatch):
+    told = Systemctl()
+    monkeypatch.setattr(Manager, "call", lambda _manager, *words, **_options: told.call(*words))
+    monkeypatch.setattr(Manager, "reachable", True)
+    return told
+
+
+MANAGER = Manager("system", Owner.current())
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch, systemctl):
+    """A host whose files lie in tmp_path, where a journal runs and logrotate accepts everything."""
+    for name in ("CONFIG", "JOURNALD", "SERVICE", "TIMER"):
+        monkeypatch.setattr(logs, name, str(tmp_path) + getattr(logs, name))
+    monkeypatch.setattr(logs, "check_config", lambda text: None)
+    systemctl.call("start", "systemd-journald.service")
+    systemctl.asked.clear()
+    return systemctl
+
+
+def converge(settings=SETTINGS):
+    plan = logs.plan_logs(settings, HOMES, "hermes", "hermes", MANAGER)
+    plan.apply()
+    return plan
+
+
+def test_check_then_apply_then_nothing(host):
+    assert logs.plan_logs(SETTINGS, HOMES, "hermes", "hermes", MANAGER).changed
+    assert host.asked == []
+    assert not logs.present()
+    converge()
+    assert host.asked == [
+        "daemon-reload",
+        "enable hermes-logrotate.timer",
+        "reset-failed hermes-logrotate.timer",
+        "start hermes-logrotate.timer",
+        "restart systemd-journald.service",
+    ]
+    assert info.FEATURES["logrotate"].present()
+    host.asked.clear()
+    assert not converge().changed
+    assert host.asked == []
+
+
+def test_the_journal_is_restarted_only_for_its_own_file(host):
+    converge()
+    host.asked.clear()
+    converge(dataclasses.replace(SETTINGS, max_size="1M"))
+    assert host.asked == []
+    converge(dataclasses.replace(SETTINGS, journal_max_use="1G"))
+    assert host.asked == ["restart systemd-journald.service"]
+
+
+def test_a_run_that_was_killed_before_the_restart_is_finished_by_the_next(host):
+    converge()
+    host.asked.clear()
+    plan = logs.plan_logs(dataclasses.replace(SETTINGS, journal_max_use="1G"), HOMES, "hermes", "hermes", MANAGER)
+    plan.actions[0]()
+    assert converge(dataclasses.replace(SETTINGS, journal_max_use="1G")).changed
+    assert host.asked == ["restart systemd-journald.service"]
+
+
+def test_what_logrotate_refuses_never_lands(host, monkeypatch):
+    converge()
+    before = Path(logs.CONFIG).read_text()
+
+    def refuse(text):
+        raise OpsError("logrotate refuses it")
+
+    monkeypatch.setattr(logs, "check_config", refuse)
+    with pytest.raises(OpsError):
+        converge(dataclasses.replace(SETTINGS, max_size="1M"))
+    assert Path(logs.CONFIG).read_text() == before
+
+
+def test_switched_off_nothing_is_left(host, tmp_path):
+    converge()
+    host.asked.clear()
+    plan = logs.plan_no_logs(MANAGER)
+    assert plan.changed
+    plan.apply()
+    assert host.asked[0] == "disable --now hermes-logrotate.timer"
+    assert "daemon-reload" in host.asked
+    assert host.asked[-1] == "restart systemd-journald.service"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert not logs.present()
+    assert not logs.plan_no_logs(MANAGER).changed
+
+
+@pytest.fixture
+def logrotate(tmp_path, monkeypatch):
+    """A logrotate that says what the real one (3.21) does of such a file, and notes what it was shown."""
+
+    def answer(words: str, status: int = 0):
+        program = tmp_path / "bin/logrotate"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\nfor last; do :; done\ncat "$last" >{tmp_path}/shown\n{words}\nexit {status}\n')
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    return answer
+
+
+def test_logrotate_is_asked_about_the_very_text(logrotate, tmp_path):
+    logrotate("echo 'warning: logrotate in debug mode does nothing' >&2")
+    logs.check_config("the text\n")
+    assert (tmp_path / "shown").read_text() == "the text\n"
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_the_error_is_logrotates_own(logrotate, status):
+    logrotate("echo \"warning: in debug mode\nerror: c:3 unknown unit 'Q'\nerror: skipping\" >&2", status)
+    with pytest.raises(OpsError, match="refuses it: c:3 unknown unit 'Q'"):
+        logs.check_config("maxsize 5Q\n")
+
+
+def test_a_host_without_logrotate_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(OpsError, match="cannot be run"):
+        logs.check_config("")
+
+
+# services, which the dashboard and the audit use as well
+
+
+def unit(name="x.service", age=100.0, **over):
+    entered = time.clock_gettime(time.CLOCK_MONOTONIC) - age
+    values = {"load": "loaded", "active": "active", "sub": "running", "enabled": True, "pid": 1, "restarts": 0}
+    return Unit(name=name, result="success", status=0, entered=entered, stale=False, **{**values, **over})
+
+
+@pytest.mark.parametrize(
+    ("age", "written", "older"),
+    [(100, 50, True), (100, 150, False), (100, -50, False)],
+    ids=["written since", "written before", "the clock was set back"],
+)
+def test_a_unit_is_older_than_what_was_written_since(tmp_path, age, written, older):
+    path = tmp_path / "file"
+    path.write_text("x")
+    os.utime(path, (0, time.time() - written))
+    assert unit(age=age).is_older_than(str(path)) is older
+
+
+def test_a_unit_is_not_older_than_what_is_not_there(tmp_path):
+    assert not unit().is_older_than(str(tmp_path / "none"))
+
+
+def test_a_unit_that_waits_for_its_next_start_is_left_to_systemd(systemctl, tmp_path):
+    systemctl.states["x.service"] = {"ActiveState": "activating", "UnitFileState": "enabled"}
+    plan = Plan()
+    services.plan_active(plan, MANAGER, "x.service")
+    assert not plan.changed
+
+
+def test_files_of_others_in_a_drop_in_directory_stay(systemctl, tmp_path):
+    directory = tmp_path / "x.service.d"
+    directory.mkdir()
+    for name in ("ours.conf", "theirs.conf"):
+        (directory / name).write_text("x")
+    plan = Plan()
+    services.plan_gone(plan, MANAGER, "x.service", [str(directory / "ours.conf")])
+    plan.apply()
+    assert os.listdir(directory) == ["theirs.conf"]
+    services.plan_files_gone(plan := Plan(), [str(directory / "theirs.conf")])
+    plan.apply()
+    assert not directory.exists()
+
+
+# The real Hermes
+
+PRUNE = """
+import json, os, pathlib, time
+from cron import jobs
+from gateway.run import GatewayRunner
+from hermes_state import SessionDB
+
+home = pathlib.Path(os.environ["HERMES_HOME"])
+db = SessionDB(home / "state.db")
+for name, days, ended in (("old", 91, True), ("goes-on", 91, False), ("new", 89, True)):
+    db.create_session(name, "cli")
+    db.append_message(name, "user", "hello")
+    if ended:
+        db.end_session(name, "done")
+    db._conn.execute("UPDATE sessions SET started_at = ? WHERE id = ?", (time.time() - days * 86400, name))
+    db._conn.commit()
+db.close()
+GatewayRunner()
+db = SessionDB(home / "state.db")
+kept = sorted(row["id"] for row in db._conn.execute("SELECT id FROM sessions"))
+output = home / "cron/output/job"
+output.mkdir(parents=True)
+for second in range(60):
+    (output / f"2026-01-01_00-00-{second:02}.md").write_text("x")
+jobs.save_job_output("job", "the newest")
+print(json.dumps([kept, sorted(path.name for path in output.iterdir())]))
+"""
+
+
+HANDLERS = """
+import pathlib
+import hermes_logging
+
+for mode in ("gateway", "gui"):
+    hermes_logging.setup_logging(mode=mode)
+print(*(pathlib.Path(handler.baseFilename).stem for handler in hermes_logging.rotating_file_handlers()))
+"""
+
+
+def hermes(venv, home, script):
+    """The last line that *script* prints when Hermes' own Python runs it."""
+    if venv == "none":
+        pytest.skip("no real Hermes: set TEST_HERMES_VENVS to virtual environments that have it")
+    done = subprocess.run(
+        [f"{venv}/bin/python", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"HERMES_HOME": str(home), "HOME": str(home), "PATH": "/usr/bin:/bin"},
+    )
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("venv", HERMES or ["none"])
+def test_hermes_still_rotates_what_is_left_to_it(tmp_path, venv):
+    # tool_calls.log is opened for a turn only.
+    assert {*hermes(venv, tmp_path, HANDLERS).split(), "tool_calls"} == set(ROTATED_BY_HERMES)
+
+
+@pytest.mark.parametrize("venv", HERMES or ["none"])
+@pytest.mark.parametrize("declared", [{}, {"sessions": {"auto_prune": False}, "cron": {"output_retention": 7}}])
+def test_hermes_prunes_as_declared(tmp_path, venv, declared):
+    profile = {"name": "default", "config": declared}
+    resolved = declaration.resolve([profile], host="box", hermes_home=str(tmp_path), managed_root="/m")["default"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(resolved["config"]))
+    kept, outputs = json.loads(hermes(venv, tmp_path, PRUNE))
+    assert kept == (["goes-on", "new", "old"] if declared else ["goes-on", "new"])
+    assert len(outputs) == (7 if declared else 50)
+    # The oldest went.
+    assert "2026-01-01_00-00-59.md" in outputs

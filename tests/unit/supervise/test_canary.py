@@ -1,0 +1,257 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A copy of a home that Hermes itself, asked, will connect no platform from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import dotenv
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.declaration import resolve
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import canary, units
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+
+VENVS = list(filter(None, os.environ.get("TEST_HERMES_VENVS", "").split(os.pathsep)))
+PLATFORM_SECRET = "a-token-of-a-platform"
+
+# Asks the real Hermes, in a process of its own, which platforms it would start: as `hermes gateway run` does, it reads
+# the .env files first.
+ASK_HERMES = """
+import json, pathlib, sys
+from hermes_cli.env_loader import load_hermes_dotenv
+load_hermes_dotenv()
+from gateway.config import load_gateway_config
+found = load_gateway_config()
+json.dump(sorted(p.value for p, c in found.platforms.items() if c.enabled), sys.stdout)
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Installation:
+    made = Installation(
+        {
+            "user": "nobody",
+            "scope": "system",
+            "data_dir": str(tmp_path),
+            "hermes_home": str(tmp_path / ".hermes"),
+            "ops_dir": str(tmp_path / "ops"),
+            "root": "/opt/hermes",
+            "managed_root": str(tmp_path / "managed"),
+        }
+    )
+    made.owner = Owner.current()
+    return made
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    path = tmp_path / "copy"
+    path.mkdir()
+    return path
+
+
+def profile(host: Installation, name: str = "default", **declared) -> dict:
+    ports = {} if name == "default" else {"api": {"port": 8700}}
+    found = resolve(
+        [{"name": name, **ports, **declared}],
+        host="box",
+        hermes_home=host.hermes_home,
+        managed_root=host.managed_root,
+    )
+    return found[name]["gateway"]
+
+
+def managed(described: dict) -> tuple[dict, dict[str, str]]:
+    directory = Path(described["managed_dir"])
+    return yaml.safe_load((directory / "config.yaml").read_text()), dotenv.read_env(str(directory / ".env"))
+
+
+def test_tokens_jobs_hooks_and_subscriptions_are_gone_and_the_rest_is_there(host, home):
+    (home / ".env").write_text(
+        "OPENROUTER_API_KEY=model\nTELEGRAM_BOT_TOKEN=1:a\nexport DISCORD_BOT_TOKEN='b'\nQQ_APP_ID=c\n"
+        "GOOGLE_API_KEY=model\nGOOGLE_CHAT_PROJECT_ID=d\nHERMES_HOME=/elsewhere\nHERMES_MANAGED_DIR=/elsewhere\n"
+    )
+    (home / "cron" / "output").mkdir(parents=True)
+    (home / "hooks" / "one").mkdir(parents=True)
+    for name in ("cron/jobs.json", "cron/executions.db", "hooks/one/handler.py", "SOUL.md", "gateway.pid",
+                 "gateway_state.json", "webhook_subscriptions.json", "gateway.json", "state.db"):  # fmt: skip
+        (home / name).write_text("{}")
+    canary.prepare(host, profile(host), str(home))
+    assert dotenv.read_env(str(home / ".env")) == {"OPENROUTER_API_KEY": "model", "GOOGLE_API_KEY": "model"}
+    left = {str(path.relative_to(home)) for path in home.rglob("*")}
+    assert left == {
+        ".env", "config.yaml", ".canary", ".canary/.env", ".canary/config.yaml", "cron", "cron/output",
+        "cron/executions.db", "SOUL.md", "state.db",
+    }  # fmt: skip
+
+
+def test_it_has_a_key_and_a_port_of_its_own_on_the_loopback_address(host, home):
+    (home / ".env").write_text("API_SERVER_KEY=the-real-one-0123456789\nAPI_SERVER_HOST=0.0.0.0\n")
+    declared = profile(host, webhooks=[{"name": "hook", "prompt": "x", "secret": "y" * 20}], health={"webhook": "hook"})
+    described = canary.prepare(host, declared, str(home))
+    settings, variables = managed(described)
+    port = described["api"]["port"]
+    assert described["api"] == {"enabled": True, "host": "127.0.0.1", "port": port}
+    assert port != 8642
+    assert settings["platforms"]["api_server"] == {"enabled": True, "extra": {"host": "127.0.0.1", "port": port}}
+    assert (variables["API_SERVER_HOST"], variables["API_SERVER_PORT"]) == ("127.0.0.1", str(port))
+    assert len(variables["API_SERVER_KEY"]) == 64
+    # Work that was interrupted when the copy was made is the agent's own, not the canary's.
+    assert 0 < float(variables["HERMES_AUTO_CONTINUE_FRESHNESS"]) < 1
+    assert 0 < settings["agent"]["gateway_auto_continue_freshness"] < 1
+    assert not described["webhook"]["enabled"]
+    assert described["health"]["platforms"] == ["api_server"]
+    assert described["health"]["webhook"] is None
+    for name in (".env", "config.yaml", ".canary/.env", ".canary/config.yaml"):
+        assert (home / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_declared_in_the_managed_scope_counts_but_for_its_platforms(host, home, tmp_path):
+    scope = tmp_path / "managed" / "work"
+    scope.mkdir(parents=True)
+    (scope / "config.yaml").write_text("model: {default: one}\ntelegram: {enabled: true, token: x}\n1: two\n")
+    (scope / ".env").write_text(f"SOME_API_KEY=model\nTELEGRAM_BOT_TOKEN={PLATFORM_SECRET}\nAPI_SERVER_KEY=real\n")
+    described = canary.prepare(host, profile(host, "work", config_scope="managed"), str(home))
+    settings, variables = managed(described)
+    assert settings["model"] == {"default": "one"}
+    assert settings["telegram"]["enabled"] is False
+    assert settings["platforms"]["telegram"] == {"enabled": False}
+    assert variables["SOME_API_KEY"] == "model"
+    assert variables["TELEGRAM_BOT_TOKEN"] == ""
+    assert variables["API_SERVER_KEY"] != "real"
+    assert PLATFORM_SECRET not in (home / ".canary" / ".env").read_text()
+    assert (scope / ".env").read_text().count(PLATFORM_SECRET) == 1
+
+
+@pytest.mark.parametrize("linked", ["cron", "hooks", ".canary", "auth.json", ".env", "config.yaml"])
+def test_a_link_in_the_copy_leads_to_no_change_outside(host, home, tmp_path, linked):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    kept = {"jobs.json": "{}", ".env": "TELEGRAM_BOT_TOKEN=1", "config.yaml": "", "auth.json": '{"refresh_token": 1}'}
+    for name, text in kept.items():
+        (outside / name).write_text(text)
+    is_file = linked in kept
+    (home / linked).symlink_to(outside / linked if is_file else outside)
+    canary.prepare(host, profile(host), str(home))
+    assert {path.name: path.read_text() for path in outside.iterdir()} == kept
+
+
+def test_a_file_that_does_not_parse_is_named_with_its_line(host, home):
+    (home / "config.yaml").write_text("model:\n  default: [one\nother: two\n")
+    with pytest.raises(OpsError, match=r"copy/config.yaml:\d"):
+        canary.prepare(host, profile(host), str(home))
+
+
+@pytest.mark.parametrize("place", [".hermes", ".hermes/copy", ".", "profiles/copy", "a b"])
+def test_a_copy_in_a_wrong_place_is_refused(host, place, tmp_path):
+    with pytest.raises(OpsError):
+        canary.prepare(host, profile(host), os.path.normpath(tmp_path / place))
+
+
+def store(active: str | None, **providers) -> str:
+    return json.dumps({"active_provider": active, "providers": providers})
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "reply"),
+    [
+        ({}, "default", True),
+        ({"copy/auth.json": store("nous", nous={"access_token": "a", "refresh_token": "r"})}, "default", False),
+        ({"copy/auth.json": store("nous", nous={"tokens": {"refresh_token": "r"}})}, "default", False),
+        ({"copy/auth.json": store("zai", zai={"key": "k"}, spotify={"refresh_token": "r"})}, "default", True),
+        ({"copy/.anthropic_oauth.json": '{"refreshToken": "r"}'}, "default", False),
+        ({".hermes/auth.json": store("nous", nous={"refresh_token": "r"})}, "work", False),
+        ({".hermes/auth.json": store("nous", nous={"refresh_token": "r"})}, "default", True),
+    ],
+)
+def test_no_login_is_renewed_by_the_copy(host, home, tmp_path, files, name, reply):
+    (tmp_path / ".hermes").mkdir()
+    for path, text in files.items():
+        (tmp_path / path).write_text(text)
+    described = canary.prepare(host, profile(host, name), str(home))
+    assert described["health"]["reply"] is reply
+    for path in home.rglob("*.json"):
+        assert not re.search("refresh_?token", path.read_text(), re.I), path
+    for path in (tmp_path / ".hermes").iterdir():
+        assert path.read_text() == files[f".hermes/{path.name}"]
+
+
+def test_its_unit_is_the_sandbox_of_a_gateway_and_sees_nothing_but_the_copy(host, home):
+    described = canary.prepare(host, profile(host, sandbox={"enabled": False, "open": ["home"]}), str(home))
+    pairs = canary.properties(host, described, 100.0, online=True)
+    values = {name: [v for n, v in pairs if n == name] for name, _value in pairs}
+    assert {name: values[name] for name in units.SANDBOX} == {name: [value] for name, value in units.SANDBOX.items()}
+    assert values["TemporaryFileSystem"] == [f"{host.data_dir}:ro"]
+    assert values["BindPaths"] == values["ReadWritePaths"] == [str(home)]
+    assert values["InaccessiblePaths"] == [f"-{host.managed_root}"]
+    offline = dict(canary.properties(host, described, 100.0, online=False))
+    assert (offline["IPAddressDeny"], offline["IPAddressAllow"]) == ("any", "localhost")
+    # Who may list units may read these.
+    assert dotenv.read_env(os.path.join(described["managed_dir"], ".env"))["API_SERVER_KEY"] not in str(pairs)
+
+
+def test_a_home_outside_of_the_data_directory_is_hidden_as_well(host, home):
+    host.hermes_home = "/srv/agent"
+    described = canary.prepare(host, profile(host), str(home))
+    pairs = canary.properties(host, described, 100.0, online=True)
+    assert [v for n, v in pairs if n == "TemporaryFileSystem"] == [f"{host.data_dir}:ro", "/srv/agent:ro"]
+
+
+def every_way(packages: Path) -> tuple[set[str], dict]:
+    """Variables and settings that between them enable every platform of a Hermes."""
+    source = (packages / "gateway" / "config.py").read_text()
+    names = set(re.findall(r"getenv\w*\(\s*\"([A-Z][A-Z0-9_]+)\"", source))
+    for manifest in (packages / "plugins" / "platforms").glob("*/plugin.y*ml"):
+        names |= set(re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", manifest.read_text()))
+    builtin = re.findall(r"^    [A-Z_]+ = \"(\w+)\"", source.split("class Platform(Enum)")[1].split("def ")[0], re.M)
+    plugins = [path.name for path in (packages / "plugins" / "platforms").iterdir() if path.is_dir()]
+    platforms = {name: {"enabled": True, "token": PLATFORM_SECRET} for name in {*builtin, *plugins} - {"local"}}
+    on = {"platforms": platforms, "gateway": {"platforms": platforms, "relay_url": "wss://x.invalid"}, **platforms}
+    # Else looking for their packages installs them.
+    on["security"] = {"allow_lazy_installs": False}
+    return names - {"API_SERVER_PORT", "API_SERVER_HOST", "GATEWAY_MULTIPLEX_PROFILES"}, on
+
+
+@pytest.mark.parametrize("venv", VENVS)
+@pytest.mark.parametrize("scope", ["home", "managed"])
+def test_hermes_itself_finds_only_the_api_server_however_platforms_are_enabled(host, home, tmp_path, venv, scope):
+    (packages,) = Path(venv).glob("lib/python3*/site-packages")
+    names, settings = every_way(packages)
+    text = "".join(f"{name}=true-{PLATFORM_SECRET}\n" for name in sorted(names))
+    text = re.sub(r"^(\w+_ENABLED)=.*$", r"\1=true", text, flags=re.M)
+    place = home if scope == "home" else tmp_path / "managed" / "default"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / ".env").write_text(text)
+    (place / "config.yaml").write_text(yaml.safe_dump(settings))
+    # The layer before config.yaml, a second .env, and what the process was started with (as from a password manager).
+    (home / "gateway.json").write_text(json.dumps({"platforms": settings["platforms"]}))
+    (home / ".op.env").write_text(text)
+    given = dict(line.split("=", 1) for line in text.splitlines())
+
+    def ask(**environ: str) -> list[str]:
+        environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HERMES_HOME": str(home), **given, **environ}
+        command = [Path(venv) / "bin/python", "-c", ASK_HERMES]
+        done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    before = ask(HERMES_MANAGED_DIR=str(place) if scope == "managed" else "")
+    assert {"api_server", "telegram", "discord", "email", "feishu", "signal", "webhook", "weixin"} <= set(before)
+    described = canary.prepare(host, profile(host, config_scope=scope), str(home))
+    assert ask(HERMES_MANAGED_DIR=described["managed_dir"]) == ["api_server"]
+
+
+@pytest.mark.parametrize("venv", VENVS)
+def test_all_platforms_of_hermes_are_known(venv):
+    (packages,) = Path(venv).glob("lib/python3*/site-packages")
+    _names, settings = every_way(packages)
+    assert set(settings["platforms"]) - {"api_server"} <= set(canary.PLATFORMS)

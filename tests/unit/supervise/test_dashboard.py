@@ -1,0 +1,240 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The dashboard as a unit: where it may be served, and when it is restarted."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import dashboard, units
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
+
+LOGIN = ["HERMES_DASHBOARD_BASIC_AUTH_USERNAME", "HERMES_DASHBOARD_BASIC_AUTH_PASSWORD_HASH"]
+
+
+def gateways(hermes_home="/d/.hermes", **over):
+    declared = [{"name": "default", **over}, {"name": "coder", "api": {"port": 8643}}]
+    resolved = declaration.resolve(declared, host="box", hermes_home=hermes_home, managed_root="/m")
+    return [profile["gateway"] for profile in resolved.values()]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "::1"])
+def test_loopback_needs_no_login(address):
+    assert dashboard.check_address(address, 9119, gateways(), [])["name"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("environment", "accepted"),
+    [
+        ([], False),
+        (LOGIN[:1], False),
+        (LOGIN[1:], False),
+        (["API_SERVER_KEY"], False),
+        (LOGIN, True),
+        (["HERMES_DASHBOARD_OIDC_ISSUER", "HERMES_DASHBOARD_OIDC_CLIENT_ID", "OTHER"], True),
+        (["HERMES_DASHBOARD_OIDC_CLIENT_ID"], False),
+    ],
+)
+@pytest.mark.parametrize("address", ["0.0.0.0", "10.0.0.5", "127.0.0.2", "::"])
+def test_what_others_can_reach_needs_a_login(address, environment, accepted):
+    if accepted:
+        dashboard.check_address(address, 9119, gateways(), environment)
+        return
+    with pytest.raises(OpsError, match="nothing asks for a login"):
+        dashboard.check_address(address, 9119, gateways(), environment)
+
+
+@pytest.mark.parametrize(
+    ("port", "message"),
+    [(8643, "as is api.port of profile coder"), (80, "is 80"), (70000, "is 70000")],
+)
+def test_a_port_that_cannot_be_is_refused(port, message):
+    with pytest.raises(OpsError, match=message):
+        dashboard.check_address("127.0.0.1", port, gateways(), [])
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1\nExecStart=/bin/sh", "host name"])
+def test_what_is_no_address_never_reaches_the_unit(address):
+    with pytest.raises(OpsError, match="is '"):
+        dashboard.check_address(address, 9119, gateways(), LOGIN)
+
+
+def test_without_a_default_profile_there_is_no_dashboard():
+    with pytest.raises(OpsError, match="not declared"):
+        dashboard.check_address("127.0.0.1", 9119, gateways(state="absent"), [])
+
+
+class Systemctl:
+    """systemctl for one unit, and whether it serves its port."""
+
+    def __init__(self):
+        self.asked: list[str] = []
+        self.state: dict[str, str] = {}
+        self.others = False
+        self.serves = True
+
+    def call(self, *arguments):
+        if arguments[0] == "show":
+            return Completed(arguments, 0, "\n".join(f"{key}={value}" for key, value in self.state.items()), "")
+        self.asked.append(" ".join(arguments))
+        if arguments[0] == "enable":
+            self.state["UnitFileState"] = "enabled"
+        elif arguments[0] in ("start", "restart"):
+            entered = str(int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6))
+            self.state.update(
+                ActiveState="active", SubState="running", MainPID="4711", ActiveEnterTimestampMonotonic=entered
+            )
+        elif arguments[0] == "disable":
+            self.state = {"ActiveState": "inactive", "UnitFileState": "disabled"}
+        return Completed(arguments, 0, "", "")
+
+    def listeners(self, ports, owner):
+        if self.others:
+            return {port: {1} for port in ports}
+        running = self.state.get("ActiveState") == "active"
+        return {port: {4711} for port in ports} if running and self.serves else {}
+
+
+@pytest.fixture
+def systemctl(monkeypatch, tmp_path):
+    told = Systemctl()
+    monkeypatch.setattr(Manager, "call", lambda _manager, *words, **_options: told.call(*words))
+    monkeypatch.setattr(Manager, "reachable", True)
+    monkeypatch.setattr(dashboard.ports, "listeners", told.listeners)
+    monkeypatch.setattr(dashboard, "START_SECONDS", 0.3)
+    monkeypatch.setattr(units, "UNIT_DIRECTORIES", {scope: str(tmp_path / scope) for scope in ("system", "user")})
+    return told
+
+
+@pytest.fixture
+def host(tmp_path):
+    (tmp_path / ".hermes").mkdir()
+    return units.Host(
+        scope="system",
+        user="hermes",
+        uid=999,
+        data_dir=str(tmp_path),
+        hermes_home=str(tmp_path / ".hermes"),
+        root=str(tmp_path / "opt"),
+        systemd=257,
+        restart_sec=10,
+        restart_max_delay_sec=300,
+    )
+
+
+def plan(host, **over):
+    return dashboard.plan_dashboard(host, gateways(host.hermes_home, **over), Owner.current(), "127.0.0.1", 9119, [])
+
+
+def converge(host, **over):
+    planned = plan(host, **over)
+    planned.apply()
+    return planned
+
+
+def test_check_then_apply_then_nothing(systemctl, host):
+    assert plan(host).changed
+    assert systemctl.asked == []
+    assert not dashboard.present()
+    converge(host)
+    assert systemctl.asked[:2] == ["daemon-reload", "enable hermes-dashboard.service"]
+    assert systemctl.asked[-1] == "start hermes-dashboard.service"
+    assert info.FEATURES["dashboard"].present()
+    systemctl.asked.clear()
+    assert not converge(host).changed
+    assert systemctl.asked == []
+
+
+def test_it_lives_by_the_rules_of_the_gateways(systemctl, host):
+    converge(host, limits={"memory": "1G"}, sandbox={"open": ["devices"]}, config_scope="managed")
+    unit = Path(host.dashboard_path).read_text()
+    for directive in (
+        "StartLimitIntervalSec=0",
+        "Restart=always",
+        "RestartSec=10",
+        "RestartMaxDelaySec=300",
+        "User=hermes",
+        "SyslogIdentifier=hermes-dashboard",
+        "MemoryMax=1G",
+        "ProtectSystem=strict",
+        "NoNewPrivileges=yes",
+        # Who stops the gateway, for an update or a restore, wants nobody to write in the home.
+        "StopPropagatedFrom=hermes-gateway@default.service",
+        "After=hermes-gateway@default.service",
+        "WantedBy=hermes-gateway@default.service",
+        "Environment=HERMES_MANAGED_DIR=/m/default",
+        f"ExecStart={host.root}/current/bin/hermes --profile default dashboard --host 127.0.0.1 --port 9119 --no-open "
+        "--skip-build",
+    ):
+        assert f"\n{directive}\n" in unit
+    assert "PrivateDevices" not in unit
+    # Its clean stop is systemd's own signal.
+    assert "KillSignal" not in unit
+
+
+def test_a_changed_unit_restarts_it(systemctl, host):
+    converge(host)
+    systemctl.asked.clear()
+    converge(host, limits={"memory": "1G"})
+    assert systemctl.asked == ["daemon-reload", "reenable hermes-dashboard.service", "restart hermes-dashboard.service"]
+
+
+def test_a_changed_login_restarts_it(systemctl, host):
+    converge(host)
+    systemctl.asked.clear()
+    env = Path(host.hermes_home, ".env")
+    env.write_text("HERMES_DASHBOARD_BASIC_AUTH_USERNAME=ada\n")
+    assert [d.what for d in converge(host).differences] == ["hermes-dashboard.service restart"]
+    assert not converge(host).changed
+
+
+def test_another_release_restarts_it(systemctl, host, monkeypatch):
+    converge(host)
+    systemctl.asked.clear()
+    monkeypatch.setattr(dashboard, "running_release", lambda pid, root: "0.18.2")
+    monkeypatch.setattr(dashboard, "current_release", lambda root: "0.19.0")
+    (difference,) = converge(host).differences
+    assert difference.after == "release: 0.18.2 -> 0.19.0"
+    assert systemctl.asked == ["restart hermes-dashboard.service"]
+
+
+def test_a_port_that_somebody_else_has_is_refused_before_anything_is_changed(systemctl, host):
+    systemctl.others = True
+    with pytest.raises(OpsError, match="9119 is taken by pid 1"):
+        converge(host)
+    assert systemctl.asked == []
+    assert not dashboard.present()
+
+
+def test_one_that_does_not_serve_is_an_error(systemctl, host, monkeypatch):
+    systemctl.serves = False
+    monkeypatch.setattr(dashboard, "run", lambda words, **_options: Completed(tuple(words), 0, "boom\n", ""))
+    with pytest.raises(OpsError, match=r"does not serve port 9119.*boom"):
+        converge(host)
+
+
+def test_switched_off_nothing_is_left(systemctl, host):
+    converge(host)
+    systemctl.asked.clear()
+    gone = dashboard.plan_no_dashboard(host, Owner.current())
+    gone.apply()
+    assert systemctl.asked[0] == "disable --now hermes-dashboard.service"
+    assert not os.path.exists(host.dashboard_path)
+    assert not dashboard.plan_no_dashboard(host, Owner.current()).changed
+
+
+def test_the_other_scope_is_cleared(systemctl, host):
+    converge(host)
+    converge(dataclasses.replace(host, scope="user"))
+    assert not os.path.exists(host.dashboard_path)
+    assert dashboard.present()

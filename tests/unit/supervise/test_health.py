@@ -1,0 +1,372 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Why an agent is not healthy: causes from systemd, from Hermes' state file and from its journal."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.state import read_state
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Unit
+
+
+def unit(**over):
+    values = {
+        "name": "hermes-gateway@default.service",
+        "load": "loaded",
+        "active": "active",
+        "sub": "running",
+        "enabled": True,
+        "pid": 42,
+        "restarts": 0,
+        "result": "success",
+        "status": 0,
+        "entered": time.clock_gettime(time.CLOCK_MONOTONIC) - 60,
+        "stale": False,
+    }
+    return Unit(**{**values, **over})
+
+
+def test_a_running_unit_needs_no_explanation():
+    assert health.explain_unit(unit()) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [
+        ({"load": "not-found", "active": "inactive", "sub": "dead", "pid": 0}, "not_installed"),
+        ({"active": "activating", "sub": "auto-restart", "pid": 0, "status": 203}, "wrong_binary"),
+        ({"active": "failed", "sub": "failed", "pid": 0, "result": "start-limit-hit"}, "start_limit_hit"),
+        ({"active": "activating", "sub": "auto-restart", "pid": 0, "result": "oom-kill"}, "out_of_memory"),
+        ({"active": "activating", "sub": "auto-restart", "pid": 0, "status": 78}, "bad_configuration"),
+        ({"active": "inactive", "sub": "dead", "pid": 0}, "not_running"),
+    ],
+)
+def test_what_systemd_knows(state, cause):
+    problem = health.explain_unit(unit(**state))
+    assert problem.cause == cause
+    assert problem.fix
+
+
+# Lines as Hermes 0.18.2 and 0.19.0 wrote them.
+JOURNAL = {
+    "key_too_short": "ERROR gateway.platforms.api_server: [Api_Server] Refusing to start: API_SERVER_KEY is a "
+    "placeholder or too short (<16 chars). This endpoint dispatches terminal-capable agent work",
+    "refused_bind": "Refusing to start: binding to 0.0.0.0 requires API_SERVER_KEY",
+    "missing_dependency": "WARNING gateway.run: API Server: aiohttp not installed",
+    "stale_token": "ERROR gateway.config: discord is enabled but DISCORD_BOT_TOKEN is set to a placeholder value",
+    "config_unparsable": "  hermes config: Failed to parse /data/.hermes/config.yaml: while parsing a flow sequence",
+}
+
+
+@pytest.mark.parametrize("cause", sorted(JOURNAL))
+def test_what_the_journal_says(cause):
+    lines = ["INFO gateway.run: starting", JOURNAL[cause], "WARNING gateway.run: No messaging platforms enabled."]
+    assert health.explain_journal(lines).cause == cause
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        # discord.py, python-telegram-bot, slack_sdk, in the words of the adapters of 0.18.2 and 0.19.0.
+        "ERROR plugins.platforms.discord.adapter: [Discord] Failed to connect to Discord: Improper token "
+        "has been passed.",
+        "ERROR plugins.platforms.telegram.adapter: [Telegram] Failed to connect to Telegram: The token `123:abc` was "
+        "rejected by the server.",
+        "The server responded with: {'ok': False, 'error': 'invalid_auth'}",
+    ],
+)
+def test_a_token_that_a_platform_refuses(line):
+    assert health.explain_journal([line]).cause == "stale_token"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "INFO all is well",
+        "WARNING gateway.run: Unauthorized user: 1234 (somebody) on discord",
+        "WARNING plugins.platforms.discord.adapter: [Discord] Unauthorized slash attempt: user=somebody id=1",
+        "WARNING gateway.platforms.qqbot.adapter: [QQBot] Invalid token (4004), will refresh and reconnect",
+    ],
+)
+def test_a_journal_without_a_known_cause(line):
+    assert health.explain_journal([line]) is None
+
+
+class Systemctl:
+    """A manager whose units had the process ``now`` last."""
+
+    now = "c"
+
+    def call(self, *arguments, check):
+        assert "InvocationID" in arguments
+        return Completed((), 0, self.now + "\n", "")
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The journal: what each process wrote, as (process, line)."""
+    entries = []
+
+    def journalctl(command, **_options):
+        wanted = [word.split("=")[1] for word in command if word.startswith("_SYSTEMD_INVOCATION_ID=")]
+        column = 0 if "--output-fields" in command else 1
+        lines = [entry[column] for entry in entries if not wanted or entry[0] in wanted]
+        lines = lines[-int(command[command.index("--lines") + 1]) :]
+        return Completed((), 0, "".join(f"{line}\n" for line in lines), "")
+
+    monkeypatch.setattr(health, "run", journalctl)
+    return entries
+
+
+def explained(*problems):
+    found = health.Health("default", list(problems))
+    health.explain({"name": "default", "unit": "hermes-gateway@default.service"}, Systemctl(), found)
+    return found
+
+
+def problem(cause):
+    return health.Problem(cause, "what", "fix")
+
+
+def test_only_the_last_process_explains(written):
+    written += [("b", JOURNAL["key_too_short"]), ("c", "INFO waiting")]
+    found = explained(problem("not_ready"))
+    assert [problem.cause for problem in found.problems] == ["not_ready"]
+    assert found.log == ["INFO waiting"]
+
+
+def test_a_crash_loop_is_explained_by_the_process_before(written):
+    written += [("a", JOURNAL["refused_bind"]), ("b", JOURNAL["key_too_short"]), ("c", "INFO starting")]
+    found = explained(problem("crash_loop"))
+    assert [problem.cause for problem in found.problems] == ["key_too_short", "crash_loop"]
+    assert found.log == [JOURNAL["key_too_short"], "INFO starting"]
+    written.pop()
+    assert explained(problem("crash_loop")).log == [JOURNAL["key_too_short"]]
+
+
+def test_a_cause_that_was_found_by_looking_is_not_told_twice(written):
+    written.append(("c", JOURNAL["config_unparsable"]))
+    seen = problem("config_unparsable")
+    assert explained(problem("not_ready"), seen).problems == [seen, problem("not_ready")]
+
+
+def test_a_port_that_nobody_else_holds_is_no_cause(written):
+    written.append(("c", "ERROR gateway.platforms.api_server: [Errno 98] address already in use"))
+    assert [problem.cause for problem in explained(problem("not_ready")).problems] == ["not_ready"]
+
+
+def test_of_a_unit_that_systemd_forgot_the_last_process_explains(written, monkeypatch):
+    monkeypatch.setattr(Systemctl, "now", "")
+    assert explained(problem("not_running")).log == []
+    written += [("b", JOURNAL["key_too_short"]), ("c", "INFO stopping")]
+    assert explained(problem("not_running")).log == ["INFO stopping"]
+
+
+class Units:
+    """A manager whose unit is in one state after the other, and then stays in the last."""
+
+    def __init__(self, *states):
+        self.states = list(states)
+
+    def units(self, names):
+        state = self.states[0] if len(self.states) == 1 else self.states.pop(0)
+        return dict.fromkeys(names, state)
+
+    def call(self, *arguments, check):
+        return Completed((), 0, "", "")
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """A clock that only sleeping moves; gives how long was slept."""
+    clock = [0.0]
+
+    def sleep(length):
+        clock[0] += length
+
+    monkeypatch.setattr(health.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(health.time, "sleep", sleep)
+    return clock
+
+
+def failed_to_execute(restarts):
+    return unit(active="activating", sub="auto-restart", pid=0, status=203, restarts=restarts)
+
+
+def test_a_failure_to_execute_from_before_the_repair_is_waited_out(tmp_path, seconds):
+    (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
+    manager = Units(failed_to_execute(7), failed_to_execute(7), unit(restarts=8))
+    (found,) = health.wait([profile(tmp_path)], manager, Owner.current())
+    assert found.ok
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        [failed_to_execute(7), failed_to_execute(8)],
+        [unit(active="failed", sub="failed", pid=0, status=203)],
+    ],
+)
+def test_a_failure_to_execute_that_was_tried_again_is_final(states, tmp_path, written, seconds):
+    (found,) = health.wait([profile(tmp_path)], Units(*states), Owner.current())
+    assert [problem.cause for problem in found.problems] == ["wrong_binary"]
+    assert seconds[0] < 1
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "{", "null", "\udcff", "[" * 100_000, '{"platforms": [1], "pid": "self"}', '{"pid": true}']
+)
+def test_a_state_file_that_says_nothing(content, tmp_path):
+    (tmp_path / "gateway_state.json").write_bytes(content.encode(errors="surrogateescape"))
+    state = read_state(str(tmp_path), Owner.current())
+    assert not state.get("platforms")
+    assert not state.get("pid")
+
+
+def test_no_state_file(tmp_path):
+    assert read_state(str(tmp_path), Owner.current()) == {}
+
+
+def test_of_a_state_file_what_can_be_used_is(tmp_path):
+    platforms = {"a": 1, "discord": {"state": "connected"}}
+    (tmp_path / "gateway_state.json").write_text(json.dumps({"pid": 42, "platforms": platforms}))
+    state = read_state(str(tmp_path), Owner.current())
+    assert state == {"pid": 42, "platforms": {"discord": {"state": "connected"}}}
+
+
+def profile(home, **over):
+    off = {"enabled": False, "host": "127.0.0.1", "port": 0}
+    return {
+        "name": "default",
+        "home": str(home),
+        "unit": "hermes-gateway@default.service",
+        "api": off,
+        "webhook": off,
+        "health": {"platforms": [], "timeout": 60, "reply": False, "webhook": None},
+        **over,
+    }
+
+
+def test_a_broken_state_file_is_a_gateway_that_is_not_ready(tmp_path):
+    (tmp_path / "gateway_state.json").write_text('[{"platforms": {"a": 1}}]')
+    found = health.check(profile(tmp_path), Owner.current(), unit())
+    assert [(problem.cause, problem.what) for problem in found.problems] == [
+        ("not_ready", "Hermes says it is not started")
+    ]
+
+
+def test_platforms_must_be_connected():
+    state = {
+        "platforms": {
+            "api_server": {"state": "connected"},
+            "webhook": {"state": "retrying", "error_message": "failed to connect"},
+        }
+    }
+    problems = health.platform_problems(state, ["api_server", "webhook", "discord"])
+    assert [(p.cause, p.final) for p in problems] == [
+        ("platform_not_connected", False),
+        ("platform_missing", False),
+    ]
+    assert "webhook is retrying: failed to connect" in problems[0].what
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    answer: tuple[int, object] = (200, {})
+
+    def _reply(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, body = self.answer
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
+
+    do_GET = do_POST = _reply
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    """Answers every request with ``Server.answer``."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield {"host": "127.0.0.1", "port": running.server_address[1]}
+        running.shutdown()
+        thread.join()
+
+
+def test_health_must_come_from_hermes(server, monkeypatch):
+    monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
+    problem, answer = health.server_problem("the api server", server, "hermes-agent")
+    assert problem is None
+    assert answer["version"] == "0.19.0"
+    monkeypatch.setattr(Server, "answer", (200, b"<html>It works!</html>"))
+    problem, _answer = health.server_problem("the api server", server, "hermes-agent")
+    assert problem is not None
+    monkeypatch.setattr(Server, "answer", (200, {"platform": "webhook"}))
+    problem, _answer = health.server_problem("the api server", server, "hermes-agent")
+    assert problem.cause == "foreign_answer"
+
+
+@pytest.mark.parametrize(("holder", "causes"), [("default", []), ("bridge", ["port_in_use"]), (None, ["port_in_use"])])
+def test_the_api_server_must_be_this_profiles(server, holder, causes, tmp_path, monkeypatch):
+    monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
+    monkeypatch.setattr(health.ports, "gateway_of", lambda pid: holder)
+    (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
+    found = health.check(profile(tmp_path, api={**server, "enabled": True}), Owner.current(), unit())
+    assert [problem.cause for problem in found.problems] == causes
+    assert found.version == (None if causes else "0.19.0")
+    if holder == "bridge":
+        assert "the gateway of profile bridge" in found.problems[0].what
+        assert found.problems[0].fix == "one of the two needs another api.port"
+
+
+def test_a_port_that_is_taken_explains_a_gateway_that_ends(server, tmp_path):
+    ended = unit(active="activating", sub="auto-restart", pid=0, status=1)
+    found = health.check(profile(tmp_path, webhook={**server, "enabled": True}), Owner.current(), ended)
+    assert [problem.cause for problem in found.problems] == ["port_in_use", "not_running"]
+    assert found.problems[0].final
+
+
+def test_nobody_listens():
+    problem, _answer = health.server_problem("the api server", {"host": "127.0.0.1", "port": 1}, "hermes-agent")
+    assert problem.cause == "no_answer"
+
+
+def test_a_dead_model_is_no_reply(server, monkeypatch):
+    dead = {"choices": [{"message": {"content": "API call failed"}, "finish_reason": "error"}]}
+    monkeypatch.setattr(Server, "answer", (200, dead))
+    with pytest.raises(OpsError, match="check the model"):
+        health.ask(server, "key", "hello", timeout=5)
+
+
+def test_a_wrong_key_is_named(server, monkeypatch):
+    monkeypatch.setattr(Server, "answer", (401, {}))
+    with pytest.raises(OpsError, match="API_SERVER_KEY"):
+        health.ask(server, "key", "hello", timeout=5)
+
+
+def test_a_real_reply(server, monkeypatch):
+    monkeypatch.setattr(
+        Server, "answer", (200, {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]})
+    )
+    assert health.ask(server, "key", "hello", timeout=5) == "yes"
+
+
+def test_the_signature_is_the_one_that_hermes_computes():
+    # gateway/platforms/webhook.py of 0.19.0 wants HMAC-SHA256 of "<timestamp>.<body>"; the figure is from openssl:
+    # printf %s 1700000000.{"a":1} | openssl dgst -sha256 -hmac topsecret
+    headers = health.sign("topsecret", b'{"a":1}', 1700000000)
+    assert headers["X-Webhook-Signature-V2"] == "6a939b0c71853d606167625a15168ee9188c6a511c773ef4f42d307f3849e50f"

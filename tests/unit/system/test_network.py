@@ -1,0 +1,92 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who listens where, against real sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network as ports
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
+
+
+@pytest.fixture(params=[("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def listening(request):
+    host, family = request.param
+    with socket.socket(family) as server:
+        try:
+            server.bind((host, 0))
+        except OSError:
+            pytest.skip(f"no {host} on this machine")
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_an_address_in_use_is_not_a_listener():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        assert ports.listeners({server.getsockname()[1]}) == {}
+
+
+def test_a_listener_is_found_with_its_process(listening):
+    assert ports.listeners({listening, 1}) == {listening: {os.getpid()}}
+
+
+def test_a_process_is_described_by_its_program():
+    program = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        try:
+            # Until it runs, the kernel has no command line for it.
+            child.stdout.readline()
+            assert ports.describe({child.pid}) == f"pid {child.pid} ({os.path.basename(sys.executable)})"
+        finally:
+            child.communicate(b"\n")
+    assert ports.describe(set()) == "a process that cannot be seen"
+
+
+@pytest.mark.parametrize(
+    ("groups", "profile"),
+    [
+        ("0::/system.slice/system-hermes\\x2dgateway.slice/hermes-gateway@bridge.service\n", "bridge"),
+        ("1:name=systemd:/system.slice/hermes-gateway@a-1_b.service/sub\n0::/\n", "a-1_b"),
+        ("0::/user.slice/user-999.slice/user@999.service/app.slice/hermes-gateway@x.service\n", "x"),
+        ("0::/system.slice/hermes-gateway.service\n", None),
+        ("0::/system.slice/other-hermes-gateway@x.service\n", None),
+        ("", None),
+    ],
+)
+def test_a_gateway_is_known_by_its_unit(groups, profile, monkeypatch):
+    monkeypatch.setattr(ports, "_cgroups", lambda pid: groups)
+    assert ports.gateway_of(1) == profile
+
+
+def declared(port):
+    return {
+        "name": "default",
+        "state": "present",
+        "unit": "hermes-gateway@default.service",
+        "api": {"enabled": True, "host": "127.0.0.1", "port": port},
+        "webhook": {"enabled": False},
+    }
+
+
+def test_a_gateway_that_left_the_declaration_is_named(listening, monkeypatch):
+    monkeypatch.setattr(ports, "gateway_of", lambda pid: "bridge")
+    (conflict,) = info.port_conflicts([declared(listening)], None)
+    assert "(the gateway of profile bridge), no longer declared. Fix: declare bridge with state: absent" in conflict
+    absent = {**declared(1), "name": "bridge", "state": "absent"}
+    assert info.port_conflicts([declared(listening), absent], None) == []
+
+
+def test_a_declared_port_that_somebody_else_holds_is_a_conflict(listening):
+    profile = declared(listening)
+    (conflict,) = info.port_conflicts([profile], None)
+    assert f"profile default: api.port {listening} is taken by pid {os.getpid()}" in conflict
+    assert "Fix: " in conflict
+    assert info.port_conflicts([{**profile, "state": "absent"}], None) == []
+    assert info.port_conflicts([{**profile, "api": {**profile["api"], "enabled": False}}], None) == []

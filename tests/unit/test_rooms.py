@@ -1,0 +1,59 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The kit's packages depend on each other in one direction only."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+KIT = Path(__file__).resolve().parents[2] / "plugins/module_utils/hermes_ops"
+# From the ground up: a package may import those before it, and itself. The description knows of the system only.
+ROOMS = ("system", "description", "release", "host", "agent", "supervise", "backup", "watch", "update", "commands")
+# The entrance, which opens every room, and the package itself, which holds its version.
+ABOVE = "cli"
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """The rooms that *path* imports, with the line."""
+    package = path.relative_to(KIT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            names = [*base, *(node.module or "").split(".")] if node.module else list(base)
+            for alias in node.names:
+                room = [*names, alias.name][0]
+                if room in (*ROOMS, ABOVE):
+                    yield node.lineno, room
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            assert not any(name.partition(".")[0] in ("ansible", "hermes_ops") for name in modules), path
+
+
+def test_every_package_is_a_room():
+    assert {path.parent.name for path in KIT.glob("*/__init__.py")} == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_dependencies_lead_downwards(room):
+    allowed = {*ROOMS[: ROOMS.index(room) + 1], *([ABOVE] if room == "commands" else [])}
+    wrong = [
+        f"{path.relative_to(KIT)}:{line} imports {imported}"
+        for path in sorted((KIT / room).glob("*.py"))
+        for line, imported in imports(path)
+        if imported not in allowed
+    ]
+    assert wrong == []
+
+
+def test_what_is_declared_knows_nothing_of_hosts():
+    found = {imported for path in (KIT / "description").glob("*.py") for _line, imported in imports(path)}
+    assert found <= {"system", "description"}
+
+
+def test_the_ground_floor_knows_nothing_of_hermes():
+    assert {imported for path in (KIT / "system").glob("*.py") for _line, imported in imports(path)} <= {"system"}

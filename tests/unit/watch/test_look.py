@@ -1,0 +1,287 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A look at a host and its agents: what is remembered from one to the next, and what harms it not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import time
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, measure
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.measure import Process, Settings
+
+NOW = 1_795_000_000.0
+PROBLEM = health.Problem("no_answer", "the api server does not answer", "see the log")
+CONNECTED = {"state": "connected"}
+
+
+def causes(report):
+    return [(finding.cause, "failure" if finding.failure else "warning") for finding in report.findings]
+
+
+def unit(restarts=0):
+    entered = time.clock_gettime(time.CLOCK_MONOTONIC) - 1000
+    name = "hermes-gateway@default.service"
+    return Unit(name, "loaded", "active", "running", True, os.getpid(), restarts, "", 0, entered, False)
+
+
+SCHEMA = "CREATE TABLE messages (id INTEGER PRIMARY KEY, session_id, role, timestamp, observed)"
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A host with one profile whose gateway is this very process."""
+    if os.geteuid() != 0:
+        pytest.skip("records are root's")
+    home = tmp_path / "home"
+    home.mkdir()
+    ops = tmp_path / "ops"
+    host = Installation(
+        {
+            **{"user": Owner.current().name, "scope": "system", "data_dir": str(tmp_path), "hermes_home": str(home)},
+            **{"ops_dir": str(ops), "root": str(tmp_path / "root"), "managed_root": str(tmp_path / "managed")},
+        }
+    )
+    ops.mkdir(mode=0o700)
+    profile = {
+        **{"name": "default", "state": "present", "home": str(home), "unit": "hermes-gateway@default.service"},
+        **{"api": {"enabled": True, "host": "127.0.0.1", "port": 1}, "managed_dir": str(tmp_path / "managed")},
+    }
+    records = host.records("default")
+    records.prepare()
+    records.write_applied("gateway", profile)
+    host.state = unit()
+    monkeypatch.setattr(Manager, "units", lambda _self, names: dict.fromkeys(names, host.state))
+    monkeypatch.setattr(look, "_unit_memories", lambda _host, names: dict.fromkeys(names))
+    host.failed = []
+    monkeypatch.setattr(look, "_failed_units", lambda: host.failed)
+    monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))
+    host.problems = []
+    monkeypatch.setattr(health, "check", lambda *_arguments: health.Health("default", list(host.problems)))
+    monkeypatch.setattr(health, "explain", lambda _profile, _manager, found: found.log.append("its last words"))
+    (home / "gateway_state.json").write_text(json.dumps({"pid": os.getpid(), "platforms": {}}))
+    return host
+
+
+@pytest.fixture
+def see(host):
+    def take(**settings):
+        return look.look(host, Settings(disk_percent=0, **settings))
+
+    return take
+
+
+def test_a_host_that_is_well(see, host):
+    report = see()
+    assert report.findings == []
+    assert report.message == "1 agent healthy"
+    assert host.read_status("check")["status"] == "success"
+    figures = report.figures["profiles"]["default"]
+    assert figures["turns"] == figures["turns_failed"] == figures["restarts"] == 0
+    assert figures["memory_bytes"] > 0
+
+
+def test_an_agent_that_is_down_is_explained(see, host):
+    host.problems = [PROBLEM]
+    report = see()
+    assert causes(report) == [("no_answer", "failure")]
+    assert report.profiles[0].log == ["its last words"]
+    assert report.message == "1 failure: the api server does not answer"
+    assert host.read_status("check")["status"] == "failed"
+
+
+def test_while_an_update_runs_it_may_be_down_for_a_while(see, host, monkeypatch):
+    clock = [time.time()]
+    monkeypatch.setattr(look.time, "time", lambda: clock[0])
+    host.problems = [PROBLEM]
+    with host.lock("update"):
+        for seconds, severity in [(0, "warning"), (500, "warning"), (200, "failure")]:
+            clock[0] += seconds
+            assert causes(see()) == [("no_answer", severity)]
+        host.problems = []
+        assert see().findings == []
+        host.problems = [PROBLEM]
+        assert causes(see()) == [("no_answer", "warning")]
+    assert causes(see()) == [("no_answer", "failure")]
+
+
+def test_failures_come_first(see, host):
+    host.problems = [PROBLEM]
+    report = see(certificates=["/no/such/file"])
+    assert causes(report) == [("no_answer", "failure"), ("expiry_unknown", "warning")]
+    assert report.message == "1 failure, 1 warning: the api server does not answer"
+
+
+def test_restarts_are_seen_from_one_look_to_the_next(see, host):
+    for count in (0, 2, 4):
+        host.state = unit(restarts=count)
+        report = see()
+    assert causes(report) == [("restarts", "failure")]
+
+
+def test_a_deaf_platform_has_to_be_deaf_twice(see, host, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "look_at_process", lambda *_arguments: Process(9, False, 1))
+    state = {"pid": os.getpid(), "platforms": {"discord": CONNECTED, "telegram": CONNECTED}}
+    (tmp_path / "home/gateway_state.json").write_text(json.dumps(state))
+    (tmp_path / "home/.env").write_text("TELEGRAM_WEBHOOK_URL=https://me.example/\n")
+    assert see().findings == []
+    (finding,) = see().findings
+    assert finding.cause == "deaf"
+    assert finding.what.startswith("discord: connected, says Hermes")
+
+
+def test_an_event_loop_that_froze(see, tmp_path):
+    (tmp_path / "home/state").mkdir()
+    beat = {"pid": os.getpid(), "monotonic": time.monotonic() - 200}
+    (tmp_path / "home/state/gateway.heartbeat").write_text(json.dumps(beat))
+    assert causes(see()) == [("frozen", "failure")]
+
+
+def test_no_agent_at_all_is_no_good_sign(see, host):
+    shutil.rmtree(host.ops_dir)
+    report = see()
+    assert causes(report) == [("no_agent", "failure")]
+    # And nothing is made where the volume will be mounted.
+    assert not os.path.exists(host.ops_dir)
+
+
+def test_what_is_remembered_may_be_damaged(see, host):
+    os.makedirs(os.path.dirname(host.status_path("check")))
+    for content in ("{", "[]", '{"memory": []}', '{"memory": {"profiles": {"default": [1]}, "sqlite": 7}}'):
+        with open(host.status_path("check"), "w") as stream:
+            stream.write(content)
+        assert {finding.cause for finding in see().findings} <= {"status_unknown"}
+    assert see().findings == []
+
+
+def test_a_disk_that_takes_nothing(see, host, monkeypatch):
+    def full(*_arguments, **_more):
+        raise OpsError("cannot be written (No space left on device)", where="/x", fix="free space")
+
+    monkeypatch.setattr(Installation, "write_status", full)
+    assert causes(see()) == [("not_remembered", "failure")]
+
+
+def test_an_sqlite_with_the_fault_is_asked_once_a_release(see, host, tmp_path):
+    release = tmp_path / "root/releases/1.0"
+    (release / "bin").mkdir(parents=True)
+    (tmp_path / "root/current").symlink_to(release)
+    python = release / "bin/python"
+    python.write_text(f"#!/bin/sh\necho asked >>{tmp_path}/asked\necho 3.40.1\n")
+    python.chmod(0o755)
+    # Nobody's database is in WAL mode, so nobody is asked.
+    assert see().findings == []
+    with contextlib.closing(sqlite3.connect(tmp_path / "home/state.db")) as connection, connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(SCHEMA)
+    for _twice in range(2):
+        (finding,) = see().findings
+        assert (finding.cause, finding.failure) == ("sqlite_wal", False)
+        assert "3.40.1" in finding.what
+    assert (tmp_path / "asked").read_text() == "asked\n"
+    python.write_text("#!/bin/sh\necho 3.51.3\n")
+    release.rename(tmp_path / "root/releases/1.1")
+    (tmp_path / "root/current").unlink()
+    (tmp_path / "root/current").symlink_to(tmp_path / "root/releases/1.1")
+    assert see().findings == []
+
+
+def test_a_reply_is_asked_for_when_it_is_due(see, host, tmp_path, monkeypatch):
+    asked = []
+
+    def ask(_server, key, _prompt, *, timeout):
+        asked.append((key, timeout))
+        if host.dead:
+            raise OpsError("the agent answered with an error instead of a reply", fix="check the model")
+        return "fine"
+
+    monkeypatch.setattr(health, "ask", ask)
+    monkeypatch.setattr(look.time, "time", lambda: host.now)
+    (tmp_path / "home/.env").write_text("API_SERVER_KEY=the-key\n")
+    host.now, host.dead = NOW, False
+    assert see().findings == []
+    assert asked == []
+    every = {"reply_minutes": 30, "reply_seconds": 9}
+    for minutes, count in [(0, 1), (2, 1), (29, 1), (30, 2)]:
+        host.now = NOW + 60 * minutes
+        assert see(**every).findings == []
+        assert asked == [("the-key", 9)] * count
+    host.now, host.dead = NOW + 3600, True
+    assert causes(see(**every)) == [("no_reply", "failure")]
+    # Sooner than usual, and still bad until it is good.
+    host.now += 120
+    assert causes(see(**every)) == [("no_reply", "failure")]
+    assert len(asked) == 3
+    host.now, host.dead = host.now + 60 * look.ASK_AGAIN_MINUTES, False
+    assert see(**every).findings == []
+    # A clock that was put back by a year.
+    host.now -= 365 * 86400
+    see(**every)
+    assert len(asked) == 5
+
+
+def test_one_agent_at_a_time_is_asked(see, host, monkeypatch):
+    asked = []
+    monkeypatch.setattr(health, "ask", lambda server, *_arguments, **_more: asked.append(server["port"]))
+    monkeypatch.setattr(health, "check", lambda profile, *_arguments: health.Health(profile["name"]))
+    (profile,) = host.profiles
+    host.profiles.append({**profile, "name": "work", "api": {**profile["api"], "port": 2}})
+    for expected in ([1], [1, 2], [1, 2]):
+        see(reply_minutes=30)
+        assert asked == expected
+
+
+def test_what_failed_and_is_not_done_any_more_is_forgotten(see, host, tmp_path):
+    host.write_status("update", "failed", "no network")
+    host.write_status("rehearsal", "failed", "damaged")
+    (tmp_path / "rehearsal").touch()
+    assert causes(see()) == [("rehearsal_failed", "failure")]
+
+
+def test_text_that_no_encoding_has_ends_no_look(see, host):
+    host.problems = [health.Problem("platform_not_connected", "half of a smile: \ud83d", "see the log")]
+    assert causes(see()) == [("platform_not_connected", "failure")]
+    assert "\ud83d" in host.read_status("check")["message"]
+
+
+def test_what_else_has_failed_is_named_once(see, host, tmp_path):
+    host.failed = [
+        "hermes-update.service",
+        "hermes-dashboard.service",
+        "hermes-heartbeat.service",
+        "hermes-gateway@default.service",
+        "systemd-journal-upload.service",
+    ]
+    host.write_status("update", "failed", "no network")
+    (tmp_path / "update").touch()
+    found = {finding.what.split()[0]: finding.failure for finding in see().findings if finding.cause == "unit_failed"}
+    assert found == {"hermes-dashboard.service": False, "systemd-journal-upload.service": False}
+    assert ("update_failed", "failure") in causes(see())
+
+
+def test_the_clock_is_remembered(see, host):
+    see()
+    look.remember_clock(host, -200.0)
+    assert causes(see()) == [("clock_off", "failure")]
+    assert see().figures["clock_offset"] == -200.0
+    look.remember_clock(host, 0.3)
+    assert see().findings == []
+
+
+def test_what_concerns_one_profile(see, host):
+    host.problems = [PROBLEM]
+    report = see(data_volume=True)
+    assert {finding.cause for finding in report.findings} == {"no_answer", "volume_missing"}
+    assert [finding.cause for finding in report.about("default").findings] == ["no_answer"]
+    assert report.about("other").findings == []
