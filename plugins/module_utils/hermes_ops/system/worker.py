@@ -31,7 +31,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from .errors import OpsError
 from .files import Owner
@@ -162,12 +162,10 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._reap(5.0)
-        if self._process.stdout:
-            self._process.stdout.close()
+        cast(BinaryIO, self._process.stdout).close()
 
     def _read(self) -> bytes:
-        stream = self._process.stdout
-        assert stream is not None
+        stream = cast(BinaryIO, self._process.stdout)
         said = bytearray()
         poll = select.poll()
         poll.register(stream, select.POLLIN | select.POLLHUP)
