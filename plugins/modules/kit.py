@@ -96,6 +96,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.command
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import update as command_update
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import verify as command_verify
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import kit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import worker
 
 # The commands of hermes-ops, which imports them only when they are called, and what only modules import.
 SENT = (
@@ -115,6 +116,7 @@ SENT = (
     command_tell,
     command_update,
     command_verify,
+    worker,
 )
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
