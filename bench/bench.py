@@ -82,7 +82,7 @@ class Site:
                 "vars": {
                     "ansible_connection": "community.docker.docker",
                     "ansible_python_interpreter": "/usr/bin/python3",
-                    "hermes_profiles": [self.profile(number) for number in range(profiles)],
+                    "hermes_agents": [self.profile(number) for number in range(profiles)],
                 },
             }
         }
@@ -145,7 +145,7 @@ def pairs(action: Callable[[], object], floor: Callable[[], object]) -> tuple[fl
 
 
 # The run ends when the agent has really answered, as by hand.
-ANSWERED = json.dumps({"hermes_profiles": [{**Site.profile(0), "health": {"reply": True}}]})
+ANSWERED = json.dumps({"hermes_agents": [{**Site.profile(0), "health": {"reply": True}}]})
 
 
 def first(directory: Path) -> None:

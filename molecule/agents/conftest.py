@@ -23,7 +23,7 @@ def declared(host):
     """What is declared of each profile; tests change it and converge."""
     name = host.backend.host
     if name not in DECLARED:
-        DECLARED[name] = {profile["name"]: profile for profile in host.ansible.get_variables()["hermes_profiles"]}
+        DECLARED[name] = {profile["name"]: profile for profile in host.ansible.get_variables()["hermes_agents"]}
     return DECLARED[name]
 
 
@@ -47,7 +47,7 @@ def playbook(host, declared, tmp_path):
 
     def command(**variables):
         file = tmp_path / "declared.json"
-        file.write_text(json.dumps({"hermes_profiles": list(declared.values()), **variables}))
+        file.write_text(json.dumps({"hermes_agents": list(declared.values()), **variables}))
         options = ["--inventory", EPHEMERAL / "inventory", "--limit", host.backend.host, "--extra-vars", f"@{file}"]
         return ["ansible-playbook", *options, "alwayson.hermes.site"]
 

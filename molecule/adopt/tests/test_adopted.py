@@ -65,7 +65,7 @@ def lines_changed(before: bytes, after: bytes) -> str:
 @pytest.fixture
 def profiles(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     variables = Path(request.path).parents[1] / "group_vars/hermes.yml"
-    return copy.deepcopy(yaml.safe_load(variables.read_text())["hermes_profiles"])
+    return copy.deepcopy(yaml.safe_load(variables.read_text())["hermes_agents"])
 
 
 def test_config_keeps_every_byte_of_hers(controller):
@@ -179,7 +179,7 @@ def test_a_key_changed_by_hand_is_reported_and_put_right(controller, alices, pro
 def test_a_key_that_leaves_the_declaration_leaves_the_file(controller, alices, profiles):
     before = controller.read(f"{HOME}/config.yaml"), controller.read(f"{HOME}/.env")
     del profiles[0]["config"]["approvals"], profiles[0]["settings"]
-    controller.converge({"hermes_profiles": profiles})
+    controller.converge({"hermes_agents": profiles})
     config, env = controller.read(f"{HOME}/config.yaml"), controller.read(f"{HOME}/.env")
     assert lines_changed(before[0], config) == "-approvals:\n-  mode: 'off'\n"
     assert lines_changed(before[1], env) == "-HERMES_TIMEZONE=Europe/Berlin\n"

@@ -112,9 +112,9 @@ def test_examples_are_yaml():
     for page in (ROOT / "README.md", *DOCS.glob("*.md"), *ROOT.glob("roles/*/README.md")):
         for indent, block in re.findall(r"^( *)```yaml\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.M | re.S):
             parsed = yaml.safe_load(re.sub(f"^{indent}", "", block, flags=re.M))
-            if isinstance(parsed, dict) and "hermes_profiles" in parsed:
+            if isinstance(parsed, dict) and "hermes_agents" in parsed:
                 declaration.resolve(
-                    parsed["hermes_profiles"], host=page.name, hermes_home="/home", managed_root="/managed"
+                    parsed["hermes_agents"], host=page.name, hermes_home="/home", managed_root="/managed"
                 )
 
 
