@@ -19,7 +19,7 @@ import pytest
 
 testinfra_hosts = ["ansible://operate-bookworm"]
 
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 # What a playbook of these may change.
 PLACES = (*(f"{HOME}/{name}" for name in ("SOUL.md", "context", "memories", "skills")), "/etc")
 
@@ -140,7 +140,7 @@ def claw(tmp_path: Path, controller: Any) -> Any:
     (tmp_path / "claw/workspace/skills/sourdough/scripts/bake.sh").chmod(0o755)
     home = f"{HOME}/profiles/work"
     ours = f"{home}/skills/kitchen/soup"
-    controller.shell('runuser -u hermes -- mkdir -p "$1"; runuser -u hermes -- touch "$1/SKILL.md"', ours)
+    controller.shell('runuser -u hermes-default -- mkdir -p "$1"; runuser -u hermes-default -- touch "$1/SKILL.md"', ours)
     controller.write(f"{ours}/SKILL.md", skill("soup", "Ours."))
     yield tmp_path / "claw"
     controller.shell(f"cd {home} && rm -rf context skills/* memories/*.md")

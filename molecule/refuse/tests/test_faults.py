@@ -18,7 +18,7 @@ import pytest
 import yaml
 from control import differences
 
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 
 
 @pytest.fixture

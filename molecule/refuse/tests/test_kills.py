@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 OPS = "/var/lib/hermes/ops/profiles/default"
 # Something of everything that a profile has.
 CHANGED = {

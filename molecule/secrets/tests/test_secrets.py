@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from control import Controller
 
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 KEPT = "/var/lib/hermes/ops/profiles/default/kept"
 # Where a secret may be, for root and the agent's user only.
 PLACES = {f"{place}/{name}" for place in (HOME, KEPT) for name in (".env", "webhook_subscriptions.json")}
