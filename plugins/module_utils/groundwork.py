@@ -94,7 +94,7 @@ def _is_directory(path: str, owner: str, mode: int) -> bool:
 
 
 def linger(profiles: list[dict[str, Any]], scope: str) -> dict[str, list[str]]:
-    """``enable``: the users whose manager has to run without a login; ``disable``: those of ours for whom it need not."""
+    """The users whose manager has to run without a login (``enable``), and those of ours where it need not."""
     wanted = {
         profile["user"]
         for profile in profiles

@@ -118,9 +118,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             journal_days=params["journal_days"],
         )
         present = [profile for profile in params["profiles"] if profile["state"] == "present"]
-        homes = [
-            logs.Home(profile["home"], profile["user"], logs.group_of(profile["user"])) for profile in present
-        ]
+        homes = [logs.Home(profile["home"], profile["user"], logs.group_of(profile["user"])) for profile in present]
         plan = logs.plan_logs(settings, homes, manager)
     if not module.check_mode:
         plan.apply()

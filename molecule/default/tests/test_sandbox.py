@@ -60,7 +60,7 @@ def doors(host):
     """Agents that differ in their sandbox, and what lies behind the doors."""
     controller = Controller(host)
     controller.shell(
-        "umask 0337; for name; do echo \"hermes-$name ALL=(ALL) NOPASSWD: ALL\"; done >/etc/sudoers.d/hermes;"
+        'umask 0337; for name; do echo "hermes-$name ALL=(ALL) NOPASSWD: ALL"; done >/etc/sudoers.d/hermes;'
         "umask 0022; echo hello >/home/ops/note; chmod 0755 /home/ops; install -d -m 0777 /srv/shared",
         *(f"door-{door}" for door in DOORS),
     )

@@ -151,7 +151,9 @@ def knowing(host: Host, word: str) -> Iterator[str]:
     """The agent knows *word* from a conversation and from its memory, and there is an archive that does as well."""
     assert word in host.agent.reply(f"Remember {word}.")
     host.shell(
-        'echo "The keeper said $1." | runuser -u hermes-default -- tee "$2" >/dev/null', word, f"{HOME}/memories/MEMORY.md"
+        'echo "The keeper said $1." | runuser -u hermes-default -- tee "$2" >/dev/null',
+        word,
+        f"{HOME}/memories/MEMORY.md",
     )
     host.shell("hermes-ops backup --profile default")
     archives = json.loads(host.shell("hermes-ops backups --profile default --json"))["archives"]

@@ -195,6 +195,7 @@ def test_a_purge_takes_the_agent_s_directory_out_of_root_s(public):
     for path in (directory, other):
         path.mkdir(parents=True)
         os.chown(path, nobody.uid, nobody.gid)
+    (public / "agents").chmod(0o711)
     plan(directory / ".hermes", nobody).apply()
     (directory / ".bashrc").write_text("")
     (directory / "locked").mkdir(mode=0o000)

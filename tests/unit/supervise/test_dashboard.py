@@ -169,7 +169,7 @@ def test_it_lives_by_the_rules_of_the_gateways(systemctl, host):
         "Restart=always",
         "RestartSec=10",
         "RestartMaxDelaySec=300",
-        "User=hermes",
+        f"User={Owner.current().name}",
         "SyslogIdentifier=hermes-dashboard",
         "MemoryMax=1G",
         "ProtectSystem=strict",

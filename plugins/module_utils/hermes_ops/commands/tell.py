@@ -40,7 +40,11 @@ def work(arguments: argparse.Namespace) -> int:
     say(f"kept:   {path}")
     try:
         answer = health.call_webhook(
-            profile, host.owner_of(profile), arguments.webhook, {"topic": topic, "body": body}, timeout=arguments.timeout
+            profile,
+            host.owner_of(profile),
+            arguments.webhook,
+            {"topic": topic, "body": body},
+            timeout=arguments.timeout,
         )
     except OpsError as error:
         sys.stderr.write(f"hermes-ops: kept, but the agent has not answered: {printable(str(error))}\n")

@@ -327,9 +327,7 @@ def refuse_replaced(variables: Mapping[str, Any], host: str) -> None:
             raise OpsError("is not used any more", where=f"{host}: {name}", fix=f"{fix}; see docs/agents.md")
 
 
-def _resolve_one(
-    declared: dict[str, Any], number: int, where: str, data_dir: str, managed_root: str
-) -> dict[str, Any]:
+def _resolve_one(declared: dict[str, Any], number: int, where: str, data_dir: str, managed_root: str) -> dict[str, Any]:
     name = declared.get("name")
     if not isinstance(name, str) or not AGENT_NAME.fullmatch(name):
         raise OpsError(

@@ -714,7 +714,9 @@ class Machine:
             results = health.wait(running, self.host.manager_of)
         else:
             units = self._units()
-            results = [health.check(profile, self.host.owner_of(profile), units[profile["name"]]) for profile in running]
+            results = [
+                health.check(profile, self.host.owner_of(profile), units[profile["name"]]) for profile in running
+            ]
         for result in results:
             if not result.ok:
                 self.say(f"before: {result}")

@@ -131,7 +131,9 @@ class _Look:
 
     def _at_sqlite(self) -> None:
         host, release = self.host, current_release(self.host.root)
-        if release is None or not any(measure.uses_wal(profile["home"], host.owner_of(profile)) for profile in host.profiles):
+        if release is None or not any(
+            measure.uses_wal(profile["home"], host.owner_of(profile)) for profile in host.profiles
+        ):
             return
         known = _mapping(self.memory.get("sqlite"))
         if known.get("release") != release:
