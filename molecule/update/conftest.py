@@ -129,7 +129,8 @@ class Host:
     def clean(self) -> None:
         """Nothing of an update is left."""
         left = self.shell(
-            f"ls -d {JOURNAL} /var/lib/hermes/agents/default/.hermes-canary-* /etc/systemd/system/hermes-update-recovery.service "
+            f"ls -d {JOURNAL} /var/lib/hermes/agents/*/.hermes-canary-* "
+            "/etc/systemd/system/hermes-update-recovery.service "
             "/opt/hermes/releases/*.partial /opt/hermes/releases/*.work 2>/dev/null || true"
         )
         assert not left

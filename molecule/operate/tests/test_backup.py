@@ -272,7 +272,7 @@ def test_full_disk(box):
         # A home on a disk of its own, which cannot hold both the old and that one.
         box.shell(
             "systemctl stop hermes-gateway@work; "
-            f'mount -t tmpfs -o "size=100m,mode=0700,uid=$(id -u hermes-default),gid=$(id -g hermes-default)" tmpfs {WORK}; '
+            f'mount -t tmpfs -o "size=100m,mode=0700,uid=$(id -u hermes-work),gid=$(id -g hermes-work)" tmpfs {WORK}; '
             f"cp -a /root/work/. {WORK}/; head -c 25M /dev/urandom >{WORK}/workspace/other; "
             "systemctl start hermes-gateway@work"
         )

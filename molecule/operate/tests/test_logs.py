@@ -52,8 +52,8 @@ with open(home + "/logins.stop", "w") as stream:
 def running(controller: Any, name: str, stop: str, *command: str) -> Iterator[None]:
     """Meanwhile *command* runs as hermes; it ends by itself once there is a file *stop*."""
     controller.shell(
-        'unit=$1; rm -f "$2"; shift 2; exec systemd-run --quiet --collect --unit "$unit" --uid hermes-default --gid hermes-default '
-        f'--property UMask=0077 --setenv HERMES_HOME={HOME} "$@"',
+        'unit=$1; rm -f "$2"; shift 2; exec systemd-run --quiet --collect --unit "$unit" --uid hermes-default '
+        f'--gid hermes-default --property UMask=0077 --setenv HERMES_HOME={HOME} "$@"',
         name,
         stop,
         *command,

@@ -138,7 +138,7 @@ def claw(tmp_path: Path, controller: Any) -> Any:
         (tmp_path / "claw" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "claw" / name).write_text(text)
     (tmp_path / "claw/workspace/skills/sourdough/scripts/bake.sh").chmod(0o755)
-    home = f"{HOME}/profiles/work"
+    home = "/var/lib/hermes/agents/work/.hermes"
     ours = f"{home}/skills/kitchen/soup"
     controller.shell(
         'runuser -u hermes-default -- mkdir -p "$1"; runuser -u hermes-default -- touch "$1/SKILL.md"', ours
@@ -149,7 +149,7 @@ def claw(tmp_path: Path, controller: Any) -> Any:
 
 
 def test_skill_port(controller, play, agent, model, claw):
-    home = f"{HOME}/profiles/work"
+    home = "/var/lib/hermes/agents/work/.hermes"
     what = {"skill_port_source": str(claw), "skill_port_profile": "work"}
     places = tuple(f"{home}/{name}" for name in ("SOUL.md", "context", "memories", "skills"))
     work = agent("work", port=8643)

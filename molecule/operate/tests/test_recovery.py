@@ -180,7 +180,7 @@ def host_lost(host: Host) -> Iterator[None]:
         host.shell(
             "systemctl stop 'hermes-*.timer' 'hermes-*.service'; systemctl disable 'hermes-gateway@default' || true;"
             "rm -rf /opt/hermes /etc/hermes-ops /etc/systemd/system/hermes* /etc/systemd/system/*.wants/hermes*"
-            " /usr/local/bin/hermes* /var/lib/hermes/agents/default/.hermes /var/lib/hermes/ops; systemctl daemon-reload"
+            " /usr/local/bin/hermes* /var/lib/hermes/agents/*/.hermes /var/lib/hermes/ops; systemctl daemon-reload"
         )
         host.known = {"ARCHIVE": "/root/archive.tar.gz"}
         yield

@@ -220,7 +220,8 @@ def test_a_failure_to_execute_from_before_the_repair_is_waited_out(tmp_path, sec
     ],
 )
 def test_a_failure_to_execute_that_was_tried_again_is_final(states, tmp_path, written, seconds):
-    (found,) = health.wait([profile(tmp_path)], Units(*states), Owner.current())
+    manager = Units(*states)
+    (found,) = health.wait([profile(tmp_path)], lambda _profile: manager)
     assert [problem.cause for problem in found.problems] == ["wrong_binary"]
     assert seconds[0] < 1
 

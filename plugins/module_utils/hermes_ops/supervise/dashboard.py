@@ -69,8 +69,8 @@ def check_address(address: str, port: int, profiles: list[dict[str, Any]], envir
         raise OpsError(
             f"{address} can be reached from the network, and nothing asks for a login",
             where="dashboard_host",
-            fix=f"declare {LOGINS[0][0]} and {LOGINS[0][1]} in secrets of the agent {shown[0]['name']}, or bind 127.0.0.1 and "
-            "come through an SSH tunnel",
+            fix=f"declare {LOGINS[0][0]} and {LOGINS[0][1]} in secrets of the agent {shown[0]['name']}, "
+            "or bind 127.0.0.1 and come through an SSH tunnel",
         )
     return shown[0]
 
