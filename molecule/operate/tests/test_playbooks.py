@@ -140,9 +140,7 @@ def claw(tmp_path: Path, controller: Any) -> Any:
     (tmp_path / "claw/workspace/skills/sourdough/scripts/bake.sh").chmod(0o755)
     home = "/var/lib/hermes/agents/work/.hermes"
     ours = f"{home}/skills/kitchen/soup"
-    controller.shell(
-        'runuser -u hermes-default -- mkdir -p "$1"; runuser -u hermes-default -- touch "$1/SKILL.md"', ours
-    )
+    controller.shell('runuser -u hermes-work -- sh -c \'mkdir -p "$1"; touch "$1/SKILL.md"\' sh "$1"', ours)
     controller.write(f"{ours}/SKILL.md", skill("soup", "Ours."))
     yield tmp_path / "claw"
     controller.shell(f"cd {home} && rm -rf context skills/* memories/*.md")

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import string
+import subprocess
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.config import shown
@@ -16,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 KEY = "0123456789abcdef0123456789abcdef"
+HERMES = [path for path in os.environ.get("TEST_HERMES_VENVS", "").split(":") if path]
 
 
 def resolve(*profiles):
@@ -405,6 +408,31 @@ def test_the_declaration_is_left_as_it_was():
     before = copy.deepcopy(declared)
     resolve(declared)["default"]["config"]["a"]["b"].append(2)
     assert declared == before
+
+
+@pytest.mark.skipif(not HERMES, reason="SKIPPED, NOT PROVED: which home Hermes uses (TEST_HERMES_VENVS names none)")
+@pytest.mark.parametrize("venv", HERMES, ids=os.path.basename)
+@pytest.mark.parametrize(
+    ("user_home", "home"),
+    [
+        ("agents/a", "agents/a/.hermes"),
+        # Declared users and homes: at home, elsewhere, and a profile of a home that is adopted.
+        ("ada", "agents/a/.hermes"),
+        ("ada", "ada/.hermes"),
+        ("ada", "srv/hermes"),
+        ("ada", "ada/.hermes/profiles/work"),
+        ("ada", "srv/hermes/profiles/work"),
+    ],
+)
+def test_hermes_uses_exactly_that_home_whatever_active_profile_says(venv, tmp_path, user_home, home):
+    around = [tmp_path / home, *(tmp_path / home).parents]
+    for path in (each for each in (*around, tmp_path / user_home / ".hermes") if each.is_relative_to(tmp_path)):
+        (path / "profiles/other").mkdir(parents=True, exist_ok=True)
+        (path / "active_profile").write_text("other\n")
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path / user_home), "HERMES_HOME": str(tmp_path / home)}
+    command = [f"{venv}/bin/hermes", *declaration.home_arguments(str(tmp_path / home)), "config", "path"]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == str(tmp_path / home / "config.yaml")
 
 
 names = st.text(string.ascii_lowercase, min_size=1, max_size=3)
