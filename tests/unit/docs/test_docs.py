@@ -47,14 +47,14 @@ def causes(module: Any, name: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("key", [*keys(declaration.PROFILE_KEYS), *keys(declaration._SUBSCRIPTION, "webhooks[].")])
+@pytest.mark.parametrize("key", [*keys(declaration.AGENT_KEYS), *keys(declaration._SUBSCRIPTION, "webhooks[].")])
 def test_every_key_of_a_profile_is_described(key):
     assert key in first_cells("agents.md")
 
 
 def test_no_key_is_described_that_does_not_exist():
-    known = {*keys(declaration.PROFILE_KEYS), *keys(declaration._SUBSCRIPTION, "webhooks[].")}
-    known |= {name for name, kind in declaration.PROFILE_KEYS.items() if isinstance(kind, dict)}
+    known = {*keys(declaration.AGENT_KEYS), *keys(declaration._SUBSCRIPTION, "webhooks[].")}
+    known |= {name for name, kind in declaration.AGENT_KEYS.items() if isinstance(kind, dict)}
     # The table of what every profile gets in its config.yaml.
     known |= {".".join(path) for path, _value in declaration.leaves(declaration.BASE_CONFIG)}
     assert first_cells("agents.md") - known == set()
