@@ -44,18 +44,16 @@ def defaults() -> dict[str, str]:
 VALUES = defaults()
 HOST = installation.Installation(
     {
-        "user": VALUES["hermes_user"],
         "scope": VALUES["gateway_scope"],
         "data_dir": VALUES["hermes_data_dir"],
-        "hermes_home": VALUES["hermes_home"],
         "ops_dir": VALUES["hermes_ops_dir"],
         "root": VALUES["hermes_root"],
         "managed_root": VALUES["hermes_managed_root"],
     }
 )
-PROFILE = declaration.resolve(
-    [{"name": "default"}], host="", hermes_home=HOST.hermes_home, managed_root=HOST.managed_root
-)["default"]["gateway"]
+PROFILE = declaration.resolve([{"name": "default"}], host="", data_dir=HOST.data_dir, managed_root=HOST.managed_root)[
+    "default"
+]["gateway"]
 UNIT = PROFILE["unit"]
 IDENTIFIER = f"hermes-gateway-{PROFILE['name']}"
 
@@ -127,7 +125,7 @@ STEPS: list[dict[str, Any]] = [
 ]
 
 PLACES = [
-    ("agents' homes", f"{HOST.hermes_home}, {HOST.hermes_home}/profiles/NAME"),
+    ("agents' homes", f"{HOST.data_dir}/agents/NAME/.hermes, or as declared"),
     ("their settings", f"{health.config.FILE_NAME}, {health.dotenv.FILE_NAME}, {health.webhooks.FILE_NAME} in it"),
     ("their logs", f"journalctl --identifier {IDENTIFIER.replace('default', 'NAME')}; logs/ in the home"),
     ("units", f"{UNIT.replace('default', 'NAME')}, {', '.join(job.timer for job in jobs.JOBS.values())}"),
@@ -196,7 +194,7 @@ def page() -> str:
         "<!-- Written by docs/recovery.py from the code; a test compares. Change that, not this. -->",
         "",
         f"Print this page and keep it by the machine. As root on the host; for another agent than `{PROFILE['name']}` "
-        f"say `--profile NAME`, and its unit's name. In user scope write `systemctl --user -M {HOST.user}@`.",
+        f"say `--profile NAME`, and its unit's name. In user scope write `systemctl --user -M hermes-NAME@`.",
     ]
     for number, step in enumerate(STEPS, start=1):
         commands = [f"# {command}" for command in step.get("commands", [])]

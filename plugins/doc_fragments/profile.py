@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Options of every module that works on one profile."""
+"""Options of every module that works on one agent."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   profile:
-    description: Name of the profile, as in C(hermes --profile NAME).
+    description: Name of the agent, under which is remembered what was applied.
     type: str
     required: true
   home:
-    description:
-      - Absolute path of the profile's own directory.
-      - For the profile V(default) that is Hermes' home, for every other one C(profiles/<name>) below it.
+    description: Absolute path of the agent's home, its E(HERMES_HOME).
     type: path
     required: true
   owner:
-    description: The user that Hermes runs as. Files in O(home) are written with this user's rights.
+    description: The user that the agent runs as. Files in O(home) are written with this user's rights.
     type: str
     required: true
   ops_dir:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from .hermes_ops.supervise.managers import ManagerOf
 from .hermes_ops.system.errors import OpsError
 from .hermes_ops.system.files import Owner
+from .hermes_ops.system.systemd import Manager
 from .module_cache import keep
 
 # Beside doc_fragments/profile.py, which documents them.
@@ -27,13 +30,11 @@ PROFILE_ARGUMENTS: dict[str, dict[str, Any]] = {
 GATEWAYS_ARGUMENTS: dict[str, dict[str, Any]] = {
     "profiles": {"type": "list", "elements": "dict", "required": True},
     "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
-    "owner": {"type": "str", "required": True},
-    "ops_dir": {"type": "path", "required": True},
 }
 
 # Beside doc_fragments/places.py.
 PLACES_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "hermes_home": {"type": "path", "required": True},
+    "ops_dir": {"type": "path", "required": True},
     "root": {"type": "path", "default": "/opt/hermes"},
 }
 
@@ -86,6 +87,24 @@ def owner_of(module: AnsibleModule) -> Owner:
         if module.check_mode:
             return Owner.current()
         raise
+
+
+def manager_of(module: AnsibleModule) -> ManagerOf:
+    """Who runs the gateways of ``profiles``, see :data:`managers.ManagerOf`.
+
+    Where the user is only planned (check mode), or never was (an agent that is absent), our own rights will do.
+    """
+
+    def manager(profile: dict[str, Any]) -> Manager:
+        try:
+            owner = Owner.named(profile["user"])
+        except OpsError:
+            if not module.check_mode and profile["state"] == "present":
+                raise
+            owner = replace(Owner.current(), name=profile["user"], home=profile["directory"])
+        return Manager(module.params["scope"], owner)
+
+    return manager
 
 
 def file_owner_of(module: AnsibleModule) -> Owner:

@@ -69,8 +69,8 @@ EXAMPLES = r"""
 - name: A model, a webhook port, and no lazy installs
   alwayson.hermes.config:
     profile: default
-    home: /var/lib/hermes/.hermes
-    owner: hermes
+    home: /var/lib/hermes/agents/default/.hermes
+    owner: hermes-default
     ops_dir: /var/lib/hermes/ops
     config:
       model:
@@ -90,8 +90,8 @@ EXAMPLES = r"""
 - name: The same keys where a chat cannot change them
   alwayson.hermes.config:
     profile: support
-    home: /var/lib/hermes/.hermes/profiles/support
-    owner: hermes
+    home: /var/lib/hermes/agents/default/.hermes/profiles/support
+    owner: hermes-default
     ops_dir: /var/lib/hermes/ops
     scope: managed
     managed_dir: /etc/hermes/profiles/support

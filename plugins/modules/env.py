@@ -67,8 +67,8 @@ EXAMPLES = r"""
 - name: The API server and the model's key
   alwayson.hermes.env:
     profile: default
-    home: /var/lib/hermes/.hermes
-    owner: hermes
+    home: /var/lib/hermes/agents/default/.hermes
+    owner: hermes-default
     ops_dir: /var/lib/hermes/ops
     settings:
       API_SERVER_ENABLED: true

@@ -13,7 +13,7 @@ version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Writes the template unit C(hermes-gateway@.service) and a drop-in for each profile, enables and starts the
+  - Writes the template unit C(hermes-gateway@.service) and a drop-in for each agent, enables and starts the
     gateways that are declared, stops and disables those that are declared absent.
   - A gateway that already runs is not touched by O(state=started). What would need a restart is returned in
     RV(restart) and done by O(state=restarted), for those gateways only.
@@ -21,7 +21,6 @@ description:
     is finished by the next one.
 extends_documentation_fragment:
   - alwayson.hermes.gateways
-  - alwayson.hermes.places
   - alwayson.hermes.units
 attributes:
   check_mode:
@@ -34,6 +33,10 @@ attributes:
     support: full
     description: A second run changes nothing.
 options:
+  ops_dir:
+    description: Directory in which is remembered what was applied, outside every agent's reach.
+    type: path
+    required: true
   state:
     description:
       - V(started) converges units, and starts what does not run.
@@ -53,9 +56,6 @@ EXAMPLES = r"""
 - name: Gateways are as declared
   alwayson.hermes.gateway:
     profiles: "{{ common_gateways }}"
-    owner: hermes
-    data_dir: /var/lib/hermes
-    hermes_home: /var/lib/hermes/.hermes
     ops_dir: /var/lib/hermes/ops
 """
 
@@ -67,7 +67,7 @@ restart:
   sample:
     default: ["config: platforms.webhook.extra.port"]
 units:
-  description: The units of the profiles that are present.
+  description: The units of the agents that are present.
   returned: always
   type: list
   elements: str
@@ -78,18 +78,16 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
-    GATEWAYS_ARGUMENTS,
-    owner_of,
+    manager_of,
     run_module,
 )
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records, remembered
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 from ansible_collections.alwayson.hermes.plugins.module_utils.unit_host import UNITS_ARGUMENTS, units_host
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **UNITS_ARGUMENTS,
-    **GATEWAYS_ARGUMENTS,
+    "ops_dir": {"type": "path", "required": True},
     "state": {"type": "str", "choices": ["started", "restarted"], "default": "started"},
     "verbose": {"type": "bool", "default": False},
 }
@@ -97,17 +95,18 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    owner = owner_of(module)
-    host = units_host(module, owner, verbose=params["verbose"])
+    manager = manager_of(module)
+    host = units_host(module, verbose=params["verbose"])
     profiles = params["profiles"]
-    records = {profile["name"]: Records(params["ops_dir"], profile["name"]) for profile in profiles}
-    plan = gateway.plan_gateways(host, profiles, owner, records)
+    names = dict.fromkeys([*(profile["name"] for profile in profiles), *remembered(params["ops_dir"])])
+    records = {name: Records(params["ops_dir"], name) for name in names}
+    plan = gateway.plan_gateways(host, profiles, manager, records)
     if not module.check_mode:
         plan.apply()
         for profile in profiles:
             gateway.remember(records[profile["name"]], profile)
         if params["state"] == "restarted":
-            gateway.restart(Manager(host.scope, owner), profiles, records, list(plan.restart))
+            gateway.restart(manager, profiles, records, list(plan.restart))
     return {
         "changed": plan.changed,
         "diff": plan.diff("gateways"),

@@ -15,9 +15,10 @@ author:
 description:
   - Installs the kit that this module itself carries as the one file C(/usr/local/bin/hermes-ops), so that a host can
     be checked without a controller by the very code that converged it.
-  - Writes C(/usr/local/bin/hermes), which runs the current release as the right user on the right home, and
+  - Writes C(/usr/local/bin/hermes), which runs the current release as the user and on the home of an agent, and
     C(/etc/hermes-ops/host.json), which holds names and paths for both and no secrets.
 extends_documentation_fragment:
+  - alwayson.hermes.gateways
   - alwayson.hermes.places
 attributes:
   check_mode:
@@ -30,37 +31,21 @@ attributes:
     support: full
     description: A second run changes nothing.
 options:
-  owner:
-    description: The user that Hermes runs as.
-    type: str
-    required: true
   data_dir:
-    description: The user's home and the data volume's mount point.
-    type: path
-    required: true
-  ops_dir:
-    description: Directory in which is remembered what was applied.
+    description: The directory below which the agents live, the data volume's mount point.
     type: path
     required: true
   managed_root:
-    description: Directory below which the managed scope of each profile lies.
+    description: Directory below which the managed scope of each agent lies.
     type: path
     default: /etc/hermes-ops/managed
-  scope:
-    description: Which manager runs the units.
-    type: str
-    choices: [system, user]
-    default: system
-requirements:
-  - Python >= 3.9 on the host
 """
 
 EXAMPLES = r"""
 - name: The kit is on the host
   alwayson.hermes.kit:
-    owner: hermes
+    profiles: "{{ common_gateways }}"
     data_dir: /var/lib/hermes
-    hermes_home: /var/lib/hermes/.hermes
     ops_dir: /var/lib/hermes/ops
 """
 
@@ -75,7 +60,11 @@ version:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import PLACES_ARGUMENTS, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
+    GATEWAYS_ARGUMENTS,
+    PLACES_ARGUMENTS,
+    run_module,
+)
 
 # Ansible sends only what is imported: the whole kit has to be named here (tests/unit/test_kit.py compares).
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import __version__
@@ -118,23 +107,17 @@ SENT = (
 )
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    **GATEWAYS_ARGUMENTS,
     **PLACES_ARGUMENTS,
-    "owner": {"type": "str", "required": True},
     "data_dir": {"type": "path", "required": True},
-    "ops_dir": {"type": "path", "required": True},
     "managed_root": {"type": "path", "default": "/etc/hermes-ops/managed"},
-    "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
 }
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    host = {
-        "user": params["owner"],
-        "scope": params["scope"],
-        **{name: params[name] for name in ("data_dir", "hermes_home", "ops_dir", "root", "managed_root")},
-    }
-    plan = kit.plan_kit(host)
+    host = {name: params[name] for name in ("scope", "data_dir", "ops_dir", "root", "managed_root")}
+    plan = kit.plan_kit(host, [profile for profile in params["profiles"] if profile["state"] == "present"])
     if plan.changed and not module.check_mode:
         plan.apply()
     return {"changed": plan.changed, "diff": plan.diff("commands"), "version": __version__}

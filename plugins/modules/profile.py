@@ -8,12 +8,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: profile
-short_description: The home of a Hermes profile and its persona
+short_description: The home of an agent and its persona
 version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Makes the home of a profile with the directories that Hermes expects, and puts modes and owners right where
+  - Makes the home of an agent with the directories that Hermes expects, and puts modes and owners right where
     Hermes, or a C(sudo hermes), left them wrong.
   - C(SOUL.md) stays as declared. C(USER.md) and C(MEMORY.md) are written once and belong to the agent afterwards.
 extends_documentation_fragment:
@@ -31,18 +31,21 @@ attributes:
 options:
   state:
     description:
-      - V(absent) removes the home with all its data and what is remembered of the profile. It is refused while a
-        gateway runs on it.
+      - V(absent) removes the home with all its data, and what is remembered of the agent. It is refused while a
+        gateway runs on it, and where the home holds profiles of Hermes.
     type: str
     choices: [present, absent]
     default: present
   managed_dir:
-    description: Directory of the profile's managed scope, which O(state=absent) removes too.
+    description: Directory of the agent's managed scope, which O(state=absent) removes too.
+    type: path
+  directory:
+    description: The agent's own directory, in which the home usually lies, and which O(state=absent) removes too.
     type: path
   soul:
     description: Content of C(SOUL.md). Without it the file is the agent's.
     type: str
-  user:
+  user_profile:
     description: What C(memories/USER.md) starts with, at most 1375 characters. An existing file is left as it is.
     type: str
   memory:
@@ -51,24 +54,24 @@ options:
 """
 
 EXAMPLES = r"""
-- name: The default profile has its persona
+- name: The agent has its persona
   alwayson.hermes.profile:
     profile: default
-    home: /var/lib/hermes/.hermes
-    owner: hermes
+    home: /var/lib/hermes/agents/default/.hermes
+    owner: hermes-default
     ops_dir: /var/lib/hermes/ops
     soul: |
       You are terse, kind and exact.
-    user: |
+    user_profile: |
       The user is called Ada and lives in London.
 """
 
 RETURN = r"""
 home:
-  description: The profile's home.
+  description: The agent's home.
   returned: always
   type: str
-  sample: /var/lib/hermes/.hermes
+  sample: /var/lib/hermes/agents/default/.hermes
 """
 
 import os
@@ -82,9 +85,6 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     run_module,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import home as profile
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.declaration import (
-    DEFAULT_PROFILE,
-)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
@@ -94,8 +94,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     **PROFILE_ARGUMENTS,
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "managed_dir": {"type": "path"},
+    "directory": {"type": "path"},
     "soul": {"type": "str"},
-    "user": {"type": "str"},
+    "user_profile": {"type": "str"},
     "memory": {"type": "str"},
 }
 
@@ -107,21 +108,18 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if params["state"] == "absent":
         plan = plan_absent(module, name, home, owner)
     else:
-        plan = profile.plan_profile(
-            name, home, owner, soul=params["soul"], user=params["user"], memory=params["memory"]
-        )
+        texts = {name: params[name] for name in ("soul", "user_profile", "memory")}
+        plan = profile.plan_profile(home, owner, **texts)
     if plan.changed and not module.check_mode:
         plan.apply()
     return {"changed": plan.changed, "diff": plan.diff(os.path.join(home, "")), "home": home}
 
 
 def plan_absent(module: AnsibleModule, name: str, home: str, owner: Owner) -> Plan:
-    if name == DEFAULT_PROFILE:
-        raise OpsError("the home of the default profile holds all others", where=home, fix="remove it by hand")
     pid = profile.running(home, owner)
     if pid and not module.check_mode:
         raise OpsError(f"a gateway (pid {pid}) runs on it", where=home, fix="stop it first")
-    plan = profile.plan_removal(name, home, owner)
+    plan = profile.plan_removal(home, owner, module.params["directory"])
     records = Records(module.params["ops_dir"], name)
     if records.exist():
         plan.add(Difference(records.directory, "present", None), records.remove)

@@ -102,8 +102,8 @@ EXAMPLES = r"""
 - name: Alerts and deployments
   alwayson.hermes.webhook:
     profile: default
-    home: /var/lib/hermes/.hermes
-    owner: hermes
+    home: /var/lib/hermes/agents/default/.hermes
+    owner: hermes-default
     ops_dir: /var/lib/hermes/ops
     webhooks:
       - name: alerts

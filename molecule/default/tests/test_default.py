@@ -51,7 +51,7 @@ def test_it_refuses_a_webhook_with_a_wrong_signature(agent):
 
 def test_its_terminal_works_in_the_sandbox(agent, model):
     model.script({"tool": "terminal", "arguments": {"command": "id --user --name"}})
-    assert '"output": "hermes"' in agent().reply("who are you?")
+    assert '"output": "hermes-default"' in agent().reply("who are you?")
 
 
 def test_it_survives_a_reboot(agent, reboot, wait_until):

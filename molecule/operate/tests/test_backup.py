@@ -16,7 +16,7 @@ import pytest
 
 testinfra_hosts = ["ansible://operate-trixie"]
 
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 WORK = f"{HOME}/profiles/work"
 OPS = "/var/lib/hermes/ops"
 ARCHIVES = f"{OPS}/backups"
@@ -218,7 +218,7 @@ POINTS = {
 @pytest.mark.parametrize("point", POINTS)
 def test_killed(box, killer, point):
     box.remember("in the backup")
-    box.shell(f"runuser -u hermes -- touch {HOME}/only-in-the-backup")
+    box.shell(f"runuser -u hermes-default -- touch {HOME}/only-in-the-backup")
     archive = box.backup()
     box.shell(f"rm {HOME}/only-in-the-backup")
     box.remember("now")
@@ -272,7 +272,7 @@ def test_full_disk(box):
         # A home on a disk of its own, which cannot hold both the old and that one.
         box.shell(
             "systemctl stop hermes-gateway@work; "
-            f'mount -t tmpfs -o "size=100m,mode=0700,uid=$(id -u hermes),gid=$(id -g hermes)" tmpfs {WORK}; '
+            f'mount -t tmpfs -o "size=100m,mode=0700,uid=$(id -u hermes-work),gid=$(id -g hermes-work)" tmpfs {WORK}; '
             f"cp -a /root/work/. {WORK}/; head -c 25M /dev/urandom >{WORK}/workspace/other; "
             "systemctl start hermes-gateway@work"
         )

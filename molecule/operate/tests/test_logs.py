@@ -18,12 +18,12 @@ import pytest
 
 testinfra_hosts = ["ansible://operate-bookworm"]
 
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 CONFIG = "/etc/logrotate.d/hermes"
 DASHBOARD = "http://127.0.0.1:9119"
 REMOTE = "/var/log/journal/remote"
 DOCS = Path(__file__).resolve().parents[3] / "docs/logs.md"
-AS_HERMES = "setpriv --reuid=hermes --regid=hermes --clear-groups"
+AS_HERMES = "setpriv --reuid=hermes-default --regid=hermes-default --clear-groups"
 
 # A bridge as the gateway starts it: one descriptor for as long as it lives, a numbered line each time.
 BRIDGE = """
@@ -52,8 +52,8 @@ with open(home + "/logins.stop", "w") as stream:
 def running(controller: Any, name: str, stop: str, *command: str) -> Iterator[None]:
     """Meanwhile *command* runs as hermes; it ends by itself once there is a file *stop*."""
     controller.shell(
-        'unit=$1; rm -f "$2"; shift 2; exec systemd-run --quiet --collect --unit "$unit" --uid hermes --gid hermes '
-        f'--property UMask=0077 --setenv HERMES_HOME={HOME} "$@"',
+        'unit=$1; rm -f "$2"; shift 2; exec systemd-run --quiet --collect --unit "$unit" --uid hermes-default '
+        f'--gid hermes-default --property UMask=0077 --setenv HERMES_HOME={HOME} "$@"',
         name,
         stop,
         *command,

@@ -19,7 +19,7 @@ import pytest
 
 testinfra_hosts = ["ansible://operate-bookworm"]
 
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 # What a playbook of these may change.
 PLACES = (*(f"{HOME}/{name}" for name in ("SOUL.md", "context", "memories", "skills")), "/etc")
 
@@ -138,16 +138,16 @@ def claw(tmp_path: Path, controller: Any) -> Any:
         (tmp_path / "claw" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "claw" / name).write_text(text)
     (tmp_path / "claw/workspace/skills/sourdough/scripts/bake.sh").chmod(0o755)
-    home = f"{HOME}/profiles/work"
+    home = "/var/lib/hermes/agents/work/.hermes"
     ours = f"{home}/skills/kitchen/soup"
-    controller.shell('runuser -u hermes -- mkdir -p "$1"; runuser -u hermes -- touch "$1/SKILL.md"', ours)
+    controller.shell('runuser -u hermes-work -- sh -c \'mkdir -p "$1"; touch "$1/SKILL.md"\' sh "$1"', ours)
     controller.write(f"{ours}/SKILL.md", skill("soup", "Ours."))
     yield tmp_path / "claw"
     controller.shell(f"cd {home} && rm -rf context skills/* memories/*.md")
 
 
 def test_skill_port(controller, play, agent, model, claw):
-    home = f"{HOME}/profiles/work"
+    home = "/var/lib/hermes/agents/work/.hermes"
     what = {"skill_port_source": str(claw), "skill_port_profile": "work"}
     places = tuple(f"{home}/{name}" for name in ("SOUL.md", "context", "memories", "skills"))
     work = agent("work", port=8643)

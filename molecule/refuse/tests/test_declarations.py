@@ -10,7 +10,7 @@ from __future__ import annotations
 
 TOKEN = "12345:a-bot-token-of-the-tests"
 
-# name -> hermes_profiles, and what the error says after the host and the variable
+# name -> hermes_agents, and what the error says after the host and the variable
 DECLARATIONS = {
     "one name twice": (
         [{"name": "default"}, {"name": "default"}],
@@ -92,9 +92,9 @@ DECLARATIONS = {
 
 
 def test_declarations_are_refused(run_as, unharmed):
-    run, cases = run_as({case: {"hermes_profiles": profiles} for case, (profiles, _error) in DECLARATIONS.items()})
+    run, cases = run_as({case: {"hermes_agents": profiles} for case, (profiles, _error) in DECLARATIONS.items()})
     for case, (_profiles, error) in DECLARATIONS.items():
-        assert f"{cases[case].name}: hermes_profiles: {error}" in run.text, case
+        assert f"{cases[case].name}: hermes_agents: {error}" in run.text, case
         assert cases[case].failed == 1, case
         assert cases[case].changed == 0, case
     assert "Traceback" not in run.output

@@ -18,14 +18,14 @@ import pytest
 import yaml
 from control import differences
 
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 
 
 @pytest.fixture
 def changed_profiles(request) -> list[dict[str, Any]]:
     """The scenario's declaration with a change in config, environment, webhooks and unit."""
     variables = request.path.parents[1] / "group_vars/hermes.yml"
-    (profile,) = copy.deepcopy(yaml.safe_load(variables.read_text())["hermes_profiles"])
+    (profile,) = copy.deepcopy(yaml.safe_load(variables.read_text())["hermes_agents"])
     profile["config"]["agent"] = {"max_turns": 42}
     profile["settings"] = {"A_SETTING_OF_THE_TESTS": "on"}
     profile["webhooks"][0]["description"] = "changed"
@@ -97,7 +97,7 @@ def test_a_file_that_does_not_parse(name, controller, changed_profiles):
     controller.write(path, content)
     try:
         broken = controller.manifest()
-        run = controller.run({"hermes_profiles": changed_profiles})
+        run = controller.run({"hermes_agents": changed_profiles})
         assert run.rc != 0
         assert f"profile default: {HOME}/{error}" in run.text
         assert "Traceback" not in run.output
@@ -124,8 +124,8 @@ def test_what_somebody_else_has_taken(run_as, controller, changed_profiles, unha
         pid = controller.shell("systemctl show --property MainPID --value squatter").strip()
         _run, cases = run_as(
             {
-                "the port": {"hermes_profiles": [{"name": "default", "api": {"port": 8655}}]},
-                "the data disk": {"hermes_profiles": changed_profiles},
+                "the port": {"hermes_agents": [{"name": "default", "api": {"port": 8655}}]},
+                "the data disk": {"hermes_agents": changed_profiles},
                 "the release disk": {"hermes_version": "0.18.2"},
             }
         )
@@ -146,7 +146,7 @@ def test_what_somebody_else_has_taken(run_as, controller, changed_profiles, unha
 def test_a_data_disk_that_is_read_only(controller, changed_profiles, unharmed):
     seal = "mount --bind /var/lib/hermes /var/lib/hermes && mount -o remount,ro,bind /var/lib/hermes"
     with meanwhile(controller, seal, "umount /var/lib/hermes"):
-        run = controller.run({"hermes_profiles": changed_profiles})
+        run = controller.run({"hermes_agents": changed_profiles})
     assert run.rc != 0
     assert "(Read-only file system). Fix: mount the file system writable" in run.text
     assert "/var/lib/hermes/" in run.text

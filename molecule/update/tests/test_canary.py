@@ -104,7 +104,7 @@ def test_it_sees_no_home_and_writes_nowhere_but_into_the_copy(run):
         described = canary.prepare(host, profile, profile["home"].replace(".hermes", "a-copy"))
         look = '''
             ls -A /var/lib/hermes; echo --
-            for place in /var/lib/hermes /var/lib/hermes/.hermes /etc /opt/hermes /usr /tmp $HOME; do
+            for place in /var/lib/hermes /var/lib/hermes/agents/default/.hermes /etc /opt/hermes /usr /tmp $HOME; do
                 touch $place/by-the-canary 2>/dev/null && echo $place
             done
             cat /etc/hermes-ops/managed/* 2>/dev/null

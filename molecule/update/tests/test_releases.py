@@ -17,7 +17,7 @@ testinfra_hosts = ["ansible://update-bookworm"]
 RANGE = {"hermes_version": ">=0.18.2,<0.30"}
 # Built once.
 MADE_UP = "0.19.2"
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 OPS = "/var/lib/hermes/ops"
 
 

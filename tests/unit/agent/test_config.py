@@ -11,6 +11,7 @@ import stat
 import pytest
 import yaml
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.declaration import leaves
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import yaml_edit
@@ -275,6 +276,22 @@ def test_what_hermes_migrated_is_no_drift():
 def test_a_changed_declaration_is_no_drift():
     text, plan = changed("", {"a": 1})
     assert changed(text, {"a": 2}, record_of(plan))[1].drift == []
+
+
+def test_what_upstream_retired_leaves_the_file_where_we_wrote_it():
+    retired = {"gateway": {"multiplex_profiles": False, "auto_multiplex_migration": False}}
+    written, before = changed("# hers\nmodel: x\n", declaration.merge(declaration.BASE_CONFIG, retired))
+    assert "multiplex" in written
+    after, plan = changed(written, declaration.BASE_CONFIG, record_of(before))
+    assert yaml.safe_load(after) == {"model": "x", **declaration.BASE_CONFIG}
+    assert after.startswith("# hers\nmodel: x\n")
+    assert {difference.what for difference in plan.differences} == {
+        "gateway.multiplex_profiles",
+        "gateway.auto_multiplex_migration",
+    }
+    # Somebody else's is theirs.
+    theirs = "gateway:\n  multiplex_profiles: false\n"
+    assert changed(theirs, declaration.BASE_CONFIG)[0].startswith(theirs)
 
 
 def test_a_key_changed_by_hand_stays_when_it_leaves_the_declaration():

@@ -244,18 +244,16 @@ def host(files, tmp_path, monkeypatch):
     """An installation whose profiles are one that has files and one that has none."""
     installed = Installation(
         {
-            "user": OWNER.name,
             "scope": "system",
             "data_dir": files,
-            "hermes_home": files,
             "ops_dir": str(tmp_path / "ops"),
             "root": "/opt/hermes",
             "managed_root": "/m",
         }
     )
     installed.__dict__["profiles"] = [
-        {"name": "default", "home": files},
-        {"name": "work", "home": f"{files}/none"},
+        {"name": "default", "user": OWNER.name, "home": files},
+        {"name": "work", "user": OWNER.name, "home": f"{files}/none"},
     ]
     monkeypatch.setattr(Installation, "load", lambda: installed)
     return installed

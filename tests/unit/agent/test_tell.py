@@ -27,10 +27,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 
 SECRET = "the-secret-of-the-tests"
 HOST = {
-    "user": "hermes",
     "scope": "system",
     "data_dir": "/d",
-    "hermes_home": "/h",
     "ops_dir": "/o",
     "root": "/opt/hermes",
     "managed_root": "/m",
@@ -84,11 +82,12 @@ def gateway(tmp_path, monkeypatch):
     (home / "webhook_subscriptions.json").write_text(json.dumps({"claude-context": {"secret": SECRET}}))
     profile = {
         "name": "default",
+        "user": Owner.current().name,
         "home": str(home),
         "webhook": {"enabled": True, "host": "127.0.0.1", "port": server.server_port},
     }
     installed = Installation(HOST)
-    installed.__dict__.update(profiles=[profile], owner=Owner.current())
+    installed.__dict__.update(profiles=[profile])
     monkeypatch.setattr(Installation, "load", lambda: installed)
     server.home, server.profile = home, profile
     yield server

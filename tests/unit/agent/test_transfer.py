@@ -334,10 +334,16 @@ def test_the_persona_that_hermes_writes_is_found(tmp_path):
 
 @pytest.fixture
 def host(home, tmp_path, monkeypatch):
-    profile = {"name": "default", "home": str(home), "unit": "hermes-gateway@default.service", "drain": 0}
+    profile = {
+        "name": "default",
+        "user": OWNER.name,
+        "home": str(home),
+        "unit": "hermes-gateway@default.service",
+        "drain": 0,
+    }
     installed = Installation(
         {
-            **dict.fromkeys(("user", "scope", "data_dir", "hermes_home", "managed_root"), "x"),
+            **dict.fromkeys(("scope", "data_dir", "managed_root"), "x"),
             "ops_dir": str(tmp_path / "ops"),
             "root": str(tmp_path / "root"),
         }
@@ -345,7 +351,7 @@ def host(home, tmp_path, monkeypatch):
     calls = []
 
     class Manager:
-        running = True
+        scope, owner, running = "system", OWNER, True
 
         def units(self, names):
             return dict.fromkeys(names, self)
@@ -356,9 +362,10 @@ def host(home, tmp_path, monkeypatch):
             assert (home / "skills").exists()
             calls.append(arguments)
 
-    installed.__dict__.update(profiles=[profile], owner=OWNER, manager=Manager())
+    manager = Manager()
+    installed.__dict__.update(profiles=[profile], manager_of=lambda _profile: manager)
     monkeypatch.setattr(Installation, "load", lambda: installed)
-    monkeypatch.setattr(health, "wait", lambda profiles, manager, owner: [health.Health("default")])
+    monkeypatch.setattr(health, "wait", lambda profiles, manager_of: [health.Health("default")])
     installed.calls = calls
     return installed
 

@@ -34,10 +34,8 @@ from hypothesis import strategies as st
 def host(tmp_path):
     host = Installation(
         {
-            "user": getpass.getuser(),
             "scope": "system",
             "data_dir": str(tmp_path),
-            "hermes_home": str(tmp_path / "home"),
             "ops_dir": str(tmp_path / "ops"),
             "root": str(tmp_path / "opt"),
             "managed_root": str(tmp_path / "managed"),
@@ -129,7 +127,7 @@ LEFT_OUT = {
 
 @pytest.fixture
 def profile(home):
-    return {"name": "default", "home": str(home)}
+    return {"name": "default", "home": str(home), "user": getpass.getuser()}
 
 
 @pytest.fixture
@@ -302,7 +300,7 @@ def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, profile, tmp_pat
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, profile, tmp_path):
     nobody = Owner.named("nobody")
-    host.owner = nobody
+    profile["user"] = "nobody"
     os.chmod(tmp_path, 0o711)
     for directory in tmp_path.parents:
         if directory.stat().st_uid == 0 and str(directory).startswith("/tmp/"):
@@ -380,7 +378,9 @@ def test_one_made_with_a_fast_clock_is_not_the_newest_for_years(tmp_path):
 
 def test_a_home_that_is_not_there_is_an_error_not_an_empty_backup(host, tmp_path):
     with pytest.raises(OpsError, match="cannot be read"):
-        backup.create(host, {"name": "default", "home": str(tmp_path / "none")}, str(tmp_path / "out"))
+        backup.create(
+            host, {"name": "default", "home": str(tmp_path / "none"), "user": getpass.getuser()}, str(tmp_path / "out")
+        )
     assert os.listdir(tmp_path / "out") == []
 
 
@@ -592,13 +592,12 @@ def small(tmp_path_factory):
     (top / "home/l").symlink_to("sub/a")
     host = Installation(
         {
-            **dict.fromkeys(("data_dir", "hermes_home", "root", "managed_root"), str(top)),
-            "user": getpass.getuser(),
+            **dict.fromkeys(("data_dir", "root", "managed_root"), str(top)),
             "scope": "system",
             "ops_dir": str(top / "ops"),
         }
     )
-    path = backup.create(host, {"name": "default", "home": str(top / "home")}, str(top))
+    path = backup.create(host, {"name": "default", "home": str(top / "home"), "user": getpass.getuser()}, str(top))
     backup.verify(path)
     with open(path, "rb") as stream:
         packed = stream.read()

@@ -36,10 +36,8 @@ def host(tmp_path, monkeypatch):
     """A host whose gateway runs as long as the file ``running`` is there, and is well unless ``sick`` is, too."""
     host = Installation(
         {
-            "user": getpass.getuser(),
             "scope": "system",
             "data_dir": str(tmp_path),
-            "hermes_home": str(tmp_path / "home"),
             "ops_dir": str(tmp_path / "ops"),
             "root": str(tmp_path / "opt"),
             "managed_root": str(tmp_path / "managed"),
@@ -91,7 +89,10 @@ def orders(host):
 
 
 def profile_of(tmp_path):
-    return {"name": "default", "state": "present", "home": str(tmp_path / "home"), "unit": UNIT, "drain": 0}
+    return {
+        **{"name": "default", "state": "present", "home": str(tmp_path / "home"), "unit": UNIT, "drain": 0},
+        **{"user": getpass.getuser(), "directory": str(tmp_path)},
+    }
 
 
 @pytest.fixture
@@ -235,7 +236,7 @@ def test_a_home_that_knows_more_is_not_overwritten(host, profile, tmp_path, what
     home = tmp_path / "home"
     say_to(home, "hello", time.time() - 100)
     path = backup.create(host, profile, str(tmp_path / "backups"))
-    assert restore.learnt_since(host, str(home), backup.verify(path)) == []
+    assert restore.learnt_since(str(home), host.owner_of(profile), backup.verify(path)) == []
     later = time.time() + 60
     if what == "message":
         say_to(home, "and this?", later)
@@ -362,7 +363,7 @@ def test_a_gateway_that_somebody_starts_meanwhile_is_not_left_on_what_was_set_as
     exchange = restore.Restore._exchange
 
     def meanwhile(self, journal):
-        self.host.manager.call("start", UNIT)
+        self.host.manager_of(profile).call("start", UNIT)
         exchange(self, journal)
 
     monkeypatch.setattr(restore.Restore, "_exchange", meanwhile)
@@ -521,7 +522,7 @@ def test_the_next_restore_undoes_the_one_that_was_killed_and_does_its_own(host, 
 def test_what_last_worked_is_put_back(host, profile, tmp_path):
     home, records = tmp_path / "home", host.records("default")
     for name in ("config.yaml", ".env"):
-        records.keep(str(home / name), host.owner, replace=True)
+        records.keep(str(home / name), host.owner_of(profile), replace=True)
     (home / "config.yaml").write_text("broken: [")
     (home / ".env").write_text("KEY=broken\n")
     said = []

@@ -47,28 +47,28 @@ def causes(module: Any, name: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("key", [*keys(declaration.PROFILE_KEYS), *keys(declaration._SUBSCRIPTION, "webhooks[].")])
+@pytest.mark.parametrize("key", [*keys(declaration.AGENT_KEYS), *keys(declaration._SUBSCRIPTION, "webhooks[].")])
 def test_every_key_of_a_profile_is_described(key):
-    assert key in first_cells("profiles.md")
+    assert key in first_cells("agents.md")
 
 
 def test_no_key_is_described_that_does_not_exist():
-    known = {*keys(declaration.PROFILE_KEYS), *keys(declaration._SUBSCRIPTION, "webhooks[].")}
-    known |= {name for name, kind in declaration.PROFILE_KEYS.items() if isinstance(kind, dict)}
+    known = {*keys(declaration.AGENT_KEYS), *keys(declaration._SUBSCRIPTION, "webhooks[].")}
+    known |= {name for name, kind in declaration.AGENT_KEYS.items() if isinstance(kind, dict)}
     # The table of what every profile gets in its config.yaml.
     known |= {".".join(path) for path, _value in declaration.leaves(declaration.BASE_CONFIG)}
-    assert first_cells("profiles.md") - known == set()
+    assert first_cells("agents.md") - known == set()
 
 
-def test_what_every_profile_gets_is_described():
+def test_what_every_agent_gets_is_described():
     assert {".".join(path) for path, _value in declaration.leaves(declaration.BASE_CONFIG)} <= first_cells(
-        "profiles.md"
+        "agents.md"
     )
 
 
 def test_every_door_is_described():
     assert set(units.DOORS) <= first_cells("units.md")
-    listed = re.search(r"^\| `sandbox\.open` .*$", (DOCS / "profiles.md").read_text(encoding="utf-8"), re.M)
+    listed = re.search(r"^\| `sandbox\.open` .*$", (DOCS / "agents.md").read_text(encoding="utf-8"), re.M)
     assert set(re.findall(r"`(\w+)`", listed[0])) == set(units.DOORS)
 
 
@@ -108,13 +108,13 @@ def test_every_threshold_is_the_documented_one():
 
 
 def test_examples_are_yaml():
-    """What a reader copies is YAML, and the profiles in it resolve."""
+    """What a reader copies is YAML, and the agents in it resolve."""
     for page in (ROOT / "README.md", *DOCS.glob("*.md"), *ROOT.glob("roles/*/README.md")):
         for indent, block in re.findall(r"^( *)```yaml\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.M | re.S):
             parsed = yaml.safe_load(re.sub(f"^{indent}", "", block, flags=re.M))
-            if isinstance(parsed, dict) and "hermes_profiles" in parsed:
+            if isinstance(parsed, dict) and "hermes_agents" in parsed:
                 declaration.resolve(
-                    parsed["hermes_profiles"], host=page.name, hermes_home="/home", managed_root="/managed"
+                    parsed["hermes_agents"], host=page.name, data_dir="/data", managed_root="/managed"
                 )
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import getpass
 import json
 import os
 import subprocess
@@ -20,14 +21,15 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
 HOST = {
-    "user": "hermes",
     "scope": "system",
     "data_dir": "/d",
-    "hermes_home": "/h",
     "ops_dir": "/o",
     "root": "/opt/hermes",
     "managed_root": "/m",
 }
+AGENTS = [
+    {"name": "default", "user": "hermes-default", "home": "/d/agents/default/.hermes", "directory": "/d/agents/x"}
+]
 SOURCES = Path(kit.__file__).parents[1]
 
 
@@ -112,59 +114,89 @@ def commands(tmp_path, monkeypatch):
 
 
 def test_check_then_apply_then_nothing(commands):
-    plan = kit.plan_kit(HOST)
+    plan = kit.plan_kit(HOST, AGENTS)
     assert plan.changed
     assert os.listdir(commands) == []
     plan.apply()
-    assert not kit.plan_kit(HOST).changed
+    assert not kit.plan_kit(HOST, AGENTS).changed
     assert json.loads((commands / "etc/host.json").read_text()) == HOST
     assert (commands / "hermes-ops").stat().st_mode & 0o777 == 0o755
 
 
 def test_what_somebody_changed_is_put_right(commands):
-    kit.plan_kit(HOST).apply()
+    kit.plan_kit(HOST, AGENTS).apply()
     (commands / "hermes").chmod(0o700)
     (commands / "hermes-ops").write_text("#!/bin/sh\n")
-    plan = kit.plan_kit(HOST)
+    plan = kit.plan_kit(HOST, AGENTS)
     assert [os.path.basename(d.what) for d in plan.differences] == ["hermes-ops", "hermes"]
     plan.apply()
-    assert not kit.plan_kit(HOST).changed
+    assert not kit.plan_kit(HOST, AGENTS).changed
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], ["--profile", "default"]),
-        (["chat", "-q", "hello there"], ["--profile", "default", "chat", "-q", "hello there"]),
-        (["-p", "coder", "chat"], ["-p", "coder", "chat"]),
-        (["--profile=coder", "status"], ["--profile=coder", "status"]),
-        (["-m", "a/b", "--yolo", "-p", "coder", "chat"], ["-m", "a/b", "--yolo", "-p", "coder", "chat"]),
-        # The value of another option, or an option of the command.
-        (["-z", "-p", "coder"], ["--profile", "default", "-z", "-p", "coder"]),
-        (["cron", "create", "-p", "coder"], ["--profile", "default", "cron", "create", "-p", "coder"]),
-        (["mcp", "add", "--profile=coder"], ["--profile", "default", "mcp", "add", "--profile=coder"]),
-        (["--", "-p", "coder"], ["--profile", "default", "--", "-p", "coder"]),
-        (["-p", "coder", "x", "-p", "other"], ["-p", "coder", "x", "-p", "other"]),
-        (["--profile=coder", "-p", "other"], ["--profile=coder", "-p", "other"]),
-    ],
-)
-def test_the_wrapper_always_names_a_profile(tmp_path, arguments, expected):
-    import getpass
+ME = getpass.getuser()
+PASSED = [
+    ([], "default", []),
+    (["chat", "-q", "hello there"], "default", ["chat", "-q", "hello there"]),
+    (["-p", "coder", "chat"], "coder", ["chat"]),
+    (["--profile=coder", "status"], "coder", ["status"]),
+    (["-m", "a/b", "--yolo", "-p", "coder", "chat", "a  b"], "coder", ["-m", "a/b", "--yolo", "chat", "a  b"]),
+    # The value of another option, or an option of the command.
+    (["-z", "-p", "coder"], "default", ["-z", "-p", "coder"]),
+    (["cron", "create", "-p", "coder"], "default", ["cron", "create", "-p", "coder"]),
+    (["mcp", "add", "--profile=coder"], "default", ["mcp", "add", "--profile=coder"]),
+    (["--", "-p", "coder"], "default", ["--", "-p", "coder"]),
+    (["-p", "coder", "x", "-p", "other"], "coder", ["x", "-p", "other"]),
+]
 
+
+@pytest.fixture
+def call(tmp_path):
+    """A function that calls the wrapper; Hermes prints what it gets: home, managed scope, arguments."""
     binary = tmp_path / "root/current/bin"
     binary.mkdir(parents=True)
     (binary / "hermes").write_text('#!/bin/sh\nprintf "%s\\n" "$HERMES_HOME" "${HERMES_MANAGED_DIR:-none}" "$@"\n')
     (binary / "hermes").chmod(0o755)
-    managed = tmp_path / "managed"
-    (managed / "coder").mkdir(parents=True)
-    wrapper = tmp_path / "hermes"
-    wrapper.write_text(
-        kit.wrapper(
-            user=getpass.getuser(), hermes_home="/some/home", root=str(tmp_path / "root"), managed_root=str(managed)
-        )
-    )
-    answer = subprocess.run(["sh", str(wrapper), *arguments], capture_output=True, text=True, check=True)
-    home, managed_dir, *passed = answer.stdout.splitlines()
-    assert home == "/some/home"
-    assert passed == expected
-    assert managed_dir == ("none" if passed[:2] == ["--profile", "default"] else str(managed / "coder"))
+    (tmp_path / "managed/coder").mkdir(parents=True)
+
+    def run(agents, *arguments):
+        wrapper = tmp_path / "hermes"
+        wrapper.write_text(kit.wrapper(agents, root=str(tmp_path / "root"), managed_root=str(tmp_path / "managed")))
+        return subprocess.run(["sh", str(wrapper), *arguments], capture_output=True, text=True, check=False)
+
+    return run
+
+
+def agent(name, home=None):
+    return {"name": name, "user": ME, "home": home or f"/agents/{name}/.hermes", "directory": f"/agents/{name}"}
+
+
+@pytest.mark.parametrize(("arguments", "name", "passed"), PASSED)
+def test_the_wrapper_takes_the_agent_from_the_front_and_passes_the_rest(call, tmp_path, arguments, name, passed):
+    answer = call([agent("default"), agent("coder"), agent("other")], *arguments)
+    managed = str(tmp_path / "managed/coder") if name == "coder" else "none"
+    # Hermes' own -p would look below the home for a profile of that name.
+    expected = [f"/agents/{name}/.hermes", managed, "--profile", "default", *passed]
+    assert answer.stdout.splitlines() == expected, answer.stderr
+
+
+def test_the_wrapper_means_the_only_agent(call):
+    assert call([agent("coder")]).stdout.startswith("/agents/coder/.hermes\n")
+
+
+def test_the_wrapper_knows_its_agents(call):
+    answer = call([agent("coder"), agent("other")], "-p", "codre", "status")
+    assert answer.returncode == 2
+    assert answer.stderr == "hermes: there is no agent 'codre'; known ones: coder, other\n"
+    assert call([agent("coder"), agent("other")]).returncode == 2
+
+
+def test_the_wrapper_chooses_a_profile_of_an_adopted_home_by_its_directory(call):
+    answer = call([agent("work", "/home/ada/.hermes/profiles/work")], "status")
+    assert answer.stdout.splitlines() == ["/home/ada/.hermes/profiles/work", "none", "status"]
+
+
+def test_a_host_of_an_earlier_version_is_not_worked_on(tmp_path):
+    path = tmp_path / "host.json"
+    path.write_text(json.dumps({**HOST, "user": "hermes", "hermes_home": "/h"}))
+    with pytest.raises(OpsError, match="earlier version"):
+        installation.Installation.load(str(path))

@@ -39,16 +39,14 @@ json.dump(sorted(p.value for p, c in found.platforms.items() if c.enabled), sys.
 def host(tmp_path: Path) -> Installation:
     made = Installation(
         {
-            "user": "nobody",
             "scope": "system",
             "data_dir": str(tmp_path),
-            "hermes_home": str(tmp_path / ".hermes"),
             "ops_dir": str(tmp_path / "ops"),
             "root": "/opt/hermes",
             "managed_root": str(tmp_path / "managed"),
         }
     )
-    made.owner = Owner.current()
+    made.__dict__.update(profiles=[], owner_of=lambda _profile: Owner.current())
     return made
 
 
@@ -64,10 +62,10 @@ def profile(host: Installation, name: str = "default", **declared) -> dict:
     found = resolve(
         [{"name": name, **ports, **declared}],
         host="box",
-        hermes_home=host.hermes_home,
+        data_dir=host.data_dir,
         managed_root=host.managed_root,
     )
-    return found[name]["gateway"]
+    return {**found[name]["gateway"], "user": "nobody"}
 
 
 def managed(described: dict) -> tuple[dict, dict[str, str]]:
@@ -151,7 +149,9 @@ def test_a_file_that_does_not_parse_is_named_with_its_line(host, home):
         canary.prepare(host, profile(host), str(home))
 
 
-@pytest.mark.parametrize("place", [".hermes", ".hermes/copy", ".", "profiles/copy", "a b"])
+@pytest.mark.parametrize(
+    "place", ["agents/default/.hermes", "agents/default/.hermes/copy", "agents/default", "profiles/copy", "a b"]
+)
 def test_a_copy_in_a_wrong_place_is_refused(host, place, tmp_path):
     with pytest.raises(OpsError):
         canary.prepare(host, profile(host), os.path.normpath(tmp_path / place))
@@ -169,6 +169,7 @@ def store(active: str | None, **providers) -> str:
         ({"copy/auth.json": store("nous", nous={"tokens": {"refresh_token": "r"}})}, "default", False),
         ({"copy/auth.json": store("zai", zai={"key": "k"}, spotify={"refresh_token": "r"})}, "default", True),
         ({"copy/.anthropic_oauth.json": '{"refreshToken": "r"}'}, "default", False),
+        # A Hermes profile of an adopted home uses that home's login.
         ({".hermes/auth.json": store("nous", nous={"refresh_token": "r"})}, "work", False),
         ({".hermes/auth.json": store("nous", nous={"refresh_token": "r"})}, "default", True),
     ],
@@ -177,7 +178,8 @@ def test_no_login_is_renewed_by_the_copy(host, home, tmp_path, files, name, repl
     (tmp_path / ".hermes").mkdir()
     for path, text in files.items():
         (tmp_path / path).write_text(text)
-    described = canary.prepare(host, profile(host, name), str(home))
+    adopted = {"home": f"{tmp_path}/.hermes/profiles/work"} if name == "work" else {}
+    described = canary.prepare(host, profile(host, name, **adopted), str(home))
     assert described["health"]["reply"] is reply
     for path in home.rglob("*.json"):
         assert not re.search("refresh_?token", path.read_text(), re.I), path
@@ -200,8 +202,8 @@ def test_its_unit_is_the_sandbox_of_a_gateway_and_sees_nothing_but_the_copy(host
 
 
 def test_a_home_outside_of_the_data_directory_is_hidden_as_well(host, home):
-    host.hermes_home = "/srv/agent"
     described = canary.prepare(host, profile(host), str(home))
+    host.__dict__["profiles"] = [profile(host), profile(host, home="/srv/agent")]
     pairs = canary.properties(host, described, 100.0, online=True)
     assert [v for n, v in pairs if n == "TemporaryFileSystem"] == [f"{host.data_dir}:ro", "/srv/agent:ro"]
 

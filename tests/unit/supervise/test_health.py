@@ -175,6 +175,8 @@ def test_of_a_unit_that_systemd_forgot_the_last_process_explains(written, monkey
 class Units:
     """A manager whose unit is in one state after the other, and then stays in the last."""
 
+    scope, owner = "system", Owner.current()
+
     def __init__(self, *states):
         self.states = list(states)
 
@@ -206,7 +208,7 @@ def failed_to_execute(restarts):
 def test_a_failure_to_execute_from_before_the_repair_is_waited_out(tmp_path, seconds):
     (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
     manager = Units(failed_to_execute(7), failed_to_execute(7), unit(restarts=8))
-    (found,) = health.wait([profile(tmp_path)], manager, Owner.current())
+    (found,) = health.wait([profile(tmp_path)], lambda _profile: manager)
     assert found.ok
 
 
@@ -218,7 +220,8 @@ def test_a_failure_to_execute_from_before_the_repair_is_waited_out(tmp_path, sec
     ],
 )
 def test_a_failure_to_execute_that_was_tried_again_is_final(states, tmp_path, written, seconds):
-    (found,) = health.wait([profile(tmp_path)], Units(*states), Owner.current())
+    manager = Units(*states)
+    (found,) = health.wait([profile(tmp_path)], lambda _profile: manager)
     assert [problem.cause for problem in found.problems] == ["wrong_binary"]
     assert seconds[0] < 1
 

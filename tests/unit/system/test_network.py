@@ -77,16 +77,16 @@ def declared(port):
 
 def test_a_gateway_that_left_the_declaration_is_named(listening, monkeypatch):
     monkeypatch.setattr(ports, "gateway_of", lambda pid: "bridge")
-    (conflict,) = info.port_conflicts([declared(listening)], None)
+    (conflict,) = info.port_conflicts([declared(listening)], [])
     assert "(the gateway of profile bridge), no longer declared. Fix: declare bridge with state: absent" in conflict
     absent = {**declared(1), "name": "bridge", "state": "absent"}
-    assert info.port_conflicts([declared(listening), absent], None) == []
+    assert info.port_conflicts([declared(listening), absent], []) == []
 
 
 def test_a_declared_port_that_somebody_else_holds_is_a_conflict(listening):
     profile = declared(listening)
-    (conflict,) = info.port_conflicts([profile], None)
+    (conflict,) = info.port_conflicts([profile], [])
     assert f"profile default: api.port {listening} is taken by pid {os.getpid()}" in conflict
     assert "Fix: " in conflict
-    assert info.port_conflicts([{**profile, "state": "absent"}], None) == []
-    assert info.port_conflicts([{**profile, "api": {**profile["api"], "enabled": False}}], None) == []
+    assert info.port_conflicts([{**profile, "state": "absent"}], []) == []
+    assert info.port_conflicts([{**profile, "api": {**profile["api"], "enabled": False}}], []) == []

@@ -67,27 +67,27 @@ class World:
         self.meanwhile: dict[str, object] = {}
         self.host = Installation(
             {
-                "user": getpass.getuser(),
                 "scope": "system",
                 "data_dir": str(top / "data"),
-                "hermes_home": str(top / "data/.hermes"),
                 "ops_dir": str(top / "data/ops"),
                 "root": str(top / "opt"),
                 "managed_root": str(top / "managed"),
             }
         )
         self.settings = Settings(**{**RANGE, **declared})
-        for path in ("data/.hermes/cron", "opt/releases", "system"):
+        for path in ("data/agents/default/.hermes/cron", "opt/releases", "system"):
             (top / path).mkdir(parents=True)
         self.old = self.install("0.18.2")
         (top / "opt/current").symlink_to(f"releases/{self.old}")
         resolved = declaration.resolve(
             [{"name": "default"}, {"name": "coder", "api": {"port": 8643}}],
             host="box",
-            hermes_home=self.host.hermes_home,
+            data_dir=self.host.data_dir,
             managed_root=self.host.managed_root,
         )
         for name, profile in resolved.items():
+            # Root cannot be declared, and is who runs these tests.
+            profile["gateway"]["user"] = getpass.getuser()
             home = Path(profile["gateway"]["home"])
             home.mkdir(parents=True, exist_ok=True)
             (home / ".env").write_text("A_KEY=of-the-model\n")
@@ -126,8 +126,7 @@ class World:
         return Path(self.host.select(profile)[0]["home"]) if self.host.profiles else self._home(profile)
 
     def _home(self, profile: str) -> Path:
-        home = Path(self.host.hermes_home)
-        return home if profile == "default" else home / "profiles" / profile
+        return Path(self.host.data_dir, "agents", profile, ".hermes")
 
     @contextlib.contextmanager
     def database(self, profile: str):
@@ -220,7 +219,7 @@ class World:
 
     # What agents look like.
 
-    def wait(self, profiles, _manager, _owner, records=None):
+    def wait(self, profiles, _manager_of, records=None):
         results = []
         for profile in profiles:
             name, unit = profile["name"], self.units[profile["unit"]]
@@ -293,7 +292,7 @@ def play(patched: pytest.MonkeyPatch, world: World) -> World:
     patched.setattr(Manager, "reachable", True)
     patched.setattr(gateway, "running_release", lambda pid, root: world.releases.get(pid))
     patched.setattr(health, "wait", world.wait)
-    patched.setattr(health, "check", lambda profile, owner, unit: world.wait([profile], None, owner)[0])
+    patched.setattr(health, "check", lambda profile, owner, unit: world.wait([profile], None)[0])
     patched.setattr(heartbeat, "report", lambda host, job, event, body: world.reports.append((event, body)))
     patched.setattr(canary, "boot", lambda *a, **options: played_canary(world, *a, **options))
     patched.setattr(build, "newest", lambda request, index, **_o: played_newest(world, request))
@@ -326,7 +325,7 @@ def played_build(world, request):
 
 def played_canary(world, host, name, description, *, reply, timeout, stable):
     home = Path(description["home"])
-    assert home.parent == Path(host.data_dir)
+    assert str(home.parent) == description["directory"]
     assert "A_KEY" in (home / ".env").read_text()
     with contextlib.closing(sqlite3.connect(home / "state.db")) as connection:
         assert connection.execute("SELECT count(*) FROM said").fetchone()[0] >= 1

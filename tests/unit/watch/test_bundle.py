@@ -60,10 +60,8 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "DIRECTORY", str(tmp_path / "etc"))
     installed = Installation(
         {
-            "user": "hermes",
             "scope": "system",
             "data_dir": str(tmp_path),
-            "hermes_home": str(tmp_path / "home"),
             "ops_dir": str(tmp_path / "ops"),
             "root": str(tmp_path / "root"),
             "managed_root": str(tmp_path / "managed"),
@@ -72,6 +70,7 @@ def host(tmp_path, monkeypatch):
     profile = {
         "name": "default",
         "state": "present",
+        "user": Owner.current().name,
         "home": str(tmp_path / "home"),
         "managed_dir": str(tmp_path / "managed/default"),
         "unit": "hermes-gateway@default.service",
@@ -83,7 +82,7 @@ def host(tmp_path, monkeypatch):
 
     monkeypatch.setattr(debug, "run", run)
     manager = SimpleNamespace(call=lambda *arguments, check: run(["systemctl", *arguments]))
-    installed.__dict__.update(profiles=[profile], owner=Owner.current(), manager=manager)
+    installed.__dict__.update(profiles=[profile], manager_of=lambda _profile: manager)
     monkeypatch.setattr(Installation, "load", lambda: installed)
 
     records = installed.records("default")

@@ -273,7 +273,7 @@ def test_without_a_url_of_the_host_all_profiles_say_what_is_wrong_with_it():
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     (tmp_path / "ops").mkdir(mode=0o700)
-    names = ("user", "scope", "data_dir", "hermes_home", "root", "managed_root")
+    names = ("scope", "data_dir", "root", "managed_root")
     found = Installation({**dict.fromkeys(names, ""), "ops_dir": str(tmp_path / "ops")})
     monkeypatch.setattr(Installation, "load", lambda: found)
     monkeypatch.setattr(settings, "DIRECTORY", str(tmp_path))

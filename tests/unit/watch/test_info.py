@@ -29,6 +29,7 @@ def host(tmp_path, monkeypatch):
     profile = {
         "name": "default",
         "state": "present",
+        "user": Owner.current().name,
         "home": str(home),
         "unit": name,
         "api": {"enabled": False},
@@ -37,8 +38,6 @@ def host(tmp_path, monkeypatch):
     return {
         "profiles": [profile],
         "scope": "system",
-        "user": Owner.current().name,
-        "hermes_home": str(home),
         "ops_dir": str(tmp_path / "ops"),
         "root": str(tmp_path / "root"),
     }

@@ -49,13 +49,14 @@ def host(tmp_path, monkeypatch):
     ops = tmp_path / "ops"
     host = Installation(
         {
-            **{"user": Owner.current().name, "scope": "system", "data_dir": str(tmp_path), "hermes_home": str(home)},
+            **{"scope": "system", "data_dir": str(tmp_path)},
             **{"ops_dir": str(ops), "root": str(tmp_path / "root"), "managed_root": str(tmp_path / "managed")},
         }
     )
     ops.mkdir(mode=0o700)
     profile = {
         **{"name": "default", "state": "present", "home": str(home), "unit": "hermes-gateway@default.service"},
+        **{"user": Owner.current().name, "directory": str(tmp_path)},
         **{"api": {"enabled": True, "host": "127.0.0.1", "port": 1}, "managed_dir": str(tmp_path / "managed")},
     }
     records = host.records("default")
@@ -63,7 +64,7 @@ def host(tmp_path, monkeypatch):
     records.write_applied("gateway", profile)
     host.state = unit()
     monkeypatch.setattr(Manager, "units", lambda _self, names: dict.fromkeys(names, host.state))
-    monkeypatch.setattr(look, "_unit_memories", lambda _host, names: dict.fromkeys(names))
+    monkeypatch.setattr(look, "_unit_memories", lambda _host, profiles: {each["unit"]: None for each in profiles})
     host.failed = []
     monkeypatch.setattr(look, "_failed_units", lambda: host.failed)
     monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))

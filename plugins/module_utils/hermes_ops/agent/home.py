@@ -1,14 +1,15 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A profile's home: there, with the right modes and owner, and with the persona that is declared."""
+"""An agent's home: there, with the right modes and owner, and with the persona that is declared."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
-from ..description.declaration import DEFAULT_PROFILE, MEMORY_LIMITS
+from ..description.declaration import MEMORY_LIMITS, PROFILES_DIRECTORY
 from ..system.errors import OpsError
 from ..system.files import Owner, acting_as, ensure_directory, open_directory, read_text, remove_tree, write_atomic
 from ..system.network import command_line
@@ -27,23 +28,22 @@ PRIVATE_SUFFIXES = (".zip",)
 
 
 def plan_profile(
-    name: str,
     home: str,
     owner: Owner,
     *,
     soul: str | None,
-    user: str | None,
+    user_profile: str | None,
     memory: str | None,
 ) -> Plan:
     """Compare the home with what is declared.
 
     :param soul: content of SOUL.md, which stays as declared; None leaves it to the agent
-    :param user: content that memories/USER.md starts with; a file that exists is the agent's
+    :param user_profile: content that memories/USER.md starts with; a file that exists is the agent's
     :param memory: likewise for memories/MEMORY.md
     :raises OpsError: when something else than a directory stands in the way, or a seed is too long
     """
     plan = Plan()
-    for relative, text in (("memories/USER.md", user), ("memories/MEMORY.md", memory)):
+    for relative, text in (("memories/USER.md", user_profile), ("memories/MEMORY.md", memory)):
         if text is not None and len(text) > MEMORY_LIMITS[relative]:
             raise OpsError(
                 f"has {len(text)} characters; Hermes keeps {MEMORY_LIMITS[relative]}",
@@ -51,25 +51,37 @@ def plan_profile(
                 fix="shorten it, or put the rest into a skill",
             )
     # First, for the rest is done with the owner's rights.
-    _plan_owners(plan, name, home, owner)
+    _plan_owners(plan, home, owner)
     # Before the home exists, only root can look where it will be.
     with acting_as(owner if os.path.isdir(home) else Owner.current()):
         for path in (home, *(os.path.join(home, directory) for directory in DIRECTORIES)):
             _plan_directory(plan, path, owner)
         _plan_text(plan, os.path.join(home, "SOUL.md"), soul, owner)
-        _plan_seed(plan, os.path.join(home, "memories", "USER.md"), user, owner)
+        _plan_seed(plan, os.path.join(home, "memories", "USER.md"), user_profile, owner)
         _plan_seed(plan, os.path.join(home, "memories", "MEMORY.md"), memory, owner)
         _plan_modes(plan, home, owner)
     return plan
 
 
-def plan_removal(name: str, home: str, owner: Owner) -> Plan:
-    """Remove a profile with all its data."""
+def plan_removal(home: str, owner: Owner, directory: str | None = None) -> Plan:
+    """Remove an agent with all its data.
+
+    :param directory: the agent's own directory, which is its user's, in one of root's; the home may lie elsewhere
+    :raises OpsError: when the home holds profiles of Hermes, which are others' data
+    """
     plan = Plan()
-    if os.path.lexists(home):
-        # What root left in it, the agent's user could not remove.
-        plan.add(Difference(home, "present", None), lambda: _give_back(name, home, owner))
-        plan.actions.append(lambda: _remove(home, owner))
+    with acting_as(owner), contextlib.suppress(OSError):
+        if others := sorted(os.listdir(os.path.join(home, PROFILES_DIRECTORY))):
+            raise OpsError(
+                f"holds profiles of its own: {', '.join(others)}",
+                where=home,
+                fix=f"move or remove what lies in {home}/{PROFILES_DIRECTORY} by hand",
+            )
+    for path in filter(None, (home, directory)):
+        if os.path.lexists(path):
+            # What root left in it, the agent's user could not remove.
+            plan.add(Difference(path, "present", None), lambda path=path: _give_back(path, owner))
+            plan.actions.append(lambda path=path: _remove(path, owner))
     return plan
 
 
@@ -128,18 +140,18 @@ def _plan_modes(plan: Plan, home: str, owner: Owner) -> None:
             plan.add(_mode_difference(path, status, FILE_MODE), lambda path=path: _chmod(path, FILE_MODE, owner))
 
 
-def _plan_owners(plan: Plan, name: str, home: str, owner: Owner) -> None:
+def _plan_owners(plan: Plan, home: str, owner: Owner) -> None:
     """Files that a ``sudo hermes`` left behind stop the agent later: give them back."""
     if os.geteuid() != 0 or owner.uid == 0 or not os.path.isdir(home):
         return
-    foreign = _foreign(name, home, owner)
+    foreign = _foreign(home, owner)
     for path, uid in foreign:
         plan.differences.append(Difference(f"{path} owner", str(uid), str(owner.uid)))
     if foreign:
-        plan.actions.append(lambda: _give_back(name, home, owner))
+        plan.actions.append(lambda: _give_back(home, owner))
 
 
-def _foreign(name: str, home: str, owner: Owner, *, mend: bool = False) -> list[tuple[str, int]]:
+def _foreign(home: str, owner: Owner, *, mend: bool = False) -> list[tuple[str, int]]:
     """What lies in the home and is not its owner's, with its owner's number.
 
     By descriptors throughout: the agent may rename and link in its home while root looks.
@@ -150,8 +162,9 @@ def _foreign(name: str, home: str, owner: Owner, *, mend: bool = False) -> list[
     top = open_directory(home)
     try:
         for directory, subdirectories, names, descriptor in os.fwalk(".", dir_fd=top):
-            if name == DEFAULT_PROFILE and directory == "." and "profiles" in subdirectories:
-                subdirectories.remove("profiles")
+            # Of Hermes' profiles in an adopted home each may be another agent's.
+            if directory == "." and PROFILES_DIRECTORY in subdirectories:
+                subdirectories.remove(PROFILES_DIRECTORY)
             for entry in (".", *subdirectories, *names):
                 try:
                     status = os.lstat(entry, dir_fd=descriptor)
@@ -169,14 +182,26 @@ def _foreign(name: str, home: str, owner: Owner, *, mend: bool = False) -> list[
     return list(dict.fromkeys(found))
 
 
-def _give_back(name: str, home: str, owner: Owner) -> None:
-    if os.geteuid() == 0:
-        _foreign(name, home, owner, mend=True)
+def _give_back(home: str, owner: Owner) -> None:
+    # The removal of the home may have taken the agent's directory with it.
+    if os.geteuid() == 0 and os.path.isdir(home):
+        _foreign(home, owner, mend=True)
 
 
-def _remove(home: str, owner: Owner) -> None:
+def _remove(path: str, owner: Owner) -> None:
+    if not os.path.isdir(path):
+        return
     with acting_as(owner):
-        remove_tree(home)
+        os.chmod(path, HOME_MODE)
+        for name in os.listdir(path):
+            remove_tree(os.path.join(path, name))
+    # The directory around it may be root's.
+    parent, name = os.path.split(path)
+    descriptor = open_directory(parent)
+    try:
+        os.rmdir(name, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _mode_difference(path: str, status: os.stat_result, mode: int) -> Difference:

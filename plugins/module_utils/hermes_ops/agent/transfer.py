@@ -47,9 +47,9 @@ _FRONTMATTER_NAME = re.compile(r"\A---\s*\n(?:.*\n)*?name:[ \t]*[\"']?([^\"'\n]+
 _UNFINISHED = ".hermes-ops"
 # Why what lies in an OpenClaw home is not brought along.
 _LEFT = {
-    **dict.fromkeys(OPENCLAW_SETTINGS, "settings: declare what you need of them in hermes_profiles"),
-    ".env": "secrets: declare them in hermes_profiles, under secrets",
-    "credentials": "secrets: declare them in hermes_profiles, under secrets",
+    **dict.fromkeys(OPENCLAW_SETTINGS, "settings: declare what you need of them in hermes_agents"),
+    ".env": "secrets: declare them in hermes_agents, under secrets",
+    "credentials": "secrets: declare them in hermes_agents, under secrets",
     "cron": "jobs: make them anew: hermes cron create",
 }
 
@@ -342,7 +342,7 @@ def _plan_persona(source: Source, workspace: str, home: str, owner: Owner, defau
             "\n\n".join(part.strip() for part in text) + "\n",
             home,
             owner,
-            "a persona is there: declare the one you want as soul in hermes_profiles",
+            "a persona is there: declare the one you want as soul in hermes_agents",
             replaceable=(default,),
         )
 

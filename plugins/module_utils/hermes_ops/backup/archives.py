@@ -347,7 +347,7 @@ def _free_name(directory: str, profile: str) -> str:
 
 
 def _write(host: Installation, profile: dict[str, Any], out: BinaryIO, work: str, env: str) -> dict[str, Any]:
-    home, owner = profile["home"], host.owner
+    home, owner = profile["home"], host.owner_of(profile)
     problems: dict[str, str] = {}
     outside: dict[str, str] = {}
     with acting_as(owner):
@@ -390,7 +390,7 @@ def _about(host: Installation, profile: dict[str, Any], env: str) -> dict[str, A
         "kit": __version__,
         "release": release,
         "version": stamp.get("version"),
-        "schemas": _schemas(profile["home"], host.owner),
+        "schemas": _schemas(profile["home"], host.owner_of(profile)),
         "env": "encrypt" if env.startswith(AGE) else env,
     }
 

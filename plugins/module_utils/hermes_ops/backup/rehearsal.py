@@ -25,7 +25,7 @@ from ..system.files import acting_as, remove_tree
 from . import archives as backup
 from . import offsite
 
-# Where the agent's user may have a directory, and outside of every home: <data_dir>/<prefix>….
+# Where the agent's user may have a directory, and outside of every home: <data_dir>/agents/<name>/<prefix>….
 SCRATCH = ".hermes-rehearsal-"
 # Seconds to wait for an update or a restore, which want the canary or the home for themselves.
 BUSY_TIMEOUT = 1800.0
@@ -60,18 +60,19 @@ def rehearse(
         raise OpsError("there is no current release", where=host.root, fix="converge the host: site.yml")
     _wait_for_others(host)
     _sweep(host)
-    with acting_as(host.owner):
-        scratch = tempfile.mkdtemp(prefix=SCRATCH, dir=host.data_dir)
+    owner = host.owner_of(profile)
+    with acting_as(owner):
+        scratch = tempfile.mkdtemp(prefix=SCRATCH, dir=profile["directory"])
     try:
         label, manifest = _extract(host, profile, backups, scratch)
         say(f"{profile['name']}: {label} of {time.strftime('%Y-%m-%d %H:%M', time.gmtime(manifest['created']))} UTC")
-        with acting_as(host.owner):
+        with acting_as(owner):
             for name in backup.databases(scratch):
                 _check_database(scratch, name)
         if not os.path.lexists(os.path.join(scratch, backup.ENV)):
             canary.lend_env(host, profile, scratch)
         described = canary.prepare(host, profile, scratch)
-        with acting_as(host.owner):
+        with acting_as(owner):
             model = config.read_config(os.path.join(scratch, config.FILE_NAME)).get("model")
         reply = wanted.reply and bool(model or profile["config_scope"] == "managed")
         # It is the backup that is tried, not the release: no need to watch it for long.
@@ -96,13 +97,13 @@ def _extract(
         repository = offsite.Repository(host, backups)
         snapshot = repository.find("latest", profile["name"])
         with repository.reading(snapshot) as restic:
-            manifest = backup.extract(restic.stdout, scratch, host.owner)
+            manifest = backup.extract(restic.stdout, scratch, host.owner_of(profile))
             restic.finish()
         return f"the snapshot {snapshot.id}", manifest
     found = backup.archives(backup.directory_of(host), profile["name"])
     if not found:
         raise OpsError(f"there is no backup of {profile['name']}", fix="make one: hermes-ops backup")
-    return os.path.basename(found[-1].path), backup.extract(found[-1].path, scratch, host.owner)
+    return os.path.basename(found[-1].path), backup.extract(found[-1].path, scratch, host.owner_of(profile))
 
 
 def _check_database(home: str, name: str) -> None:
@@ -129,6 +130,7 @@ def _wait_for_others(host: Installation) -> None:
 
 def _sweep(host: Installation) -> None:
     """Away with scratch homes, also those of a rehearsal that was killed."""
-    for path in glob.glob(os.path.join(glob.escape(host.data_dir), f"{SCRATCH}*")):
-        with acting_as(host.owner), contextlib.suppress(OSError):
-            remove_tree(path)
+    for profile in host.profiles:
+        with acting_as(host.owner_of(profile)), contextlib.suppress(OSError):
+            for path in glob.glob(os.path.join(glob.escape(profile["directory"]), f"{SCRATCH}*")):
+                remove_tree(path)

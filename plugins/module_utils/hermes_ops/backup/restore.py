@@ -36,6 +36,7 @@ from ..host.installation import JOURNALS, Installation
 from ..supervise import gateway, health
 from ..system.errors import OpsError
 from ..system.files import (
+    Owner,
     acting_as,
     ensure_directory,
     failure,
@@ -63,6 +64,7 @@ class Journal:
     """What is needed to undo a restore.
 
     :param home: of the profile
+    :param user: that it belongs to
     :param aside: where what was in it goes
     :param began: seconds since 1970
     :param running: whether its gateway ran
@@ -74,6 +76,7 @@ class Journal:
 
     profile: str
     home: str
+    user: str
     aside: str
     began: float
     running: bool
@@ -126,10 +129,10 @@ class Restore:
             aside = os.path.join(aside_root(self.host, profile["home"]), f"{profile['name']}-{stamp}")
             if os.path.lexists(aside):
                 raise OpsError("is there already", where=aside, fix="try again in a second")
-            unit = self.host.manager.units([profile["unit"]])[profile["unit"]]
+            unit = self.host.manager_of(profile).units([profile["unit"]])[profile["unit"]]
             running = unit.active not in gateway.DEAD
-            journal = Journal(profile["name"], profile["home"], aside, time.time(), running)
-            before = health.check(profile, self.host.owner, unit).causes if running else []
+            journal = Journal(profile["name"], profile["home"], profile["user"], aside, time.time(), running)
+            before = health.check(profile, self.host.owner_of(profile), unit).causes if running else []
             try:
                 self.guard.post()
                 self._enter(journal, "extract")
@@ -137,7 +140,7 @@ class Restore:
                 manifest = self._extract(journal, source, identity)
                 finish()
                 if not force:
-                    _refuse_newer(learnt_since(self.host, profile["home"], manifest), manifest)
+                    _refuse_newer(learnt_since(profile["home"], self.host.owner_of(profile), manifest), manifest)
                 self._switch(journal, profile)
                 self._start(journal, profile, before)
             except BaseException:
@@ -145,7 +148,7 @@ class Restore:
                 touched = journal.step != "extract"
                 self._undo(journal, profile)
                 if touched and running:
-                    self.say(health.wait([profile], self.host.manager, self.host.owner)[0])
+                    self.say(health.wait([profile], self.host.manager_of)[0])
                 raise
             self.interruptible = False
             self._forget()
@@ -169,7 +172,7 @@ class Restore:
             manifest = archive.read(source, "the stream", archive.Nowhere())
         finish()
         if not force:
-            _refuse_newer(learnt_since(self.host, profile["home"], manifest), manifest)
+            _refuse_newer(learnt_since(profile["home"], self.host.owner_of(profile), manifest), manifest)
         files = len(manifest["members"])
         return (
             f"would restore {files} files of {manifest['profile']} on {manifest['host']}, {_when(manifest['created'])}"
@@ -196,19 +199,20 @@ class Restore:
         """Put the home together in the staging directory."""
         staging = os.path.join(journal.home, backup.STAGING)
         self._remove_staging(journal)
-        manifest = backup.extract(source, staging, self.host.owner)
+        owner = Owner.named(journal.user)
+        manifest = backup.extract(source, staging, owner)
         sealed = manifest.pop("sealed_env", None)
         if sealed is not None and identity:
             if not os.path.isfile(identity):
                 raise OpsError("there is no such file", where=identity, fix="name the file with age's identity")
             command = ["age", "--decrypt", "--identity", identity]
             text = run_filter(command, sealed, timeout=backup.AGE_TIMEOUT)
-            with acting_as(self.host.owner):
+            with acting_as(owner):
                 write_atomic(os.path.join(staging, backup.ENV), text, mode=0o600)
         elif sealed is not None:
             self.say(".env stays as it is: the one in the backup is encrypted, and no identity was named")
         for path, target in sorted(manifest["outside"].items()):
-            self._link_outside(staging, path, target)
+            self._link_outside(staging, path, target, owner)
         for path, problem in sorted(manifest["problems"].items()):
             self.say(f"since the backup was made: {path} {problem}")
         journal.keep_env = not os.path.lexists(os.path.join(staging, backup.ENV))
@@ -216,10 +220,10 @@ class Restore:
         os.sync()
         return manifest
 
-    def _link_outside(self, staging: str, path: str, target: str) -> None:
+    def _link_outside(self, staging: str, path: str, target: str, owner: Owner) -> None:
         """A link that led out of the home is made again where it leads somewhere, as the agent itself could."""
         where = os.path.normpath(os.path.join(staging, path))
-        with acting_as(self.host.owner):
+        with acting_as(owner):
             parent = os.path.realpath(os.path.dirname(where))
             leads = os.path.exists(os.path.join(os.path.dirname(where), target))
             if parent.startswith(staging) and leads and not os.path.lexists(where) and os.path.isdir(parent):
@@ -264,9 +268,9 @@ class Restore:
         records = {journal.profile: self.host.records(journal.profile)}
         self.say("starting the gateway on it")
         # Somebody may have started it before the exchange: it would go on with what was set aside.
-        gateway.stop(self.host.manager, [profile])
-        gateway.start(self.host.manager, [profile], records)
-        result = health.wait([profile], self.host.manager, self.host.owner, records)[0]
+        gateway.stop(self.host.manager_of, [profile])
+        gateway.start(self.host.manager_of, [profile], records)
+        result = health.wait([profile], self.host.manager_of, records)[0]
         self.say(result)
         if not set(result.causes) <= set(before):
             raise OpsError(f"the agent is not healthy on the backup, so that was undone: {result}")
@@ -288,7 +292,7 @@ class Restore:
                 self._enter(journal, "stop")
         self._remove_staging(journal)
         if profile and journal.running and journal.step != "extract":
-            gateway.start(self.host.manager, [profile], {journal.profile: self.host.records(journal.profile)})
+            gateway.start(self.host.manager_of, [profile], {journal.profile: self.host.records(journal.profile)})
         self._forget()
 
     def _put_back(self, journal: Journal) -> None:
@@ -325,16 +329,16 @@ class Restore:
 
     def _stop(self, profile: dict[str, Any]) -> None:
         self.say("stopping the gateway")
-        gateway.stop(self.host.manager, [profile])
+        gateway.stop(self.host.manager_of, [profile])
 
     def _mine(self, journal: Journal) -> list[str]:
         """The names in the home that a backup replaces."""
-        with acting_as(self.host.owner):
+        with acting_as(Owner.named(journal.user)):
             names = backup.replaced(journal.home)
         return [name for name in names if not (journal.keep_env and name.startswith(backup.ENV))]
 
     def _remove_staging(self, journal: Journal) -> None:
-        with acting_as(self.host.owner):
+        with acting_as(Owner.named(journal.user)):
             remove_tree(os.path.join(journal.home, backup.STAGING))
 
     # The journal.
@@ -358,7 +362,7 @@ def aside_root(host: Installation, home: str) -> str:
     return os.path.join(home, ASIDE_IN_HOME)
 
 
-def learnt_since(host: Installation, home: str, manifest: dict[str, Any]) -> list[str]:
+def learnt_since(home: str, owner: Owner, manifest: dict[str, Any]) -> list[str]:
     """What the home knows that a backup cannot: one reason for each thing, ready to be read.
 
     A home to which nobody ever said anything has learnt nothing, however new its files are: site.yml just wrote them.
@@ -366,7 +370,7 @@ def learnt_since(host: Installation, home: str, manifest: dict[str, Any]) -> lis
     :param manifest: of the backup
     """
     since = manifest["created"]
-    spoken = _last_said(host, home)
+    spoken = _last_said(home, owner)
     if not spoken:
         return []
     if since > time.time() + backup.FAST_CLOCK:
@@ -374,7 +378,7 @@ def learnt_since(host: Installation, home: str, manifest: dict[str, Any]) -> lis
     reasons = []
     if spoken > since:
         reasons.append(f"somebody spoke to the agent on {_when(spoken)}")
-    with acting_as(host.owner):
+    with acting_as(owner):
         for name in LEARNT:
             newest = max(_newer(home, name, manifest), default=None)
             if newest:
@@ -382,11 +386,11 @@ def learnt_since(host: Installation, home: str, manifest: dict[str, Any]) -> lis
     return reasons
 
 
-def _last_said(host: Installation, home: str) -> float:
+def _last_said(home: str, owner: Owner) -> float:
     """When somebody said the last thing that was no question of ours; 0.0: never, or that cannot be read."""
     query = "SELECT max(timestamp) FROM messages WHERE role = 'user' AND instr(coalesce(content, ''), ?) = 0"
     try:
-        with sessions.reading(home, host.owner) as database:
+        with sessions.reading(home, owner) as database:
             if database is None:
                 return 0.0
             (when,) = database.execute(query, (health.REPLY_PROMPT,)).fetchone()
@@ -491,7 +495,7 @@ def put_back_kept(host: Installation, profile: dict[str, Any], say: Callable[[st
         with records.lock():
             for name, data in kept.items():
                 path = os.path.join(profile["home"], name)
-                with acting_as(host.owner):
+                with acting_as(host.owner_of(profile)):
                     present = read_bytes(path)
                 if data is None or data == present:
                     continue
@@ -501,13 +505,13 @@ def put_back_kept(host: Installation, profile: dict[str, Any], say: Callable[[st
                     ensure_directory(aside, mode=0o700)
                 if present is not None:
                     write_atomic(os.path.join(aside, name), present, mode=0o600)
-                with acting_as(host.owner):
+                with acting_as(host.owner_of(profile)):
                     write_atomic(path, data, mode=0o600)
                 say(f"{name} is the last working copy again")
         # One order: whoever ends us now ends no gateway.
-        host.manager.call("reset-failed", profile["unit"], check=False)
-        gateway.restart(host.manager, [profile], {profile["name"]: records}, [profile["name"]])
-    result = health.wait([profile], host.manager, host.owner)[0]
+        host.manager_of(profile).call("reset-failed", profile["unit"], check=False)
+        gateway.restart(host.manager_of, [profile], {profile["name"]: records}, [profile["name"]])
+    result = health.wait([profile], host.manager_of)[0]
     say(result)
     if not result.ok:
         raise OpsError("the agent is not healthy with what last worked either", fix="see what it says above")

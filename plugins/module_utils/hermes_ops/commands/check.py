@@ -29,7 +29,7 @@ def work(arguments: argparse.Namespace) -> int:
     chosen = host.select(arguments.profile)
     waited = {}
     if arguments.wait:
-        waited = {result.profile: result for result in health.wait(chosen, host.manager, host.owner)}
+        waited = {result.profile: result for result in health.wait(chosen, host.manager_of)}
     report = look.look(host, thresholds(), healths=waited)
     if arguments.profile:
         report = report.about(arguments.profile)

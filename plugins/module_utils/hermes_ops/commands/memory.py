@@ -32,7 +32,7 @@ def work(arguments: argparse.Namespace) -> int:
     found: dict[str, list[memory.Found]] = {}
     status = EXIT_OK
     for profile in host.select(arguments.profile):
-        search = (profile["home"], host.owner, words, arguments.limit)
+        search = (profile["home"], host.owner_of(profile), words, arguments.limit)
         places = found[profile["name"]] = memory.search_files(*search)
         try:
             places += memory.search_sessions(*search)

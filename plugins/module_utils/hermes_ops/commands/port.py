@@ -44,7 +44,7 @@ def work(arguments: argparse.Namespace) -> int:
 
 
 def _plan(host: Installation, profile: dict[str, Any], source: port.Source) -> list[port.Item]:
-    return port.plan_port(source, profile["home"], host.owner, default_soul=port.default_soul(host.root))
+    return port.plan_port(source, profile["home"], host.owner_of(profile), default_soul=port.default_soul(host.root))
 
 
 def _port(host: Installation, profile: dict[str, Any], source: port.Source) -> list[port.Item]:
@@ -55,15 +55,15 @@ def _port(host: Installation, profile: dict[str, Any], source: port.Source) -> l
     with records.lock():
         items = _plan(host, profile, source)
         skills = [item.target for item in items if item.status == "ported" and item.target.startswith("skills/")]
-        running = host.manager.units([profile["unit"]])[profile["unit"]].running
+        running = host.manager_of(profile).units([profile["unit"]])[profile["unit"]].running
         if skills and running:
             # A gateway remembers the list of skills that it once made (0.18.2 and 0.19.0 agent/prompt_builder.py).
             records.request_restart([f"skill: {target}" for target in skills])
         for item in items:
             port.apply(item)
     if skills and running:
-        gateway.restart(host.manager, [profile], {profile["name"]: records}, [profile["name"]])
-        (result,) = health.wait([profile], host.manager, host.owner)
+        gateway.restart(host.manager_of, [profile], {profile["name"]: records}, [profile["name"]])
+        (result,) = health.wait([profile], host.manager_of)
         if not result.ok:
             raise OpsError(f"all was ported, but after its restart the agent is not healthy: {result}")
     return items

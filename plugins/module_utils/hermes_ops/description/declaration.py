@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a profile may declare, and what follows from it.
+"""What an agent may declare, and what follows from it.
 
-:func:`resolve` turns ``hermes_profiles`` as a person writes it into one complete, checked description of
-every profile. It runs on the controller (filter ``resolve_profiles``) and costs the host nothing.
+:func:`resolve` turns ``hermes_agents`` as a person writes it into one complete, checked description of
+every agent. It runs on the controller (filter ``resolve_agents``) and costs the host nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +19,26 @@ from typing import Any
 from ..system.errors import OpsError
 from ..system.systemd import check_path
 
-# The profile whose home is Hermes' home and holds those of all others.
+# The agent that is meant where several are declared and none is named.
 DEFAULT_PROFILE = "default"
 
 # Characters; Hermes cuts what is longer (0.19.0, documented limits of the memory tool).
 MEMORY_LIMITS = {"memories/USER.md": 1375, "memories/MEMORY.md": 2200}
-# Hermes' own rules (0.18.2 and 0.19.0 hermes_cli/profiles.py).
-PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-RESERVED_NAMES = frozenset({"hermes", "root", "sudo", "test", "tmp"})
+# Part of a unit's name, a path and, unless one is declared, a user's name.
+AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+# Hermes takes a home for a profile of another one when its parent directory has this name (0.18.2 and 0.19.0
+# hermes_cli/main.py: _apply_profile_override, hermes_constants.py: get_default_hermes_root).
+PROFILES_DIRECTORY = "profiles"
+# What useradd(8) of Debian and Ubuntu accepts; a longer name does not fit into utmp.
+USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+USER_PREFIX = "hermes-"
+# Variables of versions in which all agents of a host shared a home and a user -> what is declared instead.
+REPLACED_VARIABLES = {
+    "hermes_profiles": "declare hermes_agents, a list as before: each agent gets a home and a user of its own",
+    "hermes_user": "declare user for the agents in hermes_agents that an existing user is to run",
+    "hermes_home": "declare home for the agent in hermes_agents that is to adopt it",
+    "base_user_managed": "leave it out: a user that exists is never changed",
+}
 # 0.19.0 gateway/platforms/api_server.py and hermes_cli/auth.py: has_usable_secret(min_length=16).
 API_KEY_MINIMUM = 16
 PLACEHOLDER_SECRETS = frozenset(
@@ -57,13 +69,10 @@ PLATFORM_TOKENS = {
     "TELEGRAM_BOT_TOKEN": "telegram",
 }
 
-# What every profile gets unless its own ``config`` says otherwise. The unit is the supervisor, this
-# collection the updater, and one gateway a profile is the isolation:
+# What every agent gets unless its own ``config`` says otherwise. The unit is the supervisor, and this collection
+# the updater:
 BASE_CONFIG: dict[str, Any] = {
     "gateway": {
-        # On by default after 0.21; folds the profiles of a host into one process.
-        "multiplex_profiles": False,
-        "auto_multiplex_migration": False,
         # systemd delays restarts. Hermes' own breaker sleeps before it opens a port, which looks alive.
         "respawn_storm": {"max_starts": 0},
     },
@@ -71,7 +80,12 @@ BASE_CONFIG: dict[str, Any] = {
     # Both grow for ever otherwise (docs/logs.md). Hermes removes sessions only that have ended, at its start, once a
     # day at most; it does so by default in later versions, and keeps so many outputs of each cron job.
     "sessions": {"auto_prune": True, "retention_days": 90},
-    "cron": {"output_retention": 50},
+    "cron": {
+        "output_retention": 50,
+        # Jobs run in the gateway's own unit, within its sandbox and limits. By default, from 0.21.1 on, each one
+        # starts in the user's own manager, which is not there. Older versions ignore the key.
+        "require_restart_safe_scope": False,
+    },
     "security": {
         # A gateway that installs packages into its release is another release.
         "allow_lazy_installs": False,
@@ -124,7 +138,7 @@ EXPANDED_CONFIG = ("custom_providers", "mcp_servers", "model")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # What a sandbox opens on request; what each door lifts is the supervisor's to know.
-DOORS = ("browser", "devices", "home", "metadata", "sudo", "system")
+DOORS = ("browser", "devices", "home", "metadata", "sudo", "system", "user_manager")
 
 # systemd.resource-control(5); a value it does not know is no limit, without an error.
 LIMITS = {
@@ -159,10 +173,12 @@ _SUBSCRIPTION = {
     # A mapping or a list of them; Hermes takes both.
     "filters": object,
 }
-PROFILE_KEYS: dict[str, Any] = {
+AGENT_KEYS: dict[str, Any] = {
     "name": str,
     "state": str,
     "purge": bool,
+    "user": str,
+    "home": str,
     "config": dict,
     "config_scope": str,
     "settings": dict,
@@ -172,7 +188,7 @@ PROFILE_KEYS: dict[str, Any] = {
     "webhooks": list,
     "webhooks_purge": bool,
     "soul": str,
-    "user": str,
+    "user_profile": str,
     "memory": str,
     "limits": _LIMITS,
     "drain": int,
@@ -260,67 +276,79 @@ def is_loopback(host: str) -> bool:
 
 
 def resolve(
-    profiles: Any,
+    agents: Any,
     *,
     host: str,
-    hermes_home: str,
+    data_dir: str,
     managed_root: str,
 ) -> dict[str, dict[str, Any]]:
-    """Check *profiles* and complete them.
+    """Check *agents* and complete them.
 
-    :param profiles: the list ``hermes_profiles``
+    :param agents: the list ``hermes_agents``
     :param host: the inventory's name of the host, for error messages
-    :param hermes_home: absolute path of Hermes' home
-    :param managed_root: directory below which the managed scope of each profile lies
+    :param data_dir: absolute path of the directory below which the agents live
+    :param managed_root: directory below which the managed scope of each agent lies
     :returns: name -> complete description, in the declared order. Secrets are in ``secrets`` and in
         ``webhooks[].secret`` and nowhere else; ``gateway`` is all that units, health checks and the host's own
         kit have to know, and goes through output and records as it is
-    :raises OpsError: for the first thing that cannot work; names host, profile and key
+    :raises OpsError: for the first thing that cannot work; names host, agent and key
     """
-    for name, path in (("hermes_home", hermes_home), ("managed_root", managed_root)):
+    for name, path in (("hermes_data_dir", data_dir), ("hermes_managed_root", managed_root)):
         check_path(path, f"{host}: {name}")
-    where = f"{host}: hermes_profiles"
-    if not isinstance(profiles, list) or not profiles:
-        raise OpsError("must be a list of at least one profile", where=where, fix="declare one: [{name: default}]")
+    where = f"{host}: hermes_agents"
+    if not isinstance(agents, list) or not agents:
+        raise OpsError("must be a list of at least one agent", where=where, fix="declare one: [{name: default}]")
     resolved: dict[str, dict[str, Any]] = {}
-    for number, declared in enumerate(profiles, start=1):
+    for number, declared in enumerate(agents, start=1):
         if not isinstance(declared, dict):
             raise OpsError(f"entry {number} is not a mapping", where=where, fix="write it as {name: …}")
-        profile = _resolve_one(declared, number, where, hermes_home, managed_root)
-        if profile["name"] in resolved:
-            raise OpsError(
-                f"profile {profile['name']} is declared twice", where=where, fix="merge the two, or rename one"
-            )
-        resolved[profile["name"]] = profile
+        agent = _resolve_one(declared, number, where, data_dir, managed_root)
+        if agent["name"] in resolved:
+            raise OpsError(f"agent {agent['name']} is declared twice", where=where, fix="merge the two, or rename one")
+        resolved[agent["name"]] = agent
     _check_across(resolved, where)
     return resolved
 
 
-def _resolve_one(
-    declared: dict[str, Any], number: int, where: str, hermes_home: str, managed_root: str
-) -> dict[str, Any]:
+def home_arguments(home: str) -> list[str]:
+    """The arguments with which ``hermes`` uses exactly *home*, whatever ``active_profile`` in it says.
+
+    With HERMES_HOME set to a profile's own directory it looks at nothing else, and ``--profile default`` would be
+    the home around it (0.18.2 and 0.19.0 hermes_cli/main.py: _apply_profile_override).
+    """
+    below_profiles = home.split("/")[-2:-1] == [PROFILES_DIRECTORY]
+    return [] if below_profiles else ["--profile", "default"]
+
+
+def refuse_replaced(variables: Mapping[str, Any], host: str) -> None:
+    """:raises OpsError: when one of *variables* (name -> value) is a variable of earlier versions that is declared"""
+    for name, fix in REPLACED_VARIABLES.items():
+        if variables.get(name) is not None:
+            raise OpsError("is not used any more", where=f"{host}: {name}", fix=f"{fix}; see docs/agents.md")
+
+
+def _resolve_one(declared: dict[str, Any], number: int, where: str, data_dir: str, managed_root: str) -> dict[str, Any]:
     name = declared.get("name")
-    if not isinstance(name, str) or not PROFILE_NAME.fullmatch(name):
+    if not isinstance(name, str) or not AGENT_NAME.fullmatch(name):
         raise OpsError(
             f"entry {number} has the name {name!r}",
             where=where,
             fix="use lower-case letters, digits, '-' and '_' (at most 64, starting with a letter or digit)",
         )
-    if name in RESERVED_NAMES:
-        raise OpsError(f"entry {number} has the name {name!r}, reserved by Hermes", where=where, fix="use another name")
-    where = f"{where}: profile {name}"
-    _check_table(declared, PROFILE_KEYS, where, "")
-
-    is_default = name == "default"
-    home = hermes_home if is_default else f"{hermes_home}/profiles/{name}"
-    state = _choice(declared, "state", ("present", "absent"), where)
-    purge = declared.get("purge", False)
-    if purge and is_default:
+    if name == PROFILES_DIRECTORY:
         raise OpsError(
-            "the default profile cannot be purged: the other profiles live in its home",
-            where=f"{where}: purge",
-            fix="leave purge out; remove the data by hand when no profile is left",
+            f"entry {number} has the name {name!r}, by which Hermes knows the directory of its profiles",
+            where=where,
+            fix="use another name",
         )
+    where = f"{where}: agent {name}"
+    _check_table(declared, AGENT_KEYS, where, "")
+
+    directory = f"{data_dir.rstrip('/')}/agents/{name}"
+    home = _home(declared, directory, data_dir, where)
+    user = _user(declared, where)
+    is_default = name == DEFAULT_PROFILE
+    state = _choice(declared, "state", ("present", "absent"), where)
 
     api = {"enabled": True, "host": "127.0.0.1", "port": 8642 if is_default else None, **declared.get("api", {})}
     subscriptions = declared.get("webhooks", [])
@@ -339,7 +367,7 @@ def _resolve_one(
     _check_env(settings, secrets, where)
     _check_api_key(api, secrets, where)
     _check_webhooks(webhook, subscriptions, where)
-    for key, file in (("user", "memories/USER.md"), ("memory", "memories/MEMORY.md")):
+    for key, file in (("user_profile", "memories/USER.md"), ("memory", "memories/MEMORY.md")):
         if len(declared.get(key, "")) > MEMORY_LIMITS[file]:
             raise OpsError(
                 f"has {len(declared[key])} characters; Hermes keeps {MEMORY_LIMITS[file]}",
@@ -378,7 +406,7 @@ def _resolve_one(
     return {
         "name": name,
         "state": state,
-        "purge": purge,
+        "purge": declared.get("purge", False),
         "home": home,
         "config": merge(config, own_config),
         "settings": settings,
@@ -387,12 +415,14 @@ def _resolve_one(
         "webhooks": subscriptions,
         "webhooks_purge": declared.get("webhooks_purge", False),
         "soul": declared.get("soul"),
-        "user": declared.get("user"),
+        "user_profile": declared.get("user_profile"),
         "memory": declared.get("memory"),
         "gateway": {
             "name": name,
             "state": state,
+            "user": user,
             "home": home,
+            "directory": directory,
             "unit": f"hermes-gateway@{name}.service",
             "config_scope": _choice(declared, "config_scope", ("home", "managed"), where),
             "managed_dir": f"{managed_root}/{name}",
@@ -411,12 +441,57 @@ def _resolve_one(
     }
 
 
+def _home(declared: dict[str, Any], directory: str, data_dir: str, where: str) -> str:
+    """The agent's HERMES_HOME: below *directory*, or the declared one, which is adopted."""
+    if "home" not in declared:
+        return f"{directory}/.hermes"
+    home = declared["home"].rstrip("/")
+    check_path(home, f"{where}: home")
+    if f"{data_dir}/".startswith(f"{home}/"):
+        raise OpsError(
+            f"{home} holds hermes_data_dir ({data_dir}), which is root's",
+            where=f"{where}: home",
+            fix="declare another hermes_data_dir",
+        )
+    parents = home.split("/")[:-1]
+    if ".hermes" in parents and parents[-1] != PROFILES_DIRECTORY:
+        # With HERMES_HOME below its user's ~/.hermes Hermes takes the latter, unless it is a profile's directory.
+        raise OpsError(
+            f"{home} lies in another home of Hermes, which Hermes would use instead",
+            where=f"{where}: home",
+            fix="declare the home itself, or one of its profiles (…/.hermes/profiles/<name>)",
+        )
+    return home
+
+
+def _user(declared: dict[str, Any], where: str) -> str:
+    """The UNIX user that runs the agent."""
+    user = declared.get("user", USER_PREFIX + declared["name"])
+    if user == "root":
+        raise OpsError("is root", where=f"{where}: user", fix="leave it out, or declare an unprivileged user")
+    if not USER_NAME.fullmatch(user):
+        if "user" not in declared:
+            raise OpsError(
+                f"the user {user} would have more than the 32 characters that a user's name may have",
+                where=where,
+                fix="declare user",
+            )
+        raise OpsError(
+            f"{user[:40]!r} is no name of a user",
+            where=f"{where}: user",
+            fix="use at most 32 lower-case letters, digits, '-' and '_', starting with a letter or '_'; "
+            "the text for USER.md is declared as user_profile",
+        )
+    return user
+
+
 def _is_wanted(subscription: Any) -> bool:
     return not isinstance(subscription, dict) or subscription.get("state") != "absent"
 
 
 def _check_across(resolved: dict[str, dict[str, Any]], where: str) -> None:
-    """What two profiles must not share: a port, a bot token."""
+    """What two agents must not share: a home, a port, a bot token."""
+    _check_homes(resolved, where)
     ports: dict[int, str] = {}
     tokens: dict[tuple[str, str], str] = {}
     for name, profile in resolved.items():
@@ -427,7 +502,7 @@ def _check_across(resolved: dict[str, dict[str, Any]], where: str) -> None:
             if not server["enabled"]:
                 continue
             port = server["port"]
-            here = f"profile {name}: {key}.port"
+            here = f"agent {name}: {key}.port"
             if port in ports:
                 raise OpsError(
                     f"port {port} is declared twice: {ports[port]} and {here}", where=where, fix="give each its own"
@@ -439,9 +514,34 @@ def _check_across(resolved: dict[str, dict[str, Any]], where: str) -> None:
             other = tokens.setdefault((key, value), name)
             if other != name:
                 raise OpsError(
-                    f"profile {other} and profile {name} have the same {key}",
+                    f"agent {other} and agent {name} have the same {key}",
                     where=where,
-                    fix="give each profile a bot of its own; a platform lets a token connect once",
+                    fix="give each agent a bot of its own; a platform lets a token connect once",
+                )
+
+
+def _check_homes(resolved: dict[str, dict[str, Any]], where: str) -> None:
+    """Homes lie apart, or one is a Hermes profile below another."""
+    for name, agent in resolved.items():
+        for other, others in resolved.items():
+            home, outer = agent["home"], others["home"]
+            if name == other or not f"{home}/".startswith(f"{outer}/"):
+                continue
+            if home == outer:
+                raise OpsError(
+                    f"agent {name} and agent {other} have the same home {home}", where=where, fix="give each its own"
+                )
+            if home.rpartition("/")[0] != f"{outer}/{PROFILES_DIRECTORY}":
+                raise OpsError(
+                    f"the home of agent {name} ({home}) lies in that of agent {other}",
+                    where=where,
+                    fix=f"move it out of {outer}",
+                )
+            if others["purge"] and agent["state"] == "present":
+                raise OpsError(
+                    f"its home holds that of agent {name}, which is present",
+                    where=f"{where}: agent {other}: purge",
+                    fix="leave purge out",
                 )
 
 
@@ -480,7 +580,7 @@ def _choice(declared: dict[str, Any], key: str, choices: tuple[str, ...], where:
 
 def _check_port(port: Any, where: str) -> None:
     if port is None:
-        raise OpsError("is not declared", where=where, fix="give the profile a port of its own, or enabled: false")
+        raise OpsError("is not declared", where=where, fix="give the agent a port of its own, or enabled: false")
     if not 1 <= port <= 65535:
         raise OpsError(f"is {port}", where=where, fix="use a port between 1024 and 65535")
     if port < 1024:

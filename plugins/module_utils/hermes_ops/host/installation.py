@@ -17,7 +17,7 @@ from ..description.declaration import DEFAULT_PROFILE
 from ..system.errors import OpsError
 from ..system.files import Owner, ensure_directory, lock, read_json, write_json
 from ..system.systemd import Manager
-from .records import Records
+from .records import Records, remembered
 
 # Jobs that leave a journal until they are finished or undone; below ops_dir.
 JOURNALS = {"restore": "restore.json", "update": "update/journal.json"}
@@ -37,10 +37,8 @@ class Installation:
     """
 
     def __init__(self, host: dict[str, Any]) -> None:
-        self.user: str = host["user"]
         self.scope: str = host["scope"]
         self.data_dir: str = host["data_dir"]
-        self.hermes_home: str = host["hermes_home"]
         self.ops_dir: str = host["ops_dir"]
         self.root: str = host["root"]
         self.managed_root: str = host["managed_root"]
@@ -51,17 +49,20 @@ class Installation:
         host = read_json(path)
         if host is None:
             raise OpsError("does not exist", where=path, fix="converge the host: site.yml")
+        if "hermes_home" in host:
+            raise OpsError("is of an earlier version", where=path, fix="take the host over: docs/adopting.md")
         return cls(host)
 
-    @cached_property
-    def owner(self) -> Owner:
-        """The user that Hermes runs as."""
-        return Owner.named(self.user)
+    def owner_of(self, profile: dict[str, Any]) -> Owner:
+        """The user that *profile* runs as.
 
-    @cached_property
-    def manager(self) -> Manager:
-        """Who runs the gateways."""
-        return Manager(self.scope, self.owner)
+        :raises OpsError: when there is no such user on this host
+        """
+        return Owner.named(profile["user"])
+
+    def manager_of(self, profile: dict[str, Any]) -> Manager:
+        """Who runs the gateway of *profile*."""
+        return Manager(self.scope, self.owner_of(profile))
 
     @cached_property
     def profiles(self) -> list[dict[str, Any]]:
@@ -69,14 +70,7 @@ class Installation:
 
         :raises OpsError: when we may not read them
         """
-        directory = os.path.join(self.ops_dir, "profiles")
-        try:
-            names = sorted(os.listdir(directory))
-        except FileNotFoundError:
-            return []
-        except PermissionError:
-            raise OpsError("may only be read by root", where=directory, fix="use sudo") from None
-        found = [self.records(name).applied("gateway") for name in names]
+        found = [self.records(name).applied("gateway") for name in remembered(self.ops_dir)]
         return [profile for profile in found if profile and profile["state"] == "present"]
 
     def select(self, name: str | None) -> list[dict[str, Any]]:

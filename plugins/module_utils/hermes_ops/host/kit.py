@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import __name__ as package
 from .. import __path__ as package_path
+from ..description.declaration import DEFAULT_PROFILE, home_arguments
 from ..system.plan import Plan
 from .installation import HOST_FILE
 
@@ -51,59 +52,86 @@ def _add(archived: zipfile.ZipFile, name: str, data: bytes) -> None:
     archived.writestr(entry, data)
 
 
-def wrapper(*, user: str, hermes_home: str, root: str, managed_root: str) -> str:
-    """``hermes`` for the operator: the current release, as the right user, on the right home.
+def wrapper(profiles: list[dict[str, Any]], *, root: str, managed_root: str) -> str:
+    """``hermes`` for the operator: the current release, as the agent's user, on its home.
 
-    Secrets stay where they are; the command line is Hermes' own.
+    Secrets stay where they are; the command line is Hermes' own, except for ``-p``, which names an agent.
+
+    :param profiles: the ``gateway`` parts of the agents that are present
     """
-    user, home, root, managed_root = (shlex.quote(text) for text in (user, hermes_home, root, managed_root))
+    names = [profile["name"] for profile in profiles]
+    default = names[0] if len(names) == 1 else DEFAULT_PROFILE
+    root, managed_root = shlex.quote(root), shlex.quote(managed_root)
+    cases = "".join(_case(profile) for profile in profiles)
+    known = shlex.quote(f"; known ones: {', '.join(names) or 'none'}")
     return f"""#!/bin/sh
 # Written by the Ansible collection alwayson.hermes.
-# Runs the current release of Hermes as {user}, on its home, whoever calls it.
+# hermes [-p AGENT] …: the current release of Hermes, as the agent's user, on its home, whoever calls it.
 set -eu
-if [ "$(id -un)" != {user} ]; then
-    [ "$(id -u)" -eq 0 ] && exec runuser -u {user} -- "$0" "$@"
-    exec sudo -u {user} -- "$0" "$@"
-fi
-# The profile is named before the command; without a name it is the default one, whatever active_profile says.
-profile=
+agent={default}
 next=option
-for argument in "$@"; do
+count=$#
+while [ "$count" -gt 0 ]; do
+    argument=$1
+    count=$((count - 1))
+    shift
     case "$next" in
-    profile) profile=$argument && break ;;
-    value) next=option && continue ;;
-    esac
-    case "$argument" in
-    --profile=*) profile=${{argument#--profile=}} && break ;;
-    -p | --profile) next=profile ;;
-    # Options of Hermes whose value follows (0.18.2 and 0.19.0 hermes_cli/main.py).
-    -z | --oneshot | -m | --model | --provider | -t | --toolsets | -r | --resume | -s | --skills | --usage-file)
-        next=value
+    agent) agent=$argument && next=none && continue ;;
+    value) next=option ;;
+    option)
+        case "$argument" in
+        --profile=*) agent=${{argument#--profile=}} && next=none && continue ;;
+        -p | --profile) next=agent && continue ;;
+        # Options of Hermes whose value follows (0.18.2 and 0.19.0 hermes_cli/main.py).
+        -z | --oneshot | -m | --model | --provider | -t | --toolsets | -r | --resume | -s | --skills | --usage-file)
+            next=value
+            ;;
+        --) next=none ;;
+        -*) ;;
+        # The command: what follows is its own.
+        *) next=none ;;
+        esac
         ;;
-    --) break ;;
-    -*) ;;
-    *) break ;;
     esac
+    set -- "$@" "$argument"
 done
-[ -n "$profile" ] || {{ profile=default && set -- --profile default "$@"; }}
-HOME=$(getent passwd {user} | cut -d: -f6)
-export HOME HERMES_HOME={home} HERMES_DISABLE_LAZY_INSTALLS=1
-if [ -d {managed_root}/"$profile" ]; then
-    export HERMES_MANAGED_DIR={managed_root}/"$profile"
+case "$agent" in
+{cases}*) echo "hermes: there is no agent '$agent'"{known} >&2 && exit 2 ;;
+esac
+if [ "$(id -un)" != "$user" ]; then
+    [ "$(id -u)" -eq 0 ] && exec runuser -u "$user" -- "$0" -p "$agent" "$@"
+    exec sudo -u "$user" -- "$0" -p "$agent" "$@"
 fi
-exec {root}/current/bin/hermes "$@"
+HOME=$(getent passwd "$user" | cut -d: -f6)
+[ -O "$HOME" ] || HOME=$directory
+export HOME HERMES_HOME="$home" HERMES_DISABLE_LAZY_INSTALLS=1
+if [ -d {managed_root}/"$agent" ]; then
+    export HERMES_MANAGED_DIR={managed_root}/"$agent"
+fi
+# Whatever active_profile in the home says.
+exec {root}/current/bin/hermes $select "$@"
 """
 
 
-def plan_kit(host: dict[str, Any]) -> Plan:
+def _case(profile: dict[str, Any]) -> str:
+    values = {
+        "user": profile["user"],
+        "home": profile["home"],
+        "directory": profile["directory"],
+        "select": " ".join(home_arguments(profile["home"])),
+    }
+    words = " ".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
+    return f"{profile['name']}) {words} ;;\n"
+
+
+def plan_kit(host: dict[str, Any], profiles: list[dict[str, Any]]) -> Plan:
     """Compare the host's commands with what they should be.
 
     :param host: what :meth:`installation.Installation.load` will read
+    :param profiles: the ``gateway`` parts of the agents that are present
     """
     plan = Plan()
-    text = wrapper(
-        user=host["user"], hermes_home=host["hermes_home"], root=host["root"], managed_root=host["managed_root"]
-    )
+    text = wrapper(profiles, root=host["root"], managed_root=host["managed_root"])
     plan.add_file(COMMAND, archive(), mode=0o755, shown=False)
     plan.add_file(WRAPPER, text, mode=0o755)
     plan.add_file(HOST_FILE, json.dumps(host, indent=2) + "\n", mode=0o644)

@@ -8,7 +8,9 @@ What Hermes writes, who bounds it and how it is kept open stands in docs/logs.md
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import re
 import tempfile
 from collections.abc import Iterable
@@ -101,12 +103,43 @@ class Settings:
                 )
 
 
-def render_config(settings: Settings, homes: Iterable[str], user: str, group: str) -> str:
-    """What logrotate is told.
+@dataclass(frozen=True)
+class Home:
+    """An agent's home, and whose files lie in it.
 
-    :param homes: of the profiles, absolute
+    :param path: absolute
     :param user: whose files they are; logrotate acts with the rights of *user* and *group*
     """
+
+    path: str
+    user: str
+    group: str
+
+
+def group_of(user: str) -> str:
+    """The primary group of *user*; where there is none yet (check mode), the one of its own that it will get."""
+    try:
+        return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+    except KeyError:
+        return user
+
+
+def _owner_of_directory(path: str) -> str:
+    """The user whom the directory of *path* belongs to, or the nearest one above it that is there."""
+    directory = os.path.dirname(re.split(r"[*?\[]", path)[0])
+    while not os.path.isdir(directory):
+        directory = os.path.dirname(directory)
+    uid = os.stat(directory).st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        raise OpsError(
+            f"lies in {directory}, which belongs to nobody (uid {uid})", where=path, fix="give the directory an owner"
+        ) from None
+
+
+def render_config(settings: Settings, homes: Iterable[Home]) -> str:
+    """What logrotate is told."""
     homes = list(homes)
     common = [
         "daily",
@@ -116,22 +149,25 @@ def render_config(settings: Settings, homes: Iterable[str], user: str, group: st
         "compress",
         "missingok",
         "notifempty",
-        f"su {user} {group}",
     ]
-    kept_open = [f"{home}/{name}" for home in homes for name in KEPT_OPEN] + list(settings.paths)
-    opened_anew = [f"{home}/{name}" for home in homes for name in OPENED_ANEW]
-    return "\n".join(
-        [
-            "# Written by the Ansible collection alwayson.hermes.",
-            "",
-            *_section("Their writers keep them open.", kept_open, [*common, "copytruncate"]),
-            *_section(
-                "Opened for each entry. The last writer may still be at it while the file is renamed.",
-                opened_anew,
-                [*common, "nocreate", "delaycompress"],
-            ),
-        ]
-    )
+    lines = ["# Written by the Ansible collection alwayson.hermes.", ""]
+    for home in homes:
+        su = f"su {home.user} {home.group}"
+        lines += _section(
+            "Their writers keep them open.",
+            [f"{home.path}/{name}" for name in KEPT_OPEN],
+            [*common, su, "copytruncate"],
+        )
+        lines += _section(
+            "Opened for each entry. The last writer may still be at it while the file is renamed.",
+            [f"{home.path}/{name}" for name in OPENED_ANEW],
+            [*common, su, "nocreate", "delaycompress"],
+        )
+    for path in settings.paths:
+        user = _owner_of_directory(path)
+        su = [f"su {user} {group_of(user)}"]
+        lines += _section("Its writer may keep it open.", [path], [*common, *su, "copytruncate"])
+    return "\n".join(lines)
 
 
 def _section(comment: str, paths: list[str], directives: list[str]) -> list[str]:
@@ -141,18 +177,16 @@ def _section(comment: str, paths: list[str], directives: list[str]) -> list[str]
     return [f"# {comment}", *paths, "{", *(f"    {directive}" for directive in directives), "}", ""]
 
 
-def render_service(settings: Settings, homes: list[str], user: str, group: str) -> str:
+def render_service(settings: Settings, homes: list[Home]) -> str:
     """The unit that looks at the files every hour; the host's own daily run of logrotate knows the same ones."""
     names = " -o ".join(f"-path *{pattern}" for pattern in EVENTS)
-    find = f"/usr/bin/find {' '.join(homes)} -mindepth 2 -maxdepth 2 -type f ( {names} ) -mtime +{settings.days}"
-    # Without a directory find would look everywhere.
-    events = (
+    find = f"-mindepth 2 -maxdepth 2 -type f ( {names} ) -mtime +{settings.days} -delete"
+    events = "".join(
         f"""\
 # One file an event: there is nothing to rotate.
-ExecStart=/usr/bin/setpriv --reuid={user} --regid={group} --clear-groups {find} -delete
+ExecStart=/usr/bin/setpriv --reuid={home.user} --regid={home.group} --clear-groups /usr/bin/find {home.path} {find}
 """
-        if homes
-        else ""
+        for home in homes
     )
     return f"""\
 # Written by the Ansible collection alwayson.hermes.
@@ -232,18 +266,18 @@ def check_config(text: str) -> None:
         )
 
 
-def plan_logs(settings: Settings, homes: Iterable[str], user: str, group: str, manager: Manager) -> Plan:
+def plan_logs(settings: Settings, homes: Iterable[Home], manager: Manager) -> Plan:
     """Compare the host with *settings*.
 
     :param manager: the system's
     """
     plan = Plan()
     homes = list(homes)
-    text = render_config(settings, homes, user, group)
+    text = render_config(settings, homes)
     checked = len(plan.actions)
     if plan.add_file(CONFIG, text, mode=CONFIG_MODE):
         plan.actions.insert(checked, lambda: check_config(text))
-    unit_files = {SERVICE: render_service(settings, homes, user, group), TIMER: render_timer()}
+    unit_files = {SERVICE: render_service(settings, homes), TIMER: render_timer()}
     plan_active(plan, manager, _TIMER_UNIT, unit_files=unit_files)
     plan.add_file(JOURNALD, render_journald(settings), mode=CONFIG_MODE)
     plan_young(plan, manager, manager.units([_JOURNALD_UNIT])[_JOURNALD_UNIT], [JOURNALD])

@@ -16,6 +16,20 @@ from ..system.errors import OpsError
 from ..system.files import Owner, acting_as, ensure_directory, lock, read_bytes, read_json, write_atomic, write_json
 
 
+def remembered(ops_dir: str) -> list[str]:
+    """The names of all agents of which something is remembered.
+
+    :raises OpsError: when we may not read them
+    """
+    directory = os.path.join(ops_dir, "profiles")
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+    except PermissionError:
+        raise OpsError("may only be read by root", where=directory, fix="use sudo") from None
+
+
 class Records:
     """The directory ``<ops_dir>/profiles/<profile>/``: only the operator's, never the agent's.
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from ..agent import config, dotenv
 from ..agent.state import read_state
-from ..description.declaration import BASE_CONFIG, merge
+from ..description.declaration import BASE_CONFIG, PROFILES_DIRECTORY, merge
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.files import (
@@ -120,23 +120,24 @@ def prepare(host: Installation, profile: dict[str, Any], home: str) -> dict[str,
     """Make a copy of a profile's home fit for the canary, and describe the profile that it has become.
 
     :param profile: whose home it is a copy of
-    :param home: the copy: the agent's own directory, below the data directory and outside of Hermes' home, which
-        the canary does not see
+    :param home: the copy: the agent's own directory, outside of every agent's home, which the canary does not see
     :returns: the description, in the form of *profile*; ``health.reply`` says whether it can answer a chat: with a
         login that only the real agent may renew it cannot
     :raises OpsError: when a file of it does not parse; says which, and the line
     """
     check_path(home, "the canary's home")
     # Below a directory "profiles" Hermes takes it for a profile of another home (hermes_constants.py).
-    if os.path.commonpath([home, host.hermes_home]) in (home, host.hermes_home) or "profiles" in home.split(os.sep):
-        raise OpsError("is no place for a copy", where=home, fix=f"take one outside of {host.hermes_home}")
+    homes = [agent["home"] for agent in [*host.profiles, profile]]
+    if any(os.path.commonpath([home, other]) in (home, other) for other in homes) or "profiles" in home.split(os.sep):
+        raise OpsError("is no place for a copy", where=home, fix=f"take one outside of {', '.join(homes)}")
+    owner = host.owner_of(profile)
     own_scope = profile["config_scope"] == "managed"
     source = profile["managed_dir"] if own_scope else DEFAULT_MANAGED_DIR
     managed_config = config.read_config(os.path.join(source, config.FILE_NAME))
     managed_env = read_text(os.path.join(source, dotenv.FILE_NAME)) or ""
     api = {"enabled": True, "host": LOOPBACK, "port": _free_port()}
     managed = os.path.join(home, MANAGED_NAME)
-    with acting_as(host.owner):
+    with acting_as(owner):
         for name in (*_REMOVED, MANAGED_NAME):
             _remove(home, name)
         path = os.path.join(home, config.FILE_NAME)
@@ -154,10 +155,11 @@ def prepare(host: Installation, profile: dict[str, Any], home: str) -> dict[str,
         path = os.path.join(managed, dotenv.FILE_NAME)
         text = _without_platforms(managed_env, path)
         write_atomic(path, dotenv.edit(text, variables(api, home), (), path), mode=0o600)
-    if profile["name"] != "default":
-        # A profile without a login of its own uses that of the default one (hermes_cli/auth.py).
-        with acting_as(host.owner):
-            renewed |= _has_login(read_json(os.path.join(host.hermes_home, _LOGINS[0])))
+    around, _separator, _name = profile["home"].rpartition(f"/{PROFILES_DIRECTORY}/")
+    if around:
+        # A Hermes profile without a login of its own uses that of the home around it (hermes_cli/auth.py).
+        with acting_as(owner):
+            renewed |= _has_login(read_json(os.path.join(around, _LOGINS[0])))
     return {
         **profile,
         "home": home,
@@ -172,7 +174,7 @@ def prepare(host: Installation, profile: dict[str, Any], home: str) -> dict[str,
 
 def lend_env(host: Installation, profile: dict[str, Any], home: str) -> None:
     """Put ``.env`` of *profile* into a copy that comes out of a backup, which has none: the model's keys."""
-    with acting_as(host.owner):
+    with acting_as(host.owner_of(profile)):
         text = read_bytes(os.path.join(profile["home"], dotenv.FILE_NAME))
         if text is not None:
             write_atomic(os.path.join(home, dotenv.FILE_NAME), text, mode=0o600)
@@ -301,10 +303,11 @@ def boot(
     # Whatever happens to us, it is gone after this.
     longest = timeout + health.REPLY_TIMEOUT + stable + 60
     with host.lock("canary", timeout=timeout):
-        manager = Manager("system", host.owner)
+        owner = host.owner_of(canary)
+        manager = Manager("system", owner)
         # Left over from a run that was killed.
         end(manager)
-        attempt = _Attempt(host.owner, release, canary, manager)
+        attempt = _Attempt(owner, release, canary, manager)
         program = os.path.join(host.root, "releases", release, "bin", "hermes")
         try:
             run(
@@ -338,8 +341,8 @@ def properties(
     :param online: it has to reach a model
     """
     home, limits = canary["home"], canary["limits"]
-    # Hides whatever lies there, other profiles, keys and backups included; the copy is put back into it.
-    hidden = units.data_paths(host.data_dir, host.hermes_home)
+    # Hides whatever lies there, other agents, keys and backups included; the copy is put back into it.
+    hidden = units.outermost([host.data_dir, *(profile["home"] for profile in host.profiles)])
     network = {} if online else {"IPAddressAllow": "localhost", "IPAddressDeny": "any"}
     return [
         *{**units.SANDBOX, **network}.items(),
@@ -348,7 +351,7 @@ def properties(
         ("BindReadOnlyPaths", host.root),
         ("BindPaths", home),
         ("ReadWritePaths", home),
-        ("User", host.user),
+        ("User", canary["user"]),
         ("WorkingDirectory", home),
         ("Environment", f"HOME={home}"),
         ("Environment", f"HERMES_HOME={home}"),

@@ -29,6 +29,7 @@ from ..system.errors import OpsError
 from ..system.files import Owner, acting_as
 from ..system.process import run
 from ..system.systemd import Manager, Unit
+from .managers import ManagerOf, units_of
 
 # A gateway that is still the same process after this many seconds is not in a crash loop.
 STABLE_SECONDS = 3.0
@@ -447,7 +448,7 @@ def _config_problem(path: str) -> Problem | None:
 
 
 def wait(
-    profiles: list[dict[str, Any]], manager: Manager, owner: Owner, records: dict[str, Records] | None = None
+    profiles: list[dict[str, Any]], manager_of: ManagerOf, records: dict[str, Records] | None = None
 ) -> list[Health]:
     """Wait until every gateway is healthy, waiting cannot help, or its time (``health.timeout``) is over.
 
@@ -455,16 +456,15 @@ def wait(
     :returns: one result a profile, in order; unhealthy ones carry the last lines of their journal
     """
     results: dict[str, Health] = {}
-    units = {p["name"]: p["unit"] for p in profiles}
     first_restarts: dict[str, int] = {}
     started = time.monotonic()
     waiting = list(profiles)
     while waiting:
-        states = manager.units(units[p["name"]] for p in waiting)
+        states = units_of(waiting, manager_of)
         still = []
         for profile in waiting:
             unit = states[profile["unit"]]
-            health = check(profile, owner, unit)
+            health = check(profile, manager_of(profile).owner, unit)
             results[profile["name"]] = health
             attempts = unit.restarts - first_restarts.setdefault(profile["name"], unit.restarts)
             looping = attempts >= CRASH_LOOP
@@ -487,12 +487,12 @@ def wait(
         if waiting:
             time.sleep(POLL_SECONDS)
     for profile in profiles:
-        health = results[profile["name"]]
+        health, manager = results[profile["name"]], manager_of(profile)
         if health.ok:
-            _prove(profile, owner, health)
+            _prove(profile, manager.owner, health)
         if health.ok and records:
             for name in ("config.yaml", ".env"):
-                records[profile["name"]].keep(os.path.join(profile["home"], name), owner, replace=True)
+                records[profile["name"]].keep(os.path.join(profile["home"], name), manager.owner, replace=True)
         elif not health.ok:
             explain(profile, manager, health)
     return [results[p["name"]] for p in profiles]

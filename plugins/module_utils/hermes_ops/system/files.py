@@ -295,7 +295,7 @@ def open_directory(path: str) -> int:
             raise OpsError(
                 f"is reached through {name!r}, which is no directory or a symbolic link that root did not make",
                 where=path,
-                fix="declare the real path (hermes_home, hermes_data_dir)",
+                fix="declare the real path (home of the agent, hermes_data_dir)",
             ) from None
         raise failure("opened", path, error) from None
     return descriptor

@@ -16,10 +16,10 @@ _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _UNIT = re.compile(r"/hermes-gateway@([^/]+)\.service(?:/|$)", re.M)
 
 
-def listeners(ports: set[int], owner: Owner | None = None) -> dict[int, set[int]]:
+def listeners(ports: set[int], *owners: Owner) -> dict[int, set[int]]:
     """Which of *ports* are listened on, and by whom.
 
-    :param owner: a user whose processes are looked at with its own rights too: in a container even root may
+    :param owners: users whose processes are looked at with their own rights too: in a container even root may
         lack those to look at another user's
     :returns: port -> process ids; an empty set when the process cannot be seen
     """
@@ -37,9 +37,10 @@ def listeners(ports: set[int], owner: Owner | None = None) -> dict[int, set[int]
                 inodes[fields[9]] = port
     found: dict[int, set[int]] = {port: set() for port in inodes.values()}
     _find(inodes, found)
-    if owner is not None and not all(found.values()):
-        with acting_as(owner):
-            _find(inodes, found)
+    for owner in owners:
+        if not all(found.values()):
+            with acting_as(owner):
+                _find(inodes, found)
     return found
 
 

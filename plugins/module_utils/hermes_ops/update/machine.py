@@ -45,8 +45,10 @@ from ..release.decide import Installed, Observed, Request
 from ..release.uv import Index
 from ..release.versions import is_version, satisfies, version_key
 from ..supervise import canary, gateway, health
+from ..supervise.managers import grouped, units_of
 from ..system.errors import OpsError
 from ..system.files import (
+    Owner,
     acting_as,
     ensure_directory,
     failure,
@@ -84,7 +86,7 @@ ENDS = {"success": 0, "up_to_date": 0, "held": 0, "failed": 1, "rolled_back": 1}
 ATTEMPTS = 3
 # Seconds that the hook may take.
 HOOK_TIMEOUT = 60.0
-# Beside the agent's home, which the canary must not see: <data_dir>/<prefix>….
+# Beside the agent's home, which the canary must not see: <data_dir>/agents/<name>/<prefix>….
 SCRATCH = ".hermes-canary-"
 
 
@@ -542,7 +544,7 @@ class Machine:
                 running = self._running()
                 journal.gateways = [profile["name"] for profile in running]
                 self._enter("stop")
-                gateway.stop(self.host.manager, running)
+                gateway.stop(self.host.manager_of, running)
                 for frozen in homes.values():
                     frozen.complete()
                 self._enter("switch")
@@ -613,7 +615,7 @@ class Machine:
             if not boot:
                 alive = [profiles[name] for name, unit in units.items() if unit.active not in gateway.DEAD]
                 with _collected(troubles):
-                    gateway.stop(self.host.manager, alive)
+                    gateway.stop(self.host.manager_of, alive)
             with _collected(troubles):
                 # Nothing was current: then there is nothing to go back to.
                 if journal.source and gateway.current_release(self.host.root) != journal.source:
@@ -688,7 +690,7 @@ class Machine:
     def _preconditions(self) -> dict[str, list[str]]:
         # A rehearsal has a canary as well.
         self._refuse_company("restore", "rehearsal")
-        copies = 3 * sum(self._size(profile["home"]) for profile in self.host.profiles)
+        copies = 3 * sum(self._size(profile) for profile in self.host.profiles)
         for path, more in ((self.host.root, 0), (self.host.ops_dir, copies), (self.host.data_dir, 0)):
             free, wanted = shutil.disk_usage(path).free, self.settings.min_free_mb * 2**20 + more
             if free < wanted:
@@ -699,19 +701,22 @@ class Machine:
                 )
         return self._health_before()
 
-    def _size(self, home: str) -> int:
+    def _size(self, profile: dict[str, Any]) -> int:
         """Bytes of the databases, of which a backup, a copy for the canary, and a frozen one are made."""
-        with acting_as(self.host.owner):
+        home = profile["home"]
+        with acting_as(self.host.owner_of(profile)):
             return sum(os.stat(os.path.join(home, name)).st_size for name in backup.databases(home))
 
     def _health_before(self, *, wait: bool = True) -> dict[str, list[str]]:
         """Profile -> causes of its problems, of those whose gateway runs: they must not have more afterwards."""
         running = [self._asked(profile, []) for profile in self._running()]
         if wait:
-            results = health.wait(running, self.host.manager, self.host.owner)
+            results = health.wait(running, self.host.manager_of)
         else:
             units = self._units()
-            results = [health.check(profile, self.host.owner, units[profile["name"]]) for profile in running]
+            results = [
+                health.check(profile, self.host.owner_of(profile), units[profile["name"]]) for profile in running
+            ]
         for result in results:
             if not result.ok:
                 self.say(f"before: {result}")
@@ -726,9 +731,9 @@ class Machine:
 
     def _canary(self, journal: Journal, profile: dict[str, Any], archive: str) -> None:
         """Try the release on what comes out of the backup, which proves that one as well."""
-        owner = self.host.owner
+        owner = self.host.owner_of(profile)
         with acting_as(owner):
-            scratch = tempfile.mkdtemp(prefix=SCRATCH, dir=self.host.data_dir)
+            scratch = tempfile.mkdtemp(prefix=SCRATCH, dir=profile["directory"])
         try:
             backup.extract(archive, scratch, owner)
             canary.lend_env(self.host, profile, scratch)
@@ -748,14 +753,14 @@ class Machine:
             self._sweep()
 
     def _start(self, profiles: list[dict[str, Any]], wanted: str | None) -> None:
-        manager = self.host.manager
         records = {profile["name"]: self.host.records(profile["name"]) for profile in profiles}
-        gateway.start(manager, profiles, records)
-        units = manager.units(profile["unit"] for profile in profiles)
-        # Somebody, or systemd, was faster than the switch.
-        late = [u.name for u in units.values() if u.running and self._runs(u) not in (None, wanted)]
-        if late:
-            manager.call("restart", *late, timeout=gateway.stop_timeout(profiles))
+        gateway.start(self.host.manager_of, profiles, records)
+        for manager, members in grouped(profiles, self.host.manager_of):
+            units = manager.units(profile["unit"] for profile in members)
+            # Somebody, or systemd, was faster than the switch.
+            late = [u.name for u in units.values() if u.running and self._runs(u) not in (None, wanted)]
+            if late:
+                manager.call("restart", *late, timeout=gateway.stop_timeout(members))
 
     def _verify(
         self, profiles: list[dict[str, Any]], wanted: str, before: dict[str, list[str]], *, briefly: bool = False
@@ -768,7 +773,7 @@ class Machine:
         """
         began = time.monotonic()
         asked = [self._asked(profile, before.get(profile["name"], [])) for profile in profiles]
-        results = health.wait(asked, self.host.manager, self.host.owner)
+        results = health.wait(asked, self.host.manager_of)
         watched = self._judge(profiles, results, before)
         pids, restarts = {}, {}
         for profile, unit in watched:
@@ -793,7 +798,7 @@ class Machine:
         if not briefly and pids:
             # Not only alive, but still well. What was asked for a reply is not asked again.
             again = [{**p, "health": {**p["health"], "reply": False, "webhook": None}} for p, _unit in watched]
-            self._judge(profiles, health.wait(again, self.host.manager, self.host.owner), before)
+            self._judge(profiles, health.wait(again, self.host.manager_of), before)
 
     def _judge(
         self, profiles: list[dict[str, Any]], results: list[health.Health], before: dict[str, list[str]]
@@ -827,7 +832,7 @@ class Machine:
 
     def _units(self) -> dict[str, Unit]:
         """Profile -> unit, of all that are present."""
-        units = self.host.manager.units(profile["unit"] for profile in self.host.profiles)
+        units = units_of(self.host.profiles, self.host.manager_of)
         return {profile["name"]: units[profile["unit"]] for profile in self.host.profiles}
 
     def _running(self) -> list[dict[str, Any]]:
@@ -854,7 +859,7 @@ class Machine:
         directory = os.path.join(self.directory, "frozen", earlier or journal.name)
         return Frozen(
             profile["home"],
-            self.host.owner,
+            self.host.owner_of(profile),
             os.path.join(directory, name),
             os.path.join(aside, name),
             # Who goes back by hand may do so because a database is damaged.
@@ -953,10 +958,11 @@ class Machine:
 
     def _sweep(self) -> None:
         """Away with canaries and their copies, whoever left them."""
-        canary.end(Manager("system", self.host.owner))
-        for path in glob.glob(os.path.join(glob.escape(self.host.data_dir), SCRATCH + "*")):
-            with acting_as(self.host.owner), contextlib.suppress(OSError):
-                remove_tree(path)
+        canary.end(Manager("system", Owner.current()))
+        for profile in self.host.profiles:
+            with acting_as(self.host.owner_of(profile)), contextlib.suppress(OSError):
+                for path in glob.glob(os.path.join(glob.escape(profile["directory"]), SCRATCH + "*")):
+                    remove_tree(path)
 
     @property
     def _failed_path(self) -> str:

@@ -133,7 +133,8 @@ def _collect(host: Installation, lines: int) -> Iterator[tuple[str, str]]:
     makers["journal/others.txt"] = lambda: _journal(lines, *OTHER_UNITS)
     for profile in host.profiles:
         name = profile["name"]
-        makers |= _unit(profile["unit"], lambda *arguments: host.manager.call(*arguments, check=False).stdout)
+        manager = host.manager_of(profile)
+        makers |= _unit(profile["unit"], lambda *arguments, ask=manager.call: ask(*arguments, check=False).stdout)
         identifier = f"hermes-gateway-{name}"
         makers[f"journal/{identifier}.txt"] = lambda word=identifier: _journal(lines, "--identifier", word)
         for member, make in _profile(host, profile).items():
@@ -154,11 +155,10 @@ def _about(host: Installation) -> str:
             "hermes-ops": __version__,
             "python": platform.python_version(),
             "sqlite": sqlite3.sqlite_version,
-            "user": host.user,
             "scope": host.scope,
-            "hermes home": host.hermes_home,
+            "data directory": host.data_dir,
             "ops directory": host.ops_dir,
-            "profiles": ", ".join(profile["name"] for profile in host.profiles) or "none",
+            "agents": "; ".join(f"{p['name']}: {p['home']}, user {p['user']}" for p in host.profiles) or "none",
             "left out": f"secrets (shown as {HIDDEN}), sessions, memories, context, logs of Hermes itself",
         }.items()
     )
@@ -173,7 +173,7 @@ def _unit(unit: str, ask: Callable[..., str]) -> dict[str, Callable[[], str]]:
 
 def _profile(host: Installation, profile: dict[str, Any]) -> dict[str, Callable[[], str]]:
     """About one profile: its files without values that are secret, its home as a list, what is remembered of it."""
-    home, owner, current = profile["home"], host.owner, Owner.current()
+    home, owner, current = profile["home"], host.owner_of(profile), Owner.current()
     records = host.records(profile["name"])
     members = {
         "config.yaml.json": lambda: _config(os.path.join(home, config.FILE_NAME), owner),

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Any
+from typing import Any, cast
 
 from ..agent import config, dotenv, webhooks
 from ..agent.state import read_state
+from ..description.declaration import PROFILES_DIRECTORY
 from ..host import audit, jobs, logs
 from ..host.installation import JOURNALS, is_busy, is_unfinished
 from ..host.records import Records
 from ..supervise import dashboard, gateway
+from ..supervise.managers import units_of
 from ..system import network as ports
 from ..system import systemd
 from ..system.errors import OpsError
@@ -24,42 +27,54 @@ from ..system.systemd import Manager, Unit
 FEATURES = {"audit": audit, "dashboard": dashboard, "logrotate": logs}
 
 
-def gather(
-    *, profiles: list[dict[str, Any]], scope: str, user: str, hermes_home: str, ops_dir: str, root: str
-) -> dict[str, Any]:
+def gather(*, profiles: list[dict[str, Any]], scope: str, ops_dir: str, root: str) -> dict[str, Any]:
     """Everything :mod:`info` returns; works on a host where nothing of ours exists yet.
 
     :param profiles: ``gateway`` parts of descriptions made by :func:`declaration.resolve`, or those that the host
         remembers
     """
-    try:
-        owner = Owner.named(user)
-    except OpsError:
-        owner = None
-    units: dict[str, Unit] = {}
-    if owner:
-        units = Manager(scope, owner).units(profile["unit"] for profile in profiles)
+    owners = {profile["user"]: _owner(profile["user"]) for profile in profiles}
+    units = units_of(
+        [profile for profile in profiles if owners[profile["user"]]],
+        lambda profile: Manager(scope, cast(Owner, owners[profile["user"]])),
+    )
     current = gateway.current_release(root)
     return {
         "systemd": systemd.version(),
-        "user": owner.name if owner else None,
         "release": _release(root, current) if current else None,
         "releases": _releases(root),
         "profiles": {
             profile["name"]: _profile(
-                profile, units.get(profile["unit"]), Records(ops_dir, profile["name"]), root, owner
+                profile, units.get(profile["unit"]), Records(ops_dir, profile["name"]), root, owners[profile["user"]]
             )
             for profile in profiles
         },
-        "undeclared_profiles": _undeclared(hermes_home, profiles),
-        "port_conflicts": port_conflicts(profiles, owner),
+        "shared_users": _shared_users(profiles),
+        "undeclared_profiles": _undeclared(profiles, owners),
+        "port_conflicts": port_conflicts(profiles, [owner for owner in owners.values() if owner]),
         "jobs": sorted([*jobs.present(), *(name for name, feature in FEATURES.items() if feature.present())]),
         "busy": [job for job in JOURNALS if is_busy(ops_dir, job)],
         "unfinished": [job for job in JOURNALS if is_unfinished(ops_dir, job) and not is_busy(ops_dir, job)],
     }
 
 
-def port_conflicts(profiles: list[dict[str, Any]], owner: Owner | None) -> list[str]:
+def _owner(user: str) -> Owner | None:
+    try:
+        return Owner.named(user)
+    except OpsError:
+        return None
+
+
+def _shared_users(profiles: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """User -> names of the agents that it runs, where these are several: no wall stands between them."""
+    agents: dict[str, list[str]] = {}
+    for profile in profiles:
+        if profile["state"] == "present":
+            agents.setdefault(profile["user"], []).append(profile["name"])
+    return {user: names for user, names in agents.items() if len(names) > 1}
+
+
+def port_conflicts(profiles: list[dict[str, Any]], owners: list[Owner]) -> list[str]:
     """Declared ports that somebody else holds; a gateway of ours may hold any of them."""
     wanted = {
         profile[key]["port"]: f"profile {profile['name']}: {key}.port {profile[key]['port']}"
@@ -70,7 +85,7 @@ def port_conflicts(profiles: list[dict[str, Any]], owner: Owner | None) -> list[
     }
     known = {profile["name"] for profile in profiles}
     conflicts = []
-    for port, pids in sorted(ports.listeners(set(wanted), owner).items()):
+    for port, pids in sorted(ports.listeners(set(wanted), *owners).items()):
         foreign = ports.outsiders(pids, known)
         if not foreign and pids:
             continue
@@ -98,12 +113,16 @@ def _releases(root: str) -> list[str]:
     return [name for name in names if os.path.exists(os.path.join(root, "releases", name, "release.json"))]
 
 
-def _undeclared(hermes_home: str, profiles: list[dict[str, Any]]) -> list[str]:
-    known = {profile["name"] for profile in profiles}
-    try:
-        return sorted(set(os.listdir(os.path.join(hermes_home, "profiles"))) - known)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def _undeclared(profiles: list[dict[str, Any]], owners: dict[str, Owner | None]) -> list[str]:
+    """The homes of Hermes' own profiles below agents' homes that no agent has for its own."""
+    found: set[str] = set()
+    for profile in profiles:
+        owner, directory = owners[profile["user"]], os.path.join(profile["home"], PROFILES_DIRECTORY)
+        if owner is None:
+            continue
+        with acting_as(owner), contextlib.suppress(OSError):
+            found |= {os.path.join(directory, name) for name in os.listdir(directory)}
+    return sorted(found - {profile["home"] for profile in profiles})
 
 
 def _profile(
@@ -113,6 +132,7 @@ def _profile(
     state = read_state(profile["home"], owner) if owner and running else {}
     return {
         "state": profile["state"],
+        "user": profile["user"],
         "home": profile["home"],
         "exists": os.path.isdir(profile["home"]),
         "unit": profile["unit"],

@@ -17,6 +17,7 @@ from ..host.installation import Installation
 from ..host.settings import path_of as settings_path
 from ..supervise import health
 from ..supervise.gateway import current_release
+from ..supervise.managers import grouped, units_of
 from ..system.errors import OpsError
 from ..system.files import acting_as, read_json, read_text, write_json
 from ..system.process import run
@@ -130,14 +131,16 @@ class _Look:
 
     def _at_sqlite(self) -> None:
         host, release = self.host, current_release(self.host.root)
-        if release is None or not any(measure.uses_wal(profile["home"], host.owner) for profile in host.profiles):
+        if release is None or not any(
+            measure.uses_wal(profile["home"], host.owner_of(profile)) for profile in host.profiles
+        ):
             return
         known = _mapping(self.memory.get("sqlite"))
         if known.get("release") != release:
             python = os.path.join(host.root, "releases", release, "bin", "python")
             command = [python, "-I", "-c", "import sqlite3; print(sqlite3.sqlite_version)"]
             try:
-                version = run(command, timeout=20, user=host.owner).stdout.strip()
+                version = run(command, timeout=20, user=host.owner_of(host.profiles[0])).stdout.strip()
             except OpsError as error:
                 self._find("sqlite_unknown", f"the release's Python: {error.what}", "converge the host", failure=False)
                 return
@@ -155,13 +158,12 @@ class _Look:
                 f"no agent is known on this host ({host.ops_dir} holds none)",
                 "mount the data volume, or converge the host: site.yml",
             )
-        names = [profile["unit"] for profile in profiles]
-        units, memories = host.manager.units(names), _unit_memories(host, names)
+        units, memories = units_of(profiles, host.manager_of), _unit_memories(host, profiles)
         busy = next((text for job, text in BUSY.items() if host.busy(job)), None)
         before, after = _mapping(self.memory.get("profiles")), {}
         for profile in profiles:
             name, unit = profile["name"], units[profile["unit"]]
-            result = healths.get(name) or health.check(profile, host.owner, unit)
+            result = healths.get(name) or health.check(profile, host.owner_of(profile), unit)
             known = _mapping(before.get(name))
             self.report.profiles.append(result)
             after[name] = {
@@ -178,7 +180,7 @@ class _Look:
         excuse = busy if self.now - since <= EXCUSED else None
         found = measure.health_findings(result, unit, excuse)
         if any(finding.failure for finding in found) and not result.log:
-            health.explain(profile, self.host.manager, result)
+            health.explain(profile, self.host.manager_of(profile), result)
             found = measure.health_findings(result, unit, excuse)
         self.report.findings += found
         return {"excused": since} if busy and not result.ok else {}
@@ -191,7 +193,8 @@ class _Look:
         :param known: what was remembered of the profile
         :returns: what to remember of it
         """
-        name, home, owner, found = profile["name"], profile["home"], self.host.owner, self.report.findings
+        owner, found = self.host.owner_of(profile), self.report.findings
+        name, home = profile["name"], profile["home"]
         samples: dict[str, Any] = {
             "restarts": measure.remember_restarts(known.get("restarts"), unit.restarts, self.now)
         }
@@ -226,7 +229,7 @@ class _Look:
         """The profile's ``.env``, and that of its managed scope; what cannot be read is health's to tell."""
         found: dict[str, str] = {}
         for directory in (profile["home"], profile["managed_dir"]):
-            with contextlib.suppress(OpsError), acting_as(self.host.owner):
+            with contextlib.suppress(OpsError), acting_as(self.host.owner_of(profile)):
                 found.update(dotenv.read_env(os.path.join(directory, dotenv.FILE_NAME)))
         return found
 
@@ -235,7 +238,7 @@ class _Look:
     ) -> dict[str, Any]:
         """:returns: what was deaf, for the next look: Telegram's connection is opened anew from time to time, so only
         what is deaf twice is"""
-        state = read_state(profile["home"], self.host.owner)
+        state = read_state(profile["home"], self.host.owner_of(profile))
         deaf = measure.deaf_platforms(state, process) if state.get("pid") == unit.pid else []
         if environment.get("TELEGRAM_WEBHOOK_URL"):
             # Then Telegram comes to it.
@@ -248,7 +251,7 @@ class _Look:
 
     def _frozen(self, profile: dict[str, Any], unit: Unit) -> None:
         try:
-            with acting_as(self.host.owner):
+            with acting_as(self.host.owner_of(profile)):
                 beat = read_json(os.path.join(profile["home"], "state", "gateway.heartbeat"))
         except (OpsError, RecursionError):
             return
@@ -307,16 +310,18 @@ def _fstab() -> str:
         return ""
 
 
-def _unit_memories(host: Installation, units: list[str]) -> dict[str, int | None]:
+def _unit_memories(host: Installation, profiles: list[dict[str, Any]]) -> dict[str, int | None]:
     """What systemd says each unit uses, None where it does not count."""
-    answer = host.manager.call("show", "--property", "Id,MemoryCurrent", *units, check=False).stdout if units else ""
-    found: dict[str, int | None] = dict.fromkeys(units)
-    for block in answer.split("\n\n"):
-        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        # "[not set]", or the largest number there is: without the controller.
-        number = values.get("MemoryCurrent", "")
-        if values.get("Id") in found and number.isdigit() and int(number) < 2**63:
-            found[values["Id"]] = int(number)
+    found: dict[str, int | None] = {profile["unit"]: None for profile in profiles}
+    for manager, members in grouped(profiles, host.manager_of):
+        units = [profile["unit"] for profile in members]
+        answer = manager.call("show", "--property", "Id,MemoryCurrent", *units, check=False).stdout
+        for block in answer.split("\n\n"):
+            values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+            # "[not set]", or the largest number there is: without the controller.
+            number = values.get("MemoryCurrent", "")
+            if values.get("Id") in found and number.isdigit() and int(number) < 2**63:
+                found[values["Id"]] = int(number)
     return found
 
 

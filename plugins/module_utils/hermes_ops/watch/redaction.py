@@ -137,11 +137,11 @@ def known(host: Installation) -> Secrets:
     for profile in host.profiles:
         home, kept = profile["home"], os.path.join(host.records(profile["name"]).directory, "kept")
         current = Owner.current()
-        for directory, owner in ((home, host.owner), (profile["managed_dir"], current), (kept, current)):
+        for directory, owner in ((home, host.owner_of(profile)), (profile["managed_dir"], current), (kept, current)):
             values |= set(env_secrets(_text(os.path.join(directory, dotenv.FILE_NAME), owner)))
             values |= set(config_secrets(_text(os.path.join(directory, config.FILE_NAME), owner)))
         for name in (webhooks.FILE_NAME, "auth.json"):
-            values |= set(json_secrets(_text(os.path.join(home, name), host.owner)))
+            values |= set(json_secrets(_text(os.path.join(home, name), host.owner_of(profile))))
     return Secrets(values)
 
 

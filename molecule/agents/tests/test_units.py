@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What comes and goes for reasons that no Hermes knows of: runs that are killed, profiles, units. On one host."""
+"""What comes and goes for reasons that no Hermes knows of: runs that are killed, agents, units. On one host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 
 from control import end_at_once
 
-testinfra_hosts = ["ansible://profiles-trixie"]
+testinfra_hosts = ["ansible://agents-trixie"]
 
 OPS_DIR = "/var/lib/hermes/ops"
 ANSWERING = ("default", "work", "family", "bridge")
@@ -29,7 +29,7 @@ def test_a_run_that_is_killed_before_the_restart_is_finished_by_the_next(
     assert not remembered()
     run = subprocess.Popen(playbook(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        # The first profile's configuration is written, and the others' come first before any restart.
+        # The first agent's configuration is written, and the others' come first before any restart.
         wait_until(lambda: remembered() and "max_turns: 31" in agents["default"].read("config.yaml"), "the change")
     finally:
         end_at_once(run)
@@ -41,7 +41,7 @@ def test_a_run_that_is_killed_before_the_restart_is_finished_by_the_next(
     assert not remembered()
 
 
-def test_a_profile_that_is_absent_keeps_its_data_unless_purged(host, agents, declared, converge, restarted):
+def test_an_agent_that_is_absent_keeps_its_data_unless_purged(host, agents, declared, converge, restarted):
     family, bridge = agents["family"], agents["bridge"]
     key = family.key
     declared["family"]["state"] = declared["bridge"]["state"] = "absent"
@@ -53,11 +53,11 @@ def test_a_profile_that_is_absent_keeps_its_data_unless_purged(host, agents, dec
         assert agent.show("ActiveState") == "inactive"
         assert agent.show("UnitFileState") != "enabled"
         assert not agent.is_healthy()
-        assert not host.file(f"/etc/systemd/user/{agent.unit}.d").exists
+        assert not host.file(f"/etc/systemd/system/{agent.unit}.d").exists
     assert family.key == key
     with host.sudo():
         assert host.file(f"{family.home}/state.db").exists
-        assert not host.file(bridge.home).exists
+        assert not host.file("/var/lib/hermes/agents/bridge").exists
 
     for name in ("family", "bridge"):
         declared[name].pop("state")
@@ -70,28 +70,43 @@ def test_a_profile_that_is_absent_keeps_its_data_unless_purged(host, agents, dec
 
 
 def units_of(host, scope):
-    """What there is of the gateways below /etc/systemd."""
+    """What there is of the gateways below /etc/systemd, and what the users' managers start."""
     found = host.check_output("find %s -name %s", f"/etc/systemd/{scope}", "hermes-gateway*").split()
+    if scope == "user":
+        with host.sudo():
+            found += host.check_output("find /var/lib/hermes/agents/*/.config -name 'hermes-gateway*' || true").split()
+    return found
+
+
+def lingering(host):
     with host.sudo():
-        home = host.check_output("find /var/lib/hermes/.config -name %s 2>/dev/null || true", "hermes-gateway*").split()
-    return found + (home if scope == "user" else [])
+        return set(host.check_output("ls /var/lib/systemd/linger").split())
 
 
-def test_a_change_of_scope_leaves_no_unit_behind(host, agents, agent, converge):
-    converge(gateway_scope="system")
-    assert units_of(host, "user") == []
-    assert units_of(host, "system")
+def test_a_change_of_scope_leaves_no_unit_and_no_manager_behind(host, agents, agent, converge):
+    users = {ours.user for ours in agents.values()}
+    assert not lingering(host) & users
+    converge(gateway_scope="user")
+    assert units_of(host, "system") == []
+    assert units_of(host, "user")
+    assert lingering(host) & users == users
     for name, ours in agents.items():
+        there = agent(name, scope="user")
+        there.user = ours.user
         assert ours.pid == 0
-        assert agent(name).pid != 0
+        assert there.pid != 0
+        assert f"/user-{host.check_output('id --user %s', ours.user)}.slice/" in there.show("ControlGroup")
     assert all(agents[name].is_healthy() for name in ANSWERING)
     assert agents["work"].reply("hello") == "The model heard: hello"
 
     converge()
-    assert units_of(host, "system") == []
-    assert units_of(host, "user")
+    assert units_of(host, "user") == []
+    assert units_of(host, "system")
+    assert not lingering(host) & users
     for name, ours in agents.items():
+        there = agent(name, scope="user")
+        there.user = ours.user
         assert ours.pid != 0
-        assert agent(name).pid == 0
+        assert there.pid == 0
     assert all(agents[name].is_healthy() for name in ANSWERING)
     assert agents["work"].reply("hello") == "The model heard: hello"

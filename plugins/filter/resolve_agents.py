@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter resolve_profiles: hermes_profiles, checked and completed, before any host is touched."""
+"""The filter resolve_agents: hermes_agents, checked and completed, before any host is touched."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
 DOCUMENTATION = r"""
-name: resolve_profiles
-short_description: Check and complete a list of profiles
+name: resolve_agents
+short_description: Check and complete a list of agents
 version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Turns C(hermes_profiles) as a person writes it into one complete description of each profile, with paths,
-    ports, unit names and the configuration that follows from them.
-  - Refuses what could not work with one error that names host, profile, key and fix. Nothing on the host is
+  - Turns C(hermes_agents) as a person writes it into one complete description of each agent, with its user, paths,
+    ports, unit name and the configuration that follows from them.
+  - Refuses what could not work with one error that names host, agent, key and fix. Nothing on the host is
     looked at or changed.
 positional: _input
 options:
   _input:
-    description: The list of profiles.
+    description: The list of agents.
     type: list
     elements: dict
     required: true
@@ -33,28 +33,33 @@ options:
     description: The inventory's name of the host, for error messages.
     type: str
     required: true
-  hermes_home:
-    description: Absolute path of Hermes' home.
+  data_dir:
+    description: Absolute path of the directory below which the agents live.
     type: str
     required: true
   managed_root:
-    description: Directory below which the managed scope of each profile lies.
+    description: Directory below which the managed scope of each agent lies.
     type: str
     required: true
+  replaced:
+    description:
+      - Variables of earlier versions, by name. One that has a value is refused with what takes its place.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
-- name: Show the ports of all profiles
+- name: Show the ports of all agents
   ansible.builtin.debug:
     msg: >-
-      {{ [{'name': 'default'}] | alwayson.hermes.resolve_profiles(host=inventory_hostname,
-      hermes_home='/var/lib/hermes/.hermes', managed_root='/etc/hermes-ops/managed')
+      {{ [{'name': 'default'}] | alwayson.hermes.resolve_agents(host=inventory_hostname,
+      data_dir='/var/lib/hermes', managed_root='/etc/hermes-ops/managed')
       | dict2items | map(attribute='value.gateway.api.port') }}
 """
 
 RETURN = r"""
 _value:
-  description: The complete description of every profile by its name, in the declared order.
+  description: The complete description of every agent by its name, in the declared order.
   type: dict
 """
 
@@ -71,9 +76,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def resolve_profiles(profiles: Any, host: str, hermes_home: str, managed_root: str) -> dict[str, Any]:
+def resolve_agents(
+    agents: Any, host: str, data_dir: str, managed_root: str, replaced: dict[str, Any] | None = None
+) -> dict[str, Any]:
     try:
-        return declaration.resolve(_plain(profiles), host=host, hermes_home=hermes_home, managed_root=managed_root)
+        declaration.refuse_replaced(_plain(replaced or {}), host)
+        return declaration.resolve(_plain(agents), host=host, data_dir=data_dir, managed_root=managed_root)
     except OpsError as error:
         raise AnsibleFilterError(str(error)) from None
 
@@ -82,4 +90,4 @@ class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Any]:
-        return {"resolve_profiles": resolve_profiles}
+        return {"resolve_agents": resolve_agents}

@@ -20,25 +20,22 @@ DECLARED: dict[str, dict[str, Any]] = {}
 
 @pytest.fixture
 def declared(host):
-    """What is declared of each profile; tests change it and converge."""
+    """What is declared of each agent; tests change it and converge."""
     name = host.backend.host
     if name not in DECLARED:
-        DECLARED[name] = {profile["name"]: profile for profile in host.ansible.get_variables()["hermes_profiles"]}
+        DECLARED[name] = {profile["name"]: profile for profile in host.ansible.get_variables()["hermes_agents"]}
     return DECLARED[name]
 
 
 @pytest.fixture
 def agents(agent, declared):
     """All agents of the host, by name."""
-    return {
-        name: agent(
-            name,
-            port=profile.get("api", {}).get("port", 8642),
-            webhook_port=profile.get("webhook", {}).get("port", 8644),
-            scope="user",
-        )
-        for name, profile in declared.items()
-    }
+    found = {}
+    for name, profile in declared.items():
+        ports = [profile.get(server, {}).get("port", port) for server, port in (("api", 8642), ("webhook", 8644))]
+        found[name] = agent(name, *ports)
+        found[name].user = profile.get("user", found[name].user)
+    return found
 
 
 @pytest.fixture
@@ -47,7 +44,7 @@ def playbook(host, declared, tmp_path):
 
     def command(**variables):
         file = tmp_path / "declared.json"
-        file.write_text(json.dumps({"hermes_profiles": list(declared.values()), **variables}))
+        file.write_text(json.dumps({"hermes_agents": list(declared.values()), **variables}))
         options = ["--inventory", EPHEMERAL / "inventory", "--limit", host.backend.host, "--extra-vars", f"@{file}"]
         return ["ansible-playbook", *options, "alwayson.hermes.site"]
 

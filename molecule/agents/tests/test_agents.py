@@ -40,7 +40,7 @@ def test_each_accepts_its_own_key_only(agents):
             assert agents[name].ask("hello", key=agents[other].key).status == expected, (name, other)
 
 
-def test_a_webhook_is_refused_with_the_secret_of_another_profile(agents):
+def test_a_webhook_is_refused_with_the_secret_of_another_agent(agents):
     assert agents["bridge"].post("mail", "another-secret", {"body": "x"}).status == 202
     assert agents["bridge"].post("mail", "the-secret-of-the-mail", {"body": "x"}).status == 401
     assert agents["work"].post("mail", "another-secret", {"body": "x"}).status == 401
@@ -52,14 +52,14 @@ def test_it_runs_the_version_that_is_declared(host, agents):
     assert {answer["version"] for answer in answers} == {version}
 
 
-def test_the_profile_without_platforms_listens_nowhere(host, agents):
+def test_the_agent_without_platforms_listens_nowhere(host, agents):
     with host.sudo():
         listening = host.check_output("ss --listening --tcp --no-header --processes")
     assert f"pid={agents['work'].pid}," in listening
     assert f"pid={agents[CRON_ONLY].pid}," not in listening
 
 
-def test_the_cron_job_of_the_profile_without_platforms_runs(host, agents, wait_until):
+def test_the_cron_job_of_the_agent_without_platforms_runs(host, agents, wait_until):
     token = secrets.token_hex(4)
     # Due at once: the gateway looks once a minute.
     now = host.check_output("date --utc +%FT%TZ")
@@ -74,13 +74,25 @@ def test_the_cron_job_of_the_profile_without_platforms_runs(host, agents, wait_u
     wait_until(lambda: token in response(), "the job's response", seconds=150)
 
 
-def test_units_run_in_a_manager_that_needs_no_login(host, agents):
-    assert host.check_output("loginctl show-user hermes --property Linger --value") == "yes"
-    assert host.check_output("loginctl show-user hermes --property State --value") == "lingering"
+def test_each_runs_as_its_own_user_below_the_system_s_manager(host, agents):
     for agent in agents.values():
-        assert "/user@" in agent.show("ControlGroup")
+        assert agent.show("ControlGroup") == f"/system.slice/system-hermes\\x2dgateway.slice/{agent.unit}"
         assert agent.show("UnitFileState") == "enabled"
-        assert host.check_output("systemctl show --property LoadState --value %s", agent.unit) == "not-found"
+        assert host.check_output("ps --no-headers -o user:32 --pid %s", str(agent.pid)) == agent.user
+        directory = agent.home.rpartition("/")[0]
+        with host.sudo():
+            assert host.check_output("stat --format '%%a %%U' %s", directory) == f"700 {agent.user}"
+
+
+def test_a_unit_without_an_agent_does_not_start(host):
+    """The template alone says neither as whom nor on which home."""
+    with host.sudo():
+        assert host.run("systemctl start hermes-gateway@nobody-s.service").rc != 0
+
+
+def test_a_user_that_two_share_is_named(host):
+    with host.sudo():
+        assert "the user hermes-family runs several agents: family, nightly" in host.check_output("hermes-ops status")
 
 
 def test_the_sandbox_is_in_effect(host, agents):
@@ -96,7 +108,7 @@ def test_the_sandbox_is_in_effect(host, agents):
 def test_its_terminal_works_in_the_sandbox(agents, model):
     model.script({"tool": "terminal", "arguments": {"command": "id --user --name; grep NoNewPrivs /proc/self/status"}})
     reply = agents["work"].reply("who are you?")
-    assert "hermes" in reply
+    assert "hermes-work" in reply
     assert "NoNewPrivs:\\t1" in reply or "NoNewPrivs:\t1" in reply
 
 
@@ -150,7 +162,7 @@ def test_one_becomes_managed_and_two_swap_their_ports(host, agents, declared, co
     assert restarted() == {"bridge", "work", "family"}
 
     # What is managed wins over what a chat can change.
-    with host.sudo("hermes"):
+    with host.sudo(bridge.user):
         host.run_expect([0], f"echo '{own}' >{bridge.home}/config.yaml")
     bridge.reply("hello")
     assert {request["body"]["model"] for request in model.requests()} == {"stub-model"}
@@ -203,4 +215,3 @@ def test_all_survive_a_reboot(host, agents, reboot, wait_until):
     assert agents[CRON_ONLY].show("ActiveState") == "active"
     page = "curl --silent --fail http://127.0.0.1:9119/"
     wait_until(lambda: "<html" in host.run(page).stdout.lower(), "the dashboard after the reboot")
-    assert host.check_output("loginctl show-user hermes --property State --value") == "lingering"
