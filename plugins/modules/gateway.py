@@ -82,6 +82,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     owner_of,
     run_module,
 )
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
@@ -106,6 +107,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         plan.apply()
         for profile in profiles:
             gateway.remember(records[profile["name"]], profile)
+            installation.publish(profile, owner.name)
         if params["state"] == "restarted":
             gateway.restart(Manager(host.scope, owner), profiles, records, list(plan.restart))
     return {

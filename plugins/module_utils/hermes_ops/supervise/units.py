@@ -257,7 +257,15 @@ def render_drop_in(host: Host, profile: dict[str, Any]) -> str:
 
 
 def _confinement(host: Host, profile: dict[str, Any]) -> list[tuple[str, str]]:
-    """Limits, managed scope and sandbox of *profile*."""
+    return confinement(profile, host.scope, host.uid, host.data_paths)
+
+
+def confinement(profile: dict[str, Any], scope: str, uid: int | str, paths: list[str]) -> list[tuple[str, str]]:
+    """Limits, managed scope and sandbox of whatever runs as the agent *profile*: its gateway, or a command.
+
+    :param uid: of its user
+    :param paths: where its data lies
+    """
     limits = profile["limits"]
     service = [("MemoryMax", limits["memory"]), ("TasksMax", str(limits["tasks"]))]
     if limits["cpu"]:
@@ -265,20 +273,20 @@ def _confinement(host: Host, profile: dict[str, Any]) -> list[tuple[str, str]]:
     if profile["config_scope"] == "managed":
         service.append(("Environment", f"HERMES_MANAGED_DIR={profile['managed_dir']}"))
     if profile["sandbox"]["enabled"]:
-        service += _sandbox(host, profile["sandbox"])
+        service += _sandbox(profile["sandbox"], scope, uid, paths)
     return service
 
 
-def _sandbox(host: Host, sandbox: dict[str, Any]) -> list[tuple[str, str]]:
+def _sandbox(sandbox: dict[str, Any], scope: str, uid: int | str, paths: list[str]) -> list[tuple[str, str]]:
     directives: dict[str, str | None] = dict(SANDBOX)
     for door in sandbox["open"]:
         directives.update(DOORS[door])
-    if host.scope == "user":
+    if scope == "user":
         return [(name, directives[name]) for name in USER_SANDBOX if directives[name] is not None]
-    paths = [*host.data_paths, *sandbox["paths"]]
+    paths = [*paths, *sandbox["paths"]]
     result = [(name, value) for name, value in directives.items() if value is not None]
     if directives["ProtectHome"] == "tmpfs":
-        visible = [f"/run/user/{host.uid}", *_below_home(paths)]
+        visible = [f"/run/user/{uid}", *_below_home(paths)]
         result.append(("BindPaths", " ".join(f"-{path}" for path in visible)))
     if directives["ProtectSystem"] is not None:
         result.append(("ReadWritePaths", " ".join(f"-{path}" for path in paths)))
