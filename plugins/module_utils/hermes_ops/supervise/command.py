@@ -17,17 +17,24 @@ import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.systemd import COMMAND_TIMEOUT, Manager
 from . import units
 
-# Goes to where the caller is, as far as the agent may, and hands the exit status on. For systemd a service that SIGINT
-# or SIGTERM ended has succeeded; a shell says 130 and 143.
-_SCRIPT = 'cd -- "$1" 2>/dev/null; shift; trap : HUP INT QUIT TERM; "$@"'
+# Goes to the caller's directory, unless the agent may not or sees another one under that name (an empty /root), and
+# hands the exit status on: for systemd a service that SIGINT or SIGTERM ended has succeeded, a shell says 130 and 143.
+_SCRIPT = """\
+cd -- "$1" 2>/dev/null && [ "$(stat --format=%d:%i .)" = "$2" ] || cd -- "$HERMES_HOME"
+shift 2
+trap : HUP INT QUIT TERM
+"$@"
+"""
 _CHUNK = 1 << 16
+# systemd-run leaves the caller's window as it is (its NEWS, version 257).
+_PLAIN_TERMINAL = {"SYSTEMD_ADJUST_TERMINAL_TITLE": "0", "SYSTEMD_TINT_BACKGROUND": "0"}
 
 
 def hermes(root: str, home: str, words: Sequence[str]) -> list[str]:
@@ -61,7 +68,7 @@ def unit_command(
     unit: str,
     terminal: bool,
     environ: Mapping[str, str],
-    directory: str,
+    directory: tuple[str, str],
 ) -> list[str]:
     """``systemd-run`` for *words* of Hermes as the agent *profile*.
 
@@ -69,7 +76,7 @@ def unit_command(
     :param terminal: it gets a terminal of its own, which systemd-run copies to ours; otherwise what our standard
         input, output and error are
     :param environ: the caller's environment
-    :param directory: the caller's working directory
+    :param directory: the caller's working directory, from :func:`_directory`
     """
     owner, home = host.owner_of(profile), profile["home"]
     properties = [
@@ -77,7 +84,7 @@ def unit_command(
         ("WorkingDirectory", home),
         *units.confinement(profile, host.scope, owner.uid, units.data_paths(host.data_dir, host.hermes_home)),
     ]
-    command = ["/bin/sh", "-c", _SCRIPT, "hermes", directory, *hermes(host.root, home, words)]
+    command = ["/bin/sh", "-c", _SCRIPT, "hermes", *directory, *hermes(host.root, home, words)]
     return [
         *("systemd-run", "--quiet", "--collect", "--wait", "--service-type=exec", f"--unit={unit}"),
         # Otherwise the command line stands in the journal.
@@ -104,14 +111,19 @@ def run_in_unit(host: Installation, profile: dict[str, Any], words: Sequence[str
     _have_standard_streams()
     unit = f"hermes-run-{profile['name']}-{secrets.token_hex(4)}.service"
     terminal = all(map(os.isatty, (0, 1, 2)))
-    try:
-        directory = os.getcwd()
-    except FileNotFoundError:
-        directory = profile["home"]
-    argv = unit_command(host, profile, words, unit=unit, terminal=terminal, environ=os.environ, directory=directory)
+    argv = unit_command(host, profile, words, unit=unit, terminal=terminal, environ=os.environ, directory=_directory())
     if terminal:
-        os.execvp(argv[0], argv)
+        os.execvpe(argv[0], argv, {**os.environ, **_PLAIN_TERMINAL})
     return _run_with_pipes(argv, unit, manager)
+
+
+def _directory() -> tuple[str, str]:
+    """Where we are: the path, and device and inode, by which it is known again; both empty when it is gone."""
+    try:
+        status = os.stat(".")
+        return os.getcwd(), f"{status.st_dev}:{status.st_ino}"
+    except OSError:
+        return "", ""
 
 
 def _have_standard_streams() -> None:
@@ -143,11 +155,12 @@ def _run_with_pipes(argv: Sequence[str], unit: str, manager: Manager) -> int:
         stderr=subprocess.STDOUT if joined else subprocess.PIPE,
         # Ctrl-C is for the command, not for systemd-run, which would leave it alone.
         start_new_session=True,
+        bufsize=0,
     )
     # The input may never end.
-    threading.Thread(target=_copy, args=(0, process.stdin.fileno()), daemon=True).start()
+    threading.Thread(target=_feed, args=(process.stdin,), daemon=True).start()
     outputs = [(process.stdout, 1), *([] if joined else [(process.stderr, 2)])]
-    copies = [threading.Thread(target=_copy, args=(stream.fileno(), to)) for stream, to in outputs]
+    copies = [threading.Thread(target=_take, args=output) for output in outputs]
     for copy in copies:
         copy.start()
     status = process.wait()
@@ -156,11 +169,19 @@ def _run_with_pipes(argv: Sequence[str], unit: str, manager: Manager) -> int:
     return status
 
 
+def _feed(pipe: IO[bytes]) -> None:
+    """Copy our standard input to *pipe*, whose end the other side sees."""
+    with contextlib.suppress(OSError), pipe:
+        _copy(0, pipe.fileno())
+
+
+def _take(pipe: IO[bytes], target: int) -> None:
+    """Copy *pipe* to *target*; when nobody reads that any more, the other side is told so by a closed pipe."""
+    with contextlib.suppress(OSError), pipe:
+        _copy(pipe.fileno(), target)
+
+
 def _copy(source: int, target: int) -> None:
-    """Copy what is read from *source* until it ends, or nobody reads *target* any more; close what is the pipe's."""
-    with contextlib.suppress(OSError):
-        while data := os.read(source, _CHUNK):
-            while data:
-                data = data[os.write(target, data) :]
-    # The other side notices.
-    os.close(target if source == 0 else source)
+    while data := os.read(source, _CHUNK):
+        while data:
+            data = data[os.write(target, data) :]
