@@ -162,7 +162,7 @@ def have(monkeypatch):
     def choose(word):
         files = {
             "hermes_ops/__init__.py": b"",
-            "hermes_ops/cli.py": f"from .word import WORD\n\ndef main():\n    print(WORD)\n    return 3\n".encode(),
+            "hermes_ops/cli.py": b"from .word import WORD\n\ndef main():\n    print(WORD)\n    return 3\n",
             "hermes_ops/word.py": f"WORD = {word!r}\n".encode(),
         }
         monkeypatch.setattr(kit, "sources", lambda: files)

@@ -165,12 +165,10 @@ def choose(agents: list[dict[str, Any]], name: str | None) -> dict[str, Any]:
         return next(iter(known.values()))
     if name is None and known and DEFAULT_PROFILE not in known:
         raise OpsError("there are several profiles, and none is called default", fix=f"name one: {', '.join(known)}")
-    chosen = known.get(name or DEFAULT_PROFILE)
-    if chosen is None:
-        raise OpsError(
-            f"there is no profile {name or DEFAULT_PROFILE!r}", fix=f"known ones: {', '.join(known) or 'none'}"
-        )
-    return chosen
+    wanted = DEFAULT_PROFILE if name is None else name
+    if wanted not in known:
+        raise OpsError(f"there is no profile {wanted!r}", fix=f"known ones: {', '.join(known) or 'none'}")
+    return known[wanted]
 
 
 def publish(profile: dict[str, Any], user: str) -> None:
