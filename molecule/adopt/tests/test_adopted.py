@@ -160,7 +160,9 @@ def test_the_command_reaches_her_default_profile(controller):
     # active_profile says notes, and is hers to say: for her own commands.
     for caller in ("", "runuser -u ops -- ", "runuser -u alice -- "):
         assert "sourdough" in controller.shell(f"cd / && {caller}/usr/local/bin/hermes sessions list")
-    assert "sourdough" not in controller.shell("/usr/local/bin/hermes --profile notes sessions list")
+    # Until it is declared it is no agent, and has no sandbox to run in.
+    refused = controller.shell("/usr/local/bin/hermes --profile notes sessions list 2>&1", check=False)
+    assert "known ones: default" in refused
 
 
 def test_a_key_changed_by_hand_is_reported_and_put_right(controller, alices, profiles):

@@ -18,7 +18,8 @@ HOME = "/var/lib/hermes/.hermes"
 KNOWN = {
     *("HERMES_DISABLE_LAZY_INSTALLS", "HERMES_HOME", "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "USER"),
     # systemd's, the shell's, Python's.
-    *("INVOCATION_ID", "SYSTEMD_EXEC_PID", "OLDPWD", "PWD", "_", "SHLVL", "LC_CTYPE"),
+    *("INVOCATION_ID", "SYSTEMD_EXEC_PID", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"),
+    *("OLDPWD", "PWD", "_", "SHLVL", "LC_CTYPE"),
 }
 
 
