@@ -33,7 +33,7 @@ trap : HUP INT QUIT TERM
 "$@"
 """
 _CHUNK = 1 << 16
-# systemd-run leaves the caller's window as it is (its NEWS, version 257).
+# Has systemd-run leave the caller's window as it is (docs/ENVIRONMENT.md of systemd 257).
 _PLAIN_TERMINAL = {"SYSTEMD_ADJUST_TERMINAL_TITLE": "0", "SYSTEMD_TINT_BACKGROUND": "0"}
 
 
