@@ -61,9 +61,9 @@ IDENTIFIER = f"hermes-gateway-{PROFILE['name']}"
 def ops(command: str) -> str:
     """A command line of the kit.
 
-    :raises KeyError: when there is no such command
+    :raises ValueError: when there is no such command
     """
-    assert cli.COMMANDS[command.split()[0]]
+    cli.commands().index(command.split()[0])
     return f"{Path(kit.COMMAND).name} {command}"
 
 

@@ -81,6 +81,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     manager_of,
     run_module,
 )
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records, remembered
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway
 from ansible_collections.alwayson.hermes.plugins.module_utils.unit_host import UNITS_ARGUMENTS, units_host
@@ -105,6 +106,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         plan.apply()
         for profile in profiles:
             gateway.remember(records[profile["name"]], profile)
+            installation.publish(profile)
         if params["state"] == "restarted":
             gateway.restart(manager, profiles, records, list(plan.restart))
     return {

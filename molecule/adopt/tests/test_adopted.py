@@ -160,8 +160,9 @@ def test_the_command_reaches_her_home(controller):
     # active_profile says notes, and is hers to say: for her own commands.
     for caller in ("", "runuser -u ops -- ", "runuser -u alice -- "):
         assert "sourdough" in controller.shell(f"cd / && {caller}/usr/local/bin/hermes sessions list")
-    # -p names an agent, and this profile is none.
-    assert "no agent 'notes'" in controller.shell("/usr/local/bin/hermes -p notes sessions list 2>&1", check=False)
+    # -p names an agent. Until this profile is declared it is none, and has no sandbox to run in.
+    refused = controller.shell("/usr/local/bin/hermes -p notes sessions list 2>&1", check=False)
+    assert "known ones: default" in refused
     status = json.loads(controller.shell("hermes-ops status --json"))
     assert status["undeclared_profiles"] == [f"{HOME}/profiles/notes"]
 

@@ -23,8 +23,9 @@ CRON_PROMPT = "the job of the copy ran"
 
 # Begins every script: a copy of the default profile's home that declares platforms and has a job that is due.
 COPIED = f"""
-    import json, os, shutil, subprocess, sys, time
-    sys.path.insert(0, "/usr/local/bin/hermes-ops")
+    import json, os, re, shutil, subprocess, sys, time
+    launcher = open("/usr/local/bin/hermes-ops").read()
+    sys.path.insert(0, re.search("/usr/local/lib/hermes-ops/[0-9a-f]+", launcher)[0])
     from hermes_ops.supervise import canary
     from hermes_ops.host.installation import Installation
     host = Installation.load()

@@ -215,7 +215,7 @@ def test_every_job_is_a_command_with_settings_that_ansible_sends():
     assert timer_module.ARGUMENTS["name"]["choices"] == list(jobs.JOBS)
     assert yaml.safe_load(timer_module.DOCUMENTATION)["options"]["name"]["choices"] == list(jobs.JOBS)
     for job in jobs.JOBS.values():
-        assert job.arguments[0] in cli.COMMANDS
+        assert job.arguments[0] in cli.commands()
 
 
 @pytest.fixture

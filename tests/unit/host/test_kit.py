@@ -1,18 +1,18 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The commands on the host: one file with the whole kit, and a wrapper that runs the right agent."""
+"""The commands on the host: a directory with the whole kit, and what runs it."""
 
 from __future__ import annotations
 
 import ast
-import getpass
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
-import zipfile
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -27,17 +27,30 @@ HOST = {
     "root": "/opt/hermes",
     "managed_root": "/m",
 }
-AGENTS = [
-    {"name": "default", "user": "hermes-default", "home": "/d/agents/default/.hermes", "directory": "/d/agents/x"}
-]
 SOURCES = Path(kit.__file__).parents[1]
 
 
-def test_the_archive_is_the_whole_kit_byte_for_byte():
-    with zipfile.ZipFile(BytesIO(kit.archive())) as archived:
-        packed = {name: archived.read(name) for name in archived.namelist() if name != "__main__.py"}
-    assert packed == {f"hermes_ops/{path.relative_to(SOURCES)}": path.read_bytes() for path in SOURCES.rglob("*.py")}
-    assert kit.archive() == kit.archive()
+def test_the_whole_kit_is_sent_byte_for_byte():
+    expected = {f"hermes_ops/{path.relative_to(SOURCES)}": path.read_bytes() for path in SOURCES.rglob("*.py")}
+    assert kit.sources() == expected
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a.py": b"1", "b.py": b"3"},
+        {"a.py": b"1", "c.py": b"2"},
+        {"a.py": b"1", "b.py": b"2", "c.py": b""},
+        {"a.py": b"1b.py2"},
+        {"a.py": b"", "b.py": b"12"},
+    ],
+)
+def test_a_version_is_its_sources_and_their_places(other):
+    assert kit.version_of(other) != kit.version_of({"a.py": b"1", "b.py": b"2"})
+
+
+def test_a_version_does_not_depend_on_the_order():
+    assert kit.version_of({"a.py": b"1", "b.py": b"2"}) == kit.version_of({"b.py": b"2", "a.py": b"1"})
 
 
 def test_ansible_sends_the_whole_kit():
@@ -66,15 +79,6 @@ def test_ansible_sends_the_whole_kit():
     }
 
 
-def test_the_archive_runs_alone(tmp_path):
-    command = tmp_path / "hermes-ops"
-    command.write_bytes(kit.archive())
-    answer = subprocess.run(
-        [sys.executable, "-I", str(command), "--version"], capture_output=True, text=True, check=True, cwd="/"
-    )
-    assert answer.stdout.startswith("hermes-ops ")
-
-
 def test_a_host_that_was_not_converged_says_so(tmp_path, monkeypatch, capsys):
     with pytest.raises(OpsError, match="converge the host"):
         installation.Installation.load(str(tmp_path / "host.json"))
@@ -97,102 +101,240 @@ def not_converged():
     raise OpsError("does not exist", where="/x", fix="converge the host")
 
 
-def test_every_command_has_its_help(capsys):
-    for name in cli.COMMANDS:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([name, "--help"])
-        assert ended.value.code == 0
-        assert f"hermes-ops {name}" in capsys.readouterr().out
+@pytest.mark.parametrize("name", sorted({*cli.commands()} - {"run"}))
+def test_every_command_has_its_help(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"hermes-ops {name}" in capsys.readouterr().out
+
+
+def test_the_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert cli.commands() == sorted(path.stem for path in (SOURCES / "commands").glob("[!_]*.py"))
+    assert [name for name in cli.commands() if f"\n    {name}" not in said] == []
+
+
+@pytest.mark.parametrize("name", ["no", "__init__", "_private", "backup.py", "../cli", "-x", ""])
+def test_what_is_no_command_is_refused(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name])
+    assert ended.value.code == cli.EXIT_ERROR
+    assert "usage: hermes-ops" in capsys.readouterr().err
+
+
+def test_only_the_command_that_is_called_is_imported():
+    code = f"""
+import sys
+sys.path.insert(0, {str(SOURCES.parent)!r})
+from hermes_ops import cli
+try:
+    cli.main(["debug", "--help"])
+except SystemExit:
+    print([name for name in sys.modules if name.startswith("hermes_ops.commands.")])
+"""
+    answer = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-1] == "['hermes_ops.commands.debug']"
+
+
+# On a host
 
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    monkeypatch.setattr(kit, "COMMAND", str(tmp_path / "hermes-ops"))
-    monkeypatch.setattr(kit, "WRAPPER", str(tmp_path / "hermes"))
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr(kit, "DIRECTORY", str(tmp_path / "lib"))
+    monkeypatch.setattr(kit, "COMMAND", str(tmp_path / "bin" / "hermes-ops"))
+    monkeypatch.setattr(kit, "WRAPPER", str(tmp_path / "bin" / "hermes"))
     monkeypatch.setattr(kit, "HOST_FILE", str(tmp_path / "etc" / "host.json"))
     return tmp_path
 
 
-def test_check_then_apply_then_nothing(commands):
-    plan = kit.plan_kit(HOST, AGENTS)
-    assert plan.changed
-    assert os.listdir(commands) == []
-    plan.apply()
-    assert not kit.plan_kit(HOST, AGENTS).changed
-    assert json.loads((commands / "etc/host.json").read_text()) == HOST
-    assert (commands / "hermes-ops").stat().st_mode & 0o777 == 0o755
-
-
-def test_what_somebody_changed_is_put_right(commands):
-    kit.plan_kit(HOST, AGENTS).apply()
-    (commands / "hermes").chmod(0o700)
-    (commands / "hermes-ops").write_text("#!/bin/sh\n")
-    plan = kit.plan_kit(HOST, AGENTS)
-    assert [os.path.basename(d.what) for d in plan.differences] == ["hermes-ops", "hermes"]
-    plan.apply()
-    assert not kit.plan_kit(HOST, AGENTS).changed
-
-
-ME = getpass.getuser()
-PASSED = [
-    ([], "default", []),
-    (["chat", "-q", "hello there"], "default", ["chat", "-q", "hello there"]),
-    (["-p", "coder", "chat"], "coder", ["chat"]),
-    (["--profile=coder", "status"], "coder", ["status"]),
-    (["-m", "a/b", "--yolo", "-p", "coder", "chat", "a  b"], "coder", ["-m", "a/b", "--yolo", "chat", "a  b"]),
-    # The value of another option, or an option of the command.
-    (["-z", "-p", "coder"], "default", ["-z", "-p", "coder"]),
-    (["cron", "create", "-p", "coder"], "default", ["cron", "create", "-p", "coder"]),
-    (["mcp", "add", "--profile=coder"], "default", ["mcp", "add", "--profile=coder"]),
-    (["--", "-p", "coder"], "default", ["--", "-p", "coder"]),
-    (["-p", "coder", "x", "-p", "other"], "coder", ["x", "-p", "other"]),
-]
-
-
 @pytest.fixture
-def call(tmp_path):
-    """A function that calls the wrapper; Hermes prints what it gets: home, managed scope, arguments."""
-    binary = tmp_path / "root/current/bin"
-    binary.mkdir(parents=True)
-    (binary / "hermes").write_text('#!/bin/sh\nprintf "%s\\n" "$HERMES_HOME" "${HERMES_MANAGED_DIR:-none}" "$@"\n')
-    (binary / "hermes").chmod(0o755)
-    (tmp_path / "managed/coder").mkdir(parents=True)
+def have(monkeypatch):
+    """A function that puts another kit in the place of this one; its command says which it is."""
 
-    def run(agents, *arguments):
-        wrapper = tmp_path / "hermes"
-        wrapper.write_text(kit.wrapper(agents, root=str(tmp_path / "root"), managed_root=str(tmp_path / "managed")))
-        return subprocess.run(["sh", str(wrapper), *arguments], capture_output=True, text=True, check=False)
+    def choose(word):
+        files = {
+            "hermes_ops/__init__.py": b"",
+            "hermes_ops/cli.py": b"from .word import WORD\n\ndef main():\n    print(WORD)\n    return 3\n",
+            "hermes_ops/word.py": f"WORD = {word!r}\n".encode(),
+        }
+        monkeypatch.setattr(kit, "sources", lambda: files)
+        return kit.version_of(files)
 
-    return run
-
-
-def agent(name, home=None):
-    return {"name": name, "user": ME, "home": home or f"/agents/{name}/.hermes", "directory": f"/agents/{name}"}
+    return choose
 
 
-@pytest.mark.parametrize(("arguments", "name", "passed"), PASSED)
-def test_the_wrapper_takes_the_agent_from_the_front_and_passes_the_rest(call, tmp_path, arguments, name, passed):
-    answer = call([agent("default"), agent("coder"), agent("other")], *arguments)
-    managed = str(tmp_path / "managed/coder") if name == "coder" else "none"
-    # Hermes' own -p would look below the home for a profile of that name.
-    expected = [f"/agents/{name}/.hermes", managed, "--profile", "default", *passed]
-    assert answer.stdout.splitlines() == expected, answer.stderr
+def said(commands, **options):
+    answer = subprocess.run([commands / "bin/hermes-ops"], capture_output=True, text=True, check=False, **options)
+    return answer.stdout.strip() or answer.stderr
 
 
-def test_the_wrapper_means_the_only_agent(call):
-    assert call([agent("coder")]).stdout.startswith("/agents/coder/.hermes\n")
+def kits(commands):
+    return sorted(os.listdir(commands / "lib"))
 
 
-def test_the_wrapper_knows_its_agents(call):
-    answer = call([agent("coder"), agent("other")], "-p", "codre", "status")
-    assert answer.returncode == 2
-    assert answer.stderr == "hermes: there is no agent 'codre'; known ones: coder, other\n"
-    assert call([agent("coder"), agent("other")]).returncode == 2
+def test_check_then_apply_then_nothing(commands):
+    plan = kit.plan_kit(HOST)
+    version = kit.version_of(kit.sources())
+    assert plan.diff("commands")["after"].startswith(f"{commands}/lib/{version}: this version\n")
+    assert plan.diff("commands")["before"] == ""
+    assert os.listdir(commands) == ["bin"]
+    assert os.listdir(commands / "bin") == []
+    plan.apply()
+    assert not kit.plan_kit(HOST).changed
+    assert json.loads((commands / "etc/host.json").read_text()) == HOST
+    assert kits(commands) == [version]
+    answer = subprocess.run([commands / "bin/hermes-ops", "--version"], capture_output=True, text=True, check=True)
+    assert answer.stdout.startswith("hermes-ops ")
+    assert version in answer.stdout
 
 
-def test_the_wrapper_chooses_a_profile_of_an_adopted_home_by_its_directory(call):
-    answer = call([agent("work", "/home/ada/.hermes/profiles/work")], "status")
-    assert answer.stdout.splitlines() == ["/home/ada/.hermes/profiles/work", "none", "status"]
+def test_the_kit_is_complete_with_the_byte_code_of_its_interpreter(commands, have):
+    version = have("hello")
+    kit.plan_kit(HOST).apply()
+    code = f"import sys; sys.path.insert(0, {str(commands / 'lib' / version)!r}); import hermes_ops.cli"
+    answer = subprocess.run([kit.INTERPRETER, "-I", "-v", "-c", code], capture_output=True, text=True, check=True)
+    loaded = re.findall(r"^# code object from '?(\S+?)'?$", answer.stderr, re.M)
+    ours = [os.path.relpath(path, commands / "lib" / version) for path in loaded if path.startswith(str(commands))]
+    assert [re.sub(r"\.cpython-\d+", "", path) for path in ours] == [
+        f"hermes_ops/__pycache__/{module}.pyc" for module in ("__init__", "cli", "word")
+    ]
+
+
+def test_others_can_read_it_and_not_change_it_whatever_our_umask_is(commands, have):
+    have("hello")
+    before = os.umask(0o077)
+    try:
+        kit.plan_kit(HOST).apply()
+    finally:
+        os.umask(before)
+    modes = {oct(path.stat().st_mode & 0o777) for path in [commands / "lib", *(commands / "lib").rglob("*")]}
+    assert modes == {"0o755", "0o644"}
+    assert (commands / "bin/hermes-ops").stat().st_mode & 0o777 == 0o755
+
+
+def test_neither_environment_nor_working_directory_decides_what_is_imported(commands, have, tmp_path):
+    have("ours")
+    kit.plan_kit(HOST).apply()
+    planted = tmp_path / "planted"
+    (planted / "hermes_ops").mkdir(parents=True)
+    for name in ("hermes_ops/__init__.py", "hermes_ops/cli.py", "sitecustomize.py", "usercustomize.py", "sys.py"):
+        (planted / name).write_text("import os\nos.write(1, b'planted')\n")
+    (planted / "hermes_ops/cli.py").write_text("def main():\n    print('planted')\n")
+    environment = {**os.environ, "PYTHONPATH": str(planted), "PYTHONSTARTUP": str(planted / "sys.py")}
+    assert said(commands, cwd=planted, env={**environment, "PYTHONUSERBASE": str(planted)}) == "ours"
+
+
+def test_another_version_comes_beside_the_one_that_may_be_running(commands, have):
+    first = have("first")
+    kit.plan_kit(HOST).apply()
+    second = have("second")
+    plan = kit.plan_kit(HOST)
+    assert plan.diff("")["before"] == f"{commands}/bin/hermes-ops: another version\n"
+    assert said(commands) == "first"
+    plan.apply()
+    assert said(commands) == "second"
+    assert kits(commands) == sorted([first, second])
+    # Back, and on to a third: the one that was in use until then stays, although it was written first.
+    have("first")
+    kit.plan_kit(HOST).apply()
+    assert said(commands) == "first"
+    third = have("third")
+    plan = kit.plan_kit(HOST)
+    assert f"{commands}/lib/{second}: another version\n" in plan.diff("")["before"]
+    plan.apply()
+    assert kits(commands) == sorted([first, third])
+    assert not kit.plan_kit(HOST).changed
+
+
+def test_what_somebody_changed_is_put_right(commands, have):
+    version = have("hello")
+    kit.plan_kit(HOST).apply()
+    (commands / "bin/hermes").chmod(0o700)
+    (commands / "bin/hermes-ops").write_text("#!/bin/sh\n")
+    (commands / "lib" / version / "hermes_ops/word.py").write_text("WORD = 'other'\n")
+    (commands / "lib" / version / "hermes_ops").chmod(0o777)
+    plan = kit.plan_kit(HOST)
+    assert [os.path.basename(d.what) for d in plan.differences] == [version, "hermes-ops", "hermes"]
+    plan.apply()
+    assert not kit.plan_kit(HOST).changed
+    assert said(commands) == "hello"
+
+
+def test_byte_code_that_only_root_could_read_is_made_readable(commands, have):
+    """An upgrade of the interpreter: root's next call writes its own, with the command's umask."""
+    version = have("hello")
+    kit.plan_kit(HOST).apply()
+    code = next((commands / "lib" / version / "hermes_ops/__pycache__").glob("word.*"))
+    code.with_name("word.cpython-399.pyc").write_bytes(b"of another interpreter")
+    code.with_name("word.cpython-399.pyc").chmod(0o600)
+    code.write_bytes(b"of another interpreter")
+    assert said(commands) == "hello"
+    kit.plan_kit(HOST).apply()
+    assert not kit.plan_kit(HOST).changed
+
+
+def test_killed_at_any_moment_the_command_works(commands, have, tmp_path_factory):
+    """Each change of the disk is the last one once; the old command or the new one runs, and a next run ends it."""
+    for word in ("first", "second"):
+        have(word)
+        kit.plan_kit(HOST).apply()
+    before = shutil.copytree(commands, tmp_path_factory.mktemp("before") / "it")
+    third, words = have("third"), []
+    while not killed_at(len(words), lambda: kit.plan_kit(HOST).apply()):
+        words.append(said(commands))
+        kit.plan_kit(HOST).apply()
+        assert said(commands) == "third"
+        assert not kit.plan_kit(HOST).changed
+        assert third in kits(commands)
+        assert len(kits(commands)) == 2
+        shutil.rmtree(commands)
+        shutil.copytree(before, commands)
+    assert set(words) == {"second", "third"}
+
+
+def test_what_a_killed_run_left_of_another_version_goes(commands, have):
+    have("first")
+    assert not killed_at(8, lambda: kit.plan_kit(HOST).apply())
+    assert [name.endswith(".partial") for name in kits(commands)] == [True]
+    second = have("second")
+    kit.plan_kit(HOST).apply()
+    assert kits(commands) == [second]
+
+
+CHANGES = ("open", "os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "subprocess.Popen")
+
+
+def killed_at(number, action):
+    """Do *action* in a process that kills itself right before the *number*-th change of the disk.
+
+    :returns: whether it came to its end before
+    """
+    pid = os.fork()
+    if pid == 0:
+        left = [number]
+
+        def hook(event, arguments):
+            if event in CHANGES and (event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(hook)
+            action()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    _pid, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, -signal.SIGKILL)
+    return code == 0
 
 
 def test_a_host_of_an_earlier_version_is_not_worked_on(tmp_path):

@@ -79,7 +79,7 @@ def test_each_agent_runs_as_its_user_on_its_home():
 
 def test_a_profile_of_an_adopted_home_is_chosen_by_its_directory():
     service = section(drop_in(home="/home/ada/.hermes/profiles/work"), "Service")
-    assert service["ExecStart"] == ["/opt/hermes/current/bin/hermes gateway run"]
+    assert service["ExecStart"] == ["/opt/hermes/current/bin/hermes --profile work gateway run"]
     assert "HERMES_HOME=/home/ada/.hermes/profiles/work" in service["Environment"]
 
 

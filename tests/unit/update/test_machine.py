@@ -648,6 +648,21 @@ def test_the_hook_is_told_and_cannot_fail_the_update(worlds, tmp_path):
     assert any(line.startswith("the hook failed") for line in world.said)
 
 
+def test_the_hook_is_told_what_fits_into_an_environment(worlds, tmp_path, monkeypatch):
+    """An error holds what an agent wrote: a NUL, a text without end, what moves a terminal's cursor."""
+    facts = tmp_path / "facts"
+    world = worlds(hook=["sh", "-c", f'printf %s "$HERMES_UPDATE_MESSAGE" >{facts}'])
+    monkeypatch.setattr(build, "switch", lambda *_: fail_with(f"\0\x1b[2J{'x' * 1_000_000}"))
+    assert world.machine().update().status != "success"
+    told = facts.read_text()
+    assert "\\x00\\x1b[2Jxxx" in told
+    assert len(told) == update.HOOK_CHARACTERS
+
+
+def fail_with(what):
+    raise OpsError(what)
+
+
 def test_somebody_else_started_the_old_release_meanwhile(worlds, monkeypatch):
     world = worlds()
     switch = build.switch

@@ -19,6 +19,8 @@ from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..watch import heartbeat
 
+SUMMARY = "back the agents' homes up, while they work"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="this profile only")

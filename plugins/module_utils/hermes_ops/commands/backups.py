@@ -16,6 +16,8 @@ from ..cli import EXIT_OK, say
 from ..host.installation import Installation
 from . import backup as command_backup
 
+SUMMARY = "which backups there are"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="this profile only")

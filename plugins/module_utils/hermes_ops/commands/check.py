@@ -13,6 +13,8 @@ from ..host.installation import Installation
 from ..supervise import health
 from ..watch import heartbeat, look, measure
 
+SUMMARY = "whether all is well with the agents and their host, and if not, why not"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for programs")

@@ -16,6 +16,8 @@ from ..host.installation import Installation
 from ..system.files import write_atomic
 from ..watch import bundle as debug
 
+SUMMARY = "write a bundle for triage, without secrets"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", help="without it hermes-debug-<host>-<time>.tar.gz, here")

@@ -15,6 +15,8 @@ from ..system.errors import OpsError
 from ..watch import heartbeat
 from .heartbeat import SHARE, beat
 
+SUMMARY = "make the alert arrive on purpose, and take it back"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["start", "stop", "show"])

@@ -16,6 +16,7 @@ from ..system.files import write_atomic
 from ..watch import heartbeat, look
 
 # Of its period, what a heartbeat may take.
+SUMMARY = "look as check does, and tell whoever is declared"
 SHARE = 0.75
 
 

@@ -17,6 +17,8 @@ from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.text import moment, printable
 
+SUMMARY = "search what an agent knows: memories, context, conversations"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", help='words that have to stand together ("…" around a phrase); - for standard input')

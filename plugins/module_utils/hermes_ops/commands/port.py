@@ -18,6 +18,8 @@ from ..host.installation import Installation
 from ..supervise import gateway, health
 from ..system.errors import OpsError
 
+SUMMARY = "bring skills, or the home of an OpenClaw agent, into a profile"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", help="with skills (…/SKILL.md) in it, or the home of an OpenClaw agent")

@@ -20,6 +20,7 @@ from ..host.installation import Installation
 from ..system.errors import OpsError
 from . import backup as command_backup
 
+SUMMARY = "make a home what it was in a backup, or its configuration what last worked"
 RESTIC = "restic:"
 
 

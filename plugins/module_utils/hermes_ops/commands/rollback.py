@@ -11,6 +11,8 @@ from ..cli import EXIT_OK
 from ..update import machine as update
 from .update import EPILOG, common, hand_over, installation, interruptible, preview, say_now, settings_of
 
+SUMMARY = "go back to a release that worked"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG

@@ -20,6 +20,7 @@ from ..system.errors import OpsError
 from ..watch import info, look
 from .check import thresholds
 
+SUMMARY = "what is installed, running, declared and drifted"
 WIDTH = 100
 # Of the words before what is said.
 MARGIN = 11

@@ -16,6 +16,8 @@ from ..supervise import health
 from ..system.errors import OpsError
 from ..system.text import printable
 
+SUMMARY = "give an agent context: kept in its home, said to it, answered by it"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Keep the text on standard input in the agent's home, say it to the agent, print its answer."

@@ -20,6 +20,7 @@ from ..release import decide as release
 from ..system.errors import OpsError
 from ..update import machine as update
 
+SUMMARY = "go to the newest release within what is declared, or back to what worked"
 EPILOG = (
     "exit status: 0 success, up_to_date or held; 1 failed or rolled_back, and the agents run what they ran before; "
     "2 the command could not do its work, e.g. because another update is running"

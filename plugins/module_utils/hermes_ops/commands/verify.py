@@ -13,6 +13,8 @@ from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..system.errors import OpsError
 from . import backup as command_backup
 
+SUMMARY = "whether an archive is whole"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archive", nargs="?", default="latest", help="a file, or latest: the newest of each profile")

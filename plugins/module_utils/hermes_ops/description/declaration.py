@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import difflib
 import ipaddress
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -313,11 +314,13 @@ def resolve(
 def home_arguments(home: str) -> list[str]:
     """The arguments with which ``hermes`` uses exactly *home*, whatever ``active_profile`` in it says.
 
-    With HERMES_HOME set to a profile's own directory it looks at nothing else, and ``--profile default`` would be
-    the home around it (0.18.2 and 0.19.0 hermes_cli/main.py: _apply_profile_override).
+    The profile is always named, since the file ``active_profile`` wins over a HERMES_HOME that is no directory of a
+    profile, and a ``-p`` behind the command selects a profile unless one is named before (0.18.2 and 0.19.0
+    hermes_cli/main.py: _apply_profile_override). In a HERMES_HOME below ``profiles/`` the name ``default`` would mean
+    the home above it (hermes_constants.py: get_default_hermes_root).
     """
-    below_profiles = home.split("/")[-2:-1] == [PROFILES_DIRECTORY]
-    return [] if below_profiles else ["--profile", "default"]
+    above, name = os.path.split(os.path.normpath(home))
+    return ["--profile", name if os.path.basename(above) == PROFILES_DIRECTORY else "default"]
 
 
 def refuse_replaced(variables: Mapping[str, Any], host: str) -> None:

@@ -23,6 +23,8 @@ from .records import Records, remembered
 JOURNALS = {"restore": "restore.json", "update": "update/journal.json"}
 # Written by the module kit; names and paths only.
 HOST_FILE = "/etc/hermes-ops/host.json"
+# <name>.json: what an agent's own user has to know of it, since only root reads the descriptions.
+AGENTS = "/etc/hermes-ops/agents"
 
 
 class Installation:
@@ -78,20 +80,14 @@ class Installation:
 
         :raises OpsError: when there is no such profile
         """
-        chosen = [profile for profile in self.profiles if name in (None, profile["name"])]
-        if name and not chosen:
-            known = ", ".join(profile["name"] for profile in self.profiles) or "none"
-            raise OpsError(f"there is no profile {name!r}", fix=f"known ones: {known}")
-        return chosen
+        return [choose(self.profiles, name)] if name else self.profiles
 
     def one(self, name: str | None) -> dict[str, Any]:
         """The profile that is called *name*; without a name ``default``, or the only one there is.
 
         :raises OpsError: when there is no such profile, or a name is needed
         """
-        if name or len(self.profiles) == 1:
-            return self.select(name)[0]
-        return self.select(DEFAULT_PROFILE)[0]
+        return choose(self.profiles, name)
 
     def records(self, profile: str) -> Records:
         return Records(self.ops_dir, profile)
@@ -147,6 +143,49 @@ class Installation:
 
     def status_path(self, job: str) -> str:
         return os.path.join(self.ops_dir, "status", f"{job}.json")
+
+
+def choose(agents: list[dict[str, Any]], name: str | None) -> dict[str, Any]:
+    """The one of *agents* that is called *name*; without a name the only one there is, or ``default``.
+
+    :raises OpsError: when there is no such agent, or a name is needed
+    """
+    known = {agent["name"]: agent for agent in agents}
+    if name is None and len(known) == 1:
+        return next(iter(known.values()))
+    if name is None and known and DEFAULT_PROFILE not in known:
+        raise OpsError("there are several profiles, and none is called default", fix=f"name one: {', '.join(known)}")
+    wanted = DEFAULT_PROFILE if name is None else name
+    if wanted not in known:
+        raise OpsError(f"there is no profile {wanted!r}", fix=f"known ones: {', '.join(known) or 'none'}")
+    return known[wanted]
+
+
+def publish(profile: dict[str, Any]) -> None:
+    """Say to everybody on this host where the agent *profile* lies and as whom it runs; take it back when it is absent.
+
+    :param profile: the ``gateway`` part of a description
+    """
+    path = os.path.join(AGENTS, f"{profile['name']}.json")
+    if profile["state"] == "absent":
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return
+    managed = profile["managed_dir"] if profile["config_scope"] == "managed" else None
+    agent = {"name": profile["name"], "user": profile["user"], "home": profile["home"], "managed_dir": managed}
+    if read_json(path) != agent:
+        ensure_directory(AGENTS, mode=0o755)
+        write_json(path, agent, mode=0o644)
+
+
+def published() -> list[dict[str, Any]]:
+    """The agents of this host, by name: ``name``, ``user``, ``home``, ``managed_dir`` (None: it has none)."""
+    try:
+        names = sorted(os.listdir(AGENTS))
+    except FileNotFoundError:
+        return []
+    agents = [read_json(os.path.join(AGENTS, name)) for name in names if name.endswith(".json")]
+    return [agent for agent in agents if agent]
 
 
 def is_busy(ops_dir: str, job: str) -> bool:

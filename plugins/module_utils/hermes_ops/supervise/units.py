@@ -202,7 +202,7 @@ def render_dashboard(host: Host, profile: dict[str, Any], owner: Owner, address:
     # hermes_cli/main.py: cmd_dashboard, hermes_cli/web_server.py: start_server).
     command = ["dashboard", "--host", address, "--port", str(port), "--no-open", "--skip-build"]
     own_unit, own_service = _identity(host, profile, owner, command)
-    service = [("TimeoutStopSec", str(DASHBOARD_STOP)), *own_service, *_confinement(host, profile, owner)]
+    service = [("TimeoutStopSec", str(DASHBOARD_STOP)), *own_service, *confinement(profile, owner, host.scope)]
     name = "Hermes dashboard"
     return _unit(host, name, "hermes-dashboard", service, unit=own_unit, with_unit=profile["unit"])
 
@@ -263,7 +263,7 @@ def render_drop_in(host: Host, profile: dict[str, Any], owner: Owner) -> str:
     command = ["gateway", "run", *(["-v"] if host.verbose else [])]
     unit, service = _identity(host, profile, owner, command)
     stop = ("TimeoutStopSec", str(profile["drain"] + STOP_MARGIN))
-    sections = [("Service", [*service, stop, *_confinement(host, profile, owner)])]
+    sections = [("Service", [*service, stop, *confinement(profile, owner, host.scope)])]
     return _text([("Unit", unit), *sections] if unit else sections)
 
 
@@ -302,8 +302,8 @@ def _runtime_directory(owner: Owner) -> str:
     return f"/run/user/{owner.uid}"
 
 
-def _confinement(host: Host, profile: dict[str, Any], owner: Owner) -> list[tuple[str, str]]:
-    """Limits, managed scope and sandbox of *profile*."""
+def confinement(profile: dict[str, Any], owner: Owner, scope: str) -> list[tuple[str, str]]:
+    """Limits, managed scope and sandbox of whatever runs as the agent *profile*: its gateway, or a command."""
     limits = profile["limits"]
     service = [("MemoryMax", limits["memory"]), ("TasksMax", str(limits["tasks"]))]
     if limits["cpu"]:
@@ -311,16 +311,16 @@ def _confinement(host: Host, profile: dict[str, Any], owner: Owner) -> list[tupl
     if profile["config_scope"] == "managed":
         service.append(("Environment", f"HERMES_MANAGED_DIR={profile['managed_dir']}"))
     if profile["sandbox"]["enabled"]:
-        service += _sandbox(host, profile, owner)
+        service += _sandbox(profile, owner, scope)
     return service
 
 
-def _sandbox(host: Host, profile: dict[str, Any], owner: Owner) -> list[tuple[str, str]]:
+def _sandbox(profile: dict[str, Any], owner: Owner, scope: str) -> list[tuple[str, str]]:
     sandbox = profile["sandbox"]
     directives: dict[str, str | None] = dict(SANDBOX)
     for door in sandbox["open"]:
         directives.update(DOORS[door])
-    if host.scope == "user":
+    if scope == "user":
         return [(name, directives[name]) for name in USER_SANDBOX if directives[name] is not None]
     paths = outermost([*data_paths(profile, owner), *sandbox["paths"]])
     result = [(name, value) for name, value in directives.items() if value is not None]

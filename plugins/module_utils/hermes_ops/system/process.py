@@ -11,6 +11,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import OpsError
 from .files import Owner
@@ -55,24 +56,31 @@ def run(
 
     :param timeout: seconds
     :param check: raise when it exits with another status than 0
-    :param env: added to this process's environment; secrets belong here, never in *argv*
-    :param user: run as this user (needs root)
+    :param env: added to its environment; secrets belong here, never in *argv*
+    :param user: run as this user (needs root). It gets nothing else of this process's environment than PATH: whoever
+        runs as that user can read it. Without another user it gets all of it
     :param pass_fds: descriptors that it inherits
     :raises OpsError: program missing, time-out, or failure with *check*
     """
     command = tuple(argv)
     shown = shlex.join(command)
-    identity = {}
+    identity: dict[str, Any] = {}
+    environment = dict(os.environ)
     if user is not None and os.geteuid() != user.uid:
         identity = {"user": user.uid, "group": user.gid, "extra_groups": []}
-        env = {"HOME": user.home, "USER": user.name, "LOGNAME": user.name, **(env or {})}
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": user.home,
+            "USER": user.name,
+            "LOGNAME": user.name,
+        }
     try:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+            env={**environment, "LC_ALL": "C.UTF-8", **(env or {})},
             cwd=cwd,
             start_new_session=True,
             pass_fds=tuple(pass_fds),
@@ -82,6 +90,9 @@ def run(
         )
     except OSError as error:
         raise OpsError(f"cannot be run ({error.strerror})", where=command[0]) from None
+    except ValueError as error:
+        # A NUL in an argument or in the environment.
+        raise OpsError(f"cannot be run ({error})", where=command[0]) from None
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -60,6 +60,7 @@ from ..system.files import (
 )
 from ..system.process import run
 from ..system.systemd import Manager, Unit
+from ..system.text import printable
 from ..watch import heartbeat
 from .frozen import Frozen
 
@@ -86,6 +87,8 @@ ENDS = {"success": 0, "up_to_date": 0, "held": 0, "failed": 1, "rolled_back": 1}
 ATTEMPTS = 3
 # Seconds that the hook may take.
 HOOK_TIMEOUT = 60.0
+# Of each fact that the hook is told.
+HOOK_CHARACTERS = 4000
 # Beside the agent's home, which the canary must not see: <data_dir>/agents/<name>/<prefix>….
 SCRATCH = ".hermes-canary-"
 
@@ -1006,7 +1009,8 @@ class Machine:
             "FAILED_STEP": outcome.failed_step or "",
         }
         try:
-            env = {f"HERMES_UPDATE_{name}": value for name, value in facts.items()}
+            # A message may hold what an agent wrote, and an environment holds neither a NUL nor a text of any length.
+            env = {f"HERMES_UPDATE_{name}": printable(value)[:HOOK_CHARACTERS] for name, value in facts.items()}
             run(self.settings.hook, timeout=HOOK_TIMEOUT, env=env)
         except OpsError as error:
             self.say(f"the hook failed: {error}")
