@@ -261,7 +261,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.build import Outcome, ensure
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import Request
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.uv import Index
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
