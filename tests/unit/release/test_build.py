@@ -473,12 +473,12 @@ PLACES = [
 
 KILLED = """
     import os, shutil, signal, sys
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, uv
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.uv import Index
     root, wheels, place, when = sys.argv[1:]
     *path, name = place.split(".")
-    owner = build
+    owner = uv if path == ["Uv"] else build
     for part in path:
         owner = getattr(owner, part)
     real = getattr(owner, name)

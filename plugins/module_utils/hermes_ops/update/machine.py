@@ -33,17 +33,13 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 from ..backup import archives as backup
 from ..host.guard import Guard
 from ..host.installation import JOURNALS, Installation
-from ..release import build
-from ..release import decide as release
-from ..release.decide import Installed, Observed, Request
-from ..release.uv import Index
-from ..release.versions import is_version, satisfies, version_key
+from ..release import build, store
+from ..release.observe import Installed, observe
 from ..supervise import canary, gateway, health
 from ..system.errors import OpsError
 from ..system.files import (
@@ -60,297 +56,20 @@ from ..system.process import run
 from ..system.systemd import Manager, Unit
 from ..watch import heartbeat
 from .frozen import Frozen
+from .journal import Interrupted, Journal, Outcome, after_kill, data_is_frozen
+from .settings import Settings
+from .verdict import Target, choose, choose_rollback, narrowed, to_start, worse
 
-STEPS = (
-    "resolve",
-    "preconditions",
-    "build",
-    "snapshot",
-    "canary",
-    "freeze",
-    "stop",
-    "switch",
-    "start",
-    "verify",
-    "prune",
-)
 # Releases are removed at the end, not while one is built.
 _ALL = 10**6
 # Bytes that are kept free for the way back: Hermes does not start on a disk without any (0.18.2, 0.19.0).
 RESERVE = 16 * 2**20
-# How a run may end, and with which exit status.
-ENDS = {"success": 0, "up_to_date": 0, "held": 0, "failed": 1, "rolled_back": 1}
 # A run that was killed so often before anything was touched is not begun again by itself.
 ATTEMPTS = 3
 # Seconds that the hook may take.
 HOOK_TIMEOUT = 60.0
 # Beside the agent's home, which the canary must not see: <data_dir>/<prefix>….
 SCRATCH = ".hermes-canary-"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """``/etc/hermes-ops/update.json``: what the role install knows about the release, and how it is updated.
-
-    :param version: a range: what an update may go to
-    :param channel: ``git``: a glob of tags instead
-    :param path: ``path``: wheels on the host
-    :param hold: why there are no updates for now, but to a version that is named; empty: there are
-    :param min_free_mb: MiB that must be free where releases and data lie, beside what the copies need
-    :param canary: try the release on a copy of every home first
-    :param reply: the agent must answer a chat, on the copy and afterwards
-    :param stable_seconds: how long the gateways must stay up until the release counts as good
-    :param keep: how many other releases stay
-    :param keep_backups: how many archives of each profile stay
-    :param build_timeout: seconds for each step of a build
-    :param hook: a program and its arguments, called at each end with the facts in its environment
-    """
-
-    method: str = "pypi"
-    version: str | None = None
-    extras: list[str] = field(default_factory=lambda: ["homeassistant"])
-    url: str | None = None
-    channel: str | None = None
-    path: str | None = None
-    lock: str = "auto"
-    patches: list[str] = field(default_factory=list)
-    python: str | None = None
-    python_downloads: bool = False
-    index_url: str | None = None
-    index_username: str | None = None
-    index_password: str | None = None
-    ca_bundle: str | None = None
-    wheels: str | None = None
-    hold: str = ""
-    min_free_mb: int = 512
-    canary: bool = True
-    reply: bool = False
-    stable_seconds: int = 60
-    keep: int = 2
-    keep_backups: int = 7
-    build_timeout: int = 900
-    hook: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if not self.request().is_range:
-            raise OpsError(
-                "the release is declared exactly, which leaves nothing to update to",
-                fix="declare a range (hermes_version: '>=0.18,<0.20'), or with install_method git an install_channel",
-            )
-        for name, least in (("min_free_mb", 0), ("stable_seconds", 3), ("keep", 1), ("keep_backups", 1)):
-            if getattr(self, name) < least:
-                raise OpsError(f"{name} is less than {least}", fix=f"declare {least} or more")
-
-    @classmethod
-    def like(cls, current: Installed) -> Settings:
-        """For a way back on a host where nothing is declared of updates."""
-        return cls(version=f">={current.version}", extras=current.stamp["extras"])
-
-    def request(self) -> Request:
-        """The release as declared, still a range."""
-        return Request(
-            method=self.method,
-            version=self.version,
-            extras=tuple(self.extras),
-            url=self.url,
-            channel=self.channel,
-            path=self.path,
-            lock=self.lock,
-            patches=tuple(self.patches),
-            python=self.python,
-            python_downloads=self.python_downloads,
-        )
-
-    def index(self) -> Index:
-        return Index(
-            url=self.index_url,
-            username=self.index_username,
-            password=self.index_password,
-            ca_bundle=self.ca_bundle,
-            wheels=self.wheels,
-        )
-
-
-class Interrupted(BaseException):
-    """Somebody asked us to stop (SIGTERM): systemctl stop, or a time-out of our unit. Nobody's error, so that nothing
-    which looks whether an agent answers takes it for an answer."""
-
-
-@dataclass
-class Journal:
-    """What has to be known to finish or undo what was begun.
-
-    :param kind: ``update`` or ``rollback``
-    :param began: seconds since 1970
-    :param source: id of the release to go back to
-    :param target: id of the release to go to
-    :param gateways: profiles whose gateways were stopped, and have to run again
-    :param before: profile -> causes of the problems that its gateway had before
-    :param attempt: how often the run was begun
-    :param problem: why it goes back; empty: it does not
-    :param failed_step: where that happened
-    :param blame: the release is at fault
-    """
-
-    kind: str
-    began: float
-    source: str
-    target: str
-    step: str = "build"
-    gateways: list[str] = field(default_factory=list)
-    before: dict[str, list[str]] = field(default_factory=dict)
-    attempt: int = 1
-    problem: str = ""
-    failed_step: str = ""
-    blame: bool = False
-
-    @property
-    def name(self) -> str:
-        """Of all that this run leaves."""
-        return f"{self.kind}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self.began))}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    :param status: one of :data:`ENDS`
-    :param message: for people, one or a few sentences
-    :param source: id of the release that was current before
-    :param target: id of the release that was wanted
-    """
-
-    status: str
-    message: str
-    began: float
-    source: str | None = None
-    target: str | None = None
-    failed_step: str | None = None
-
-    @property
-    def exit_status(self) -> int:
-        return ENDS[self.status]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A release that can be built.
-
-    :param request: exact
-    """
-
-    request: Request
-
-    @property
-    def version(self) -> str:
-        """As people call it: the version, or the tag."""
-        return self.request.ref or self.request.version or ""
-
-    @property
-    def id(self) -> str:
-        return release.release_id(self.request, self.request.version)
-
-    def is_older_than(self, other: Installed) -> bool:
-        """Whether it is an earlier one of the same kind."""
-        identity, tags = other.stamp["identity"], self.request.method == "git"
-        if (identity["method"] == "git") != tags:
-            return False
-        if tags:
-            return release.tag_key(self.version) < release.tag_key(identity["ref"])
-        return version_key(self.version) < version_key(other.version)
-
-
-# Deciding: values in, values out.
-
-
-def after_kill(step: str) -> str:
-    """What is left to do when *step* was begun and nobody knows how far it came.
-
-    :returns: ``again``: nothing that runs was touched; ``undo``: back to the old release; ``finish``: the new one
-        has proved itself
-    """
-    if step == "prune":
-        return "finish"
-    return "undo" if STEPS.index(step) >= STEPS.index("stop") else "again"
-
-
-def data_is_frozen(step: str) -> bool:
-    """Whether the frozen copies are complete, and the new release may have run since."""
-    return STEPS.index(step) >= STEPS.index("switch")
-
-
-def to_start(stopped: list[str], units: dict[str, Unit], *, respect: bool) -> list[str]:
-    """Which gateways have to run after an undo.
-
-    :param stopped: profiles whose gateways were stopped for the update
-    :param units: profile -> its unit as it is now
-    :param respect: they have been started again since: one that is inactive was stopped by a person, and stays so,
-        for systemd restarts whatever ends by itself
-    """
-    ours = [name for name in stopped if name in units and not (respect and units[name].active == "inactive")]
-    others = [name for name, unit in units.items() if name not in ours and unit.active not in gateway.DEAD]
-    return ours + others
-
-
-def choose(current: Installed, target: Target, failed: dict[str, Any], asked: bool) -> tuple[str, str]:
-    """Whether to go from *current* to *target*.
-
-    :param failed: releases that are not tried again by themselves
-    :param asked: a person named this very version
-    :returns: ``available``, ``up_to_date`` or ``held``, and a sentence
-    """
-    if target.id == current.id:
-        return "up_to_date", f"{target.id} is the newest, and current"
-    if target.is_older_than(current):
-        return "up_to_date", f"{current.id} is current, and newer than {target.version}, the newest that is offered"
-    if target.id in failed and not asked:
-        known = failed[target.id]
-        return "held", f"{target.id} is not tried again until there is a newer one: {known['reason']} ({known['when']})"
-    return "available", f"{target.id} can replace {current.id}"
-
-
-def narrowed(request: Request, version: str) -> Request:
-    """*request*, but of its range only *version*, of its channel only the tag *version*.
-
-    :raises OpsError: that is not within it
-    """
-    if request.method == "git":
-        if request.is_offered(version):
-            return dataclasses.replace(request, channel=version)
-    elif is_version(version) and satisfies(version, request.version or ""):
-        return dataclasses.replace(request, version=version)
-    raise OpsError(
-        f"{version} is not within {request.channel or request.version}",
-        where="--version",
-        fix="name one that is, or declare another range",
-    )
-
-
-def choose_rollback(observed: Observed, failed: dict[str, Any], to: str | None) -> Installed:
-    """The release to go back to: the one that is named, by id or version, or the one that was used last.
-
-    :raises OpsError: there is none
-    """
-    there = [r for r in observed.releases if r.intact and r.id != observed.current]
-    if to is not None:
-        there = [release for release in there if to in (release.id, release.version)]
-    else:
-        there = [release for release in there if release.id not in failed]
-    if not there:
-        known = ", ".join(release.id for release in observed.releases if release.id != observed.current) or "none"
-        raise OpsError(
-            f"there is no release {to} to go back to" if to else "there is no release to go back to",
-            fix=f"other releases on this host: {known}; hermes-ops rollback --to ID",
-        )
-    return max(there, key=lambda release: release.used)
-
-
-def worse(before: dict[str, list[str]], result: health.Health) -> list[health.Problem]:
-    """The problems that a gateway did not have before."""
-    return [problem for problem in result.problems if problem.cause not in before.get(result.profile, [])]
-
-
-# Acting.
 
 
 class Machine:
@@ -411,7 +130,7 @@ class Machine:
 
         :raises OpsError: there is nothing to go back to
         """
-        observed = release.observe(self.host.root)
+        observed = observe(self.host.root)
         current = observed.find(observed.current)
         if current and to in (current.id, current.version):
             return "up_to_date", f"{current.id} is current", current
@@ -552,7 +271,7 @@ class Machine:
                         os.unlink(os.path.join(self.directory, "previous.json"))
                 for profile in self.host.profiles if previous else ():
                     self._put_back(self._frozen(journal, profile, previous), profile["name"])
-                build.switch(self.host.root, journal.target)
+                store.switch(self.host.root, journal.target)
                 self._enter("start")
                 self._start(running, journal.target)
             self._enter("verify")
@@ -576,7 +295,7 @@ class Machine:
                 if run_name != journal.name:
                     shutil.rmtree(os.path.join(self.directory, "frozen", run_name), ignore_errors=True)
             with lock(os.path.join(self.host.root, ".lock"), timeout=self.settings.build_timeout):
-                build.prune(self.host.root, keep=self.settings.keep, first=failed)
+                store.prune(self.host.root, keep=self.settings.keep, first=failed)
         except OpsError as error:
             # The agents run what they should; the next run clears up.
             message += f"; not everything could be cleared away: {error}"
@@ -617,7 +336,7 @@ class Machine:
             with _collected(troubles):
                 # Nothing was current: then there is nothing to go back to.
                 if journal.source and gateway.current_release(self.host.root) != journal.source:
-                    build.switch(self.host.root, journal.source)
+                    store.switch(self.host.root, journal.source)
             if troubles:
                 # Which release the gateways would run with which data is not known: leave it to the next run.
                 return self._stuck(journal, wanted, troubles, boot)
@@ -669,7 +388,7 @@ class Machine:
 
     def _resolve(self, version: str | None) -> tuple[str, str, Target]:
         root, request = self.host.root, self.settings.request()
-        observed = release.observe(root)
+        observed = observe(root)
         current = observed.find(observed.current)
         if current is None:
             raise OpsError("there is no current release", where=root, fix="converge the host: site.yml")
