@@ -21,6 +21,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard, settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import Interrupted
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, store
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import identity, release_id
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.observe import Installed, Observed
@@ -30,10 +31,9 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import machine, verdict
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import frozen, machine, verdict
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.journal import (
     STEPS,
-    Interrupted,
     after_kill,
     data_is_frozen,
 )
@@ -44,7 +44,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-RANGE = {"version": ">=0.18,<0.30", "stable_seconds": 3}
+RANGE = {"release": Request(version=">=0.18,<0.30"), "stable_seconds": 3}
 
 
 class Killed(BaseException):
@@ -588,7 +588,7 @@ def test_a_restore_that_fails_still_leaves_the_old_release_running(worlds, monke
     def broken(self):
         raise OpsError("cannot be copied (Input/output error)", where=self.home)
 
-    monkeypatch.setattr(machine.Frozen, "put_back", broken)
+    monkeypatch.setattr(frozen.Frozen, "put_back", broken)
     outcome = world.machine().update()
     assert (outcome.status, outcome.exit_status) == ("failed", 1)
     assert "Input/output error" in outcome.message
@@ -922,15 +922,21 @@ def test_what_a_person_stopped_after_we_had_started_it_is_not():
     assert verdict.to_start(["a", "b", "c"], found, respect=True) == ["b", "c"]
 
 
+DECLARED = {"version": ">=0.18,<0.30"}
+
+
 @pytest.mark.parametrize(
     ("values", "error"),
     [
-        ({}, "version: is missing"),
-        ({"version": "0.19.0"}, "declared exactly"),
-        ({"version": "newest"}, "neither a version nor a range"),
-        ({"method": "git", "url": "https://example.org/h.git"}, "is not a tag"),
-        ({**RANGE, "keep": 0}, "keep is less than 1"),
-        ({**RANGE, "channels": "x"}, "'channels' is not a setting"),
+        ({}, "release is missing"),
+        ({"release": {}}, "version: is missing"),
+        ({"release": {"version": "0.19.0"}}, "declared exactly"),
+        ({"release": {"version": "newest"}}, "neither a version nor a range"),
+        ({"release": {"method": "git", "url": "https://example.org/h.git"}}, "is not a tag"),
+        ({"release": DECLARED, "keep": 0}, "keep is less than 1"),
+        ({"release": DECLARED, "channels": "x"}, "'channels' is not a setting"),
+        ({"release": {**DECLARED, "channels": "x"}}, "release: 'channels' is not a setting"),
+        ({"release": {**DECLARED, "extras": "all"}}, "extras is not of type tuple"),
     ],
 )
 def test_settings_that_cannot_work(values, error):
@@ -939,9 +945,9 @@ def test_settings_that_cannot_work(values, error):
 
 
 def test_a_channel_of_tags_can_be_updated():
-    declared = Settings(method="git", url="https://example.org/h.git", channel="v2026.*")
-    assert verdict.narrowed(declared.request(), "v2026.7.20").channel == "v2026.7.20"
+    declared = Settings(Request(method="git", url="https://example.org/h.git", channel="v2026.*"))
+    assert verdict.narrowed(declared.release, "v2026.7.20").channel == "v2026.7.20"
     with pytest.raises(OpsError, match="not within v2026"):
-        verdict.narrowed(declared.request(), "v0.22.1")
+        verdict.narrowed(declared.release, "v0.22.1")
     with pytest.raises(OpsError, match="not within >=0"):
-        verdict.narrowed(Settings(**RANGE).request(), "0.30.0")
+        verdict.narrowed(Settings(**RANGE).release, "0.30.0")

@@ -18,7 +18,6 @@ from ..host import jobs, settings
 from ..host.installation import Installation
 from ..release.observe import observe
 from ..system.errors import OpsError
-from ..update.journal import Interrupted
 from ..update.machine import Machine
 from ..update.settings import Settings
 
@@ -99,12 +98,7 @@ def settings_of(host: Installation, *, declared: bool = False) -> Settings:
 
 def interruptible(machine: Machine) -> None:
     """Let SIGTERM (systemctl stop, a time-out of the unit) lead back instead of ending us somewhere."""
-
-    def stop(_signal: int, _frame: Any) -> None:
-        if not machine.committed:
-            raise Interrupted("was asked to stop")
-
-    signal.signal(signal.SIGTERM, stop)
+    machine.undertaking.listen([signal.SIGTERM])
 
 
 def hand_over(host: Installation, arguments: list[str], *, as_json: bool) -> int:

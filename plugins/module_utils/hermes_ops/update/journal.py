@@ -25,11 +25,6 @@ STEPS = (
 ENDS = {"success": 0, "up_to_date": 0, "held": 0, "failed": 1, "rolled_back": 1}
 
 
-class Interrupted(BaseException):
-    """Somebody asked us to stop (SIGTERM): systemctl stop, or a time-out of our unit. Nobody's error, so that nothing
-    which looks whether an agent answers takes it for an answer."""
-
-
 @dataclass
 class Journal:
     """What has to be known to finish or undo what was begun.

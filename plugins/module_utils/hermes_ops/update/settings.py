@@ -15,37 +15,23 @@ from ..system.errors import OpsError
 
 @dataclass(frozen=True)
 class Settings:
-    """``/etc/hermes-ops/update.json``: what the role install knows about the release, and how it is updated.
+    """``/etc/hermes-ops/update.json``: the release as the role install declares it, and how it is updated.
 
-    :param version: a range: what an update may go to
-    :param channel: ``git``: a glob of tags instead
-    :param path: ``path``: wheels on the host
-    :param hold: why there are no updates for now, but to a version that is named; empty: there are
+    :param release: a range: what an update may go to
+    :param index: where packages come from
+    :param hold: why updates are paused (a named version is still installed); empty means not paused
     :param min_free_mb: MiB that must be free where releases and data lie, beside what the copies need
     :param canary: try the release on a copy of every home first
     :param reply: the agent must answer a chat, on the copy and afterwards
     :param stable_seconds: how long the gateways must stay up until the release counts as good
     :param keep: how many other releases stay
-    :param keep_backups: how many archives of each profile stay
+    :param keep_backups: how many archives of each agent stay
     :param build_timeout: seconds for each step of a build
     :param hook: a program and its arguments, called at each end with the facts in its environment
     """
 
-    method: str = "pypi"
-    version: str | None = None
-    extras: list[str] = field(default_factory=lambda: ["homeassistant"])
-    url: str | None = None
-    channel: str | None = None
-    path: str | None = None
-    lock: str = "auto"
-    patches: list[str] = field(default_factory=list)
-    python: str | None = None
-    python_downloads: bool = False
-    index_url: str | None = None
-    index_username: str | None = None
-    index_password: str | None = None
-    ca_bundle: str | None = None
-    wheels: str | None = None
+    release: Request
+    index: Index = field(default_factory=Index)
     hold: str = ""
     min_free_mb: int = 512
     canary: bool = True
@@ -57,7 +43,7 @@ class Settings:
     hook: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not self.request().is_range:
+        if not self.release.is_range:
             raise OpsError(
                 "the release is declared exactly, which leaves nothing to update to",
                 fix="declare a range (hermes_version: '>=0.18,<0.20'), or with install_method git an install_channel",
@@ -69,28 +55,4 @@ class Settings:
     @classmethod
     def like(cls, current: Installed) -> Settings:
         """For a way back on a host where nothing is declared of updates."""
-        return cls(version=f">={current.version}", extras=current.stamp["extras"])
-
-    def request(self) -> Request:
-        """The release as declared, still a range."""
-        return Request(
-            method=self.method,
-            version=self.version,
-            extras=tuple(self.extras),
-            url=self.url,
-            channel=self.channel,
-            path=self.path,
-            lock=self.lock,
-            patches=tuple(self.patches),
-            python=self.python,
-            python_downloads=self.python_downloads,
-        )
-
-    def index(self) -> Index:
-        return Index(
-            url=self.index_url,
-            username=self.index_username,
-            password=self.index_password,
-            ca_bundle=self.ca_bundle,
-            wheels=self.wheels,
-        )
+        return cls(Request(version=f">={current.version}", extras=tuple(current.stamp["extras"])))
