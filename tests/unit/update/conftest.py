@@ -19,13 +19,24 @@ class PlayedWorker:
     def __init__(self, owner, function, arguments=(), limits=None, descriptors=(), where=None) -> None:
         module, name = function.split(":")
         call = getattr(importlib.import_module(f"{worker.PACKAGE}.{module}"), name)
-        self.value = json.loads(json.dumps(call(*json.loads(json.dumps(list(arguments))))))
+        self.value, self.error = None, None
+        try:
+            self.value = json.loads(json.dumps(call(*json.loads(json.dumps(list(arguments))))))
+        except Exception as error:
+            self.error = error
 
     def result(self):
+        if self.error:
+            raise self.error
         return self.value
 
     def end(self) -> None:
         pass
+
+
+@pytest.fixture
+def played_worker() -> type[PlayedWorker]:
+    return PlayedWorker
 
 
 @pytest.fixture

@@ -653,6 +653,82 @@ def test_the_hook_is_told_and_cannot_fail_the_update(worlds, tmp_path):
     assert any(line.startswith("the hook failed") for line in world.said)
 
 
+def test_what_the_hook_is_told_is_printable_and_bounded(worlds, tmp_path, monkeypatch):
+    facts = tmp_path / "facts"
+    world = worlds(hook=["sh", "-c", f"env -0 >{facts}"])
+
+    def hostile(*_arguments, **_options):
+        raise OpsError("says \0 and \x1b[2J\nHERMES_UPDATE_STATUS=success" + "x" * 10**5)
+
+    monkeypatch.setattr(build, "ensure", hostile)
+    assert world.machine().update().status == "failed"
+    told = dict(entry.split("=", 1) for entry in facts.read_text().split("\0") if entry.startswith("HERMES_UPDATE"))
+    assert told["HERMES_UPDATE_STATUS"] == "failed"
+    assert told["HERMES_UPDATE_MESSAGE"].startswith(r"says \x00 and \x1b[2J")
+    assert len(told["HERMES_UPDATE_MESSAGE"]) < 3000
+    assert "\n" not in told["HERMES_UPDATE_MESSAGE"]
+    assert not [line for line in world.said if "\x1b" in line]
+
+
+@pytest.mark.parametrize("defect", [RecursionError, MemoryError, ValueError, OSError])
+@pytest.mark.parametrize("when", ["preconditions", "verify"])
+def test_whatever_a_look_at_an_agent_raises_the_run_comes_to_its_end(worlds, when, defect):
+    world = worlds()
+
+    def raising():
+        raise defect("what an agent answered")
+
+    world.meanwhile[when] = raising
+    outcome = world.machine().update()
+    assert outcome.status == ("failed" if when == "preconditions" else "rolled_back")
+    assert world.status["status"] == outcome.status
+    assert runs(world, world.old)
+    is_clean(world)
+
+
+def test_whatever_a_look_raises_before_a_rollback_ends_it(worlds):
+    world = worlds("migrates nothing")
+    world.machine().update()
+
+    def raising():
+        raise RecursionError("what an agent answered")
+
+    world.meanwhile["verify"] = raising
+    outcome = world.machine().rollback()
+    assert (outcome.status, outcome.failed_step) == ("failed", "preconditions")
+    assert runs(world, world.new)
+    is_clean(world)
+
+
+def test_whatever_a_look_raises_on_the_way_back_the_old_release_runs(worlds, monkeypatch):
+    world = worlds("unhealthy")
+    healthy = world.wait
+
+    def wait(profiles, *arguments, **options):
+        if world.current == world.old and world.releases and "verify" in world.said:
+            raise RecursionError("what an agent answered")
+        return healthy(profiles, *arguments, **options)
+
+    monkeypatch.setattr(health, "wait", wait)
+    outcome = world.machine().update()
+    assert outcome.status == "failed"
+    assert "RecursionError" in outcome.message
+    assert runs(world, world.old)
+    is_clean(world)
+
+
+def test_a_status_that_cannot_be_written_keeps_nobody_from_being_told(worlds, monkeypatch):
+    world = worlds()
+
+    def full(*_arguments, **_options):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(Installation, "write_status", full)
+    assert world.machine().update().status == "success"
+    assert world.reports[-1][0] == "success"
+    is_clean(world)
+
+
 def test_somebody_else_started_the_old_release_meanwhile(worlds, monkeypatch):
     world = worlds()
     switch = store.switch

@@ -155,9 +155,10 @@ class _Copies:
             os.close(directory)
 
     def transfer(self, source: BinaryIO, name: str) -> None:
-        self.left -= os.fstat(source.fileno()).st_size
-        if self.left < 0:
+        size = os.fstat(source.fileno()).st_size
+        if size > self.left:
             raise OpsError("is too large to be copied", where=os.path.join(self.home, name), fix="free space")
+        self.left -= size
         with self.opened(name) as target:
             _transfer(source, target)
 
@@ -309,6 +310,8 @@ def _exchange(home: str, name: str, copies: int, aside: int) -> None:
     parent, file = os.path.split(name)
     partial = f".{file}{_PARTIAL}"
     with contextlib.ExitStack() as stack:
+        with contextlib.suppress(PermissionError):
+            os.chmod(home, stat.S_IMODE(os.stat(home).st_mode) | 0o700)
         top = _closing(stack, os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         directory = _closing(stack, _open_below(top, parent, make=True))
         saved = _closing(stack, _open_below(copies, parent))

@@ -69,7 +69,7 @@ class Frozen:
         :raises OpsError: the home cannot be looked at
         """
         worker = Worker(self.owner, "update.copies:size", [self.home], Limits(seconds=SIZE_SECONDS), where=self.where)
-        value = worker.result()
+        value = self._result(worker)
         if not isinstance(value, int) or value < 0:
             raise self._nonsense()
         return value
@@ -83,8 +83,8 @@ class Frozen:
         with _directories(self.owner, self.directory) as (kept,):
             arguments = [self.home, kept, self.strict, budget]
             limits = Limits(seconds=AHEAD_SECONDS, file=budget)
-            seen = Worker(self.owner, "update.copies:copy_ahead", arguments, limits, [kept], self.where).result()
-        self.seen = self._by_path(seen, list)
+            worker = Worker(self.owner, "update.copies:copy_ahead", arguments, limits, [kept], self.where)
+            self.seen = self._by_path(self._result(worker), list)
 
     def completing(self, budget: int) -> Worker:
         """A worker that brings the copies up to date, now that the agent is stopped; for :meth:`completed`."""
@@ -98,7 +98,7 @@ class Frozen:
 
         :raises OpsError: see :meth:`copy_ahead`
         """
-        write_json(f"{self.directory}.json", self._by_path(worker.result(), str))
+        write_json(f"{self.directory}.json", self._by_path(self._result(worker), str))
 
     def put_back(self) -> list[str]:
         """Give the home back what was frozen, where it has been migrated since; what stood there goes aside.
@@ -131,10 +131,20 @@ class Frozen:
             limits = Limits(seconds=BACK_SECONDS, file=status.f_bavail * status.f_frsize)
             arguments = [self.home, kept, aside, marks, compare]
             worker = Worker(self.owner, "update.copies:put_back", arguments, limits, [kept, aside], self.where)
-            answer = worker.result()
+            answer = self._result(worker)
         if not isinstance(answer, dict):
             raise self._nonsense()
         return answer
+
+    def _result(self, worker: Worker) -> Any:
+        """What *worker* answers; its error names the agent."""
+        try:
+            return worker.result()
+        except WorkerDied:
+            raise
+        except OpsError as error:
+            where = f"{self.where}: {error.where}" if error.where else self.where
+            raise OpsError(error.what, where=where, fix=error.fix) from None
 
     def _by_path(self, value: Any, kind: type) -> dict[str, Any]:
         if not isinstance(value, dict) or len(value) > _MOST:
