@@ -31,7 +31,6 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation, jobs, kit  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health  # noqa: E402
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import machine as update  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, measure  # noqa: E402
 
 
@@ -133,7 +132,7 @@ PLACES = [
     ("backups", backup.directory_of(HOST)),
     ("what was set aside", f"{HOST.ops_dir}/set-aside/"),
     ("how jobs ended", f"{HOST.ops_dir}/status/"),
-    ("an update's journal", update.Machine(HOST, None, None).journal_path),
+    ("an update's journal", f"{HOST.ops_dir}/{installation.JOURNALS['update']}"),
     ("releases", f"{HOST.root}/releases/, {HOST.root}/current"),
 ]
 

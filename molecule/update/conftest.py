@@ -61,14 +61,19 @@ class Host:
     # Updates.
 
     def set(self, **settings: Any) -> None:
-        """Change /etc/hermes-ops/update.json; by site.yml it would be the same, and take longer."""
+        """Change /etc/hermes-ops/update.json; by site.yml it would be the same, and take longer.
+
+        :param settings: ``version``, of the release, and all that is not
+        """
         script = """
             import json, sys
             path = "/etc/hermes-ops/update.json"
             with open(path) as stream:
                 values = json.load(stream)
             with open(path, "w") as stream:
-                json.dump({**values, **json.loads(sys.argv[1])}, stream)
+                given = json.loads(sys.argv[1])
+                release = {**values["release"], **{key: given.pop(key) for key in list(given) if key == "version"}}
+                json.dump({**values, **given, "release": release}, stream)
         """
         self.shell('python3 -c "$1" "$2"', textwrap.dedent(script), json.dumps(settings))
 

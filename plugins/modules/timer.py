@@ -96,7 +96,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import rehearsal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import jobs
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import machine as update
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import settings as update
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import heartbeat
 
 SETTINGS = (backup, heartbeat, rehearsal, update)

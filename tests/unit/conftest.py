@@ -46,11 +46,10 @@ def ground() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def pinned_uv(ground: Path) -> Path:
     """uv, fetched as a release fetches it; kept between runs."""
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import pins as locks
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import uv
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import pins, uv
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
-    kept = ROOT / ".cache" / f"uv-{locks.UV_VERSION}"
+    kept = ROOT / ".cache" / f"uv-{pins.UV_VERSION}"
     if not kept.exists():
         root = ground / "uv"
         (root / "tools").mkdir(parents=True)
@@ -84,13 +83,13 @@ def root(ground: Path, pinned_uv: Path) -> Path:
 def leave_uncompiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A function after which releases are built without byte code.
 
-    That is most of the work of building Hermes itself; that there is some, test_release_build.py proves once for a
+    That is most of the work of building Hermes itself; that there is some, release/test_build.py proves once for a
     release from an index and once for one from git.
     """
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, uv
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import uv, workshop
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 
-    call, run = uv.Uv.__call__, build.run
+    call, run = uv.Uv.__call__, workshop.run
 
     def install(self: uv.Uv, *arguments: str, **options: Any) -> str:
         return call(self, *(argument for argument in arguments if argument != "--compile-bytecode"), **options)
@@ -100,7 +99,7 @@ def leave_uncompiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def leave() -> None:
         monkeypatch.setattr(uv.Uv, "__call__", install)
-        monkeypatch.setattr(build, "run", unless_it_compiles)
+        monkeypatch.setattr(workshop, "run", unless_it_compiles)
 
     return leave
 

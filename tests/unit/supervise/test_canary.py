@@ -256,4 +256,4 @@ def test_hermes_itself_finds_only_the_api_server_however_platforms_are_enabled(h
 def test_all_platforms_of_hermes_are_known(venv):
     (packages,) = Path(venv).glob("lib/python3*/site-packages")
     _names, settings = every_way(packages)
-    assert set(settings["platforms"]) - {"api_server"} <= set(canary.PLATFORMS)
+    assert set(settings["platforms"]) - {"api_server"} <= set(copy.PLATFORMS)

@@ -21,26 +21,30 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard, settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import decide as release
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import (
-    Installed,
-    Observed,
-    Request,
-)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import Interrupted
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, store
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import identity, release_id
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.observe import Installed, Observed
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import canary, gateway, health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.health import Health, Problem
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import machine as update
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.machine import STEPS, Machine, Settings
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import frozen, machine, verdict
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.journal import (
+    STEPS,
+    after_kill,
+    data_is_frozen,
+)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.machine import Machine
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.settings import Settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import heartbeat
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-RANGE = {"version": ">=0.18,<0.30", "stable_seconds": 3}
+RANGE = {"release": Request(version=">=0.18,<0.30"), "stable_seconds": 3}
 
 
 class Killed(BaseException):
@@ -106,17 +110,17 @@ class World:
 
     def install(self, version: str) -> str:
         request = Request(version=version)
-        name = release.release_id(request, version)
+        name = release_id(request, version)
         path = self.top / "opt/releases" / name
         (path / "bin").mkdir(parents=True, exist_ok=True)
         (path / "bin/python").touch()
         stamp = {"id": name, "version": version, "extras": ["homeassistant"]}
-        (path / "release.json").write_text(json.dumps({**stamp, "identity": release.identity(request, version)}))
+        (path / "release.json").write_text(json.dumps({**stamp, "identity": identity(request, version)}))
         return name
 
     @property
     def new(self) -> str:
-        return release.release_id(Request(version="0.19.0"), "0.19.0")
+        return release_id(Request(version="0.19.0"), "0.19.0")
 
     @property
     def current(self) -> str:
@@ -583,7 +587,7 @@ def test_a_restore_that_fails_still_leaves_the_old_release_running(worlds, monke
     def broken(self):
         raise OpsError("cannot be copied (Input/output error)", where=self.home)
 
-    monkeypatch.setattr(update.Frozen, "put_back", broken)
+    monkeypatch.setattr(frozen.Frozen, "put_back", broken)
     outcome = world.machine().update()
     assert (outcome.status, outcome.exit_status) == ("failed", 1)
     assert "Input/output error" in outcome.message
@@ -597,7 +601,7 @@ def test_a_restore_that_fails_still_leaves_the_old_release_running(worlds, monke
 
 def test_what_cannot_go_back_now_is_tried_again(worlds, monkeypatch):
     world = worlds("unhealthy")
-    switch = build.switch
+    switch = store.switch
 
     def stuck(root, name):
         if name == world.old:
@@ -605,7 +609,7 @@ def test_what_cannot_go_back_now_is_tried_again(worlds, monkeypatch):
         switch(root, name)
 
     with monkeypatch.context() as patched:
-        patched.setattr(build, "switch", stuck)
+        patched.setattr(store, "switch", stuck)
         outcome = world.machine().update()
     assert (outcome.status, outcome.exit_status) == ("failed", 1)
     assert set(units(world).values()) == {"active"}
@@ -648,24 +652,85 @@ def test_the_hook_is_told_and_cannot_fail_the_update(worlds, tmp_path):
     assert any(line.startswith("the hook failed") for line in world.said)
 
 
-def test_the_hook_is_told_what_fits_into_an_environment(worlds, tmp_path, monkeypatch):
-    """An error holds what an agent wrote: a NUL, a text without end, what moves a terminal's cursor."""
+def test_what_the_hook_is_told_is_printable_and_bounded(worlds, tmp_path, monkeypatch):
     facts = tmp_path / "facts"
-    world = worlds(hook=["sh", "-c", f'printf %s "$HERMES_UPDATE_MESSAGE" >{facts}'])
-    monkeypatch.setattr(build, "switch", lambda *_: fail_with(f"\0\x1b[2J{'x' * 1_000_000}"))
-    assert world.machine().update().status != "success"
-    told = facts.read_text()
-    assert "\\x00\\x1b[2Jxxx" in told
-    assert len(told) == update.HOOK_CHARACTERS
+    world = worlds(hook=["sh", "-c", f"env -0 >{facts}"])
+
+    def hostile(*_arguments, **_options):
+        raise OpsError("says \0 and \x1b[2J\nHERMES_UPDATE_STATUS=success" + "x" * 10**5)
+
+    monkeypatch.setattr(build, "ensure", hostile)
+    assert world.machine().update().status == "failed"
+    told = dict(entry.split("=", 1) for entry in facts.read_text().split("\0") if entry.startswith("HERMES_UPDATE"))
+    assert told["HERMES_UPDATE_STATUS"] == "failed"
+    assert told["HERMES_UPDATE_MESSAGE"].startswith(r"says \x00 and \x1b[2J")
+    assert len(told["HERMES_UPDATE_MESSAGE"]) < 3000
+    assert "\n" not in told["HERMES_UPDATE_MESSAGE"]
+    assert not [line for line in world.said if "\x1b" in line]
 
 
-def fail_with(what):
-    raise OpsError(what)
+@pytest.mark.parametrize("defect", [RecursionError, MemoryError, ValueError, OSError])
+@pytest.mark.parametrize("when", ["preconditions", "verify"])
+def test_whatever_a_look_at_an_agent_raises_the_run_comes_to_its_end(worlds, when, defect):
+    world = worlds()
+
+    def raising():
+        raise defect("what an agent answered")
+
+    world.meanwhile[when] = raising
+    outcome = world.machine().update()
+    assert outcome.status == ("failed" if when == "preconditions" else "rolled_back")
+    assert world.status["status"] == outcome.status
+    assert runs(world, world.old)
+    is_clean(world)
+
+
+def test_whatever_a_look_raises_before_a_rollback_ends_it(worlds):
+    world = worlds("migrates nothing")
+    world.machine().update()
+
+    def raising():
+        raise RecursionError("what an agent answered")
+
+    world.meanwhile["verify"] = raising
+    outcome = world.machine().rollback()
+    assert (outcome.status, outcome.failed_step) == ("failed", "preconditions")
+    assert runs(world, world.new)
+    is_clean(world)
+
+
+def test_whatever_a_look_raises_on_the_way_back_the_old_release_runs(worlds, monkeypatch):
+    world = worlds("unhealthy")
+    healthy = world.wait
+
+    def wait(profiles, *arguments, **options):
+        if world.current == world.old and world.releases and "verify" in world.said:
+            raise RecursionError("what an agent answered")
+        return healthy(profiles, *arguments, **options)
+
+    monkeypatch.setattr(health, "wait", wait)
+    outcome = world.machine().update()
+    assert outcome.status == "failed"
+    assert "RecursionError" in outcome.message
+    assert runs(world, world.old)
+    is_clean(world)
+
+
+def test_a_status_that_cannot_be_written_keeps_nobody_from_being_told(worlds, monkeypatch):
+    world = worlds()
+
+    def full(*_arguments, **_options):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(Installation, "write_status", full)
+    assert world.machine().update().status == "success"
+    assert world.reports[-1][0] == "success"
+    is_clean(world)
 
 
 def test_somebody_else_started_the_old_release_meanwhile(worlds, monkeypatch):
     world = worlds()
-    switch = build.switch
+    switch = store.switch
 
     def late(root, name):
         # A site.yml that found the gateways down.
@@ -673,7 +738,7 @@ def test_somebody_else_started_the_old_release_meanwhile(worlds, monkeypatch):
             world.start(unit)
         switch(root, name)
 
-    monkeypatch.setattr(build, "switch", late)
+    monkeypatch.setattr(store, "switch", late)
     assert world.machine().update().status == "success"
     assert runs(world, world.new)
 
@@ -682,7 +747,7 @@ def test_asked_to_stop_it_goes_back(worlds):
     world = worlds()
 
     def stop():
-        raise update.Interrupted("was asked to stop")
+        raise Interrupted("was asked to stop")
 
     world.meanwhile["verify"] = stop
     outcome = world.machine().update()
@@ -696,7 +761,7 @@ def test_when_the_host_goes_down_the_next_boot_goes_back(worlds):
 
     def stop():
         world.going_down = True
-        raise update.Interrupted("was asked to stop")
+        raise Interrupted("was asked to stop")
 
     world.meanwhile["verify"] = stop
     with pytest.raises(SystemExit):
@@ -862,7 +927,7 @@ def test_killed_again_and_again(tmp_path_factory, first, second, third, hows, br
 
 def test_a_run_that_is_killed_every_time_is_given_up(worlds):
     world = worlds()
-    for _attempt in range(update.ATTEMPTS):
+    for _attempt in range(machine.ATTEMPTS):
         assert world.killed_after(15, world.machine().update)
     outcome = world.machine().update()
     assert (outcome.status, outcome.failed_step) == ("failed", "preconditions")
@@ -875,13 +940,13 @@ def test_a_run_that_is_killed_every_time_is_given_up(worlds):
 
 
 def test_every_step_has_its_way_out():
-    assert [update.after_kill(step) for step in STEPS] == ["again"] * 6 + ["undo"] * 4 + ["finish"]
-    assert [step for step in STEPS if update.data_is_frozen(step)] == ["switch", "start", "verify", "prune"]
+    assert [after_kill(step) for step in STEPS] == ["again"] * 6 + ["undo"] * 4 + ["finish"]
+    assert [step for step in STEPS if data_is_frozen(step)] == ["switch", "start", "verify", "prune"]
 
 
 def installed(version, used=0.0, intact=True):
-    identity = release.identity(Request(version=version), version)
-    return Installed(f"{version}-x", {"version": version, "identity": identity}, used, intact)
+    known = identity(Request(version=version), version)
+    return Installed(f"{version}-x", {"version": version, "identity": known}, used, intact)
 
 
 @pytest.mark.parametrize(
@@ -896,26 +961,26 @@ def installed(version, used=0.0, intact=True):
     ],
 )
 def test_where_to_go(current, offered, failed, asked, status):
-    target = update.Target(Request(version=offered))
+    target = verdict.Target(Request(version=offered))
     known = {target.id: {"reason": "failed at verify", "when": "2026-11-20"}} if failed else {}
-    assert update.choose(installed(current), target, known, asked)[0] == status
+    assert verdict.choose(installed(current), target, known, asked)[0] == status
 
 
 def test_tags_are_compared_as_tags():
     def tagged(tag):
         return Request(method="git", url="https://example.org/h.git", ref=tag, commit="a" * 40)
 
-    current = Installed("x", {"version": "0.0.0", "identity": release.identity(tagged("v2026.9.24"), None)}, 0.0, True)
-    assert update.choose(current, update.Target(tagged("v0.22.1")), {}, False)[0] == "available"
-    assert update.choose(current, update.Target(tagged("v2026.7.20")), {}, False)[0] == "up_to_date"
+    current = Installed("x", {"version": "0.0.0", "identity": identity(tagged("v2026.9.24"), None)}, 0.0, True)
+    assert verdict.choose(current, verdict.Target(tagged("v0.22.1")), {}, False)[0] == "available"
+    assert verdict.choose(current, verdict.Target(tagged("v2026.7.20")), {}, False)[0] == "up_to_date"
 
 
 def test_back_to_what_was_used_last_and_has_not_failed():
     there = Observed((installed("0.17", 3), installed("0.18", 2), installed("0.16", 9, intact=False)), "0.19-x")
-    assert update.choose_rollback(there, {}, None).version == "0.17"
-    assert update.choose_rollback(there, {"0.17-x": {}}, None).version == "0.18"
-    assert update.choose_rollback(there, {"0.17-x": {}}, "0.17").version == "0.17"
-    assert update.choose_rollback(there, {}, "0.18-x").version == "0.18"
+    assert verdict.choose_rollback(there, {}, None).version == "0.17"
+    assert verdict.choose_rollback(there, {"0.17-x": {}}, None).version == "0.18"
+    assert verdict.choose_rollback(there, {"0.17-x": {}}, "0.17").version == "0.17"
+    assert verdict.choose_rollback(there, {}, "0.18-x").version == "0.18"
 
 
 def unit(active):
@@ -924,23 +989,29 @@ def unit(active):
 
 def test_what_we_stopped_is_started_again():
     found = {"a": unit("inactive"), "b": unit("inactive"), "c": unit("active")}
-    assert update.to_start(["a"], found, respect=False) == ["a", "c"]
+    assert verdict.to_start(["a"], found, respect=False) == ["a", "c"]
 
 
 def test_what_a_person_stopped_after_we_had_started_it_is_not():
     found = {"a": unit("inactive"), "b": unit("failed"), "c": unit("activating"), "d": unit("inactive")}
-    assert update.to_start(["a", "b", "c"], found, respect=True) == ["b", "c"]
+    assert verdict.to_start(["a", "b", "c"], found, respect=True) == ["b", "c"]
+
+
+DECLARED = {"version": ">=0.18,<0.30"}
 
 
 @pytest.mark.parametrize(
     ("values", "error"),
     [
-        ({}, "version: is missing"),
-        ({"version": "0.19.0"}, "declared exactly"),
-        ({"version": "newest"}, "neither a version nor a range"),
-        ({"method": "git", "url": "https://example.org/h.git"}, "is not a tag"),
-        ({**RANGE, "keep": 0}, "keep is less than 1"),
-        ({**RANGE, "channels": "x"}, "'channels' is not a setting"),
+        ({}, "release is missing"),
+        ({"release": {}}, "version: is missing"),
+        ({"release": {"version": "0.19.0"}}, "declared exactly"),
+        ({"release": {"version": "newest"}}, "neither a version nor a range"),
+        ({"release": {"method": "git", "url": "https://example.org/h.git"}}, "is not a tag"),
+        ({"release": DECLARED, "keep": 0}, "keep is less than 1"),
+        ({"release": DECLARED, "channels": "x"}, "'channels' is not a setting"),
+        ({"release": {**DECLARED, "channels": "x"}}, "release: 'channels' is not a setting"),
+        ({"release": {**DECLARED, "extras": "all"}}, "extras is not of type tuple"),
     ],
 )
 def test_settings_that_cannot_work(values, error):
@@ -949,9 +1020,9 @@ def test_settings_that_cannot_work(values, error):
 
 
 def test_a_channel_of_tags_can_be_updated():
-    declared = Settings(method="git", url="https://example.org/h.git", channel="v2026.*")
-    assert update.narrowed(declared.request(), "v2026.7.20").channel == "v2026.7.20"
+    declared = Settings(Request(method="git", url="https://example.org/h.git", channel="v2026.*"))
+    assert verdict.narrowed(declared.release, "v2026.7.20").channel == "v2026.7.20"
     with pytest.raises(OpsError, match="not within v2026"):
-        update.narrowed(declared.request(), "v0.22.1")
+        verdict.narrowed(declared.release, "v0.22.1")
     with pytest.raises(OpsError, match="not within >=0"):
-        update.narrowed(Settings(**RANGE).request(), "0.30.0")
+        verdict.narrowed(Settings(**RANGE).release, "0.30.0")
