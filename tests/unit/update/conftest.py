@@ -355,7 +355,7 @@ def played_canary(world, host, name, description, *, reply, timeout, stable):
     return {"version": "0.19.0", "reply": None, "seconds": 1.0}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def world_in():
     """A function that makes a world in a directory, in which the kit works as long as it is patched."""
 
