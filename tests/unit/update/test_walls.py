@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sqlite3
@@ -399,6 +400,20 @@ def test_an_agent_that_spoils_its_home_while_the_new_release_runs_goes_back(worl
     assert world.machine().update().status == "rolled_back"
     assert world.heard("coder") == ["first"]
     world.assert_clean()
+
+
+def test_a_journal_that_somebody_planted_is_not_followed(world):
+    """While the data volume is not mounted, its place may be the agent's."""
+    ops, agent = Path(world.host.ops_dir), Owner.named("nobody")
+    shutil.rmtree(ops)
+    (ops / "update").mkdir(parents=True)
+    planted = {"kind": "update", "began": 1.0, "source": "../../planted", "target": world.new, "step": "start"}
+    (ops / "update/journal.json").write_text(json.dumps(planted))
+    for path in (ops, *ops.rglob("*")):
+        os.chown(path, agent.uid, agent.gid)
+    with pytest.raises(OpsError, match="cannot be trusted"):
+        world.machine().recover()
+    assert world.current == world.old
 
 
 def test_a_copy_for_the_canary_that_nobody_can_remove_by_recursion(world):

@@ -75,7 +75,10 @@ def scratch(host: Installation, profile: dict[str, Any], prefix: str, say: Calla
     owner = host.owner_of(profile)
     sweep(host, profile, prefix, say)
     try:
-        yield str(work(owner, "supervise.copy:make", host.data_dir, prefix, where=_named(profile)))
+        made = os.path.basename(str(work(owner, "supervise.copy:make", host.data_dir, prefix, where=_named(profile))))
+        if not made.startswith(prefix) or not made[len(prefix) :].replace("_", "").isalnum():
+            raise OpsError("is no name of a copy", where=_named(profile), fix="see what the agent does there")
+        yield os.path.join(host.data_dir, made)
     finally:
         sweep(host, profile, prefix, say)
 
