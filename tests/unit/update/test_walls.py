@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sqlite3
@@ -326,6 +327,101 @@ def test_copies_of_a_user_that_is_gone_are_removed(home):
         os.chown(path, 54321, 54321)
     frozen.discard(str(inside.parent))
     assert not inside.parent.exists()
+
+
+# Through a whole update.
+
+
+@pytest.fixture
+def world(real_workers, world_in, place, monkeypatch):
+    """A host whose agents run as nobody."""
+    world = world_in(monkeypatch, place / "world")
+    world.host.user = "nobody"
+    agent = Owner.named("nobody")
+    data = place / "world/data"
+    for path in (data / ".hermes", *(data / ".hermes").rglob("*")):
+        os.chown(path, agent.uid, agent.gid)
+    # Where the agent makes the copy for a canary; what is root's it may not replace.
+    data.chmod(0o1777)
+    return world
+
+
+def left_alone(world) -> bool:
+    return world.runs(world.old) and not any("hermes-gateway@" in verb for verb in world.asked)
+
+
+def test_an_update_with_workers_that_run_as_the_agent(world):
+    assert world.machine().update().status == "success", world.said
+    assert world.runs(world.new)
+    world.assert_clean()
+
+
+def test_a_release_that_fails_is_left_with_workers_that_run_as_the_agent(world):
+    world.broken = "unhealthy"
+    assert world.machine().update().status == "rolled_back"
+    assert [world.heard(name) for name in ("default", "coder")] == [["first"], ["first"]]
+    assert os.stat(world.home("coder") / "state.db").st_uid == Owner.named("nobody").uid
+    world.assert_clean()
+
+
+def test_an_agent_that_makes_the_freeze_impossible_fails_the_update_by_name(world):
+    """After the backup and the canary, so that only the freeze stands between it and the stop."""
+    world.meanwhile["canary"] = lambda: os.mkfifo(world.home("coder") / "state.db-journal")
+    outcome = world.machine().update()
+    assert (outcome.status, outcome.failed_step) == ("failed", "freeze")
+    assert "agent coder" in outcome.message
+    assert left_alone(world)
+    world.assert_clean()
+
+
+def test_an_agent_that_makes_the_last_copy_impossible_has_everybody_started_again(world):
+    def spoil():
+        (world.home("coder") / "config.yaml").unlink()
+        os.mkfifo(world.home("coder") / "config.yaml")
+
+    world.meanwhile["stop"] = spoil
+    outcome = world.machine().update()
+    assert (outcome.status, outcome.failed_step) == ("rolled_back", "stop")
+    assert "agent coder" in outcome.message
+    assert world.runs(world.old)
+    world.assert_clean()
+
+
+def test_an_agent_that_spoils_its_home_while_the_new_release_runs_goes_back(world):
+    world.broken = "unhealthy"
+
+    def spoil():
+        home = world.home("coder")
+        os.mkfifo(home / "state.db-journal")
+        (home / "config.yaml").unlink()
+        os.mkfifo(home / "config.yaml")
+
+    world.meanwhile["verify"] = spoil
+    assert world.machine().update().status == "rolled_back"
+    assert world.heard("coder") == ["first"]
+    world.assert_clean()
+
+
+def test_a_journal_that_somebody_planted_is_not_followed(world):
+    """While the data volume is not mounted, its place may be the agent's."""
+    ops, agent = Path(world.host.ops_dir), Owner.named("nobody")
+    shutil.rmtree(ops)
+    (ops / "update").mkdir(parents=True)
+    planted = {"kind": "update", "began": 1.0, "source": "../../planted", "target": world.new, "step": "start"}
+    (ops / "update/journal.json").write_text(json.dumps(planted))
+    for path in (ops, *ops.rglob("*")):
+        os.chown(path, agent.uid, agent.gid)
+    with pytest.raises(OpsError, match="cannot be trusted"):
+        world.machine().recover()
+    assert world.current == world.old
+
+
+def test_a_copy_for_the_canary_that_nobody_can_remove_by_recursion(world):
+    agent = Owner.named("nobody")
+    deep(Path(world.host.data_dir) / ".hermes-canary-x", agent)
+    world.meanwhile["canary"] = lambda: deep(next(Path(world.host.data_dir).glob(".hermes-canary-*")) / "x", agent)
+    assert world.machine().update().status == "success"
+    world.assert_clean()
 
 
 @pytest.mark.parametrize(

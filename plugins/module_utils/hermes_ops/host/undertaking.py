@@ -11,7 +11,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from ..system.files import ensure_directory, read_json, sync_directory, write_json
+from ..system.files import check_trusted, ensure_directory, read_json, sync_directory, write_json
 from .guard import Guard
 from .installation import JOURNALS, Installation
 
@@ -30,6 +30,7 @@ class Undertaking:
     """
 
     def __init__(self, host: Installation, job: str, *, needs: str) -> None:
+        self.ops_dir = host.ops_dir
         self.path = os.path.join(host.ops_dir, JOURNALS[job])
         self.guard = Guard(host, job, needs=needs)
         # While it goes back, signals do not interrupt it.
@@ -38,8 +39,9 @@ class Undertaking:
     def read(self) -> dict[str, Any] | None:
         """What the last one wrote that did not come to its end; None: it did.
 
-        :raises OpsError: it is damaged
+        :raises OpsError: it is damaged, or somebody else than root may have put it there
         """
+        self._check()
         return read_json(self.path)
 
     def write(self, journal: dict[str, Any]) -> None:
@@ -47,12 +49,18 @@ class Undertaking:
 
         The first time the guard is posted before: a journal without one would wait until somebody looks.
 
-        :raises OpsError: the disk is full or read-only
+        :raises OpsError: the disk is full or read-only, or somebody else than root could change it
         """
+        self._check()
         if not os.path.lexists(self.path):
             self.guard.post()
         ensure_directory(os.path.dirname(self.path), mode=0o700)
         write_json(self.path, journal)
+
+    def _check(self) -> None:
+        # While the data volume is not mounted, anybody may have put something into its place.
+        if os.path.lexists(self.ops_dir):
+            check_trusted(self.ops_dir, fix="mount the data volume, or declare another hermes_ops_dir")
 
     def end(self) -> None:
         """There is nothing left to recover."""

@@ -76,7 +76,12 @@ def scratch(host: Installation, profile: dict[str, Any], prefix: str, say: Calla
     owner = host.owner_of(profile)
     sweep(host, profile, prefix, say)
     try:
-        yield str(work(owner, "supervise.copy:make", profile["directory"], prefix, where=_named(profile)))
+        name = os.path.basename(
+            str(work(owner, "supervise.copy:make", profile["directory"], prefix, where=_named(profile)))
+        )
+        if not name.startswith(prefix) or not name[len(prefix) :].replace("_", "").isalnum():
+            raise OpsError("is no name of a copy", where=_named(profile), fix="see what the agent does there")
+        yield os.path.join(profile["directory"], name)
     finally:
         sweep(host, profile, prefix, say)
 

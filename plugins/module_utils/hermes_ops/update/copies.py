@@ -37,6 +37,8 @@ LARGEST_CONFIG = 4 * 2**20
 SCHEMA_SECONDS = 10.0
 BUSY_SECONDS = 30.0
 _PARTIAL = ".partial"
+# Bytes that stay free where things are set aside.
+_SPARED = 64 * 2**20
 _BLOCK = 1 << 20
 # A file that was changed that recently may have been changed once more without a trace in its time.
 _SETTLED_SECONDS = 1.0
@@ -383,8 +385,9 @@ def _take(name: str, directory: int, gone: int) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-    if not stat.S_ISREG(os.lstat(name, dir_fd=directory).st_mode):
-        # Nothing that a database is: it need not leave the home.
+    status, free = os.lstat(name, dir_fd=directory), os.fstatvfs(gone)
+    if not stat.S_ISREG(status.st_mode) or status.st_blocks * 512 > free.f_bavail * free.f_frsize - _SPARED:
+        # No file, or one that would fill our disk: it need not leave the home.
         os.rename(name, f"{name}.set-aside", src_dir_fd=directory, dst_dir_fd=directory)
         return
     partial = name + _PARTIAL
