@@ -57,7 +57,9 @@ class Host:
 
     def remember(self, text: str) -> None:
         self.shell(
-            f"printf '%s\\n' \"$1\" >{HOME}/memories/MEMORY.md; chown hermes-default:hermes-default {HOME}/memories/MEMORY.md", text
+            'printf "%s\\n" "$1" >"$2"; chown hermes-default:hermes-default "$2"',
+            text,
+            f"{HOME}/memories/MEMORY.md",
         )
 
     def knows(self, text: str) -> bool:

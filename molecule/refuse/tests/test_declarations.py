@@ -85,7 +85,10 @@ DECLARATIONS = {
         "agent default: webhooks[1]: 'Deploy!' is no name of a webhook. Fix: use lower-case letters",
     ),
     "one home twice": (
-        [{"name": "a", "home": "/srv/h", "api": {"port": 8650}}, {"name": "b", "home": "/srv/h", "api": {"port": 8651}}],
+        [
+            {"name": "a", "home": "/srv/h", "api": {"port": 8650}},
+            {"name": "b", "home": "/srv/h", "api": {"port": 8651}},
+        ],
         "agent a and agent b have the same home /srv/h. Fix: give each its own",
     ),
     "a name that is too long for a user": (

@@ -61,9 +61,7 @@ def test_no_key_is_described_that_does_not_exist():
 
 
 def test_what_every_agent_gets_is_described():
-    assert {".".join(path) for path, _value in declaration.leaves(declaration.BASE_CONFIG)} <= first_cells(
-        "agents.md"
-    )
+    assert {".".join(path) for path, _value in declaration.leaves(declaration.BASE_CONFIG)} <= first_cells("agents.md")
 
 
 def test_every_door_is_described():
@@ -113,9 +111,7 @@ def test_examples_are_yaml():
         for indent, block in re.findall(r"^( *)```yaml\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.M | re.S):
             parsed = yaml.safe_load(re.sub(f"^{indent}", "", block, flags=re.M))
             if isinstance(parsed, dict) and "hermes_agents" in parsed:
-                declaration.resolve(
-                    parsed["hermes_agents"], host=page.name, data_dir="/data", managed_root="/managed"
-                )
+                declaration.resolve(parsed["hermes_agents"], host=page.name, data_dir="/data", managed_root="/managed")
 
 
 def test_links_lead_somewhere():
