@@ -1,9 +1,9 @@
 #!/bin/sh
-# The floor of bench.py: the steps of site.yml for one profile, by hand, inside a bare host.
+# The floor of bench.py: the steps of site.yml for one agent, by hand, inside a bare host.
 set -eu
 export DEBIAN_FRONTEND=noninteractive SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 export PIP_CERT=$SSL_CERT_FILE UV_SYSTEM_CERTS=true
-home=/var/lib/hermes/agents/default/.hermes release=/opt/hermes/releases/0.19.0
+home=/var/lib/hermes/.hermes release=/opt/hermes/releases/0.19.0
 
 apt-get update -qq
 apt-get install -qq --yes --no-install-recommends dbus-user-session libpam-systemd ca-certificates python3-venv \
@@ -38,7 +38,7 @@ chmod 0600 "$home/config.yaml" "$home/.env" "$home/webhook_subscriptions.json"
 cat >/etc/systemd/system/hermes-gateway@.service <<'UNIT'
 [Service]
 User=hermes
-Environment=HERMES_HOME=/var/lib/hermes/agents/default/.hermes
+Environment=HERMES_HOME=/var/lib/hermes/.hermes
 ExecStart=/opt/hermes/current/bin/hermes --profile %i gateway run
 Restart=always
 [Install]

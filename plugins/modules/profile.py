@@ -104,18 +104,20 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     name, home = params["profile"], params["home"]
-    owner = owner_of(module)
     if params["state"] == "absent":
-        plan = plan_absent(module, name, home, owner)
+        plan = plan_absent(module, name, home)
     else:
         texts = {name: params[name] for name in ("soul", "user_profile", "memory")}
-        plan = profile.plan_profile(home, owner, **texts)
+        plan = profile.plan_profile(home, owner_of(module), **texts)
     if plan.changed and not module.check_mode:
         plan.apply()
     return {"changed": plan.changed, "diff": plan.diff(os.path.join(home, "")), "home": home}
 
 
-def plan_absent(module: AnsibleModule, name: str, home: str, owner: Owner) -> Plan:
+def plan_absent(module: AnsibleModule, name: str, home: str) -> Plan:
+    # Of an agent that never was, neither data nor user are there.
+    there = [path for path in (home, module.params["directory"]) if path and os.path.lexists(path)]
+    owner = owner_of(module) if there else Owner.current()
     pid = profile.running(home, owner)
     if pid and not module.check_mode:
         raise OpsError(f"a gateway (pid {pid}) runs on it", where=home, fix="stop it first")

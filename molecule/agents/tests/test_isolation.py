@@ -80,6 +80,7 @@ def test_another_agent_is_out_of_reach(host, agents, says, listening, wait_until
         "system_manager": "systemd-run --quiet --wait true",
         "linger": "loginctl enable-linger",
         "runtime": "ls /run/user/*/",
+        "bus": "test -S /run/dbus/system_bus_socket",
     }
     said = says("; ".join(f"{command} >/dev/null 2>&1 && echo CAN-{name}" for name, command in trials.items()))
     assert set(re.findall(r"CAN-(\w+)", said)) == {"own_env", "own_signal", "own_environ"}

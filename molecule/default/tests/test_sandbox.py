@@ -19,12 +19,13 @@ TRIALS = {
     "sudo": 'test "$(sudo -n id -u)" = 0 && echo CAN-sudo',
     "home": "cat /home/ops/note && echo CAN-home",
     "browser": "unshare --user true && echo CAN-browser",
-    "system": "touch /srv/shared/note && echo CAN-system",
+    "system": "touch /srv/shared/note-$(id -un) && echo CAN-system",
     "own": "touch ~/note && echo CAN-own",
     # Its processes would be outside of the sandbox and the limits.
     "manager": "systemd-run --user --quiet --wait true && echo CAN-manager",
-    # What a door would take: the agent must not be able to open it.
+    # Nor may the agent have that manager started.
     "linger": "loginctl enable-linger && echo CAN-linger",
+    "bus": "test -S /run/dbus/system_bus_socket && echo CAN-bus",
 }
 # Always: its own home.
 CLOSED = {"own"}
@@ -44,13 +45,13 @@ def test_systemd_knows_every_directive(host):
 # An agent of its own for each door -> how that is declared, and what it opens.
 DOORS = {
     "closed": ({}, set()),
-    "sudo": ({"open": ["sudo"]}, {"sudo", "browser"}),
+    "sudo": ({"open": ["sudo"]}, {"sudo", "browser", "bus"}),
     "home": ({"open": ["home"]}, {"home"}),
     "browser": ({"open": ["browser"]}, {"browser"}),
     "system": ({"open": ["system"]}, {"system"}),
     "paths": ({"paths": ["/srv/shared"]}, {"system"}),
-    "user_manager": ({"open": ["user_manager"]}, {"manager"}),
-    "off": ({"enabled": False}, {"sudo", "home", "browser", "system"}),
+    "user_manager": ({"open": ["user_manager"]}, {"manager", "bus"}),
+    "off": ({"enabled": False}, {"sudo", "home", "browser", "system", "bus"}),
 }
 PORTS = {name: 8700 + number for number, name in enumerate(DOORS)}
 

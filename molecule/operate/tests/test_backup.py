@@ -17,7 +17,7 @@ import pytest
 testinfra_hosts = ["ansible://operate-trixie"]
 
 HOME = "/var/lib/hermes/agents/default/.hermes"
-WORK = f"{HOME}/profiles/work"
+WORK = "/var/lib/hermes/agents/work/.hermes"
 OPS = "/var/lib/hermes/ops"
 ARCHIVES = f"{OPS}/backups"
 SETTINGS = "/etc/hermes-ops/backup.json"
@@ -57,7 +57,9 @@ class Host:
 
     def remember(self, text: str) -> None:
         self.shell(
-            f"printf '%s\\n' \"$1\" >{HOME}/memories/MEMORY.md; chown hermes:hermes {HOME}/memories/MEMORY.md", text
+            'printf "%s\\n" "$1" >"$2"; chown hermes-default:hermes-default "$2"',
+            text,
+            f"{HOME}/memories/MEMORY.md",
         )
 
     def knows(self, text: str) -> bool:
@@ -387,7 +389,7 @@ def test_the_rehearsal_proves_a_good_backup_and_tells_of_a_broken_one(box, model
     assert "restic: " in status["message"]
     # And whoever looks at the host hears of it.
     assert "the last rehearsal" in box.ops("check", status=1)
-    assert box.shell("ls -A /var/lib/hermes | grep rehearsal || true") == ""
+    assert box.shell("ls -A /var/lib/hermes/agents/* | grep rehearsal || true") == ""
     with settings(box, restic_repository=""):
         # The local one, this time.
         box.ops("rehearsal")

@@ -158,7 +158,7 @@ def age_turns(controller: Any, seconds: int, newer_than: int = 0) -> int:
         "c.execute('UPDATE messages SET timestamp = timestamp - ? WHERE id > ?', sys.argv[2:]); c.commit(); "
         "print(c.execute('SELECT coalesce(max(id), 0) FROM messages').fetchone()[0])"
     )
-    command = f'setpriv --reuid=hermes-default --regid=hermes-default --clear-groups python3 -c "{script}" "$@"'
+    command = f'setpriv --reuid=hermes-work --regid=hermes-work --clear-groups python3 -c "{script}" "$@"'
     return int(controller.shell(command, f"{HOMES['work']}/state.db", str(seconds), str(newer_than)))
 
 

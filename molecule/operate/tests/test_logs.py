@@ -174,7 +174,9 @@ def test_both_timers_come_round(controller):
     assert "hermes-logrotate.timer" in timers
     assert "logrotate.timer" in timers.replace("hermes-logrotate.timer", "")
     # The host's own run knows the same configuration.
-    assert f"{HOME}/profiles/work/logs/mcp-stderr.log" in controller.shell("logrotate --debug /etc/logrotate.conf 2>&1")
+    assert "/var/lib/hermes/agents/work/.hermes/logs/mcp-stderr.log" in controller.shell(
+        "logrotate --debug /etc/logrotate.conf 2>&1"
+    )
 
 
 def test_the_journal_is_limited(controller):

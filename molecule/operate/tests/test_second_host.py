@@ -38,7 +38,8 @@ def older(controller: Any) -> Iterator[None]:
 def test_restored_on_another_host_with_another_release(controller, agent, wait_until):
     home = "/var/lib/hermes/agents/work/.hermes"
     first(
-        f"echo 'learnt on the first host' >{home}/memories/MEMORY.md && chown hermes:hermes {home}/memories/MEMORY.md"
+        f"echo 'learnt on the first host' >{home}/memories/MEMORY.md; "
+        f"chown hermes-work:hermes-work {home}/memories/MEMORY.md"
     )
     key = first(f". {home}/.env; echo $API_SERVER_KEY").strip()
     question = {"model": "m", "messages": [{"role": "user", "content": "asked on the first host"}]}

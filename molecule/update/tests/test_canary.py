@@ -16,12 +16,11 @@ from inside import inside
 
 testinfra_hosts = ["ansible://update-small"]
 
-DATA = "/var/lib/hermes"
-COPY = f"{DATA}/a-copy"
+COPY = "/var/lib/hermes/agents/default/a-copy"
 # What the cron job of the copy would ask the model.
 CRON_PROMPT = "the job of the copy ran"
 
-# Begins every script: a copy of the default profile's home that declares platforms and has a job that is due.
+# Begins every script: a copy of the default agent's home that declares platforms and has a job that is due.
 COPIED = f"""
     import json, os, re, shutil, subprocess, sys, time
     launcher = open("/usr/local/bin/hermes-ops").read()
@@ -33,8 +32,7 @@ COPIED = f"""
     release = os.path.basename(os.readlink("/opt/hermes/current"))
     shutil.rmtree("{COPY}", ignore_errors=True)
     subprocess.run(["cp", "-a", profile["home"], "{COPY}"], check=True)
-    for name in ("profiles", "logs"):
-        shutil.rmtree("{COPY}/" + name)
+    shutil.rmtree("{COPY}/logs")
     with open("{COPY}/.env", "a") as env:
         env.write("\\nTELEGRAM_BOT_TOKEN=123456789:AAFakeFakeFakeFakeFakeFakeFakeFakeFak\\n")
         env.write("EMAIL_ADDRESS=a@b.invalid\\nEMAIL_PASSWORD=x\\nEMAIL_IMAP_HOST=b.invalid\\nEMAIL_SMTP_HOST=b.invalid\\n")
@@ -50,7 +48,7 @@ COPIED = f"""
     os.makedirs("{COPY}/cron", exist_ok=True)
     with open("{COPY}/cron/jobs.json", "w") as jobs:
         json.dump({{"jobs": [job], "updated_at": past}}, jobs)
-    subprocess.run(["chown", "-R", "hermes:hermes", "{COPY}"], check=True)
+    subprocess.run(["chown", "-R", "hermes-default:hermes-default", "{COPY}"], check=True)
 """
 
 
@@ -119,7 +117,7 @@ def test_it_sees_no_home_and_writes_nowhere_but_into_the_copy(run):
         print(json.dumps(done.stdout.split()))
     """)
     # /tmp is its own.
-    assert seen == ["a-copy", "--", "/tmp", COPY]
+    assert seen == ["agents", "--", "/tmp", COPY]
 
 
 def test_a_platform_that_is_started_nevertheless_is_its_end(run):

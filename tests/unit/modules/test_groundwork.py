@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import pwd
+from types import SimpleNamespace
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils import groundwork
+from ansible_collections.alwayson.hermes.plugins.module_utils import common, groundwork
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 
 
@@ -120,3 +122,19 @@ def test_a_host_of_an_earlier_version_is_recognised(tmp_path, monkeypatch):
     assert groundwork.superseded(str(ops)) == records.directory
     (tmp_path / "host.json").write_text('{"ops_dir": "/o", "hermes_home": "/h"}')
     assert groundwork.superseded(str(ops)) == str(tmp_path / "host.json")
+
+
+@pytest.mark.parametrize(
+    ("check_mode", "state", "planned"),
+    [(True, "present", True), (True, "absent", True), (False, "absent", True), (False, "present", False)],
+)
+def test_whose_rights_a_module_uses_where_the_user_is_not_there(check_mode, state, planned, tmp_path):
+    module = SimpleNamespace(check_mode=check_mode, params={"scope": "system"})
+    profile = agent(tmp_path, state=state)
+    if not planned:
+        with pytest.raises(OpsError, match="no user 'no-such-user'"):
+            common.manager_of(module)(profile)
+        return
+    # What is written about it is what it will be; what is looked at, we look at ourselves.
+    owner = common.manager_of(module)(profile).owner
+    assert (owner.name, owner.home, owner.uid) == ("no-such-user", str(tmp_path), os.geteuid())

@@ -193,10 +193,12 @@ def test_its_unit_is_the_sandbox_of_a_gateway_and_sees_nothing_but_the_copy(host
     described = canary.prepare(host, profile(host, sandbox={"enabled": False, "open": ["home"]}), str(home))
     pairs = canary.properties(host, described, 100.0, online=True)
     values = {name: [v for n, v in pairs if n == name] for name, _value in pairs}
-    assert {name: values[name] for name in units.SANDBOX} == {name: [value] for name, value in units.SANDBOX.items()}
+    managed = values.pop("InaccessiblePaths")
+    assert managed == [units.SANDBOX["InaccessiblePaths"], f"-{host.managed_root}"]
+    sandbox = {name: [value] for name, value in units.SANDBOX.items() if name != "InaccessiblePaths"}
+    assert {name: values[name] for name in sandbox} == sandbox
     assert values["TemporaryFileSystem"] == [f"{host.data_dir}:ro"]
     assert values["BindPaths"] == values["ReadWritePaths"] == [str(home)]
-    assert values["InaccessiblePaths"] == [f"-{host.managed_root}"]
     offline = dict(canary.properties(host, described, 100.0, online=False))
     assert (offline["IPAddressDeny"], offline["IPAddressAllow"]) == ("any", "localhost")
     # Who may list units may read these.

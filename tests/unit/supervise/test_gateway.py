@@ -202,6 +202,27 @@ def test_a_change_of_scope_leaves_no_unit_behind(systemd, host, records):
     assert os.path.exists(user.template_path)
 
 
+def test_a_change_of_scope_ends_what_is_no_longer_declared_in_its_own_user_s_manager(
+    systemd, host, records, monkeypatch
+):
+    user = dataclasses.replace(host, scope="user")
+    converge(user, profiles(), records)
+    (_default, coder) = profiles()
+    gateway.remember(records["coder"], coder)
+    told = []
+    call = Manager.call
+
+    def listen(self, *words, **options):
+        if words[0] == "disable":
+            told.append((self.scope, self.owner.uid, words[-1]))
+        return call(self, *words, **options)
+
+    monkeypatch.setattr(Manager, "call", listen)
+    gateway.plan_gateways(host, profiles()[:1], manager_of(host, users=["coder"]), records).apply()
+    assert ("user", 4000, "hermes-gateway@coder.service") in told
+    assert not os.path.exists(user.drop_in_path("coder"))
+
+
 def test_somebody_else_s_drop_in_is_left(systemd, host, records):
     converge(host, profiles(), records)
     theirs = os.path.join(os.path.dirname(host.drop_in_path("default")), "mine.conf")

@@ -54,6 +54,22 @@ def test_a_broken_state_file_hides_nothing_else(host, tmp_path, content, platfor
     assert found["platforms"] == platforms
 
 
+def test_agents_that_share_a_user_are_named(host):
+    (one,) = host["profiles"]
+    host["profiles"] += [{**one, "name": "work"}, {**one, "name": "gone", "state": "absent"}]
+    assert info.gather(**host)["shared_users"] == {one["user"]: ["default", "work"]}
+    host["profiles"][1]["user"] = "no-such-user"
+    assert info.gather(**host)["shared_users"] == {}
+
+
+def test_profiles_of_an_adopted_home_that_are_no_agents_are_named(host, tmp_path):
+    for name in ("work", "notes"):
+        (tmp_path / "home/profiles" / name).mkdir(parents=True)
+    (one,) = host["profiles"]
+    host["profiles"].append({**one, "name": "work", "home": str(tmp_path / "home/profiles/work")})
+    assert info.gather(**host)["undeclared_profiles"] == [str(tmp_path / "home/profiles/notes")]
+
+
 def test_who_changes_the_host_right_now(host, tmp_path):
     (tmp_path / "ops").mkdir()
     assert info.gather(**host)["busy"] == []

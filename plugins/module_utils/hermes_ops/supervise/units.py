@@ -34,6 +34,9 @@ SANDBOX = {
     "NoNewPrivileges": "yes",
     "PrivateTmp": "yes",
     "PrivateDevices": "yes",
+    # The system's bus: over it a user may be allowed to have its own manager started (loginctl enable-linger), which
+    # would run the units that lie in the user's home.
+    "InaccessiblePaths": "-/run/dbus",
     "ProtectSystem": "strict",
     # Hides /home, /root and /run/user, with it the user's own manager, whose processes would be outside of all this.
     # Not "yes": into what that makes inaccessible, an adopted home could not be bound.
@@ -89,6 +92,7 @@ DOORS: dict[str, dict[str, str | None]] = {
         "AmbientCapabilities": None,
         "RestrictSUIDSGID": None,
         "SystemCallFilter": None,
+        "InaccessiblePaths": None,
         # These imply NoNewPrivileges=yes for a unit with User= in systemd before 255, or filter system calls:
         "LockPersonality": None,
         "PrivateDevices": None,
@@ -103,8 +107,8 @@ DOORS: dict[str, dict[str, str | None]] = {
         "SystemCallArchitectures": None,
     },
     "system": {"ProtectSystem": None},
-    # Lifts no directive: :func:`_sandbox` binds the user's runtime directory, :func:`_identity` says where it is.
-    "user_manager": {},
+    # :func:`_sandbox` binds the user's runtime directory, too, and :func:`_identity` says where it is.
+    "user_manager": {"InaccessiblePaths": None},
 }
 
 
