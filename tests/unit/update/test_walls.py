@@ -274,6 +274,24 @@ def test_a_config_that_is_none_afterwards_goes_back(home, kind):
     assert (home.home / "config.yaml").read_bytes() == b"_config_version: 33\n"
 
 
+def test_names_that_are_taken_keep_nobody_from_anything(home):
+    with contextlib.closing(sqlite3.connect(home.home / "state.db")) as living:
+        living.execute("PRAGMA journal_mode = WAL")
+        living.execute("INSERT INTO schema_version VALUES (2)")
+        living.commit()
+        for path in home.home.glob("state.db-*"):
+            path.chmod(0o666)
+        (home.home / ".state.db.hermes-ops").mkdir()
+        deep(home.home / ".state.db.partial", home.owner)
+        home.freeze()
+        living.execute("CREATE TABLE more (text)")
+        assert home.frozen.put_back() == ["state.db"]
+    with contextlib.closing(sqlite3.connect(home.home / "state.db")) as connection:
+        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(1,), (2,)]
+    assert not list(home.home.glob(".state.db.*partial"))
+    assert not list(home.home.glob(".state.db.*.hermes-ops"))
+
+
 def test_a_home_that_forbids_writing_goes_back(home):
     (home.home / "cron").mkdir()
     home.own(home.home / "cron")

@@ -18,6 +18,7 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import sqlite3
 import stat
 import time
@@ -25,7 +26,7 @@ from typing import Any, BinaryIO
 
 from ..agent import config
 from ..backup import archives as backup
-from ..system import sqlite
+from ..system import sqlite, trees
 from ..system.errors import OpsError
 from ..system.files import failure, read_bytes
 
@@ -210,9 +211,8 @@ def _transfer_logged(home: str, name: str, database: sqlite3.Connection, copied:
     """Copy a database that somebody killed, or still writes, left partly in its log."""
     # SQLite writes where a path leads, and none leads to the copies.
     directory, file = os.path.split(os.path.join(home, name))
-    whole = os.path.join(directory, f".{file}.hermes-ops")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(whole)
+    # A name that nothing in the home can have taken.
+    whole = os.path.join(directory, f".{file}.{secrets.token_hex(8)}.hermes-ops")
     try:
         with contextlib.closing(sqlite3.connect(whole)) as target:
             target.execute("PRAGMA synchronous = OFF")
@@ -373,8 +373,18 @@ def _exists(name: str, directory: int) -> bool:
 
 
 def _remove(name: str, directory: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        os.chmod(name, 0o700, dir_fd=directory)
+        below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            trees.empty(below)
+        finally:
+            os.close(below)
+        os.rmdir(name, dir_fd=directory)
 
 
 def _take(name: str, directory: int, gone: int) -> None:

@@ -59,4 +59,4 @@ def call_hook(hook: list[str], outcome: Outcome) -> None:
         "FAILED_STEP": outcome.failed_step or "",
     }
     if hook:
-        run(hook, timeout=HOOK_TIMEOUT, env={f"HERMES_UPDATE_{name}": shown(value) for name, value in facts.items()})
+        run(hook, timeout=HOOK_TIMEOUT, env={f"HERMES_UPDATE_{name}": value for name, value in facts.items()})
