@@ -30,9 +30,17 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation, jobs, kit  # noqa: E402
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import machine as update  # noqa: E402
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, measure  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (  # noqa: E402
+    expiry,
+    findings,
+    history,
+    host_findings,
+    look,
+    process,
+    turns,
+)
 
 
 def defaults() -> dict[str, str]:
@@ -128,7 +136,7 @@ STEPS: list[dict[str, Any]] = [
 
 PLACES = [
     ("agents' homes", f"{HOST.hermes_home}, {HOST.hermes_home}/profiles/NAME"),
-    ("their settings", f"{health.config.FILE_NAME}, {health.dotenv.FILE_NAME}, {health.webhooks.FILE_NAME} in it"),
+    ("their settings", f"{health.config.FILE_NAME}, {health.dotenv.FILE_NAME}, {servers.webhooks.FILE_NAME} in it"),
     ("their logs", f"journalctl --identifier {IDENTIFIER.replace('default', 'NAME')}; logs/ in the home"),
     ("units", f"{UNIT.replace('default', 'NAME')}, {', '.join(job.timer for job in jobs.JOBS.values())}"),
     ("last copies that worked", f"{HOST.ops_dir}/profiles/NAME/kept/"),
@@ -153,7 +161,7 @@ KNOWN = {
 def causes() -> dict[str, str]:
     """What `check` calls a cause -> the fix it prints, of every cause that is named in the code."""
     found: dict[str, str] = {}
-    for module in (health, measure, look):
+    for module in (health, journal, servers, expiry, findings, history, host_findings, look, process, turns):
         for call in ast.walk(ast.parse(inspect.getsource(module))):
             name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
             known = name in ("Problem", "Finding", "_find")

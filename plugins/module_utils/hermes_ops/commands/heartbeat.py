@@ -13,7 +13,7 @@ from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.files import write_atomic
-from ..watch import heartbeat, look
+from ..watch import drill, heartbeat, look, metrics, pings
 
 # Of its period, what a heartbeat may take.
 SHARE = 0.75
@@ -47,21 +47,21 @@ def beat(host: Installation, wanted: heartbeat.Settings, deadline: float, *, qui
 
 def _beat(host: Installation, wanted: heartbeat.Settings, deadline: float, quiet: bool) -> int:
     report = look.look(host, wanted.thresholds())
-    drill = heartbeat.drill_of(host)
-    if drill == heartbeat.FAIL:
-        report.findings.insert(0, heartbeat.DRILL_FINDING)
+    lasting = drill.of(host)
+    if lasting == drill.FAIL:
+        report.findings.insert(0, drill.FINDING)
     failed = False
     if wanted.textfile:
         try:
-            write_atomic(wanted.textfile, heartbeat.textfile(report, time.time()), mode=0o644)
+            write_atomic(wanted.textfile, metrics.textfile(report, time.time()), mode=0o644)
         except OpsError as error:
             failed = True
             sys.stderr.write(f"hermes-ops: {error}\n")
     if not quiet:
         say(report.message)
-    if drill == heartbeat.SILENCE:
+    if lasting == drill.SILENCE:
         return EXIT_UNHEALTHY if failed else EXIT_OK
-    answers = heartbeat.send(heartbeat.pings_of(wanted, report), deadline)
+    answers = pings.send(heartbeat.pings_of(wanted, report), deadline)
     for name, answer in answers.items():
         if answer.problem is not None:
             failed = True

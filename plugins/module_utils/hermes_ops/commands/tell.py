@@ -12,7 +12,7 @@ import time
 from ..agent import tell
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host.installation import Installation
-from ..supervise import health
+from ..supervise import servers
 from ..system.errors import OpsError
 from ..system.text import printable
 
@@ -31,7 +31,7 @@ def work(arguments: argparse.Namespace) -> int:
     profile = host.one(arguments.profile)
     topic, body = tell.parse(sys.stdin.buffer.read(tell.MAX_BYTES + 1), arguments.topic)
     path = tell.archive_path(profile["home"], topic, time.time())
-    url, _subscription = health.find_webhook(profile, host.owner, arguments.webhook)
+    url, _subscription = servers.find_webhook(profile, host.owner, arguments.webhook)
     if arguments.check:
         say(f"would keep: {path}")
         say(f"would tell: profile {profile['name']}, by {url}: {printable(topic)} ({len(body)} characters)")
@@ -39,7 +39,7 @@ def work(arguments: argparse.Namespace) -> int:
     tell.archive(path, host.owner, topic, body)
     say(f"kept:   {path}")
     try:
-        answer = health.call_webhook(
+        answer = servers.call_webhook(
             profile, host.owner, arguments.webhook, {"topic": topic, "body": body}, timeout=arguments.timeout
         )
     except OpsError as error:

@@ -42,8 +42,8 @@ from ..system.files import (
 )
 from ..system.process import run
 from ..system.systemd import COMMAND_TIMEOUT, Manager, Unit, check_path
-from . import health, units
-from .health import Problem
+from . import health, journal, servers, units
+from .problems import Problem
 
 UNIT = "hermes-canary.service"
 # How long it has to stay the same process. Hermes' own periodic work begins at once and comes again after 30 s (the
@@ -299,7 +299,7 @@ def boot(
     """
     reply = reply and canary["health"]["reply"]
     # Whatever happens to us, it is gone after this.
-    longest = timeout + health.REPLY_TIMEOUT + stable + 60
+    longest = timeout + servers.REPLY_TIMEOUT + stable + 60
     with host.lock("canary", timeout=timeout):
         manager = Manager("system", host.owner)
         # Left over from a run that was killed.
@@ -395,13 +395,13 @@ class _Attempt:
         lines = run(
             [
                 *("journalctl", "--identifier", UNIT, f"--since=@{int(self.began)}", "--boot", "--no-pager"),
-                *("--output", "cat", "--lines", str(health.JOURNAL_LINES)),
+                *("--output", "cat", "--lines", str(journal.JOURNAL_LINES)),
             ],
             timeout=COMMAND_TIMEOUT,
             check=False,
         ).stdout.splitlines()
         lines = [line.rstrip() for line in lines if line.strip()]
-        cause = health.explain_journal(lines)
+        cause = journal.explain_journal(lines)
         known = f": {cause.what}" if cause and cause.cause != problem.cause else ""
         return CanaryFailed(
             f"on a copy of the home it {problem.what}{known}; the agent itself was not touched",
@@ -424,7 +424,7 @@ class _Attempt:
         with acting_as(self.owner):
             key = dotenv.read_env(os.path.join(self.canary["managed_dir"], dotenv.FILE_NAME))["API_SERVER_KEY"]
         try:
-            return health.ask(self.canary["api"], key, health.REPLY_PROMPT)
+            return servers.ask(self.canary["api"], key, servers.REPLY_PROMPT)
         except OpsError as error:
             problem, _answer = self._look()
             if problem is None or problem.cause != "ended":
@@ -464,7 +464,7 @@ class _Attempt:
         problems = health.platform_problems(state, ["api_server"])
         if problems:
             return Problem(problems[0].cause, f"is not healthy: {problems[0].what}", problems[0].fix), {}
-        problem, answer = health.server_problem("its API server", self.canary["api"], "hermes-agent")
+        problem, answer = servers.server_problem("its API server", self.canary["api"], "hermes-agent")
         if problem:
             return Problem(problem.cause, f"is not healthy: {problem.what}", problem.fix), {}
         return None, answer

@@ -15,14 +15,15 @@ from ..agent import dotenv
 from ..agent.state import read_state
 from ..host.installation import Installation
 from ..host.settings import path_of as settings_path
-from ..supervise import health
+from ..supervise import health, journal, servers
 from ..supervise.gateway import current_release
+from ..supervise.problems import Health
 from ..system.errors import OpsError
 from ..system.files import acting_as, read_json, read_text, write_json
 from ..system.process import run
 from ..system.systemd import Unit
-from . import measure
-from .measure import Finding, Report, Settings, number
+from . import expiry, findings, history, host_findings, process, turns
+from .findings import Finding, Report, Settings, number
 
 JOB = "check"
 LOCK_SECONDS = 20.0
@@ -37,7 +38,7 @@ FROZEN = 120.0
 ASK_AGAIN_MINUTES = 10
 
 
-def look(host: Installation, settings: Settings, *, healths: Mapping[str, health.Health] | None = None) -> Report:
+def look(host: Installation, settings: Settings, *, healths: Mapping[str, Health] | None = None) -> Report:
     """Look at the host once; waits for nothing. What only time shows is remembered in ``status/check.json``.
 
     :param healths: profile -> its health, where somebody has just looked
@@ -95,27 +96,27 @@ class _Look:
 
     def at_host(self) -> None:
         found, settings = self.report.findings, self.settings
-        found += measure.volume_findings(self.host.data_dir, settings.data_volume, _fstab())
+        found += host_findings.volume_findings(self.host.data_dir, settings.data_volume, _fstab())
         for path in dict.fromkeys((self.host.data_dir, "/")):
             try:
                 status = os.statvfs(path)
             except OSError as error:
                 self._find("disk_unknown", f"{path} cannot be looked at ({error.strerror})", "see dmesg")
                 continue
-            self.report.figures["disks"][path] = measure.disk_figures(status)
-            found += measure.disk_findings(path, status, settings)
+            self.report.figures["disks"][path] = host_findings.disk_figures(status)
+            found += host_findings.disk_findings(path, status, settings)
         for job in ("update", "rehearsal"):
             # What is not done any more need not succeed any more.
             if os.path.exists(settings_path(job)):
-                found += measure.job_findings(job, self._status(job))
+                found += host_findings.job_findings(job, self._status(job))
         declared = settings_path("backup")
         if os.path.exists(declared):
             since = os.stat(declared).st_mtime
-            found += measure.backup_findings(self._status("backup"), since, self.now, settings)
+            found += host_findings.backup_findings(self._status("backup"), since, self.now, settings)
         self.report.figures["clock_offset"] = offset = number(self.memory.get("clock_offset"))
-        found += measure.clock_findings(offset, settings)
+        found += host_findings.clock_findings(offset, settings)
         for path in settings.certificates:
-            found += measure.certificate_findings(path, self.now, settings)
+            found += expiry.certificate_findings(path, self.now, settings)
         self._at_sqlite()
         self._at_units()
 
@@ -130,7 +131,7 @@ class _Look:
 
     def _at_sqlite(self) -> None:
         host, release = self.host, current_release(self.host.root)
-        if release is None or not any(measure.uses_wal(profile["home"], host.owner) for profile in host.profiles):
+        if release is None or not any(host_findings.uses_wal(profile["home"], host.owner) for profile in host.profiles):
             return
         known = _mapping(self.memory.get("sqlite"))
         if known.get("release") != release:
@@ -142,11 +143,11 @@ class _Look:
                 self._find("sqlite_unknown", f"the release's Python: {error.what}", "converge the host", failure=False)
                 return
             self.memory["sqlite"] = known = {"release": release, "version": version}
-        self.report.findings += measure.sqlite_findings(str(known.get("version")))
+        self.report.findings += host_findings.sqlite_findings(str(known.get("version")))
 
     # --- the agents --------------------------------------------------------------------------------------------
 
-    def at_agents(self, profiles: list[dict[str, Any]], healths: Mapping[str, health.Health]) -> None:
+    def at_agents(self, profiles: list[dict[str, Any]], healths: Mapping[str, Health]) -> None:
         """:param healths: of those that somebody has just looked at"""
         host = self.host
         if not profiles:
@@ -171,15 +172,15 @@ class _Look:
         self.memory["profiles"] = after
 
     def _at_health(
-        self, profile: dict[str, Any], unit: Unit, result: health.Health, known: dict[str, Any], busy: str | None
+        self, profile: dict[str, Any], unit: Unit, result: Health, known: dict[str, Any], busy: str | None
     ) -> dict[str, Any]:
         """:returns: what to remember of it"""
         since = number(known.get("excused")) or self.now
         excuse = busy if self.now - since <= EXCUSED else None
-        found = measure.health_findings(result, unit, excuse)
+        found = findings.health_findings(result, unit, excuse)
         if any(finding.failure for finding in found) and not result.log:
-            health.explain(profile, self.host.manager, result)
-            found = measure.health_findings(result, unit, excuse)
+            journal.explain(profile, self.host.manager, result)
+            found = findings.health_findings(result, unit, excuse)
         self.report.findings += found
         return {"excused": since} if busy and not result.ok else {}
 
@@ -193,33 +194,33 @@ class _Look:
         """
         name, home, owner, found = profile["name"], profile["home"], self.host.owner, self.report.findings
         samples: dict[str, Any] = {
-            "restarts": measure.remember_restarts(known.get("restarts"), unit.restarts, self.now)
+            "restarts": history.remember_restarts(known.get("restarts"), unit.restarts, self.now)
         }
-        restarts = measure.climbed(samples["restarts"])
+        restarts = history.climbed(samples["restarts"])
         figures = self.report.figures["profiles"][name] = {"up": unit.running, "restarts": restarts}
         if restarts > self.settings.restarts:
             what = f"it was restarted {restarts} times within the hour"
             self._find("restarts", what, f"see why it ends: {unit.log}", profile=name)
         environment = self._environment(profile)
         for key, value in environment.items():
-            end = measure.token_end(value)
+            end = expiry.token_end(value)
             if end is not None:
-                found += measure.expiry_findings(f"the token {key}", end, self.now, self.settings, name)
+                found += expiry.expiry_findings(f"the token {key}", end, self.now, self.settings, name)
         if unit.running:
-            process = measure.look_at_process(unit.pid, owner, unit_memory)
-            figures.update(memory_bytes=process.memory, open_files=process.descriptors)
-            found += measure.memory_findings(process.memory, self.settings, name)
-            samples["climb"] = measure.remember_hour(known.get("climb"), unit.pid, process, self.now)
-            found += measure.climb_findings(samples["climb"]["hours"], name)
-            samples["deaf"] = self._deaf(profile, unit, process, environment, known.get("deaf"))
+            seen = process.look_at_process(unit.pid, owner, unit_memory)
+            figures.update(memory_bytes=seen.memory, open_files=seen.descriptors)
+            found += process.memory_findings(seen.memory, self.settings, name)
+            samples["climb"] = history.remember_hour(known.get("climb"), unit.pid, seen, self.now)
+            found += history.climb_findings(samples["climb"]["hours"], name)
+            samples["deaf"] = self._deaf(profile, unit, seen, environment, known.get("deaf"))
             self._frozen(profile, unit)
         try:
-            turns = measure.read_turns(home, owner, self.now)
+            counted = turns.read_turns(home, owner, self.now)
         except OpsError as error:
             self._find("turns_unknown", f"{error.where} {error.what}", error.fix, failure=False, profile=name)
         else:
-            figures.update(turns=turns.total, turns_failed=turns.failed)
-            found += measure.turn_findings(turns, self.settings, name)
+            figures.update(turns=counted.total, turns_failed=counted.failed)
+            found += turns.turn_findings(counted, self.settings, name)
         return samples
 
     def _environment(self, profile: dict[str, Any]) -> dict[str, str]:
@@ -231,12 +232,12 @@ class _Look:
         return found
 
     def _deaf(
-        self, profile: dict[str, Any], unit: Unit, process: measure.Process, environment: dict[str, str], known: Any
+        self, profile: dict[str, Any], unit: Unit, seen: process.Process, environment: dict[str, str], known: Any
     ) -> dict[str, Any]:
         """:returns: what was deaf, for the next look: Telegram's connection is opened anew from time to time, so only
         what is deaf twice is"""
         state = read_state(profile["home"], self.host.owner)
-        deaf = measure.deaf_platforms(state, process) if state.get("pid") == unit.pid else []
+        deaf = process.deaf_platforms(state, seen) if state.get("pid") == unit.pid else []
         if environment.get("TELEGRAM_WEBHOOK_URL"):
             # Then Telegram comes to it.
             deaf = [name for name in deaf if name != "telegram"]
@@ -252,7 +253,7 @@ class _Look:
                 beat = read_json(os.path.join(profile["home"], "state", "gateway.heartbeat"))
         except (OpsError, RecursionError):
             return
-        seconds = measure.frozen_for(beat, unit.pid, time.monotonic())
+        seconds = process.frozen_for(beat, unit.pid, time.monotonic())
         if seconds > FROZEN:
             what = f"its event loop has not turned for {seconds:.0f} s"
             self._find("frozen", what, unit.command("restart"), profile=profile["name"])
@@ -289,7 +290,7 @@ class _Look:
         started = time.monotonic()
         key = self._environment(profile).get("API_SERVER_KEY", "")
         try:
-            health.ask(profile["api"], key, health.REPLY_PROMPT, timeout=self.settings.reply_seconds)
+            servers.ask(profile["api"], key, servers.REPLY_PROMPT, timeout=self.settings.reply_seconds)
         except OpsError as error:
             return {"problem": error.what, "fix": error.fix}
         return {"seconds": round(time.monotonic() - started, 1)}
