@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from ..agent import sessions, webhooks
+from ..agent import webhooks
 from ..host.guard import Guard
 from ..host.installation import JOURNALS, Installation
 from ..supervise import gateway, health
@@ -48,6 +48,7 @@ from ..system.files import (
     write_json,
 )
 from ..system.process import run_filter
+from ..system.worker import work
 from . import archives as backup
 from . import tarstream as archive
 
@@ -384,16 +385,11 @@ def learnt_since(host: Installation, home: str, manifest: dict[str, Any]) -> lis
 
 def _last_said(host: Installation, home: str) -> float:
     """When somebody said the last thing that was no question of ours; 0.0: never, or that cannot be read."""
-    query = "SELECT max(timestamp) FROM messages WHERE role = 'user' AND instr(coalesce(content, ''), ?) = 0"
     try:
-        with sessions.reading(home, host.owner) as database:
-            if database is None:
-                return 0.0
-            (when,) = database.execute(query, (health.REPLY_PROMPT,)).fetchone()
-    except OpsError:
+        return float(work(host.owner, "agent.sessions:last_said", home, health.REPLY_PROMPT, where=home))
+    except (OpsError, TypeError, ValueError):
         # That is why one restores.
         return 0.0
-    return float(when or 0.0)
 
 
 def _newer(home: str, name: str, manifest: dict[str, Any]) -> Iterator[tuple[float, str]]:

@@ -31,16 +31,17 @@ def work(arguments: argparse.Namespace) -> int:
     profile = host.one(arguments.profile)
     topic, body = tell.parse(sys.stdin.buffer.read(tell.MAX_BYTES + 1), arguments.topic)
     path = tell.archive_path(profile["home"], topic, time.time())
-    url, _subscription = servers.find_webhook(profile, host.owner, arguments.webhook)
+    owner = host.owner_of(profile)
+    url = servers.webhook_url(profile, owner, arguments.webhook)
     if arguments.check:
         say(f"would keep: {path}")
         say(f"would tell: profile {profile['name']}, by {url}: {printable(topic)} ({len(body)} characters)")
         return EXIT_OK
-    tell.archive(path, host.owner, topic, body)
+    tell.archive(path, owner, topic, body)
     say(f"kept:   {path}")
     try:
         answer = servers.call_webhook(
-            profile, host.owner, arguments.webhook, {"topic": topic, "body": body}, timeout=arguments.timeout
+            profile, owner, arguments.webhook, {"topic": topic, "body": body}, timeout=arguments.timeout
         )
     except OpsError as error:
         sys.stderr.write(f"hermes-ops: kept, but the agent has not answered: {printable(str(error))}\n")

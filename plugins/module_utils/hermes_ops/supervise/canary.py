@@ -25,6 +25,7 @@ import time
 from typing import Any
 
 from ..agent import config, dotenv
+from ..agent.quote import quoted
 from ..agent.state import read_state
 from ..description.declaration import BASE_CONFIG, merge
 from ..host.installation import Installation
@@ -400,14 +401,13 @@ class _Attempt:
             timeout=COMMAND_TIMEOUT,
             check=False,
         ).stdout.splitlines()
-        lines = [line.rstrip() for line in lines if line.strip()]
         cause = journal.explain_journal(lines)
         known = f": {cause.what}" if cause and cause.cause != problem.cause else ""
         return CanaryFailed(
             f"on a copy of the home it {problem.what}{known}; the agent itself was not touched",
             where=f"release {self.release}, profile {self.canary['name']}",
             fix=cause.fix if cause else problem.fix,
-            log=lines,
+            log=[quoted(line) for line in lines if line.strip()],
         )
 
     def await_health(self, timeout: float) -> dict[str, Any]:
@@ -421,10 +421,9 @@ class _Attempt:
             time.sleep(health.POLL_SECONDS)
 
     def ask(self) -> str:
-        with acting_as(self.owner):
-            key = dotenv.read_env(os.path.join(self.canary["managed_dir"], dotenv.FILE_NAME))["API_SERVER_KEY"]
+        key_in = [self.canary["managed_dir"]]
         try:
-            return servers.ask(self.canary["api"], key, servers.REPLY_PROMPT)
+            return servers.ask(self.canary["api"], self.owner, servers.REPLY_PROMPT, key_in=key_in)
         except OpsError as error:
             problem, _answer = self._look()
             if problem is None or problem.cause != "ended":
@@ -464,7 +463,7 @@ class _Attempt:
         problems = health.platform_problems(state, ["api_server"])
         if problems:
             return Problem(problems[0].cause, f"is not healthy: {problems[0].what}", problems[0].fix), {}
-        problem, answer = servers.server_problem("its API server", self.canary["api"], "hermes-agent")
+        problem, answer = servers.server_problem("its API server", self.canary["api"], "hermes-agent", self.owner)
         if problem:
             return Problem(problem.cause, f"is not healthy: {problem.what}", problem.fix), {}
         return None, answer

@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from ..system import network as ports
+from ..system import network
 from ..system.errors import OpsError
 from ..system.files import Owner
 from ..system.plan import Plan
@@ -85,10 +85,10 @@ def plan_dashboard(
     _plan_other_scope(plan, host, owner)
     manager = Manager(host.scope, owner)
     unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
-    served = ports.listeners({port}, owner).get(port)
+    served = network.listeners({port}, owner).get(port)
     if served is not None and not _is_ours(unit, served):
         raise OpsError(
-            f"{port} is taken by {ports.describe(served)}",
+            f"{port} is taken by {network.describe(served)}",
             where="dashboard_port",
             fix="stop it, or declare another port",
         )
@@ -141,7 +141,7 @@ def _wait(manager: Manager, port: int, owner: Owner) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
-        served = ports.listeners({port}, owner).get(port)
+        served = network.listeners({port}, owner).get(port)
         if served is not None and _is_ours(unit, served):
             return
         if time.monotonic() > deadline:

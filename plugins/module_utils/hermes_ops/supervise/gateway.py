@@ -15,7 +15,7 @@ from typing import Any
 
 from ..agent.state import read_state
 from ..host.records import Records
-from ..system import network as ports
+from ..system import network
 from ..system.files import Owner, read_text, write_atomic
 from ..system.plan import Difference, Plan
 from ..system.systemd import Manager, Unit
@@ -39,7 +39,7 @@ class GatewayPlan(Plan):
 def running_release(pid: int, root: str) -> str | None:
     """The release a process runs: the interpreter it was started with lies in it."""
     prefix = os.path.join(root, "releases") + os.sep
-    for word in ports.command_line(pid)[:2]:
+    for word in network.command_line(pid)[:2]:
         if word.startswith(prefix):
             return word[len(prefix) :].split(os.sep, 1)[0]
     return None

@@ -10,24 +10,28 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ..agent import config, dotenv
-from ..agent.state import read_state
 from ..host.records import Records
-from ..system import network, yaml_edit
+from ..system import network
 from ..system.errors import OpsError
-from ..system.files import Owner, acting_as
+from ..system.files import Owner
 from ..system.systemd import Manager, Unit
+from . import servers, sight
 from .journal import explain
 from .problems import CONFIG_FIX, Health, Problem
-from .servers import REPLY_PROMPT, ask, call_webhook, server_problem
+from .servers import REPLY_PROMPT
+from .sight import Sight
 
 # A gateway that is still the same process after this many seconds is not in a crash loop.
 STABLE_SECONDS = 3.0
 # So many further starts while we wait, and it is one.
 CRASH_LOOP = 3
 POLL_SECONDS = 0.5
+# Between two looks, so many times what the last one took.
+REST = 4
 # systemd's own exit code for "cannot execute" (systemd.exec(5)).
 EXIT_EXEC = 203
 # Hermes' exit code for a configuration that cannot work (gateway/restart.py, since 0.18).
@@ -92,13 +96,20 @@ def platform_problems(state: dict[str, Any], declared: list[str]) -> list[Proble
     return problems
 
 
-def taken_ports(profile: dict[str, Any], owner: Owner) -> dict[str, Problem]:
-    """``api`` and ``webhook``, as far as somebody else has the port: another profile's gateway answers alike."""
-    wanted = {profile[key]["port"]: key for key in ("api", "webhook") if profile[key]["enabled"]}
+def wanted_ports(profile: dict[str, Any]) -> dict[int, str]:
+    """The ports of the profile's servers -> ``api``, ``webhook``."""
+    return {profile[key]["port"]: key for key in ("api", "webhook") if profile[key]["enabled"]}
+
+
+def taken_ports(profile: dict[str, Any], listeners: dict[int, set[int]]) -> dict[str, Problem]:
+    """``api`` and ``webhook``, as far as somebody else has the port: another profile's gateway answers alike.
+
+    :param listeners: see :func:`network.listeners`
+    """
     taken = {}
-    for port, pids in network.listeners(set(wanted), owner).items():
-        key = wanted[port]
-        if pids != network.outsiders(pids, {profile["name"]}):
+    for port, key in wanted_ports(profile).items():
+        pids = listeners.get(port)
+        if pids is None or pids != network.outsiders(pids, {profile["name"]}):
             continue
         gateway = any(network.gateway_of(pid) for pid in pids)
         taken[key] = Problem(
@@ -116,8 +127,39 @@ def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
     :param profile: the ``gateway`` part of a description made by :func:`declaration.resolve`
     :param unit: the unit as it is now
     """
+    return check_all([profile], owner, {unit.name: unit})[0]
+
+
+def check_all(profiles: list[dict[str, Any]], owner: Owner, units: dict[str, Unit]) -> list[Health]:
+    """Look once at each of *profiles*, side by side."""
+    listeners = network.listeners(port for profile in profiles for port in wanted_ports(profile))
+    started = [_see(profile, owner, units[profile["unit"]], listeners) for profile in profiles]
+    return [judge(profile, units[profile["unit"]], listeners, answer()) for profile, answer in zip(profiles, started)]
+
+
+def _see(profile: dict[str, Any], owner: Owner, unit: Unit, listeners: dict[int, set[int]]) -> Callable[[], Any]:
+    """Begin to look at an agent; what this returns waits for the answer."""
+    # Of one that has just started there is nothing to be known yet.
+    running = unit.running and unit.age >= STABLE_SECONDS
+    wanted = sight.wanted_of(profile, running=running, blind=blind_ports(profile, listeners))
+    return sight.start(owner, wanted) if running or wanted["blind"] else dict
+
+
+def blind_ports(profile: dict[str, Any], listeners: dict[int, set[int]]) -> list[int]:
+    """The profile's ports whose listener perhaps only the agent's own user can see."""
+    return [port for port in wanted_ports(profile) if listeners.get(port) == set()]
+
+
+def judge(profile: dict[str, Any], unit: Unit, listeners: dict[int, set[int]], answer: Any) -> Health:
+    """The health of an agent, from what was seen of it.
+
+    :param listeners: see :func:`network.listeners`
+    :param answer: of a worker that looked (:func:`sight.start`)
+    """
     health = Health(profile["name"], pid=unit.pid)
-    taken = taken_ports(profile, owner)
+    seen = Sight.of(answer)
+    network.merge_seen(listeners, seen.listeners)
+    taken = taken_ports(profile, listeners)
     health.problems += taken.values()
     problem = explain_unit(unit)
     if problem:
@@ -127,42 +169,35 @@ def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
         health.problems.append(
             Problem("not_stable", f"it has run for less than {STABLE_SECONDS:g} s", "wait, then look again")
         )
-    state = read_state(profile["home"], owner)
-    with acting_as(owner):
-        problem = _config_problem(os.path.join(profile["home"], config.FILE_NAME))
-    if problem:
-        health.problems.append(problem)
+        return health
+    if isinstance(answer, OpsError):
+        what = f"{answer.where}: {answer.what}"
+        health.problems.append(Problem("home_unreadable", what, answer.fix or "see what the agent left there"))
+        return health
+    if seen.config:
+        health.problems.append(Problem("config_unparsable", f"{seen.config}, so it runs on defaults", CONFIG_FIX, True))
+    state = seen.state
     if state.get("pid") != unit.pid or state.get("gateway_state") != "running":
-        health.problems.append(
-            Problem(
-                "not_ready",
-                f"Hermes says it is {state.get('gateway_state', 'not started')}"
-                + (", of an earlier process" if state.get("pid", unit.pid) != unit.pid else ""),
-                "wait, then see the log",
-            )
-        )
+        health.problems.append(_not_ready(state, unit))
     else:
-        health.platforms = {name: str(value.get("state")) for name, value in state["platforms"].items()}
+        health.platforms = {name: value.get("state", "") for name, value in state["platforms"].items()}
         health.problems += platform_problems(state, profile["health"]["platforms"])
     for key, expected in (("api", "hermes-agent"), ("webhook", "webhook")):
         if profile[key]["enabled"] and key not in taken:
-            problem, answer = server_problem(f"the {key} server", profile[key], expected)
+            said = seen.servers.get(key)
+            problem = servers.judge(f"the {key} server", profile[key], expected, said)
             if problem:
                 health.problems.append(problem)
             elif key == "api":
-                health.version = answer.get("version")
+                health.version = servers.version_of(said)
     return health
 
 
-def _config_problem(path: str) -> Problem | None:
-    """Hermes runs on defaults, silently, when its config.yaml does not parse."""
-    if not yaml_edit.available():
-        return None
-    try:
-        config.read_config(path)
-    except OpsError as error:
-        return Problem("config_unparsable", f"{error.where} {error.what}, so it runs on defaults", CONFIG_FIX, True)
-    return None
+def _not_ready(state: dict[str, Any], unit: Unit) -> Problem:
+    earlier = ", of an earlier process" if state.get("pid", unit.pid) != unit.pid else ""
+    return Problem(
+        "not_ready", f"Hermes says it is {state.get('gateway_state', 'not started')}{earlier}", "wait, then see the log"
+    )
 
 
 def wait(
@@ -174,59 +209,57 @@ def wait(
     :returns: one result a profile, in order; unhealthy ones carry the last lines of their journal
     """
     results: dict[str, Health] = {}
-    units = {p["name"]: p["unit"] for p in profiles}
     first_restarts: dict[str, int] = {}
     started = time.monotonic()
     waiting = list(profiles)
     while waiting:
-        states = manager.units(units[p["name"]] for p in waiting)
+        units = manager.units(profile["unit"] for profile in waiting)
+        began = time.monotonic()
+        looked = check_all(waiting, owner, units)
         still = []
-        for profile in waiting:
-            unit = states[profile["unit"]]
-            health = check(profile, owner, unit)
+        for profile, health in zip(waiting, looked):
+            unit = units[profile["unit"]]
             results[profile["name"]] = health
             attempts = unit.restarts - first_restarts.setdefault(profile["name"], unit.restarts)
-            looping = attempts >= CRASH_LOOP
-            if looping:
-                health.problems.insert(
-                    0,
-                    Problem(
-                        "crash_loop",
-                        f"it was restarted {unit.restarts} times; the last exit status was {unit.status}",
-                        "see the log",
-                    ),
-                )
             over = time.monotonic() - started >= profile["health"]["timeout"]
-            hopeless = looping or any(
-                problem.final or (problem.cause == "wrong_binary" and attempts > 0) for problem in health.problems
-            )
-            if not health.ok and not over and not hopeless:
+            if not health.ok and not over and not _is_hopeless(health, unit, attempts):
                 still.append(profile)
         waiting = still
         if waiting:
-            time.sleep(POLL_SECONDS)
+            # A look costs each agent a process: most of the time belongs to what is waited for.
+            time.sleep(max(POLL_SECONDS, REST * (time.monotonic() - began)))
     for profile in profiles:
         health = results[profile["name"]]
         if health.ok:
             _prove(profile, owner, health)
         if health.ok and records:
-            for name in ("config.yaml", ".env"):
+            for name in (config.FILE_NAME, dotenv.FILE_NAME):
                 records[profile["name"]].keep(os.path.join(profile["home"], name), owner, replace=True)
         elif not health.ok:
             explain(profile, manager, health)
-    return [results[p["name"]] for p in profiles]
+    return [results[profile["name"]] for profile in profiles]
+
+
+def _is_hopeless(health: Health, unit: Unit, attempts: int) -> bool:
+    """Whether waiting cannot help. A crash loop is put among the problems.
+
+    :param attempts: starts since the first look
+    """
+    if attempts >= CRASH_LOOP:
+        what = f"it was restarted {unit.restarts} times; the last exit status was {unit.status}"
+        health.problems.insert(0, Problem("crash_loop", what, "see the log"))
+        return True
+    return any(problem.final or (problem.cause == "wrong_binary" and attempts > 0) for problem in health.problems)
 
 
 def _prove(profile: dict[str, Any], owner: Owner, health: Health) -> None:
     """A real reply and a real webhook, where they are asked for."""
     try:
         if profile["health"]["reply"]:
-            with acting_as(owner):
-                key = dotenv.read_env(os.path.join(profile["home"], ".env")).get("API_SERVER_KEY", "")
-            health.reply = ask(profile["api"], key, REPLY_PROMPT)
+            health.reply = servers.ask(profile["api"], owner, REPLY_PROMPT, key_in=[profile["home"]])
         if profile["health"]["webhook"]:
             payload = {"topic": "health", "body": REPLY_PROMPT}
-            call_webhook(profile, owner, profile["health"]["webhook"], payload)
+            servers.call_webhook(profile, owner, profile["health"]["webhook"], payload)
     except OpsError as error:
         health.problems.append(
             Problem("no_reply", f"{error.where}: {error.what}" if error.where else error.what, error.fix or "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..agent.quote import quoted
 from ..system.process import run
 from ..system.systemd import Manager
 from .problems import CONFIG_FIX, Health, Problem
@@ -15,7 +16,7 @@ from .problems import CONFIG_FIX, Health, Problem
 JOURNAL_LINES = 40
 
 
-# What the journal of a gateway says about itself -> the problem (B9). Only consulted for a gateway that is
+# What the journal of a gateway says about itself -> the problem . Only consulted for a gateway that is
 # already known to be unhealthy: a text that changes with Hermes' version costs an explanation, never a verdict.
 JOURNAL_CAUSES: list[tuple[re.Pattern[str], Problem]] = [
     (
@@ -91,10 +92,11 @@ def explain_journal(lines: list[str]) -> Problem | None:
 
 
 def explain(profile: dict[str, Any], manager: Manager, health: Health) -> None:
-    """Put the cause that the journal names in front."""
+    """Put the cause that the journal names in front, and the last lines of the journal beside it."""
     looping = any(problem.cause == "crash_loop" for problem in health.problems)
-    health.log = _journal(manager, profile, before=looping)
-    known = explain_journal(health.log)
+    lines = _journal(manager, profile, before=looping)
+    health.log = [quoted(line) for line in lines]
+    known = explain_journal(lines)
     if known is not None:
         # What was found by looking says more.
         cause = next((problem for problem in health.problems if problem.cause == known.cause), known)

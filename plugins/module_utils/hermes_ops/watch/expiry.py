@@ -13,7 +13,8 @@ import time
 
 from ..system.errors import OpsError
 from ..system.files import read_text
-from .findings import Finding, Settings, number
+from ..system.text import number
+from .findings import Finding, Settings
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.S)
 _JWT = re.compile(r"[\w-]+\.([\w-]+)\.[\w-]*", re.ASCII)

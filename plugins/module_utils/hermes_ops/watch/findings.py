@@ -150,13 +150,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def number(value: Any) -> float | None:
-    """*value*, when it is a number that one can reckon with."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:
-        return float(value)
-    return None
-
-
 def health_findings(result: Health, unit: Unit, excuse: str | None) -> list[Finding]:
     """What is wrong with an agent: a failure, unless it is only coming or going.
 

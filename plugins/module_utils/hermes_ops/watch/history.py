@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .findings import HOUR, Finding, number
+from ..system.text import number
+from .findings import HOUR, Finding
 from .process import Process
 
 CLIMB_HOURS = 12

@@ -9,9 +9,8 @@ import os
 import re
 from typing import Any
 
-from ..system.errors import OpsError
-from ..system.files import Owner, acting_as, read_bytes
-from .findings import Finding, Settings, number
+from ..system.text import number
+from .findings import Finding, Settings
 
 SAFE_SQLITE = (3, 51, 3)
 
@@ -128,13 +127,3 @@ def sqlite_findings(version: str) -> list[Finding]:
             False,
         )
     ]
-
-
-def uses_wal(home: str, owner: Owner) -> bool:
-    """Whether the profile's database is in WAL mode."""
-    # Bytes 18 and 19 of the header: 2 is WAL (SQLite's file format, 1.3.3).
-    try:
-        with acting_as(owner):
-            return (read_bytes(os.path.join(home, "state.db"), 20) or b"")[18:20] == b"\2\2"
-    except OpsError:
-        return False

@@ -10,15 +10,13 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from ..system.files import Owner, acting_as
-from .findings import Finding, Settings, number, size
+from ..system import network
+from ..system.text import number
+from .findings import Finding, Settings, size
 
 # Platforms that hold a connection of their own out of the gateway's process, as long as they are connected (0.18.2
 # and 0.19.0, plugins/platforms: Discord's and Slack's web sockets, Telegram's long poll).
 OUTBOUND = {"discord", "slack", "telegram"}
-# States of a socket in /proc/net/tcp.
-ESTABLISHED = "01"
-LISTEN = "0A"
 
 
 @dataclass(frozen=True)
@@ -35,46 +33,23 @@ class Process:
     memory: int
 
 
-def look_at_process(pid: int, owner: Owner, unit_memory: int | None) -> Process:
+def look_at_process(pid: int, unit_memory: int | None) -> Process:
     """:param unit_memory: what systemd says the unit uses (``MemoryCurrent``), None when it does not count"""
-    inodes = _sockets(pid)
-    if inodes is None:
-        # In a container even root may not see another user's.
-        with acting_as(owner):
-            inodes = _sockets(pid)
-    resident = _statm(pid)
+    memory = _statm(pid)
     if unit_memory is not None:
         # Of the page cache the kernel takes back what it needs.
-        unit_memory = max(0, unit_memory - _inactive_file(pid))
-    memory = resident if unit_memory is None else unit_memory
-    if inodes is None:
-        return Process(-1, None, memory)
-    sockets = {inode for inode in inodes if inode}
-    return Process(len(inodes), _connected(pid, sockets), memory)
+        memory = max(0, unit_memory - _inactive_file(pid))
+    descriptors, connected = sockets(pid)
+    return Process(descriptors, connected, memory)
 
 
-def _sockets(pid: int) -> list[str] | None:
-    """Of each open descriptor the inode, when it is a socket, else ``""``."""
-    found = []
-    try:
-        with os.scandir(f"/proc/{pid}/fd") as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
-                    target = os.readlink(entry.path)
-                    found.append(target[8:-1] if target.startswith("socket:[") else "")
-    except OSError:
-        return None
-    return found
+def sockets(pid: int) -> tuple[int, bool | None]:
+    """How many descriptors a process has open, and whether it is connected; ``(-1, None)`` when we may not see them.
 
-
-def _connected(pid: int, sockets: set[str]) -> bool:
-    rows = []
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{table}", encoding="ascii") as stream:
-            rows += [line.split() for line in stream.read().splitlines()[1:]]
-    ours = [row for row in rows if row[9] in sockets]
-    ports = {row[1].rsplit(":", 1)[1] for row in ours if row[3] == LISTEN}
-    return any(row[3] == ESTABLISHED and row[1].rsplit(":", 1)[1] not in ports for row in ours)
+    In a container even root may not see another user's: its own worker may.
+    """
+    inodes = network.sockets_of(pid)
+    return (-1, None) if inodes is None else (len(inodes), network.is_connected(pid, inodes))
 
 
 def _statm(pid: int) -> int:

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import stat
-import time
-import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..agent.sessions import DATABASE_ERRORS
+from ..agent import sessions
+from ..system import sqlite
 from ..system.errors import OpsError
-from ..system.files import Owner, acting_as
 from .findings import HOUR, Finding, Settings
 
 # A turn younger than this, in seconds, may still be answered.
@@ -59,44 +56,27 @@ def count_turns(rows: Iterable[tuple[Any, Any, float]], now: float) -> Turns:
     return Turns(total, failed)
 
 
-def read_turns(home: str, owner: Owner, now: float) -> Turns:
-    """The turns of the last hour, from the profile's ``state.db``.
+def read_turns(home: str, now: float) -> Turns:
+    """In a worker: the turns of the last hour, from the profile's ``state.db``.
 
     That file, and not a log: it is not rotated, and does not change its words with Hermes' version or language.
-    Read with the agent's rights and as a reader only, which in WAL mode holds up no writer.
 
-    :raises OpsError: when it cannot be read
+    :raises OpsError: see :func:`sqlite.reading`
     """
-    import sqlite3
-
-    path = os.path.join(home, "state.db")
-    deadline = time.monotonic() + DATABASE_SECONDS
-    with acting_as(owner):
-        try:
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise OpsError("is no regular file", where=path, fix="move it away")
-            connection = sqlite3.connect(f"file:{urllib.parse.quote(path)}?mode=ro", uri=True, timeout=1.0)
-        except FileNotFoundError:
+    with sqlite.reading(os.path.join(home, sessions.FILE_NAME), seconds=DATABASE_SECONDS, wait=1.0) as database:
+        if database is None:
             # Nobody has ever said anything to it.
             return Turns(0, 0)
-        except (OSError, sqlite3.Error) as error:
-            raise OpsError(f"cannot be read ({error})", where=path, fix=DATABASE_FIX) from None
+        # By the primary key, the newest first: as much as belongs to that hour, whatever the size of the rest.
+        rows = database.execute(
+            "SELECT session_id, CAST(role AS TEXT), timestamp FROM messages WHERE observed IS NOT 1 AND role IN "
+            "('user', 'assistant', 'tool') AND typeof(timestamp) IN ('real', 'integer') ORDER BY id DESC LIMIT ?",
+            (MAX_ROWS,),
+        )
         try:
-            connection.text_factory = bytes
-            # The agent could put a view there that never ends.
-            connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-            # By the primary key, the newest first: as much as belongs to that hour, whatever the size of the rest.
-            rows = connection.execute(
-                "SELECT session_id, CAST(role AS TEXT), timestamp FROM messages WHERE observed IS NOT 1 AND role IN "
-                "('user', 'assistant', 'tool') AND typeof(timestamp) IN ('real', 'integer') ORDER BY id DESC LIMIT ?",
-                (MAX_ROWS,),
-            )
-            recent = itertools.takewhile(lambda row: row[2] > now - 2 * HOUR, rows)
-            return count_turns(((session, role.decode(), when) for session, role, when in recent), now)
-        except (*DATABASE_ERRORS, OverflowError) as error:
-            raise OpsError(f"cannot be read ({error})", where=path, fix=DATABASE_FIX) from None
-        finally:
-            connection.close()
+            return count_turns(itertools.takewhile(lambda row: row[2] > now - 2 * HOUR, rows), now)
+        except OverflowError as error:
+            raise OpsError(f"cannot be read ({error})", where=home, fix=DATABASE_FIX) from None
 
 
 def turn_findings(turns: Turns, settings: Settings, profile: str) -> list[Finding]:
