@@ -33,12 +33,14 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import machine as update  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (  # noqa: E402
+    agent,
     expiry,
     findings,
     history,
     host_findings,
     look,
     process,
+    serving,
     turns,
 )
 
@@ -158,10 +160,14 @@ KNOWN = {
 }
 
 
+# Where causes are named.
+MODULES = (health, journal, servers, agent, serving, expiry, findings, history, host_findings, look, process, turns)
+
+
 def causes() -> dict[str, str]:
     """What `check` calls a cause -> the fix it prints, of every cause that is named in the code."""
     found: dict[str, str] = {}
-    for module in (health, journal, servers, expiry, findings, history, host_findings, look, process, turns):
+    for module in MODULES:
         for call in ast.walk(ast.parse(inspect.getsource(module))):
             name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
             known = name in ("Problem", "Finding", "_find")
@@ -180,7 +186,7 @@ def said(node: ast.AST, module: ModuleType) -> str:
         return "".join(said(part, module) for part in node.values)
     if isinstance(node, ast.FormattedValue):
         return KNOWN.get(ast.unparse(node.value)) or said(node.value, module) or "…"
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "unit.command":
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("unit.command", "self.unit.command"):
         return f"systemctl {said(node.args[0], module)} {UNIT}"
     if isinstance(node, ast.IfExp):
         return f"{said(node.body, module)} / {said(node.orelse, module)}"

@@ -88,7 +88,7 @@ def home(request, tmp_path):
 
 
 def said(home, *words, limit=10):
-    return [message.text for message in sessions.search(home, OWNER, words, limit)]
+    return [message.text for message in sessions.search(home, words, limit)]
 
 
 def test_the_newest_first_and_nothing_that_was_taken_back(home):
@@ -124,33 +124,33 @@ def test_words(home, words, found):
 
 
 def test_where_and_when(home):
-    (message,) = sessions.search(home, OWNER, ["hall"], 10)
+    (message,) = sessions.search(home, ["hall"], 10)
     assert (message.session, message.source, message.role, message.when) == ("one", "cli", "user", 100.0)
 
 
 def test_the_last_words_of_a_conversation(home):
-    assert sessions.last_words(home, OWNER, "webhook:claude-context:42") == "Landed\x1b[31m."
-    assert sessions.last_words(home, OWNER, "webhook:claude-context:43") == ""
-    assert sessions.last_words(home, OWNER, "webhook:claude-context:44") is None
+    assert sessions.last_words(home, "webhook:claude-context:42") == "Landed\x1b[31m."
+    assert sessions.last_words(home, "webhook:claude-context:43") == ""
+    assert sessions.last_words(home, "webhook:claude-context:44") is None
     database = sqlite3.connect(os.path.join(home, sessions.FILE_NAME))
     with database:
         database.execute("UPDATE sessions SET ended_at = NULL")
     database.close()
-    assert sessions.last_words(home, OWNER, "webhook:claude-context:42") is None
+    assert sessions.last_words(home, "webhook:claude-context:42") is None
 
 
 def test_reading_writes_nothing(home):
     path = Path(home, sessions.FILE_NAME)
     before = path.read_bytes()
-    with sessions.reading(home, OWNER) as database, pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(OpsError, match="readonly"), sessions.reading(home) as database:
         database.execute("DELETE FROM messages")
     assert said(home, "zebra")
     assert path.read_bytes() == before
 
 
 def test_no_database(tmp_path):
-    assert sessions.search(str(tmp_path), OWNER, ["x"], 1) == []
-    assert sessions.last_words(str(tmp_path), OWNER, "x") is None
+    assert sessions.search(str(tmp_path), ["x"], 1) == []
+    assert sessions.last_words(str(tmp_path), "x") is None
 
 
 @pytest.mark.parametrize("spoil", ["garbage", "other", "pipe", "endless"])
@@ -173,7 +173,7 @@ def test_a_hostile_database(tmp_path, monkeypatch, spoil):
         database.commit()
         database.close()
     with pytest.raises(OpsError, match=str(path)):
-        sessions.search(str(tmp_path), OWNER, ["x"], 1)
+        sessions.search(str(tmp_path), ["x"], 1)
 
 
 # Files
@@ -194,7 +194,7 @@ def files(tmp_path):
 
 
 def places(home, query, limit=10):
-    found = memory.search_files(home, OWNER, memory.words_of(query), limit)
+    found = memory.search_files(home, memory.words_of(query), limit)
     return [(place.where, place.text) for place in found]
 
 

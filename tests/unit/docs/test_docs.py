@@ -22,6 +22,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
     units,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (
+    agent,
     drill,
     expiry,
     findings,
@@ -30,6 +31,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch i
     look,
     metrics,
     process,
+    serving,
     turns,
 )
 
@@ -102,7 +104,7 @@ def test_every_cause_of_ill_health_is_described():
 def test_every_finding_is_described():
     page = (DOCS / "monitoring.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| (`[a-z_]+`(?:, `[a-z_]+`)*) \| .*\| .*\|.*\|$", page, re.M)
-    modules = (drill, expiry, findings, history, host_findings, look, process, turns)
+    modules = (agent, serving, drill, expiry, findings, history, host_findings, look, process, turns)
     known = set().union(*(causes(module, call) for module in modules for call in ("Finding", "_find")))
     assert "disk_full" in known
     # What is named after a job.

@@ -59,6 +59,7 @@ def host(tmp_path, monkeypatch):
     profile = {
         **{"name": "default", "state": "present", "home": str(home), "unit": "hermes-gateway@default.service"},
         **{"api": {"enabled": True, "host": "127.0.0.1", "port": 1}, "managed_dir": str(tmp_path / "managed")},
+        "webhook": {"enabled": False},
     }
     records = host.records("default")
     records.prepare()
@@ -70,7 +71,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(look, "_failed_units", lambda: host.failed)
     monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))
     host.problems = []
-    monkeypatch.setattr(health, "check", lambda *_arguments: Health("default", list(host.problems)))
+    monkeypatch.setattr(health, "judge", lambda *_arguments: Health("default", list(host.problems)))
     monkeypatch.setattr(journal, "explain", lambda _profile, _manager, found: found.log.append("its last words"))
     (home / "gateway_state.json").write_text(json.dumps({"pid": os.getpid(), "platforms": {}}))
     return host
@@ -202,15 +203,14 @@ def test_an_sqlite_with_the_fault_is_asked_once_a_release(see, host, tmp_path):
 def test_a_reply_is_asked_for_when_it_is_due(see, host, tmp_path, monkeypatch):
     asked = []
 
-    def ask(_server, key, _prompt, *, timeout):
-        asked.append((key, timeout))
+    def ask(_server, _owner, _prompt, *, key_in, timeout):
+        asked.append((key_in, timeout))
         if host.dead:
             raise OpsError("the agent answered with an error instead of a reply", fix="check the model")
         return "fine"
 
     monkeypatch.setattr(servers, "ask", ask)
     monkeypatch.setattr(look.time, "time", lambda: host.now)
-    (tmp_path / "home/.env").write_text("API_SERVER_KEY=the-key\n")
     host.now, host.dead = NOW, False
     assert see().findings == []
     assert asked == []
@@ -218,7 +218,7 @@ def test_a_reply_is_asked_for_when_it_is_due(see, host, tmp_path, monkeypatch):
     for minutes, count in [(0, 1), (2, 1), (29, 1), (30, 2)]:
         host.now = NOW + 60 * minutes
         assert see(**every).findings == []
-        assert asked == [("the-key", 9)] * count
+        assert asked == [([str(tmp_path / "home"), str(tmp_path / "managed")], 9)] * count
     host.now, host.dead = NOW + 3600, True
     assert causes(see(**every)) == [("no_reply", "failure")]
     # Sooner than usual, and still bad until it is good.
@@ -236,7 +236,7 @@ def test_a_reply_is_asked_for_when_it_is_due(see, host, tmp_path, monkeypatch):
 def test_one_agent_at_a_time_is_asked(see, host, monkeypatch):
     asked = []
     monkeypatch.setattr(servers, "ask", lambda server, *_arguments, **_more: asked.append(server["port"]))
-    monkeypatch.setattr(health, "check", lambda profile, *_arguments: Health(profile["name"]))
+    monkeypatch.setattr(health, "judge", lambda profile, *_arguments: Health(profile["name"]))
     (profile,) = host.profiles
     host.profiles.append({**profile, "name": "work", "api": {**profile["api"], "port": 2}})
     for expected in ([1], [1, 2], [1, 2]):

@@ -11,7 +11,6 @@ import socket
 import subprocess
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (
     process,
 )
@@ -31,7 +30,7 @@ JSON = st.recursive(
 
 def test_a_process_with_and_without_a_connection_of_its_own():
     def connected():
-        return process.look_at_process(os.getpid(), Owner.current(), None).connected
+        return process.look_at_process(os.getpid(), None).connected
 
     if connected():
         pytest.skip("this process has a connection already")
@@ -43,23 +42,23 @@ def test_a_process_with_and_without_a_connection_of_its_own():
             accepted, _address = server.accept()
             # Somebody came to us: that is no connection to a platform.
             assert connected() is False
-            assert process.look_at_process(client.pid, Owner.current(), None).connected is True
+            assert process.look_at_process(client.pid, None).connected is True
             accepted.close()
             client.stdin.close()
 
 
 def test_memory_and_descriptors_of_a_process():
-    mine = process.look_at_process(os.getpid(), Owner.current(), None)
+    mine = process.look_at_process(os.getpid(), None)
     assert mine.memory > 5 * 2**20
     with contextlib.ExitStack() as stack:
         for _each in range(50):
             stack.enter_context(open(os.devnull))
-        assert process.look_at_process(os.getpid(), Owner.current(), None).descriptors == mine.descriptors + 50
-    assert process.look_at_process(os.getpid(), Owner.current(), 2**40).memory > 2**39
+        assert process.look_at_process(os.getpid(), None).descriptors == mine.descriptors + 50
+    assert process.look_at_process(os.getpid(), 2**40).memory > 2**39
 
 
 def test_a_process_that_is_gone():
-    assert process.look_at_process(2**22 + 1, Owner.current(), None) == Process(-1, None, 0)
+    assert process.look_at_process(2**22 + 1, None) == Process(-1, None, 0)
 
 
 def test_memory_becomes_a_finding():

@@ -11,7 +11,6 @@ import sqlite3
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (
     turns,
 )
@@ -101,7 +100,7 @@ def database(tmp_path):
 
 
 def turns_in(tmp_path, now=NOW):
-    return turns.read_turns(str(tmp_path), Owner.current(), now)
+    return turns.read_turns(str(tmp_path), now)
 
 
 def test_the_database_is_counted(database, tmp_path):
@@ -157,7 +156,7 @@ def test_a_database_of_another_kind(database, tmp_path, monkeypatch, schema):
 def test_what_lies_in_the_place_of_the_database(tmp_path):
     path = tmp_path / "state.db"
     os.mkfifo(path)
-    with pytest.raises(OpsError, match="no regular file"):
+    with pytest.raises(OpsError, match="not a regular file"):
         turns_in(tmp_path)
     path.unlink()
     path.write_bytes(b"SQLite format 3\0 and then nothing of the kind" * 100)

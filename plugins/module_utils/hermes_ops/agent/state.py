@@ -51,7 +51,7 @@ def checked(state: Any) -> dict[str, Any]:
     ``pid`` (0: unknown), ``gateway_state`` where it says one, ``platforms`` (name -> ``state``, ``error_code``,
     ``error_message``), ``served_profiles`` (names), ``multiplex_standalone_reason`` (``""``: none).
     """
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or not state:
         return {}
     pid, platforms, served = state.get("pid"), state.get("platforms"), state.get("served_profiles")
     found = {

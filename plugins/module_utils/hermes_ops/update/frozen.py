@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..agent import config
-from ..agent.sessions import DATABASE_ERRORS
 from ..backup import archives as backup
 from ..system.errors import OpsError
 from ..system.files import (
@@ -34,6 +33,7 @@ from ..system.files import (
     sync_directory,
     write_atomic,
 )
+from ..system.sqlite import ERRORS as DATABASE_ERRORS
 
 # What Hermes itself keeps, and migrates (0.18.2 and 0.19.0).
 HERMES_DATABASES = frozenset({"state.db", "kanban.db", "response_store.db", "cron/executions.db"})
