@@ -152,6 +152,7 @@ PLACES = [
 # What stands for a value in a fix, in the words of the code.
 KNOWN = {
     "unit.log": f"journalctl -u {UNIT}",
+    "self.unit.log": f"journalctl -u {UNIT}",
     "data_dir": HOST.data_dir,
     "path": "that path",
     "name": "that unit",
