@@ -16,7 +16,6 @@ import hmac
 import json
 import os
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -163,7 +162,7 @@ def sign(secret: str, body: bytes, timestamp: int) -> dict[str, str]:
         "Content-Type": "application/json",
         "X-Webhook-Timestamp": str(timestamp),
         "X-Webhook-Signature-V2": mac,
-        "X-Request-ID": str(uuid.uuid4()),
+        "X-Request-ID": os.urandom(16).hex(),
     }
 
 

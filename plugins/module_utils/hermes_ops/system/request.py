@@ -66,7 +66,7 @@ def request(
     """
     where, deadline = url(host, port, path), time.monotonic() + seconds
     try:
-        with socket.create_connection((reachable(host), port), timeout=seconds) as connection:
+        with socket.create_connection((reachable(host).encode(), port), timeout=seconds) as connection:
             holder = accepted_by(connection, deadline)
             if holder is None:
                 raise OpsError(f"no answer within {seconds:g} s", where=where, fix="see the log")
