@@ -21,8 +21,8 @@ from ..system.files import Owner
 from ..system.worker import Limits, Worker
 from . import servers
 
-# Both servers may use up their time, and the machine may be busy.
-LIMITS = Limits(seconds=30.0)
+# Both servers and the database may use up their time. Less than the shortest period of a heartbeat leaves.
+LIMITS = Limits(seconds=15.0)
 # Bytes; a config.yaml has a few thousand.
 _MAX_CONFIG = 4 * 1024 * 1024
 

@@ -51,7 +51,7 @@ class _Row:
 
 def _rows(net: str = "/proc/net") -> Iterator[_Row]:
     for table in _TABLES:
-        with contextlib.suppress(OSError), open(f"{net}/{table}", encoding="ascii") as stream:
+        with contextlib.suppress(OSError), open(f"{net}/{table}", encoding="utf-8") as stream:
             next(stream, None)
             for line in stream:
                 fields = line.split()

@@ -54,7 +54,7 @@ def sockets(pid: int) -> tuple[int, bool | None]:
 
 def _statm(pid: int) -> int:
     try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as stream:
+        with open(f"/proc/{pid}/statm", encoding="utf-8") as stream:
             return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
@@ -65,7 +65,7 @@ def _inactive_file(pid: int) -> int:
     with contextlib.suppress(OSError, ValueError, IndexError):
         with open(f"/proc/{pid}/cgroup", encoding="utf-8") as stream:
             (path,) = [line[3:].strip() for line in stream if line.startswith("0::")]
-        with open(f"/sys/fs/cgroup{path}/memory.stat", encoding="ascii") as stream:
+        with open(f"/sys/fs/cgroup{path}/memory.stat", encoding="utf-8") as stream:
             return int(next(line.split()[1] for line in stream if line.startswith("inactive_file ")))
     return 0
 

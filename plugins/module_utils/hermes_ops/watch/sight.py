@@ -124,7 +124,7 @@ def _beat(path: str) -> dict[str, Any] | None:
         beat = worker.parse(read_bytes(path, _MAX_BYTES) or b"null")
     except OpsError:
         return None
-    return {key: beat.get(key) for key in ("pid", "monotonic")} if isinstance(beat, dict) else None
+    return {key: number(beat.get(key)) for key in ("pid", "monotonic")} if isinstance(beat, dict) else None
 
 
 def _uses_wal(path: str) -> bool:
