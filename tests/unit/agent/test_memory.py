@@ -21,6 +21,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 
 HERMES = [path for path in os.environ.get("TEST_HERMES_VENVS", "").split(":") if path]
 OWNER = Owner.current()
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x AS id FROM n"
 # Conversations: id, source, chat, ended; and what was said in them.
 CONVERSATIONS = [
     ("one", "cli", None, False),
@@ -279,6 +280,39 @@ def test_conversations_that_cannot_be_read_hide_no_file(host, files, capsys):
     printed = capsys.readouterr()
     assert "Miro" in printed.out
     assert "state.db" in printed.err
+
+
+def test_a_home_that_is_searched_for_ever_hides_no_other(host, files, capsys, monkeypatch):
+    database = sqlite3.connect(os.path.join(files, sessions.FILE_NAME))
+    database.execute(f"CREATE VIEW messages AS {ENDLESS}")
+    database.execute("CREATE TABLE sessions (id, source)")
+    database.commit()
+    database.close()
+    directory = os.open(os.path.join(files, "memories"), os.O_RDONLY)
+    for _number in range(1300):
+        os.mkdir("d", dir_fd=directory)
+        below = os.open("d", os.O_RDONLY, dir_fd=directory)
+        os.close(directory)
+        directory = below
+    os.close(directory)
+    os.mkfifo(os.path.join(files, "memories", "pipe.md"))
+    try:
+        assert cli.main(["memory", "miro"]) == cli.EXIT_UNHEALTHY
+    finally:
+        subprocess.run(["rm", "-rf", os.path.join(files, "memories", "d")], check=True)
+    printed = capsys.readouterr()
+    assert "profile default: 1 found" in printed.out
+    assert "profile work: nothing found" in printed.out
+    assert "state.db" in printed.err
+
+
+@pytest.mark.parametrize(
+    "answer", [None, [], {"found": 1}, {"found": [1, {"when": "x"}, {"where": 1, "when": 1e300, "text": []}]}]
+)
+def test_a_worker_may_answer_anything(answer):
+    for place in memory.checked(answer)[0]:
+        assert isinstance(place.where, str)
+        assert place.when == 0.0
 
 
 def test_nothing_hostile_reaches_the_terminal(host, files, capsys):

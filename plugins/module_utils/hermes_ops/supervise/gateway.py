@@ -18,12 +18,10 @@ from ..host.records import Records
 from ..system import network
 from ..system.files import Owner, read_text, write_atomic
 from ..system.plan import Difference, Plan
-from ..system.systemd import Manager, Unit
+from ..system.systemd import DEAD, Manager, Unit
 from . import units
 
 UNIT_MODE = 0o644
-# systemd's words for a unit that nobody starts again.
-DEAD = ("inactive", "failed")
 
 
 @dataclass
@@ -136,7 +134,7 @@ def _plan_absent(
 ) -> None:
     for profile in profiles:
         unit = states[profile["unit"]]
-        if unit.active not in DEAD or unit.enabled:
+        if not unit.dead or unit.enabled:
             plan.add(
                 Difference(unit.name, f"{unit.active}, {_enabled(unit)}", "stopped, disabled"),
                 lambda profile=profile: _disable(manager, profile),
@@ -225,7 +223,7 @@ def _plan_other_scope(plan: Plan, host: units.Host, profiles: list[dict[str, Any
     names = {os.path.basename(os.path.dirname(path))[len("hermes-gateway@") : -len(".service.d")] for path in drop_ins}
     names |= {profile["name"] for profile in profiles}
     for unit in manager.units(f"hermes-gateway@{name}.service" for name in sorted(names)).values():
-        if unit.enabled or unit.active not in DEAD:
+        if unit.enabled or not unit.dead:
             plan.add(
                 Difference(f"{unit.name} ({other.scope} scope)", f"{unit.active}, {_enabled(unit)}", None),
                 lambda name=unit.name: manager.call("disable", "--now", name, timeout=stop_timeout(profiles)),
