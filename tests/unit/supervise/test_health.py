@@ -124,9 +124,9 @@ def written(monkeypatch):
         column = 0 if "--output-fields" in command else 1
         lines = [entry[column] for entry in entries if not wanted or entry[0] in wanted]
         lines = lines[-int(command[command.index("--lines") + 1]) :]
-        return Completed((), 0, "".join(f"{line}\n" for line in lines), "")
+        return "".join(f"{line}\n" for line in lines)
 
-    monkeypatch.setattr(journal, "run", journalctl)
+    monkeypatch.setattr(journal, "run_head", journalctl)
     return entries
 
 
@@ -374,3 +374,15 @@ def test_the_signature_is_the_one_that_hermes_computes():
     # printf %s 1700000000.{"a":1} | openssl dgst -sha256 -hmac topsecret
     headers = servers.sign("topsecret", b'{"a":1}', 1700000000)
     assert headers["X-Webhook-Signature-V2"] == "6a939b0c71853d606167625a15168ee9188c6a511c773ef4f42d307f3849e50f"
+
+
+def test_a_journal_without_end_is_read_at_its_beginning(tmp_path, monkeypatch):
+    """Whoever may log may write lines of many megabytes."""
+    program = tmp_path / "journalctl"
+    program.write_text("#!/bin/sh\nexec yes a-line-of-the-log\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = Health("default", [problem("not_ready")])
+    journal.explain({"name": "default", "unit": "hermes-gateway@default.service"}, Systemctl(), found)
+    assert set(found.log[:-1]) == {"a-line-of-the-log"}
+    assert sum(map(len, found.log)) <= journal.JOURNAL_BYTES

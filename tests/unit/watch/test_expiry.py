@@ -140,3 +140,9 @@ def test_a_token_may_hold_anything(value):
     expiry.token_end(token(value if isinstance(value, str) else json.dumps(value)))
     if isinstance(value, str):
         expiry.token_end(value)
+
+
+def test_a_million_beginnings_are_read_once():
+    """Reading to the end from each of them would take days."""
+    with pytest.raises(ValueError, match=r"."):
+        expiry.pem_end("-----BEGIN CERTIFICATE-----" * 10**6)

@@ -9,11 +9,13 @@ import re
 from typing import Any
 
 from ..agent.quote import quoted
-from ..system.process import run
+from ..system.process import run_head
 from ..system.systemd import Manager
 from .problems import CONFIG_FIX, Health, Problem
 
 JOURNAL_LINES = 40
+# One line of the journal may have megabytes, if its writer wants that.
+JOURNAL_BYTES = 1024 * 1024
 
 
 # What the journal of a gateway says about itself -> the problem . Only consulted for a gateway that is
@@ -122,5 +124,5 @@ def _journal(manager: Manager, profile: dict[str, Any], *, before: bool) -> list
 
 def _journalctl(profile: dict[str, Any], *arguments: str) -> list[str]:
     command = ["journalctl", "--identifier", f"hermes-gateway-{profile['name']}", "--boot", "--no-pager"]
-    answer = run([*command, "--output", "cat", *arguments], timeout=20, check=False)
-    return [line.rstrip() for line in answer.stdout.splitlines() if line.strip()]
+    said = run_head([*command, "--output", "cat", *arguments], limit=JOURNAL_BYTES, timeout=20)
+    return [line.rstrip() for line in said.splitlines() if line.strip()]

@@ -16,7 +16,7 @@ from ..system.files import read_text
 from ..system.text import number
 from .findings import Finding, Settings
 
-_PEM = re.compile(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.S)
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 _JWT = re.compile(r"[\w-]+\.([\w-]+)\.[\w-]*", re.ASCII)
 
 
@@ -66,7 +66,9 @@ def pem_end(text: str) -> float:
 
     :raises ValueError: when there is none
     """
-    return min(certificate_end(base64.b64decode(match[1])) for match in _PEM.finditer(text))
+    # Not by a pattern: of many beginnings without an end, each would be read to the end of the text.
+    blocks = [block.partition(_END) for block in text.split(_BEGIN)[1:]]
+    return min(certificate_end(base64.b64decode(body)) for body, end, _more in blocks if end)
 
 
 def token_end(value: str) -> float | None:
