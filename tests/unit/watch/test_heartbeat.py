@@ -24,6 +24,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.in
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (
+    declared,
     drill,
     heartbeat,
     look,
@@ -222,7 +223,7 @@ URL = f"https://hc-ping.com/{HOST}"
     ],
 )
 def test_good_settings(values):
-    settings.parse(heartbeat.Settings, values, "here")
+    settings.parse(declared.Settings, values, "here")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ def test_good_settings(values):
 )
 def test_bad_settings_name_no_url(values):
     with pytest.raises(OpsError) as caught:
-        settings.parse(heartbeat.Settings, values, "here")
+        settings.parse(declared.Settings, values, "here")
     assert caught.value.fix
     assert HOST not in str(caught.value)
     assert "me:pw" not in str(caught.value)
@@ -260,7 +261,7 @@ def report(*findings):
 
 
 def said(values, found):
-    return {ping.name: (ping.event, ping.body) for ping in heartbeat.pings_of(heartbeat.Settings(**values), found)}
+    return {ping.name: (ping.event, ping.body) for ping in heartbeat.pings_of(declared.Settings(**values), found)}
 
 
 def test_the_host_says_all_and_a_profile_its_own():

@@ -11,7 +11,8 @@ import json
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host.installation import Installation
 from ..supervise import health
-from ..watch import findings, heartbeat, look
+from ..watch import findings, look
+from ..watch.declared import declared
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +44,8 @@ def work(arguments: argparse.Namespace) -> int:
 
 def thresholds() -> findings.Settings:
     """Those that were declared with the heartbeat, or ours."""
-    declared = heartbeat.declared()
-    return declared.thresholds() if declared else findings.Settings()
+    wanted = declared()
+    return wanted.thresholds() if wanted else findings.Settings()
 
 
 def lines(report: findings.Report) -> list[str]:

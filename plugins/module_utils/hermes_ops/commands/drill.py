@@ -12,7 +12,8 @@ import time
 from ..cli import EXIT_OK, say
 from ..host.installation import Installation
 from ..system.errors import OpsError
-from ..watch import drill, heartbeat
+from ..watch import drill
+from ..watch.declared import declared
 from .heartbeat import SHARE, beat
 
 
@@ -29,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
-    wanted = heartbeat.declared()
+    wanted = declared()
     if wanted is None or not (wanted.ping_url or wanted.profile_urls):
         raise OpsError("no heartbeat is declared that could raise an alert", fix="declare heartbeat_ping_url")
     deadline = time.monotonic() + SHARE * wanted.period

@@ -5,73 +5,17 @@
 
 from __future__ import annotations
 
-import os
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
-from ..host import settings
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from . import drill, findings
-from .pings import Ping, check_url, send
+from .declared import Settings, declared
+from .pings import Ping, send
 
-JOB = "heartbeat"
 # For a job that reports: much less than any of them takes.
 REPORT_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """``/etc/hermes-ops/heartbeat.json``.
-
-    :param ping_url: what the host pings; ``""``: nothing
-    :param profile_urls: profile -> what is pinged for it alone
-    :param job_urls: ``update``, ``rehearsal``, ``backup`` -> what that job reports to, instead of ``ping_url``
-    :param textfile: a file for node_exporter's textfile collector; ``""``: none
-    :param period: seconds between two checks; nothing takes longer
-    :param check: thresholds, see :class:`findings.Settings`
-    """
-
-    ping_url: str = ""
-    profile_urls: dict[str, str] = field(default_factory=dict)
-    job_urls: dict[str, str] = field(default_factory=dict)
-    textfile: str = ""
-    period: int = 120
-    check: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, url in self._urls():
-            check_url(name, url)
-        for job in self.job_urls:
-            if job not in ("update", "rehearsal", "backup"):
-                raise OpsError(f"job_urls: {job!r} reports nothing", fix="declare update, rehearsal or backup")
-        if not (self.ping_url or self.profile_urls or self.textfile):
-            raise OpsError("nobody would hear the heartbeat", fix="declare ping_url, profile_urls or textfile")
-        if self.textfile and not (os.path.isabs(self.textfile) and self.textfile.endswith(".prom")):
-            raise OpsError("textfile is no absolute path that ends in .prom", fix="node_exporter reads no other")
-        if self.period < 30:
-            raise OpsError("period is less than 30 s", fix="declare 30 or more")
-        thresholds = self.thresholds()
-        if thresholds.reply_minutes and thresholds.reply_seconds > self.period / 2:
-            raise OpsError("check: reply_seconds is more than half of period", fix="declare fewer seconds")
-
-    def _urls(self) -> list[tuple[str, str]]:
-        found = [("ping_url", self.ping_url)] if self.ping_url else []
-        for kind in ("profile_urls", "job_urls"):
-            found += [(f"{kind}: {name}", url) for name, url in getattr(self, kind).items()]
-        return found
-
-    def thresholds(self) -> findings.Settings:
-        return settings.parse(findings.Settings, self.check, "check")
-
-
-def declared() -> Settings | None:
-    """The settings of this host; None when nobody is to hear of it.
-
-    :raises OpsError: when they are wrong, or not ours to read
-    """
-    return settings.load(JOB, Settings) if os.path.exists(settings.path_of(JOB)) else None
 
 
 def report(host: Installation, job: str, event: str, body: str) -> bool:

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from ..system.errors import OpsError
-
 # What is appended to a ping URL.
 EVENTS = {"start": "/start", "success": "", "fail": "/fail", "log": "/log"}
 # Healthchecks keeps 100 kB of a body; more than this is no reason, but a log.
@@ -29,27 +27,6 @@ ATTEMPTS = 4
 ATTEMPT_SECONDS = 10.0
 # Before the second attempt, then twice as long each time.
 BACK_OFF = 1.0
-
-
-def check_url(name: str, url: Any) -> None:
-    """:raises OpsError: when *url* is none; does not say what it is instead"""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        good = (
-            isinstance(url, str)
-            and parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and "@" not in parts.netloc
-            and parts.port != 0
-            and not (parts.query or parts.fragment)
-            and url.isascii()
-            and url.isprintable()
-            and " " not in url
-        )
-    except (ValueError, AttributeError):
-        good = False
-    if not good:
-        raise OpsError(f"{name} is no ping URL", fix="declare one such as https://hc-ping.com/<uuid>, without a query")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
