@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from ..agent.quote import quoted
 from ..system import network
 from ..system.errors import OpsError
 from ..system.files import Owner
@@ -155,4 +156,4 @@ def _wait(manager: Manager, port: int, owner: Owner) -> None:
 
 def _last_words() -> str:
     log = run(["journalctl", "--identifier=hermes-dashboard", "--lines=20", "--output=cat"], timeout=20, check=False)
-    return log.last_words if log.ok and log.stdout.strip() else "it said nothing"
+    return quoted(log.last_words) if log.ok and log.stdout.strip() else "it said nothing"
