@@ -30,8 +30,18 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation, jobs, kit  # noqa: E402
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health  # noqa: E402
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, measure  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (  # noqa: E402
+    agent,
+    expiry,
+    findings,
+    history,
+    host_findings,
+    look,
+    process,
+    serving,
+    turns,
+)
 
 
 def defaults() -> dict[str, str]:
@@ -125,7 +135,7 @@ STEPS: list[dict[str, Any]] = [
 
 PLACES = [
     ("agents' homes", f"{HOST.data_dir}/agents/NAME/.hermes, or as declared"),
-    ("their settings", f"{health.config.FILE_NAME}, {health.dotenv.FILE_NAME}, {health.webhooks.FILE_NAME} in it"),
+    ("their settings", f"{health.config.FILE_NAME}, {health.dotenv.FILE_NAME}, {servers.webhooks.FILE_NAME} in it"),
     ("their logs", f"journalctl --identifier {IDENTIFIER.replace('default', 'NAME')}; logs/ in the home"),
     ("units", f"{UNIT.replace('default', 'NAME')}, {', '.join(job.timer for job in jobs.JOBS.values())}"),
     ("last copies that worked", f"{HOST.ops_dir}/profiles/NAME/kept/"),
@@ -139,6 +149,7 @@ PLACES = [
 # What stands for a value in a fix, in the words of the code.
 KNOWN = {
     "unit.log": f"journalctl -u {UNIT}",
+    "self.unit.log": f"journalctl -u {UNIT}",
     "data_dir": HOST.data_dir,
     "path": "that path",
     "name": "that unit",
@@ -147,10 +158,14 @@ KNOWN = {
 }
 
 
+# Where causes are named.
+MODULES = (health, journal, servers, agent, serving, expiry, findings, history, host_findings, look, process, turns)
+
+
 def causes() -> dict[str, str]:
     """What `check` calls a cause -> the fix it prints, of every cause that is named in the code."""
     found: dict[str, str] = {}
-    for module in (health, measure, look):
+    for module in MODULES:
         for call in ast.walk(ast.parse(inspect.getsource(module))):
             name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
             known = name in ("Problem", "Finding", "_find")
@@ -169,7 +184,7 @@ def said(node: ast.AST, module: ModuleType) -> str:
         return "".join(said(part, module) for part in node.values)
     if isinstance(node, ast.FormattedValue):
         return KNOWN.get(ast.unparse(node.value)) or said(node.value, module) or "…"
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "unit.command":
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("unit.command", "self.unit.command"):
         return f"systemctl {said(node.args[0], module)} {UNIT}"
     if isinstance(node, ast.IfExp):
         return f"{said(node.body, module)} / {said(node.orelse, module)}"

@@ -22,6 +22,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import sessions, tell
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 
@@ -204,7 +205,7 @@ def test_nothing_is_replaced(tmp_path):
 
 def test_the_health_check_uses_the_same_call(gateway):
     profile = {**gateway.profile, "health": {"reply": False, "webhook": "claude-context"}}
-    result = health.Health("default")
+    result = Health("default")
     health._prove(profile, Owner.current(), result)
     assert result.ok
     assert gateway.calls[0]["topic"] == "health"

@@ -15,8 +15,25 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, units
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import heartbeat, look, measure
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import (
+    health,
+    journal,
+    servers,
+    units,
+)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (
+    agent,
+    drill,
+    expiry,
+    findings,
+    history,
+    host_findings,
+    look,
+    metrics,
+    process,
+    serving,
+    turns,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
@@ -76,15 +93,17 @@ def test_every_directive_of_the_sandbox_is_described():
 
 
 def test_every_cause_of_ill_health_is_described():
-    assert "port_in_use" in causes(health, "Problem")
+    known = set().union(*(causes(module, "Problem") for module in (health, journal, servers)))
+    assert "port_in_use" in known
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    assert causes(health, "Problem") == set(re.findall(r"^\| `([a-z_]+)` \|", page, re.M))
+    assert known == set(re.findall(r"^\| `([a-z_]+)` \|", page, re.M))
 
 
 def test_every_finding_is_described():
     page = (DOCS / "monitoring.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| (`[a-z_]+`(?:, `[a-z_]+`)*) \| .*\| .*\|.*\|$", page, re.M)
-    known = causes(measure, "Finding") | causes(heartbeat, "Finding") | causes(look, "Finding") | causes(look, "_find")
+    modules = (agent, serving, drill, expiry, findings, history, host_findings, look, process, turns)
+    known = set().union(*(causes(module, call) for module in modules for call in ("Finding", "_find")))
     assert "disk_full" in known
     # What is named after a job.
     known |= {"backup_failed", "rehearsal_failed", "update_failed", "update_rolled_back"}
@@ -96,13 +115,13 @@ def test_every_finding_is_described():
 def test_every_threshold_is_the_documented_one():
     page = (DOCS / "monitoring.md").read_text(encoding="utf-8")
     defaults = yaml.safe_load((ROOT / "roles/heartbeat/defaults/main.yml").read_text(encoding="utf-8"))
-    ours = measure.Settings()
+    ours = findings.Settings()
     for name, value in vars(ours).items():
         assert defaults[f"heartbeat_{name}"] == value
     for name in ("disk_percent", "memory", "provider_error_percent", "restarts", "clock_seconds", "expiry_days"):
         assert f"`heartbeat_{name}`, {defaults[f'heartbeat_{name}']}" in page
     for name, metric in re.findall(r"`(hermes_(\w+))", page.partition("## node_exporter")[2]):
-        assert f'metric("{name}"' in inspect.getsource(heartbeat).replace("metric(\n        ", "metric("), metric
+        assert f'metric("{name}"' in inspect.getsource(metrics).replace("metric(\n        ", "metric("), metric
 
 
 def test_examples_are_yaml():

@@ -119,7 +119,7 @@ def systemctl(monkeypatch, tmp_path):
     told = Systemctl()
     monkeypatch.setattr(Manager, "call", lambda _manager, *words, **_options: told.call(*words))
     monkeypatch.setattr(Manager, "reachable", True)
-    monkeypatch.setattr(dashboard.ports, "listeners", told.listeners)
+    monkeypatch.setattr(dashboard.network, "listeners", told.listeners)
     monkeypatch.setattr(dashboard, "START_SECONDS", 0.3)
     monkeypatch.setattr(units, "UNIT_DIRECTORIES", {scope: str(tmp_path / scope) for scope in ("system", "user")})
     return told

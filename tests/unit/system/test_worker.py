@@ -158,6 +158,18 @@ def _pidfd(pid: int) -> int | None:
         return None
 
 
+def test_one_that_answered_in_time_is_heard_late(call):
+    """Who waits for several hears of the second when the first is over, which an agent may drag out."""
+    call("return None")
+    acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
+    acts.write_text("def act():\n    return 'x' * 500_000\n")
+    late = worker.Worker(Owner.current(), "system.acts:act", (), Limits(seconds=20))
+    # It has ended, and nobody has read its answer yet.
+    assert late._process.wait(timeout=20) == 0
+    late._deadline = 0.0
+    assert late.result() == "x" * 500_000
+
+
 @pytest.mark.parametrize(
     ("body", "how"),
     [

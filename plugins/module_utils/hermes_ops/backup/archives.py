@@ -25,12 +25,12 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from .. import __version__
-from ..agent.sessions import DATABASE_ERRORS
 from ..host.installation import Installation
 from ..supervise import gateway
 from ..system.errors import OpsError
 from ..system.files import Owner, acting_as, ensure_directory, failure, read_json, sync_directory
 from ..system.process import run_filter
+from ..system.sqlite import ERRORS as DATABASE_ERRORS
 from . import tarstream as archive
 
 # Of the home itself: what a gateway writes about the process that it is, what it makes again, what grows without

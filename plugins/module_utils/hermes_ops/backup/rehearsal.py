@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..agent import config
-from ..agent.sessions import DATABASE_ERRORS
 from ..host.installation import Installation
 from ..supervise import canary, gateway, health
 from ..system.errors import OpsError
 from ..system.files import acting_as, remove_tree
+from ..system.sqlite import ERRORS as DATABASE_ERRORS
 from . import archives as backup
 from . import offsite
 

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from ..agent import sessions, webhooks
+from ..agent import webhooks
 from ..host.guard import Guard
 from ..host.installation import JOURNALS, Installation
 from ..supervise import gateway, health
@@ -49,6 +49,7 @@ from ..system.files import (
     write_json,
 )
 from ..system.process import run_filter
+from ..system.worker import work
 from . import archives as backup
 from . import tarstream as archive
 
@@ -388,16 +389,11 @@ def learnt_since(home: str, owner: Owner, manifest: dict[str, Any]) -> list[str]
 
 def _last_said(home: str, owner: Owner) -> float:
     """When somebody said the last thing that was no question of ours; 0.0: never, or that cannot be read."""
-    query = "SELECT max(timestamp) FROM messages WHERE role = 'user' AND instr(coalesce(content, ''), ?) = 0"
     try:
-        with sessions.reading(home, owner) as database:
-            if database is None:
-                return 0.0
-            (when,) = database.execute(query, (health.REPLY_PROMPT,)).fetchone()
-    except OpsError:
+        return float(work(owner, "agent.sessions:last_said", home, health.REPLY_PROMPT, where=home))
+    except (OpsError, TypeError, ValueError):
         # That is why one restores.
         return 0.0
-    return float(when or 0.0)
 
 
 def _newer(home: str, name: str, manifest: dict[str, Any]) -> Iterator[tuple[float, str]]:

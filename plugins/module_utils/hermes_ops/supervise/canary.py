@@ -22,17 +22,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..agent import dotenv
+from ..agent.quote import quoted
 from ..description.declaration import PROFILES_DIRECTORY
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.files import Owner
 from ..system.process import run
 from ..system.systemd import COMMAND_TIMEOUT, Manager, Unit, check_path
-from ..system.text import printable
 from ..system.worker import Limits, work
-from . import health, units
+from . import health, journal, servers, units
 from .copy import MANAGED_NAME
-from .health import Problem
+from .problems import Problem
 
 UNIT = "hermes-canary.service"
 # How long it has to stay the same process. Hermes' own periodic work begins at once and comes again after 30 s (the
@@ -45,7 +45,6 @@ STOP_SECONDS = units.STOP_MARGIN
 DEFAULT_MANAGED_DIR = "/etc/hermes"
 LOOPBACK = "127.0.0.1"
 # Characters of a line of its log that are shown.
-LOG_WIDTH = 500
 # Seconds for making the copy fit, and for removing it: the agent may have left millions of files.
 FIT_SECONDS = 60.0
 SWEEP_SECONDS = 120.0
@@ -185,7 +184,7 @@ def boot(
     """
     reply = reply and canary["health"]["reply"]
     # Whatever happens to us, it is gone after this.
-    longest = timeout + health.REPLY_TIMEOUT + stable + 60
+    longest = timeout + servers.REPLY_TIMEOUT + stable + 60
     with host.lock("canary", timeout=timeout):
         owner = host.owner_of(canary)
         manager = Manager("system", owner)
@@ -213,7 +212,7 @@ def boot(
             attempt.stop()
         finally:
             end(manager)
-        return {"version": version and printable(str(version)), "reply": said, "seconds": seconds}
+        return {"version": version, "reply": said, "seconds": seconds}
 
 
 def properties(
@@ -282,19 +281,18 @@ class _Attempt:
         lines = run(
             [
                 *("journalctl", "--identifier", UNIT, f"--since=@{int(self.began)}", "--boot", "--no-pager"),
-                *("--output", "cat", "--lines", str(health.JOURNAL_LINES)),
+                *("--output", "cat", "--lines", str(journal.JOURNAL_LINES)),
             ],
             timeout=COMMAND_TIMEOUT,
             check=False,
         ).stdout.splitlines()
-        lines = [printable(line.rstrip())[:LOG_WIDTH] for line in lines if line.strip()]
-        cause = health.explain_journal(lines)
+        cause = journal.explain_journal(lines)
         known = f": {cause.what}" if cause and cause.cause != problem.cause else ""
         return CanaryFailed(
             f"on a copy of the home it {problem.what}{known}; the agent itself was not touched",
             where=f"release {self.release}, profile {self.canary['name']}",
             fix=cause.fix if cause else problem.fix,
-            log=lines,
+            log=[quoted(line) for line in lines if line.strip()],
         )
 
     def await_health(self, timeout: float) -> str | None:
@@ -308,9 +306,9 @@ class _Attempt:
             time.sleep(health.POLL_SECONDS)
 
     def ask(self) -> str:
+        key_in = [self.canary["managed_dir"]]
         try:
-            limits = Limits(seconds=health.REPLY_TIMEOUT + LOOK_SECONDS)
-            return self._work("ask", self.canary["api"], self.canary["key"], limits=limits)
+            return servers.ask(self.canary["api"], self.owner, servers.REPLY_PROMPT, key_in=key_in)
         except OpsError as error:
             problem, _version = self._look()
             if problem is None or problem.cause != "ended":
@@ -361,14 +359,14 @@ def judge(said: dict[str, Any], pid: int, age: float) -> Problem | None:
     # Before anything else: it must not even get to try.
     others = sorted(set(said["platforms"]) - {"api_server"})
     if others:
-        what = f"started {printable(', '.join(others))[:LOG_WIDTH]} although that was switched off"
+        what = f"started {quoted(', '.join(others))} although that was switched off"
         return Problem("platform_started", what, "report it: this collection does not know the release", True)
     if said["pid"] != pid or said["state"] != "running":
-        return Problem("not_ready", f"is not ready ({printable(said['state'])}) after {age:.0f} s", "see its log")
+        return Problem("not_ready", f"is not ready ({quoted(said['state'])}) after {age:.0f} s", "see its log")
     problems = health.platform_problems(said, ["api_server"])
     if problems:
-        return Problem(problems[0].cause, f"is not healthy: {printable(problems[0].what)}", problems[0].fix)
+        return Problem(problems[0].cause, f"is not healthy: {quoted(problems[0].what)}", problems[0].fix)
     if said["problem"]:
         cause, what, fix = map(str, said["problem"])
-        return Problem(cause, f"is not healthy: {printable(what)}", printable(fix))
+        return Problem(cause, f"is not healthy: {quoted(what)}", quoted(fix))
     return None

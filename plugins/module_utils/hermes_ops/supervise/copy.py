@@ -21,12 +21,13 @@ import tempfile
 from typing import Any
 
 from ..agent import config, dotenv
-from ..agent.state import read_state
+from ..agent.state import checked
+from ..agent.state import look as look_at_state
 from ..description.declaration import BASE_CONFIG, merge
 from ..system import trees
 from ..system.errors import OpsError
-from ..system.files import Owner, ensure_directory, read_bytes, read_json, read_text, write_atomic, write_json
-from . import health
+from ..system.files import ensure_directory, read_bytes, read_json, read_text, write_atomic, write_json
+from . import servers
 
 # Work that was interrupted less than so many seconds ago a gateway takes up again at its start (gateway/run.py); with 0
 # it always would. The agent itself is still at it.
@@ -143,7 +144,7 @@ def look(home: str, api: dict[str, Any]) -> dict[str, Any]:
     :returns: ``pid``, ``state``, ``platforms`` (name -> ``state``, ``error_message``, ``error_code``), and once it is
         running ``problem`` of its API server (cause, what, fix; or None) and ``version``
     """
-    state = read_state(home, Owner.current())
+    state = checked(look_at_state(home))
     said: dict[str, Any] = {
         "pid": state.get("pid", 0),
         "state": _word(state.get("gateway_state", "not started")),
@@ -153,18 +154,11 @@ def look(home: str, api: dict[str, Any]) -> dict[str, Any]:
         },
     }
     if said["state"] == "running":
-        problem, answer = health.server_problem("its API server", api, "hermes-agent")
+        answer = servers.look({"api": api})["api"]
+        problem = servers.judge("its API server", api, "hermes-agent", answer)
         said["problem"] = [problem.cause, _word(problem.what), _word(problem.fix)] if problem else None
-        said["version"] = _word(answer["version"]) if "version" in answer else None
+        said["version"] = servers.version_of(answer)
     return said
-
-
-def ask(api: dict[str, Any], key: str) -> str:
-    """Have the agent on the copy answer a chat; returns the beginning of what it says.
-
-    :raises OpsError: it does not
-    """
-    return _word(health.ask(api, key, health.REPLY_PROMPT))
 
 
 def _word(value: Any) -> str:

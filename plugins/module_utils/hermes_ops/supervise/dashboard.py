@@ -11,8 +11,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from ..agent.quote import quoted
 from ..description.declaration import DEFAULT_PROFILE
-from ..system import network as ports
+from ..system import network
 from ..system.errors import OpsError
 from ..system.files import Owner
 from ..system.plan import Plan
@@ -93,10 +94,10 @@ def plan_dashboard(
     owner = manager.owner
     _plan_other_scope(plan, host, profiles, manager_of)
     unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
-    served = ports.listeners({port}, owner).get(port)
+    served = network.listeners({port}, owner).get(port)
     if served is not None and not _is_ours(unit, served):
         raise OpsError(
-            f"{port} is taken by {ports.describe(served)}",
+            f"{port} is taken by {network.describe(served)}",
             where="dashboard_port",
             fix="stop it, or declare another port",
         )
@@ -152,7 +153,7 @@ def _wait(manager: Manager, port: int, owner: Owner) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
-        served = ports.listeners({port}, owner).get(port)
+        served = network.listeners({port}, owner).get(port)
         if served is not None and _is_ours(unit, served):
             return
         if time.monotonic() > deadline:
@@ -166,4 +167,4 @@ def _wait(manager: Manager, port: int, owner: Owner) -> None:
 
 def _last_words() -> str:
     log = run(["journalctl", "--identifier=hermes-dashboard", "--lines=20", "--output=cat"], timeout=20, check=False)
-    return log.last_words if log.ok and log.stdout.strip() else "it said nothing"
+    return quoted(log.last_words) if log.ok and log.stdout.strip() else "it said nothing"

@@ -15,16 +15,14 @@ from typing import Any
 
 from ..agent.state import read_state
 from ..host.records import Records
-from ..system import network as ports
+from ..system import network
 from ..system.files import read_text, write_atomic
 from ..system.plan import Difference, Plan
-from ..system.systemd import Manager, Unit
+from ..system.systemd import DEAD, Manager, Unit
 from . import units
 from .managers import ManagerOf, grouped, units_of
 
 UNIT_MODE = 0o644
-# systemd's words for a unit that nobody starts again.
-DEAD = ("inactive", "failed")
 
 
 @dataclass
@@ -40,7 +38,7 @@ class GatewayPlan(Plan):
 def running_release(pid: int, root: str) -> str | None:
     """The release a process runs: the interpreter it was started with lies in it."""
     prefix = os.path.join(root, "releases") + os.sep
-    for word in ports.command_line(pid)[:2]:
+    for word in network.command_line(pid)[:2]:
         if word.startswith(prefix):
             return word[len(prefix) :].split(os.sep, 1)[0]
     return None
@@ -141,7 +139,7 @@ def _plan_absent(
 ) -> None:
     for profile in profiles:
         unit = states[profile["unit"]]
-        if unit.active not in DEAD or unit.enabled:
+        if not unit.dead or unit.enabled:
             plan.add(
                 Difference(unit.name, f"{unit.active}, {_enabled(unit)}", "stopped, disabled"),
                 lambda profile=profile: _disable(manager_of(profile), profile),

@@ -122,3 +122,26 @@ def run_filter(argv: Sequence[str], data: bytes, *, timeout: float) -> bytes:
         reason = last_line(done.stderr.decode("utf-8", "replace"))
         raise OpsError(f"failed with status {done.returncode}: {reason}", where=shown)
     return done.stdout
+
+
+def run_head(argv: Sequence[str], *, limit: int, timeout: float) -> str:
+    """The first *limit* bytes of what *argv* says; for what others can make say without end.
+
+    :param timeout: seconds
+    :raises OpsError: program missing
+    """
+    # Ended by a program of its own: reading has no time-out.
+    command = ["timeout", "--signal=KILL", f"{timeout:g}", *argv]
+    try:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+        ) as process:
+            assert process.stdout is not None
+            data = process.stdout.read(limit)
+    except OSError as error:
+        raise OpsError(f"cannot be run ({error.strerror})", where=command[0]) from None
+    return data.decode("utf-8", "replace")

@@ -67,7 +67,7 @@ def plan_gone(plan: Plan, manager: Manager, name: str, files: Iterable[str]) -> 
     if not found:
         return
     unit = manager.units([name])[name]
-    if unit.enabled or unit.active not in ("inactive", "failed"):
+    if unit.enabled or not unit.dead:
         plan.add(Difference(name, unit.active, "stopped, disabled"), lambda: manager.call("disable", "--now", name))
     plan_files_gone(plan, found)
     plan.actions.append(lambda: manager.call("daemon-reload"))
