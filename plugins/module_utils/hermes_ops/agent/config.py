@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..description.declaration import leaves, may_be_secret
+from ..description.declaration import leaves
+from ..description.secrets import may_be_secret
 from ..host.records import Records
 from ..system import yaml_edit
 from ..system.errors import OpsError

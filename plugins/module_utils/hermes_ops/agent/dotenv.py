@@ -28,7 +28,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..description.declaration import check_value, is_secret_setting
+from ..description.declaration import check_value
+from ..description.secrets import is_secret_setting
 from ..host.records import Records
 from ..system.errors import OpsError
 from ..system.files import Owner, acting_as, read_text, write_atomic

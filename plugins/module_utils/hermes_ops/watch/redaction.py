@@ -20,14 +20,8 @@ from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
 from ..agent import config, dotenv, webhooks
-from ..description.declaration import (
-    OWNED_ENV,
-    SECRET_NAME,
-    SECRET_VALUE,
-    URL_CREDENTIALS,
-    is_secret_setting,
-    may_be_secret,
-)
+from ..description.declaration import OWNED_ENV
+from ..description.secrets import SECRET_NAME, SECRET_VALUE, URL_CREDENTIALS, is_secret_setting, may_be_secret
 from ..host import settings
 from ..host.installation import Installation
 from ..system import yaml_edit
