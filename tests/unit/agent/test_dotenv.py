@@ -15,7 +15,7 @@ import subprocess
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import dotenv
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 # Virtual environments with Hermes in them, separated by colons.
@@ -106,7 +106,6 @@ def quiet_dotenv(monkeypatch):
 
 
 @given(name=names, value=values)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=500)
 @example(name="X", value="${HOME}")
 @example(name="X", value="ends in a backslash \\")
 @example(name="X", value="line\nand backslash\\")
@@ -118,7 +117,6 @@ def test_dotenv_reads_what_was_encoded(name, value):
 
 
 @given(text=foreign | quotes | anything)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=500)
 @example(text="A= #x\n")
 @example(text='A="\\\\"\nB="x"\n')
 def test_parser_agrees_with_dotenv(text):
@@ -137,7 +135,6 @@ def test_parser_agrees_with_dotenv(text):
 
 
 @given(text=foreign, wanted=st.dictionaries(st.sampled_from(["A", "B", "NEW", "ZED"]), values, min_size=1))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=500)
 def test_edit_changes_ours_and_nothing_else(text, wanted):
     try:
         result = dotenv.edit(text, wanted, ["C"])
@@ -376,7 +373,6 @@ def hermes(request, tmp_path_factory):
     name=st.sampled_from(["HOOK_NOTE", "WEBHOOK_ENABLED", "API_SERVER_HOST", "OPENAI_BASE_URL"]),
     value=values,
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
 @example(text="", name="API_SERVER_HOST", value="OPENAI_API_KEY=1")
 @example(text="", name="API_SERVER_HOST", value="***")
 @example(text="", name="API_SERVER_HOST", value="#OPENAI_API_KEY=\\")
