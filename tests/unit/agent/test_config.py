@@ -16,6 +16,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.re
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import yaml_edit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import HIDDEN
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -367,7 +368,7 @@ def test_types_matter(one, other):
     ],
 )
 def test_secrets_are_hidden(keys, value, hidden):
-    assert (config.HIDDEN in str(config.shown(keys, value))) is hidden
+    assert (HIDDEN in str(config.shown(keys, value))) is hidden
 
 
 def test_old_secrets_are_not_in_the_differences():
