@@ -116,6 +116,17 @@ TEXTS = {
     "coloured": f"\x1b[32mtoken\x1b[0m=\x1b[31m{SECRET}\x1b[0m",
     "one after the other": f"key: token: {SECRET}",
     "nested": f"credentials:\n  password: {SECRET}\n",
+    "block of YAML": f"- password: |\n    {SECRET}\n    {SECRET}\n  next: 1",
+    "YAML, next line": f"password:\n  {SECRET}\n",
+    "element": f"<password>{SECRET}</password>",
+    "call": f'set_token("{SECRET}")',
+    "pair": f"('authorization', b'Token {SECRET}')",
+    "form in a form": f"%22token%22%3A%22{SECRET}%22",
+    "netrc": f"machine x login me password {SECRET}",
+    "sshpass": f"sshpass -p {SECRET} ssh box",
+    "mysql": f"mysql -p{SECRET} x",
+    "between characters that nobody sees": f"to\u200bken={SECRET}",
+    "full width": f"token：{SECRET}",
     "key": f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n-----END RSA PRIVATE KEY-----",
     "key in JSON": f"-----BEGIN PRIVATE KEY-----\\n{SECRET}\\n-----END PRIVATE KEY-----",
     "key in a URL": f"-----BEGIN%20PRIVATE%20KEY-----%0A{SECRET}%0A-----END%20PRIVATE%20KEY-----",
@@ -167,6 +178,7 @@ def test_tokens_are_known_by_their_look(token, around):
         "Basic knowledge of a bearer token; the token is invalid; auth: oauth",
         "http://127.0.0.1:8642/health ssh://git@example.org/x /opt/hermes/releases/0.19.0+python3.11/bin/hermes",
         "api_key: ${A_KEY}, token: null, password: ***",
+        "secrets:\n  onepassword:\n    enabled: true\n",
         "CPU: 5% Memory: 4G Tasks: 12 (limit: 1024)",
     ],
 )
@@ -203,16 +215,19 @@ def test_keys_of_any_length_do_not_matter():
 
 
 # So long that a cost that grows with the square, let alone the cube, of the length would not end in this lifetime.
-LONG = 400_000
+LONG = 200_000
 
 
 REPEATED = (
     r"""a|a-|a.|a=|token=|token="|token="\"|pin: |a\|a |--a|--a |--token |cookie: |token:|sk-|Aa0+|-u |'|\|"""
+    r"""<token>|<a>|token('|'token',|"""
     "://| x://a:b|://a@|://a:@|eyJ-|Basic |key is |-----BEGIN PRIVATE KEY-----|-----BEGIN PRIVATE KEY"
 )
 
 
-@pytest.mark.parametrize("part", [*REPEATED.split("|"), "token:\n", "-----BEGIN PRIVATE KEY-----\n"])
+@pytest.mark.parametrize(
+    "part", [*REPEATED.split("|"), "token:\n", "token:\n x\n", " token: >\n", "-----BEGIN PRIVATE KEY-----\n"]
+)
 def test_the_time_it_takes_grows_with_the_text_only(part):
     text = part * (LONG // len(part))
     assert redact_text(f"{text}\npassword={SECRET}", limit=10) is not None

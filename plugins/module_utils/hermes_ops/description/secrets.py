@@ -28,7 +28,8 @@ _SECRET_NAME = re.compile(
 )
 # Names whose value may be a secret, or a word that is none: `auth: oauth`.
 _PRIVATE_NAME = re.compile(
-    r"(^|_)(auth|connection_string|dsn|jwt|mnemonic|otp|pin|private|sig|signature|(web)?hook(_url)?)$"
+    r"(^|_)(auth|connection_string|dsn|j?sessionid|jwt|mnemonic|otp|phpsessid|pin|private|sig|signature"
+    r"|(web)?hook(_url)?)$"
 )
 # Anywhere in a name (SLACK_TOKEN_PROD, password_hash), unless its last word says what else it is.
 _SECRET_WORD = re.compile(r"(^|_)(apikey|api_key|credentials?|passphrase|passwd|password|secret|token)_")
@@ -104,7 +105,7 @@ def _is_no_word(value: str) -> bool:
 def _words(name: str) -> str:
     """*name* in lower case, its words joined by ``_``, without a number at its end."""
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name[-_NAME_LENGTH:])
-    return re.sub(r"[\W_]+", "_", apart).lower().rstrip("_0123456789")
+    return re.sub(r"[\W_]+", "_", apart).lower().rstrip("_0123456789").lstrip("_0123456789")
 
 
 def _looks_secret(text: str) -> bool:
@@ -207,7 +208,8 @@ def redact_text(text: str, limit: int | None = None) -> str:
     return text if limit is None or len(text) <= limit else text[: max(0, limit - 1)] + "…"
 
 
-_COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
+# Colours, and characters that nobody sees.
+_UNSEEN = re.compile("\x1b\\[[\\d;]*[A-Za-z]|[\u00ad\u200b\u2060\ufeff]")
 _SPACE = r"(?:[ +]|%20)"
 _PEM_BEGIN = re.compile(
     rf"-----BEGIN{_SPACE}(?:[A-Z0-9]{{1,20}}{_SPACE}){{0,3}}PRIVATE{_SPACE}KEY(?:{_SPACE}BLOCK)?-----"
@@ -223,14 +225,24 @@ _AUTHORIZATION = re.compile(
     r"\b((?i:bearer)\s+(?!\$\{)[^\s\"'\\]{8,}|(?i:basic)\s+(?=[^\s\"']*[A-Z\d=])[A-Za-z\d+/]{8,}=*)"
 )
 # A name, in quotes perhaps, and what stands between it and its value.
-_ASSIGNMENT = re.compile(r"(?<![\w.-])([\w.-]+)(?:\\*[\"'`])?\s*(?:=>|[:=]=?)[^\S\n]*")
+_ASSIGNMENT = re.compile(
+    r"(?<![\w.-])([\w.-]+)(?:\\*[\"'`]|%2[27])?\s*"
+    r"(?:=>|[:=：＝]=?|%3[ADad]|\((?=\\*[\"'`])|(?<=[\"'`]),\s*b?(?=\\*[\"'`]))[^\S\n]*"
+)
+_ELEMENT = re.compile(r"<([\w:.-]{1,64})>(?=[^<\s])")
+# A key of YAML whose value begins on the next line.
+_BLOCK = re.compile(r"(?:^|(?<=\n))([ \t]*)(?:-[ \t]+)?[\"']?([\w.-]+)[\"']?:[ \t]*([|>][-+\d]*)?[ \t]*\n")
 _ARGUMENT = re.compile(r"(?<![\w-])--?([A-Za-z][\w-]*)(?:\\*[\"'])?(?:\s*,\s*|\s+)(?:-\s+)?(?=[^\s-])")
 _SAID = re.compile(
     r"\b((?:password|passphrase|token|secret|key) (?:is|was|provided|given|used)\b[:=]?\s*[\"'`]?)([^\s\"'`]+)", re.I
 )
-_CURL_USER = re.compile(r"((?<!\S)(?:-u|--user)\s+[^\s:]{0,100}:)[^\s\"'`]+")
+# curl -u me:X, sshpass -p X, mysql -pX, .netrc.
+_WRITTEN = re.compile(
+    r"((?<!\S)(?:(?:-u|--user)\s+[^\s:]{0,100}:|sshpass\s+-p\s*|mysql\w*\s+(?:-u\S{0,100}\s+)?-p"
+    r"|login\s+\S{1,100}\s+password\s+))[^\s\"'`]+"
+)
 _QUERY_CODE = re.compile(r"([?&]code=)[^&\s\"'<>\\]+")
-_QUOTE = re.compile(r"\\*[\"'`]")
+_QUOTE = re.compile(r"\\*[\"'`]|%2[27]")
 # Behind a closing quote. Anything else says that the value goes on: 'it''s', 'it'"'"'s'.
 _AFTER_QUOTE = re.compile(r"\\*[\"'`]?(?:[\s,;:)\]}>&|<.]|\\+[nrt\"']|\Z)")
 _WORD = re.compile(r"[^\s\"'`]+")
@@ -247,15 +259,20 @@ _TOKEN_IN_TEXT = re.compile(rf"(?<![A-Za-z0-9])(?:{_TOKEN})")
 _RANDOM = re.compile(r"(?<![\w+/.-])[\w+/-]{40,}={0,2}(?![\w+/.-])", re.A)
 
 
+def named_values(text: str) -> Iterator[str]:
+    """What in *text* has the name of a secret: the values that :func:`redact_text` hides for their name."""
+    return (text[start:end].strip() for start, end in _named(text))
+
+
 def without_secrets(text: str) -> str:
     """*text* without what is a secret by its name, its look, or its place in a URL; control characters stay."""
-    text = _COLOUR.sub("", text)
+    text = _UNSEEN.sub("", text)
     text = "".join(_without_keys(text))
     text = _URL.sub(_safe_url, text)
     text = _AUTHORIZATION.sub(lambda match: f"{match[0].split()[0]} {HIDDEN}", text)
     text = _QUERY_CODE.sub(rf"\1{HIDDEN}", text)
     text = "".join(_without_named(text))
-    text = _CURL_USER.sub(rf"\1{HIDDEN}", text)
+    text = _WRITTEN.sub(rf"\1{HIDDEN}", text)
     text = _SAID.sub(lambda match: match[1] + HIDDEN if _is_no_word(match[2].rstrip(".,;")) else match[0], text)
     text = _TOKEN_IN_TEXT.sub(HIDDEN, text)
     return _RANDOM.sub(lambda match: HIDDEN if _is_random(match[0]) else match[0], text)
@@ -310,7 +327,8 @@ def _without_named(text: str) -> Iterator[str]:
 
 def _named(text: str) -> Iterator[tuple[int, int]]:
     """Where in *text* the values stand of what has the name of a secret."""
-    for pattern in (_ASSIGNMENT, _ARGUMENT):
+    yield from _blocks(text)
+    for pattern in (_ASSIGNMENT, _ARGUMENT, _ELEMENT):
         taken = 0
         for found in pattern.finditer(text):
             # What begins within a value ends with it.
@@ -322,6 +340,23 @@ def _named(text: str) -> Iterator[tuple[int, int]]:
                 yield start, end
 
 
+def _blocks(text: str) -> Iterator[tuple[int, int]]:
+    """Where the values of YAML stand that begin on the line below their key."""
+    for found in _BLOCK.finditer(text):
+        if not names_secret(found[2]):
+            continue
+        end = found.end()
+        while end < len(text):
+            line = text[end : _end_of_line(text, end)]
+            is_deeper = line.startswith(found[1]) and line[len(found[1]) :][:1] in (" ", "\t")
+            # Without `|` or `>` it may be a mapping.
+            if not is_deeper or (not found[3] and re.match(r"\s*(?:-\s|[\"']?[\w.-]+[\"']?:(?:\s|\Z))", line)):
+                break
+            end += len(line) + 1
+        if end > found.end():
+            yield found.end(), min(end, len(text)) - (text[end - 1 : end] == "\n")
+
+
 def _value_at(text: str, start: int, name: re.Match[str] | None = None) -> tuple[int, int]:
     """Where the value begins and ends that stands at *start*; empty where there is none.
 
@@ -330,12 +365,14 @@ def _value_at(text: str, start: int, name: re.Match[str] | None = None) -> tuple
     quote = _QUOTE.match(text, start)
     if quote:
         start = quote.end()
-        end = _closing(text, start, quote[0])
+        coded = quote[0].startswith("%")
+        end = text.find(quote[0], start, _end_of_line(text, start)) if coded else _closing(text, start, quote[0])
+        end = _end_of_line(text, start) if end < 0 else end
     else:
         word = _WORD.match(text, start)
         if not word or _NOTHING.fullmatch(word[0]):
             return start, start
-        end = start + len(word[0].rstrip(",;)]}.")) or word.end()
+        end = start + len(word[0].partition("</")[0].rstrip(",;)]}."))
         if name is not None and text.find("\n", name.end(1), start) < 0:
             is_header = _words(name[1]).endswith(_HEADERS)
             whole_line = _LINE_START.search(text, max(0, name.start() - 40), name.start()) and names_secret(name[1])

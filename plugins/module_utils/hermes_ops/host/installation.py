@@ -58,6 +58,10 @@ class Installation:
         """The user that Hermes runs as."""
         return Owner.named(self.user)
 
+    def owner_of(self, profile: dict[str, Any]) -> Owner:
+        """The user that *profile* runs as."""
+        return self.owner
+
     @cached_property
     def manager(self) -> Manager:
         """Who runs the gateways."""

@@ -271,6 +271,35 @@ def ensure_directory(path: str, *, mode: int) -> bool:
     return True
 
 
+def check_trusted(path: str, fix: str) -> None:
+    """Make sure that nobody but root can put something else in the place of the directory *path*.
+
+    For what root writes: every directory on the way is root's, and where others may write the sticky bit keeps them
+    from renaming what is not theirs. Nothing is checked where we are not root.
+
+    :raises OpsError: with *fix*, when somebody could
+    """
+    if os.geteuid() != 0:
+        return
+    directory, below = path, True
+    while True:
+        try:
+            status = os.lstat(directory)
+        except FileNotFoundError:
+            status = None
+        if status is not None:
+            open_to_others = status.st_mode & 0o022 and (below or not status.st_mode & stat.S_ISVTX)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or open_to_others:
+                raise OpsError(
+                    f"cannot be trusted: {directory} is not a directory that only root can change",
+                    where=path,
+                    fix=fix,
+                )
+        if directory == os.sep:
+            return
+        directory, below = os.path.dirname(directory), False
+
+
 def open_directory(path: str) -> int:
     """A descriptor of the directory *path*, reached through no link that anybody but root could have made.
 
