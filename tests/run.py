@@ -149,6 +149,23 @@ def unit(job: Job) -> None:
     job.run("pytest", "--numprocesses=2", "tests/unit", env={"TEST_HERMES_VENVS": hermes})
 
 
+def fuzz(job: Job) -> None:
+    """Look for new examples against the property tests."""
+    for name in HERMES:
+        job.run(ROOT / "script/bootstrap", name)
+    hermes = os.pathsep.join(str(CACHE / "venv" / name) for name in HERMES)
+    try:
+        job.run(
+            *("pytest", "--numprocesses=2", "-m", "hypothesis", "--hypothesis-profile=search", "tests/unit"),
+            env={"TEST_HERMES_VENVS": hermes},
+        )
+    except TestFailed as failure:
+        raise TestFailed(
+            f"{failure}; put what follows 'Falsifying example' in the log above the test as "
+            "@example(name=value, …), see the test fail in script/test unit, then repair"
+        ) from None
+
+
 def lint(job: Job) -> None:
     shell = [path for path in tracked() if (ROOT / path).is_file() and re.match(rb"#!.*\b(ba)?sh\b", head(ROOT / path))]
     job.run_all(
@@ -322,11 +339,13 @@ def head(path: Path) -> bytes:
 
 
 PLAIN = {"unit": unit, "lint": lint, "sanity": sanity, "package": package, "docs": docs}
+# Run by name only.
+EXTRA = {"fuzz": fuzz}
 
 
 def jobs_for(what: str | None, scenario: str | None) -> list[Job]:
     if what and what != "molecule":
-        return [Job(what, PLAIN[what])]
+        return [Job(what, {**PLAIN, **EXTRA}[what])]
     jobs = [Job(f"molecule {name}", molecule(name)) for name in ([scenario] if scenario else scenarios())]
     if not what:
         jobs += [Job(name, work) for name, work in PLAIN.items()]
@@ -350,9 +369,10 @@ def main() -> int:
         description="Run the tests, side by side; without an argument all of them. Logs go to .cache/logs/.",
         epilog="unit: kit, modules and filters. lint: ruff, shellcheck, ansible-lint, changelog. sanity: ansible-test. "
         "package: the built archive. docs: builds them. molecule: real hosts as containers with the real Hermes, "
-        f"scenarios: {', '.join(scenarios())}. Docker's engine is installed and started where there is none.",
+        f"scenarios: {', '.join(scenarios())}. fuzz: thousands of new examples for property tests; only when named. "
+        "Docker's engine is installed and started where there is none.",
     )
-    parser.add_argument("what", nargs="?", choices=[*PLAIN, "molecule"])
+    parser.add_argument("what", nargs="?", choices=[*PLAIN, "molecule", *EXTRA])
     parser.add_argument("scenario", nargs="?", choices=scenarios(), metavar="SCENARIO", help="one scenario of molecule")
     arguments = parser.parse_args()
     if arguments.scenario and arguments.what != "molecule":

@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from .hermes_ops.description.secrets import shown
 from .hermes_ops.supervise.managers import ManagerOf
 from .hermes_ops.system.errors import OpsError
 from .hermes_ops.system.files import Owner
@@ -62,6 +63,9 @@ def run_module(
     module = Module(argument_spec=argument_spec, supports_check_mode=True, **options)
     # Files we make are private unless we say otherwise.
     os.umask(0o077)
+    # What -vvv shows of the arguments. Ansible hides what a specification names; a secret in a free-form mapping
+    # (config, settings, deliver_extra) only shows by its name or look.
+    invocation = {"module_args": shown((), module.params)}
     try:
         result = work(module)
     except (OpsError, OSError) as caught:
@@ -70,10 +74,10 @@ def run_module(
         )
         profile = module.params.get("profile")
         message = f"profile {profile}: {error}" if isinstance(profile, str) else str(error)
-        module.fail_json(msg=message, what=error.what, where=error.where, fix=error.fix)
+        module.fail_json(msg=message, what=error.what, where=error.where, fix=error.fix, invocation=invocation)
     if not module.check_mode:
         keep()
-    module.exit_json(**result)
+    module.exit_json(**result, invocation=invocation)
 
 
 def owner_of(module: AnsibleModule) -> Owner:

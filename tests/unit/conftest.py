@@ -27,9 +27,21 @@ if (COLLECTIONS / "ansible_collections/alwayson/hermes").resolve() != ROOT:
 # The servers in tests/fakes import each other as they do in a box.
 sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests/fakes")]
 
-# The machine may be busy with other tests: time says nothing about ours.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy")
+# Every property test follows one of two profiles. What a test needs fewer examples of, because each is expensive, takes
+# a fraction of the profile's: `@settings(max_examples=settings.default.max_examples // 4)`.
+_SHARED = settings(
+    # The machine may be busy with other tests: time says nothing about ours.
+    deadline=None,
+    # Fixtures that are used here are the same for each example.
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    # Nothing that one run found decides what another one tries.
+    database=None,
+)
+# The same examples each time, so that a run fails only for what has changed.
+settings.register_profile("same", _SHARED, derandomize=True, max_examples=100, print_blob=False)
+# script/test fuzz: other examples each time.
+settings.register_profile("search", _SHARED, max_examples=5000, print_blob=True)
+settings.load_profile("same")
 
 # For tests that build releases.
 

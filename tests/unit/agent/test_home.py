@@ -14,7 +14,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import home as profile
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ME = Owner.current()
@@ -222,7 +222,7 @@ def test_a_state_file_of_a_dead_gateway_is_not_taken_for_a_live_one(home):
     assert profile.running(str(home), ME) == 0
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(st.text(max_size=200).filter(lambda text: "\r" not in text))
 def test_any_text_can_be_a_soul(home, text):
     text = text.encode("utf-8", "ignore").decode()

@@ -174,3 +174,23 @@ def test_modules_import_nothing_but_what_a_bare_host_has(module):
     code = f"import sys; sys.modules['yaml'] = None; import {module.__name__}"
     path = os.pathsep.join(sys.path)
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        (webhook_module, {"webhooks": [{"name": "hook", "deliver_extra": {"bot_token": "hunter2-hunter2"}}]}),
+        (webhook_module, {"webhooks": [{"name": "hook", "prompt": "call it with --token hunter2-hunter2"}]}),
+        (config_module, {"config": {"slack": {"clientSecret": "hunter2-hunter2"}}}),
+        (config_module, {"config": {"x": {"url": "https://hooks.slack.com/services/T0/B0/hunter2-hunter2"}}}),
+        (config_module, {"config": {"x": {"args": ["--token", "hunter2-hunter2"]}}}),
+        (env_module, {"settings": {"botPass": "hunter2-hunter2"}}),
+    ],
+)
+def test_free_form_arguments_show_no_secret(run, module, options):
+    """Neither in the arguments, which -vvv shows, nor in the diff."""
+    run.home.mkdir()
+    shown = json.dumps(run(module, **options))
+    assert "hunter2" not in shown
+    assert "(secret)" in shown
+    assert json.loads(shown)["invocation"]["module_args"]["profile"] == "default"

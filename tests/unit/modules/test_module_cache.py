@@ -77,7 +77,7 @@ def test_what_was_kept_runs_with_its_arguments_and_ansible_s_own(sent):
     }, done.stderr
 
 
-@settings(max_examples=25)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.booleans() | st.none() | st.lists(st.text())))
 def test_arguments_arrive_whatever_is_in_them(kept, arguments):
     done = call(kept, arguments)

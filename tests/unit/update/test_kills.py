@@ -77,7 +77,7 @@ def test_killed_anywhere(world_in, tmp_path, how, broken):
     hows=st.tuples(*[st.sampled_from(["boot", "again"])] * 3),
     broken=st.sampled_from(["", "unhealthy"]),
 )
-@hypothesis_settings(max_examples=25)
+@hypothesis_settings(max_examples=hypothesis_settings.default.max_examples // 4)
 def test_killed_again_and_again(world_in, tmp_path_factory, first, second, third, hows, broken):
     top = tmp_path_factory.mktemp("killed")
     with pytest.MonkeyPatch.context() as patched:

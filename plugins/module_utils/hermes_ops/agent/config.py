@@ -14,12 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..description.declaration import leaves, may_be_secret
+from ..description.declaration import leaves
+from ..description.secrets import shown
 from ..host.records import Records
 from ..system import yaml_edit
 from ..system.errors import OpsError
 from ..system.files import Owner, acting_as, ensure_directory, read_text, write_atomic
-from ..system.plan import HIDDEN, Difference, Plan
+from ..system.plan import Difference, Plan
 
 FILE_NAME = "config.yaml"
 RECORD = "config"
@@ -53,15 +54,6 @@ def read_config(path: str) -> dict[Any, Any]:
 def is_live(keys: KeyPath) -> bool:
     """Whether a running gateway notices a change of this key by itself."""
     return any(keys[: len(live)] == live for live in LIVE_KEYS)
-
-
-def shown(keys: tuple[str | int, ...], value: Any) -> Any:
-    """*value* as it may be shown: with every secret hidden."""
-    if isinstance(value, dict):
-        return {name: shown((*keys, str(name)), part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [shown((*keys, number), part) for number, part in enumerate(value)]
-    return HIDDEN if may_be_secret(keys, value) else value
 
 
 def fingerprint(value: Any) -> str:

@@ -7,13 +7,14 @@ Two readers in Hermes have to agree on every line (0.18.2 and 0.19.0, the same i
 
 ``load_hermes_dotenv`` (hermes_cli/env_loader.py)
     fills the environment at start: ``_sanitize_env_lines`` (hermes_cli/config.py) first rewrites the file
-    line by line, then python-dotenv 1.2 parses it and expands ``${NAME}``, within quotes too.
+    line by line, then python-dotenv 1.2 parses it and expands ``${NAME}``, within quotes too. Its 1.2.2, which both
+    versions are locked to, and its 1.2.4 read some lines differently (:data:`GRAMMARS`).
 ``load_env`` (hermes_cli/config.py)
     a simple ``KEY=value`` reader behind ``get_env_value`` and, preferred there over the environment, the
     credential look-ups. It knows the escapes ``\\`` and ``\"`` only, and expands nothing.
 
 They agree on all we write, save for what the second one cannot express: a line break, a literal ``${``, and a
-backslash at the end of a value that needs quotes for another reason.
+backslash at the end of a value that needs quotes for another reason. What we write reads alike in both grammars.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..description.declaration import check_value, is_secret_setting
+from ..description.declaration import check_value
+from ..description.secrets import is_secret_setting
 from ..host.records import Records
 from ..system.errors import OpsError
 from ..system.files import Owner, acting_as, read_text, write_atomic
@@ -46,8 +48,6 @@ _WHITESPACE = re.compile(r"[^\S\r\n]*")
 _EXPORT = re.compile(r"(?:export[^\S\r\n]+)?")
 _QUOTED_KEY = re.compile(r"'([^']+)'")
 _PLAIN_KEY = re.compile(r"([^=\#\s]+)")
-_SINGLE_QUOTED = re.compile(r"'((?:\\'|[^'])*)'")
-_DOUBLE_QUOTED = re.compile(r'"((?:\\"|[^"])*)"')
 _REST = re.compile(r"[^\r\n]*")
 _INLINE_COMMENT = re.compile(r"\s+#.*")
 _COMMENT = re.compile(r"(?:[^\S\r\n]*#[^\r\n]*)?")
@@ -57,6 +57,32 @@ _SINGLE_ESCAPES = re.compile(r"\\([\\'])")
 _DOUBLE_ESCAPES = re.compile(r"\\([\\'\"abfnrtv])")
 _ESCAPED = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _VARIABLE = re.compile(r"\$\{([^\}:]*)(?::-([^\}]*))?\}")
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Where versions of python-dotenv differ (dotenv/parser.py).
+
+    :param quoted: a quote -> a value in such quotes
+    :param empty_before_comment: whether ``KEY= # note`` is empty, instead of ``# note``
+    """
+
+    quoted: Mapping[str, re.Pattern[str]]
+    empty_before_comment: bool
+
+
+GRAMMARS = {
+    "1.2.2": Grammar(
+        {"'": re.compile(r"'((?:\\'|[^'])*)'"), '"': re.compile(r'"((?:\\"|[^"])*)"')},
+        empty_before_comment=False,
+    ),
+    # A backslash escapes any character, so that an escaped backslash does not escape a quote.
+    "1.2.4": Grammar(
+        {"'": re.compile(r"'((?:\\.|[^'\\])*)'", re.S), '"': re.compile(r'"((?:\\.|[^"\\])*)"', re.S)},
+        empty_before_comment=True,
+    ),
+}
+_LOCKED, _NEWER = GRAMMARS.values()
 
 # Readable without quotes by both readers, by a shell and by systemd.
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
@@ -74,6 +100,7 @@ class Binding:
     :param value_start: where the value begins, its opening quote included
     :param value_end: after the value, its closing quote included
     :param end: after the line, its line break included
+    :param certain: whether all :data:`GRAMMARS` read this value
     """
 
     name: str
@@ -82,11 +109,12 @@ class Binding:
     value_start: int
     value_end: int
     end: int
+    certain: bool = True
 
     @property
     def value(self) -> str | None:
-        """What Hermes reads, or None when that depends on another variable."""
-        if self.raw is None or any(name for name, _default in _VARIABLE.findall(self.raw)):
+        """What Hermes reads, or None when that depends on another variable or on the version of python-dotenv."""
+        if self.raw is None or not self.certain or any(name for name, _default in _VARIABLE.findall(self.raw)):
             return None
         return _VARIABLE.sub(lambda match: match[2] or "", self.raw)
 
@@ -96,11 +124,11 @@ def _translated(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _value_at(text: str, position: int) -> tuple[str, int] | None:
+def _value_at(text: str, position: int, grammar: Grammar) -> tuple[str, int] | None:
     """The raw value at *position* and where it ends; None when a quote is never closed."""
     first = text[position : position + 1]
-    if first in ("'", '"'):
-        quoted = (_SINGLE_QUOTED if first == "'" else _DOUBLE_QUOTED).match(text, position)
+    if first in grammar.quoted:
+        quoted = grammar.quoted[first].match(text, position)
         if quoted is None:
             return None
         escapes = _SINGLE_ESCAPES if first == "'" else _DOUBLE_ESCAPES
@@ -111,7 +139,7 @@ def _value_at(text: str, position: int) -> tuple[str, int] | None:
     return value, position + len(value)
 
 
-def _binding_at(text: str, position: int) -> tuple[Binding | None, int]:
+def _binding_at(text: str, position: int, grammar: Grammar = _LOCKED) -> tuple[Binding | None, int]:
     """The binding at *position*, None for a comment or a broken line, and where the next one begins."""
     start = _MULTILINE_WHITESPACE.match(text, position).end()
     key_start = _EXPORT.match(text, start).end()
@@ -124,7 +152,9 @@ def _binding_at(text: str, position: int) -> tuple[Binding | None, int]:
     cursor = value_start = value_end = _WHITESPACE.match(text, cursor).end()
     if text[cursor : cursor + 1] == "=":
         value_start = _WHITESPACE.match(text, cursor + 1).end()
-        value = _value_at(text, value_start)
+        comment = value_start > cursor + 1 and text[value_start : value_start + 1] == "#"
+        is_empty = comment and grammar.empty_before_comment
+        value = ("", value_start) if is_empty else _value_at(text, value_start, grammar)
         if value is None:
             return None, _BROKEN_LINE.match(text, value_start).end()
         raw, value_end = value
@@ -140,15 +170,22 @@ def _binding_at(text: str, position: int) -> tuple[Binding | None, int]:
 
 def parse(text: str) -> Iterator[Binding]:
     """The bindings of a ``.env`` in their order; comments, blank and broken lines are passed over."""
+    newer = {(binding.name, binding.raw) for binding in parse_by(_NEWER, text)}
+    for binding in parse_by(_LOCKED, text):
+        yield binding if (binding.name, binding.raw) in newer else replace(binding, certain=False)
+
+
+def parse_by(grammar: Grammar, text: str) -> Iterator[Binding]:
+    """Like :func:`parse`, for one version of python-dotenv."""
     position = 0
     while position < len(text):
-        binding, position = _binding_at(text, position)
+        binding, position = _binding_at(text, position, grammar)
         if binding is not None:
             yield binding
 
 
 def read(text: str) -> dict[str, str]:
-    """What Hermes gets from a ``.env``; without the keys whose value depends on another variable."""
+    """What Hermes gets from a ``.env``; without the keys whose :attr:`Binding.value` is not known."""
     values = {binding.name: binding.value for binding in parse(text)}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -177,7 +214,10 @@ def encode(name: str, value: str) -> str:
     quotes with escapes. Variables are defused by one with an empty name and a default: ``${:-$}{`` is ``${``.
     """
     literal = value.replace("${", "${:-$}{")
-    bare = literal == literal.strip() and literal[:1] not in ("'", '"') and not re.search(r"[\r\n]|\s#", literal)
+    space = " " if _LOOKS_LIKE_ENTRY.search(literal) else ""
+    bare = (
+        literal == literal.strip() and literal[:1] not in ("'", '"') and not re.search(r"[\r\n]|\s#", space + literal)
+    )
     if _PLAIN_VALUE.fullmatch(literal):
         shown = literal
     elif not re.search(r"['\\\r\n]", literal):
@@ -191,7 +231,6 @@ def encode(name: str, value: str) -> str:
         if escaped.endswith("\\"):
             escaped += "${:-}"
         shown = f'"{escaped}"'
-    space = " " if _LOOKS_LIKE_ENTRY.search(shown) else ""
     return f"{name}={space}{shown}"
 
 
@@ -204,12 +243,9 @@ def edit(text: str, values: Mapping[str, str], removed: Iterable[str], path: str
     :raises OpsError: when Hermes would read something else than it should from the result
     """
     gone = set(removed)
-    foreign = _others(text, {*values, *gone})
     for place in (_appended, _prepended):
         result = place(text, values, gone)
-        found = {binding.name: binding.value for binding in parse(result)}
-        ours_right = all(found.get(name) == value for name, value in values.items())
-        if ours_right and not gone & found.keys() and _others(result, {*values, *gone}) == foreign:
+        if all(_is_right(grammar, text, result, values, gone) for grammar in GRAMMARS.values()):
             return result
     raise OpsError(
         "a quote in it is never closed, so that keys cannot be changed without changing others",
@@ -218,8 +254,16 @@ def edit(text: str, values: Mapping[str, str], removed: Iterable[str], path: str
     )
 
 
-def _others(text: str, ours: set[str]) -> list[tuple[str, str | None]]:
-    return [(binding.name, binding.raw) for binding in parse(text) if binding.name not in ours]
+def _is_right(grammar: Grammar, before: str, after: str, values: Mapping[str, str], gone: set[str]) -> bool:
+    """Whether *after* holds *values*, nothing that is *gone*, and all else that *before* held."""
+    ours = {*values, *gone}
+
+    def others(text: str) -> list[tuple[str, str | None]]:
+        return [(binding.name, binding.raw) for binding in parse_by(grammar, text) if binding.name not in ours]
+
+    found = {binding.name: binding.value for binding in parse_by(grammar, after)}
+    ours_right = all(found.get(name) == value for name, value in values.items())
+    return ours_right and not gone & found.keys() and others(after) == others(before)
 
 
 def _first_broken_line(text: str) -> int:

@@ -44,7 +44,6 @@ STOP_SECONDS = units.STOP_MARGIN
 # Where Hermes looks for a managed scope that nobody named (hermes_cli/managed_scope.py).
 DEFAULT_MANAGED_DIR = "/etc/hermes"
 LOOPBACK = "127.0.0.1"
-# Characters of a line of its log that are shown.
 # Seconds for making the copy fit, and for removing it: the agent may have left millions of files.
 FIT_SECONDS = 60.0
 SWEEP_SECONDS = 120.0

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import selectors
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +106,65 @@ def run(
     if check and not done.ok:
         raise OpsError(f"failed with status {done.rc}: {done.last_words}", where=shown)
     return done
+
+
+def run_tail(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    limit: int,
+    env: Mapping[str, str] | None = None,
+    user: Owner | None = None,
+) -> str:
+    """Run *argv*, which may say any amount, and return the end of it: standard output and error as they came.
+
+    What it says further back is not kept. A line that is cut there is left out.
+
+    :param timeout: seconds, after which its process group is killed; what it has said until then counts
+    :param limit: bytes
+    :raises OpsError: program missing
+    """
+    identity = {"user": user.uid, "group": user.gid, "extra_groups": []} if user and os.geteuid() != user.uid else {}
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+            start_new_session=True,
+            **identity,
+        )
+    except OSError as error:
+        raise OpsError(f"cannot be run ({error.strerror})", where=argv[0]) from None
+    said, cut, late = bytearray(), False, False
+    deadline = time.monotonic() + timeout
+    with process, selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not selector.select(remaining):
+                late = True
+                break
+            part = os.read(process.stdout.fileno(), 1 << 16)
+            if not part:
+                break
+            said += part
+            cut = cut or len(said) > limit
+            del said[: -2 * limit]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        # With all that it started; also when it closed its output and goes on.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    if cut:
+        del said[:-limit]
+        del said[: said.find(b"\n") + 1]
+    before = "[what it said before is left out]\n" if cut else ""
+    after = f"[it did not finish within {timeout:g} s]\n" if late else ""
+    if process.returncode > 0:
+        after = f"[exit status {process.returncode}]\n"
+    return before + said.decode("utf-8", "replace") + after
 
 
 def run_filter(argv: Sequence[str], data: bytes, *, timeout: float) -> bytes:

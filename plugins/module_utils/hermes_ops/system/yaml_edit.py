@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .errors import OpsError
@@ -29,6 +29,11 @@ Path = Sequence[str]
 _END_OF_LINE = re.compile(r"[^\r\n]*")
 _LINE_BREAK = re.compile(r"\r\n|\n|\r|\Z")
 _ALIAS = re.compile(r"\s*:\s*\*[^\s,\]}]+")
+_BRACKETS = re.compile(r"[\[\]{}]")
+# Brackets within brackets. libyaml's time grows with the square of their number.
+_DEPTH = 200
+# Parts of a path that are remembered.
+_PATH = 8
 # What PyYAML quotes: a character, the name of a token ('<block end>'), or what stands in the file.
 _QUOTATION = re.compile(r"('.'|'<[a-z ]+>')|['\"].*", re.DOTALL)
 # PyYAML takes these for line breaks too, and Python's printable test does not know the last.
@@ -67,6 +72,55 @@ def load(text: str, path: str) -> dict[Any, Any]:
             fix="repair it; it was left as it is",
         )
     return tree
+
+
+def is_too_deep(text: str) -> bool:
+    """Whether *text* may open so many brackets that a YAML parser needs all memory or a time that nobody has."""
+    depth = 0
+    for bracket in _BRACKETS.finditer(text):
+        depth = max(0, depth + (1 if bracket[0] in "[{" else -1))
+        if depth > _DEPTH:
+            return True
+    return False
+
+
+def scalars(text: str) -> Iterator[tuple[tuple[Any, ...], str, str | None]]:
+    """The scalars in *text*: path, value as it is spelled, and what stands before it in its list.
+
+    For text that may be hostile or broken: nothing is nested in calls or repeated for an alias, and what stands before
+    an error counts. Nothing without PyYAML.
+    """
+    if yaml is None or is_too_deep(text):
+        return
+    # An open collection: its path, whether it is a mapping, the key that waits for its value, the item before.
+    stack: list[list[Any]] = []
+    anchored: dict[str, str] = {}
+    try:
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.events.CollectionEndEvent):
+                stack.pop()
+                continue
+            if not isinstance(event, yaml.events.NodeEvent):
+                continue
+            top = stack[-1] if stack else [(), False, None, None]
+            path, is_mapping, key, before = top
+            if isinstance(event, yaml.events.CollectionStartEvent):
+                # No path needs to be deep: what names a value is near.
+                below = (*path, key if is_mapping else 0)[-_PATH:]
+                stack.append([below, isinstance(event, yaml.events.MappingStartEvent), None, None])
+                top[2:] = [None, None]
+                continue
+            is_alias = isinstance(event, yaml.events.AliasEvent)
+            value = anchored.get(event.anchor, "") if is_alias else event.value
+            if event.anchor and not is_alias:
+                anchored[event.anchor] = value
+            if is_mapping and key is None:
+                top[2] = value
+                continue
+            yield (*path, key if is_mapping else 0), value, before
+            top[2:] = [None, None if is_mapping else value]
+    except (yaml.YAMLError, ValueError):
+        return
 
 
 def _require() -> None:
