@@ -21,8 +21,14 @@ import time
 import tracemalloc
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import tarstream as archive
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import (
+    archives,
+    databases,
+    extracting,
+    making,
+    selection,
+    tarstream,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
@@ -162,10 +168,10 @@ def without(found, *gone):
 
 
 def test_what_goes_in_comes_out_and_nothing_else(host, home, profile, tmp_path, me):
-    path = backup.create(host, profile, str(tmp_path / "out"))
+    path = making.create(host, profile, str(tmp_path / "out"))
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert os.listdir(tmp_path / "out") == [os.path.basename(path)]
-    manifest = backup.extract(path, str(tmp_path / "again"), me)
+    manifest = extracting.extract(path, str(tmp_path / "again"), me)
     expected = without(tree(home), *LEFT_OUT, "state.db")
     # A link into the home leads into the new one.
     expected["skills/soul"] = ("link", "../SOUL.md")
@@ -175,14 +181,14 @@ def test_what_goes_in_comes_out_and_nothing_else(host, home, profile, tmp_path, 
     assert (manifest["profile"], manifest["host"], manifest["env"]) == ("default", socket.gethostname(), "exclude")
     assert (manifest["release"], manifest["version"]) == ("0.19.0-abc", "0.19.0")
     assert manifest["schemas"] == {"state.db": 22}
-    assert backup.databases(str(tmp_path / "again")) == ["state.db"]
+    assert selection.databases(str(tmp_path / "again")) == ["state.db"]
     assert not os.path.exists(tmp_path / "ops/backup.work")
     with gzip.open(path) as stream:
         assert b"secret" not in stream.read().replace(b"the agent's own", b"")
 
 
 def test_the_first_and_the_last_member_say_what_it_is(host, profile, tmp_path):
-    with tarfile.open(backup.create(host, profile, str(tmp_path / "out"))) as opened:
+    with tarfile.open(making.create(host, profile, str(tmp_path / "out"))) as opened:
         names = opened.getnames()
         about = json.load(opened.extractfile("about.json"))
     assert (names[0], names[-1]) == ("about.json", "checksums.json")
@@ -193,8 +199,8 @@ def test_the_first_and_the_last_member_say_what_it_is(host, profile, tmp_path):
 
 def test_a_stream_is_the_same_without_gzip(host, home, profile, tmp_path, me):
     out = io.BytesIO()
-    said = backup.stream(host, profile, out)
-    manifest = backup.extract(io.BytesIO(out.getvalue()), str(tmp_path / "again"), me)
+    said = making.stream(host, profile, out)
+    manifest = extracting.extract(io.BytesIO(out.getvalue()), str(tmp_path / "again"), me)
     assert manifest == said
     assert "memories/MEMORY.md" in tree(tmp_path / "again")
 
@@ -205,14 +211,14 @@ def test_names_survive(host, home, profile, tmp_path, me, name):
     deep.mkdir(parents=True)
     (deep / name).write_text("x")
     (deep / "link").symlink_to(name)
-    backup.extract(backup.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
+    extracting.extract(making.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
     assert without(tree(tmp_path / "again"), "skills", "state.db") == without(
         tree(home), *LEFT_OUT, "skills", "state.db"
     )
 
 
 def test_env_only_when_asked_for(host, home, profile, tmp_path, me):
-    backup.extract(backup.create(host, profile, str(tmp_path / "out"), env="include"), str(tmp_path / "again"), me)
+    extracting.extract(making.create(host, profile, str(tmp_path / "out"), env="include"), str(tmp_path / "again"), me)
     assert (tmp_path / "again/.env").read_text() == (home / ".env").read_text()
 
 
@@ -237,10 +243,10 @@ def test_a_busy_database_is_consistent(host, home, profile, tmp_path, me):
     try:
         for number in range(3):
             before = len(wrote)
-            path = backup.create(host, profile, str(tmp_path / "out"))
+            path = making.create(host, profile, str(tmp_path / "out"))
             assert len(wrote) > before
             copy = tmp_path / f"again{number}"
-            backup.extract(path, str(copy), me)
+            extracting.extract(path, str(copy), me)
             assert sorted(name for name in os.listdir(copy) if name.startswith("state.db")) == ["state.db"]
             with contextlib.closing(sqlite3.connect(copy / "state.db")) as database:
                 assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -254,18 +260,18 @@ def test_a_busy_database_is_consistent(host, home, profile, tmp_path, me):
 
 def test_a_damaged_database_is_kept_and_named(host, home, profile, tmp_path, me):
     (home / "old.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
-    manifest = backup.extract(backup.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
+    manifest = extracting.extract(making.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
     assert list(manifest["problems"]) == ["old.db"]
     assert (tmp_path / "again/old.db").read_bytes() == (home / "old.db").read_bytes()
     with pytest.raises(OpsError, match="integrity_check"):
-        backup.copy_database(str(home / "old.db"), str(tmp_path / "copy"), me)
+        databases.copy_database(str(home / "old.db"), str(tmp_path / "copy"), me)
 
 
 def test_a_locked_database_is_named_and_nothing_waits_for_ever(host, home, profile, tmp_path, me, monkeypatch):
-    monkeypatch.setattr(backup, "SQLITE_TIMEOUT", 0.1)
+    monkeypatch.setattr(databases, "SQLITE_TIMEOUT", 0.1)
     with contextlib.closing(sqlite3.connect(home / "locked.db")) as database:
         database.executescript("CREATE TABLE a (b); PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE")
-        manifest = backup.extract(backup.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
+        manifest = extracting.extract(making.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
     assert list(manifest["problems"]) == ["locked.db"]
     assert "locked.db" not in os.listdir(tmp_path / "again")
 
@@ -275,7 +281,7 @@ def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, profile, tmp_pat
     big = b"0123456789abcdef" * 200_000
     for name in ("a", "grows", "rewritten", "shrinks", "vanishes"):
         (work / name).write_bytes(big)
-    original = archive.Writer.file
+    original = tarstream.Writer.file
 
     def file(self, name, *arguments, **options):
         """The agent is always faster: it acts between our look at a file and the first byte that we read."""
@@ -291,8 +297,8 @@ def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, profile, tmp_pat
                 stream.write(b"anew")
         return original(self, name, *arguments, **options)
 
-    monkeypatch.setattr(archive.Writer, "file", file)
-    manifest = backup.extract(backup.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
+    monkeypatch.setattr(tarstream.Writer, "file", file)
+    manifest = extracting.extract(making.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
     changed = "changed while it was read"
     assert manifest["problems"] == {"workspace/shrinks": changed, "workspace/rewritten": changed}
     assert "vanishes" not in os.listdir(tmp_path / "again/workspace")
@@ -322,10 +328,10 @@ def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, 
         for name in os.listdir(home):
             if name.startswith("state.db"):
                 os.chown(home / name, nobody.uid, nobody.gid)
-        path = backup.create(host, profile, str(tmp_path / "out"))
+        path = making.create(host, profile, str(tmp_path / "out"))
         assert all(os.stat(home / name).st_uid == nobody.uid for name in os.listdir(home) if name.startswith("state"))
-    assert list(backup.verify(path)["problems"]) == ["roots"]
-    backup.extract(path, str(tmp_path / "again"), nobody)
+    assert list(extracting.verify(path)["problems"]) == ["roots"]
+    extracting.extract(path, str(tmp_path / "again"), nobody)
     owners = {os.lstat(os.path.join(top, n)).st_uid for top, d, f in os.walk(tmp_path / "again") for n in [".", *d, *f]}
     assert owners == {nobody.uid}
     with contextlib.closing(sqlite3.connect(tmp_path / "again/state.db")) as database:
@@ -340,16 +346,16 @@ def test_a_killed_one_is_swept_and_no_archive(host, home, profile, tmp_path):
     (out / "default-20260101T000000Z.txt").write_text("somebody else's")
     (tmp_path / "ops/backup.work").mkdir(parents=True)
     (tmp_path / "ops/backup.work/database").write_text("half")
-    assert backup.archives(str(out)) == []
-    path = backup.create(host, profile, str(out))
+    assert archives.listed(str(out)) == []
+    path = making.create(host, profile, str(out))
     assert not partial.exists()
-    assert [each.path for each in backup.archives(str(out))] == [path]
+    assert [each.path for each in archives.listed(str(out))] == [path]
 
 
 def test_one_that_fails_leaves_nothing(host, home, profile, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "RESERVE", 1 << 60)
+    monkeypatch.setattr(tarstream, "RESERVE", 1 << 60)
     with pytest.raises(OpsError, match="no room"):
-        backup.create(host, profile, str(tmp_path / "out"))
+        making.create(host, profile, str(tmp_path / "out"))
     assert os.listdir(tmp_path / "out") == []
     assert not os.path.exists(tmp_path / "ops/backup.work")
 
@@ -358,13 +364,13 @@ def test_pruned_by_count_and_by_profile(tmp_path):
     names = [f"{name}-2026010{day}T000000Z.tar.gz" for name in ("default", "default-2", "work") for day in range(1, 6)]
     for name in [*names, "default-20260101T000000Z.tar.gz.partial", "default.tar.gz"]:
         (tmp_path / name).write_text("x")
-    assert len(backup.archives(str(tmp_path), "default")) == 5
-    removed = backup.prune(str(tmp_path), "default", 2)
+    assert len(archives.listed(str(tmp_path), "default")) == 5
+    removed = archives.prune(str(tmp_path), "default", 2)
     assert [os.path.basename(path)[8:17] for path in removed] == ["20260101T", "20260102T", "20260103T"]
     assert len(os.listdir(tmp_path)) == 17 - 3
     # The newest one stays whatever is asked for.
-    assert len(backup.prune(str(tmp_path), "default", 0)) == 1
-    assert [each.profile for each in backup.archives(str(tmp_path))].count("default") == 1
+    assert len(archives.prune(str(tmp_path), "default", 0)) == 1
+    assert [each.profile for each in archives.listed(str(tmp_path))].count("default") == 1
 
 
 def test_one_made_with_a_fast_clock_is_not_the_newest_for_years(tmp_path):
@@ -372,15 +378,15 @@ def test_one_made_with_a_fast_clock_is_not_the_newest_for_years(tmp_path):
     names = []
     for ahead in (10 * 365 * 86400, -86400, -3600, 60):
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now + ahead))
-        names.append(f"default-{stamp}{backup.SUFFIX}")
+        names.append(f"default-{stamp}{archives.SUFFIX}")
         (tmp_path / names[-1]).write_bytes(b"x")
-    assert [os.path.basename(each.path) for each in backup.archives(str(tmp_path))] == names
-    assert [os.path.basename(path) for path in backup.prune(str(tmp_path), "default", 2)] == names[:2]
+    assert [os.path.basename(each.path) for each in archives.listed(str(tmp_path))] == names
+    assert [os.path.basename(path) for path in archives.prune(str(tmp_path), "default", 2)] == names[:2]
 
 
 def test_a_home_that_is_not_there_is_an_error_not_an_empty_backup(host, tmp_path):
     with pytest.raises(OpsError, match="cannot be read"):
-        backup.create(host, {"name": "default", "home": str(tmp_path / "none")}, str(tmp_path / "out"))
+        making.create(host, {"name": "default", "home": str(tmp_path / "none")}, str(tmp_path / "out"))
     assert os.listdir(tmp_path / "out") == []
 
 
@@ -391,9 +397,9 @@ def test_memory_is_flat(host, home, profile, tmp_path, me):
         database.commit()
     tracemalloc.start()
     try:
-        path = backup.create(host, profile, str(tmp_path / "out"))
-        backup.verify(path)
-        backup.extract(path, str(tmp_path / "again"), me)
+        path = making.create(host, profile, str(tmp_path / "out"))
+        extracting.verify(path)
+        extracting.extract(path, str(tmp_path / "again"), me)
         _now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -458,7 +464,7 @@ def check(data, tmp_path, me):
     target.mkdir()
     (tmp_path / "beside").write_text("untouched")
     try:
-        return backup.extract(io.BytesIO(data), str(target), me)
+        return extracting.extract(io.BytesIO(data), str(target), me)
     finally:
         assert sorted(os.listdir(tmp_path)) == ["beside", "target"]
         assert (tmp_path / "beside").read_text() == "untouched"
@@ -552,7 +558,7 @@ def test_headers_that_would_fill_the_memory_are_refused(kind, tmp_path, me):
 
 def check_stream(stream, tmp_path, me):
     tmp_path.mkdir(exist_ok=True)
-    backup.extract(stream, str(tmp_path / "target"), me)
+    extracting.extract(stream, str(tmp_path / "target"), me)
 
 
 @pytest.mark.parametrize("headers", [{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, {"GNU.sparse.map": "0,1"}])
@@ -598,8 +604,8 @@ def small(tmp_path_factory):
             "ops_dir": str(top / "ops"),
         }
     )
-    path = backup.create(host, {"name": "default", "home": str(top / "home")}, str(top))
-    backup.verify(path)
+    path = making.create(host, {"name": "default", "home": str(top / "home")}, str(top))
+    extracting.verify(path)
     with open(path, "rb") as stream:
         packed = stream.read()
     return Bytes((packed, gzip.decompress(packed)))
@@ -608,7 +614,7 @@ def small(tmp_path_factory):
 def verify_bytes(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("bytes") / "x.tar.gz"
     path.write_bytes(data)
-    return backup.verify(str(path))
+    return extracting.verify(str(path))
 
 
 @given(position=st.integers(0, 1 << 20))
@@ -650,14 +656,14 @@ def test_arbitrary_bytes_are_refused(tmp_path_factory, data):
 
 def test_an_archive_that_is_not_there(tmp_path):
     with pytest.raises(OpsError, match="cannot be read"):
-        backup.verify(str(tmp_path / "none.tar.gz"))
+        extracting.verify(str(tmp_path / "none.tar.gz"))
 
 
 def test_only_into_an_empty_directory(small, tmp_path, me):
     (tmp_path / "target").mkdir()
     (tmp_path / "target/there").write_text("x")
     with pytest.raises(OpsError, match="is not empty"):
-        backup.extract(io.BytesIO(small[1]), str(tmp_path / "target"), me)
+        extracting.extract(io.BytesIO(small[1]), str(tmp_path / "target"), me)
 
 
 @pytest.mark.parametrize(
@@ -678,4 +684,4 @@ def test_only_into_an_empty_directory(small, tmp_path, me):
     ],
 )
 def test_which_links_stay_inside(path, target, inside):
-    assert archive.stays_inside(path, target) is inside
+    assert tarstream.stays_inside(path, target) is inside

@@ -15,8 +15,15 @@ import sys
 import time
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import restore
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import (
+    databases,
+    extracting,
+    kept,
+    learnt,
+    making,
+    restore,
+    selection,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
@@ -143,7 +150,7 @@ def tree(top):
             if not os.path.isdir(path):
                 with open(path, "rb") as stream:
                     content = stream.read()
-                if content.startswith(backup.SQLITE_MAGIC):
+                if content.startswith(databases.SQLITE_MAGIC):
                     # A copy by SQLite differs in a counter.
                     with contextlib.closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as database:
                         content = "\n".join(database.iterdump())
@@ -157,7 +164,7 @@ def made(host, profile, tmp_path):
     home = tmp_path / "home"
     say_to(home, "hello", time.time() - 100)
     old = tree(home)
-    path = backup.create(host, profile, str(tmp_path / "backups"))
+    path = making.create(host, profile, str(tmp_path / "backups"))
     change(home)
     shutil.copytree(home, tmp_path / "saved")
     return path, old, tree(home)
@@ -181,7 +188,7 @@ def run(host, profile, path, **options):
 
 def leftovers(tmp_path):
     """What a restore must not leave behind."""
-    paths = [tmp_path / "ops/restore.json", tmp_path / "home" / backup.STAGING]
+    paths = [tmp_path / "ops/restore.json", tmp_path / "home" / selection.STAGING]
     return [str(path) for path in paths if path.exists()] + [
         os.path.join(directory, name)
         for directory, _names, files in os.walk(tmp_path / "units")
@@ -208,7 +215,7 @@ def test_restored_and_what_was_there_is_set_aside(host, profile, made, tmp_path)
 
 
 def test_env_of_the_backup_replaces_that_of_the_host(host, profile, tmp_path):
-    path = backup.create(host, profile, str(tmp_path / "backups"), env="include")
+    path = making.create(host, profile, str(tmp_path / "backups"), env="include")
     (tmp_path / "home/.env").write_text("KEY=newer\n")
     (tmp_path / "home/.env.bak").write_text("KEY=another\n")
     aside, _said = run(host, profile, path)
@@ -234,8 +241,8 @@ def test_an_empty_home_of_another_host(host, profile, made, tmp_path):
 def test_a_home_that_knows_more_is_not_overwritten(host, profile, tmp_path, what):
     home = tmp_path / "home"
     say_to(home, "hello", time.time() - 100)
-    path = backup.create(host, profile, str(tmp_path / "backups"))
-    assert restore.learnt_since(host, str(home), backup.verify(path)) == []
+    path = making.create(host, profile, str(tmp_path / "backups"))
+    assert learnt.learnt_since(host, str(home), extracting.verify(path)) == []
     later = time.time() + 60
     if what == "message":
         say_to(home, "and this?", later)
@@ -263,7 +270,7 @@ def test_what_is_no_knowledge_does_not_stop_it(host, profile, tmp_path, harmless
     home, later = tmp_path / "home", time.time() + 60
     if harmless != "nobody ever spoke":
         say_to(home, "hello", time.time() - 100)
-    path = backup.create(host, profile, str(tmp_path / "backups"))
+    path = making.create(host, profile, str(tmp_path / "backups"))
     if harmless == "touched":
         os.utime(home / "memories/MEMORY.md", (later, later))
     elif harmless == "our own question":
@@ -304,7 +311,7 @@ def test_a_sender_that_fails_at_its_end_touches_nothing(host, profile, made, tmp
 def test_an_agent_that_is_not_well_on_it_gets_its_home_back(host, profile, tmp_path):
     home = tmp_path / "home"
     (home / "sick").touch()
-    path = backup.create(host, profile, str(tmp_path / "backups"))
+    path = making.create(host, profile, str(tmp_path / "backups"))
     (home / "sick").unlink()
     before = tree(home)
     with pytest.raises(OpsError, match="it is sick"):
@@ -325,7 +332,7 @@ def test_an_agent_that_was_not_well_before_either_keeps_it(host, profile, made, 
     run(host, profile, made[0], force=True)
     assert not (tmp_path / "home/sick").exists()
     (tmp_path / "home/sick").touch()
-    sick = backup.create(host, profile, str(tmp_path / "backups"))
+    sick = making.create(host, profile, str(tmp_path / "backups"))
     run(host, profile, sick, force=True)
     assert (tmp_path / "home/sick").exists()
 
@@ -341,7 +348,7 @@ def test_only_one_at_a_time_and_not_during_an_update(host, profile, made):
 def test_no_backup_of_a_home_that_is_half_restored(host, profile, tmp_path):
     (tmp_path / "ops/restore.json").write_text("{}")
     with pytest.raises(OpsError, match="was interrupted"):
-        backup.create(host, profile, str(tmp_path / "backups"))
+        making.create(host, profile, str(tmp_path / "backups"))
 
 
 def test_a_backup_of_the_future_is_not_known_to_be_newer(host, profile, made, tmp_path, monkeypatch):
@@ -349,7 +356,7 @@ def test_a_backup_of_the_future_is_not_known_to_be_newer(host, profile, made, tm
     ten_years = 10 * 365 * 86400
     say_to(tmp_path / "home", "said since", time.time())
     new = tree(tmp_path / "home")
-    monkeypatch.setattr(restore.time, "time", lambda: START - ten_years)
+    monkeypatch.setattr(time, "time", lambda: START - ten_years)
     with pytest.raises(OpsError, match="made with a clock that was fast"):
         run(host, profile, path)
     assert tree(tmp_path / "home") == new
@@ -372,7 +379,7 @@ def test_a_gateway_that_somebody_starts_meanwhile_is_not_left_on_what_was_set_as
 
 def test_a_backup_that_reads_the_home_comes_to_its_end_first(host, profile, made, tmp_path, monkeypatch):
     path, _old, new = made
-    monkeypatch.setattr(backup, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(making, "LOCK_TIMEOUT", 0.1)
     with host.lock("backup"), pytest.raises(OpsError, match="is held by another process"):
         run(host, profile, path, force=True)
     assert tree(tmp_path / "home") == new
@@ -381,7 +388,7 @@ def test_a_backup_that_reads_the_home_comes_to_its_end_first(host, profile, made
 
 def test_somebody_who_writes_into_the_home_meanwhile_loses_nothing(host, profile, made, tmp_path, monkeypatch):
     path, _old, new = made
-    original = backup.replaced
+    original = selection.replaced
 
     def replaced(home):
         names = original(home)
@@ -390,7 +397,7 @@ def test_somebody_who_writes_into_the_home_meanwhile_loses_nothing(host, profile
             names.remove("config.yaml")
         return names
 
-    monkeypatch.setattr(backup, "replaced", replaced)
+    monkeypatch.setattr(selection, "replaced", replaced)
     with pytest.raises(OpsError, match=r"somebody makes 'config\.yaml'"):
         run(host, profile, path, force=True)
     assert tree(tmp_path / "home") == new
@@ -401,7 +408,7 @@ def test_links_out_of_the_home(host, profile, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (home / "workspace").symlink_to(tmp_path / "elsewhere")
     (home / "gone").symlink_to("/nonexistent")
-    path = backup.create(host, profile, str(tmp_path / "backups"))
+    path = making.create(host, profile, str(tmp_path / "backups"))
     _aside, said = run(host, profile, path)
     assert os.readlink(home / "workspace") == str(tmp_path / "elsewhere")
     assert not os.path.lexists(home / "gone")
@@ -525,7 +532,7 @@ def test_what_last_worked_is_put_back(host, profile, tmp_path):
     (home / "config.yaml").write_text("broken: [")
     (home / ".env").write_text("KEY=broken\n")
     said = []
-    aside = restore.put_back_kept(host, profile, said.append)
+    aside = kept.put_back_kept(host, profile, said.append)
     assert (home / "config.yaml").read_text() == "model: one\n"
     assert (home / ".env").read_text() == "KEY=of the host\n"
     assert os.stat(home / ".env").st_mode & 0o777 == 0o600
@@ -533,9 +540,9 @@ def test_what_last_worked_is_put_back(host, profile, tmp_path):
     # One order to systemd: whoever is killed after a stop has nobody who starts it.
     assert orders(host) == ["restart"]
     # Nothing differs: a fresh start is all there is to it.
-    assert restore.put_back_kept(host, profile, said.append) is None
+    assert kept.put_back_kept(host, profile, said.append) is None
 
 
 def test_nothing_was_ever_kept(host, profile):
     with pytest.raises(OpsError, match="nothing is kept"):
-        restore.put_back_kept(host, profile, print)
+        kept.put_back_kept(host, profile, print)

@@ -12,7 +12,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import databases
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import frozen
@@ -306,7 +306,7 @@ def test_a_database_that_cannot_be_read_is_an_error_before_anything_is_changed(w
     def broken(source, _target, _owner):
         raise OpsError("cannot be copied by SQLite (malformed)", where=source)
 
-    monkeypatch.setattr(backup, "copy_database", broken)
+    monkeypatch.setattr(databases, "copy_database", broken)
     with pytest.raises(OpsError, match="malformed"):
         world.frozen.copy_ahead()
 

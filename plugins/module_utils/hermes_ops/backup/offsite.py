@@ -29,7 +29,7 @@ from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.files import read_json, write_json
 from ..system.process import Completed, last_line, run
-from . import archives as backup
+from . import archives, making, settings
 
 TAG = "hermes"
 _UNFINISHED = "hermes-unfinished"
@@ -94,7 +94,7 @@ class Repository:
     :param settings: with a ``restic_repository``
     """
 
-    def __init__(self, host: Installation, settings: backup.Settings) -> None:
+    def __init__(self, host: Installation, settings: settings.Settings) -> None:
         self.host = host
         self.settings = settings
         self.memory_path = os.path.join(host.ops_dir, "restic.json")
@@ -126,7 +126,7 @@ class Repository:
     def save(self, profile: dict[str, Any]) -> dict[str, Any]:
         """Write a snapshot of the home of *profile*, with its ``.env``: the repository is encrypted.
 
-        :returns: what :func:`backup.verify` says of it
+        :returns: what :func:`extracting.verify` says of it
         """
         name = profile["name"]
         with self._started(
@@ -135,7 +135,7 @@ class Repository:
             stdin=subprocess.PIPE,
         ) as restic:
             try:
-                manifest = backup.stream(self.host, profile, restic.stdin, env="include")
+                manifest = making.stream(self.host, profile, restic.stdin, env="include")
             except BrokenPipeError:
                 # It ended by itself, and says why.
                 restic.finish()
@@ -175,7 +175,7 @@ class Repository:
             tag = next((tag for tag in each["tags"] if tag.startswith(self._tag(""))), None)
             if tag and _UNFINISHED not in each["tags"]:
                 found.append(Snapshot(each["id"][:8], tag[len(self._tag("")) :], each["hostname"], _created(each)))
-        return sorted(found, key=lambda snapshot: backup.age_key(snapshot.created))
+        return sorted(found, key=lambda snapshot: archives.age_key(snapshot.created))
 
     def find(self, wanted: str, profile: str | None) -> Snapshot:
         """A snapshot by its id; ``latest``: the newest of this host.

@@ -22,8 +22,7 @@ from ..host.installation import Installation
 from ..supervise import canary, gateway, health
 from ..system.errors import OpsError
 from ..system.files import acting_as, remove_tree
-from . import archives as backup
-from . import offsite
+from . import archives, extracting, offsite, selection, settings
 
 # Where the agent's user may have a directory, and outside of every home: <data_dir>/<prefix>….
 SCRATCH = ".hermes-rehearsal-"
@@ -45,7 +44,7 @@ def rehearse(
     host: Installation,
     profile: dict[str, Any],
     wanted: Settings,
-    backups: backup.Settings,
+    backups: settings.Settings,
     say: Callable[[str], object],
 ) -> str:
     """Restore the newest backup of *profile* into a scratch home and have the current release live on it.
@@ -66,9 +65,9 @@ def rehearse(
         label, manifest = _extract(host, profile, backups, scratch)
         say(f"{profile['name']}: {label} of {time.strftime('%Y-%m-%d %H:%M', time.gmtime(manifest['created']))} UTC")
         with acting_as(host.owner):
-            for name in backup.databases(scratch):
+            for name in selection.databases(scratch):
                 _check_database(scratch, name)
-        if not os.path.lexists(os.path.join(scratch, backup.ENV)):
+        if not os.path.lexists(os.path.join(scratch, selection.ENV)):
             canary.lend_env(host, profile, scratch)
         described = canary.prepare(host, profile, scratch)
         with acting_as(host.owner):
@@ -90,19 +89,19 @@ def rehearse(
 
 
 def _extract(
-    host: Installation, profile: dict[str, Any], backups: backup.Settings, scratch: str
+    host: Installation, profile: dict[str, Any], backups: settings.Settings, scratch: str
 ) -> tuple[str, dict[str, Any]]:
     if backups.restic_repository:
         repository = offsite.Repository(host, backups)
         snapshot = repository.find("latest", profile["name"])
         with repository.reading(snapshot) as restic:
-            manifest = backup.extract(restic.stdout, scratch, host.owner)
+            manifest = extracting.extract(restic.stdout, scratch, host.owner)
             restic.finish()
         return f"the snapshot {snapshot.id}", manifest
-    found = backup.archives(backup.directory_of(host), profile["name"])
+    found = archives.listed(archives.directory_of(host), profile["name"])
     if not found:
         raise OpsError(f"there is no backup of {profile['name']}", fix="make one: hermes-ops backup")
-    return os.path.basename(found[-1].path), backup.extract(found[-1].path, scratch, host.owner)
+    return os.path.basename(found[-1].path), extracting.extract(found[-1].path, scratch, host.owner)
 
 
 def _check_database(home: str, name: str) -> None:

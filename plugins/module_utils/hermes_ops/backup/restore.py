@@ -7,7 +7,7 @@
 
     extract -> stop -> switch -> start
 
-``extract`` puts the home together inside of the old one (:data:`backup.STAGING`), checked to the last byte, while the
+``extract`` puts the home together inside of the old one, checked to the last byte, while the
 gateway still runs. ``switch`` is renames only: what was there goes aside, what is new takes its place. It counts once
 the gateway is healthy in ``start``; whatever goes wrong until then leads back.
 
@@ -22,25 +22,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from ..agent import sessions, webhooks
+from ..agent import webhooks
 from ..host.guard import Guard
 from ..host.installation import JOURNALS, Installation
 from ..supervise import gateway, health
 from ..system.errors import OpsError
 from ..system.files import (
     acting_as,
-    ensure_directory,
     failure,
     open_directory,
-    read_bytes,
     read_json,
     remove_tree,
     sync_directory,
@@ -48,14 +44,13 @@ from ..system.files import (
     write_json,
 )
 from ..system.process import run_filter
-from . import archives as backup
-from . import tarstream as archive
+from . import extracting, making, selection, tarstream
+from .kept import refuse_update
+from .learnt import learnt_since, moment_of, refuse_newer
 
 # Where an ops directory on another file system would make a copy of what has to be a rename.
 ASIDE_IN_HOME = ".hermes-ops-set-aside"
 _UNDONE = "-undone"
-# What an agent learns by itself or is taught, besides its conversations.
-LEARNT = ("memories", "skills", "cron/jobs.json", "config.yaml", "SOUL.md", "webhook_subscriptions.json")
 
 
 @dataclass
@@ -120,7 +115,7 @@ class Restore:
         :raises OpsError: it was not done, and the home is what it was; says why
         """
         with self.host.lock("restore"):
-            _refuse_update(self.host)
+            refuse_update(self.host)
             self.recover()
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
             aside = os.path.join(aside_root(self.host, profile["home"]), f"{profile['name']}-{stamp}")
@@ -137,7 +132,7 @@ class Restore:
                 manifest = self._extract(journal, source, identity)
                 finish()
                 if not force:
-                    _refuse_newer(learnt_since(self.host, profile["home"], manifest), manifest)
+                    refuse_newer(learnt_since(self.host, profile["home"], manifest), manifest)
                 self._switch(journal, profile)
                 self._start(journal, profile, before)
             except BaseException:
@@ -164,16 +159,15 @@ class Restore:
         :raises OpsError: it would refuse, and why
         """
         if isinstance(source, str):
-            manifest = backup.verify(source)
+            manifest = extracting.verify(source)
         else:
-            manifest = archive.read(source, "the stream", archive.Nowhere())
+            manifest = tarstream.read(source, "the stream", tarstream.Nowhere())
         finish()
         if not force:
-            _refuse_newer(learnt_since(self.host, profile["home"], manifest), manifest)
+            refuse_newer(learnt_since(self.host, profile["home"], manifest), manifest)
         files = len(manifest["members"])
-        return (
-            f"would restore {files} files of {manifest['profile']} on {manifest['host']}, {_when(manifest['created'])}"
-        )
+        made = moment_of(manifest["created"])
+        return f"would restore {files} files of {manifest['profile']} on {manifest['host']}, {made}"
 
     def recover(self, *, boot: bool = False) -> bool:
         """Undo what was killed; returns whether there was anything. Call it while nobody else restores.
@@ -194,24 +188,24 @@ class Restore:
 
     def _extract(self, journal: Journal, source: str | BinaryIO, identity: str | None) -> dict[str, Any]:
         """Put the home together in the staging directory."""
-        staging = os.path.join(journal.home, backup.STAGING)
+        staging = os.path.join(journal.home, selection.STAGING)
         self._remove_staging(journal)
-        manifest = backup.extract(source, staging, self.host.owner)
+        manifest = extracting.extract(source, staging, self.host.owner)
         sealed = manifest.pop("sealed_env", None)
         if sealed is not None and identity:
             if not os.path.isfile(identity):
                 raise OpsError("there is no such file", where=identity, fix="name the file with age's identity")
             command = ["age", "--decrypt", "--identity", identity]
-            text = run_filter(command, sealed, timeout=backup.AGE_TIMEOUT)
+            text = run_filter(command, sealed, timeout=making.AGE_TIMEOUT)
             with acting_as(self.host.owner):
-                write_atomic(os.path.join(staging, backup.ENV), text, mode=0o600)
+                write_atomic(os.path.join(staging, selection.ENV), text, mode=0o600)
         elif sealed is not None:
             self.say(".env stays as it is: the one in the backup is encrypted, and no identity was named")
         for path, target in sorted(manifest["outside"].items()):
             self._link_outside(staging, path, target)
         for path, problem in sorted(manifest["problems"].items()):
             self.say(f"since the backup was made: {path} {problem}")
-        journal.keep_env = not os.path.lexists(os.path.join(staging, backup.ENV))
+        journal.keep_env = not os.path.lexists(os.path.join(staging, selection.ENV))
         # Before the first rename, all of it is on disk.
         os.sync()
         return manifest
@@ -228,7 +222,7 @@ class Restore:
         self.say(f"{path} is not in the backup: it was a link to {target}, which is not here")
 
     def _switch(self, journal: Journal, profile: dict[str, Any]) -> None:
-        with self.host.lock("backup", timeout=backup.LOCK_TIMEOUT):
+        with self.host.lock("backup", timeout=making.LOCK_TIMEOUT):
             # One that reads the home comes to its end; the next one finds our journal.
             self._enter(journal, "stop")
             self._stop(profile)
@@ -238,7 +232,7 @@ class Restore:
         records = self.host.records(journal.profile)
         records.prepare()
         # A run of site.yml waits.
-        with records.lock(), _opened(journal.home) as home, _opened(journal.home, backup.STAGING) as staging:
+        with records.lock(), _opened(journal.home) as home, _opened(journal.home, selection.STAGING) as staging:
             journal.present, journal.restored = self._mine(journal), sorted(os.listdir(staging))
             self._enter(journal, "switch")
             _make(journal.aside)
@@ -300,8 +294,8 @@ class Restore:
             # Once an agent was started on it, none of it is thrown away.
             started = journal.step == "start"
             # Gone, where an undo that was killed had come so far.
-            unpacked = not started and os.path.isdir(os.path.join(journal.home, backup.STAGING))
-            staging = stack.enter_context(_opened(journal.home, backup.STAGING)) if unpacked else None
+            unpacked = not started and os.path.isdir(os.path.join(journal.home, selection.STAGING))
+            staging = stack.enter_context(_opened(journal.home, selection.STAGING)) if unpacked else None
             aside, gone = (stack.enter_context(_opened(path)) for path in (journal.aside, undone))
             saved = sorted(os.listdir(aside))
             # What came of the backup leaves. A name that was there and is not aside has never left, or is back already.
@@ -330,12 +324,12 @@ class Restore:
     def _mine(self, journal: Journal) -> list[str]:
         """The names in the home that a backup replaces."""
         with acting_as(self.host.owner):
-            names = backup.replaced(journal.home)
-        return [name for name in names if not (journal.keep_env and name.startswith(backup.ENV))]
+            names = selection.replaced(journal.home)
+        return [name for name in names if not (journal.keep_env and name.startswith(selection.ENV))]
 
     def _remove_staging(self, journal: Journal) -> None:
         with acting_as(self.host.owner):
-            remove_tree(os.path.join(journal.home, backup.STAGING))
+            remove_tree(os.path.join(journal.home, selection.STAGING))
 
     # The journal.
 
@@ -356,75 +350,6 @@ def aside_root(host: Installation, home: str) -> str:
     if os.stat(host.ops_dir).st_dev == os.stat(home).st_dev:
         return os.path.join(host.ops_dir, "set-aside")
     return os.path.join(home, ASIDE_IN_HOME)
-
-
-def learnt_since(host: Installation, home: str, manifest: dict[str, Any]) -> list[str]:
-    """What the home knows that a backup cannot: one reason for each thing, ready to be read.
-
-    A home to which nobody ever said anything has learnt nothing, however new its files are: site.yml just wrote them.
-
-    :param manifest: of the backup
-    """
-    since = manifest["created"]
-    spoken = _last_said(host, home)
-    if not spoken:
-        return []
-    if since > time.time() + backup.FAST_CLOCK:
-        return [f"it was made with a clock that was fast ({_when(since)}), and nobody knows when"]
-    reasons = []
-    if spoken > since:
-        reasons.append(f"somebody spoke to the agent on {_when(spoken)}")
-    with acting_as(host.owner):
-        for name in LEARNT:
-            newest = max(_newer(home, name, manifest), default=None)
-            if newest:
-                reasons.append(f"{newest[1]} was changed on {_when(newest[0])}")
-    return reasons
-
-
-def _last_said(host: Installation, home: str) -> float:
-    """When somebody said the last thing that was no question of ours; 0.0: never, or that cannot be read."""
-    query = "SELECT max(timestamp) FROM messages WHERE role = 'user' AND instr(coalesce(content, ''), ?) = 0"
-    try:
-        with sessions.reading(home, host.owner) as database:
-            if database is None:
-                return 0.0
-            (when,) = database.execute(query, (health.REPLY_PROMPT,)).fetchone()
-    except OpsError:
-        # That is why one restores.
-        return 0.0
-    return float(when or 0.0)
-
-
-def _newer(home: str, name: str, manifest: dict[str, Any]) -> Iterator[tuple[float, str]]:
-    """Files at or below *name* that were changed since the backup and are not as in it."""
-    top = os.path.join(home, name)
-    paths = [top] if not os.path.isdir(top) else []
-    for directory, _names, files in os.walk(top):
-        paths += [os.path.join(directory, file) for file in files]
-    for path in paths:
-        try:
-            status = os.lstat(path)
-        except FileNotFoundError:
-            continue
-        if not stat.S_ISREG(status.st_mode) or status.st_mtime <= manifest["created"]:
-            continue
-        relative = os.path.relpath(path, home)
-        saved = manifest["members"].get(f"{archive.HOME}/{relative}", {}).get("sha256")
-        if saved != hashlib.sha256(read_bytes(path) or b"").hexdigest():
-            yield status.st_mtime, relative
-
-
-def _refuse_newer(reasons: list[str], manifest: dict[str, Any]) -> None:
-    if reasons:
-        raise OpsError(
-            f"the home knows more than the backup of {_when(manifest['created'])}: {'; '.join(reasons)}",
-            fix="say --force; what is there is set aside, not lost",
-        )
-
-
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
 @contextlib.contextmanager
@@ -466,49 +391,3 @@ def _free(name: str, directory: int) -> str:
 
 
 # The last working copies of two files, without a backup.
-
-
-def _refuse_update(host: Installation) -> None:
-    if host.busy("update") or host.unfinished("update"):
-        raise OpsError("an update is running or was interrupted", fix="wait for it, or: hermes-ops update --recover")
-
-
-def put_back_kept(host: Installation, profile: dict[str, Any], say: Callable[[str], object]) -> str | None:
-    """Give config.yaml and .env back the copies that last proved to work, and the gateway a fresh start (B8).
-
-    :returns: the directory that holds what was there; None when nothing differed
-    :raises OpsError: when nothing is kept, or the agent is not healthy with it either
-    """
-    records = host.records(profile["name"])
-    aside = None
-    with host.lock("restore"):
-        _refuse_update(host)
-        backup.refuse_unfinished(host)
-        records.prepare()
-        kept = {name: records.read_kept(name) for name in ("config.yaml", backup.ENV)}
-        if not any(data is not None for data in kept.values()):
-            raise OpsError("nothing is kept yet: no agent was ever healthy here", fix="converge the host: site.yml")
-        with records.lock():
-            for name, data in kept.items():
-                path = os.path.join(profile["home"], name)
-                with acting_as(host.owner):
-                    present = read_bytes(path)
-                if data is None or data == present:
-                    continue
-                if aside is None:
-                    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-                    aside = os.path.join(host.ops_dir, "set-aside", f"{profile['name']}-{stamp}")
-                    ensure_directory(aside, mode=0o700)
-                if present is not None:
-                    write_atomic(os.path.join(aside, name), present, mode=0o600)
-                with acting_as(host.owner):
-                    write_atomic(path, data, mode=0o600)
-                say(f"{name} is the last working copy again")
-        # One order: whoever ends us now ends no gateway.
-        host.manager.call("reset-failed", profile["unit"], check=False)
-        gateway.restart(host.manager, [profile], {profile["name"]: records}, [profile["name"]])
-    result = health.wait([profile], host.manager, host.owner)[0]
-    say(result)
-    if not result.ok:
-        raise OpsError("the agent is not healthy with what last worked either", fix="see what it says above")
-    return aside

@@ -11,8 +11,8 @@ import json
 import os
 from typing import Any
 
-from ..backup import archives as backup
-from ..backup import offsite
+from ..backup import archives, extracting, making, offsite
+from ..backup.settings import ENV_CHOICES, Settings
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host import settings
 from ..host.installation import Installation
@@ -23,14 +23,14 @@ from ..watch import heartbeat
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="this profile only")
     parser.add_argument("--output", metavar="DIR", help="there and nowhere else, and nothing is removed there")
-    parser.add_argument("--env", choices=backup.ENV_CHOICES, help=".env in the archive (default: as declared)")
+    parser.add_argument("--env", choices=ENV_CHOICES, help=".env in the archive (default: as declared)")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def work(arguments: argparse.Namespace) -> int:
     host = installation()
     wanted = declared()
-    directory = arguments.output or backup.directory_of(host)
+    directory = arguments.output or archives.directory_of(host)
     # What is not the whole of it says nothing about the nightly one.
     whole = arguments.profile is None and arguments.output is None
     if whole:
@@ -42,11 +42,11 @@ def work(arguments: argparse.Namespace) -> int:
         if not profiles:
             raise OpsError("there is no profile", fix="converge the host: site.yml")
         for profile in profiles:
-            path = backup.create(host, profile, directory, env=env)
+            path = making.create(host, profile, directory, env=env)
             # Read again before an older one goes.
-            manifest = backup.verify(path)
+            manifest = extracting.verify(path)
             if arguments.output is None:
-                backup.prune(directory, profile["name"], wanted.keep)
+                archives.prune(directory, profile["name"], wanted.keep)
             made.append(_said(profile["name"], path, manifest))
         if arguments.output is None and wanted.restic_repository:
             _off_the_host(host, wanted, profiles)
@@ -69,7 +69,7 @@ def work(arguments: argparse.Namespace) -> int:
     return EXIT_UNHEALTHY if problems else EXIT_OK
 
 
-def _off_the_host(host: Installation, wanted: backup.Settings, profiles: list[dict[str, Any]]) -> None:
+def _off_the_host(host: Installation, wanted: Settings, profiles: list[dict[str, Any]]) -> None:
     repository = offsite.Repository(host, wanted)
     repository.prepare()
     for profile in profiles:
@@ -95,8 +95,8 @@ def installation() -> Installation:
     return Installation.load()
 
 
-def declared() -> backup.Settings:
+def declared() -> Settings:
     """What the role backup wrote down, or what is so without it."""
     if os.path.exists(settings.path_of("backup")):
-        return settings.load("backup", backup.Settings)
-    return backup.Settings()
+        return settings.load("backup", Settings)
+    return Settings()

@@ -12,9 +12,9 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-from ..backup import archives as backup
-from ..backup import offsite
-from ..backup.restore import Interrupted, Restore, put_back_kept
+from ..backup import archives, extracting, offsite
+from ..backup.kept import put_back_kept
+from ..backup.restore import Interrupted, Restore
 from ..cli import EXIT_OK, say, say_now
 from ..host.installation import Installation
 from ..system.errors import OpsError
@@ -89,12 +89,12 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
     profile = None
     if path == "latest":
         profile = host.one(arguments.profile)
-        found = backup.archives(backup.directory_of(host), profile["name"])
+        found = archives.listed(archives.directory_of(host), profile["name"])
         if not found:
             raise OpsError(f"there is no archive of {profile['name']} here", fix="name one, or restic:latest")
         path = found[-1].path
     # Before anything of it is written anywhere.
-    manifest = backup.verify(os.path.abspath(path))
+    manifest = extracting.verify(os.path.abspath(path))
     profile = profile or host.one(arguments.profile or manifest["profile"])
     say(f"{path}: whole, {len(manifest['members'])} files of {manifest['profile']} on {manifest['host']}")
     yield profile, os.path.abspath(path), lambda: None

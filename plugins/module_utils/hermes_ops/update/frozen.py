@@ -22,7 +22,7 @@ from typing import Any
 
 from ..agent import config
 from ..agent.sessions import DATABASE_ERRORS
-from ..backup import archives as backup
+from ..backup import databases, selection
 from ..system.errors import OpsError
 from ..system.files import (
     Owner,
@@ -108,7 +108,7 @@ class Frozen:
 
     def _databases(self) -> list[str]:
         with acting_as(self.owner):
-            return backup.databases(self.home)
+            return selection.databases(self.home)
 
     def _look(self, name: str) -> list[tuple[int, ...]]:
         """By what one sees whether a database was written to."""
@@ -142,7 +142,7 @@ class Frozen:
         target = os.path.join(self.directory, name)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(target)
-        backup.copy_database(os.path.join(self.home, name), target, self.owner)
+        databases.copy_database(os.path.join(self.home, name), target, self.owner)
         sync_directory(os.path.dirname(target))
 
     def _refresh(self, name: str) -> None:
@@ -187,11 +187,11 @@ class Frozen:
         for top in (self.directory, self.aside):
             for directory, _names, files in os.walk(top):
                 found |= {os.path.relpath(os.path.join(directory, file), top) for file in files}
-        return {name for name in found if not name.endswith((*backup.SQLITE_COMPANIONS, _PARTIAL))}
+        return {name for name in found if not name.endswith((*databases.SQLITE_COMPANIONS, _PARTIAL))}
 
     def _is_aside(self, name: str) -> bool:
         return any(
-            os.path.lexists(os.path.join(self.aside, name + suffix)) for suffix in ("", *backup.SQLITE_COMPANIONS)
+            os.path.lexists(os.path.join(self.aside, name + suffix)) for suffix in ("", *databases.SQLITE_COMPANIONS)
         )
 
     def _migrated(self, name: str) -> bool:
@@ -219,7 +219,7 @@ class Frozen:
             os.chown(partial, self.owner.uid, self.owner.gid, dir_fd=directory, follow_symlinks=False)
             if not os.path.lexists(gone):
                 # The database last: as long as it is here, it may need the others.
-                for suffix in (*backup.SQLITE_COMPANIONS, ""):
+                for suffix in (*databases.SQLITE_COMPANIONS, ""):
                     with contextlib.suppress(FileNotFoundError):
                         _take(file + suffix, directory, gone + suffix)
                 sync_directory(os.path.dirname(gone))

@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ..backup import archives as backup
+from ..backup import archives, extracting, making, selection
 from ..host.guard import Guard
 from ..host.installation import JOURNALS, Installation
 from ..release import build
@@ -702,7 +702,7 @@ class Machine:
     def _size(self, home: str) -> int:
         """Bytes of the databases, of which a backup, a copy for the canary, and a frozen one are made."""
         with acting_as(self.host.owner):
-            return sum(os.stat(os.path.join(home, name)).st_size for name in backup.databases(home))
+            return sum(os.stat(os.path.join(home, name)).st_size for name in selection.databases(home))
 
     def _health_before(self, *, wait: bool = True) -> dict[str, list[str]]:
         """Profile -> causes of its problems, of those whose gateway runs: they must not have more afterwards."""
@@ -719,8 +719,8 @@ class Machine:
 
     def _snapshot(self, profile: dict[str, Any]) -> str:
         directory = os.path.join(self.directory, "backups")
-        path = backup.create(self.host, profile, directory)
-        backup.prune(directory, profile["name"], self.settings.keep_backups)
+        path = making.create(self.host, profile, directory)
+        archives.prune(directory, profile["name"], self.settings.keep_backups)
         self.say(f"backup of {profile['name']}: {path}")
         return path
 
@@ -730,7 +730,7 @@ class Machine:
         with acting_as(owner):
             scratch = tempfile.mkdtemp(prefix=SCRATCH, dir=self.host.data_dir)
         try:
-            backup.extract(archive, scratch, owner)
+            extracting.extract(archive, scratch, owner)
             canary.lend_env(self.host, profile, scratch)
             copy = canary.prepare(self.host, profile, scratch)
             # Where the agent does not answer now it would prove nothing.
