@@ -19,7 +19,6 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
     databases,
     extracting,
     kept,
-    learnt,
     making,
     restore,
     selection,
@@ -39,7 +38,7 @@ START = time.time()
 
 
 @pytest.fixture
-def host(tmp_path, monkeypatch):
+def host(tmp_path, monkeypatch, inline):
     """A host whose gateway runs as long as the file ``running`` is there, and is well unless ``sick`` is, too."""
     host = Installation(
         {
@@ -164,7 +163,7 @@ def made(host, profile, tmp_path):
     home = tmp_path / "home"
     say_to(home, "hello", time.time() - 100)
     old = tree(home)
-    path = making.create(host, profile, str(tmp_path / "backups"))
+    path = making.create(host, profile, str(tmp_path / "backups")).path
     change(home)
     shutil.copytree(home, tmp_path / "saved")
     return path, old, tree(home)
@@ -188,7 +187,7 @@ def run(host, profile, path, **options):
 
 def leftovers(tmp_path):
     """What a restore must not leave behind."""
-    paths = [tmp_path / "ops/restore.json", tmp_path / "home" / selection.STAGING]
+    paths = [tmp_path / "ops/restore.json", *(tmp_path / "home").glob(f"{selection.OURS}*")]
     return [str(path) for path in paths if path.exists()] + [
         os.path.join(directory, name)
         for directory, _names, files in os.walk(tmp_path / "units")
@@ -215,7 +214,7 @@ def test_restored_and_what_was_there_is_set_aside(host, profile, made, tmp_path)
 
 
 def test_env_of_the_backup_replaces_that_of_the_host(host, profile, tmp_path):
-    path = making.create(host, profile, str(tmp_path / "backups"), env="include")
+    path = making.create(host, profile, str(tmp_path / "backups"), env="include").path
     (tmp_path / "home/.env").write_text("KEY=newer\n")
     (tmp_path / "home/.env.bak").write_text("KEY=another\n")
     aside, _said = run(host, profile, path)
@@ -241,8 +240,8 @@ def test_an_empty_home_of_another_host(host, profile, made, tmp_path):
 def test_a_home_that_knows_more_is_not_overwritten(host, profile, tmp_path, what):
     home = tmp_path / "home"
     say_to(home, "hello", time.time() - 100)
-    path = making.create(host, profile, str(tmp_path / "backups"))
-    assert learnt.learnt_since(host, str(home), extracting.verify(path)) == []
+    path = making.create(host, profile, str(tmp_path / "backups")).path
+    assert extracting.compare(path, host.owner, str(home)).learnt == []
     later = time.time() + 60
     if what == "message":
         say_to(home, "and this?", later)
@@ -270,7 +269,7 @@ def test_what_is_no_knowledge_does_not_stop_it(host, profile, tmp_path, harmless
     home, later = tmp_path / "home", time.time() + 60
     if harmless != "nobody ever spoke":
         say_to(home, "hello", time.time() - 100)
-    path = making.create(host, profile, str(tmp_path / "backups"))
+    path = making.create(host, profile, str(tmp_path / "backups")).path
     if harmless == "touched":
         os.utime(home / "memories/MEMORY.md", (later, later))
     elif harmless == "our own question":
@@ -311,7 +310,7 @@ def test_a_sender_that_fails_at_its_end_touches_nothing(host, profile, made, tmp
 def test_an_agent_that_is_not_well_on_it_gets_its_home_back(host, profile, tmp_path):
     home = tmp_path / "home"
     (home / "sick").touch()
-    path = making.create(host, profile, str(tmp_path / "backups"))
+    path = making.create(host, profile, str(tmp_path / "backups")).path
     (home / "sick").unlink()
     before = tree(home)
     with pytest.raises(OpsError, match="it is sick"):
@@ -332,7 +331,7 @@ def test_an_agent_that_was_not_well_before_either_keeps_it(host, profile, made, 
     run(host, profile, made[0], force=True)
     assert not (tmp_path / "home/sick").exists()
     (tmp_path / "home/sick").touch()
-    sick = making.create(host, profile, str(tmp_path / "backups"))
+    sick = making.create(host, profile, str(tmp_path / "backups")).path
     run(host, profile, sick, force=True)
     assert (tmp_path / "home/sick").exists()
 
@@ -408,7 +407,7 @@ def test_links_out_of_the_home(host, profile, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (home / "workspace").symlink_to(tmp_path / "elsewhere")
     (home / "gone").symlink_to("/nonexistent")
-    path = making.create(host, profile, str(tmp_path / "backups"))
+    path = making.create(host, profile, str(tmp_path / "backups")).path
     _aside, said = run(host, profile, path)
     assert os.readlink(home / "workspace") == str(tmp_path / "elsewhere")
     assert not os.path.lexists(home / "gone")

@@ -14,9 +14,10 @@ from typing import Any
 
 from ..backup import archives, extracting, offsite
 from ..backup.kept import put_back_kept
-from ..backup.restore import Interrupted, Restore
+from ..backup.restore import Restore
 from ..cli import EXIT_OK, say, say_now
 from ..host.installation import Installation
+from ..host.journal import Interrupted
 from ..system.errors import OpsError
 from . import backup as command_backup
 
@@ -47,8 +48,8 @@ def work(arguments: argparse.Namespace) -> int:
     host = command_backup.installation()
     restore = Restore(host, say_now)
     if arguments.recover:
-        with host.lock("restore"):
-            restore.recover(boot=arguments.boot)
+        with host.lock("restore") as lock:
+            restore.recover(boot=arguments.boot, locks=[lock])
         return EXIT_OK
     if arguments.kept:
         aside = put_back_kept(host, host.one(arguments.profile), say_now)
@@ -95,8 +96,8 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
         path = found[-1].path
     # Before anything of it is written anywhere.
     manifest = extracting.verify(os.path.abspath(path))
-    profile = profile or host.one(arguments.profile or manifest["profile"])
-    say(f"{path}: whole, {len(manifest['members'])} files of {manifest['profile']} on {manifest['host']}")
+    profile = profile or host.one(arguments.profile or manifest.profile)
+    say(f"{path}: whole, {manifest.members} files of {manifest.profile} on {manifest.host}")
     yield profile, os.path.abspath(path), lambda: None
 
 

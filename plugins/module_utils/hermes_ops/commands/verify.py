@@ -32,8 +32,9 @@ def work(arguments: argparse.Namespace) -> int:
     for path in paths:
         try:
             manifest = extracting.verify(path)
-            results.append({"path": path, "whole": True, "files": len(manifest["members"])})
-            results[-1].update({key: manifest[key] for key in ("profile", "host", "created", "version", "problems")})
+            results.append({"path": path, "whole": True, "files": manifest.members})
+            said = ("profile", "host", "created", "version", "problems", "left_out")
+            results[-1].update({key: getattr(manifest, key) for key in said})
         except OpsError as error:
             results.append({"path": path, "whole": False, "error": str(error)})
     if arguments.json:

@@ -17,7 +17,7 @@ from ..description.declaration import DEFAULT_PROFILE
 from ..system.errors import OpsError
 from ..system.files import Owner, ensure_directory, lock, read_json, write_json
 from ..system.systemd import Manager
-from .records import Records
+from .records import Records, check_ops
 
 # Jobs that leave a journal until they are finished or undone; below ops_dir.
 JOURNALS = {"restore": "restore.json", "update": "update/journal.json"}
@@ -57,6 +57,10 @@ class Installation:
     def owner(self) -> Owner:
         """The user that Hermes runs as."""
         return Owner.named(self.user)
+
+    def owner_of(self, profile: dict[str, Any]) -> Owner:
+        """The user that *profile* runs as."""
+        return self.owner
 
     @cached_property
     def manager(self) -> Manager:
@@ -109,6 +113,7 @@ class Installation:
         :param timeout: seconds to wait for another one; who only asks (:meth:`busy`) is gone in an instant
         :raises OpsError: when another one still does it
         """
+        check_ops(self.ops_dir)
         ensure_directory(self.ops_dir, mode=0o700)
         with lock(os.path.join(self.ops_dir, f"{job}.lock"), timeout=timeout) as descriptor:
             yield descriptor

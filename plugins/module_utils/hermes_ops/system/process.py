@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from .errors import OpsError
 from .files import Owner
 
+# Where programs are looked for that run as somebody else.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 
 @dataclass(frozen=True)
 class Completed:
@@ -56,23 +59,25 @@ def run(
     :param timeout: seconds
     :param check: raise when it exits with another status than 0
     :param env: added to this process's environment; secrets belong here, never in *argv*
-    :param user: run as this user (needs root)
+    :param user: run as this user (needs root), with nothing of this process's environment
     :param pass_fds: descriptors that it inherits
     :raises OpsError: program missing, time-out, or failure with *check*
     """
     command = tuple(argv)
     shown = shlex.join(command)
     identity = {}
+    base: Mapping[str, str] = os.environ
     if user is not None and os.geteuid() != user.uid:
         identity = {"user": user.uid, "group": user.gid, "extra_groups": []}
-        env = {"HOME": user.home, "USER": user.name, "LOGNAME": user.name, **(env or {})}
+        # The user can read the environment of its processes, and ours may hold secrets.
+        base = {"PATH": PATH, "HOME": user.home, "USER": user.name, "LOGNAME": user.name}
     try:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+            env={**base, "LC_ALL": "C.UTF-8", **(env or {})},
             cwd=cwd,
             start_new_session=True,
             pass_fds=tuple(pass_fds),

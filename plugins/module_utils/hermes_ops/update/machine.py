@@ -719,7 +719,7 @@ class Machine:
 
     def _snapshot(self, profile: dict[str, Any]) -> str:
         directory = os.path.join(self.directory, "backups")
-        path = making.create(self.host, profile, directory)
+        path = making.create(self.host, profile, directory).path
         archives.prune(directory, profile["name"], self.settings.keep_backups)
         self.say(f"backup of {profile['name']}: {path}")
         return path
