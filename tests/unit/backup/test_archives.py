@@ -522,10 +522,10 @@ def test_a_hole_takes_no_space_where_it_is_restored(host, home, profile, tmp_pat
 def test_more_holes_than_an_archive_takes_are_refused_by_name(host, home, profile, tmp_path, me):
     for name in ("a", "huge", "z"):
         (home / "workspace" / name).touch()
-        os.truncate(home / "workspace" / name, (1 << 50) if name == "huge" else (10 << 20))
+        os.truncate(home / "workspace" / name, (1 << 43) if name == "huge" else (10 << 20))
     with open(home / "workspace/db", "wb") as stream:
         stream.write(databases.SQLITE_MAGIC)
-        stream.truncate(1 << 45)
+        stream.truncate(1 << 43)
     manifest, again = made(host, profile, tmp_path, me)
     assert sorted(manifest.problems) == ["workspace/db", "workspace/huge"]
     assert "are holes" in manifest.problems["workspace/huge"]

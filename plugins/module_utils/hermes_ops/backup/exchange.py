@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 
 from ..system.errors import OpsError
@@ -48,11 +49,11 @@ def exchange(home: str, stamp: str, keep_env: bool) -> None:
         for name in sorted(os.listdir(staging)):
             if _exists(name, top):
                 raise OpsError(
-                    f"somebody makes {name!r} in the home meanwhile, or something is mounted there",
+                    f"{name!r} cannot be replaced: somebody makes it meanwhile, or it is a mount or not the agent's",
                     where=home,
-                    fix="see who works there besides the gateway: fuser -v",
+                    fix="see who works there besides the gateway (fuser -v), and whose it is",
                 )
-            os.rename(name, name, src_dir_fd=staging, dst_dir_fd=top)
+            _move(name, staging, name, top)
         os.fsync(top)
 
 
@@ -64,9 +65,12 @@ def put_back(home: str, stamp: str, keep_env: bool) -> bool:
     back = _GOING_BACK + stamp
     with _opened(home) as top, _made(home, UNDONE + stamp) as undone:
         if _exists(SET_ASIDE + stamp, top):
-            # What was there is all set aside: what is there now came afterwards.
+            # What was there is all set aside: what is there now came afterwards. What the backup still has ready came
+            # from somebody else.
+            ready = set(_names(top, STAGING + stamp))
             for name in selection.replaced(os.listdir(top), keep_env=keep_env):
-                _move(name, top, _free(name, undone), undone)
+                if name not in ready:
+                    _move(name, top, _free(name, undone), undone)
             os.fsync(undone)
             os.rename(SET_ASIDE + stamp, back, src_dir_fd=top, dst_dir_fd=top)
         elif _exists(_SETTING_ASIDE + stamp, top):
@@ -76,7 +80,7 @@ def put_back(home: str, stamp: str, keep_env: bool) -> bool:
                 for name in sorted(os.listdir(aside)):
                     if _exists(name, top):
                         _move(name, top, _free(name, undone), undone)
-                    os.rename(name, name, src_dir_fd=aside, dst_dir_fd=top)
+                    _move(name, aside, name, top)
             os.fsync(top)
             os.rmdir(back, dir_fd=top)
         left = bool(os.listdir(undone))
@@ -121,12 +125,32 @@ def _made(home: str, name: str) -> Iterator[int]:
 
 
 def _move(name: str, source: int, new: str, target: int) -> None:
-    """Move an entry; a directory on which something is mounted stays."""
+    """Move an entry. A directory on which something is mounted stays, and so does one that is not the agent's."""
+    status = os.lstat(name, dir_fd=source)
+    closed = stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_IWUSR
+    if closed and status.st_uid == os.geteuid():
+        # A directory that may not be written to cannot be moved.
+        os.chmod(name, stat.S_IMODE(status.st_mode) | stat.S_IWUSR, dir_fd=source)
     try:
         os.rename(name, new, src_dir_fd=source, dst_dir_fd=target)
     except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
+        if error.errno == errno.EBUSY or (error.errno == errno.EACCES and status.st_uid != os.geteuid()):
+            return
+        raise
+    if closed:
+        os.chmod(new, stat.S_IMODE(status.st_mode), dir_fd=target)
+
+
+def _names(directory: int, name: str) -> list[str]:
+    """What is in the directory *name*; nothing where there is none."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return []
+    try:
+        return os.listdir(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _exists(name: str, directory: int) -> bool:

@@ -117,10 +117,11 @@ def checking(descriptor: int, where: str, owner: Owner | None = None, home: str 
     return Checking(Worker(reader, "backup.reading:check", arguments, LIMITS, [descriptor], where), where)
 
 
-def compare(source: str | BinaryIO, owner: Owner, home: str) -> Manifest:
+def compare(source: str | BinaryIO, owner: Owner, home: str | None) -> Manifest:
     """Like :func:`verify`, and say what *home* has learnt since.
 
     :param source: path of an archive, or the stream itself
+    :param home: of *owner*; None: that is not asked
     """
     with _source(source) as (descriptor, where):
         return checking(descriptor, where, owner, home).result()

@@ -114,10 +114,9 @@ class Restore:
             try:
                 self.file.begin(dataclasses.asdict(journal))
                 self.interruptible = True
-                manifest = self._extract(journal, profile, source, identity, lock)
+                manifest = self._extract(journal, profile, source, identity, force, lock)
                 finish()
-                if not force:
-                    _refuse_newer(manifest)
+                _refuse_newer(manifest)
                 self._switch(journal, profile, lock)
                 self._start(journal, profile, before)
             except BaseException:
@@ -144,10 +143,9 @@ class Restore:
 
         :raises OpsError: it would refuse, and why
         """
-        manifest = extracting.compare(source, self.host.owner_of(profile), profile["home"])
+        manifest = extracting.compare(source, self.host.owner_of(profile), None if force else profile["home"])
         finish()
-        if not force:
-            _refuse_newer(manifest)
+        _refuse_newer(manifest)
         made = moment(manifest.created)
         return f"would restore {manifest.members} files of {manifest.profile} on {manifest.host}, {made}"
 
@@ -170,13 +168,21 @@ class Restore:
     # There.
 
     def _extract(
-        self, journal: Journal, profile: dict[str, Any], source: str | BinaryIO, identity: str | None, lock: int
+        self,
+        journal: Journal,
+        profile: dict[str, Any],
+        source: str | BinaryIO,
+        identity: str | None,
+        force: bool,
+        lock: int,
     ) -> Manifest:
         """Put the home together in the staging directory."""
         owner, home = self.host.owner_of(profile), journal.home
         self._remove_staging(journal, owner, [lock])
         staging = os.path.join(home, STAGING + journal.stamp)
-        manifest = extracting.extract(source, staging, owner, links_out=True, home=home, descriptors=[lock])
+        manifest = extracting.extract(
+            source, staging, owner, links_out=True, home=None if force else home, descriptors=[lock]
+        )
         journal.keep_env = not manifest.env_inside
         if manifest.sealed_env is not None and identity:
             if not os.path.isfile(identity):
