@@ -12,9 +12,7 @@ import time
 from dataclasses import dataclass
 
 from ..host.installation import Installation
-
-# Seconds by which a clock may have been put back since, and nothing is thought of it.
-FAST_CLOCK = 24 * 3600.0
+from .learnt import FAST_CLOCK
 
 SUFFIX = ".tar.gz"
 _STAMP = r"\d{8}T\d{6}Z"
@@ -43,7 +41,10 @@ def listed(directory: str, profile: str | None = None) -> list[Archive]:
         if not match or profile not in (None, match["profile"]):
             continue
         path = os.path.join(directory, name)
-        created = datetime.datetime.strptime(match["stamp"] + "+0000", "%Y%m%dT%H%M%SZ%z").timestamp()
+        try:
+            created = datetime.datetime.strptime(match["stamp"] + "+0000", "%Y%m%dT%H%M%SZ%z").timestamp()
+        except ValueError:
+            continue  # the 32nd of a month: no name of ours
         found.append(Archive(path, match["profile"], created, os.stat(path).st_size))
     return sorted(found, key=lambda each: (age_key(each.created), each.path))
 

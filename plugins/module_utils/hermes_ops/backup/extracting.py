@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, BinaryIO
 
+from ..supervise import health
 from ..system.errors import OpsError
 from ..system.files import Owner, failure
 from ..system.text import printable
@@ -110,10 +111,10 @@ class Checking:
 def checking(descriptor: int, where: str, owner: Owner | None = None, home: str | None = None) -> Checking:
     """Begin to check the archive that comes out of *descriptor*.
 
-    :param owner: of *home*, see :func:`reading.check`; None: nobody's
+    :param owner: of *home*, which it would replace; None: nobody's
     """
     reader = owner or (Owner.named(_NOBODY) if os.geteuid() == 0 else Owner.current())
-    arguments = (descriptor, where, home)
+    arguments = (descriptor, where, _against(home))
     return Checking(Worker(reader, "backup.reading:check", arguments, LIMITS, [descriptor], where), where)
 
 
@@ -145,9 +146,13 @@ def extract(
     :raises OpsError: like :func:`verify`; what *directory* holds by then is to be thrown away
     """
     with _source(source) as (descriptor, where):
-        arguments = (descriptor, where, directory, links_out, home)
+        arguments = (descriptor, where, directory, links_out, _against(home))
         worker = Worker(owner, "backup.reading:extract", arguments, LIMITS, [descriptor, *descriptors], where)
         return Manifest.of(worker.result(), where)
+
+
+def _against(home: str | None) -> list[str] | None:
+    return [home, health.REPLY_PROMPT] if home else None
 
 
 @contextlib.contextmanager

@@ -12,27 +12,28 @@ import time
 from collections.abc import Iterator
 
 from ..agent.sessions import FILE_NAME
-from ..supervise.health import REPLY_PROMPT
 from ..system import sqlite
 from ..system.errors import OpsError
 from ..system.text import moment
-from .archives import FAST_CLOCK
 from .databases import open_regular
 from .selection import LEARNT
 
+# Clock skew that is tolerated, in seconds.
+FAST_CLOCK = 24 * 3600.0
 # Seconds to read a database.
 _SECONDS = 30.0
 
 
-def since(home: str, created: float, saved: dict[str, str]) -> list[str]:
+def since(home: str, question: str, created: float, saved: dict[str, str]) -> list[str]:
     """What *home* knows that a backup cannot: one reason for each thing, ready to be read.
 
     A home to which nobody ever said anything has learnt nothing, however new its files are: site.yml just wrote them.
 
+    :param question: what our own health checks say to an agent; no conversation
     :param created: when the backup was made, seconds since 1970
     :param saved: path -> SHA-256 of what is in it
     """
-    spoken = _last_said(home)
+    spoken = _last_said(home, question)
     if not spoken:
         return []
     if created > time.time() + FAST_CLOCK:
@@ -47,14 +48,14 @@ def since(home: str, created: float, saved: dict[str, str]) -> list[str]:
     return reasons
 
 
-def _last_said(home: str) -> float:
+def _last_said(home: str, question: str) -> float:
     """When somebody said the last thing that was no question of ours; 0.0: never, or that cannot be read."""
     query = "SELECT max(timestamp) FROM messages WHERE role = 'user' AND instr(coalesce(content, ''), ?) = 0"
     try:
         with sqlite.reading(os.path.join(home, FILE_NAME), seconds=_SECONDS) as database:
             if database is None:
                 return 0.0
-            (when,) = database.execute(query, (REPLY_PROMPT,)).fetchone()
+            (when,) = database.execute(query, (question,)).fetchone()
     except OpsError:
         # That is why one restores.
         return 0.0

@@ -18,23 +18,23 @@ from .selection import ENV, LEARNT, STAGING
 from .space import check_space
 
 
-def check(descriptor: int, where: str, home: str | None) -> dict[str, Any]:
+def check(descriptor: int, where: str, against: list[str] | None) -> dict[str, Any]:
     """Read an archive to its end.
 
     :param descriptor: of the archive, gzip or plain
     :param where: what errors call it
-    :param home: the home that it would replace; None: that is not asked
+    :param against: the home that it would replace, and the question of :func:`learnt.since`; None: that is not asked
     :returns: what :class:`extracting.Manifest` takes
     """
-    return _read(descriptor, where, _Remembering(), home)
+    return _read(descriptor, where, _Remembering(), against)
 
 
-def extract(descriptor: int, where: str, directory: str, links_out: bool, home: str | None) -> dict[str, Any]:
+def extract(descriptor: int, where: str, directory: str, links_out: bool, against: list[str] | None) -> dict[str, Any]:
     """The same, and put it into *directory*, which must not exist or be empty.
 
     :param links_out: make links that lead out of the home, too
     """
-    manifest = _read(descriptor, where, Directory(directory, links_out), home)
+    manifest = _read(descriptor, where, Directory(directory, links_out), against)
     manifest["env_inside"] = os.path.lexists(os.path.join(directory, ENV))
     # Before anybody relies on it, all of it is on disk.
     os.sync()
@@ -49,12 +49,12 @@ def put_env(home: str, stamp: str, text: str) -> None:
     write_atomic(os.path.join(home, STAGING + stamp, ENV), base64.b64decode(text), mode=0o600)
 
 
-def _read(descriptor: int, where: str, sink: _Remembering, home: str | None) -> dict[str, Any]:
+def _read(descriptor: int, where: str, sink: _Remembering, against: list[str] | None) -> dict[str, Any]:
     with open(descriptor, "rb", closefd=False) as file, tarstream.unpacked(file) as stream:
         manifest = tarstream.read(stream, where, sink)
     sealed = manifest["sealed_env"]
     manifest["sealed_env"] = None if sealed is None else base64.b64encode(sealed).decode()
-    manifest["learnt"] = learnt.since(home, manifest["created"], sink.learnt) if home else []
+    manifest["learnt"] = learnt.since(*against, manifest["created"], sink.learnt) if against else []
     return manifest
 
 
