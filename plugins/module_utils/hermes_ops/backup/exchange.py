@@ -105,7 +105,8 @@ def remove_staging(home: str) -> list[str]:
 def _opened(home: str, name: str = "") -> Iterator[int]:
     path = os.path.join(home, name) if name else home
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # The home itself may be reached through a link of the operator's.
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if name else 0))
     except OSError as error:
         raise failure("opened", path, error) from None
     try:

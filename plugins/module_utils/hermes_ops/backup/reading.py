@@ -14,7 +14,7 @@ from typing import Any
 from ..system.errors import OpsError
 from ..system.files import failure, write_atomic
 from . import learnt, tarstream
-from .selection import ENV, LEARNT, STAGING
+from .selection import ENV, STAGING, is_learnt
 from .space import check_space
 
 
@@ -70,7 +70,7 @@ class _Remembering(tarstream.Nowhere):
         self.learnt: dict[str, str] = {}
 
     def hashed(self, path: str, sha256: str) -> None:
-        if len(self.learnt) < self.LIMIT and any(path == name or path.startswith(f"{name}/") for name in LEARNT):
+        if len(self.learnt) < self.LIMIT and is_learnt(path):
             self.learnt[path] = sha256
 
 

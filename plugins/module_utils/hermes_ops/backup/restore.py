@@ -284,22 +284,22 @@ class Restore:
         name = prefix + journal.stamp
         stays = os.path.join(journal.home, name)
         target = os.path.join(self.host.ops_dir, "set-aside")
-        ensure_directory(target, mode=0o700)
-        home, ours = open_directory(journal.home), open_directory(target)
-        try:
-            # The agent may put anything in its place; nothing of ours looks into it.
-            if not stat.S_ISDIR(os.lstat(name, dir_fd=home).st_mode):
+        new = f"{journal.profile}-{journal.stamp}{suffix}"
+        with contextlib.ExitStack() as stack:
+            try:
+                ensure_directory(target, mode=0o700)
+                home, ours = open_directory(journal.home), open_directory(target)
+                stack.callback(os.close, home)
+                stack.callback(os.close, ours)
+                # The agent may put anything in its place; nothing of ours looks into it.
+                if not stat.S_ISDIR(os.lstat(name, dir_fd=home).st_mode):
+                    return stays
+                os.rename(name, new, src_dir_fd=home, dst_dir_fd=ours)
+                os.fsync(ours)
+                return os.path.join(target, new)
+            except (OpsError, OSError):
+                # Another file system, a full one, or gone: nothing that would undo a restore.
                 return stays
-            new = f"{journal.profile}-{journal.stamp}{suffix}"
-            os.rename(name, new, src_dir_fd=home, dst_dir_fd=ours)
-            os.fsync(ours)
-            return os.path.join(target, new)
-        except OSError:
-            # Another file system, or gone: by now the agent runs, and it is its home.
-            return stays
-        finally:
-            os.close(home)
-            os.close(ours)
 
     def _enter(self, journal: Journal, step: str) -> None:
         """Write down that *step* begins."""

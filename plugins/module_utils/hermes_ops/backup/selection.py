@@ -160,7 +160,7 @@ def _belongs(home: str, path: str, status: os.stat_result, left_out: Note) -> bo
         return False
     full = os.path.join(home, path)
     if stat.S_ISDIR(status.st_mode):
-        if "/" in path and not path.startswith(LEARNT) and _is_cache(full):
+        if "/" in path and not is_learnt(path) and _is_cache(full):
             left_out(path, f"says itself that it is a cache ({CACHE_TAG})")
             return False
         return True
@@ -174,6 +174,11 @@ def _belongs(home: str, path: str, status: os.stat_result, left_out: Note) -> bo
         return False
     stem = next((full[: -len(end)] for end in SQLITE_COMPANIONS if name.endswith(end)), None)
     return stem is None or not is_database_at(stem)
+
+
+def is_learnt(path: str) -> bool:
+    """Whether *path* (below a home) is at or below one of :data:`LEARNT`."""
+    return any(path == name or path.startswith(f"{name}/") for name in LEARNT)
 
 
 def _is_cache(directory: str) -> bool:

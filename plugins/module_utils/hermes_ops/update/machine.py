@@ -955,7 +955,7 @@ class Machine:
         """Away with canaries and their copies, whoever left them."""
         canary.end(Manager("system", self.host.owner))
         for path in glob.glob(os.path.join(glob.escape(self.host.data_dir), SCRATCH + "*")):
-            with acting_as(self.host.owner), contextlib.suppress(OSError):
+            with acting_as(self.host.owner), contextlib.suppress(OSError, OpsError):
                 remove_tree(path)
 
     @property
