@@ -12,6 +12,7 @@ import resource
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -259,6 +260,27 @@ def test_a_copy_that_works_is_only_replaced_by_one_that_does(tmp_path):
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("what", ["a pipe", "too large", "gone", "a link to a secret"])
+def test_what_an_agent_puts_in_the_place_of_a_file_is_not_kept(ground, what):
+    directory = Path(tempfile.mkdtemp(dir=ground))
+    directory.chmod(0o755)
+    records = Records(str(directory / "ops"), "default")
+    records.prepare()
+    owner = files.Owner.named("nobody") if os.geteuid() == 0 else files.Owner.current()
+    path = directory / "config.yaml"
+    if what == "a pipe":
+        os.mkfifo(path, 0o666)
+    elif what == "too large":
+        path.write_bytes(bytes(2 << 20))
+    elif what == "a link to a secret":
+        secret = directory / "ops/secret"
+        secret.write_text("root's")
+        path.symlink_to(secret)
+    records.keep(str(path), owner, replace=True)
+    kept = os.listdir(directory / "ops/profiles/default/kept")
+    assert kept == [] or (what == "a link to a secret" and os.geteuid() != 0)
+
+
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to somebody else")
 
 
@@ -276,7 +298,7 @@ def test_records_that_somebody_could_swap_are_refused(tmp_path, what):
         parent.chmod(0o777)
     elif what != "link":
         os.chown(ops if what == "ops" else parent, 65534, 65534)
-    with pytest.raises(OpsError, match=r"cannot be trusted: .*Fix: set hermes_ops_dir"):
+    with pytest.raises(OpsError, match=r"cannot be trusted: .*set hermes_ops_dir"):
         Records(str(ops), "default").prepare()
 
 

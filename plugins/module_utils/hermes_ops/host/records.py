@@ -116,11 +116,16 @@ class Records:
         write_json(os.path.join(self.directory, "applied", f"{kind}.json"), value)
 
     def keep(self, path: str, owner: Owner, *, replace: bool = False) -> None:
-        """Keep a copy of *path*; one that is already kept is only replaced when *replace* says it works."""
+        """Keep a copy of *path*; one that is already kept is only replaced when *replace* says it works.
+
+        What cannot be read is not kept: an agent must not be able to make an update or a restore fail by it.
+        """
         kept = os.path.join(self.directory, "kept", os.path.basename(path))
         if os.path.exists(kept) and not replace:
             return
-        (data,) = read_as(owner, [path])
+        data = None
+        with contextlib.suppress(OpsError):
+            (data,) = read_as(owner, [path])
         if data is not None and data != read_bytes(kept):
             write_atomic(kept, data, mode=0o600)
 
