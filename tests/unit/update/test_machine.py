@@ -47,6 +47,11 @@ class Killed(BaseException):
     """As SIGKILL: nothing of ours runs any more."""
 
 
+# subprocess.Popen.wait() looks again after so many seconds at the latest.
+_WAITS = 0.05
+_sleep = time.sleep
+
+
 class World:
     """A host with releases, two agents, and what happens to them.
 
@@ -246,6 +251,10 @@ class World:
 
     def sleep(self, seconds: float) -> None:
         """Time passes."""
+        if seconds <= _WAITS:
+            # Python itself, until a process has ended.
+            _sleep(seconds)
+            return
         self.clock += seconds
         if self.broken == "dies" and self.current != self.old:
             for unit in self.units.values():
