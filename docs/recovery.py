@@ -27,7 +27,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT / ".cache" / "collections"))
 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli  # noqa: E402
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation, jobs, kit  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers  # noqa: E402
@@ -139,7 +139,7 @@ PLACES = [
     ("their logs", f"journalctl --identifier {IDENTIFIER.replace('default', 'NAME')}; logs/ in the home"),
     ("units", f"{UNIT.replace('default', 'NAME')}, {', '.join(job.timer for job in jobs.JOBS.values())}"),
     ("last copies that worked", f"{HOST.ops_dir}/profiles/NAME/kept/"),
-    ("backups", backup.directory_of(HOST)),
+    ("backups", archives.directory_of(HOST)),
     ("what was set aside", f"{HOST.ops_dir}/set-aside/"),
     ("how jobs ended", f"{HOST.ops_dir}/status/"),
     ("an update's journal", f"{HOST.ops_dir}/{installation.JOURNALS['update']}"),

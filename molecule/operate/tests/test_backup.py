@@ -71,7 +71,7 @@ class Host:
         for each in (self.agent, self.work):
             self.wait_until(each.is_healthy, f"{each.name} answers")
             assert each.reply("well?") == "The model heard: well?"
-        left = f"{OPS}/restore.json {HOME}/.hermes-ops-restore /etc/systemd/system/hermes-restore-recovery.service"
+        left = f"{OPS}/restore.json {HOME}/.hermes-ops-* /etc/systemd/system/hermes-restore-recovery.service"
         assert not self.shell(f"ls --directory {left} 2>/dev/null || true")
 
 
@@ -208,13 +208,33 @@ def test_an_archive_that_is_damaged_touches_nothing(box):
 
 # What it is about to do, in its order.
 POINTS = {
-    "puts the home together": ("open", ".hermes-ops-restore/config.yaml"),
     "stops the gateway": ("subprocess.Popen", "'stop', 'hermes-gateway@default.service'"),
-    "sets aside": ("os.rename", "('memories', 'memories'"),
-    "puts in place": ("os.rename", "('only-in-the-backup', 'only-in-the-backup'"),
     "starts the gateway": ("subprocess.Popen", "'start', 'hermes-gateway@default.service'"),
     "forgets the journal": ("os.remove", "restore.json"),
 }
+
+
+# What its workers are about to do, as the agent's user.
+POINTS_OF_WORKERS = {
+    "puts the home together": ("os.mkdir", ".hermes-ops-restore-"),
+    "sets aside": ("os.rename", "('memories', 'memories'"),
+    "puts in place": ("os.rename", "('only-in-the-backup', 'only-in-the-backup'"),
+}
+
+
+@pytest.mark.parametrize("point", POINTS_OF_WORKERS)
+def test_a_worker_that_is_killed(box, killer, point):
+    box.remember("in the backup")
+    box.shell(f"runuser -u hermes -- touch {HOME}/only-in-the-backup")
+    archive = box.backup()
+    box.shell(f"rm {HOME}/only-in-the-backup")
+    box.remember("now")
+    killer.order(*POINTS_OF_WORKERS[point])
+    assert "was killed by SIGKILL" in box.ops(f"restore --force {archive}", status=2)
+    killer.obeyed()
+    assert box.memory() == "now\n"
+    assert box.shell(f"ls {HOME}/only-in-the-backup || true") == ""
+    box.well()
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -239,7 +259,7 @@ def test_power_cut_in_the_middle_of_it(box, killer, reboot):
     box.remember("in the backup")
     archive = box.backup()
     box.remember("before the power cut")
-    killer.order("os.rename", "('memories', 'memories'")
+    killer.order(*POINTS["starts the gateway"])
     box.ops(f"restore --force {archive}", status=128 + 9)
     killer.obeyed()
     reboot()
@@ -284,7 +304,7 @@ def test_full_disk(box):
         assert box.work.reply("well?") == "The model heard: well?"
         # What is set aside stays on that disk.
         said = box.ops(f"restore --force {fits['path']}")
-        assert f"is in {WORK}/.hermes-ops-set-aside/work-" in said
+        assert f"is in {WORK}/.hermes-ops-set-aside-" in said
         assert box.shell(f"ls {WORK}/workspace") == ""
     finally:
         box.shell(
@@ -350,7 +370,7 @@ def test_restic_with_a_wrong_password_or_without_its_repository(box):
 def test_restic_killed_leaves_no_half_snapshot(box, killer):
     box.ops("backup")
     before = box.ops("backups")
-    killer.order("open", "/backup.work/database")
+    killer.order("os.rename", ".tar.gz.partial")
     box.ops("backup --profile default --output /root/backups", status=128 + 9)
     killer.obeyed()
     assert box.shell("ls -A /root/backups").endswith(".partial\n")

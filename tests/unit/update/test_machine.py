@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import Interrupted
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, store
@@ -276,7 +275,7 @@ def test_backups_are_made_before_and_pruned_by_their_number(worlds):
         world.offered = version
         assert world.machine().update().status == "success"
     for profile in ("default", "coder"):
-        assert len(backup.archives(str(directory), profile)) == 2
+        assert len(archives.listed(str(directory), profile)) == 2
 
 
 def test_a_release_that_failed_goes_before_one_that_was_good(worlds):

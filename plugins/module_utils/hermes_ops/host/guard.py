@@ -18,7 +18,7 @@ TIMEOUT = 900
 
 
 class Guard:
-    """A unit that is there while a job is under way: ``hermes-<job>-recovery.service``.
+    """A unit that exists only while a job is in progress: ``hermes-<job>-recovery.service``.
 
     :param job: a key of :data:`JOURNALS`; ``hermes-ops <job> --recover --boot`` recovers
     :param needs: a path, beside the journal's and the agents' homes, that has to be mounted for it
@@ -56,7 +56,7 @@ class Guard:
         journal = os.path.join(self.host.ops_dir, JOURNALS[self.job])
         homes = [profile["home"] for profile in self.host.profiles]
         return f"""\
-# Written by hermes-ops: there while what it is about is under way.
+# Written by hermes-ops. Exists only while the job is in progress.
 
 [Unit]
 Description=Recover from an interrupted {self.job} of Hermes

@@ -17,7 +17,7 @@ from ..description.declaration import DEFAULT_PROFILE
 from ..system.errors import OpsError
 from ..system.files import Owner, ensure_directory, lock, read_json, write_json
 from ..system.systemd import Manager
-from .records import Records, remembered
+from .records import Records, check_ops, remembered
 
 # Jobs that leave a journal until they are finished or undone; below ops_dir.
 JOURNALS = {"restore": "restore.json", "update": "update/journal.json"}
@@ -99,6 +99,7 @@ class Installation:
         :param timeout: seconds to wait for another one; who only asks (:meth:`busy`) is gone in an instant
         :raises OpsError: when another one still does it
         """
+        check_ops(self.ops_dir)
         ensure_directory(self.ops_dir, mode=0o700)
         with lock(os.path.join(self.ops_dir, f"{job}.lock"), timeout=timeout) as descriptor:
             yield descriptor

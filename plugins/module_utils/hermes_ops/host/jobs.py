@@ -90,7 +90,7 @@ JOBS = {
             "backup",
             "Backup of the Hermes agents",
             ("backup",),
-            settings="backup.archives:Settings",
+            settings="backup.settings:Settings",
             directives=IN_THE_BACKGROUND,
         ),
         Job(

@@ -11,9 +11,10 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from ..system.files import check_trusted, ensure_directory, read_json, sync_directory, write_json
+from ..system.files import ensure_directory, read_json, sync_directory, write_json
 from .guard import Guard
 from .installation import JOURNALS, Installation
+from .records import check_ops
 
 
 class Interrupted(BaseException):
@@ -60,7 +61,7 @@ class Undertaking:
     def _check(self) -> None:
         # While the data volume is not mounted, anybody may have put something into its place.
         if os.path.lexists(self.ops_dir):
-            check_trusted(self.ops_dir, fix="mount the data volume, or declare another hermes_ops_dir")
+            check_ops(self.ops_dir)
 
     def end(self) -> None:
         """There is nothing left to recover."""

@@ -19,6 +19,9 @@ from typing import Any
 from .errors import OpsError
 from .files import Owner
 
+# Where programs are looked for that run as somebody else.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 
 @dataclass(frozen=True)
 class Completed:

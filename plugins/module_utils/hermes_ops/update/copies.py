@@ -25,7 +25,7 @@ import time
 from typing import Any, BinaryIO
 
 from ..agent import config
-from ..backup import archives as backup
+from ..backup import databases, selection
 from ..system import sqlite, trees
 from ..system.errors import OpsError
 from ..system.files import failure, read_bytes
@@ -54,7 +54,7 @@ Look = list[list[int]]
 def size(home: str) -> int:
     """Bytes that the databases of *home* take on the disk."""
     total = 0
-    for name in backup.databases(home):
+    for name in selection.databases(home):
         with contextlib.suppress(FileNotFoundError):
             status = os.stat(os.path.join(home, name))
             total += min(status.st_size, status.st_blocks * 512)
@@ -76,7 +76,7 @@ def copy_ahead(home: str, copies: int, strict: bool, budget: int) -> dict[str, L
     _read_config(home)
     seen: dict[str, Look] = {}
     copied = _Copies(home, copies, strict, budget)
-    for name in backup.databases(home):
+    for name in selection.databases(home):
         look = _look(home, name)
         with copied.trying(name):
             # Here an error costs nothing; once the agent is stopped it would.
@@ -95,7 +95,7 @@ def complete(home: str, copies: int, strict: bool, budget: int, seen: dict[str, 
     """
     marks: dict[str, str] = {}
     copied = _Copies(home, copies, strict, budget)
-    for name in backup.databases(home):
+    for name in selection.databases(home):
         with copied.trying(name):
             # SQLite's locks on a file go with any descriptor of it: the stream is closed last.
             with _open_database(home, name, SCHEMA_SECONDS) as (database, stream):
@@ -220,7 +220,7 @@ def _transfer_logged(home: str, name: str, database: sqlite3.Connection, copied:
         with open(os.open(whole, _READ), "rb") as stream:
             copied.transfer(stream, name)
     finally:
-        for suffix in ("", *backup.SQLITE_COMPANIONS):
+        for suffix in ("", *databases.SQLITE_COMPANIONS):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(whole + suffix)
 
@@ -302,7 +302,7 @@ def _mark(home: str, name: str) -> str | None:
 
 
 def _is_aside(name: str, aside: int) -> bool:
-    return any(_exists(name + suffix, aside) for suffix in ("", *backup.SQLITE_COMPANIONS))
+    return any(_exists(name + suffix, aside) for suffix in ("", *databases.SQLITE_COMPANIONS))
 
 
 def _exchange(home: str, name: str, copies: int, aside: int) -> None:
@@ -324,7 +324,7 @@ def _exchange(home: str, name: str, copies: int, aside: int) -> None:
         _bring(file, saved, partial, directory)
         if not _exists(file, gone):
             # The database last: as long as it is here, it may need the others.
-            for suffix in (*backup.SQLITE_COMPANIONS, ""):
+            for suffix in (*databases.SQLITE_COMPANIONS, ""):
                 with contextlib.suppress(FileNotFoundError):
                     _take(file + suffix, directory, gone)
             os.fsync(gone)

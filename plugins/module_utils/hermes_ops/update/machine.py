@@ -26,7 +26,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from ..backup import archives as backup
+from ..backup import archives as kept_archives
+from ..backup import extracting, making
 from ..host.installation import Installation
 from ..host.undertaking import Interrupted, Undertaking
 from ..release import build, store
@@ -402,15 +403,15 @@ class Machine:
         return self.agents.before()
 
     def _snapshot(self, profile: dict[str, Any]) -> str:
-        path = backup.create(self.host, profile, self.data.backups)
-        backup.prune(self.data.backups, profile["name"], self.settings.keep_backups)
+        path = making.create(self.host, profile, self.data.backups).path
+        kept_archives.prune(self.data.backups, profile["name"], self.settings.keep_backups)
         self.say(f"backup of {profile['name']}: {path}")
         return path
 
     def _canary(self, journal: Journal, profile: dict[str, Any], archive: str) -> None:
         """Try the release on what comes out of the backup, which proves that one as well."""
         with canary.scratch(self.host, profile, SCRATCH, self.say) as scratch:
-            backup.extract(archive, scratch, self.host.owner_of(profile))
+            extracting.extract(archive, scratch, self.host.owner_of(profile))
             canary.lend_env(self.host, profile, scratch)
             copy = canary.prepare(self.host, profile, scratch)
             # Where the agent does not answer now it would prove nothing.
