@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module profile; the work is done in hermes_ops.profile."""
+"""Module profile; the work is done in hermes_ops.agent."""
 
 from __future__ import annotations
 
@@ -76,19 +76,16 @@ import shutil
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
-    PROFILE_ARGUMENTS,
-    owner_of,
-    run_module,
-)
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import home as profile
+from ansible_collections.alwayson.hermes.plugins.module_utils.agent_home import converge, home_owner_of
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import PROFILE_ARGUMENTS, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import removal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import AgentHome, Home
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.declaration import (
     DEFAULT_PROFILE,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Difference, Plan
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Difference, Plan, diff
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **PROFILE_ARGUMENTS,
@@ -103,25 +100,29 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     name, home = params["profile"], params["home"]
-    owner = owner_of(module)
     if params["state"] == "absent":
-        plan = plan_absent(module, name, home, owner)
+        plan = plan_absent(module, name, home)
+        differences = plan.differences
+        if not module.check_mode:
+            plan.apply()
     else:
-        plan = profile.plan_profile(
-            name, home, owner, soul=params["soul"], user=params["user"], memory=params["memory"]
-        )
-    if plan.changed and not module.check_mode:
-        plan.apply()
-    return {"changed": plan.changed, "diff": plan.diff(os.path.join(home, "")), "home": home}
+        # The default profile's home holds those of the others, whose own module runs look after them.
+        skipped = ("profiles",) if name == DEFAULT_PROFILE else ()
+        declared = Home(params["soul"], params["user"], params["memory"], skipped)
+        differences = converge(module, AgentHome(home=declared)).parts["home"].differences
+    return {"changed": bool(differences), "diff": diff(differences, os.path.join(home, "")), "home": home}
 
 
-def plan_absent(module: AnsibleModule, name: str, home: str, owner: Owner) -> Plan:
+def plan_absent(module: AnsibleModule, name: str, home: str) -> Plan:
     if name == DEFAULT_PROFILE:
         raise OpsError("the home of the default profile holds all others", where=home, fix="remove it by hand")
-    pid = profile.running(home, owner)
+    owner = home_owner_of(module)
+    pid = removal.running(home, owner)
     if pid and not module.check_mode:
         raise OpsError(f"a gateway (pid {pid}) runs on it", where=home, fix="stop it first")
-    plan = profile.plan_removal(name, home, owner)
+    plan = Plan()
+    if os.path.lexists(home):
+        plan.add(Difference(home, "present", None), lambda: removal.remove(home, owner))
     records = Records(module.params["ops_dir"], name)
     if records.exist():
         plan.add(Difference(records.directory, "present", None), records.remove)

@@ -8,12 +8,20 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import stat
 import time
 from typing import Any
 
-from ..system.errors import OpsError
-from ..system.files import Owner, acting_as, ensure_directory, lock, read_bytes, read_json, write_atomic, write_json
+from ..system.files import (
+    Owner,
+    acting_as,
+    check_trusted,
+    ensure_directory,
+    lock,
+    read_bytes,
+    read_json,
+    write_atomic,
+    write_json,
+)
 
 
 class Records:
@@ -47,27 +55,8 @@ class Records:
             ensure_directory(os.path.join(self.directory, name), mode=0o700)
 
     def _check(self) -> None:
-        # Root writes the agent's files into it. So every directory on the way must be root's, and where others may
-        # write the sticky bit must keep them from renaming what is not theirs.
-        if os.geteuid() != 0:
-            return
-        path, below = self.ops_dir, True
-        while True:
-            try:
-                status = os.lstat(path)
-            except FileNotFoundError:
-                status = None
-            if status is not None:
-                open_to_others = status.st_mode & 0o022 and (below or not status.st_mode & stat.S_ISVTX)
-                if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or open_to_others:
-                    raise OpsError(
-                        f"cannot be trusted: {path} is not a directory that only root can change",
-                        where=self.ops_dir,
-                        fix="set hermes_ops_dir to a place of root's, such as /var/lib/hermes-ops",
-                    )
-            if path == os.sep:
-                return
-            path, below = os.path.dirname(path), False
+        # Root writes the agent's files into it.
+        check_trusted(self.ops_dir, "set hermes_ops_dir to a place of root's, such as /var/lib/hermes-ops")
 
     def lock(self, timeout: float = 60.0):
         """Hold the profile's lock; see :func:`files.lock`. Call :meth:`prepare` first."""
@@ -82,12 +71,17 @@ class Records:
 
     def keep(self, path: str, owner: Owner, *, replace: bool = False) -> None:
         """Keep a copy of *path*; one that is already kept is only replaced when *replace* says it works."""
-        kept = os.path.join(self.directory, "kept", os.path.basename(path))
-        if os.path.exists(kept) and not replace:
-            return
         with acting_as(owner):
             data = read_bytes(path)
-        if data is not None and data != read_bytes(kept):
+        if data is not None:
+            self.keep_content(os.path.basename(path), data, replace=replace)
+
+    def keep_content(self, name: str, data: bytes, *, replace: bool = False) -> None:
+        """Keep *data* as the content of the profile's file *name*; see :meth:`keep`."""
+        kept = os.path.join(self.directory, "kept", name)
+        if os.path.exists(kept) and not replace:
+            return
+        if data != read_bytes(kept):
             write_atomic(kept, data, mode=0o600)
 
     def read_kept(self, name: str) -> bytes | None:

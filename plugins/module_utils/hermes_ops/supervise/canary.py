@@ -24,7 +24,7 @@ import socket
 import time
 from typing import Any
 
-from ..agent import config, dotenv
+from ..agent import config, dotenv, env
 from ..agent.state import read_state
 from ..description.declaration import BASE_CONFIG, merge
 from ..host.installation import Installation
@@ -210,7 +210,7 @@ def variables(api: dict[str, Any], home: str) -> dict[str, str]:
         **dict.fromkeys(_ENABLING_VARIABLES, ""),
         "API_SERVER_ENABLED": "true",
         "API_SERVER_HOST": api["host"],
-        "API_SERVER_KEY": dotenv.new_secret(),
+        "API_SERVER_KEY": env.new_secret(),
         "API_SERVER_PORT": str(api["port"]),
         "GATEWAY_MULTIPLEX_PROFILES": "false",
         "HERMES_AUTO_CONTINUE_FRESHNESS": str(_NEVER_FRESH),

@@ -127,14 +127,17 @@ def failure(verb: str, path: str, error: OSError) -> OpsError:
     )
 
 
-def read_text(path: str) -> str | None:
+def read_text(path: str, largest: int | None = None) -> str | None:
     """Like :func:`read_bytes`, decoded as UTF-8.
 
-    :raises OpsError: when it is not UTF-8; says which line
+    :param largest: bytes; None: any size
+    :raises OpsError: when it is larger, or is not UTF-8; says which line
     """
-    data = read_bytes(path)
+    data = read_bytes(path, -1 if largest is None else largest + 1)
     if data is None:
         return None
+    if largest is not None and len(data) > largest:
+        raise OpsError(f"is larger than {largest} bytes", where=path, fix="move it away; it was left as it is")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -144,20 +147,22 @@ def read_text(path: str) -> str | None:
         ) from None
 
 
-def read_json(path: str) -> Any | None:
+def read_json(path: str, largest: int | None = None) -> Any | None:
     """The JSON value in *path*, or None when there is no such file.
 
-    :raises OpsError: when it is not JSON; says which line
+    :param largest: bytes; None: any size
+    :raises OpsError: when it is larger, or is not JSON; says which line
     """
-    text = read_text(path)
+    text = read_text(path, largest)
     if text is None:
         return None
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
+        reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
         raise OpsError(
-            f"is not JSON ({getattr(error, 'msg', error)})",
+            f"is not JSON ({reason})",
             where=f"{path}:{line}",
             fix="repair or remove it; it was left as it is",
         ) from None
@@ -269,6 +274,35 @@ def ensure_directory(path: str, *, mode: int) -> bool:
         return False
     os.chmod(path, mode)
     return True
+
+
+def check_trusted(path: str, fix: str) -> None:
+    """Make sure that nobody but root can put something else in the place of the directory *path*.
+
+    For what root writes: every directory on the way is root's, and where others may write the sticky bit keeps them
+    from renaming what is not theirs. Nothing is checked where we are not root.
+
+    :raises OpsError: with *fix*, when somebody could
+    """
+    if os.geteuid() != 0:
+        return
+    directory, below = path, True
+    while True:
+        try:
+            status = os.lstat(directory)
+        except FileNotFoundError:
+            status = None
+        if status is not None:
+            open_to_others = status.st_mode & 0o022 and (below or not status.st_mode & stat.S_ISVTX)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or open_to_others:
+                raise OpsError(
+                    f"cannot be trusted: {directory} is not a directory that only root can change",
+                    where=path,
+                    fix=fix,
+                )
+        if directory == os.sep:
+            return
+        directory, below = os.path.dirname(directory), False
 
 
 def open_directory(path: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..agent import config, dotenv, webhooks
+from ..agent import config, env, webhooks
 from ..agent.state import read_state
 from ..host import audit, jobs, logs
 from ..host.installation import JOURNALS, is_busy, is_unfinished
@@ -134,7 +134,7 @@ def _drift(profile: dict[str, Any], records: Records, owner: Owner) -> list[str]
     found = []
     for kind, label, file_name in (
         (config, "", config.FILE_NAME),
-        (dotenv, "env: ", dotenv.FILE_NAME),
+        (env, "env: ", env.FILE_NAME),
         (webhooks, "webhook: ", webhooks.FILE_NAME),
     ):
         record = records.applied(kind.RECORD)
