@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
-from pathlib import Path
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import converge as agent
@@ -35,23 +33,10 @@ def mode(path):
 
 
 @pytest.fixture
-def public():
-    """A directory whose parents everybody may pass, which pytest's own are not."""
-    with tempfile.TemporaryDirectory() as directory:
-        os.chmod(directory, 0o755)
-        yield Path(directory)
-
-
-@pytest.fixture
 def home(tmp_path):
     home = tmp_path / ".hermes"
     converge(home)
     return home
-
-
-@pytest.fixture
-def nobody():
-    return Owner.named("nobody")
 
 
 def test_a_home_is_made_private_and_then_left_alone(tmp_path):

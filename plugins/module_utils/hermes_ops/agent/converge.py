@@ -379,7 +379,7 @@ def look(path: str, requests: Mapping[str, Any], seeks: bool) -> dict[str, Any]:
     """
     parts = {name: _look(path, name, *request).said() for name, request in requests.items()}
     skipped = requests["home"][0]["skipped"] if seeks and "home" in requests else ()
-    return {"parts": parts, "found": asdict(ownership.find(path, skipped)) if seeks else None}
+    return {"parts": parts, "found": ownership.find(path, skipped) if seeks else None}
 
 
 def apply(path: str, requests: Mapping[str, Any], requested: list[str]) -> dict[str, Any]:

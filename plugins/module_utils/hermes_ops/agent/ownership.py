@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import Any
 
 from ..system.errors import OpsError
 from ..system.files import Owner, failure, open_directory
@@ -27,30 +27,19 @@ _FINDS = 1_000
 _PROTECTED_LINKS = "/proc/sys/fs/protected_hardlinks"
 
 
-@dataclass(frozen=True)
-class Found:
-    """What the agent's user finds of root's in its home.
-
-    :param paths: below the home, ``""`` for itself; the first few
-    :param complete: everything was looked at
-    """
-
-    paths: list[str]
-    complete: bool
-
-
-def find(home: str, skipped: Iterable[str]) -> Found:
+def find(home: str, skipped: Iterable[str]) -> dict[str, Any]:
     """Look for what is root's; as the agent's user.
 
     :param skipped: directories of the home that are not looked into
+    :returns: ``paths`` below the home, ``""`` for itself, the first ones; ``complete``: everything was looked at
     """
     try:
         status = os.stat(home)
         top = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return Found([], True)
+        return {"paths": [], "complete": True}
     except PermissionError:
-        return Found([""], True)
+        return {"paths": [""], "complete": True}
     except OSError as error:
         raise failure("read", home, error) from None
     skipped = set(skipped)
@@ -62,12 +51,12 @@ def find(home: str, skipped: Iterable[str]) -> Found:
     try:
         for number, entry in enumerate(walk(top, depth=_DEPTH, enter=enter)):
             if number == _ENTRIES or len(paths) == _FINDS:
-                return Found(paths, False)
+                return {"paths": paths, "complete": False}
             if entry.path not in skipped and _may_be_given(entry.status):
                 paths.append(entry.path)
     finally:
         os.close(top)
-    return Found(paths, True)
+    return {"paths": paths, "complete": True}
 
 
 def check(home: str, owner: Owner) -> None:
