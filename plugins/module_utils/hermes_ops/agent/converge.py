@@ -305,7 +305,8 @@ class _Job:
                     file = os.path.join(self.path, _FILES.get(name, "")).rstrip("/")
                     work(*call, {name: request}, more, limits=LIMITS, where=file)
             raise died
-        if not fits(answer, _LOOK if what == "look" else _APPLY) or not answer["parts"].keys() <= self.requests.keys():
+        fit = fits(answer, _LOOK if what == "look" else _APPLY) and answer["parts"].keys() <= self.requests.keys()
+        if not fit or (what == "look" and len(answer["parts"]) != len(self.requests)):
             raise OpsError("what a look at it answered has no meaning", where=self.path, fix="see what the agent left")
         return answer
 
