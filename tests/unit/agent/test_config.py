@@ -10,7 +10,7 @@ import stat
 
 import pytest
 import yaml
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config, parts
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import converge as agent
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import AgentHome, Config
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.declaration import leaves
@@ -497,7 +497,7 @@ def test_check_mode_without_pyyaml(profile, monkeypatch):
     def look():
         # In this process, which has no PyYAML.
         request = {"config": [{"keys": {"a": 1}, "beside": False}, {}]}
-        return agent.look(profile.home, request, False)["parts"]["config"]
+        return parts.look(profile.home, request, False)["parts"]["config"]
 
     assert look()["differences"] == [["a", None, "1"]]
     assert look()["unpredicted"] is None

@@ -10,7 +10,7 @@ import stat
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import converge as agent
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import removal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import parts, removal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
@@ -216,6 +216,6 @@ def test_any_text_can_be_a_soul(home, text):
     text = text.encode("utf-8", "ignore").decode()
     # As the worker does it.
     request = {"home": [{"soul": text, "user": None, "memory": None}, {}]}
-    agent.apply(str(home), request, [])
-    assert agent.look(str(home), request, False)["parts"]["home"]["differences"] == []
+    parts.apply(str(home), request, [])
+    assert parts.look(str(home), request, False)["parts"]["home"]["differences"] == []
     assert (home / "SOUL.md").read_text().rstrip("\n") == text.rstrip("\n")

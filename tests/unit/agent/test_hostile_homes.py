@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config, part, webhooks
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config, part, parts, webhooks
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import converge as agent
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import (
     AgentHome,
@@ -188,7 +188,7 @@ def test_what_somebody_writes_meanwhile_is_not_lost(file, kit, victim, monkeypat
         return replace(*arguments, **options)
 
     monkeypatch.setattr(kit, "replace", disturbed)
-    assert agent.apply(str(victim.home), request, ["config: ours"])["error"] is None
+    assert parts.apply(str(victim.home), request, ["config: ours"])["error"] is None
     found = config.yaml_edit.load((victim.home / file).read_text(), file)
     assert found["theirs"] == {"prompt": "y"}
     assert "ours" in found
@@ -203,7 +203,7 @@ def test_who_never_stops_writing_is_told_so(victim, monkeypatch):
 
     monkeypatch.setattr(config, "replace", disturbed)
     request = {"config": [{"keys": {"ours": 1}, "beside": False}, {}]}
-    error = agent.apply(str(victim.home), request, ["config: ours"])["error"]
+    error = parts.apply(str(victim.home), request, ["config: ours"])["error"]
     assert error[:2] == ["is changed by somebody else all the time", str(victim.home / "config.yaml")]
 
 

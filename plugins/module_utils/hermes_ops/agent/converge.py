@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -27,22 +26,19 @@ from typing import Any
 from ..host.records import Records
 from ..system import yaml_edit
 from ..system.errors import OpsError
-from ..system.files import Owner, check_trusted, ensure_directory, failure, open_directory
+from ..system.files import Owner, check_trusted, ensure_directory, open_directory
 from ..system.plan import Difference
 from ..system.text import printable
 from ..system.worker import Limits, WorkerDied, work
-from . import config, dotenv, env, home, ownership, webhooks
-from .part import TEXT, Changed, Maybe, Part, fits
+from . import config, home, ownership, parts
+from .part import Changed, Part, fit, fits
 
 # A file of the largest size, each of whose characters needs an escape, for each part.
 LIMITS = Limits(seconds=120, answer=32 * 2**20)
-# The parts in the order in which they are made right, each a module with `decide` and `RECORD_FORM`.
-_PARTS: dict[str, Any] = {"home": home, "config": config, "env": env, "webhooks": webhooks}
-_FILES = {"config": config.FILE_NAME, "env": dotenv.FILE_NAME, "webhooks": webhooks.FILE_NAME}
 _MANAGED_MODE, _MANAGED_DIRECTORY_MODE = 0o644, 0o755
 # Root's finds reveal others, a directory each; somebody else may write while we do.
 _ROUNDS = 50
-_ATTEMPTS = 5
+parts.ATTEMPTS = 5
 
 
 # What is declared
@@ -105,10 +101,12 @@ class Outcome:
 
     :param parts: of those that were declared, by the name of the field of :class:`AgentHome`
     :param notes: what could not be looked at
+    :param given: whether there is something of root's that the agent's user gets
     """
 
     parts: dict[str, Part]
     notes: list[str] = field(default_factory=list)
+    given: bool = False
 
     @property
     def changed(self) -> bool:
@@ -135,13 +133,13 @@ def converge(path: str, owner: Owner, records: Records, desired: AgentHome, *, c
     if desired.config is not None and not check:
         yaml_edit.require()
     job = _Job(path, owner, records, desired)
-    outcome = job.look(check)
+    outcome = job.look()
     if check or not job.pending(outcome):
         return outcome
     records.prepare()
     with records.lock():
-        # Somebody may have written between the first look and the lock.
-        outcome = job.look(check)
+        if job.is_stale(outcome):
+            outcome = job.look(mend=True)
         job.apply(outcome)
     return outcome
 
@@ -170,36 +168,46 @@ class _Job:
         self.records = records
         self.desired = desired
 
-    def look(self, check: bool) -> Outcome:
-        """What differs; what root left in the home is given back on the way, unless *check*."""
-        self.remembered = {name: self.records.applied(name) for name in _FILES if self._wanted(name)}
+    def look(self, *, mend: bool = False) -> Outcome:
+        """What differs.
+
+        :param mend: give back what root left in the home, so that all of it can be looked at
+        :raises OpsError: then, where something can still not be read
+        """
+        self.remembered = self._applied()
         self.requests, self.managed = self._requests()
         given: list[str] = []
         for _round in range(_ROUNDS):
             answer = self._ask("look", self._seeks)
-            found = self._give_back(answer["found"], check)
+            found = self._give_back(answer["found"], mend)
             given += [each for each in found if each not in given]
-            if check or not found:
+            if not mend or not found:
                 break
-        parts = {name: self._heard(name, said) for name, said in answer["parts"].items()}
-        unknown = [part for part in parts.values() if part.unpredicted]
-        if unknown and not check:
+        heard = {name: self._heard(name, said) for name, said in answer["parts"].items()}
+        unknown = [part for part in heard.values() if part.unpredicted]
+        if unknown and mend:
             raise OpsError(unknown[0].unpredicted or "", where=unknown[0].path, fix="give it to the agent's user")
-        if given:
-            parts["home"].differences[:0] = [
-                Difference(f"{printable(os.path.join(self.path, each)).rstrip('/')} owner", "0", str(self.owner.uid))
-                for each in given
-            ]
+        for each in reversed(given):
+            what = f"{printable(os.path.join(self.path, each)).rstrip('/')} owner"
+            heard["home"].differences.insert(0, Difference(what, "0", str(self.owner.uid)))
         for part in self.managed:
-            parts["config"].join(part)
+            heard["config"].join(part)
         incomplete = answer["found"] is not None and not answer["found"]["complete"]
         notes = [f"{self.path} holds too much to look through all of it for files of root's"] if incomplete else []
-        return Outcome(parts, notes)
+        return Outcome(heard, notes, bool(given))
 
     def pending(self, outcome: Outcome) -> bool:
         return outcome.changed or any(
             self._record(name, part) != self.remembered[name] for name, part in self._of(outcome)
         )
+
+    def is_stale(self, outcome: Outcome) -> bool:
+        """Whether *outcome*, from before the lock, may not be all there is, or is no longer true.
+
+        What others write into the home meanwhile, the worker finds itself.
+        """
+        unknown = any(part.unpredicted for part in outcome.parts.values())
+        return outcome.given or unknown or bool(self.managed) or self._applied() != self.remembered
 
     def apply(self, outcome: Outcome) -> None:
         """Do what is in *outcome*, remembering before what has to follow, and after what was done."""
@@ -207,7 +215,7 @@ class _Job:
         changing = {name: part for name, part in outcome.parts.items() if part.differences}
         for name, part in self._of(outcome):
             if name in changing and part.before is not None:
-                self.records.keep_content(_FILES[name], part.before.encode())
+                self.records.keep_content(parts.FILES[name], part.before.encode())
         for part in self.managed:
             self._write_managed(part)
         if self.desired.home is not None and not os.path.lexists(self.path):
@@ -218,20 +226,20 @@ class _Job:
             self._remember(name, part)
 
     def _apply(self, outcome: Outcome) -> None:
-        for _attempt in range(_ATTEMPTS):
+        for _attempt in range(parts.ATTEMPTS):
             answer = self._ask("apply", self.records.restart_reasons())
             for name, said in answer["parts"].items():
                 part = self._heard(name, said)
                 outcome.parts[name].record = part.record
-                if name in _FILES:
+                if name in parts.FILES:
                     self._remember(name, outcome.parts[name])
             if answer["error"] is not None:
-                what, where, fix = answer["error"]
+                what, where, fix = fit(answer["error"])
                 raise OpsError(what, where=where, fix=fix)
             if not answer["more"]:
                 return
             # A file was changed since the look; nothing was written that asks for a restart which is not recorded.
-            for name, reasons in answer["more"].items():
+            for name, reasons in fit(answer["more"]).items():
                 outcome.parts[name].restart += reasons
                 self.records.request_restart(reasons)
         raise OpsError("is changed by somebody else all the time", where=self.path, fix="stop who does, and run again")
@@ -241,12 +249,12 @@ class _Job:
         """Whether what root left is looked for."""
         return self.desired.home is not None and os.geteuid() == 0 and self.owner.uid != 0
 
-    def _wanted(self, name: str) -> bool:
-        return getattr(self.desired, name) is not None
+    def _applied(self) -> dict[str, dict[str, Any]]:
+        return {name: self.records.applied(name) for name in parts.FILES if getattr(self.desired, name) is not None}
 
     def _of(self, outcome: Outcome) -> list[tuple[str, Part]]:
         """The parts of which something is remembered."""
-        return [(name, part) for name, part in outcome.parts.items() if name in _FILES]
+        return [(name, part) for name, part in outcome.parts.items() if name in parts.FILES]
 
     def _record(self, name: str, part: Part) -> dict[str, Any]:
         """What is to be remembered of a part."""
@@ -269,13 +277,13 @@ class _Job:
         """By part what the worker is asked, as declaration and record; and what differs in managed scopes."""
         asked: dict[str, Any] = {}
         managed: list[Part] = []
-        for name in _PARTS:
+        for name in parts.PARTS:
             declared = getattr(self.desired, name)
             if declared is not None and name != "config":
                 asked[name] = [asdict(declared), self.remembered.get(name, {})]
         if self.desired.config is not None:
             asked["config"], managed = self._config_request(self.desired.config, self.remembered["config"])
-        return {name: asked[name] for name in _PARTS if name in asked}, managed
+        return {name: asked[name] for name in parts.PARTS if name in asked}, managed
 
     def _config_request(self, declared: Config, record: dict[str, Any]) -> tuple[list[Any], list[Part]]:
         """Where the scope has changed since the last time, our keys leave the other file."""
@@ -295,31 +303,34 @@ class _Job:
 
         :raises OpsError: what came back has no meaning
         """
-        call = (self.owner, f"agent.converge:{what}", self.path)
-        where = os.path.join(self.path, _FILES.get(next(iter(self.requests)), "")).rstrip("/")
+        call = (self.owner, f"agent.parts:{what}", self.path)
+        where = parts.place(self.path, next(iter(self.requests)))
         try:
             answer = work(*call, self.requests, more, limits=LIMITS, where=where)
         except WorkerDied as died:
             if what == "look":
                 for name, request in self.requests.items() if len(self.requests) > 1 else ():
-                    file = os.path.join(self.path, _FILES.get(name, "")).rstrip("/")
+                    file = parts.place(self.path, name)
                     work(*call, {name: request}, more, limits=LIMITS, where=file)
             raise died
-        fit = fits(answer, _LOOK if what == "look" else _APPLY) and answer["parts"].keys() <= self.requests.keys()
-        if not fit or (what == "look" and len(answer["parts"]) != len(self.requests)):
+        asked = self.requests.keys()
+        if what == "look":
+            right = fits(answer, parts.LOOK_FORM) and answer["parts"].keys() == asked
+        else:
+            right = fits(answer, parts.APPLY_FORM) and answer["parts"].keys() | answer["more"].keys() <= asked
+        if not right:
             raise OpsError("what a look at it answered has no meaning", where=self.path, fix="see what the agent left")
         return answer
 
     def _heard(self, name: str, said: dict[str, Any]) -> Part:
-        return Part.heard(os.path.join(self.path, _FILES.get(name, "")), said, _PARTS[name].RECORD_FORM)
+        return Part.heard(parts.place(self.path, name), said, parts.PARTS[name].RECORD_FORM)
 
-    def _give_back(self, found: dict[str, Any] | None, check: bool) -> list[str]:
-        """The paths that are given to the agent's user, or in check mode would be."""
+    def _give_back(self, found: dict[str, Any] | None, mend: bool) -> list[str]:
+        """The paths that are given to the agent's user, or without *mend* would be."""
         if found is None or not os.path.lexists(self.path):
             return []
-        if not check:
-            ownership.check(self.path, self.owner)
-        return ownership.give_back(self.path, self.owner, found["paths"], mend=not check)
+        ownership.check(self.path, self.owner)
+        return ownership.give_back(self.path, self.owner, found["paths"], mend=mend)
 
     # Root's own files
 
@@ -327,8 +338,11 @@ class _Job:
         if not part.differences:
             return
         ensure_directory(os.path.dirname(part.path), mode=_MANAGED_DIRECTORY_MODE)
-        for step in part.steps:
-            step()
+        try:
+            for step in part.steps:
+                step()
+        except Changed:
+            raise OpsError("was changed by somebody else", where=part.path, fix="run again") from None
 
 
 def _scope(declared: Config) -> dict[str, Any]:
@@ -363,95 +377,3 @@ def _make_home(path: str, owner: Owner) -> None:
         os.fchown(descriptor, owner.uid, owner.gid)
     finally:
         os.close(descriptor)
-
-
-# As the agent's user
-
-_LOOK = {"parts": {str: dict}, "found": Maybe({"paths": [str], "complete": object})}
-_APPLY = {"parts": {str: dict}, "more": {str: [str]}, "error": Maybe((str, TEXT, TEXT))}
-
-
-def look(path: str, requests: Mapping[str, Any], seeks: bool) -> dict[str, Any]:
-    """What differs in the home at *path*.
-
-    :param requests: part -> what is declared of it, and its record
-    :param seeks: whether to look for what root left in the home
-    :returns: ``parts``, and ``found`` of :func:`ownership.find`
-    """
-    parts = {name: _look(path, name, *request).said() for name, request in requests.items()}
-    skipped = requests["home"][0]["skipped"] if seeks and "home" in requests else ()
-    return {"parts": parts, "found": ownership.find(path, skipped) if seeks else None}
-
-
-def apply(path: str, requests: Mapping[str, Any], requested: list[str]) -> dict[str, Any]:
-    """Put right what differs, one part after the other.
-
-    :param requested: why a restart is recorded already. A part that asks for one for another reason is not changed
-    :returns: ``parts`` that were put right; ``more``: such reasons, by part; ``error`` that ended it
-    """
-    done: dict[str, Any] = {}
-    more: dict[str, list[str]] = {}
-    for name, (declared, record) in requests.items():
-        try:
-            part, reasons = _apply(path, name, declared, record, requested)
-        except OpsError as error:
-            return {"parts": done, "more": more, "error": [error.what, error.where, error.fix]}
-        if reasons:
-            more[name] = reasons
-        else:
-            done[name] = part.said()
-    return {"parts": done, "more": more, "error": None}
-
-
-def _look(path: str, name: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
-    file = os.path.join(path, _FILES.get(name, ""))
-    # A file of root's is about to be given back, and cannot be read yet.
-    files = (path, os.path.join(path, home.SOUL)) if name == "home" else (file,)
-    if not all(map(_readable, files)):
-        return Part.unpredictable(file, "the agent's user may not read it")
-    return _decide(path, name, declared, record)
-
-
-def _readable(path: str) -> bool:
-    """Whether the file or directory *path* may be read, or does not exist."""
-    try:
-        return os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(os.stat(path).st_mode) else 0))
-    except PermissionError:
-        return False
-    except OSError:
-        return True
-
-
-def _decide(path: str, name: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
-    """:raises OpsError: for whatever the agent's files do to those who read them"""
-    file = os.path.join(path, _FILES.get(name, ""))
-    try:
-        return _PARTS[name].decide(path, declared, record)
-    except OSError as error:
-        raise failure("read", error.filename or file, error) from None
-    except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
-        raise OpsError(
-            f"holds what cannot be used ({type(error).__name__})", where=file, fix="repair it; it was left as it is"
-        ) from None
-
-
-def _apply(
-    path: str, name: str, declared: Mapping[str, Any], record: Mapping[str, Any], requested: list[str]
-) -> tuple[Part, list[str]]:
-    """The part, put right; or left, with the reasons for a restart that have to be recorded before."""
-    for _attempt in range(_ATTEMPTS):
-        part = _decide(path, name, declared, record)
-        if part.unpredicted:
-            raise OpsError(part.unpredicted, where=part.path)
-        reasons = [reason for reason in part.restart if reason not in requested]
-        if reasons:
-            return part, reasons
-        try:
-            for step in part.steps:
-                step()
-            return part, []
-        except Changed:
-            continue
-        except OSError as error:
-            raise failure("written", error.filename or part.path, error) from None
-    raise OpsError("is changed by somebody else all the time", where=part.path, fix="stop who does, and run again")

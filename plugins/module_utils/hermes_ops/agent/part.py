@@ -23,8 +23,8 @@ from ..system.text import printable
 FILE_MODE = 0o600
 # Characters of one value that is shown.
 _SHOWN = 20_000
-# Differences of one part.
-_DIFFERENCES = 10_000
+# Differences, restarts and the like of one part.
+_ENTRIES = 10_000
 
 
 class Changed(Exception):
@@ -91,20 +91,20 @@ class Part:
         """
         empty = isinstance(said, dict) and said.get("record") == {}
         form = {**_SAID, "record": dict if empty else record}
-        if not fits(said, form) or len(said["differences"]) > _DIFFERENCES:
+        if not fits(said, form) or any(len(said[name]) > _ENTRIES for name in _LISTS):
             raise OpsError(
                 "what a look at it answered has no meaning",
                 where=path,
                 fix="see what the agent left there; it is its own, and may be damaged or hostile",
             )
-        differences = [Difference(*(_fit(text) for text in each)) for each in said["differences"]]
-        shown = {name: _fit(said[name]) for name in ("restart", "drift", "migrated", "left", "generated")}
+        differences = [Difference(*(fit(text) for text in each)) for each in said["differences"]]
+        shown = {name: fit(said[name]) for name in _LISTS[1:]}
         return cls(
             path,
             differences,
             said["record"],
             before=said["before"],
-            unpredicted=_fit(said["unpredicted"]),
+            unpredicted=fit(said["unpredicted"]),
             **shown,
         )
 
@@ -129,6 +129,9 @@ _SAID: dict[str, Any] = {
     "before": TEXT,
     "unpredicted": TEXT,
 }
+
+
+_LISTS = ("differences", "restart", "drift", "migrated", "left", "generated")
 
 
 def fits(value: Any, form: Any) -> bool:
@@ -167,12 +170,12 @@ def plain(value: Any) -> Any:
     return _cut(str(value) if not isinstance(value, int) else hex(value))
 
 
-def _fit(value: Any) -> Any:
-    """*value* for terminals and reports."""
+def fit(value: Any) -> Any:
+    """*value*, of an answer, with its texts fit for terminals and reports."""
     if isinstance(value, dict):
-        return {_fit(name): _fit(each) for name, each in value.items()}
+        return {fit(name): fit(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [_fit(each) for each in value]
+        return [fit(each) for each in value]
     return printable(value) if isinstance(value, str) else value
 
 
