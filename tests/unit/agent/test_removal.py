@@ -143,9 +143,11 @@ def test_a_state_file_cannot_keep_a_home(theirs, nobody):
 
 def test_a_gateway_of_somebody_else_does_not_keep_a_home(theirs, nobody):
     # The agent may name any process in its state file.
-    with subprocess.Popen(["sh", "-c", "exec -a hermes-gateway sleep 60"], user=4711) as process:
+    with subprocess.Popen(["hermes-gateway", "60"], executable="/bin/sleep", user=4711) as process:
         try:
             (theirs / "gateway_state.json").write_text(f'{{"pid": {process.pid}}}')
             assert removal.running(str(theirs), nobody) == 0
+            (theirs / "gateway_state.json").chmod(0o644)
+            assert removal.running(str(theirs), Owner("they", 4711, 4711, "/")) == process.pid
         finally:
             process.kill()

@@ -48,7 +48,9 @@ def running(home: str, owner: Owner) -> int:
 
 def said_pid(home: str) -> int:
     """The process id in gateway_state.json; as the agent's user."""
-    return read_state(home, Owner.current())["pid"] if os.path.lexists(home) else 0
+    # A user may have a number and no name.
+    ourselves = Owner("", os.geteuid(), os.getegid(), home)
+    return read_state(home, ourselves)["pid"] if os.path.lexists(home) else 0
 
 
 def remove(home: str, owner: Owner) -> None:
