@@ -20,7 +20,9 @@ options:
     type: path
     required: true
   owner:
-    description: The user that Hermes runs as. Files in O(home) are written with this user's rights.
+    description:
+      - The user that Hermes runs as. Files in O(home) are read and written by a process of this user, in check mode too.
+      - In check mode the user need not exist yet. Then a home that is to be adopted is looked at as its present user.
     type: str
     required: true
   ops_dir:

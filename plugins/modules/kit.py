@@ -79,7 +79,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import PLAC
 
 # Ansible sends only what is imported: the whole kit has to be named here (tests/unit/test_kit.py compares).
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import __version__
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import home
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import converge, removal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backup as command_backup
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backups as command_backups
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import check as command_check
@@ -99,7 +99,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
 
 # The commands of hermes-ops, which imports them only when they are called, and what only modules import.
 SENT = (
-    home,
+    converge,
+    removal,
     command_backup,
     command_backups,
     command_check,
