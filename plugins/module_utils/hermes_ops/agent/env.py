@@ -135,13 +135,10 @@ def plan_env(
         if name in known and name not in plan.generated and not (name in present and unchanged(name)):
             plan.drift.append(name)
         plan.differences.append(_difference(name, present.get(name), value, shown=name in settings))
-    gone = [name for name in known if name not in keys and name in present]
-    for name in list(gone):
-        if unchanged(name):
-            plan.differences.append(Difference(name, HIDDEN, None))
-        else:
-            plan.left.append(name)
-            gone.remove(name)
+    leaving = [name for name in known if name not in keys and name in present]
+    gone = [name for name in leaving if unchanged(name)]
+    plan.left = [name for name in leaving if name not in gone]
+    plan.differences += [Difference(name, HIDDEN, None) for name in gone]
 
     if change or gone:
         plan.text = edit(text or "", change, gone, path)
