@@ -21,7 +21,7 @@ options:
     required: true
   owner:
     description:
-      - The user that Hermes runs as. Files in O(home) are read and written by a process of this user, in check mode too.
+      - The user that Hermes runs as. A process of this user reads and writes the files in O(home), in check mode too.
       - In check mode the user need not exist yet. Then a home that is to be adopted is looked at as its present user.
     type: str
     required: true
