@@ -18,7 +18,10 @@ options:
     type: path
     required: true
   owner:
-    description: The user that the agent runs as. Files in O(home) are written with this user's rights.
+    description:
+      - The user that the agent runs as. A process of this user reads and writes the files in O(home), also in check
+        mode.
+      - In check mode the user need not exist yet. Then a home that is to be adopted is looked at as its present user.
     type: str
     required: true
   ops_dir:

@@ -109,11 +109,3 @@ def manager_of(module: AnsibleModule) -> ManagerOf:
         return Manager(module.params["scope"], owner)
 
     return manager
-
-
-def file_owner_of(module: AnsibleModule) -> Owner:
-    """With whose rights a profile's files are read and written: its owner's; in check mode our own.
-
-    A file that a ``sudo hermes`` left to root is given back by the module profile, which in check mode only says so.
-    """
-    return Owner.current() if module.check_mode else owner_of(module)

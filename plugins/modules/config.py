@@ -154,13 +154,11 @@ left:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
-    PROFILE_ARGUMENTS,
-    file_owner_of,
-    run_module,
-)
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.config import FILE_NAME, converge_config
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.agent_home import converge
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import PROFILE_ARGUMENTS, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.config import FILE_NAME
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import AgentHome, Config
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import diff
 
 ARGUMENTS = {
     **PROFILE_ARGUMENTS,
@@ -172,27 +170,17 @@ ARGUMENTS = {
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     parameters = module.params
-    done = converge_config(
-        parameters["home"],
-        file_owner_of(module),
-        Records(parameters["ops_dir"], parameters["profile"]),
-        parameters["config"],
-        scope=parameters["scope"],
-        managed_dir=parameters["managed_dir"],
-        check_mode=module.check_mode,
-    )
-    if done.unpredicted:
-        module.warn("PyYAML is missing on the host: what would change in config.yaml cannot be predicted")
+    managed = parameters["managed_dir"] if parameters["scope"] == "managed" else None
+    part = converge(module, AgentHome(config=Config(parameters["config"], managed))).parts["config"]
     result = {
-        "changed": done.plan.changed,
-        "restart": done.restart,
-        "drift": done.drift,
-        "migrated": done.migrated,
-        "left": done.left,
+        "changed": bool(part.differences),
+        "restart": part.restart,
+        "drift": part.drift,
+        "migrated": part.migrated,
+        "left": part.left,
     }
     if module._diff:
-        directory = parameters["managed_dir"] if parameters["scope"] == "managed" else parameters["home"]
-        result["diff"] = done.plan.diff(f"{directory}/{FILE_NAME}")
+        result["diff"] = diff(part.differences, f"{managed or parameters['home']}/{FILE_NAME}")
     return result
 
 

@@ -109,13 +109,10 @@ generated:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
-    PROFILE_ARGUMENTS,
-    file_owner_of,
-    run_module,
-)
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.dotenv import FILE_NAME, converge_env
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.agent_home import converge
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import PROFILE_ARGUMENTS, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import AgentHome, Env
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import diff
 
 ARGUMENTS = {
     **PROFILE_ARGUMENTS,
@@ -134,24 +131,18 @@ def as_text(value: Any) -> Any:
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     parameters = module.params
-    done = converge_env(
-        parameters["home"],
-        file_owner_of(module),
-        Records(parameters["ops_dir"], parameters["profile"]),
-        settings={name: as_text(value) for name, value in parameters["settings"].items()},
-        hidden=parameters["secrets"],
-        generate=parameters["generate"],
-        check_mode=module.check_mode,
-    )
+    settings = {name: as_text(value) for name, value in parameters["settings"].items()}
+    declared = Env(settings, parameters["secrets"], tuple(parameters["generate"]))
+    part = converge(module, AgentHome(env=declared)).parts["env"]
     result = {
-        "changed": done.plan.changed,
-        "restart": done.env.restart,
-        "drift": done.env.drift,
-        "left": done.env.left,
-        "generated": done.env.generated,
+        "changed": bool(part.differences),
+        "restart": part.restart,
+        "drift": part.drift,
+        "left": part.left,
+        "generated": part.generated,
     }
     if module._diff:
-        result["diff"] = done.plan.diff(f"{parameters['home']}/{FILE_NAME}")
+        result["diff"] = diff(part.differences, part.path)
     return result
 
 

@@ -73,7 +73,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
 
 # Ansible sends only what is imported: the whole kit has to be named here (tests/unit/host/test_kit.py compares).
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import __version__
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import home
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import converge, removal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import (
     backup,
     backups,
@@ -96,7 +96,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
 
 # The commands of hermes-ops, which imports them only when they are called, and what only modules import.
 SENT = (
-    home,
+    converge,
+    removal,
     backup,
     backups,
     check,

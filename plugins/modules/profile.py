@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module profile; the work is done in hermes_ops.profile."""
+"""Module profile; the work is done in hermes_ops.agent."""
 
 from __future__ import annotations
 
@@ -79,16 +79,17 @@ import shutil
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
-    PROFILE_ARGUMENTS,
-    owner_of,
-    run_module,
+from ansible_collections.alwayson.hermes.plugins.module_utils.agent_home import converge, home_owner_of
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import PROFILE_ARGUMENTS, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import removal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import AgentHome, Home
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.declaration import (
+    PROFILES_DIRECTORY,
 )
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import home as profile
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Difference, Plan
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Difference, Plan, diff
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **PROFILE_ARGUMENTS,
@@ -106,22 +107,27 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     name, home = params["profile"], params["home"]
     if params["state"] == "absent":
         plan = plan_absent(module, name, home)
+        differences = plan.differences
+        if not module.check_mode:
+            plan.apply()
     else:
-        texts = {name: params[name] for name in ("soul", "user_profile", "memory")}
-        plan = profile.plan_profile(home, owner_of(module), **texts)
-    if plan.changed and not module.check_mode:
-        plan.apply()
-    return {"changed": plan.changed, "diff": plan.diff(os.path.join(home, "")), "home": home}
+        # Of Hermes' profiles in an adopted home each may be another agent's.
+        declared = Home(params["soul"], params["user_profile"], params["memory"], (PROFILES_DIRECTORY,))
+        differences = converge(module, AgentHome(home=declared)).parts["home"].differences
+    return {"changed": bool(differences), "diff": diff(differences, os.path.join(home, "")), "home": home}
 
 
 def plan_absent(module: AnsibleModule, name: str, home: str) -> Plan:
     # Of an agent that never was, neither data nor user are there.
     there = [path for path in (home, module.params["directory"]) if path and os.path.lexists(path)]
-    owner = owner_of(module) if there else Owner.current()
-    pid = profile.running(home, owner)
+    owner = home_owner_of(module) if there else Owner.current()
+    pid = removal.running(home, owner)
     if pid and not module.check_mode:
         raise OpsError(f"a gateway (pid {pid}) runs on it", where=home, fix="stop it first")
-    plan = profile.plan_removal(home, owner, module.params["directory"])
+    removal.refuse_profiles(home, owner)
+    plan = Plan()
+    for path in there:
+        plan.add(Difference(path, "present", None), lambda path=path: removal.remove(path, owner))
     records = Records(module.params["ops_dir"], name)
     if records.exist():
         plan.add(Difference(records.directory, "present", None), records.remove)

@@ -130,16 +130,10 @@ generated:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
-    PROFILE_ARGUMENTS,
-    file_owner_of,
-    run_module,
-)
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.webhooks import (
-    FILE_NAME,
-    converge_webhooks,
-)
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.agent_home import converge
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import PROFILE_ARGUMENTS, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import AgentHome, Webhooks
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import diff
 
 ARGUMENTS = {
     **PROFILE_ARGUMENTS,
@@ -169,17 +163,11 @@ ARGUMENTS = {
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     parameters = module.params
-    done = converge_webhooks(
-        parameters["home"],
-        file_owner_of(module),
-        Records(parameters["ops_dir"], parameters["profile"]),
-        parameters["webhooks"],
-        purge=parameters["purge"],
-        check_mode=module.check_mode,
-    )
-    result = {"changed": done.plan.changed, "generated": done.webhooks.generated}
+    declared = Webhooks(tuple(parameters["webhooks"]), parameters["purge"])
+    part = converge(module, AgentHome(webhooks=declared)).parts["webhooks"]
+    result = {"changed": bool(part.differences), "generated": part.generated}
     if module._diff:
-        result["diff"] = done.plan.diff(f"{parameters['home']}/{FILE_NAME}")
+        result["diff"] = diff(part.differences, part.path)
     return result
 
 

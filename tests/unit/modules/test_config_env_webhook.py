@@ -12,12 +12,12 @@ import stat
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config, dotenv, webhooks
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config, converge, dotenv, webhooks
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.modules import config as config_module
 from ansible_collections.alwayson.hermes.plugins.modules import env as env_module
@@ -69,7 +69,8 @@ def run(tmp_path, capsys):
 
 
 @modules
-def test_check_mode_where_nothing_exists(run, module):
+def test_check_mode_where_nothing_exists(run, module, open_to_all):
+    run.home = open_to_all / "home"
     result = run(module, owner="no-such-user", _ansible_check_mode=True)
     assert result["changed"]
     assert result["diff"]["after"]
@@ -127,16 +128,17 @@ def test_one_clear_message(case, run):
     assert not os.path.exists(run.records.ops_dir)
 
 
-@pytest.mark.parametrize(("module", "kit"), [(config_module, config), (env_module, dotenv)])
-def test_a_run_killed_before_it_wrote_is_finished_by_the_next(run, module, kit, monkeypatch):
+@pytest.mark.parametrize("module", [config_module, env_module])
+def test_a_run_killed_before_it_wrote_is_finished_by_the_next(run, module, monkeypatch):
     run.home.mkdir()
-
-    def full(*_arguments, **_options):
-        raise OpsError("cannot be written (No space left on device)")
-
     with monkeypatch.context() as patch:
-        patch.setattr(kit, "write_atomic", full)
-        assert run(module)["failed"]
+        # As on a full disk.
+        patch.setattr(converge, "LIMITS", replace(converge.LIMITS, file=1))
+        result = run(module)
+    assert result["failed"]
+    assert str(run.home / FILES[module]) in result["msg"]
+    assert "cannot be written" in result["msg"]
+    assert os.listdir(run.home) == []
     assert run.records.restart_reasons() == RESTART[module]
     assert run(module)["restart"] == RESTART[module]
     assert run.records.restart_reasons() == RESTART[module]
@@ -146,6 +148,7 @@ def test_a_run_killed_before_it_wrote_is_finished_by_the_next(run, module, kit, 
 def open_to_all():
     # The directories of pytest are the tester's own: another user does not get through them.
     with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
         yield Path(directory)
 
 
@@ -154,7 +157,6 @@ def test_as_another_user(run, module, open_to_all):
     if os.geteuid() != 0:
         pytest.skip("only root can act as another user")
     nobody = pwd.getpwnam("nobody")
-    open_to_all.chmod(0o755)
     run.home = open_to_all / "home"
     run.home.mkdir()
     os.chown(run.home, nobody.pw_uid, nobody.pw_gid)

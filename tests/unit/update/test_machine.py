@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import Interrupted
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, store

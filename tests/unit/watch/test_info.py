@@ -10,7 +10,13 @@ import os
 import time
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config, dotenv, webhooks
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import (
+    AgentHome,
+    Env,
+    Webhooks,
+    converge,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner, lock
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
@@ -88,11 +94,11 @@ def converged(host, tmp_path):
     records.prepare()
     (tmp_path / "home" / "config.yaml").write_text("a: 1\n")
     records.write_applied("config", {"keys": [[["a"], config.fingerprint(1)]]})
-    dotenv.converge_env(
-        home, owner, records, settings={"LEVEL": "1"}, hidden={"A_TOKEN": SECRET}, generate=["A_KEY"], check_mode=False
+    desired = AgentHome(
+        env=Env({"LEVEL": "1"}, {"A_TOKEN": SECRET}, ("A_KEY",)),
+        webhooks=Webhooks(({"name": "build", "prompt": "look", "secret": SECRET}, {"name": "open"})),
     )
-    declared = [{"name": "build", "prompt": "look", "secret": SECRET}, {"name": "open"}]
-    webhooks.converge_webhooks(home, owner, records, declared)
+    converge(home, owner, records, desired, check=False)
     return tmp_path / "home", lambda: info.gather(**host)["profiles"]["default"]["drift"]
 
 

@@ -117,13 +117,18 @@ class Records:
 
         What cannot be read is not kept: an agent must not be able to make an update or a restore fail by it.
         """
-        kept = os.path.join(self.directory, "kept", os.path.basename(path))
-        if os.path.exists(kept) and not replace:
-            return
         data = None
         with contextlib.suppress(OpsError):
             (data,) = read_as(owner, [path])
-        if data is not None and data != read_bytes(kept):
+        if data is not None:
+            self.keep_content(os.path.basename(path), data, replace=replace)
+
+    def keep_content(self, name: str, data: bytes, *, replace: bool = False) -> None:
+        """Keep *data* as the content of the profile's file *name*; see :meth:`keep`."""
+        kept = os.path.join(self.directory, "kept", name)
+        if os.path.exists(kept) and not replace:
+            return
+        if data != read_bytes(kept):
             write_atomic(kept, data, mode=0o600)
 
     def read_kept(self, name: str) -> bytes | None:

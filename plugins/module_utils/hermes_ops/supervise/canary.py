@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..agent import dotenv
+from ..agent import env
 from ..agent.quote import quoted
 from ..description.declaration import PROFILES_DIRECTORY
 from ..host.installation import Installation
@@ -116,7 +116,7 @@ def prepare(host: Installation, profile: dict[str, Any], home: str) -> dict[str,
         raise OpsError("is no place for a copy", where=home, fix=f"take one outside of {', '.join(homes)}")
     scope = profile["managed_dir"] if profile["config_scope"] == "managed" else DEFAULT_MANAGED_DIR
     api = {"enabled": True, "host": LOOPBACK, "port": _free_port()}
-    key = dotenv.new_secret()
+    key = env.new_secret()
     # A Hermes profile without a login of its own uses that of the home around it (hermes_cli/auth.py).
     around = profile["home"].rpartition(f"/{PROFILES_DIRECTORY}/")[0] or None
     limits = Limits(seconds=FIT_SECONDS)

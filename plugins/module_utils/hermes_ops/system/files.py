@@ -129,14 +129,17 @@ def failure(verb: str, path: str, error: OSError) -> OpsError:
     )
 
 
-def read_text(path: str) -> str | None:
+def read_text(path: str, largest: int | None = None) -> str | None:
     """Like :func:`read_bytes`, decoded as UTF-8.
 
-    :raises OpsError: when it is not UTF-8; says which line
+    :param largest: bytes; None: any size
+    :raises OpsError: when it is larger, or is not UTF-8; says which line
     """
-    data = read_bytes(path)
+    data = read_bytes(path, -1 if largest is None else largest + 1)
     if data is None:
         return None
+    if largest is not None and len(data) > largest:
+        raise OpsError(f"is larger than {largest} bytes", where=path, fix="move it away; it was left as it is")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -146,20 +149,22 @@ def read_text(path: str) -> str | None:
         ) from None
 
 
-def read_json(path: str) -> Any | None:
+def read_json(path: str, largest: int | None = None) -> Any | None:
     """The JSON value in *path*, or None when there is no such file.
 
-    :raises OpsError: when it is not JSON; says which line
+    :param largest: bytes; None: any size
+    :raises OpsError: when it is larger, or is not JSON; says which line
     """
-    text = read_text(path)
+    text = read_text(path, largest)
     if text is None:
         return None
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
+        reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
         raise OpsError(
-            f"is not JSON ({getattr(error, 'msg', error)})",
+            f"is not JSON ({reason})",
             where=f"{path}:{line}",
             fix="repair or remove it; it was left as it is",
         ) from None

@@ -9,7 +9,7 @@ import contextlib
 import os
 from typing import Any, cast
 
-from ..agent import config, dotenv, webhooks
+from ..agent import config, env, webhooks
 from ..agent.quote import quoted, quoted_error
 from ..agent.state import checked
 from ..agent.state import look as look_at_state
@@ -26,7 +26,7 @@ from ..system.systemd import Manager, Unit
 from ..system.worker import Worker
 
 # What we write into a home -> what is put before the name of its part that was changed by hand.
-_KINDS = {config: "", dotenv: "env: ", webhooks: "webhook: "}
+_KINDS = {config: "", env: "env: ", webhooks: "webhook: "}
 # Of names that an agent chose.
 _MAX_NAMES = 1000
 # What a role can switch on and off, besides the jobs.
