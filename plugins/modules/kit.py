@@ -74,6 +74,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
 # Ansible sends only what is imported: the whole kit has to be named here (tests/unit/host/test_kit.py compares).
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import __version__
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import converge, removal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import reading
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import (
     backup,
     backups,
@@ -98,6 +99,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
 SENT = (
     converge,
     removal,
+    reading,
     backup,
     backups,
     check,

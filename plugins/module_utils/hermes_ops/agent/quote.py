@@ -8,14 +8,23 @@ Every text that comes from an agent's files, servers or log passes :func:`quoted
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..description.secrets import redact_text
 from ..system.errors import OpsError
+from ..system.plan import HIDDEN
 
 # Characters of a text that are repeated, and that are looked at for it.
 MAX = 500
 _LOOKED_AT = 8 * MAX
+
+# An agent's words need not be exact: hidden is also what redact_text leaves, since in a file it may be a checksum or
+# prose. A key that is cut off, and long words that are hexadecimal, or of mixed case with digits.
+_PEM = re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END|\Z)", re.S)
+_TOKEN = re.compile(
+    r"\b[0-9a-fA-F]{32,}\b|\b(?=[\w-]{0,80}[a-z])(?=[\w-]{0,80}[A-Z])(?=[\w-]{0,80}\d)[\w-]{24,}", re.ASCII
+)
 
 
 def quoted(text: Any, limit: int = MAX) -> str:
@@ -23,7 +32,7 @@ def quoted(text: Any, limit: int = MAX) -> str:
     is no text."""
     if not isinstance(text, str):
         return ""
-    words = " ".join(redact_text(text[:_LOOKED_AT]).split())
+    words = " ".join(redact_text(_TOKEN.sub(HIDDEN, _PEM.sub(HIDDEN, text[:_LOOKED_AT]))).split())
     return words if len(words) <= limit else words[: limit - 1] + "…"
 
 
