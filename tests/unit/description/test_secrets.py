@@ -61,7 +61,7 @@ def test_names_of_other_things(name):
 def test_what_names_or_places_make_a_secret_is_refused_and_hidden(config):
     assert len(list(secret_paths(config))) == 1
     with pytest.raises(OpsError, match="is a secret") as refused:
-        resolve([{"name": "default", "config": config}], host="box", managed_root="/m")
+        resolve([{"name": "default", "config": config}], host="box", data_dir="/d", managed_root="/m")
     assert "hunter2" not in str(refused.value)
     assert "hunter2" not in str(shown((), config))
 
