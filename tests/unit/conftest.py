@@ -133,3 +133,12 @@ def package_index():
 def published(package_index):
     """What is really published of Hermes; files are kept between runs."""
     return package_index.RealIndex(package_index.real_index(), ROOT / ".cache" / "published")
+
+
+@pytest.fixture(autouse=True)
+def umask_of_the_tests():
+    """What a command does to the umask ends with its test."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    yield
+    os.umask(mask)
