@@ -707,7 +707,7 @@ def test_an_agent_that_holds_everything_in_its_home_is_one_error(host, nobodys):
 def test_what_last_worked_is_put_back(host, profile, tmp_path):
     home, records = tmp_path / "home", host.records("default")
     for name in ("config.yaml", ".env"):
-        records.keep(str(home / name), host.owner, replace=True)
+        records.keep(str(home / name), Owner.current(), replace=True)
     (home / "config.yaml").write_text("broken: [")
     (home / ".env").write_text("KEY=broken\n")
     said = []

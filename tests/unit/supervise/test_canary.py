@@ -367,16 +367,16 @@ def test_a_copy_that_cannot_be_removed_is_said_and_not_waited_for(host, tmp_path
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root starts workers as others")
 def test_the_copy_is_made_as_the_agent_s_user(host):
-    host.owner = Owner.named("nobody")
+    nobody = Owner.named("nobody")
+    host.owner_of = lambda _profile: nobody
     place = Path(tempfile.mkdtemp(prefix="hermes-canary-"))
     place.chmod(0o1777)
     host.data_dir = str(place)
-    host.hermes_home = str(place / ".hermes")
     try:
         with canary.scratch(host, profile(host), ".canary-", print) as scratch:
             described = canary.prepare(host, profile(host), scratch)
             made = [Path(scratch), *Path(scratch).rglob("*")]
-            assert {path.stat().st_uid for path in made} == {host.owner.uid}
+            assert {path.stat().st_uid for path in made} == {nobody.uid}
             assert dict(canary.properties(host, described, 1.0, online=True))["User"] == "nobody"
         assert not list(place.iterdir())
     finally:
