@@ -59,8 +59,8 @@ def seconds(action: Callable[[], object]) -> float:
 def box(name: str) -> None:
     """A bare host with the model server of the tests."""
     run(sys.executable, BOX, "up", name, SUITE)
-    run("docker", "cp", ROOT / "tests/model_server/model_server.py", f"{name}:/usr/local/lib/model_server.py")
-    run("docker", "exec", name, "systemd-run", "--quiet", "python3", "/usr/local/lib/model_server.py")
+    run("docker", "cp", ROOT / "tests/fakes", f"{name}:/usr/local/lib/fakes")
+    run("docker", "exec", name, "systemd-run", "--quiet", "python3", "/usr/local/lib/fakes/model_server.py")
 
 
 def down(*names: str) -> None:

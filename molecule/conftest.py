@@ -149,7 +149,7 @@ class Agent:
 
 
 class Model:
-    """The model server in the box; tests/model_server says what it can be told."""
+    """The model server in the box; tests/fakes/model_server.py says what it can be told."""
 
     def __init__(self, host: Any) -> None:
         self.host = host

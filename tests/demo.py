@@ -101,10 +101,10 @@ def start_model_server(image: str) -> None:
         docker("network", "create", NETWORK)
     if docker("ps", "--filter", f"name=^{MODEL}$", "--filter", f"ancestor={image}", "--format", "{{.Names}}") != MODEL:
         box("down", MODEL)
-        source = ROOT / "tests/model_server/model_server.py"
+        source = ROOT / "tests/fakes"
         docker(
-            *("run", "--detach", "--name", MODEL, "--network", NETWORK, "--volume", f"{source}:/model_server.py:ro"),
-            *(image, "python3", "/model_server.py", "--host", "0.0.0.0", "--port", str(MODEL_PORT)),
+            *("run", "--detach", "--name", MODEL, "--network", NETWORK, "--volume", f"{source}:/fakes:ro"),
+            *(image, "python3", "/fakes/model_server.py", "--host", "0.0.0.0", "--port", str(MODEL_PORT)),
         )
 
 

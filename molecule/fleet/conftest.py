@@ -48,7 +48,7 @@ class Box:
         return json.loads(self.shell("cat /var/lib/hermes/ops/status/update.json 2>/dev/null || echo '{}'"))
 
     def tell_index(self, what: str, value: Any) -> None:
-        """Tell the package index of the box; tests/package_index says what it can be told."""
+        """Tell the package index of the box; tests/fakes/package_index.py says what it can be told."""
         self.shell('curl --silent --fail --data "$2" "http://127.0.0.1:18090/control/$1"', what, json.dumps(value))
 
 

@@ -26,7 +26,7 @@ HOME = "/var/lib/hermes/agents/default/.hermes"
 # Whatever the tests offer lies within it; the hosts began below 0.19.
 RANGE = ">=0.18.2,<0.30"
 
-# What a made-up release does wrong on this host: TOLD in tests/package_index.
+# What a made-up release does wrong on this host: TOLD in tests/fakes/package_index.py.
 TOLD = "/run/made-up"
 # What obeys them: files/obey.py.
 ORDERS = "/run/orders"
@@ -47,8 +47,8 @@ class Host:
         return json.loads(self.shell(script, "" if value is None else json.dumps(value)))
 
     def offer(self, version: str, wrong: str = "") -> None:
-        """What the index has besides what is published, and what that does wrong (tests/package_index says what there
-        is). Once it is built it is offered as something else by being told so."""
+        """What the index has besides what is published, and what that does wrong (tests/fakes/package_index.py
+        says what there is). Once it is built it is offered as something else by being told so."""
         self.control("POST", "/offer", {version: "broken" if wrong == "broken" else "good"})
         self.controller.write(TOLD, wrong)
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -25,7 +24,8 @@ COLLECTIONS = ROOT / ".cache" / "collections"
 if (COLLECTIONS / "ansible_collections/alwayson/hermes").resolve() != ROOT:
     raise RuntimeError(f"{COLLECTIONS} does not lead back to this checkout. Fix: run script/bootstrap")
 
-sys.path.insert(0, str(COLLECTIONS))
+# The servers in tests/fakes import each other as they do in a box.
+sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests/fakes")]
 
 # The machine may be busy with other tests: time says nothing about ours.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -110,18 +110,12 @@ def uncompiled(leave_uncompiled: Callable[[], None]) -> None:
     leave_uncompiled()
 
 
-def load_script(path: str):
-    """The module in a file of the tests that is no part of a package, such as a server that is copied into boxes."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def package_index():
-    """tests/package_index/package_index.py."""
-    return load_script("tests/package_index/package_index.py")
+    """tests/fakes/package_index.py."""
+    import package_index
+
+    return package_index
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ HOMES = {"default": "/var/lib/hermes/agents/default/.hermes", "work": "/var/lib/
 
 
 class Pings:
-    """The ping server in the box; tests/healthchecks_server says what it can be told."""
+    """The ping server in the box; tests/fakes/healthchecks_server.py says what it can be told."""
 
     def __init__(self, controller: Any) -> None:
         self.controller = controller

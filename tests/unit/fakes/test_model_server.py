@@ -5,22 +5,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
+import model_server
 import openai
 import pytest
-
-SOURCE = Path(__file__).parents[2] / "model_server" / "model_server.py"
-SPEC = importlib.util.spec_from_file_location("model_server", SOURCE)
-model_server = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(model_server)
 
 TOOLS = [{"type": "function", "function": {"name": "terminal", "parameters": {"type": "object"}}}]
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import socket
@@ -14,7 +13,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
@@ -25,27 +23,19 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import heartbeat, look
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.measure import Finding, Report
+from healthchecks_server import PingServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-SOURCE = Path(__file__).resolve().parents[2] / "healthchecks_server/healthchecks_server.py"
 HOST, WORK, BACKUP = (f"{digit * 8}-{digit * 4}-4111-8111-{digit * 12}" for digit in "123")
 
 
-@pytest.fixture(scope="module")
-def module():
-    spec = importlib.util.spec_from_file_location("healthchecks_server", SOURCE)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 @pytest.fixture
-def server(module, monkeypatch):
+def server(monkeypatch):
     """A ping server of our own; ``.url(uuid)``, ``.state``."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with module.PingServer(("127.0.0.1", 0)) as running:
+    with PingServer(("127.0.0.1", 0)) as running:
         running.url = lambda uuid=HOST: f"http://127.0.0.1:{running.server_port}/{uuid}"
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()

@@ -4,8 +4,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A ping server for tests: speaks the Healthchecks ping protocol, remembers what arrived, misbehaves on request.
 
-One file, standard library only: it is copied into a box and runs there with the box's own Python.
-
 Pings (https://healthchecks.io/docs/http_api/), by GET, HEAD or POST, with ``?rid=<uuid>`` where a run is named:
 ``/<uuid>``, ``/<uuid>/start``, ``/<uuid>/fail``, ``/<uuid>/log``, ``/<uuid>/<exit status>``. The answer is ``OK``, for
 a check that is not known ``OK (not found)``, for a malformed rid status 400.
@@ -30,47 +28,31 @@ import argparse
 import contextlib
 import json
 import re
-import sys
 import threading
 import time
 import urllib.parse
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from handler import Faults, Handler, Server
 
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 PING = re.compile(rf"/({UUID})(?:/(start|fail|log|\d{{1,3}}))?")
 BODY_BYTES = 100_000
 
 
-class State:
+class State(Faults):
     """What the server was told, and what arrived; shared by the threads that serve requests."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.released = threading.Event()
+        super().__init__()
         self.forget()
 
     def forget(self) -> None:
+        super().forget()
         with self.lock:
-            self.faults: list[dict[str, Any]] = []
             self.pings: list[dict[str, Any]] = []
             self.seen: list[str] = []
-            self.released.set()
-            self.released = threading.Event()
-
-    def next_fault(self, kind: str) -> dict[str, Any]:
-        with self.lock:
-            self.seen.append(kind)
-            if not self.faults:
-                return {}
-            fault = self.faults[0]
-            times = fault.get("times", 1)
-            if times == 1:
-                self.faults.pop(0)
-            elif times > 1:
-                fault["times"] = times - 1
-            return fault
 
     def checks(self) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -82,12 +64,8 @@ class State:
         return found
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class PingHandler(Handler):
     server: PingServer
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """No access log: what arrived is kept, see ``GET /control/pings``."""
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         return formatdate((timestamp or time.time()) + self.clock, usegmt=True)
@@ -97,11 +75,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         state = self.server.state
         if self.path == "/control/checks":
-            self.reply(200, json.dumps(state.checks()))
+            self.answer(200, json.dumps(state.checks()))
         elif self.path in ("/control/pings", "/control/seen"):
             with state.lock:
                 found = json.dumps(getattr(state, self.path.rpartition("/")[2]))
-            self.reply(200, found)
+            self.answer(200, found)
         else:
             self.ping()
 
@@ -111,36 +89,33 @@ class Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         if self.path == "/control":
             self.server.state.forget()
-            self.reply(200, "{}")
+            self.answer(200, "{}")
         else:
-            self.reply(404, "no such control")
+            self.answer(404, "no such control")
 
     def do_POST(self) -> None:
         if self.path == "/control/release":
             self.server.state.released.set()
-            self.reply(200, "{}")
+            self.answer(200, "{}")
         elif self.path == "/control/faults":
             faults = json.loads(self.body())
             with self.server.state.lock:
                 self.server.state.faults = faults
-            self.reply(200, "{}")
+            self.answer(200, "{}")
         else:
             self.ping()
-
-    def body(self) -> str:
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode("utf-8", "replace")
 
     def ping(self) -> None:
         parts = urllib.parse.urlsplit(self.path)
         match = PING.fullmatch(parts.path)
         # Read before anything else, or the connection breaks under the client that still sends it.
-        body = self.body()
+        body = self.body().decode("utf-8", "replace")
         if not match or ((match[2] or "0").isdigit() and int(match[2] or 0) > 255):
-            self.reply(404, "not found")
+            self.answer(404, "not found")
             return
         rid = urllib.parse.parse_qs(parts.query).get("rid", [None])[0]
         if rid is not None and not re.fullmatch(UUID, rid):
-            self.reply(400, "invalid uuid format")
+            self.answer(400, "invalid uuid format")
             return
         word, status = match[2] or "0", None
         if word.isdigit():
@@ -148,7 +123,9 @@ class Handler(BaseHTTPRequestHandler):
             word = "fail" if status else "success"
         state = self.server.state
         released = state.released
-        fault = state.next_fault(word)
+        with state.lock:
+            state.seen.append(word)
+        fault = state.next_fault()
         if self.spoil(fault, released):
             return
         with state.lock:
@@ -163,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
                     "time": time.time(),
                 }
             )
-        self.reply(200, "OK")
+        self.answer(200, "OK")
 
     def spoil(self, fault: dict[str, Any], released: threading.Event) -> bool:
         """Do to this ping what *fault* says; False when it counts nevertheless."""
@@ -184,40 +161,22 @@ class Handler(BaseHTTPRequestHandler):
                     if released.wait(fault["drip"]):
                         break
         elif "redirect" in fault:
-            self.reply(302, "", {"Location": fault["redirect"]})
+            self.answer(302, "", {"Location": fault["redirect"]})
         elif "status" in fault:
-            self.reply(fault["status"], "told to fail")
+            self.answer(fault["status"], "told to fail")
         elif "unknown" in fault:
-            self.reply(200, "OK (not found)")
+            self.answer(200, "OK (not found)")
         else:
             return False
         return True
 
-    def reply(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-        data = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/plain")
-        self.send_header("Content-Length", str(len(data)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
+    def answer(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        self.reply(status, text, "text/plain", headers)
 
 
-class PingServer(ThreadingHTTPServer):
-    """:param address: host and port to listen on; port 0 takes a free one, then found in ``server_port``."""
-
-    daemon_threads = True
-
+class PingServer(Server):
     def __init__(self, address: tuple[str, int]) -> None:
-        self.state = State()
-        super().__init__(address, Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that gave up is what several tests are about, not an event of this server.
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
+        super().__init__(address, PingHandler, State())
 
 
 def main() -> None:

@@ -4,11 +4,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A package index with releases of Hermes that nobody published, which are good, or fail in the way one wants.
 
-One file, standard library only: it is copied into a box and runs there with the box's own Python. It speaks the
-simple repository API (PEP 503 with PEP 691's JSON, and PEP 658) at ``/simple/``. Of hermes-agent it offers what the
-real index offers and what it is told to make up; for every other project it sends one on to the real index. A made-up
-release is the real 0.19.0 with another version and, at the end of some files, a few more lines (:data:`WRONG`). What it
-does wrong is told to the host it runs on, in :data:`TOLD`, so that one release, built once, can fail in every way.
+It speaks the simple repository API (PEP 503 with PEP 691's JSON, and PEP 658) at ``/simple/``. Of hermes-agent it
+offers what the real index offers and what it is told to make up; for every other project it sends one on to the real
+index. A made-up release is the real 0.19.0 with another version and, at the end of some files, a few more lines
+(:data:`WRONG`). What it does wrong is told to the host it runs on, in :data:`TOLD`, so that one release, built once,
+can fail in every way.
 
 Control, for tests:
 
@@ -35,7 +35,6 @@ import io
 import json
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import textwrap
@@ -45,9 +44,10 @@ import urllib.request
 import zipfile
 from collections.abc import Callable
 from html.parser import HTMLParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from handler import Handler, Server
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 BASE = "0.19.0"
@@ -294,12 +294,8 @@ class State:
             return self.made[version]
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class IndexHandler(Handler):
     server: PackageIndex
-
-    def log_message(self, *arguments: Any) -> None:
-        """Be quiet: what was asked is in ``GET /control/requests``."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -307,7 +303,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         state = self.server.state
         if self.path == "/control/requests":
-            self.reply(200, json.dumps(state.requests).encode())
+            self.answer(200, json.dumps(state.requests).encode())
             return
         state.requests.append(self.path)
         if state.fault == "hang":
@@ -316,18 +312,18 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if state.fault == "error":
-            self.reply(503, b"told to fail")
+            self.answer(503, b"told to fail")
             return
         place, _, name = self.path.strip("/").partition("/")
         if (place, name) == ("simple", "hermes-agent"):
             page = {"meta": {"api-version": "1.0"}, "name": name, "files": self.files()}
-            self.reply(200, json.dumps(page).encode(), {"Content-Type": JSON_TYPE})
+            self.answer(200, json.dumps(page).encode(), JSON_TYPE)
         elif place == "simple" and name:
-            self.reply(302, b"", {"Location": f"{state.real.url}/{name}/"})
+            self.answer(302, b"", headers={"Location": f"{state.real.url}/{name}/"})
         elif place == "files":
             self.send_file(name)
         else:
-            self.reply(404, b"no such page")
+            self.answer(404, b"no such page")
 
     def files(self) -> list[dict[str, Any]]:
         state = self.server.state
@@ -348,7 +344,7 @@ class Handler(BaseHTTPRequestHandler):
         wanted = name.removesuffix(".metadata")
         version = next((version for version in state.offer if name_of(version) == wanted), None)
         if version is None:
-            self.reply(404, b"no such file")
+            self.answer(404, b"no such file")
             return
         data = state.wheel(version)
         if wanted != name:
@@ -357,52 +353,38 @@ class Handler(BaseHTTPRequestHandler):
         elif state.offer[version] == "broken":
             middle = len(data) // 2
             data = data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
-        self.reply(200, data, {"Content-Type": "application/octet-stream"})
+        self.answer(200, data, "application/octet-stream")
 
     def do_POST(self) -> None:
         state = self.server.state
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         try:
             value = json.loads(body)
         except ValueError as error:
-            self.reply(400, f"the body is not JSON: {error}".encode())
+            self.answer(400, f"the body is not JSON: {error}".encode())
             return
         if self.path == "/control/offer" and isinstance(value, dict) and set(value.values()) <= {"good", "broken"}:
             state.offer = value
         elif self.path == "/control/fault" and value in ("", "gone", "hang", "error"):
             state.set_fault(value)
         else:
-            self.reply(400, f"{self.path} does not take {body.decode(errors='replace')}".encode())
+            self.answer(400, f"{self.path} does not take {body.decode(errors='replace')}".encode())
             return
-        self.reply(200, b"{}")
+        self.answer(200, b"{}")
 
     def do_DELETE(self) -> None:
         self.server.state.forget()
-        self.reply(200, b"{}")
+        self.answer(200, b"{}")
 
-    def reply(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        for name, text in (headers or {}).items():
-            self.send_header(name, text)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
+    def answer(
+        self, status: int, data: bytes, kind: str = "application/json", headers: dict[str, str] | None = None
+    ) -> None:
+        self.reply(status, data, kind, headers)
 
 
-class PackageIndex(ThreadingHTTPServer):
-    """:param address: host and port to listen on; port 0 takes a free one, then found in ``server_port``."""
-
-    daemon_threads = True
-
+class PackageIndex(Server):
     def __init__(self, address: tuple[str, int], real: RealIndex, dies_after: float = DIES_AFTER) -> None:
-        self.state = State(real, dies_after)
-        super().__init__(address, Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that gave up is what several tests are about, not an event of this server.
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
+        super().__init__(address, IndexHandler, State(real, dies_after))
 
 
 def main() -> None:

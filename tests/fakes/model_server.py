@@ -4,8 +4,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A model server for tests and demo: speaks the OpenAI chat API, answers predictably, misbehaves on request.
 
-One file, standard library only: it is copied into a box and runs there with the box's own Python.
-
 ``POST /v1/chat/completions`` (streaming or not) answers with what it was told last: ``The model heard: …`` for a
 person's message, ``The tool said: …`` for a tool's result. ``GET /v1/models`` names the one model.
 
@@ -26,11 +24,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from handler import Faults, Handler, Server
 
 MODEL = "stub-model"
 
@@ -58,40 +55,25 @@ def pieces_of(text: str) -> list[str]:
     return [word if first else f" {word}" for first, word in zip([True] + [False] * len(words), words)]
 
 
-class State:
+class State(Faults):
     """What the server was told and asked; shared by the threads that serve requests."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.released = threading.Event()
+        super().__init__()
         self.forget()
 
     def forget(self) -> None:
+        super().forget()
         with self.lock:
-            self.faults: list[dict[str, Any]] = []
             self.script: list[dict[str, Any]] = []
             self.requests: list[dict[str, Any]] = []
             self.number = 0
-            self.released.set()
-            self.released = threading.Event()
 
     def record(self, request: dict[str, Any]) -> int:
         with self.lock:
             self.requests.append(request)
             self.number += 1
             return self.number
-
-    def next_fault(self) -> dict[str, Any]:
-        with self.lock:
-            if not self.faults:
-                return {}
-            fault = self.faults[0]
-            times = fault.get("times", 1)
-            if times == 1:
-                self.faults.pop(0)
-            elif times > 1:
-                fault["times"] = times - 1
-            return fault
 
     def next_answer(self, body: dict[str, Any]) -> dict[str, Any]:
         with self.lock:
@@ -101,35 +83,30 @@ class State:
         return {"text": answer_to(body.get("messages", []))}
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class ModelHandler(Handler):
     server: ModelServer
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """No access log: what was asked is kept, see ``GET /control/requests``."""
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
             model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "tests"}
-            self.reply(200, {"object": "list", "data": [model]})
+            self.answer(200, {"object": "list", "data": [model]})
         elif self.path == "/control/requests":
             with self.server.state.lock:
                 requests = list(self.server.state.requests)
-            self.reply(200, requests)
+            self.answer(200, requests)
         else:
             self.error(404, f"no {self.path} here")
 
     def do_DELETE(self) -> None:
         if self.path == "/control":
             self.server.state.forget()
-            self.reply(200, {})
+            self.answer(200, {})
         else:
             self.error(404, f"no {self.path} here")
 
     def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
-            body = json.loads(raw or b"null")
+            body = json.loads(self.body() or b"null")
         except ValueError as error:
             self.error(400, f"the body is not JSON: {error}")
             return
@@ -145,10 +122,10 @@ class Handler(BaseHTTPRequestHandler):
                 return
             with state.lock:
                 setattr(state, self.path.rpartition("/")[2], body)
-            self.reply(200, {})
+            self.answer(200, {})
         elif self.path == "/control/release":
             state.released.set()
-            self.reply(200, {})
+            self.answer(200, {})
         else:
             self.error(404, f"no {self.path} here")
 
@@ -181,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
         usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
         if not body.get("stream"):
             choice = {"index": 0, "message": message, "finish_reason": reason}
-            self.reply(200, {**identity, "object": "chat.completion", "choices": [choice], "usage": usage})
+            self.answer(200, {**identity, "object": "chat.completion", "choices": [choice], "usage": usage})
             return
         chunks = [{"role": "assistant", "content": ""}, *deltas]
         events: list[dict[str, Any]] = [
@@ -208,32 +185,15 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def error(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-        self.reply(status, {"error": {"message": text, "type": "stub_error", "code": status}}, headers)
+        self.answer(status, {"error": {"message": text, "type": "stub_error", "code": status}}, headers)
 
-    def reply(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        for name, text in (headers or {}).items():
-            self.send_header(name, text)
-        self.end_headers()
-        self.wfile.write(data)
+    def answer(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+        self.reply(status, json.dumps(value), "application/json", headers)
 
 
-class ModelServer(ThreadingHTTPServer):
-    """:param address: host and port to listen on; port 0 takes a free one, then found in ``server_port``."""
-
-    daemon_threads = True
-
+class ModelServer(Server):
     def __init__(self, address: tuple[str, int]) -> None:
-        self.state = State()
-        super().__init__(address, Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that gave up is what several tests are about, not an event of this server.
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
+        super().__init__(address, ModelHandler, State())
 
 
 def main() -> None:

@@ -1,0 +1,195 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A worker has nothing of root's, ends in time, and whatever it answers harms nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import worker
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import Limits, WorkerDied
+
+KIT = Path(worker.__file__).resolve().parents[1]
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root starts workers as others")
+
+
+@pytest.fixture
+def nobody() -> Owner:
+    return Owner.named("nobody")
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., object]]:
+    """A function that has a worker run the body of a function of its own, in a copy of the kit."""
+    # Root's and closed to others, as the place may be from which a module runs.
+    directory = Path(tempfile.mkdtemp(prefix="hermes-kit-"))
+    shutil.copytree(KIT, directory / "hermes_ops", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(worker, "_import_directory", lambda: str(directory))
+
+    def run(body: str, *arguments: object, owner: Owner | None = None, **options: object) -> object:
+        text = "import os, sys, time\nfrom ..system.errors import OpsError\ndef act(*arguments):\n"
+        (directory / "hermes_ops/system/acts.py").write_text(text + textwrap.indent(textwrap.dedent(body), "    "))
+        return worker.work(owner or Owner.current(), "system.acts:act", *arguments, **options)
+
+    yield run
+    shutil.rmtree(directory)
+
+
+def test_it_returns_what_the_function_returned(call):
+    assert call("return {'given': arguments}", 1, ["ä", None]) == {"given": [1, ["ä", None]]}
+
+
+def test_an_error_of_the_function_is_an_error_here(call):
+    with pytest.raises(OpsError) as caught:
+        call("raise OpsError('is odd', where='/a', fix='make it even')")
+    assert (caught.value.what, caught.value.where, caught.value.fix) == ("is odd", "/a", "make it even")
+    assert not isinstance(caught.value, WorkerDied)
+
+
+def test_an_error_is_printable_and_bounded(call):
+    with pytest.raises(OpsError) as caught:
+        call(r"raise OpsError('\x1b[2J' + 'x' * 10**6)")
+    assert caught.value.what.startswith("\\x1b[2J")
+    assert len(caught.value.what) < 3000
+
+
+@needs_root
+def test_it_is_the_agent_s_user_and_no_longer_root(call, nobody):
+    ids = call("return [os.getresuid(), os.getresgid(), os.getgroups()]", owner=nobody)
+    assert ids == [[nobody.uid] * 3, [nobody.gid] * 3, [nobody.gid]]
+
+
+@needs_root
+def test_it_cannot_become_root_again(call, nobody):
+    with pytest.raises(WorkerDied, match="PermissionError"):
+        call("os.setuid(0)", owner=nobody)
+
+
+@needs_root
+def test_it_has_nothing_of_the_caller(call, nobody, monkeypatch, tmp_path):
+    monkeypatch.setenv("RESTIC_PASSWORD", "the-password")
+    with open(tmp_path / "open", "w") as stream:
+        os.set_inheritable(stream.fileno(), True)
+        seen = call(
+            """
+            held = [os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")
+                    if os.path.lexists(f"/proc/self/fd/{number}")]
+            return {"environment": dict(os.environ), "files": held, "session": os.getsid(0) == os.getpid()}
+            """,
+            owner=nobody,
+        )
+    assert "RESTIC_PASSWORD" not in seen["environment"]
+    assert seen["environment"]["HOME"] == nobody.home
+    assert str(tmp_path / "open") not in seen["files"]
+    assert not [path for path in seen["files"] if "/tty" in path or "/pts" in path]
+    assert seen["session"]
+
+
+@needs_root
+def test_the_agent_cannot_read_its_environment_or_memory(call, nobody):
+    """Not even with the arguments in it, although both are the same user."""
+    look = "for name in ('environ', 'mem'):\n    open('/proc/%s/' + name, 'rb').read(1)"
+    outcome = call(
+        f"""
+        import subprocess
+        program = {look!r}.replace('%s', str(os.getpid()))
+        done = subprocess.run(['/usr/bin/python3', '-I', '-c', program], capture_output=True, text=True)
+        return done.stderr
+        """,
+        owner=nobody,
+    )
+    assert "PermissionError" in outcome
+
+
+def test_a_descriptor_that_is_handed_over_stays(call, tmp_path):
+    with open(tmp_path / "file", "wb") as stream:
+        call("os.write(arguments[0], b'from below')", stream.fileno(), descriptors=[stream.fileno()])
+    assert (tmp_path / "file").read_bytes() == b"from below"
+
+
+def test_one_that_does_not_end_is_killed_with_its_children(call):
+    with pytest.raises(WorkerDied, match=r"did not finish within 0\.5 s"):
+        call("import subprocess; subprocess.run(['sleep', '1000'])", limits=Limits(seconds=0.5))
+    left = subprocess.run(["pgrep", "--full", "^sleep 1000$"], capture_output=True, text=True, check=False)
+    assert left.stdout == ""
+
+
+def test_one_that_hangs_in_c_ends_although_its_caller_was_killed(call, tmp_path):
+    """What never comes back to Python is deaf to Python's own time-outs."""
+    program = f"""
+        import os, sys
+        sys.path.insert(0, {worker._import_directory()!r})
+        from hermes_ops.system import worker
+        from hermes_ops.system.files import Owner
+        it = worker.Worker(Owner.current(), "system.acts:act", (), worker.Limits(seconds=0.5))
+        print(it._process.pid, flush=True)
+        os.kill(os.getpid(), 9)
+        """
+    call("return None")
+    acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
+    acts.write_text("import re\ndef act():\n    re.match('(a+)+$', 'a' * 64 + 'b')\n")
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
+    pid = int(done.stdout)
+    # Nobody waits for it but init, or whoever reaps here.
+    descriptor = _pidfd(pid)
+    if descriptor is not None:
+        import select
+
+        assert select.select([descriptor], [], [], 60)[0]
+        os.close(descriptor)
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("body", "how"),
+    [
+        ("os.kill(os.getpid(), 11)", "SIGSEGV"),
+        ("os._exit(3)", "status 3"),
+        ("return 'x' * 10**7", "more than 4194304 bytes"),
+        ("return bytearray(2**40)", "more memory"),
+        ("return float('nan')", "ValueError"),
+        ("return open('/proc/self/mem')", "TypeError"),
+        ("a = []\nfor _ in range(10**5): a = [a]\nreturn a", "RecursionError"),
+        ("os.write(1, b'[' * 10**6); os._exit(0)", "RecursionError|ValueError"),
+        ("os.write(1, b'{\"value\": ' + b'1' * 10**6 + b'}'); os._exit(0)", "ValueError"),
+        ("os.write(1, b'[]'); os._exit(0)", "something else"),
+        ("os.write(1, b'{\"error\": 1}'); os._exit(0)", "something else"),
+    ],
+)
+def test_whatever_it_answers_is_one_error(call, body, how):
+    with pytest.raises(WorkerDied, match=how):
+        call(body)
+
+
+def test_it_cannot_fill_the_disk(call, tmp_path):
+    with pytest.raises(WorkerDied, match=r"SIGXFSZ|OSError"):
+        call(f"open({str(tmp_path / 'large')!r}, 'wb').write(bytes(2 * 10**6))", limits=Limits(file=10**6))
+    assert (tmp_path / "large").stat().st_size <= 10**6
+
+
+def test_without_root_nobody_else_s_worker_starts(monkeypatch, nobody):
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(OpsError, match="without being root"):
+        worker.work(nobody, "system.text:printable", "x")
+
+
+def test_an_answer_is_parsed_as_any_json():
+    assert worker.parse(json.dumps({"a": [1, 2.5, "x", None, True]}).encode()) == {"a": [1, 2.5, "x", None, True]}
