@@ -151,13 +151,21 @@ jobs:
   elements: str
   sample: [heartbeat, logrotate]
 busy:
-  description: Who changes the host right now by itself, an C(update) or a C(restore).
+  description: Who changes the host right now by itself, an C(update), a C(restore) or C(separate).
   returned: always
   type: list
   elements: str
   sample: []
 unfinished:
   description: Those of them that were interrupted and neither finished nor undone.
+  returned: always
+  type: list
+  elements: str
+  sample: []
+separated:
+  description: >-
+    Agents that C(hermes-ops separate) has given a home of their own, and whose O(profiles) would lead back to the one
+    that they were in, each as a sentence with its fix.
   returned: always
   type: list
   elements: str

@@ -68,7 +68,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
 
 # Ansible sends only what is imported: the whole kit has to be named here (tests/unit/test_kit.py compares).
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import __version__
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import home
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import carry, home
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backup as command_backup
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backups as command_backups
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import check as command_check
@@ -80,6 +80,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.command
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import rehearsal as command_rehearsal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import restore as command_restore
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import rollback as command_rollback
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import separate as command_separate
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import status as command_status
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import tell as command_tell
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import update as command_update
@@ -88,6 +89,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
 
 # The commands of hermes-ops, which imports them only when they are called, and what only modules import.
 SENT = (
+    carry,
     home,
     command_backup,
     command_backups,
@@ -100,6 +102,7 @@ SENT = (
     command_rehearsal,
     command_restore,
     command_rollback,
+    command_separate,
     command_status,
     command_tell,
     command_update,

@@ -32,6 +32,7 @@ COMMANDS = {
     "verify": ("verify", "whether an archive is whole"),
     "restore": ("restore", "make a home what it was in a backup, or its configuration what last worked"),
     "rehearsal": ("rehearsal", "prove that the newest backups restore, beside the agents"),
+    "separate": ("separate", "give each agent of an adopted home a home and a user of its own"),
     "debug": ("debug", "write a bundle for triage, without secrets"),
     "tell": ("tell", "give an agent context: kept in its home, said to it, answered by it"),
     "port": ("port", "bring skills, or the home of an OpenClaw agent, into a profile"),

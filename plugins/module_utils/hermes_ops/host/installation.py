@@ -20,7 +20,7 @@ from ..system.systemd import Manager
 from .records import Records, remembered
 
 # Jobs that leave a journal until they are finished or undone; below ops_dir.
-JOURNALS = {"restore": "restore.json", "update": "update/journal.json"}
+JOURNALS = {"restore": "restore.json", "separate": "separate.json", "update": "update/journal.json"}
 # Written by the module kit; names and paths only.
 HOST_FILE = "/etc/hermes-ops/host.json"
 

@@ -62,7 +62,7 @@ def wrapper(profiles: list[dict[str, Any]], *, root: str, managed_root: str) -> 
     names = [profile["name"] for profile in profiles]
     default = names[0] if len(names) == 1 else DEFAULT_PROFILE
     root, managed_root = shlex.quote(root), shlex.quote(managed_root)
-    cases = "".join(_case(profile) for profile in profiles)
+    cases = "".join(case(profile) for profile in profiles)
     known = shlex.quote(f"; known ones: {', '.join(names) or 'none'}")
     return f"""#!/bin/sh
 # Written by the Ansible collection alwayson.hermes.
@@ -113,7 +113,8 @@ exec {root}/current/bin/hermes $select "$@"
 """
 
 
-def _case(profile: dict[str, Any]) -> str:
+def case(profile: dict[str, Any]) -> str:
+    """What :func:`wrapper` knows of one agent."""
     values = {
         "user": profile["user"],
         "home": profile["home"],

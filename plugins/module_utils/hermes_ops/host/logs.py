@@ -184,7 +184,7 @@ def render_service(settings: Settings, homes: list[Home]) -> str:
     events = "".join(
         f"""\
 # One file an event: there is nothing to rotate.
-ExecStart=/usr/bin/setpriv --reuid={home.user} --regid={home.group} --clear-groups /usr/bin/find {home.path} {find}
+ExecStart=/usr/bin/setpriv {_find_in(home)}{find}
 """
         for home in homes
     )
@@ -220,6 +220,35 @@ ProtectSystem=full
 RestrictNamespaces=yes
 RestrictRealtime=yes
 """
+
+
+def moved_config(text: str, before: Home, after: Home) -> str:
+    """What :func:`render_config` said, for an agent whose home was *before* and is *after*."""
+    sections = text.split("\n\n")
+    for number, section in enumerate(sections):
+        lines = section.split("\n")
+        # Its first file: another home may lie below this one.
+        if not {f"{before.path}/{names[0]}" for names in (KEPT_OPEN, OPENED_ANEW)} & set(lines):
+            continue
+        prefix, su = f"{before.path}/", f"    su {before.user} {before.group}"
+        sections[number] = "\n".join(
+            f"{after.path}/{line[len(prefix) :]}"
+            if line.startswith(prefix)
+            else f"    su {after.user} {after.group}"
+            if line == su
+            else line
+            for line in lines
+        )
+    return "\n\n".join(sections)
+
+
+def moved_service(text: str, before: Home, after: Home) -> str:
+    """The same for :func:`render_service`."""
+    return text.replace(_find_in(before), _find_in(after))
+
+
+def _find_in(home: Home) -> str:
+    return f"--reuid={home.user} --regid={home.group} --clear-groups /usr/bin/find {home.path} "
 
 
 def render_timer() -> str:

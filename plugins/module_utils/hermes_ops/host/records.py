@@ -38,6 +38,7 @@ class Records:
     ``restart.json``          why the gateway must be restarted; written *before* a change, removed *after*
                               the restart, so that a run killed between the two is finished by the next
     ``kept/<file>``           the copy of a profile's file that last proved to work
+    ``separated.json``        where an agent was that has been taken out of an adopted home
     ``lock``                  held by whoever changes the profile
     ========================  ===========================================================================
 
@@ -136,12 +137,23 @@ class Records:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.directory, "applied", f"{kind}.json"))
 
+    def separated(self) -> dict[str, Any]:
+        """``home`` and ``user`` before the agent was separated, and ``aside``, where that home is; {}: it was not."""
+        return read_json(self._separated_path) or {}
+
+    def write_separated(self, was: dict[str, str]) -> None:
+        write_json(self._separated_path, was)
+
     def exist(self) -> bool:
         return os.path.isdir(self.directory)
 
     def remove(self) -> None:
         """Forget everything about the profile."""
         shutil.rmtree(self.directory)
+
+    @property
+    def _separated_path(self) -> str:
+        return os.path.join(self.directory, "separated.json")
 
     @property
     def _restart_path(self) -> str:

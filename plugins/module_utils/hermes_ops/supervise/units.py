@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -209,6 +210,23 @@ def render_dashboard(host: Host, profile: dict[str, Any], owner: Owner, address:
     service = [("TimeoutStopSec", str(DASHBOARD_STOP)), *own_service, *_confinement(host, profile, owner)]
     name = "Hermes dashboard"
     return _unit(host, name, "hermes-dashboard", service, unit=own_unit, with_unit=profile["unit"])
+
+
+def moved_dashboard(
+    host: Host, text: str, before: tuple[dict[str, Any], Owner], after: tuple[dict[str, Any], Owner]
+) -> str:
+    """The *text* of a dashboard's unit, for an agent that was *before* and is *after*; of another agent, as it is."""
+    served = re.search(r"^ExecStart=.* dashboard --host (\S+) --port (\d+) ", text, re.M)
+    if served:
+        parts = (_own_parts(render_dashboard(host, *agent, served[1], int(served[2]))) for agent in (before, after))
+        for old, new in zip(*parts):
+            text = text.replace(old, new, 1)
+    return text
+
+
+def _own_parts(text: str) -> list[str]:
+    """What a dashboard's unit says of its agent: a part of [Unit], and the end of [Service]."""
+    return re.findall(r"^RequiresMountsFor=.*$|^TimeoutStopSec=(?:.+\n)+", text, re.M)
 
 
 def _unit(

@@ -51,6 +51,7 @@ def gather(*, profiles: list[dict[str, Any]], scope: str, ops_dir: str, root: st
         },
         "shared_users": _shared_users(profiles),
         "undeclared_profiles": _undeclared(profiles, owners),
+        "separated": _separated(profiles, ops_dir),
         "port_conflicts": port_conflicts(profiles, [owner for owner in owners.values() if owner]),
         "jobs": sorted([*jobs.present(), *(name for name, feature in FEATURES.items() if feature.present())]),
         "busy": [job for job in JOURNALS if is_busy(ops_dir, job)],
@@ -72,6 +73,20 @@ def _shared_users(profiles: list[dict[str, Any]]) -> dict[str, list[str]]:
         if profile["state"] == "present":
             agents.setdefault(profile["user"], []).append(profile["name"])
     return {user: names for user, names in agents.items() if len(names) > 1}
+
+
+def _separated(profiles: list[dict[str, Any]], ops_dir: str) -> list[str]:
+    """Which declarations still say where an agent was before ``hermes-ops separate``, with what to do about it."""
+    found = []
+    for profile in profiles:
+        was = Records(ops_dir, profile["name"]).separated()
+        stale = [key for key in ("home", "user") if was and profile[key] == was[key]]
+        if stale and profile["state"] == "present":
+            found.append(
+                f"agent {profile['name']} was separated from {was['home']} of {was['user']}, and its declared "
+                f"{' and '.join(stale)} would lead back there. Fix: remove home and user of this agent in hermes_agents"
+            )
+    return found
 
 
 def port_conflicts(profiles: list[dict[str, Any]], owners: list[Owner]) -> list[str]:
