@@ -512,6 +512,33 @@ def test_what_was_left_half_restored_is_undone_first(worlds, job):
     assert runs(world, world.old)
 
 
+def test_a_home_that_was_left_half_taken_apart_is_recovered_first(worlds):
+    world = worlds()
+    (Path(world.host.ops_dir) / "separate.json").write_text("{}")
+    outcome = world.machine().update()
+    assert (outcome.status, outcome.failed_step) == ("failed", "preconditions")
+    assert "separate --recover" in outcome.message
+    assert runs(world, world.old)
+
+
+@pytest.mark.parametrize(("offered", "status"), [("0.21.3", "success"), ("0.21.4", "failed")])
+def test_no_release_that_serves_several_agents_from_one_gateway(worlds, offered, status):
+    world = worlds()
+    world.offered = offered
+    outer = world.host.select("default")[0]
+    moved = {**world.host.select("coder")[0], "home": f"{outer['home']}/profiles/coder"}
+    shutil.copytree(world.home("coder"), moved["home"])
+    world.host.records("coder").write_applied("gateway", moved)
+    del world.host.profiles
+    outcome = world.machine().update()
+    assert outcome.status == status
+    if status == "failed":
+        assert outcome.failed_step == "preconditions"
+        assert "hermes-ops separate" in outcome.message
+        assert world.failed == {}
+        assert runs(world, world.old)
+
+
 def test_the_second_of_two_updaters_says_so(worlds):
     world = worlds()
     with world.host.lock("update"), pytest.raises(OpsError, match="another update is running"):

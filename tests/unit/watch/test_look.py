@@ -286,3 +286,20 @@ def test_what_concerns_one_profile(see, host):
     assert {finding.cause for finding in report.findings} == {"no_answer", "volume_missing"}
     assert [finding.cause for finding in report.about("default").findings] == ["no_answer"]
     assert report.about("other").findings == []
+
+
+@pytest.mark.parametrize(("version", "found"), [("0.21.3", []), ("0.21.4", [("shared_home", "warning")])])
+def test_a_home_of_several_agents_is_named_once_one_gateway_serves_them_all(see, host, tmp_path, version, found):
+    outer = host.select("default")[0]
+    inner = {**outer, "name": "work", "home": f"{outer['home']}/profiles/work", "unit": "hermes-gateway@work.service"}
+    os.makedirs(inner["home"])
+    host.records("work").prepare()
+    host.records("work").write_applied("gateway", inner)
+    del host.profiles
+    release = tmp_path / f"root/releases/{version}"
+    release.mkdir(parents=True)
+    (release / "release.json").write_text(json.dumps({"version": version}))
+    (tmp_path / "root/current").symlink_to(f"releases/{version}")
+    report = see()
+    assert causes(report) == found
+    assert all("holds the homes of default and work" in finding.what for finding in report.findings)

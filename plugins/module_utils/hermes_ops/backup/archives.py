@@ -312,11 +312,12 @@ def _read_only(path: str) -> sqlite3.Connection:
 
 def refuse_unfinished(host: Installation) -> None:
     """:raises OpsError: when a home may be half of what it was"""
-    if host.unfinished("restore"):
-        raise OpsError(
-            "a restore is under way or was interrupted",
-            fix="wait for it, or have it undone: hermes-ops restore --recover",
-        )
+    for job in ("restore", "separate"):
+        if host.unfinished(job):
+            raise OpsError(
+                f"a {job} is under way or was interrupted",
+                fix=f"wait for it, or have it undone: hermes-ops {job} --recover",
+            )
 
 
 @contextlib.contextmanager

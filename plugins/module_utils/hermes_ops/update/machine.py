@@ -37,6 +37,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from ..backup import archives as backup
+from ..backup import separable
 from ..host.guard import Guard
 from ..host.installation import JOURNALS, Installation
 from ..release import build
@@ -398,7 +399,7 @@ class Machine:
                 self.say(message)
                 self.step = "preconditions"
                 journal = Journal("update", began, current or "", target.id, attempt=attempt)
-                journal.before = self._preconditions()
+                journal.before = self._preconditions(target)
                 if attempt > ATTEMPTS:
                     raise OpsError(f"was interrupted {ATTEMPTS} times in a row", fix="see its log")
                 heartbeat.report(self.host, "update", "start", message)
@@ -522,6 +523,9 @@ class Machine:
             keep=_ALL,
             timeout=self.settings.build_timeout,
         )
+        # Of a branch, the version is known now.
+        built = release.observe(self.host.root).find(journal.target)
+        self._refuse_shared_homes(built.version if built else None)
         self._enter("snapshot")
         archives = {profile["name"]: self._snapshot(profile) for profile in self.host.profiles}
         self._enter("canary")
@@ -684,12 +688,18 @@ class Machine:
         for job in jobs:
             if self.host.busy(job):
                 raise OpsError(f"a {job} is running", fix="wait for it")
-        if self.host.unfinished("restore"):
-            raise OpsError("a restore was interrupted", fix="have it undone first: hermes-ops restore --recover")
+        for job in ("restore", "separate"):
+            if self.host.unfinished(job):
+                raise OpsError(f"a {job} was interrupted", fix=f"have it undone first: hermes-ops {job} --recover")
 
-    def _preconditions(self) -> dict[str, list[str]]:
+    def _refuse_shared_homes(self, version: str | None) -> None:
+        for problem in separable.shared_homes(self.host.profiles, version):
+            raise OpsError(problem, fix=separable.SEPARATE)
+
+    def _preconditions(self, target: Target) -> dict[str, list[str]]:
         # A rehearsal has a canary as well.
-        self._refuse_company("restore", "rehearsal")
+        self._refuse_company("restore", "separate", "rehearsal")
+        self._refuse_shared_homes(target.version)
         copies = 3 * sum(self._size(profile) for profile in self.host.profiles)
         for path, more in ((self.host.root, 0), (self.host.ops_dir, copies), (self.host.data_dir, 0)):
             free, wanted = shutil.disk_usage(path).free, self.settings.min_free_mb * 2**20 + more

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..agent import dotenv
 from ..agent.state import read_state
+from ..backup.separable import SEPARATE, shared_homes
 from ..host.installation import Installation
 from ..host.settings import path_of as settings_path
 from ..supervise import health
@@ -28,7 +29,11 @@ from .measure import Finding, Report, Settings, number
 JOB = "check"
 LOCK_SECONDS = 20.0
 # What may take a gateway down for a while: job -> why.
-BUSY = {"update": "an update is running", "restore": "a restore is running"}
+BUSY = {
+    "update": "an update is running",
+    "restore": "a restore is running",
+    "separate": "an agent is being separated",
+}
 # And for how many seconds that is an excuse.
 EXCUSED = 600
 # Units that a look has other means for; and the heartbeat, which fails when nobody can be told.
@@ -147,6 +152,12 @@ class _Look:
             self.memory["sqlite"] = known = {"release": release, "version": version}
         self.report.findings += measure.sqlite_findings(str(known.get("version")))
 
+    def _version(self) -> str | None:
+        """The version of the release that is current."""
+        release = current_release(self.host.root)
+        stamp = read_json(os.path.join(self.host.root, "releases", release, "release.json")) if release else None
+        return _mapping(stamp).get("version")
+
     # --- the agents --------------------------------------------------------------------------------------------
 
     def at_agents(self, profiles: list[dict[str, Any]], healths: Mapping[str, health.Health]) -> None:
@@ -158,6 +169,8 @@ class _Look:
                 f"no agent is known on this host ({host.ops_dir} holds none)",
                 "mount the data volume, or converge the host: site.yml",
             )
+        for problem in shared_homes(profiles, self._version()):
+            self._find("shared_home", problem, SEPARATE, failure=False)
         units, memories = units_of(profiles, host.manager_of), _unit_memories(host, profiles)
         busy = next((text for job, text in BUSY.items() if host.busy(job)), None)
         before, after = _mapping(self.memory.get("profiles")), {}
