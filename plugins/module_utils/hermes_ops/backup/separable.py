@@ -17,6 +17,7 @@ from typing import Any
 
 from ..description.declaration import PROFILES_DIRECTORY, USER_NAME, USER_PREFIX
 from ..host.installation import Installation
+from ..host.records import remembered
 from ..release.versions import is_version, version_key
 from ..supervise import units
 from ..system.errors import OpsError
@@ -97,29 +98,26 @@ def standard_home(profile: dict[str, Any]) -> str:
     return f"{profile['directory']}/.hermes"
 
 
-def together(profiles: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The adopted agents that are not apart: one's home lies in another's, or they have a user in common."""
-    return [
-        profile
-        for profile in profiles
-        if profile["home"] != standard_home(profile)
-        and any(
-            other["name"] != profile["name"]
-            and (
-                other["user"] == profile["user"]
-                or _lies_in(other["home"], profile["home"])
-                or _lies_in(profile["home"], other["home"])
-            )
-            for other in profiles
-        )
-    ]
+def together(profiles: list[dict[str, Any]], gone: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The adopted agents that are not apart: one's home lies in another's, or they have a user in common.
+
+    :param gone: ``home`` and ``user`` that agents had which were separated before: who is left there, comes after them
+    """
+
+    def share(one: dict[str, Any], other: dict[str, Any]) -> bool:
+        nested = _lies_in(one["home"], other["home"]) or _lies_in(other["home"], one["home"])
+        return nested or one["user"] == other["user"]
+
+    adopted = [profile for profile in profiles if profile["home"] != standard_home(profile)]
+    return [one for one in adopted if any(other is not one and share(one, other) for other in [*profiles, *gone])]
 
 
-def choose(profiles: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
+def choose(profiles: list[dict[str, Any]], names: list[str], gone: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The agents to separate, a home before the one that it lies in.
 
     :param profiles: all that there are
     :param names: of those that are wanted; empty: all that are :func:`together`
+    :param gone: see there
     :raises OpsError: there is no such agent, it has a home of its own already, or others' homes lie in its home
     """
     known = {profile["name"]: profile for profile in profiles}
@@ -128,7 +126,7 @@ def choose(profiles: list[dict[str, Any]], names: list[str]) -> list[dict[str, A
             raise OpsError(f"there is no agent {name!r}", fix=f"known ones: {', '.join(known) or 'none'}")
         if known[name]["home"] == standard_home(known[name]):
             raise OpsError(f"agent {name} has a home of its own already", where=known[name]["home"])
-    chosen = [known[name] for name in dict.fromkeys(names)] or together(profiles)
+    chosen = [known[name] for name in dict.fromkeys(names)] or together(profiles, gone)
     for outer in chosen:
         for inner in profiles:
             if _lies_in(inner["home"], outer["home"]) and inner not in chosen:
@@ -174,7 +172,8 @@ def plan(host: Installation, names: list[str]) -> list[tuple[Journal, Survey]]:
             fix="converge the host with gateway_scope: system first",
         )
     profiles = host.profiles
-    chosen = choose(profiles, names)
+    gone = [was for name in remembered(host.ops_dir) if (was := host.records(name).separated())]
+    chosen = choose(profiles, names, gone)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     plans = []
     for profile in chosen:

@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "leads back to it. exit status: 0 done, 2 not done: the agent named is what it was"
     )
     parser.add_argument(
-        "agents", nargs="*", metavar="AGENT", help="whom (default: all that share a home or a user with another)"
+        "agents", nargs="*", metavar="AGENT", help="whom (default: all adopted that share a home or a user, or did)"
     )
     parser.add_argument("--check", action="store_true", help="only say what would be done")
     parser.add_argument(
@@ -65,7 +65,7 @@ def work(arguments: argparse.Namespace) -> int:
 def lines(results: list[dict[str, Any]], *, check: bool) -> list[str]:
     """*results* for people: what became of each agent, and what they have to do now."""
     if not results:
-        return ["all agents have homes and users of their own"]
+        return ["no adopted agents share a home or a user"]
     said = []
     for result in results:
         name, was = result["agent"], result["was"]
