@@ -193,7 +193,7 @@ def test_a_key_that_leaves_the_declaration_leaves_the_file(controller, alices, p
 
 
 def test_her_other_profile_becomes_an_agent_with_its_home_as_it_is(controller, alices, agent, profiles):
-    (hers,) = profiles
+    hers, *others = profiles
     notes = {
         **hers,
         "name": "notes",
@@ -202,7 +202,7 @@ def test_her_other_profile_becomes_an_agent_with_its_home_as_it_is(controller, a
         "webhook": {"port": 8653},
     }
     before, pid = controller.read(f"{BEFORE}/profiles/notes/config.yaml"), alices.pid
-    controller.converge({"hermes_agents": [hers, notes]})
+    controller.converge({"hermes_agents": [hers, notes, *others]})
     assert before.splitlines()[0] in controller.read(f"{HOME}/profiles/notes/config.yaml")
     other = agent("notes", port=8652)
     other.home = f"{HOME}/profiles/notes"
@@ -213,7 +213,7 @@ def test_her_other_profile_becomes_an_agent_with_its_home_as_it_is(controller, a
     assert alices.pid == pid
     status = controller.shell("hermes-ops status")
     assert "the user alice runs several agents: default, notes" in status
-    controller.converge({"hermes_agents": [hers, {**notes, "state": "absent"}]})
+    controller.converge({"hermes_agents": [hers, {**notes, "state": "absent"}, *others]})
     assert not other.is_healthy()
     assert alices.pid == pid
 
