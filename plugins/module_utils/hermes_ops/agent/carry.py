@@ -53,7 +53,7 @@ def survey(home: str, leave_out: list[str], roots: list[str]) -> dict[str, Any]:
         kind, what, named = stat.S_IFMT(status.st_mode), "", False
         if kind == stat.S_IFREG:
             what, named = _read(path, needles)
-            what += f" {status.st_size} {int(status.st_mtime)}"
+            what += f" {status.st_size} {status.st_mtime_ns}"
             named = named and not relative.startswith(_HISTORY) and not relative.endswith(_DATABASES)
         elif kind == stat.S_IFLNK:
             target = os.fsencode(os.readlink(path))
@@ -136,11 +136,9 @@ def send(home: str, leave_out: list[str], descriptor: int) -> None:
     :raises OpsError: it could not be read, or was changed meanwhile
     """
     excluded = [f"--exclude=./{name}" for name in leave_out]
-    _tar(
-        ["--create", "--sparse", "--one-file-system", "--mode=ug-s", "--anchored", "--no-wildcards", *excluded, "."],
-        home,
-        stdout=descriptor,
-    )
+    # This format knows nanoseconds, by which Hermes and we see that a file was changed.
+    options = ["--create", "--format=posix", "--sparse", "--one-file-system", "--mode=ug-s"]
+    _tar([*options, "--anchored", "--no-wildcards", *excluded, "."], home, stdout=descriptor)
 
 
 def receive(home: str, descriptor: int) -> None:
