@@ -82,7 +82,7 @@ class Site:
                 "vars": {
                     "ansible_connection": "community.docker.docker",
                     "ansible_python_interpreter": "/usr/bin/python3",
-                    "hermes_profiles": [self.profile(number) for number in range(profiles)],
+                    "hermes_agents": [self.profile(number) for number in range(profiles)],
                 },
             }
         }
@@ -145,7 +145,7 @@ def pairs(action: Callable[[], object], floor: Callable[[], object]) -> tuple[fl
 
 
 # The run ends when the agent has really answered, as by hand.
-ANSWERED = json.dumps({"hermes_profiles": [{**Site.profile(0), "health": {"reply": True}}]})
+ANSWERED = json.dumps({"hermes_agents": [{**Site.profile(0), "health": {"reply": True}}]})
 
 
 def first(directory: Path) -> None:
@@ -178,7 +178,7 @@ def again(directory: Path) -> None:
     )
     two = Site(directory, ["bench-again"], profiles=2)
     two.site()
-    print(f"| each further profile: module runs | {two.module_runs() - runs} | | | ≤ 4 |")
+    print(f"| each further profile: module runs | {two.module_runs() - runs} | | | 0 |")
     down("bench-again")
 
 
@@ -278,7 +278,7 @@ print(away, command.returncode)
 # Not small, and not written to at the moment.
 LARGE = """
 import sqlite3
-database = sqlite3.connect("/var/lib/hermes/.hermes/large.db")
+database = sqlite3.connect("/var/lib/hermes/agents/default/.hermes/large.db")
 database.execute("CREATE TABLE t (x)")
 database.executemany("INSERT INTO t VALUES (?)", [("x" * 1000000,)] * 300)
 database.commit()
@@ -292,7 +292,7 @@ def update_downtime(directory: Path) -> None:
     updates = {"auto_update_enabled": True, "auto_update_stable_seconds": 3, "auto_update_canary": False}
     site.site("--extra-vars", json.dumps({**updates, "hermes_version": ">=0.18.2,<0.19"}))
     site.site("--extra-vars", json.dumps({**updates, "hermes_version": ">=0.18.2,<0.20"}))
-    run("docker", "exec", "--user", "hermes", name, "python3", "-c", LARGE)
+    run("docker", "exec", "--user", "hermes-default", name, "python3", "-c", LARGE)
 
     def away(*command: str) -> float:
         text = run("docker", "exec", name, "python3", "-c", AWAY, *command)
@@ -313,7 +313,7 @@ def update_downtime(directory: Path) -> None:
 
 
 # A home of 1 GB, half of it files that do not compress, half a database; then what a command costs on it.
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 FILL = f"""
 set -e
 head -c 512M /dev/urandom | split -b 8M - {HOME}/workspace/part-
@@ -325,7 +325,7 @@ with sqlite3.connect("{HOME}/large.db") as database:
     words = ("so it was said, number %d; " * 40)
     database.executemany("INSERT INTO said VALUES (?)", ((words % ((n,) * 40),) for n in range(470_000)))
 END
-chown -R hermes:hermes {HOME}/workspace {HOME}/large.db*
+chown -R hermes-default:hermes-default {HOME}/workspace {HOME}/large.db*
 """
 
 

@@ -27,12 +27,21 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT / ".cache" / "collections"))
 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli  # noqa: E402
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation, jobs, kit  # noqa: E402
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health  # noqa: E402
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import machine as update  # noqa: E402
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, measure  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (  # noqa: E402
+    agent,
+    expiry,
+    findings,
+    history,
+    host_findings,
+    look,
+    process,
+    serving,
+    turns,
+)
 
 
 def defaults() -> dict[str, str]:
@@ -44,18 +53,16 @@ def defaults() -> dict[str, str]:
 VALUES = defaults()
 HOST = installation.Installation(
     {
-        "user": VALUES["hermes_user"],
         "scope": VALUES["gateway_scope"],
         "data_dir": VALUES["hermes_data_dir"],
-        "hermes_home": VALUES["hermes_home"],
         "ops_dir": VALUES["hermes_ops_dir"],
         "root": VALUES["hermes_root"],
         "managed_root": VALUES["hermes_managed_root"],
     }
 )
-PROFILE = declaration.resolve(
-    [{"name": "default"}], host="", hermes_home=HOST.hermes_home, managed_root=HOST.managed_root
-)["default"]["gateway"]
+PROFILE = declaration.resolve([{"name": "default"}], host="", data_dir=HOST.data_dir, managed_root=HOST.managed_root)[
+    "default"
+]["gateway"]
 UNIT = PROFILE["unit"]
 IDENTIFIER = f"hermes-gateway-{PROFILE['name']}"
 
@@ -63,9 +70,9 @@ IDENTIFIER = f"hermes-gateway-{PROFILE['name']}"
 def ops(command: str) -> str:
     """A command line of the kit.
 
-    :raises KeyError: when there is no such command
+    :raises ValueError: when there is no such command
     """
-    assert cli.COMMANDS[command.split()[0]]
+    cli.commands().index(command.split()[0])
     return f"{Path(kit.COMMAND).name} {command}"
 
 
@@ -127,21 +134,22 @@ STEPS: list[dict[str, Any]] = [
 ]
 
 PLACES = [
-    ("agents' homes", f"{HOST.hermes_home}, {HOST.hermes_home}/profiles/NAME"),
-    ("their settings", f"{health.config.FILE_NAME}, {health.dotenv.FILE_NAME}, {health.webhooks.FILE_NAME} in it"),
+    ("agents' homes", f"{HOST.data_dir}/agents/NAME/.hermes, or as declared"),
+    ("their settings", f"{health.config.FILE_NAME}, {health.dotenv.FILE_NAME}, {servers.webhooks.FILE_NAME} in it"),
     ("their logs", f"journalctl --identifier {IDENTIFIER.replace('default', 'NAME')}; logs/ in the home"),
     ("units", f"{UNIT.replace('default', 'NAME')}, {', '.join(job.timer for job in jobs.JOBS.values())}"),
     ("last copies that worked", f"{HOST.ops_dir}/profiles/NAME/kept/"),
-    ("backups", backup.directory_of(HOST)),
+    ("backups", archives.directory_of(HOST)),
     ("what was set aside", f"{HOST.ops_dir}/set-aside/"),
     ("how jobs ended", f"{HOST.ops_dir}/status/"),
-    ("an update's journal", update.Machine(HOST, None, None).journal_path),
+    ("an update's journal", f"{HOST.ops_dir}/{installation.JOURNALS['update']}"),
     ("releases", f"{HOST.root}/releases/, {HOST.root}/current"),
 ]
 
 # What stands for a value in a fix, in the words of the code.
 KNOWN = {
     "unit.log": f"journalctl -u {UNIT}",
+    "self.unit.log": f"journalctl -u {UNIT}",
     "data_dir": HOST.data_dir,
     "path": "that path",
     "name": "that unit",
@@ -150,10 +158,14 @@ KNOWN = {
 }
 
 
+# Where causes are named.
+MODULES = (health, journal, servers, agent, serving, expiry, findings, history, host_findings, look, process, turns)
+
+
 def causes() -> dict[str, str]:
     """What `check` calls a cause -> the fix it prints, of every cause that is named in the code."""
     found: dict[str, str] = {}
-    for module in (health, measure, look):
+    for module in MODULES:
         for call in ast.walk(ast.parse(inspect.getsource(module))):
             name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
             known = name in ("Problem", "Finding", "_find")
@@ -172,7 +184,7 @@ def said(node: ast.AST, module: ModuleType) -> str:
         return "".join(said(part, module) for part in node.values)
     if isinstance(node, ast.FormattedValue):
         return KNOWN.get(ast.unparse(node.value)) or said(node.value, module) or "…"
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "unit.command":
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("unit.command", "self.unit.command"):
         return f"systemctl {said(node.args[0], module)} {UNIT}"
     if isinstance(node, ast.IfExp):
         return f"{said(node.body, module)} / {said(node.orelse, module)}"
@@ -196,7 +208,7 @@ def page() -> str:
         "<!-- Written by docs/recovery.py from the code; a test compares. Change that, not this. -->",
         "",
         f"Print this page and keep it by the machine. As root on the host; for another agent than `{PROFILE['name']}` "
-        f"say `--profile NAME`, and its unit's name. In user scope write `systemctl --user -M {HOST.user}@`.",
+        f"say `--profile NAME`, and its unit's name. In user scope write `systemctl --user -M hermes-NAME@`.",
     ]
     for number, step in enumerate(STEPS, start=1):
         commands = [f"# {command}" for command in step.get("commands", [])]

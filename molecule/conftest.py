@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "shared"))
 testinfra.backend.BACKENDS["docker"] = "inside.InsideBackend"
 
 BOX = Path(__file__).resolve().parent.parent / "tests" / "hosts" / "box.py"
-HERMES_HOME = "/var/lib/hermes/.hermes"
+AGENTS = "/var/lib/hermes/agents"
 # How gateway.log shows what the agent said to a webhook (0.19.0 gateway/platforms/webhook.py, the first 200
 # characters); an entry ends where the next one begins.
 WEBHOOK_RESPONSE = re.compile(r"Response for webhook:\S+: (.*?)(?=^\d{4}-\d\d-\d\d |\Z)", re.M | re.S)
@@ -70,22 +70,23 @@ def request(
 
 
 class Agent:
-    """One profile, from the outside: its API server and its webhooks.
+    """One agent, from the outside: its API server and its webhooks.
 
-    :param scope: of its unit; ``user`` for the manager of the user hermes
+    :param scope: of its unit; ``user`` for the manager of its user
     """
 
     def __init__(self, host: Any, name: str, port: int, webhook_port: int, scope: str) -> None:
         self.host = host
         self.name = name
         self.scope = scope
-        self.home = HERMES_HOME if name == "default" else f"{HERMES_HOME}/profiles/{name}"
+        self.user = f"hermes-{name}"
+        self.home = f"{AGENTS}/{name}/.hermes"
         self.unit = f"hermes-gateway@{name}.service"
         self.url = f"http://127.0.0.1:{port}"
         self.webhook_url = f"http://127.0.0.1:{webhook_port}"
 
     def read(self, file: str) -> str:
-        """A file below the profile's home."""
+        """A file below the agent's home."""
         with self.host.sudo():
             return self.host.file(f"{self.home}/{file}").content_string
 
@@ -98,7 +99,8 @@ class Agent:
         """Ask the manager that the unit belongs to."""
         ask = "systemctl"
         if self.scope == "user":
-            ask = "sudo --user=hermes env XDG_RUNTIME_DIR=/run/user/$(id --user hermes) systemctl --user"
+            runtime = f"XDG_RUNTIME_DIR=/run/user/$(id --user {self.user})"
+            ask = f"sudo --user={self.user} env {runtime} systemctl --user"
         return self.host.run(" ".join([ask, *["%s"] * len(arguments)]), *arguments)
 
     def show(self, name: str) -> str:
@@ -203,7 +205,7 @@ def wait_until_fixture() -> Callable[..., Any]:
 
 @pytest.fixture
 def agent(host: Any) -> Callable[..., Agent]:
-    """A function that gives the agent of a profile: ``agent()``, ``agent("work", port=8643)``."""
+    """A function that gives an agent: ``agent()``, ``agent("work", port=8643)``."""
 
     def make(name: str = "default", port: int = 8642, webhook_port: int = 8644, scope: str = "system") -> Agent:
         return Agent(host, name, port, webhook_port, scope)

@@ -146,7 +146,7 @@ def send_webhook(address: str) -> None:
     print(f"you:   POST /webhooks/{WEBHOOK}, signed: {body.decode()}\nhost:  {accepted.get('status')}")
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
-        log = docker("exec", BOX, "cat", "/var/lib/hermes/.hermes/logs/gateway.log")
+        log = docker("exec", BOX, "cat", "/var/lib/hermes/agents/default/.hermes/logs/gateway.log")
         for reply in RESPONSE.findall(log):
             if token in reply:
                 print(f"agent: {reply.strip()}")

@@ -32,7 +32,7 @@ NAME = "alwayson.hermes"
 ENVIRONMENTS = {"oldest": "core-2.17"}
 # The order of the start: the longest first, as measured, so that none is left alone at the end; but unit, which needs
 # no host, beside the first two, which on a clean machine make the images that all others wait for.
-ORDER = ("update", "operate", "unit", "profiles", "refuse", "fleet", "default", "adopt", "oldest", "sanity", "secrets")
+ORDER = ("update", "operate", "unit", "agents", "refuse", "fleet", "default", "adopt", "oldest", "sanity", "secrets")
 # The version of Hermes whose behaviour unit tests compare with ours.
 HERMES = ("hermes-0.19.0", "hermes-0.18.2")
 

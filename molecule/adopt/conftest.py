@@ -15,7 +15,7 @@ __all__ = ["controller"]
 
 @pytest.fixture
 def alices(agent: Any) -> Any:
-    """Her agent, which is the default profile."""
+    """Her agent, whose home is the one that was there."""
     agent = agent()
-    agent.home = "/home/alice/.hermes"
+    agent.home, agent.user = "/home/alice/.hermes", "alice"
     return agent

@@ -47,7 +47,7 @@ for path in paths:
         found[path] += [status.st_size, status.st_ctime_ns]
 json.dump(found, sys.stdout)
 """
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 # Of the agent's home what is declared; the rest is written by the running gateway.
 PATHS = (
     "/etc",

@@ -22,7 +22,7 @@ PINGS = "http://127.0.0.1:18091"
 UPDATE_CHECK = "22222222-2222-4222-8222-222222222222"
 OPS = "/var/lib/hermes/ops"
 JOURNAL = f"{OPS}/update/journal.json"
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 # Whatever the tests offer lies within it; the hosts began below 0.19.
 RANGE = ">=0.18.2,<0.30"
 
@@ -61,14 +61,19 @@ class Host:
     # Updates.
 
     def set(self, **settings: Any) -> None:
-        """Change /etc/hermes-ops/update.json; by site.yml it would be the same, and take longer."""
+        """Change /etc/hermes-ops/update.json; by site.yml it would be the same, and take longer.
+
+        :param settings: ``version``, of the release, and all that is not
+        """
         script = """
             import json, sys
             path = "/etc/hermes-ops/update.json"
             with open(path) as stream:
                 values = json.load(stream)
             with open(path, "w") as stream:
-                json.dump({**values, **json.loads(sys.argv[1])}, stream)
+                given = json.loads(sys.argv[1])
+                release = {**values["release"], **{key: given.pop(key) for key in list(given) if key == "version"}}
+                json.dump({**values, **given, "release": release}, stream)
         """
         self.shell('python3 -c "$1" "$2"', textwrap.dedent(script), json.dumps(settings))
 
@@ -129,7 +134,8 @@ class Host:
     def clean(self) -> None:
         """Nothing of an update is left."""
         left = self.shell(
-            f"ls -d {JOURNAL} /var/lib/hermes/.hermes-canary-* /etc/systemd/system/hermes-update-recovery.service "
+            f"ls -d {JOURNAL} /var/lib/hermes/agents/*/.hermes-canary-* "
+            "/etc/systemd/system/hermes-update-recovery.service "
             "/opt/hermes/releases/*.partial /opt/hermes/releases/*.work 2>/dev/null || true"
         )
         assert not left

@@ -11,24 +11,16 @@ class ModuleDocFragment:
 options:
   profiles:
     description:
-      - The C(gateway) parts of the descriptions of all declared profiles, as made by the filter
-        P(alwayson.hermes.resolve_profiles#filter). They hold no secrets.
+      - The C(gateway) parts of the descriptions of all declared agents, as made by the filter
+        P(alwayson.hermes.resolve_agents#filter). They hold no secrets.
     type: list
     elements: dict
     required: true
   scope:
-    description: Which service manager runs the gateways, the system's or the user's own, which must linger.
+    description: Which service manager runs the gateways, the system's or each user's own, which must linger.
     type: str
     choices: [system, user]
     default: system
-  owner:
-    description: The user that Hermes runs as.
-    type: str
-    required: true
-  ops_dir:
-    description: Directory in which is remembered what was applied, outside the agent's reach.
-    type: path
-    required: true
 requirements:
   - Python >= 3.9 on the host
 """

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Options of every module that looks at Hermes' home and at the releases."""
+"""Options of every module that looks at what is remembered and at the releases."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
-  hermes_home:
-    description: Hermes' home.
+  ops_dir:
+    description: Directory in which is remembered what was applied, outside every agent's reach.
     type: path
     required: true
   root:

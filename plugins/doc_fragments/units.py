@@ -9,10 +9,10 @@ from __future__ import annotations
 class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
-  data_dir:
-    description: The user's home and the data volume's mount point.
+  root:
+    description: Where the releases lie.
     type: path
-    required: true
+    default: /opt/hermes
   restart_sec:
     description: Seconds between the end of a service, whatever its reason, and its next start.
     type: int

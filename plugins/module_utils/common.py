@@ -7,33 +7,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from .hermes_ops.description.secrets import shown
+from .hermes_ops.supervise.managers import ManagerOf
 from .hermes_ops.system.errors import OpsError
 from .hermes_ops.system.files import Owner
+from .hermes_ops.system.systemd import Manager
 from .module_cache import keep
 
-# Beside doc_fragments/profile.py, which documents them.
-PROFILE_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "profile": {"type": "str", "required": True},
-    "home": {"type": "path", "required": True},
-    "owner": {"type": "str", "required": True},
-    "ops_dir": {"type": "path", "required": True},
-}
-
-# Beside doc_fragments/gateways.py.
+# Beside doc_fragments/gateways.py, which documents them.
 GATEWAYS_ARGUMENTS: dict[str, dict[str, Any]] = {
     "profiles": {"type": "list", "elements": "dict", "required": True},
     "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
-    "owner": {"type": "str", "required": True},
-    "ops_dir": {"type": "path", "required": True},
 }
 
 # Beside doc_fragments/places.py.
 PLACES_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "hermes_home": {"type": "path", "required": True},
+    "ops_dir": {"type": "path", "required": True},
     "root": {"type": "path", "default": "/opt/hermes"},
 }
 
@@ -56,41 +50,48 @@ def run_module(
 ) -> None:
     """Make the AnsibleModule, call *work* with it and leave with the result that it returns.
 
+    A result with ``failed`` and ``msg`` is a failure that tells more than an error could: what was done nevertheless.
+
     :param options: further arguments of AnsibleModule, e.g. ``mutually_exclusive``
     """
     module = Module(argument_spec=argument_spec, supports_check_mode=True, **options)
     # Files we make are private unless we say otherwise.
     os.umask(0o077)
+    # What -vvv shows of the arguments. Ansible hides what a specification names; a secret in a free-form mapping
+    # (config, settings, deliver_extra) only shows by its name or look.
+    invocation = {"module_args": shown((), module.params)}
     try:
         result = work(module)
     except (OpsError, OSError) as caught:
-        error = (
-            caught if isinstance(caught, OpsError) else OpsError(str(caught.strerror or caught), where=caught.filename)
-        )
-        profile = module.params.get("profile")
-        message = f"profile {profile}: {error}" if isinstance(profile, str) else str(error)
-        module.fail_json(msg=message, what=error.what, where=error.where, fix=error.fix)
+        error = as_error(caught)
+        module.fail_json(msg=str(error), what=error.what, where=error.where, fix=error.fix, invocation=invocation)
+    if result.get("failed"):
+        module.fail_json(**result, invocation=invocation)
     if not module.check_mode:
         keep()
-    module.exit_json(**result)
+    module.exit_json(**result, invocation=invocation)
 
 
-def owner_of(module: AnsibleModule) -> Owner:
-    """The user that the parameter ``owner`` names.
+def as_error(caught: OpsError | OSError) -> OpsError:
+    """*caught* as an error that names its file."""
+    if isinstance(caught, OpsError):
+        return caught
+    return OpsError(str(caught.strerror or caught), where=caught.filename)
 
-    In check mode on a host where that user is only planned, its files cannot exist either: ourselves will do.
+
+def manager_of(module: AnsibleModule) -> ManagerOf:
+    """Who runs the gateways of ``profiles``, see :data:`managers.ManagerOf`.
+
+    Where the user is only planned (check mode), or never was (an agent that is absent), our own rights will do.
     """
-    try:
-        return Owner.named(module.params["owner"])
-    except OpsError:
-        if module.check_mode:
-            return Owner.current()
-        raise
 
+    def manager(profile: dict[str, Any]) -> Manager:
+        try:
+            owner = Owner.named(profile["user"])
+        except OpsError:
+            if not module.check_mode and profile["state"] == "present":
+                raise
+            owner = replace(Owner.current(), name=profile["user"], home=profile["directory"])
+        return Manager(module.params["scope"], owner)
 
-def file_owner_of(module: AnsibleModule) -> Owner:
-    """With whose rights a profile's files are read and written: its owner's; in check mode our own.
-
-    A file that a ``sudo hermes`` left to root is given back by the module profile, which in check mode only says so.
-    """
-    return Owner.current() if module.check_mode else owner_of(module)
+    return manager

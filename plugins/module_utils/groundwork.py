@@ -1,35 +1,120 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host has of its own that Hermes needs: system, packages, the user and its home."""
+"""What a host has of its own that agents need: system, packages, users, directories."""
 
 from __future__ import annotations
 
-import grp
 import os
 import pwd
 import stat
 from typing import Any
 
+from .hermes_ops.host.installation import HOST_FILE
+from .hermes_ops.host.records import Records, remembered
+from .hermes_ops.system.files import read_json
 from .hermes_ops.system.process import run
 
 # systemd keeps a file there for each user whose manager runs without a login (loginctl(1), enable-linger).
 LINGER = "/var/lib/systemd/linger"
+# The comment by which a user that the role base made is known.
+COMMENT = "Hermes agent"
+# Others may pass, and neither list nor change what lies in it.
+PARENT_MODE = 0o711
+DIRECTORY_MODE = 0o700
 
 
-def look(user: str, data_dir: str, packages: list[str]) -> dict[str, Any]:
+def look(
+    profiles: list[dict[str, Any]], scope: str, data_dir: str, ops_dir: str, packages: list[str]
+) -> dict[str, Any]:
     """What the role base decides by.
 
+    :param profiles: ``gateway`` parts of descriptions made by :func:`declaration.resolve`
+    :param scope: whose managers run the gateways, ``system`` or ``user``
     :param packages: names of Debian packages
-    :returns: ``system``, ``missing_packages``, ``account``, ``data_dir``, ``lingers``; see the module info
+    :returns: ``system``, ``missing_packages``, ``missing_users``, ``wrong_directories``, ``data_dir_owner``,
+        ``linger``, ``superseded``; see the module info
     """
+    present = [profile for profile in profiles if profile["state"] == "present"]
     return {
         "system": system(),
         "missing_packages": missing_packages(packages),
-        "account": _account(user),
-        "data_dir": _directory(data_dir),
-        "lingers": os.path.exists(os.path.join(LINGER, user)),
+        "missing_users": missing_users(present),
+        "wrong_directories": wrong_directories(present, data_dir),
+        "data_dir_owner": _owner_of(data_dir),
+        "linger": linger(profiles, scope),
+        "superseded": superseded(ops_dir),
     }
+
+
+def missing_users(profiles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``name``, ``home`` and ``uid`` of the users that are to be made.
+
+    :returns: a uid where the agent's directory came with a data volume: its files keep their owner; otherwise None
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for profile in profiles:
+        if _account(profile["user"]) is None and profile["user"] not in found:
+            uid = _unclaimed_owner(profile["directory"])
+            found[profile["user"]] = {"name": profile["user"], "home": profile["directory"], "uid": uid}
+    return list(found.values())
+
+
+def _unclaimed_owner(path: str) -> int | None:
+    try:
+        uid = os.lstat(path).st_uid
+    except OSError:
+        return None
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return uid
+    return None
+
+
+def wrong_directories(profiles: list[dict[str, Any]], data_dir: str) -> list[dict[str, str]]:
+    """``path``, ``owner`` and ``mode`` of the directories that are not there, or not so."""
+    wanted = [(data_dir, "root", PARENT_MODE), (os.path.join(data_dir, "agents"), "root", PARENT_MODE)]
+    wanted += [(profile["directory"], profile["user"], DIRECTORY_MODE) for profile in profiles]
+    return [
+        {"path": path, "owner": owner, "mode": f"{mode:04o}"}
+        for path, owner, mode in wanted
+        if not _is_directory(path, owner, mode)
+    ]
+
+
+def _is_directory(path: str, owner: str, mode: int) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    account = _account(owner)
+    owned = account is not None and status.st_uid == account.pw_uid
+    return stat.S_ISDIR(status.st_mode) and owned and stat.S_IMODE(status.st_mode) == mode
+
+
+def linger(profiles: list[dict[str, Any]], scope: str) -> dict[str, list[str]]:
+    """The users whose manager has to run without a login (``enable``), and those of ours where it need not."""
+    wanted = {
+        profile["user"]
+        for profile in profiles
+        if profile["state"] == "present" and (scope == "user" or "user_manager" in profile["sandbox"]["open"])
+    }
+    users = {profile["user"] for profile in profiles}
+    lingering = {user for user in users if os.path.exists(os.path.join(LINGER, user))}
+    ours = {user for user in users if (account := _account(user)) and account.pw_gecos.split(",")[0] == COMMENT}
+    return {"enable": sorted(wanted - lingering), "disable": sorted((lingering & ours) - wanted)}
+
+
+def superseded(ops_dir: str) -> str | None:
+    """What shows that the host was converged when all agents still shared a home and a user."""
+    if "hermes_home" in (read_json(HOST_FILE) or {}):
+        return HOST_FILE
+    for name in remembered(ops_dir):
+        records = Records(ops_dir, name)
+        if "home" in records.applied("gateway") and "user" not in records.applied("gateway"):
+            return records.directory
+    return None
 
 
 def system(path: str = "/etc/os-release") -> dict[str, Any]:
@@ -60,30 +145,19 @@ def missing_packages(names: list[str]) -> list[str]:
     return [name for name in names if name not in installed]
 
 
-def _account(user: str) -> dict[str, str] | None:
+def _account(user: str) -> pwd.struct_passwd | None:
     try:
-        entry = pwd.getpwnam(user)
+        return pwd.getpwnam(user)
     except KeyError:
         return None
-    return {"comment": entry.pw_gecos, "home": entry.pw_dir, "shell": entry.pw_shell}
 
 
-def _directory(path: str) -> dict[str, str] | None:
+def _owner_of(path: str) -> str | None:
     try:
-        status = os.lstat(path)
+        uid = os.lstat(path).st_uid
     except OSError:
         return None
-    if not stat.S_ISDIR(status.st_mode):
-        return None
-    return {
-        "owner": _name(pwd.getpwuid, status.st_uid),
-        "group": _name(grp.getgrgid, status.st_gid),
-        "mode": f"{stat.S_IMODE(status.st_mode):04o}",
-    }
-
-
-def _name(database: Any, number: int) -> str:
     try:
-        return database(number)[0]
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(number)
+        return str(uid)

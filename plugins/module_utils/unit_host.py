@@ -9,34 +9,25 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from .common import PLACES_ARGUMENTS
 from .hermes_ops.supervise import units
 from .hermes_ops.system import systemd
-from .hermes_ops.system.files import Owner
 
-# Beside doc_fragments/places.py and units.py. Scope and owner are needed as well, and have other words in each module.
+# Beside doc_fragments/units.py.
 UNITS_ARGUMENTS: dict[str, dict[str, Any]] = {
-    **PLACES_ARGUMENTS,
-    "data_dir": {"type": "path", "required": True},
+    "root": {"type": "path", "default": "/opt/hermes"},
     "restart_sec": {"type": "int", "default": 10},
     "restart_max_delay_sec": {"type": "int", "default": 300},
 }
 
 
-def units_host(module: AnsibleModule, owner: Owner, *, verbose: bool = False) -> units.Host:
+def units_host(module: AnsibleModule, *, verbose: bool = False) -> units.Host:
     """The host as units are written for it.
 
-    :param owner: of :func:`common.owner_of`
     :param verbose: see :class:`units.Host`
     """
     params = module.params
     return units.Host(
         scope=params["scope"],
-        user=params["owner"],
-        # Check mode on a host where the user is only planned.
-        uid=owner.uid if owner.name == params["owner"] else f"(of {params['owner']})",
-        data_dir=params["data_dir"],
-        hermes_home=params["hermes_home"],
         root=params["root"],
         systemd=systemd.version(),
         restart_sec=params["restart_sec"],

@@ -14,12 +14,13 @@ author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
   - Serves the web interface of Hermes with C(hermes-dashboard.service), a unit of the same kind as the gateways',
-    restarted for ever and within the limits and the sandbox of the default profile.
-  - It is started and stopped with the gateway of the default profile.
-  - It is restarted when it runs another release than the current one, or without what its unit or the C(.env) of the
-    default profile say by now.
+    restarted for ever.
+  - It shows one agent, the one named C(default) or the only one, as whose user it runs, within whose limits and
+    sandbox, and with whose gateway it is started and stopped.
+  - It is restarted when it runs another release than the current one, or without what its unit or the C(.env) of that
+    agent say by now.
 extends_documentation_fragment:
-  - alwayson.hermes.places
+  - alwayson.hermes.gateways
   - alwayson.hermes.units
 attributes:
   check_mode:
@@ -39,22 +40,6 @@ options:
     type: str
     choices: [started, absent]
     default: started
-  profiles:
-    description:
-      - The C(gateway) parts of the descriptions of all declared profiles, as made by the filter
-        P(alwayson.hermes.resolve_profiles#filter). They hold no secrets.
-    type: list
-    elements: dict
-    required: true
-  scope:
-    description: Which service manager runs it, the system's or the user's own, which must linger.
-    type: str
-    choices: [system, user]
-    default: system
-  owner:
-    description: The user that Hermes runs as.
-    type: str
-    required: true
   host:
     description:
       - The address to bind. On one that others can reach, Hermes wants a login; it is refused here unless the variables
@@ -66,7 +51,7 @@ options:
     type: int
     default: 9119
   environment:
-    description: The names, without values, of the variables that are declared for the default profile.
+    description: The names, without values, of the variables that are declared for that agent.
     type: list
     elements: str
     default: []
@@ -76,17 +61,11 @@ EXAMPLES = r"""
 - name: The dashboard is served on loopback
   alwayson.hermes.dashboard:
     profiles: "{{ common_gateways }}"
-    owner: hermes
-    data_dir: /var/lib/hermes
-    hermes_home: /var/lib/hermes/.hermes
 
 - name: No longer
   alwayson.hermes.dashboard:
     state: absent
     profiles: "{{ common_gateways }}"
-    owner: hermes
-    data_dir: /var/lib/hermes
-    hermes_home: /var/lib/hermes/.hermes
 """
 
 RETURN = r"""
@@ -100,16 +79,18 @@ unit:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import owner_of, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
+    GATEWAYS_ARGUMENTS,
+    manager_of,
+    run_module,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import dashboard, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.unit_host import UNITS_ARGUMENTS, units_host
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    **GATEWAYS_ARGUMENTS,
     **UNITS_ARGUMENTS,
     "state": {"type": "str", "choices": ["started", "absent"], "default": "started"},
-    "profiles": {"type": "list", "elements": "dict", "required": True},
-    "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
-    "owner": {"type": "str", "required": True},
     "host": {"type": "str", "default": "127.0.0.1"},
     "port": {"type": "int", "default": 9119},
     "environment": {"type": "list", "elements": "str", "default": []},
@@ -118,14 +99,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    owner = owner_of(module)
-    host = units_host(module, owner)
+    host, manager, profiles = units_host(module), manager_of(module), params["profiles"]
     if params["state"] == "absent":
-        plan = dashboard.plan_no_dashboard(host, owner)
+        plan = dashboard.plan_no_dashboard(host, profiles, manager)
     else:
-        plan = dashboard.plan_dashboard(
-            host, params["profiles"], owner, params["host"], params["port"], params["environment"]
-        )
+        plan = dashboard.plan_dashboard(host, profiles, manager, params["host"], params["port"], params["environment"])
     if not module.check_mode:
         plan.apply()
     return {"changed": plan.changed, "diff": plan.diff("dashboard"), "unit": units.DASHBOARD_NAME}

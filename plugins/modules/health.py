@@ -15,11 +15,16 @@ author:
 description:
   - An active unit says little about an agent. Healthy means that the unit runs, its process is stable, Hermes itself
     says that it runs, C(/health) is answered by this Hermes, and every declared platform is connected.
-  - Where a profile asks for it, the agent must also give a real reply, and answer a signed webhook call.
+  - Where an agent asks for it, the agent must also give a real reply, and answer a signed webhook call.
   - On failure the message names the cause and its fix, followed by the last lines of the gateway's journal.
-  - The config.yaml and C(.env) of a healthy profile are kept as its last working copy.
+  - The config.yaml and C(.env) of a healthy agent are kept as its last working copy.
 extends_documentation_fragment:
   - alwayson.hermes.gateways
+options:
+  ops_dir:
+    description: Directory in which is remembered what was applied, outside every agent's reach.
+    type: path
+    required: true
 attributes:
   check_mode:
     support: full
@@ -36,7 +41,6 @@ EXAMPLES = r"""
 - name: Every agent is there
   alwayson.hermes.health:
     profiles: "{{ common_gateways }}"
-    owner: hermes
     ops_dir: /var/lib/hermes/ops
 """
 
@@ -46,7 +50,7 @@ healthy:
   returned: always
   type: bool
 profiles:
-  description: The result of each profile.
+  description: The result of each agent.
   returned: always
   type: list
   elements: dict
@@ -66,25 +70,26 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     GATEWAYS_ARGUMENTS,
-    owner_of,
+    manager_of,
     run_module,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.managers import units_of
+
+ARGUMENTS: dict[str, dict[str, Any]] = {**GATEWAYS_ARGUMENTS, "ops_dir": {"type": "path", "required": True}}
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     profiles = [profile for profile in params["profiles"] if profile["state"] == "present"]
-    owner = owner_of(module)
-    manager = Manager(params["scope"], owner)
+    manager = manager_of(module)
     if module.check_mode:
-        units = manager.units(profile["unit"] for profile in profiles)
-        results = [health.check(profile, owner, units[profile["unit"]]) for profile in profiles]
+        units = units_of(profiles, manager)
+        results = [health.check(profile, manager(profile).owner, units[profile["unit"]]) for profile in profiles]
     else:
         records = {profile["name"]: Records(params["ops_dir"], profile["name"]) for profile in profiles}
-        results = health.wait(profiles, manager, owner, records)
+        results = health.wait(profiles, manager, records)
     healthy = all(result.ok for result in results)
     answer = {"changed": False, "healthy": healthy, "profiles": [result.as_dict() for result in results]}
     if not healthy and not module.check_mode:
@@ -93,7 +98,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 
 
 def main() -> None:
-    run_module(GATEWAYS_ARGUMENTS, work)
+    run_module(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

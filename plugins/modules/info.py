@@ -30,7 +30,7 @@ attributes:
     description: Changes nothing.
 options:
   data_dir:
-    description: The user's home and the data volume's mount point.
+    description: The directory below which the agents live, the data volume's mount point.
     type: path
     default: /var/lib/hermes
   packages:
@@ -44,8 +44,6 @@ EXAMPLES = r"""
 - name: Look at the host
   alwayson.hermes.info:
     profiles: "{{ common_gateways }}"
-    owner: hermes
-    hermes_home: /var/lib/hermes/.hermes
     ops_dir: /var/lib/hermes/ops
   register: found
 """
@@ -62,31 +60,42 @@ missing_packages:
   type: list
   elements: str
   sample: []
-account:
-  description: The entry of the user in the host's user database, null when there is none.
+missing_users:
+  description: >-
+    The users of agents that are to be made, with their home directories; with C(uid) where that directory is there and
+    belongs to nobody, as on a data volume that came from another host.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{name: hermes-default, home: /var/lib/hermes/agents/default, uid: null}]
+wrong_directories:
+  description: O(data_dir) and the agents' directories below it, where they are missing or their owner or mode is wrong.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{path: /var/lib/hermes/agents/default, owner: hermes-default, mode: "0700"}]
+data_dir_owner:
+  description: Whom O(data_dir) belongs to, null when it does not exist.
+  returned: always
+  type: str
+  sample: root
+linger:
+  description: >-
+    The users whose own manager has to run without a login and does not (C(enable)), and those that the role base made
+    for whom it does and need not any more (C(disable)).
   returned: always
   type: dict
-  sample: {comment: Hermes agent, home: /var/lib/hermes, shell: /bin/bash}
-data_dir:
-  description: Owner, group and mode of O(data_dir), null when it is no directory yet.
+  sample: {enable: [], disable: []}
+superseded:
+  description: What shows that the host was converged when all agents still shared a home and a user, null for nothing.
   returned: always
-  type: dict
-  sample: {owner: root, group: hermes, mode: "1770"}
-lingers:
-  description: Whether the user's own manager runs without a login.
-  returned: always
-  type: bool
-  sample: true
+  type: str
+  sample: null
 systemd:
   description: Version of the host's systemd, 0 when it has none.
   returned: always
   type: int
   sample: 252
-user:
-  description: The user that Hermes runs as, null when there is no such user yet.
-  returned: always
-  type: str
-  sample: hermes
 release:
   description: The release that is current, null when there is none.
   returned: always
@@ -100,7 +109,7 @@ releases:
   sample: [0.18.2, 0.19.0]
 profiles:
   description: >-
-    Each profile: its unit, process, release, platforms, the reasons for a pending restart, the keys of config.yaml
+    Each agent: its user, unit, process, release, platforms, the reasons for a pending restart, the keys of config.yaml
     that we declared, and as C(drift) what somebody changed by hand of that which we wrote. There C(agent.max_turns)
     is a key of config.yaml, C(env: DISCORD_BOT_TOKEN) one of C(.env), C(webhook: build) a subscription. A key that
     the host generated and somebody replaced is among them, and stays replaced.
@@ -109,7 +118,8 @@ profiles:
   sample:
     default:
       state: present
-      home: /var/lib/hermes/.hermes
+      user: hermes-default
+      home: /var/lib/hermes/agents/default/.hermes
       exists: true
       unit: hermes-gateway@default.service
       active: active
@@ -121,8 +131,13 @@ profiles:
       platforms: {api_server: connected}
       declared_keys: [approvals.mode]
       drift: ["env: DISCORD_BOT_TOKEN"]
+shared_users:
+  description: The users that run several agents, with these. Nothing keeps such agents from each other.
+  returned: always
+  type: dict
+  sample: {}
 undeclared_profiles:
-  description: Profiles that exist on the host and are not declared.
+  description: Homes of Hermes' own profiles that lie below an agent's and are no agent's.
   returned: always
   type: list
   elements: str
@@ -136,13 +151,21 @@ jobs:
   elements: str
   sample: [heartbeat, logrotate]
 busy:
-  description: Who changes the host right now by itself, an C(update) or a C(restore).
+  description: Who changes the host right now by itself, an C(update), a C(restore) or C(separate).
   returned: always
   type: list
   elements: str
   sample: []
 unfinished:
   description: Those of them that were interrupted and neither finished nor undone.
+  returned: always
+  type: list
+  elements: str
+  sample: []
+separated:
+  description: >-
+    Agents that C(hermes-ops separate) has given a home of their own, and whose O(profiles) would lead back to the one
+    that they were in, each as a sentence with its fix.
   returned: always
   type: list
   elements: str
@@ -176,15 +199,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    found = info.gather(
-        profiles=params["profiles"],
-        scope=params["scope"],
-        user=params["owner"],
-        hermes_home=params["hermes_home"],
-        ops_dir=params["ops_dir"],
-        root=params["root"],
-    )
-    return {"changed": False, **look(params["owner"], params["data_dir"], params["packages"]), **found}
+    profiles, scope, ops_dir = params["profiles"], params["scope"], params["ops_dir"]
+    found = info.gather(profiles=profiles, scope=scope, ops_dir=ops_dir, root=params["root"])
+    ground = look(profiles, scope, params["data_dir"], ops_dir, params["packages"])
+    return {"changed": False, **ground, **found}
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module kit; the work is done in hermes_ops.kit."""
+"""Module kit; the work is done in hermes_ops.host.kit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Installs the kit that this module itself carries as the one file C(/usr/local/bin/hermes-ops), so that a host can
-    be checked without a controller by the very code that converged it.
-  - Writes C(/usr/local/bin/hermes), which runs the current release as the right user on the right home, and
-    C(/etc/hermes-ops/host.json), which holds names and paths for both and no secrets.
+  - Installs the kit that this module itself carries below C(/usr/local/lib/hermes-ops), and the command
+    C(/usr/local/bin/hermes-ops) that runs it, so that a host can be checked without a controller by the very code that
+    converged it. The version before stays until the next one, for jobs that are running.
+  - Writes C(/usr/local/bin/hermes), which runs a command of Hermes as an agent, and C(/etc/hermes-ops/host.json), which
+    holds names and paths for both and no secrets.
 extends_documentation_fragment:
   - alwayson.hermes.places
 attributes:
@@ -30,24 +31,16 @@ attributes:
     support: full
     description: A second run changes nothing.
 options:
-  owner:
-    description: The user that Hermes runs as.
-    type: str
-    required: true
   data_dir:
-    description: The user's home and the data volume's mount point.
-    type: path
-    required: true
-  ops_dir:
-    description: Directory in which is remembered what was applied.
+    description: The directory below which the agents live, the data volume's mount point.
     type: path
     required: true
   managed_root:
-    description: Directory below which the managed scope of each profile lies.
+    description: Directory below which the managed scope of each agent lies.
     type: path
     default: /etc/hermes-ops/managed
   scope:
-    description: Which manager runs the units.
+    description: Which service manager runs the gateways, the system's or each user's own, which must linger.
     type: str
     choices: [system, user]
     default: system
@@ -58,9 +51,7 @@ requirements:
 EXAMPLES = r"""
 - name: The kit is on the host
   alwayson.hermes.kit:
-    owner: hermes
     data_dir: /var/lib/hermes
-    hermes_home: /var/lib/hermes/.hermes
     ops_dir: /var/lib/hermes/ops
 """
 
@@ -75,67 +66,72 @@ version:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import PLACES_ARGUMENTS, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
+    PLACES_ARGUMENTS,
+    run_module,
+)
 
-# Ansible sends only what is imported: the whole kit has to be named here (tests/unit/test_kit.py compares).
+# Ansible sends only what is imported: the whole kit has to be named here (tests/unit/host/test_kit.py compares).
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import __version__
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import home
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backup as command_backup
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backups as command_backups
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import check as command_check
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import debug as command_debug
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import drill as command_drill
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import heartbeat as command_heartbeat
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import memory as command_memory
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import port as command_port
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import rehearsal as command_rehearsal
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import restore as command_restore
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import rollback as command_rollback
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import status as command_status
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import tell as command_tell
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import update as command_update
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import verify as command_verify
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import carry, converge, removal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import reading
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import (
+    backup,
+    backups,
+    check,
+    debug,
+    drill,
+    heartbeat,
+    memory,
+    port,
+    rehearsal,
+    restore,
+    rollback,
+    run,
+    separate,
+    status,
+    tell,
+    update,
+    verify,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import kit
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import worker
 
 # The commands of hermes-ops, which imports them only when they are called, and what only modules import.
 SENT = (
-    home,
-    command_backup,
-    command_backups,
-    command_check,
-    command_debug,
-    command_drill,
-    command_heartbeat,
-    command_memory,
-    command_port,
-    command_rehearsal,
-    command_restore,
-    command_rollback,
-    command_status,
-    command_tell,
-    command_update,
-    command_verify,
-    worker,
+    carry,
+    converge,
+    removal,
+    reading,
+    backup,
+    backups,
+    check,
+    debug,
+    drill,
+    heartbeat,
+    memory,
+    port,
+    rehearsal,
+    restore,
+    rollback,
+    run,
+    separate,
+    status,
+    tell,
+    update,
+    verify,
 )
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **PLACES_ARGUMENTS,
-    "owner": {"type": "str", "required": True},
-    "data_dir": {"type": "path", "required": True},
-    "ops_dir": {"type": "path", "required": True},
-    "managed_root": {"type": "path", "default": "/etc/hermes-ops/managed"},
     "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
+    "data_dir": {"type": "path", "required": True},
+    "managed_root": {"type": "path", "default": "/etc/hermes-ops/managed"},
 }
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    host = {
-        "user": params["owner"],
-        "scope": params["scope"],
-        **{name: params[name] for name in ("data_dir", "hermes_home", "ops_dir", "root", "managed_root")},
-    }
+    host = {name: params[name] for name in ("scope", "data_dir", "ops_dir", "root", "managed_root")}
     plan = kit.plan_kit(host)
     if plan.changed and not module.check_mode:
         plan.apply()

@@ -13,7 +13,7 @@ version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Writes C(/etc/logrotate.d/hermes) for every log of every profile that Hermes does not bound itself, once logrotate
+  - Writes C(/etc/logrotate.d/hermes) for every log of every agent that Hermes does not bound itself, once logrotate
     itself has accepted it, and the timer C(hermes-logrotate.timer), which lets logrotate look at them every hour, so
     that O(max_size) holds within a day too.
   - Limits the journal with a drop-in, C(/etc/systemd/journald.conf.d/hermes.conf); C(systemd-journald) is restarted
@@ -36,14 +36,10 @@ options:
     default: present
   profiles:
     description:
-      - The C(gateway) parts of the descriptions of all declared profiles, as made by the filter
-        P(alwayson.hermes.resolve_profiles#filter). They hold no secrets.
+      - The C(gateway) parts of the descriptions of all declared agents, as made by the filter
+        P(alwayson.hermes.resolve_agents#filter). They hold no secrets.
     type: list
     elements: dict
-    required: true
-  owner:
-    description: The user that Hermes runs as. logrotate acts with its rights, and with those of its primary group.
-    type: str
     required: true
   days:
     description: For how many days rotated logs are kept.
@@ -55,8 +51,8 @@ options:
     default: 50M
   paths:
     description:
-      - More logs, absolute, with the patterns of glob(7). They belong to O(owner), and their writers may keep them
-        open.
+      - More logs, absolute, with the patterns of glob(7). They are rotated with the rights of the user whom their
+        directory belongs to, and their writers may keep them open.
     type: list
     elements: str
     default: []
@@ -76,10 +72,9 @@ EXAMPLES = r"""
 - name: Logs stay small
   alwayson.hermes.logs:
     profiles: "{{ common_gateways }}"
-    owner: hermes
     days: 30
     paths:
-      - /var/lib/hermes/bridges/*.log
+      - /var/lib/hermes/agents/default/bridges/*.log
 """
 
 RETURN = r"""
@@ -90,18 +85,17 @@ config:
   sample: /etc/logrotate.d/hermes
 """
 
-import grp
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import owner_of, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import logs
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "profiles": {"type": "list", "elements": "dict", "required": True},
-    "owner": {"type": "str", "required": True},
     "days": {"type": "int", "default": 14},
     "max_size": {"type": "str", "default": "50M"},
     "paths": {"type": "list", "elements": "str", "default": []},
@@ -112,8 +106,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    owner = owner_of(module)
-    manager = Manager("system", owner)
+    manager = Manager("system", Owner.current())
     if params["state"] == "absent":
         plan = logs.plan_no_logs(manager)
     else:
@@ -124,10 +117,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             journal_max_use=params["journal_max_use"],
             journal_days=params["journal_days"],
         )
-        homes = [profile["home"] for profile in params["profiles"] if profile["state"] == "present"]
-        # Check mode on a host where the user is only planned; it gets a group of its own.
-        group = grp.getgrgid(owner.gid).gr_name if owner.name == params["owner"] else params["owner"]
-        plan = logs.plan_logs(settings, homes, params["owner"], group, manager)
+        present = [profile for profile in params["profiles"] if profile["state"] == "present"]
+        homes = [logs.Home(profile["home"], profile["user"], logs.group_of(profile["user"])) for profile in present]
+        plan = logs.plan_logs(settings, homes, manager)
     if not module.check_mode:
         plan.apply()
     return {"changed": plan.changed, "diff": plan.diff("logs"), "config": logs.CONFIG}

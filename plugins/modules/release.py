@@ -255,13 +255,14 @@ removed:
   returned: success
 """
 
+import dataclasses
 import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.build import Outcome, ensure
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import Request
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.uv import Index
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
@@ -316,11 +317,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     if params["keep"] < 1:
         raise OpsError("is less than 1", where="keep", fix="keep at least one release to go back to")
-    names = (
-        "method", "version", "url", "ref", "commit", "channel", "path", "lock", "python", "python_downloads"
-    )  # fmt: skip
-    given = {name: params[name] for name in names}
-    request = Request(**given, extras=tuple(params["extras"]), patches=tuple(params["patches"]))
+    given = {field.name: params[field.name] for field in dataclasses.fields(Request)}
+    request = Request(**{**given, "extras": tuple(params["extras"]), "patches": tuple(params["patches"])})
     index = Index(
         url=params["index_url"],
         username=params["index_username"],

@@ -91,12 +91,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import rehearsal
 
 # Ansible sends only what is imported: what jobs.JOBS names under settings (tests/unit/test_jobs.py compares).
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import rehearsal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import settings as backup
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import jobs
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import machine as update
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import settings as update
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import heartbeat
 
 SETTINGS = (backup, heartbeat, rehearsal, update)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -58,11 +59,10 @@ def ground() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def pinned_uv(ground: Path) -> Path:
     """uv, fetched as a release fetches it; kept between runs."""
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import pins as locks
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import uv
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import pins, uv
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
-    kept = ROOT / ".cache" / f"uv-{locks.UV_VERSION}"
+    kept = ROOT / ".cache" / f"uv-{pins.UV_VERSION}"
     if not kept.exists():
         root = ground / "uv"
         (root / "tools").mkdir(parents=True)
@@ -96,13 +96,13 @@ def root(ground: Path, pinned_uv: Path) -> Path:
 def leave_uncompiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A function after which releases are built without byte code.
 
-    That is most of the work of building Hermes itself; that there is some, test_release_build.py proves once for a
+    That is most of the work of building Hermes itself; that there is some, release/test_build.py proves once for a
     release from an index and once for one from git.
     """
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, uv
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import uv, workshop
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 
-    call, run = uv.Uv.__call__, build.run
+    call, run = uv.Uv.__call__, workshop.run
 
     def install(self: uv.Uv, *arguments: str, **options: Any) -> str:
         return call(self, *(argument for argument in arguments if argument != "--compile-bytecode"), **options)
@@ -112,7 +112,7 @@ def leave_uncompiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def leave() -> None:
         monkeypatch.setattr(uv.Uv, "__call__", install)
-        monkeypatch.setattr(build, "run", unless_it_compiles)
+        monkeypatch.setattr(workshop, "run", unless_it_compiles)
 
     return leave
 
@@ -134,3 +134,89 @@ def package_index():
 def published(package_index):
     """What is really published of Hermes; files are kept between runs."""
     return package_index.RealIndex(package_index.real_index(), ROOT / ".cache" / "published")
+
+
+class Systemd:
+    """systemctl as far as a plan needs it: units with a state, and what was asked of them."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self.states: dict[str, dict[str, str]] = {}
+
+    def call(self, *arguments: str) -> Any:
+        from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
+
+        if arguments[0] == "show":
+            blocks = ["\n".join(f"{k}={v}" for k, v in self.states.get(name, {}).items()) for name in arguments[3:]]
+            return Completed(arguments, 0, "\n\n".join(blocks), "")
+        self.asked.append(arguments)
+        for name in arguments[1:]:
+            state = self.states.setdefault(name, {})
+            if arguments[0] == "enable":
+                state["UnitFileState"] = "enabled"
+            elif arguments[0] in ("start", "restart"):
+                state.update(ActiveState="active", SubState="running", MainPID=str(os.getpid()))
+            elif arguments[0] in ("disable", "stop"):
+                state.update(ActiveState="inactive", SubState="dead", UnitFileState="disabled", MainPID="0")
+        return Completed(arguments, 0, "", "")
+
+    @property
+    def verbs(self) -> list[str]:
+        return [" ".join(arguments) for arguments in self.asked]
+
+
+@pytest.fixture
+def systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Systemd:
+    """All managers of services, which look for units below the test's own directory."""
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import units
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
+
+    fake = Systemd()
+    monkeypatch.setattr(Manager, "call", lambda self, *arguments, **_options: fake.call(*arguments))
+    monkeypatch.setattr(Manager, "reachable", True)
+    directories = {scope: str(tmp_path / scope) for scope in ("system", "user")}
+    monkeypatch.setattr(units, "UNIT_DIRECTORIES", directories)
+    return fake
+
+
+@pytest.fixture(scope="session")
+def killed_at_change() -> Callable[..., bool]:
+    """A function that does something in a process that is killed before one of the changes that it makes."""
+
+    def do(number: int, action: Callable[[], object], is_change: Callable[[str, tuple[Any, ...]], object]) -> bool:
+        """Do *action* in a process that kills itself right before its *number*-th change.
+
+        :param is_change: whether an audit event, with its arguments, is one
+        :returns: whether it came to its end before
+        """
+        pid = os.fork()
+        if pid == 0:
+            left = [number]
+
+            def hook(event: str, arguments: tuple[Any, ...]) -> None:
+                if is_change(event, arguments):
+                    left[0] -= 1
+                    if left[0] < 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            try:
+                sys.addaudithook(hook)
+                action()
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        _pid, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        assert code in (0, -signal.SIGKILL)
+        return code == 0
+
+    return do
+
+
+@pytest.fixture(autouse=True)
+def umask_of_the_tests():
+    """What a command does to the umask ends with its test."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    yield
+    os.umask(mask)

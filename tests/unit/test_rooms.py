@@ -34,6 +34,18 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             assert not any(name.partition(".")[0] in ("ansible", "hermes_ops") for name in modules), path
 
 
+# Longer than a file or a function should be -> why.
+LONG = {"release/pins.py": "hashes, written by script/lock"}
+
+
+@pytest.mark.parametrize("path", sorted(KIT.glob("**/*.py")), ids=lambda path: str(path.relative_to(KIT)))
+def test_files_and_functions_can_be_read_at_once(path):
+    text = path.read_text(encoding="utf-8")
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    long = [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 60]
+    assert (str(path.relative_to(KIT)) in LONG) == bool(long or text.count("\n") > 500), long
+
+
 def test_every_package_is_a_room():
     assert {path.parent.name for path in KIT.glob("*/__init__.py")} == set(ROOMS)
 

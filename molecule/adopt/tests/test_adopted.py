@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from control import differences
 
 HOME = "/home/alice/.hermes"
 BEFORE = "/root/before/.hermes"
@@ -30,8 +31,6 @@ CONFIG_CHANGES = """\
 +   restart_drain_timeout: 30
 +      host: 127.0.0.1
 +gateway:
-+  multiplex_profiles: false
-+  auto_multiplex_migration: false
 +  respawn_storm:
 +    max_starts: 0
 +updates:
@@ -41,6 +40,7 @@ CONFIG_CHANGES = """\
 +  retention_days: 90
 +cron:
 +  output_retention: 50
++  require_restart_safe_scope: false
 +security:
 +  allow_lazy_installs: false
 +  tirith_enabled: false
@@ -65,7 +65,7 @@ def lines_changed(before: bytes, after: bytes) -> str:
 @pytest.fixture
 def profiles(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     variables = Path(request.path).parents[1] / "group_vars/hermes.yml"
-    return copy.deepcopy(yaml.safe_load(variables.read_text())["hermes_profiles"])
+    return copy.deepcopy(yaml.safe_load(variables.read_text())["hermes_agents"])
 
 
 def test_config_keeps_every_byte_of_hers(controller):
@@ -147,7 +147,7 @@ def test_modes_and_owners_are_right(controller):
     assert modes == ["700 alice:alice", *["600 alice:alice"] * 4]
     strangers = controller.shell(f"find {HOME} ! -user alice -o ! -group alice")
     assert not strangers
-    assert controller.shell("stat --format '%a %U' /var/lib/hermes-ops").strip() == "700 root"
+    assert controller.shell("stat --format '%a %U' /var/lib/hermes/ops").strip() == "700 root"
 
 
 def test_her_agent_answers_under_our_unit(controller, alices):
@@ -156,11 +156,15 @@ def test_her_agent_answers_under_our_unit(controller, alices):
     assert running.startswith("/opt/hermes/releases/0.19.0")
 
 
-def test_the_command_reaches_her_default_profile(controller):
+def test_the_command_reaches_her_home(controller):
     # active_profile says notes, and is hers to say: for her own commands.
     for caller in ("", "runuser -u ops -- ", "runuser -u alice -- "):
         assert "sourdough" in controller.shell(f"cd / && {caller}/usr/local/bin/hermes sessions list")
-    assert "sourdough" not in controller.shell("/usr/local/bin/hermes --profile notes sessions list")
+    # -p names an agent. Until this profile is declared it is none, and has no sandbox to run in.
+    refused = controller.shell("/usr/local/bin/hermes -p notes sessions list 2>&1", check=False)
+    assert "known ones: bob, default, work" in refused
+    status = json.loads(controller.shell("hermes-ops status --json"))
+    assert status["undeclared_profiles"] == [f"{HOME}/profiles/notes"]
 
 
 def test_a_key_changed_by_hand_is_reported_and_put_right(controller, alices, profiles):
@@ -171,7 +175,7 @@ def test_a_key_changed_by_hand_is_reported_and_put_right(controller, alices, pro
     assert status["profiles"]["default"]["drift"] == ["agent.max_turns"]
     run = controller.run(None, "-v")
     assert run.rc == 0
-    assert "declared: 90 found: 7 key: agent.max_turns" in run.text
+    assert "declared: 90 file: config.yaml found: 7 key: agent.max_turns" in run.text
     assert controller.read(f"{HOME}/config.yaml") == config.replace(b"max_turns:   90", b"max_turns:   90  # hers now")
     assert json.loads(controller.shell("hermes-ops status --json"))["profiles"]["default"]["drift"] == []
 
@@ -179,7 +183,7 @@ def test_a_key_changed_by_hand_is_reported_and_put_right(controller, alices, pro
 def test_a_key_that_leaves_the_declaration_leaves_the_file(controller, alices, profiles):
     before = controller.read(f"{HOME}/config.yaml"), controller.read(f"{HOME}/.env")
     del profiles[0]["config"]["approvals"], profiles[0]["settings"]
-    controller.converge({"hermes_profiles": profiles})
+    controller.converge({"hermes_agents": profiles})
     config, env = controller.read(f"{HOME}/config.yaml"), controller.read(f"{HOME}/.env")
     assert lines_changed(before[0], config) == "-approvals:\n-  mode: 'off'\n"
     assert lines_changed(before[1], env) == "-HERMES_TIMEZONE=Europe/Berlin\n"
@@ -187,6 +191,47 @@ def test_a_key_that_leaves_the_declaration_leaves_the_file(controller, alices, p
     controller.converge()
     assert controller.read(f"{HOME}/config.yaml") == before[0]
     assert sorted(controller.read(f"{HOME}/.env").splitlines()) == sorted(before[1].splitlines())
+
+
+def test_her_other_profile_becomes_an_agent_with_its_home_as_it_is(controller, alices, agent, profiles):
+    hers, *others = profiles
+    notes = {
+        **hers,
+        "name": "notes",
+        "home": f"{HOME}/profiles/notes",
+        "api": {"port": 8652},
+        "webhook": {"port": 8653},
+    }
+    before, pid = controller.read(f"{BEFORE}/profiles/notes/config.yaml"), alices.pid
+    controller.converge({"hermes_agents": [hers, notes, *others]})
+    assert before.splitlines()[0] in controller.read(f"{HOME}/profiles/notes/config.yaml")
+    other = agent("notes", port=8652)
+    other.home = f"{HOME}/profiles/notes"
+    assert other.reply("who are you?") == "The model heard: who are you?"
+    # Each has its own sessions, whatever active_profile says; and hers was not touched.
+    assert "who are you" in controller.shell("hermes -p notes sessions list")
+    assert "who are you" not in controller.shell("hermes -p default sessions list")
+    assert alices.pid == pid
+    status = controller.shell("hermes-ops status")
+    assert "the user alice runs several agents: default, notes" in status
+    controller.converge({"hermes_agents": [hers, {**notes, "state": "absent"}, *others]})
+    assert not other.is_healthy()
+    assert alices.pid == pid
+
+
+def test_a_host_of_an_earlier_version_is_refused_with_the_way_out(controller):
+    path, now = "/etc/hermes-ops/host.json", controller.read("/etc/hermes-ops/host.json")
+    try:
+        controller.write(
+            path, json.dumps({**json.loads(now), "user": "hermes", "hermes_home": "/var/lib/hermes/.hermes"})
+        )
+        before = controller.manifest()
+        run = controller.run()
+        assert run.rc != 0
+        assert f"when all agents shared a home and a user ({path}). Fix: take it over: docs/adopting.md" in run.text
+        assert not differences(before, controller.manifest())
+    finally:
+        controller.write(path, now)
 
 
 def test_it_comes_back_after_a_reboot_and_hers_does_not(controller, alices, reboot, wait_until):

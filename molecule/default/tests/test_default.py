@@ -16,7 +16,7 @@ def test_the_second_run_came_from_what_the_host_had_kept(host):
     with host.sudo():
         (tree,) = host.file("/run/hermes-ops/modules").listdir()
         plugins = f"/run/hermes-ops/modules/{tree}/ansible_collections/alwayson/hermes/plugins"
-        for module in ("config", "env", "gateway", "health", "info", "kit", "logs", "profile", "release", "webhook"):
+        for module in ("agents", "health", "info", "kit", "logs", "release"):
             assert host.file(f"{plugins}/modules/{module}.py").exists
         compiled = host.file(f"{plugins}/module_utils/__pycache__").listdir()
         assert [name for name in compiled if name.startswith("common.")]
@@ -51,7 +51,7 @@ def test_it_refuses_a_webhook_with_a_wrong_signature(agent):
 
 def test_its_terminal_works_in_the_sandbox(agent, model):
     model.script({"tool": "terminal", "arguments": {"command": "id --user --name"}})
-    assert '"output": "hermes"' in agent().reply("who are you?")
+    assert '"output": "hermes-default"' in agent().reply("who are you?")
 
 
 def test_it_survives_a_reboot(agent, reboot, wait_until):

@@ -19,12 +19,16 @@ TRIALS = {
     "sudo": 'test "$(sudo -n id -u)" = 0 && echo CAN-sudo',
     "home": "cat /home/ops/note && echo CAN-home",
     "browser": "unshare --user true && echo CAN-browser",
-    "system": "touch /srv/shared/note && echo CAN-system",
+    "system": "touch /srv/shared/note-$(id -un) && echo CAN-system",
     "own": "touch ~/note && echo CAN-own",
-    "scope": "systemd-run --user --scope --quiet true && echo CAN-scope",
+    # Its processes would be outside of the sandbox and the limits.
+    "manager": "systemd-run --user --quiet --wait true && echo CAN-manager",
+    # Nor may the agent have that manager started.
+    "linger": "loginctl enable-linger && echo CAN-linger",
+    "bus": "test -S /run/dbus/system_bus_socket && echo CAN-bus",
 }
-# Always: its own home, and the user's manager, where cron jobs run since Hermes 0.21.1.
-CLOSED = {"own", "scope"}
+# Always: its own home.
+CLOSED = {"own"}
 
 
 def test_exposure_is_low(host):
@@ -38,15 +42,16 @@ def test_systemd_knows_every_directive(host):
         assert "Unknown" not in host.check_output("journalctl --boot --no-pager --identifier systemd")
 
 
-# A profile of its own for each door -> how that is declared, and what it opens.
+# An agent of its own for each door -> how that is declared, and what it opens.
 DOORS = {
     "closed": ({}, set()),
-    "sudo": ({"open": ["sudo"]}, {"sudo", "browser"}),
+    "sudo": ({"open": ["sudo"]}, {"sudo", "browser", "bus"}),
     "home": ({"open": ["home"]}, {"home"}),
     "browser": ({"open": ["browser"]}, {"browser"}),
     "system": ({"open": ["system"]}, {"system"}),
     "paths": ({"paths": ["/srv/shared"]}, {"system"}),
-    "off": ({"enabled": False}, {"sudo", "home", "browser", "system"}),
+    "user_manager": ({"open": ["user_manager"]}, {"manager", "bus"}),
+    "off": ({"enabled": False}, {"sudo", "home", "browser", "system", "bus"}),
 }
 PORTS = {name: 8700 + number for number, name in enumerate(DOORS)}
 
@@ -56,16 +61,17 @@ def doors(host):
     """Agents that differ in their sandbox, and what lies behind the doors."""
     controller = Controller(host)
     controller.shell(
-        "echo 'hermes ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/hermes; chmod 0440 /etc/sudoers.d/hermes;"
-        "echo hello >/home/ops/note; chmod 0755 /home/ops; install -d -o hermes /srv/shared"
+        'umask 0337; for name; do echo "hermes-$name ALL=(ALL) NOPASSWD: ALL"; done >/etc/sudoers.d/hermes;'
+        "umask 0022; echo hello >/home/ops/note; chmod 0755 /home/ops; install -d -m 0777 /srv/shared",
+        *(f"door-{door}" for door in DOORS),
     )
-    (default,) = host.ansible.get_variables()["hermes_profiles"]
+    (default,) = host.ansible.get_variables()["hermes_agents"]
     alike = {key: default[key] for key in ("config", "secrets")}
     others = [
         {"name": f"door-{name}", **alike, "api": {"port": PORTS[name]}, "sandbox": sandbox}
         for name, (sandbox, _opened) in DOORS.items()
     ]
-    controller.converge({"hermes_profiles": [default, *others]})
+    controller.converge({"hermes_agents": [default, *others]})
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -70,7 +70,7 @@ def test_it_goes_on_where_it_stopped_even_without_its_controller(fleet, wait_unt
 
 def test_a_host_that_is_not_well_ends_it_too(fleet):
     gamma = fleet["gamma"]
-    config = "/var/lib/hermes/.hermes/config.yaml"
+    config = "/var/lib/hermes/agents/default/.hermes/config.yaml"
     good = gamma.controller.read(config)
     gamma.controller.write(config, b"model:\n\tdefault: x\n")
     try:

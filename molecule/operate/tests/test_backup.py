@@ -16,8 +16,8 @@ import pytest
 
 testinfra_hosts = ["ansible://operate-trixie"]
 
-HOME = "/var/lib/hermes/.hermes"
-WORK = f"{HOME}/profiles/work"
+HOME = "/var/lib/hermes/agents/default/.hermes"
+WORK = "/var/lib/hermes/agents/work/.hermes"
 OPS = "/var/lib/hermes/ops"
 ARCHIVES = f"{OPS}/backups"
 SETTINGS = "/etc/hermes-ops/backup.json"
@@ -57,7 +57,9 @@ class Host:
 
     def remember(self, text: str) -> None:
         self.shell(
-            f"printf '%s\\n' \"$1\" >{HOME}/memories/MEMORY.md; chown hermes:hermes {HOME}/memories/MEMORY.md", text
+            'printf "%s\\n" "$1" >"$2"; chown hermes-default:hermes-default "$2"',
+            text,
+            f"{HOME}/memories/MEMORY.md",
         )
 
     def knows(self, text: str) -> bool:
@@ -69,7 +71,7 @@ class Host:
         for each in (self.agent, self.work):
             self.wait_until(each.is_healthy, f"{each.name} answers")
             assert each.reply("well?") == "The model heard: well?"
-        left = f"{OPS}/restore.json {HOME}/.hermes-ops-restore /etc/systemd/system/hermes-restore-recovery.service"
+        left = f"{OPS}/restore.json {HOME}/.hermes-ops-* /etc/systemd/system/hermes-restore-recovery.service"
         assert not self.shell(f"ls --directory {left} 2>/dev/null || true")
 
 
@@ -206,19 +208,39 @@ def test_an_archive_that_is_damaged_touches_nothing(box):
 
 # What it is about to do, in its order.
 POINTS = {
-    "puts the home together": ("open", ".hermes-ops-restore/config.yaml"),
     "stops the gateway": ("subprocess.Popen", "'stop', 'hermes-gateway@default.service'"),
-    "sets aside": ("os.rename", "('memories', 'memories'"),
-    "puts in place": ("os.rename", "('only-in-the-backup', 'only-in-the-backup'"),
     "starts the gateway": ("subprocess.Popen", "'start', 'hermes-gateway@default.service'"),
     "forgets the journal": ("os.remove", "restore.json"),
 }
 
 
+# What its workers are about to do, as the agent's user.
+POINTS_OF_WORKERS = {
+    "puts the home together": ("os.mkdir", ".hermes-ops-restore-"),
+    "sets aside": ("os.rename", "('memories', 'memories'"),
+    "puts in place": ("os.rename", "('only-in-the-backup', 'only-in-the-backup'"),
+}
+
+
+@pytest.mark.parametrize("point", POINTS_OF_WORKERS)
+def test_a_worker_that_is_killed(box, killer, point):
+    box.remember("in the backup")
+    box.shell(f"runuser -u hermes-default -- touch {HOME}/only-in-the-backup")
+    archive = box.backup()
+    box.shell(f"rm {HOME}/only-in-the-backup")
+    box.remember("now")
+    killer.order(*POINTS_OF_WORKERS[point])
+    assert "was killed by SIGKILL" in box.ops(f"restore --force {archive}", status=2)
+    killer.obeyed()
+    assert box.memory() == "now\n"
+    assert box.shell(f"ls {HOME}/only-in-the-backup || true") == ""
+    box.well()
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_killed(box, killer, point):
     box.remember("in the backup")
-    box.shell(f"runuser -u hermes -- touch {HOME}/only-in-the-backup")
+    box.shell(f"runuser -u hermes-default -- touch {HOME}/only-in-the-backup")
     archive = box.backup()
     box.shell(f"rm {HOME}/only-in-the-backup")
     box.remember("now")
@@ -228,8 +250,10 @@ def test_killed(box, killer, point):
     # No backup of what is half of each.
     assert "was interrupted" in box.ops("backup --profile default --output /root/backups", status=2)
     box.ops("restore --recover")
-    assert box.memory() == "now\n"
-    assert box.shell(f"ls {HOME}/only-in-the-backup || true") == ""
+    # A restore that was found healthy counts.
+    counts = point == "forgets the journal"
+    assert box.memory() == ("in the backup\n" if counts else "now\n")
+    assert box.shell(f"ls {HOME}/only-in-the-backup || true") == (f"{HOME}/only-in-the-backup\n" if counts else "")
     box.well()
 
 
@@ -237,7 +261,7 @@ def test_power_cut_in_the_middle_of_it(box, killer, reboot):
     box.remember("in the backup")
     archive = box.backup()
     box.remember("before the power cut")
-    killer.order("os.rename", "('memories', 'memories'")
+    killer.order(*POINTS["starts the gateway"])
     box.ops(f"restore --force {archive}", status=128 + 9)
     killer.obeyed()
     reboot()
@@ -264,7 +288,7 @@ def test_full_disk(box):
     box.shell(
         f"mkdir -p /mnt/small && mount -t tmpfs -o size=70m,mode=0700 tmpfs /mnt/small && cp -a {WORK} /root/work"
     )
-    box.shell(f"head -c 20M /dev/urandom >{large} && chown hermes:hermes {large}")
+    box.shell(f"head -c 20M /dev/urandom >{large} && chown hermes-work:hermes-work {large}")
     try:
         (too_large,) = json.loads(box.ops(backup))
         assert "no room" in box.ops(small, status=2)
@@ -272,7 +296,7 @@ def test_full_disk(box):
         # A home on a disk of its own, which cannot hold both the old and that one.
         box.shell(
             "systemctl stop hermes-gateway@work; "
-            f'mount -t tmpfs -o "size=100m,mode=0700,uid=$(id -u hermes),gid=$(id -g hermes)" tmpfs {WORK}; '
+            f'mount -t tmpfs -o "size=100m,mode=0700,uid=$(id -u hermes-work),gid=$(id -g hermes-work)" tmpfs {WORK}; '
             f"cp -a /root/work/. {WORK}/; head -c 25M /dev/urandom >{WORK}/workspace/other; "
             "systemctl start hermes-gateway@work"
         )
@@ -282,7 +306,7 @@ def test_full_disk(box):
         assert box.work.reply("well?") == "The model heard: well?"
         # What is set aside stays on that disk.
         said = box.ops(f"restore --force {fits['path']}")
-        assert f"is in {WORK}/.hermes-ops-set-aside/work-" in said
+        assert f"is in {WORK}/.hermes-ops-set-aside-" in said
         assert box.shell(f"ls {WORK}/workspace") == ""
     finally:
         box.shell(
@@ -348,7 +372,7 @@ def test_restic_with_a_wrong_password_or_without_its_repository(box):
 def test_restic_killed_leaves_no_half_snapshot(box, killer):
     box.ops("backup")
     before = box.ops("backups")
-    killer.order("open", "/backup.work/database")
+    killer.order("os.rename", ".tar.gz.partial")
     box.ops("backup --profile default --output /root/backups", status=128 + 9)
     killer.obeyed()
     assert box.shell("ls -A /root/backups").endswith(".partial\n")
@@ -387,7 +411,7 @@ def test_the_rehearsal_proves_a_good_backup_and_tells_of_a_broken_one(box, model
     assert "restic: " in status["message"]
     # And whoever looks at the host hears of it.
     assert "the last rehearsal" in box.ops("check", status=1)
-    assert box.shell("ls -A /var/lib/hermes | grep rehearsal || true") == ""
+    assert box.shell("ls -A /var/lib/hermes/agents/* | grep rehearsal || true") == ""
     with settings(box, restic_repository=""):
         # The local one, this time.
         box.ops("rehearsal")

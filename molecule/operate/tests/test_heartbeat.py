@@ -20,7 +20,7 @@ PING_SERVER = "http://127.0.0.1:18090"
 SETTINGS = "/etc/hermes-ops/heartbeat.json"
 SERVICE = "hermes-heartbeat.service"
 TIMER = "hermes-heartbeat.timer"
-HOMES = {"default": "/var/lib/hermes/.hermes", "work": "/var/lib/hermes/.hermes/profiles/work"}
+HOMES = {"default": "/var/lib/hermes/agents/default/.hermes", "work": "/var/lib/hermes/agents/work/.hermes"}
 
 
 class Pings:
@@ -158,7 +158,7 @@ def age_turns(controller: Any, seconds: int, newer_than: int = 0) -> int:
         "c.execute('UPDATE messages SET timestamp = timestamp - ? WHERE id > ?', sys.argv[2:]); c.commit(); "
         "print(c.execute('SELECT coalesce(max(id), 0) FROM messages').fetchone()[0])"
     )
-    command = f'setpriv --reuid=hermes --regid=hermes --clear-groups python3 -c "{script}" "$@"'
+    command = f'setpriv --reuid=hermes-work --regid=hermes-work --clear-groups python3 -c "{script}" "$@"'
     return int(controller.shell(command, f"{HOMES['work']}/state.db", str(seconds), str(newer_than)))
 
 

@@ -18,12 +18,13 @@ import pytest
 
 testinfra_hosts = ["ansible://operate-bookworm"]
 
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
+AGENT = "hermes-default"
 CONFIG = "/etc/logrotate.d/hermes"
 DASHBOARD = "http://127.0.0.1:9119"
 REMOTE = "/var/log/journal/remote"
 DOCS = Path(__file__).resolve().parents[3] / "docs/logs.md"
-AS_HERMES = "setpriv --reuid=hermes --regid=hermes --clear-groups"
+AS_HERMES = "setpriv --reuid=hermes-default --regid=hermes-default --clear-groups"
 
 # A bridge as the gateway starts it: one descriptor for as long as it lives, a numbered line each time.
 BRIDGE = """
@@ -52,8 +53,8 @@ with open(home + "/logins.stop", "w") as stream:
 def running(controller: Any, name: str, stop: str, *command: str) -> Iterator[None]:
     """Meanwhile *command* runs as hermes; it ends by itself once there is a file *stop*."""
     controller.shell(
-        'unit=$1; rm -f "$2"; shift 2; exec systemd-run --quiet --collect --unit "$unit" --uid hermes --gid hermes '
-        f'--property UMask=0077 --setenv HERMES_HOME={HOME} "$@"',
+        'unit=$1; rm -f "$2"; shift 2; exec systemd-run --quiet --collect --unit "$unit" --uid hermes-default '
+        f'--gid hermes-default --property UMask=0077 --setenv HERMES_HOME={HOME} "$@"',
         name,
         stop,
         *command,
@@ -105,7 +106,7 @@ def test_a_writer_that_keeps_its_file_open_loses_no_more_than_the_window(control
     # It wrote on where it should.
     assert re.search(rf"^the end {numbers[-1][-1]}$", parts[-1], re.M)
     listed = controller.shell('stat --format "%U:%G %a %n" "$1"*', log).splitlines()
-    assert {line.rsplit(" ", 1)[0] for line in listed if not line.endswith(".stop")} == {"hermes:hermes 600"}
+    assert {line.rsplit(" ", 1)[0] for line in listed if not line.endswith(".stop")} == {f"{AGENT}:{AGENT} 600"}
     assert sum(line.endswith(".gz") for line in listed) == rotations
     controller.shell('rm "$1"*', log)
 
@@ -174,7 +175,9 @@ def test_both_timers_come_round(controller):
     assert "hermes-logrotate.timer" in timers
     assert "logrotate.timer" in timers.replace("hermes-logrotate.timer", "")
     # The host's own run knows the same configuration.
-    assert f"{HOME}/profiles/work/logs/mcp-stderr.log" in controller.shell("logrotate --debug /etc/logrotate.conf 2>&1")
+    assert "/var/lib/hermes/agents/work/.hermes/logs/mcp-stderr.log" in controller.shell(
+        "logrotate --debug /etc/logrotate.conf 2>&1"
+    )
 
 
 def test_the_journal_is_limited(controller):

@@ -17,7 +17,7 @@ import pytest
 testinfra_hosts = ["ansible://operate-bookworm"]
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/recovery.md"
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 OPS = "/var/lib/hermes/ops"
 UNIT = "hermes-gateway@default.service"
 
@@ -151,7 +151,9 @@ def knowing(host: Host, word: str) -> Iterator[str]:
     """The agent knows *word* from a conversation and from its memory, and there is an archive that does as well."""
     assert word in host.agent.reply(f"Remember {word}.")
     host.shell(
-        'echo "The keeper said $1." | runuser -u hermes -- tee "$2" >/dev/null', word, f"{HOME}/memories/MEMORY.md"
+        'echo "The keeper said $1." | runuser -u hermes-default -- tee "$2" >/dev/null',
+        word,
+        f"{HOME}/memories/MEMORY.md",
     )
     host.shell("hermes-ops backup --profile default")
     archives = json.loads(host.shell("hermes-ops backups --profile default --json"))["archives"]
@@ -178,7 +180,7 @@ def host_lost(host: Host) -> Iterator[None]:
         host.shell(
             "systemctl stop 'hermes-*.timer' 'hermes-*.service'; systemctl disable 'hermes-gateway@default' || true;"
             "rm -rf /opt/hermes /etc/hermes-ops /etc/systemd/system/hermes* /etc/systemd/system/*.wants/hermes*"
-            " /usr/local/bin/hermes* /var/lib/hermes/.hermes /var/lib/hermes/ops; systemctl daemon-reload"
+            " /usr/local/bin/hermes* /var/lib/hermes/agents/*/.hermes /var/lib/hermes/ops; systemctl daemon-reload"
         )
         host.known = {"ARCHIVE": "/root/archive.tar.gz"}
         yield

@@ -36,9 +36,10 @@ def older(controller: Any) -> Iterator[None]:
 
 @pytest.mark.usefixtures("older")
 def test_restored_on_another_host_with_another_release(controller, agent, wait_until):
-    home = "/var/lib/hermes/.hermes/profiles/work"
+    home = "/var/lib/hermes/agents/work/.hermes"
     first(
-        f"echo 'learnt on the first host' >{home}/memories/MEMORY.md && chown hermes:hermes {home}/memories/MEMORY.md"
+        f"echo 'learnt on the first host' >{home}/memories/MEMORY.md; "
+        f"chown hermes-work:hermes-work {home}/memories/MEMORY.md"
     )
     key = first(f". {home}/.env; echo $API_SERVER_KEY").strip()
     question = {"model": "m", "messages": [{"role": "user", "content": "asked on the first host"}]}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What cannot work is refused with one error that names host, profile, key and fix, before anything changes.
+"""What cannot work is refused with one error that names host, agent, key and fix, before anything changes.
 
 Each case is a host of its own to Ansible, and all of them are this one: so one run refuses them all.
 """
@@ -10,35 +10,35 @@ from __future__ import annotations
 
 TOKEN = "12345:a-bot-token-of-the-tests"
 
-# name -> hermes_profiles, and what the error says after the host and the variable
+# name -> hermes_agents, and what the error says after the host and the variable
 DECLARATIONS = {
     "one name twice": (
         [{"name": "default"}, {"name": "default"}],
-        "profile default is declared twice. Fix: merge the two, or rename one",
+        "agent default is declared twice. Fix: merge the two, or rename one",
     ),
     "one port twice": (
         [{"name": "default"}, {"name": "work", "api": {"port": 8642}}],
-        "port 8642 is declared twice: profile default: api.port and profile work: api.port. Fix: give each its own",
+        "port 8642 is declared twice: agent default: api.port and agent work: api.port. Fix: give each its own",
     ),
     "no port": (
         [{"name": "work"}],
-        "profile work: api.port: is not declared. Fix: give the profile a port of its own",
+        "agent work: api.port: is not declared. Fix: give the agent a port of its own",
     ),
-    "one bot in two profiles": (
+    "one bot in two agents": (
         [
             {"name": "default", "secrets": {"TELEGRAM_BOT_TOKEN": TOKEN}},
             {"name": "work", "api": {"port": 8643}, "secrets": {"TELEGRAM_BOT_TOKEN": TOKEN}},
         ],
-        "profile default and profile work have the same TELEGRAM_BOT_TOKEN. Fix: give each profile a bot",
+        "agent default and agent work have the same TELEGRAM_BOT_TOKEN. Fix: give each agent a bot",
     ),
     "open to the network without a key": (
         [{"name": "default", "api": {"host": "0.0.0.0"}}],
-        "profile default: api.host: 0.0.0.0 can be reached from the network, and there is no key. "
+        "agent default: api.host: 0.0.0.0 can be reached from the network, and there is no key. "
         "Fix: declare secrets.API_SERVER_KEY",
     ),
     "open to the network with a placeholder": (
         [{"name": "default", "api": {"host": "0.0.0.0"}, "secrets": {"API_SERVER_KEY": "changeme"}}],
-        "profile default: secrets.API_SERVER_KEY: is shorter than 16 characters or a placeholder",
+        "agent default: secrets.API_SERVER_KEY: is shorter than 16 characters or a placeholder",
     ),
     "unsigned calls from the network": (
         [
@@ -48,53 +48,84 @@ DECLARATIONS = {
                 "webhooks": [{"name": "open", "secret": "INSECURE_NO_AUTH", "prompt": "{body}"}],
             }
         ],
-        "profile default: webhooks[1].secret: takes unsigned calls on 0.0.0.0",
+        "agent default: webhooks[1].secret: takes unsigned calls on 0.0.0.0",
     ),
     "a secret in the configuration": (
         [{"name": "default", "config": {"model": {"api_key": "sk-of-the-tests-0123456789"}}}],
-        "profile default: config.model.api_key: is a secret, and config.yaml is no place for one. "
+        "agent default: config.model.api_key: is a secret, and config.yaml is no place for one. "
         'Fix: move it to secrets.MODEL_API_KEY and write "${MODEL_API_KEY}" here',
     ),
     "a secret in the settings": (
         [{"name": "default", "settings": {"OPENROUTER_API_KEY": "sk-of-the-tests-0123456789"}}],
-        "profile default: settings.OPENROUTER_API_KEY: is a secret, and settings are shown in output and "
+        "agent default: settings.OPENROUTER_API_KEY: is a secret, and settings are shown in output and "
         "diffs. Fix: move it to secrets.OPENROUTER_API_KEY",
     ),
     "an unknown key": (
         [{"name": "default", "confg": {}}],
-        "profile default: unknown key confg. Fix: did you mean config?",
+        "agent default: unknown key confg. Fix: did you mean config?",
     ),
     "an unknown key within": (
         [{"name": "default", "limits": {"memroy": "1G"}}],
-        "profile default: unknown key limits.memroy. Fix: did you mean limits.memory?",
+        "agent default: unknown key limits.memroy. Fix: did you mean limits.memory?",
     ),
     "a number in quotes": (
         [{"name": "default", "api": {"port": "8642"}}],
-        "profile default: api.port: must be a whole number, not str. Fix: unquote it",
+        "agent default: api.port: must be a whole number, not str. Fix: unquote it",
     ),
     "a webhook with an unknown field": (
         [{"name": "default", "webhooks": [{"name": "deploy", "promt": "{body}"}]}],
-        "profile default: webhooks[1]: unknown key promt. Fix: did you mean prompt?",
+        "agent default: webhooks[1]: unknown key promt. Fix: did you mean prompt?",
     ),
     "a webhook without a name": (
         [{"name": "default", "webhooks": [{"prompt": "{body}"}]}],
-        "profile default: webhooks[1]: must be a mapping with a name.",
+        "agent default: webhooks[1]: must be a mapping with a name.",
     ),
     "a webhook that the gateway would not take": (
         [{"name": "default", "webhooks": [{"name": "Deploy!", "prompt": "{body}"}]}],
-        "profile default: webhooks[1]: 'Deploy!' is no name of a webhook. Fix: use lower-case letters",
+        "agent default: webhooks[1]: 'Deploy!' is no name of a webhook. Fix: use lower-case letters",
+    ),
+    "one home twice": (
+        [
+            {"name": "a", "home": "/srv/h", "api": {"port": 8650}},
+            {"name": "b", "home": "/srv/h", "api": {"port": 8651}},
+        ],
+        "agent a and agent b have the same home /srv/h. Fix: give each its own",
+    ),
+    "a name that is too long for a user": (
+        [{"name": "a" * 26, "api": {"port": 8650}}],
+        f"agent {'a' * 26}: the user hermes-{'a' * 26} would have more than the 32 characters that a user's name may "
+        "have. Fix: declare user",
     ),
     "a webhook that delivers to nobody": (
         [{"name": "default", "webhooks": [{"name": "deploy", "deliver_only": True}]}],
-        "profile default: webhooks[1]: is deliver_only without a target to deliver to. Fix: set deliver to a platform",
+        "agent default: webhooks[1]: is deliver_only without a target to deliver to. Fix: set deliver to a platform",
     ),
 }
 
 
+# Variables of earlier versions, alone or beside the new one.
+REPLACED = {
+    "all profiles in one home": (
+        {"hermes_profiles": [{"name": "default"}]},
+        "hermes_profiles: is not used any more. Fix: declare hermes_agents",
+    ),
+    "one user for all": ({"hermes_user": "ada"}, "hermes_user: is not used any more. Fix: declare user for the agents"),
+    "one home for all": ({"hermes_home": "/h"}, "hermes_home: is not used any more. Fix: declare home for the agent"),
+    "a user that is not to be managed": ({"base_user_managed": False}, "base_user_managed: is not used any more."),
+}
+
+
+def test_variables_of_earlier_versions_are_refused(run_as, unharmed):
+    run, cases = run_as({case: variables for case, (variables, _error) in REPLACED.items()})
+    for case, (_variables, error) in REPLACED.items():
+        assert f"{cases[case].name}: {error}" in run.text, case
+        assert (cases[case].failed, cases[case].changed) == (1, 0), case
+
+
 def test_declarations_are_refused(run_as, unharmed):
-    run, cases = run_as({case: {"hermes_profiles": profiles} for case, (profiles, _error) in DECLARATIONS.items()})
+    run, cases = run_as({case: {"hermes_agents": profiles} for case, (profiles, _error) in DECLARATIONS.items()})
     for case, (_profiles, error) in DECLARATIONS.items():
-        assert f"{cases[case].name}: hermes_profiles: {error}" in run.text, case
+        assert f"{cases[case].name}: hermes_agents: {error}" in run.text, case
         assert cases[case].failed == 1, case
         assert cases[case].changed == 0, case
     assert "Traceback" not in run.output

@@ -18,14 +18,14 @@ import pytest
 import yaml
 from control import differences
 
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 
 
 @pytest.fixture
 def changed_profiles(request) -> list[dict[str, Any]]:
     """The scenario's declaration with a change in config, environment, webhooks and unit."""
     variables = request.path.parents[1] / "group_vars/hermes.yml"
-    (profile,) = copy.deepcopy(yaml.safe_load(variables.read_text())["hermes_profiles"])
+    (profile,) = copy.deepcopy(yaml.safe_load(variables.read_text())["hermes_agents"])
     profile["config"]["agent"] = {"max_turns": 42}
     profile["settings"] = {"A_SETTING_OF_THE_TESTS": "on"}
     profile["webhooks"][0]["description"] = "changed"
@@ -75,7 +75,7 @@ def test_an_unsupported_system(case, controller, unharmed):
     assert "Fix: use Debian 12 or newer, or Ubuntu 22.04 or newer, with systemd." in run.text
 
 
-# One of each file; all that can be wrong with them is in tests/unit/test_config_env_webhook_modules.py.
+# One of each file; all that can be wrong with them is in tests/unit/modules/test_agents.py.
 BROKEN_FILES = {
     "config.yaml": (b"a: 1\nb: [1, 2\nc: 3\n", "config.yaml:3: is not YAML"),
     ".env": ("A=1\nB=ä\n".encode("latin-1"), ".env:2: is not UTF-8 text"),
@@ -85,19 +85,15 @@ BROKEN_FILES = {
 
 @pytest.mark.parametrize("name", BROKEN_FILES)
 def test_a_file_that_does_not_parse(name, controller, changed_profiles):
-    # Hermes itself starts on defaults then, and the CLI replaces the file: both have been somebody's last.
+    # Hermes itself starts on defaults then, and the CLI replaces the file: both have been somebody's last. The other
+    # files are right, and were to be changed as well.
     content, error = BROKEN_FILES[name]
-    if name != "config.yaml":
-        # config.yaml is right, and would be changed first.
-        del changed_profiles[0]["config"]["agent"]
-    if name == "webhook_subscriptions.json":
-        del changed_profiles[0]["settings"]
     path = f"{HOME}/{name}"
     good = controller.read(path)
     controller.write(path, content)
     try:
         broken = controller.manifest()
-        run = controller.run({"hermes_profiles": changed_profiles})
+        run = controller.run({"hermes_agents": changed_profiles})
         assert run.rc != 0
         assert f"profile default: {HOME}/{error}" in run.text
         assert "Traceback" not in run.output
@@ -124,8 +120,8 @@ def test_what_somebody_else_has_taken(run_as, controller, changed_profiles, unha
         pid = controller.shell("systemctl show --property MainPID --value squatter").strip()
         _run, cases = run_as(
             {
-                "the port": {"hermes_profiles": [{"name": "default", "api": {"port": 8655}}]},
-                "the data disk": {"hermes_profiles": changed_profiles},
+                "the port": {"hermes_agents": [{"name": "default", "api": {"port": 8655}}]},
+                "the data disk": {"hermes_agents": changed_profiles},
                 "the release disk": {"hermes_version": "0.18.2"},
             }
         )
@@ -146,7 +142,7 @@ def test_what_somebody_else_has_taken(run_as, controller, changed_profiles, unha
 def test_a_data_disk_that_is_read_only(controller, changed_profiles, unharmed):
     seal = "mount --bind /var/lib/hermes /var/lib/hermes && mount -o remount,ro,bind /var/lib/hermes"
     with meanwhile(controller, seal, "umount /var/lib/hermes"):
-        run = controller.run({"hermes_profiles": changed_profiles})
+        run = controller.run({"hermes_agents": changed_profiles})
     assert run.rc != 0
     assert "(Read-only file system). Fix: mount the file system writable" in run.text
     assert "/var/lib/hermes/" in run.text

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 OPS = "/var/lib/hermes/ops/profiles/default"
 # Something of everything that a profile has.
 CHANGED = {
@@ -50,10 +50,10 @@ def killed(controller: Any, agent: Any, killer: Any, wait_until: Callable[..., A
 POINTS = {
     "remember that config.yaml asks for a restart": ("os.rename", f"'{OPS}/restart.json'"),
     "write config.yaml": ("os.rename", f"'{HOME}/config.yaml'"),
-    "remember what is in config.yaml": ("os.rename", f"'{OPS}/applied/config.json'"),
     "write .env": ("os.rename", f"'{HOME}/.env'"),
-    "remember what is in .env": ("os.rename", f"'{OPS}/applied/env.json'"),
     "write the webhooks": ("os.rename", f"'{HOME}/webhook_subscriptions.json'"),
+    "remember what is in config.yaml": ("os.rename", f"'{OPS}/applied/config.json'"),
+    "remember what is in .env": ("os.rename", f"'{OPS}/applied/env.json'"),
     "write the unit": ("os.rename", "hermes-gateway@default.service.d/profile.conf'"),
     "tell systemd": ("subprocess.Popen", "'daemon-reload'"),
     "restart the gateway": ("subprocess.Popen", "'restart'"),
@@ -67,12 +67,12 @@ def test_killed_at_every_point(controller, agent, killed):
     pid = agent().pid
     seen = {name: [] for name in files}
     for point in POINTS:
-        killed(*POINTS[point], {"hermes_profiles": [CHANGED]})
+        killed(*POINTS[point], {"hermes_agents": [CHANGED]})
         for name in files:
             seen[name].append(agent().read(name))
         assert agent().pid == pid or point == "forget why it was restarted"
 
-    controller.converge({"hermes_profiles": [CHANGED]})
+    controller.converge({"hermes_agents": [CHANGED]})
     new = {name: agent().read(name) for name in files}
     for name in files:
         # Old until it was written, new ever after.
@@ -87,11 +87,11 @@ def test_killed_at_every_point(controller, agent, killed):
     assert agent().reply("well?") == "The model heard: well?"
     # What was being written at a kill is gone: it may have held secrets.
     assert not controller.shell("find /var/lib/hermes /etc/systemd -name '.*.hermes-ops'")
-    assert controller.converge({"hermes_profiles": [CHANGED]}).changed == 0
+    assert controller.converge({"hermes_agents": [CHANGED]}).changed == 0
 
 
 def test_killed_while_a_release_is_built(controller, agent, killed):
-    new = {"hermes_version": "0.18.2", "hermes_profiles": [CHANGED]}
+    new = {"hermes_version": "0.18.2", "hermes_agents": [CHANGED]}
     pid, current = agent().pid, controller.shell("readlink /opt/hermes/current")
     for event, words in (
         ("subprocess.Popen", "'pip', 'install'"),

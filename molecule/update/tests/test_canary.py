@@ -16,15 +16,15 @@ from inside import inside
 
 testinfra_hosts = ["ansible://update-small"]
 
-DATA = "/var/lib/hermes"
-COPY = f"{DATA}/a-copy"
+COPY = "/var/lib/hermes/agents/default/a-copy"
 # What the cron job of the copy would ask the model.
 CRON_PROMPT = "the job of the copy ran"
 
-# Begins every script: a copy of the default profile's home that declares platforms and has a job that is due.
+# Begins every script: a copy of the default agent's home that declares platforms and has a job that is due.
 COPIED = f"""
-    import json, os, shutil, subprocess, sys, time
-    sys.path.insert(0, "/usr/local/bin/hermes-ops")
+    import json, os, re, shutil, subprocess, sys, time
+    launcher = open("/usr/local/bin/hermes-ops").read()
+    sys.path.insert(0, re.search("/usr/local/lib/hermes-ops/[0-9a-f]+", launcher)[0])
     from hermes_ops.supervise import canary
     from hermes_ops.host.installation import Installation
     host = Installation.load()
@@ -32,8 +32,7 @@ COPIED = f"""
     release = os.path.basename(os.readlink("/opt/hermes/current"))
     shutil.rmtree("{COPY}", ignore_errors=True)
     subprocess.run(["cp", "-a", profile["home"], "{COPY}"], check=True)
-    for name in ("profiles", "logs"):
-        shutil.rmtree("{COPY}/" + name)
+    shutil.rmtree("{COPY}/logs")
     with open("{COPY}/.env", "a") as env:
         env.write("\\nTELEGRAM_BOT_TOKEN=123456789:AAFakeFakeFakeFakeFakeFakeFakeFakeFak\\n")
         env.write("EMAIL_ADDRESS=a@b.invalid\\nEMAIL_PASSWORD=x\\nEMAIL_IMAP_HOST=b.invalid\\nEMAIL_SMTP_HOST=b.invalid\\n")
@@ -49,7 +48,7 @@ COPIED = f"""
     os.makedirs("{COPY}/cron", exist_ok=True)
     with open("{COPY}/cron/jobs.json", "w") as jobs:
         json.dump({{"jobs": [job], "updated_at": past}}, jobs)
-    subprocess.run(["chown", "-R", "hermes:hermes", "{COPY}"], check=True)
+    subprocess.run(["chown", "-R", "hermes-default:hermes-default", "{COPY}"], check=True)
 """
 
 
@@ -92,8 +91,11 @@ def test_it_answers_a_chat_and_does_nothing_else(run, model, agent):
 def test_with_its_safeguards_away_the_job_of_the_copy_would_run(run, model):
     """So the test before this one can fail."""
     run("""
-        canary._REMOVED = tuple(name for name in canary._REMOVED if not name.startswith("cron/"))
-        described = canary.prepare(host, profile, profile["home"].replace(".hermes", "a-copy"))
+        copied = profile["home"].replace(".hermes", "a-copy")
+        jobs = f"{copied}/cron/jobs.json"
+        subprocess.run(["cp", "-a", jobs, "/root/jobs.json"], check=True)
+        described = canary.prepare(host, profile, copied)
+        subprocess.run(["cp", "-a", "/root/jobs.json", jobs], check=True)
         print(json.dumps(canary.boot(host, release, described, reply=True, timeout=120, stable=20)))
     """)
     assert CRON_PROMPT in json.dumps(model.requests())
@@ -104,7 +106,7 @@ def test_it_sees_no_home_and_writes_nowhere_but_into_the_copy(run):
         described = canary.prepare(host, profile, profile["home"].replace(".hermes", "a-copy"))
         look = '''
             ls -A /var/lib/hermes; echo --
-            for place in /var/lib/hermes /var/lib/hermes/.hermes /etc /opt/hermes /usr /tmp $HOME; do
+            for place in /var/lib/hermes /var/lib/hermes/agents/default/.hermes /etc /opt/hermes /usr /tmp $HOME; do
                 touch $place/by-the-canary 2>/dev/null && echo $place
             done
             cat /etc/hermes-ops/managed/* 2>/dev/null
@@ -118,7 +120,7 @@ def test_it_sees_no_home_and_writes_nowhere_but_into_the_copy(run):
         print(json.dumps(done.stdout.split()))
     """)
     # /tmp is its own.
-    assert seen == ["a-copy", "--", "/tmp", COPY]
+    assert seen == ["agents", "--", "/tmp", COPY]
 
 
 def test_a_platform_that_is_started_nevertheless_is_its_end(run):

@@ -17,7 +17,7 @@ testinfra_hosts = ["ansible://update-bookworm"]
 RANGE = {"hermes_version": ">=0.18.2,<0.30"}
 # Built once.
 MADE_UP = "0.19.2"
-HOME = "/var/lib/hermes/.hermes"
+HOME = "/var/lib/hermes/agents/default/.hermes"
 OPS = "/var/lib/hermes/ops"
 
 
@@ -210,7 +210,7 @@ def test_a_restore_that_fails(box, agent, wait_until):
     assert kept.rpartition("/before-the-switch")[0] in done["message"]
     box.shell(
         f"systemctl stop hermes-gateway@default; rm -f {database}*; "
-        f"install -o hermes -g hermes -m 0600 {kept} {database}; systemctl start hermes-gateway@default"
+        f"install -o hermes-default -g hermes-default -m 0600 {kept} {database}; systemctl start hermes-gateway@default"
     )
     wait_until(agent().is_healthy, "the agent with what was kept")
     assert agent().reply("well?") == "The model heard: well?"

@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import pkgutil
 import sys
 import traceback
+from collections.abc import Sequence
+from types import ModuleType
 
 from . import __version__
 from .system.errors import OpsError
@@ -17,26 +20,6 @@ from .system.errors import OpsError
 EXIT_OK = 0
 EXIT_UNHEALTHY = 1
 EXIT_ERROR = 2
-
-# Command -> the module that does it, and what it is for. A module has ``arguments(parser)`` and ``work(arguments)``,
-# which returns the exit status; it is only imported when it is called (a check every two minutes has to be cheap).
-COMMANDS = {
-    "status": ("status", "what is installed, running, declared and drifted"),
-    "check": ("check", "whether all is well with the agents and their host, and if not, why not"),
-    "heartbeat": ("heartbeat", "look as check does, and tell whoever is declared"),
-    "drill": ("drill", "make the alert arrive on purpose, and take it back"),
-    "update": ("update", "go to the newest release within what is declared, or back to what worked"),
-    "rollback": ("rollback", "go back to a release that worked"),
-    "backup": ("backup", "back the agents' homes up, while they work"),
-    "backups": ("backups", "which backups there are"),
-    "verify": ("verify", "whether an archive is whole"),
-    "restore": ("restore", "make a home what it was in a backup, or its configuration what last worked"),
-    "rehearsal": ("rehearsal", "prove that the newest backups restore, beside the agents"),
-    "debug": ("debug", "write a bundle for triage, without secrets"),
-    "tell": ("tell", "give an agent context: kept in its home, said to it, answered by it"),
-    "port": ("port", "bring skills, or the home of an OpenClaw agent, into a profile"),
-    "memory": ("memory", "search what an agent knows: memories, context, conversations"),
-}
 
 
 def say(text: object) -> None:
@@ -53,23 +36,64 @@ def say_now(text: object) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def parser(chosen: str | None) -> argparse.ArgumentParser:
-    """The whole command line; options only of the command *chosen*."""
+def commands() -> list[str]:
+    """The names of all commands: each is a module of the package ``commands``.
+
+    Such a module has ``SUMMARY``, ``arguments(parser)``, and ``work(arguments)``, which returns the exit status. One
+    whose words are another program's has ``VERBATIM``: it gets them as they are, as ``arguments.words``.
+    """
+    from . import commands as package
+
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def implementation(name: str) -> ModuleType | None:
+    """The module of the command *name*; None when there is no such command."""
+    if not name.isidentifier() or name.startswith("_"):
+        return None
+    module = f"{__package__}.commands.{name}"
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == module:
+            return None
+        raise
+
+
+def parser(names: Sequence[str]) -> argparse.ArgumentParser:
+    """The command line with the commands *names*."""
     main = argparse.ArgumentParser(
         prog="hermes-ops",
         description="Operate the Hermes agents of this host.",
         epilog="exit status: 0 done, or all is well; 1 something is not healthy or failed; 2 the command could not do "
         "its work, or not all of it",
     )
-    main.add_argument("--version", action="version", version=f"hermes-ops {__version__}")
-    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (module, text) in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        if name == chosen:
-            implementation = importlib.import_module(f".commands.{module}", __package__)
-            implementation.arguments(command)
-            command.set_defaults(work=implementation.work)
+    # On a host the directory's name is the hash of the kit.
+    place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    main.add_argument("--version", action="version", version=f"hermes-ops {__version__} ({place})")
+    subparsers = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in names:
+        module = implementation(name)
+        text = module.SUMMARY
+        command = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        module.arguments(command)
+        command.set_defaults(work=module.work)
     return main
+
+
+def call(argv: Sequence[str]) -> int:
+    """Do what *argv* says. Only the command that is called is imported: a check every two minutes has to be cheap.
+
+    :returns: the exit status
+    """
+    module = implementation(argv[0]) if argv else None
+    if getattr(module, "VERBATIM", False):
+        return module.work(argparse.Namespace(words=list(argv[1:])))
+    if module or argv[:1] == ["--version"]:
+        arguments = parser([argv[0]] if module else []).parse_args(argv)
+    else:
+        arguments = parser(commands()).parse_args(argv)
+    return arguments.work(arguments)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,8 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         stream.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else argv
     try:
-        arguments = parser(argv[0] if argv else None).parse_args(argv)
-        return arguments.work(arguments)
+        return call(argv)
     except OpsError as error:
         sys.stderr.write(f"hermes-ops: {error}\n")
         return EXIT_ERROR

@@ -10,12 +10,16 @@ import stat
 
 import pytest
 import yaml
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config, parts
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import converge as agent
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import AgentHome, Config
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.declaration import leaves
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import yaml_edit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import HIDDEN
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -275,6 +279,22 @@ def test_a_changed_declaration_is_no_drift():
     assert changed(text, {"a": 2}, record_of(plan))[1].drift == []
 
 
+def test_what_upstream_retired_leaves_the_file_where_we_wrote_it():
+    retired = {"gateway": {"multiplex_profiles": False, "auto_multiplex_migration": False}}
+    written, before = changed("# hers\nmodel: x\n", declaration.merge(declaration.BASE_CONFIG, retired))
+    assert "multiplex" in written
+    after, plan = changed(written, declaration.BASE_CONFIG, record_of(before))
+    assert yaml.safe_load(after) == {"model": "x", **declaration.BASE_CONFIG}
+    assert after.startswith("# hers\nmodel: x\n")
+    assert {difference.what for difference in plan.differences} == {
+        "gateway.multiplex_profiles",
+        "gateway.auto_multiplex_migration",
+    }
+    # Somebody else's is theirs.
+    theirs = "gateway:\n  multiplex_profiles: false\n"
+    assert changed(theirs, declaration.BASE_CONFIG)[0].startswith(theirs)
+
+
 def test_a_key_changed_by_hand_stays_when_it_leaves_the_declaration():
     _text, plan = changed("", {"a": {"b": 1}})
     text, again = changed("a:\n  b: 2\n", {}, record_of(plan))
@@ -367,7 +387,7 @@ def test_types_matter(one, other):
     ],
 )
 def test_secrets_are_hidden(keys, value, hidden):
-    assert (config.HIDDEN in str(config.shown(keys, value))) is hidden
+    assert (HIDDEN in str(config.shown(keys, value))) is hidden
 
 
 def test_old_secrets_are_not_in_the_differences():
@@ -385,60 +405,61 @@ def profile(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
 
-    def converge(declared, **options):
-        return config.converge_config(
-            str(home), Owner.current(), Records(str(tmp_path / "ops"), "p"), copy.deepcopy(declared), **options
-        )
+    def converge(declared, *, managed_dir=None, check=False):
+        desired = AgentHome(config=Config(copy.deepcopy(declared), managed_dir))
+        records = Records(str(tmp_path / "ops"), "p")
+        return agent.converge(str(home), Owner.current(), records, desired, check=check).parts["config"]
 
+    converge.home = str(home)
     converge.file = home / "config.yaml"
     converge.managed = tmp_path / "etc" / "p"
     return converge
 
 
 def test_converge_twice(profile):
-    assert profile({"a": 1}, check_mode=True).plan.changed
+    assert profile({"a": 1}, check=True).differences
     assert not profile.file.exists()
     assert profile({"a": 1}).restart == ["config: a"]
     assert stat.S_IMODE(profile.file.stat().st_mode) == 0o600
     before = profile.file.stat().st_ctime_ns
     again = profile({"a": 1})
-    assert (again.plan.changed, again.restart) == (False, [])
+    assert (again.differences, again.restart) == ([], [])
     assert profile.file.stat().st_ctime_ns == before
 
 
 def test_a_wrong_mode_is_put_right(profile):
     profile({"a": 1})
     profile.file.chmod(0o644)
-    assert profile({"a": 1}).plan.changed
+    assert profile({"a": 1}).differences
     assert stat.S_IMODE(profile.file.stat().st_mode) == 0o600
 
 
 def test_scopes(profile):
     profile.file.write_text("mine: 1\n")
     profile({"a": 1})
-    managed = {"scope": "managed", "managed_dir": str(profile.managed)}
+    managed = {"managed_dir": str(profile.managed)}
     assert profile({"a": 1}, **managed).restart == ["config: a"]
     assert profile.file.read_text() == "mine: 1\n"
     assert (profile.managed / "config.yaml").read_text() == "a: 1\n"
     assert stat.S_IMODE((profile.managed / "config.yaml").stat().st_mode) == 0o644
     assert stat.S_IMODE(profile.managed.stat().st_mode) == 0o755
-    assert not profile({"a": 1}, **managed).plan.changed
+    assert not profile({"a": 1}, **managed).differences
     profile({"a": 1})
     assert (profile.managed / "config.yaml").read_text() == ""
     assert profile.file.read_text() == "mine: 1\na: 1\n"
 
 
 def test_the_managed_scope_needs_a_config_in_the_home(profile):
-    managed = {"scope": "managed", "managed_dir": str(profile.managed)}
-    assert profile({"a": 1}, **managed, check_mode=True).plan.changed
+    managed = {"managed_dir": str(profile.managed)}
+    assert profile({"a": 1}, **managed, check=True).differences
     assert not profile.file.exists()
     assert f"config: {profile.file}" in profile({"a": 1}, **managed).restart
     assert yaml_edit.load(profile.file.read_text(), "") in (None, {})
     assert stat.S_IMODE(profile.file.stat().st_mode) == 0o600
-    assert not profile({"a": 1}, **managed).plan.changed
+    assert not profile({"a": 1}, **managed).differences
     # Somebody's own, and one that went missing.
     profile.file.write_text("mine: 1\n")
-    assert not profile({"a": 1}, **managed).plan.changed
+    assert not profile({"a": 1}, **managed).differences
     profile.file.unlink()
     assert profile({"a": 1}, **managed).restart == [f"config: {profile.file}"]
 
@@ -447,7 +468,7 @@ def test_a_refused_file_is_untouched(profile):
     profile.file.write_bytes(b"a: [1\n")
     for check_mode in (True, False):
         with pytest.raises(OpsError):
-            profile({"b": 1}, check_mode=check_mode)
+            profile({"b": 1}, check=check_mode)
     profile.file.write_bytes(b"a: \xff\n")
     with pytest.raises(OpsError, match="UTF-8"):
         profile({"b": 1})
@@ -488,10 +509,17 @@ def test_an_error_says_what_is_wrong():
 
 def test_check_mode_without_pyyaml(profile, monkeypatch):
     monkeypatch.setattr(yaml_edit, "yaml", None)
-    assert not profile({"a": 1}, check_mode=True).unpredicted
+
+    def look():
+        # In this process, which has no PyYAML.
+        request = {"config": [{"keys": {"a": 1}, "beside": False}, {}]}
+        return parts.look(profile.home, request, False)["parts"]["config"]
+
+    assert look()["differences"] == [["a", None, "1"]]
+    assert look()["unpredicted"] is None
     profile.file.write_text("a: 1\n")
-    done = profile({"a": 1}, check_mode=True)
-    assert (done.unpredicted, done.plan.changed) == (True, True)
+    assert look()["unpredicted"] == "there is no PyYAML on the host"
+    assert look()["differences"]
     with pytest.raises(OpsError, match="python3-yaml"):
         profile({"a": 1})
 

@@ -21,6 +21,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 
 HERMES = [path for path in os.environ.get("TEST_HERMES_VENVS", "").split(":") if path]
 OWNER = Owner.current()
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x AS id FROM n"
 # Conversations: id, source, chat, ended; and what was said in them.
 CONVERSATIONS = [
     ("one", "cli", None, False),
@@ -88,7 +89,7 @@ def home(request, tmp_path):
 
 
 def said(home, *words, limit=10):
-    return [message.text for message in sessions.search(home, OWNER, words, limit)]
+    return [message.text for message in sessions.search(home, words, limit)]
 
 
 def test_the_newest_first_and_nothing_that_was_taken_back(home):
@@ -124,33 +125,33 @@ def test_words(home, words, found):
 
 
 def test_where_and_when(home):
-    (message,) = sessions.search(home, OWNER, ["hall"], 10)
+    (message,) = sessions.search(home, ["hall"], 10)
     assert (message.session, message.source, message.role, message.when) == ("one", "cli", "user", 100.0)
 
 
 def test_the_last_words_of_a_conversation(home):
-    assert sessions.last_words(home, OWNER, "webhook:claude-context:42") == "Landed\x1b[31m."
-    assert sessions.last_words(home, OWNER, "webhook:claude-context:43") == ""
-    assert sessions.last_words(home, OWNER, "webhook:claude-context:44") is None
+    assert sessions.last_words(home, "webhook:claude-context:42") == "Landed\x1b[31m."
+    assert sessions.last_words(home, "webhook:claude-context:43") == ""
+    assert sessions.last_words(home, "webhook:claude-context:44") is None
     database = sqlite3.connect(os.path.join(home, sessions.FILE_NAME))
     with database:
         database.execute("UPDATE sessions SET ended_at = NULL")
     database.close()
-    assert sessions.last_words(home, OWNER, "webhook:claude-context:42") is None
+    assert sessions.last_words(home, "webhook:claude-context:42") is None
 
 
 def test_reading_writes_nothing(home):
     path = Path(home, sessions.FILE_NAME)
     before = path.read_bytes()
-    with sessions.reading(home, OWNER) as database, pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(OpsError, match=r"readonly|not authorized"), sessions.reading(home) as database:
         database.execute("DELETE FROM messages")
     assert said(home, "zebra")
     assert path.read_bytes() == before
 
 
 def test_no_database(tmp_path):
-    assert sessions.search(str(tmp_path), OWNER, ["x"], 1) == []
-    assert sessions.last_words(str(tmp_path), OWNER, "x") is None
+    assert sessions.search(str(tmp_path), ["x"], 1) == []
+    assert sessions.last_words(str(tmp_path), "x") is None
 
 
 @pytest.mark.parametrize("spoil", ["garbage", "other", "pipe", "endless"])
@@ -173,7 +174,7 @@ def test_a_hostile_database(tmp_path, monkeypatch, spoil):
         database.commit()
         database.close()
     with pytest.raises(OpsError, match=str(path)):
-        sessions.search(str(tmp_path), OWNER, ["x"], 1)
+        sessions.search(str(tmp_path), ["x"], 1)
 
 
 # Files
@@ -194,7 +195,7 @@ def files(tmp_path):
 
 
 def places(home, query, limit=10):
-    found = memory.search_files(home, OWNER, memory.words_of(query), limit)
+    found = memory.search_files(home, memory.words_of(query), limit)
     return [(place.where, place.text) for place in found]
 
 
@@ -244,18 +245,16 @@ def host(files, tmp_path, monkeypatch):
     """An installation whose profiles are one that has files and one that has none."""
     installed = Installation(
         {
-            "user": OWNER.name,
             "scope": "system",
             "data_dir": files,
-            "hermes_home": files,
             "ops_dir": str(tmp_path / "ops"),
             "root": "/opt/hermes",
             "managed_root": "/m",
         }
     )
     installed.__dict__["profiles"] = [
-        {"name": "default", "home": files},
-        {"name": "work", "home": f"{files}/none"},
+        {"name": "default", "user": OWNER.name, "home": files},
+        {"name": "work", "user": OWNER.name, "home": f"{files}/none"},
     ]
     monkeypatch.setattr(Installation, "load", lambda: installed)
     return installed
@@ -279,6 +278,39 @@ def test_conversations_that_cannot_be_read_hide_no_file(host, files, capsys):
     printed = capsys.readouterr()
     assert "Miro" in printed.out
     assert "state.db" in printed.err
+
+
+def test_a_home_that_is_searched_for_ever_hides_no_other(host, files, capsys, monkeypatch):
+    database = sqlite3.connect(os.path.join(files, sessions.FILE_NAME))
+    database.execute(f"CREATE VIEW messages AS {ENDLESS}")
+    database.execute("CREATE TABLE sessions (id, source)")
+    database.commit()
+    database.close()
+    directory = os.open(os.path.join(files, "memories"), os.O_RDONLY)
+    for _number in range(1300):
+        os.mkdir("d", dir_fd=directory)
+        below = os.open("d", os.O_RDONLY, dir_fd=directory)
+        os.close(directory)
+        directory = below
+    os.close(directory)
+    os.mkfifo(os.path.join(files, "memories", "pipe.md"))
+    try:
+        assert cli.main(["memory", "miro"]) == cli.EXIT_UNHEALTHY
+    finally:
+        subprocess.run(["rm", "-rf", os.path.join(files, "memories", "d")], check=True)
+    printed = capsys.readouterr()
+    assert "profile default: 1 found" in printed.out
+    assert "profile work: nothing found" in printed.out
+    assert "state.db" in printed.err
+
+
+@pytest.mark.parametrize(
+    "answer", [None, [], {"found": 1}, {"found": [1, {"when": "x"}, {"where": 1, "when": 1e300, "text": []}]}]
+)
+def test_a_worker_may_answer_anything(answer):
+    for place in memory.checked(answer)[0]:
+        assert isinstance(place.where, str)
+        assert place.when == 0.0
 
 
 def test_nothing_hostile_reaches_the_terminal(host, files, capsys):

@@ -22,15 +22,14 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import sessions, tell
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 
 SECRET = "the-secret-of-the-tests"
 HOST = {
-    "user": "hermes",
     "scope": "system",
     "data_dir": "/d",
-    "hermes_home": "/h",
     "ops_dir": "/o",
     "root": "/opt/hermes",
     "managed_root": "/m",
@@ -84,11 +83,12 @@ def gateway(tmp_path, monkeypatch):
     (home / "webhook_subscriptions.json").write_text(json.dumps({"claude-context": {"secret": SECRET}}))
     profile = {
         "name": "default",
+        "user": Owner.current().name,
         "home": str(home),
         "webhook": {"enabled": True, "host": "127.0.0.1", "port": server.server_port},
     }
     installed = Installation(HOST)
-    installed.__dict__.update(profiles=[profile], owner=Owner.current())
+    installed.__dict__.update(profiles=[profile])
     monkeypatch.setattr(Installation, "load", lambda: installed)
     server.home, server.profile = home, profile
     yield server
@@ -205,7 +205,7 @@ def test_nothing_is_replaced(tmp_path):
 
 def test_the_health_check_uses_the_same_call(gateway):
     profile = {**gateway.profile, "health": {"reply": False, "webhook": "claude-context"}}
-    result = health.Health("default")
+    result = Health("default")
     health._prove(profile, Owner.current(), result)
     assert result.ok
     assert gateway.calls[0]["topic"] == "health"

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import stat
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import transfer as port
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import parcel, transfer
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
@@ -44,13 +44,14 @@ def home(tmp_path):
     return tmp_path / "home"
 
 
+def items_of(source, home, check=False):
+    with parcel.packed(str(source)) as (index, descriptor):
+        return transfer.port(source.name, index, descriptor, str(home), OWNER, soul=DEFAULT_SOUL, check=check)
+
+
 def ported(source, home, check=False):
     """What ``hermes-ops port`` does, as (status, source, target)."""
-    with contextlib.closing(port.Source(str(source))) as opened:
-        items = port.plan_port(opened, str(home), OWNER, default_soul=DEFAULT_SOUL)
-        for item in items if not check else ():
-            port.apply(item)
-    return [(item.status, item.source, item.target) for item in items]
+    return [(item.status, item.source, item.target) for item in items_of(source, home, check)]
 
 
 def everything(top):
@@ -154,34 +155,36 @@ def test_tricks_are_refused(source, home, tmp_path, kind):
     assert not any("evil" in path for path in everything(home))
 
 
-def test_a_file_that_becomes_a_link_is_not_followed(source, home, tmp_path):
+def test_a_file_that_becomes_a_link_is_not_followed(source, home, tmp_path, monkeypatch):
     """Root may be asked to port a directory that somebody else can change meanwhile."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/notes.md").write_text("secret")
     write(source, {"bread/SKILL.md": SKILL, "bread/references/notes.md": "x"})
-    with contextlib.closing(port.Source(str(source))) as opened:
-        items = port.plan_port(opened, str(home), OWNER, default_soul=None)
-        (source / "bread/references").rename(source / "away")
-        (source / "bread/references").symlink_to(tmp_path / "elsewhere")
-        with pytest.raises(OpsError):
-            port.apply(items[0])
-    assert "secret" not in everything(home).values()
-    assert not (home / "skills/imported/bread").exists()
+
+    def swapped(*arguments, copy=parcel._copy):
+        if not (source / "away").exists():
+            (source / "bread/references").rename(source / "away")
+            (source / "bread/references").symlink_to(tmp_path / "elsewhere")
+        return copy(*arguments)
+
+    monkeypatch.setattr(parcel, "_copy", swapped)
+    top = os.open(source, os.O_RDONLY)
+    with open(tmp_path / "packed", "w+b") as target, pytest.raises(OpsError, match="cannot be read"):
+        parcel.pack(top, target.fileno())
+    os.close(top)
+    assert b"secret" not in (tmp_path / "packed").read_bytes()
 
 
 def test_half_a_skill_is_never_seen(source, home, monkeypatch):
-    write(source, {"bread/SKILL.md": SKILL, "bread/a.md": "a", "bread/z.md": "z"})
-
-    def full(*_arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    write(source, {"bread/SKILL.md": SKILL, "bread/a.md": "a", "bread/z.md": "z" * 100})
     with monkeypatch.context() as patched:
-        patched.setattr(port.shutil, "copyfileobj", full)
-        with pytest.raises(OpsError, match="free space"):
+        # As on a full disk.
+        patched.setattr(transfer, "_LIMITS", replace(transfer._LIMITS, file=50))
+        with pytest.raises(OpsError, match="cannot be written"):
             ported(source, home)
     assert everything(home) == {"skills": None, "skills/imported": None}
     # What a run left that was killed.
-    write(home, {f"skills/imported/.bread{port._UNFINISHED}/SKILL.md": SKILL})
+    write(home, {f"skills/imported/.bread{transfer._UNFINISHED}/SKILL.md": SKILL})
     assert ported(source, home) == [("ported", "bread", "skills/imported/bread")]
     assert sorted(os.listdir(home / "skills/imported")) == ["bread"]
 
@@ -200,8 +203,8 @@ def test_nothing_to_port(source, home):
     write(source, {"README.md": "x"})
     with pytest.raises(OpsError, match="nothing to port"):
         ported(source, home)
-    with pytest.raises(OpsError, match="read"):
-        port.Source(str(source / "none"))
+    with pytest.raises(OpsError, match="cannot be opened"):
+        ported(source / "none", home)
 
 
 # An OpenClaw home
@@ -291,9 +294,86 @@ def test_texts_that_are_links_or_no_text_are_refused(source, home, tmp_path, nam
     assert not any("secret" in (text or "") for text in everything(home).values())
 
 
+# A source that somebody hostile filled
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can act as somebody else")
+
+
+def test_names_in_a_skill_are_those_hermes_knows():
+    names = {
+        "---\nname: bread\n---\n": "bread",
+        "---  \nother: x\nname:\t'bread' \n---": "bread",
+        '---\nname: "white bread"\n---\n': "white bread",
+        "---\nname: bread\n": "d",
+        "name: bread\n---\n": "d",
+        "---\nname:\n---\n": "d",
+        "": "d",
+    }
+    assert {text: transfer._name(text.encode(), "d") for text in names} == names
+
+
+def test_a_skill_that_a_pattern_would_take_hours_for(source, home):
+    write(source, {"bread/SKILL.md": "---\n" + 'name: "\n' * 500 + "name:" + " " * 3000})
+    assert ported(source, home) == [("ported", "bread", "skills/imported/bread")]
+
+
+def test_a_hole_is_no_skill(source, home):
+    write(source, {"bread/SKILL.md": SKILL})
+    os.truncate(source / "bread/SKILL.md", 3 * 2**30)
+    with pytest.raises(OpsError, match="is too large") as caught:
+        ported(source, home, check=True)
+    assert caught.value.where == "bread/SKILL.md"
+
+
+def test_directories_without_end(public, home, nest):
+    write(public, {"bread/SKILL.md": SKILL})
+    nest(public / "bread", 1500)
+    with pytest.raises(OpsError, match="is nested more than 32 levels deep"):
+        ported(public, home, check=True)
+
+
+def test_skills_that_are_there_without_end(source, public, nest):
+    write(source, {"bread/SKILL.md": SKILL})
+    (public / "skills/deep").mkdir(parents=True)
+    nest(public / "skills/deep", 1500)
+    assert ported(source, public) == [("ported", "bread", "skills/imported/bread")]
+
+
+def test_only_skills_and_texts_are_taken_along(source):
+    """A large home is no trouble, and its secrets stay where they are."""
+    write(source, {**OPENCLAW, "agents/main/state.sqlite": ""})
+    os.truncate(source / "agents/main/state.sqlite", 2 * parcel.LARGEST)
+    with parcel.packed(str(source)) as (index, descriptor):
+        taken = os.pread(descriptor, 10_000, 0)
+    assert b"Bakes bread" in taken
+    assert b"KEY=secret" not in taken
+    assert index["entries"][".env"][3] is None
+
+
+@needs_root
+def test_a_source_of_another_agent_is_read_as_that_agent(public, home, nobody):
+    """Not as root, to whom a link in it could show everything."""
+    source, secret = public / "theirs", public / "secret"
+    write(source, {"bread/SKILL.md": SKILL})
+    secret.mkdir(mode=0o700)
+    (secret / "SKILL.md").write_text("root's")
+    subprocess.run(["chown", "-R", f"{nobody.uid}:{nobody.gid}", str(source)], check=True)
+    (source / "skills").symlink_to(secret)
+    with pytest.raises(OpsError, match="symbolic link that root did not make"):
+        ported(source / "skills", home)
+    (source / "skills").unlink()
+    (source / "bread/notes.md").write_text("root's")
+    (source / "bread/notes.md").chmod(0o600)
+    with pytest.raises(OpsError, match=r"bread/notes\.md: cannot be read"):
+        ported(source, home)
+
+
+# Texts
+
+
 def test_entries_are_what_is_said_below_which_headings():
     text = "# Title\n\nAbout.\n\n## House\n* key\n1. mat\n### Cellar\nwine\nand beer\n\n## House\n- key\n## Car\nred\n"
-    assert port.entries_of(text) == [
+    assert transfer.entries_of(text) == [
         "About.",
         "House: key",
         "House: mat",
@@ -301,32 +381,30 @@ def test_entries_are_what_is_said_below_which_headings():
         "Car: red",
     ]
     # Already in the form of Hermes.
-    assert port.entries_of("one\n§\ntwo\n") == ["one", "two"]
+    assert transfer.entries_of("one\n§\ntwo\n") == ["one", "two"]
 
 
 @example("- \n1", 2)
 @given(st.text(alphabet="#-* a§\n\r\tb1.)", max_size=200), st.integers(0, 50))
 def test_entries_fit_and_are_read_by_hermes_as_written(text, limit):
-    kept = port.fitting(port.entries_of(text), limit)
-    joined = port.ENTRY_DELIMITER.join(kept)
+    kept = transfer.fitting(transfer.entries_of(text), limit)
+    joined = transfer.ENTRY_DELIMITER.join(kept)
     assert len(joined) <= limit
     # As tools/memory_tool.py splits them.
-    assert [entry.strip() for entry in joined.split(port.ENTRY_DELIMITER) if entry.strip()] == kept
+    assert [entry.strip() for entry in joined.split(transfer.ENTRY_DELIMITER) if entry.strip()] == kept
 
 
 def test_what_does_not_fit_is_said(source, home):
     write(source, {"SOUL.md": "x", "MEMORY.md": "\n\n".join(f"fact {number} " + "x" * 500 for number in range(10))})
-    with contextlib.closing(port.Source(str(source))) as opened:
-        items = port.plan_port(opened, str(home), OWNER, default_soul=None)
-    (item,) = [item for item in items if item.target == "memories/MEMORY.md"]
+    (item,) = [item for item in items_of(source, home, check=True) if item.target == "memories/MEMORY.md"]
     assert "4 of 10 entries" in str(item)
 
 
 def test_the_persona_that_hermes_writes_is_found(tmp_path):
-    assert port.default_soul(str(tmp_path)) is None
+    assert transfer.default_soul(str(tmp_path)) is None
     path = "current/lib/python3.11/site-packages/hermes_cli/default_soul.py"
     write(tmp_path, {path: 'DEFAULT_SOUL_MD = ("You are "\n    "Hermes.")\nOTHER = 1\n'})
-    assert port.default_soul(str(tmp_path)) == "You are Hermes."
+    assert transfer.default_soul(str(tmp_path)) == "You are Hermes."
 
 
 # The command
@@ -334,10 +412,16 @@ def test_the_persona_that_hermes_writes_is_found(tmp_path):
 
 @pytest.fixture
 def host(home, tmp_path, monkeypatch):
-    profile = {"name": "default", "home": str(home), "unit": "hermes-gateway@default.service", "drain": 0}
+    profile = {
+        "name": "default",
+        "user": OWNER.name,
+        "home": str(home),
+        "unit": "hermes-gateway@default.service",
+        "drain": 0,
+    }
     installed = Installation(
         {
-            **dict.fromkeys(("user", "scope", "data_dir", "hermes_home", "managed_root"), "x"),
+            **dict.fromkeys(("scope", "data_dir", "managed_root"), "x"),
             "ops_dir": str(tmp_path / "ops"),
             "root": str(tmp_path / "root"),
         }
@@ -345,7 +429,7 @@ def host(home, tmp_path, monkeypatch):
     calls = []
 
     class Manager:
-        running = True
+        scope, owner, running = "system", OWNER, True
 
         def units(self, names):
             return dict.fromkeys(names, self)
@@ -356,9 +440,10 @@ def host(home, tmp_path, monkeypatch):
             assert (home / "skills").exists()
             calls.append(arguments)
 
-    installed.__dict__.update(profiles=[profile], owner=OWNER, manager=Manager())
+    manager = Manager()
+    installed.__dict__.update(profiles=[profile], manager_of=lambda _profile: manager)
     monkeypatch.setattr(Installation, "load", lambda: installed)
-    monkeypatch.setattr(health, "wait", lambda profiles, manager, owner: [health.Health("default")])
+    monkeypatch.setattr(health, "wait", lambda profiles, manager_of: [health.Health("default")])
     installed.calls = calls
     return installed
 

@@ -10,7 +10,9 @@ import os
 import stat
 
 import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import converge as agent
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import webhooks
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import AgentHome, Webhooks
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
@@ -138,26 +140,26 @@ def profile(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
 
-    def converge(*declared, **options):
-        return webhooks.converge_webhooks(
-            str(home), Owner.current(), Records(str(tmp_path / "ops"), "p"), declared, **options
-        )
+    def converge(*declared, check=False):
+        records = Records(str(tmp_path / "ops"), "p")
+        desired = AgentHome(webhooks=Webhooks(declared))
+        return agent.converge(str(home), Owner.current(), records, desired, check=check).parts["webhooks"]
 
     converge.file = home / "webhook_subscriptions.json"
     return converge
 
 
 def test_converge_twice(profile):
-    assert profile({"name": "a"}, check_mode=True).plan.changed
+    assert profile({"name": "a"}, check=True).differences
     assert not profile.file.exists()
-    assert profile({"name": "a"}).webhooks.generated == ["a"]
+    assert profile({"name": "a"}).generated == ["a"]
     assert stat.S_IMODE(profile.file.stat().st_mode) == 0o600
     before = profile.file.stat().st_ctime_ns
-    assert not profile({"name": "a"}).plan.changed
+    assert not profile({"name": "a"}).differences
     assert profile.file.stat().st_ctime_ns == before
-    assert profile().plan.changed
+    assert profile().differences
     assert json.loads(profile.file.read_text()) == {}
-    assert not profile().plan.changed
+    assert not profile().differences
 
 
 def test_every_write_is_newer_than_what_the_gateway_has_read(profile):
@@ -168,15 +170,15 @@ def test_every_write_is_newer_than_what_the_gateway_has_read(profile):
     assert profile.file.stat().st_mtime > future
     os.utime(profile.file, (1, 1))
     done = profile({"name": "a"}, {"name": "b"})
-    assert [each.what for each in done.plan.differences] == ["modification time"]
+    assert [each.what for each in done.differences] == ["modification time"]
     assert profile.file.stat().st_mtime > future
-    assert not profile({"name": "a"}, {"name": "b"}).plan.changed
+    assert not profile({"name": "a"}, {"name": "b"}).differences
 
 
 def test_a_wrong_mode_is_put_right(profile):
     profile({"name": "a"})
     profile.file.chmod(0o644)
-    assert profile({"name": "a"}).plan.changed
+    assert profile({"name": "a"}).differences
     assert stat.S_IMODE(profile.file.stat().st_mode) == 0o600
 
 
@@ -187,7 +189,7 @@ def test_a_broken_file_is_untouched(profile, text, where):
     profile.file.write_text(text)
     for check_mode in (True, False):
         with pytest.raises(OpsError) as caught:
-            profile({"name": "b"}, check_mode=check_mode)
+            profile({"name": "b"}, check=check_mode)
         assert caught.value.where == f"{profile.file}{where}"
         assert "SECRETVALUE" not in str(caught.value)
     assert profile.file.read_text() == text

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import getpass
 import gzip
 import hashlib
@@ -15,29 +16,38 @@ import os
 import socket
 import sqlite3
 import stat
+import subprocess
 import tarfile
 import threading
 import time
 import tracemalloc
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import tarstream as archive
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import (
+    archives,
+    databases,
+    extracting,
+    making,
+    reading,
+    selection,
+    space,
+    tarstream,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from hypothesis import given
 from hypothesis import strategies as st
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root mounts")
+
 
 @pytest.fixture
 def host(tmp_path):
     host = Installation(
         {
-            "user": getpass.getuser(),
             "scope": "system",
             "data_dir": str(tmp_path),
-            "hermes_home": str(tmp_path / "home"),
             "ops_dir": str(tmp_path / "ops"),
             "root": str(tmp_path / "opt"),
             "managed_root": str(tmp_path / "managed"),
@@ -84,7 +94,7 @@ def home(tmp_path):
         "workspace/target/CACHEDIR.TAG": "Signature: 8a477f597d28d172789f06886806bc55\n",
         "profiles/other/config.yaml": "{}\n",
         ".config.yaml.abc.hermes-ops": "unfinished: secret\n",
-        ".hermes-ops-restore/config.yaml": "{}\n",
+        ".hermes-ops-restore-1/config.yaml": "{}\n",
     }.items():
         path = home / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,17 +129,16 @@ LEFT_OUT = {
     "workspace/pipe",
     "profiles",
     ".config.yaml.abc.hermes-ops",
-    ".hermes-ops-restore",
+    ".hermes-ops-restore-1",
     ".env",
     ".env.bak",
     ".envs",
-    "outside",
 }
 
 
 @pytest.fixture
 def profile(home):
-    return {"name": "default", "home": str(home)}
+    return {"name": "default", "home": str(home), "user": getpass.getuser()}
 
 
 @pytest.fixture
@@ -162,40 +171,42 @@ def without(found, *gone):
 
 
 def test_what_goes_in_comes_out_and_nothing_else(host, home, profile, tmp_path, me):
-    path = backup.create(host, profile, str(tmp_path / "out"))
+    path = making.create(host, profile, str(tmp_path / "out")).path
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert os.listdir(tmp_path / "out") == [os.path.basename(path)]
-    manifest = backup.extract(path, str(tmp_path / "again"), me)
+    manifest = extracting.extract(path, str(tmp_path / "again"), me, links_out=True)
     expected = without(tree(home), *LEFT_OUT, "state.db")
     # A link into the home leads into the new one.
     expected["skills/soul"] = ("link", "../SOUL.md")
     assert without(tree(tmp_path / "again"), "state.db") == expected
-    assert manifest["outside"] == {"outside": "/etc/passwd"}
-    assert manifest["problems"] == {}
-    assert (manifest["profile"], manifest["host"], manifest["env"]) == ("default", socket.gethostname(), "exclude")
-    assert (manifest["release"], manifest["version"]) == ("0.19.0-abc", "0.19.0")
-    assert manifest["schemas"] == {"state.db": 22}
-    assert backup.databases(str(tmp_path / "again")) == ["state.db"]
-    assert not os.path.exists(tmp_path / "ops/backup.work")
+    assert list(manifest.left_out) == ["outside", "workspace/pipe", "workspace/target"]
+    assert "leads out of the home, to /etc/passwd" in manifest.left_out["outside"]
+    assert manifest.problems == {}
+    assert (manifest.profile, manifest.host, manifest.env) == ("default", socket.gethostname(), "exclude")
+    assert (manifest.release, manifest.version) == ("0.19.0-abc", "0.19.0")
+    assert manifest.schemas == {"state.db": 22}
+    assert selection.databases(str(tmp_path / "again")) == ["state.db"]
+    assert [name for name in os.listdir(home) if name.startswith(".hermes-ops-copy")] == []
     with gzip.open(path) as stream:
         assert b"secret" not in stream.read().replace(b"the agent's own", b"")
 
 
 def test_the_first_and_the_last_member_say_what_it_is(host, profile, tmp_path):
-    with tarfile.open(backup.create(host, profile, str(tmp_path / "out"))) as opened:
+    with tarfile.open(making.create(host, profile, str(tmp_path / "out")).path) as opened:
         names = opened.getnames()
         about = json.load(opened.extractfile("about.json"))
-    assert (names[0], names[-1]) == ("about.json", "checksums.json")
-    assert about["format"] == 1
+    assert (names[0], names[-1]) == ("about.json", "summary.json")
+    assert about["format"] == 2
     # Anybody can look into one with tar alone.
     assert "home/memories/MEMORY.md" in names
 
 
 def test_a_stream_is_the_same_without_gzip(host, home, profile, tmp_path, me):
-    out = io.BytesIO()
-    said = backup.stream(host, profile, out)
-    manifest = backup.extract(io.BytesIO(out.getvalue()), str(tmp_path / "again"), me)
-    assert manifest == said
+    with open(tmp_path / "stream", "w+b") as out:
+        said = making.stream(host, profile, out)
+        out.seek(0)
+        manifest = extracting.extract(out, str(tmp_path / "again"), me)
+    assert dataclasses.replace(manifest, env_inside=False) == said
     assert "memories/MEMORY.md" in tree(tmp_path / "again")
 
 
@@ -205,14 +216,16 @@ def test_names_survive(host, home, profile, tmp_path, me, name):
     deep.mkdir(parents=True)
     (deep / name).write_text("x")
     (deep / "link").symlink_to(name)
-    backup.extract(backup.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
+    extracting.extract(making.create(host, profile, str(tmp_path / "out")).path, str(tmp_path / "again"), me)
     assert without(tree(tmp_path / "again"), "skills", "state.db") == without(
-        tree(home), *LEFT_OUT, "skills", "state.db"
+        tree(home), *LEFT_OUT, "skills", "state.db", "outside"
     )
 
 
 def test_env_only_when_asked_for(host, home, profile, tmp_path, me):
-    backup.extract(backup.create(host, profile, str(tmp_path / "out"), env="include"), str(tmp_path / "again"), me)
+    extracting.extract(
+        making.create(host, profile, str(tmp_path / "out"), env="include").path, str(tmp_path / "again"), me
+    )
     assert (tmp_path / "again/.env").read_text() == (home / ".env").read_text()
 
 
@@ -237,10 +250,10 @@ def test_a_busy_database_is_consistent(host, home, profile, tmp_path, me):
     try:
         for number in range(3):
             before = len(wrote)
-            path = backup.create(host, profile, str(tmp_path / "out"))
+            path = making.create(host, profile, str(tmp_path / "out")).path
             assert len(wrote) > before
             copy = tmp_path / f"again{number}"
-            backup.extract(path, str(copy), me)
+            extracting.extract(path, str(copy), me)
             assert sorted(name for name in os.listdir(copy) if name.startswith("state.db")) == ["state.db"]
             with contextlib.closing(sqlite3.connect(copy / "state.db")) as database:
                 assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -254,28 +267,30 @@ def test_a_busy_database_is_consistent(host, home, profile, tmp_path, me):
 
 def test_a_damaged_database_is_kept_and_named(host, home, profile, tmp_path, me):
     (home / "old.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
-    manifest = backup.extract(backup.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
-    assert list(manifest["problems"]) == ["old.db"]
+    manifest = extracting.extract(making.create(host, profile, str(tmp_path / "out")).path, str(tmp_path / "again"), me)
+    assert list(manifest.problems) == ["old.db"]
     assert (tmp_path / "again/old.db").read_bytes() == (home / "old.db").read_bytes()
     with pytest.raises(OpsError, match="integrity_check"):
-        backup.copy_database(str(home / "old.db"), str(tmp_path / "copy"), me)
+        databases.copy_database(str(home / "old.db"), str(tmp_path / "copy"), me)
 
 
-def test_a_locked_database_is_named_and_nothing_waits_for_ever(host, home, profile, tmp_path, me, monkeypatch):
-    monkeypatch.setattr(backup, "SQLITE_TIMEOUT", 0.1)
+def test_a_locked_database_is_named_and_nothing_waits_for_ever(host, home, profile, tmp_path, me, monkeypatch, inline):
+    monkeypatch.setattr(databases, "SQLITE_TIMEOUT", 0.1)
     with contextlib.closing(sqlite3.connect(home / "locked.db")) as database:
         database.executescript("CREATE TABLE a (b); PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE")
-        manifest = backup.extract(backup.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
-    assert list(manifest["problems"]) == ["locked.db"]
+        manifest = extracting.extract(
+            making.create(host, profile, str(tmp_path / "out")).path, str(tmp_path / "again"), me
+        )
+    assert list(manifest.problems) == ["locked.db"]
     assert "locked.db" not in os.listdir(tmp_path / "again")
 
 
-def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, profile, tmp_path, me, monkeypatch):
+def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, profile, tmp_path, me, monkeypatch, inline):
     work = home / "workspace"
     big = b"0123456789abcdef" * 200_000
     for name in ("a", "grows", "rewritten", "shrinks", "vanishes"):
         (work / name).write_bytes(big)
-    original = archive.Writer.file
+    original = tarstream.Writer.file
 
     def file(self, name, *arguments, **options):
         """The agent is always faster: it acts between our look at a file and the first byte that we read."""
@@ -291,10 +306,10 @@ def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, profile, tmp_pat
                 stream.write(b"anew")
         return original(self, name, *arguments, **options)
 
-    monkeypatch.setattr(archive.Writer, "file", file)
-    manifest = backup.extract(backup.create(host, profile, str(tmp_path / "out")), str(tmp_path / "again"), me)
+    monkeypatch.setattr(tarstream.Writer, "file", file)
+    manifest = extracting.extract(making.create(host, profile, str(tmp_path / "out")).path, str(tmp_path / "again"), me)
     changed = "changed while it was read"
-    assert manifest["problems"] == {"workspace/shrinks": changed, "workspace/rewritten": changed}
+    assert manifest.problems == {"workspace/shrinks": changed, "workspace/rewritten": changed}
     assert "vanishes" not in os.listdir(tmp_path / "again/workspace")
     assert (tmp_path / "again/workspace/grows").read_bytes() == big
 
@@ -302,7 +317,7 @@ def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, profile, tmp_pat
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, profile, tmp_path):
     nobody = Owner.named("nobody")
-    host.owner = nobody
+    profile["user"] = "nobody"
     os.chmod(tmp_path, 0o711)
     for directory in tmp_path.parents:
         if directory.stat().st_uid == 0 and str(directory).startswith("/tmp/"):
@@ -322,10 +337,12 @@ def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, 
         for name in os.listdir(home):
             if name.startswith("state.db"):
                 os.chown(home / name, nobody.uid, nobody.gid)
-        path = backup.create(host, profile, str(tmp_path / "out"))
+        path = making.create(host, profile, str(tmp_path / "out")).path
         assert all(os.stat(home / name).st_uid == nobody.uid for name in os.listdir(home) if name.startswith("state"))
-    assert list(backup.verify(path)["problems"]) == ["roots"]
-    backup.extract(path, str(tmp_path / "again"), nobody)
+    assert list(extracting.verify(path).problems) == ["roots"]
+    (tmp_path / "again").mkdir()
+    os.chown(tmp_path / "again", nobody.uid, nobody.gid)
+    extracting.extract(path, str(tmp_path / "again"), nobody)
     owners = {os.lstat(os.path.join(top, n)).st_uid for top, d, f in os.walk(tmp_path / "again") for n in [".", *d, *f]}
     assert owners == {nobody.uid}
     with contextlib.closing(sqlite3.connect(tmp_path / "again/state.db")) as database:
@@ -338,33 +355,43 @@ def test_a_killed_one_is_swept_and_no_archive(host, home, profile, tmp_path):
     partial = out / "default-20260101T000000Z.tar.gz.partial"
     partial.write_text("half")
     (out / "default-20260101T000000Z.txt").write_text("somebody else's")
-    (tmp_path / "ops/backup.work").mkdir(parents=True)
-    (tmp_path / "ops/backup.work/database").write_text("half")
-    assert backup.archives(str(out)) == []
-    path = backup.create(host, profile, str(out))
+    (home / ".hermes-ops-copy-1").mkdir()
+    (home / ".hermes-ops-copy-1/database").write_text("half")
+    assert archives.listed(str(out)) == []
+    path = making.create(host, profile, str(out)).path
     assert not partial.exists()
-    assert [each.path for each in backup.archives(str(out))] == [path]
+    assert not (home / ".hermes-ops-copy-1").exists()
+    assert [each.path for each in archives.listed(str(out))] == [path]
 
 
-def test_one_that_fails_leaves_nothing(host, home, profile, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "RESERVE", 1 << 60)
+def test_one_that_fails_leaves_nothing(host, home, profile, tmp_path, monkeypatch, inline):
+    monkeypatch.setattr(space, "RESERVE", 1 << 60)
     with pytest.raises(OpsError, match="no room"):
-        backup.create(host, profile, str(tmp_path / "out"))
+        making.create(host, profile, str(tmp_path / "out"))
     assert os.listdir(tmp_path / "out") == []
-    assert not os.path.exists(tmp_path / "ops/backup.work")
+    assert [name for name in os.listdir(home) if name.startswith(".hermes-ops-copy")] == []
+
+
+def test_a_worker_that_may_write_no_more_has_no_room(host, home, profile, tmp_path, monkeypatch):
+    """By the limit that root gave it, before it looks at the disk itself."""
+    (home / "large").write_bytes(os.urandom(65536))
+    monkeypatch.setattr(space, "free", lambda _descriptor: 4096)
+    with pytest.raises(OpsError, match="no room"):
+        making.create(host, profile, str(tmp_path / "out"))
+    assert os.listdir(tmp_path / "out") == []
 
 
 def test_pruned_by_count_and_by_profile(tmp_path):
     names = [f"{name}-2026010{day}T000000Z.tar.gz" for name in ("default", "default-2", "work") for day in range(1, 6)]
     for name in [*names, "default-20260101T000000Z.tar.gz.partial", "default.tar.gz"]:
         (tmp_path / name).write_text("x")
-    assert len(backup.archives(str(tmp_path), "default")) == 5
-    removed = backup.prune(str(tmp_path), "default", 2)
+    assert len(archives.listed(str(tmp_path), "default")) == 5
+    removed = archives.prune(str(tmp_path), "default", 2)
     assert [os.path.basename(path)[8:17] for path in removed] == ["20260101T", "20260102T", "20260103T"]
     assert len(os.listdir(tmp_path)) == 17 - 3
     # The newest one stays whatever is asked for.
-    assert len(backup.prune(str(tmp_path), "default", 0)) == 1
-    assert [each.profile for each in backup.archives(str(tmp_path))].count("default") == 1
+    assert len(archives.prune(str(tmp_path), "default", 0)) == 1
+    assert [each.profile for each in archives.listed(str(tmp_path))].count("default") == 1
 
 
 def test_one_made_with_a_fast_clock_is_not_the_newest_for_years(tmp_path):
@@ -372,32 +399,223 @@ def test_one_made_with_a_fast_clock_is_not_the_newest_for_years(tmp_path):
     names = []
     for ahead in (10 * 365 * 86400, -86400, -3600, 60):
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now + ahead))
-        names.append(f"default-{stamp}{backup.SUFFIX}")
+        names.append(f"default-{stamp}{archives.SUFFIX}")
         (tmp_path / names[-1]).write_bytes(b"x")
-    assert [os.path.basename(each.path) for each in backup.archives(str(tmp_path))] == names
-    assert [os.path.basename(path) for path in backup.prune(str(tmp_path), "default", 2)] == names[:2]
+    assert [os.path.basename(each.path) for each in archives.listed(str(tmp_path))] == names
+    assert [os.path.basename(path) for path in archives.prune(str(tmp_path), "default", 2)] == names[:2]
 
 
 def test_a_home_that_is_not_there_is_an_error_not_an_empty_backup(host, tmp_path):
     with pytest.raises(OpsError, match="cannot be read"):
-        backup.create(host, {"name": "default", "home": str(tmp_path / "none")}, str(tmp_path / "out"))
+        making.create(
+            host, {"name": "default", "home": str(tmp_path / "none"), "user": getpass.getuser()}, str(tmp_path / "out")
+        )
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_memory_is_flat(host, home, profile, tmp_path, me):
+def test_memory_is_flat(host, home, profile, tmp_path, me, inline):
     (home / "workspace/big").write_bytes(os.urandom(1 << 20) * 48)
     with contextlib.closing(sqlite3.connect(home / "state.db")) as database:
         database.executemany("INSERT INTO messages (content) VALUES (?)", [("x" * 100_000,)] * 300)
         database.commit()
     tracemalloc.start()
     try:
-        path = backup.create(host, profile, str(tmp_path / "out"))
-        backup.verify(path)
-        backup.extract(path, str(tmp_path / "again"), me)
+        path = making.create(host, profile, str(tmp_path / "out")).path
+        extracting.verify(path)
+        extracting.extract(path, str(tmp_path / "again"), me)
         _now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 12 << 20
+
+
+# What an agent may leave in its home
+
+
+def made(host, profile, tmp_path, me, **options):
+    """An archive of the home, and the directory that it was extracted to."""
+    path, manifest = making.create(host, profile, str(tmp_path / "out"), **options)
+    extracting.extract(path, str(tmp_path / "again"), me)
+    return manifest, tmp_path / "again"
+
+
+def test_memories_are_never_left_out_as_a_cache(host, home, profile, tmp_path, me):
+    tag = "Signature: 8a477f597d28d172789f06886806bc55\n"
+    (home / "memories/CACHEDIR.TAG").write_text(tag)
+    (home / "skills/tools/x/CACHEDIR.TAG").write_text(tag)
+    (home / "notes").mkdir()
+    for name in ("notes/CACHEDIR.TAG", "workspace/CACHEDIR.TAG"):
+        (home / name).write_text(tag)
+    # Empty, as `touch` makes it: no tag.
+    (home / "workspace/work").mkdir()
+    (home / "workspace/work/CACHEDIR.TAG").touch()
+    manifest, again = made(host, profile, tmp_path, me)
+    for name in ("memories/MEMORY.md", "skills/tools/x/SKILL.md", "notes", "workspace/run.sh", "workspace/work"):
+        assert (again / name).exists(), name
+    assert "cache" in manifest.left_out["workspace/target"]
+
+
+def test_a_pipe_in_the_place_of_a_file_is_named(host, home, profile, tmp_path, me):
+    (home / "SOUL.md").unlink()
+    os.mkfifo(home / "SOUL.md")
+    manifest, again = made(host, profile, tmp_path, me)
+    assert "pipe" in manifest.left_out["SOUL.md"]
+    assert not (again / "SOUL.md").exists()
+
+
+@pytest.mark.parametrize("beside", ["state.db-journal", "state.db-wal", "state.db-shm"])
+def test_a_pipe_beside_a_database_holds_nobody(host, home, profile, tmp_path, me, beside):
+    with contextlib.suppress(FileNotFoundError):
+        (home / beside).unlink()
+    os.mkfifo(home / beside)
+    manifest, _again = made(host, profile, tmp_path, me)
+    assert "not a regular file" in manifest.problems["state.db"]
+
+
+def test_a_version_that_is_computed_for_ever_is_no_version(host, home, profile, tmp_path, me):
+    with contextlib.closing(sqlite3.connect(home / "state.db")) as database:
+        database.executescript(
+            "DROP TABLE schema_version; CREATE VIEW schema_version AS WITH RECURSIVE "
+            "n(version) AS (SELECT 1 UNION ALL SELECT version + 1 FROM n) SELECT version FROM n"
+        )
+    manifest, again = made(host, profile, tmp_path, me)
+    assert (manifest.problems, manifest.schemas) == ({}, {})
+    assert (again / "state.db").exists()
+
+
+def test_thousands_of_odd_links_make_an_archive_that_can_be_verified(host, home, profile, tmp_path, me):
+    target = b"/" + b"\xff" * 4000
+    (home / "l").mkdir()
+    for number in range(11400):
+        os.symlink(target, os.fsencode(home / "l") + b"/%d" % number)
+    manifest, again = made(host, profile, tmp_path, me)
+    assert manifest.members > 11400
+    assert "more of these notes" in manifest.problems["."]
+    assert (again / "memories/MEMORY.md").exists()
+    assert len(extracting.verify(archives.listed(str(tmp_path / "out"))[0].path).left_out) < 100
+
+
+def test_memory_does_not_grow_with_the_number_of_files(host, home, profile, tmp_path, inline):
+    def peak():
+        tracemalloc.start()
+        try:
+            making.create(host, profile, str(tmp_path / "out"))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few = peak()
+    for number in range(4000):
+        directory = home / f"many/{number % 200}"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / ("n" * 100 + str(number))).touch()
+    assert peak() < few + (1 << 20)
+
+
+def test_a_hole_takes_no_space_where_it_is_restored(host, home, profile, tmp_path, me):
+    with open(home / "workspace/disk.img", "wb") as stream:
+        stream.write(b"first")
+        stream.truncate(400 << 20)
+        stream.seek(300 << 20)
+        stream.write(b"last")
+    manifest, again = made(host, profile, tmp_path, me)
+    assert manifest.problems == {}
+    status = os.stat(again / "workspace/disk.img")
+    assert (status.st_size, status.st_blocks * 512 < 16 << 20) == (400 << 20, True)
+    with open(again / "workspace/disk.img", "rb") as stream:
+        assert stream.read(5) == b"first"
+        stream.seek(300 << 20)
+        assert stream.read(5) == b"last\0"
+
+
+def test_more_holes_than_an_archive_takes_are_refused_by_name(host, home, profile, tmp_path, me):
+    for name in ("a", "huge", "z"):
+        (home / "workspace" / name).touch()
+        os.truncate(home / "workspace" / name, (1 << 43) if name == "huge" else (10 << 20))
+    with open(home / "workspace/db", "wb") as stream:
+        stream.write(databases.SQLITE_MAGIC)
+        stream.truncate(1 << 43)
+    manifest, again = made(host, profile, tmp_path, me)
+    assert sorted(manifest.problems) == ["workspace/db", "workspace/huge"]
+    assert "are holes" in manifest.problems["workspace/huge"]
+    assert (again / "workspace/z").stat().st_size == 10 << 20
+
+
+@pytest.mark.parametrize("depth", [1300, 3000])
+def test_directories_that_are_nested_deeply(host, home, profile, tmp_path, me, depth):
+    descriptor = os.open(home / "workspace", os.O_RDONLY)
+    for _each in range(depth):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+    try:
+        manifest, again = made(host, profile, tmp_path, me)
+        assert manifest.members > 1300
+        assert bool(manifest.problems) == (depth == 3000)
+        assert (again / "memories/MEMORY.md").exists()
+    finally:
+        # pytest cannot remove them.
+        subprocess.run(["rm", "-rf", home, tmp_path / "again"], check=True)
+
+
+def test_times_that_no_clock_shows(host, home, profile, tmp_path, me):
+    for number, when in enumerate((-(10**9), 2**33)):
+        os.utime(home / "SOUL.md", (0, when))
+        making.create(host, profile, str(tmp_path / f"out{number}"))
+
+
+def test_bits_that_make_a_program_somebody_else_are_not_kept(host, home, profile, tmp_path, me):
+    os.chmod(home / "workspace/run.sh", 0o6755)
+    _manifest, again = made(host, profile, tmp_path, me)
+    assert stat.S_IMODE(os.stat(again / "workspace/run.sh").st_mode) == 0o755
+
+
+@needs_root
+def test_what_is_mounted_in_a_home_is_left_out_and_named(host, home, profile, tmp_path, me):
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/precious").write_text("x")
+    (home / "workspace/media").mkdir()
+    done = subprocess.run(["mount", "--bind", tmp_path / "others", home / "workspace/media"], capture_output=True)
+    if done.returncode:
+        pytest.skip("SKIPPED, NOT PROVED: that mounts are left out, because none can be made")
+    try:
+        manifest, again = made(host, profile, tmp_path, me)
+    finally:
+        subprocess.run(["umount", home / "workspace/media"], check=True)
+    assert "mounted" in manifest.left_out["workspace/media"]
+    assert not (again / "workspace/media").exists()
+
+
+def test_an_archive_that_does_not_verify_gets_no_name(host, home, profile, tmp_path, monkeypatch, inline_worker):
+    """Should making and verifying ever disagree."""
+    good = making.create(host, profile, str(tmp_path / "out")).path
+    monkeypatch.setattr(tarstream, "PATH_LIMIT", 5)
+    monkeypatch.setattr(extracting, "Worker", inline_worker)
+    with pytest.raises(OpsError, match="not below home"):
+        making.create(host, profile, str(tmp_path / "out"))
+    assert os.listdir(tmp_path / "out") == [os.path.basename(good)]
+
+
+def test_a_stream_that_is_refused_on_its_way_is_an_error(host, home, profile, tmp_path, monkeypatch):
+    class Refusing(extracting.Checking):
+        def result(self):
+            super().result()
+            raise OpsError("is refused")
+
+    monkeypatch.setattr(extracting, "Checking", Refusing)
+    with open(tmp_path / "stream", "wb") as out, pytest.raises(OpsError, match="is refused"):
+        making.stream(host, profile, out)
+
+
+def test_one_of_ours_that_was_killed_leaves_a_lock_with_its_worker(host, home, profile, tmp_path):
+    """The worker writes on for a while; nobody may begin beside it."""
+    with host.lock("backup") as lock:
+        worker = making._collector(host, profile, os.open("/dev/null", os.O_WRONLY), "", "exclude", 60, lock)
+        held = os.listdir(f"/proc/{worker._process.pid}/fd")
+        worker.end()
+    assert str(lock) in held
 
 
 # Hostile archives
@@ -412,44 +630,46 @@ def member(name, kind=tarfile.REGTYPE, data=b"", **attributes):
 
 
 ABOUT = {
-    "format": 1,
+    "format": 2,
     "profile": "default",
     "host": "h",
     "created": 1.0,
     "kit": "0",
     "release": None,
     "version": None,
-    "schemas": {},
     "env": "exclude",
 }
 HOME = member("home", tarfile.DIRTYPE, mode=0o700)
 
 
-def tar(*members, about=ABOUT, checksums=True, after=()):
-    """A tar of *members*, with checksums that say what is really in it."""
+def tar(*members, about=ABOUT, summary=True, after=(), notes=None):
+    """A tar of *members*, with a summary that says what is really in it."""
     out = io.BytesIO()
+    said = tarstream._Members()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as opened:
-        said = {}
         for header, data in (member("about.json", data=json.dumps(about).encode()), *members):
-            header.mode &= 0o777
             opened.addfile(header, io.BytesIO(data))
+            mode = header.mode & 0o777
             if header.issym():
-                said[header.name] = {"link": header.linkname}
+                said.add(header.name, "link", header.linkname)
             elif header.isdir():
-                said[header.name] = {"mode": header.mode}
+                said.add(header.name, "directory", mode)
             else:
-                said[header.name] = {
-                    "sha256": hashlib.sha256(data).hexdigest(),
-                    "size": len(data),
-                    "mode": header.mode,
-                }
-        if checksums:
-            notes = {"members": said, "problems": {}, "outside": {}}
-            header, data = member("checksums.json", data=json.dumps(notes).encode())
+                said.add(header.name, "file", mode, len(data), int(header.mtime), hashlib.sha256(data).hexdigest())
+        if summary:
+            empty = {"problems": {}, "left_out": {}, "schemas": {}}
+            header, data = member("summary.json", data=json.dumps({**said.said(), **empty, **(notes or {})}).encode())
             opened.addfile(header, io.BytesIO(data))
         for header, data in after:
             opened.addfile(header, io.BytesIO(data))
     return out.getvalue()
+
+
+def extract_bytes(data, target):
+    """What the worker does, in this process; links that lead out are not made."""
+    source = tarstream.unpacked(io.BufferedReader(data if isinstance(data, io.RawIOBase) else io.BytesIO(data)))
+    with source as stream:
+        return tarstream.read(stream, "the stream", reading.Directory(str(target), links_out=False))
 
 
 def check(data, tmp_path, me):
@@ -458,7 +678,7 @@ def check(data, tmp_path, me):
     target.mkdir()
     (tmp_path / "beside").write_text("untouched")
     try:
-        return backup.extract(io.BytesIO(data), str(target), me)
+        return extract_bytes(data, target)
     finally:
         assert sorted(os.listdir(tmp_path)) == ["beside", "target"]
         assert (tmp_path / "beside").read_text() == "untouched"
@@ -466,7 +686,7 @@ def check(data, tmp_path, me):
 
 def test_a_good_one_made_by_hand_is_taken(tmp_path, me):
     data = tar(HOME, member("home/a", data=b"x"), member("home/l", tarfile.SYMTYPE, linkname="a"))
-    assert set(check(data, tmp_path, me)["members"]) == {"about.json", "home", "home/a", "home/l"}
+    assert check(data, tmp_path, me)["members"] == 4
     assert (tmp_path / "target/l").read_text() == "x"
 
 
@@ -478,15 +698,6 @@ HOSTILE = {
     "a dot": tar(HOME, member("home/./a", data=b"x")),
     "beside home": tar(HOME, member("beside", data=b"x")),
     "through a link": tar(HOME, SUB, member("home/l", tarfile.SYMTYPE, linkname="sub"), member("home/l/a", data=b"x")),
-    "link out": tar(HOME, member("home/l", tarfile.SYMTYPE, linkname="../beside")),
-    "link absolute": tar(HOME, member("home/l", tarfile.SYMTYPE, linkname="/etc")),
-    "link out by another": tar(
-        HOME,
-        SUB,
-        member("home/sub/up", tarfile.SYMTYPE, linkname=".."),
-        member("home/l", tarfile.SYMTYPE, linkname="sub/up/.."),
-    ),
-    "link to nothing": tar(HOME, member("home/l", tarfile.SYMTYPE, linkname="")),
     "hard link": tar(HOME, member("home/h", tarfile.LNKTYPE, linkname="../beside")),
     "device": tar(HOME, member("home/d", tarfile.CHRTYPE, devmajor=1, devminor=3)),
     "pipe": tar(HOME, member("home/p", tarfile.FIFOTYPE)),
@@ -496,11 +707,20 @@ HOSTILE = {
     "without its directory": tar(HOME, member("home/a/b", data=b"x")),
     "home as a file": tar(member("home", data=b"x")),
     "no home": tar(),
-    "no checksums": tar(HOME, member("home/a", data=b"x"), checksums=False),
-    "more after the checksums": tar(HOME, after=[member("home/a", data=b"x")]),
-    "another format": tar(HOME, about={**ABOUT, "format": 2}),
-    "about says nothing": tar(HOME, about={"format": 1}),
+    "no summary": tar(HOME, member("home/a", data=b"x"), summary=False),
+    "more after the summary": tar(HOME, after=[member("home/a", data=b"x")]),
+    "another format": tar(HOME, about={**ABOUT, "format": 3}),
+    "about says nothing": tar(HOME, about={"format": 2}),
     "about is too long": tar(HOME, about={**ABOUT, "kit": "x" * (2 << 20)}),
+    "created at no time": tar(HOME, about={**ABOUT, "created": float("nan")}),
+    "out of order": tar(HOME, member("home/b", data=b"x"), member("home/a", data=b"x")),
+    "back in a directory that is complete": tar(
+        HOME, SUB, member("home/t", data=b"x"), member("home/sub/a", data=b"x")
+    ),
+    "a link to nowhere": tar(HOME, member("home/l", tarfile.SYMTYPE, linkname="")),
+    "a time that is none": tar(HOME, member("home/a", data=b"x", pax_headers={"mtime": "nan"})),
+    "a size below nothing": tar(HOME, member("home/a", data=b"x", pax_headers={"size": "-512"})),
+    "notes of another kind": tar(HOME, notes={"problems": {"a": 1}}),
     "nothing": b"",
     "no tar": b"hello" * 1000,
     "a tar of somebody else": tar(HOME)[1536:],
@@ -515,7 +735,7 @@ def test_what_no_backup_holds_is_refused(name, tmp_path, me):
 
 def test_wrong_checksums_are_refused(tmp_path, me):
     data = tar(HOME, member("home/a", data=b"right"))
-    with pytest.raises(OpsError, match="does not hold what its checksums say"):
+    with pytest.raises(OpsError, match="does not hold what its checksum says"):
         check(data.replace(b"right", b"wrong"), tmp_path, me)
 
 
@@ -530,11 +750,15 @@ class Endless(io.RawIOBase):
     def __init__(self, head, limit):
         self.head, self.given, self.limit = io.BytesIO(head), 0, limit
 
-    def read(self, size=-1):
-        data = self.head.read(size) or b"9" * min(size, 1 << 20)
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        data = self.head.read(len(buffer)) or b"9" * len(buffer)
         self.given += len(data)
         assert self.given < self.limit, "read on and on"
-        return data
+        buffer[: len(data)] = data
+        return len(data)
 
 
 @pytest.mark.parametrize(
@@ -544,7 +768,7 @@ class Endless(io.RawIOBase):
 def test_headers_that_would_fill_the_memory_are_refused(kind, tmp_path, me):
     with pytest.raises(OpsError, match="damaged, or no backup"):
         check_stream(Endless(bomb(kind), 4 << 20), tmp_path, me)
-    inside = tar(HOME, checksums=False)
+    inside = tar(HOME, summary=False)
     inside = inside[: inside.rindex(b"home") // 512 * 512 + 512]
     with pytest.raises(OpsError, match="damaged, or no backup"):
         check_stream(Endless(inside + bomb(kind), 4 << 20), tmp_path / "2", me)
@@ -552,7 +776,7 @@ def test_headers_that_would_fill_the_memory_are_refused(kind, tmp_path, me):
 
 def check_stream(stream, tmp_path, me):
     tmp_path.mkdir(exist_ok=True)
-    backup.extract(stream, str(tmp_path / "target"), me)
+    extract_bytes(stream, tmp_path / "target")
 
 
 @pytest.mark.parametrize("headers", [{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, {"GNU.sparse.map": "0,1"}])
@@ -562,10 +786,11 @@ def test_sparse_files_are_refused(headers, tmp_path, me):
         check(data, tmp_path, me)
 
 
-def test_a_file_larger_than_the_disk_is_refused_before_it_is_written(tmp_path, me):
+def test_a_file_larger_than_the_disk_is_refused_before_that_is_full(tmp_path, me, monkeypatch):
+    monkeypatch.setattr(space, "RESERVE", 1 << 60)
     header = tarfile.TarInfo("home/a")
     header.size = 1 << 60
-    head = tar(HOME, checksums=False)
+    head = tar(HOME, summary=False)
     head = head[: head.rindex(b"home") // 512 * 512 + 512] + header.tobuf(tarfile.GNU_FORMAT)
     with pytest.raises(OpsError, match="no room"):
         check_stream(Endless(head, 4 << 20), tmp_path, me)
@@ -592,14 +817,13 @@ def small(tmp_path_factory):
     (top / "home/l").symlink_to("sub/a")
     host = Installation(
         {
-            **dict.fromkeys(("data_dir", "hermes_home", "root", "managed_root"), str(top)),
-            "user": getpass.getuser(),
+            **dict.fromkeys(("data_dir", "root", "managed_root"), str(top)),
             "scope": "system",
             "ops_dir": str(top / "ops"),
         }
     )
-    path = backup.create(host, {"name": "default", "home": str(top / "home")}, str(top))
-    backup.verify(path)
+    path = making.create(host, {"name": "default", "home": str(top / "home"), "user": getpass.getuser()}, str(top)).path
+    extracting.verify(path)
     with open(path, "rb") as stream:
         packed = stream.read()
     return Bytes((packed, gzip.decompress(packed)))
@@ -608,7 +832,8 @@ def small(tmp_path_factory):
 def verify_bytes(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("bytes") / "x.tar.gz"
     path.write_bytes(data)
-    return backup.verify(str(path))
+    with open(path, "rb") as file, tarstream.unpacked(file) as stream:
+        return tarstream.read(stream, str(path), tarstream.Nowhere())
 
 
 @given(position=st.integers(0, 1 << 20))
@@ -650,14 +875,14 @@ def test_arbitrary_bytes_are_refused(tmp_path_factory, data):
 
 def test_an_archive_that_is_not_there(tmp_path):
     with pytest.raises(OpsError, match="cannot be read"):
-        backup.verify(str(tmp_path / "none.tar.gz"))
+        extracting.verify(str(tmp_path / "none.tar.gz"))
 
 
 def test_only_into_an_empty_directory(small, tmp_path, me):
     (tmp_path / "target").mkdir()
     (tmp_path / "target/there").write_text("x")
     with pytest.raises(OpsError, match="is not empty"):
-        backup.extract(io.BytesIO(small[1]), str(tmp_path / "target"), me)
+        extract_bytes(small[1], tmp_path / "target")
 
 
 @pytest.mark.parametrize(
@@ -678,4 +903,4 @@ def test_only_into_an_empty_directory(small, tmp_path, me):
     ],
 )
 def test_which_links_stay_inside(path, target, inside):
-    assert archive.stays_inside(path, target) is inside
+    assert tarstream.stays_inside(path, target) is inside

@@ -14,9 +14,26 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, units
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import heartbeat, look, measure
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration, schema
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import (
+    health,
+    journal,
+    servers,
+    units,
+)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (
+    agent,
+    drill,
+    expiry,
+    findings,
+    history,
+    host_findings,
+    look,
+    metrics,
+    process,
+    serving,
+    turns,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
@@ -29,7 +46,7 @@ def first_cells(page: str) -> set[str]:
 
 
 def keys(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The keys of a schema of declaration.py as the page writes them."""
+    """The keys of a table of schema.py as the page writes them."""
     for name, kind in table.items():
         if isinstance(kind, dict):
             yield from keys(kind, f"{prefix}{name}.")
@@ -47,28 +64,26 @@ def causes(module: Any, name: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("key", [*keys(declaration.PROFILE_KEYS), *keys(declaration._SUBSCRIPTION, "webhooks[].")])
+@pytest.mark.parametrize("key", [*keys(schema.AGENT_KEYS), *keys(schema.SUBSCRIPTION_KEYS, "webhooks[].")])
 def test_every_key_of_a_profile_is_described(key):
-    assert key in first_cells("profiles.md")
+    assert key in first_cells("agents.md")
 
 
 def test_no_key_is_described_that_does_not_exist():
-    known = {*keys(declaration.PROFILE_KEYS), *keys(declaration._SUBSCRIPTION, "webhooks[].")}
-    known |= {name for name, kind in declaration.PROFILE_KEYS.items() if isinstance(kind, dict)}
+    known = {*keys(schema.AGENT_KEYS), *keys(schema.SUBSCRIPTION_KEYS, "webhooks[].")}
+    known |= {name for name, kind in schema.AGENT_KEYS.items() if isinstance(kind, dict)}
     # The table of what every profile gets in its config.yaml.
     known |= {".".join(path) for path, _value in declaration.leaves(declaration.BASE_CONFIG)}
-    assert first_cells("profiles.md") - known == set()
+    assert first_cells("agents.md") - known == set()
 
 
-def test_what_every_profile_gets_is_described():
-    assert {".".join(path) for path, _value in declaration.leaves(declaration.BASE_CONFIG)} <= first_cells(
-        "profiles.md"
-    )
+def test_what_every_agent_gets_is_described():
+    assert {".".join(path) for path, _value in declaration.leaves(declaration.BASE_CONFIG)} <= first_cells("agents.md")
 
 
 def test_every_door_is_described():
     assert set(units.DOORS) <= first_cells("units.md")
-    listed = re.search(r"^\| `sandbox\.open` .*$", (DOCS / "profiles.md").read_text(encoding="utf-8"), re.M)
+    listed = re.search(r"^\| `sandbox\.open` .*$", (DOCS / "agents.md").read_text(encoding="utf-8"), re.M)
     assert set(re.findall(r"`(\w+)`", listed[0])) == set(units.DOORS)
 
 
@@ -78,15 +93,17 @@ def test_every_directive_of_the_sandbox_is_described():
 
 
 def test_every_cause_of_ill_health_is_described():
-    assert "port_in_use" in causes(health, "Problem")
+    known = set().union(*(causes(module, "Problem") for module in (health, journal, servers)))
+    assert "port_in_use" in known
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    assert causes(health, "Problem") == set(re.findall(r"^\| `([a-z_]+)` \|", page, re.M))
+    assert known == set(re.findall(r"^\| `([a-z_]+)` \|", page, re.M))
 
 
 def test_every_finding_is_described():
     page = (DOCS / "monitoring.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| (`[a-z_]+`(?:, `[a-z_]+`)*) \| .*\| .*\|.*\|$", page, re.M)
-    known = causes(measure, "Finding") | causes(heartbeat, "Finding") | causes(look, "Finding") | causes(look, "_find")
+    modules = (agent, serving, drill, expiry, findings, history, host_findings, look, process, turns)
+    known = set().union(*(causes(module, call) for module in modules for call in ("Finding", "_find")))
     assert "disk_full" in known
     # What is named after a job.
     known |= {"backup_failed", "rehearsal_failed", "update_failed", "update_rolled_back"}
@@ -98,24 +115,22 @@ def test_every_finding_is_described():
 def test_every_threshold_is_the_documented_one():
     page = (DOCS / "monitoring.md").read_text(encoding="utf-8")
     defaults = yaml.safe_load((ROOT / "roles/heartbeat/defaults/main.yml").read_text(encoding="utf-8"))
-    ours = measure.Settings()
+    ours = findings.Settings()
     for name, value in vars(ours).items():
         assert defaults[f"heartbeat_{name}"] == value
     for name in ("disk_percent", "memory", "provider_error_percent", "restarts", "clock_seconds", "expiry_days"):
         assert f"`heartbeat_{name}`, {defaults[f'heartbeat_{name}']}" in page
     for name, metric in re.findall(r"`(hermes_(\w+))", page.partition("## node_exporter")[2]):
-        assert f'metric("{name}"' in inspect.getsource(heartbeat).replace("metric(\n        ", "metric("), metric
+        assert f'metric("{name}"' in inspect.getsource(metrics).replace("metric(\n        ", "metric("), metric
 
 
 def test_examples_are_yaml():
-    """What a reader copies is YAML, and the profiles in it resolve."""
+    """What a reader copies is YAML, and the agents in it resolve."""
     for page in (ROOT / "README.md", *DOCS.glob("*.md"), *ROOT.glob("roles/*/README.md")):
         for indent, block in re.findall(r"^( *)```yaml\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.M | re.S):
             parsed = yaml.safe_load(re.sub(f"^{indent}", "", block, flags=re.M))
-            if isinstance(parsed, dict) and "hermes_profiles" in parsed:
-                declaration.resolve(
-                    parsed["hermes_profiles"], host=page.name, hermes_home="/home", managed_root="/managed"
-                )
+            if isinstance(parsed, dict) and "hermes_agents" in parsed:
+                declaration.resolve(parsed["hermes_agents"], host=page.name, data_dir="/data", managed_root="/managed")
 
 
 def test_links_lead_somewhere():

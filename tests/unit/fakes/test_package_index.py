@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import decide as release
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import Request
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, decide, observe
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.uv import Index
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
@@ -173,9 +172,9 @@ def test_a_repository_out_of_reach_is_named(server, root, tmp_path):
     assert list((root / "releases").iterdir()) == []
 
 
-def installed(name: str, ref: str, used: float = 0.0, url: str = "https://example.org/h.git") -> release.Installed:
+def installed(name: str, ref: str, used: float = 0.0, url: str = "https://example.org/h.git") -> observe.Installed:
     value = {"method": "git", "extras": ["homeassistant"], "url": url, "ref": ref, "commit": name[0] * 40}
-    return release.Installed(name, {"id": name, "version": "0.21.0", "identity": value}, used, True)
+    return observe.Installed(name, {"id": name, "version": "0.21.0", "identity": value}, used, True)
 
 
 CHANNEL = Request(method="git", url="https://example.org/h.git", channel="v2026.*")
@@ -187,9 +186,9 @@ def test_within_a_channel_the_current_release_stays_and_else_the_newest_installe
         installed("b", "v2026.10.1", 1.0),
         installed("c", "v2026.11.1", url="https://example.com/h.git"),
     )
-    observed = release.Observed((older, newer, foreign), current="a")
-    assert release.pin_installed(CHANNEL, observed).ref == "v2026.7.7"
-    assert release.pin_installed(CHANNEL, release.Observed((older, newer, foreign))).commit == "b" * 40
-    assert release.decide(CHANNEL, observed, current=True, keep=1).release_id.startswith("v2026.7.7-")
-    decision = release.decide(CHANNEL, release.Observed((foreign,)), current=True, keep=1)
+    observed = observe.Observed((older, newer, foreign), current="a")
+    assert decide.pin_installed(CHANNEL, observed).ref == "v2026.7.7"
+    assert decide.pin_installed(CHANNEL, observe.Observed((older, newer, foreign))).commit == "b" * 40
+    assert decide.decide(CHANNEL, observed, current=True, keep=1).release_id.startswith("v2026.7.7-")
+    decision = decide.decide(CHANNEL, observe.Observed((foreign,)), current=True, keep=1)
     assert (decision.build, decision.release_id) == (True, None)

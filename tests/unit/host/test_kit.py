@@ -1,17 +1,18 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The commands on the host: one file with the whole kit, and a wrapper that runs the right agent."""
+"""The commands on the host: a directory with the whole kit, and what runs it."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
-import zipfile
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
 HOST = {
-    "user": "hermes",
     "scope": "system",
     "data_dir": "/d",
-    "hermes_home": "/h",
     "ops_dir": "/o",
     "root": "/opt/hermes",
     "managed_root": "/m",
@@ -31,11 +30,27 @@ HOST = {
 SOURCES = Path(kit.__file__).parents[1]
 
 
-def test_the_archive_is_the_whole_kit_byte_for_byte():
-    with zipfile.ZipFile(BytesIO(kit.archive())) as archived:
-        packed = {name: archived.read(name) for name in archived.namelist() if name != "__main__.py"}
-    assert packed == {f"hermes_ops/{path.relative_to(SOURCES)}": path.read_bytes() for path in SOURCES.rglob("*.py")}
-    assert kit.archive() == kit.archive()
+def test_the_whole_kit_is_sent_byte_for_byte():
+    expected = {f"hermes_ops/{path.relative_to(SOURCES)}": path.read_bytes() for path in SOURCES.rglob("*.py")}
+    assert kit.sources() == expected
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a.py": b"1", "b.py": b"3"},
+        {"a.py": b"1", "c.py": b"2"},
+        {"a.py": b"1", "b.py": b"2", "c.py": b""},
+        {"a.py": b"1b.py2"},
+        {"a.py": b"", "b.py": b"12"},
+    ],
+)
+def test_a_version_is_its_sources_and_their_places(other):
+    assert kit.version_of(other) != kit.version_of({"a.py": b"1", "b.py": b"2"})
+
+
+def test_a_version_does_not_depend_on_the_order():
+    assert kit.version_of({"a.py": b"1", "b.py": b"2"}) == kit.version_of({"b.py": b"2", "a.py": b"1"})
 
 
 def test_ansible_sends_the_whole_kit():
@@ -64,15 +79,6 @@ def test_ansible_sends_the_whole_kit():
     }
 
 
-def test_the_archive_runs_alone(tmp_path):
-    command = tmp_path / "hermes-ops"
-    command.write_bytes(kit.archive())
-    answer = subprocess.run(
-        [sys.executable, "-I", str(command), "--version"], capture_output=True, text=True, check=True, cwd="/"
-    )
-    assert answer.stdout.startswith("hermes-ops ")
-
-
 def test_a_host_that_was_not_converged_says_so(tmp_path, monkeypatch, capsys):
     with pytest.raises(OpsError, match="converge the host"):
         installation.Installation.load(str(tmp_path / "host.json"))
@@ -95,76 +101,227 @@ def not_converged():
     raise OpsError("does not exist", where="/x", fix="converge the host")
 
 
-def test_every_command_has_its_help(capsys):
-    for name in cli.COMMANDS:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([name, "--help"])
-        assert ended.value.code == 0
-        assert f"hermes-ops {name}" in capsys.readouterr().out
+@pytest.mark.parametrize("name", sorted({*cli.commands()} - {"run"}))
+def test_every_command_has_its_help(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"hermes-ops {name}" in capsys.readouterr().out
+
+
+def test_the_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert cli.commands() == sorted(path.stem for path in (SOURCES / "commands").glob("[!_]*.py"))
+    assert [name for name in cli.commands() if f"\n    {name}" not in said] == []
+
+
+@pytest.mark.parametrize("name", ["no", "__init__", "_private", "backup.py", "../cli", "-x", ""])
+def test_what_is_no_command_is_refused(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name])
+    assert ended.value.code == cli.EXIT_ERROR
+    assert "usage: hermes-ops" in capsys.readouterr().err
+
+
+def test_only_the_command_that_is_called_is_imported():
+    code = f"""
+import sys
+sys.path.insert(0, {str(SOURCES.parent)!r})
+from hermes_ops import cli
+try:
+    cli.main(["debug", "--help"])
+except SystemExit:
+    print([name for name in sys.modules if name.startswith("hermes_ops.commands.")])
+"""
+    answer = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-1] == "['hermes_ops.commands.debug']"
+
+
+# On a host
 
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    monkeypatch.setattr(kit, "COMMAND", str(tmp_path / "hermes-ops"))
-    monkeypatch.setattr(kit, "WRAPPER", str(tmp_path / "hermes"))
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr(kit, "DIRECTORY", str(tmp_path / "lib"))
+    monkeypatch.setattr(kit, "COMMAND", str(tmp_path / "bin" / "hermes-ops"))
+    monkeypatch.setattr(kit, "WRAPPER", str(tmp_path / "bin" / "hermes"))
     monkeypatch.setattr(kit, "HOST_FILE", str(tmp_path / "etc" / "host.json"))
     return tmp_path
 
 
+@pytest.fixture
+def have(monkeypatch):
+    """A function that puts another kit in the place of this one; its command says which it is."""
+
+    def choose(word):
+        files = {
+            "hermes_ops/__init__.py": b"",
+            "hermes_ops/cli.py": b"from .word import WORD\n\ndef main():\n    print(WORD)\n    return 3\n",
+            "hermes_ops/word.py": f"WORD = {word!r}\n".encode(),
+        }
+        monkeypatch.setattr(kit, "sources", lambda: files)
+        return kit.version_of(files)
+
+    return choose
+
+
+def said(commands, **options):
+    answer = subprocess.run([commands / "bin/hermes-ops"], capture_output=True, text=True, check=False, **options)
+    return answer.stdout.strip() or answer.stderr
+
+
+def kits(commands):
+    return sorted(os.listdir(commands / "lib"))
+
+
 def test_check_then_apply_then_nothing(commands):
     plan = kit.plan_kit(HOST)
-    assert plan.changed
-    assert os.listdir(commands) == []
+    version = kit.version_of(kit.sources())
+    assert plan.diff("commands")["after"].startswith(f"{commands}/lib/{version}: this version\n")
+    assert plan.diff("commands")["before"] == ""
+    assert os.listdir(commands) == ["bin"]
+    assert os.listdir(commands / "bin") == []
     plan.apply()
     assert not kit.plan_kit(HOST).changed
     assert json.loads((commands / "etc/host.json").read_text()) == HOST
-    assert (commands / "hermes-ops").stat().st_mode & 0o777 == 0o755
+    assert kits(commands) == [version]
+    answer = subprocess.run([commands / "bin/hermes-ops", "--version"], capture_output=True, text=True, check=True)
+    assert answer.stdout.startswith("hermes-ops ")
+    assert version in answer.stdout
 
 
-def test_what_somebody_changed_is_put_right(commands):
+def test_the_kit_is_complete_with_the_byte_code_of_its_interpreter(commands, have):
+    version = have("hello")
     kit.plan_kit(HOST).apply()
-    (commands / "hermes").chmod(0o700)
-    (commands / "hermes-ops").write_text("#!/bin/sh\n")
+    code = f"import sys; sys.path.insert(0, {str(commands / 'lib' / version)!r}); import hermes_ops.cli"
+    answer = subprocess.run([kit.INTERPRETER, "-I", "-v", "-c", code], capture_output=True, text=True, check=True)
+    loaded = re.findall(r"^# code object from '?(\S+?)'?$", answer.stderr, re.M)
+    ours = [os.path.relpath(path, commands / "lib" / version) for path in loaded if path.startswith(str(commands))]
+    assert [re.sub(r"\.cpython-\d+", "", path) for path in ours] == [
+        f"hermes_ops/__pycache__/{module}.pyc" for module in ("__init__", "cli", "word")
+    ]
+
+
+def test_others_can_read_it_and_not_change_it_whatever_our_umask_is(commands, have):
+    have("hello")
+    before = os.umask(0o077)
+    try:
+        kit.plan_kit(HOST).apply()
+    finally:
+        os.umask(before)
+    modes = {oct(path.stat().st_mode & 0o777) for path in [commands / "lib", *(commands / "lib").rglob("*")]}
+    assert modes == {"0o755", "0o644"}
+    assert (commands / "bin/hermes-ops").stat().st_mode & 0o777 == 0o755
+
+
+def test_neither_environment_nor_working_directory_decides_what_is_imported(commands, have, tmp_path):
+    have("ours")
+    kit.plan_kit(HOST).apply()
+    planted = tmp_path / "planted"
+    (planted / "hermes_ops").mkdir(parents=True)
+    for name in ("hermes_ops/__init__.py", "hermes_ops/cli.py", "sitecustomize.py", "usercustomize.py", "sys.py"):
+        (planted / name).write_text("import os\nos.write(1, b'planted')\n")
+    (planted / "hermes_ops/cli.py").write_text("def main():\n    print('planted')\n")
+    environment = {**os.environ, "PYTHONPATH": str(planted), "PYTHONSTARTUP": str(planted / "sys.py")}
+    assert said(commands, cwd=planted, env={**environment, "PYTHONUSERBASE": str(planted)}) == "ours"
+
+
+def test_another_version_comes_beside_the_one_that_may_be_running(commands, have):
+    first = have("first")
+    kit.plan_kit(HOST).apply()
+    second = have("second")
     plan = kit.plan_kit(HOST)
-    assert [os.path.basename(d.what) for d in plan.differences] == ["hermes-ops", "hermes"]
+    assert plan.diff("")["before"] == f"{commands}/bin/hermes-ops: another version\n"
+    assert said(commands) == "first"
     plan.apply()
+    assert said(commands) == "second"
+    assert kits(commands) == sorted([first, second])
+    # Back, and on to a third: the one that was in use until then stays, although it was written first.
+    have("first")
+    kit.plan_kit(HOST).apply()
+    assert said(commands) == "first"
+    third = have("third")
+    plan = kit.plan_kit(HOST)
+    assert f"{commands}/lib/{second}: another version\n" in plan.diff("")["before"]
+    plan.apply()
+    assert kits(commands) == sorted([first, third])
     assert not kit.plan_kit(HOST).changed
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], ["--profile", "default"]),
-        (["chat", "-q", "hello there"], ["--profile", "default", "chat", "-q", "hello there"]),
-        (["-p", "coder", "chat"], ["-p", "coder", "chat"]),
-        (["--profile=coder", "status"], ["--profile=coder", "status"]),
-        (["-m", "a/b", "--yolo", "-p", "coder", "chat"], ["-m", "a/b", "--yolo", "-p", "coder", "chat"]),
-        # The value of another option, or an option of the command.
-        (["-z", "-p", "coder"], ["--profile", "default", "-z", "-p", "coder"]),
-        (["cron", "create", "-p", "coder"], ["--profile", "default", "cron", "create", "-p", "coder"]),
-        (["mcp", "add", "--profile=coder"], ["--profile", "default", "mcp", "add", "--profile=coder"]),
-        (["--", "-p", "coder"], ["--profile", "default", "--", "-p", "coder"]),
-        (["-p", "coder", "x", "-p", "other"], ["-p", "coder", "x", "-p", "other"]),
-        (["--profile=coder", "-p", "other"], ["--profile=coder", "-p", "other"]),
-    ],
-)
-def test_the_wrapper_always_names_a_profile(tmp_path, arguments, expected):
-    import getpass
+def test_what_somebody_changed_is_put_right(commands, have):
+    version = have("hello")
+    kit.plan_kit(HOST).apply()
+    (commands / "bin/hermes").chmod(0o700)
+    (commands / "bin/hermes-ops").write_text("#!/bin/sh\n")
+    (commands / "lib" / version / "hermes_ops/word.py").write_text("WORD = 'other'\n")
+    (commands / "lib" / version / "hermes_ops").chmod(0o777)
+    plan = kit.plan_kit(HOST)
+    assert [os.path.basename(d.what) for d in plan.differences] == [version, "hermes-ops", "hermes"]
+    plan.apply()
+    assert not kit.plan_kit(HOST).changed
+    assert said(commands) == "hello"
 
-    binary = tmp_path / "root/current/bin"
-    binary.mkdir(parents=True)
-    (binary / "hermes").write_text('#!/bin/sh\nprintf "%s\\n" "$HERMES_HOME" "${HERMES_MANAGED_DIR:-none}" "$@"\n')
-    (binary / "hermes").chmod(0o755)
-    managed = tmp_path / "managed"
-    (managed / "coder").mkdir(parents=True)
-    wrapper = tmp_path / "hermes"
-    wrapper.write_text(
-        kit.wrapper(
-            user=getpass.getuser(), hermes_home="/some/home", root=str(tmp_path / "root"), managed_root=str(managed)
-        )
-    )
-    answer = subprocess.run(["sh", str(wrapper), *arguments], capture_output=True, text=True, check=True)
-    home, managed_dir, *passed = answer.stdout.splitlines()
-    assert home == "/some/home"
-    assert passed == expected
-    assert managed_dir == ("none" if passed[:2] == ["--profile", "default"] else str(managed / "coder"))
+
+def test_byte_code_that_only_root_could_read_is_made_readable(commands, have):
+    """An upgrade of the interpreter: root's next call writes its own, with the command's umask."""
+    version = have("hello")
+    kit.plan_kit(HOST).apply()
+    code = next((commands / "lib" / version / "hermes_ops/__pycache__").glob("word.*"))
+    code.with_name("word.cpython-399.pyc").write_bytes(b"of another interpreter")
+    code.with_name("word.cpython-399.pyc").chmod(0o600)
+    code.write_bytes(b"of another interpreter")
+    assert said(commands) == "hello"
+    kit.plan_kit(HOST).apply()
+    assert not kit.plan_kit(HOST).changed
+
+
+def test_killed_at_any_moment_the_command_works(commands, have, tmp_path_factory, killed_at):
+    """Each change of the disk is the last one once; the old command or the new one runs, and a next run ends it."""
+    for word in ("first", "second"):
+        have(word)
+        kit.plan_kit(HOST).apply()
+    before = shutil.copytree(commands, tmp_path_factory.mktemp("before") / "it")
+    third, words = have("third"), []
+    while not killed_at(len(words), lambda: kit.plan_kit(HOST).apply()):
+        words.append(said(commands))
+        kit.plan_kit(HOST).apply()
+        assert said(commands) == "third"
+        assert not kit.plan_kit(HOST).changed
+        assert third in kits(commands)
+        assert len(kits(commands)) == 2
+        shutil.rmtree(commands)
+        shutil.copytree(before, commands)
+    assert set(words) == {"second", "third"}
+
+
+def test_what_a_killed_run_left_of_another_version_goes(commands, have, killed_at):
+    have("first")
+    assert not killed_at(8, lambda: kit.plan_kit(HOST).apply())
+    assert [name.endswith(".partial") for name in kits(commands)] == [True]
+    second = have("second")
+    kit.plan_kit(HOST).apply()
+    assert kits(commands) == [second]
+
+
+CHANGES = ("open", "os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "subprocess.Popen")
+
+
+def is_change(event, arguments):
+    """Whether a process is about to change the disk, or to start another one."""
+    return event in CHANGES and (event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR))
+
+
+@pytest.fixture
+def killed_at(killed_at_change):
+    return functools.partial(killed_at_change, is_change=is_change)
+
+
+def test_a_host_of_an_earlier_version_is_not_worked_on(tmp_path):
+    path = tmp_path / "host.json"
+    path.write_text(json.dumps({**HOST, "user": "hermes", "hermes_home": "/h"}))
+    with pytest.raises(OpsError, match="earlier version"):
+        installation.Installation.load(str(path))

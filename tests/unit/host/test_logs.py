@@ -26,7 +26,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
 
 HERMES = [path for path in os.environ.get("TEST_HERMES_VENVS", "").split(":") if path]
-HOMES = ["/data/.hermes", "/data/.hermes/profiles/work"]
+HOMES = [logs.Home(f"/data/agents/{name}/.hermes", f"hermes-{name}", f"hermes-{name}") for name in ("default", "work")]
 SETTINGS = logs.Settings(days=14, max_size="50M", paths=(), journal_max_use="500M", journal_days=0)
 # Hermes rotates them itself (0.18.2 and 0.19.0 hermes_logging.py, gateway/run.py).
 ROTATED_BY_HERMES = ("agent", "errors", "gateway", "gui", "tool_calls")
@@ -34,7 +34,7 @@ ROTATED_BY_HERMES = ("agent", "errors", "gateway", "gui", "tool_calls")
 
 def patterns():
     """Every path that logrotate is told of."""
-    return [path for paths, _ in sections(logs.render_config(SETTINGS, HOMES, "hermes", "hermes")) for path in paths]
+    return [path for paths, _ in sections(logs.render_config(SETTINGS, HOMES)) for path in paths]
 
 
 def sections(text):
@@ -46,7 +46,7 @@ def sections(text):
 
 def test_what_hermes_rotates_itself_is_not_rotated_twice():
     told = patterns()
-    own = [Path(home, "logs", f"{name}.log") for home in HOMES for name in ROTATED_BY_HERMES]
+    own = [Path(home.path, "logs", f"{name}.log") for home in HOMES for name in ROTATED_BY_HERMES]
     assert told
     assert [(path, pattern) for path in own for pattern in told if path.match(pattern)] == []
 
@@ -54,14 +54,14 @@ def test_what_hermes_rotates_itself_is_not_rotated_twice():
 def test_every_log_of_every_profile_by_absolute_path_once():
     told = patterns()
     assert len(told) == len(set(told)) == len(HOMES) * (len(logs.KEPT_OPEN) + len(logs.OPENED_ANEW))
-    assert all(pattern.startswith("/data/.hermes/") for pattern in told)
-    assert "/data/.hermes/profiles/work/platforms/whatsapp/bridge.log" in told
+    assert all(pattern.startswith("/data/agents/") for pattern in told)
+    assert "/data/agents/work/.hermes/platforms/whatsapp/bridge.log" in told
 
 
 def test_without_a_profile_there_is_nothing_to_rotate_and_nowhere_to_look():
     """The last one has left: logrotate refuses a section without a file, and find would begin where it stands."""
-    assert sections(logs.render_config(SETTINGS, [], "hermes", "hermes")) == []
-    assert "/usr/bin/find" not in logs.render_service(SETTINGS, [], "hermes", "hermes")
+    assert sections(logs.render_config(SETTINGS, [])) == []
+    assert "/usr/bin/find" not in logs.render_service(SETTINGS, [])
 
 
 def test_the_page_names_what_is_rotated():
@@ -73,13 +73,10 @@ def test_the_page_names_what_is_rotated():
 
 
 def test_truncated_is_only_what_cannot_be_opened_again():
-    settings = dataclasses.replace(SETTINGS, days=30, max_size="1M", paths=("/data/bridge/*.log",))
-    (kept_open, truncated), (opened_anew, renamed) = sections(
-        logs.render_config(settings, ["/data/.hermes"], "hermes", "agents")
-    )
+    settings = dataclasses.replace(SETTINGS, days=30, max_size="1M")
+    home = logs.Home("/data/.hermes", "hermes", "agents")
+    (kept_open, truncated), (opened_anew, renamed) = sections(logs.render_config(settings, [home]))
     assert "/data/.hermes/logs/mcp-stderr.log" in kept_open
-    # Nobody knows how those are written.
-    assert "/data/bridge/*.log" in kept_open
     assert "/data/.hermes/logs/dashboard-auth.log" in opened_anew
     assert "copytruncate" in truncated
     assert "copytruncate" not in renamed
@@ -88,6 +85,27 @@ def test_truncated_is_only_what_cannot_be_opened_again():
             directives
         )
         assert "su hermes agents" in directives
+
+
+def test_each_agent_s_logs_are_rotated_as_its_user():
+    found = {path: directives for paths, directives in sections(logs.render_config(SETTINGS, HOMES)) for path in paths}
+    assert {path.split("/")[3]: d for path, ds in found.items() for d in ds if d.startswith("su ")} == {
+        "default": "su hermes-default hermes-default",
+        "work": "su hermes-work hermes-work",
+    }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
+def test_a_log_of_one_s_own_is_rotated_as_the_user_of_its_directory(tmp_path):
+    (tmp_path / "bridge").mkdir()
+    nobody = Owner.named("nobody")
+    os.chown(tmp_path / "bridge", nobody.uid, nobody.gid)
+    paths = (f"{tmp_path}/bridge/*.log", f"{tmp_path}/bridge/later/a.log", "/nowhere/b.log")
+    told = sections(logs.render_config(dataclasses.replace(SETTINGS, paths=paths), []))
+    users = {path: directive.split()[1] for (path,), ds in told for directive in ds if directive.startswith("su ")}
+    assert users == dict(zip(paths, ("nobody", "nobody", "root")))
+    # Nobody knows how those are written.
+    assert all("copytruncate" in directives for _paths, directives in told)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +150,7 @@ def test_files_of_one_event_are_removed_by_age(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
         os.utime(path, (time.time(), time.time() - days * 86400))
-    service = logs.render_service(SETTINGS, [str(tmp_path)], "hermes", "hermes")
+    service = logs.render_service(SETTINGS, [logs.Home(str(tmp_path), "hermes", "hermes")])
     (command,) = re.findall(r"^ExecStart=\S+setpriv \S+ \S+ \S+ (.*)$", service, re.M)
     subprocess.run(command.split(), check=True)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
@@ -190,13 +208,13 @@ def host(tmp_path, monkeypatch, systemctl):
 
 
 def converge(settings=SETTINGS):
-    plan = logs.plan_logs(settings, HOMES, "hermes", "hermes", MANAGER)
+    plan = logs.plan_logs(settings, HOMES, MANAGER)
     plan.apply()
     return plan
 
 
 def test_check_then_apply_then_nothing(host):
-    assert logs.plan_logs(SETTINGS, HOMES, "hermes", "hermes", MANAGER).changed
+    assert logs.plan_logs(SETTINGS, HOMES, MANAGER).changed
     assert host.asked == []
     assert not logs.present()
     converge()
@@ -225,7 +243,7 @@ def test_the_journal_is_restarted_only_for_its_own_file(host):
 def test_a_run_that_was_killed_before_the_restart_is_finished_by_the_next(host):
     converge()
     host.asked.clear()
-    plan = logs.plan_logs(dataclasses.replace(SETTINGS, journal_max_use="1G"), HOMES, "hermes", "hermes", MANAGER)
+    plan = logs.plan_logs(dataclasses.replace(SETTINGS, journal_max_use="1G"), HOMES, MANAGER)
     plan.actions[0]()
     assert converge(dataclasses.replace(SETTINGS, journal_max_use="1G")).changed
     assert host.asked == ["restart systemd-journald.service"]
@@ -300,6 +318,22 @@ def unit(name="x.service", age=100.0, **over):
     return Unit(name=name, result="success", status=0, entered=entered, stale=False, **{**values, **over})
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: whose rights a file is rotated with; needs root")
+def test_a_link_of_an_agent_s_leads_to_no_other_rights_than_its_own(tmp_path):
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs.mkdir()
+    ours.mkdir()
+    (theirs / "own").symlink_to(ours)
+    (tmp_path / "link").symlink_to("theirs")
+    os.chown(theirs, 65534, 65534)
+    for path in ("theirs/own/*.log", "link/own/x.log", "theirs/none/x.log", "theirs/x.log"):
+        assert logs._owner_of_directory(str(tmp_path / path)) == "nobody"
+    (tmp_path / "root-s").symlink_to(ours)
+    (tmp_path / "loop").symlink_to("loop")
+    for path in ("ours/x.log", "root-s/x.log", "root-s/none/x.log", "loop/x.log"):
+        assert logs._owner_of_directory(str(tmp_path / path)) == "root"
+
+
 @pytest.mark.parametrize(
     ("age", "written", "older"),
     [(100, 50, True), (100, 150, False), (100, -50, False)],
@@ -321,6 +355,17 @@ def test_a_unit_that_waits_for_its_next_start_is_left_to_systemd(systemctl, tmp_
     plan = Plan()
     services.plan_active(plan, MANAGER, "x.service")
     assert not plan.changed
+
+
+def test_a_timer_is_not_restarted_for_what_only_its_service_reads(systemctl, tmp_path):
+    timer, service = str(tmp_path / "x.timer"), str(tmp_path / "x.service")
+    plans = []
+    for texts in (("t", "s"), ("t", "s2"), ("t2", "s2")):
+        services.plan_active(plan := Plan(), MANAGER, "x.timer", unit_files=dict(zip((timer, service), texts)))
+        plan.apply()
+        plans.append([difference.what for difference in plan.differences])
+    assert plans[1:] == [[service], [timer, "x.timer restart"]]
+    assert systemctl.asked.count("daemon-reload") == 3
 
 
 def test_files_of_others_in_a_drop_in_directory_stay(systemctl, tmp_path):
@@ -401,7 +446,7 @@ def test_hermes_still_rotates_what_is_left_to_it(tmp_path, venv):
 @pytest.mark.parametrize("declared", [{}, {"sessions": {"auto_prune": False}, "cron": {"output_retention": 7}}])
 def test_hermes_prunes_as_declared(tmp_path, venv, declared):
     profile = {"name": "default", "config": declared}
-    resolved = declaration.resolve([profile], host="box", hermes_home=str(tmp_path), managed_root="/m")["default"]
+    resolved = declaration.resolve([profile], host="box", data_dir=str(tmp_path), managed_root="/m")["default"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(resolved["config"]))
     kept, outputs = json.loads(hermes(venv, tmp_path, PRUNE))
     assert kept == (["goes-on", "new", "old"] if declared else ["goes-on", "new"])

@@ -20,6 +20,13 @@ class Some:
     text: str = ""
     maybe: str | None = None
     names: list[str] = field(default_factory=list)
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outer:
+    some: Some
+    more: int = 1
 
 
 @pytest.mark.parametrize(
@@ -36,6 +43,25 @@ class Some:
 )
 def test_good_ones(values, expected):
     assert settings.parse(Some, values, "here") == expected
+
+
+def test_one_within_another():
+    assert settings.parse(Outer, {"some": {"number": 2, "words": ["a"]}}, "here") == Outer(Some(2, words=("a",)))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "here: some is missing"),
+        ({"some": {"nmber": 1}}, "here: some: 'nmber' is not a setting"),
+        ({"some": []}, "here: some: is not a mapping"),
+        ({"some": {"words": "a"}}, "here: some: words is not of type tuple"),
+    ],
+)
+def test_bad_ones_within_another(values, said):
+    with pytest.raises(OpsError) as caught:
+        settings.parse(Outer, values, "here")
+    assert str(caught.value).startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from typing import Any
 
 import html5lib
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.health import Health, Problem
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import measure
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.findings import Finding, Report
 from ansible_collections.alwayson.hermes.plugins.plugin_utils import fleet
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -28,10 +28,10 @@ def answer(said: Any, rc: int = 0) -> dict[str, Any]:
     return {"rc": rc, "stdout": json.dumps(said), "stderr": "", "changed": False}
 
 
-def status(*findings: measure.Finding, well: bool = True, **more: Any) -> dict[str, Any]:
+def status(*findings: Finding, well: bool = True, **more: Any) -> dict[str, Any]:
     """What hermes-ops status --json prints on a host with one agent; *more* replaces keys."""
     problems = [] if well else [Problem("port_in_use", "port 8642 is taken", "stop it")]
-    check = measure.Report(list(findings), [Health("default", problems)], {"profiles": {}})
+    check = Report(list(findings), [Health("default", problems)], {"profiles": {}})
     return {
         "release": {"id": "0.19.0", "version": "0.19.0"},
         "profiles": {
@@ -50,8 +50,8 @@ def status(*findings: measure.Finding, well: bool = True, **more: Any) -> dict[s
     }
 
 
-FULL = measure.Finding("disk_full", "/ has 4 % of its space free", "free space below /")
-OLD = measure.Finding("sqlite_wal", "the release's SQLite is 3.40.1", "build it on a newer Python", False)
+FULL = Finding("disk_full", "/ has 4 % of its space free", "free space below /")
+OLD = Finding("sqlite_wal", "the release's SQLite is 3.40.1", "build it on a newer Python", False)
 UNREACHABLE = {"unreachable": True, "msg": "ssh: Connection timed out"}
 ANSWERS = {
     "a-well": answer(status()),
@@ -101,7 +101,7 @@ def test_the_terminal():
 
 
 def test_an_agent_that_is_not_healthy():
-    finding = measure.Finding("port_in_use", "port 8642 is taken", "stop it", profile="default")
+    finding = Finding("port_in_use", "port 8642 is taken", "stop it", profile="default")
     (host,) = fleet.status({"host": answer(status(finding, well=False))})
     assert (host.state, host.healthy) == ("trouble", "0 of 1 healthy")
     assert str(host.failures[0]) == "agent default: port 8642 is taken. Fix: stop it"
@@ -244,7 +244,7 @@ def evil_status() -> dict[str, Any]:
             return [spoil(item, key) for item in value]
         return value + EVIL if isinstance(value, str) and key != "severity" else value
 
-    said = status(FULL, measure.Finding("x", "what", "fix", False, "default"))
+    said = status(FULL, Finding("x", "what", "fix", False, "default"))
     said["profiles"]["default"].update(restart_pending=["x"], drift=["y"])
     said["profiles"][EVIL] = said["profiles"]["default"]
     said["timers"][EVIL] = said["timers"]["backup"]
@@ -264,7 +264,7 @@ def test_nothing_that_a_host_says_is_more_than_text():
 
 def test_an_answer_without_end():
     long = "x" * 10**4
-    said = status(*(measure.Finding(long, f"{number} {long}", long) for number in range(500)))
+    said = status(*(Finding(long, f"{number} {long}", long) for number in range(500)))
     said["profiles"] = {f"{number}": {"active": long, "drift": [long, long]} for number in range(500)}
     text = json.dumps(said)
     assert len(text) > 10**7

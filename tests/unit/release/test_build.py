@@ -33,10 +33,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, uv
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import decide as release
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import pins as locks
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import Request
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import (
+    build,
+    observe,
+    pins,
+    store,
+    uv,
+)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.uv import Index
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import lock
@@ -120,7 +124,7 @@ def assert_complete(root: Path, version: str) -> None:
     """current leads to a release that says *version*, and nothing half-built lies about."""
     said = subprocess.run([root / "current/bin/hermes", "--version"], capture_output=True, text=True, check=False)
     assert f"v{version}" in said.stdout, said.stderr
-    assert not [path.name for path in (root / "releases").iterdir() if path.name.endswith(release.GARBAGE)]
+    assert not [path.name for path in (root / "releases").iterdir() if path.name.endswith(observe.GARBAGE)]
     assert not (root / ".current").is_symlink()
 
 
@@ -446,21 +450,21 @@ def test_a_removal_that_gets_stuck_leaves_no_half_release_under_its_name(root, m
     (root / "releases" / "a").mkdir(parents=True)
     monkeypatch.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error")))
     with pytest.raises(OpsError, match=r"a\.removed: cannot be removed"):
-        build.retire(str(root / "releases"), "a")
+        store.retire(str(root / "releases"), "a")
     assert [path.name for path in (root / "releases").iterdir()] == ["a.removed"]
 
 
-# Each is a place where the builder is killed: a function of build.py, before it or after it.
+# Each is a place where the builder is killed: something that build.py uses, before it or after it.
 PLACES = [
     ("building", "before"),
     ("Uv.ensure", "before"),
-    ("Builder._environment", "after"),
-    ("Builder._install", "after"),
-    ("Builder._prove", "after"),
-    ("Builder._complete", "before"),
+    ("Workshop.environment", "after"),
+    ("Workshop.install", "after"),
+    ("prove", "after"),
+    ("_complete", "before"),
     ("write_json", "after"),
     ("retire", "before"),
-    ("Builder._complete", "after"),
+    ("_complete", "after"),
     ("switch", "before"),
     ("os.symlink", "after"),
     ("switch", "after"),
@@ -469,12 +473,12 @@ PLACES = [
 
 KILLED = """
     import os, shutil, signal, sys
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import Request
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, uv
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.uv import Index
     root, wheels, place, when = sys.argv[1:]
     *path, name = place.split(".")
-    owner = build
+    owner = uv if path == ["Uv"] else build
     for part in path:
         owner = getattr(owner, part)
     real = getattr(owner, name)
@@ -529,19 +533,19 @@ def test_killed_anywhere_current_works_and_the_next_run_finishes(root, two_relea
 
 SLOW = """
     import sys
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, workshop
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import process
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import Request
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.uv import Index
     root, wheels, pipe = sys.argv[1:]
-    real = build.Builder._install
-    def slow(builder, *arguments):
+    real = workshop.Workshop.install
+    def slow(shop, *arguments):
         # A child as uv is one: it works on in the partial directory when we are gone, until it is told to end.
         write = (
             "import os, sys; open(sys.argv[2], 'w').close(); open(sys.argv[1]).read(); os.mkdir(sys.argv[3] + '/late')"
         )
-        builder.uv._run([sys.executable, "-c", write, pipe, pipe + ".started", builder.partial])
-    build.Builder._install = slow
+        shop.uv._run([sys.executable, "-c", write, pipe, pipe + ".started", shop.partial])
+    workshop.Workshop.install = slow
     build.ensure(Request(method="path", path=wheels), Index(), root=root)
 """
 
@@ -571,7 +575,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
 ENSURE = """
     import sys
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build
-    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import Request
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.uv import Index
     print(build.ensure(Request(method="path", path=sys.argv[2]), Index(), root=sys.argv[1]).decision.build)
 """
@@ -612,7 +616,7 @@ def test_without_network_the_error_names_the_index_and_nothing_is_changed(
 
 def test_without_network_not_even_uv_comes_and_the_error_says_so(root, dead_index) -> None:
     (root / "tools" / "uv").unlink()
-    with pytest.raises(OpsError, match=rf"uv {locks.UV_VERSION}: the index 127\.0\.0\.1:\d+ cannot be reached"):
+    with pytest.raises(OpsError, match=rf"uv {pins.UV_VERSION}: the index 127\.0\.0\.1:\d+ cannot be reached"):
         build.ensure(Request(version="0.19.0"), Index(url=dead_index), root=str(root))
 
 
@@ -698,7 +702,7 @@ def test_hermes_from_the_index_with_the_shipped_lock(root, asked, version) -> No
     outcome = build.ensure(Request(version=asked), Index(), root=str(root))
     assert outcome.stamp["lock"]["kind"] == "shipped"
     assert outcome.stamp["locked"]
-    assert sorted(outcome.stamp["python"]["requires"].split(",")) == sorted(locks.REQUIRES_PYTHON.split(","))
+    assert sorted(outcome.stamp["python"]["requires"].split(",")) == sorted(pins.REQUIRES_PYTHON.split(","))
     assert_complete(root, version)
     assert not build.ensure(Request(version=f"=={version}"), Index(), root=str(root)).plan.changed
 
@@ -727,8 +731,8 @@ def test_a_patch_of_the_real_hermes_goes_along_until_it_no_longer_applies(
 
 @pytest.mark.usefixtures("index_answers")
 def test_hermes_with_a_tampered_lock_is_refused(root, monkeypatch) -> None:
-    digest = locks.LOCKS["0.19.0"].split("\nrich==")[1].split("sha256:")[1][:64]
-    monkeypatch.setitem(locks.LOCKS, "0.19.0", locks.LOCKS["0.19.0"].replace(digest, "0" * 64))
+    digest = pins.HERMES["0.19.0"].split("\nrich==")[1].split("sha256:")[1][:64]
+    monkeypatch.setitem(pins.HERMES, "0.19.0", pins.HERMES["0.19.0"].replace(digest, "0" * 64))
     with pytest.raises(OpsError, match=r"another file than the pinned one was offered \(rich"):
         build.ensure(Request(version="0.19.0"), Index(), root=str(root))
     assert not list((root / "releases").iterdir())
@@ -744,7 +748,7 @@ def repository(pinned_uv: Path, index_answers: None, package_index: Any, publish
     path, made = kept / "tree", kept / "made.json"
     maker = hashlib.sha256(Path(package_index.__file__).read_bytes() + Path(__file__).read_bytes()).hexdigest()
     # The lock names the index that it was made with.
-    made_of = [maker, locks.UV_VERSION, published.url]
+    made_of = [maker, pins.UV_VERSION, published.url]
 
     def prepare(tag: str) -> None:
         # To pack it for a fetch, as a server has long done, would take longer than all else of a build from git.

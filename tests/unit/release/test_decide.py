@@ -10,15 +10,19 @@ import os
 import re
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import decide as release
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import pins as locks
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import uv, versions
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import (
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import (
+    decide,
+    observe,
+    pins,
+    uv,
+    versions,
+)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.observe import (
     Installed,
     Observed,
-    Request,
     Tree,
 )
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from hypothesis import example, given
@@ -93,19 +97,19 @@ def test_a_request_that_makes_no_sense_is_refused_and_shows_no_secret(wrong: dic
 
 @pytest.mark.parametrize("url", ["git@example.org:x/y.git", "ssh://git@example.org:22/x.git"])
 def test_the_user_of_ssh_is_no_secret(url: str) -> None:
-    assert release.release_id(Request(**{**GIT, "url": url}), None)
+    assert decide.release_id(Request(**{**GIT, "url": url}), None)
 
 
 def test_what_is_stored_of_a_url_holds_no_credentials() -> None:
     request = Request(**GIT)
     # Past the refusal: world-readable files hold the identity.
     object.__setattr__(request, "url", "https://hunter2@example.org/hermes.git")
-    assert release.identity(request, None) == release.identity(Request(**GIT), None)
+    assert decide.identity(request, None) == decide.identity(Request(**GIT), None)
 
 
 def installed(request: Request, version: str, used: float = 0, *, intact: bool = True) -> Installed:
-    name = release.release_id(request, version)
-    return Installed(name, {"version": version, "identity": release.identity(request, version)}, used, intact)
+    name = decide.release_id(request, version)
+    return Installed(name, {"version": version, "identity": decide.identity(request, version)}, used, intact)
 
 
 def test_an_id_is_readable_and_differs_with_all_that_makes_the_release_another() -> None:
@@ -117,30 +121,30 @@ def test_an_id_is_readable_and_differs_with_all_that_makes_the_release_another()
         Request(version="0.19.0", lock="none"),
         Request(version="0.19.0", lock="a==1"),
     ]
-    names = [release.release_id(request, request.version) for request in [base, *others]]
+    names = [decide.release_id(request, request.version) for request in [base, *others]]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"0\.1[89]\.[02]-[0-9a-f]{8}", name) for name in names)
-    assert release.release_id(Request(**GIT), None).startswith("v2026.7.20-")
-    assert "/" not in release.release_id(Request(**{**GIT, "ref": "feature/x"}), None)
+    assert decide.release_id(Request(**GIT), None).startswith("v2026.7.20-")
+    assert "/" not in decide.release_id(Request(**{**GIT, "ref": "feature/x"}), None)
 
 
 def test_the_order_of_extras_a_range_and_downloads_do_not_make_another_release() -> None:
     one = Request(version="0.19.0", extras=("sms", "messaging"))
     other = Request(version=">=0.18", extras=("messaging", "sms", "sms"), python_downloads=True)
-    assert release.release_id(one, "0.19.0") == release.release_id(other, "0.19.0")
+    assert decide.release_id(one, "0.19.0") == decide.release_id(other, "0.19.0")
 
 
 def test_what_is_there_and_current_leaves_nothing_to_do() -> None:
     request = Request(version="0.19.0")
     there = installed(request, "0.19.0")
-    decision = release.decide(request, Observed((there,), there.id), current=True, keep=2)
+    decision = decide.decide(request, Observed((there,), there.id), current=True, keep=2)
     assert (decision.build, decision.switch, decision.remove) == (False, False, ())
 
 
 def test_a_release_whose_interpreter_is_gone_is_built_again() -> None:
     request = Request(version="0.19.0")
     there = installed(request, "0.19.0", intact=False)
-    decision = release.decide(request, Observed((there,), there.id), current=True, keep=2)
+    decision = decide.decide(request, Observed((there,), there.id), current=True, keep=2)
     assert decision.build
     assert decision.release_id == there.id
 
@@ -149,32 +153,32 @@ def test_within_a_range_the_current_version_stays_even_with_other_extras() -> No
     old = installed(Request(version="0.19.0"), "0.19.0")
     newer = installed(Request(version="0.19.3"), "0.19.3")
     wider = Request(version=">=0.18,<0.20", extras=("messaging",))
-    assert release.choose_version(Request(version=">=0.18,<0.20"), Observed((old, newer), old.id)) == "0.19.0"
-    assert release.choose_version(wider, Observed((old, newer), old.id)) == "0.19.0"
+    assert decide.choose_version(Request(version=">=0.18,<0.20"), Observed((old, newer), old.id)) == "0.19.0"
+    assert decide.choose_version(wider, Observed((old, newer), old.id)) == "0.19.0"
 
 
 def test_outside_a_range_the_newest_installed_that_fits_is_taken_else_the_index_is_asked() -> None:
     request = Request(version=">=0.18,<0.20")
     releases = tuple(installed(request, version) for version in ("0.18.2", "0.18.10", "0.17.0"))
-    assert release.choose_version(request, Observed(releases, releases[2].id)) == "0.18.10"
-    assert release.choose_version(request, Observed(releases[2:], releases[2].id)) is None
+    assert decide.choose_version(request, Observed(releases, releases[2].id)) == "0.18.10"
+    assert decide.choose_version(request, Observed(releases[2:], releases[2].id)) is None
 
 
 def test_a_git_release_never_stands_for_a_published_one() -> None:
     git = Request(**GIT)
-    there = Installed("v2026.7.20-x", {"version": "0.19.0", "identity": release.identity(git, None)}, 0, True)
-    assert release.choose_version(Request(version=">=0.18"), Observed((there,), there.id)) is None
+    there = Installed("v2026.7.20-x", {"version": "0.19.0", "identity": decide.identity(git, None)}, 0, True)
+    assert decide.choose_version(Request(version=">=0.18"), Observed((there,), there.id)) is None
 
 
 def test_wheels_on_the_host_give_the_newest_in_the_range() -> None:
     tree = Tree("wheels", "", ("0.18.2", "0.19.0", "0.20.0"))
     request = Request(method="path", path="/srv/wheels", version="<0.20")
-    assert release.choose_version(request, Observed(tree=tree)) == "0.19.0"
+    assert decide.choose_version(request, Observed(tree=tree)) == "0.19.0"
 
 
 def test_a_path_without_version_takes_the_newest_wheel() -> None:
     tree = Tree("wheels", "", ("0.18.2", "0.19.0"))
-    decision = release.decide(Request(method="path", path="/srv/wheels"), Observed(tree=tree), current=True, keep=2)
+    decision = decide.decide(Request(method="path", path="/srv/wheels"), Observed(tree=tree), current=True, keep=2)
     assert decision.version == "0.19.0"
     assert decision.release_id is not None
 
@@ -191,7 +195,7 @@ def test_pruning_spares_what_is_needed_and_goes_by_last_use(used, current, wante
     releases = tuple(Installed(f"r{n}", {"version": "1"}, when, True) for n, when in enumerate(used))
     observed = Observed(releases, f"r{current}" if current < len(used) else None)
     in_use = [f"r{n}" for n in busy]
-    gone = release.superfluous(observed, f"r{wanted}", switch=switch, keep=keep, in_use=in_use)
+    gone = decide.superfluous(observed, f"r{wanted}", switch=switch, keep=keep, in_use=in_use)
     assert not {observed.current, f"r{wanted}", *in_use} & set(gone)
     others = [r for r in releases if r.id not in (f"r{wanted}", observed.current)]
     kept = [r for r in others if r.id not in gone]
@@ -202,21 +206,21 @@ def test_pruning_spares_what_is_needed_and_goes_by_last_use(used, current, wante
 
 def test_the_release_that_was_current_is_the_last_to_go() -> None:
     releases = tuple(Installed(name, {"version": "1"}, 5 - n, True) for n, name in enumerate("abc"))
-    gone = release.superfluous(Observed(releases, "c"), "new", switch=True, keep=1)
+    gone = decide.superfluous(Observed(releases, "c"), "new", switch=True, keep=1)
     assert gone == ("b", "a")
 
 
 def test_describe_names_each_thing_once_and_is_empty_without_work() -> None:
     request = Request(version=">=0.18")
-    decision = release.Decision(None, None, True, True, ("old",), ("x.partial",))
-    plan = release.describe(decision, Observed(current="old2"), request)
+    decision = decide.Decision(None, None, True, True, ("old",), ("x.partial",))
+    plan = decide.describe(decision, Observed(current="old2"), request)
     assert [d.what for d in plan.differences] == [
         "release the newest hermes-agent >=0.18",
         "current",
         "release old",
         "unfinished x.partial",
     ]
-    assert not release.describe(release.Decision("1", "r", False, False), Observed(), request).changed
+    assert not decide.describe(decide.Decision("1", "r", False, False), Observed(), request).changed
 
 
 def test_stamps_that_do_not_parse_and_foreign_directories_are_no_releases(tmp_path) -> None:
@@ -225,7 +229,7 @@ def test_stamps_that_do_not_parse_and_foreign_directories_are_no_releases(tmp_pa
         (tmp_path / "releases" / name / "release.json").write_text(text)
     (tmp_path / "releases" / "theirs").mkdir()
     os.symlink("releases/good-1", tmp_path / "current")
-    observed = release.observe(str(tmp_path))
+    observed = observe.observe(str(tmp_path))
     assert [r.id for r in observed.releases] == ["good-1"]
     assert observed.current == "good-1"
     assert observed.garbage == ("c.partial",)
@@ -235,19 +239,19 @@ def test_a_tree_is_known_by_its_contents_not_by_its_times(tmp_path) -> None:
     (tmp_path / "pyproject.toml").write_text("[project]\n")
     (tmp_path / ".git").mkdir()
     request = Request(method="path", path=str(tmp_path))
-    before = release.examine(request)
+    before = observe.examine(request)
     os.utime(tmp_path / "pyproject.toml", (1, 1))
     (tmp_path / ".git" / "index").write_text("x")
-    assert release.examine(request) == before
+    assert observe.examine(request) == before
     (tmp_path / "pyproject.toml").write_text("[project] \n")
-    assert release.examine(request) != before
+    assert observe.examine(request) != before
 
 
 def test_a_directory_of_wheels_without_the_version_says_what_it_has(tmp_path) -> None:
     (tmp_path / "hermes_agent-0.18.2-py3-none-any.whl").write_text("")
-    assert release.examine(Request(method="path", path=str(tmp_path))).versions == ("0.18.2",)
+    assert observe.examine(Request(method="path", path=str(tmp_path))).versions == ("0.18.2",)
     with pytest.raises(OpsError, match=r"has hermes-agent 0\.18\.2, not 0\.19\.0"):
-        release.examine(Request(method="path", path=str(tmp_path), version="0.19.0"))
+        observe.examine(Request(method="path", path=str(tmp_path), version="0.19.0"))
 
 
 def test_declared_index_goes_before_variables_and_those_before_pip() -> None:
@@ -326,8 +330,8 @@ def test_redacting_leaves_no_credentials(text: str) -> None:
 
 @pytest.mark.parametrize("version", ["0.19.0", "0.18.2"])
 def test_the_shipped_locks_pin_every_line_with_hashes(version: str) -> None:
-    entries = locks.LOCKS[version].replace(" \\\n", "").strip().splitlines()
-    assert f"hermes-agent=={version}" in locks.LOCKS[version]
+    entries = pins.HERMES[version].replace(" \\\n", "").strip().splitlines()
+    assert f"hermes-agent=={version}" in pins.HERMES[version]
     assert {"aiohttp", "discord-py", "slack-bolt", "python-telegram-bot"} <= {e.split("==")[0] for e in entries}
     for entry in entries:
         assert re.fullmatch(r"[a-z0-9.-]+==\S+( ; [^-]+)?( --hash=sha256:[0-9a-f]{64})+", entry), entry

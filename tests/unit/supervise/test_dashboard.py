@@ -22,10 +22,14 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch i
 LOGIN = ["HERMES_DASHBOARD_BASIC_AUTH_USERNAME", "HERMES_DASHBOARD_BASIC_AUTH_PASSWORD_HASH"]
 
 
-def gateways(hermes_home="/d/.hermes", **over):
+def gateways(data_dir="/d", **over):
     declared = [{"name": "default", **over}, {"name": "coder", "api": {"port": 8643}}]
-    resolved = declaration.resolve(declared, host="box", hermes_home=hermes_home, managed_root="/m")
+    resolved = declaration.resolve(declared, host="box", data_dir=data_dir, managed_root="/m")
     return [profile["gateway"] for profile in resolved.values()]
+
+
+def manager_of(host):
+    return lambda _profile: Manager(host.scope, Owner.current())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "::1"])
@@ -69,9 +73,14 @@ def test_what_is_no_address_never_reaches_the_unit(address):
         dashboard.check_address(address, 9119, gateways(), LOGIN)
 
 
-def test_without_a_default_profile_there_is_no_dashboard():
+def test_the_only_agent_is_shown_whatever_its_name():
+    assert dashboard.check_address("127.0.0.1", 9119, gateways(state="absent"), [])["name"] == "coder"
+
+
+def test_of_several_agents_one_has_to_be_default():
+    several = [{**gateways()[1], "name": "one"}, gateways()[1]]
     with pytest.raises(OpsError, match="not declared"):
-        dashboard.check_address("127.0.0.1", 9119, gateways(state="absent"), [])
+        dashboard.check_address("127.0.0.1", 9119, several, [])
 
 
 class Systemctl:
@@ -110,7 +119,7 @@ def systemctl(monkeypatch, tmp_path):
     told = Systemctl()
     monkeypatch.setattr(Manager, "call", lambda _manager, *words, **_options: told.call(*words))
     monkeypatch.setattr(Manager, "reachable", True)
-    monkeypatch.setattr(dashboard.ports, "listeners", told.listeners)
+    monkeypatch.setattr(dashboard.network, "listeners", told.listeners)
     monkeypatch.setattr(dashboard, "START_SECONDS", 0.3)
     monkeypatch.setattr(units, "UNIT_DIRECTORIES", {scope: str(tmp_path / scope) for scope in ("system", "user")})
     return told
@@ -118,13 +127,9 @@ def systemctl(monkeypatch, tmp_path):
 
 @pytest.fixture
 def host(tmp_path):
-    (tmp_path / ".hermes").mkdir()
+    (tmp_path / "agents/default/.hermes").mkdir(parents=True)
     return units.Host(
         scope="system",
-        user="hermes",
-        uid=999,
-        data_dir=str(tmp_path),
-        hermes_home=str(tmp_path / ".hermes"),
         root=str(tmp_path / "opt"),
         systemd=257,
         restart_sec=10,
@@ -133,7 +138,8 @@ def host(tmp_path):
 
 
 def plan(host, **over):
-    return dashboard.plan_dashboard(host, gateways(host.hermes_home, **over), Owner.current(), "127.0.0.1", 9119, [])
+    described = gateways(os.path.dirname(host.root), **over)
+    return dashboard.plan_dashboard(host, described, manager_of(host), "127.0.0.1", 9119, [])
 
 
 def converge(host, **over):
@@ -163,7 +169,7 @@ def test_it_lives_by_the_rules_of_the_gateways(systemctl, host):
         "Restart=always",
         "RestartSec=10",
         "RestartMaxDelaySec=300",
-        "User=hermes",
+        f"User={Owner.current().name}",
         "SyslogIdentifier=hermes-dashboard",
         "MemoryMax=1G",
         "ProtectSystem=strict",
@@ -192,7 +198,7 @@ def test_a_changed_unit_restarts_it(systemctl, host):
 def test_a_changed_login_restarts_it(systemctl, host):
     converge(host)
     systemctl.asked.clear()
-    env = Path(host.hermes_home, ".env")
+    env = Path(os.path.dirname(host.root), "agents/default/.hermes/.env")
     env.write_text("HERMES_DASHBOARD_BASIC_AUTH_USERNAME=ada\n")
     assert [d.what for d in converge(host).differences] == ["hermes-dashboard.service restart"]
     assert not converge(host).changed
@@ -226,11 +232,11 @@ def test_one_that_does_not_serve_is_an_error(systemctl, host, monkeypatch):
 def test_switched_off_nothing_is_left(systemctl, host):
     converge(host)
     systemctl.asked.clear()
-    gone = dashboard.plan_no_dashboard(host, Owner.current())
+    gone = dashboard.plan_no_dashboard(host, gateways(), manager_of(host))
     gone.apply()
     assert systemctl.asked[0] == "disable --now hermes-dashboard.service"
     assert not os.path.exists(host.dashboard_path)
-    assert not dashboard.plan_no_dashboard(host, Owner.current()).changed
+    assert not dashboard.plan_no_dashboard(host, gateways(), manager_of(host)).changed
 
 
 def test_the_other_scope_is_cleared(systemctl, host):

@@ -14,55 +14,13 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.re
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network as ports
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
-
-
-class Systemd:
-    """systemctl as far as a plan needs it: units with a state, and what was asked of them."""
-
-    def __init__(self):
-        self.asked: list[tuple[str, ...]] = []
-        self.states: dict[str, dict[str, str]] = {}
-
-    def call(self, manager, *arguments):
-        if arguments[0] == "show":
-            blocks = ["\n".join(f"{k}={v}" for k, v in self.states.get(name, {}).items()) for name in arguments[3:]]
-            return Completed(arguments, 0, "\n\n".join(blocks), "")
-        self.asked.append(arguments)
-        for name in arguments[1:]:
-            state = self.states.setdefault(name, {})
-            if arguments[0] == "enable":
-                state["UnitFileState"] = "enabled"
-            elif arguments[0] in ("start", "restart"):
-                state.update(ActiveState="active", SubState="running", MainPID=str(os.getpid()))
-            elif arguments[0] in ("disable", "stop"):
-                state.update(ActiveState="inactive", SubState="dead", UnitFileState="disabled", MainPID="0")
-        return Completed(arguments, 0, "", "")
-
-    @property
-    def verbs(self):
-        return [" ".join(arguments) for arguments in self.asked]
-
-
-@pytest.fixture
-def systemd(monkeypatch, tmp_path):
-    fake = Systemd()
-    monkeypatch.setattr(Manager, "call", lambda self, *a, **options: fake.call(self, *a))
-    monkeypatch.setattr(Manager, "reachable", True)
-    directories = {scope: str(tmp_path / scope) for scope in ("system", "user")}
-    monkeypatch.setattr(units, "UNIT_DIRECTORIES", directories)
-    return fake
 
 
 @pytest.fixture
 def host(tmp_path):
     return units.Host(
         scope="system",
-        user="hermes",
-        uid=999,
-        data_dir=str(tmp_path),
-        hermes_home=str(tmp_path / ".hermes"),
         root=str(tmp_path / "opt"),
         systemd=252,
         restart_sec=10,
@@ -77,26 +35,36 @@ def records(tmp_path):
 
 def profiles(**over):
     declared = [{"name": "default"}, {"name": "coder", "api": {"port": 8643}, **over}]
-    resolved = declaration.resolve(declared, host="box", hermes_home="/h", managed_root="/m")
+    resolved = declaration.resolve(declared, host="box", data_dir="/d", managed_root="/m")
     return [profile["gateway"] for profile in resolved.values()]
 
 
+def manager_of(host, users=()):
+    """Whose manager runs whose gateway; *users* have numbers of their own."""
+
+    def manager(profile):
+        me = Owner.current()
+        return Manager(host.scope, me if profile["name"] not in users else dataclasses.replace(me, uid=4000))
+
+    return manager
+
+
 def converge(host, described, records):
-    plan = gateway.plan_gateways(host, described, Owner.current(), records)
+    plan = gateway.plan_gateways(host, described, manager_of(host), records)
     plan.apply()
     return plan
 
 
 def test_first_run_enables_and_starts_then_nothing(systemd, host, records):
     described = profiles()
-    check = gateway.plan_gateways(host, described, Owner.current(), records)
+    check = gateway.plan_gateways(host, described, manager_of(host), records)
     assert check.changed
     assert systemd.asked == []
     assert not os.path.exists(host.template_path)
     converge(host, described, records)
     assert "enable hermes-gateway@coder.service" in systemd.verbs
     assert "start hermes-gateway@default.service hermes-gateway@coder.service" in systemd.verbs
-    again = gateway.plan_gateways(host, described, Owner.current(), records)
+    again = gateway.plan_gateways(host, described, manager_of(host), records)
     assert not again.changed
     assert not again.restart
 
@@ -107,21 +75,35 @@ def test_a_changed_drop_in_restarts_exactly_one(systemd, host, records):
     plan = converge(host, profiles(limits={"memory": "1G"}), records)
     assert list(plan.restart) == ["coder"]
     assert systemd.verbs == ["daemon-reload"]
-    gateway.restart(Manager(host.scope, Owner.current()), profiles(), records, list(plan.restart))
+    gateway.restart(manager_of(host), profiles(), records, list(plan.restart))
     assert systemd.verbs[-1] == "restart hermes-gateway@coder.service"
-    assert not gateway.plan_gateways(host, profiles(limits={"memory": "1G"}), Owner.current(), records).changed
+    assert not gateway.plan_gateways(host, profiles(limits={"memory": "1G"}), manager_of(host), records).changed
 
 
 def test_a_run_killed_before_the_restart_is_finished_by_the_next(systemd, host, records):
     converge(host, profiles(), records)
     changed = profiles(limits={"memory": "1G"})
-    plan = gateway.plan_gateways(host, changed, Owner.current(), records)
+    plan = gateway.plan_gateways(host, changed, manager_of(host), records)
     # Killed after any number of its steps, nothing restarted.
     for steps in range(1, len(plan.actions) + 1):
         for action in plan.actions[:steps]:
             action()
-        following = gateway.plan_gateways(host, changed, Owner.current(), records)
+        following = gateway.plan_gateways(host, changed, manager_of(host), records)
         assert list(following.restart) == ["coder"]
+
+
+def test_in_user_scope_each_user_s_own_manager_is_told(host, records, monkeypatch):
+    told = []
+    monkeypatch.setattr(Manager, "call", lambda self, *words, **_options: told.append((self.owner.uid, words)))
+    user = dataclasses.replace(host, scope="user")
+    gateway.stop(manager_of(user, users=["coder"]), profiles())
+    gateway.stop(manager_of(host, users=["coder"]), profiles())
+    one, other, both = told
+    assert {one, other} == {
+        (Owner.current().uid, ("stop", "hermes-gateway@default.service")),
+        (4000, ("stop", "hermes-gateway@coder.service")),
+    }
+    assert both[1] == ("stop", "hermes-gateway@default.service", "hermes-gateway@coder.service")
 
 
 def test_a_new_template_restarts_all(systemd, host, records):
@@ -134,9 +116,20 @@ def test_what_config_or_env_asked_for_is_done(systemd, host, records):
     converge(host, profiles(), records)
     records["default"].prepare()
     records["default"].request_restart(["env: A"])
-    plan = gateway.plan_gateways(host, profiles(), Owner.current(), records)
+    plan = gateway.plan_gateways(host, profiles(), manager_of(host), records)
     assert plan.restart == {"default": ["env: A"]}
     assert plan.changed
+
+
+def test_check_mode_knows_what_would_ask_for_it(systemd, host, records):
+    converge(host, profiles(), records)
+    asked = {"default": ["env: A"]}
+    plan = gateway.plan_gateways(host, profiles(), manager_of(host), records, asked)
+    assert plan.restart == asked
+    # Recorded meanwhile, it is one reason and not two.
+    records["default"].prepare()
+    records["default"].request_restart(["env: A"])
+    assert gateway.plan_gateways(host, profiles(), manager_of(host), records, asked).restart == asked
 
 
 def test_another_release_asks_for_a_restart(systemd, host, records, monkeypatch, tmp_path):
@@ -144,18 +137,18 @@ def test_another_release_asks_for_a_restart(systemd, host, records, monkeypatch,
     os.makedirs(tmp_path / "opt/releases/0.19.0")
     os.symlink("releases/0.19.0", tmp_path / "opt/current")
     monkeypatch.setattr(ports, "command_line", lambda pid: [str(tmp_path / "opt/releases/0.18.2/bin/python"), "x"])
-    plan = gateway.plan_gateways(host, profiles(), Owner.current(), records)
+    plan = gateway.plan_gateways(host, profiles(), manager_of(host), records)
     assert plan.restart["default"] == ["release: 0.18.2 -> 0.19.0"]
 
 
 def test_a_platform_that_hermes_gave_up_asks_for_a_restart(systemd, host, records, monkeypatch):
     converge(host, profiles(), records)
-    states = {"/h": {"pid": os.getpid(), "platforms": {"api_server": {"state": "fatal"}}}}
+    states = {"/d/agents/default/.hermes": {"pid": os.getpid(), "platforms": {"api_server": {"state": "fatal"}}}}
     monkeypatch.setattr(gateway, "read_state", lambda home, owner: states.get(home, {}))
-    plan = gateway.plan_gateways(host, profiles(), Owner.current(), records)
+    plan = gateway.plan_gateways(host, profiles(), manager_of(host), records)
     assert plan.restart == {"default": ["platform: api_server is fatal"]}
-    states["/h"]["pid"] = 1
-    assert not gateway.plan_gateways(host, profiles(), Owner.current(), records).changed
+    states["/d/agents/default/.hermes"]["pid"] = 1
+    assert not gateway.plan_gateways(host, profiles(), manager_of(host), records).changed
 
 
 def test_an_absent_profile_is_stopped_disabled_and_its_unit_files_gone(systemd, host, records):
@@ -170,7 +163,7 @@ def test_an_absent_profile_is_stopped_disabled_and_its_unit_files_gone(systemd, 
     assert "disable --now hermes-gateway@coder.service" in systemd.verbs
     assert not os.path.exists(host.drop_in_path("coder"))
     assert os.path.exists(host.drop_in_path("default"))
-    assert not gateway.plan_gateways(host, gone, Owner.current(), records).changed
+    assert not gateway.plan_gateways(host, gone, manager_of(host), records).changed
 
 
 def test_a_change_of_scope_leaves_no_unit_behind(systemd, host, records):
@@ -182,19 +175,40 @@ def test_a_change_of_scope_leaves_no_unit_behind(systemd, host, records):
     assert os.path.exists(user.template_path)
 
 
+def test_a_change_of_scope_ends_what_is_no_longer_declared_in_its_own_user_s_manager(
+    systemd, host, records, monkeypatch
+):
+    user = dataclasses.replace(host, scope="user")
+    converge(user, profiles(), records)
+    (_default, coder) = profiles()
+    gateway.remember(records["coder"], coder)
+    told = []
+    call = Manager.call
+
+    def listen(self, *words, **options):
+        if words[0] == "disable":
+            told.append((self.scope, self.owner.uid, words[-1]))
+        return call(self, *words, **options)
+
+    monkeypatch.setattr(Manager, "call", listen)
+    gateway.plan_gateways(host, profiles()[:1], manager_of(host, users=["coder"]), records).apply()
+    assert ("user", 4000, "hermes-gateway@coder.service") in told
+    assert not os.path.exists(user.drop_in_path("coder"))
+
+
 def test_somebody_else_s_drop_in_is_left(systemd, host, records):
     converge(host, profiles(), records)
     theirs = os.path.join(os.path.dirname(host.drop_in_path("default")), "mine.conf")
     with open(theirs, "w", encoding="utf-8") as stream:
         stream.write("[Service]\nNice=5\n")
-    assert not gateway.plan_gateways(host, profiles(), Owner.current(), records).changed
+    assert not gateway.plan_gateways(host, profiles(), manager_of(host), records).changed
 
 
 def test_a_failed_unit_of_an_absent_profile_is_dead_enough(systemd, host, records):
     converge(host, profiles(), records)
     converge(host, profiles(state="absent"), records)
     systemd.states["hermes-gateway@coder.service"]["ActiveState"] = "failed"
-    assert not gateway.plan_gateways(host, profiles(state="absent"), Owner.current(), records).changed
+    assert not gateway.plan_gateways(host, profiles(state="absent"), manager_of(host), records).changed
 
 
 def test_a_gateway_that_waits_for_its_next_start_is_started_now(systemd, host, records):
@@ -214,7 +228,7 @@ def test_a_gateway_that_waits_for_its_next_start_is_started_now(systemd, host, r
 def test_two_gateways_may_swap_their_ports(systemd, host, records):
     converge(host, profiles(), records)
     systemd.asked.clear()
-    gateway.restart(Manager(host.scope, Owner.current()), profiles(), records, ["default", "coder"])
+    gateway.restart(manager_of(host), profiles(), records, ["default", "coder"])
     both = "hermes-gateway@default.service hermes-gateway@coder.service"
     assert systemd.verbs == [f"stop {both}", f"start {both}"]
 

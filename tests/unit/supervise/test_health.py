@@ -12,7 +12,9 @@ import time
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.state import read_state
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
@@ -71,7 +73,7 @@ JOURNAL = {
 @pytest.mark.parametrize("cause", sorted(JOURNAL))
 def test_what_the_journal_says(cause):
     lines = ["INFO gateway.run: starting", JOURNAL[cause], "WARNING gateway.run: No messaging platforms enabled."]
-    assert health.explain_journal(lines).cause == cause
+    assert journal.explain_journal(lines).cause == cause
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_what_the_journal_says(cause):
     ],
 )
 def test_a_token_that_a_platform_refuses(line):
-    assert health.explain_journal([line]).cause == "stale_token"
+    assert journal.explain_journal([line]).cause == "stale_token"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_a_token_that_a_platform_refuses(line):
     ],
 )
 def test_a_journal_without_a_known_cause(line):
-    assert health.explain_journal([line]) is None
+    assert journal.explain_journal([line]) is None
 
 
 class Systemctl:
@@ -122,20 +124,20 @@ def written(monkeypatch):
         column = 0 if "--output-fields" in command else 1
         lines = [entry[column] for entry in entries if not wanted or entry[0] in wanted]
         lines = lines[-int(command[command.index("--lines") + 1]) :]
-        return Completed((), 0, "".join(f"{line}\n" for line in lines), "")
+        return "".join(f"{line}\n" for line in lines)
 
-    monkeypatch.setattr(health, "run", journalctl)
+    monkeypatch.setattr(journal, "run_head", journalctl)
     return entries
 
 
 def explained(*problems):
-    found = health.Health("default", list(problems))
-    health.explain({"name": "default", "unit": "hermes-gateway@default.service"}, Systemctl(), found)
+    found = Health("default", list(problems))
+    journal.explain({"name": "default", "unit": "hermes-gateway@default.service"}, Systemctl(), found)
     return found
 
 
 def problem(cause):
-    return health.Problem(cause, "what", "fix")
+    return Problem(cause, "what", "fix")
 
 
 def test_only_the_last_process_explains(written):
@@ -175,6 +177,8 @@ def test_of_a_unit_that_systemd_forgot_the_last_process_explains(written, monkey
 class Units:
     """A manager whose unit is in one state after the other, and then stays in the last."""
 
+    scope, owner = "system", Owner.current()
+
     def __init__(self, *states):
         self.states = list(states)
 
@@ -206,7 +210,7 @@ def failed_to_execute(restarts):
 def test_a_failure_to_execute_from_before_the_repair_is_waited_out(tmp_path, seconds):
     (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
     manager = Units(failed_to_execute(7), failed_to_execute(7), unit(restarts=8))
-    (found,) = health.wait([profile(tmp_path)], manager, Owner.current())
+    (found,) = health.wait([profile(tmp_path)], lambda _profile: manager)
     assert found.ok
 
 
@@ -218,7 +222,8 @@ def test_a_failure_to_execute_from_before_the_repair_is_waited_out(tmp_path, sec
     ],
 )
 def test_a_failure_to_execute_that_was_tried_again_is_final(states, tmp_path, written, seconds):
-    (found,) = health.wait([profile(tmp_path)], Units(*states), Owner.current())
+    manager = Units(*states)
+    (found,) = health.wait([profile(tmp_path)], lambda _profile: manager)
     assert [problem.cause for problem in found.problems] == ["wrong_binary"]
     assert seconds[0] < 1
 
@@ -241,7 +246,7 @@ def test_of_a_state_file_what_can_be_used_is(tmp_path):
     platforms = {"a": 1, "discord": {"state": "connected"}}
     (tmp_path / "gateway_state.json").write_text(json.dumps({"pid": 42, "platforms": platforms}))
     state = read_state(str(tmp_path), Owner.current())
-    assert state == {"pid": 42, "platforms": {"discord": {"state": "connected"}}}
+    assert (state["pid"], state["platforms"]) == (42, {"discord": {"state": "connected"}})
 
 
 def profile(home, **over):
@@ -263,6 +268,13 @@ def test_a_broken_state_file_is_a_gateway_that_is_not_ready(tmp_path):
     assert [(problem.cause, problem.what) for problem in found.problems] == [
         ("not_ready", "Hermes says it is not started")
     ]
+
+
+def test_a_gateway_that_became_stable_while_it_was_judged_is_looked_at_again(tmp_path):
+    """When its age was asked for first it was too young for a look: nothing that answers is foreign for that."""
+    server = {"enabled": True, "host": "127.0.0.1", "port": 8642}
+    found = health.judge(profile(tmp_path, api=server), unit(), {}, {})
+    assert [(problem.cause, problem.final) for problem in found.problems] == [("not_stable", False)]
 
 
 def test_platforms_must_be_connected():
@@ -309,21 +321,21 @@ def server():
 
 def test_health_must_come_from_hermes(server, monkeypatch):
     monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
-    problem, answer = health.server_problem("the api server", server, "hermes-agent")
+    problem, answer = servers.server_problem("the api server", server, "hermes-agent", Owner.current())
     assert problem is None
     assert answer["version"] == "0.19.0"
     monkeypatch.setattr(Server, "answer", (200, b"<html>It works!</html>"))
-    problem, _answer = health.server_problem("the api server", server, "hermes-agent")
+    problem, _answer = servers.server_problem("the api server", server, "hermes-agent", Owner.current())
     assert problem is not None
     monkeypatch.setattr(Server, "answer", (200, {"platform": "webhook"}))
-    problem, _answer = health.server_problem("the api server", server, "hermes-agent")
+    problem, _answer = servers.server_problem("the api server", server, "hermes-agent", Owner.current())
     assert problem.cause == "foreign_answer"
 
 
 @pytest.mark.parametrize(("holder", "causes"), [("default", []), ("bridge", ["port_in_use"]), (None, ["port_in_use"])])
 def test_the_api_server_must_be_this_profiles(server, holder, causes, tmp_path, monkeypatch):
     monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
-    monkeypatch.setattr(health.ports, "gateway_of", lambda pid: holder)
+    monkeypatch.setattr(network, "gateway_of", lambda pid: holder)
     (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
     found = health.check(profile(tmp_path, api={**server, "enabled": True}), Owner.current(), unit())
     assert [problem.cause for problem in found.problems] == causes
@@ -341,7 +353,9 @@ def test_a_port_that_is_taken_explains_a_gateway_that_ends(server, tmp_path):
 
 
 def test_nobody_listens():
-    problem, _answer = health.server_problem("the api server", {"host": "127.0.0.1", "port": 1}, "hermes-agent")
+    problem, _answer = servers.server_problem(
+        "the api server", {"host": "127.0.0.1", "port": 1}, "hermes-agent", Owner.current()
+    )
     assert problem.cause == "no_answer"
 
 
@@ -349,24 +363,36 @@ def test_a_dead_model_is_no_reply(server, monkeypatch):
     dead = {"choices": [{"message": {"content": "API call failed"}, "finish_reason": "error"}]}
     monkeypatch.setattr(Server, "answer", (200, dead))
     with pytest.raises(OpsError, match="check the model"):
-        health.ask(server, "key", "hello", timeout=5)
+        servers.ask(server, Owner.current(), "hello", key_in=[], timeout=5)
 
 
 def test_a_wrong_key_is_named(server, monkeypatch):
     monkeypatch.setattr(Server, "answer", (401, {}))
     with pytest.raises(OpsError, match="API_SERVER_KEY"):
-        health.ask(server, "key", "hello", timeout=5)
+        servers.ask(server, Owner.current(), "hello", key_in=[], timeout=5)
 
 
 def test_a_real_reply(server, monkeypatch):
     monkeypatch.setattr(
         Server, "answer", (200, {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]})
     )
-    assert health.ask(server, "key", "hello", timeout=5) == "yes"
+    assert servers.ask(server, Owner.current(), "hello", key_in=[], timeout=5) == "yes"
 
 
 def test_the_signature_is_the_one_that_hermes_computes():
     # gateway/platforms/webhook.py of 0.19.0 wants HMAC-SHA256 of "<timestamp>.<body>"; the figure is from openssl:
     # printf %s 1700000000.{"a":1} | openssl dgst -sha256 -hmac topsecret
-    headers = health.sign("topsecret", b'{"a":1}', 1700000000)
+    headers = servers.sign("topsecret", b'{"a":1}', 1700000000)
     assert headers["X-Webhook-Signature-V2"] == "6a939b0c71853d606167625a15168ee9188c6a511c773ef4f42d307f3849e50f"
+
+
+def test_a_journal_without_end_is_read_at_its_beginning(tmp_path, monkeypatch):
+    """Whoever may log may write lines of many megabytes."""
+    program = tmp_path / "journalctl"
+    program.write_text("#!/bin/sh\nexec yes a-line-of-the-log\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = Health("default", [problem("not_ready")])
+    journal.explain({"name": "default", "unit": "hermes-gateway@default.service"}, Systemctl(), found)
+    assert set(found.log[:-1]) == {"a-line-of-the-log"}
+    assert sum(map(len, found.log)) <= journal.JOURNAL_BYTES

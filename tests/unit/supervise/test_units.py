@@ -6,21 +6,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration, schema
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 
 
 def host(scope="system", systemd=257):
     return units.Host(
         scope=scope,
-        user="hermes",
-        uid=999,
-        data_dir="/data",
-        hermes_home="/data/.hermes",
         root="/opt/hermes",
         systemd=systemd,
         restart_sec=10,
@@ -30,9 +28,15 @@ def host(scope="system", systemd=257):
 
 def description(**declared):
     profile = {"name": "default", **declared}
-    return declaration.resolve([profile], host="box", hermes_home="/data/.hermes", managed_root="/m")["default"][
-        "gateway"
-    ]
+    return declaration.resolve([profile], host="box", data_dir="/data", managed_root="/m")["default"]["gateway"]
+
+
+# Its user's home is not there, so it lives in its own directory.
+OWNER = Owner("hermes-default", 999, 999, "/nonexistent")
+
+
+def drop_in(scope="system", owner=OWNER, verbose=False, **declared):
+    return units.render_drop_in(dataclasses.replace(host(scope), verbose=verbose), description(**declared), owner)
 
 
 def section(text, name):
@@ -54,8 +58,56 @@ def test_start_limits_stand_where_systemd_reads_them():
 
 @pytest.mark.parametrize(("verbose", "command"), [(False, "gateway run"), (True, "gateway run -v")])
 def test_an_audited_gateway_tells_the_journal_more(verbose, command):
-    text = units.render_template(dataclasses.replace(host(), verbose=verbose))
-    assert section(text, "Service")["ExecStart"] == [f"/opt/hermes/current/bin/hermes --profile %i {command}"]
+    service = section(drop_in(verbose=verbose), "Service")
+    assert service["ExecStart"] == [f"/opt/hermes/current/bin/hermes --profile default {command}"]
+
+
+@pytest.mark.parametrize("scope", ["system", "user"])
+def test_without_an_agent_s_drop_in_there_is_nothing_to_start(scope):
+    # As root, and on a home that Hermes would choose itself.
+    assert "ExecStart" not in section(units.render_template(host(scope)), "Service")
+
+
+def test_each_agent_runs_as_its_user_on_its_home():
+    service = section(drop_in(), "Service")
+    assert service["User"] == ["hermes-default"]
+    assert {"HERMES_HOME=/data/agents/default/.hermes", "HOME=/data/agents/default"} <= set(service["Environment"])
+    assert service["WorkingDirectory"] == ["/data/agents/default"]
+    assert service["ReadWritePaths"] == ["-/data/agents/default"]
+    assert section(drop_in(), "Unit")["RequiresMountsFor"] == ["/data/agents/default"]
+
+
+def test_a_profile_of_an_adopted_home_is_chosen_by_its_directory():
+    service = section(drop_in(home="/home/ada/.hermes/profiles/work"), "Service")
+    assert service["ExecStart"] == ["/opt/hermes/current/bin/hermes --profile work gateway run"]
+    assert "HERMES_HOME=/home/ada/.hermes/profiles/work" in service["Environment"]
+
+
+def test_a_user_who_was_there_works_in_its_own_home(tmp_path):
+    ada = Owner("ada", os.geteuid(), os.getegid(), str(tmp_path))
+    service = section(drop_in(owner=ada, user="ada", home=f"{tmp_path}/.hermes"), "Service")
+    assert service["WorkingDirectory"] == [str(tmp_path)]
+    assert service["ReadWritePaths"] == [f"-{tmp_path}"]
+    elsewhere = section(drop_in(owner=ada, user="ada", home="/srv/hermes"), "Service")
+    assert elsewhere["ReadWritePaths"] == [f"-{tmp_path} -/srv/hermes"]
+
+
+@pytest.mark.parametrize("home", ["/", "/nonexistent", "/proc"])
+def test_a_home_that_is_not_the_user_s_own_is_not_opened(home):
+    service = section(drop_in(owner=Owner("daemon", 1, 1, home), user="daemon"), "Service")
+    assert service["ReadWritePaths"] == ["-/data/agents/default"]
+    assert "HOME=/data/agents/default" in service["Environment"]
+
+
+def test_nothing_leads_to_a_user_s_manager_unless_the_door_opens_it():
+    closed = drop_in()
+    assert "/run/user" not in closed + units.render_template(host())
+    assert "user@" not in closed + units.render_template(host())
+    opened = drop_in(sandbox={"open": ["user_manager"]})
+    assert section(opened, "Unit")["After"] == ["user@999.service"]
+    service = section(opened, "Service")
+    assert "XDG_RUNTIME_DIR=/run/user/999" in service["Environment"]
+    assert service["BindPaths"] == ["-/run/user/999"]
 
 
 def test_a_gateway_that_exits_0_comes_back():
@@ -71,70 +123,53 @@ def test_back_off_only_where_systemd_knows_it(systemd, known):
 
 def test_the_clean_stop_has_time_for_the_drain():
     assert section(units.render_template(host()), "Service")["KillSignal"] == ["SIGINT"]
-    drop_in = section(units.render_drop_in(host(), description(drain=100)), "Service")
-    assert int(drop_in["TimeoutStopSec"][0]) == 100 + units.STOP_MARGIN
+    assert int(section(drop_in(drain=100), "Service")["TimeoutStopSec"][0]) == 100 + units.STOP_MARGIN
 
 
 def test_limits_of_a_profile():
-    drop_in = section(
-        units.render_drop_in(host(), description(limits={"memory": "1G", "cpu": "150%", "tasks": 99})), "Service"
-    )
-    assert (drop_in["MemoryMax"], drop_in["CPUQuota"], drop_in["TasksMax"]) == (["1G"], ["150%"], ["99"])
+    service = section(drop_in(limits={"memory": "1G", "cpu": "150%", "tasks": 99}), "Service")
+    assert (service["MemoryMax"], service["CPUQuota"], service["TasksMax"]) == (["1G"], ["150%"], ["99"])
 
 
 def test_the_user_scope_names_no_user_and_keeps_what_an_unprivileged_manager_can_do():
-    template = section(units.render_template(host("user")), "Service")
-    assert "User" not in template
-    drop_in = section(units.render_drop_in(host("user"), description()), "Service")
-    assert drop_in["NoNewPrivileges"] == ["yes"]
-    assert "ProtectSystem" not in drop_in
-    assert "BindPaths" not in drop_in
+    service = section(drop_in("user"), "Service")
+    assert "User" not in service
+    assert service["NoNewPrivileges"] == ["yes"]
+    assert "ProtectSystem" not in service
+    assert "BindPaths" not in service
 
 
 def test_the_way_out_of_the_sandbox():
-    drop_in = section(units.render_drop_in(host(), description(sandbox={"enabled": False})), "Service")
-    assert not set(drop_in) & set(units.SANDBOX)
+    service = section(drop_in(sandbox={"enabled": False}), "Service")
+    assert not set(service) & set(units.SANDBOX)
 
 
 def test_every_door_that_may_be_declared_leads_somewhere():
-    assert tuple(sorted(units.DOORS)) == declaration.DOORS
+    assert tuple(sorted(units.DOORS)) == schema.DOORS
 
 
-@pytest.mark.parametrize("door", declaration.DOORS)
+@pytest.mark.parametrize("door", schema.DOORS)
 def test_a_door_changes_what_it_names_and_nothing_else(door):
-    closed = section(units.render_drop_in(host(), description()), "Service")
-    opened = section(units.render_drop_in(host(), description(sandbox={"open": [door]})), "Service")
-    implied = {"home": {"BindPaths"}, "system": {"ReadWritePaths"}}.get(door, set())
+    closed, opened = section(drop_in(), "Service"), section(drop_in(sandbox={"open": [door]}), "Service")
+    implied = {"system": {"ReadWritePaths"}, "user_manager": {"BindPaths", "Environment"}}.get(door, set())
     different = {key for key in closed.keys() | opened.keys() if closed.get(key) != opened.get(key)}
     assert different == set(units.DOORS[door]) | implied
 
 
-def test_a_data_directory_below_home_stays_visible():
-    at_home = dataclasses.replace(host(), data_dir="/home/ada")
-    binds = section(units.render_drop_in(at_home, description()), "Service")["BindPaths"]
-    assert "-/home/ada" in binds[0].split()
+def test_a_home_below_home_stays_visible():
+    binds = section(drop_in(home="/home/ada/.hermes"), "Service")["BindPaths"]
+    assert binds == ["-/home/ada/.hermes"]
+    assert "BindPaths" not in section(drop_in(home="/home/ada/.hermes", sandbox={"open": ["home"]}), "Service")
 
 
-@pytest.mark.parametrize("name", ["data_dir", "hermes_home", "root"])
-def test_a_path_that_would_break_the_unit_is_refused(name):
-    with pytest.raises(OpsError, match=name):
-        dataclasses.replace(host(), **{name: "/srv/a b"})
-
-
-def test_a_hermes_home_of_its_own_place_can_be_written():
-    elsewhere = dataclasses.replace(host(), hermes_home="/home/ada/.hermes")
-    assert section(units.render_template(elsewhere), "Unit")["RequiresMountsFor"] == ["/data /home/ada/.hermes"]
-    drop_in = section(units.render_drop_in(elsewhere, description()), "Service")
-    assert drop_in["ReadWritePaths"] == ["-/data -/home/ada/.hermes"]
-    assert drop_in["BindPaths"] == ["-/run/user/999 -/home/ada/.hermes"]
-
-
-@pytest.mark.parametrize("home", ["/data/.hermes", "/data"])
-def test_a_hermes_home_below_the_data_directory_is_not_named_again(home):
-    below = dataclasses.replace(host(), hermes_home=home)
-    assert section(units.render_drop_in(below, description()), "Service")["ReadWritePaths"] == ["-/data"]
+def test_a_path_that_would_break_the_unit_is_refused(tmp_path):
+    with pytest.raises(OpsError, match="root"):
+        dataclasses.replace(host(), root="/srv/a b")
+    odd = tmp_path / "a b"
+    odd.mkdir()
+    with pytest.raises(OpsError, match="home of the user ada"):
+        drop_in(owner=Owner("ada", os.geteuid(), os.getegid(), str(odd)))
 
 
 def test_the_managed_scope_is_the_profile_s_own():
-    drop_in = section(units.render_drop_in(host(), description(config_scope="managed")), "Service")
-    assert "HERMES_MANAGED_DIR=/m/default" in drop_in["Environment"]
+    assert "HERMES_MANAGED_DIR=/m/default" in section(drop_in(config_scope="managed"), "Service")["Environment"]

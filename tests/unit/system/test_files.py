@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import resource
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -132,6 +134,71 @@ def test_a_tree_is_removed_also_where_it_forbids_that(ground):
         files.remove_tree(str(top))
 
 
+def nest(top, depth):
+    """*depth* directories in each other, however long the path becomes."""
+    os.mkdir(top)
+    descriptor = os.open(top, os.O_RDONLY)
+    for _each in range(depth):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+
+
+def test_a_tree_is_removed_however_deep_it_is(tmp_path):
+    nest(tmp_path / "top", 5000)
+    try:
+        files.remove_tree(str(tmp_path / "top"))
+        assert os.listdir(tmp_path) == []
+    finally:
+        # pytest cannot remove it.
+        subprocess.run(["rm", "-rf", str(tmp_path / "top")], check=True)
+
+
+def test_links_in_a_tree_are_removed_and_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/precious").write_text("x")
+    (tmp_path / "top/below").mkdir(parents=True)
+    (tmp_path / "top/below/link").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(tmp_path / "top/below/pipe")
+    files.remove_tree(str(tmp_path / "top"))
+    assert (tmp_path / "elsewhere/precious").read_text() == "x"
+    assert os.listdir(tmp_path) == ["elsewhere"]
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="Not a directory"):
+        files.remove_tree(str(tmp_path / "link"))
+    assert (tmp_path / "elsewhere/precious").read_text() == "x"
+
+
+@contextlib.contextmanager
+def bound(source, target):
+    done = subprocess.run(["mount", "--bind", source, target], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"SKIPPED, NOT PROVED: that mounts are not crossed, because none can be made: {done.stderr}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root mounts")
+@pytest.mark.parametrize("where", ["top/a/media", "top"])
+def test_what_is_mounted_below_a_tree_is_not_removed(tmp_path, where):
+    """Of the same file system, so that nothing but the mount itself tells."""
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/precious").write_text("x")
+    (tmp_path / "top/a/media").mkdir(parents=True)
+    (tmp_path / "top/a/own").write_text("x")
+    with bound(tmp_path / "others", tmp_path / where):
+        with pytest.raises(OpsError, match="mounted"):
+            files.remove_tree(str(tmp_path / "top"))
+        assert (tmp_path / "others/precious").read_text() == "x"
+    assert (tmp_path / "top/a/own").exists() == (where == "top")
+    files.remove_tree(str(tmp_path / "top"))
+    assert (tmp_path / "others/precious").read_text() == "x"
+
+
 def test_an_unknown_user_is_one_clear_error():
     with pytest.raises(OpsError, match="no user 'nobody-here'"):
         files.Owner.named("nobody-here")
@@ -192,6 +259,27 @@ def test_a_copy_that_works_is_only_replaced_by_one_that_does(tmp_path):
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("what", ["a pipe", "too large", "gone", "a link to a secret"])
+def test_what_an_agent_puts_in_the_place_of_a_file_is_not_kept(ground, what):
+    directory = Path(tempfile.mkdtemp(dir=ground))
+    directory.chmod(0o755)
+    records = Records(str(directory / "ops"), "default")
+    records.prepare()
+    owner = files.Owner.named("nobody") if os.geteuid() == 0 else files.Owner.current()
+    path = directory / "config.yaml"
+    if what == "a pipe":
+        os.mkfifo(path, 0o666)
+    elif what == "too large":
+        path.write_bytes(bytes(2 << 20))
+    elif what == "a link to a secret":
+        secret = directory / "ops/secret"
+        secret.write_text("root's")
+        path.symlink_to(secret)
+    records.keep(str(path), owner, replace=True)
+    kept = os.listdir(directory / "ops/profiles/default/kept")
+    assert kept == [] or (what == "a link to a secret" and os.geteuid() != 0)
+
+
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to somebody else")
 
 
@@ -209,7 +297,7 @@ def test_records_that_somebody_could_swap_are_refused(tmp_path, what):
         parent.chmod(0o777)
     elif what != "link":
         os.chown(ops if what == "ops" else parent, 65534, 65534)
-    with pytest.raises(OpsError, match=r"cannot be trusted: .*Fix: set hermes_ops_dir"):
+    with pytest.raises(OpsError, match=r"cannot be trusted: .*set hermes_ops_dir"):
         Records(str(ops), "default").prepare()
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network as ports
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
 
 
@@ -30,11 +30,11 @@ def listening(request):
 def test_an_address_in_use_is_not_a_listener():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        assert ports.listeners({server.getsockname()[1]}) == {}
+        assert network.listeners({server.getsockname()[1]}) == {}
 
 
 def test_a_listener_is_found_with_its_process(listening):
-    assert ports.listeners({listening, 1}) == {listening: {os.getpid()}}
+    assert network.listeners({listening, 1}) == {listening: {os.getpid()}}
 
 
 def test_a_process_is_described_by_its_program():
@@ -43,10 +43,40 @@ def test_a_process_is_described_by_its_program():
         try:
             # Until it runs, the kernel has no command line for it.
             child.stdout.readline()
-            assert ports.describe({child.pid}) == f"pid {child.pid} ({os.path.basename(sys.executable)})"
+            assert network.describe({child.pid}) == f"pid {child.pid} ({os.path.basename(sys.executable)})"
         finally:
             child.communicate(b"\n")
-    assert ports.describe(set()) == "a process that cannot be seen"
+    assert network.describe(set()) == "a process that cannot be seen"
+
+
+def test_of_a_giant_command_line_the_beginning_is_read():
+    program = [sys.executable, "-c", "print(flush=True); input()", *["x" * 100_000] * 10]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        try:
+            child.stdout.readline()
+            assert sum(map(len, network.command_line(child.pid))) <= 4096
+        finally:
+            child.communicate(b"\n")
+
+
+def test_a_program_s_name_moves_no_cursor(tmp_path):
+    program = tmp_path / "\x1b[2Jevil"
+    program.symlink_to("/bin/cat")
+    with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        try:
+            child.stdin.write(b"\n")
+            child.stdin.flush()
+            child.stdout.readline()
+            assert "\\x1b[2Jevil" in network.describe({child.pid})
+        finally:
+            child.communicate()
+
+
+def test_whoever_accepts_a_connection_is_known():
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert network.accepted_by(client, 0.0) is None
+        with server.accept()[0]:
+            assert network.accepted_by(client, 0.0) == os.getuid()
 
 
 @pytest.mark.parametrize(
@@ -61,8 +91,8 @@ def test_a_process_is_described_by_its_program():
     ],
 )
 def test_a_gateway_is_known_by_its_unit(groups, profile, monkeypatch):
-    monkeypatch.setattr(ports, "_cgroups", lambda pid: groups)
-    assert ports.gateway_of(1) == profile
+    monkeypatch.setattr(network, "_cgroups", lambda pid: groups)
+    assert network.gateway_of(1) == profile
 
 
 def declared(port):
@@ -76,17 +106,17 @@ def declared(port):
 
 
 def test_a_gateway_that_left_the_declaration_is_named(listening, monkeypatch):
-    monkeypatch.setattr(ports, "gateway_of", lambda pid: "bridge")
-    (conflict,) = info.port_conflicts([declared(listening)], None)
+    monkeypatch.setattr(network, "gateway_of", lambda pid: "bridge")
+    (conflict,) = info.port_conflicts([declared(listening)], [])
     assert "(the gateway of profile bridge), no longer declared. Fix: declare bridge with state: absent" in conflict
     absent = {**declared(1), "name": "bridge", "state": "absent"}
-    assert info.port_conflicts([declared(listening), absent], None) == []
+    assert info.port_conflicts([declared(listening), absent], []) == []
 
 
 def test_a_declared_port_that_somebody_else_holds_is_a_conflict(listening):
     profile = declared(listening)
-    (conflict,) = info.port_conflicts([profile], None)
+    (conflict,) = info.port_conflicts([profile], [])
     assert f"profile default: api.port {listening} is taken by pid {os.getpid()}" in conflict
     assert "Fix: " in conflict
-    assert info.port_conflicts([{**profile, "state": "absent"}], None) == []
-    assert info.port_conflicts([{**profile, "api": {**profile["api"], "enabled": False}}], None) == []
+    assert info.port_conflicts([{**profile, "state": "absent"}], []) == []
+    assert info.port_conflicts([{**profile, "api": {**profile["api"], "enabled": False}}], []) == []

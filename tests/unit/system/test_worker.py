@@ -158,6 +158,18 @@ def _pidfd(pid: int) -> int | None:
         return None
 
 
+def test_one_that_answered_in_time_is_heard_late(call):
+    """Who waits for several hears of the second when the first is over, which an agent may drag out."""
+    call("return None")
+    acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
+    acts.write_text("def act():\n    return 'x' * 500_000\n")
+    late = worker.Worker(Owner.current(), "system.acts:act", (), Limits(seconds=20))
+    # It has ended, and nobody has read its answer yet.
+    assert late._process.wait(timeout=20) == 0
+    late._deadline = 0.0
+    assert late.result() == "x" * 500_000
+
+
 @pytest.mark.parametrize(
     ("body", "how"),
     [
@@ -189,6 +201,16 @@ def test_without_root_nobody_else_s_worker_starts(monkeypatch, nobody):
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(OpsError, match="without being root"):
         worker.work(nobody, "system.text:printable", "x")
+
+
+@pytest.mark.parametrize("text", [b"[" * 200 + b"]" * 200, b'{"a":' * 200 + b"1" + b"}" * 200, b"1e999", b"[-1e999]"])
+def test_an_answer_that_would_end_who_reads_it_is_none(text):
+    with pytest.raises(worker.WorkerDied):
+        worker.parse(text)
+
+
+def test_an_answer_may_be_as_deep_as_an_agent_s_file():
+    assert worker.parse(b"[" * 120 + b"]" * 120)
 
 
 def test_an_answer_is_parsed_as_any_json():

@@ -12,10 +12,9 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives as backup
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import frozen
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import copies, frozen
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.frozen import Frozen
 
 
@@ -34,6 +33,11 @@ def rows(path):
         return [row[0] for row in connection.execute("SELECT text FROM said ORDER BY rowid")]
 
 
+def version(path):
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return connection.execute("SELECT version FROM schema_version").fetchone()[0]
+
+
 def say(path, text):
     with opened(path) as connection:
         connection.execute("INSERT INTO said VALUES (?)", (text,))
@@ -42,6 +46,9 @@ def say(path, text):
 def migrate(path):
     with opened(path) as connection:
         connection.execute("UPDATE schema_version SET version = version + 1")
+
+
+BUDGET = 2**30
 
 
 class World:
@@ -61,11 +68,14 @@ class World:
 
     def again(self) -> Frozen:
         """As another process would see it."""
-        return Frozen(str(self.home), Owner.current(), str(self.directory), str(self.aside))
+        return Frozen("default", str(self.home), Owner.current(), str(self.directory), str(self.aside))
 
     def freeze(self) -> None:
-        self.frozen.copy_ahead()
-        self.frozen.complete()
+        self.frozen.copy_ahead(BUDGET)
+        frozen.complete([self.frozen], BUDGET)
+
+    def copies(self) -> list[str]:
+        return sorted(str(path.relative_to(self.directory)) for path in self.directory.rglob("*") if path.is_file())
 
 
 @pytest.fixture
@@ -154,23 +164,23 @@ def test_a_database_of_the_new_release_alone_stays(world):
 def test_only_what_changed_since_is_copied_again(world, monkeypatch):
     for name in ("state.db", "cron/executions.db"):
         os.utime(world.home / name, (1, 1))
-    world.frozen.copy_ahead()
+    world.frozen.copy_ahead(BUDGET)
     say(world.home / "state.db", "second")
     seen = []
-    monkeypatch.setattr(frozen, "_transfer", lambda stream, target: seen.append(target))
-    world.frozen.complete()
-    assert seen == [str(world.directory / "state.db")]
+    monkeypatch.setattr(copies, "_transfer", lambda stream, target: seen.append(stream.name))
+    frozen.complete([world.frozen], BUDGET)
+    assert len(seen) == 1
 
 
 def test_a_copy_is_completed_block_by_block(world):
     with opened(world.home / "state.db") as connection:
         connection.executemany("INSERT INTO said VALUES (?)", [(f"{n:0100000d}",) for n in range(60)])
-    world.frozen.copy_ahead()
+    world.frozen.copy_ahead(BUDGET)
     with opened(world.home / "state.db") as connection:
         connection.execute("UPDATE said SET text = 'changed' WHERE rowid = 30")
         connection.execute("DELETE FROM said WHERE rowid > 50")
         connection.execute("VACUUM")
-    world.frozen.complete()
+    frozen.complete([world.frozen], BUDGET)
     assert rows(world.directory / "state.db") == rows(world.home / "state.db")
     with contextlib.closing(sqlite3.connect(world.directory / "state.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -178,21 +188,21 @@ def test_a_copy_is_completed_block_by_block(world):
 
 def test_what_somebody_still_writes_is_copied_consistently(world):
     """A person's own chat may be open while the gateway is down."""
-    world.frozen.copy_ahead()
+    world.frozen.copy_ahead(BUDGET)
     with opened(world.home / "state.db") as living:
         living.execute("INSERT INTO said VALUES ('second')")
         assert os.path.getsize(world.home / "state.db-wal")
-        world.frozen.complete()
+        frozen.complete([world.frozen], BUDGET)
         assert rows(world.directory / "state.db") == ["first", "second"]
 
 
 def test_a_database_that_comes_or_goes_between_the_two(world):
-    world.frozen.copy_ahead()
+    world.frozen.copy_ahead(BUDGET)
     with opened(world.home / "late.db") as connection:
         connection.execute("CREATE TABLE said (text)")
     (world.home / "cron/executions.db").unlink()
-    world.frozen.complete()
-    assert sorted(world.again()._copies()) == ["config.yaml", "late.db", "state.db"]
+    frozen.complete([world.frozen], BUDGET)
+    assert world.copies() == ["config.yaml", "late.db", "state.db"]
 
 
 class Killed(BaseException):
@@ -246,7 +256,7 @@ def test_killed_anywhere_and_called_again(tmp_path, separate):
         living.close()
         for name in ("state.db", "cron/executions.db"):
             assert rows(world.home / name) == ["first"], (count, name)
-            assert frozen.schema(str(world.home / name))[-1] == (1,), (count, name)
+            assert version(world.home / name) == 1, (count, name)
         assert rows(world.aside / "cron/executions.db") == ["first", "learnt"], count
         assert "33" in (world.home / "config.yaml").read_text()
         assert "34" in (world.aside / "config.yaml").read_text()
@@ -265,12 +275,15 @@ def across(rename, world):
     """What rename does where home and copies lie on two file systems."""
 
     def call(source, target, *, src_dir_fd=None, dst_dir_fd=None):
-        inside = str(world.aside.parent)
-        if (src_dir_fd is None) != (str(target).startswith(inside) and dst_dir_fd is None):
+        if src_dir_fd is not None and within(src_dir_fd, world.home) != within(dst_dir_fd, world.home):
             refuse()
         return rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     return call
+
+
+def within(descriptor, top):
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}")).is_relative_to(top)
 
 
 def test_a_full_disk_leaves_the_home_as_it_is(world, monkeypatch):
@@ -279,11 +292,10 @@ def test_a_full_disk_leaves_the_home_as_it_is(world, monkeypatch):
     say(world.home / "state.db", "learnt")
     monkeypatch.setattr(os, "link", refuse)
 
-    def full(_source, _descriptor):
-        os.close(_descriptor)
+    def full(_source, _target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(frozen, "_write_whole", full)
+    monkeypatch.setattr(copies, "_transfer", full)
     with pytest.raises(OpsError, match="free space"):
         world.again().put_back()
     # The old release starts with what is there rather than with nothing.
@@ -296,19 +308,10 @@ def test_a_link_of_the_agent_is_not_followed(world, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     os.rename(world.home / "cron", elsewhere)
     (world.home / "cron").symlink_to(elsewhere)
-    os.chmod(world.home, 0o777)
+    before = rows(elsewhere / "executions.db"), version(elsewhere / "executions.db")
     with pytest.raises(OpsError, match="symbolic link"):
         world.again().put_back()
-    assert sorted(os.listdir(elsewhere))[0] == "executions.db"
-
-
-def test_a_database_that_cannot_be_read_is_an_error_before_anything_is_changed(world, monkeypatch):
-    def broken(source, _target, _owner):
-        raise OpsError("cannot be copied by SQLite (malformed)", where=source)
-
-    monkeypatch.setattr(backup, "copy_database", broken)
-    with pytest.raises(OpsError, match="malformed"):
-        world.frozen.copy_ahead()
+    assert (rows(elsewhere / "executions.db"), version(elsewhere / "executions.db")) == before
 
 
 def test_somebody_else_s_damaged_database_keeps_nobody_from_an_update(world):
@@ -325,9 +328,10 @@ def test_somebody_else_s_damaged_database_keeps_nobody_from_an_update(world):
 def test_a_damaged_database_of_hermes_stops_an_update_but_no_way_back(world):
     (world.home / "state.db").write_bytes(b"SQLite format 3\0" + b"x" * 5000)
     with pytest.raises(OpsError, match=r"state\.db"):
-        world.freeze()
-    lenient = Frozen(str(world.home), Owner.current(), str(world.directory), str(world.aside), strict=False)
-    lenient.copy_ahead()
-    lenient.complete()
+        world.frozen.copy_ahead(BUDGET)
+    lenient = world.again()
+    lenient.strict = False
+    lenient.copy_ahead(BUDGET)
+    frozen.complete([lenient], BUDGET)
     assert not (world.directory / "state.db").exists()
     assert (world.directory / "cron/executions.db").exists()

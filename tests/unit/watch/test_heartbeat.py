@@ -19,10 +19,17 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import heartbeat as command_heartbeat
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import heartbeat, look
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.measure import Finding, Report
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (
+    declared,
+    drill,
+    heartbeat,
+    look,
+    metrics,
+    pings,
+)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.findings import Finding, Report
 from healthchecks_server import PingServer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,11 +53,11 @@ def server(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(heartbeat, "BACK_OFF", 0.01)
+    monkeypatch.setattr(pings, "BACK_OFF", 0.01)
 
 
 def send(url, event="success", body="all is well", seconds=20.0):
-    (answer,) = heartbeat.send([heartbeat.Ping("it", url, event, body)], time.monotonic() + seconds).values()
+    (answer,) = pings.send([pings.Ping("it", url, event, body)], time.monotonic() + seconds).values()
     return answer
 
 
@@ -72,7 +79,7 @@ def test_a_url_may_end_with_a_slash(server):
 
 def test_a_body_has_an_end(server):
     assert send(server.url(), body="x" * 10**6).problem is None
-    assert len(server.state.pings[0]["body"]) == heartbeat.BODY_BYTES
+    assert len(server.state.pings[0]["body"]) == pings.BODY_BYTES
 
 
 def test_the_server_speaks_all_of_the_protocol(server):
@@ -113,13 +120,13 @@ def test_what_passes_is_tried_again(server, fault):
 @pytest.mark.parametrize(
     ("fault", "attempts", "problem"),
     [
-        ({"status": 500}, heartbeat.ATTEMPTS, "answers with status 500"),
+        ({"status": 500}, pings.ATTEMPTS, "answers with status 500"),
         ({"status": 404}, 1, "does not know this check"),
         ({"status": 403}, 1, "answers with status 403"),
         ({"unknown": True}, 1, "does not know this check"),
         ({"redirect": "http://127.0.0.1:1/elsewhere"}, 1, "redirects (status 302)"),
-        ({"cut": True}, heartbeat.ATTEMPTS, "not HTTP"),
-        ({"garbage": True}, heartbeat.ATTEMPTS, "not HTTP"),
+        ({"cut": True}, pings.ATTEMPTS, "not HTTP"),
+        ({"garbage": True}, pings.ATTEMPTS, "not HTTP"),
     ],
 )
 def test_what_does_not_pass_is_said(server, fault, attempts, problem):
@@ -131,7 +138,7 @@ def test_what_does_not_pass_is_said(server, fault, attempts, problem):
 
 
 def test_a_server_that_hangs_is_tried_again(server, monkeypatch):
-    monkeypatch.setattr(heartbeat, "ATTEMPT_SECONDS", 0.3)
+    monkeypatch.setattr(pings, "ATTEMPT_SECONDS", 0.3)
     server.state.faults = [{"hold": True}]
     assert send(server.url()).problem is None
     assert server.state.seen == ["success", "success"]
@@ -149,8 +156,8 @@ def test_nothing_takes_longer_than_it_may(server, fault):
 
 def test_a_server_that_hangs_holds_up_nobody_else(server):
     server.state.faults = [{"hold": True, "times": 1}]
-    pings = [heartbeat.Ping(uuid, server.url(uuid), "success", "x") for uuid in (HOST, WORK, BACKUP)]
-    answers = heartbeat.send(pings, time.monotonic() + 3.0)
+    all_of_them = [pings.Ping(uuid, server.url(uuid), "success", "x") for uuid in (HOST, WORK, BACKUP)]
+    answers = pings.send(all_of_them, time.monotonic() + 3.0)
     assert [answers[uuid].problem is None for uuid in (HOST, WORK, BACKUP)].count(True) == 2
 
 
@@ -182,13 +189,13 @@ def test_the_clock_of_the_server(server):
     assert abs(send(server.url()).offset) < 20
     server.state.faults = [{"clock": 3600}]
     assert 3500 < send(server.url()).offset < 3700
-    assert heartbeat._offset("no date") is None
-    assert heartbeat._offset(None) is None
+    assert pings._offset("no date") is None
+    assert pings._offset(None) is None
 
 
 @given(st.text())
 def test_the_server_may_say_any_date(text):
-    heartbeat._offset(text)
+    pings._offset(text)
 
 
 # --- settings --------------------------------------------------------------------------------------------------
@@ -206,7 +213,7 @@ URL = f"https://hc-ping.com/{HOST}"
     ],
 )
 def test_good_settings(values):
-    settings.parse(heartbeat.Settings, values, "here")
+    settings.parse(declared.Settings, values, "here")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +233,7 @@ def test_good_settings(values):
 )
 def test_bad_settings_name_no_url(values):
     with pytest.raises(OpsError) as caught:
-        settings.parse(heartbeat.Settings, values, "here")
+        settings.parse(declared.Settings, values, "here")
     assert caught.value.fix
     assert HOST not in str(caught.value)
     assert "me:pw" not in str(caught.value)
@@ -240,11 +247,11 @@ SQLITE = Finding("sqlite_wal", "the release's SQLite is 3.40.1", "another Python
 
 
 def report(*findings):
-    return Report(list(findings), [health.Health("default"), health.Health("work")])
+    return Report(list(findings), [Health("default"), Health("work")])
 
 
 def said(values, found):
-    return {ping.name: (ping.event, ping.body) for ping in heartbeat.pings_of(heartbeat.Settings(**values), found)}
+    return {ping.name: (ping.event, ping.body) for ping in heartbeat.pings_of(declared.Settings(**values), found)}
 
 
 def test_the_host_says_all_and_a_profile_its_own():
@@ -273,7 +280,7 @@ def test_without_a_url_of_the_host_all_profiles_say_what_is_wrong_with_it():
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     (tmp_path / "ops").mkdir(mode=0o700)
-    names = ("user", "scope", "data_dir", "hermes_home", "root", "managed_root")
+    names = ("scope", "data_dir", "root", "managed_root")
     found = Installation({**dict.fromkeys(names, ""), "ops_dir": str(tmp_path / "ops")})
     monkeypatch.setattr(Installation, "load", lambda: found)
     monkeypatch.setattr(settings, "DIRECTORY", str(tmp_path))
@@ -434,10 +441,10 @@ def test_a_drill_may_be_silent(beat, server, host, capsys):
 def test_a_drill_that_was_forgotten_ends(beat, server, host, monkeypatch):
     beat(command=("drill", "start", "--silence", "--minutes", "5"))
     now = time.time()
-    monkeypatch.setattr(heartbeat.time, "time", lambda: now + 299)
-    assert heartbeat.drill_of(host) == heartbeat.SILENCE
-    monkeypatch.setattr(heartbeat.time, "time", lambda: now + 302)
-    assert heartbeat.drill_of(host) is None
+    monkeypatch.setattr(drill.time, "time", lambda: now + 299)
+    assert drill.of(host) == drill.SILENCE
+    monkeypatch.setattr(drill.time, "time", lambda: now + 302)
+    assert drill.of(host) is None
 
 
 def test_a_drill_without_a_url_says_so(beat, tmp_path, capsys):
@@ -482,7 +489,7 @@ FIGURES = {
 def test_the_textfile_of_a_host():
     found = report(DISK, DOWN, SQLITE)
     found.figures = FIGURES
-    text = heartbeat.textfile(found, 1_795_000_000.5)
+    text = metrics.textfile(found, 1_795_000_000.5)
     check_exposition(text)
     for line in (
         "hermes_check_timestamp_seconds 1795000000",
@@ -500,7 +507,7 @@ def test_whatever_the_names_are(path, cause, value):
     finding = Finding(cause, "x", "y")
     disks = {path: {"free_percent": value}}
     # A line break of Unicode is none of the format.
-    check_exposition(heartbeat.textfile(Report([finding, finding], [], {"disks": disks}), 0))
+    check_exposition(metrics.textfile(Report([finding, finding], [], {"disks": disks}), 0))
 
 
 def test_the_textfile_is_readable_by_all(beat, tmp_path, capsys):

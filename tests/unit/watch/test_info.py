@@ -10,7 +10,13 @@ import os
 import time
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config, dotenv, webhooks
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import (
+    AgentHome,
+    Env,
+    Webhooks,
+    converge,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner, lock
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
@@ -29,6 +35,7 @@ def host(tmp_path, monkeypatch):
     profile = {
         "name": "default",
         "state": "present",
+        "user": Owner.current().name,
         "home": str(home),
         "unit": name,
         "api": {"enabled": False},
@@ -37,8 +44,6 @@ def host(tmp_path, monkeypatch):
     return {
         "profiles": [profile],
         "scope": "system",
-        "user": Owner.current().name,
-        "hermes_home": str(home),
         "ops_dir": str(tmp_path / "ops"),
         "root": str(tmp_path / "root"),
     }
@@ -53,6 +58,22 @@ def test_a_broken_state_file_hides_nothing_else(host, tmp_path, content, platfor
     found = info.gather(**host)["profiles"]["default"]
     assert found["active"] == "active"
     assert found["platforms"] == platforms
+
+
+def test_agents_that_share_a_user_are_named(host):
+    (one,) = host["profiles"]
+    host["profiles"] += [{**one, "name": "work"}, {**one, "name": "gone", "state": "absent"}]
+    assert info.gather(**host)["shared_users"] == {one["user"]: ["default", "work"]}
+    host["profiles"][1]["user"] = "no-such-user"
+    assert info.gather(**host)["shared_users"] == {}
+
+
+def test_profiles_of_an_adopted_home_that_are_no_agents_are_named(host, tmp_path):
+    for name in ("work", "notes"):
+        (tmp_path / "home/profiles" / name).mkdir(parents=True)
+    (one,) = host["profiles"]
+    host["profiles"].append({**one, "name": "work", "home": str(tmp_path / "home/profiles/work")})
+    assert info.gather(**host)["undeclared_profiles"] == [str(tmp_path / "home/profiles/notes")]
 
 
 def test_who_changes_the_host_right_now(host, tmp_path):
@@ -73,11 +94,11 @@ def converged(host, tmp_path):
     records.prepare()
     (tmp_path / "home" / "config.yaml").write_text("a: 1\n")
     records.write_applied("config", {"keys": [[["a"], config.fingerprint(1)]]})
-    dotenv.converge_env(
-        home, owner, records, settings={"LEVEL": "1"}, hidden={"A_TOKEN": SECRET}, generate=["A_KEY"], check_mode=False
+    desired = AgentHome(
+        env=Env({"LEVEL": "1"}, {"A_TOKEN": SECRET}, ("A_KEY",)),
+        webhooks=Webhooks(({"name": "build", "prompt": "look", "secret": SECRET}, {"name": "open"})),
     )
-    declared = [{"name": "build", "prompt": "look", "secret": SECRET}, {"name": "open"}]
-    webhooks.converge_webhooks(home, owner, records, declared)
+    converge(home, owner, records, desired, check=False)
     return tmp_path / "home", lambda: info.gather(**host)["profiles"]["default"]["drift"]
 
 

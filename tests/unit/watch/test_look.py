@@ -14,15 +14,17 @@ import time
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, measure
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.measure import Process, Settings
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, process
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.findings import Settings
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.process import Process
 
 NOW = 1_795_000_000.0
-PROBLEM = health.Problem("no_answer", "the api server does not answer", "see the log")
+PROBLEM = Problem("no_answer", "the api server does not answer", "see the log")
 CONNECTED = {"state": "connected"}
 
 
@@ -49,27 +51,29 @@ def host(tmp_path, monkeypatch):
     ops = tmp_path / "ops"
     host = Installation(
         {
-            **{"user": Owner.current().name, "scope": "system", "data_dir": str(tmp_path), "hermes_home": str(home)},
+            **{"scope": "system", "data_dir": str(tmp_path)},
             **{"ops_dir": str(ops), "root": str(tmp_path / "root"), "managed_root": str(tmp_path / "managed")},
         }
     )
     ops.mkdir(mode=0o700)
     profile = {
         **{"name": "default", "state": "present", "home": str(home), "unit": "hermes-gateway@default.service"},
+        **{"user": Owner.current().name, "directory": str(tmp_path)},
         **{"api": {"enabled": True, "host": "127.0.0.1", "port": 1}, "managed_dir": str(tmp_path / "managed")},
+        "webhook": {"enabled": False},
     }
     records = host.records("default")
     records.prepare()
     records.write_applied("gateway", profile)
     host.state = unit()
     monkeypatch.setattr(Manager, "units", lambda _self, names: dict.fromkeys(names, host.state))
-    monkeypatch.setattr(look, "_unit_memories", lambda _host, names: dict.fromkeys(names))
+    monkeypatch.setattr(look, "_unit_memories", lambda _host, profiles: {each["unit"]: None for each in profiles})
     host.failed = []
     monkeypatch.setattr(look, "_failed_units", lambda: host.failed)
     monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))
     host.problems = []
-    monkeypatch.setattr(health, "check", lambda *_arguments: health.Health("default", list(host.problems)))
-    monkeypatch.setattr(health, "explain", lambda _profile, _manager, found: found.log.append("its last words"))
+    monkeypatch.setattr(health, "judge", lambda *_arguments: Health("default", list(host.problems)))
+    monkeypatch.setattr(journal, "explain", lambda _profile, _manager, found: found.log.append("its last words"))
     (home / "gateway_state.json").write_text(json.dumps({"pid": os.getpid(), "platforms": {}}))
     return host
 
@@ -131,7 +135,7 @@ def test_restarts_are_seen_from_one_look_to_the_next(see, host):
 
 
 def test_a_deaf_platform_has_to_be_deaf_twice(see, host, tmp_path, monkeypatch):
-    monkeypatch.setattr(measure, "look_at_process", lambda *_arguments: Process(9, False, 1))
+    monkeypatch.setattr(process, "look_at_process", lambda *_arguments: Process(9, False, 1))
     state = {"pid": os.getpid(), "platforms": {"discord": CONNECTED, "telegram": CONNECTED}}
     (tmp_path / "home/gateway_state.json").write_text(json.dumps(state))
     (tmp_path / "home/.env").write_text("TELEGRAM_WEBHOOK_URL=https://me.example/\n")
@@ -200,15 +204,14 @@ def test_an_sqlite_with_the_fault_is_asked_once_a_release(see, host, tmp_path):
 def test_a_reply_is_asked_for_when_it_is_due(see, host, tmp_path, monkeypatch):
     asked = []
 
-    def ask(_server, key, _prompt, *, timeout):
-        asked.append((key, timeout))
+    def ask(_server, _owner, _prompt, *, key_in, timeout):
+        asked.append((key_in, timeout))
         if host.dead:
             raise OpsError("the agent answered with an error instead of a reply", fix="check the model")
         return "fine"
 
-    monkeypatch.setattr(health, "ask", ask)
+    monkeypatch.setattr(servers, "ask", ask)
     monkeypatch.setattr(look.time, "time", lambda: host.now)
-    (tmp_path / "home/.env").write_text("API_SERVER_KEY=the-key\n")
     host.now, host.dead = NOW, False
     assert see().findings == []
     assert asked == []
@@ -216,7 +219,7 @@ def test_a_reply_is_asked_for_when_it_is_due(see, host, tmp_path, monkeypatch):
     for minutes, count in [(0, 1), (2, 1), (29, 1), (30, 2)]:
         host.now = NOW + 60 * minutes
         assert see(**every).findings == []
-        assert asked == [("the-key", 9)] * count
+        assert asked == [([str(tmp_path / "home"), str(tmp_path / "managed")], 9)] * count
     host.now, host.dead = NOW + 3600, True
     assert causes(see(**every)) == [("no_reply", "failure")]
     # Sooner than usual, and still bad until it is good.
@@ -233,8 +236,8 @@ def test_a_reply_is_asked_for_when_it_is_due(see, host, tmp_path, monkeypatch):
 
 def test_one_agent_at_a_time_is_asked(see, host, monkeypatch):
     asked = []
-    monkeypatch.setattr(health, "ask", lambda server, *_arguments, **_more: asked.append(server["port"]))
-    monkeypatch.setattr(health, "check", lambda profile, *_arguments: health.Health(profile["name"]))
+    monkeypatch.setattr(servers, "ask", lambda server, *_arguments, **_more: asked.append(server["port"]))
+    monkeypatch.setattr(health, "judge", lambda profile, *_arguments: Health(profile["name"]))
     (profile,) = host.profiles
     host.profiles.append({**profile, "name": "work", "api": {**profile["api"], "port": 2}})
     for expected in ([1], [1, 2], [1, 2]):
@@ -250,7 +253,7 @@ def test_what_failed_and_is_not_done_any_more_is_forgotten(see, host, tmp_path):
 
 
 def test_text_that_no_encoding_has_ends_no_look(see, host):
-    host.problems = [health.Problem("platform_not_connected", "half of a smile: \ud83d", "see the log")]
+    host.problems = [Problem("platform_not_connected", "half of a smile: \ud83d", "see the log")]
     assert causes(see()) == [("platform_not_connected", "failure")]
     assert "\ud83d" in host.read_status("check")["message"]
 
@@ -285,3 +288,20 @@ def test_what_concerns_one_profile(see, host):
     assert {finding.cause for finding in report.findings} == {"no_answer", "volume_missing"}
     assert [finding.cause for finding in report.about("default").findings] == ["no_answer"]
     assert report.about("other").findings == []
+
+
+@pytest.mark.parametrize(("version", "found"), [("0.21.3", []), ("0.21.4", [("shared_home", "warning")])])
+def test_a_home_of_several_agents_is_named_once_one_gateway_serves_them_all(see, host, tmp_path, version, found):
+    outer = host.select("default")[0]
+    inner = {**outer, "name": "work", "home": f"{outer['home']}/profiles/work", "unit": "hermes-gateway@work.service"}
+    os.makedirs(inner["home"])
+    host.records("work").prepare()
+    host.records("work").write_applied("gateway", inner)
+    del host.profiles
+    release = tmp_path / f"root/releases/{version}"
+    release.mkdir(parents=True)
+    (release / "release.json").write_text(json.dumps({"version": version}))
+    (tmp_path / "root/current").symlink_to(f"releases/{version}")
+    report = see()
+    assert causes(report) == found
+    assert all("holds the homes of default and work" in finding.what for finding in report.findings)

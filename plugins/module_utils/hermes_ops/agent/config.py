@@ -9,21 +9,24 @@ import copy
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..description.declaration import leaves
-from ..description.secrets import may_be_secret
-from ..host.records import Records
+from ..description.secrets import shown
 from ..system import yaml_edit
 from ..system.errors import OpsError
-from ..system.files import Owner, acting_as, ensure_directory, read_text, write_atomic
-from ..system.plan import HIDDEN, Difference, Plan
+from ..system.files import read_text
+from ..system.plan import Difference
+from .part import FILE_MODE, Part, mode_of, replace, wrong_mode
 
 FILE_NAME = "config.yaml"
 RECORD = "config"
+# What :func:`decide` returns as the record.
+RECORD_FORM = {"keys": [([str], str)], "created": [[str]], "config_version": object}
+# Bytes; the largest file that is read. What people write and Hermes adds is a fiftieth of it.
+LARGEST = 2**20
 VERSION_KEY = "_config_version"
 
 KeyPath = tuple[str, ...]
@@ -47,7 +50,7 @@ def read_config(path: str) -> dict[Any, Any]:
 
     :raises OpsError: when it is not UTF-8, does not parse or is no mapping; says the line
     """
-    text = read_text(path)
+    text = read_text(path, LARGEST)
     return yaml_edit.load(text, path) if text else {}
 
 
@@ -56,18 +59,9 @@ def is_live(keys: KeyPath) -> bool:
     return any(keys[: len(live)] == live for live in LIVE_KEYS)
 
 
-def shown(keys: tuple[str | int, ...], value: Any) -> Any:
-    """*value* as it may be shown: with every secret hidden."""
-    if isinstance(value, dict):
-        return {name: shown((*keys, str(name)), part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [shown((*keys, number), part) for number, part in enumerate(value)]
-    return HIDDEN if may_be_secret(keys, value) else value
-
-
 def fingerprint(value: Any) -> str:
     """What is remembered of a value."""
-    return hashlib.sha256(_json(value).encode()).hexdigest()
+    return hashlib.sha256(_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _json(value: Any) -> str:
@@ -77,6 +71,12 @@ def _json(value: Any) -> str:
         return [plain(each) for each in part] if isinstance(part, list) else part
 
     return json.dumps(plain(value), sort_keys=True, ensure_ascii=False, default=str)
+
+
+def version_of(tree: Mapping[Any, Any]) -> int | str | None:
+    """The version of its format that the file claims; None when that is no number or text."""
+    version = tree.get(VERSION_KEY)
+    return version if isinstance(version, (int, str)) else None
 
 
 # The tree
@@ -166,7 +166,7 @@ def plan_config(
         changed.append(keys)
         plan.differences.append(_difference(keys, found, _ABSENT))
         _remove(plan, keys)
-    migrated = "config_version" in record and record["config_version"] != tree.get(VERSION_KEY)
+    migrated = "config_version" in record and record["config_version"] != version_of(tree)
     for keys, value in wanted:
         found = _get(tree, keys)
         if _satisfied(found, value):
@@ -306,146 +306,50 @@ def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where keys are written.
-
-    :param owner: whose rights are used
-    :param mode: permission bits of the file
-    :param directory_mode: of the directory, which is made when missing; None: it is not ours to make
-    """
-
-    path: str
-    owner: Owner
-    mode: int
-    directory_mode: int | None = None
-
-    @classmethod
-    def home(cls, home: str, owner: Owner) -> Target:
-        return cls(os.path.join(home, FILE_NAME), owner, 0o600)
-
-    @classmethod
-    def managed(cls, directory: str) -> Target:
-        """The agent reads it and cannot change it (hermes_cli/managed_scope.py, since 0.18)."""
-        return cls(os.path.join(directory, FILE_NAME), Owner.current(), 0o644, 0o755)
-
-    def read(self) -> tuple[str | None, int | None]:
-        """Its text and mode, None when there is no file."""
-        with acting_as(self.owner):
-            text = read_text(self.path)
-            mode = None if text is None else stat.S_IMODE(os.stat(self.path).st_mode)
-        return text, mode
-
-    def write(self, text: str) -> None:
-        if self.directory_mode is not None:
-            ensure_directory(os.path.dirname(self.path), mode=self.directory_mode)
-        with acting_as(self.owner):
-            write_atomic(self.path, text, mode=self.mode)
-
-
 # The gateway looks into the managed scope only where the home has a config.yaml, be it an empty one
 # (gateway/config.py, load_gateway_config, 0.18.2 and 0.19.0).
 BESIDE_MANAGED = "# What is declared of this profile stands in its managed scope, and wins over what stands here.\n"
 
 
-@dataclass
-class ConfigResult:
-    """What :func:`converge_config` did, or in check mode would do.
+def decide(home: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
+    """Compare ``<home>/config.yaml`` with what is declared; see :mod:`part`.
 
-    :param unpredicted: check mode could not look into the file, because PyYAML is missing
+    :param declared: ``keys`` that the file has to hold, and ``beside``: whether there has to be a file at all
+    :raises OpsError: when the file does not parse, or a key cannot be changed
     """
+    path = os.path.join(home, FILE_NAME)
+    part = decide_file(path, declared["keys"], record)
+    if declared["beside"] and part.before is None:
+        part.restart.append(f"config: {path}")
+        part.add(Difference(path, None, "empty"), lambda: replace(path, None, BESIDE_MANAGED))
+    return part
 
-    plan: Plan = field(default_factory=Plan)
-    restart: list[str] = field(default_factory=list)
-    drift: list[dict[str, Any]] = field(default_factory=list)
-    migrated: list[dict[str, Any]] = field(default_factory=list)
-    left: list[dict[str, Any]] = field(default_factory=list)
-    unpredicted: bool = False
 
+def decide_file(
+    path: str, keys: Mapping[str, Any], record: Mapping[str, Any], *, mode: int = FILE_MODE, prefix: str = ""
+) -> Part:
+    """Compare the ``config.yaml`` at *path* with what is declared.
 
-def converge_config(
-    home: str,
-    owner: Owner,
-    records: Records,
-    declared: Mapping[str, Any],
-    *,
-    scope: str = "home",
-    managed_dir: str | None = None,
-    check_mode: bool = False,
-) -> ConfigResult:
-    """Make the profile's ``config.yaml``, or the one of its managed scope, hold what is declared.
-
-    When the scope has changed since the last time, our keys leave the other file.
-
-    :raises OpsError: when a file does not parse or a key cannot be changed; nothing is written then
+    :param prefix: of what is said to differ
     """
-
-    def decide() -> ConfigResult:
-        record = records.applied(RECORD)
-        where = {"scope": scope, "managed_dir": managed_dir if scope == "managed" else None}
-        moved = bool(record) and {name: record.get(name) for name in where} != where
-        result = ConfigResult()
-        writes: list[tuple[Target, str]] = []
-        if moved:
-            other = Target.managed(record["managed_dir"]) if record["scope"] == "managed" else Target.home(home, owner)
-            _decide_file(result, writes, other, {}, record)
-        target = Target.managed(managed_dir) if scope == "managed" else Target.home(home, owner)
-        done, version = _decide_file(result, writes, target, declared, {} if moved else record)
-        remembered = {**where, "keys": done.keys, "created": done.created, "config_version": version}
-        if not done.keys:
-            remembered = {}
-        own = Target.home(home, owner)
-        if scope == "managed" and own.read()[0] is None:
-            result.plan.add(Difference(own.path, None, "empty"))
-            result.restart.append(f"config: {own.path}")
-            writes.append((own, BESIDE_MANAGED))
-        result.restart = list(dict.fromkeys(result.restart))
-        if writes:
-            result.plan.actions.append(lambda: records.request_restart(result.restart))
-        for file, text in writes:
-            if file.directory_mode is None:
-                result.plan.actions.append(lambda file=file: records.keep(file.path, file.owner))
-            result.plan.actions.append(lambda file=file, text=text: file.write(text))
-        if remembered != record:
-            result.plan.actions.append(lambda: records.write_applied(RECORD, remembered))
-        return result
-
-    def _decide_file(
-        result: ConfigResult,
-        writes: list[tuple[Target, str]],
-        target: Target,
-        keys: Mapping[str, Any],
-        record: Mapping[str, Any],
-    ) -> tuple[ConfigPlan, Any]:
-        text, mode = target.read()
-        if check_mode and text and not yaml_edit.available():
-            result.unpredicted = True
-            result.plan.add(Difference(target.path, None, "cannot be predicted without PyYAML"))
-            return ConfigPlan({}), None
-        tree = yaml_edit.load(text, target.path) if text else {}
-        plan = plan_config(tree, keys, record)
-        new = text or ""
-        if plan.edits and (yaml_edit.available() or not check_mode):
-            new = edited(new, plan, target.path)
-        prefix = "" if target.directory_mode is None else "managed: "
-        for each in plan.differences:
-            result.plan.add(Difference(prefix + each.what, each.before, each.after))
-        if mode is not None and mode != target.mode:
-            result.plan.add(Difference(f"{prefix}mode", f"{mode:04o}", f"{target.mode:04o}"))
-        if plan.edits or (mode is not None and mode != target.mode):
-            writes.append((target, new))
-        result.restart += plan.restart
-        result.drift += plan.drift
-        result.migrated += plan.migrated
-        result.left += plan.left
-        return plan, tree.get(VERSION_KEY)
-
-    result = decide()
-    if check_mode or not result.plan.actions:
-        return result
-    records.prepare()
-    with records.lock():
-        # Somebody may have written between the first look and the lock.
-        result = decide()
-        result.plan.apply()
-    return result
+    text, found_mode = read_text(path, LARGEST), mode_of(path)
+    if text and not yaml_edit.available():
+        return Part.unpredictable(path, "there is no PyYAML on the host")
+    tree = yaml_edit.load(text, path) if text else {}
+    plan = plan_config(tree, keys, record)
+    part = Part(
+        path,
+        [Difference(prefix + each.what, each.before, each.after) for each in plan.differences],
+        record={"keys": plan.keys, "created": plan.created, "config_version": version_of(tree)},
+        restart=plan.restart,
+        drift=list(plan.drift),
+        migrated=list(plan.migrated),
+        left=list(plan.left),
+        before=text,
+    )
+    part.differences += wrong_mode(found_mode, mode, prefix)
+    if part.differences:
+        # Made also where it is only looked at: an edit that is refused is refused then.
+        new = edited(text or "", plan, path) if plan.edits and yaml_edit.available() else text or ""
+        part.steps.append(lambda: replace(path, text, new, mode=mode))
+    return part

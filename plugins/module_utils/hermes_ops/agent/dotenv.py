@@ -19,26 +19,16 @@ backslash at the end of a value that needs quotes for another reason. What we wr
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import os
 import re
-import secrets
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
-from ..description.declaration import check_value
-from ..description.secrets import is_secret_setting
-from ..host.records import Records
 from ..system.errors import OpsError
-from ..system.files import Owner, acting_as, read_text, write_atomic
-from ..system.plan import HIDDEN, Difference, Plan
+from ..system.files import read_text
 
 FILE_NAME = ".env"
-MODE = 0o600
-RECORD = "env"
+# Bytes; the largest file that is read.
+LARGEST = 2**20
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -195,7 +185,7 @@ def read_env(path: str) -> dict[str, str]:
 
     :raises OpsError: when it is not UTF-8 text or cannot be read
     """
-    return read(read_text(path) or "")
+    return read(read_text(path, LARGEST) or "")
 
 
 def check_name(name: str) -> None:
@@ -309,211 +299,3 @@ def _appended(text: str, values: Mapping[str, str], gone: set[str]) -> str:
 def _prepended(text: str, values: Mapping[str, str], gone: set[str]) -> str:
     kept, _new = _without(text, {*gone, *values}, {})
     return "".join(encode(name, value) + "\n" for name, value in values.items()) + kept
-
-
-# What is declared, what is there, what we wrote
-
-
-@dataclass
-class EnvPlan:
-    """What :func:`plan_env` decides.
-
-    :param text: the new content; None when it stays
-    :param record: what to remember, for :meth:`Records.write_applied`
-    :param restart: reasons, one for each key that changes
-    :param drift: keys that somebody changed since we wrote them, names only
-    :param left: keys that left the declaration and stay, because somebody changed them
-    :param generated: keys that get a new random value
-    """
-
-    differences: list[Difference] = field(default_factory=list)
-    text: str | None = None
-    record: dict[str, Any] = field(default_factory=dict)
-    restart: list[str] = field(default_factory=list)
-    drift: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    generated: list[str] = field(default_factory=list)
-
-
-def fingerprint(salt: str, name: str, value: str) -> str:
-    """What we remember of a value: enough to notice a change, not enough to learn or compare it elsewhere."""
-    return hmac.new(bytes.fromhex(salt), f"{name}={value}".encode(), hashlib.sha256).hexdigest()
-
-
-def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
-    """Which keys of the file at *path* no longer hold what *record* says we wrote; names only.
-
-    :raises OpsError: when the file cannot be read
-    """
-    known: Mapping[str, str] = record.get("keys", {})
-    values = read_env(path) if known else {}
-    return [
-        name
-        for name, mark in known.items()
-        if name not in values or fingerprint(record["salt"], name, values[name]) != mark
-    ]
-
-
-def new_secret() -> str:
-    """256 random bits as 64 hexadecimal digits (Hermes wants 16 characters or more of an API key)."""
-    return secrets.token_hex(32)
-
-
-def check_declared(settings: Mapping[str, Any], hidden: Mapping[str, Any], generate: Iterable[str]) -> None:
-    """:raises OpsError: for the first name or value that cannot be written as it is declared"""
-    for name in (*settings, *hidden, *generate):
-        check_name(name)
-    for name, value in (*settings.items(), *hidden.items()):
-        check_value(name, value, name)
-    for name, value in settings.items():
-        if name in hidden:
-            raise OpsError("is declared twice, as a setting and as a secret", where=name, fix="keep one")
-        if is_secret_setting(name, value):
-            raise OpsError("is a secret, by its name or its look", where=name, fix="declare it as a secret")
-
-
-def plan_env(
-    text: str | None,
-    *,
-    settings: Mapping[str, str],
-    hidden: Mapping[str, str],
-    generate: Iterable[str],
-    record: Mapping[str, Any],
-    path: str = FILE_NAME,
-    make_secret: Callable[[], str] = new_secret,
-) -> EnvPlan:
-    """Decide how ``.env`` has to change.
-
-    A key that left the declaration leaves the file if it still holds what we wrote. One that somebody changed
-    since is no longer ours: it stays and is named in ``left``.
-
-    :param text: the file's content, None when there is none
-    :param settings: declared values that may be shown
-    :param hidden: declared values that may not
-    :param generate: names that get a random value when neither declared nor in the file
-    :param record: what :func:`plan_env` returned as ``record`` the last time
-    """
-    check_declared(settings, hidden, generate)
-    plan = EnvPlan()
-    present = {binding.name: binding for binding in parse(text or "")}
-    known: Mapping[str, str] = record.get("keys", {})
-    salt = record.get("salt") or secrets.token_hex(16)
-
-    def unchanged(name: str) -> bool:
-        value = present[name].value
-        return value is not None and hmac.compare_digest(fingerprint(salt, name, value), known[name])
-
-    wanted = {**settings, **hidden}
-    keys = {name: fingerprint(salt, name, value) for name, value in wanted.items()}
-    for name in generate:
-        if name in wanted:
-            continue
-        if name not in present or present[name].raw == "":
-            wanted[name] = make_secret()
-            plan.generated.append(name)
-            keys[name] = fingerprint(salt, name, wanted[name])
-        elif name in known:
-            # Never rotated, and no drift when somebody else did; the old fingerprint says later whose it is.
-            keys[name] = known[name]
-
-    change: dict[str, str] = {}
-    for name, value in wanted.items():
-        if name in present and present[name].value == value:
-            continue
-        change[name] = value
-        if name in known and name not in plan.generated and not (name in present and unchanged(name)):
-            plan.drift.append(name)
-        plan.differences.append(_difference(name, present.get(name), value, shown=name in settings))
-    gone = [name for name in known if name not in keys and name in present]
-    for name in list(gone):
-        if unchanged(name):
-            plan.differences.append(Difference(name, HIDDEN, None))
-        else:
-            plan.left.append(name)
-            gone.remove(name)
-
-    if change or gone:
-        plan.text = edit(text or "", change, gone, path)
-        plan.restart = [f"env: {name}" for name in (*change, *gone)]
-    plan.record = {"salt": salt, "keys": keys} if keys else {}
-    return plan
-
-
-def _difference(name: str, present: Binding | None, value: str, *, shown: bool) -> Difference:
-    if shown:
-        before = None if present is None else present.raw or ""
-        return Difference(name, before, value)
-    if present is None:
-        return Difference(name, None, HIDDEN)
-    return Difference(name, HIDDEN, f"{HIDDEN}, changed")
-
-
-# Doing it
-
-
-@dataclass(frozen=True)
-class EnvResult:
-    """What :func:`converge_env` did, or in check mode would do."""
-
-    plan: Plan
-    env: EnvPlan
-
-
-def converge_env(
-    home: str,
-    owner: Owner,
-    records: Records,
-    *,
-    settings: Mapping[str, str],
-    hidden: Mapping[str, str],
-    generate: Iterable[str],
-    check_mode: bool,
-) -> EnvResult:
-    """Make ``<home>/.env`` hold what is declared, mode 0600.
-
-    :raises OpsError: when the file is not UTF-8 text, a value cannot be expressed, or nothing can be written
-    """
-    path = os.path.join(home, FILE_NAME)
-    names = list(generate)
-
-    def decide() -> EnvResult:
-        record = records.applied(RECORD)
-        with acting_as(owner):
-            text = read_text(path)
-            wrong_mode = _wrong_mode(path)
-        env = plan_env(text, settings=settings, hidden=hidden, generate=names, record=record, path=path)
-        plan = Plan(list(env.differences))
-        if wrong_mode is not None:
-            plan.add(Difference("mode", wrong_mode, f"{MODE:04o}"))
-        if env.text is not None or wrong_mode is not None:
-            content = env.text if env.text is not None else text or ""
-            plan.actions.append(lambda: records.request_restart(env.restart))
-            plan.actions.append(lambda: records.keep(path, owner))
-            plan.actions.append(lambda: _write(path, content, owner))
-        if env.record != record:
-            plan.actions.append(lambda: records.write_applied(RECORD, env.record))
-        return EnvResult(plan, env)
-
-    if check_mode:
-        return decide()
-    result = decide()
-    if result.plan.actions:
-        records.prepare()
-        with records.lock():
-            # Somebody may have written between the first look and the lock.
-            result = decide()
-            result.plan.apply()
-    return result
-
-
-def _wrong_mode(path: str) -> str | None:
-    try:
-        mode = stat.S_IMODE(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return None
-    return None if mode == MODE else f"{mode:04o}"
-
-
-def _write(path: str, content: str, owner: Owner) -> None:
-    with acting_as(owner):
-        write_atomic(path, content, mode=MODE)

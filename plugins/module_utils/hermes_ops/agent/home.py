@@ -1,22 +1,24 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A profile's home: there, with the right modes and owner, and with the persona that is declared."""
+"""An agent's home: there, with the right modes, and with the persona that is declared."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
+from typing import Any
 
-from ..description.declaration import DEFAULT_PROFILE, MEMORY_LIMITS
+from ..description.schema import MEMORY_LIMITS
 from ..system.errors import OpsError
-from ..system.files import Owner, acting_as, ensure_directory, open_directory, read_text, remove_tree, write_atomic
-from ..system.network import command_line
-from ..system.plan import Difference, Plan
-from .state import read_state
+from ..system.files import failure, read_text, write_atomic
+from ..system.plan import Difference
+from .part import FILE_MODE, Part, replace
 
 HOME_MODE = 0o700
-FILE_MODE = 0o600
+# There is nothing to remember of it.
+RECORD_FORM: dict[str, Any] = {}
 # What Hermes makes itself when it creates a profile (0.19.0 hermes_cli/profiles.py: _PROFILE_DIRS); a gateway
 # refuses a profile whose home does not exist.
 DIRECTORIES = ("cron", "home", "logs", "memories", "plans", "sessions", "skills", "skins", "workspace")
@@ -24,197 +26,101 @@ DIRECTORIES = ("cron", "home", "logs", "memories", "plans", "sessions", "skills"
 # `hermes import`, and what `hermes backup` writes (0.19.0).
 PRIVATE_FILES = (".env", "SOUL.md", "auth.json", "config.yaml", "webhook_subscriptions.json")
 PRIVATE_SUFFIXES = (".zip",)
+SOUL = "SOUL.md"
+SEEDS = {"user": "memories/USER.md", "memory": "memories/MEMORY.md"}
+# Bytes of a SOUL.md; the largest that is read.
+LARGEST = 2**20
 
 
-def plan_profile(
-    name: str,
-    home: str,
-    owner: Owner,
-    *,
-    soul: str | None,
-    user: str | None,
-    memory: str | None,
-) -> Plan:
-    """Compare the home with what is declared.
-
-    :param soul: content of SOUL.md, which stays as declared; None leaves it to the agent
-    :param user: content that memories/USER.md starts with; a file that exists is the agent's
-    :param memory: likewise for memories/MEMORY.md
-    :raises OpsError: when something else than a directory stands in the way, or a seed is too long
-    """
-    plan = Plan()
-    for relative, text in (("memories/USER.md", user), ("memories/MEMORY.md", memory)):
+def check_declared(declared: Mapping[str, str | None]) -> None:
+    """:raises OpsError: a text that memories are to start with is longer than what Hermes keeps"""
+    for key, relative in SEEDS.items():
+        text = declared[key]
         if text is not None and len(text) > MEMORY_LIMITS[relative]:
             raise OpsError(
                 f"has {len(text)} characters; Hermes keeps {MEMORY_LIMITS[relative]}",
                 where=relative,
                 fix="shorten it, or put the rest into a skill",
             )
-    # First, for the rest is done with the owner's rights.
-    _plan_owners(plan, name, home, owner)
-    # Before the home exists, only root can look where it will be.
-    with acting_as(owner if os.path.isdir(home) else Owner.current()):
-        for path in (home, *(os.path.join(home, directory) for directory in DIRECTORIES)):
-            _plan_directory(plan, path, owner)
-        _plan_text(plan, os.path.join(home, "SOUL.md"), soul, owner)
-        _plan_seed(plan, os.path.join(home, "memories", "USER.md"), user, owner)
-        _plan_seed(plan, os.path.join(home, "memories", "MEMORY.md"), memory, owner)
-        _plan_modes(plan, home, owner)
-    return plan
 
 
-def plan_removal(name: str, home: str, owner: Owner) -> Plan:
-    """Remove a profile with all its data."""
-    plan = Plan()
-    if os.path.lexists(home):
-        # What root left in it, the agent's user could not remove.
-        plan.add(Difference(home, "present", None), lambda: _give_back(name, home, owner))
-        plan.actions.append(lambda: _remove(home, owner))
-    return plan
+def decide(home: str, declared: Mapping[str, Any], _record: Mapping[str, Any]) -> Part:
+    """Compare the home with what is declared; see :mod:`part`.
+
+    :param declared: ``soul``: content of SOUL.md, which stays as declared; None leaves it to the agent. ``user`` and
+        ``memory``: what memories/USER.md and MEMORY.md start with; a file that exists is the agent's
+    :raises OpsError: when something else than a directory stands in the way
+    """
+    part = Part(home)
+    for path in (home, *(os.path.join(home, directory) for directory in DIRECTORIES)):
+        _decide_directory(part, path)
+    _decide_soul(part, os.path.join(home, SOUL), declared["soul"])
+    for key, relative in SEEDS.items():
+        _decide_seed(part, os.path.join(home, relative), declared[key])
+    _decide_modes(part, home)
+    return part
 
 
-def running(home: str, owner: Owner) -> int:
-    """The process id of the gateway that runs on *home*, 0 when none does."""
-    pid = read_state(home, owner).get("pid", 0)
-    # The file stays behind after a crash, and its number may be somebody else's by now.
-    return pid if any("hermes" in word for word in command_line(pid)) else 0
-
-
-def _plan_directory(plan: Plan, path: str, owner: Owner) -> None:
+def _decide_directory(part: Part, path: str) -> None:
     try:
         status = os.lstat(path)
     except FileNotFoundError:
-        plan.add(Difference(path, None, "directory"), lambda: _make_directory(path, owner))
+        part.add(Difference(path, None, "directory"), lambda: os.makedirs(path, HOME_MODE, exist_ok=True))
         return
     # The agent's user may keep e.g. skills or workspace elsewhere, behind a link.
     if not stat.S_ISDIR(status.st_mode) and not os.path.isdir(path):
         raise OpsError("is not a directory", where=path, fix="move it away")
     if stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) & 0o077:
-        plan.add(_mode_difference(path, status, HOME_MODE), lambda: _chmod(path, HOME_MODE, owner))
+        part.add(_mode_difference(path, status, HOME_MODE), lambda: _chmod(path, HOME_MODE))
 
 
-def _plan_text(plan: Plan, path: str, text: str | None, owner: Owner) -> None:
+def _decide_soul(part: Part, path: str, text: str | None) -> None:
     if text is None:
         return
     text = _ended(text)
-    # One of root's is about to be given back, and cannot be read yet.
-    unreadable = os.path.lexists(path) and not os.access(path, os.R_OK, effective_ids=True)
-    present = "(unreadable)" if unreadable else read_text(path)
+    present = read_text(path, LARGEST)
     if present != text:
-        plan.add(Difference(path, present, text), lambda: _write(path, text, owner))
+        part.add(Difference(path, present, text), lambda: replace(path, present, text))
 
 
-def _plan_seed(plan: Plan, path: str, text: str | None, owner: Owner) -> None:
+def _decide_seed(part: Part, path: str, text: str | None) -> None:
     if text is not None and not os.path.lexists(path):
         text = _ended(text)
-        plan.add(Difference(path, None, text), lambda: _seed(path, text, owner))
+        part.add(Difference(path, None, text), lambda: write_atomic(path, text, mode=FILE_MODE))
 
 
 def _ended(text: str) -> str:
     return text if text.endswith("\n") else text + "\n"
 
 
-def _plan_modes(plan: Plan, home: str, owner: Owner) -> None:
+def _decide_modes(part: Part, home: str) -> None:
     try:
-        entries = sorted(os.listdir(home))
+        with os.scandir(home) as entries:
+            names = [
+                each.name for each in entries if each.name in PRIVATE_FILES or each.name.endswith(PRIVATE_SUFFIXES)
+            ]
     except FileNotFoundError:
         return
-    for name in entries:
-        if name not in PRIVATE_FILES and not name.endswith(PRIVATE_SUFFIXES):
-            continue
+    for name in sorted(names):
         path = os.path.join(home, name)
-        status = os.lstat(path)
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            continue  # the running agent removed it meanwhile
         if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) & 0o077:
-            plan.add(_mode_difference(path, status, FILE_MODE), lambda path=path: _chmod(path, FILE_MODE, owner))
+            part.add(_mode_difference(path, status, FILE_MODE), lambda path=path: _chmod(path, FILE_MODE))
 
 
-def _plan_owners(plan: Plan, name: str, home: str, owner: Owner) -> None:
-    """Files that a ``sudo hermes`` left behind stop the agent later: give them back."""
-    if os.geteuid() != 0 or owner.uid == 0 or not os.path.isdir(home):
-        return
-    foreign = _foreign(name, home, owner)
-    for path, uid in foreign:
-        plan.differences.append(Difference(f"{path} owner", str(uid), str(owner.uid)))
-    if foreign:
-        plan.actions.append(lambda: _give_back(name, home, owner))
-
-
-def _foreign(name: str, home: str, owner: Owner, *, mend: bool = False) -> list[tuple[str, int]]:
-    """What lies in the home and is not its owner's, with its owner's number.
-
-    By descriptors throughout: the agent may rename and link in its home while root looks.
-
-    :param mend: give it to the owner
-    """
-    found = []
-    top = open_directory(home)
-    try:
-        for directory, subdirectories, names, descriptor in os.fwalk(".", dir_fd=top):
-            if name == DEFAULT_PROFILE and directory == "." and "profiles" in subdirectories:
-                subdirectories.remove("profiles")
-            for entry in (".", *subdirectories, *names):
-                try:
-                    status = os.lstat(entry, dir_fd=descriptor)
-                except FileNotFoundError:
-                    continue  # the running agent removed it meanwhile
-                # A file with another name elsewhere may be somebody's who never saw this home.
-                linked = status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode)
-                if status.st_uid == owner.uid or linked:
-                    continue
-                found.append((os.path.normpath(os.path.join(home, directory, entry)), status.st_uid))
-                if mend:
-                    os.chown(entry, owner.uid, owner.gid, dir_fd=descriptor, follow_symlinks=False)
-    finally:
-        os.close(top)
-    return list(dict.fromkeys(found))
-
-
-def _give_back(name: str, home: str, owner: Owner) -> None:
-    if os.geteuid() == 0:
-        _foreign(name, home, owner, mend=True)
-
-
-def _remove(home: str, owner: Owner) -> None:
-    with acting_as(owner):
-        remove_tree(home)
+def _is_private(name: str) -> bool:
+    return name in PRIVATE_FILES or name.endswith(PRIVATE_SUFFIXES)
 
 
 def _mode_difference(path: str, status: os.stat_result, mode: int) -> Difference:
     return Difference(f"{path} mode", f"{stat.S_IMODE(status.st_mode):04o}", f"{mode:04o}")
 
 
-def _make_directory(path: str, owner: Owner) -> None:
-    # With the agent's own rights, so that a link in its home leads nowhere it could not go itself. Only the home
-    # may have to be made by root.
-    with acting_as(owner):
-        try:
-            os.makedirs(path, HOME_MODE, exist_ok=True)
-            return
-        except PermissionError:
-            pass
-    parent, name = os.path.split(path)
-    if not os.path.isdir(parent):
-        ensure_directory(parent, mode=0o755)
-    descriptor = open_directory(parent)
+def _chmod(path: str, mode: int) -> None:
     try:
-        os.mkdir(name, HOME_MODE, dir_fd=descriptor)
-        os.chown(name, owner.uid, owner.gid, dir_fd=descriptor, follow_symlinks=False)
-    finally:
-        os.close(descriptor)
-
-
-def _write(path: str, text: str, owner: Owner) -> None:
-    with acting_as(owner):
-        write_atomic(path, text, mode=FILE_MODE)
-
-
-def _seed(path: str, text: str, owner: Owner) -> None:
-    with acting_as(owner):
-        # In a directory of root's it could not be seen before.
-        if not os.path.lexists(path):
-            write_atomic(path, text, mode=FILE_MODE)
-
-
-def _chmod(path: str, mode: int, owner: Owner) -> None:
-    with acting_as(owner):
         os.chmod(path, mode)
+    except OSError as error:
+        raise failure("given its mode", path, error) from None

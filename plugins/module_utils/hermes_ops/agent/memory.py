@@ -6,19 +6,27 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..system.errors import OpsError
-from ..system.files import Owner, acting_as, read_bytes
+from ..system.files import read_bytes
+from ..system.text import number
 from . import sessions, tell
 
 # Below the profile's home.
 DIRECTORIES = ("memories", tell.DIRECTORY)
 # Bytes of a file that are searched; Hermes' own memories have a few thousand characters.
 MAX_BYTES = 4 * 1024 * 1024
+# Files and directories of more than these are not searched.
+MAX_FILES = 10_000
+MAX_DEPTH = 20
+# Characters of a name that somebody else chose.
+MAX_NAME = 100
 # Characters shown before and after the first word that was found.
 AROUND = 160
 
@@ -53,34 +61,61 @@ def words_of(query: str) -> list[str]:
     return words
 
 
-def search_files(home: str, owner: Owner, words: Sequence[str], limit: int) -> list[Found]:
-    """Paragraphs of memories and context that hold all *words*, the newest files first."""
+def search(home: str, words: list[str], limit: int) -> dict[str, Any]:
+    """In a worker: everything that holds all *words*.
+
+    :returns: ``found`` (:class:`Found` as mappings), ``problem``: why conversations cannot be searched, None: they were
+    """
+    found = search_files(home, words, limit)
+    try:
+        found += search_sessions(home, words, limit)
+    except OpsError as error:
+        return {"found": [dataclasses.asdict(place) for place in found], "problem": str(error)}
+    return {"found": [dataclasses.asdict(place) for place in found], "problem": None}
+
+
+def checked(answer: Any) -> tuple[list[Found], str | None]:
+    """What a worker answered (:func:`search`): places, and what kept it from conversations."""
+    answer = answer if isinstance(answer, dict) else {}
+    places = answer.get("found") if isinstance(answer.get("found"), list) else []
+    found = [
+        Found(str(place.get("where")), number(place.get("when")) or 0.0, str(place.get("text")))
+        for place in places
+        if isinstance(place, dict)
+    ]
+    problem = answer.get("problem")
+    return found, problem if problem is None else str(problem)
+
+
+def search_files(home: str, words: Sequence[str], limit: int) -> list[Found]:
+    """In a worker: paragraphs of memories and context that hold all *words*, the newest files first."""
     found: list[Found] = []
-    with acting_as(owner):
-        for changed, relative in sorted(_files(home), reverse=True):
-            try:
-                data = read_bytes(os.path.join(home, relative), MAX_BYTES)
-            except OpsError:
-                continue  # a pipe, or what the agent itself may not read
-            text = (data or b"").decode("utf-8", "replace")
-            for line, paragraph in _paragraphs(text):
-                if _holds(paragraph, words):
-                    found.append(Found(f"{relative}:{line}", changed, excerpt(paragraph, words)))
-                if len(found) == limit:
-                    return found
+    for changed, relative in sorted(_files(home), reverse=True):
+        try:
+            data = read_bytes(os.path.join(home, relative), MAX_BYTES)
+        except OpsError:
+            continue  # a pipe, or what the agent itself may not read
+        text = (data or b"").decode("utf-8", "replace")
+        for line, paragraph in _paragraphs(text):
+            if _holds(paragraph, words):
+                found.append(Found(f"{relative}:{line}", changed, excerpt(paragraph, words)))
+            if len(found) == limit:
+                return found
     return found
 
 
-def search_sessions(home: str, owner: Owner, words: Sequence[str], limit: int) -> list[Found]:
-    """The newest messages that hold all *words*.
+def search_sessions(home: str, words: Sequence[str], limit: int) -> list[Found]:
+    """In a worker: the newest messages that hold all *words*.
 
     :raises OpsError: see :func:`sessions.reading`
     """
     return [
         Found(
-            f"session {message.session} ({message.source}), {message.role}", message.when, excerpt(message.text, words)
+            f"session {message.session[:MAX_NAME]} ({message.source[:MAX_NAME]}), {message.role[:MAX_NAME]}",
+            message.when,
+            excerpt(message.text, words),
         )
-        for message in sessions.search(home, owner, words, limit)
+        for message in sessions.search(home, words, limit)
     ]
 
 
@@ -94,14 +129,21 @@ def excerpt(text: str, words: Sequence[str]) -> str:
 
 
 def _files(home: str) -> Iterator[tuple[float, str]]:
-    for top in DIRECTORIES:
-        for directory, _directories, names in os.walk(os.path.join(home, top)):
-            for name in names:
-                path = os.path.join(directory, name)
-                if name.endswith(".md"):
-                    # The agent may remove it at any moment.
-                    with contextlib.suppress(FileNotFoundError):
-                        yield os.lstat(path).st_mtime, os.path.relpath(path, home)
+    """The text files of memories and context, with the time of their last change."""
+    left = [os.path.join(home, top) for top in DIRECTORIES]
+    known = 0
+    while left and known < MAX_FILES:
+        directory = left.pop()
+        # The agent may remove anything at any moment.
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if os.path.relpath(entry.path, home).count(os.sep) < MAX_DEPTH:
+                        left.append(entry.path)
+                elif entry.name.endswith(".md"):
+                    known += 1
+                    with contextlib.suppress(OSError):
+                        yield entry.stat(follow_symlinks=False).st_mtime, os.path.relpath(entry.path, home)
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, str]]:

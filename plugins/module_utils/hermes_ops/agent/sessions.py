@@ -9,26 +9,18 @@ full-text index ``messages_fts`` over what a message says and which tools it cal
 
 from __future__ import annotations
 
-import contextlib
+import math
 import os
 import sqlite3
-import stat
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from urllib.parse import quote
 
-from ..system.errors import OpsError
-from ..system.files import Owner, acting_as
-
-# What a database may raise that is damaged, or not one at all: SQLite's words about it may be no text either.
-DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+from ..system import sqlite
 
 FILE_NAME = "state.db"
-# Seconds that one look may take. The file is the agent's: a view in it may compute for ever.
+# Seconds that one look may take. The file is the agent's, and may be large or damaged.
 QUERY_SECONDS = 30.0
-# Between two looks at the clock; a fraction of a millisecond.
-_STEPS = 10_000
 
 # Messages that were taken back are hidden (active and compacted both 0), as Hermes' own search does.
 _COLUMNS = """
@@ -55,45 +47,22 @@ class Message:
     source: str
 
 
-@contextlib.contextmanager
-def reading(home: str, owner: Owner) -> Iterator[sqlite3.Connection | None]:
-    """The database of the profile in *home*, opened with *owner*'s rights; None when there is none.
+def reading(home: str) -> AbstractContextManager[sqlite3.Connection | None]:
+    """In a worker: the database of the profile in *home*; None when there is none.
 
-    It is opened read-only: a reader neither writes nor resets the write-ahead log, so the host's SQLite, which may be
-    one that can corrupt a database there (before 3.51.3), does no harm beside the gateway's own.
-
-    :raises OpsError: when it is no database that Hermes 0.18 or later made, or reading it takes too long
+    :raises OpsError: see :func:`sqlite.reading`
     """
-    path = os.path.join(home, FILE_NAME)
-    with acting_as(owner):
-        if not os.path.lexists(path):
-            yield None
-            return
-        # A pipe in its place must not make us wait.
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise OpsError("is not a regular file", where=path, fix="move it away")
-        try:
-            with contextlib.closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=5)) as database:
-                database.text_factory = lambda data: data.decode("utf-8", "replace")
-                # Its schema is the agent's too.
-                database.execute("PRAGMA trusted_schema = OFF")
-                deadline = time.monotonic() + QUERY_SECONDS
-                database.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
-                yield database
-        except DATABASE_ERRORS as error:
-            raise OpsError(
-                f"cannot be read ({error})", where=path, fix="see what Hermes says of it: hermes doctor"
-            ) from None
+    return sqlite.reading(os.path.join(home, FILE_NAME), seconds=QUERY_SECONDS)
 
 
-def search(home: str, owner: Owner, words: Sequence[str], limit: int) -> list[Message]:
+def search(home: str, words: Sequence[str], limit: int) -> list[Message]:
     """The newest messages that hold all *words*, in any order and case.
 
     By whole words where Hermes' index knows them, else anywhere in the text (parts of words, scripts without spaces).
 
     :raises OpsError: see :func:`reading`
     """
-    with reading(home, owner) as database:
+    with reading(home) as database:
         if database is None:
             return []
         indexed = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'messages_fts'").fetchone()
@@ -120,7 +89,7 @@ def _scanned(database: sqlite3.Connection, words: Sequence[str], limit: int) -> 
     return _messages(database, f"{condition} AND {_VISIBLE}", [f"%{word}%" for word in escaped], limit)
 
 
-def last_words(home: str, owner: Owner, chat: str) -> str | None:
+def last_words(home: str, chat: str) -> str | None:
     """What the agent said last in the conversation *chat* once that has ended; None while it goes on.
 
     :param chat: ``sessions.chat_id``; of a webhook call ``webhook:<subscription>:<request id>``, whose conversation
@@ -128,7 +97,7 @@ def last_words(home: str, owner: Owner, chat: str) -> str | None:
     :returns: ``""`` when it ended without a word
     :raises OpsError: see :func:`reading`
     """
-    with reading(home, owner) as database:
+    with reading(home) as database:
         if database is None:
             return None
         ended = database.execute("SELECT ended_at FROM sessions WHERE chat_id = ?", [chat]).fetchone()
@@ -139,9 +108,22 @@ def last_words(home: str, owner: Owner, chat: str) -> str | None:
         return said[0].text if said else ""
 
 
+def last_said(home: str, question: str) -> float:
+    """In a worker: when somebody last said something that does not hold *question*, seconds since 1970; 0.0: never.
+
+    :raises OpsError: see :func:`reading`
+    """
+    query = "SELECT max(timestamp) FROM messages WHERE role = 'user' AND instr(coalesce(content, ''), ?) = 0"
+    with reading(home) as database:
+        when = database.execute(query, [question]).fetchone()[0] if database else None
+        return _moment(when)
+
+
 def _messages(database: sqlite3.Connection, condition: str, values: list[str], limit: int) -> list[Message]:
     rows = database.execute(f"{_COLUMNS} WHERE {condition} ORDER BY m.timestamp DESC, m.id DESC LIMIT {limit}", values)
-    return [
-        Message(float(when) if isinstance(when, (int, float)) else 0.0, *(str(value or "") for value in rest))
-        for when, *rest in rows
-    ]
+    return [Message(_moment(when), *(str(value or "") for value in rest)) for when, *rest in rows]
+
+
+def _moment(when: object) -> float:
+    """A time in the database, 0.0 when it is none."""
+    return float(when) if isinstance(when, (int, float)) and math.isfinite(when) else 0.0

@@ -10,7 +10,8 @@ import re
 import time
 
 from ..system.errors import OpsError
-from ..system.files import Owner, acting_as, ensure_directory, write_atomic
+from ..system.files import Owner, ensure_directory, write_atomic
+from ..system.worker import work
 
 # Below the profile's home.
 DIRECTORY = "context"
@@ -59,8 +60,12 @@ def archive(path: str, owner: Owner, topic: str, body: str) -> None:
 
     :raises OpsError: when it cannot be written; one that is there is not replaced
     """
-    with acting_as(owner):
-        ensure_directory(os.path.dirname(path), mode=0o700)
-        if os.path.lexists(path):
-            raise OpsError("exists already", where=path, fix="say it again a second later")
-        write_atomic(path, f"# {topic}\n\n{body}\n", mode=0o600)
+    work(owner, "agent.tell:keep", path, f"# {topic}\n\n{body}\n", where=path)
+
+
+def keep(path: str, text: str) -> None:
+    """In a worker: see :func:`archive`."""
+    ensure_directory(os.path.dirname(path), mode=0o700)
+    if os.path.lexists(path):
+        raise OpsError("exists already", where=path, fix="say it again a second later")
+    write_atomic(path, text, mode=0o600)

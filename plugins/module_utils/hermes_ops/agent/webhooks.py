@@ -13,23 +13,26 @@ import copy
 import json
 import os
 import secrets
-import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..description.declaration import check_subscription
+from ..description.checks import check_subscription
 from ..host.records import Records
 from ..system.errors import OpsError
-from ..system.files import Owner, acting_as, read_json, write_atomic
-from ..system.plan import HIDDEN, Difference, Plan
+from ..system.files import read_json, read_text
+from ..system.plan import HIDDEN, Difference
 from .config import shown
-from .dotenv import fingerprint
+from .env import fingerprint
+from .part import FILE_MODE, Part, mode_of, replace, wrong_mode
 
 FILE_NAME = "webhook_subscriptions.json"
-MODE = 0o600
 RECORD = "webhooks"
+# What :func:`decide` returns as the record.
+RECORD_FORM = {"salt": str, "routes": {str: [str]}, "marks": {str: str}, "mtime_ns": int}
+# Bytes; the largest file that is read.
+LARGEST = 2**20
 
 # What an entry has to hold, and what it holds when nothing is declared, as `hermes webhook subscribe` writes it.
 DEFAULTS: dict[str, Any] = {
@@ -44,6 +47,8 @@ OPTIONAL = ("deliver_only", "deliver_extra", "enabled", "script", "filters")
 
 # The gateway compares modification times as floats of seconds: leave room for their precision and coarse clocks.
 _STEP_NS = 10_000_000
+# The year 2242. Beyond, a float has no room for fractions of a second, and some file systems none for the time.
+_LATEST_NS = 2**33 * 10**9
 
 
 def new_secret() -> str:
@@ -56,7 +61,7 @@ def read_subscriptions(path: str) -> dict[str, dict[str, Any]]:
 
     :raises OpsError: when the gateway could not use the file either; says the line or the entry
     """
-    value = read_json(path)
+    value = read_json(path, LARGEST)
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -198,68 +203,39 @@ def _differences(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any
     return found
 
 
-@dataclass
-class WebhookResult:
-    """What :func:`converge_webhooks` did, or in check mode would do."""
+def decide(home: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
+    """Compare the subscriptions in *home* with what is declared; see :mod:`part`.
 
-    plan: Plan
-    webhooks: WebhookPlan
+    A running gateway takes what is written at its next request.
 
-
-def converge_webhooks(
-    home: str,
-    owner: Owner,
-    records: Records,
-    webhooks: Iterable[Mapping[str, Any]],
-    *,
-    purge: bool = False,
-    check_mode: bool = False,
-) -> WebhookResult:
-    """Make the profile's subscriptions what is declared; a running gateway takes them at its next request.
-
+    :param declared: ``webhooks`` and ``purge`` of :class:`converge.Webhooks`
     :raises OpsError: when the file is not what Hermes writes, or a declared subscription is not what it takes
     """
     path = os.path.join(home, FILE_NAME)
-    declared = list(webhooks)
-
-    def decide() -> WebhookResult:
-        record = records.applied(RECORD)
-        with acting_as(owner):
-            entries = read_subscriptions(path)
-            status = os.stat(path) if os.path.exists(path) else None
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        wanted = plan_webhooks(entries, declared, record, purge=purge, now=now)
-        plan = Plan(list(wanted.differences))
-        newest = record.get("mtime_ns", 0)
-        if status is not None:
-            mode = stat.S_IMODE(status.st_mode)
-            if mode != MODE:
-                plan.add(Difference("mode", f"{mode:04o}", f"{MODE:04o}"))
-            if status.st_mtime_ns < newest:
-                # Copied back from somewhere with its time: the gateway would take it for one it has seen.
-                plan.add(Difference("modification time", "older than what the gateway has read", "newer"))
-        salt = record.get("salt") or secrets.token_hex(16)
-        marks = {name: _mark(salt, name, wanted.entries[name], fields) for name, fields in wanted.routes.items()}
-        remembered: dict[str, Any] = {}
-        if wanted.routes or newest:
-            remembered = {"salt": salt, "routes": wanted.routes, "marks": marks, "mtime_ns": newest}
-        if plan.changed:
-            floor = max(newest, status.st_mtime_ns if status is not None else 0)
-            plan.actions.append(lambda: records.keep(path, owner))
-            plan.actions.append(lambda: remembered.update(mtime_ns=_write(path, wanted.entries, owner, floor)))
-        if plan.changed or remembered != record:
-            plan.actions.append(lambda: records.write_applied(RECORD, remembered))
-        return WebhookResult(plan, wanted)
-
-    result = decide()
-    if check_mode or not result.plan.actions:
-        return result
-    records.prepare()
-    with records.lock():
-        # Somebody may have written between the first look and the lock.
-        result = decide()
-        result.plan.apply()
-    return result
+    text = read_text(path, LARGEST)
+    entries = read_subscriptions(path)
+    mode, written = mode_of(path), os.stat(path).st_mtime_ns if text is not None else 0
+    if written > _LATEST_NS:
+        raise OpsError(
+            "has a modification time so far ahead that no gateway would see a later one",
+            where=path,
+            fix="touch it, and restart the gateway",
+        )
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    plan = plan_webhooks(entries, declared["webhooks"], record, purge=declared["purge"], now=now)
+    part = Part(path, [*plan.differences, *wrong_mode(mode, FILE_MODE)], generated=plan.generated, before=text)
+    newest = record.get("mtime_ns", 0)
+    if text is not None and written < newest:
+        # Copied back from somewhere with its time: the gateway would take it for one it has seen.
+        part.differences.append(Difference("modification time", "older than what the gateway has read", "newer"))
+    salt = record.get("salt") or secrets.token_hex(16)
+    marks = {name: _mark(salt, name, plan.entries[name], fields) for name, fields in plan.routes.items()}
+    if plan.routes or newest:
+        part.record = {"salt": salt, "routes": plan.routes, "marks": marks, "mtime_ns": newest}
+    if part.differences:
+        floor = max(newest, written)
+        part.steps.append(lambda: part.record.update(mtime_ns=_write(path, text, plan.entries, floor)))
+    return part
 
 
 def forget_time(records: Records) -> None:
@@ -269,12 +245,17 @@ def forget_time(records: Records) -> None:
         records.write_applied(RECORD, {**record, "mtime_ns": 0})
 
 
-def _write(path: str, entries: Mapping[str, Any], owner: Owner, floor: int) -> int:
+def _write(path: str, before: str | None, entries: Mapping[str, Any], floor: int) -> int:
     """Write *entries* with a modification time later than *floor* nanoseconds, and return that time."""
-    with acting_as(owner):
-        write_atomic(path, json.dumps(entries, indent=2, ensure_ascii=False), mode=MODE)
-        status = os.stat(path)
-        if status.st_mtime_ns >= floor + _STEP_NS:
-            return status.st_mtime_ns
-        os.utime(path, ns=(status.st_atime_ns, floor + _STEP_NS))
-        return floor + _STEP_NS
+    text = json.dumps(entries, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Half of a character: JSON can say it with an escape, UTF-8 cannot.
+        text = json.dumps(entries, indent=2)
+    replace(path, before, text)
+    status = os.stat(path)
+    if status.st_mtime_ns >= floor + _STEP_NS:
+        return status.st_mtime_ns
+    os.utime(path, ns=(status.st_atime_ns, floor + _STEP_NS))
+    return floor + _STEP_NS

@@ -6,7 +6,8 @@
 Each snapshot is one file, the tar stream of :mod:`archive`. It has the tag ``hermes-unfinished`` until all of it is
 there: restic takes the end of a pipe for the end of the file, also where our process was killed.
 
-Password, repository and keys are passed by the environment, never in a list of processes.
+The password is passed by a descriptor, the keys of a back end by the environment of restic alone, which is root's;
+never in a list of processes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.files import read_json, write_json
 from ..system.process import Completed, last_line, run
-from . import archives as backup
+from . import archives, making, settings
+from .extracting import Manifest
 
 TAG = "hermes"
 _UNFINISHED = "hermes-unfinished"
@@ -94,14 +96,13 @@ class Repository:
     :param settings: with a ``restic_repository``
     """
 
-    def __init__(self, host: Installation, settings: backup.Settings) -> None:
+    def __init__(self, host: Installation, settings: settings.Settings) -> None:
         self.host = host
         self.settings = settings
         self.memory_path = os.path.join(host.ops_dir, "restic.json")
         self.env = {
             **settings.restic_environment,
             "RESTIC_REPOSITORY": settings.restic_repository,
-            "RESTIC_PASSWORD": settings.restic_password,
             "RESTIC_CACHE_DIR": CACHE,
         }
 
@@ -123,10 +124,10 @@ class Repository:
         self._remember(repository=self._fingerprint)
         self._run("unlock")
 
-    def save(self, profile: dict[str, Any]) -> dict[str, Any]:
+    def save(self, profile: dict[str, Any]) -> Manifest:
         """Write a snapshot of the home of *profile*, with its ``.env``: the repository is encrypted.
 
-        :returns: what :func:`backup.verify` says of it
+        It is checked on its way there, so that no snapshot is complete that cannot be restored.
         """
         name = profile["name"]
         with self._started(
@@ -135,7 +136,7 @@ class Repository:
             stdin=subprocess.PIPE,
         ) as restic:
             try:
-                manifest = backup.stream(self.host, profile, restic.stdin, env="include")
+                manifest = making.stream(self.host, profile, restic.stdin, env="include")
             except BrokenPipeError:
                 # It ended by itself, and says why.
                 restic.finish()
@@ -175,7 +176,7 @@ class Repository:
             tag = next((tag for tag in each["tags"] if tag.startswith(self._tag(""))), None)
             if tag and _UNFINISHED not in each["tags"]:
                 found.append(Snapshot(each["id"][:8], tag[len(self._tag("")) :], each["hostname"], _created(each)))
-        return sorted(found, key=lambda snapshot: backup.age_key(snapshot.created))
+        return sorted(found, key=lambda snapshot: archives.age_key(snapshot.created))
 
     def find(self, wanted: str, profile: str | None) -> Snapshot:
         """A snapshot by its id; ``latest``: the newest of this host.
@@ -219,7 +220,9 @@ class Repository:
     # restic itself.
 
     def _run(self, *arguments: str, check: bool = True, timeout: float | None = TIMEOUT) -> Completed:
-        done = run(["restic", "--quiet", *arguments], timeout=timeout or 24 * 3600.0, check=False, env=self.env)
+        with self._password() as (descriptor, env):
+            command = ["restic", "--quiet", *arguments]
+            done = run(command, timeout=timeout or 24 * 3600.0, check=False, env=env, pass_fds=[descriptor])
         if check and not done.ok:
             raise self._failed(done)
         return done
@@ -227,12 +230,13 @@ class Repository:
     @contextlib.contextmanager
     def _started(self, *arguments: str, **pipes: Any) -> Iterator[Running]:
         """restic while the block lasts; killed when that ends early, so that it takes nothing for the end."""
-        with tempfile.TemporaryFile() as words:
+        with tempfile.TemporaryFile() as words, self._password() as (descriptor, env):
             try:
                 process = subprocess.Popen(
                     ["restic", "--quiet", *arguments],
                     stderr=words,
-                    env={**os.environ, **self.env},
+                    env={**os.environ, **env},
+                    pass_fds=[descriptor],
                     **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **pipes},
                 )
             except OSError as error:
@@ -253,6 +257,14 @@ class Repository:
                         with contextlib.suppress(OSError):
                             pipe.close()
                 process.wait()
+
+    @contextlib.contextmanager
+    def _password(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """A descriptor with the password, for restic to inherit, and the environment that names it."""
+        with os.fdopen(os.memfd_create("password"), "wb") as stream:
+            stream.write(self.settings.restic_password.encode())
+            stream.flush()
+            yield stream.fileno(), {**self.env, "RESTIC_PASSWORD_FILE": f"/proc/self/fd/{stream.fileno()}"}
 
     def _failed(self, done: Completed) -> OpsError:
         if done.rc == _WRONG_PASSWORD or "wrong password" in done.stderr:

@@ -5,28 +5,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import os
-import sqlite3
-import tempfile
 import time
-import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..agent import config
-from ..agent.sessions import DATABASE_ERRORS
 from ..host.installation import Installation
 from ..supervise import canary, gateway, health
 from ..system.errors import OpsError
-from ..system.files import acting_as, remove_tree
-from . import archives as backup
-from . import offsite
+from ..system.text import moment, printable
+from ..system.worker import Limits, work
+from . import archives, databases, extracting, offsite, selection
+from .extracting import Manifest
+from .settings import Settings as BackupSettings
 
-# Where the agent's user may have a directory, and outside of every home: <data_dir>/<prefix>….
+# Where the agent's user may have a directory, and outside of every home: <data_dir>/agents/<name>/<prefix>….
 SCRATCH = ".hermes-rehearsal-"
+# What looking at such a home may take, or removing it.
+_LIMITS = Limits(seconds=1800.0)
 # Seconds to wait for an update or a restore, which want the canary or the home for themselves.
 BUSY_TIMEOUT = 1800.0
 
@@ -45,7 +43,7 @@ def rehearse(
     host: Installation,
     profile: dict[str, Any],
     wanted: Settings,
-    backups: backup.Settings,
+    backups: BackupSettings,
     say: Callable[[str], object],
 ) -> str:
     """Restore the newest backup of *profile* into a scratch home and have the current release live on it.
@@ -59,21 +57,16 @@ def rehearse(
     if release is None:
         raise OpsError("there is no current release", where=host.root, fix="converge the host: site.yml")
     _wait_for_others(host)
-    _sweep(host)
-    with acting_as(host.owner):
-        scratch = tempfile.mkdtemp(prefix=SCRATCH, dir=host.data_dir)
-    try:
+    owner = host.owner_of(profile)
+    with canary.scratch(host, profile, SCRATCH, say) as scratch:
         label, manifest = _extract(host, profile, backups, scratch)
-        say(f"{profile['name']}: {label} of {time.strftime('%Y-%m-%d %H:%M', time.gmtime(manifest['created']))} UTC")
-        with acting_as(host.owner):
-            for name in backup.databases(scratch):
-                _check_database(scratch, name)
-        if not os.path.lexists(os.path.join(scratch, backup.ENV)):
+        say(f"{profile['name']}: {label} of {moment(manifest.created)}")
+        found = work(owner, "backup.rehearsal:look", scratch, limits=_LIMITS, where=label)
+        _refuse_damaged(found["databases"])
+        if not manifest.env_inside:
             canary.lend_env(host, profile, scratch)
         described = canary.prepare(host, profile, scratch)
-        with acting_as(host.owner):
-            model = config.read_config(os.path.join(scratch, config.FILE_NAME)).get("model")
-        reply = wanted.reply and bool(model or profile["config_scope"] == "managed")
+        reply = wanted.reply and bool(found["model"] or profile["config_scope"] == "managed")
         # It is the backup that is tried, not the release: no need to watch it for long.
         answer = canary.boot(
             host,
@@ -83,39 +76,41 @@ def rehearse(
             timeout=profile["health"]["timeout"],
             stable=health.STABLE_SECONDS,
         )
-    finally:
-        _sweep(host)
     said = "answers" if answer["reply"] else "is healthy"
     return f"{profile['name']}: {answer['version']} {said} on {label}"
 
 
 def _extract(
-    host: Installation, profile: dict[str, Any], backups: backup.Settings, scratch: str
-) -> tuple[str, dict[str, Any]]:
+    host: Installation, profile: dict[str, Any], backups: BackupSettings, scratch: str
+) -> tuple[str, Manifest]:
     if backups.restic_repository:
         repository = offsite.Repository(host, backups)
         snapshot = repository.find("latest", profile["name"])
         with repository.reading(snapshot) as restic:
-            manifest = backup.extract(restic.stdout, scratch, host.owner)
+            manifest = extracting.extract(restic.stdout, scratch, host.owner_of(profile))
             restic.finish()
         return f"the snapshot {snapshot.id}", manifest
-    found = backup.archives(backup.directory_of(host), profile["name"])
+    found = archives.listed(archives.directory_of(host), profile["name"])
     if not found:
         raise OpsError(f"there is no backup of {profile['name']}", fix="make one: hermes-ops backup")
-    return os.path.basename(found[-1].path), backup.extract(found[-1].path, scratch, host.owner)
+    return os.path.basename(found[-1].path), extracting.extract(found[-1].path, scratch, host.owner_of(profile))
 
 
-def _check_database(home: str, name: str) -> None:
-    path = os.path.join(home, name)
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{urllib.parse.quote(path)}?mode=ro", uri=True)) as database:
-            (first, *_more) = database.execute("PRAGMA quick_check(1)").fetchone()
-    except DATABASE_ERRORS as error:
-        first = str(error)
-    if first != "ok":
+def look(scratch: str) -> dict[str, Any]:
+    """What a home out of a backup holds. For workers.
+
+    :returns: ``databases``: what is wrong with them, by name; ``model``: whether one is configured
+    """
+    wrong = databases.check(scratch, selection.databases(scratch))
+    model = config.read_config(os.path.join(scratch, config.FILE_NAME)).get("model")
+    return {"databases": dict(sorted(wrong.items())[:10]), "model": bool(model)}
+
+
+def _refuse_damaged(wrong: dict[str, str]) -> None:
+    for name, why in wrong.items():
         raise OpsError(
-            f"the backup's {name} is damaged ({first})",
-            fix=f"see whether the agent's own is: sqlite3 {name} 'PRAGMA integrity_check'; take an older backup",
+            f"the backup's {printable(name)} is damaged ({printable(why)})",
+            fix="see whether the agent's own is: sqlite3 FILE 'PRAGMA integrity_check'; take an older backup",
         )
 
 
@@ -125,10 +120,3 @@ def _wait_for_others(host: Installation) -> None:
         if time.monotonic() > deadline:
             raise OpsError(f"a job has been running for more than {BUSY_TIMEOUT:g} s: {busy[0]}", fix="see its log")
         time.sleep(5)
-
-
-def _sweep(host: Installation) -> None:
-    """Away with scratch homes, also those of a rehearsal that was killed."""
-    for path in glob.glob(os.path.join(glob.escape(host.data_dir), f"{SCRATCH}*")):
-        with acting_as(host.owner), contextlib.suppress(OSError):
-            remove_tree(path)

@@ -7,55 +7,48 @@
 
     extract -> stop -> switch -> start
 
-``extract`` puts the home together inside of the old one (:data:`backup.STAGING`), checked to the last byte, while the
-gateway still runs. ``switch`` is renames only: what was there goes aside, what is new takes its place. It counts once
-the gateway is healthy in ``start``; whatever goes wrong until then leads back.
+``extract`` puts the home together inside of the old one, checked to the last byte, while the gateway still runs.
+``switch`` is renames only (:mod:`exchange`): what was there goes aside, what is new takes its place. It counts once the
+gateway is healthy in ``start``; whatever goes wrong until then leads back.
 
-The journal is written before each step and removed at the end::
+All of that is done by workers as the agent's user: root opens nothing in a home. It only writes down each step before
+it begins, and in the end moves what was set aside, as a whole, to where the agent cannot change it::
 
     <ops_dir>/restore.json                       what was begun last, and what is needed to undo it
     <ops_dir>/set-aside/<profile>-<time>/        what was in the home; stays until somebody removes it
     <ops_dir>/set-aside/<profile>-<time>-undone/ what a restored home that was undone again had by then
+
+Where the ops directory is on another file system, both stay in the home.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
-import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from ..agent import sessions, webhooks
-from ..host.guard import Guard
-from ..host.installation import JOURNALS, Installation
+from ..agent import webhooks
+from ..host.installation import Installation
+from ..host.undertaking import Undertaking
 from ..supervise import gateway, health
 from ..system.errors import OpsError
-from ..system.files import (
-    acting_as,
-    ensure_directory,
-    failure,
-    open_directory,
-    read_bytes,
-    read_json,
-    remove_tree,
-    sync_directory,
-    write_atomic,
-    write_json,
-)
+from ..system.files import Owner, ensure_directory, open_directory
 from ..system.process import run_filter
-from . import archives as backup
-from . import tarstream as archive
+from ..system.text import moment
+from ..system.worker import Limits, work
+from . import collecting, exchange, extracting, making
+from .extracting import Manifest
+from .selection import STAGING
 
-# Where an ops directory on another file system would make a copy of what has to be a rename.
-ASIDE_IN_HOME = ".hermes-ops-set-aside"
+# What renaming the entries of a home may take, or removing what was put together.
+_LIMITS = Limits(seconds=900.0)
 _UNDONE = "-undone"
-# What an agent learns by itself or is taught, besides its conversations.
-LEARNT = ("memories", "skills", "cron/jobs.json", "config.yaml", "SOUL.md", "webhook_subscriptions.json")
 
 
 @dataclass
@@ -63,28 +56,22 @@ class Journal:
     """What is needed to undo a restore.
 
     :param home: of the profile
-    :param aside: where what was in it goes
-    :param began: seconds since 1970
+    :param inode: its number, by which one sees that its volume is mounted
+    :param user: whose the home is
+    :param stamp: the time, in the names of all that belongs to this restore
     :param running: whether its gateway ran
     :param keep_env: ``.env`` stays where it is: the backup has none
     :param step: that was begun last
-    :param present: names that were in the home and go aside; known from ``switch`` on
-    :param restored: names that take their place
     """
 
     profile: str
+    user: str
     home: str
-    aside: str
-    began: float
+    inode: int
+    stamp: str
     running: bool
     keep_env: bool = True
     step: str = "extract"
-    present: list[str] = field(default_factory=list)
-    restored: list[str] = field(default_factory=list)
-
-
-class Interrupted(BaseException):
-    """Somebody asked us to stop. Nobody's error: what looks whether an agent answers must not take it for one."""
 
 
 class Restore:
@@ -96,10 +83,9 @@ class Restore:
     def __init__(self, host: Installation, say: Callable[[str], object]) -> None:
         self.host = host
         self.say = say
-        self.journal_path = os.path.join(host.ops_dir, JOURNALS["restore"])
-        self.guard = Guard(host, "restore", needs=host.data_dir)
-        # Whether one may end us by an error: while going back one may not.
-        self.interruptible = False
+        self.undertaking = Undertaking(host, "restore", needs=host.data_dir)
+        # A signal interrupts us, except while rolling back.
+        self.undertaking.interruptible = False
 
     def restore(
         self,
@@ -119,36 +105,36 @@ class Restore:
         :returns: the directory that holds what was there
         :raises OpsError: it was not done, and the home is what it was; says why
         """
-        with self.host.lock("restore"):
-            _refuse_update(self.host)
-            self.recover()
-            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            aside = os.path.join(aside_root(self.host, profile["home"]), f"{profile['name']}-{stamp}")
-            if os.path.lexists(aside):
-                raise OpsError("is there already", where=aside, fix="try again in a second")
-            unit = self.host.manager.units([profile["unit"]])[profile["unit"]]
+        with self.host.lock("restore") as lock:
+            refuse_others(self.host)
+            self.recover(locks=[lock])
+            unit = self.host.manager_of(profile).units([profile["unit"]])[profile["unit"]]
             running = unit.active not in gateway.DEAD
-            journal = Journal(profile["name"], profile["home"], aside, time.time(), running)
-            before = health.check(profile, self.host.owner, unit).causes if running else []
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            home = profile["home"]
+            journal = Journal(profile["name"], profile["user"], home, _inode(home), stamp, running)
+            before = health.check(profile, self.host.owner_of(profile), unit).causes if running else []
             try:
-                self.guard.post()
-                self._enter(journal, "extract")
-                self.interruptible = True
-                manifest = self._extract(journal, source, identity)
+                self.undertaking.write(dataclasses.asdict(journal))
+                self.undertaking.interruptible = True
+                manifest = self._extract(journal, profile, source, identity, force, lock)
                 finish()
-                if not force:
-                    _refuse_newer(learnt_since(self.host, profile["home"], manifest), manifest)
-                self._switch(journal, profile)
+                _refuse_newer(manifest)
+                self._switch(journal, profile, lock)
                 self._start(journal, profile, before)
             except BaseException:
-                self.interruptible = False
+                self.undertaking.interruptible = False
                 touched = journal.step != "extract"
-                self._undo(journal, profile)
+                self._undo(journal, profile, [lock])
                 if touched and running:
-                    self.say(health.wait([profile], self.host.manager, self.host.owner)[0])
+                    self.say(health.wait([profile], self.host.manager_of)[0])
                 raise
-            self.interruptible = False
-            self._forget()
+            self.undertaking.interruptible = False
+            # From here on it counts. On a full disk that is not written down, and only what is set aside would stay.
+            with contextlib.suppress(OpsError):
+                self.undertaking.enter(journal, "keep")
+            aside = self._keep(journal, exchange.SET_ASIDE, "")
+            self.undertaking.end()
             return aside
 
     def check(
@@ -163,352 +149,189 @@ class Restore:
 
         :raises OpsError: it would refuse, and why
         """
-        if isinstance(source, str):
-            manifest = backup.verify(source)
-        else:
-            manifest = archive.read(source, "the stream", archive.Nowhere())
+        manifest = extracting.compare(source, self.host.owner_of(profile), None if force else profile["home"])
         finish()
-        if not force:
-            _refuse_newer(learnt_since(self.host, profile["home"], manifest), manifest)
-        files = len(manifest["members"])
-        return (
-            f"would restore {files} files of {manifest['profile']} on {manifest['host']}, {_when(manifest['created'])}"
-        )
+        _refuse_newer(manifest)
+        made = moment(manifest.created)
+        return f"would restore {manifest.members} files of {manifest.profile} on {manifest.host}, {made}"
 
-    def recover(self, *, boot: bool = False) -> bool:
-        """Undo what was killed; returns whether there was anything. Call it while nobody else restores.
+    def recover(self, *, boot: bool = False, locks: Sequence[int] = ()) -> bool:
+        """Undo what was killed, or finish what counted already; returns whether there was anything.
+
+        Call it while nobody else restores.
 
         :param boot: the host starts the gateways itself
+        :param locks: descriptors that workers hold, too, so that nobody begins anew beside them
         """
-        value = read_json(self.journal_path)
+        value = self.undertaking.read()
         if value is None:
-            self.guard.lift()
+            self.undertaking.end()
             return False
         journal = Journal(**value)
+        if journal.step == "keep":
+            self.say(f"the restore of {journal.profile} was interrupted after it counted: it is finished")
+            self.say(f"what was in the home is in {self._keep(journal, exchange.SET_ASIDE, '')}")
+            self.undertaking.end()
+            return True
         self.say(f"the restore of {journal.profile} was interrupted at {journal.step}: it is undone")
         profile = next((each for each in self.host.profiles if each["name"] == journal.profile), None)
-        self._undo(journal, None if boot else profile)
+        self._undo(journal, profile, locks, boot=boot)
         return True
 
     # There.
 
-    def _extract(self, journal: Journal, source: str | BinaryIO, identity: str | None) -> dict[str, Any]:
+    def _extract(
+        self,
+        journal: Journal,
+        profile: dict[str, Any],
+        source: str | BinaryIO,
+        identity: str | None,
+        force: bool,
+        lock: int,
+    ) -> Manifest:
         """Put the home together in the staging directory."""
-        staging = os.path.join(journal.home, backup.STAGING)
-        self._remove_staging(journal)
-        manifest = backup.extract(source, staging, self.host.owner)
-        sealed = manifest.pop("sealed_env", None)
-        if sealed is not None and identity:
+        owner, home = self.host.owner_of(profile), journal.home
+        self._remove_staging(journal, owner, [lock])
+        staging = os.path.join(home, STAGING + journal.stamp)
+        manifest = extracting.extract(
+            source, staging, owner, links_out=True, home=None if force else home, descriptors=[lock]
+        )
+        journal.keep_env = not manifest.env_inside
+        if manifest.sealed_env is not None and identity:
             if not os.path.isfile(identity):
                 raise OpsError("there is no such file", where=identity, fix="name the file with age's identity")
             command = ["age", "--decrypt", "--identity", identity]
-            text = run_filter(command, sealed, timeout=backup.AGE_TIMEOUT)
-            with acting_as(self.host.owner):
-                write_atomic(os.path.join(staging, backup.ENV), text, mode=0o600)
-        elif sealed is not None:
+            text = run_filter(command, manifest.sealed_env, timeout=collecting.AGE_TIMEOUT)
+            work(owner, "backup.reading:put_env", home, journal.stamp, base64.b64encode(text).decode())
+            journal.keep_env = False
+        elif manifest.sealed_env is not None:
             self.say(".env stays as it is: the one in the backup is encrypted, and no identity was named")
-        for path, target in sorted(manifest["outside"].items()):
-            self._link_outside(staging, path, target)
-        for path, problem in sorted(manifest["problems"].items()):
+        for path, problem in sorted(manifest.problems.items()):
             self.say(f"since the backup was made: {path} {problem}")
-        journal.keep_env = not os.path.lexists(os.path.join(staging, backup.ENV))
-        # Before the first rename, all of it is on disk.
-        os.sync()
         return manifest
 
-    def _link_outside(self, staging: str, path: str, target: str) -> None:
-        """A link that led out of the home is made again where it leads somewhere, as the agent itself could."""
-        where = os.path.normpath(os.path.join(staging, path))
-        with acting_as(self.host.owner):
-            parent = os.path.realpath(os.path.dirname(where))
-            leads = os.path.exists(os.path.join(os.path.dirname(where), target))
-            if parent.startswith(staging) and leads and not os.path.lexists(where) and os.path.isdir(parent):
-                os.symlink(target, where)
-                return
-        self.say(f"{path} is not in the backup: it was a link to {target}, which is not here")
-
-    def _switch(self, journal: Journal, profile: dict[str, Any]) -> None:
-        with self.host.lock("backup", timeout=backup.LOCK_TIMEOUT):
+    def _switch(self, journal: Journal, profile: dict[str, Any], lock: int) -> None:
+        with self.host.lock("backup", timeout=making.LOCK_TIMEOUT) as other:
             # One that reads the home comes to its end; the next one finds our journal.
-            self._enter(journal, "stop")
+            self.undertaking.enter(journal, "stop")
             self._stop(profile)
-            self._exchange(journal)
+            self._exchange(journal, profile, [lock, other])
 
-    def _exchange(self, journal: Journal) -> None:
+    def _exchange(self, journal: Journal, profile: dict[str, Any], locks: Sequence[int]) -> None:
         records = self.host.records(journal.profile)
         records.prepare()
         # A run of site.yml waits.
-        with records.lock(), _opened(journal.home) as home, _opened(journal.home, backup.STAGING) as staging:
-            journal.present, journal.restored = self._mine(journal), sorted(os.listdir(staging))
-            self._enter(journal, "switch")
-            _make(journal.aside)
-            with _opened(journal.aside) as aside:
-                for name in journal.present:
-                    os.rename(name, name, src_dir_fd=home, dst_dir_fd=aside)
-                os.fsync(aside)
-                for name in journal.restored:
-                    if _exists(name, home):
-                        raise OpsError(
-                            f"somebody makes {name!r} in the home meanwhile",
-                            where=journal.home,
-                            fix="see who works there besides the gateway: fuser -v",
-                        )
-                    os.rename(name, name, src_dir_fd=staging, dst_dir_fd=home)
-            os.fsync(home)
+        with records.lock():
+            self.undertaking.enter(journal, "switch")
+            self._work(journal, self.host.owner_of(profile), "exchange", locks)
             webhooks.forget_time(records)
 
     def _start(self, journal: Journal, profile: dict[str, Any], before: list[str]) -> None:
-        self._enter(journal, "start")
-        # Empty by now.
-        self._remove_staging(journal)
+        self.undertaking.enter(journal, "start")
         records = {journal.profile: self.host.records(journal.profile)}
         self.say("starting the gateway on it")
         # Somebody may have started it before the exchange: it would go on with what was set aside.
-        gateway.stop(self.host.manager, [profile])
-        gateway.start(self.host.manager, [profile], records)
-        result = health.wait([profile], self.host.manager, self.host.owner, records)[0]
+        gateway.stop(self.host.manager_of, [profile])
+        gateway.start(self.host.manager_of, [profile], records)
+        owner = self.host.owner_of(profile)
+        result = health.wait([profile], self.host.manager_of, records)[0]
         self.say(result)
         if not set(result.causes) <= set(before):
             raise OpsError(f"the agent is not healthy on the backup, so that was undone: {result}")
+        # Empty by now.
+        self._remove_staging(journal, owner)
 
     # And back.
 
-    def _undo(self, journal: Journal, profile: dict[str, Any] | None) -> None:
+    def _undo(
+        self, journal: Journal, profile: dict[str, Any] | None, locks: Sequence[int], *, boot: bool = False
+    ) -> None:
         """Give the home back what was in it. Can be killed anywhere and called again.
 
-        :param profile: whose gateway is stopped before and started afterwards, if it ran; None: nobody runs
+        :param profile: whose gateway is stopped before and started afterwards, if it ran; None: it is gone
+        :param boot: nobody runs
         """
+        owner = Owner.named(journal.user)
+        runs = profile is not None and not boot
         if journal.step in ("switch", "start"):
             self.say("going back to what was there")
-            if profile:
+            if runs:
                 self._stop(profile)
-            self._put_back(journal)
+            if _inode(journal.home) != journal.inode:
+                raise OpsError("is another directory than before", where=journal.home, fix="mount its volume")
+            if self._work(journal, owner, "put_back", locks) is True:
+                self.say(f"what was in the home by then is in {self._keep(journal, exchange.UNDONE, _UNDONE)}")
             # From here on only the gateway is missing. On a full disk that is not written down, and done again.
             with contextlib.suppress(OpsError):
-                self._enter(journal, "stop")
-        self._remove_staging(journal)
-        if profile and journal.running and journal.step != "extract":
-            gateway.start(self.host.manager, [profile], {journal.profile: self.host.records(journal.profile)})
-        self._forget()
-
-    def _put_back(self, journal: Journal) -> None:
-        undone = journal.aside + _UNDONE
-        for path in (journal.aside, undone):
-            _make(path)
-        with contextlib.ExitStack() as stack:
-            home = stack.enter_context(_opened(journal.home))
-            # Once an agent was started on it, none of it is thrown away.
-            started = journal.step == "start"
-            # Gone, where an undo that was killed had come so far.
-            unpacked = not started and os.path.isdir(os.path.join(journal.home, backup.STAGING))
-            staging = stack.enter_context(_opened(journal.home, backup.STAGING)) if unpacked else None
-            aside, gone = (stack.enter_context(_opened(path)) for path in (journal.aside, undone))
-            saved = sorted(os.listdir(aside))
-            # What came of the backup leaves. A name that was there and is not aside has never left, or is back already.
-            for name in self._mine(journal) if started else journal.restored:
-                from_backup = _exists(name, home) and not (staging is not None and _exists(name, staging))
-                if from_backup and (name in saved or name not in journal.present):
-                    os.rename(name, name, src_dir_fd=home, dst_dir_fd=gone if staging is None else staging)
-            for name in saved:
-                # Whoever made that meanwhile.
-                if _exists(name, home):
-                    os.rename(name, _free(name, gone), src_dir_fd=home, dst_dir_fd=gone)
-            os.fsync(gone)
-            for name in saved:
-                os.rename(name, name, src_dir_fd=aside, dst_dir_fd=home)
-            os.fsync(home)
-            if os.listdir(gone):
-                self.say(f"what was in the home by then is in {undone}")
-        for path in (journal.aside, undone):
-            if not os.listdir(path):
-                os.rmdir(path)
+                self.undertaking.enter(journal, "stop")
+        self._remove_staging(journal, owner, locks)
+        if runs and journal.running and journal.step != "extract":
+            gateway.start(self.host.manager_of, [profile], {journal.profile: self.host.records(journal.profile)})
+        self.undertaking.end()
 
     def _stop(self, profile: dict[str, Any]) -> None:
         self.say("stopping the gateway")
-        gateway.stop(self.host.manager, [profile])
+        gateway.stop(self.host.manager_of, [profile])
 
-    def _mine(self, journal: Journal) -> list[str]:
-        """The names in the home that a backup replaces."""
-        with acting_as(self.host.owner):
-            names = backup.replaced(journal.home)
-        return [name for name in names if not (journal.keep_env and name.startswith(backup.ENV))]
+    def _work(self, journal: Journal, owner: Owner, function: str, locks: Sequence[int]) -> Any:
+        arguments = (journal.home, journal.stamp, journal.keep_env)
+        return work(
+            owner, f"backup.exchange:{function}", *arguments, limits=_LIMITS, descriptors=locks, where=journal.home
+        )
 
-    def _remove_staging(self, journal: Journal) -> None:
-        with acting_as(self.host.owner):
-            remove_tree(os.path.join(journal.home, backup.STAGING))
-
-    # The journal.
-
-    def _enter(self, journal: Journal, step: str) -> None:
-        """Write down that *step* begins."""
-        write_json(self.journal_path, {**dataclasses.asdict(journal), "step": step})
-        journal.step = step
-
-    def _forget(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.journal_path)
-            sync_directory(self.host.ops_dir)
-        self.guard.lift()
-
-
-def aside_root(host: Installation, home: str) -> str:
-    """Where what a home loses is kept: with what is ours, as long as a rename leads there."""
-    if os.stat(host.ops_dir).st_dev == os.stat(home).st_dev:
-        return os.path.join(host.ops_dir, "set-aside")
-    return os.path.join(home, ASIDE_IN_HOME)
-
-
-def learnt_since(host: Installation, home: str, manifest: dict[str, Any]) -> list[str]:
-    """What the home knows that a backup cannot: one reason for each thing, ready to be read.
-
-    A home to which nobody ever said anything has learnt nothing, however new its files are: site.yml just wrote them.
-
-    :param manifest: of the backup
-    """
-    since = manifest["created"]
-    spoken = _last_said(host, home)
-    if not spoken:
-        return []
-    if since > time.time() + backup.FAST_CLOCK:
-        return [f"it was made with a clock that was fast ({_when(since)}), and nobody knows when"]
-    reasons = []
-    if spoken > since:
-        reasons.append(f"somebody spoke to the agent on {_when(spoken)}")
-    with acting_as(host.owner):
-        for name in LEARNT:
-            newest = max(_newer(home, name, manifest), default=None)
-            if newest:
-                reasons.append(f"{newest[1]} was changed on {_when(newest[0])}")
-    return reasons
-
-
-def _last_said(host: Installation, home: str) -> float:
-    """When somebody said the last thing that was no question of ours; 0.0: never, or that cannot be read."""
-    query = "SELECT max(timestamp) FROM messages WHERE role = 'user' AND instr(coalesce(content, ''), ?) = 0"
-    try:
-        with sessions.reading(home, host.owner) as database:
-            if database is None:
-                return 0.0
-            (when,) = database.execute(query, (health.REPLY_PROMPT,)).fetchone()
-    except OpsError:
-        # That is why one restores.
-        return 0.0
-    return float(when or 0.0)
-
-
-def _newer(home: str, name: str, manifest: dict[str, Any]) -> Iterator[tuple[float, str]]:
-    """Files at or below *name* that were changed since the backup and are not as in it."""
-    top = os.path.join(home, name)
-    paths = [top] if not os.path.isdir(top) else []
-    for directory, _names, files in os.walk(top):
-        paths += [os.path.join(directory, file) for file in files]
-    for path in paths:
+    def _remove_staging(self, journal: Journal, owner: Owner, locks: Sequence[int] = ()) -> None:
+        """What cannot be removed is in nobody's way: each restore has a staging directory of its own."""
         try:
-            status = os.lstat(path)
-        except FileNotFoundError:
-            continue
-        if not stat.S_ISREG(status.st_mode) or status.st_mtime <= manifest["created"]:
-            continue
-        relative = os.path.relpath(path, home)
-        saved = manifest["members"].get(f"{archive.HOME}/{relative}", {}).get("sha256")
-        if saved != hashlib.sha256(read_bytes(path) or b"").hexdigest():
-            yield status.st_mtime, relative
+            function = "backup.exchange:remove_staging"
+            failed = work(owner, function, journal.home, limits=_LIMITS, descriptors=locks, where=journal.home)
+        except OpsError as error:
+            failed = [str(error)]
+        for each in failed if isinstance(failed, list) else []:
+            self.say(f"left behind: {each}")
+
+    def _keep(self, journal: Journal, prefix: str, suffix: str) -> str:
+        """Move a directory out of the home, as a whole, to where only root changes it.
+
+        :returns: where it is now
+        """
+        name = prefix + journal.stamp
+        stays = os.path.join(journal.home, name)
+        target = os.path.join(self.host.ops_dir, "set-aside")
+        new = f"{journal.profile}-{journal.stamp}{suffix}"
+        with contextlib.ExitStack() as stack:
+            try:
+                ensure_directory(target, mode=0o700)
+                home, ours = open_directory(journal.home), open_directory(target)
+                stack.callback(os.close, home)
+                stack.callback(os.close, ours)
+                # The agent may put anything in its place; nothing of ours looks into it.
+                if not stat.S_ISDIR(os.lstat(name, dir_fd=home).st_mode):
+                    return stays
+                os.rename(name, new, src_dir_fd=home, dst_dir_fd=ours)
+                os.fsync(ours)
+                return os.path.join(target, new)
+            except (OpsError, OSError):
+                # Another file system, a full one, or gone: nothing that would undo a restore.
+                return stays
 
 
-def _refuse_newer(reasons: list[str], manifest: dict[str, Any]) -> None:
-    if reasons:
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError as error:
+        raise OpsError(f"cannot be found ({error.strerror})", where=path, fix="mount its volume") from None
+
+
+def _refuse_newer(manifest: Manifest) -> None:
+    if manifest.learnt:
         raise OpsError(
-            f"the home knows more than the backup of {_when(manifest['created'])}: {'; '.join(reasons)}",
+            f"the home knows more than the backup of {moment(manifest.created)}: {'; '.join(manifest.learnt)}",
             fix="say --force; what is there is set aside, not lost",
         )
 
 
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
-
-
-@contextlib.contextmanager
-def _opened(path: str, name: str | None = None) -> Iterator[int]:
-    """A descriptor of a directory, through no link of the agent's; what the system refuses is an error of ours."""
-    descriptor = open_directory(os.path.join(path, name) if name else path)
-    try:
-        yield descriptor
-    except OSError as error:
-        raise failure("changed", path, error) from None
-    finally:
-        os.close(descriptor)
-
-
-def _make(path: str) -> None:
-    """Make a directory (0700, ours) with its parents, through no link of the agent's."""
-    parent, name = os.path.split(path)
-    if not os.path.isdir(parent):
-        _make(parent)
-    with _opened(parent) as descriptor, contextlib.suppress(FileExistsError):
-        os.mkdir(name, 0o700, dir_fd=descriptor)
-
-
-def _exists(name: str, directory: int) -> bool:
-    try:
-        os.lstat(name, dir_fd=directory)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _free(name: str, directory: int) -> str:
-    """A name like *name* that nothing in *directory* has."""
-    number, free = 1, name
-    while _exists(free, directory):
-        number += 1
-        free = f"{name}.{number}"
-    return free
-
-
-# The last working copies of two files, without a backup.
-
-
-def _refuse_update(host: Installation) -> None:
-    if host.busy("update") or host.unfinished("update"):
-        raise OpsError("an update is running or was interrupted", fix="wait for it, or: hermes-ops update --recover")
-
-
-def put_back_kept(host: Installation, profile: dict[str, Any], say: Callable[[str], object]) -> str | None:
-    """Give config.yaml and .env back the copies that last proved to work, and the gateway a fresh start (B8).
-
-    :returns: the directory that holds what was there; None when nothing differed
-    :raises OpsError: when nothing is kept, or the agent is not healthy with it either
-    """
-    records = host.records(profile["name"])
-    aside = None
-    with host.lock("restore"):
-        _refuse_update(host)
-        backup.refuse_unfinished(host)
-        records.prepare()
-        kept = {name: records.read_kept(name) for name in ("config.yaml", backup.ENV)}
-        if not any(data is not None for data in kept.values()):
-            raise OpsError("nothing is kept yet: no agent was ever healthy here", fix="converge the host: site.yml")
-        with records.lock():
-            for name, data in kept.items():
-                path = os.path.join(profile["home"], name)
-                with acting_as(host.owner):
-                    present = read_bytes(path)
-                if data is None or data == present:
-                    continue
-                if aside is None:
-                    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-                    aside = os.path.join(host.ops_dir, "set-aside", f"{profile['name']}-{stamp}")
-                    ensure_directory(aside, mode=0o700)
-                if present is not None:
-                    write_atomic(os.path.join(aside, name), present, mode=0o600)
-                with acting_as(host.owner):
-                    write_atomic(path, data, mode=0o600)
-                say(f"{name} is the last working copy again")
-        # One order: whoever ends us now ends no gateway.
-        host.manager.call("reset-failed", profile["unit"], check=False)
-        gateway.restart(host.manager, [profile], {profile["name"]: records}, [profile["name"]])
-    result = health.wait([profile], host.manager, host.owner)[0]
-    say(result)
-    if not result.ok:
-        raise OpsError("the agent is not healthy with what last worked either", fix="see what it says above")
-    return aside
+def refuse_others(host: Installation) -> None:
+    """:raises OpsError: an update or a separation is under way"""
+    for job, name in {"update": "an update", "separate": "a separation"}.items():
+        if host.busy(job) or host.unfinished(job):
+            raise OpsError(f"{name} is running or was interrupted", fix=f"wait for it, or: hermes-ops {job} --recover")

@@ -6,12 +6,15 @@
 ::
 
     about.json        format, profile, host, time, versions
-    home/…            the files: regular ones, directories, links that stay inside
+    home/…            the files: regular ones, directories, symbolic links
     env.age           .env as age encrypted it; only where that was asked for
-    checksums.json    SHA-256, size and mode of all of these; an archive without it is incomplete
+    summary.json      how many members these are, one SHA-256 over all of them, and notes; an archive without it is
+                      incomplete
 
-Written and read in one pass with bounded memory, so that it can be a file, a pipe to restic or one from it. Nothing
-here knows Hermes. The reader trusts nothing: an archive may come from another host, a bad disk or a bad neighbour.
+A directory comes before what is in it, all of that before what follows, and names are sorted. So a member that is there
+twice is seen without remembering the others: reading and writing take the same little memory for ten files and for ten
+million. Nothing here knows Hermes. The reader trusts nothing: an archive may come from another host, a bad disk, a bad
+neighbour, or the agent itself.
 """
 
 from __future__ import annotations
@@ -21,24 +24,26 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO, Protocol
 
+from ..system import answer
 from ..system.errors import OpsError
-from ..system.files import Owner, acting_as, failure, open_directory
 
-FORMAT = 1
+FORMAT = 2
 ABOUT = "about.json"
-CHECKSUMS = "checksums.json"
+SUMMARY = "summary.json"
 HOME = "home"
 SEALED_ENV = "env.age"
 
 # What about.json says, besides ``format``: whose home, on which host, when (seconds since 1970), by which kit; the
-# release and its version (texts, or None), the schema version of each database, how .env is in it, and where it was.
+# release and its version (texts, or None), and how .env is in it.
 ABOUT_KEYS: dict[str, Any] = {
     "profile": str,
     "host": str,
@@ -46,21 +51,22 @@ ABOUT_KEYS: dict[str, Any] = {
     "kit": str,
     "release": (str, type(None)),
     "version": (str, type(None)),
-    "schemas": dict,
     "env": str,
 }
-# What checksums.json says besides ``members``, by path: what could not be written as it was, and why; and links that
-# lead out of the home, which are not in it, with where they lead.
-NOTES = ("problems", "outside")
+# What summary.json says besides ``members`` and ``sha256``, each by path: what could not be written as it was, and
+# why; what was left out although it has a name that belongs to a backup; the schema version of each database.
+NOTES: dict[str, Any] = {"problems": str, "left_out": str, "schemas": int}
 
 CHUNK = 1024 * 1024
-# Bytes that are left free where we write: an agent whose volume is full cannot even say so.
-RESERVE = 64 * 1024 * 1024
+# Bytes of a path below the home: it has to fit below a longer one, where it is restored (Linux, PATH_MAX: 4096).
+PATH_LIMIT = 3072
+# Bytes of all notes together.
+NOTES_LIMIT = 256 * 1024
 # Bytes of what has to be held in memory as a whole: headers of tar (two paths), and our own members by name.
 _HEADER_LIMIT = 16 * 1024
-_LIMITS = {ABOUT: 1024 * 1024, SEALED_ENV: 4 * 1024 * 1024, CHECKSUMS: 256 * 1024 * 1024}
-# Linux, PATH_MAX.
-_PATH_LIMIT = 4096
+_LIMITS = {ABOUT: 64 * 1024, SEALED_ENV: 1024 * 1024, SUMMARY: 2 * NOTES_LIMIT}
+# Linux, PATH_MAX: of what a link says.
+_TARGET_LIMIT = 4096
 # Seconds since 1970 that every file system can write down.
 _LATEST = 2**31 - 1
 # What may follow the last member: tar fills up with zeros.
@@ -69,65 +75,49 @@ _PADDING_LIMIT = 64 * 1024
 _FIX = "take another one: hermes-ops backups"
 
 
-def check_space(directory: str, size: int) -> None:
-    """:raises OpsError: when *size* more bytes would leave less than :data:`RESERVE` free in *directory*"""
-    status = os.statvfs(directory)
-    if status.f_bavail * status.f_frsize < size + RESERVE:
-        raise OpsError(
-            f"has no room for {size // CHUNK + 1} MiB more with {RESERVE // CHUNK} MiB left free",
-            where=directory,
-            fix="free space",
-        )
+class _Members:
+    """What an archive holds, as far as it has come: in order, counted, and with one checksum."""
 
+    def __init__(self) -> None:
+        self.count = 0
+        self.digest = hashlib.sha256()
+        # The directories that may still get entries: path, mode, name of the last entry.
+        self.open: list[tuple[str, int, str]] = []
 
-class _Careful(io.RawIOBase):
-    """A file that is written until the disk is nearly full."""
+    def add(self, *line: Any) -> None:
+        self.count += 1
+        self.digest.update(json.dumps(line).encode() + b"\n")
 
-    def __init__(self, path: str, descriptor: int) -> None:
-        self.path = path
-        self.stream = os.fdopen(descriptor, "wb", buffering=0)
-        self.unchecked = CHUNK
+    def place(self, name: str) -> list[tuple[str, int]] | None:
+        """Have *name* come next below :data:`HOME`.
 
-    def writable(self) -> bool:
-        return True
+        :returns: the directories that are complete by that, path and mode, innermost first; None: it must not come
+            here
+        """
+        if name == HOME:
+            return None if self.open else []
+        parent, _slash, last = name.rpartition("/")
+        done = []
+        while self.open and self.open[-1][0] != parent:
+            done.append(self.open.pop()[:2])
+        if not self.open or last <= self.open[-1][2]:
+            return None
+        self.open[-1] = (*self.open[-1][:2], last)
+        return done
 
-    def write(self, data: Any) -> int:
-        if self.unchecked >= CHUNK:
-            check_space(os.path.dirname(self.path), len(data))
-            self.unchecked = 0
-        self.unchecked += len(data)
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[self.stream.write(view) :]
-        except OSError as error:
-            raise failure("written", self.path, error) from None
-        return len(data)
+    def enter(self, name: str, mode: int) -> None:
+        self.open.append((name, mode, ""))
 
-    def close(self) -> None:
-        self.stream.close()
-        super().close()
+    def leave(self) -> list[tuple[str, int]]:
+        """All directories that are still open, innermost first."""
+        return [each[:2] for each in reversed(self.open)]
 
-
-@contextlib.contextmanager
-def compressed(path: str) -> Iterator[BinaryIO]:
-    """Write *path* (0600, must not exist) through gzip; it is on disk when the block ends.
-
-    :raises OpsError: when the disk would be full
-    """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise failure("written", path, error) from None
-    with contextlib.closing(_Careful(path, descriptor)) as file:
-        # The level that is quick: a nightly job shares the host with agents.
-        with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=1) as stream:
-            yield stream
-        os.fsync(descriptor)
+    def said(self) -> dict[str, Any]:
+        return {"members": self.count, "sha256": self.digest.hexdigest()}
 
 
 class Writer:
-    """Writes one archive to *out*. Every directory has to come before what is in it.
+    """Writes one archive to *out*. Members have to come in order.
 
     A context manager: left by an error, it writes no end.
 
@@ -136,8 +126,7 @@ class Writer:
 
     def __init__(self, out: BinaryIO, about: dict[str, Any]) -> None:
         self.out: BinaryIO | None = out
-        self.about = {"format": FORMAT, **about}
-        self.members: dict[str, dict[str, Any]] = {}
+        self.members = _Members()
         self.tar = tarfile.open(  # noqa: SIM115 - closed with this object
             fileobj=self,
             mode="w|",
@@ -145,7 +134,7 @@ class Writer:
             encoding="utf-8",
             errors="surrogateescape",
         )
-        self._json(ABOUT, self.about)
+        self._json(ABOUT, {"format": FORMAT, **about})
 
     def __enter__(self) -> Writer:
         return self
@@ -161,39 +150,39 @@ class Writer:
 
     def directory(self, name: str, mode: int) -> None:
         self._add(self._header(name, tarfile.DIRTYPE, mode=mode))
-        self.members[name] = {"mode": mode}
+        self.members.add(name, "directory", mode)
 
     def link(self, name: str, target: str) -> None:
-        """:param target: one that :func:`stays_inside`"""
         header = self._header(name, tarfile.SYMTYPE, mode=0o777)
         header.linkname = target
         self._add(header)
-        self.members[name] = {"link": target}
+        self.members.add(name, "link", target)
 
     def file(self, name: str, stream: BinaryIO, size: int, *, mode: int, mtime: float) -> bool:
         """Write *size* bytes of *stream*; when it ends before, zeros stand for the rest.
 
+        :param mtime: seconds since 1970, as the system says
         :returns: whether all was there
         """
         source = _Hashing(stream, size)
         header = self._header(name, tarfile.REGTYPE, mode=mode)
-        header.size, header.mtime = size, int(mtime)
+        header.size, header.mtime = size, _moment(mtime)
         self._add(header, source)
-        self.members[name] = {"sha256": source.digest.hexdigest(), "size": size, "mode": mode}
+        self.members.add(name, "file", mode, size, header.mtime, source.digest.hexdigest())
         return not source.missing
 
     def data(self, name: str, data: bytes) -> None:
         self.file(name, io.BytesIO(data), len(data), mode=0o600, mtime=0)
 
-    def finish(self, **notes: dict[str, str]) -> dict[str, Any]:
+    def finish(self, notes: dict[str, dict[str, Any]]) -> int:
         """Write the last member.
 
         :param notes: :data:`NOTES`
-        :returns: what :func:`read` will
+        :returns: how many members there are before it
         """
-        members = dict(self.members)
-        self._json(CHECKSUMS, {"members": members, **notes})
-        return {**self.about, "members": members, **notes}
+        said = self.members.said()
+        self._json(SUMMARY, {**said, **notes})
+        return said["members"]
 
     def _json(self, name: str, value: Any) -> None:
         # Names that are no UTF-8 survive as the surrogates that Python makes of them.
@@ -229,17 +218,26 @@ class _Hashing:
         return data
 
 
+def _moment(seconds: float) -> int:
+    return int(min(max(seconds, 0), _LATEST))
+
+
 def stays_inside(path: str, target: str) -> bool:
     """Whether the symbolic link *path* (relative to the home) to *target* can only lead into the home.
 
     ``..`` counts only where it comes first: there it climbs real directories. After a name it might climb from
     wherever another link leads.
     """
-    if target.startswith("/") or not target or "\0" in target or len(target) > _PATH_LIMIT:
+    if target.startswith("/") or not target or "\0" in target:
         return False
     parts = [part for part in target.split("/") if part not in ("", ".")]
     climbs = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     return ".." not in parts[climbs:] and climbs <= path.count("/")
+
+
+def fits(path: str) -> bool:
+    """Whether an archive may hold *path* (below the home)."""
+    return len(os.fsencode(path)) <= PATH_LIMIT
 
 
 class _Header(tarfile.TarInfo):
@@ -261,104 +259,48 @@ class _Header(tarfile.TarInfo):
     _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _sparse
 
 
+class Sink(Protocol):
+    """Where :func:`read` puts a home. Paths are below it; ``""`` is the home itself."""
+
+    def directory(self, path: str) -> None: ...
+
+    def left(self, path: str, mode: int) -> None:
+        """All that is in the directory *path* was put there."""
+
+    def link(self, path: str, target: str) -> None: ...
+
+    def file(self, path: str, mode: int, mtime: int) -> AbstractContextManager[Callable[[bytes], None]]: ...
+
+    def hashed(self, path: str, sha256: str) -> None:
+        """The file *path* was put there, and had this checksum."""
+
+
 class Nowhere:
-    """Where :func:`read` puts what it only checks."""
+    """A :class:`Sink` for an archive that is only checked."""
 
-    def directory(self, path: str, mode: int) -> None:
+    def directory(self, path: str) -> None:
+        pass
+
+    def left(self, path: str, mode: int) -> None:
         pass
 
     def link(self, path: str, target: str) -> None:
         pass
 
     @contextlib.contextmanager
-    def file(self, path: str, size: int, mode: int, mtime: int) -> Iterator[Any]:
-        yield None
+    def file(self, path: str, mode: int, mtime: int) -> Iterator[Callable[[bytes], None]]:
+        yield lambda data: None
 
-
-class Directory(Nowhere):
-    """Where :func:`read` puts a home: *path*, with the rights of *owner* throughout.
-
-    :raises OpsError: when *path* is there and not empty
-    """
-
-    def __init__(self, path: str, owner: Owner) -> None:
-        self.path, self.owner = path, owner
-        self.modes: list[tuple[str, int]] = []
-        _make_empty(path, owner)
-
-    def directory(self, path: str, mode: int) -> None:
-        full = os.path.join(self.path, path)
-        with acting_as(self.owner), self._writing(full):
-            if path:
-                os.mkdir(full, 0o700)
-            self.modes.append((full, mode))
-
-    def link(self, path: str, target: str) -> None:
-        full = os.path.join(self.path, path)
-        with acting_as(self.owner), self._writing(full):
-            os.symlink(target, full)
-
-    @contextlib.contextmanager
-    def file(self, path: str, size: int, mode: int, mtime: int) -> Iterator[Any]:
-        full = os.path.join(self.path, path)
-        check_space(self.path, size)
-        with acting_as(self.owner), self._writing(full):
-            descriptor = os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-
-            def write(data: bytes) -> None:
-                with self._writing(full):
-                    stream.write(data)
-
-            yield write
-            with self._writing(full):
-                stream.flush()
-                os.fchmod(descriptor, mode)
-                os.utime(descriptor, (mtime, mtime))
-
-    def finish(self) -> None:
-        """Give the directories their modes, from below: one of them may forbid to write into it."""
-        with acting_as(self.owner):
-            for path, mode in reversed(self.modes):
-                os.chmod(path, mode)
-
-    @staticmethod
-    @contextlib.contextmanager
-    def _writing(path: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise failure("written", path, error) from None
-
-
-def _make_empty(path: str, owner: Owner) -> None:
-    try:
-        with acting_as(owner):
-            if os.listdir(path):
-                raise OpsError("is not empty", where=path, fix="name another directory")
-        return
-    except FileNotFoundError:
+    def hashed(self, path: str, sha256: str) -> None:
         pass
-    except OSError as error:
-        raise failure("read", path, error) from None
-    parent, name = os.path.split(path)
-    descriptor = open_directory(parent)
-    try:
-        os.mkdir(name, 0o700, dir_fd=descriptor)
-        if os.geteuid() == 0:
-            os.chown(name, owner.uid, owner.gid, dir_fd=descriptor, follow_symlinks=False)
-    except OSError as error:
-        raise failure("made", path, error) from None
-    finally:
-        os.close(descriptor)
 
 
-def read(source: BinaryIO, where: str, sink: Nowhere) -> dict[str, Any]:
+def read(source: BinaryIO, where: str, sink: Sink) -> dict[str, Any]:
     """Check an archive from its first byte to its last, and hand what is in ``home/`` to *sink* meanwhile.
 
     :param source: the tar stream, not compressed
     :param where: what errors call it
-    :returns: the content of about.json and checksums.json in one, and ``sealed_env`` where .env is in it encrypted
+    :returns: the content of about.json and of summary.json in one, and ``sealed_env`` (bytes, or None)
     :raises OpsError: it is not whole, not ours, or holds something that could get out of the directory; what *sink*
         has by then is to be thrown away
     """
@@ -366,54 +308,65 @@ def read(source: BinaryIO, where: str, sink: Nowhere) -> dict[str, Any]:
     about = reader.json(reader.next(ABOUT), ABOUT)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise reader.refused("is of another format", fix="restore it with the kit that made it")
-    if not all(isinstance(about.get(key), kind) for key, kind in ABOUT_KEYS.items()):
+    if not _says(about, ABOUT_KEYS) or not math.isfinite(about["created"]):
         raise reader.refused(f"has an {ABOUT} that does not say what it must")
-    sealed = checksums = None
-    while checksums is None:
-        member = reader.next()
-        name = member.name
-        if name in reader.members:
-            raise reader.refused(f"holds {name!r} twice")
-        if name == CHECKSUMS:
-            checksums = reader.json(member, name)
-        elif name == SEALED_ENV:
-            sealed = reader.whole(member, name)
+    sealed = None
+    while (member := reader.next()).name != SUMMARY:
+        if member.name == SEALED_ENV and sealed is None:
+            sealed = reader.whole(member, SEALED_ENV)
         else:
             _take(reader, member, sink)
-    reader.finish()
-    if not isinstance(checksums, dict) or checksums.get("members") != reader.members:
-        raise reader.refused("does not hold what its checksums say")
-    if HOME not in reader.members:
+    if not reader.members.open:
         raise reader.refused("holds no home")
-    for notes in NOTES:
-        values = checksums.get(notes)
-        if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
-            raise reader.refused(f"has a {CHECKSUMS} that does not say what it must")
-    return {**about, **checksums, **({} if sealed is None else {"sealed_env": sealed})}
+    for path, mode in reader.members.leave():
+        sink.left(path[len(HOME) + 1 :], mode)
+    said = reader.members.said()
+    summary = reader.json(member, SUMMARY)
+    reader.finish()
+    if not isinstance(summary, dict) or {key: summary.get(key) for key in said} != said:
+        raise reader.refused("does not hold what its checksum says")
+    for notes, kind in NOTES.items():
+        if not answer.fits(summary.get(notes), {str: kind}):
+            raise reader.refused(f"has a {SUMMARY} that does not say what it must")
+    return {
+        **{key: about[key] for key in ABOUT_KEYS},
+        **{key: summary[key] for key in ("members", *NOTES)},
+        "sealed_env": sealed,
+    }
 
 
-def _take(reader: _Reader, member: tarfile.TarInfo, sink: Nowhere) -> None:
+def _says(value: dict[str, Any], keys: dict[str, Any]) -> bool:
+    return all(isinstance(value.get(key), kind) and value.get(key) is not True for key, kind in keys.items())
+
+
+def _take(reader: _Reader, member: tarfile.TarInfo, sink: Sink) -> None:
     name = member.name
     top, _slash, path = name.partition("/")
     parts = name.split("/")
-    if top != HOME or len(name) > _PATH_LIMIT or "\0" in name or {"", ".", ".."} & set(parts):
+    if top != HOME or not fits(path) or "\0" in name or {"", ".", ".."} & set(parts):
         raise reader.refused(f"holds {name[:100]!r}, which is not below {HOME}/")
-    if path and set(reader.members.get(os.path.dirname(name), ("link",))) != {"mode"}:
-        raise reader.refused(f"holds {name!r} outside of any directory of it")
+    complete = reader.members.place(name)
+    if complete is None:
+        raise reader.refused(f"holds {name[:100]!r} twice, outside of any directory of it, or out of order")
+    for directory, mode in complete:
+        sink.left(directory[len(HOME) + 1 :], mode)
     mode = member.mode & 0o777
     if member.type == tarfile.DIRTYPE:
-        reader.members[name] = {"mode": mode}
-        sink.directory(path, mode)
+        reader.members.enter(name, mode)
+        reader.members.add(name, "directory", mode)
+        sink.directory(path)
     elif member.type == tarfile.SYMTYPE and path:
-        if not stays_inside(path, member.linkname):
-            raise reader.refused(f"holds a link that leads out of the home: {name!r}")
-        reader.members[name] = {"link": member.linkname}
-        sink.link(path, member.linkname)
+        target = member.linkname
+        if not target or "\0" in target or len(os.fsencode(target)) > _TARGET_LIMIT:
+            raise reader.refused(f"holds a link that leads nowhere: {name[:100]!r}")
+        reader.members.add(name, "link", target)
+        sink.link(path, target)
     elif member.type == tarfile.REGTYPE and path:
-        with sink.file(path, member.size, mode, int(min(max(member.mtime, 0), _LATEST))) as write:
-            reader.copy(member, write)
+        with sink.file(path, mode, reader.moment(member)) as write:
+            digest = reader.copy(member, write)
+        sink.hashed(path, digest)
     else:
-        raise reader.refused(f"holds {name!r} as something else than a directory")
+        raise reader.refused(f"holds {name[:100]!r} as something else than a directory")
 
 
 class _Reader:
@@ -421,7 +374,7 @@ class _Reader:
 
     def __init__(self, source: BinaryIO, where: str) -> None:
         self.source, self.where = source, where
-        self.members: dict[str, dict[str, Any]] = {}
+        self.members = _Members()
         with self._damage():
             self.tar = tarfile.open(  # noqa: SIM115 - closed with this object
                 fileobj=source, mode="r|", tarinfo=_Header, encoding="utf-8", errors="surrogateescape"
@@ -447,10 +400,17 @@ class _Reader:
             raise self.refused("is incomplete: it was not written to its end")
         if wanted and member.name != wanted:
             raise self.refused(f"is no backup: it does not begin with {wanted}")
+        if member.size < 0:
+            raise self.refused(f"holds {member.name[:100]!r} with a size that cannot be true")
         return member
 
-    def copy(self, member: tarfile.TarInfo, write: Any) -> None:
-        """Pass the content of *member* to *write* (None: to nobody) and remember its checksum."""
+    def moment(self, member: tarfile.TarInfo) -> int:
+        if not math.isfinite(member.mtime):
+            raise self.refused(f"holds {member.name[:100]!r} with a time that cannot be true")
+        return _moment(member.mtime)
+
+    def copy(self, member: tarfile.TarInfo, write: Callable[[bytes], object]) -> str:
+        """Pass the content of *member* to *write*, and return its checksum."""
         digest = hashlib.sha256()
         with self._damage():
             stream: Any = self.tar.extractfile(member)
@@ -462,17 +422,16 @@ class _Reader:
                     raise EOFError
             left -= len(data)
             digest.update(data)
-            if write:
-                write(data)
-        self.members[member.name] = {"sha256": digest.hexdigest(), "size": member.size, "mode": member.mode & 0o777}
+            write(data)
+        content, mode = digest.hexdigest(), member.mode & 0o777
+        self.members.add(member.name, "file", mode, member.size, self.moment(member), content)
+        return content
 
     def whole(self, member: tarfile.TarInfo, name: str) -> bytes:
-        if member.type != tarfile.REGTYPE or not 0 <= member.size <= _LIMITS[name]:
+        if member.type != tarfile.REGTYPE or member.size > _LIMITS[name]:
             raise self.refused(f"holds a {name} that cannot be true")
         chunks: list[bytes] = []
         self.copy(member, chunks.append)
-        if name == CHECKSUMS:
-            del self.members[name]
         return b"".join(chunks)
 
     def json(self, member: tarfile.TarInfo, name: str) -> Any:
@@ -484,25 +443,20 @@ class _Reader:
         """Read what follows, which must be nothing: only so gzip compares its own checksum."""
         with self._damage():
             if self.tar.next() is not None:
-                raise self.refused(f"goes on after {CHECKSUMS}")
+                raise self.refused(f"goes on after {SUMMARY}")
             rest = self.source.read(_PADDING_LIMIT + 1)
         if len(rest) > _PADDING_LIMIT or rest.strip(b"\0"):
             raise self.refused("goes on after its end")
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[BinaryIO]:
-    """The tar stream in the file *path*, gzip or plain.
+def unpacked(file: BinaryIO) -> Iterator[BinaryIO]:
+    """The tar stream in *file*, gzip or plain.
 
-    :raises OpsError: when there is no such file
+    :param file: buffered
     """
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - closed by the with below
-    except OSError as error:
-        raise failure("read", path, error) from None
-    with file:
-        if re.match(rb"\x1f\x8b", file.peek(2)):
-            with gzip.GzipFile(fileobj=file) as stream:
-                yield stream
-        else:
-            yield file
+    if re.match(rb"\x1f\x8b", file.peek(2)):  # type: ignore[attr-defined]
+        with gzip.GzipFile(fileobj=file) as stream:
+            yield stream
+    else:
+        yield file

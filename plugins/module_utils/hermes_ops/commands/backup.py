@@ -9,56 +9,59 @@ import argparse
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
-from ..backup import archives as backup
-from ..backup import offsite
+from ..backup import archives, making, offsite
+from ..backup.settings import ENV_CHOICES, Settings
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host import settings
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..watch import heartbeat
 
+SUMMARY = "back the agents' homes up, while they work"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="this profile only")
     parser.add_argument("--output", metavar="DIR", help="there and nowhere else, and nothing is removed there")
-    parser.add_argument("--env", choices=backup.ENV_CHOICES, help=".env in the archive (default: as declared)")
+    parser.add_argument("--env", choices=ENV_CHOICES, help=".env in the archive (default: as declared)")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def work(arguments: argparse.Namespace) -> int:
     host = installation()
     wanted = declared()
-    directory = arguments.output or backup.directory_of(host)
+    directory = arguments.output or archives.directory_of(host)
     # What is not the whole of it says nothing about the nightly one.
     whole = arguments.profile is None and arguments.output is None
     if whole:
         heartbeat.report(host, "backup", "start", "backup")
     made: list[dict[str, Any]] = []
+    failures: list[str] = []
     try:
         env = wanted.env_of(arguments.env)
         profiles = host.select(arguments.profile)
         if not profiles:
             raise OpsError("there is no profile", fix="converge the host: site.yml")
         for profile in profiles:
-            path = backup.create(host, profile, directory, env=env)
-            # Read again before an older one goes.
-            manifest = backup.verify(path)
-            if arguments.output is None:
-                backup.prune(directory, profile["name"], wanted.keep)
-            made.append(_said(profile["name"], path, manifest))
+            # One agent's home must not keep the others from their backups.
+            with _collected(failures, profile):
+                done = making.create(host, profile, directory, env=env)
+                made.append(_said(profile["name"], done))
+                if arguments.output is None:
+                    archives.prune(directory, profile["name"], wanted.keep)
         if arguments.output is None and wanted.restic_repository:
-            _off_the_host(host, wanted, profiles)
+            _off_the_host(host, wanted, profiles, failures)
     except (OpsError, OSError) as error:
-        if whole:
-            with contextlib.suppress(OpsError):
-                heartbeat.conclude(host, "backup", True, str(error), archives=made)
-        raise
+        failures.append(str(error))
     problems = [f"{each['profile']}: {path} {why}" for each in made for path, why in each["problems"].items()]
-    message = "; ".join(problems) or f"backed up: {', '.join(each['profile'] for each in made)}"
+    wrong = [*failures, *problems]
+    message = "; ".join(wrong) or f"backed up: {', '.join(each['profile'] for each in made)}"
     if whole:
-        heartbeat.conclude(host, "backup", bool(problems), message, archives=made)
+        with contextlib.suppress(OpsError) if failures else contextlib.nullcontext():
+            heartbeat.conclude(host, "backup", bool(wrong), message, archives=made)
     if arguments.json:
         say(json.dumps(made, indent=2))
     else:
@@ -66,26 +69,38 @@ def work(arguments: argparse.Namespace) -> int:
             say(f"profile {each['profile']}: {each['path']} ({each['size'] / 2**20:.1f} MiB)")
         for problem in problems:
             say(f"not as it should be: {problem}")
+    if failures:
+        raise OpsError("; ".join(failures))
     return EXIT_UNHEALTHY if problems else EXIT_OK
 
 
-def _off_the_host(host: Installation, wanted: backup.Settings, profiles: list[dict[str, Any]]) -> None:
+@contextlib.contextmanager
+def _collected(failures: list[str], profile: dict[str, Any]) -> Iterator[None]:
+    """Take what goes wrong with one agent for a failure of that agent."""
+    try:
+        yield
+    except (OpsError, OSError) as error:
+        failures.append(f"{profile['name']}: {error}")
+
+
+def _off_the_host(host: Installation, wanted: Settings, profiles: list[dict[str, Any]], failures: list[str]) -> None:
     repository = offsite.Repository(host, wanted)
     repository.prepare()
     for profile in profiles:
-        repository.save(profile)
-        repository.forget(profile["name"])
+        with _collected(failures, profile):
+            repository.save(profile)
+            repository.forget(profile["name"])
     repository.look_after()
 
 
-def _said(profile: str, path: str, manifest: dict[str, Any]) -> dict[str, Any]:
+def _said(profile: str, done: making.Made) -> dict[str, Any]:
     return {
         "profile": profile,
-        "path": path,
-        "size": os.stat(path).st_size,
-        "files": len(manifest["members"]),
-        "problems": manifest["problems"],
-        "outside": manifest["outside"],
+        "path": done.path,
+        "size": os.stat(done.path).st_size,
+        "files": done.manifest.members,
+        "problems": done.manifest.problems,
+        "left_out": done.manifest.left_out,
     }
 
 
@@ -95,8 +110,8 @@ def installation() -> Installation:
     return Installation.load()
 
 
-def declared() -> backup.Settings:
+def declared() -> Settings:
     """What the role backup wrote down, or what is so without it."""
     if os.path.exists(settings.path_of("backup")):
-        return settings.load("backup", backup.Settings)
-    return backup.Settings()
+        return settings.load("backup", Settings)
+    return Settings()

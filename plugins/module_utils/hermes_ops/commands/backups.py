@@ -10,11 +10,12 @@ import dataclasses
 import json
 import time
 
-from ..backup import archives as backup
-from ..backup import offsite
+from ..backup import archives, offsite, settings
 from ..cli import EXIT_OK, say
 from ..host.installation import Installation
 from . import backup as command_backup
+
+SUMMARY = "which backups there are"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,23 +25,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     host, wanted = command_backup.installation(), command_backup.declared()
-    archives = backup.archives(backup.directory_of(host), arguments.profile)
+    kept = archives.listed(archives.directory_of(host), arguments.profile)
     if arguments.json:
-        found = {"archives": archives, "snapshots": _snapshots(host, wanted, arguments.profile)}
+        found = {"archives": kept, "snapshots": _snapshots(host, wanted, arguments.profile)}
         say(json.dumps({key: [dataclasses.asdict(each) for each in value] for key, value in found.items()}, indent=2))
         return EXIT_OK
-    for archive in archives:
+    for archive in kept:
         say(f"{_when(archive.created)}  {archive.profile:20}  {archive.size / 2**20:8.1f} MiB  {archive.path}")
     # Those on the host are told also where the repository is out of reach.
     snapshots = _snapshots(host, wanted, arguments.profile)
     for snapshot in snapshots:
         say(f"{_when(snapshot.created)}  {snapshot.profile:20}  {snapshot.host:12}  restic:{snapshot.id}")
-    if not archives and not snapshots:
+    if not kept and not snapshots:
         say("there is none; make one: hermes-ops backup")
     return EXIT_OK
 
 
-def _snapshots(host: Installation, wanted: backup.Settings, profile: str | None) -> list[offsite.Snapshot]:
+def _snapshots(host: Installation, wanted: settings.Settings, profile: str | None) -> list[offsite.Snapshot]:
     """Those off the host; none where nothing is kept there, or before the first backup."""
     repository = offsite.Repository(host, wanted)
     return repository.snapshots(profile) if wanted.restic_repository and repository.exists() else []

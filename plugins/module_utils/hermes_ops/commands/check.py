@@ -11,7 +11,10 @@ import json
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host.installation import Installation
 from ..supervise import health
-from ..watch import heartbeat, look, measure
+from ..watch import findings, look
+from ..watch.declared import declared
+
+SUMMARY = "whether all is well with the agents and their host, and if not, why not"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +32,7 @@ def work(arguments: argparse.Namespace) -> int:
     chosen = host.select(arguments.profile)
     waited = {}
     if arguments.wait:
-        waited = {result.profile: result for result in health.wait(chosen, host.manager, host.owner)}
+        waited = {result.profile: result for result in health.wait(chosen, host.manager_of)}
     report = look.look(host, thresholds(), healths=waited)
     if arguments.profile:
         report = report.about(arguments.profile)
@@ -41,13 +44,13 @@ def work(arguments: argparse.Namespace) -> int:
     return EXIT_OK if report.healthy else EXIT_UNHEALTHY
 
 
-def thresholds() -> measure.Settings:
+def thresholds() -> findings.Settings:
     """Those that were declared with the heartbeat, or ours."""
-    declared = heartbeat.declared()
-    return declared.thresholds() if declared else measure.Settings()
+    wanted = declared()
+    return wanted.thresholds() if wanted else findings.Settings()
 
 
-def lines(report: measure.Report) -> list[str]:
+def lines(report: findings.Report) -> list[str]:
     """*report* for people: what is wrong, then the logs of who is not healthy."""
     said = [f"{'FAILURE' if finding.failure else 'warning'}  {finding}" for finding in report.findings]
     for result in report.profiles:

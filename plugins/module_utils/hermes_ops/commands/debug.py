@@ -13,13 +13,15 @@ import time
 
 from ..cli import EXIT_OK, say
 from ..host.installation import Installation
-from ..system.files import write_atomic
+from ..system.files import check_trusted, write_atomic
 from ..watch import bundle as debug
+
+SUMMARY = "write a bundle for triage, without secrets"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", help="without it hermes-debug-<host>-<time>.tar.gz, here")
-    parser.add_argument("--lines", type=int, default=500, help="so many of each journal (%(default)s)")
+    parser.add_argument("--lines", type=int, default=500, help="lines of each journal (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
@@ -27,11 +29,14 @@ def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
     name = f"hermes-debug-{platform.node()}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     path = os.path.abspath(arguments.output or f"{name}.tar.gz")
-    data, members = debug.bundle(host, name, arguments.lines)
-    write_atomic(path, data, mode=0o600)
+    check_trusted(os.path.dirname(path), "go to a directory of root's, such as /root, or name a file there: --output")
+    made = debug.bundle(host, name, arguments.lines)
+    write_atomic(path, made.data, mode=0o600)
     if arguments.json:
-        say(json.dumps({"bundle": path, "members": members}, indent=2))
-    else:
-        say(f"bundle: {path} ({len(members)} files, {len(data)} bytes)")
-        say("searched for every secret that this host knows: none is in it")
+        say(json.dumps({"bundle": path, "members": made.members, "left_out": made.left_out}, indent=2))
+        return EXIT_OK
+    say(f"bundle: {path} ({len(made.members)} files, {len(made.data)} bytes)")
+    say("searched for the secrets that this host knows, and for what has the name or the look of one")
+    for member, why in sorted(made.left_out.items()):
+        say(f"left out: {member}: {why}")
     return EXIT_OK

@@ -12,8 +12,11 @@ import time
 from ..cli import EXIT_OK, say
 from ..host.installation import Installation
 from ..system.errors import OpsError
-from ..watch import heartbeat
+from ..watch import drill
+from ..watch.declared import declared
 from .heartbeat import SHARE, beat
+
+SUMMARY = "make the alert arrive on purpose, and take it back"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
-    wanted = heartbeat.declared()
+    wanted = declared()
     if wanted is None or not (wanted.ping_url or wanted.profile_urls):
         raise OpsError("no heartbeat is declared that could raise an alert", fix="declare heartbeat_ping_url")
     deadline = time.monotonic() + SHARE * wanted.period
@@ -37,16 +40,16 @@ def work(arguments: argparse.Namespace) -> int:
     if arguments.action == "start":
         if arguments.minutes < 1:
             raise OpsError("a drill lasts a minute or more", fix="say --minutes 15")
-        kind = heartbeat.SILENCE if arguments.silence else heartbeat.FAIL
-        host.write_status(heartbeat.DRILL, kind, "a drill lasts", until=time.time() + 60 * arguments.minutes)
+        kind = drill.SILENCE if arguments.silence else drill.FAIL
+        host.write_status(drill.JOB, kind, "a drill lasts", until=time.time() + 60 * arguments.minutes)
     elif arguments.action == "stop":
-        host.write_status(heartbeat.DRILL, "ended", "no drill lasts")
-    lasting = heartbeat.drill_of(host)
+        host.write_status(drill.JOB, "ended", "no drill lasts")
+    lasting = drill.of(host)
     if arguments.json:
         say(json.dumps({"drill": lasting}))
-    elif lasting == heartbeat.SILENCE:
+    elif lasting == drill.SILENCE:
         say("drill: no ping leaves; the alert arrives when the ping server's grace time is over")
-    elif lasting == heartbeat.FAIL:
+    elif lasting == drill.FAIL:
         say("drill: failures are sent; the alert arrives at once")
     else:
         say("drill: none")

@@ -13,9 +13,10 @@ from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.files import write_atomic
-from ..watch import heartbeat, look
+from ..watch import declared, drill, heartbeat, look, metrics, pings
 
 # Of its period, what a heartbeat may take.
+SUMMARY = "look as check does, and tell whoever is declared"
 SHARE = 0.75
 
 
@@ -25,13 +26,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
-    wanted = heartbeat.declared()
+    wanted = declared.declared()
     if wanted is None:
         raise OpsError("no heartbeat is declared", fix="declare heartbeat_enabled and heartbeat_ping_url")
     return beat(Installation.load(), wanted, started + SHARE * wanted.period)
 
 
-def beat(host: Installation, wanted: heartbeat.Settings, deadline: float, *, quiet: bool = False) -> int:
+def beat(host: Installation, wanted: declared.Settings, deadline: float, *, quiet: bool = False) -> int:
     """Look at the host, and tell it.
 
     :param deadline: of the monotonic clock
@@ -39,29 +40,29 @@ def beat(host: Installation, wanted: heartbeat.Settings, deadline: float, *, qui
     :returns: the exit status
     :raises OpsError: when it cannot be known how the host is: nothing is told then
     """
-    with host.alone(heartbeat.JOB) as alone:
-        if not alone and host.busy(heartbeat.JOB):
+    with host.alone(declared.JOB) as alone:
+        if not alone and host.busy(declared.JOB):
             raise OpsError("another heartbeat has not ended yet", fix="wait for it")
         return _beat(host, wanted, deadline, quiet)
 
 
-def _beat(host: Installation, wanted: heartbeat.Settings, deadline: float, quiet: bool) -> int:
+def _beat(host: Installation, wanted: declared.Settings, deadline: float, quiet: bool) -> int:
     report = look.look(host, wanted.thresholds())
-    drill = heartbeat.drill_of(host)
-    if drill == heartbeat.FAIL:
-        report.findings.insert(0, heartbeat.DRILL_FINDING)
+    lasting = drill.of(host)
+    if lasting == drill.FAIL:
+        report.findings.insert(0, drill.FINDING)
     failed = False
     if wanted.textfile:
         try:
-            write_atomic(wanted.textfile, heartbeat.textfile(report, time.time()), mode=0o644)
+            write_atomic(wanted.textfile, metrics.textfile(report, time.time()), mode=0o644)
         except OpsError as error:
             failed = True
             sys.stderr.write(f"hermes-ops: {error}\n")
     if not quiet:
         say(report.message)
-    if drill == heartbeat.SILENCE:
+    if lasting == drill.SILENCE:
         return EXIT_UNHEALTHY if failed else EXIT_OK
-    answers = heartbeat.send(heartbeat.pings_of(wanted, report), deadline)
+    answers = pings.send(heartbeat.pings_of(wanted, report), deadline)
     for name, answer in answers.items():
         if answer.problem is not None:
             failed = True

@@ -12,10 +12,17 @@ import sys
 from typing import Any
 
 from ..agent import memory
+from ..agent.quote import quoted
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.text import moment, printable
+from ..system.worker import Limits, Worker
+
+# For one agent: its database may be large.
+SECONDS = 60.0
+
+SUMMARY = "search what an agent knows: memories, context, conversations"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +38,23 @@ def work(arguments: argparse.Namespace) -> int:
     words = memory.words_of(query)
     found: dict[str, list[memory.Found]] = {}
     status = EXIT_OK
-    for profile in host.select(arguments.profile):
-        search = (profile["home"], host.owner, words, arguments.limit)
-        places = found[profile["name"]] = memory.search_files(*search)
+    workers = {
+        profile["name"]: Worker(
+            host.owner_of(profile),
+            "agent.memory:search",
+            (profile["home"], words, arguments.limit),
+            Limits(seconds=SECONDS),
+            where=profile["home"],
+        )
+        for profile in host.select(arguments.profile)
+    }
+    for name, worker in workers.items():
         try:
-            places += memory.search_sessions(*search)
+            found[name], problem = memory.checked(worker.result())
         except OpsError as error:
-            sys.stderr.write(f"hermes-ops: profile {profile['name']}: its conversations: {printable(str(error))}\n")
+            found[name], problem = [], str(error)
+        if problem is not None:
+            sys.stderr.write(f"hermes-ops: profile {name}: not all could be searched: {quoted(problem)}\n")
             status = EXIT_UNHEALTHY
     if arguments.json:
         say(json.dumps({name: [dataclasses.asdict(place) for place in places] for name, places in found.items()}))

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
+import functools
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
-from ..agent import transfer as port
+from ..agent import parcel, transfer
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host.installation import Installation
 from ..supervise import gateway, health
 from ..system.errors import OpsError
+
+SUMMARY = "bring skills, or the home of an OpenClaw agent, into a profile"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +32,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
     profile = host.one(arguments.profile)
-    with contextlib.closing(port.Source(os.path.abspath(arguments.directory))) as source:
-        items = _plan(host, profile, source) if arguments.check else _port(host, profile, source)
+    path = os.path.abspath(arguments.directory)
+    with parcel.packed(path) as (index, descriptor):
+        bring = functools.partial(_bring, host, profile, os.path.basename(path), index, descriptor)
+        items = bring(check=True) if arguments.check else _port(host, profile, bring)
     counts = collections.Counter(item.status for item in items)
     if arguments.json:
         fields = ("status", "source", "target", "note")
@@ -43,27 +48,31 @@ def work(arguments: argparse.Namespace) -> int:
     return EXIT_UNHEALTHY if any(item.failed for item in items) else EXIT_OK
 
 
-def _plan(host: Installation, profile: dict[str, Any], source: port.Source) -> list[port.Item]:
-    return port.plan_port(source, profile["home"], host.owner, default_soul=port.default_soul(host.root))
+def _bring(
+    host: Installation, profile: dict[str, Any], name: str, index: dict[str, Any], descriptor: int, *, check: bool
+) -> list[transfer.Item]:
+    soul = transfer.default_soul(host.root)
+    return transfer.port(name, index, descriptor, profile["home"], host.owner_of(profile), soul=soul, check=check)
 
 
-def _port(host: Installation, profile: dict[str, Any], source: port.Source) -> list[port.Item]:
+def _port(
+    host: Installation, profile: dict[str, Any], bring: Callable[..., list[transfer.Item]]
+) -> list[transfer.Item]:
     if host.busy("update"):
         raise OpsError("an update is running", fix="wait until it has ended: hermes-ops status")
     records = host.records(profile["name"])
     records.prepare()
     with records.lock():
-        items = _plan(host, profile, source)
+        items = bring(check=True)
         skills = [item.target for item in items if item.status == "ported" and item.target.startswith("skills/")]
-        running = host.manager.units([profile["unit"]])[profile["unit"]].running
+        running = host.manager_of(profile).units([profile["unit"]])[profile["unit"]].running
         if skills and running:
             # A gateway remembers the list of skills that it once made (0.18.2 and 0.19.0 agent/prompt_builder.py).
             records.request_restart([f"skill: {target}" for target in skills])
-        for item in items:
-            port.apply(item)
+        items = bring(check=False)
     if skills and running:
-        gateway.restart(host.manager, [profile], {profile["name"]: records}, [profile["name"]])
-        (result,) = health.wait([profile], host.manager, host.owner)
+        gateway.restart(host.manager_of, [profile], {profile["name"]: records}, [profile["name"]])
+        (result,) = health.wait([profile], host.manager_of)
         if not result.ok:
             raise OpsError(f"all was ported, but after its restart the agent is not healthy: {result}")
     return items

@@ -16,6 +16,8 @@ from ..system.errors import OpsError
 from ..watch import heartbeat
 from . import backup as command_backup
 
+SUMMARY = "prove that the newest backups restore, beside the agents"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="this profile only")

@@ -12,14 +12,16 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-from ..backup import archives as backup
-from ..backup import offsite
-from ..backup.restore import Interrupted, Restore, put_back_kept
+from ..backup import archives, extracting, offsite
+from ..backup.kept import put_back_kept
+from ..backup.restore import Restore
 from ..cli import EXIT_OK, say, say_now
 from ..host.installation import Installation
+from ..host.undertaking import Interrupted
 from ..system.errors import OpsError
 from . import backup as command_backup
 
+SUMMARY = "make a home what it was in a backup, or its configuration what last worked"
 RESTIC = "restic:"
 
 
@@ -47,8 +49,8 @@ def work(arguments: argparse.Namespace) -> int:
     host = command_backup.installation()
     restore = Restore(host, say_now)
     if arguments.recover:
-        with host.lock("restore"):
-            restore.recover(boot=arguments.boot)
+        with host.lock("restore") as lock:
+            restore.recover(boot=arguments.boot, locks=[lock])
         return EXIT_OK
     if arguments.kept:
         aside = put_back_kept(host, host.one(arguments.profile), say_now)
@@ -58,7 +60,8 @@ def work(arguments: argparse.Namespace) -> int:
         if arguments.check:
             say(restore.check(profile, source, force=arguments.force, finish=finish))
             return EXIT_OK
-        _interruptible(restore)
+        # A closed terminal or a stopped unit leads back instead of ending us somewhere.
+        restore.undertaking.listen((signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
         try:
             aside = restore.restore(
                 profile, source, force=arguments.force, identity=arguments.env_identity, finish=finish
@@ -89,23 +92,12 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
     profile = None
     if path == "latest":
         profile = host.one(arguments.profile)
-        found = backup.archives(backup.directory_of(host), profile["name"])
+        found = archives.listed(archives.directory_of(host), profile["name"])
         if not found:
             raise OpsError(f"there is no archive of {profile['name']} here", fix="name one, or restic:latest")
         path = found[-1].path
     # Before anything of it is written anywhere.
-    manifest = backup.verify(os.path.abspath(path))
-    profile = profile or host.one(arguments.profile or manifest["profile"])
-    say(f"{path}: whole, {len(manifest['members'])} files of {manifest['profile']} on {manifest['host']}")
+    manifest = extracting.verify(os.path.abspath(path))
+    profile = profile or host.one(arguments.profile or manifest.profile)
+    say(f"{path}: whole, {manifest.members} files of {manifest.profile} on {manifest.host}")
     yield profile, os.path.abspath(path), lambda: None
-
-
-def _interruptible(restore: Restore) -> None:
-    """Let a closed terminal or a stopped unit lead back instead of ending us somewhere."""
-
-    def stop(number: int, _frame: Any) -> None:
-        if restore.interruptible:
-            raise Interrupted(f"was ended by {signal.Signals(number).name}")
-
-    for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)

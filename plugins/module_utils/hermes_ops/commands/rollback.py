@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 
 from ..cli import EXIT_OK
-from ..update import machine as update
+from ..update.machine import Machine
 from .update import EPILOG, common, hand_over, installation, interruptible, preview, say_now, settings_of
+
+SUMMARY = "go back to a release that worked"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +31,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> int:
     host = installation()
     if arguments.check:
-        preview(update.Machine(host, settings_of(host), say_now).check_rollback(arguments.to), arguments.json)
+        preview(Machine(host, settings_of(host), say_now).check_rollback(arguments.to), arguments.json)
         return EXIT_OK
     if not arguments.here:
         options = ["--to", arguments.to] if arguments.to else []
         options += ["--data"] if arguments.data else []
         return hand_over(host, ["rollback", *options], as_json=arguments.json)
-    machine = update.Machine(host, settings_of(host), say_now)
+    machine = Machine(host, settings_of(host), say_now)
     interruptible(machine)
     return machine.rollback(arguments.to, data=arguments.data).exit_status

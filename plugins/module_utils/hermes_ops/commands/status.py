@@ -20,6 +20,7 @@ from ..system.errors import OpsError
 from ..watch import info, look
 from .check import thresholds
 
+SUMMARY = "what is installed, running, declared and drifted"
 WIDTH = 100
 # Of the words before what is said.
 MARGIN = 11
@@ -50,8 +51,6 @@ def gather(host: Installation) -> dict[str, Any]:
     found = info.gather(
         profiles=host.profiles,
         scope=host.scope,
-        user=host.user,
-        hermes_home=host.hermes_home,
         ops_dir=host.ops_dir,
         root=host.root,
     )
@@ -88,6 +87,8 @@ def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
             + finding["what"],
             *_indented(f"fix: {finding['fix']}"),
         ]
+    for user, names in found["shared_users"].items():
+        lines += _indented(f"the user {user} runs several agents: {', '.join(names)}")
     release = found["release"]
     lines += ["", f"{'release':<{MARGIN}}{release['id'] if release else 'none'}"]
     for name, profile in found["profiles"].items():

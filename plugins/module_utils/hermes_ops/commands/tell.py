@@ -12,9 +12,11 @@ import time
 from ..agent import tell
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host.installation import Installation
-from ..supervise import health
+from ..supervise import servers
 from ..system.errors import OpsError
 from ..system.text import printable
+
+SUMMARY = "give an agent context: kept in its home, said to it, answered by it"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,16 +33,17 @@ def work(arguments: argparse.Namespace) -> int:
     profile = host.one(arguments.profile)
     topic, body = tell.parse(sys.stdin.buffer.read(tell.MAX_BYTES + 1), arguments.topic)
     path = tell.archive_path(profile["home"], topic, time.time())
-    url, _subscription = health.find_webhook(profile, host.owner, arguments.webhook)
+    owner = host.owner_of(profile)
+    url = servers.webhook_url(profile, owner, arguments.webhook)
     if arguments.check:
         say(f"would keep: {path}")
         say(f"would tell: profile {profile['name']}, by {url}: {printable(topic)} ({len(body)} characters)")
         return EXIT_OK
-    tell.archive(path, host.owner, topic, body)
+    tell.archive(path, owner, topic, body)
     say(f"kept:   {path}")
     try:
-        answer = health.call_webhook(
-            profile, host.owner, arguments.webhook, {"topic": topic, "body": body}, timeout=arguments.timeout
+        answer = servers.call_webhook(
+            profile, owner, arguments.webhook, {"topic": topic, "body": body}, timeout=arguments.timeout
         )
     except OpsError as error:
         sys.stderr.write(f"hermes-ops: kept, but the agent has not answered: {printable(str(error))}\n")

@@ -16,10 +16,12 @@ from ..cli import EXIT_OK, say, say_now
 from ..host import detached as apart
 from ..host import jobs, settings
 from ..host.installation import Installation
-from ..release import decide as release
+from ..release.observe import observe
 from ..system.errors import OpsError
-from ..update import machine as update
+from ..update.machine import Machine
+from ..update.settings import Settings
 
+SUMMARY = "go to the newest release within what is declared, or back to what worked"
 EPILOG = (
     "exit status: 0 success, up_to_date or held; 1 failed or rolled_back, and the agents run what they ran before; "
     "2 the command could not do its work, e.g. because another update is running"
@@ -46,11 +48,11 @@ def common(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> int:
     host = installation()
     if arguments.check:
-        machine = update.Machine(host, settings_of(host, declared=True), say_now)
+        machine = Machine(host, settings_of(host, declared=True), say_now)
         preview(machine.check(arguments.version), arguments.json)
         return EXIT_OK
     if arguments.recover:
-        machine = update.Machine(host, settings_of(host), say_now)
+        machine = Machine(host, settings_of(host), say_now)
         with host.lock("update"):
             outcome = machine.recover(boot=arguments.boot)
         # What is undone has been recovered; only what could not be is a failure of this.
@@ -58,7 +60,7 @@ def work(arguments: argparse.Namespace) -> int:
     if not arguments.here:
         options = ["--version", arguments.version] if arguments.version else []
         return hand_over(host, ["update", *options], as_json=arguments.json)
-    machine = update.Machine(host, settings_of(host, declared=True), say_now)
+    machine = Machine(host, settings_of(host, declared=True), say_now)
     interruptible(machine)
     return machine.update(arguments.version).exit_status
 
@@ -76,33 +78,28 @@ def installation() -> Installation:
     return Installation.load()
 
 
-def settings_of(host: Installation, *, declared: bool = False) -> update.Settings:
+def settings_of(host: Installation, *, declared: bool = False) -> Settings:
     """What is declared; where nothing is, what the current release says of itself.
 
     :param declared: it has to be known what may replace the current release
     """
     if os.path.exists(settings.path_of("update")):
-        return settings.load("update", update.Settings)
+        return settings.load("update", Settings)
     if declared:
         raise OpsError(
             "nothing says what this host may be updated to",
             fix="converge it with auto_update_enabled; auto_update_hold keeps it from all but a version that is named",
         )
-    observed = release.observe(host.root)
+    observed = observe(host.root)
     current = observed.find(observed.current)
     if current is None:
         raise OpsError("there is no current release", where=host.root, fix="converge the host: site.yml")
-    return update.Settings.like(current)
+    return Settings.like(current)
 
 
-def interruptible(machine: update.Machine) -> None:
+def interruptible(machine: Machine) -> None:
     """Let SIGTERM (systemctl stop, a time-out of the unit) lead back instead of ending us somewhere."""
-
-    def stop(_signal: int, _frame: Any) -> None:
-        if not machine.committed:
-            raise update.Interrupted("was asked to stop")
-
-    signal.signal(signal.SIGTERM, stop)
+    machine.undertaking.listen([signal.SIGTERM])
 
 
 def hand_over(host: Installation, arguments: list[str], *, as_json: bool) -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..backup import archives as backup
+from ..backup import archives, extracting
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..system.errors import OpsError
 from . import backup as command_backup
+
+SUMMARY = "whether an archive is whole"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,16 +26,17 @@ def work(arguments: argparse.Namespace) -> int:
     paths = [arguments.archive]
     if arguments.archive == "latest":
         host = command_backup.installation()
-        newest = {each.profile: each.path for each in backup.archives(backup.directory_of(host), arguments.profile)}
+        newest = {each.profile: each.path for each in archives.listed(archives.directory_of(host), arguments.profile)}
         if not newest:
             raise OpsError("there is no archive on this host", fix="make one: hermes-ops backup")
         paths = list(newest.values())
     results = []
     for path in paths:
         try:
-            manifest = backup.verify(path)
-            results.append({"path": path, "whole": True, "files": len(manifest["members"])})
-            results[-1].update({key: manifest[key] for key in ("profile", "host", "created", "version", "problems")})
+            manifest = extracting.verify(path)
+            results.append({"path": path, "whole": True, "files": manifest.members})
+            said = ("profile", "host", "created", "version", "problems", "left_out")
+            results[-1].update({key: getattr(manifest, key) for key in said})
         except OpsError as error:
             results.append({"path": path, "whole": False, "error": str(error)})
     if arguments.json:

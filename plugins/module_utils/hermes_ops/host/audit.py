@@ -16,7 +16,7 @@ import stat
 import urllib.parse
 from dataclasses import dataclass
 
-from ..description.declaration import is_loopback
+from ..description.checks import is_loopback
 from ..system.errors import OpsError
 from ..system.files import read_text, write_atomic
 from ..system.plan import HIDDEN, Difference, Plan

@@ -18,10 +18,10 @@ TIMEOUT = 900
 
 
 class Guard:
-    """A unit that is there while a job is under way: ``hermes-<job>-recovery.service``.
+    """A unit that exists only while a job is in progress: ``hermes-<job>-recovery.service``.
 
     :param job: a key of :data:`JOURNALS`; ``hermes-ops <job> --recover --boot`` recovers
-    :param needs: a path, beside the journal's, that has to be mounted for it
+    :param needs: a path, beside the journal's and the agents' homes, that has to be mounted for it
     """
 
     def __init__(self, host: Installation, job: str, *, needs: str) -> None:
@@ -44,18 +44,25 @@ class Guard:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
+    def _runners(self) -> list[str]:
+        """The units that start a release: gateways, or the managers of the users whose gateways they run."""
+        profiles = self.host.profiles
+        if self.host.scope == "system":
+            return [profile["unit"] for profile in profiles]
+        return sorted({f"user@{self.host.owner_of(profile).uid}.service" for profile in profiles})
+
     def render(self) -> str:
         """The unit: after the disks, before anything that runs a release."""
         journal = os.path.join(self.host.ops_dir, JOURNALS[self.job])
+        homes = [profile["home"] for profile in self.host.profiles]
         return f"""\
-# Written by hermes-ops: there while what it is about is under way.
+# Written by hermes-ops. Exists only while the job is in progress.
 
 [Unit]
 Description=Recover from an interrupted {self.job} of Hermes
 ConditionPathExists={journal}
-RequiresMountsFor={journal} {self.needs}
-# Gateways, of the system's manager and of the user's, are started after the latter.
-Before=user@{self.host.owner.uid}.service hermes-update.service
+RequiresMountsFor={" ".join([journal, self.needs, *homes])}
+Before={" ".join(self._runners())} hermes-update.service
 
 [Service]
 Type=oneshot

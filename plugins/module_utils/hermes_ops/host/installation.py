@@ -13,16 +13,18 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-from ..description.declaration import DEFAULT_PROFILE
+from ..description.schema import DEFAULT_PROFILE
 from ..system.errors import OpsError
 from ..system.files import Owner, ensure_directory, lock, read_json, write_json
 from ..system.systemd import Manager
-from .records import Records
+from .records import Records, check_ops, remembered
 
 # Jobs that leave a journal until they are finished or undone; below ops_dir.
-JOURNALS = {"restore": "restore.json", "update": "update/journal.json"}
+JOURNALS = {"restore": "restore.json", "separate": "separate.json", "update": "update/journal.json"}
 # Written by the module kit; names and paths only.
 HOST_FILE = "/etc/hermes-ops/host.json"
+# <name>.json: what an agent's own user has to know of it, since only root reads the descriptions.
+AGENTS = "/etc/hermes-ops/agents"
 
 
 class Installation:
@@ -37,10 +39,8 @@ class Installation:
     """
 
     def __init__(self, host: dict[str, Any]) -> None:
-        self.user: str = host["user"]
         self.scope: str = host["scope"]
         self.data_dir: str = host["data_dir"]
-        self.hermes_home: str = host["hermes_home"]
         self.ops_dir: str = host["ops_dir"]
         self.root: str = host["root"]
         self.managed_root: str = host["managed_root"]
@@ -51,17 +51,20 @@ class Installation:
         host = read_json(path)
         if host is None:
             raise OpsError("does not exist", where=path, fix="converge the host: site.yml")
+        if "hermes_home" in host:
+            raise OpsError("is of an earlier version", where=path, fix="take the host over: docs/adopting.md")
         return cls(host)
 
-    @cached_property
-    def owner(self) -> Owner:
-        """The user that Hermes runs as."""
-        return Owner.named(self.user)
+    def owner_of(self, profile: dict[str, Any]) -> Owner:
+        """The user that *profile* runs as.
 
-    @cached_property
-    def manager(self) -> Manager:
-        """Who runs the gateways."""
-        return Manager(self.scope, self.owner)
+        :raises OpsError: when there is no such user on this host
+        """
+        return Owner.named(profile["user"])
+
+    def manager_of(self, profile: dict[str, Any]) -> Manager:
+        """Who runs the gateway of *profile*."""
+        return Manager(self.scope, self.owner_of(profile))
 
     @cached_property
     def profiles(self) -> list[dict[str, Any]]:
@@ -69,14 +72,7 @@ class Installation:
 
         :raises OpsError: when we may not read them
         """
-        directory = os.path.join(self.ops_dir, "profiles")
-        try:
-            names = sorted(os.listdir(directory))
-        except FileNotFoundError:
-            return []
-        except PermissionError:
-            raise OpsError("may only be read by root", where=directory, fix="use sudo") from None
-        found = [self.records(name).applied("gateway") for name in names]
+        found = [self.records(name).applied("gateway") for name in remembered(self.ops_dir)]
         return [profile for profile in found if profile and profile["state"] == "present"]
 
     def select(self, name: str | None) -> list[dict[str, Any]]:
@@ -84,20 +80,14 @@ class Installation:
 
         :raises OpsError: when there is no such profile
         """
-        chosen = [profile for profile in self.profiles if name in (None, profile["name"])]
-        if name and not chosen:
-            known = ", ".join(profile["name"] for profile in self.profiles) or "none"
-            raise OpsError(f"there is no profile {name!r}", fix=f"known ones: {known}")
-        return chosen
+        return [choose(self.profiles, name)] if name else self.profiles
 
     def one(self, name: str | None) -> dict[str, Any]:
         """The profile that is called *name*; without a name ``default``, or the only one there is.
 
         :raises OpsError: when there is no such profile, or a name is needed
         """
-        if name or len(self.profiles) == 1:
-            return self.select(name)[0]
-        return self.select(DEFAULT_PROFILE)[0]
+        return choose(self.profiles, name)
 
     def records(self, profile: str) -> Records:
         return Records(self.ops_dir, profile)
@@ -109,6 +99,7 @@ class Installation:
         :param timeout: seconds to wait for another one; who only asks (:meth:`busy`) is gone in an instant
         :raises OpsError: when another one still does it
         """
+        check_ops(self.ops_dir)
         ensure_directory(self.ops_dir, mode=0o700)
         with lock(os.path.join(self.ops_dir, f"{job}.lock"), timeout=timeout) as descriptor:
             yield descriptor
@@ -153,6 +144,49 @@ class Installation:
 
     def status_path(self, job: str) -> str:
         return os.path.join(self.ops_dir, "status", f"{job}.json")
+
+
+def choose(agents: list[dict[str, Any]], name: str | None) -> dict[str, Any]:
+    """The one of *agents* that is called *name*; without a name the only one there is, or ``default``.
+
+    :raises OpsError: when there is no such agent, or a name is needed
+    """
+    known = {agent["name"]: agent for agent in agents}
+    if name is None and len(known) == 1:
+        return next(iter(known.values()))
+    if name is None and known and DEFAULT_PROFILE not in known:
+        raise OpsError("there are several profiles, and none is called default", fix=f"name one: {', '.join(known)}")
+    wanted = DEFAULT_PROFILE if name is None else name
+    if wanted not in known:
+        raise OpsError(f"there is no profile {wanted!r}", fix=f"known ones: {', '.join(known) or 'none'}")
+    return known[wanted]
+
+
+def publish(profile: dict[str, Any]) -> None:
+    """Say to everybody on this host where the agent *profile* lies and as whom it runs; take it back when it is absent.
+
+    :param profile: the ``gateway`` part of a description
+    """
+    path = os.path.join(AGENTS, f"{profile['name']}.json")
+    if profile["state"] == "absent":
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return
+    managed = profile["managed_dir"] if profile["config_scope"] == "managed" else None
+    agent = {"name": profile["name"], "user": profile["user"], "home": profile["home"], "managed_dir": managed}
+    if read_json(path) != agent:
+        ensure_directory(AGENTS, mode=0o755)
+        write_json(path, agent, mode=0o644)
+
+
+def published() -> list[dict[str, Any]]:
+    """The agents of this host, by name: ``name``, ``user``, ``home``, ``managed_dir`` (None: it has none)."""
+    try:
+        names = sorted(os.listdir(AGENTS))
+    except FileNotFoundError:
+        return []
+    agents = [read_json(os.path.join(AGENTS, name)) for name in names if name.endswith(".json")]
+    return [agent for agent in agents if agent]
 
 
 def is_busy(ops_dir: str, job: str) -> bool:

@@ -90,7 +90,7 @@ JOBS = {
             "backup",
             "Backup of the Hermes agents",
             ("backup",),
-            settings="backup.archives:Settings",
+            settings="backup.settings:Settings",
             directives=IN_THE_BACKGROUND,
         ),
         Job(
@@ -110,7 +110,7 @@ JOBS = {
             "update",
             "Update of Hermes",
             ("update", "--here"),
-            settings="update.machine:Settings",
+            settings="update.settings:Settings",
             # Killed it undoes what it had begun; what has ended by itself is not begun again, also where systemd calls
             # it abnormal because a time-out was what it undid itself for.
             directives=(

@@ -1,98 +1,84 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The commands on the host: ``hermes-ops``, one file that is this very package, and ``hermes``."""
+"""The commands on the host: ``hermes-ops``, which is this very package, and ``hermes``.
+
+::
+
+    /usr/local/lib/hermes-ops/<hash>/hermes_ops/    the package and its byte code; the hash is of its sources
+    /usr/local/bin/hermes-ops                       runs the package of one hash
+
+A version of the kit is written beside the others and never changed. The command is switched to it by a rename, so it
+works at every moment.
+"""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
+import os
 import pkgutil
-import shlex
-import zipfile
+import stat
+from collections.abc import Iterator
 from typing import Any
 
 from .. import __name__ as package
 from .. import __path__ as package_path
-from ..system.plan import Plan
+from ..system.files import ensure_directory, failure, read_bytes, remove_tree, sync_directory, write_atomic
+from ..system.plan import Difference, Plan
+from ..system.process import run
 from .installation import HOST_FILE
 
+DIRECTORY = "/usr/local/lib/hermes-ops"
 COMMAND = "/usr/local/bin/hermes-ops"
 WRAPPER = "/usr/local/bin/hermes"
-# A zip archive's oldest date: the same sources make the same bytes.
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-_MAIN = "import sys\nfrom hermes_ops.cli import main\nsys.exit(main())\n"
+INTERPRETER = "/usr/bin/python3"
+# Hexadecimal digits of a version's name.
+DIGITS = 16
+_PARTIAL = ".partial"
+# Seconds. Byte code takes less than one on a fast machine; disks may be slow.
+_TIMEOUT = 300.0
+# Workers run as the agents' users and import the kit; it holds no secrets.
+_DIRECTORY_MODE, _FILE_MODE = 0o755, 0o644
 
 
-def archive() -> bytes:
-    """This package as an executable zip archive (:mod:`zipapp`'s format), byte for byte reproducible."""
-    buffer = io.BytesIO()
-    buffer.write(b"#!/usr/bin/python3\n")
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archived:
-        _add(archived, "__main__.py", _MAIN.encode())
-        for name in sources():
-            _add(archived, f"hermes_ops/{name}", pkgutil.get_data(package, name) or b"")
-    return buffer.getvalue()
-
-
-def sources() -> list[str]:
-    """The kit's files, as paths below the package."""
-    found = ["__init__.py"]
+def sources() -> dict[str, bytes]:
+    """The kit's files: path below the directory that holds the package -> content."""
+    names = ["__init__.py"]
     for module in pkgutil.walk_packages(package_path, prefix=f"{package}."):
         path = module.name[len(package) + 1 :].replace(".", "/")
-        found.append(f"{path}/__init__.py" if module.ispkg else f"{path}.py")
-    return sorted(found)
+        names.append(f"{path}/__init__.py" if module.ispkg else f"{path}.py")
+    return {f"hermes_ops/{name}": pkgutil.get_data(package, name) or b"" for name in sorted(names)}
 
 
-def _add(archived: zipfile.ZipFile, name: str, data: bytes) -> None:
-    entry = zipfile.ZipInfo(name, _EPOCH)
-    entry.external_attr = 0o644 << 16
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    archived.writestr(entry, data)
+def version_of(files: dict[str, bytes]) -> str:
+    """The name of the version of the kit that consists of *files*."""
+    digest = hashlib.sha256()
+    for name, data in sorted(files.items()):
+        digest.update(f"{name}\0{len(data)}\0".encode())
+        digest.update(data)
+    return digest.hexdigest()[:DIGITS]
 
 
-def wrapper(*, user: str, hermes_home: str, root: str, managed_root: str) -> str:
-    """``hermes`` for the operator: the current release, as the right user, on the right home.
+def launcher(directory: str) -> str:
+    """``hermes-ops``: runs the kit in *directory*.
 
-    Secrets stay where they are; the command line is Hermes' own.
+    With ``-I`` neither the environment nor the working directory decides what is imported.
     """
-    user, home, root, managed_root = (shlex.quote(text) for text in (user, hermes_home, root, managed_root))
-    return f"""#!/bin/sh
+    return f"""#!{INTERPRETER} -I
 # Written by the Ansible collection alwayson.hermes.
-# Runs the current release of Hermes as {user}, on its home, whoever calls it.
-set -eu
-if [ "$(id -un)" != {user} ]; then
-    [ "$(id -u)" -eq 0 ] && exec runuser -u {user} -- "$0" "$@"
-    exec sudo -u {user} -- "$0" "$@"
-fi
-# The profile is named before the command; without a name it is the default one, whatever active_profile says.
-profile=
-next=option
-for argument in "$@"; do
-    case "$next" in
-    profile) profile=$argument && break ;;
-    value) next=option && continue ;;
-    esac
-    case "$argument" in
-    --profile=*) profile=${{argument#--profile=}} && break ;;
-    -p | --profile) next=profile ;;
-    # Options of Hermes whose value follows (0.18.2 and 0.19.0 hermes_cli/main.py).
-    -z | --oneshot | -m | --model | --provider | -t | --toolsets | -r | --resume | -s | --skills | --usage-file)
-        next=value
-        ;;
-    --) break ;;
-    -*) ;;
-    *) break ;;
-    esac
-done
-[ -n "$profile" ] || {{ profile=default && set -- --profile default "$@"; }}
-HOME=$(getent passwd {user} | cut -d: -f6)
-export HOME HERMES_HOME={home} HERMES_DISABLE_LAZY_INSTALLS=1
-if [ -d {managed_root}/"$profile" ]; then
-    export HERMES_MANAGED_DIR={managed_root}/"$profile"
-fi
-exec {root}/current/bin/hermes "$@"
+import sys
+
+sys.path.insert(0, {directory!r})
+from hermes_ops.cli import main
+
+sys.exit(main())
 """
+
+
+def wrapper() -> str:
+    """``hermes`` for people: :mod:`..commands.run` decides as whom and how it runs."""
+    return f'#!/bin/sh\nexec {COMMAND} run "$@"\n'
 
 
 def plan_kit(host: dict[str, Any]) -> Plan:
@@ -101,10 +87,89 @@ def plan_kit(host: dict[str, Any]) -> Plan:
     :param host: what :meth:`installation.Installation.load` will read
     """
     plan = Plan()
-    text = wrapper(
-        user=host["user"], hermes_home=host["hermes_home"], root=host["root"], managed_root=host["managed_root"]
-    )
-    plan.add_file(COMMAND, archive(), mode=0o755, shown=False)
-    plan.add_file(WRAPPER, text, mode=0o755)
+    files = sources()
+    directory = os.path.join(DIRECTORY, version_of(files))
+    if not _is_whole(directory, files):
+        before = "another version" if os.path.lexists(directory) else None
+        plan.add(Difference(directory, before, "this version"), lambda: _install(directory, files))
+    older = _superfluous(directory)
+    plan.add_file(COMMAND, launcher(directory), mode=0o755, shown=False)
+    plan.add_file(WRAPPER, wrapper(), mode=0o755)
     plan.add_file(HOST_FILE, json.dumps(host, indent=2) + "\n", mode=0o644)
+    for path in older:
+        plan.add(Difference(path, "another version", None), lambda path=path: remove_tree(path))
     return plan
+
+
+def _is_whole(directory: str, files: dict[str, bytes]) -> bool:
+    """Whether the kit lies in *directory*, readable by all and writable by its owner alone."""
+    try:
+        return all(read_bytes(os.path.join(directory, name)) == data for name, data in files.items()) and all(
+            stat.S_IMODE(os.lstat(path).st_mode) == mode for path, mode in _modes(directory)
+        )
+    except FileNotFoundError:
+        return False
+
+
+def _superfluous(directory: str) -> list[str]:
+    """What lies beside *directory* and nobody needs: unfinished versions, and all others but the last one in use.
+
+    A job that began before the switch imports parts of that one while it runs.
+    """
+    try:
+        names = set(os.listdir(DIRECTORY)) - {os.path.basename(directory)}
+    except FileNotFoundError:
+        return []
+    others = {name for name in names if not name.endswith(_PARTIAL)}
+    command = read_bytes(COMMAND) or b""
+    in_use = {name for name in others if name.encode() in command}
+    newest = max(others, key=lambda name: os.lstat(os.path.join(DIRECTORY, name)).st_mtime, default=None)
+    return [os.path.join(DIRECTORY, name) for name in sorted(names - (in_use or {newest}))]
+
+
+def _install(directory: str, files: dict[str, bytes]) -> None:
+    ensure_directory(DIRECTORY, mode=_DIRECTORY_MODE)
+    if os.path.isdir(directory):
+        # Somebody changed it. It may be in use, so each file is put right by itself.
+        _write(directory, files)
+        _compile(directory)
+        return
+    partial = directory + _PARTIAL
+    remove_tree(partial)
+    try:
+        _write(partial, files)
+        _compile(partial)
+        # A version that a power cut left half on disk would look complete.
+        run(["sync", "--file-system", partial], timeout=_TIMEOUT, check=False)
+        os.rename(partial, directory)
+        sync_directory(DIRECTORY)
+    except OSError as error:
+        raise failure("written", directory, error) from None
+
+
+def _write(directory: str, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        path = os.path.join(directory, name)
+        ensure_directory(os.path.dirname(path), mode=_DIRECTORY_MODE)
+        if read_bytes(path) != data:
+            write_atomic(path, data, mode=_FILE_MODE)
+
+
+def _compile(directory: str) -> None:
+    """Have the interpreter that runs the kit make its byte code.
+
+    It carries the time and size of its source and the interpreter's name. Another interpreter, or another source,
+    ignores it.
+    """
+    compiler = [INTERPRETER, "-I", "-m", "compileall", "-q", "-f", "--invalidation-mode", "timestamp", directory]
+    run(compiler, timeout=_TIMEOUT)
+    for path, mode in _modes(directory):
+        os.chmod(path, mode)
+
+
+def _modes(directory: str) -> Iterator[tuple[str, int]]:
+    """Everything in *directory*, itself included, with the mode it should have."""
+    yield directory, _DIRECTORY_MODE
+    for place, directories, files in os.walk(directory):
+        yield from ((os.path.join(place, name), _DIRECTORY_MODE) for name in directories)
+        yield from ((os.path.join(place, name), _FILE_MODE) for name in files)

@@ -8,8 +8,11 @@ What Hermes writes, who bounds it and how it is kept open stands in docs/logs.md
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import re
+import stat
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -59,6 +62,8 @@ OPENED_ANEW = (
 # One file an event, as patterns of find(1) with the home in front: nothing to rotate, only to remove.
 EVENTS = ("/logs/subagent-timeout-*.log", "/sessions/request_dump_*.json")
 
+# As many symbolic links as Linux follows on one way (path_resolution(7)).
+_LINKS = 40
 # A file that logrotate can be given: absolute (it expands no `~`), patterns of glob(7) within it.
 _PATH = re.compile(r"/[\w./@+,=:*?\[\]-]+")
 _SIZE = re.compile(r"[1-9]\d*[kMG]?", re.ASCII)
@@ -101,12 +106,55 @@ class Settings:
                 )
 
 
-def render_config(settings: Settings, homes: Iterable[str], user: str, group: str) -> str:
-    """What logrotate is told.
+@dataclass(frozen=True)
+class Home:
+    """An agent's home, and whose files lie in it.
 
-    :param homes: of the profiles, absolute
+    :param path: absolute
     :param user: whose files they are; logrotate acts with the rights of *user* and *group*
     """
+
+    path: str
+    user: str
+    group: str
+
+
+def group_of(user: str) -> str:
+    """The primary group of *user*; where there is none yet (check mode), the one of its own that it will get."""
+    try:
+        return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+    except KeyError:
+        return user
+
+
+def _owner_of_directory(path: str) -> str:
+    """The user with whose rights *path* is rotated: whose the first directory on its way is that is not root's."""
+    directory, uid, links = "/", 0, 0
+    ahead = os.path.dirname(re.split(r"[*?\[]", path)[0]).split("/")
+    # What lies in another user's directory may be a link of that user's: nobody follows it.
+    while ahead and uid == 0:
+        here = os.path.normpath(os.path.join(directory, ahead.pop(0)))
+        try:
+            status = os.lstat(here)
+            target = os.readlink(here) if stat.S_ISLNK(status.st_mode) and links < _LINKS else None
+        except OSError:
+            break
+        uid = status.st_uid
+        if target is None:
+            directory = here
+        else:
+            links += 1
+            ahead = ["/" if target.startswith("/") else ".", *target.split("/"), *ahead]
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        raise OpsError(
+            f"lies in {here}, which belongs to nobody (uid {uid})", where=path, fix="give the directory an owner"
+        ) from None
+
+
+def render_config(settings: Settings, homes: Iterable[Home]) -> str:
+    """What logrotate is told."""
     homes = list(homes)
     common = [
         "daily",
@@ -116,22 +164,25 @@ def render_config(settings: Settings, homes: Iterable[str], user: str, group: st
         "compress",
         "missingok",
         "notifempty",
-        f"su {user} {group}",
     ]
-    kept_open = [f"{home}/{name}" for home in homes for name in KEPT_OPEN] + list(settings.paths)
-    opened_anew = [f"{home}/{name}" for home in homes for name in OPENED_ANEW]
-    return "\n".join(
-        [
-            "# Written by the Ansible collection alwayson.hermes.",
-            "",
-            *_section("Their writers keep them open.", kept_open, [*common, "copytruncate"]),
-            *_section(
-                "Opened for each entry. The last writer may still be at it while the file is renamed.",
-                opened_anew,
-                [*common, "nocreate", "delaycompress"],
-            ),
-        ]
-    )
+    lines = ["# Written by the Ansible collection alwayson.hermes.", ""]
+    for home in homes:
+        su = f"su {home.user} {home.group}"
+        lines += _section(
+            "Their writers keep them open.",
+            [f"{home.path}/{name}" for name in KEPT_OPEN],
+            [*common, su, "copytruncate"],
+        )
+        lines += _section(
+            "Opened for each entry. The last writer may still be at it while the file is renamed.",
+            [f"{home.path}/{name}" for name in OPENED_ANEW],
+            [*common, su, "nocreate", "delaycompress"],
+        )
+    for path in settings.paths:
+        user = _owner_of_directory(path)
+        su = [f"su {user} {group_of(user)}"]
+        lines += _section("Its writer may keep it open.", [path], [*common, *su, "copytruncate"])
+    return "\n".join(lines)
 
 
 def _section(comment: str, paths: list[str], directives: list[str]) -> list[str]:
@@ -141,18 +192,16 @@ def _section(comment: str, paths: list[str], directives: list[str]) -> list[str]
     return [f"# {comment}", *paths, "{", *(f"    {directive}" for directive in directives), "}", ""]
 
 
-def render_service(settings: Settings, homes: list[str], user: str, group: str) -> str:
+def render_service(settings: Settings, homes: list[Home]) -> str:
     """The unit that looks at the files every hour; the host's own daily run of logrotate knows the same ones."""
     names = " -o ".join(f"-path *{pattern}" for pattern in EVENTS)
-    find = f"/usr/bin/find {' '.join(homes)} -mindepth 2 -maxdepth 2 -type f ( {names} ) -mtime +{settings.days}"
-    # Without a directory find would look everywhere.
-    events = (
+    find = f"-mindepth 2 -maxdepth 2 -type f ( {names} ) -mtime +{settings.days} -delete"
+    events = "".join(
         f"""\
 # One file an event: there is nothing to rotate.
-ExecStart=/usr/bin/setpriv --reuid={user} --regid={group} --clear-groups {find} -delete
+ExecStart=/usr/bin/setpriv {_find_in(home)}{find}
 """
-        if homes
-        else ""
+        for home in homes
     )
     return f"""\
 # Written by the Ansible collection alwayson.hermes.
@@ -186,6 +235,35 @@ ProtectSystem=full
 RestrictNamespaces=yes
 RestrictRealtime=yes
 """
+
+
+def moved_config(text: str, before: Home, after: Home) -> str:
+    """What :func:`render_config` said, for an agent whose home was *before* and is *after*."""
+    sections = text.split("\n\n")
+    for number, section in enumerate(sections):
+        lines = section.split("\n")
+        # Its first file: another home may lie below this one.
+        if not {f"{before.path}/{names[0]}" for names in (KEPT_OPEN, OPENED_ANEW)} & set(lines):
+            continue
+        prefix, su = f"{before.path}/", f"    su {before.user} {before.group}"
+        sections[number] = "\n".join(
+            f"{after.path}/{line[len(prefix) :]}"
+            if line.startswith(prefix)
+            else f"    su {after.user} {after.group}"
+            if line == su
+            else line
+            for line in lines
+        )
+    return "\n\n".join(sections)
+
+
+def moved_service(text: str, before: Home, after: Home) -> str:
+    """The same for :func:`render_service`."""
+    return text.replace(_find_in(before), _find_in(after))
+
+
+def _find_in(home: Home) -> str:
+    return f"--reuid={home.user} --regid={home.group} --clear-groups /usr/bin/find {home.path} "
 
 
 def render_timer() -> str:
@@ -232,18 +310,18 @@ def check_config(text: str) -> None:
         )
 
 
-def plan_logs(settings: Settings, homes: Iterable[str], user: str, group: str, manager: Manager) -> Plan:
+def plan_logs(settings: Settings, homes: Iterable[Home], manager: Manager) -> Plan:
     """Compare the host with *settings*.
 
     :param manager: the system's
     """
     plan = Plan()
     homes = list(homes)
-    text = render_config(settings, homes, user, group)
+    text = render_config(settings, homes)
     checked = len(plan.actions)
     if plan.add_file(CONFIG, text, mode=CONFIG_MODE):
         plan.actions.insert(checked, lambda: check_config(text))
-    unit_files = {SERVICE: render_service(settings, homes, user, group), TIMER: render_timer()}
+    unit_files = {SERVICE: render_service(settings, homes), TIMER: render_timer()}
     plan_active(plan, manager, _TIMER_UNIT, unit_files=unit_files)
     plan.add_file(JOURNALD, render_journald(settings), mode=CONFIG_MODE)
     plan_young(plan, manager, manager.units([_JOURNALD_UNIT])[_JOURNALD_UNIT], [JOURNALD])

@@ -5,15 +5,70 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import shutil
-import stat
 import time
 from typing import Any
 
 from ..system.errors import OpsError
-from ..system.files import Owner, acting_as, ensure_directory, lock, read_bytes, read_json, write_atomic, write_json
+from ..system.files import Owner, check_trusted, ensure_directory, lock, read_bytes, read_json, write_atomic, write_json
+from ..system.worker import WorkerDied, work
+
+# Bytes of a file that is kept; config.yaml and .env are far below that.
+_KEPT_LIMIT = 1024 * 1024
+
+
+def check_ops(ops_dir: str) -> None:
+    """Make sure that root may write into *ops_dir* and believe what is there; see :func:`files.check_trusted`.
+
+    So what somebody else puts there while the volume is not mounted is not taken for ours.
+
+    :raises OpsError: it is not so
+    """
+    check_trusted(
+        ops_dir,
+        fix="see whether its volume is mounted; or set hermes_ops_dir to a place of root's, such as "
+        "/var/lib/hermes-ops",
+    )
+
+
+def contents(paths: list[str]) -> list[str | None]:
+    """The files of an agent, in base64; None for one that is not there. For workers."""
+    found = [read_bytes(path, _KEPT_LIMIT + 1) for path in paths]
+    for path, data in zip(paths, found):
+        if data is not None and len(data) > _KEPT_LIMIT:
+            raise OpsError(f"is larger than {_KEPT_LIMIT // 1024} KiB", where=path, fix="see what made it so large")
+    return [None if data is None else base64.b64encode(data).decode() for data in found]
+
+
+def read_as(owner: Owner, paths: list[str]) -> list[bytes | None]:
+    """What *owner* reads in *paths*: files of an agent's, where root must not look itself.
+
+    :raises OpsError: one of them is no regular file, too large, or not to be read
+    """
+    answer = work(owner, "host.records:contents", paths)
+    if not isinstance(answer, list) or len(answer) != len(paths):
+        raise WorkerDied("was read, and what came of it has not the form of an answer", where=owner.name)
+    try:
+        return [None if text is None else base64.b64decode(text) for text in answer]
+    except (TypeError, ValueError):
+        raise WorkerDied("was read, and what came of it is not base64", where=owner.name) from None
+
+
+def remembered(ops_dir: str) -> list[str]:
+    """The names of all agents of which something is remembered.
+
+    :raises OpsError: when we may not read them
+    """
+    directory = os.path.join(ops_dir, "profiles")
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+    except PermissionError:
+        raise OpsError("may only be read by root", where=directory, fix="use sudo") from None
 
 
 class Records:
@@ -24,6 +79,7 @@ class Records:
     ``restart.json``          why the gateway must be restarted; written *before* a change, removed *after*
                               the restart, so that a run killed between the two is finished by the next
     ``kept/<file>``           the copy of a profile's file that last proved to work
+    ``separated.json``        where an agent was that has been taken out of an adopted home
     ``lock``                  held by whoever changes the profile
     ========================  ===========================================================================
 
@@ -36,38 +92,15 @@ class Records:
         self.ops_dir = ops_dir
         self.directory = os.path.join(ops_dir, "profiles", profile)
         if os.path.lexists(ops_dir):
-            self._check()
+            check_ops(ops_dir)
 
     def prepare(self) -> None:
         """Make the directories (0700, ours)."""
-        self._check()
+        check_ops(self.ops_dir)
         for path in (self.ops_dir, os.path.dirname(self.directory), self.directory):
             ensure_directory(path, mode=0o700)
         for name in ("applied", "kept"):
             ensure_directory(os.path.join(self.directory, name), mode=0o700)
-
-    def _check(self) -> None:
-        # Root writes the agent's files into it. So every directory on the way must be root's, and where others may
-        # write the sticky bit must keep them from renaming what is not theirs.
-        if os.geteuid() != 0:
-            return
-        path, below = self.ops_dir, True
-        while True:
-            try:
-                status = os.lstat(path)
-            except FileNotFoundError:
-                status = None
-            if status is not None:
-                open_to_others = status.st_mode & 0o022 and (below or not status.st_mode & stat.S_ISVTX)
-                if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or open_to_others:
-                    raise OpsError(
-                        f"cannot be trusted: {path} is not a directory that only root can change",
-                        where=self.ops_dir,
-                        fix="set hermes_ops_dir to a place of root's, such as /var/lib/hermes-ops",
-                    )
-            if path == os.sep:
-                return
-            path, below = os.path.dirname(path), False
 
     def lock(self, timeout: float = 60.0):
         """Hold the profile's lock; see :func:`files.lock`. Call :meth:`prepare` first."""
@@ -81,13 +114,22 @@ class Records:
         write_json(os.path.join(self.directory, "applied", f"{kind}.json"), value)
 
     def keep(self, path: str, owner: Owner, *, replace: bool = False) -> None:
-        """Keep a copy of *path*; one that is already kept is only replaced when *replace* says it works."""
-        kept = os.path.join(self.directory, "kept", os.path.basename(path))
+        """Keep a copy of *path*; one that is already kept is only replaced when *replace* says it works.
+
+        What cannot be read is not kept: an agent must not be able to make an update or a restore fail by it.
+        """
+        data = None
+        with contextlib.suppress(OpsError):
+            (data,) = read_as(owner, [path])
+        if data is not None:
+            self.keep_content(os.path.basename(path), data, replace=replace)
+
+    def keep_content(self, name: str, data: bytes, *, replace: bool = False) -> None:
+        """Keep *data* as the content of the profile's file *name*; see :meth:`keep`."""
+        kept = os.path.join(self.directory, "kept", name)
         if os.path.exists(kept) and not replace:
             return
-        with acting_as(owner):
-            data = read_bytes(path)
-        if data is not None and data != read_bytes(kept):
+        if data != read_bytes(kept):
             write_atomic(kept, data, mode=0o600)
 
     def read_kept(self, name: str) -> bytes | None:
@@ -122,12 +164,23 @@ class Records:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.directory, "applied", f"{kind}.json"))
 
+    def separated(self) -> dict[str, Any]:
+        """``home`` and ``user`` before the agent was separated, and ``aside``, where that home is; {}: it was not."""
+        return read_json(self._separated_path) or {}
+
+    def write_separated(self, was: dict[str, str]) -> None:
+        write_json(self._separated_path, was)
+
     def exist(self) -> bool:
         return os.path.isdir(self.directory)
 
     def remove(self) -> None:
         """Forget everything about the profile."""
         shutil.rmtree(self.directory)
+
+    @property
+    def _separated_path(self) -> str:
+        return os.path.join(self.directory, "separated.json")
 
     @property
     def _restart_path(self) -> str:

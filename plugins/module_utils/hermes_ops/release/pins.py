@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hash-pinned locks for the versions of Hermes that we ship as tested. Written by script/lock: do not edit.
+"""The hash-pinned versions of Hermes, and of uv, that we ship as tested. Written by script/lock: do not edit.
 
 A Python module because only those travel with an Ansible module and into the one-file kit.
 """
@@ -639,7 +639,7 @@ zipp==4.1.2 \\
  --hash=sha256:b30cb6cd253122169c47de245ca24a86bac2a5d3802ba15bf7ba6414eb9e144d
 """
 
-LOCKS = {
+HERMES = {
     "0.19.0": _COMMON
     + """\
 hermes-agent==0.19.0 \\

@@ -54,6 +54,12 @@ def version_key(text: str) -> Key:
     return release, pre, post, dev
 
 
+def tag_key(tag: str) -> tuple[bool, Key]:
+    """A key by which tags of Hermes sort by age: by version, the years (v2026.9.24) before v0.22.1, which followed."""
+    key = version_key(tag)
+    return key[0][0] < 2000, key
+
+
 def is_prerelease(text: str) -> bool:
     match = _VERSION.fullmatch(text.strip())
     return match is not None and (match["pre"] is not None or match["dev"] is not None)

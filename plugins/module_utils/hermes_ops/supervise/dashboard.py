@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The dashboard of a host: Hermes' web interface to all of its profiles, as a unit like the gateways'."""
+"""The dashboard of a host: Hermes' web interface to one agent, as a unit like the gateways'."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from ..system import network as ports
+from ..agent.quote import quoted
+from ..description.schema import DEFAULT_PROFILE
+from ..system import network
 from ..system.errors import OpsError
 from ..system.files import Owner
 from ..system.plan import Plan
@@ -20,6 +22,7 @@ from ..system.services import plan_active, plan_gone
 from ..system.systemd import Manager, Unit
 from . import units
 from .gateway import current_release, running_release
+from .managers import ManagerOf
 
 # Where Hermes asks for no login (0.18.2 and 0.19.0 hermes_cli/web_server.py: _LOOPBACK_HOST_VALUES).
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -38,18 +41,18 @@ def check_address(address: str, port: int, profiles: list[dict[str, Any]], envir
     """Whether the dashboard may be served there.
 
     :param profiles: the ``gateway`` parts of descriptions made by :func:`declaration.resolve`
-    :param environment: names of the variables that are declared for the default profile
-    :returns: the default profile
-    :raises OpsError: the default profile is not there, the port is declared for something else, or others could reach
+    :param environment: names of the variables that are declared for that agent
+    :returns: the agent that it shows
+    :raises OpsError: that is not there, the port is declared for something else, or others could reach
         the address without a login
     """
     present = [profile for profile in profiles if profile["state"] == "present"]
-    default = next((profile for profile in present if profile["name"] == "default"), None)
-    if default is None:
+    shown = present if len(present) == 1 else [profile for profile in present if profile["name"] == DEFAULT_PROFILE]
+    if not shown:
         raise OpsError(
-            "works in the home of the default profile, which is not declared",
+            "shows the agent default, which is not declared, and there are others",
             where="dashboard",
-            fix="declare a profile named default; it may be without api and webhook",
+            fix="declare an agent named default; it may be without api and webhook",
         )
     if not 1024 <= port <= 65535:
         raise OpsError(f"is {port}", where="dashboard_port", fix="declare one from 1024 to 65535")
@@ -67,28 +70,34 @@ def check_address(address: str, port: int, profiles: list[dict[str, Any]], envir
         raise OpsError(
             f"{address} can be reached from the network, and nothing asks for a login",
             where="dashboard_host",
-            fix=f"declare {LOGINS[0][0]} and {LOGINS[0][1]} in secrets of the default profile, or bind 127.0.0.1 and "
-            "come through an SSH tunnel",
+            fix=f"declare {LOGINS[0][0]} and {LOGINS[0][1]} in secrets of the agent {shown[0]['name']}, "
+            "or bind 127.0.0.1 and come through an SSH tunnel",
         )
-    return default
+    return shown[0]
 
 
 def plan_dashboard(
-    host: units.Host, profiles: list[dict[str, Any]], owner: Owner, address: str, port: int, environment: list[str]
+    host: units.Host,
+    profiles: list[dict[str, Any]],
+    manager_of: ManagerOf,
+    address: str,
+    port: int,
+    environment: list[str],
 ) -> Plan:
     """Compare the host with one that serves the dashboard at *address*; parameters as in :func:`check_address`.
 
     The plan ends when it is served.
     """
-    default = check_address(address, port, profiles, environment)
+    shown = check_address(address, port, profiles, environment)
     plan = Plan()
-    _plan_other_scope(plan, host, owner)
-    manager = Manager(host.scope, owner)
+    manager = manager_of(shown)
+    owner = manager.owner
+    _plan_other_scope(plan, host, profiles, manager_of)
     unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
-    served = ports.listeners({port}, owner).get(port)
+    served = network.listeners({port}, owner).get(port)
     if served is not None and not _is_ours(unit, served):
         raise OpsError(
-            f"{port} is taken by {ports.describe(served)}",
+            f"{port} is taken by {network.describe(served)}",
             where="dashboard_port",
             fix="stop it, or declare another port",
         )
@@ -100,9 +109,9 @@ def plan_dashboard(
         plan,
         manager,
         units.DASHBOARD_NAME,
-        unit_files={host.dashboard_path: units.render_dashboard(host, default, address, port)},
+        unit_files={host.dashboard_path: units.render_dashboard(host, shown, owner, address, port)},
         # Logins stand in it.
-        reads=[os.path.join(default["home"], ".env")],
+        reads=[os.path.join(shown["home"], ".env")],
         reasons=reasons,
     )
     if plan.changed:
@@ -110,11 +119,11 @@ def plan_dashboard(
     return plan
 
 
-def plan_no_dashboard(host: units.Host, owner: Owner) -> Plan:
+def plan_no_dashboard(host: units.Host, profiles: list[dict[str, Any]], manager_of: ManagerOf) -> Plan:
     """Compare the host with one that never had a dashboard."""
     plan = Plan()
     for scope in units.UNIT_DIRECTORIES:
-        _plan_gone(plan, replace(host, scope=scope), owner)
+        _plan_gone(plan, replace(host, scope=scope), profiles, manager_of)
     return plan
 
 
@@ -123,13 +132,16 @@ def present() -> bool:
     return any(os.path.lexists(os.path.join(path, units.DASHBOARD_NAME)) for path in units.UNIT_DIRECTORIES.values())
 
 
-def _plan_other_scope(plan: Plan, host: units.Host, owner: Owner) -> None:
+def _plan_other_scope(plan: Plan, host: units.Host, profiles: list[dict[str, Any]], manager_of: ManagerOf) -> None:
     """Take away what the other scope left, when ``gateway_scope`` was changed."""
-    _plan_gone(plan, replace(host, scope="user" if host.scope == "system" else "system"), owner)
+    _plan_gone(plan, replace(host, scope="user" if host.scope == "system" else "system"), profiles, manager_of)
 
 
-def _plan_gone(plan: Plan, host: units.Host, owner: Owner) -> None:
-    plan_gone(plan, Manager(host.scope, owner), units.DASHBOARD_NAME, [host.dashboard_path])
+def _plan_gone(plan: Plan, host: units.Host, profiles: list[dict[str, Any]], manager_of: ManagerOf) -> None:
+    managers = [Manager(host.scope, manager_of(profile).owner) for profile in profiles]
+    # In user scope the agent that it showed, and so the manager that runs it, may have been another one.
+    runs = (manager for manager in managers if manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME].enabled)
+    plan_gone(plan, next(runs, managers[0]), units.DASHBOARD_NAME, [host.dashboard_path])
 
 
 def _is_ours(unit: Unit, served: set[int]) -> bool:
@@ -141,7 +153,7 @@ def _wait(manager: Manager, port: int, owner: Owner) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
-        served = ports.listeners({port}, owner).get(port)
+        served = network.listeners({port}, owner).get(port)
         if served is not None and _is_ours(unit, served):
             return
         if time.monotonic() > deadline:
@@ -155,4 +167,4 @@ def _wait(manager: Manager, port: int, owner: Owner) -> None:
 
 def _last_words() -> str:
     log = run(["journalctl", "--identifier=hermes-dashboard", "--lines=20", "--output=cat"], timeout=20, check=False)
-    return log.last_words if log.ok and log.stdout.strip() else "it said nothing"
+    return quoted(log.last_words) if log.ok and log.stdout.strip() else "it said nothing"

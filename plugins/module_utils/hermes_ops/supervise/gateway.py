@@ -10,20 +10,20 @@ import glob
 import os
 import stat
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..agent.state import read_state
 from ..host.records import Records
-from ..system import network as ports
-from ..system.files import Owner, read_text, write_atomic
+from ..system import network
+from ..system.files import read_text, write_atomic
 from ..system.plan import Difference, Plan
-from ..system.systemd import Manager, Unit
+from ..system.systemd import DEAD, Manager, Unit
 from . import units
+from .managers import ManagerOf, grouped, units_of
 
 UNIT_MODE = 0o644
-# systemd's words for a unit that nobody starts again.
-DEAD = ("inactive", "failed")
 
 
 @dataclass
@@ -39,7 +39,7 @@ class GatewayPlan(Plan):
 def running_release(pid: int, root: str) -> str | None:
     """The release a process runs: the interpreter it was started with lies in it."""
     prefix = os.path.join(root, "releases") + os.sep
-    for word in ports.command_line(pid)[:2]:
+    for word in network.command_line(pid)[:2]:
         if word.startswith(prefix):
             return word[len(prefix) :].split(os.sep, 1)[0]
     return None
@@ -53,10 +53,11 @@ def current_release(root: str) -> str | None:
         return None
 
 
-def plan_files(host: units.Host, profiles: list[dict[str, Any]]) -> dict[str, str]:
+def plan_files(host: units.Host, profiles: list[dict[str, Any]], manager_of: ManagerOf) -> dict[str, str]:
     """Every unit file that should exist: path -> text."""
     files = {host.template_path: units.render_template(host)}
-    files.update({host.drop_in_path(profile["name"]): units.render_drop_in(host, profile) for profile in profiles})
+    for profile in profiles:
+        files[host.drop_in_path(profile["name"])] = units.render_drop_in(host, profile, manager_of(profile).owner)
     return files
 
 
@@ -97,24 +98,29 @@ def _files_of(host: units.Host, profile: str) -> tuple[str, str]:
 def plan_gateways(
     host: units.Host,
     profiles: list[dict[str, Any]],
-    owner: Owner,
+    manager_of: ManagerOf,
     records: dict[str, Records],
+    requested: Mapping[str, list[str]] | None = None,
 ) -> GatewayPlan:
     """Compare the host with *profiles*. Nothing is changed, and nothing is restarted by the plan's actions:
-    :func:`restart` does that."""
+    :func:`restart` does that.
+
+    :param records: of *profiles*, and of all others that the host remembers
+    :param requested: why restarts are asked for, by profile, where check mode does not record it
+    """
     plan = GatewayPlan()
-    manager = Manager(host.scope, owner)
     present = [profile for profile in profiles if profile["state"] == "present"]
     absent = [profile for profile in profiles if profile["state"] == "absent"]
-    states = manager.units(profile["unit"] for profile in profiles)
-    _plan_other_scope(plan, host, profiles, owner)
+    states = units_of(profiles, manager_of)
+    _plan_other_scope(plan, host, profiles, manager_of, records)
 
-    files = plan_files(host, present)
+    files = plan_files(host, present, manager_of)
     changed = [path for path, text in files.items() if _differs(path, text)]
     for profile in present:
         unit, name = states[profile["unit"]], profile["name"]
-        state = read_state(profile["home"], owner) if unit.running else {}
-        reasons = restart_reasons(profile, unit, records[name].restart_reasons(), changed, host, state)
+        state = read_state(profile["home"], manager_of(profile).owner) if unit.running else {}
+        asked = list(dict.fromkeys([*records[name].restart_reasons(), *(requested or {}).get(name, [])]))
+        reasons = restart_reasons(profile, unit, asked, changed, host, state)
         if reasons:
             plan.restart[name] = reasons
             # Before the files change, so that a kill between the two still ends in a restart.
@@ -122,41 +128,42 @@ def plan_gateways(
     for path in changed:
         plan.add(Difference(path, read_text(path), files[path]), lambda path=path: _write(path, files[path]))
 
-    _plan_absent(plan, host, manager, absent, states)
+    _plan_absent(plan, host, manager_of, absent, states)
     if plan.changed or any(unit.stale for unit in states.values()):
-        plan.actions.append(lambda: _reload(manager))
-    _plan_present(plan, manager, present, states, records)
+        for manager, _members in grouped(profiles, manager_of):
+            plan.actions.append(lambda manager=manager: _reload(manager))
+    _plan_present(plan, manager_of, present, states, records)
     for name, reasons in plan.restart.items():
         plan.differences.append(Difference(f"hermes-gateway@{name}.service restart", None, "; ".join(reasons)))
     return plan
 
 
 def _plan_absent(
-    plan: Plan, host: units.Host, manager: Manager, profiles: list[dict[str, Any]], states: dict[str, Unit]
+    plan: Plan, host: units.Host, manager_of: ManagerOf, profiles: list[dict[str, Any]], states: dict[str, Unit]
 ) -> None:
     for profile in profiles:
         unit = states[profile["unit"]]
-        if unit.active not in DEAD or unit.enabled:
+        if not unit.dead or unit.enabled:
             plan.add(
                 Difference(unit.name, f"{unit.active}, {_enabled(unit)}", "stopped, disabled"),
-                lambda profile=profile: _disable(manager, profile),
+                lambda profile=profile: _disable(manager_of(profile), profile),
             )
         _plan_drop_in_gone(plan, host, profile["name"])
 
 
 def _plan_present(
     plan: Plan,
-    manager: Manager,
+    manager_of: ManagerOf,
     profiles: list[dict[str, Any]],
     states: dict[str, Unit],
     records: dict[str, Records],
 ) -> None:
-    disabled = [states[profile["unit"]] for profile in profiles if not states[profile["unit"]].enabled]
-    for unit in disabled:
-        plan.add(
-            Difference(unit.name, "disabled", "enabled"),
-            lambda name=unit.name: manager.call("enable", name),
-        )
+    for profile in profiles:
+        if not states[profile["unit"]].enabled:
+            plan.add(
+                Difference(profile["unit"], "disabled", "enabled"),
+                lambda profile=profile: manager_of(profile).call("enable", profile["unit"]),
+            )
     # One that waits for its next start is not running either, and may wait for minutes.
     dead = (*DEAD, "auto-restart")
     stopped = [p for p in profiles if states[p["unit"]].active in dead or states[p["unit"]].sub in dead]
@@ -164,38 +171,40 @@ def _plan_present(
         unit = states[profile["unit"]]
         plan.differences.append(Difference(f"{unit.name} state", f"{unit.active} ({unit.sub})", "active"))
     if stopped:
-        plan.actions.append(lambda: start(manager, stopped, records))
+        plan.actions.append(lambda: start(manager_of, stopped, records))
 
 
-def start(manager: Manager, profiles: list[dict[str, Any]], records: dict[str, Records]) -> None:
+def start(manager_of: ManagerOf, profiles: list[dict[str, Any]], records: dict[str, Records]) -> None:
     """Start the gateways of *profiles*, now and not when systemd would try again."""
-    names = [profile["unit"] for profile in profiles]
-    if not names:
-        return
     began = time.time()
-    # Forgets the delay of a crash loop, too.
-    manager.call("reset-failed", *names, check=False)
-    manager.call("start", *names)
+    for manager, members in grouped(profiles, manager_of):
+        names = [profile["unit"] for profile in members]
+        # Forgets the delay of a crash loop, too.
+        manager.call("reset-failed", *names, check=False)
+        manager.call("start", *names)
     for profile in profiles:
         records[profile["name"]].restarted(began)
 
 
-def stop(manager: Manager, profiles: list[dict[str, Any]]) -> None:
-    """Stop the gateways of *profiles*, side by side."""
-    if profiles:
-        manager.call("stop", *(profile["unit"] for profile in profiles), timeout=stop_timeout(profiles))
+def stop(manager_of: ManagerOf, profiles: list[dict[str, Any]]) -> None:
+    """Stop the gateways of *profiles*; those of one manager side by side."""
+    for manager, members in grouped(profiles, manager_of):
+        manager.call("stop", *(profile["unit"] for profile in members), timeout=stop_timeout(members))
 
 
-def restart(manager: Manager, profiles: list[dict[str, Any]], records: dict[str, Records], names: list[str]) -> None:
+def restart(
+    manager_of: ManagerOf, profiles: list[dict[str, Any]], records: dict[str, Records], names: list[str]
+) -> None:
     """Restart the named gateways, and only then forget why."""
     chosen = [profile for profile in profiles if profile["name"] in names]
     began = time.time()
     if len(chosen) == 1:
-        manager.call("restart", chosen[0]["unit"], timeout=stop_timeout(chosen))
-    elif chosen:
+        manager_of(chosen[0]).call("restart", chosen[0]["unit"], timeout=stop_timeout(chosen))
+    else:
         # All down before the first comes up: one may take over a port that another gives up.
-        stop(manager, chosen)
-        manager.call("start", *(profile["unit"] for profile in chosen))
+        stop(manager_of, chosen)
+        for manager, members in grouped(chosen, manager_of):
+            manager.call("start", *(profile["unit"] for profile in members))
     for profile in chosen:
         records[profile["name"]].restarted(began)
 
@@ -214,26 +223,41 @@ def remember(records: Records, profile: dict[str, Any]) -> None:
         records.write_applied("gateway", profile)
 
 
-def _plan_other_scope(plan: Plan, host: units.Host, profiles: list[dict[str, Any]], owner: Owner) -> None:
+def _plan_other_scope(
+    plan: Plan,
+    host: units.Host,
+    profiles: list[dict[str, Any]],
+    manager_of: ManagerOf,
+    records: dict[str, Records],
+) -> None:
     """Take away what the other scope left, when ``gateway_scope`` was changed."""
     other = replace(host, scope="user" if host.scope == "system" else "system")
     if not os.path.exists(other.template_path):
         return
-    manager = Manager(other.scope, owner)
     # Instances that are no longer declared hang on the template as well.
     drop_ins = glob.glob(other.drop_in_path("*"))
     names = {os.path.basename(os.path.dirname(path))[len("hermes-gateway@") : -len(".service.d")] for path in drop_ins}
-    names |= {profile["name"] for profile in profiles}
-    for unit in manager.units(f"hermes-gateway@{name}.service" for name in sorted(names)).values():
-        if unit.enabled or unit.active not in DEAD:
-            plan.add(
-                Difference(f"{unit.name} ({other.scope} scope)", f"{unit.active}, {_enabled(unit)}", None),
-                lambda name=unit.name: manager.call("disable", "--now", name, timeout=stop_timeout(profiles)),
-            )
+    known = {name: record.applied("gateway") for name, record in records.items()}
+    known.update((profile["name"], profile) for profile in profiles)
+    members = [known[name] for name in sorted(names | {profile["name"] for profile in profiles}) if known.get(name)]
+
+    def manager_before(profile: dict[str, Any]) -> Manager:
+        return Manager(other.scope, manager_of(profile).owner)
+
+    for manager, group in grouped(members, manager_before):
+        for unit in manager.units(profile["unit"] for profile in group).values():
+            if unit.enabled or unit.active not in DEAD:
+                plan.add(
+                    Difference(f"{unit.name} ({other.scope} scope)", f"{unit.active}, {_enabled(unit)}", None),
+                    lambda manager=manager, name=unit.name: manager.call(
+                        "disable", "--now", name, timeout=stop_timeout(members)
+                    ),
+                )
     for name in sorted(names):
         _plan_drop_in_gone(plan, other, name)
     plan.add(Difference(other.template_path, "present", None), lambda: os.unlink(other.template_path))
-    plan.actions.append(lambda: manager.reachable and manager.call("daemon-reload"))
+    for manager, _group in grouped(members, manager_before):
+        plan.actions.append(lambda manager=manager: manager.reachable and manager.call("daemon-reload"))
 
 
 def _plan_drop_in_gone(plan: Plan, host: units.Host, name: str) -> None:

@@ -6,9 +6,14 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..description.declaration import home_arguments
+from ..system.files import Owner
 from ..system.systemd import check_path
 
 TEMPLATE_NAME = "hermes-gateway@.service"
@@ -30,8 +35,12 @@ SANDBOX = {
     "NoNewPrivileges": "yes",
     "PrivateTmp": "yes",
     "PrivateDevices": "yes",
+    # The system's bus: over it a user may be allowed to have its own manager started (loginctl enable-linger), which
+    # would run the units that lie in the user's home.
+    "InaccessiblePaths": "-/run/dbus",
     "ProtectSystem": "strict",
-    # Not "yes": that would hide /run/user, and cron (since 0.21.1) starts its jobs in the user's own manager.
+    # Hides /home, /root and /run/user, with it the user's own manager, whose processes would be outside of all this.
+    # Not "yes": into what that makes inaccessible, an adopted home could not be bound.
     "ProtectHome": "tmpfs",
     "ProtectClock": "yes",
     "ProtectControlGroups": "yes",
@@ -71,7 +80,7 @@ USER_SANDBOX = (
     "UMask",
 )
 
-# What an opened door (description.declaration.DOORS) lifts. None takes the directive away, a text replaces it.
+# What an opened door (description.schema.DOORS) lifts. None takes the directive away, a text replaces it.
 DOORS: dict[str, dict[str, str | None]] = {
     # Chromium builds its own sandbox from user namespaces.
     "browser": {"RestrictNamespaces": None, "SystemCallFilter": "@system-service @mount @sandbox chroot"},
@@ -84,6 +93,7 @@ DOORS: dict[str, dict[str, str | None]] = {
         "AmbientCapabilities": None,
         "RestrictSUIDSGID": None,
         "SystemCallFilter": None,
+        "InaccessiblePaths": None,
         # These imply NoNewPrivileges=yes for a unit with User= in systemd before 255, or filter system calls:
         "LockPersonality": None,
         "PrivateDevices": None,
@@ -98,24 +108,45 @@ DOORS: dict[str, dict[str, str | None]] = {
         "SystemCallArchitectures": None,
     },
     "system": {"ProtectSystem": None},
+    # :func:`_sandbox` binds the user's runtime directory, too, and :func:`_identity` says where it is.
+    "user_manager": {"InaccessiblePaths": None},
 }
 
 
-def data_paths(data_dir: str, hermes_home: str) -> list[str]:
-    """Where the agent's data lies."""
-    below = os.path.commonpath([data_dir, hermes_home]) == os.path.normpath(data_dir)
-    return [data_dir] if below else [data_dir, hermes_home]
+def outermost(paths: Iterable[str]) -> list[str]:
+    """Those of *paths* that lie in none of the others, each once."""
+    distinct = list(dict.fromkeys(paths))
+    return [path for path in distinct if not any(path != other and _is_below(path, other) for other in distinct)]
+
+
+def _is_below(path: str, other: str) -> bool:
+    return path.startswith(other.rstrip("/") + "/")
+
+
+def user_home(profile: dict[str, Any], owner: Owner) -> str:
+    """The directory in which *profile* works, and that it finds as ``~``.
+
+    The home of its user. Where that is not the user's own directory (``/``, ``/nonexistent``, one of root's), the
+    directory of the agent.
+    """
+    try:
+        status = os.lstat(owner.home)
+    except OSError:
+        return profile["directory"]
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == owner.uid and owner.home != "/"
+    return owner.home if own else profile["directory"]
+
+
+def data_paths(profile: dict[str, Any], owner: Owner) -> list[str]:
+    """Where the agent's data lies: its home, and its user's."""
+    return outermost([user_home(profile, owner), profile["home"]])
 
 
 @dataclass(frozen=True)
 class Host:
     """What the units of a host have in common.
 
-    :param scope: ``system``, or ``user`` for the manager of the lingering user
-    :param user: name of the user Hermes runs as
-    :param uid: its number; text where it is not known yet
-    :param data_dir: the user's home and the data volume's mount point
-    :param hermes_home: Hermes' home, usually below it
+    :param scope: ``system``, or ``user`` for the managers of the agents' users, who linger
     :param root: where releases lie, ``/opt/hermes``
     :param systemd: the version of the host's systemd
     :param restart_sec: seconds between a gateway's end and its next start
@@ -124,10 +155,6 @@ class Host:
     """
 
     scope: str
-    user: str
-    uid: int | str
-    data_dir: str
-    hermes_home: str
     root: str
     systemd: int
     restart_sec: int
@@ -135,16 +162,11 @@ class Host:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("data_dir", "hermes_home", "root"):
-            check_path(getattr(self, name), name)
+        check_path(self.root, "root")
 
     @property
     def directory(self) -> str:
         return UNIT_DIRECTORIES[self.scope]
-
-    @property
-    def data_paths(self) -> list[str]:
-        return data_paths(self.data_dir, self.hermes_home)
 
     @property
     def template_path(self) -> str:
@@ -159,13 +181,14 @@ class Host:
 
 
 def render_template(host: Host) -> str:
-    """The template unit that all gateways of a host are instances of."""
+    """The template unit that all gateways of a host are instances of.
+
+    Not complete, and so never started, without the drop-in of an agent, which says as whom and what.
+    """
     return _unit(
         host,
-        "Hermes gateway of profile %i",
+        "Hermes gateway of agent %i",
         "hermes-gateway-%i",
-        # Below -v it says warnings only (0.19.0 gateway/run.py: start_gateway).
-        "--profile %i gateway run" + (" -v" if host.verbose else ""),
         [
             # Hermes asks to be restarted with 75 (EX_TEMPFAIL).
             ("SuccessExitStatus", "75"),
@@ -175,89 +198,134 @@ def render_template(host: Host) -> str:
     )
 
 
-def render_dashboard(host: Host, profile: dict[str, Any], address: str, port: int) -> str:
-    """The unit of the host's dashboard, which is one for all profiles.
+def render_dashboard(host: Host, profile: dict[str, Any], owner: Owner, address: str, port: int) -> str:
+    """The unit of the dashboard.
 
-    :param profile: the default profile: the dashboard works in its home, within its limits and its sandbox, since the
-        agent that one talks to there is this one
+    :param profile: the agent that it shows: it works in its home, as its user, within its limits and its sandbox
     """
     # Built into the wheel: without --skip-build it would look for npm. SIGTERM is its clean stop (0.19.0
     # hermes_cli/main.py: cmd_dashboard, hermes_cli/web_server.py: start_server).
-    command = f"--profile {profile['name']} dashboard --host {address} --port {port} --no-open --skip-build"
-    service = [("TimeoutStopSec", str(DASHBOARD_STOP)), *_confinement(host, profile)]
-    return _unit(host, "Hermes dashboard", "hermes-dashboard", command, service, with_unit=profile["unit"])
+    command = ["dashboard", "--host", address, "--port", str(port), "--no-open", "--skip-build"]
+    own_unit, own_service = _identity(host, profile, owner, command)
+    service = [("TimeoutStopSec", str(DASHBOARD_STOP)), *own_service, *confinement(profile, owner, host.scope)]
+    name = "Hermes dashboard"
+    return _unit(host, name, "hermes-dashboard", service, unit=own_unit, with_unit=profile["unit"])
+
+
+def moved_dashboard(
+    host: Host, text: str, before: tuple[dict[str, Any], Owner], after: tuple[dict[str, Any], Owner]
+) -> str:
+    """The *text* of a dashboard's unit, for an agent that was *before* and is *after*; of another agent, as it is."""
+    served = re.search(r"^ExecStart=.* dashboard --host (\S+) --port (\d+) ", text, re.M)
+    if served:
+        parts = (_own_parts(render_dashboard(host, *agent, served[1], int(served[2]))) for agent in (before, after))
+        for old, new in zip(*parts):
+            text = text.replace(old, new, 1)
+    return text
+
+
+def _own_parts(text: str) -> list[str]:
+    """What a dashboard's unit says of its agent: a part of [Unit], and the end of [Service]."""
+    return re.findall(r"^RequiresMountsFor=.*$|^TimeoutStopSec=(?:.+\n)+", text, re.M)
 
 
 def _unit(
     host: Host,
     description: str,
     identifier: str,
-    command: str,
-    directives: list[tuple[str, str]],
+    service: list[tuple[str, str]],
+    *,
+    unit: list[tuple[str, str]] | None = None,
     with_unit: str | None = None,
 ) -> str:
     """A unit that runs ``hermes`` for ever.
 
     :param identifier: its name in the journal
-    :param command: arguments of ``hermes``
-    :param directives: more of its section ``[Service]``
+    :param service: more of its section ``[Service]``
+    :param unit: more of its section ``[Unit]``
     :param with_unit: another unit with which it is started, and before whose stop it is stopped: who stops that one,
         for an update or a restore, wants nobody to write in the home. It is gone, too, while that one waits for its
         next start after a crash
     """
-    unit = [
+    about = [
         ("Description", description),
         ("Documentation", "https://hermes-agent.nousresearch.com/docs/"),
         # Restart for ever: the delay below is what keeps a crash loop cheap.
         ("StartLimitIntervalSec", "0"),
     ]
-    service = [
+    common = [
         ("Type", "exec"),
-        ("Environment", f"HERMES_HOME={host.hermes_home}"),
         ("Environment", "PYTHONUNBUFFERED=1"),
         # Hermes 0.21 and later install packages at run time unless told not to.
         ("Environment", "HERMES_DISABLE_LAZY_INSTALLS=1"),
-        ("WorkingDirectory", host.data_dir),
-        # Resolves to releases/<id> at start (the script's interpreter is absolute): what is running never loads code
-        # of another release.
-        ("ExecStart", f"{host.root}/current/bin/hermes {command}"),
         # A gateway may exit 0 after an unhandled error: on-failure would leave it dead.
         ("Restart", "always"),
         ("RestartSec", str(host.restart_sec)),
     ]
     if host.systemd >= RESTART_STEPS_SINCE:
-        service += [("RestartSteps", "6"), ("RestartMaxDelaySec", str(host.restart_max_delay_sec))]
-    service += [("KillMode", "mixed"), ("SyslogIdentifier", identifier), ("OOMPolicy", "stop"), *directives]
+        common += [("RestartSteps", "6"), ("RestartMaxDelaySec", str(host.restart_max_delay_sec))]
+    common += [("KillMode", "mixed"), ("SyslogIdentifier", identifier), ("OOMPolicy", "stop"), *service]
     if host.scope == "system":
-        unit += [
-            ("Wants", f"network-online.target user@{host.uid}.service"),
-            # The user's manager, which lingers, is where Hermes starts cron jobs (since 0.21.1).
-            ("After", f"network-online.target user@{host.uid}.service"),
-            ("RequiresMountsFor", " ".join(host.data_paths)),
-        ]
-        service += [
-            ("User", host.user),
-            ("Environment", f"XDG_RUNTIME_DIR=/run/user/{host.uid}"),
-            ("Environment", f"DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/{host.uid}/bus"),
-        ]
+        about += [("Wants", "network-online.target"), ("After", "network-online.target")]
     target = "multi-user.target" if host.scope == "system" else "default.target"
+    about += unit or []
     if with_unit:
-        unit += [("After", with_unit), ("StopPropagatedFrom", with_unit)]
+        about += [("After", with_unit), ("StopPropagatedFrom", with_unit)]
     install = [("WantedBy", with_unit or target)]
-    return _text([("Unit", unit), ("Service", service), ("Install", install)])
+    return _text([("Unit", about), ("Service", common), ("Install", install)])
 
 
-def render_drop_in(host: Host, profile: dict[str, Any]) -> str:
-    """What one profile's gateway differs in: limits, time-outs, managed scope, sandbox.
+def render_drop_in(host: Host, profile: dict[str, Any], owner: Owner) -> str:
+    """All that is one agent's own: user, home, command, limits, time-outs, managed scope, sandbox.
 
     :param profile: the ``gateway`` part of a description made by :func:`declaration.resolve`
+    :param owner: its user
     """
+    # Below -v it says warnings only (0.19.0 gateway/run.py: start_gateway).
+    command = ["gateway", "run", *(["-v"] if host.verbose else [])]
+    unit, service = _identity(host, profile, owner, command)
     stop = ("TimeoutStopSec", str(profile["drain"] + STOP_MARGIN))
-    return _text([("Service", [stop, *_confinement(host, profile)])])
+    sections = [("Service", [*service, stop, *confinement(profile, owner, host.scope)])]
+    return _text([("Unit", unit), *sections] if unit else sections)
 
 
-def _confinement(host: Host, profile: dict[str, Any]) -> list[tuple[str, str]]:
-    """Limits, managed scope and sandbox of *profile*."""
+def _identity(
+    host: Host, profile: dict[str, Any], owner: Owner, command: list[str]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """As whom, where and what: directives of ``[Unit]`` and of ``[Service]``.
+
+    :param command: arguments of ``hermes``
+    """
+    home = user_home(profile, owner)
+    check_path(home, f"the home of the user {owner.name}")
+    unit: list[tuple[str, str]] = []
+    service = [
+        ("Environment", f"HERMES_HOME={profile['home']}"),
+        ("Environment", f"HOME={home}"),
+        ("WorkingDirectory", home),
+        # Resolves to releases/<id> at start (the script's interpreter is absolute): what is running never loads code
+        # of another release.
+        ("ExecStart", " ".join([f"{host.root}/current/bin/hermes", *home_arguments(profile["home"]), *command])),
+    ]
+    if host.scope == "system":
+        unit.append(("RequiresMountsFor", " ".join(data_paths(profile, owner))))
+        service.insert(0, ("User", owner.name))
+        if "user_manager" in profile["sandbox"]["open"]:
+            manager = f"user@{owner.uid}.service"
+            unit += [("Wants", manager), ("After", manager)]
+            service += [
+                ("Environment", f"XDG_RUNTIME_DIR={_runtime_directory(owner)}"),
+                ("Environment", f"DBUS_SESSION_BUS_ADDRESS=unix:path={_runtime_directory(owner)}/bus"),
+            ]
+    return unit, service
+
+
+def _runtime_directory(owner: Owner) -> str:
+    return f"/run/user/{owner.uid}"
+
+
+def confinement(profile: dict[str, Any], owner: Owner, scope: str) -> list[tuple[str, str]]:
+    """Limits, managed scope and sandbox of whatever runs as the agent *profile*: its gateway, or a command."""
     limits = profile["limits"]
     service = [("MemoryMax", limits["memory"]), ("TasksMax", str(limits["tasks"]))]
     if limits["cpu"]:
@@ -265,20 +333,21 @@ def _confinement(host: Host, profile: dict[str, Any]) -> list[tuple[str, str]]:
     if profile["config_scope"] == "managed":
         service.append(("Environment", f"HERMES_MANAGED_DIR={profile['managed_dir']}"))
     if profile["sandbox"]["enabled"]:
-        service += _sandbox(host, profile["sandbox"])
+        service += _sandbox(profile, owner, scope)
     return service
 
 
-def _sandbox(host: Host, sandbox: dict[str, Any]) -> list[tuple[str, str]]:
+def _sandbox(profile: dict[str, Any], owner: Owner, scope: str) -> list[tuple[str, str]]:
+    sandbox = profile["sandbox"]
     directives: dict[str, str | None] = dict(SANDBOX)
     for door in sandbox["open"]:
         directives.update(DOORS[door])
-    if host.scope == "user":
+    if scope == "user":
         return [(name, directives[name]) for name in USER_SANDBOX if directives[name] is not None]
-    paths = [*host.data_paths, *sandbox["paths"]]
+    paths = outermost([*data_paths(profile, owner), *sandbox["paths"]])
     result = [(name, value) for name, value in directives.items() if value is not None]
-    if directives["ProtectHome"] == "tmpfs":
-        visible = [f"/run/user/{host.uid}", *_below_home(paths)]
+    visible = _below_home(paths) + ([_runtime_directory(owner)] if "user_manager" in sandbox["open"] else [])
+    if directives["ProtectHome"] is not None and visible:
         result.append(("BindPaths", " ".join(f"-{path}" for path in visible)))
     if directives["ProtectSystem"] is not None:
         result.append(("ReadWritePaths", " ".join(f"-{path}" for path in paths)))

@@ -9,15 +9,16 @@ import contextlib
 import errno
 import fcntl
 import glob
+import itertools
 import json
 import os
 import pwd
-import shutil
+import secrets
 import signal
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +107,7 @@ def read_bytes(path: str, limit: int = -1) -> bytes | None:
 # What to do about an error of the operating system.
 _FIXES = {
     errno.EACCES: "give its directory the right owner and mode",
+    errno.EBUSY: "unmount what is mounted there",
     errno.EDQUOT: "free space",
     errno.ELOOP: "replace the symbolic link by what it stands for",
     errno.ENOENT: "make its directory",
@@ -127,14 +129,17 @@ def failure(verb: str, path: str, error: OSError) -> OpsError:
     )
 
 
-def read_text(path: str) -> str | None:
+def read_text(path: str, largest: int | None = None) -> str | None:
     """Like :func:`read_bytes`, decoded as UTF-8.
 
-    :raises OpsError: when it is not UTF-8; says which line
+    :param largest: bytes; None: any size
+    :raises OpsError: when it is larger, or is not UTF-8; says which line
     """
-    data = read_bytes(path)
+    data = read_bytes(path, -1 if largest is None else largest + 1)
     if data is None:
         return None
+    if largest is not None and len(data) > largest:
+        raise OpsError(f"is larger than {largest} bytes", where=path, fix="move it away; it was left as it is")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -144,20 +149,22 @@ def read_text(path: str) -> str | None:
         ) from None
 
 
-def read_json(path: str) -> Any | None:
+def read_json(path: str, largest: int | None = None) -> Any | None:
     """The JSON value in *path*, or None when there is no such file.
 
-    :raises OpsError: when it is not JSON; says which line
+    :param largest: bytes; None: any size
+    :raises OpsError: when it is larger, or is not JSON; says which line
     """
-    text = read_text(path)
+    text = read_text(path, largest)
     if text is None:
         return None
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
+        reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
         raise OpsError(
-            f"is not JSON ({getattr(error, 'msg', error)})",
+            f"is not JSON ({reason})",
             where=f"{path}:{line}",
             fix="repair or remove it; it was left as it is",
         ) from None
@@ -213,19 +220,93 @@ def _sweep(directory: str, name: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory with all that is in it, also where it forbids that; no error when it is not there."""
+    """Remove a directory with all that is in it, also where it forbids that; no error when it is not there.
 
-    def allow(_function: object, below: str, error: Any) -> None:
-        if isinstance(error[1], FileNotFoundError):
-            return
-        os.chmod(os.path.dirname(below), 0o700)
-        if os.path.isdir(below) and not os.path.islink(below):
-            os.chmod(below, 0o700)
-            shutil.rmtree(below)
-        else:
-            os.unlink(below)
+    However deep it is: directories are moved up into *path* before they are emptied. Links are removed, not followed,
+    and a directory that something is mounted on is not entered.
 
-    shutil.rmtree(path, onerror=allow)
+    :raises OpsError: something of it cannot be removed; all else is
+    """
+    try:
+        top = os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        os.chmod(path, 0o700)
+        top = os.open(path, _DIRECTORY)
+    try:
+        mount = mount_of(top)
+        with _descriptor(os.path.dirname(path) or ".") as parent:
+            if mount_of(parent) != mount:
+                raise OpsError("is not removed: something is mounted there", where=path, fix="unmount it")
+        os.fchmod(top, 0o700)
+        token = secrets.token_hex(8)
+        number = itertools.count()
+        while True:
+            removed, failed = 0, None
+            with os.scandir(top) as entries:
+                for entry in entries:
+                    try:
+                        _remove(entry.name, top, mount, lambda: f"{token}.{next(number)}")
+                        removed += 1
+                    except FileNotFoundError:
+                        removed += 1
+                    except OSError as error:
+                        failed = failed or failure("removed", os.path.join(path, entry.name), error)
+            if failed and not removed:
+                raise failed
+            if not removed:
+                break
+    finally:
+        os.close(top)
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            os.rmdir(path)
+        except OSError as error:
+            raise failure("removed", path, error) from None
+
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _remove(name: str, top: int, mount: int, free_name: Callable[[], str]) -> None:
+    """Remove the entry *name* of the directory *top*; the directories in it become entries of *top*."""
+    if not stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
+        os.unlink(name, dir_fd=top)
+        return
+    with _descriptor(name, top) as directory:
+        if mount_of(directory) != mount:
+            raise OSError(errno.EBUSY, "something is mounted there")
+        os.fchmod(directory, 0o700)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.name, dir_fd=directory)
+                    continue
+                # A directory that may not be written to cannot be moved either.
+                with contextlib.suppress(PermissionError):
+                    os.chmod(entry.name, 0o700, dir_fd=directory)
+                os.rename(entry.name, free_name(), src_dir_fd=directory, dst_dir_fd=top)
+    os.rmdir(name, dir_fd=top)
+
+
+@contextlib.contextmanager
+def _descriptor(name: str, directory: int | None = None) -> Iterator[int]:
+    try:
+        descriptor = os.open(name, _DIRECTORY, dir_fd=directory)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=directory)
+        descriptor = os.open(name, _DIRECTORY, dir_fd=directory)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def mount_of(descriptor: int) -> int:
+    """The number of the mount that an open file lies on; a bind mount has its own, unlike its ``st_dev``."""
+    with open(f"/proc/self/fdinfo/{descriptor}", "rb", buffering=0) as stream:
+        return next(int(line.split()[1]) for line in stream.read().splitlines() if line.startswith(b"mnt_id:"))
 
 
 def write_json(path: str, value: Any, *, mode: int = 0o600) -> None:
@@ -271,6 +352,35 @@ def ensure_directory(path: str, *, mode: int) -> bool:
     return True
 
 
+def check_trusted(path: str, fix: str) -> None:
+    """Make sure that nobody but root can put something else in the place of the directory *path*.
+
+    For what root writes: every directory on the way is root's, and where others may write the sticky bit keeps them
+    from renaming what is not theirs. Nothing is checked where we are not root.
+
+    :raises OpsError: with *fix*, when somebody could
+    """
+    if os.geteuid() != 0:
+        return
+    directory, below = path, True
+    while True:
+        try:
+            status = os.lstat(directory)
+        except FileNotFoundError:
+            status = None
+        if status is not None:
+            open_to_others = status.st_mode & 0o022 and (below or not status.st_mode & stat.S_ISVTX)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or open_to_others:
+                raise OpsError(
+                    f"cannot be trusted: {directory} is not a directory that only root can change",
+                    where=path,
+                    fix=fix,
+                )
+        if directory == os.sep:
+            return
+        directory, below = os.path.dirname(directory), False
+
+
 def open_directory(path: str) -> int:
     """A descriptor of the directory *path*, reached through no link that anybody but root could have made.
 
@@ -295,10 +405,21 @@ def open_directory(path: str) -> int:
             raise OpsError(
                 f"is reached through {name!r}, which is no directory or a symbolic link that root did not make",
                 where=path,
-                fix="declare the real path (hermes_home, hermes_data_dir)",
+                fix="declare the real path (home of the agent, hermes_data_dir)",
             ) from None
         raise failure("opened", path, error) from None
     return descriptor
+
+
+@contextlib.contextmanager
+def changing(descriptor: int, path: str) -> Iterator[int]:
+    """Close *descriptor*, of the directory *path*, afterwards; what the system refuses in it is an error of ours."""
+    try:
+        yield descriptor
+    except OSError as error:
+        raise failure("changed", path, error) from None
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -1,46 +1,93 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who listens on which TCP port of this host, from /proc alone."""
+"""Who has which TCP socket of this host, from /proc alone."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import socket
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from .files import Owner, acting_as
+from .answer import fits
+from .files import Owner
+from .text import printable
+from .worker import work
 
+# States of a socket in /proc/net/tcp (Linux, include/net/tcp_states.h).
+_ESTABLISHED = "01"
 _LISTEN = "0A"
+_TABLES = ("tcp", "tcp6")
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _UNIT = re.compile(r"/hermes-gateway@([^/]+)\.service(?:/|$)", re.M)
+# Bytes of a process's command line, and of its cgroups: both are its own to choose.
+_MUCH = 4096
+# An IPv4 address within IPv6, as the kernel writes it.
+_MAPPED = "0000000000000000FFFF0000"
 
 
-def listeners(ports: set[int], owner: Owner | None = None) -> dict[int, set[int]]:
+@dataclass(frozen=True)
+class _Row:
+    """A socket in ``/proc/net/tcp`` or ``tcp6``; addresses as they stand there.
+
+    :param uid: whose it is; 0 as well while nobody has accepted the connection
+    :param inode: ``0`` while nobody has accepted the connection
+    """
+
+    local: str
+    remote: str
+    state: str
+    uid: int
+    inode: str
+
+    @property
+    def port(self) -> int:
+        return int(self.local.rpartition(":")[2], 16)
+
+
+def _rows(net: str = "/proc/net") -> Iterator[_Row]:
+    for table in _TABLES:
+        with contextlib.suppress(OSError), open(f"{net}/{table}", encoding="utf-8") as stream:
+            next(stream, None)
+            for line in stream:
+                fields = line.split()
+                yield _Row(fields[1], fields[2], fields[3], int(fields[7]), fields[9])
+
+
+def listeners(ports: Iterable[int], *owners: Owner) -> dict[int, set[int]]:
     """Which of *ports* are listened on, and by whom.
 
-    :param owner: a user whose processes are looked at with its own rights too: in a container even root may
+    :param owners: users whose processes are looked at with their own rights too: in a container even root may
         lack those to look at another user's
     :returns: port -> process ids; an empty set when the process cannot be seen
     """
-    inodes: dict[str, int] = {}
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            with open(table, encoding="ascii") as stream:
-                rows = stream.read().splitlines()[1:]
-        except OSError:
-            continue
-        for row in rows:
-            fields = row.split()
-            port = int(fields[1].rsplit(":", 1)[1], 16)
-            if fields[3] == _LISTEN and port in ports:
-                inodes[fields[9]] = port
+    wanted = set(ports)
+    if not wanted:
+        return {}
+    inodes = {row.inode: row.port for row in _rows() if row.state == _LISTEN and row.port in wanted}
     found: dict[int, set[int]] = {port: set() for port in inodes.values()}
     _find(inodes, found)
-    if owner is not None and not all(found.values()):
-        with acting_as(owner):
-            _find(inodes, found)
+    for owner in owners:
+        if not all(found.values()) and os.geteuid() != owner.uid:
+            merge_seen(found, work(owner, "system.network:seen_listeners", sorted(wanted)))
     return found
+
+
+def seen_listeners(ports: list[int]) -> list[list[int]]:
+    """What :func:`listeners` finds, as JSON can say it: ``[port, process id]``."""
+    return [[port, pid] for port, pids in listeners(ports).items() for pid in sorted(pids)]
+
+
+def merge_seen(found: dict[int, set[int]], seen: object) -> None:
+    """Add to *found* what a worker saw (:func:`seen_listeners`)."""
+    for pair in seen if isinstance(seen, list) else []:
+        if fits(pair, (int, int)):
+            found.get(pair[0], set()).add(pair[1])
 
 
 def _find(inodes: dict[str, int], found: dict[int, set[int]]) -> None:
@@ -48,21 +95,66 @@ def _find(inodes: dict[str, int], found: dict[int, set[int]]) -> None:
     if not inodes:
         return
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-        # It may be gone meanwhile, or not ours to see.
-        with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+        for inode in sockets_of(pid) or ():
+            if inode in inodes:
+                found[inodes[inode]].add(pid)
+
+
+def sockets_of(pid: int) -> list[str] | None:
+    """Of each open descriptor of a process the inode, when it is a socket, else ``""``; None: we may not see them."""
+    found = []
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
             for entry in entries:
-                match = _SOCKET.match(os.readlink(entry.path))
-                if match and match.group(1) in inodes:
-                    found[inodes[match.group(1)]].add(pid)
+                with contextlib.suppress(FileNotFoundError):
+                    match = _SOCKET.match(os.readlink(entry.path))
+                    found.append(match[1] if match else "")
+    except OSError:
+        # It may be gone meanwhile, or not ours to see.
+        return None
+    return found
+
+
+def is_connected(pid: int, sockets: Iterable[str]) -> bool:
+    """Whether one of a process's *sockets* (inodes) is a TCP connection that it opened itself."""
+    mine = set(sockets) - {""}
+    ours = [row for row in _rows(f"/proc/{pid}/net") if row.inode in mine]
+    ports = {row.port for row in ours if row.state == _LISTEN}
+    return any(row.state == _ESTABLISHED and row.port not in ports for row in ours)
+
+
+def accepted_by(connection: socket.socket, deadline: float) -> int | None:
+    """The user id of whoever accepted our *connection* to a server on this host; None when nobody did.
+
+    A port can change hands between a look at who listens and a connection. A connection cannot: this one is the very
+    process's that will read what we send.
+
+    :param deadline: of the monotonic clock
+    """
+    local, remote = (_written(name, connection.family) for name in (connection.getpeername(), connection.getsockname()))
+    wanted = {(local, remote)}
+    if connection.family == socket.AF_INET:
+        # A server that listens on both families has it among those of IPv6.
+        wanted.add((_MAPPED + local, _MAPPED + remote))
+    while True:
+        for row in _rows():
+            if (row.local, row.remote) in wanted and row.inode != "0":
+                return row.uid
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.01)
+
+
+def _written(address: tuple, family: int) -> str:
+    """*address* as the kernel writes it in /proc/net/tcp: words of 32 bits, each in the byte order of the machine."""
+    packed = socket.inet_pton(family, address[0].partition("%")[0])
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    return "".join(f"{word:08X}" for word in words) + f":{address[1]:04X}"
 
 
 def command_line(pid: int) -> list[str]:
-    """The words of a process's command line; empty when it is gone."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as stream:
-            return [word.decode("utf-8", "replace") for word in stream.read().split(b"\0") if word]
-    except OSError:
-        return []
+    """The first words of a process's command line; empty when it is gone."""
+    return [word.decode("utf-8", "replace") for word in _beginning(pid, "cmdline").split(b"\0") if word]
 
 
 def gateway_of(pid: int) -> str | None:
@@ -72,11 +164,15 @@ def gateway_of(pid: int) -> str | None:
 
 
 def _cgroups(pid: int) -> str:
+    return _beginning(pid, "cgroup").decode("utf-8", "replace")
+
+
+def _beginning(pid: int, name: str) -> bytes:
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as stream:
-            return stream.read()
+        with open(f"/proc/{pid}/{name}", "rb") as stream:
+            return stream.read(_MUCH)
     except OSError:
-        return ""
+        return b""
 
 
 def outsiders(pids: set[int], profiles: set[str]) -> set[int]:
@@ -87,8 +183,8 @@ def outsiders(pids: set[int], profiles: set[str]) -> set[int]:
 def describe(pids: set[int]) -> str:
     """``pid 12 (nginx)`` for people."""
     named = []
-    for pid in sorted(pids):
+    for pid in sorted(pids)[:5]:
         gateway, words = gateway_of(pid), command_line(pid)
-        program = os.path.basename(words[0]) if words else "gone"
-        named.append(f"pid {pid} ({f'the gateway of profile {gateway}' if gateway else program})")
+        program = printable(os.path.basename(words[0])[:64]) if words else "gone"
+        named.append(f"pid {pid} ({f'the gateway of profile {printable(gateway)}' if gateway else program})")
     return ", ".join(named) or "a process that cannot be seen"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from .files import ensure_directory, read_bytes, write_atomic
@@ -70,12 +70,18 @@ class Plan:
 
     def diff(self, header: str) -> dict[str, str]:
         """The differences in the form of Ansible's ``--diff``."""
-        return {
-            "before_header": header,
-            "after_header": header,
-            "before": "".join(f"{d.what}: {d.before}\n" for d in self.differences if d.before is not None),
-            "after": "".join(f"{d.what}: {d.after}\n" for d in self.differences if d.after is not None),
-        }
+        return diff(self.differences, header)
+
+
+def diff(differences: Iterable[Difference], header: str) -> dict[str, str]:
+    """*differences* in the form of Ansible's ``--diff``, below *header*."""
+    differences = list(differences)
+    return {
+        "before_header": header,
+        "after_header": header,
+        "before": "".join(f"{each.what}: {each.before}\n" for each in differences if each.before is not None),
+        "after": "".join(f"{each.what}: {each.after}\n" for each in differences if each.after is not None),
+    }
 
 
 def _write(path: str, data: bytes, mode: int) -> None:

@@ -5,15 +5,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import selectors
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
 
 from .errors import OpsError
 from .files import Owner
+
+# Where programs are looked for that run as somebody else.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
@@ -55,24 +62,22 @@ def run(
 
     :param timeout: seconds
     :param check: raise when it exits with another status than 0
-    :param env: added to this process's environment; secrets belong here, never in *argv*
-    :param user: run as this user (needs root)
+    :param env: added to its environment; secrets belong here, never in *argv*
+    :param user: run as this user (needs root). It gets nothing else of this process's environment than PATH: whoever
+        runs as that user can read it. Without another user it gets all of it
     :param pass_fds: descriptors that it inherits
     :raises OpsError: program missing, time-out, or failure with *check*
     """
     command = tuple(argv)
     shown = shlex.join(command)
-    identity = {}
-    if user is not None and os.geteuid() != user.uid:
-        identity = {"user": user.uid, "group": user.gid, "extra_groups": []}
-        env = {"HOME": user.home, "USER": user.name, "LOGNAME": user.name, **(env or {})}
+    identity, environment = _as_user(user)
     try:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+            env={**environment, "LC_ALL": "C.UTF-8", **(env or {})},
             cwd=cwd,
             start_new_session=True,
             pass_fds=tuple(pass_fds),
@@ -82,6 +87,9 @@ def run(
         )
     except OSError as error:
         raise OpsError(f"cannot be run ({error.strerror})", where=command[0]) from None
+    except ValueError as error:
+        # A NUL in an argument or in the environment.
+        raise OpsError(f"cannot be run ({error})", where=command[0]) from None
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -92,6 +100,75 @@ def run(
     if check and not done.ok:
         raise OpsError(f"failed with status {done.rc}: {done.last_words}", where=shown)
     return done
+
+
+def _as_user(user: Owner | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """What makes a process one of *user*'s, and its environment, which that user can read."""
+    if user is None or os.geteuid() == user.uid:
+        return {}, dict(os.environ)
+    path = os.environ.get("PATH", os.defpath)
+    environment = {"PATH": path, "HOME": user.home, "USER": user.name, "LOGNAME": user.name}
+    return {"user": user.uid, "group": user.gid, "extra_groups": []}, environment
+
+
+def run_tail(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    limit: int,
+    env: Mapping[str, str] | None = None,
+    user: Owner | None = None,
+) -> str:
+    """Run *argv*, which may say any amount, and return the end of it: standard output and error as they came.
+
+    What it says further back is not kept. A line that is cut there is left out.
+
+    :param timeout: seconds, after which its process group is killed; what it has said until then counts
+    :param limit: bytes
+    :param user: see :func:`run`
+    :raises OpsError: program missing
+    """
+    identity, environment = _as_user(user)
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**environment, "LC_ALL": "C.UTF-8", **(env or {})},
+            start_new_session=True,
+            **identity,
+        )
+    except OSError as error:
+        raise OpsError(f"cannot be run ({error.strerror})", where=argv[0]) from None
+    said, cut, late = bytearray(), False, False
+    deadline = time.monotonic() + timeout
+    with process, selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not selector.select(remaining):
+                late = True
+                break
+            part = os.read(process.stdout.fileno(), 1 << 16)
+            if not part:
+                break
+            said += part
+            cut = cut or len(said) > limit
+            del said[: -2 * limit]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        # With all that it started; also when it closed its output and goes on.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    if cut:
+        del said[:-limit]
+        del said[: said.find(b"\n") + 1]
+    before = "[what it said before is left out]\n" if cut else ""
+    after = f"[it did not finish within {timeout:g} s]\n" if late else ""
+    if process.returncode > 0:
+        after = f"[exit status {process.returncode}]\n"
+    return before + said.decode("utf-8", "replace") + after
 
 
 def run_filter(argv: Sequence[str], data: bytes, *, timeout: float) -> bytes:
@@ -111,3 +188,25 @@ def run_filter(argv: Sequence[str], data: bytes, *, timeout: float) -> bytes:
         reason = last_line(done.stderr.decode("utf-8", "replace"))
         raise OpsError(f"failed with status {done.returncode}: {reason}", where=shown)
     return done.stdout
+
+
+def run_head(argv: Sequence[str], *, limit: int, timeout: float) -> str:
+    """The first *limit* bytes of what *argv* says; for what others can make say without end.
+
+    :param timeout: seconds
+    :raises OpsError: program missing
+    """
+    # Ended by a program of its own: reading has no time-out.
+    command = ["timeout", "--signal=KILL", f"{timeout:g}", *argv]
+    try:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+        ) as process:
+            data = cast(BinaryIO, process.stdout).read(limit)
+    except OSError as error:
+        raise OpsError(f"cannot be run ({error.strerror})", where=command[0]) from None
+    return data.decode("utf-8", "replace")

@@ -31,9 +31,11 @@ def plan_active(
     :param reasons: more reasons to restart it, as sentences for the diff
     """
     unit_files = unit_files or {}
-    unit = manager.units([name])[name]
+    # Drop-ins are no units.
+    units = manager.units([name, *(os.path.basename(path) for path in unit_files if not path.endswith(".conf"))])
+    unit = units[name]
     changed = [path for path, text in unit_files.items() if plan.add_file(path, text, mode=UNIT_MODE)]
-    if changed or unit.stale:
+    if changed or any(each.stale for each in units.values()):
         plan.actions.append(lambda: manager.call("daemon-reload"))
     if not unit.enabled:
         plan.add(Difference(name, "not enabled", "enabled"), lambda: manager.call("enable", name))
@@ -43,7 +45,8 @@ def plan_active(
     if unit.active not in ("active", "activating"):
         plan.add(Difference(f"{name} state", unit.active, "active"), lambda: _start(manager, name))
     else:
-        plan_young(plan, manager, unit, [*unit_files, *reads], reasons)
+        # What belongs to it reads its own file whenever it starts.
+        plan_young(plan, manager, unit, [*(path for path in unit_files if name in path), *reads], reasons)
 
 
 def plan_young(plan: Plan, manager: Manager, unit: Unit, reads: Iterable[str], reasons: Iterable[str] = ()) -> None:
@@ -67,7 +70,7 @@ def plan_gone(plan: Plan, manager: Manager, name: str, files: Iterable[str]) -> 
     if not found:
         return
     unit = manager.units([name])[name]
-    if unit.enabled or unit.active not in ("inactive", "failed"):
+    if unit.enabled or not unit.dead:
         plan.add(Difference(name, unit.active, "stopped, disabled"), lambda: manager.call("disable", "--now", name))
     plan_files_gone(plan, found)
     plan.actions.append(lambda: manager.call("daemon-reload"))

@@ -18,6 +18,9 @@ from .process import Completed, run
 # For everything but a stop, which takes as long as the gateway may drain.
 COMMAND_TIMEOUT = 120.0
 
+# systemd's words for a unit that nobody starts again.
+DEAD = ("inactive", "failed")
+
 # What a path may hold so that it means itself in every directive: no white space, quote, `%`, `:` or `\`.
 UNIT_PATH = re.compile(r"/[\w./@+,=~-]*")
 
@@ -73,9 +76,14 @@ class Unit:
         return f"journalctl -t {identifier}" if self.user else f"journalctl -u {self.name}"
 
     @property
+    def dead(self) -> bool:
+        """Whether it has ended, and systemd does not start it again by itself."""
+        return self.active in DEAD
+
+    @property
     def over(self) -> bool:
         """Whether it neither runs nor is about to."""
-        return self.active in ("inactive", "failed") and not self.queued
+        return self.dead and not self.queued
 
     @property
     def running(self) -> bool:

@@ -1,12 +1,13 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Text that others wrote, as it may go to a terminal."""
+"""Text and numbers that others wrote, as they may be used."""
 
 from __future__ import annotations
 
 import time
 import unicodedata
+from typing import Any
 
 # Characters that move the cursor, colour, reorder or hide text: controls, formats (also bidirectional overrides),
 # halves of surrogates, separators of lines and paragraphs.
@@ -31,3 +32,10 @@ def moment(when: float) -> str:
         return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(when))
     except (OverflowError, ValueError, OSError):
         return str(when)
+
+
+def number(value: Any) -> float | None:
+    """*value*, when it is a number that one can reckon with."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:
+        return float(value)
+    return None

@@ -20,8 +20,10 @@ process that has dropped root from being dumped (prctl(2), PR_SET_DUMPABLE) unti
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
 import json
+import math
 import os
 import resource
 import select
@@ -42,6 +44,11 @@ PACKAGE = __name__.rsplit(".", 2)[0]
 _WORDS = 2000
 # Digits of a whole number in an answer. Python takes quadratic time for long ones before 3.11.
 _DIGITS = 30
+# Levels of an answer. What an agent's file may have (100), and what we put around it.
+_DEPTH = 128
+# F_SETPIPE_SZ (fcntl(2)), which Python's module names since 3.10, and the most that anybody may ask for.
+_SET_PIPE_SIZE = 1031
+_PIPE_BYTES = 1 << 20
 # What a worker is started with: the same package, under its plain name, from where this one was imported.
 _START = """\
 import sys
@@ -131,6 +138,9 @@ class Worker:
                 start_new_session=True,
                 pass_fds=tuple(self.descriptors),
             )
+        # It need not wait with its answer until somebody reads it.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(cast(BinaryIO, self._process.stdout), _SET_PIPE_SIZE, _PIPE_BYTES)
 
     def result(self) -> Any:
         """What the function returned.
@@ -170,8 +180,9 @@ class Worker:
         poll = select.poll()
         poll.register(stream, select.POLLIN | select.POLLHUP)
         while True:
-            remaining = self._deadline - time.monotonic()
-            if remaining <= 0 or not poll.poll(remaining * 1000):
+            # It may have answered in time, although whoever waits for several looks late.
+            remaining = max(0.0, self._deadline - time.monotonic())
+            if not poll.poll(remaining * 1000):
                 raise self._died(f"did not finish within {self.limits.seconds:g} s")
             part = os.read(stream.fileno(), 1 << 16)
             if not part:
@@ -217,9 +228,35 @@ def parse(text: bytes) -> Any:
     :raises OpsError: it is none, is nested too deeply, or holds a number that is none
     """
     try:
-        return json.loads(text, parse_int=_whole, parse_constant=_no_number)
+        # As UTF-8: a text that looks like UTF-32 would have Python import what a worker can no longer read.
+        value = json.loads(text.decode(), parse_int=_whole, parse_float=_finite, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise WorkerDied(f"answered with what is not JSON ({type(error).__name__})") from None
+    _refuse_depth(value)
+    return value
+
+
+def _refuse_depth(value: Any) -> None:
+    """:raises WorkerDied: when *value* is nested so deeply that who reads it by recursion would not come to its end"""
+    level = [value]
+    for _depth in range(_DEPTH):
+        level = [below for each in level for below in _below(each)]
+        if not level:
+            return
+    raise WorkerDied(f"answered with what is nested more than {_DEPTH} levels deep")
+
+
+def _below(value: Any) -> list[Any]:
+    """The lists and mappings in *value*."""
+    held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [each for each in held if isinstance(each, (dict, list))]
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError("a number is too large")
+    return value
 
 
 def _whole(digits: str) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .errors import OpsError
@@ -29,10 +29,20 @@ Path = Sequence[str]
 _END_OF_LINE = re.compile(r"[^\r\n]*")
 _LINE_BREAK = re.compile(r"\r\n|\n|\r|\Z")
 _ALIAS = re.compile(r"\s*:\s*\*[^\s,\]}]+")
+_BRACKETS = re.compile(r"[\[\]{}]")
+# Brackets within brackets. libyaml's time grows with the square of their number.
+_BRACKET_DEPTH = 200
+# Parts of a path that are remembered.
+_PATH = 8
 # What PyYAML quotes: a character, the name of a token ('<block end>'), or what stands in the file.
 _QUOTATION = re.compile(r"('.'|'<[a-z ]+>')|['\"].*", re.DOTALL)
 # PyYAML takes these for line breaks too, and Python's printable test does not know the last.
 _UNUSUAL_BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
+
+
+# What Hermes writes and people declare is far below these; more is damage, or somebody who wants us to choke on it.
+_DEPTH = 100
+_VALUES = 100_000
 
 
 def available() -> bool:
@@ -46,10 +56,11 @@ def load(text: str, path: str) -> dict[Any, Any]:
     :param path: named in errors
     :raises OpsError: when it does not parse or is no mapping; says the line
     """
-    _require()
+    require()
     # The loader of Hermes (utils.py, fast_safe_load, 0.18.2 and 0.19.0).
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        _refuse_excess(text, loader, path)
         tree = yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
         raise _syntax_error(error, text, path) from None
@@ -69,7 +80,92 @@ def load(text: str, path: str) -> dict[Any, Any]:
     return tree
 
 
-def _require() -> None:
+def is_too_deep(text: str) -> bool:
+    """Whether *text* may open so many brackets that a YAML parser needs all memory or a time that nobody has."""
+    depth = 0
+    for bracket in _BRACKETS.finditer(text):
+        depth = max(0, depth + (1 if bracket[0] in "[{" else -1))
+        if depth > _BRACKET_DEPTH:
+            return True
+    return False
+
+
+def scalars(text: str) -> Iterator[tuple[tuple[Any, ...], str, str | None]]:
+    """The scalars in *text*: path, value as it is spelled, and what stands before it in its list.
+
+    For text that may be hostile or broken: nothing is nested in calls or repeated for an alias, and what stands before
+    an error counts. Nothing without PyYAML.
+    """
+    if yaml is None or is_too_deep(text):
+        return
+    # An open collection: its path, whether it is a mapping, the key that waits for its value, the item before.
+    stack: list[list[Any]] = []
+    anchored: dict[str, str] = {}
+    try:
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.events.CollectionEndEvent):
+                stack.pop()
+                continue
+            if not isinstance(event, yaml.events.NodeEvent):
+                continue
+            top = stack[-1] if stack else [(), False, None, None]
+            path, is_mapping, key, before = top
+            if isinstance(event, yaml.events.CollectionStartEvent):
+                # No path needs to be deep: what names a value is near.
+                below = (*path, key if is_mapping else 0)[-_PATH:]
+                stack.append([below, isinstance(event, yaml.events.MappingStartEvent), None, None])
+                top[2:] = [None, None]
+                continue
+            is_alias = isinstance(event, yaml.events.AliasEvent)
+            value = anchored.get(event.anchor, "") if is_alias else event.value
+            if event.anchor and not is_alias:
+                anchored[event.anchor] = value
+            if is_mapping and key is None:
+                top[2] = value
+                continue
+            yield (*path, key if is_mapping else 0), value, before
+            top[2:] = [None, None if is_mapping else value]
+    except (yaml.YAMLError, ValueError):
+        return
+
+
+def _refuse_excess(text: str, loader: Any, path: str) -> None:
+    """Refuse a text that would take the stack or the memory of its parser, or of whoever walks the result.
+
+    Looks at the parser's events, each of which is small. An alias counts for all that its anchor holds.
+
+    :raises OpsError: names the line
+    """
+    # Values counted so far at the beginning of each open collection, with its anchor.
+    opened: list[tuple[str | None, int]] = []
+    held: dict[str | None, int] = {}
+    values = 0
+    for event in yaml.parse(text, Loader=loader):
+        excess = None
+        if isinstance(event, yaml.AliasEvent):
+            values += held.get(event.anchor, 0)
+            if any(anchor == event.anchor for anchor, _before in opened):
+                excess = "has an alias that stands for what it is in"
+        elif isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, values))
+            values += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            held[anchor] = values - before
+        elif isinstance(event, yaml.ScalarEvent):
+            values += 1
+            held[event.anchor] = 1
+        if len(opened) > _DEPTH:
+            excess = f"is nested more than {_DEPTH} levels deep"
+        if values > _VALUES:
+            excess = f"holds more than {_VALUES} values, once each alias is replaced by what it stands for"
+        if excess:
+            place = f"{path}:{event.start_mark.line + 1}"
+            raise OpsError(excess, where=place, fix="repair it; it was left as it is")
+
+
+def require() -> None:
+    """:raises OpsError: there is no PyYAML on this host"""
     if yaml is None:
         raise OpsError("PyYAML is missing on this host", fix="install the package python3-yaml, or run the role base")
 
@@ -185,7 +281,7 @@ def line_of(text: str, keys: Path, path: str) -> int | None:
 
 
 def _compose(text: str, path: str):
-    _require()
+    require()
     try:
         # The pure Python loader: its marks count characters, those of libyaml miss a byte order mark.
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -393,7 +489,7 @@ def _block(value: Any, column: int, newline: str) -> str:
 
 
 def _dump(value: Any, *, in_flow: bool) -> str:
-    _require()
+    require()
     return yaml.dump(
         value,
         Dumper=_dumper(in_flow),

@@ -3,45 +3,34 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a release may migrate in a home, kept as it was before, and the way back.
 
-That is the SQLite files and config.yaml. Sources: Hermes 0.18.2 and 0.19.0, hermes_state.py (table schema_version,
-migrated when the file is opened, never back), hermes_cli/config.py (``_config_version``).
+Everything in a home and in a copy of it is what the agent wrote, so workers do all of it: see :mod:`copies`. Here is
+what root knows of it, and for how long it waits.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import re
-import shutil
-import sqlite3
-import time
-import urllib.parse
-from collections.abc import Callable, Iterator
+import pwd
+import stat
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..agent import config
-from ..agent.sessions import DATABASE_ERRORS
-from ..backup import archives as backup
 from ..system.errors import OpsError
-from ..system.files import (
-    Owner,
-    acting_as,
-    ensure_directory,
-    failure,
-    open_directory,
-    read_bytes,
-    sync_directory,
-    write_atomic,
-)
+from ..system.files import Owner, ensure_directory, failure, read_json, sync_directory, write_json
+from ..system.text import printable
+from ..system.worker import Limits, Worker, WorkerDied
+from . import copies
 
-# What Hermes itself keeps, and migrates (0.18.2 and 0.19.0).
-HERMES_DATABASES = frozenset({"state.db", "kanban.db", "response_store.db", "cron/executions.db"})
-_PARTIAL = ".partial"
-_BLOCK = 1 << 20
-# A file that was changed that recently may have been changed once more without a trace in its time.
-_SETTLED_SECONDS = 1.0
-_CONFIG_VERSION = re.compile(rb"^_config_version:[ \t]*([^\s#]+)", re.M)
+# Seconds for an agent while it works, while it is stopped, and on the way back.
+AHEAD_SECONDS = 900.0
+STOPPED_SECONDS = 300.0
+BACK_SECONDS = 300.0
+SIZE_SECONDS = 60.0
+REMOVE_SECONDS = 120.0
+# Databases of one home; Hermes has four.
+_MOST = 10_000
+_LONGEST_PATH = 4096
 
 
 class Frozen:
@@ -50,289 +39,195 @@ class Frozen:
     ::
 
         <directory>/<path below the home>    the copy: a file without companions
+        <directory>.json                     root's: the mark of each, by which a migration shows
         <aside>/<path below the home>        what stood in the home when the copy was put back
 
-    :param home: where the agent's files are; its owner's
-    :param directory: root's; the copies
-    :param aside: root's; empty until something is put back
+    The two directories are the agent's user's, below directories that only root may enter.
+
+    :param name: of the agent
+    :param home: where the agent's files are
     :param strict: a database of Hermes that cannot be copied is an error; else it is left out, like others always
     """
 
-    def __init__(self, home: str, owner: Owner, directory: str, aside: str, *, strict: bool = True) -> None:
+    def __init__(self, name: str, home: str, owner: Owner, directory: str, aside: str, *, strict: bool = True) -> None:
+        self.name = name
         self.home = home
         self.owner = owner
         self.directory = directory
         self.aside = aside
         self.strict = strict
-        # Path -> what its files looked like before they were copied.
-        self._seen: dict[str, list[tuple[int, ...]]] = {}
+        # What copy_ahead saw of each database; for complete.
+        self.seen: dict[str, copies.Look] = {}
 
-    # There.
+    @property
+    def where(self) -> str:
+        return f"agent {self.name}"
 
-    def copy_ahead(self) -> None:
-        """Copy everything while the agent goes on working, so that little is left for :meth:`complete`.
+    def size(self) -> int:
+        """Bytes that its databases take.
 
-        Makes the directories that :meth:`put_back` will need: it may have to work on a disk that is full.
-
-        :raises OpsError: when a database cannot be read, or the disk is full
+        :raises OpsError: the home cannot be looked at
         """
-        with _reported(self.directory):
-            for path in (self.directory, self.aside):
-                ensure_directory(path, mode=0o700)
-            for name in self._databases():
-                for path in (self.directory, self.aside):
-                    ensure_directory(os.path.dirname(os.path.join(path, name)), mode=0o700)
-                self._seen[name] = self._look(name)
-                self._try(self._copy, name)
+        worker = Worker(self.owner, "update.copies:size", [self.home], Limits(seconds=SIZE_SECONDS), where=self.where)
+        value = self._result(worker)
+        if not isinstance(value, int) or value < 0:
+            raise self._nonsense()
+        return value
 
-    def complete(self) -> None:
-        """Bring the copies up to date, now that the agent is stopped; only what changed since costs time.
+    def copy_ahead(self, budget: int) -> None:
+        """Copy everything while the agent goes on working.
+
+        :param budget: bytes that the copies may take
+        :raises OpsError: a database cannot be read, the disk is full, or the agent keeps us from it
+        """
+        with _directories(self.owner, self.directory) as (kept,):
+            arguments = [self.home, kept, self.strict, budget]
+            limits = Limits(seconds=AHEAD_SECONDS, file=budget)
+            worker = Worker(self.owner, "update.copies:copy_ahead", arguments, limits, [kept], self.where)
+            self.seen = self._by_path(self._result(worker), list)
+
+    def completing(self, budget: int) -> Worker:
+        """A worker that brings the copies up to date, now that the agent is stopped; for :meth:`completed`."""
+        with _directories(self.owner, self.directory) as (kept,):
+            arguments = [self.home, kept, self.strict, budget, self.seen]
+            limits = Limits(seconds=STOPPED_SECONDS, file=budget)
+            return Worker(self.owner, "update.copies:complete", arguments, limits, [kept], self.where)
+
+    def completed(self, worker: Worker) -> None:
+        """Wait for it, and keep the marks.
 
         :raises OpsError: see :meth:`copy_ahead`
         """
-        with _reported(self.directory):
-            present = self._databases()
-            for name in present:
-                if name not in self._seen:
-                    for path in (self.directory, self.aside):
-                        ensure_directory(os.path.dirname(os.path.join(path, name)), mode=0o700)
-                    self._try(self._copy, name)
-                elif self._seen[name] != self._look(name):
-                    self._try(self._refresh, name)
-            for name in self._seen.keys() - set(present):
-                self._leave_out(name)
-            with acting_as(self.owner):
-                text = read_bytes(os.path.join(self.home, config.FILE_NAME))
-            if text is not None:
-                write_atomic(os.path.join(self.directory, config.FILE_NAME), text, mode=0o600)
-
-    def _databases(self) -> list[str]:
-        with acting_as(self.owner):
-            return backup.databases(self.home)
-
-    def _look(self, name: str) -> list[tuple[int, ...]]:
-        """By what one sees whether a database was written to."""
-        found = []
-        with acting_as(self.owner):
-            for suffix in ("", "-wal", "-journal"):
-                with contextlib.suppress(FileNotFoundError):
-                    status = os.stat(os.path.join(self.home, name + suffix))
-                    # An empty one is made by whoever reads.
-                    if status.st_size or not suffix:
-                        found.append((status.st_ino, status.st_size, status.st_mtime_ns))
-        newest = max(when for _inode, _size, when in found) / 1e9 if found else 0.0
-        return found if abs(time.time() - newest) > _SETTLED_SECONDS else [(time.monotonic_ns(),)]
-
-    def _try(self, copy: Callable[[str], None], name: str) -> None:
-        """A damaged or locked database among an agent's own files must keep nobody from an update, nor one of Hermes
-        from going back."""
-        try:
-            copy(name)
-        except (OpsError, OSError, *DATABASE_ERRORS):
-            own = name in HERMES_DATABASES and os.path.lexists(os.path.join(self.home, name))
-            if own and self.strict:
-                raise
-            self._leave_out(name)
-
-    def _leave_out(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.directory, name))
-
-    def _copy(self, name: str) -> None:
-        target = os.path.join(self.directory, name)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(target)
-        backup.copy_database(os.path.join(self.home, name), target, self.owner)
-        sync_directory(os.path.dirname(target))
-
-    def _refresh(self, name: str) -> None:
-        """Copy again what differs; most of a large database does not, and reading is faster than writing."""
-        source, target = os.path.join(self.home, name), os.path.join(self.directory, name)
-        with contextlib.ExitStack() as stack:
-            with acting_as(self.owner):
-                # SQLite's locks on a file go with any descriptor of it: that one is closed last.
-                stream = stack.enter_context(open(source, "rb"))
-                connection = stack.enter_context(contextlib.closing(_connect(source)))
-                # As long as we read, nobody moves pages from the log to the file.
-                connection.execute("BEGIN")
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                whole = not any(_size(source + suffix) for suffix in ("-wal", "-journal"))
-            if whole:
-                _transfer(stream, target)
-        if not whole:
-            self._copy(name)
-
-    # And back.
+        write_json(f"{self.directory}.json", self._by_path(self._result(worker), str))
 
     def put_back(self) -> list[str]:
         """Give the home back what was frozen, where it has been migrated since; what stood there goes aside.
 
-        Everything is a rename: needs no space where home and copies share a file system, and can be killed
-        anywhere and called again, until it returns.
+        Can be killed anywhere and called again, until it returns. An agent that makes its databases impossible to
+        compare gets all of them back.
 
         :returns: paths below the home
-        :raises OpsError: when the home cannot be changed
+        :raises OpsError: some cannot be put back; the others are
         """
-        back = []
-        with _reported(self.home):
-            for name in sorted(self._copies()):
-                if self._is_aside(name) or self._migrated(name):
-                    self._exchange(name)
-                    back.append(name)
+        marks = read_json(f"{self.directory}.json")
+        if not marks:
+            return []
+        try:
+            answer = self._put_back(marks, compare=True)
+        except WorkerDied:
+            answer = self._put_back(marks, compare=False)
+        back, failed = answer.get("back"), answer.get("failed")
+        if not isinstance(back, list) or not set(map(str, back)) <= set(marks) or not isinstance(failed, dict):
+            raise self._nonsense()
+        if failed:
+            reasons = [printable(str(reason))[:500] for _name, reason in sorted(failed.items())]
+            raise OpsError("; ".join(reasons[:5]), where=self.where)
         return back
 
-    def _copies(self) -> set[str]:
-        """What was frozen, also where a run that was killed has put it back already."""
-        found = set()
-        for top in (self.directory, self.aside):
-            for directory, _names, files in os.walk(top):
-                found |= {os.path.relpath(os.path.join(directory, file), top) for file in files}
-        return {name for name in found if not name.endswith((*backup.SQLITE_COMPANIONS, _PARTIAL))}
+    def _put_back(self, marks: dict[str, str], *, compare: bool) -> dict[str, Any]:
+        with _directories(self.owner, self.directory, self.aside) as (kept, aside):
+            status = os.statvfs(self.aside)
+            # On two file systems what goes aside is copied.
+            limits = Limits(seconds=BACK_SECONDS, file=status.f_bavail * status.f_frsize)
+            arguments = [self.home, kept, aside, marks, compare]
+            worker = Worker(self.owner, "update.copies:put_back", arguments, limits, [kept, aside], self.where)
+            answer = self._result(worker)
+        if not isinstance(answer, dict):
+            raise self._nonsense()
+        return answer
 
-    def _is_aside(self, name: str) -> bool:
-        return any(
-            os.path.lexists(os.path.join(self.aside, name + suffix)) for suffix in ("", *backup.SQLITE_COMPANIONS)
-        )
-
-    def _migrated(self, name: str) -> bool:
-        copy, path = os.path.join(self.directory, name), os.path.join(self.home, name)
-        if name == config.FILE_NAME:
-            with acting_as(self.owner):
-                text = read_bytes(path)
-            return text is None or _config_version(text) != _config_version(read_bytes(copy) or b"")
-        with acting_as(self.owner):
-            present = schema(path)
-        return present is None or present != schema(copy, immutable=True)
-
-    def _exchange(self, name: str) -> None:
-        """What needs space comes first: when that fails, the home still has what it had."""
-        file = os.path.basename(name)
-        copy, gone = os.path.join(self.directory, name), os.path.join(self.aside, name)
-        if not os.path.exists(copy):
-            return  # by a run that was killed afterwards
-        partial = f".{file}{_PARTIAL}"
-        ensure_directory(os.path.dirname(gone), mode=0o700)
-        directory = open_directory(os.path.dirname(os.path.join(self.home, name)))
+    def _result(self, worker: Worker) -> Any:
+        """What *worker* answers; its error names the agent."""
         try:
-            _remove(partial, directory)
-            _bring(copy, partial, directory)
-            os.chown(partial, self.owner.uid, self.owner.gid, dir_fd=directory, follow_symlinks=False)
-            if not os.path.lexists(gone):
-                # The database last: as long as it is here, it may need the others.
-                for suffix in (*backup.SQLITE_COMPANIONS, ""):
-                    with contextlib.suppress(FileNotFoundError):
-                        _take(file + suffix, directory, gone + suffix)
-                sync_directory(os.path.dirname(gone))
-            os.rename(partial, file, src_dir_fd=directory, dst_dir_fd=directory)
-            os.fsync(directory)
-        finally:
-            # Still there after an error, or when it was the same file already.
-            _remove(partial, directory)
-            os.close(directory)
-        os.unlink(copy)
+            return worker.result()
+        except WorkerDied:
+            raise
+        except OpsError as error:
+            where = f"{self.where}: {error.where}" if error.where else self.where
+            raise OpsError(error.what, where=where, fix=error.fix) from None
+
+    def _by_path(self, value: Any, kind: type) -> dict[str, Any]:
+        if not isinstance(value, dict) or len(value) > _MOST:
+            raise self._nonsense()
+        for path, of_it in value.items():
+            inside = path and len(path) <= _LONGEST_PATH and "\0" not in path and not os.path.isabs(path)
+            if not inside or ".." in path.split("/") or not isinstance(of_it, kind):
+                raise self._nonsense()
+        return value
+
+    def _nonsense(self) -> WorkerDied:
+        return WorkerDied("a look at its databases answered with nonsense", where=self.where, fix="see its home")
 
 
-def schema(path: str, *, immutable: bool = False) -> list[Any] | None:
-    """All by which a migration shows: versions and table definitions; None when there is no readable database.
+def complete(homes: Sequence[Frozen], budget: int) -> None:
+    """:meth:`Frozen.completing` of all *homes* side by side: the agents wait for it.
 
-    :param immutable: nobody writes to it, and nothing may be made beside it
+    :raises OpsError: of the first that cannot be copied
     """
-    if not os.path.isfile(path):
-        return None
+    workers: list[tuple[Frozen, Worker]] = []
     try:
-        connection = _connect(path, immutable=immutable)
-        try:
-            found = connection.execute("PRAGMA user_version").fetchall()
-            found += sorted(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"), key=repr)
-            if any(row[1:2] == ("schema_version",) for row in found):
-                found += sorted(connection.execute("SELECT * FROM schema_version"), key=repr)
-            return found
-        finally:
-            connection.close()
-    except DATABASE_ERRORS:
-        return None
+        workers += ((frozen, frozen.completing(budget)) for frozen in homes)
+        for frozen, worker in workers:
+            frozen.completed(worker)
+    finally:
+        for _frozen, worker in workers:
+            worker.end()
 
 
-def _connect(path: str, *, immutable: bool = False) -> sqlite3.Connection:
-    options = "mode=ro&immutable=1" if immutable else "mode=ro"
-    return sqlite3.connect(f"file:{urllib.parse.quote(path)}?{options}", uri=True, isolation_level=None)
-
-
-def _config_version(text: bytes) -> bytes | None:
-    match = _CONFIG_VERSION.search(text)
-    return match[1] if match else None
-
-
-def _transfer(source: Any, target: str) -> None:
-    """Make *target* the same as *source* by writing the blocks that differ."""
-    with open(target, "r+b") as copy:
-        size = 0
-        while True:
-            block = source.read(_BLOCK)
-            copy.seek(size)
-            if block != copy.read(len(block)) or not block:
-                copy.seek(size)
-                copy.write(block)
-            size += len(block)
-            if not block:
-                break
-        copy.truncate(size)
-        copy.flush()
-        os.fsync(copy.fileno())
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _remove(name: str, directory: int) -> None:
+def discard(run: str) -> None:
+    """Remove the copies of a *run*, as far as that is possible; what is left goes with a later one."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory)
+        for name in os.listdir(run):
+            path = os.path.join(run, name)
+            with contextlib.suppress(OSError, OpsError):
+                if stat.S_ISDIR(os.lstat(path).st_mode):
+                    _remove(path)
+                else:
+                    os.unlink(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(run)
 
 
-def _take(name: str, directory: int, target: str) -> None:
-    """Rename, also to another file system."""
+def _remove(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.rename(name, target, src_dir_fd=directory)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        partial = target + _PARTIAL
-        with open(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=directory), "rb") as source:
-            _write_whole(source, os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-        os.rename(partial, target)
-        sync_directory(os.path.dirname(target))
-        os.unlink(name, dir_fd=directory)
+        # The agent may be gone by now, its user too.
+        status = os.fstat(descriptor)
+        owner = _numbered(status.st_uid, status.st_gid)
+        Worker(owner, "system.trees:empty", [descriptor], Limits(seconds=REMOVE_SECONDS), [descriptor], path).result()
+    finally:
+        os.close(descriptor)
+    os.rmdir(path)
 
 
-def _bring(copy: str, name: str, directory: int) -> None:
-    """Let *name* be the same as *copy*: by a link, which needs no space, or on another file system by copying."""
+def _numbered(uid: int, gid: int) -> Owner:
     try:
-        os.link(copy, name, dst_dir_fd=directory)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP):
-            raise
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with open(copy, "rb") as source:
-            _write_whole(source, os.open(name, flags, 0o600, dir_fd=directory))
-
-
-def _write_whole(source: Any, descriptor: int) -> None:
-    with open(descriptor, "wb") as target:
-        shutil.copyfileobj(source, target, _BLOCK)
-        target.flush()
-        os.fsync(target.fileno())
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = f"uid {uid}"
+    return Owner(name, uid, gid, "/")
 
 
 @contextlib.contextmanager
-def _reported(where: str) -> Iterator[None]:
-    """What the operating system or SQLite says, as our own error."""
-    try:
-        yield
-    except OSError as error:
-        raise failure("copied", error.filename if isinstance(error.filename, str) else where, error) from None
-    except DATABASE_ERRORS as error:
-        raise OpsError(f"a database cannot be read ({error})", where=where, fix="see: hermes doctor") from None
+def _directories(owner: Owner, *paths: str) -> Iterator[list[int]]:
+    """Descriptors of directories that are *owner*'s, made where they are missing, below ones that only root enters."""
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for path in paths:
+            try:
+                opened.append(_make(path, owner))
+            except OSError as error:
+                raise failure("made", path, error) from None
+            stack.callback(os.close, opened[-1])
+        yield opened
+
+
+def _make(path: str, owner: Owner) -> int:
+    ensure_directory(os.path.dirname(path), mode=0o700)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+        sync_directory(os.path.dirname(path))
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if os.geteuid() == 0:
+        os.fchown(descriptor, owner.uid, owner.gid)
+    return descriptor

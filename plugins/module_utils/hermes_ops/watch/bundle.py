@@ -2,13 +2,17 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What somebody needs who is to find out from afar what is wrong with a host: all about it, nothing of its secrets,
-and nothing of what its agents remember or say."""
+and nothing of what its agents remember or say.
+
+What an agent can write is looked at in workers (:mod:`inside`). Every text is then searched for the secrets that are
+known and for what looks like one, and once more as it stands in the archive. A part for which that cannot be vouched
+is left out, by name: no agent can keep the rest from being there.
+"""
 
 from __future__ import annotations
 
 import glob
 import io
-import json
 import os
 import platform
 import re
@@ -17,25 +21,31 @@ import stat
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from .. import __version__
-from ..agent import config, dotenv, webhooks
-from ..host import jobs, kit
+from ..agent import config, dotenv
+from ..description.secrets import redact_text, shown
+from ..host import jobs, kit, settings
 from ..host.installation import Installation
 from ..supervise import gateway
+from ..system import yaml_edit
 from ..system.errors import OpsError
-from ..system.files import Owner, acting_as, read_bytes, read_json
+from ..system.files import Owner, read_bytes, read_json
 from ..system.plan import HIDDEN
-from ..system.process import run
+from ..system.process import run_tail
 from ..system.text import moment, printable
-from .redaction import Secrets, known
+from ..system.worker import Limits, work
+from . import inside
+from .redaction import KnownSecrets
 
-# Seconds that one command may take.
+# Seconds that one command may take, and a look into a home.
 TIMEOUT = 60.0
-# A home's listing: so deep each entry, below that sums; and so many lines at most.
-DEPTH = 2
-MAX_ENTRIES = 2000
+_LIMITS = Limits(seconds=20.0, answer=8 * 2**20)
+# Bytes of one part of the bundle, of which the end counts, and of all of them.
+PART_LIMIT = 2**19
+TOTAL_LIMIT = 24 * 2**20
 
 # Member -> the command whose output it is.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -55,41 +65,63 @@ FILES = {"system/load.txt": "/proc/loadavg", "system/memory.txt": "/proc/meminfo
 _FINGERPRINT = re.compile(r"[0-9a-f]{32,}")
 
 
-def bundle(host: Installation, name: str, lines: int) -> tuple[bytes, list[str]]:
-    """A ``tar.gz`` about *host*, searched for secrets.
+@dataclass
+class Bundle:
+    """An archive for somebody else.
+
+    :param data: a ``tar.gz``
+    :param members: the names of what is in it
+    :param left_out: the names of what is not, and why
+    """
+
+    data: bytes = b""
+    members: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def bundle(host: Installation, name: str, lines: int) -> Bundle:
+    """A bundle about *host*, searched for secrets.
 
     :param name: of the directory in it
     :param lines: so many of each journal
-    :returns: the archive, and the names of what is in it
-    :raises OpsError: when a secret is in it; names the member
     """
-    secrets = known(host)
-    members = {printable(member).replace("\n", " "): secrets.hidden(text) for member, text in _collect(host, lines)}
-    data = _archive(name, members)
-    search(data, secrets)
-    return data, sorted(members)
+    homes = {profile["name"]: Home(host, profile) for profile in host.profiles}
+    secrets = known_of(host, list(homes.values()))
+    made = Bundle()
+    texts: dict[str, str] = {}
+    total = 0
+    for member, agent, text in _collect(host, homes, lines):
+        if agent and agent.unknown:
+            why = f"not all secrets of the agent {agent.name} are known: {agent.unknown}"
+            made.left_out[member] = redact_text(secrets.hide(why), 500)
+            continue
+        text = redact_text(secrets.hide(text))
+        total += len(text)
+        if total > TOTAL_LIMIT:
+            made.left_out[member] = f"the bundle is full ({TOTAL_LIMIT} bytes)"
+            continue
+        texts[member] = text
+    while True:
+        made.data = _archive(name, {**texts, "left_out.txt": _left_out(made.left_out)})
+        found = _with_secrets(made.data, secrets)
+        if not found:
+            break
+        for member in found:
+            del texts[member]
+            made.left_out[member] = "a secret of this host is in it, in a form that could not be hidden"
+    made.members = sorted([*texts, "left_out.txt"])
+    return made
 
 
-def search(archive: bytes, secrets: Secrets) -> None:
-    """Look for *secrets* in the *archive* as it will leave the host: names and contents.
-
-    :raises OpsError: when one is found; names the member, not the secret
-    """
+def _with_secrets(archive: bytes, secrets: KnownSecrets) -> list[str]:
+    """Which parts of the *archive*, as it will leave the host, hold one of *secrets*."""
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
-        for number, member in enumerate(opened.getmembers()):
-            content = opened.extractfile(member)
-            text = content.read().decode("utf-8", "replace") if content else ""
-            if secrets.found_in(member.name):
-                raise _leak(f"the name of member {number}")
-            if secrets.found_in(text):
-                raise _leak(member.name)
+        texts = {member.name.partition("/")[2]: opened.extractfile(member).read().decode() for member in opened}
+    return [member for member, text in texts.items() if member != "left_out.txt" and secrets.stand_in(text)]
 
 
-def _leak(what: str) -> OpsError:
-    return OpsError(
-        f"a secret of this host is in {what}; no bundle was written",
-        fix="look at that part on the host itself; if the word is no secret, give the secret a value that is one",
-    )
+def _left_out(members: dict[str, str]) -> str:
+    return "".join(f"{member}: {why}\n" for member, why in sorted(members.items())) or "nothing\n"
 
 
 def _archive(name: str, members: dict[str, str]) -> bytes:
@@ -101,6 +133,74 @@ def _archive(name: str, members: dict[str, str]) -> bytes:
             header.size, header.mode, header.mtime = len(data), 0o600, int(time.time())
             archive.addfile(header, io.BytesIO(data))
     return buffer.getvalue()
+
+
+class Home:
+    """What workers say of one agent's home.
+
+    :param profile: the agent's ``gateway`` part
+    """
+
+    def __init__(self, host: Installation, profile: dict[str, Any]) -> None:
+        self.name: str = profile["name"]
+        self.unknown = ""
+        self._home, self._owner = profile["home"], host.owner_of(profile)
+        kept = os.path.join(host.records(self.name).directory, "kept")
+        self._copies = [
+            [f"{os.path.basename(directory)}/{name}", _text(os.path.join(directory, name), inside.FILE_LIMIT)]
+            for directory in (profile["managed_dir"], kept)
+            for name in (dotenv.FILE_NAME, config.FILE_NAME)
+        ]
+
+    def _ask(self, function: str, *arguments: Any) -> Any:
+        return work(self._owner, f"watch.inside:{function}", self._home, *arguments, limits=_LIMITS, where=self._home)
+
+    def secrets(self) -> tuple[list[str], list[str]]:
+        """Its secrets, and values that may be some. When these are not all, :attr:`unknown` says why."""
+        try:
+            found = self._ask("secrets_in", self._copies)
+            secrets, private, incomplete = (_texts(found[key]) for key in ("secrets", "private", "incomplete"))
+        except (OpsError, TypeError, KeyError) as error:
+            self.unknown = printable(str(error))
+            return [], []
+        if incomplete:
+            self.unknown = f"too much is in {printable(', '.join(incomplete))[:200]}"
+        return secrets, private
+
+    def members(self) -> dict[str, str]:
+        """Parts of the bundle; what they hold is the agent's."""
+        try:
+            found = self._ask("members_of")
+            return {name: found[name] for name in inside.MEMBERS if isinstance(found.get(name), str)}
+        except (OpsError, AttributeError) as error:
+            return {"home.txt": f"could not be had: {error}\n"}
+
+
+def _texts(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
+        raise TypeError("is no list of texts")
+    return value
+
+
+def known_of(host: Installation, homes: list[Home]) -> KnownSecrets:
+    """Every secret of the host's agents and jobs, wherever it is kept."""
+    secrets, private = list(_private_values(settings.DIRECTORY)), []
+    for home in homes:
+        its_secrets, its_private = home.secrets()
+        secrets += its_secrets
+        private += its_private
+    return KnownSecrets(secrets, private)
+
+
+def _private_values(top: str) -> Iterator[str]:
+    """The secrets in root's files that only root may read."""
+    for directory, _directories, names in os.walk(top):
+        for name in names:
+            path = os.path.join(directory, name)
+            if stat.S_IMODE(os.lstat(path).st_mode) & 0o077:
+                continue
+            text = _text(path, inside.FILE_LIMIT)
+            yield from inside.json_secrets(text) if name.endswith(".json") else [text, *text.splitlines()]
 
 
 # Units of which there may be a journal, beside jobs and gateways.
@@ -117,35 +217,39 @@ OTHER_UNITS = [
 ]
 
 
-def _collect(host: Installation, lines: int) -> Iterator[tuple[str, str]]:
-    """Each member's name and content; one that cannot be had says why, and keeps no other from being there."""
-    makers: dict[str, Callable[[], str]] = {
-        "about.txt": lambda: _about(host),
-        "releases.json": lambda: _json(_releases(host)),
-        **{member: lambda argv=argv: _output(*argv) for member, argv in COMMANDS.items()},
-        **{member: lambda path=path: _file(path) for member, path in FILES.items()},
-        **{f"jobs/{os.path.basename(path)}": lambda path=path: _file(path) for path in _job_files(host)},
-    }
+def _collect(host: Installation, homes: dict[str, Home], lines: int) -> Iterator[tuple[str, Home | None, str]]:
+    """Each member's name, the agent that it is about, and content; one that cannot be had says why."""
+    makers: dict[str, tuple[Home | None, Callable[[], str]]] = {}
+
+    def add(members: dict[str, Callable[[], str]], agent: Home | None = None) -> None:
+        makers.update({member: (agent, make) for member, make in members.items()})
+
+    add({"about.txt": lambda: _about(host, homes), "releases.json": lambda: inside.as_json(_releases(host))})
+    add({member: lambda argv=argv: _output(*argv) for member, argv in COMMANDS.items()})
+    add({member: lambda path=path: _file(path) for member, path in FILES.items()})
+    add({f"jobs/{os.path.basename(path)}": lambda path=path: _file(path) for path in _job_files(host)})
     for job in jobs.JOBS.values():
-        makers |= _unit(job.service, lambda *arguments: _output("systemctl", *arguments))
-        makers[f"journal/{job.service}.txt"] = lambda job=job: _journal(lines, "--unit", job.service)
+        add(_unit(job.service, lambda *arguments: _output("systemctl", *arguments)))
+        add({f"journal/{job.service}.txt": lambda job=job: _journal(lines, "--unit", job.service)})
     # Whatever else there is: updates by hand, recoveries, the canary, the dashboard, what ships the journal.
-    makers["journal/others.txt"] = lambda: _journal(lines, *OTHER_UNITS)
+    add({"journal/others.txt": lambda: _journal(lines, *OTHER_UNITS)})
     for profile in host.profiles:
-        name = profile["name"]
-        makers |= _unit(profile["unit"], lambda *arguments: host.manager.call(*arguments, check=False).stdout)
+        name, home = profile["name"], homes[profile["name"]]
+        add(_unit(profile["unit"], lambda *arguments, profile=profile: _systemctl(host, profile, *arguments)), home)
         identifier = f"hermes-gateway-{name}"
-        makers[f"journal/{identifier}.txt"] = lambda word=identifier: _journal(lines, "--identifier", word)
-        for member, make in _profile(host, profile).items():
-            makers[f"profiles/{name}/{member}"] = make
-    for member, make in makers.items():
+        add({f"journal/{identifier}.txt": lambda word=identifier: _journal(lines, "--identifier", word)}, home)
+        add({f"profiles/{name}/{member}": make for member, make in _remembered(host, profile).items()})
+        for member, text in home.members().items():
+            add({f"profiles/{name}/{member}": lambda text=text: text}, home)
+    for member, (agent, make) in makers.items():
         try:
-            yield member, make()
+            yield member, agent, make()
         except (OpsError, OSError, ValueError, RecursionError) as error:
-            yield member, f"could not be had: {error}\n"
+            yield member, agent, f"could not be had: {error}\n"
 
 
-def _about(host: Installation) -> str:
+def _about(host: Installation, homes: dict[str, Home]) -> str:
+    unknown = {home.name: home.unknown for home in homes.values() if home.unknown}
     return "".join(
         f"{name}: {value}\n"
         for name, value in {
@@ -154,12 +258,13 @@ def _about(host: Installation) -> str:
             "hermes-ops": __version__,
             "python": platform.python_version(),
             "sqlite": sqlite3.sqlite_version,
-            "user": host.user,
             "scope": host.scope,
-            "hermes home": host.hermes_home,
+            "data directory": host.data_dir,
             "ops directory": host.ops_dir,
-            "profiles": ", ".join(profile["name"] for profile in host.profiles) or "none",
-            "left out": f"secrets (shown as {HIDDEN}), sessions, memories, context, logs of Hermes itself",
+            "agents": "; ".join(f"{p['name']}: {p['home']}, user {p['user']}" for p in host.profiles) or "none",
+            "never in it": f"secrets (shown as {HIDDEN}), sessions, memories, context, logs of Hermes itself",
+            "searched for": "the secrets that the host knows, and what has the name or the look of one",
+            "agents whose secrets are not all known": inside.as_json(unknown).strip() if unknown else "none",
         }.items()
     )
 
@@ -171,22 +276,16 @@ def _unit(unit: str, ask: Callable[..., str]) -> dict[str, Callable[[], str]]:
     }
 
 
-def _profile(host: Installation, profile: dict[str, Any]) -> dict[str, Callable[[], str]]:
-    """About one profile: its files without values that are secret, its home as a list, what is remembered of it."""
-    home, owner, current = profile["home"], host.owner, Owner.current()
-    records = host.records(profile["name"])
+def _remembered(host: Installation, profile: dict[str, Any]) -> dict[str, Callable[[], str]]:
+    """What root remembers of one agent, and what is managed of it."""
+    records, managed = host.records(profile["name"]), profile["managed_dir"]
     members = {
-        "config.yaml.json": lambda: _config(os.path.join(home, config.FILE_NAME), owner),
-        "managed_config.yaml.json": lambda: _config(os.path.join(profile["managed_dir"], config.FILE_NAME), current),
-        "env_names.txt": lambda: _env_names(os.path.join(home, dotenv.FILE_NAME), owner),
-        "managed_env_names.txt": lambda: _env_names(os.path.join(profile["managed_dir"], dotenv.FILE_NAME), current),
-        "webhooks.json": lambda: _webhooks(os.path.join(home, webhooks.FILE_NAME), owner),
-        "gateway_state.json": lambda: _file(os.path.join(home, "gateway_state.json"), owner),
-        "home.txt": lambda: _listing(home, owner),
-        "restart.json": lambda: _json(records.restart_reasons()),
+        "managed_config.yaml.json": lambda: _managed_config(os.path.join(managed, config.FILE_NAME)),
+        "managed_env_names.txt": lambda: inside.env_names(_file_or_none(os.path.join(managed, dotenv.FILE_NAME))),
+        "restart.json": lambda: inside.as_json(records.restart_reasons()),
     }
     for kind in ("config", "env", "gateway", "webhooks"):
-        members[f"applied_{kind}.json"] = lambda kind=kind: _json(without_fingerprints(records.applied(kind)))
+        members[f"applied_{kind}.json"] = lambda kind=kind: inside.as_json(without_fingerprints(records.applied(kind)))
     return members
 
 
@@ -199,55 +298,9 @@ def without_fingerprints(value: Any) -> Any:
     return "(fingerprint)" if isinstance(value, str) and _FINGERPRINT.fullmatch(value) else value
 
 
-def _config(path: str, owner: Owner) -> str:
-    """A config.yaml as its values are, secrets hidden; without its comments, which may hold some."""
-    with acting_as(owner):
-        if not os.path.lexists(path):
-            return "there is none\n"
-        return _json(config.shown((), config.read_config(path)))
-
-
-def _env_names(path: str, owner: Owner) -> str:
-    with acting_as(owner):
-        data = read_bytes(path)
-    if data is None:
-        return "there is none\n"
-    return "".join(f"{binding.name}\n" for binding in dotenv.parse(data.decode("utf-8", "replace")))
-
-
-def _webhooks(path: str, owner: Owner) -> str:
-    with acting_as(owner):
-        entries = webhooks.read_subscriptions(path)
-    return _json(
-        {name: {**entry, **({"secret": HIDDEN} if "secret" in entry else {})} for name, entry in entries.items()}
-    )
-
-
-def _listing(home: str, owner: Owner) -> str:
-    """What lies in a home, with mode, owner, size and time; of what lies deeper how much it is."""
-    lines: list[str] = []
-    deeper: dict[str, list[int]] = {}
-    with acting_as(owner):
-        for directory, directories, names in os.walk(home):
-            directories.sort()
-            relative = os.path.relpath(directory, home)
-            depth = 0 if relative == "." else relative.count(os.sep) + 1
-            for name in sorted([*directories, *names]):
-                try:
-                    status = os.lstat(os.path.join(directory, name))
-                except FileNotFoundError:
-                    continue  # the running agent removed it meanwhile
-                path = os.path.normpath(os.path.join(relative, name))
-                if depth < DEPTH:
-                    about = f"{stat.filemode(status.st_mode)} {status.st_uid:>6} {status.st_size:>12}"
-                    lines.append(f"{about} {moment(status.st_mtime)} {printable(path)}")
-                else:
-                    total = deeper.setdefault(os.sep.join(path.split(os.sep)[:DEPTH]), [0, 0])
-                    total[0] += 1
-                    total[1] += status.st_size
-    more = [f"{printable(path)}/…: {number} entries, {size} bytes" for path, (number, size) in sorted(deeper.items())]
-    left_out = len(lines) - MAX_ENTRIES
-    return "\n".join([*lines[:MAX_ENTRIES], *([f"and {left_out} more"] if left_out > 0 else []), *more]) + "\n"
+def _managed_config(path: str) -> str:
+    text = _file_or_none(path)
+    return "there is none\n" if text is None else inside.as_json(shown((), yaml_edit.load(text, path)))
 
 
 def _releases(host: Installation) -> dict[str, Any]:
@@ -267,17 +320,31 @@ def _journal(lines: int, *matches: str) -> str:
     return _output("journalctl", "--no-pager", "--output", "short-iso", "--lines", str(lines), *matches)
 
 
-def _output(*argv: str) -> str:
-    done = run(argv, timeout=TIMEOUT, check=False)
-    ended = f"[exit status {done.rc}]\n" if done.rc else ""
-    return done.stdout + done.stderr + ended
+def _systemctl(host: Installation, profile: dict[str, Any], *arguments: str) -> str:
+    if host.scope == "system":
+        return _output("systemctl", *arguments)
+    # A manager of the agent's own: it says what the agent likes.
+    owner = host.owner_of(profile)
+    return _output("systemctl", "--user", *arguments, user=owner, env={"XDG_RUNTIME_DIR": f"/run/user/{owner.uid}"})
 
 
-def _file(path: str, owner: Owner | None = None) -> str:
-    with acting_as(owner or Owner.current()):
-        data = read_bytes(path)
-    return "there is none\n" if data is None else data.decode("utf-8", "replace")
+def _output(*argv: str, user: Owner | None = None, env: dict[str, str] | None = None) -> str:
+    return run_tail(argv, timeout=TIMEOUT, limit=PART_LIMIT, user=user, env=env)
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+def _file_or_none(path: str) -> str | None:
+    data = read_bytes(path, PART_LIMIT)
+    return None if data is None else data.decode("utf-8", "replace")
+
+
+def _file(path: str) -> str:
+    text = _file_or_none(path)
+    return "there is none\n" if text is None else text
+
+
+def _text(path: str, limit: int) -> str:
+    """What a file of root's holds; nothing when it cannot be read."""
+    try:
+        return (read_bytes(path, limit) or b"").decode("utf-8", "replace")
+    except OpsError:
+        return ""

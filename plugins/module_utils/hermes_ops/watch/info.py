@@ -5,61 +5,99 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Any
+from typing import Any, cast
 
-from ..agent import config, dotenv, webhooks
-from ..agent.state import read_state
+from ..agent import config, env, webhooks
+from ..agent.quote import quoted, quoted_error
+from ..agent.state import checked
+from ..agent.state import look as look_at_state
+from ..description.schema import PROFILES_DIRECTORY
 from ..host import audit, jobs, logs
 from ..host.installation import JOURNALS, is_busy, is_unfinished
 from ..host.records import Records
+from ..release.observe import stamp_of
 from ..supervise import dashboard, gateway
-from ..system import network as ports
-from ..system import systemd
+from ..supervise.managers import units_of
+from ..system import network, systemd
 from ..system.errors import OpsError
-from ..system.files import Owner, acting_as, read_json
+from ..system.files import Owner
 from ..system.systemd import Manager, Unit
+from ..system.worker import Worker
 
+# What we write into a home -> what is put before the name of its part that was changed by hand.
+_KINDS = {config: "", env: "env: ", webhooks: "webhook: "}
+# Of names that an agent chose.
+_MAX_NAMES = 1000
 # What a role can switch on and off, besides the jobs.
 FEATURES = {"audit": audit, "dashboard": dashboard, "logrotate": logs}
 
 
-def gather(
-    *, profiles: list[dict[str, Any]], scope: str, user: str, hermes_home: str, ops_dir: str, root: str
-) -> dict[str, Any]:
+def gather(*, profiles: list[dict[str, Any]], scope: str, ops_dir: str, root: str) -> dict[str, Any]:
     """Everything :mod:`info` returns; works on a host where nothing of ours exists yet.
 
     :param profiles: ``gateway`` parts of descriptions made by :func:`declaration.resolve`, or those that the host
         remembers
     """
-    try:
-        owner = Owner.named(user)
-    except OpsError:
-        owner = None
-    units: dict[str, Unit] = {}
-    if owner:
-        units = Manager(scope, owner).units(profile["unit"] for profile in profiles)
+    owners = {profile["user"]: _owner(profile["user"]) for profile in profiles}
+    units = units_of(
+        [profile for profile in profiles if owners[profile["user"]]],
+        lambda profile: Manager(scope, cast(Owner, owners[profile["user"]])),
+    )
     current = gateway.current_release(root)
+    seen = _see(profiles, owners, ops_dir, units)
     return {
         "systemd": systemd.version(),
-        "user": owner.name if owner else None,
         "release": _release(root, current) if current else None,
         "releases": _releases(root),
         "profiles": {
             profile["name"]: _profile(
-                profile, units.get(profile["unit"]), Records(ops_dir, profile["name"]), root, owner
+                profile, units.get(profile["unit"]), Records(ops_dir, profile["name"]), root, seen.get(profile["name"])
             )
             for profile in profiles
         },
-        "undeclared_profiles": _undeclared(hermes_home, profiles),
-        "port_conflicts": port_conflicts(profiles, owner),
+        "shared_users": _shared_users(profiles),
+        "undeclared_profiles": _undeclared(profiles, seen),
+        "separated": _separated(profiles, ops_dir),
+        "port_conflicts": port_conflicts(profiles, [owner for owner in owners.values() if owner]),
         "jobs": sorted([*jobs.present(), *(name for name, feature in FEATURES.items() if feature.present())]),
         "busy": [job for job in JOURNALS if is_busy(ops_dir, job)],
         "unfinished": [job for job in JOURNALS if is_unfinished(ops_dir, job) and not is_busy(ops_dir, job)],
     }
 
 
-def port_conflicts(profiles: list[dict[str, Any]], owner: Owner | None) -> list[str]:
+def _owner(user: str) -> Owner | None:
+    try:
+        return Owner.named(user)
+    except OpsError:
+        return None
+
+
+def _shared_users(profiles: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """User -> names of the agents that it runs, where these are several: no wall stands between them."""
+    agents: dict[str, list[str]] = {}
+    for profile in profiles:
+        if profile["state"] == "present":
+            agents.setdefault(profile["user"], []).append(profile["name"])
+    return {user: names for user, names in agents.items() if len(names) > 1}
+
+
+def _separated(profiles: list[dict[str, Any]], ops_dir: str) -> list[str]:
+    """Which declarations still say where an agent was before ``hermes-ops separate``, with what to do about it."""
+    found = []
+    for profile in profiles:
+        was = Records(ops_dir, profile["name"]).separated()
+        stale = [key for key in ("home", "user") if was and profile[key] == was[key]]
+        if stale and profile["state"] == "present":
+            found.append(
+                f"agent {profile['name']} was separated from {was['home']} of {was['user']}, and its declared "
+                f"{' and '.join(stale)} would lead back there. Fix: remove home and user of this agent in hermes_agents"
+            )
+    return found
+
+
+def port_conflicts(profiles: list[dict[str, Any]], owners: list[Owner]) -> list[str]:
     """Declared ports that somebody else holds; a gateway of ours may hold any of them."""
     wanted = {
         profile[key]["port"]: f"profile {profile['name']}: {key}.port {profile[key]['port']}"
@@ -70,23 +108,23 @@ def port_conflicts(profiles: list[dict[str, Any]], owner: Owner | None) -> list[
     }
     known = {profile["name"] for profile in profiles}
     conflicts = []
-    for port, pids in sorted(ports.listeners(set(wanted), owner).items()):
-        foreign = ports.outsiders(pids, known)
+    for port, pids in sorted(network.listeners(set(wanted), *owners).items()):
+        foreign = network.outsiders(pids, known)
         if not foreign and pids:
             continue
-        left = sorted({ports.gateway_of(pid) or "" for pid in foreign} - {""})
-        who, hint = ports.describe(foreign), "stop it, or declare another port"
+        left = sorted({network.gateway_of(pid) or "" for pid in foreign} - {""})
+        who, hint = network.describe(foreign), "stop it, or declare another port"
         if left:
             who += ", no longer declared"
             hint = f"declare {' and '.join(left)} with state: absent, or declare another port"
-        elif any("hermes" in word for pid in foreign for word in ports.command_line(pid)):
+        elif any("hermes" in word for pid in foreign for word in network.command_line(pid)):
             hint = "stop the Hermes that was started by hand (hermes gateway stop), or declare another port"
         conflicts.append(f"{wanted[port]} is taken by {who}. Fix: {hint}")
     return conflicts
 
 
 def _release(root: str, current: str) -> dict[str, Any]:
-    stamp = read_json(os.path.join(root, "releases", current, "release.json")) or {}
+    stamp = stamp_of(root, current)
     return {"id": current, **{key: stamp.get(key) for key in ("version", "method", "commit", "locked")}}
 
 
@@ -98,21 +136,73 @@ def _releases(root: str) -> list[str]:
     return [name for name in names if os.path.exists(os.path.join(root, "releases", name, "release.json"))]
 
 
-def _undeclared(hermes_home: str, profiles: list[dict[str, Any]]) -> list[str]:
-    known = {profile["name"] for profile in profiles}
-    try:
-        return sorted(set(os.listdir(os.path.join(hermes_home, "profiles"))) - known)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def _undeclared(profiles: list[dict[str, Any]], seen: dict[str, dict[str, Any]]) -> list[str]:
+    """The homes of Hermes' own profiles below agents' homes that no agent has for its own."""
+    found = {
+        os.path.join(profile["home"], PROFILES_DIRECTORY, name)
+        for profile in profiles
+        for name in seen.get(profile["name"], {}).get("profiles", ())
+    }
+    return sorted(found - {profile["home"] for profile in profiles})
+
+
+def _see(
+    profiles: list[dict[str, Any]], owners: dict[str, Owner | None], ops_dir: str, units: dict[str, Unit]
+) -> dict[str, dict[str, Any]]:
+    """What workers see in the homes, side by side: ``state``, ``drift`` and ``profiles`` of each agent whose user there
+    is."""
+    workers = {}
+    for profile in profiles:
+        owner = owners[profile["user"]]
+        if owner is None:
+            continue
+        records, unit = Records(ops_dir, profile["name"]), units.get(profile["unit"])
+        applied = {kind.RECORD: records.applied(kind.RECORD) for kind in _KINDS}
+        wanted = (profile["home"], bool(unit and unit.running), applied)
+        workers[profile["name"]] = Worker(owner, "watch.info:look", wanted, where=profile["home"])
+    found = {}
+    for name, worker in workers.items():
+        try:
+            answer = worker.result()
+        except OpsError as error:
+            answer = {"drift": [str(quoted_error(error))]}
+        answer = answer if isinstance(answer, dict) else {}
+        found[name] = {
+            "state": checked(answer.get("state")),
+            "drift": [quoted(text) for text in _list(answer.get("drift"))],
+            "profiles": sorted({quoted(text, 64) for text in _list(answer.get("profiles"))} - {""}),
+        }
+    return found
+
+
+def _list(value: Any) -> list[Any]:
+    return value[:_MAX_NAMES] if isinstance(value, list) else []
+
+
+def look(home: str, running: bool, applied: dict[str, Any]) -> dict[str, Any]:
+    """In a worker: what the gateway says of itself where it runs, what no longer holds what we wrote, and the names of
+    Hermes' own profiles below the home.
+
+    :param applied: of each kind, see :meth:`Records.applied`
+    """
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = sorted(os.listdir(os.path.join(home, PROFILES_DIRECTORY)))[:_MAX_NAMES]
+    return {
+        "state": checked(look_at_state(home)) if running else None,
+        "drift": _drift(home, applied),
+        "profiles": names,
+    }
 
 
 def _profile(
-    profile: dict[str, Any], unit: Unit | None, records: Records, root: str, owner: Owner | None
+    profile: dict[str, Any], unit: Unit | None, records: Records, root: str, seen: dict[str, Any] | None
 ) -> dict[str, Any]:
     running = bool(unit and unit.running)
-    state = read_state(profile["home"], owner) if owner and running else {}
+    state = seen["state"] if seen else {}
     return {
         "state": profile["state"],
+        "user": profile["user"],
         "home": profile["home"],
         "exists": os.path.isdir(profile["home"]),
         "unit": profile["unit"],
@@ -124,24 +214,19 @@ def _profile(
         "restart_pending": records.restart_reasons(),
         "platforms": {name: value.get("state") for name, value in state.get("platforms", {}).items()},
         "declared_keys": [".".join(keys) for keys, _fingerprint in records.applied(config.RECORD).get("keys", [])],
-        "drift": _drift(profile, records, owner) if owner else [],
+        "drift": seen["drift"] if seen else [],
     }
 
 
-def _drift(profile: dict[str, Any], records: Records, owner: Owner) -> list[str]:
+def _drift(home: str, applied: dict[str, Any]) -> list[str]:
     """What no longer holds what we wrote: keys of config.yaml, and with what they are, keys of .env and
     subscriptions. A file that cannot be read says so itself."""
     found = []
-    for kind, label, file_name in (
-        (config, "", config.FILE_NAME),
-        (dotenv, "env: ", dotenv.FILE_NAME),
-        (webhooks, "webhook: ", webhooks.FILE_NAME),
-    ):
-        record = records.applied(kind.RECORD)
-        path = os.path.join(record.get("managed_dir") or profile["home"], file_name)
+    for kind, label in _KINDS.items():
+        record = applied[kind.RECORD]
+        path = os.path.join(record.get("managed_dir") or home, kind.FILE_NAME)
         try:
-            with acting_as(owner):
-                found += [f"{label}{name}" for name in kind.drifted(path, record)]
+            found += [f"{label}{name}" for name in kind.drifted(path, record)]
         except OpsError as error:
             found.append(str(error))
     return found

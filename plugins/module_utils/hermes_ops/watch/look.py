@@ -11,43 +11,51 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..agent import dotenv
-from ..agent.state import read_state
+from ..agent.quote import quoted, quoted_error
+from ..backup.separable import SEPARATE, shared_homes
 from ..host.installation import Installation
 from ..host.settings import path_of as settings_path
-from ..supervise import health
+from ..release.observe import stamp_of
+from ..supervise import health, servers
 from ..supervise.gateway import current_release
+from ..supervise.managers import grouped, units_of
+from ..supervise.problems import Health
+from ..system import network
 from ..system.errors import OpsError
-from ..system.files import acting_as, read_json, read_text, write_json
+from ..system.files import read_text, write_json
 from ..system.process import run
-from ..system.systemd import Unit
-from . import measure
-from .measure import Finding, Report, Settings, number
+from ..system.text import number
+from ..system.worker import Limits, work
+from . import expiry, host_findings
+from .agent import AgentLook
+from .findings import Finding, Report, Settings
 
 JOB = "check"
 LOCK_SECONDS = 20.0
 # What may take a gateway down for a while: job -> why.
-BUSY = {"update": "an update is running", "restore": "a restore is running"}
-# And for how many seconds that is an excuse.
-EXCUSED = 600
+BUSY = {
+    "update": "an update is running",
+    "restore": "a restore is running",
+    "separate": "an agent is being separated",
+}
 # Units that a look has other means for; and the heartbeat, which fails when nobody can be told.
 OTHERWISE_SEEN = ("hermes-gateway@", "hermes-canary", "hermes-heartbeat")
-# Since the event loop last turned, which it says every 30 s.
-FROZEN = 120.0
 ASK_AGAIN_MINUTES = 10
+VERSION_LIMITS = Limits(seconds=20.0)
 
 
-def look(host: Installation, settings: Settings, *, healths: Mapping[str, health.Health] | None = None) -> Report:
+def look(host: Installation, settings: Settings, *, healths: Mapping[str, Health] | None = None) -> Report:
     """Look at the host once; waits for nothing. What only time shows is remembered in ``status/check.json``.
 
     :param healths: profile -> its health, where somebody has just looked
     :raises OpsError: when it cannot be known which agents there are
     """
-    profiles = host.profiles
     with host.alone(JOB, timeout=LOCK_SECONDS) as alone:
-        this = _Look(host, settings)
+        this = _Look(host, settings, healths or {})
+        # Meanwhile workers look at the agents.
         this.at_host()
-        this.at_agents(profiles, healths or {})
+        this.at_agents()
+        this.at_sqlite()
         this.ask()
         report = this.report
         report.findings.sort(key=lambda finding: not finding.failure)
@@ -65,18 +73,26 @@ def _failed_units() -> list[str]:
 
 
 class _Look:
-    """One look.
+    """One look. Workers begin at once to look at the agents.
 
     :ivar report: what it finds
     :ivar memory: what earlier ones have left for it, and it leaves for the next
     """
 
-    def __init__(self, host: Installation, settings: Settings) -> None:
+    def __init__(self, host: Installation, settings: Settings, healths: Mapping[str, Health]) -> None:
         self.host = host
         self.settings = settings
         self.now = time.time()
         self.report = Report(figures={"disks": {}, "profiles": {}})
         self.memory = _mapping(self._status(JOB).get("memory"))
+        profiles = host.profiles
+        listeners = network.listeners(port for profile in profiles for port in health.wanted_ports(profile))
+        units, memories = units_of(profiles, host.manager_of), _unit_memories(host, profiles)
+        self.agents = [
+            AgentLook(host, settings, profile, units[unit], memories[unit], listeners, self.now, healths)
+            for profile in profiles
+            for unit in [profile["unit"]]
+        ]
 
     def _status(self, job: str) -> dict[str, Any]:
         """What a job wrote down; that it cannot be read is a finding."""
@@ -95,28 +111,27 @@ class _Look:
 
     def at_host(self) -> None:
         found, settings = self.report.findings, self.settings
-        found += measure.volume_findings(self.host.data_dir, settings.data_volume, _fstab())
+        found += host_findings.volume_findings(self.host.data_dir, settings.data_volume, _fstab())
         for path in dict.fromkeys((self.host.data_dir, "/")):
             try:
                 status = os.statvfs(path)
             except OSError as error:
                 self._find("disk_unknown", f"{path} cannot be looked at ({error.strerror})", "see dmesg")
                 continue
-            self.report.figures["disks"][path] = measure.disk_figures(status)
-            found += measure.disk_findings(path, status, settings)
+            self.report.figures["disks"][path] = host_findings.disk_figures(status)
+            found += host_findings.disk_findings(path, status, settings)
         for job in ("update", "rehearsal"):
             # What is not done any more need not succeed any more.
             if os.path.exists(settings_path(job)):
-                found += measure.job_findings(job, self._status(job))
+                found += host_findings.job_findings(job, self._status(job))
         declared = settings_path("backup")
         if os.path.exists(declared):
             since = os.stat(declared).st_mtime
-            found += measure.backup_findings(self._status("backup"), since, self.now, settings)
+            found += host_findings.backup_findings(self._status("backup"), since, self.now, settings)
         self.report.figures["clock_offset"] = offset = number(self.memory.get("clock_offset"))
-        found += measure.clock_findings(offset, settings)
+        found += host_findings.clock_findings(offset, settings)
         for path in settings.certificates:
-            found += measure.certificate_findings(path, self.now, settings)
-        self._at_sqlite()
+            found += expiry.certificate_findings(path, self.now, settings)
         self._at_units()
 
     def _at_units(self) -> None:
@@ -128,134 +143,48 @@ class _Look:
                 # A warning: what harms an agent, or its data, has a finding of its own.
                 self._find("unit_failed", f"{name} has failed", f"see why: journalctl -u {name}", failure=False)
 
-    def _at_sqlite(self) -> None:
+    def at_sqlite(self) -> None:
+        """After the agents: whether it matters is theirs to say."""
         host, release = self.host, current_release(self.host.root)
-        if release is None or not any(measure.uses_wal(profile["home"], host.owner) for profile in host.profiles):
+        using = next((agent for agent in self.agents if agent.closer.wal), None)
+        if release is None or using is None:
             return
         known = _mapping(self.memory.get("sqlite"))
         if known.get("release") != release:
             python = os.path.join(host.root, "releases", release, "bin", "python")
-            command = [python, "-I", "-c", "import sqlite3; print(sqlite3.sqlite_version)"]
             try:
-                version = run(command, timeout=20, user=host.owner).stdout.strip()
+                version = quoted(work(using.owner, "watch.sight:sqlite_version", python, limits=VERSION_LIMITS), 64)
             except OpsError as error:
-                self._find("sqlite_unknown", f"the release's Python: {error.what}", "converge the host", failure=False)
+                what = f"the release's Python: {quoted_error(error).what}"
+                self._find("sqlite_unknown", what, "converge the host", failure=False)
                 return
             self.memory["sqlite"] = known = {"release": release, "version": version}
-        self.report.findings += measure.sqlite_findings(str(known.get("version")))
+        self.report.findings += host_findings.sqlite_findings(str(known.get("version")))
+
+    def _version(self) -> str | None:
+        """The version of the release that is current."""
+        return stamp_of(self.host.root, current_release(self.host.root)).get("version")
 
     # --- the agents --------------------------------------------------------------------------------------------
 
-    def at_agents(self, profiles: list[dict[str, Any]], healths: Mapping[str, health.Health]) -> None:
-        """:param healths: of those that somebody has just looked at"""
-        host = self.host
-        if not profiles:
+    def at_agents(self) -> None:
+        if not self.agents:
             self._find(
                 "no_agent",
-                f"no agent is known on this host ({host.ops_dir} holds none)",
+                f"no agent is known on this host ({self.host.ops_dir} holds none)",
                 "mount the data volume, or converge the host: site.yml",
             )
-        names = [profile["unit"] for profile in profiles]
-        units, memories = host.manager.units(names), _unit_memories(host, names)
-        busy = next((text for job, text in BUSY.items() if host.busy(job)), None)
+        for problem in shared_homes(self.host.profiles, self._version()):
+            self._find("shared_home", problem, SEPARATE, failure=False)
+        busy = next((text for job, text in BUSY.items() if self.host.busy(job)), None)
         before, after = _mapping(self.memory.get("profiles")), {}
-        for profile in profiles:
-            name, unit = profile["name"], units[profile["unit"]]
-            result = healths.get(name) or health.check(profile, host.owner, unit)
-            known = _mapping(before.get(name))
-            self.report.profiles.append(result)
-            after[name] = {
-                **self._at_health(profile, unit, result, known, busy),
-                **self._closer(profile, unit, memories[unit.name], known),
-            }
+        for agent in self.agents:
+            agent.look(_mapping(before.get(agent.name)), busy)
+            self.report.findings += agent.findings
+            self.report.profiles.append(agent.health)
+            self.report.figures["profiles"][agent.name] = agent.figures
+            after[agent.name] = agent.memory
         self.memory["profiles"] = after
-
-    def _at_health(
-        self, profile: dict[str, Any], unit: Unit, result: health.Health, known: dict[str, Any], busy: str | None
-    ) -> dict[str, Any]:
-        """:returns: what to remember of it"""
-        since = number(known.get("excused")) or self.now
-        excuse = busy if self.now - since <= EXCUSED else None
-        found = measure.health_findings(result, unit, excuse)
-        if any(finding.failure for finding in found) and not result.log:
-            health.explain(profile, self.host.manager, result)
-            found = measure.health_findings(result, unit, excuse)
-        self.report.findings += found
-        return {"excused": since} if busy and not result.ok else {}
-
-    def _closer(
-        self, profile: dict[str, Any], unit: Unit, unit_memory: int | None, known: dict[str, Any]
-    ) -> dict[str, Any]:
-        """What health does not ask.
-
-        :param known: what was remembered of the profile
-        :returns: what to remember of it
-        """
-        name, home, owner, found = profile["name"], profile["home"], self.host.owner, self.report.findings
-        samples: dict[str, Any] = {
-            "restarts": measure.remember_restarts(known.get("restarts"), unit.restarts, self.now)
-        }
-        restarts = measure.climbed(samples["restarts"])
-        figures = self.report.figures["profiles"][name] = {"up": unit.running, "restarts": restarts}
-        if restarts > self.settings.restarts:
-            what = f"it was restarted {restarts} times within the hour"
-            self._find("restarts", what, f"see why it ends: {unit.log}", profile=name)
-        environment = self._environment(profile)
-        for key, value in environment.items():
-            end = measure.token_end(value)
-            if end is not None:
-                found += measure.expiry_findings(f"the token {key}", end, self.now, self.settings, name)
-        if unit.running:
-            process = measure.look_at_process(unit.pid, owner, unit_memory)
-            figures.update(memory_bytes=process.memory, open_files=process.descriptors)
-            found += measure.memory_findings(process.memory, self.settings, name)
-            samples["climb"] = measure.remember_hour(known.get("climb"), unit.pid, process, self.now)
-            found += measure.climb_findings(samples["climb"]["hours"], name)
-            samples["deaf"] = self._deaf(profile, unit, process, environment, known.get("deaf"))
-            self._frozen(profile, unit)
-        try:
-            turns = measure.read_turns(home, owner, self.now)
-        except OpsError as error:
-            self._find("turns_unknown", f"{error.where} {error.what}", error.fix, failure=False, profile=name)
-        else:
-            figures.update(turns=turns.total, turns_failed=turns.failed)
-            found += measure.turn_findings(turns, self.settings, name)
-        return samples
-
-    def _environment(self, profile: dict[str, Any]) -> dict[str, str]:
-        """The profile's ``.env``, and that of its managed scope; what cannot be read is health's to tell."""
-        found: dict[str, str] = {}
-        for directory in (profile["home"], profile["managed_dir"]):
-            with contextlib.suppress(OpsError), acting_as(self.host.owner):
-                found.update(dotenv.read_env(os.path.join(directory, dotenv.FILE_NAME)))
-        return found
-
-    def _deaf(
-        self, profile: dict[str, Any], unit: Unit, process: measure.Process, environment: dict[str, str], known: Any
-    ) -> dict[str, Any]:
-        """:returns: what was deaf, for the next look: Telegram's connection is opened anew from time to time, so only
-        what is deaf twice is"""
-        state = read_state(profile["home"], self.host.owner)
-        deaf = measure.deaf_platforms(state, process) if state.get("pid") == unit.pid else []
-        if environment.get("TELEGRAM_WEBHOOK_URL"):
-            # Then Telegram comes to it.
-            deaf = [name for name in deaf if name != "telegram"]
-        now = {"pid": unit.pid, "platforms": deaf}
-        if deaf and known == now:
-            what = f"{', '.join(deaf)}: connected, says Hermes, but its process has no connection to anywhere"
-            self._find("deaf", what, unit.command("restart"), profile=profile["name"])
-        return now
-
-    def _frozen(self, profile: dict[str, Any], unit: Unit) -> None:
-        try:
-            with acting_as(self.host.owner):
-                beat = read_json(os.path.join(profile["home"], "state", "gateway.heartbeat"))
-        except (OpsError, RecursionError):
-            return
-        seconds = measure.frozen_for(beat, unit.pid, time.monotonic())
-        if seconds > FROZEN:
-            what = f"its event loop has not turned for {seconds:.0f} s"
-            self._find("frozen", what, unit.command("restart"), profile=profile["name"])
 
     # --- a real reply ------------------------------------------------------------------------------------------
 
@@ -265,7 +194,7 @@ class _Look:
         if not self.settings.reply_minutes:
             return
         well = {result.profile for result in self.report.profiles if result.ok}
-        agents = {p["name"]: p for p in self.host.profiles if p["name"] in well and p["api"]["enabled"]}
+        agents = {agent.name: agent for agent in self.agents if agent.name in well and agent.profile["api"]["enabled"]}
         replies = {name: _mapping(before.get(name)) for name in agents}
 
         def due(name: str) -> float:
@@ -285,11 +214,13 @@ class _Look:
             if reply.get("problem"):
                 self._find("no_reply", f"asked for a reply: {reply['problem']}", reply.get("fix"), profile=name)
 
-    def _ask(self, profile: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, agent: AgentLook) -> dict[str, Any]:
         started = time.monotonic()
-        key = self._environment(profile).get("API_SERVER_KEY", "")
+        profile, key_in = agent.profile, [agent.profile["home"], agent.profile["managed_dir"]]
         try:
-            health.ask(profile["api"], key, health.REPLY_PROMPT, timeout=self.settings.reply_seconds)
+            servers.ask(
+                profile["api"], agent.owner, servers.REPLY_PROMPT, key_in=key_in, timeout=self.settings.reply_seconds
+            )
         except OpsError as error:
             return {"problem": error.what, "fix": error.fix}
         return {"seconds": round(time.monotonic() - started, 1)}
@@ -307,16 +238,18 @@ def _fstab() -> str:
         return ""
 
 
-def _unit_memories(host: Installation, units: list[str]) -> dict[str, int | None]:
+def _unit_memories(host: Installation, profiles: list[dict[str, Any]]) -> dict[str, int | None]:
     """What systemd says each unit uses, None where it does not count."""
-    answer = host.manager.call("show", "--property", "Id,MemoryCurrent", *units, check=False).stdout if units else ""
-    found: dict[str, int | None] = dict.fromkeys(units)
-    for block in answer.split("\n\n"):
-        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        # "[not set]", or the largest number there is: without the controller.
-        number = values.get("MemoryCurrent", "")
-        if values.get("Id") in found and number.isdigit() and int(number) < 2**63:
-            found[values["Id"]] = int(number)
+    found: dict[str, int | None] = {profile["unit"]: None for profile in profiles}
+    for manager, members in grouped(profiles, host.manager_of):
+        units = [profile["unit"] for profile in members]
+        answer = manager.call("show", "--property", "Id,MemoryCurrent", *units, check=False).stdout
+        for block in answer.split("\n\n"):
+            values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+            # "[not set]", or the largest number there is: without the controller.
+            number = values.get("MemoryCurrent", "")
+            if values.get("Id") in found and number.isdigit() and int(number) < 2**63:
+                found[values["Id"]] = int(number)
     return found
 
 

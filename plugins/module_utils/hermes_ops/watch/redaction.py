@@ -1,209 +1,259 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The secrets of a host, taken out of text, and looked for in what is left.
+"""Secrets that are known, taken out of text in whatever form they got there.
 
-Two ways, for neither is enough alone: every secret that the host knows, in whatever form it may have got into a log;
-and what looks like a secret, for those that it does not know.
+Programs quote, escape, encode and wrap what they print, one on top of the other. So a text is not searched for each
+form of each secret. Both are reduced to their letters and digits, with escapes undone: a secret then reads the same
+in JSON within JSON, quoted for a shell, encoded twice for a URL, or broken over lines that each begin with a time and
+a name. Only base64 and hexadecimal make other letters of it, and are looked for as secrets of their own.
+
+What has no value that is known is the business of :func:`redact_text`.
 """
 
 from __future__ import annotations
 
 import base64
+import bisect
 import contextlib
+import itertools
 import json
-import os
 import re
-import stat
 from collections.abc import Iterable, Iterator
-from typing import Any
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
-from ..agent import config, dotenv, webhooks
-from ..description.declaration import OWNED_ENV
-from ..description.secrets import SECRET_NAME, SECRET_VALUE, URL_CREDENTIALS, is_secret_setting, may_be_secret
-from ..host import settings
-from ..host.installation import Installation
-from ..system import yaml_edit
-from ..system.errors import OpsError
-from ..system.files import Owner, acting_as, read_bytes
+from ..description.secrets import redact_text
 from ..system.plan import HIDDEN
 
-# A shorter secret is only taken for one where it stands alone: its letters are in other words as well.
-SHORT = 6
-# A setting without a name that says secret may still be private: an account, a number of a person.
-PRIVATE = 8
-# Of an encoded secret this many characters are enough to be sure, and to be worth hiding.
-ENCODED = 8
+__all__ = ["KnownSecrets", "redact_text"]
 
-_PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S)
-_AUTHORIZATION = re.compile(r"\b(Bearer|Basic)(\s+)[^\s\"']{8,}", re.I)
-_NAME = re.compile(r"([\w-]+)[\"']?\s*[:=]\s*[\"']?")
-_VALUE = re.compile(r"[^\s\"',;&}\]]+")
-_WORD = re.compile(r"[^\s\"'=:,;&|<>()\[\]{}]+")
-_URL_USER = re.compile(r"(://)[^/\s@]+(@)")
+# Characters. A shorter secret is not looked for: its letters are in too many other words.
+SHORTEST = 6
+# Different characters that it has at least: no text would be left without `00000000`.
+DIFFERENT = 4
+# Letters and digits of a secret that are enough to be sure. With fewer of them it is looked for as a word by itself.
+_ENOUGH, _ENOUGH_DIGITS = 8, 12
+# Of a long secret parts are known, too: texts are cut. So many letters, from every so many on.
+_PART, _STEP = 16, 8
+# A value without the name of a secret may be a sentence, of which parts stand elsewhere.
+_PRIVATE_PART = 32
+# Of a longer one no form is looked for that makes it longer still: base64 of base64, escapes of escapes.
+_LONGEST = 256
+
+_HEX = "[0-9a-fA-F]"
+_BACKSLASH = r"(?:\\|%(?:25)*5[Cc])+"
+# No percent-encoded backslash, which is a part of the former: the time would grow with the square of their number.
+_PERCENT = rf"%(?!(?:25)*5[Cc])(?:25)*{_HEX}{{2}}"
+_CODED = rf"{_BACKSLASH}(?:u{_HEX}{{4}}|U{_HEX}{{8}}|x{_HEX}{{2}}|[0-3][0-7]{{2}})|{_PERCENT}"
+_UNIT = re.compile(
+    rf"{_BACKSLASH}(?:[uU](?P<character>{_HEX}{{4,8}})|x(?P<hex>{_HEX}{{2}})|(?P<octal>[0-3][0-7]{{2}}))"
+    rf"|%(?:25)*(?P<percent>{_HEX}{{2}})"
+)
+_ENTITY = (
+    rf"(?:&|%(?:25)*26)(?:amp|apos|gt|lt|nbsp|quot|(?:\#|%(?:25)*23)(?:\d{{1,6}}|x{_HEX}{{1,5}}))(?:;|%(?:25)*3[Bb])"
+)
+_LETTERS = (
+    rf"(?P<hidden>{re.escape(HIDDEN)})|(?P<word>[^\W_]+)|{_ENTITY}|(?P<coded>(?:{_CODED})+)|{_BACKSLASH}[abefnrtv0]?"
+)
+# What the journal (short-iso and short), `kubectl logs` and `docker compose logs` put before a line.
+_STAMP = r"(?:[A-Z][a-z]{2} +\d{1,2} [\d:]{8}|\d{4}-\d\d-\d\d[T ][\d:.,]{8,18}(?:Z|[+-]\d\d:?\d\d)?)"
+_JOURNAL = rf"(?:\n|\\n)(?:{_STAMP} (?:\S{{1,255}} [^\s\[\]:]{{1,255}}(?:\[\d+\])?: )?|[\w.-]{{1,100}} +\| )"
+# What Hermes puts before a line of its logs (0.19.0 hermes_logging.py, _LOG_FORMAT and _LOG_FORMAT_VERBOSE).
+_LEVEL = r"(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)(?: ?\[[^\]\n]{0,100}\])?"
+_LOG = rf"(?:{_STAMP} )?(?:{_LEVEL} [\w.]{{1,100}}: |- [\w.]{{1,100}} - {_LEVEL} - )"
+# A line may go on behind its prefix. Which of it is prefix, only its reader knows: a text is read in each way.
+_PREFIXES = (None, _JOURNAL, rf"(?:{_JOURNAL}|\n){_LOG}|{_JOURNAL}")
+_READINGS = [
+    (prefix and re.compile(prefix), re.compile(f"{prefix}|{_LETTERS}" if prefix else _LETTERS)) for prefix in _PREFIXES
+]
+_WORD = re.compile(r"[^\W_]*")
+_WORD_BEFORE = 64
 
 
-class Secrets:
-    """What must not leave the host.
+class Letters:
+    """The letters and digits of a text, in lower case, with escapes undone, and where each stands in it."""
 
-    :param values: every secret, as it is
+    def __init__(self, text: str, reading: re.Pattern[str] = _READINGS[0][1]) -> None:
+        pieces: list[str] = []
+        self._starts: list[int] = []
+        self._places: list[tuple[int, int, bool]] = []
+        length = 0
+        for found in reading.finditer(text):
+            kind = found.lastgroup
+            if kind is None:
+                continue
+            piece = _lower(found[0]) if kind == "word" else "\0" if kind == "hidden" else _decoded(found[0])
+            if piece:
+                pieces.append(piece)
+                self._starts.append(length)
+                self._places.append((found.start(), found.end(), kind == "word"))
+                length += len(piece)
+        self.text = "".join(pieces)
+
+    def place(self, start: int, end: int) -> tuple[int, int]:
+        """Where in the text the letters from *start* to before *end* stand."""
+        first = bisect.bisect_right(self._starts, start) - 1
+        last = bisect.bisect_right(self._starts, end - 1) - 1
+        begin, _end, plain = self._places[first]
+        last_begin, last_end, last_plain = self._places[last]
+        return (
+            begin + (start - self._starts[first] if plain else 0),
+            last_begin + end - self._starts[last] if last_plain else last_end,
+        )
+
+
+def _lower(word: str) -> str:
+    lower = word.lower()
+    return lower if len(lower) == len(word) else word
+
+
+def _decoded(coded: str) -> str:
+    """The letters and digits that *coded* stands for: ``\\u00e9``, ``\\xc3\\xa9``, ``\\303\\251``, ``%C3%A9``."""
+    characters = []
+    for kind, units in itertools.groupby(_UNIT.finditer(coded), key=lambda unit: unit.lastgroup):
+        numbers = [int(unit[kind], 8 if kind == "octal" else 16) for unit in units]
+        if kind == "character":
+            characters += [chr(min(number, 0x10FFFF)) for number in numbers]
+        else:
+            characters.append(_text_of(bytes(number & 0xFF for number in numbers)))
+    text = "".join(characters)
+    # Halves of surrogates belong together.
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _lower("".join(filter(str.isalnum, text)))
+
+
+def _text_of(data: bytes) -> str:
+    """UTF-8, and what is none as Python writes it: ``\\xe9`` is é."""
+    text = data.decode("utf-8", "surrogateescape")
+    return re.sub("[\udc80-\udcff]", lambda byte: chr(ord(byte[0]) - 0xDC00), text)
+
+
+class KnownSecrets:
+    """Secrets that must not leave the host.
+
+    :param secrets: their values, as they are
+    :param private: values that may be secret: they are hidden as a whole, and in parts of more letters
     """
 
-    def __init__(self, values: Iterable[str]) -> None:
-        self.values = frozenset(part for value in values for part in _parts(value))
-        forms = {form for value in self.values for form in forms_of(value)}
-        # The longest first, for one may hold another.
-        longest = sorted(forms, key=lambda form: (-len(form), form))
-        patterns = [re.escape(form) if len(form) >= SHORT else rf"(?<!\w){re.escape(form)}(?!\w)" for form in longest]
-        self._pattern = re.compile("|".join(patterns) or r"(?!)")
-        # A log or a page of YAML may break a long one over lines.
-        joined = {joined for form in longest if len(joined := "".join(form.split())) >= ENCODED}
-        self._joined = re.compile("|".join(map(re.escape, sorted(joined))) or r"(?!)")
+    def __init__(self, secrets: Iterable[str], private: Iterable[str] = ()) -> None:
+        self._heads: set[str] = set()
+        self._needles: set[str] = set()
+        words: set[str] = set()
+        for values, part in ((secrets, _PART), (private, _PRIVATE_PART)):
+            for value in {each for whole in values for each in parts_of(whole)}:
+                if len(value) < SHORTEST or len(set(value)) < DIFFERENT:
+                    continue
+                if not self._add(Letters(value).text, part) or re.search(r"[\\%&]", value):
+                    words |= _written(value[:_LONGEST])
+                for form in _encoded(value):
+                    self._add(form, part)
+        self._lengths = sorted({len(needle) for needle in self._needles}, reverse=True)
+        longest = sorted(words, key=lambda word: (-len(word), word))
+        self._words = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in longest) or r"(?!)")
 
-    def hidden(self, text: str) -> str:
-        """*text* without the secrets, and without what looks like one."""
-        return hide_patterns(self._pattern.sub(HIDDEN, text))
+    def _add(self, letters: str, part: int) -> bool:
+        """Look for *letters*; False when they are too few."""
+        if len(letters) < (_ENOUGH_DIGITS if letters.isdigit() else _ENOUGH) or len(set(letters)) < DIFFERENT:
+            return False
+        length = min(len(letters), part)
+        last = len(letters) - length
+        for start in {*range(0, last, _STEP), last}:
+            needle = letters[start : start + length]
+            if len(set(needle)) >= DIFFERENT:
+                self._needles.add(needle)
+                self._heads.add(needle[:_ENOUGH])
+        return True
 
-    def found_in(self, text: str) -> bool:
-        """Whether a secret stands in *text*, also one that is broken over lines."""
-        return bool(self._pattern.search(text) or self._joined.search("".join(text.split())))
+    def hide(self, text: str) -> str:
+        """*text* without these secrets."""
+        pieces, position = [], 0
+        for start, end in self._found(text):
+            if start >= position:
+                pieces += [text[position:start], HIDDEN]
+            position = max(position, end)
+        return "".join([*pieces, text[position:]])
+
+    def stand_in(self, text: str) -> bool:
+        """Whether one of them is in *text*."""
+        return bool(self._found(text))
+
+    def _found(self, text: str) -> list[tuple[int, int]]:
+        """Where they stand in *text*, with the rest of the words that they are in, in order."""
+        spans = {found.span() for found in self._words.finditer(text)}
+        for prefix, reading in _READINGS:
+            if prefix and not prefix.search(text):
+                continue
+            letters = Letters(text, reading)
+            for start, end in self._in_letters(letters.text):
+                spans.add(_whole_words(text, *letters.place(start, end)))
+        return sorted(spans)
+
+    def _in_letters(self, letters: str) -> Iterator[tuple[int, int]]:
+        heads, needles = self._heads, self._needles
+        for start in range(len(letters) - _ENOUGH + 1) if heads else ():
+            if letters[start : start + _ENOUGH] in heads:
+                for length in self._lengths:
+                    if letters[start : start + length] in needles:
+                        yield start, start + length
+                        break
 
 
-def forms_of(value: str) -> set[str]:
-    """*value* as programs write it: plain, escaped for JSON, Python and a URL, in hexadecimal, and in base64, alone or
-    within something longer."""
-    if len(value) < SHORT:
-        return {value}
-    data = value.encode("utf-8", "surrogateescape")
-    forms = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-    forms |= {repr(value)[1:-1], ascii(value)[1:-1], value.encode("unicode_escape").decode()}
-    for quoted in (quote(data, safe=""), quote(data), quote_plus(data)):
-        forms |= {quoted, re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), quoted)}
-    forms |= {data.hex(), data.hex().upper()}
+def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    first = max(0, start - _WORD_BEFORE)
+    while start > first and text[start - 1].isalnum():
+        start -= 1
+    word = _WORD.match(text, end, end + _WORD_BEFORE)
+    return start, word.end() if word else end
+
+
+def parts_of(value: str) -> Iterator[str]:
+    """What of *value* is looked for: all of it, and its lines; of a URL what makes it secret."""
+    value = value.strip()
+    if "://" in value and not re.search(r"\s", value):
+        # One that is none after all has no parts.
+        with contextlib.suppress(ValueError):
+            url = urlsplit(value)
+            yield url.password or url.username or ""
+            yield from (part for part in url.path.split("/") if len(part) >= _PART or _is_no_word(part))
+            yield from (part for _name, part in parse_qsl(url.query))
+            yield url.fragment
+            return
+    yield value
+    if "\n" in value:
+        yield from (line.strip() for line in value.splitlines() if len(line.strip()) >= _ENOUGH)
+
+
+def _is_no_word(part: str) -> bool:
+    return len(part) >= _ENOUGH and any(character.isdigit() or character.isupper() for character in part)
+
+
+def _written(value: str) -> set[str]:
+    """*value* as programs write it, where it has too few letters to be known by them."""
+    once = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], quote(_bytes(value), safe="")}
+    return once | {json.dumps(form)[1:-1] for form in once} | {quote(_bytes(form), safe="") for form in once}
+
+
+def _encoded(value: str) -> Iterator[str]:
+    """The letters of *value* in hexadecimal and in base64, alone or within something longer, once and twice."""
+    data = _bytes(value)
+    yield data.hex()
+    for once in _base64(data):
+        yield _letters(once)
+        if len(data) <= _LONGEST:
+            yield from map(_letters, _base64(once.encode()))
+    yield from map(_letters, _base64(value.encode("utf-16-le", "surrogatepass")))
+
+
+def _base64(data: bytes) -> Iterator[str]:
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + data).decode().rstrip("=")
         # What stands before it has a part in the first characters, what follows it in the last.
-        start, end = (0, 2, 3)[before], len(encoded) - ((before + len(data)) % 3 > 0)
-        if end - start >= ENCODED:
-            forms |= {encoded[start:end], encoded[start:end].translate(str.maketrans("+/", "-_"))}
-    return forms
+        yield encoded[(0, 2, 3)[before] : len(encoded) - ((before + len(data)) % 3 > 0)]
 
 
-def hide_patterns(text: str) -> str:
-    """*text* without what looks like a secret: by its name, by its look, or in a URL."""
-    text = _PEM.sub(HIDDEN, text)
-    text = _AUTHORIZATION.sub(rf"\1\2{HIDDEN}", text)
-    text = _URL_USER.sub(lambda match: f"{match[1]}{HIDDEN}{match[2]}", text) if "@" in text else text
-    text = "".join(_without_assigned(text))
-    return _WORD.sub(lambda match: HIDDEN if SECRET_VALUE.match(match[0]) else match[0], text)
+def _letters(encoded: str) -> str:
+    return re.sub(r"[+/]", "", encoded).lower()
 
 
-def _without_assigned(text: str) -> Iterator[str]:
-    """The pieces of *text* without the values that stand after the name of a secret."""
-    position = 0
-    for name in _NAME.finditer(text):
-        value = _VALUE.match(text, name.end())
-        if name.start() >= position and value and SECRET_NAME.search(name[1]):
-            yield text[position : name.end()]
-            yield HIDDEN
-            position = value.end()
-    yield text[position:]
-
-
-def _parts(value: str) -> Iterator[str]:
-    """*value*, its lines, and of a URL what makes it secret."""
-    lines = [line.strip() for line in value.splitlines()]
-    yield from {value, value.strip(), *(line for line in lines if len(line) >= PRIVATE)} - {""}
-    if "://" in value:
-        # One that is none after all has no parts.
-        with contextlib.suppress(ValueError):
-            url = urlsplit(value.strip())
-            yield from {url.password or "", *(part for part in url.path.split("/") if len(part) >= 2 * PRIVATE)} - {""}
-
-
-# What the host knows
-
-
-def known(host: Installation) -> Secrets:
-    """Every secret of the host's profiles and jobs, wherever it is kept. A file that is broken is read all the same."""
-    values = set(_private_files(settings.DIRECTORY))
-    for profile in host.profiles:
-        home, kept = profile["home"], os.path.join(host.records(profile["name"]).directory, "kept")
-        current = Owner.current()
-        for directory, owner in ((home, host.owner), (profile["managed_dir"], current), (kept, current)):
-            values |= set(env_secrets(_text(os.path.join(directory, dotenv.FILE_NAME), owner)))
-            values |= set(config_secrets(_text(os.path.join(directory, config.FILE_NAME), owner)))
-        for name in (webhooks.FILE_NAME, "auth.json"):
-            values |= set(json_secrets(_text(os.path.join(home, name), host.owner)))
-    return Secrets(values)
-
-
-def env_secrets(text: str) -> Iterator[str]:
-    """The values of a ``.env`` that are secret or private, as its readers and as the eye see them."""
-    pairs = [(binding.name, value) for binding in dotenv.parse(text) for value in (binding.raw, binding.value) if value]
-    for line in text.splitlines():
-        name, equals, value = line.partition("=")
-        if equals:
-            pairs.append((name.replace("export ", "").strip(" #'\""), value.strip().strip("'\"")))
-    for name, value in pairs:
-        private = len(value) >= PRIVATE and name not in OWNED_ENV and not value.startswith("/")
-        if value and (private or is_secret_setting(name, value)):
-            yield value
-
-
-def config_secrets(text: str) -> Iterator[str]:
-    """The secrets in a ``config.yaml``; of one that does not parse, what has the name of a secret."""
-    with contextlib.suppress(OpsError):
-        yield from _leaves(yaml_edit.load(text, config.FILE_NAME) if yaml_edit.available() else {})
-    for name, value in re.findall(r"^[\s-]*[\"']?([\w-]+)[\"']?\s*:\s*(.+?)\s*$", text, re.M):
-        if SECRET_NAME.search(name) and not value.startswith("${"):
-            yield value.strip("'\"")
-
-
-def json_secrets(text: str) -> Iterator[str]:
-    """The secrets in a JSON file, and every URL in it; all long words of one that does not parse."""
-    try:
-        value = json.loads(text or "null")
-    except (ValueError, RecursionError):
-        yield from (word for word in _WORD.findall(text) if len(word) >= 2 * PRIVATE)
-        return
-    yield from _leaves(value, urls=True)
-
-
-def _leaves(value: Any, path: tuple[str | int, ...] = (), *, urls: bool = False) -> Iterator[str]:
-    if isinstance(value, dict):
-        for name, part in value.items():
-            yield from _leaves(part, (*path, str(name)), urls=urls)
-    elif isinstance(value, list):
-        for number, part in enumerate(value):
-            yield from _leaves(part, (*path, number), urls=urls)
-    elif may_be_secret(path, value) or (isinstance(value, str) and _is_secret_url(value, any_url=urls)):
-        yield str(value)
-
-
-def _is_secret_url(value: str, *, any_url: bool) -> bool:
-    # That of a ping is the whole secret.
-    return bool(URL_CREDENTIALS.search(value) or (any_url and re.fullmatch(r"\S*://\S+", value)))
-
-
-def _private_files(top: str) -> Iterator[str]:
-    """The secrets in files that only root may read."""
-    for directory, _directories, names in os.walk(top):
-        for name in names:
-            path = os.path.join(directory, name)
-            if stat.S_IMODE(os.lstat(path).st_mode) & 0o077:
-                continue
-            text = _text(path, Owner.current())
-            if name.endswith(".json"):
-                yield from json_secrets(text)
-            else:
-                yield text
-
-
-def _text(path: str, owner: Owner) -> str:
-    try:
-        with acting_as(owner):
-            return (read_bytes(path) or b"").decode("utf-8", "replace")
-    except OpsError:
-        return ""  # a pipe, or nothing that could be read into a log either
+def _bytes(value: str) -> bytes:
+    return value.encode("utf-8", "surrogatepass")

@@ -1,0 +1,70 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is declared for a host of this scenario, its agents, and how it is converged anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EPHEMERAL = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
+# Of each host, for as long as there are tests of it.
+DECLARED: dict[str, dict[str, Any]] = {}
+
+
+@pytest.fixture
+def declared(host):
+    """What is declared of each agent; tests change it and converge."""
+    name = host.backend.host
+    if name not in DECLARED:
+        DECLARED[name] = {profile["name"]: profile for profile in host.ansible.get_variables()["hermes_agents"]}
+    return DECLARED[name]
+
+
+@pytest.fixture
+def agents(agent, declared):
+    """All agents of the host, by name."""
+    found = {}
+    for name, profile in declared.items():
+        ports = [profile.get(server, {}).get("port", port) for server, port in (("api", 8642), ("webhook", 8644))]
+        found[name] = agent(name, *ports)
+        found[name].user = profile.get("user", found[name].user)
+    return found
+
+
+@pytest.fixture
+def playbook(host, declared, tmp_path):
+    """A function that gives the command which converges this host to what is declared now."""
+
+    def command(**variables):
+        file = tmp_path / "declared.json"
+        file.write_text(json.dumps({"hermes_agents": list(declared.values()), **variables}))
+        options = ["--inventory", EPHEMERAL / "inventory", "--limit", host.backend.host, "--extra-vars", f"@{file}"]
+        return ["ansible-playbook", *options, "alwayson.hermes.site"]
+
+    return command
+
+
+@pytest.fixture
+def converge(playbook):
+    """A function that converges this host to what is declared now."""
+
+    def run(**variables):
+        done = subprocess.run(playbook(**variables), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture
+def restarted(agents):
+    """A function that names the agents whose process is another one than at the start of the test."""
+    before = {name: agent.pid for name, agent in agents.items()}
+    assert all(before.values()), before
+    return lambda: {name for name, agent in agents.items() if agent.pid != before[name]}

@@ -1,0 +1,95 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The filter resolve_agents: hermes_agents, checked and completed, before any host is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+
+DOCUMENTATION = r"""
+name: resolve_agents
+short_description: Check and complete a list of agents
+version_added: 0.1.0
+author:
+  - The alwayson.hermes authors (@alwayson-hermes)
+description:
+  - Turns C(hermes_agents) as a person writes it into one complete description of each agent, with its user, paths,
+    ports, unit name and the configuration that follows from them.
+  - Refuses what could not work with one error that names host, agent, key and fix. Nothing on the host is
+    looked at or changed.
+positional: _input
+options:
+  _input:
+    description: The list of agents.
+    type: list
+    elements: dict
+    required: true
+  host:
+    description: The inventory's name of the host, for error messages.
+    type: str
+    required: true
+  data_dir:
+    description: Absolute path of the directory below which the agents live.
+    type: str
+    required: true
+  managed_root:
+    description: Directory below which the managed scope of each agent lies.
+    type: str
+    required: true
+  declared:
+    description:
+      - Names of the host's variables. One of an earlier version is refused with what takes its place.
+    type: list
+    elements: str
+    default: []
+"""
+
+EXAMPLES = r"""
+- name: Show the ports of all agents
+  ansible.builtin.debug:
+    msg: >-
+      {{ [{'name': 'default'}] | alwayson.hermes.resolve_agents(host=inventory_hostname,
+      data_dir='/var/lib/hermes', managed_root='/etc/hermes-ops/managed')
+      | dict2items | map(attribute='value.gateway.api.port') }}
+"""
+
+RETURN = r"""
+_value:
+  description: The complete description of every agent by its name, in the declared order.
+  type: dict
+"""
+
+
+def _plain(value: Any) -> Any:
+    """Templated, tagged and vaulted values as plain Python."""
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    # A vaulted string of core < 2.19 is no str, but becomes one.
+    if isinstance(value, str) or hasattr(value, "__ENCRYPTED__"):
+        return str(value)
+    return value
+
+
+def resolve_agents(
+    agents: Any, host: str, data_dir: str, managed_root: str, declared: Iterable[str] = ()
+) -> dict[str, Any]:
+    try:
+        declaration.refuse_replaced(_plain(declared), host)
+        return declaration.resolve(_plain(agents), host=host, data_dir=data_dir, managed_root=managed_root)
+    except OpsError as error:
+        raise AnsibleFilterError(str(error)) from None
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> dict[str, Any]:
+        return {"resolve_agents": resolve_agents}

@@ -1,0 +1,237 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A home carried from one user to another, byte for byte.
+
+All of this works on what an agent wrote, so it is called in a :mod:`worker`: :func:`send` as the user that the home
+belongs to, :func:`receive` as the one that it shall belong to, with a pipe of root's between them. tar(1) does the
+copying: links, holes, times and modes stay as they are. :func:`survey` of both homes tells whether all of it arrived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+from ..system.errors import OpsError
+from ..system.files import failure, read_bytes, remove_tree, write_atomic
+from ..system.text import printable
+
+# Where Hermes keeps its jobs, with absolute paths (0.18.2 and 0.19.0 cron/jobs.py: create_job).
+JOBS = "cron/jobs.json"
+# The keys of a job that hold a path. A script outside of its home's scripts/ is refused when the job runs, and a
+# directory that is missing is left out silently (0.19.0 cron/scheduler.py: _run_job_script, run_job).
+JOB_PATHS = ("script", "workdir")
+# Bytes of a file of jobs that is worth reading.
+_JOBS_LIMIT = 16 * 2**20
+# Below these lies what was, not what is to be done: a path in it changes nothing.
+_HISTORY = ("logs/", "sessions/", "cron/output/")
+_DATABASES = (".db", ".db-wal", ".db-shm", ".db-journal")
+_CHUNK = 1 << 20
+# Names that are listed; more are only counted.
+_LISTED = 20
+
+
+def survey(home: str, leave_out: list[str], roots: list[str]) -> dict[str, Any]:
+    """What is in *home*.
+
+    :param leave_out: patterns (fnmatch) of names in *home* that are not looked at
+    :param roots: directories; which files and links name a path in them
+    :returns: ``digest`` of all names, kinds, modes, contents and times; ``entries``, a number; ``size`` on the disk in
+        bytes; ``naming``, paths below *home*, and ``more`` of these that are not listed
+    :raises OpsError: something in it cannot be read, or cannot be copied
+    """
+    needles = [os.fsencode(root) for root in roots]
+    digests, size, naming, more = [], 0, [], 0
+    for path, relative, status in _entries(home, leave_out):
+        kind, what, named = stat.S_IFMT(status.st_mode), "", False
+        if kind == stat.S_IFREG:
+            what, named = _read(path, needles)
+            what += f" {status.st_size} {status.st_mtime_ns}"
+            named = named and not relative.startswith(_HISTORY) and not relative.endswith(_DATABASES)
+        elif kind == stat.S_IFLNK:
+            target = os.fsencode(os.readlink(path))
+            what, named = target.hex(), any(_is_in(target, needle) for needle in needles)
+        if named and len(naming) < _LISTED:
+            naming.append(printable(relative))
+        elif named:
+            more += 1
+        size += status.st_blocks * 512
+        # What send() takes away is no difference.
+        mode = stat.S_IMODE(status.st_mode) & ~(stat.S_ISUID | stat.S_ISGID)
+        entry = f"{os.fsencode(relative).hex()} {kind:o} {mode:o} {what}"
+        digests.append(hashlib.sha256(entry.encode()).digest())
+    whole = hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+    return {"digest": whole, "entries": len(digests), "size": size, "naming": sorted(naming), "more": more}
+
+
+def _entries(home: str, leave_out: list[str]) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Path, path below *home* and status of everything in it that can be copied; sockets belong to processes."""
+    device = os.lstat(home).st_dev
+    waiting = [home]
+    while waiting:
+        directory = waiting.pop()
+        with _refusing(directory):
+            try:
+                names = sorted(os.listdir(directory))
+            except FileNotFoundError:
+                # Its gateway may still run.
+                names = []
+        for name in names:
+            path = os.path.join(directory, name)
+            if directory == home and _is_left_out(name, leave_out):
+                continue
+            with _refusing(path):
+                try:
+                    status = os.lstat(path)
+                except FileNotFoundError:
+                    continue
+            if status.st_dev != device:
+                raise OpsError("is a mount of its own, which would stay behind", where=path, fix="unmount it")
+            if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+                raise OpsError("is a device, which no agent can make", where=path, fix="remove it")
+            if stat.S_ISSOCK(status.st_mode):
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                waiting.append(path)
+            yield path, os.path.relpath(path, home), status
+
+
+def _read(path: str, needles: list[bytes]) -> tuple[str, bool]:
+    """The SHA-256 of a file, and whether one of *needles* is in it."""
+    digest, named, tail = hashlib.sha256(), False, b""
+    overlap = max((len(needle) for needle in needles), default=1) - 1
+    with _refusing(path), contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as stream:
+            while part := stream.read(_CHUNK):
+                digest.update(part)
+                text = tail + part
+                named = named or any(needle in text for needle in needles)
+                tail = text[-overlap:] if overlap else b""
+    return digest.hexdigest(), named
+
+
+@contextlib.contextmanager
+def _refusing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise failure("read", printable(path), error) from None
+
+
+def _is_left_out(name: str, leave_out: list[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in leave_out)
+
+
+def _is_in(path: bytes, directory: bytes) -> bool:
+    return path == directory or path.startswith(directory + b"/")
+
+
+def send(home: str, leave_out: list[str], descriptor: int) -> None:
+    """Write all of *home* but *leave_out* to *descriptor*, for :func:`receive`.
+
+    :raises OpsError: it could not be read, or was changed meanwhile
+    """
+    excluded = [f"--exclude=./{name}" for name in leave_out]
+    # This format knows nanoseconds, by which Hermes and we see that a file was changed.
+    options = ["--create", "--format=posix", "--sparse", "--one-file-system", "--mode=ug-s"]
+    _tar([*options, "--anchored", "--wildcards", *excluded, "."], home, stdout=descriptor)
+
+
+def receive(home: str, descriptor: int) -> None:
+    """Make *home* of what comes from *descriptor*.
+
+    :raises OpsError: it could not be written
+    """
+    try:
+        os.mkdir(home, 0o700)
+    except OSError as error:
+        raise failure("made", home, error) from None
+    options = ["--extract", "--preserve-permissions", "--no-same-owner", "--delay-directory-restore"]
+    _tar(options, home, stdin=descriptor)
+
+
+def _tar(arguments: list[str], directory: str, **streams: int) -> None:
+    command = ["tar", f"--directory={directory}", "--file=-", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, **{"stdin": subprocess.DEVNULL, **streams}) as process:
+        # Somebody else may hold the other end; ours must not keep it open.
+        for descriptor in streams.values():
+            os.close(descriptor)
+        said = process.stderr.read(_CHUNK) if process.stderr else b""
+    if process.returncode:
+        words = printable(said.decode("utf-8", "replace").strip().partition("\n")[0])
+        words = words or f"tar ended with {process.returncode}"
+        raise OpsError(f"cannot be copied: {words}", where=directory, fix="see what tar says of it")
+
+
+def who_works(home: str, leave_out: list[str]) -> list[str]:
+    """The processes of this user that have a file of *home* open: number and name of each."""
+    inside = os.path.join(home, "")
+    found = []
+    for number in os.listdir("/proc"):
+        if number.isdigit() and int(number) != os.getpid():
+            opened = _opened(number)
+            names = (path[len(inside) :].partition("/")[0] for path in opened if path.startswith(inside))
+            if any(not _is_left_out(name, leave_out) for name in names):
+                found.append(f"{number} ({_name(number)})")
+    return found[:_LISTED]
+
+
+def _opened(number: str) -> list[str]:
+    paths = []
+    # Another user's, or over by now.
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{number}/fd"):
+            with contextlib.suppress(OSError):
+                paths.append(os.readlink(f"/proc/{number}/fd/{name}"))
+    return paths
+
+
+def _name(number: str) -> str:
+    try:
+        with open(f"/proc/{number}/comm", "rb") as stream:
+            return printable(stream.read(64).decode("utf-8", "replace").strip())
+    except OSError:
+        return "?"
+
+
+def move_jobs(home: str, before: str, after: str) -> list[str]:
+    """Let the cron jobs in *home*, which was at *before* and will be at *after*, find what they found.
+
+    :returns: what was changed, one line each
+    """
+    path = os.path.join(home, JOBS)
+    data = read_bytes(path, _JOBS_LIMIT)
+    try:
+        document = json.loads(data or b"{}")
+        jobs = document["jobs"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        jobs = None
+    if not isinstance(jobs, list):
+        # Hermes makes nothing of it either.
+        return []
+    changed = [line for job in jobs if isinstance(job, dict) for line in _move_job(job, before, after)]
+    if changed:
+        write_atomic(path, json.dumps(document, indent=2), mode=0o600)
+    return changed
+
+
+def _move_job(job: dict[str, Any], before: str, after: str) -> Iterator[str]:
+    for key in JOB_PATHS:
+        value = job.get(key)
+        if isinstance(value, str) and (value == before or value.startswith(f"{before}/")):
+            job[key] = after + value[len(before) :]
+            yield printable(f"{job.get('name') or job.get('id')}: {key} is {job[key]}")
+
+
+def discard(home: str) -> None:
+    """Remove a copy that nobody has used."""
+    remove_tree(home)

@@ -1,0 +1,186 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is declared of an agent's environment, compared with its ``.env``: we own keys in it, not the file."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..description.checks import check_value
+from ..description.secrets import is_secret_setting
+from ..system.errors import OpsError
+from ..system.files import read_text
+from ..system.plan import HIDDEN, Difference
+from .dotenv import FILE_NAME, LARGEST, Binding, check_name, edit, parse, read_env
+from .part import FILE_MODE, Part, mode_of, replace, wrong_mode
+
+RECORD = "env"
+# What :func:`decide` returns as the record.
+RECORD_FORM = {"salt": str, "keys": {str: str}}
+
+
+@dataclass
+class EnvPlan:
+    """What :func:`plan_env` decides.
+
+    :param text: the new content; None when it stays
+    :param record: what to remember, for :meth:`Records.write_applied`
+    :param restart: reasons, one for each key that changes
+    :param drift: keys that somebody changed since we wrote them, names only
+    :param left: keys that left the declaration and stay, because somebody changed them
+    :param generated: keys that get a new random value
+    """
+
+    differences: list[Difference] = field(default_factory=list)
+    text: str | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+    restart: list[str] = field(default_factory=list)
+    drift: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    generated: list[str] = field(default_factory=list)
+
+
+def fingerprint(salt: str, name: str, value: str) -> str:
+    """What we remember of a value: enough to notice a change, not enough to learn or compare it elsewhere."""
+    return hmac.new(bytes.fromhex(salt), f"{name}={value}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
+    """Which keys of the file at *path* no longer hold what *record* says we wrote; names only.
+
+    :raises OpsError: when the file cannot be read
+    """
+    known: Mapping[str, str] = record.get("keys", {})
+    values = read_env(path) if known else {}
+    return [
+        name
+        for name, mark in known.items()
+        if name not in values or fingerprint(record["salt"], name, values[name]) != mark
+    ]
+
+
+def new_secret() -> str:
+    """256 random bits as 64 hexadecimal digits (Hermes wants 16 characters or more of an API key)."""
+    return secrets.token_hex(32)
+
+
+def check_declared(settings: Mapping[str, Any], hidden: Mapping[str, Any], generate: Iterable[str]) -> None:
+    """:raises OpsError: for the first name or value that cannot be written as it is declared"""
+    for name in (*settings, *hidden, *generate):
+        check_name(name)
+    for name, value in (*settings.items(), *hidden.items()):
+        check_value(name, value, name)
+    for name, value in settings.items():
+        if name in hidden:
+            raise OpsError("is declared twice, as a setting and as a secret", where=name, fix="keep one")
+        if is_secret_setting(name, value):
+            raise OpsError("is a secret, by its name or its look", where=name, fix="declare it as a secret")
+
+
+def plan_env(
+    text: str | None,
+    *,
+    settings: Mapping[str, str],
+    hidden: Mapping[str, str],
+    generate: Iterable[str],
+    record: Mapping[str, Any],
+    path: str = FILE_NAME,
+    make_secret: Callable[[], str] = new_secret,
+) -> EnvPlan:
+    """Decide how ``.env`` has to change.
+
+    A key that left the declaration leaves the file if it still holds what we wrote. One that somebody changed
+    since is no longer ours: it stays and is named in ``left``.
+
+    :param text: the file's content, None when there is none
+    :param settings: declared values that may be shown
+    :param hidden: declared values that may not
+    :param generate: names that get a random value when neither declared nor in the file
+    :param record: what was returned as ``record`` the last time
+    """
+    check_declared(settings, hidden, generate)
+    plan = EnvPlan()
+    present = {binding.name: binding for binding in parse(text or "")}
+    known: Mapping[str, str] = record.get("keys", {})
+    salt = record.get("salt") or secrets.token_hex(16)
+
+    def unchanged(name: str) -> bool:
+        value = present[name].value
+        return value is not None and hmac.compare_digest(fingerprint(salt, name, value), known[name])
+
+    wanted = {**settings, **hidden}
+    plan.generated = [
+        name for name in generate if name not in wanted and (name not in present or present[name].raw == "")
+    ]
+    wanted.update({name: make_secret() for name in plan.generated})
+    # What is there already is never rotated, and no drift when somebody else did; the old fingerprint says later whose
+    # it is.
+    keys = {name: known[name] for name in generate if name in known}
+    keys.update({name: fingerprint(salt, name, value) for name, value in wanted.items()})
+
+    change: dict[str, str] = {}
+    for name, value in wanted.items():
+        if name in present and present[name].value == value:
+            continue
+        change[name] = value
+        if name in known and name not in plan.generated and not (name in present and unchanged(name)):
+            plan.drift.append(name)
+        plan.differences.append(_difference(name, present.get(name), value, shown=name in settings))
+    leaving = [name for name in known if name not in keys and name in present]
+    gone = [name for name in leaving if unchanged(name)]
+    plan.left = [name for name in leaving if name not in gone]
+    plan.differences += [Difference(name, HIDDEN, None) for name in gone]
+
+    if change or gone:
+        plan.text = edit(text or "", change, gone, path)
+        plan.restart = [f"env: {name}" for name in (*change, *gone)]
+    plan.record = {"salt": salt, "keys": keys} if keys else {}
+    return plan
+
+
+def _difference(name: str, present: Binding | None, value: str, *, shown: bool) -> Difference:
+    if shown:
+        before = None if present is None else present.raw or ""
+        return Difference(name, before, value)
+    if present is None:
+        return Difference(name, None, HIDDEN)
+    return Difference(name, HIDDEN, f"{HIDDEN}, changed")
+
+
+def decide(home: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
+    """Compare ``<home>/.env`` with what is declared; see :mod:`part`.
+
+    :param declared: ``settings``, ``secrets`` and ``generate`` of :class:`converge.Env`
+    :raises OpsError: when the file is not UTF-8 text, or a value cannot be expressed
+    """
+    path = os.path.join(home, FILE_NAME)
+    text, mode = read_text(path, LARGEST), mode_of(path)
+    plan = plan_env(
+        text,
+        settings=declared["settings"],
+        hidden=declared["secrets"],
+        generate=declared["generate"],
+        record=record,
+        path=path,
+    )
+    part = Part(
+        path,
+        [*plan.differences, *wrong_mode(mode, FILE_MODE)],
+        record=plan.record,
+        restart=plan.restart,
+        drift=list(plan.drift),
+        left=list(plan.left),
+        generated=plan.generated,
+        before=text,
+    )
+    if part.differences:
+        content = plan.text if plan.text is not None else text or ""
+        part.steps.append(lambda: replace(path, text, content))
+    return part

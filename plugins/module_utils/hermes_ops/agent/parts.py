@@ -1,0 +1,119 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The parts of a home, looked at and put right by a worker, as the agent's user."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+from ..system.answer import Maybe
+from ..system.errors import OpsError
+from ..system.files import failure
+from . import config, dotenv, env, home, ownership, webhooks
+from .part import TEXT, Changed, Part
+
+# In the order in which they are made right; each a module with `decide` and `RECORD_FORM`.
+PARTS: dict[str, Any] = {"home": home, "config": config, "env": env, "webhooks": webhooks}
+# Of those that are a file, its name. Of each is remembered what was applied, under the part's name.
+FILES = {"config": config.FILE_NAME, "env": dotenv.FILE_NAME, "webhooks": webhooks.FILE_NAME}
+# Somebody else may write while we do.
+ATTEMPTS = 5
+
+# What the functions return, see :func:`answer.fits`.
+LOOK_FORM = {"parts": {str: dict}, "found": Maybe({"paths": [str], "complete": object})}
+APPLY_FORM = {"parts": {str: dict}, "more": {str: [str]}, "error": Maybe((str, TEXT, TEXT))}
+
+
+def look(path: str, requests: Mapping[str, Any], seeks: bool) -> dict[str, Any]:
+    """What differs in the home at *path*.
+
+    :param requests: part -> what is declared of it, and its record
+    :param seeks: whether to look for what root left in the home
+    :returns: ``parts``, and ``found`` of :func:`ownership.find`
+    """
+    parts = {name: _look(path, name, *request).said() for name, request in requests.items()}
+    skipped = requests["home"][0]["skipped"] if seeks and "home" in requests else ()
+    return {"parts": parts, "found": ownership.find(path, skipped) if seeks else None}
+
+
+def apply(path: str, requests: Mapping[str, Any], requested: list[str]) -> dict[str, Any]:
+    """Put right what differs, one part after the other.
+
+    :param requested: why a restart is recorded already. A part that asks for one for another reason is not changed
+    :returns: ``parts`` that were put right; ``more``: such reasons, by part; ``error`` that ended it
+    """
+    done: dict[str, Any] = {}
+    more: dict[str, list[str]] = {}
+    for name, (declared, record) in requests.items():
+        try:
+            part, reasons = _apply(path, name, declared, record, requested)
+        except OpsError as error:
+            return {"parts": done, "more": more, "error": [error.what, error.where, error.fix]}
+        if reasons:
+            more[name] = reasons
+        else:
+            done[name] = part.said()
+    return {"parts": done, "more": more, "error": None}
+
+
+def _look(path: str, name: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
+    file = place(path, name)
+    # A file of root's is about to be given back, and cannot be read yet.
+    files = (path, os.path.join(path, home.SOUL)) if name == "home" else (file,)
+    if not all(map(_readable, files)):
+        return Part.unpredictable(file, "the agent's user may not read it")
+    return _decide(path, name, declared, record)
+
+
+def _readable(path: str) -> bool:
+    """Whether the file or directory *path* may be read, or does not exist."""
+    try:
+        return os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(os.stat(path).st_mode) else 0))
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+
+
+def _decide(path: str, name: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
+    """:raises OpsError: for whatever the agent's files do to those who read them"""
+    file = place(path, name)
+    try:
+        return PARTS[name].decide(path, declared, record)
+    except OSError as error:
+        raise failure("read", error.filename or file, error) from None
+    except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        raise OpsError(
+            f"holds what cannot be used ({type(error).__name__})", where=file, fix="repair it; it was left as it is"
+        ) from None
+
+
+def _apply(
+    path: str, name: str, declared: Mapping[str, Any], record: Mapping[str, Any], requested: list[str]
+) -> tuple[Part, list[str]]:
+    """The part, put right; or left, with the reasons for a restart that have to be recorded before."""
+    for _attempt in range(ATTEMPTS):
+        part = _decide(path, name, declared, record)
+        if part.unpredicted:
+            raise OpsError(part.unpredicted, where=part.path)
+        reasons = [reason for reason in part.restart if reason not in requested]
+        if reasons:
+            return part, reasons
+        try:
+            for step in part.steps:
+                step()
+            return part, []
+        except Changed:
+            continue
+        except OSError as error:
+            raise failure("written", error.filename or part.path, error) from None
+    raise OpsError("is changed by somebody else all the time", where=part.path, fix="stop who does, and run again")
+
+
+def place(path: str, name: str) -> str:
+    """The file or directory that a part of the home at *path* is."""
+    return os.path.join(path, FILES[name]) if name in FILES else path

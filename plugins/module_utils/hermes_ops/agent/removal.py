@@ -1,0 +1,241 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An agent's home removed, with all that is in it and nothing that is not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from itertools import islice
+
+from ..description.schema import PROFILES_DIRECTORY
+from ..system.answer import fits
+from ..system.errors import OpsError
+from ..system.files import Owner, failure, open_directory
+from ..system.network import command_line
+from ..system.worker import Limits, WorkerDied, work
+from . import ownership
+from .quote import quoted
+from .state import checked, look
+
+_LIMITS = Limits(seconds=900)
+# Paths that are named when they cannot be removed; paths that root gives away in a round; names that are read at once.
+_NAMED = 20
+_FINDS = 1_000
+_AT_ONCE = 10_000
+# What root left may hide more of it. Each round gives away all that can be seen.
+_ROUNDS = 50
+
+
+def running(home: str, owner: Owner) -> int:
+    """The process id of the gateway that runs on *home*, 0 when none does."""
+    try:
+        pid = work(owner, "agent.removal:said_pid", home, where=home)
+    except WorkerDied:
+        # The agent's own doing, which must not keep its home.
+        return 0
+    if not fits(pid, int) or pid <= 0:
+        return 0
+    # The file stays behind after a crash, and its number may be somebody else's by now.
+    try:
+        uid = os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return 0
+    return pid if uid in (owner.uid, 0) and any("hermes" in word for word in command_line(pid)) else 0
+
+
+def refuse_profiles(home: str, owner: Owner) -> None:
+    """:raises OpsError: when *home* holds profiles of Hermes, which are others' data"""
+    found = work(owner, "agent.removal:profiles_in", home, where=home)
+    if not fits(found, [str]):
+        raise OpsError("what a look at it answered has no meaning", where=home, fix="remove it by hand")
+    if found:
+        raise OpsError(
+            f"holds profiles of its own: {', '.join(quoted(each, 64) for each in found[:_NAMED])}",
+            where=home,
+            fix=f"move or remove what lies in {home}/{PROFILES_DIRECTORY} by hand",
+        )
+
+
+def profiles_in(home: str) -> list[str]:
+    """The names of Hermes' profiles in *home*; as the agent's user."""
+    try:
+        return sorted(os.listdir(os.path.join(home, PROFILES_DIRECTORY)))[:_NAMED]
+    except OSError:
+        return []
+
+
+def said_pid(home: str) -> int:
+    """The process id in gateway_state.json; as the agent's user."""
+    return checked(look(home)).get("pid", 0)
+
+
+def remove(home: str, owner: Owner) -> None:
+    """Remove *home*, which exists.
+
+    :raises OpsError: something in it cannot be removed, or is mounted below it; names it
+    """
+    _refuse_mounts(home)
+    left = None
+    for _round in range(_ROUNDS):
+        ownership.check(home, owner)
+        found = work(owner, "agent.removal:empty", home, limits=_LIMITS, where=home)
+        if not fits(found, {"left": [str], "of_root": [str]}):
+            raise OpsError("what its removal answered has no meaning", where=home, fix="remove it by hand")
+        if not found["left"]:
+            _remove_directory(home)
+            return
+        if os.geteuid() != 0 or not ownership.give_back(home, owner, found["of_root"], mend=True):
+            left = found["left"]
+            break
+    named = ", ".join(left or [])
+    raise OpsError(f"cannot be removed as {owner.name!r}: {named}", where=home, fix="unmount or remove it by hand")
+
+
+def _refuse_mounts(home: str) -> None:
+    """:raises OpsError: when something is mounted below *home*"""
+    prefix = os.path.join(os.path.realpath(os.path.dirname(home)), os.path.basename(home), "")
+    with open("/proc/self/mountinfo", "rb") as stream:
+        # Blanks and the like stand there as octal numbers (proc(5)).
+        points = [line.split(b" ")[4].decode("unicode_escape", "replace") for line in stream]
+    # Numbers are bytes of UTF-8.
+    mounted = [point for point in points if point.encode("latin-1", "replace").startswith(os.fsencode(prefix))]
+    if mounted:
+        raise OpsError(
+            f"has something mounted below it, at {mounted[0]!r}",
+            where=home,
+            fix=f"see whose it is, and unmount it: umount {mounted[0]!r}",
+        )
+
+
+def _remove_directory(home: str) -> None:
+    parent, name = os.path.split(home)
+    descriptor = open_directory(parent)
+    try:
+        os.rmdir(name, dir_fd=descriptor)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise failure("removed", home, error) from None
+    finally:
+        os.close(descriptor)
+
+
+# From here on as the agent's user.
+
+
+def empty(home: str) -> dict[str, list[str]]:
+    """Remove all that is in *home*.
+
+    Every directory that is not empty is first moved to the top: so it makes no difference how deep they lie. What is
+    mounted cannot be moved, and so is never entered.
+
+    :returns: ``left``: what could not be removed, a few; ``of_root``: the paths, now, of what root would have to give
+        away for that
+    """
+    try:
+        top = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return {"left": [], "of_root": []}
+    except PermissionError:
+        return {"left": [home], "of_root": [""]}
+    try:
+        with contextlib.suppress(PermissionError):
+            os.fchmod(top, 0o700)
+        removal = _Removal(top)
+        removal.clear(top, "")
+        while removal.moved:
+            removal.clear_moved(*removal.moved.popitem())
+        # In a directory of root's nothing can be removed, whosever it is.
+        of_root = [""] if removal.left and os.fstat(top).st_uid == 0 else []
+        return {"left": removal.left[:_NAMED], "of_root": of_root + removal.of_root}
+    finally:
+        os.close(top)
+
+
+class _Removal:
+    """:func:`empty` at work.
+
+    :param moved: name in the top directory -> where it came from, of directories that are to be emptied yet
+    """
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+        self.moved: dict[str, str] = {}
+        self.left: list[str] = []
+        self.of_root: list[str] = []
+        self._mark = f".removed-{secrets.token_hex(8)}-"
+        self._number = 0
+        self._given_up: set[str] = set()
+
+    def clear_moved(self, name: str, origin: str) -> None:
+        try:
+            # A directory may be closed to its own owner.
+            os.chmod(name, 0o700, dir_fd=self.top)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            directory = os.open(name, flags, dir_fd=self.top)
+        except OSError:
+            self._leave(self.top, name, name, origin)
+            return
+        try:
+            self.clear(directory, name, origin)
+        finally:
+            os.close(directory)
+        with contextlib.suppress(OSError):
+            os.rmdir(name, dir_fd=self.top)
+
+    def clear(self, directory: int, now: str, origin: str = "") -> None:
+        """Remove what can be removed at once, and move what cannot.
+
+        :param now: the directory's path below the top
+        """
+        stuck: set[str] = set()
+        while True:
+            with os.scandir(directory) as entries:
+                # Few at a time: there may be millions.
+                fresh = (each.name for each in entries if each.name not in stuck and each.name not in self.moved)
+                names = list(islice((name for name in fresh if name not in self._given_up), _AT_ONCE))
+            if not names:
+                return
+            for name in names:
+                if not self._remove(directory, name, os.path.join(origin, name)):
+                    stuck.add(name)
+                    self._leave(directory, name, os.path.join(now, name), os.path.join(origin, name))
+
+    def _remove(self, directory: int, name: str, origin: str) -> bool:
+        """Whether *name* is gone from *directory*, removed or moved."""
+        try:
+            if not stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
+                os.unlink(name, dir_fd=directory)
+                return True
+            try:
+                os.rmdir(name, dir_fd=directory)
+                return True
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            # Moving a directory writes to it.
+            with contextlib.suppress(OSError):
+                os.chmod(name, 0o700, dir_fd=directory)
+            self._number += 1
+            moved = f"{self._mark}{self._number}"
+            os.rename(name, moved, src_dir_fd=directory, dst_dir_fd=self.top)
+            self.moved[moved] = origin
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
+        return True
+
+    def _leave(self, directory: int, name: str, now: str, origin: str) -> None:
+        if directory == self.top:
+            self._given_up.add(name)
+        if len(self.left) < _NAMED:
+            self.left.append(origin)
+        with contextlib.suppress(OSError):
+            if len(self.of_root) < _FINDS and os.lstat(name, dir_fd=directory).st_uid == 0:
+                self.of_root.append(now)

@@ -1,0 +1,255 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A home goes into an archive: the work of a worker, as the agent's user.
+
+SQLite's files go through SQLite's own backup interface. Hermes replaces its JSON and text files by a rename (0.18.2
+and 0.19.0, utils.py: atomic_json_write and its like), so reading one is consistent by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import gzip
+import io
+import os
+import stat
+from typing import Any, BinaryIO, cast
+
+from ..system.errors import OpsError
+from ..system.files import failure, remove_tree
+from ..system.process import run_filter
+from . import databases, tarstream
+from .databases import NotCopied, is_database, open_regular
+from .selection import ENV, OURS, link_target, open_home, walk
+from .settings import AGE
+from .space import check_space, no_room
+
+AGE_TIMEOUT = 60.0
+# Bytes of holes in all files together: they take no space here, but time and space wherever they are unpacked.
+HOLES_LIMIT = 1024 * 2**20
+# Looks at where a file has holes.
+_LOOKS = 10_000
+
+
+def collect(descriptor: int, where: str, home: str, about: dict[str, Any], env: str, packed: bool) -> int:
+    """Write an archive of *home*.
+
+    :param descriptor: written to
+    :param where: its path, for errors; "": it is a pipe
+    :param about: see :data:`tarstream.ABOUT_KEYS`
+    :param env: ``exclude``, ``include``, or ``age:`` and a recipient
+    :param packed: through gzip
+    :returns: how many members it has
+    """
+    try:
+        _sweep(home)
+        with contextlib.closing(_Out(descriptor, where)) as file:
+            if not packed:
+                return Collection(home, env).write(cast(BinaryIO, file), about)
+            # The level that is quick: a nightly job shares the host with agents.
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=1) as stream:
+                return Collection(home, env).write(cast(BinaryIO, stream), about)
+    except BrokenPipeError:
+        raise OpsError("was not taken to its end", where=where or "the stream") from None
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            # The worker may write no more than was free when it began.
+            raise no_room(where) from None
+        raise failure("written", where or "the stream", error) from None
+
+
+def _sweep(home: str) -> None:
+    """Remove what a worker left that was killed."""
+    for path in glob.glob(os.path.join(glob.escape(home), f"{OURS}copy-*")):
+        with contextlib.suppress(OpsError, OSError):
+            remove_tree(path)
+
+
+class _Out(io.RawIOBase):
+    """A descriptor that is written to until the disk is nearly full."""
+
+    def __init__(self, descriptor: int, where: str) -> None:
+        self.descriptor, self.where = descriptor, where
+        self.unchecked = tarstream.CHUNK
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self.where and self.unchecked >= tarstream.CHUNK:
+            check_space(self.descriptor, self.where, len(data))
+            self.unchecked = 0
+        self.unchecked += len(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.descriptor, view) :]
+        return len(data)
+
+
+class _Notes:
+    """What an archive says of what is not in it as it was; bounded, like all that a reader has to remember."""
+
+    def __init__(self) -> None:
+        self.notes: dict[str, dict[str, Any]] = {kind: {} for kind in tarstream.NOTES}
+        self.size = 0
+        self.more = 0
+
+    def add(self, kind: str, path: str, what: str | int) -> None:
+        # An odd byte of a path takes six in JSON.
+        size = 6 * len(path) + 6 * len(str(what)) + 8
+        if self.size + size > tarstream.NOTES_LIMIT:
+            self.more += 1
+            return
+        self.size += size
+        self.notes[kind][path] = what
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        if self.more:
+            self.notes["problems"]["."] = f"has {self.more} more of these notes than an archive takes"
+        return self.notes
+
+
+class Collection:
+    """One home on its way into one archive.
+
+    :param env: see :func:`collect`
+    """
+
+    def __init__(self, home: str, env: str) -> None:
+        self.home, self.env = home, env
+        self.notes = _Notes()
+        self.holes = 0
+
+    def write(self, out: BinaryIO, about: dict[str, Any]) -> int:
+        """:returns: how many members it has"""
+        home = open_home(self.home)
+        mode = _mode(os.fstat(home))
+        os.close(home)
+        with tarstream.Writer(out, about) as writer:
+            writer.directory(tarstream.HOME, mode)
+            for path, status in walk(self.home, self._problem, self._left_out):
+                if path.split("/", 1)[0].startswith(ENV) and self.env != "include":
+                    continue
+                if not tarstream.fits(path):
+                    # What is below it does not fit either.
+                    self._problem(path, "has too long a path, so it is not in it")
+                    continue
+                self._add(writer, path, status)
+            if self.env.startswith(AGE):
+                self._seal(writer, self.env[len(AGE) :])
+            return writer.finish(self.notes.all())
+
+    def _problem(self, path: str, why: str) -> None:
+        self.notes.add("problems", path, why)
+
+    def _left_out(self, path: str, why: str) -> None:
+        self.notes.add("left_out", path, why)
+
+    def _add(self, writer: tarstream.Writer, path: str, status: os.stat_result) -> None:
+        name = f"{tarstream.HOME}/{path}"
+        if stat.S_ISDIR(status.st_mode):
+            writer.directory(name, _mode(status))
+        elif stat.S_ISLNK(status.st_mode):
+            target = link_target(self.home, path)
+            if target is not None:
+                writer.link(name, target)
+            if target is not None and not tarstream.stays_inside(path, target):
+                self._left_out(path, f"leads out of the home, to {target}: the link is in it, and nothing else")
+        else:
+            try:
+                self._add_file(writer, name, path)
+            except PermissionError as error:
+                self._problem(path, f"cannot be read ({error.strerror})")
+
+    def _add_file(self, writer: tarstream.Writer, name: str, path: str) -> None:
+        full = os.path.join(self.home, path)
+        file = open_regular(full)
+        if file is None:
+            return  # the running agent removed it meanwhile
+        with file:
+            status = os.fstat(file.fileno())
+            holes = _holes(file.fileno(), status)
+            if self.holes + holes > HOLES_LIMIT:
+                self._problem(path, f"is not in it: {holes // 2**20} of its {status.st_size // 2**20} MiB are holes")
+                return
+            self.holes += holes
+            if not is_database(file):
+                self._add_plain(writer, name, path, file, status)
+                return
+        # Closed by now: a close would take away the locks that SQLite sets.
+        self._add_database(writer, name, path, status)
+
+    def _add_database(self, writer: tarstream.Writer, name: str, path: str, status: os.stat_result) -> None:
+        full = os.path.join(self.home, path)
+        try:
+            with databases.scratch(self.home) as directory:
+                copy = os.path.join(directory, "database")
+                databases.copy_live(full, copy)
+                version = databases.schema_version(copy)
+                if version is not None:
+                    self.notes.add("schemas", path, version)
+                with open(copy, "rb") as file:
+                    self._add_plain(writer, name, path, file, status)
+        except FileNotFoundError:
+            return  # the running agent removed it meanwhile
+        except NotCopied as error:
+            if error.locked:
+                self._problem(path, f"cannot be copied by SQLite ({error}), so it is not in it")
+                return
+            file = open_regular(full)
+            if file is None:
+                return
+            with file:
+                self._add_plain(writer, name, path, file, os.fstat(file.fileno()))
+            self._problem(path, f"is damaged ({error}); it is in it as it lies there")
+
+    def _add_plain(
+        self, writer: tarstream.Writer, name: str, path: str, file: BinaryIO, status: os.stat_result
+    ) -> None:
+        """:param status: of what it is the content of"""
+        before = os.fstat(file.fileno())
+        data: BinaryIO = file
+        size = before.st_size
+        large = size > tarstream.CHUNK
+        if not large:
+            # As a whole: one that gets shorter meanwhile is shorter, not wrong.
+            content = file.read(tarstream.CHUNK)
+            data, size = io.BytesIO(content), len(content)
+        whole = writer.file(name, data, size, mode=_mode(status), mtime=status.st_mtime)
+        after = os.fstat(file.fileno())
+        # One that grew is as it was when we began.
+        if not whole or (large and after.st_mtime_ns != before.st_mtime_ns and after.st_size <= before.st_size):
+            self._problem(path, "changed while it was read")
+
+    def _seal(self, writer: tarstream.Writer, recipient: str) -> None:
+        file = open_regular(os.path.join(self.home, ENV))
+        if file is None:
+            return
+        with file:
+            # By standard input: nothing of it is in a list of processes or in a file.
+            command = ["age", "--armor", "--recipient", recipient]
+            writer.data(tarstream.SEALED_ENV, run_filter(command, file.read(), timeout=AGE_TIMEOUT))
+
+
+def _mode(status: os.stat_result) -> int:
+    """Permission bits, without those that make a program somebody else."""
+    return stat.S_IMODE(status.st_mode) & 0o777
+
+
+def _holes(descriptor: int, status: os.stat_result) -> int:
+    """Bytes of a file that take no space; leaves the position where it was."""
+    if status.st_size <= status.st_blocks * 512:
+        return 0
+    data, at = 0, 0
+    for _look in range(_LOOKS):
+        try:
+            start = os.lseek(descriptor, at, os.SEEK_DATA)
+        except OSError:
+            break
+        at = os.lseek(descriptor, start, os.SEEK_HOLE)
+        data += at - start
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return status.st_size - data

@@ -1,0 +1,166 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The contents of a home change places with those of a backup, and back. For workers: they act as the agent.
+
+Everything is a rename inside of the home. Which directories are there says how far it has come, so it can be killed
+anywhere and put back::
+
+    .hermes-ops-restore-<time>/         what comes out of the backup
+    .hermes-ops-setting-aside-<time>/   is filled with what was in the home
+    .hermes-ops-set-aside-<time>/       all of that is in it; now what comes out of the backup takes its place
+    .hermes-ops-going-back-<time>/      what was in the home returns from there
+    .hermes-ops-undone-<time>/          what stood in its way: of the backup, of the agent that ran on it, of others
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+from ..system.errors import OpsError
+from ..system.files import changing, failure, remove_tree
+from . import selection
+from .selection import OURS, STAGING
+
+_SETTING_ASIDE = f"{OURS}setting-aside-"
+SET_ASIDE = f"{OURS}set-aside-"
+_GOING_BACK = f"{OURS}going-back-"
+UNDONE = f"{OURS}undone-"
+
+
+def exchange(home: str, stamp: str, keep_env: bool) -> None:
+    """Set aside what is in *home*, and put there what was extracted.
+
+    :param stamp: the time of this restore, as it is in the names of its directories
+    :param keep_env: ``.env`` and its copies stay: the backup has none
+    :raises OpsError: somebody makes things in the home meanwhile, or it cannot be changed
+    """
+    with _opened(home) as top, _opened(home, STAGING + stamp) as staging:
+        with _made(home, _SETTING_ASIDE + stamp) as aside:
+            for name in selection.replaced(os.listdir(top), keep_env=keep_env):
+                _move(name, top, name, aside)
+            os.fsync(aside)
+        os.fsync(top)
+        os.rename(_SETTING_ASIDE + stamp, SET_ASIDE + stamp, src_dir_fd=top, dst_dir_fd=top)
+        for name in sorted(os.listdir(staging)):
+            if _exists(name, top):
+                raise OpsError(
+                    f"{name!r} cannot be replaced: somebody makes it meanwhile, or it is a mount or not the agent's",
+                    where=home,
+                    fix="see who works there besides the gateway (fuser -v), and whose it is",
+                )
+            _move(name, staging, name, top)
+        os.fsync(top)
+
+
+def put_back(home: str, stamp: str, keep_env: bool) -> bool:
+    """Undo :func:`exchange`, wherever it was killed; can be killed itself and called again.
+
+    :returns: whether something had to leave the home for it, which is in ``.hermes-ops-undone-<time>`` now
+    """
+    back = _GOING_BACK + stamp
+    with _opened(home) as top, _made(home, UNDONE + stamp) as undone:
+        if _exists(SET_ASIDE + stamp, top):
+            # What was there is all set aside: what is there now came afterwards. What the backup still has ready came
+            # from somebody else.
+            ready = set(_names(top, STAGING + stamp))
+            for name in selection.replaced(os.listdir(top), keep_env=keep_env):
+                if name not in ready:
+                    _move(name, top, _free(name, undone), undone)
+            os.fsync(undone)
+            os.rename(SET_ASIDE + stamp, back, src_dir_fd=top, dst_dir_fd=top)
+        elif _exists(_SETTING_ASIDE + stamp, top):
+            os.rename(_SETTING_ASIDE + stamp, back, src_dir_fd=top, dst_dir_fd=top)
+        if _exists(back, top):
+            with _opened(home, back) as aside:
+                for name in sorted(os.listdir(aside)):
+                    if _exists(name, top):
+                        _move(name, top, _free(name, undone), undone)
+                    _move(name, aside, name, top)
+            os.fsync(top)
+            os.rmdir(back, dir_fd=top)
+        left = bool(os.listdir(undone))
+    if not left:
+        os.rmdir(os.path.join(home, UNDONE + stamp))
+    return left
+
+
+def remove_staging(home: str) -> list[str]:
+    """Remove what restores have put together in *home*; returns what could not be removed, and why."""
+    failed = []
+    for name in os.listdir(home):
+        if name.startswith(STAGING):
+            try:
+                remove_tree(os.path.join(home, name))
+            except (OpsError, OSError) as error:
+                failed.append(str(error))
+    return failed[:10]
+
+
+def _opened(home: str, name: str = "") -> AbstractContextManager[int]:
+    path = os.path.join(home, name) if name else home
+    try:
+        # The home itself may be reached through a link of the operator's.
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if name else 0))
+    except OSError as error:
+        raise failure("opened", path, error) from None
+    return changing(descriptor, path)
+
+
+@contextlib.contextmanager
+def _made(home: str, name: str) -> Iterator[int]:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(os.path.join(home, name), 0o700)
+    with _opened(home, name) as descriptor:
+        yield descriptor
+
+
+def _move(name: str, source: int, new: str, target: int) -> None:
+    """Move an entry. A directory on which something is mounted stays, and so does one that is not the agent's."""
+    status = os.lstat(name, dir_fd=source)
+    closed = stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_IWUSR
+    if closed and status.st_uid == os.geteuid():
+        # A directory that may not be written to cannot be moved.
+        os.chmod(name, stat.S_IMODE(status.st_mode) | stat.S_IWUSR, dir_fd=source)
+    try:
+        os.rename(name, new, src_dir_fd=source, dst_dir_fd=target)
+    except OSError as error:
+        if error.errno == errno.EBUSY or (error.errno == errno.EACCES and status.st_uid != os.geteuid()):
+            return
+        raise
+    if closed:
+        os.chmod(new, stat.S_IMODE(status.st_mode), dir_fd=target)
+
+
+def _names(directory: int, name: str) -> list[str]:
+    """What is in the directory *name*; nothing where there is none."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return []
+    try:
+        return os.listdir(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exists(name: str, directory: int) -> bool:
+    try:
+        os.lstat(name, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _free(name: str, directory: int) -> str:
+    """A name like *name* that nothing in *directory* has."""
+    number, free = 1, name
+    while _exists(free, directory):
+        number += 1
+        free = f"{name[:200]}.{number}"
+    return free

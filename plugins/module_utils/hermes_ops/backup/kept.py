@@ -1,0 +1,71 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""config.yaml and .env as they last worked, put back without a backup."""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..host.installation import Installation
+from ..host.records import read_as
+from ..supervise import gateway, health
+from ..system.errors import OpsError
+from ..system.files import ensure_directory, write_atomic
+from ..system.worker import work
+from .making import refuse_unfinished
+from .restore import refuse_others
+from .selection import ENV
+
+
+def put_back_kept(host: Installation, profile: dict[str, Any], say: Callable[[str], object]) -> str | None:
+    """Give config.yaml and .env back the copies that last proved to work, and the gateway a fresh start.
+
+    :returns: the directory that holds what was there; None when nothing differed
+    :raises OpsError: when nothing is kept, or the agent is not healthy with it either
+    """
+    records, owner = host.records(profile["name"]), host.owner_of(profile)
+    aside = None
+    with host.lock("restore"):
+        refuse_others(host)
+        refuse_unfinished(host)
+        records.prepare()
+        kept = {name: data for name in ("config.yaml", ENV) if (data := records.read_kept(name)) is not None}
+        if not kept:
+            raise OpsError("nothing is kept yet: no agent was ever healthy here", fix="converge the host: site.yml")
+        with records.lock():
+            present = dict(zip(kept, read_as(owner, [os.path.join(profile["home"], name) for name in kept])))
+            differ = {name: data for name, data in kept.items() if data != present[name]}
+            if differ:
+                stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+                aside = os.path.join(host.ops_dir, "set-aside", f"{profile['name']}-{stamp}")
+                ensure_directory(aside, mode=0o700)
+            for name in differ:
+                if present[name] is not None:
+                    write_atomic(os.path.join(aside, name), present[name], mode=0o600)
+            texts = {name: base64.b64encode(data).decode() for name, data in differ.items()}
+            if differ:
+                work(owner, "backup.kept:write", profile["home"], texts, where=profile["home"])
+            for name in differ:
+                say(f"{name} is the last working copy again")
+        # One order: whoever ends us now ends no gateway.
+        host.manager_of(profile).call("reset-failed", profile["unit"], check=False)
+        gateway.restart(host.manager_of, [profile], {profile["name"]: records}, [profile["name"]])
+    result = health.wait([profile], host.manager_of)[0]
+    say(result)
+    if not result.ok:
+        raise OpsError("the agent is not healthy with what last worked either", fix="see what it says above")
+    return aside
+
+
+def write(home: str, texts: dict[str, str]) -> None:
+    """Write files of a home. For workers.
+
+    :param texts: name -> content in base64
+    """
+    for name, text in texts.items():
+        write_atomic(os.path.join(home, name), base64.b64decode(text), mode=0o600)

@@ -1,0 +1,71 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is declared of backups."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from ..system.errors import OpsError
+
+# Before the recipient's public key, where .env is to be encrypted.
+AGE = "age:"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``/etc/hermes-ops/backup.json``.
+
+    :param keep: how many archives of each profile stay on this host
+    :param env: what becomes of ``.env`` in them: ``exclude``, ``include``, ``encrypt``
+    :param age_recipient: for whom it is encrypted: a public key of age or SSH
+    :param restic_repository: where copies go off the host, as restic calls it; ``""``: nowhere
+    :param restic_password: of the repository
+    :param restic_environment: what its back end wants to know, e.g. ``AWS_ACCESS_KEY_ID``
+    :param restic_keep_daily: for how many days, weeks and months one copy each stays there
+    """
+
+    keep: int = 7
+    env: str = "exclude"
+    age_recipient: str = ""
+    restic_repository: str = ""
+    restic_password: str = ""
+    restic_environment: dict[str, str] = field(default_factory=dict)
+    restic_keep_daily: int = 7
+    restic_keep_weekly: int = 4
+    restic_keep_monthly: int = 6
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise OpsError("keep is less than 1", fix="declare 1 or more")
+        if self.env not in ENV_CHOICES:
+            raise OpsError(f"env is {self.env!r}", fix=f"declare one of {', '.join(ENV_CHOICES)}")
+        if self.env == "encrypt" and not self.age_recipient:
+            raise OpsError("age_recipient is missing", fix="make a pair with age-keygen and declare its public key")
+        if self.age_recipient and not re.fullmatch(r"age1[a-z0-9]+|ssh-(ed25519|rsa) \S+( .*)?", self.age_recipient):
+            raise OpsError("age_recipient is no public key", fix="declare one that begins with age1 or ssh-")
+        if self.restic_repository and not self.restic_password:
+            raise OpsError("restic_password is missing", fix="declare one, and keep it elsewhere as well")
+        for name, value in self.restic_environment.items():
+            if not re.fullmatch(r"[A-Za-z_]\w*", name) or not isinstance(value, str):
+                raise OpsError(f"restic_environment: {name!r} is no variable with a text", fix="declare NAME: text")
+        keeps = (self.restic_keep_daily, self.restic_keep_weekly, self.restic_keep_monthly)
+        if min(keeps) < 0 or not any(keeps):
+            raise OpsError("restic_keep_… would keep nothing", fix="declare 1 or more for one of them")
+
+    def env_of(self, choice: str | None = None) -> str:
+        """What :func:`create` takes for it.
+
+        :param choice: instead of what is declared
+        """
+        choice = choice or self.env
+        if choice != "encrypt":
+            return choice
+        if not self.age_recipient:
+            raise OpsError("nobody is declared to encrypt .env for", fix="declare backup_age_recipient")
+        return AGE + self.age_recipient
+
+
+ENV_CHOICES = ("exclude", "include", "encrypt")

@@ -1,0 +1,39 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is left free on a disk that backups are written to."""
+
+from __future__ import annotations
+
+import os
+
+from ..system.errors import OpsError
+
+MIB = 1024 * 1024
+# Bytes that are left free where we write: an agent whose volume is full cannot even say so.
+RESERVE = 64 * MIB
+
+
+def free(descriptor: int) -> int:
+    """Bytes that may be written to the file system of an open file."""
+    status = os.fstatvfs(descriptor)
+    return max(0, status.f_bavail * status.f_frsize - RESERVE)
+
+
+def check_space(descriptor: int, path: str, size: int) -> None:
+    """:raises OpsError: when *size* more bytes would leave less than :data:`RESERVE` free
+
+    :param descriptor: of a file there
+    :param path: what errors call it
+    """
+    if free(descriptor) < size:
+        raise no_room(path, size)
+
+
+def no_room(path: str, size: int = 0) -> OpsError:
+    """That *size* more bytes, or any, would leave less than :data:`RESERVE` free."""
+    return OpsError(
+        f"has no room for {size // MIB + 1} MiB more with {RESERVE // MIB} MiB left free",
+        where=os.path.dirname(path),
+        fix="free space",
+    )

@@ -1,0 +1,365 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What of a declaration cannot work, each with the key that says so and a fix."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..system.errors import OpsError
+from ..system.systemd import check_path
+from .schema import (
+    AGENT_NAME,
+    API_KEY_MINIMUM,
+    CREDENTIAL_SUFFIXES,
+    DOORS,
+    ENV_NAME,
+    EXPANDED_CONFIG,
+    LIMITS,
+    MEMORY_LIMITS,
+    OWNED_CONFIG,
+    OWNED_ENV,
+    PLACEHOLDER_SECRETS,
+    PROFILES_DIRECTORY,
+    SUBSCRIPTION_KEYS,
+    SUBSCRIPTION_NAME,
+    UNSIGNED_WEBHOOK,
+    USER_NAME,
+    USER_PREFIX,
+    check_table,
+    choice,
+)
+from .secrets import is_secret_setting, secret_paths
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to *host*."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_wanted(subscription: Any) -> bool:
+    """Whether a declared webhook subscription is to be there; one that is malformed is refused later."""
+    return not isinstance(subscription, dict) or subscription.get("state") != "absent"
+
+
+def name_of(declared: dict[str, Any], number: int, where: str) -> str:
+    """The agent's name."""
+    name = declared.get("name")
+    if not isinstance(name, str) or not AGENT_NAME.fullmatch(name):
+        raise OpsError(
+            f"entry {number} has the name {name!r}",
+            where=where,
+            fix="use lower-case letters, digits, '-' and '_' (at most 64, starting with a letter or digit)",
+        )
+    if name == PROFILES_DIRECTORY:
+        raise OpsError(
+            f"entry {number} has the name {name!r}, by which Hermes knows the directory of its profiles",
+            where=where,
+            fix="use another name",
+        )
+    return name
+
+
+def home_of(declared: dict[str, Any], directory: str, data_dir: str, where: str) -> str:
+    """The agent's HERMES_HOME: below *directory*, or the declared one, which is adopted."""
+    if "home" not in declared:
+        return f"{directory}/.hermes"
+    home = declared["home"].rstrip("/")
+    check_path(home, f"{where}: home")
+    if f"{data_dir}/".startswith(f"{home}/"):
+        raise OpsError(
+            f"{home} holds hermes_data_dir ({data_dir}), which is root's",
+            where=f"{where}: home",
+            fix="declare another hermes_data_dir",
+        )
+    parents = home.split("/")[:-1]
+    if ".hermes" in parents and parents[-1] != PROFILES_DIRECTORY:
+        # With HERMES_HOME below its user's ~/.hermes Hermes takes the latter, unless it is a profile's directory.
+        raise OpsError(
+            f"{home} lies in another home of Hermes, which Hermes would use instead",
+            where=f"{where}: home",
+            fix="declare the home itself, or one of its profiles (…/.hermes/profiles/<name>)",
+        )
+    return home
+
+
+def user_of(declared: dict[str, Any], where: str) -> str:
+    """The UNIX user that runs the agent."""
+    user = declared.get("user", USER_PREFIX + declared["name"])
+    if user == "root":
+        raise OpsError("is root", where=f"{where}: user", fix="leave it out, or declare an unprivileged user")
+    if not USER_NAME.fullmatch(user):
+        if "user" not in declared:
+            raise OpsError(
+                f"the user {user} would have more than the 32 characters that a user's name may have",
+                where=where,
+                fix="declare user",
+            )
+        raise OpsError(
+            f"{user[:40]!r} is no name of a user",
+            where=f"{where}: user",
+            fix="use at most 32 lower-case letters, digits, '-' and '_', starting with a letter or '_'; "
+            "the text for USER.md is declared as user_profile",
+        )
+    return user
+
+
+def check_ports(gateway: dict[str, Any], where: str) -> None:
+    for key in ("api", "webhook"):
+        if gateway[key]["enabled"]:
+            _check_port(gateway[key]["port"], f"{where}: {key}.port")
+
+
+def _check_port(port: Any, where: str) -> None:
+    if port is None:
+        raise OpsError("is not declared", where=where, fix="give the agent a port of its own, or enabled: false")
+    if not 1 <= port <= 65535:
+        raise OpsError(f"is {port}", where=where, fix="use a port between 1024 and 65535")
+    if port < 1024:
+        raise OpsError(
+            f"is {port}: the agent runs unprivileged and cannot bind it", where=where, fix="use a port from 1024 on"
+        )
+
+
+def env_texts(declared: dict[str, Any], table: str, where: str) -> dict[str, str]:
+    """The variables in the table *table* (``settings``, ``secrets``), as they stand in ``.env``."""
+    return {key: _env_text(key, value, f"{where}: {table}") for key, value in declared.get(table, {}).items()}
+
+
+def _env_text(key: Any, value: Any, where: str) -> str:
+    if not isinstance(key, str) or not ENV_NAME.fullmatch(key):
+        raise OpsError(f"{key!r} is no name for a variable", where=where, fix="use letters, digits and '_'")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (str, int, float)):
+        check_value(key, str(value), f"{where}.{key}")
+        return str(value)
+    raise OpsError(f"must be text, not {type(value).__name__}", where=f"{where}.{key}", fix="quote it")
+
+
+def check_value(name: str, value: object, where: str) -> None:
+    """:raises OpsError: when Hermes could not read *value* as it is; the value is not part of the message"""
+    if not isinstance(value, str):
+        raise OpsError(f"is {type(value).__name__}, not a string", where=where, fix="put it into quotes")
+    if "\0" in value:
+        raise OpsError("holds a NUL, which no environment variable can", where=where, fix="remove it")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise OpsError("is not text (lone surrogate)", where=where, fix="give it as UTF-8 text") from None
+    if name.endswith(CREDENTIAL_SUFFIXES) and not value.isascii():
+        raise OpsError(
+            "holds characters that are not ASCII; Hermes would strip them from a credential",
+            where=where,
+            fix="copy it again from its issuer; look for typographic quotes and invisible characters",
+        )
+
+
+def check_texts(declared: dict[str, Any], where: str) -> None:
+    """What Hermes would cut off."""
+    for key, file in (("user_profile", "memories/USER.md"), ("memory", "memories/MEMORY.md")):
+        if len(declared.get(key, "")) > MEMORY_LIMITS[file]:
+            raise OpsError(
+                f"has {len(declared[key])} characters; Hermes keeps {MEMORY_LIMITS[file]}",
+                where=f"{where}: {key}",
+                fix="shorten it, or put the rest into a skill",
+            )
+
+
+def check_env(settings: dict[str, str], secrets: dict[str, str], where: str) -> None:
+    for key in [*settings, *secrets]:
+        if key in OWNED_ENV:
+            raise OpsError(f"{key} has a place of its own", where=where, fix=f"declare {OWNED_ENV[key]} instead")
+    for key, value in settings.items():
+        if key in secrets:
+            raise OpsError(f"{key} is in settings and in secrets", where=where, fix="keep it in secrets")
+        if is_secret_setting(key, value):
+            raise OpsError(
+                "is a secret, and settings are shown in output and diffs",
+                where=f"{where}: settings.{key}",
+                fix=f"move it to secrets.{key}",
+            )
+
+
+def check_api_key(api: dict[str, Any], secrets: dict[str, str], where: str) -> None:
+    if not api["enabled"]:
+        return
+    key = secrets.get("API_SERVER_KEY")
+    real = key is not None and len(key.strip()) >= API_KEY_MINIMUM and key.strip().lower() not in PLACEHOLDER_SECRETS
+    if key is not None and not real:
+        raise OpsError(
+            f"is shorter than {API_KEY_MINIMUM} characters or a placeholder: Hermes would not open the port",
+            where=f"{where}: secrets.API_SERVER_KEY",
+            fix="declare a real one (openssl rand -hex 32), or on loopback none at all: the host generates it",
+        )
+    if not is_loopback(api["host"]) and not real:
+        raise OpsError(
+            f"{api['host']} can be reached from the network, and there is no key",
+            where=f"{where}: api.host",
+            fix="declare secrets.API_SERVER_KEY (openssl rand -hex 32), or bind 127.0.0.1",
+        )
+
+
+def check_webhooks(webhook: dict[str, Any], subscriptions: list[Any], where: str) -> None:
+    if any(is_wanted(subscription) for subscription in subscriptions) and not webhook["enabled"]:
+        raise OpsError(
+            "is false, but webhooks are declared", where=f"{where}: webhook.enabled", fix="enable it, or remove them"
+        )
+    names: set[str] = set()
+    for number, subscription in enumerate(subscriptions, start=1):
+        here = f"{where}: webhooks[{number}]"
+        if not isinstance(subscription, dict) or not subscription.get("name"):
+            raise OpsError("must be a mapping with a name", where=here, fix="write it as {name: …, prompt: …}")
+        check_table(subscription, SUBSCRIPTION_KEYS, here)
+        choice(subscription, "state", ("present", "absent"), here)
+        check_subscription(subscription, here)
+        if subscription["name"] in names:
+            raise OpsError(f"{subscription['name']} is declared twice", where=here, fix="remove one")
+        names.add(subscription["name"])
+        if subscription.get("secret") == UNSIGNED_WEBHOOK and not is_loopback(webhook["host"]):
+            raise OpsError(
+                f"takes unsigned calls on {webhook['host']}, which can be reached from the network",
+                where=f"{here}.secret",
+                fix="leave the secret out: the host generates one",
+            )
+
+
+def check_subscription(subscription: Mapping[str, Any], where: str) -> None:
+    """:raises OpsError: for a subscription that Hermes would not take"""
+    name = subscription["name"]
+    if not SUBSCRIPTION_NAME.fullmatch(name):
+        raise OpsError(
+            f"{name!r} is no name of a webhook",
+            where=where,
+            fix="use lower-case letters, digits, hyphens and underscores, beginning with a letter or digit",
+        )
+    if subscription.get("secret") == "":
+        raise OpsError(
+            "has an empty secret, which the gateway refuses", where=where, fix="leave it out to have one generated"
+        )
+    if subscription.get("deliver_only") and subscription.get("deliver") in (None, "log"):
+        # One such route keeps the whole webhook platform from starting.
+        raise OpsError(
+            "is deliver_only without a target to deliver to",
+            where=where,
+            fix="set deliver to a platform, for example telegram",
+        )
+    if not isinstance(subscription.get("filters"), (dict, list, type(None))):
+        raise OpsError("has filters that are no list", where=where, fix="write a list of mappings")
+
+
+def check_config(config: dict[str, Any], where: str) -> None:
+    for path, place in OWNED_CONFIG.items():
+        found: Any = config
+        for depth, name in enumerate(path):
+            if not isinstance(found, dict):
+                # It would take away what belongs to the place.
+                raise OpsError(
+                    "must be a mapping",
+                    where=f"{where}: config{_dotted(path[:depth])}",
+                    fix=f"leave it out, or write a mapping: {place} lies in it",
+                )
+            if name not in found:
+                break
+            found = found[name]
+        else:
+            raise OpsError(
+                "has a place of its own", where=f"{where}: config{_dotted(path)}", fix=f"declare {place} instead"
+            )
+    for path in secret_paths(config):
+        name = re.sub(r"\W", "_", "_".join(str(part) for part in path)).upper()
+        raise OpsError(
+            "is a secret, and config.yaml is no place for one",
+            where=f"{where}: config{_dotted(path)}",
+            fix=f'move it to secrets.{name} and write "${{{name}}}" here'
+            if path[0] in EXPANDED_CONFIG
+            else "move it to secrets, under the name of Hermes' environment variable for it",
+        )
+
+
+def _dotted(path: tuple[str | int, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+
+
+def limits_of(declared: dict[str, Any], where: str) -> dict[str, Any]:
+    for key, (pattern, fix) in LIMITS.items():
+        if key in declared and not pattern.fullmatch(str(declared[key])):
+            raise OpsError(f"is {declared[key]!r}, which systemd would ignore", where=f"{where}: limits.{key}", fix=fix)
+    return {"memory": "4G", "cpu": None, "tasks": 1024, **declared}
+
+
+def sandbox_of(declared: dict[str, Any], where: str) -> dict[str, Any]:
+    sandbox = {"enabled": True, "open": [], "paths": [], **declared}
+    for door in sandbox["open"]:
+        if door not in DOORS:
+            raise OpsError(
+                f"there is no door {door!r}", where=f"{where}: sandbox.open", fix="known doors: " + ", ".join(DOORS)
+            )
+    for path in sandbox["paths"]:
+        check_path(path, f"{where}: sandbox.paths")
+    return sandbox
+
+
+def check_across(resolved: dict[str, dict[str, Any]], where: str) -> None:
+    """What two agents must not share: a home, a port, a bot token."""
+    _check_homes(resolved, where)
+    ports: dict[int, str] = {}
+    tokens: dict[tuple[str, str], str] = {}
+    for name, profile in resolved.items():
+        if profile["state"] == "absent":
+            continue
+        for key in ("api", "webhook"):
+            server = profile["gateway"][key]
+            if not server["enabled"]:
+                continue
+            port = server["port"]
+            here = f"agent {name}: {key}.port"
+            if port in ports:
+                raise OpsError(
+                    f"port {port} is declared twice: {ports[port]} and {here}", where=where, fix="give each its own"
+                )
+            ports[port] = here
+        for key, value in profile["secrets"].items():
+            if not key.endswith(("_BOT_TOKEN", "_APP_TOKEN")) or not value:
+                continue
+            other = tokens.setdefault((key, value), name)
+            if other != name:
+                raise OpsError(
+                    f"agent {other} and agent {name} have the same {key}",
+                    where=where,
+                    fix="give each agent a bot of its own; a platform lets a token connect once",
+                )
+
+
+def _check_homes(resolved: dict[str, dict[str, Any]], where: str) -> None:
+    """Homes lie apart, or one is a Hermes profile below another."""
+    for name, agent in resolved.items():
+        for other, others in resolved.items():
+            home, outer = agent["home"], others["home"]
+            if name == other or not f"{home}/".startswith(f"{outer}/"):
+                continue
+            if home == outer:
+                raise OpsError(
+                    f"agent {name} and agent {other} have the same home {home}", where=where, fix="give each its own"
+                )
+            if home.rpartition("/")[0] != f"{outer}/{PROFILES_DIRECTORY}":
+                raise OpsError(
+                    f"the home of agent {name} ({home}) lies in that of agent {other}",
+                    where=where,
+                    fix=f"move it out of {outer}",
+                )
+            if others["purge"] and agent["state"] == "present":
+                raise OpsError(
+                    f"its home holds that of agent {name}, which is present",
+                    where=f"{where}: agent {other}: purge",
+                    fix="leave purge out",
+                )

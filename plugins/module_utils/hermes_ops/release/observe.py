@@ -1,0 +1,179 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Releases: one installed version of Hermes each, built aside, proved, and never changed again.
+
+::
+
+    <root>/releases/<id>/            bin/python, bin/hermes, release.json, requirements.lock; src/ for git and path
+    <root>/releases/<id>.partial/    being built; becomes <id> by rename(2) when it is complete and proved
+    <root>/releases/<id>.work/       what the build needs beside it (cache, temporary files)
+    <root>/releases/<id>.removed/    on its way out
+    <root>/current -> releases/<id>  replaced by rename(2)
+    <root>/.lock                     one builder at a time
+
+An id is ``<version>-<8 hex>`` (git: ``<ref>-…``; a tree: ``<its name>-…``). The hex digits are a digest of all
+that makes the release what it is, so the same version with other extras is another release. ``release.json`` is
+written last before the rename: a directory without it is no release, and what it says decides, without
+a look at Hermes or the network, whether there is anything to do.
+
+Here is looked at what there is; nothing is touched or started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..system.errors import OpsError
+from ..system.files import read_json
+from .request import Request, available_in
+from .versions import is_version, version_key
+
+STAMP = "release.json"
+GARBAGE = (".partial", ".work", ".removed")
+# Never part of a release: history, other people's environments, caches.
+LEFT_OUT = (".git", ".venv", "venv", "node_modules", "__pycache__", ".pytest_cache")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What stands behind a ``path``: a source tree, or a directory of wheels with the versions in it."""
+
+    name: str
+    fingerprint: str
+    versions: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A complete release on the host.
+
+    :param used: when it was built or last became, or ceased to be, the current one (mtime of its directory)
+    :param intact: its interpreter is still there (an upgrade of the distribution may take it away)
+    """
+
+    id: str
+    stamp: dict[str, Any]
+    used: float
+    intact: bool
+
+    @property
+    def version(self) -> str:
+        return self.stamp["version"]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is on the host."""
+
+    releases: tuple[Installed, ...] = ()
+    current: str | None = None
+    garbage: tuple[str, ...] = ()
+    tree: Tree | None = None
+
+    def find(self, release_id: str | None) -> Installed | None:
+        return next((release for release in self.releases if release.id == release_id), None)
+
+
+def stamp_of(root: str, release: str | None) -> dict[str, Any]:
+    """What the release *release* says of itself; ``{}`` when it is none."""
+    stamp = read_json(os.path.join(root, "releases", release, STAMP)) if release else None
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def observe(root: str, request: Request | None = None) -> Observed:
+    """Read the stamps, the link, and for ``path`` what stands there. Touches nothing, starts nothing."""
+    directory = os.path.join(root, "releases")
+    releases: list[Installed] = []
+    garbage: list[str] = []
+    with contextlib.suppress(FileNotFoundError):
+        for name in sorted(os.listdir(directory)):
+            if name.endswith(GARBAGE):
+                garbage.append(name)
+            else:
+                releases += _installed(directory, name)
+    try:
+        current = os.path.basename(os.readlink(os.path.join(root, "current")))
+    except FileNotFoundError:
+        current = None
+    except OSError:
+        raise OpsError("is not a symbolic link", where=os.path.join(root, "current"), fix="move it away") from None
+    tree = examine(request) if request is not None and request.method == "path" else None
+    return Observed(tuple(releases), current, tuple(garbage), tree)
+
+
+def _installed(directory: str, name: str) -> list[Installed]:
+    path = os.path.join(directory, name)
+    try:
+        with open(os.path.join(path, STAMP), encoding="utf-8") as stream:
+            stamp = json.load(stream)
+        used = os.stat(path).st_mtime
+    except (OSError, ValueError):
+        # Somebody else's directory. It is neither used nor removed.
+        return []
+    return [Installed(name, stamp, used, os.path.exists(os.path.join(path, "bin", "python")))]
+
+
+def examine(request: Request) -> Tree:
+    """Look at the directory of method ``path``.
+
+    A tree is fingerprinted by its contents (a copied tree has new times but is the same), a directory
+    of wheels by the names and sizes of the files.
+
+    :raises OpsError: it is neither
+    """
+    path = request.path or ""
+    if not os.path.isdir(path):
+        raise OpsError("there is no such directory on the host", where=path, fix="copy the tree or the wheels there")
+    name = os.path.basename(os.path.normpath(path))
+    if any(os.path.isfile(os.path.join(path, file)) for file in ("pyproject.toml", "setup.py")):
+        return Tree(name, _fingerprint(path))
+    files = sorted(entry.name for entry in os.scandir(path) if entry.is_file())
+    versions = {m[1] for m in (re.match(r"hermes_agent-([^-]+?)(?:-.*\.whl|\.tar\.gz)$", file) for file in files) if m}
+    usable = tuple(sorted((v for v in versions if is_version(v)), key=version_key))
+    if not usable:
+        raise OpsError(
+            "is neither a source tree (no pyproject.toml) nor a directory with a wheel of hermes-agent",
+            where=path,
+            fix="fill it with: pip download 'hermes-agent[…]==VERSION' uv==…",
+        )
+    if not available_in(request, usable):
+        raise OpsError(
+            f"has hermes-agent {', '.join(usable)}, not {request.version or 'a final release'}",
+            where=path,
+            fix="bring the wheel, or correct version",
+        )
+    return Tree(name, "", usable)
+
+
+def _fingerprint(path: str) -> str:
+    digest = hashlib.sha256()
+    for directory, names, files in os.walk(path):
+        names[:] = sorted(name for name in names if name not in LEFT_OUT)
+        for name in sorted(files):
+            full = os.path.join(directory, name)
+            digest.update(os.path.relpath(full, path).encode("utf-8", "surrogateescape") + b"\0")
+            if os.path.islink(full):
+                digest.update(os.readlink(full).encode("utf-8", "surrogateescape"))
+            elif os.path.isfile(full):
+                with open(full, "rb") as stream:
+                    digest.update(hashlib.sha256(stream.read()).digest())
+    return digest.hexdigest()
+
+
+def used_by_processes(root: str) -> list[str]:
+    """Ids of the releases that a running process was started from or has loaded a library of."""
+    pattern = re.compile(re.escape(os.path.join(root, "releases", "")).encode() + rb"([^/\0\n]+)/")
+    found: set[str] = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        for name in ("cmdline", "maps"):
+            # A process may end, or not be ours to look at.
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as stream:
+                found.update(match.decode("utf-8", "replace") for match in pattern.findall(stream.read()))
+    return sorted(found)

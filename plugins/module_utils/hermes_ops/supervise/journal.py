@@ -1,0 +1,128 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the journal of a gateway says about itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..agent.quote import quoted
+from ..system.process import run_head
+from ..system.systemd import Manager
+from .problems import CONFIG_FIX, Health, Problem
+
+JOURNAL_LINES = 40
+# One line of the journal may have megabytes, if its writer wants that.
+JOURNAL_BYTES = 1024 * 1024
+
+
+# What the journal of a gateway says about itself -> the problem . Only consulted for a gateway that is
+# already known to be unhealthy: a text that changes with Hermes' version costs an explanation, never a verdict.
+JOURNAL_CAUSES: list[tuple[re.Pattern[str], Problem]] = [
+    (
+        re.compile(r"API_SERVER_KEY is a placeholder or too short", re.I),
+        Problem(
+            "key_too_short",
+            "API_SERVER_KEY is too short or a placeholder, so the API server stays closed",
+            "declare one of at least 16 characters: openssl rand -hex 32",
+            True,
+        ),
+    ),
+    (
+        re.compile(r"Refusing to start: (binding|API_SERVER_KEY is required)|requires API_SERVER_KEY", re.I),
+        Problem(
+            "refused_bind",
+            "it refuses to bind a network-accessible address without a key",
+            "declare secrets.API_SERVER_KEY, or bind 127.0.0.1",
+            True,
+        ),
+    ),
+    (
+        re.compile(r"aiohttp not installed|No module named|ModuleNotFoundError|missing dependenc", re.I),
+        Problem(
+            "missing_dependency",
+            "the release lacks a package that a declared platform needs",
+            "declare the extra that brings it: install_extras",
+            True,
+        ),
+    ),
+    (
+        # discord.py, python-telegram-bot and slack_sdk, as the adapters in plugins/platforms log them. Nothing of
+        # "Unauthorized": that is what Hermes calls a person who may not talk to it.
+        re.compile(
+            r"Improper token has been passed|The token \S* ?was rejected by the server"
+            r"|'error': '(invalid_auth|not_authed|account_inactive|token_revoked|token_expired)'"
+            r"|TOKEN is set to a placeholder"
+        ),
+        Problem(
+            "stale_token",
+            "a platform refuses its bot token",
+            "get a new token from the platform and declare it under secrets",
+            True,
+        ),
+    ),
+    (
+        re.compile(r"Failed to parse \S*config\.yaml|Failed to process config\.yaml", re.I),
+        Problem(
+            "config_unparsable",
+            "config.yaml does not parse, so it runs on defaults",
+            CONFIG_FIX,
+            True,
+        ),
+    ),
+    (
+        re.compile(r"another gateway instance|already running \(PID", re.I),
+        Problem(
+            "second_instance",
+            "another gateway already runs on this home",
+            "stop it: hermes gateway stop, or the unit that Hermes itself installed",
+            True,
+        ),
+    ),
+]
+
+
+def explain_journal(lines: list[str]) -> Problem | None:
+    """The first known cause that *lines* name, the newest line first."""
+    for line in reversed(lines):
+        for pattern, problem in JOURNAL_CAUSES:
+            if pattern.search(line):
+                return problem
+    return None
+
+
+def explain(profile: dict[str, Any], manager: Manager, health: Health) -> None:
+    """Put the cause that the journal names in front, and the last lines of the journal beside it."""
+    looping = any(problem.cause == "crash_loop" for problem in health.problems)
+    lines = _journal(manager, profile, before=looping)
+    health.log = [quoted(line) for line in lines]
+    known = explain_journal(lines)
+    if known is not None:
+        # What was found by looking says more.
+        cause = next((problem for problem in health.problems if problem.cause == known.cause), known)
+        health.problems = [cause, *(problem for problem in health.problems if problem is not cause)]
+
+
+def _journal(manager: Manager, profile: dict[str, Any], *, before: bool) -> list[str]:
+    """The last lines of the gateway's present process, or of its last one when there is none or between restarts.
+
+    :param before: of the process before too: in a crash loop the present one has hardly begun
+    """
+    shown = manager.call("show", "--property", "InvocationID", "--value", profile["unit"], check=False)
+    invocations = shown.stdout.split()
+    # systemd forgets those of a unit that was stopped and is not enabled.
+    if before or not invocations:
+        recent = _journalctl(profile, "--lines", str(10 * JOURNAL_LINES), "--output-fields", "_SYSTEMD_INVOCATION_ID")
+        invocations += [invocation for invocation in reversed(recent) if invocation not in invocations][:1]
+    if not invocations:
+        return []
+    matches = [f"_SYSTEMD_INVOCATION_ID={invocation}" for invocation in invocations]
+    return _journalctl(profile, "--lines", str(JOURNAL_LINES), *matches)
+
+
+def _journalctl(profile: dict[str, Any], *arguments: str) -> list[str]:
+    command = ["journalctl", "--identifier", f"hermes-gateway-{profile['name']}", "--boot", "--no-pager"]
+    said = run_head([*command, "--output", "cat", *arguments], limit=JOURNAL_BYTES, timeout=20)
+    return [line.rstrip() for line in said.splitlines() if line.strip()]

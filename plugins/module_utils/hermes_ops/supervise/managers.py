@@ -1,0 +1,32 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Agents by the service manager that runs them: in system scope one for all, in user scope each user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..system.systemd import Manager, Unit
+
+# An agent's ``gateway`` part -> who runs its gateway; the manager's owner is the agent's user.
+ManagerOf = Callable[[dict[str, Any]], Manager]
+
+
+def grouped(profiles: Iterable[dict[str, Any]], manager_of: ManagerOf) -> list[tuple[Manager, list[dict[str, Any]]]]:
+    """Each manager once, with those of *profiles* that it runs."""
+    groups: dict[int | None, tuple[Manager, list[dict[str, Any]]]] = {}
+    for profile in profiles:
+        manager = manager_of(profile)
+        key = manager.owner.uid if manager.scope == "user" else None
+        groups.setdefault(key, (manager, []))[1].append(profile)
+    return list(groups.values())
+
+
+def units_of(profiles: Iterable[dict[str, Any]], manager_of: ManagerOf) -> dict[str, Unit]:
+    """The state of the gateways of *profiles*, by the name of their unit; one call for each manager."""
+    found: dict[str, Unit] = {}
+    for manager, members in grouped(profiles, manager_of):
+        found.update(manager.units(profile["unit"] for profile in members))
+    return found

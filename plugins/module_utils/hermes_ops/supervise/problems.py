@@ -1,0 +1,66 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Why an agent is not healthy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+CONFIG_FIX = "repair the file, or put the last working copy back: hermes-ops restore --kept"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One reason why an agent is not healthy.
+
+    :param cause: stable name for programs, e.g. ``port_in_use``
+    :param what: one sentence for people
+    :param fix: what to do
+    :param final: waiting will not help
+    """
+
+    cause: str
+    what: str
+    fix: str
+    final: bool = False
+
+
+@dataclass
+class Health:
+    """The result for one profile; healthy when there are no problems."""
+
+    profile: str
+    problems: list[Problem] = field(default_factory=list)
+    pid: int = 0
+    version: str | None = None
+    platforms: dict[str, str] = field(default_factory=dict)
+    reply: str | None = None
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    @property
+    def causes(self) -> list[str]:
+        return [problem.cause for problem in self.problems]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "healthy": self.ok,
+            "pid": self.pid,
+            "version": self.version,
+            "platforms": self.platforms,
+            "reply": self.reply,
+            "problems": [{"cause": p.cause, "what": p.what, "fix": p.fix} for p in self.problems],
+            "log": self.log,
+        }
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"profile {self.profile}: healthy"
+        lines = [f"profile {self.profile}: {problem.what}. Fix: {problem.fix}" for problem in self.problems]
+        return "\n".join(lines + [f"  | {line}" for line in self.log])

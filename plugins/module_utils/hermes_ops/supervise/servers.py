@@ -1,0 +1,261 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The servers of a gateway, asked: their health, a reply, a signed webhook call.
+
+Workers do the asking, as the agent's user, and only servers of that very user are asked: whoever else holds the port
+gets neither the key of the API nor the context (:mod:`request`).
+
+Sources: Hermes 0.18.2 and 0.19.0, gateway/platforms/{api_server,webhook}.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ..agent import dotenv, sessions, webhooks
+from ..agent.quote import quoted, quoted_error
+from ..system import request, worker
+from ..system.errors import OpsError
+from ..system.files import Owner
+from ..system.request import Foreign, url
+from ..system.worker import Limits, work
+from .problems import Problem
+
+POLL_SECONDS = 0.5
+REPLY_TIMEOUT = 120.0
+REPLY_PROMPT = "Health check: answer with one short word."
+HEALTH_SECONDS = 5.0
+# Seconds beside those of a reply: for the worker itself.
+_MARGIN = 10.0
+# Bytes of an answer: to /health, to a chat.
+_SMALL = 64 * 1024
+_LARGE = 4 * 1024 * 1024
+# Characters of a reply that are handed on.
+_REPLY = 100_000
+
+MODEL_FIX = "check the model: its name, provider, key and quota"
+
+
+# Health
+
+
+def server_problem(
+    name: str, server: dict[str, Any], expected: str, owner: Owner
+) -> tuple[Problem | None, dict[str, Any]]:
+    """Ask ``/health`` of a server of *owner*'s gateway.
+
+    :param expected: the platform it must say it is
+    :returns: what is wrong, and ``version`` as it says itself
+    """
+    try:
+        said = work(owner, "supervise.servers:look", {name: server}, where=name)
+    except OpsError as error:
+        return Problem("no_answer", f"{name}: {quoted_error(error).what}", "see the log"), {}
+    said = said.get(name) if isinstance(said, dict) else None
+    return judge(name, server, expected, said), {"version": version_of(said)}
+
+
+def look(servers: dict[str, Any]) -> dict[str, Any]:
+    """In a worker: what each server (``host``, ``port``) answers at ``/health``: ``platform`` and ``version`` as far as
+    it says them, or ``problem``, and ``foreign`` where somebody else answers."""
+    return {name: _ask_health(server) for name, server in servers.items()}
+
+
+def _ask_health(server: dict[str, Any]) -> dict[str, Any]:
+    try:
+        reply = request.request(
+            server["host"], server["port"], "/health", uid=os.getuid(), seconds=HEALTH_SECONDS, limit=_SMALL
+        )
+        answer = worker.parse(reply.body) if reply.status == 200 else None
+    except Foreign as error:
+        return {"problem": error.what, "foreign": True}
+    except worker.WorkerDied:
+        return {"problem": "is answered by something else than Hermes", "foreign": True}
+    except OpsError as error:
+        return {"problem": error.what}
+    answer = answer if isinstance(answer, dict) else {}
+    return {key: answer[key] for key in ("platform", "version") if isinstance(answer.get(key), str)}
+
+
+def judge(name: str, server: dict[str, Any], expected: str, said: Any) -> Problem | None:
+    """What is wrong with a server, from what :func:`look` says of it."""
+    said = said if isinstance(said, dict) else {}
+    where = url(server["host"], server["port"], "/health")
+    if "problem" in said and not said.get("foreign"):
+        return Problem("no_answer", f"{name} at {where}: {quoted(said['problem'])}", "see the log")
+    if said.get("foreign") or said.get("platform") != expected:
+        reason = quoted(said.get("problem")) or "is answered by something else than Hermes"
+        return Problem("foreign_answer", f"{where} {reason}", f"see who holds port {server['port']}: ss -ltnp", True)
+    return None
+
+
+def version_of(said: Any) -> str | None:
+    """The version that a server says it is."""
+    return (quoted(said.get("version"), 64) or None) if isinstance(said, dict) else None
+
+
+# A reply
+
+
+def ask(
+    server: dict[str, Any], owner: Owner, prompt: str, *, key_in: Sequence[str], timeout: float = REPLY_TIMEOUT
+) -> str:
+    """Have *owner*'s agent answer *prompt* through its API server.
+
+    :param key_in: directories whose ``.env`` may hold the key of the API; the last that does counts
+    :raises OpsError: when it does not; Hermes answers 200 with finish_reason ``error`` for a dead model
+    """
+    limits = Limits(seconds=timeout + _MARGIN)
+    try:
+        return quoted(work(owner, "supervise.servers:chat", server, prompt, list(key_in), timeout, limits=limits))
+    except OpsError as error:
+        raise quoted_error(error) from None
+
+
+def chat(server: dict[str, Any], prompt: str, key_in: list[str], timeout: float) -> str:
+    """In a worker: see :func:`ask`."""
+    environment: dict[str, str] = {}
+    for directory in key_in:
+        environment.update(dotenv.read_env(os.path.join(directory, dotenv.FILE_NAME)))
+    where = url(server["host"], server["port"], "/v1/chat/completions")
+    body = json.dumps({"model": "hermes-agent", "messages": [{"role": "user", "content": prompt}]}).encode()
+    headers = {
+        "Authorization": f"Bearer {environment.get('API_SERVER_KEY', '')}",
+        "Content-Type": "application/json",
+    }
+    reply = request.request(
+        server["host"],
+        server["port"],
+        "/v1/chat/completions",
+        uid=os.getuid(),
+        seconds=timeout,
+        limit=_LARGE,
+        body=body,
+        headers=headers,
+    )
+    if reply.status == 401:
+        raise OpsError("refuses our API_SERVER_KEY", where=where, fix="restart the gateway: it runs with an older key")
+    try:
+        choice = json.loads(reply.body)["choices"][0]
+        text = choice["message"]["content"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise OpsError(f"status {reply.status} and no reply", where=where, fix="see the log") from None
+    if choice.get("finish_reason") == "error" or not text:
+        raise OpsError("the agent answered with an error instead of a reply", where=where, fix=MODEL_FIX)
+    return str(text)[:_REPLY]
+
+
+# A webhook
+
+
+def sign(secret: str, body: bytes, timestamp: int) -> dict[str, str]:
+    """The headers of a signed webhook call: V2, bound to the time, and the one 0.13 knows."""
+    mac = hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
+    return {
+        "Content-Type": "application/json",
+        "X-Webhook-Timestamp": str(timestamp),
+        "X-Webhook-Signature-V2": mac,
+        "X-Request-ID": os.urandom(16).hex(),
+    }
+
+
+def webhook_url(profile: dict[str, Any], owner: Owner, name: str) -> str:
+    """Where the subscription *name* is called.
+
+    :raises OpsError: when there is none
+    """
+    try:
+        work(owner, "supervise.servers:find_webhook", profile["name"], profile["home"], profile["webhook"], name)
+    except OpsError as error:
+        raise quoted_error(error) from None
+    return _webhook_url(profile["webhook"], name)
+
+
+def _webhook_url(server: dict[str, Any], name: str) -> str:
+    return url(server["host"], server["port"], f"/webhooks/{name}")
+
+
+def find_webhook(agent: str, home: str, server: dict[str, Any], name: str) -> None:
+    """In a worker: see :func:`webhook_url`."""
+    _subscription(agent, home, server, name)
+
+
+def _subscription(agent: str, home: str, server: dict[str, Any], name: str) -> dict[str, Any]:
+    subscriptions = webhooks.read_subscriptions(os.path.join(home, webhooks.FILE_NAME))
+    if not server["enabled"] or name not in subscriptions:
+        known = ", ".join(sorted(subscriptions)) or "none"
+        raise OpsError(
+            f"profile {agent} has no subscription {name!r} (it has: {known})",
+            fix="declare it under the profile's webhooks and converge, or name another one",
+        )
+    return subscriptions[name]
+
+
+def call_webhook(
+    profile: dict[str, Any], owner: Owner, name: str, payload: dict[str, Any], *, timeout: float = REPLY_TIMEOUT
+) -> str:
+    """Post a signed call to the subscription *name* and wait until the agent has answered it.
+
+    :param payload: what the subscription's prompt may name
+    :param timeout: seconds that the agent may take
+    :returns: what the agent said last, wherever that was delivered: its own words, not printable as they are
+    :raises OpsError: when the call is refused, or no answer follows
+    """
+    # Once for the call to be taken, once for the answer.
+    limits = Limits(seconds=timeout + 30 + _MARGIN)
+    arguments = (profile["name"], profile["home"], profile["webhook"], name, payload, timeout)
+    try:
+        return str(work(owner, "supervise.servers:deliver", *arguments, limits=limits))
+    except OpsError as error:
+        raise quoted_error(error) from None
+
+
+def deliver(agent: str, home: str, server: dict[str, Any], name: str, payload: dict[str, Any], timeout: float) -> str:
+    """In a worker: see :func:`call_webhook`."""
+    subscription, where = _subscription(agent, home, server, name), _webhook_url(server, name)
+    body = json.dumps(payload, ensure_ascii=False).encode()
+    headers = sign(str(subscription.get("secret", "")), body, int(time.time()))
+    events = subscription.get("events")
+    if events and isinstance(events, list):
+        headers["X-GitHub-Event"] = str(events[0])
+    reply = request.request(
+        server["host"],
+        server["port"],
+        f"/webhooks/{name}",
+        uid=os.getuid(),
+        seconds=30,
+        limit=_SMALL,
+        body=body,
+        headers=headers,
+    )
+    if reply.status == 200:
+        raise OpsError(
+            "took a signed call without waking the agent",
+            where=where,
+            fix="look at deliver_only and filters of the subscription",
+        )
+    if reply.status != 202:
+        raise OpsError(f"refused a signed call with status {reply.status}", where=where, fix="see the log")
+    # The delivery id, by which the conversation is known, is the request id we sent.
+    return _await_answer(home, f"webhook:{name}:{headers['X-Request-ID']}", where, timeout)
+
+
+def _await_answer(home: str, chat: str, where: str, timeout: float) -> str:
+    deadline = time.monotonic() + timeout
+    while True:
+        left = deadline - time.monotonic()
+        answer = sessions.last_words(home, chat)
+        if answer:
+            return answer[:_REPLY]
+        if answer is not None:
+            raise OpsError("the agent ended without an answer", where=where, fix=MODEL_FIX)
+        if left <= 0:
+            raise OpsError(f"took the call, but no answer came within {timeout:g} s", where=where, fix="see the log")
+        time.sleep(min(POLL_SECONDS, left))

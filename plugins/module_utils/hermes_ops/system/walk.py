@@ -1,0 +1,83 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All that lies below a directory, by descriptors: no link is followed, however deep it is and whoever moves it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing below a directory.
+
+    :param path: below that directory
+    :param status: of itself, also where it is a link
+    :param directory: a descriptor of the directory it lies in, open until the next entry is asked for
+    """
+
+    path: str
+    status: os.stat_result
+    directory: int
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+
+def walk(top: int, *, depth: int, enter: Callable[[Entry], bool] = lambda _entry: True) -> Iterator[Entry]:
+    """The entries below *top*, each directory before what is in it; not into other file systems.
+
+    What vanishes meanwhile, and directories that we may not read, are passed over.
+
+    :param top: a descriptor of a directory, which stays open
+    :param depth: of directories within each other that are entered; so many descriptors are used
+    :param enter: whether to go into this directory
+    """
+    device = os.fstat(top).st_dev
+    opened = [(top, "", _list(top))]
+    try:
+        while opened:
+            directory, prefix, entries = opened[-1]
+            entry = _next(directory, prefix, entries)
+            if entry is None:
+                opened.pop()
+                if directory != top:
+                    os.close(directory)
+                continue
+            yield entry
+            same = entry.status.st_dev == device
+            if not (entry.is_directory and same and len(opened) <= depth and enter(entry)):
+                continue
+            with contextlib.suppress(OSError):
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                below = os.open(entry.name, flags, dir_fd=directory)
+                opened.append((below, f"{entry.path}/", _list(below)))
+    finally:
+        for directory, _prefix, _entries in opened[1:]:
+            os.close(directory)
+
+
+def _list(directory: int) -> Iterator[str]:
+    """Names in *directory*, one by one: there may be millions."""
+    try:
+        with os.scandir(directory) as entries:
+            yield from (entry.name for entry in entries)
+    except OSError:
+        return
+
+
+def _next(directory: int, prefix: str, names: Iterator[str]) -> Entry | None:
+    for name in names:
+        with contextlib.suppress(OSError):
+            return Entry(prefix + name, os.lstat(name, dir_fd=directory), directory)
+    return None

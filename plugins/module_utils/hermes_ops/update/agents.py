@@ -1,0 +1,139 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The agents of a host during an update: what they run, started, and judged against how they were before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..host.installation import Installation
+from ..supervise import gateway, health
+from ..supervise.managers import grouped, units_of
+from ..system.errors import OpsError
+from ..system.systemd import Unit
+from .settings import Settings
+from .verdict import worse
+
+
+class Agents:
+    """All that are present on *host*.
+
+    :param say: told what happens, a line at a time
+    """
+
+    def __init__(self, host: Installation, settings: Settings, say: Callable[[str], object]) -> None:
+        self.host = host
+        self.settings = settings
+        self.say = say
+
+    def units(self) -> dict[str, Unit]:
+        """Profile -> its unit as it is now."""
+        units = units_of(self.host.profiles, self.host.manager_of)
+        return {profile["name"]: units[profile["unit"]] for profile in self.host.profiles}
+
+    def running(self) -> list[dict[str, Any]]:
+        units = self.units()
+        return [profile for profile in self.host.profiles if units[profile["name"]].active not in gateway.DEAD]
+
+    def before(self, *, wait: bool = True) -> dict[str, list[str]]:
+        """Profile -> causes of its problems, of those whose gateway runs: they must not have more afterwards."""
+        running = [self.asked(profile, []) for profile in self.running()]
+        if wait:
+            results = health.wait(running, self.host.manager_of)
+        else:
+            units = self.units()
+            results = [
+                health.check(profile, self.host.owner_of(profile), units[profile["name"]]) for profile in running
+            ]
+        for result in results:
+            if not result.ok:
+                self.say(f"before: {result}")
+        return {result.profile: [problem.cause for problem in result.problems] for result in results}
+
+    def start(self, profiles: list[dict[str, Any]], wanted: str | None) -> None:
+        """Start their gateways with the release *wanted*."""
+        records = {profile["name"]: self.host.records(profile["name"]) for profile in profiles}
+        gateway.start(self.host.manager_of, profiles, records)
+        for manager, members in grouped(profiles, self.host.manager_of):
+            units = manager.units(profile["unit"] for profile in members)
+            # Somebody, or systemd, was faster than the switch.
+            late = [u.name for u in units.values() if u.running and self._runs(u) not in (None, wanted)]
+            if late:
+                manager.call("restart", *late, timeout=gateway.stop_timeout(members))
+
+    def verify(
+        self, profiles: list[dict[str, Any]], wanted: str, before: dict[str, list[str]], *, briefly: bool = False
+    ) -> None:
+        """The gateways run *wanted*, are as healthy as before, and stay so.
+
+        A gateway that a person stopped meanwhile says nothing. *briefly*: what has been good may be trusted.
+
+        :raises OpsError: one is worse than before
+        """
+        began = time.monotonic()
+        asked = [self.asked(profile, before.get(profile["name"], [])) for profile in profiles]
+        results = health.wait(asked, self.host.manager_of)
+        watched = self._judge(profiles, results, before)
+        pids, restarts = {}, {}
+        for profile, unit in watched:
+            if self._runs(unit) not in (None, wanted):
+                raise OpsError(f"runs {self._runs(unit)}, not {wanted}", where=f"profile {profile['name']}")
+            if not before.get(profile["name"]):
+                pids[profile["name"]], restarts[profile["name"]] = unit.pid, unit.restarts
+        if briefly:
+            return
+        while time.monotonic() - began < self.settings.stable_seconds:
+            time.sleep(1.0)
+            self._stays_up(pids, restarts)
+        if pids:
+            # Not only alive, but still well. What was asked for a reply is not asked again.
+            again = [{**p, "health": {**p["health"], "reply": False, "webhook": None}} for p, _unit in watched]
+            self._judge(profiles, health.wait(again, self.host.manager_of), before)
+
+    def _stays_up(self, pids: dict[str, int], restarts: dict[str, int]) -> None:
+        """:raises OpsError: a gateway is no longer the process that it was, and nobody asked for that"""
+        for name, unit in self.units().items():
+            if unit.active == "inactive":
+                pids.pop(name, None)
+            elif name in pids and unit.pid != pids[name] and unit.restarts == restarts[name] == 0 and unit.running:
+                # Somebody restarted it; systemd has not.
+                pids[name] = unit.pid
+            elif name in pids and unit.pid != pids[name]:
+                raise OpsError(
+                    f"did not stay up for {self.settings.stable_seconds} s (last exit status {unit.status})",
+                    where=f"profile {name}",
+                    fix=f"see its log: {unit.log}",
+                )
+
+    def _judge(
+        self, profiles: list[dict[str, Any]], results: list[health.Health], before: dict[str, list[str]]
+    ) -> list[tuple[dict[str, Any], Unit]]:
+        """Those that count, with their units.
+
+        :raises OpsError: one is worse than before
+        """
+        units = self.units()
+        counted = []
+        for result in results:
+            profile = next(profile for profile in profiles if profile["name"] == result.profile)
+            unit = units[result.profile]
+            if unit.active == "inactive":
+                self.say(f"the gateway of {result.profile} was stopped by somebody meanwhile")
+            elif problems := worse(before, result):
+                self.say(str(result))
+                raise OpsError(problems[0].what, where=f"profile {result.profile}", fix=problems[0].fix)
+            else:
+                counted.append((profile, unit))
+        return counted
+
+    def asked(self, profile: dict[str, Any], before: list[str]) -> dict[str, Any]:
+        """The profile, to be asked for a reply where settings say so and it gave one before."""
+        checks = profile["health"]
+        reply = (checks["reply"] or (self.settings.reply and profile["api"]["enabled"])) and "no_reply" not in before
+        return {**profile, "health": {**checks, "reply": reply}}
+
+    def _runs(self, unit: Unit) -> str | None:
+        return gateway.running_release(unit.pid, self.host.root)

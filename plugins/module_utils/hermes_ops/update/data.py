@@ -1,0 +1,166 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What updates keep below ``<ops_dir>/update``, besides the journal.
+
+::
+
+    frozen/<run>/           what the last update froze, see :mod:`frozen`; stays for a rollback by hand
+    previous.json           which release that run left
+    failed.json             releases that are not tried again by themselves, and why
+    backups/                archives made before each update, the newest few
+    ../set-aside/<run>/     what an agent had written into data that was put back
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import Any
+
+from ..host.installation import Installation
+from ..system.errors import OpsError
+from ..system.files import ensure_directory, failure, read_json, write_json
+from .frozen import Frozen, discard
+from .journal import Journal
+
+# Bytes that are kept free for the way back: Hermes does not start on a disk without any (0.18.2, 0.19.0).
+RESERVE = 16 * 2**20
+
+
+class Data:
+    """The directories and records of updates. Only root enters them; homes and their copies are for workers."""
+
+    def __init__(self, host: Installation) -> None:
+        self.host = host
+        self.directory = os.path.join(host.ops_dir, "update")
+        self.backups = os.path.join(self.directory, "backups")
+
+    # Copies.
+
+    def frozen(self, journal: Journal, profile: dict[str, Any], earlier: str | None = None) -> Frozen:
+        """The copies of this run, or those of the *earlier* one."""
+        name = profile["name"]
+        aside = self.left(journal) if earlier else self.aside(journal)
+        return Frozen(
+            name,
+            profile["home"],
+            self.host.owner_of(profile),
+            os.path.join(self._run(earlier or journal.name), name),
+            os.path.join(aside, name),
+            # Who goes back by hand may do so because a database is damaged.
+            strict=journal.kind == "update",
+        )
+
+    def left(self, journal: Journal) -> str:
+        """Where the data goes that a rollback leaves for that of an earlier run."""
+        return os.path.join(self.host.ops_dir, "set-aside", journal.name)
+
+    def aside(self, journal: Journal) -> str:
+        """Where an undo puts what it takes away."""
+        return self.left(journal) + ("-undone" if journal.kind == "rollback" else "")
+
+    def reserve(self, journal: Journal) -> None:
+        """Take the space that going back needs.
+
+        :raises OpsError: there is none
+        """
+        path = self._reserve(journal)
+        ensure_directory(os.path.dirname(path), mode=0o700)
+        try:
+            with open(path, "wb") as stream:
+                os.posix_fallocate(stream.fileno(), 0, RESERVE)
+        except OSError as error:
+            raise failure("written", path, error) from None
+
+    def release_reserve(self, journal: Journal) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._reserve(journal))
+
+    def keep(self, journal: Journal) -> None:
+        """Move the copies to what was set aside, out of the way of a later update."""
+        with contextlib.suppress(OSError, OpsError):
+            ensure_directory(self.aside(journal), mode=0o700)
+            os.rename(self._run(journal.name), os.path.join(self.aside(journal), "before-the-switch"))
+
+    def discard(self, journal: Journal) -> None:
+        """Away with the copies of this run."""
+        discard(self._run(journal.name))
+        self.remove_empty(journal)
+
+    def discard_others(self, journal: Journal) -> None:
+        """Away with the copies of all other runs."""
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(os.path.join(self.directory, "frozen")):
+                if name != journal.name:
+                    discard(self._run(name))
+
+    def remove_empty(self, journal: Journal) -> None:
+        """Away with the directories made for what never had to be set aside."""
+        for top in (self.aside(journal), self.left(journal)):
+            with contextlib.suppress(OSError):
+                for name in os.listdir(top):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(os.path.join(top, name))
+                os.rmdir(top)
+
+    def _run(self, name: str) -> str:
+        return os.path.join(self.directory, "frozen", name)
+
+    def _reserve(self, journal: Journal) -> str:
+        return os.path.join(self._run(journal.name), ".reserve")
+
+    # Records.
+
+    def previous(self, target: str) -> str:
+        """The run that left *target*, and froze what was there.
+
+        :raises OpsError: it is not there any more
+        """
+        value = read_json(self._previous) or {}
+        if value.get("source") != target or not os.path.isdir(self._run(str(value.get("run")))):
+            raise OpsError(
+                f"the data as it was with {target} is not kept any more",
+                fix="go back without --data, or restore a backup: hermes-ops restore",
+            )
+        return value["run"]
+
+    def remember_previous(self, journal: Journal) -> None:
+        write_json(self._previous, {"source": journal.source, "target": journal.target, "run": journal.name})
+
+    def forget_previous(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._previous)
+
+    @property
+    def _previous(self) -> str:
+        return os.path.join(self.directory, "previous.json")
+
+    def failed(self) -> dict[str, Any]:
+        """Releases that are not tried again by themselves -> ``reason`` and ``when``."""
+        return read_json(self._failed) or {}
+
+    def remember_failed(self, release: str, reason: str) -> None:
+        self._write_failed({**self.failed(), release: _why(reason)})
+
+    def remember_good(self, journal: Journal) -> dict[str, Any]:
+        """The target may be taken again; by hand the source was left on purpose. Returns what :meth:`failed` would."""
+        failed = self.failed()
+        failed.pop(journal.target, None)
+        if journal.kind == "rollback":
+            failed[journal.source] = _why("was left by hand")
+        self._write_failed(failed)
+        return failed
+
+    def _write_failed(self, failed: dict[str, Any]) -> None:
+        ensure_directory(self.directory, mode=0o700)
+        write_json(self._failed, failed)
+
+    @property
+    def _failed(self) -> str:
+        return os.path.join(self.directory, "failed.json")
+
+
+def _why(reason: str) -> dict[str, str]:
+    return {"reason": reason, "when": time.strftime("%Y-%m-%d", time.gmtime())}

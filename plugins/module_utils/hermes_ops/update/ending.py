@@ -1,0 +1,62 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everybody is told how an update ended. None of them can change that any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..host.installation import Installation
+from ..system.process import run
+from ..system.text import printable
+from ..watch import heartbeat
+from .journal import Outcome
+
+# Seconds that the hook may take.
+HOOK_TIMEOUT = 60.0
+# Characters of what is said of a run; agents and releases have a word in it.
+LONGEST = 2000
+
+
+def shown(text: str) -> str:
+    """*text* on one line, printable and bounded."""
+    text = " ".join(printable(text).split())
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def tell(host: Installation, hook: list[str], outcome: Outcome, say: Callable[[str], object]) -> None:
+    """Write the status, send the heartbeat and call the *hook*; what fails of that is only said."""
+    facts = {"from": outcome.source, "to": outcome.target, "failed_step": outcome.failed_step}
+
+    def write() -> None:
+        host.write_status("update", outcome.status, outcome.message, started=outcome.began, **facts)
+
+    def report() -> None:
+        heartbeat.report(host, "update", "fail" if outcome.exit_status else "success", outcome.message)
+
+    for action, what in (
+        (write, "the status cannot be written"),
+        (report, "the heartbeat failed"),
+        (lambda: call_hook(hook, outcome), "the hook failed"),
+    ):
+        try:
+            action()
+        except Exception as error:
+            say(shown(f"{what}: {error}"))
+
+
+def call_hook(hook: list[str], outcome: Outcome) -> None:
+    """Run the program that is declared, with the facts in its environment.
+
+    :raises OpsError: it fails
+    """
+    facts = {
+        "STATUS": outcome.status,
+        "MESSAGE": outcome.message,
+        "FROM": outcome.source or "",
+        "TO": outcome.target or "",
+        "FAILED_STEP": outcome.failed_step or "",
+    }
+    if hook:
+        run(hook, timeout=HOOK_TIMEOUT, env={f"HERMES_UPDATE_{name}": value for name, value in facts.items()})

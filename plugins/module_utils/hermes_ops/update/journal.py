@@ -1,0 +1,97 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How far an update is, and how it ended."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+STEPS = (
+    "resolve",
+    "preconditions",
+    "build",
+    "snapshot",
+    "canary",
+    "freeze",
+    "stop",
+    "switch",
+    "start",
+    "verify",
+    "prune",
+)
+# How a run may end, and with which exit status.
+ENDS = {"success": 0, "up_to_date": 0, "held": 0, "failed": 1, "rolled_back": 1}
+
+
+@dataclass
+class Journal:
+    """What has to be known to finish or undo what was begun.
+
+    :param kind: ``update`` or ``rollback``
+    :param began: seconds since 1970
+    :param source: id of the release to go back to
+    :param target: id of the release to go to
+    :param gateways: profiles whose gateways were stopped, and have to run again
+    :param before: profile -> causes of the problems that its gateway had before
+    :param attempt: how often the run was begun
+    :param problem: why it goes back; empty: it does not
+    :param failed_step: where that happened
+    :param blame: the release is at fault
+    """
+
+    kind: str
+    began: float
+    source: str
+    target: str
+    step: str = "build"
+    gateways: list[str] = field(default_factory=list)
+    before: dict[str, list[str]] = field(default_factory=dict)
+    attempt: int = 1
+    problem: str = ""
+    failed_step: str = ""
+    blame: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of all that this run leaves."""
+        return f"{self.kind}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self.began))}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    :param status: one of :data:`ENDS`
+    :param message: for people, one or a few sentences
+    :param source: id of the release that was current before
+    :param target: id of the release that was wanted
+    """
+
+    status: str
+    message: str
+    began: float
+    source: str | None = None
+    target: str | None = None
+    failed_step: str | None = None
+
+    @property
+    def exit_status(self) -> int:
+        return ENDS[self.status]
+
+
+def after_kill(step: str) -> str:
+    """What is left to do when *step* was begun and nobody knows how far it came.
+
+    :returns: ``again``: nothing that runs was touched; ``undo``: back to the old release; ``finish``: the new one
+        has proved itself
+    """
+    if step == "prune":
+        return "finish"
+    return "undo" if STEPS.index(step) >= STEPS.index("stop") else "again"
+
+
+def data_is_frozen(step: str) -> bool:
+    """Whether the frozen copies are complete, and the new release may have run since."""
+    return STEPS.index(step) >= STEPS.index("switch")

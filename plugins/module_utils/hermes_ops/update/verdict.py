@@ -1,0 +1,117 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where to go, and whether the agents took it well. Values in, values out."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from ..release.decide import release_id
+from ..release.observe import Installed, Observed
+from ..release.request import Request
+from ..release.versions import is_version, satisfies, tag_key, version_key
+from ..supervise import gateway, health
+from ..system.errors import OpsError
+from ..system.systemd import Unit
+
+
+@dataclass(frozen=True)
+class Target:
+    """A release that can be built.
+
+    :param request: exact
+    """
+
+    request: Request
+
+    @property
+    def version(self) -> str:
+        """As people call it: the version, or the tag."""
+        return self.request.ref or self.request.version or ""
+
+    @property
+    def id(self) -> str:
+        return release_id(self.request, self.request.version)
+
+    def is_older_than(self, other: Installed) -> bool:
+        """Whether it is an earlier one of the same kind."""
+        identity, tags = other.stamp["identity"], self.request.method == "git"
+        if (identity["method"] == "git") != tags:
+            return False
+        if tags:
+            return tag_key(self.version) < tag_key(identity["ref"])
+        return version_key(self.version) < version_key(other.version)
+
+
+def choose(current: Installed, target: Target, failed: dict[str, Any], asked: bool) -> tuple[str, str]:
+    """Whether to go from *current* to *target*.
+
+    :param failed: releases that are not tried again by themselves
+    :param asked: a person named this very version
+    :returns: ``available``, ``up_to_date`` or ``held``, and a sentence
+    """
+    if target.id == current.id:
+        return "up_to_date", f"{target.id} is the newest, and current"
+    if target.is_older_than(current):
+        return "up_to_date", f"{current.id} is current, and newer than {target.version}, the newest that is offered"
+    if target.id in failed and not asked:
+        known = failed[target.id]
+        return "held", f"{target.id} is not tried again until there is a newer one: {known['reason']} ({known['when']})"
+    return "available", f"{target.id} can replace {current.id}"
+
+
+def narrowed(request: Request, version: str) -> Request:
+    """*request*, but of its range only *version*, of its channel only the tag *version*.
+
+    :raises OpsError: that is not within it
+    """
+    if request.method == "git":
+        if request.is_offered(version):
+            return dataclasses.replace(request, channel=version)
+    elif is_version(version) and satisfies(version, request.version or ""):
+        return dataclasses.replace(request, version=version)
+    raise OpsError(
+        f"{version} is not within {request.channel or request.version}",
+        where="--version",
+        fix="name one that is, or declare another range",
+    )
+
+
+def choose_rollback(observed: Observed, failed: dict[str, Any], to: str | None) -> Installed:
+    """The release to go back to: the one that is named, by id or version, or the one that was used last.
+
+    :raises OpsError: there is none
+    """
+    there = [r for r in observed.releases if r.intact and r.id != observed.current]
+    if to is not None:
+        there = [release for release in there if to in (release.id, release.version)]
+    else:
+        there = [release for release in there if release.id not in failed]
+    if not there:
+        known = ", ".join(release.id for release in observed.releases if release.id != observed.current) or "none"
+        raise OpsError(
+            f"there is no release {to} to go back to" if to else "there is no release to go back to",
+            fix=f"other releases on this host: {known}; hermes-ops rollback --to ID",
+        )
+    return max(there, key=lambda release: release.used)
+
+
+def to_start(stopped: list[str], units: dict[str, Unit], *, respect: bool) -> list[str]:
+    """Which gateways have to run after an undo.
+
+    :param stopped: profiles whose gateways were stopped for the update
+    :param units: profile -> its unit as it is now
+    :param respect: they have been started again since: one that is inactive was stopped by a person, and stays so,
+        for systemd restarts whatever ends by itself
+    """
+    ours = [name for name in stopped if name in units and not (respect and units[name].active == "inactive")]
+    others = [name for name, unit in units.items() if name not in ours and unit.active not in gateway.DEAD]
+    return ours + others
+
+
+def worse(before: dict[str, list[str]], result: health.Health) -> list[health.Problem]:
+    """The problems that a gateway did not have before."""
+    return [problem for problem in result.problems if problem.cause not in before.get(result.profile, [])]

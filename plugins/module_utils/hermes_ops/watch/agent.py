@@ -1,0 +1,149 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A look at one agent: its health, its process, its turns, and what only time shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ..host.installation import Installation
+from ..supervise import health, journal
+from ..supervise import sight as health_sight
+from ..supervise.problems import Health
+from ..supervise.sight import Sight
+from ..system.errors import OpsError
+from ..system.systemd import Unit
+from ..system.text import number
+from . import expiry, history, process, sight
+from .findings import Finding, Settings, health_findings
+from .serving import serving_findings
+from .sight import Closer
+from .turns import DATABASE_FIX, turn_findings
+
+# For how many seconds a job that takes a gateway down is an excuse.
+EXCUSED = 600
+# Since the event loop last turned, which it says every 30 s.
+FROZEN = 120.0
+
+
+class AgentLook:
+    """One agent, looked at. Its worker begins at once; :meth:`look` waits for it.
+
+    :param memory: of the unit, as systemd counts it; None: it does not
+    :param listeners: see :func:`network.listeners`
+    :param healths: of agents that somebody has just looked at, by profile
+    :ivar findings: what is wrong
+    :ivar figures: what was measured, for programs
+    :ivar memory: what to remember for the next look
+    """
+
+    def __init__(
+        self,
+        host: Installation,
+        settings: Settings,
+        profile: dict[str, Any],
+        unit: Unit,
+        unit_memory: int | None,
+        listeners: dict[int, set[int]],
+        now: float,
+        healths: Mapping[str, Health],
+    ) -> None:
+        self.host, self.settings, self.profile, self.unit = host, settings, profile, unit
+        self.listeners, self.now = listeners, now
+        self.name: str = profile["name"]
+        self.owner = host.owner_of(profile)
+        self.findings: list[Finding] = []
+        self.figures: dict[str, Any] = {"up": unit.running}
+        self.memory: dict[str, Any] = {}
+        self.closer = Closer()
+        self.health = healths.get(self.name)
+        self._process = process.look_at_process(unit.pid, unit_memory) if unit.running else None
+        blind = health.blind_ports(profile, listeners)
+        wanted = {
+            **health_sight.wanted_of(profile, running=unit.running, blind=blind),
+            "managed_dir": profile["managed_dir"],
+            "now": now,
+            "pid": unit.pid if self._process and self._process.descriptors < 0 else 0,
+        }
+        self._answer = health_sight.start(self.owner, wanted, sight.FUNCTION)
+
+    def look(self, known: dict[str, Any], busy: str | None) -> None:
+        """:param known: what was remembered of the agent
+        :param busy: what is being done to the host that may take it down
+        """
+        answer = self._answer()
+        if isinstance(answer, OpsError):
+            self._find("turns_unknown", f"{answer.where}: {answer.what}", answer.fix, failure=False)
+        else:
+            self.closer = Closer.of(answer)
+        if self.health is None:
+            self.health = health.judge(self.profile, self.unit, self.listeners, answer)
+        self._at_health(self.health, known, busy)
+        self._at_restarts(known)
+        self._at_process(Sight.of(answer).state, known)
+        self._at_files(Sight.of(answer).state)
+
+    def _find(self, cause: str, what: str, fix: str | None, *, failure: bool = True) -> None:
+        self.findings.append(Finding(cause, what, fix or "see the log", failure, self.name))
+
+    def _at_health(self, result: Health, known: dict[str, Any], busy: str | None) -> None:
+        since = number(known.get("excused")) or self.now
+        excuse = busy if self.now - since <= EXCUSED else None
+        found = health_findings(result, self.unit, excuse)
+        if any(finding.failure for finding in found) and not result.log:
+            journal.explain(self.profile, self.host.manager_of(self.profile), result)
+            found = health_findings(result, self.unit, excuse)
+        self.findings += found
+        if busy and not result.ok:
+            self.memory["excused"] = since
+
+    def _at_restarts(self, known: dict[str, Any]) -> None:
+        samples = history.remember_restarts(known.get("restarts"), self.unit.restarts, self.now)
+        self.memory["restarts"] = samples
+        self.figures["restarts"] = restarts = history.climbed(samples)
+        if restarts > self.settings.restarts:
+            what = f"it was restarted {restarts} times within the hour"
+            self._find("restarts", what, f"see why it ends: {self.unit.log}")
+
+    def _at_process(self, state: dict[str, Any], known: dict[str, Any]) -> None:
+        seen = self._process
+        if seen is None:
+            return
+        if self.closer.sockets is not None:
+            seen = process.Process(*self.closer.sockets, seen.memory)
+        self.figures.update(memory_bytes=seen.memory, open_files=seen.descriptors)
+        self.findings += process.memory_findings(seen.memory, self.settings, self.name)
+        self.memory["climb"] = history.remember_hour(known.get("climb"), self.unit.pid, seen, self.now)
+        self.findings += history.climb_findings(self.memory["climb"]["hours"], self.name)
+        self.memory["deaf"] = self._deaf(state, seen, known.get("deaf"))
+        seconds = process.frozen_for(self.closer.beat, self.unit.pid, time.monotonic())
+        if seconds > FROZEN:
+            what = f"its event loop has not turned for {seconds:.0f} s"
+            self._find("frozen", what, self.unit.command("restart"))
+
+    def _deaf(self, state: dict[str, Any], seen: process.Process, known: Any) -> dict[str, Any]:
+        """:returns: what was deaf, for the next look: Telegram's connection is opened anew from time to time, so only
+        what is deaf twice is"""
+        deaf = process.deaf_platforms(state, seen) if state.get("pid") == self.unit.pid else []
+        if self.closer.telegram_calls:
+            deaf = [name for name in deaf if name != "telegram"]
+        now = {"pid": self.unit.pid, "platforms": deaf}
+        if deaf and known == now:
+            what = f"{', '.join(deaf)}: connected, says Hermes, but its process has no connection to anywhere"
+            self._find("deaf", what, self.unit.command("restart"))
+        return now
+
+    def _at_files(self, state: dict[str, Any]) -> None:
+        for name, end in self.closer.tokens.items():
+            self.findings += expiry.expiry_findings(f"the token {name}", end, self.now, self.settings, self.name)
+        own = state if state.get("pid") == self.unit.pid else {}
+        self.findings += serving_findings(own, self.closer.parked, self.name)
+        counted = self.closer.turns
+        if isinstance(counted, str):
+            self._find("turns_unknown", counted, DATABASE_FIX, failure=False)
+        elif counted is not None:
+            self.figures.update(turns=counted.total, turns_failed=counted.failed)
+            self.findings += turn_findings(counted, self.settings, self.name)

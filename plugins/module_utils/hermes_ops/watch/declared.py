@@ -1,0 +1,94 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is declared of the heartbeat of a host, thresholds among it.
+
+Apart from who sends pings: a check every two minutes needs the thresholds only, and HTTP and TLS take long to import.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..host import settings
+from ..system.errors import OpsError
+from . import findings
+
+JOB = "heartbeat"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``/etc/hermes-ops/heartbeat.json``.
+
+    :param ping_url: what the host pings; ``""``: nothing
+    :param profile_urls: profile -> what is pinged for it alone
+    :param job_urls: ``update``, ``rehearsal``, ``backup`` -> what that job reports to, instead of ``ping_url``
+    :param textfile: a file for node_exporter's textfile collector; ``""``: none
+    :param period: seconds between two checks; nothing takes longer
+    :param check: thresholds, see :class:`findings.Settings`
+    """
+
+    ping_url: str = ""
+    profile_urls: dict[str, str] = field(default_factory=dict)
+    job_urls: dict[str, str] = field(default_factory=dict)
+    textfile: str = ""
+    period: int = 120
+    check: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, url in self._urls():
+            check_url(name, url)
+        for job in self.job_urls:
+            if job not in ("update", "rehearsal", "backup"):
+                raise OpsError(f"job_urls: {job!r} reports nothing", fix="declare update, rehearsal or backup")
+        if not (self.ping_url or self.profile_urls or self.textfile):
+            raise OpsError("nobody would hear the heartbeat", fix="declare ping_url, profile_urls or textfile")
+        if self.textfile and not (os.path.isabs(self.textfile) and self.textfile.endswith(".prom")):
+            raise OpsError("textfile is no absolute path that ends in .prom", fix="node_exporter reads no other")
+        if self.period < 30:
+            raise OpsError("period is less than 30 s", fix="declare 30 or more")
+        thresholds = self.thresholds()
+        if thresholds.reply_minutes and thresholds.reply_seconds > self.period / 2:
+            raise OpsError("check: reply_seconds is more than half of period", fix="declare fewer seconds")
+
+    def _urls(self) -> list[tuple[str, str]]:
+        found = [("ping_url", self.ping_url)] if self.ping_url else []
+        for kind in ("profile_urls", "job_urls"):
+            found += [(f"{kind}: {name}", url) for name, url in getattr(self, kind).items()]
+        return found
+
+    def thresholds(self) -> findings.Settings:
+        return settings.parse(findings.Settings, self.check, "check")
+
+
+def check_url(name: str, url: Any) -> None:
+    """:raises OpsError: when *url* is none; does not say what it is instead"""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = (
+            isinstance(url, str)
+            and parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and "@" not in parts.netloc
+            and parts.port != 0
+            and not (parts.query or parts.fragment)
+            and url.isascii()
+            and url.isprintable()
+            and " " not in url
+        )
+    except (ValueError, AttributeError):
+        good = False
+    if not good:
+        raise OpsError(f"{name} is no ping URL", fix="declare one such as https://hc-ping.com/<uuid>, without a query")
+
+
+def declared() -> Settings | None:
+    """The settings of this host; None when nobody is to hear of it.
+
+    :raises OpsError: when they are wrong, or not ours to read
+    """
+    return settings.load(JOB, Settings) if os.path.exists(settings.path_of(JOB)) else None

@@ -1,0 +1,100 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""When certificates and tokens expire."""
+
+from __future__ import annotations
+
+import base64
+import calendar
+import json
+import re
+import time
+
+from ..system.errors import OpsError
+from ..system.files import read_text
+from ..system.text import number
+from .findings import Finding, Settings
+
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+_JWT = re.compile(r"[\w-]+\.([\w-]+)\.[\w-]*", re.ASCII)
+
+
+def _der(data: bytes, start: int) -> tuple[int, int, int]:
+    """The element of ASN.1 (DER) at *start*: its tag, and where its content begins and ends.
+
+    :raises ValueError: when there is none
+    """
+    try:
+        tag, length, start = data[start], data[start + 1], start + 2
+        if length > 0x80:
+            size = length & 0x7F
+            length = int.from_bytes(data[start : start + size], "big")
+            start += size
+    except IndexError:
+        raise ValueError("no certificate") from None
+    if start + length > len(data):
+        raise ValueError("no certificate")
+    return tag, start, start + length
+
+
+def certificate_end(der: bytes) -> float:
+    """When an X.509 certificate expires (RFC 5280: notAfter), seconds since 1970.
+
+    Python's ssl module tells that of a connection only.
+
+    :raises ValueError: when *der* is none
+    """
+    _tag, at, _end = _der(der, 0)
+    _tag, at, _end = _der(der, at)
+    tag, _start, end = _der(der, at)
+    # version (optional), serial number, signature and issuer come before validity.
+    for _each in range(3 if tag == 0xA0 else 2):
+        _tag, _start, end = _der(der, end)
+    _tag, start, _end = _der(der, end)
+    _tag, _start, end = _der(der, start)
+    tag, start, end = _der(der, end)
+    text = der[start:end].decode("ascii")
+    # UTCTime has two digits for the year, GeneralizedTime four.
+    if tag == 0x17:
+        text = ("19" if text[:2] >= "50" else "20") + text
+    return calendar.timegm(time.strptime(text, "%Y%m%d%H%M%SZ"))
+
+
+def pem_end(text: str) -> float:
+    """When the first of the certificates in *text* expires.
+
+    :raises ValueError: when there is none
+    """
+    # Not by a pattern: of many beginnings without an end, each would be read to the end of the text.
+    blocks = [block.partition(_END) for block in text.split(_BEGIN)[1:]]
+    return min(certificate_end(base64.b64decode(body)) for body, end, _more in blocks if end)
+
+
+def token_end(value: str) -> float | None:
+    """When a token expires that says so itself (a JSON Web Token with ``exp``), seconds since 1970; None: unknown."""
+    match = _JWT.fullmatch(value)
+    if not match:
+        return None
+    try:
+        payload = json.loads(base64.urlsafe_b64decode(match[1] + "=" * (-len(match[1]) % 4)))
+    except (ValueError, RecursionError):
+        return None
+    return number(payload.get("exp")) if isinstance(payload, dict) else None
+
+
+def expiry_findings(what: str, end: float, now: float, settings: Settings, profile: str | None = None) -> list[Finding]:
+    days = (end - now) / 86400
+    if days >= settings.expiry_days:
+        return []
+    text = f"{what} expires in {days:.0f} days" if days >= 0 else f"{what} has expired"
+    return [Finding("expiry", text, "get a new one, and declare it", days < 0, profile)]
+
+
+def certificate_findings(path: str, now: float, settings: Settings) -> list[Finding]:
+    try:
+        end = pem_end(read_text(path) or "")
+    except (ValueError, OpsError) as error:
+        reason = error.what if isinstance(error, OpsError) else "holds no X.509 certificate that can be read"
+        return [Finding("expiry_unknown", f"{path} {reason}", "correct heartbeat_certificates", False)]
+    return expiry_findings(f"the certificate {path}", end, now, settings)

@@ -1,0 +1,129 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is wrong with a host itself: its disks, its jobs, its clock, its SQLite."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from ..system.text import number
+from .findings import Finding, Settings
+
+SAFE_SQLITE = (3, 51, 3)
+
+
+def disk_findings(path: str, status: os.statvfs_result, settings: Settings) -> list[Finding]:
+    """What is wrong with the file system at *path*: full, or read-only."""
+    found = []
+    if status.f_flag & os.ST_RDONLY:
+        found.append(
+            Finding("read_only", f"{path} is read-only", "see why: dmesg; then mount the file system writable again")
+        )
+    for free, share in (("space", _free(status)), ("inodes", _free_inodes(status))):
+        if share < settings.disk_percent:
+            found.append(
+                Finding(
+                    "disk_full",
+                    f"{path} has {share:.0f} % of its {free} free, less than {settings.disk_percent:g} %",
+                    f"free space below {path}, or make the disk larger",
+                )
+            )
+    return found
+
+
+def disk_figures(status: os.statvfs_result) -> dict[str, float]:
+    return {"free_bytes": status.f_bavail * status.f_frsize, "free_percent": _free(status)}
+
+
+def _free(status: os.statvfs_result) -> float:
+    """Per cent of what its users can have, as df(1) counts."""
+    used = status.f_blocks - status.f_bfree
+    return 100.0 * status.f_bavail / ((used + status.f_bavail) or 1) if status.f_blocks else 100.0
+
+
+def _free_inodes(status: os.statvfs_result) -> float:
+    # Some file systems make them as they need them, and have none to count.
+    return 100.0 * status.f_ffree / status.f_files if status.f_files else 100.0
+
+
+def volume_findings(data_dir: str, declared: bool, fstab: str) -> list[Finding]:
+    """Whether what has to be mounted is: *data_dir*, where it is *declared*, or the host's own *fstab* says so."""
+    places = {words[1] for words in map(str.split, fstab.splitlines()) if len(words) > 1 and words[0][0] != "#"}
+    if os.path.ismount(data_dir) or not (declared or data_dir.rstrip("/") in places):
+        return []
+    return [
+        Finding(
+            "volume_missing",
+            f"nothing is mounted at {data_dir}, where the data volume belongs",
+            f"attach the volume, then: mount {data_dir}",
+        )
+    ]
+
+
+def job_findings(name: str, status: dict[str, Any]) -> list[Finding]:
+    """What came of the last run of the job *name*, as it wrote down itself."""
+    if status.get("status") not in ("failed", "rolled_back"):
+        return []
+    message = str(status.get("message") or "it did not say why")
+    return [
+        Finding(
+            f"{name}_{status['status']}",
+            f"the last {name}: {message}",
+            f"see hermes-ops status and the log: journalctl -u hermes-{name}",
+        )
+    ]
+
+
+def backup_findings(status: dict[str, Any], since: float, now: float, settings: Settings) -> list[Finding]:
+    """Whether there is a young backup, on a host that makes some.
+
+    :param status: of the job backup
+    :param since: when backups were declared (seconds since 1970): the first is still to come then
+    """
+    failed = job_findings("backup", status)
+    if failed:
+        return failed
+    finished = number(status.get("finished")) or since
+    hours = (now - finished) / 3600
+    if hours <= settings.backup_hours:
+        return []
+    return [
+        Finding(
+            "backup_old",
+            f"the last backup is {hours:.0f} h old" if status else "no backup was ever made",
+            "see why: systemctl status hermes-backup.timer hermes-backup.service",
+        )
+    ]
+
+
+def clock_findings(offset: float | None, settings: Settings) -> list[Finding]:
+    """Whether the clock agrees with the ping server's.
+
+    :param offset: seconds that the server is ahead; None: nobody told
+    """
+    if offset is None or abs(offset) <= settings.clock_seconds:
+        return []
+    return [
+        Finding(
+            "clock_off",
+            f"the clock is {abs(offset):.0f} s {'behind' if offset > 0 else 'ahead'}, by the ping server's",
+            "see timedatectl; install systemd-timesyncd or chrony. Signed webhooks are refused beyond 300 s",
+        )
+    ]
+
+
+def sqlite_findings(version: str) -> list[Finding]:
+    """An SQLite before 3.51.3 can damage a database in WAL mode when two connections meet in a reset of the WAL."""
+    if tuple(int(part) for part in re.findall(r"\d+", version)) >= SAFE_SQLITE:
+        return []
+    return [
+        Finding(
+            "sqlite_wal",
+            f"the release's SQLite is {version}; before 3.51.3 it can, rarely, damage a database in WAL mode",
+            "build the release on a Python that brings a newer one (install_python_downloads); keep backups",
+            False,
+        )
+    ]

@@ -1,0 +1,63 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A report in the text format of Prometheus, for node_exporter's textfile collector."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from .findings import Report
+
+
+def textfile(report: Report, now: float) -> str:
+    """*report* in the text format of Prometheus (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+    figures = report.figures
+    lines = []
+
+    def metric(name: str, text: str, values: list[tuple[dict[str, str], Any]]) -> None:
+        if values:
+            lines.append(f"# HELP {name} {text}")
+            lines.append(f"# TYPE {name} gauge")
+            lines.extend(f"{name}{_labels(labels)} {float(value):.15g}" for labels, value in values)
+
+    def per_profile(key: str) -> list[tuple[dict[str, str], Any]]:
+        found = figures.get("profiles", {}).items()
+        return [({"profile": name}, values[key]) for name, values in found if values.get(key) is not None]
+
+    metric("hermes_check_timestamp_seconds", "When the host was last looked at.", [({}, round(now))])
+    metric("hermes_healthy", "Whether nothing is wrong.", [({}, report.healthy)])
+    causes = Counter((finding.cause, finding.profile or "", finding.failure) for finding in report.findings)
+    metric(
+        "hermes_finding",
+        "What is wrong, by its cause.",
+        [
+            ({"cause": cause, "profile": profile, "severity": "failure" if failure else "warning"}, number)
+            for (cause, profile, failure), number in sorted(causes.items())
+        ],
+    )
+    metric(
+        "hermes_gateway_healthy",
+        "Whether the agent is there.",
+        [({"profile": result.profile}, result.ok) for result in report.profiles],
+    )
+    metric("hermes_gateway_memory_bytes", "Memory of the gateway's unit.", per_profile("memory_bytes"))
+    metric("hermes_gateway_open_files", "Open file descriptors of the gateway.", per_profile("open_files"))
+    metric("hermes_gateway_restarts", "Restarts by systemd within the last hour.", per_profile("restarts"))
+    metric("hermes_turns", "Messages to the agent within the last hour.", per_profile("turns"))
+    metric("hermes_turns_failed", "Of these, those without an answer.", per_profile("turns_failed"))
+    disks = figures.get("disks", {}).items()
+    metric(
+        "hermes_disk_free_ratio", "Free share.", [({"path": path}, disk["free_percent"] / 100) for path, disk in disks]
+    )
+    if figures.get("clock_offset") is not None:
+        metric("hermes_clock_offset_seconds", "How far the ping server is ahead.", [({}, figures["clock_offset"])])
+    return "\n".join(lines) + "\n"
+
+
+def _labels(labels: dict[str, str]) -> str:
+    escaped = {
+        name: value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for name, value in labels.items()
+    }
+    return "{" + ",".join(f'{name}="{value}"' for name, value in escaped.items()) + "}" if labels else ""

@@ -1,0 +1,94 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was said to an agent in the last hour, and how often nothing came of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..agent import sessions
+from ..system import sqlite
+from ..system.errors import OpsError
+from .findings import HOUR, Finding, Settings
+
+# A turn younger than this, in seconds, may still be answered.
+PENDING = 120
+# As many rows of an hour as are looked at, the newest.
+MAX_ROWS = 20_000
+DATABASE_SECONDS = 3.0
+DATABASE_FIX = "when it stays so, go back to the last backup: hermes-ops restore"
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The last hour of a profile: what was said to the agent, and how often nothing came of it."""
+
+    total: int
+    failed: int
+
+
+def count_turns(rows: Iterable[tuple[Any, Any, float]], now: float) -> Turns:
+    """Turns, and those of them that ended without an answer.
+
+    A turn is what one message to the agent sets off. When the model cannot be reached, or fails after all retries,
+    Hermes stores the message, perhaps results of tools, and no answer (0.18.2 and 0.19.0: agent/conversation_loop.py
+    persists the history as it is; both tried). One that was interrupted looks the same.
+
+    :param rows: (session, role, seconds since 1970), the newest first; roles are ``user``, ``assistant``, ``tool``
+    """
+    last: dict[Any, tuple[Any, float]] = {}
+    total = failed = 0
+    for session, role, when in rows:
+        ended_by, ended_at = last.setdefault(session, (role, when))
+        if role != "user":
+            continue
+        del last[session]
+        # A young one may still be answered.
+        if when < now - HOUR or (ended_by != "assistant" and ended_at > now - PENDING):
+            continue
+        total += 1
+        failed += ended_by != "assistant"
+    return Turns(total, failed)
+
+
+def read_turns(home: str, now: float) -> Turns:
+    """In a worker: the turns of the last hour, from the profile's ``state.db``.
+
+    That file, and not a log: it is not rotated, and does not change its words with Hermes' version or language.
+
+    :raises OpsError: see :func:`sqlite.reading`
+    """
+    with sqlite.reading(os.path.join(home, sessions.FILE_NAME), seconds=DATABASE_SECONDS, wait=1.0) as database:
+        if database is None:
+            # Nobody has ever said anything to it.
+            return Turns(0, 0)
+        # By the primary key, the newest first: as much as belongs to that hour, whatever the size of the rest.
+        rows = database.execute(
+            "SELECT session_id, CAST(role AS TEXT), timestamp FROM messages WHERE observed IS NOT 1 AND role IN "
+            "('user', 'assistant', 'tool') AND typeof(timestamp) IN ('real', 'integer') ORDER BY id DESC LIMIT ?",
+            (MAX_ROWS,),
+        )
+        try:
+            return count_turns(itertools.takewhile(lambda row: row[2] > now - 2 * HOUR, rows), now)
+        except OverflowError as error:
+            raise OpsError(f"cannot be read ({error})", where=home, fix=DATABASE_FIX) from None
+
+
+def turn_findings(turns: Turns, settings: Settings, profile: str) -> list[Finding]:
+    if turns.failed == 0 or 100.0 * turns.failed / turns.total <= settings.provider_error_percent:
+        return []
+    return [
+        Finding(
+            "provider_errors",
+            f"{turns.failed} of the last hour's {turns.total} turns ended without an answer of the model",
+            "check the model: its name, provider, key and quota; see logs/errors.log in the profile's home",
+            # A single one may be anybody's hiccup.
+            turns.failed > 1,
+            profile,
+        )
+    ]

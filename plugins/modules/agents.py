@@ -1,0 +1,578 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module agents; the work is done in hermes_ops.agent and hermes_ops.supervise.gateway."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: agents
+short_description: All agents of a host, their homes and their gateways' systemd units
+version_added: 0.1.0
+author:
+  - The alwayson.hermes authors (@alwayson-hermes)
+description:
+  - Makes the home of each agent with the directories that Hermes expects, and puts modes and owners right where
+    Hermes, or a C(sudo hermes), left them wrong. C(SOUL.md) stays as declared. C(USER.md) and C(MEMORY.md) are
+    written once and belong to the agent afterwards.
+  - Merges the declared keys into C(config.yaml), where comments, order, spelling and all other keys stay exactly as
+    they are, into C(.env), so that Hermes reads exactly the declared values, whatever bytes they hold, and into
+    C(webhook_subscriptions.json), where undeclared fields and subscriptions stay.
+  - Remembers what it wrote. So what leaves the declaration leaves the file, together with the parents that were made
+    for it, and what somebody changed by hand is reported in RV(agents) and put right. A key of C(config.yaml) or
+    C(.env) that left the declaration after somebody had changed it by hand is theirs, and stays.
+  - A file that does not parse, or in which a key cannot be changed without changing others, is an error that names
+    the line. Such an agent is left as it is. The others are converged, then the module fails with the errors of all,
+    before it touches any unit.
+  - Writes the template unit C(hermes-gateway@.service) and a drop-in for each agent, enables and starts the
+    gateways that are declared, stops and disables those that are declared absent.
+  - Restarts the running gateways for which something changed that they cannot pick up while running, and no other.
+    Reasons to restart are remembered on the host until the restart is done. A run that was killed in between is
+    finished by the next one.
+  - At last removes the agents that are declared absent with O(agents[].purge).
+extends_documentation_fragment:
+  - alwayson.hermes.units
+attributes:
+  check_mode:
+    description:
+      - Can run in C(check_mode) and says what would change, on a host too where nothing exists yet.
+      - Where nothing on the host can read a file yet (no PyYAML, or it is root's and will be given to the agent's
+        user), it reports a change, and its diff says that it cannot be predicted.
+    support: full
+  diff_mode:
+    description: Shows by agent and file what changes, and the units. Secrets are hidden, old ones as well.
+    support: full
+  idempotent:
+    description: A second run with the same declaration changes nothing.
+    support: full
+options:
+  agents:
+    description:
+      - The descriptions of all declared agents, as made by the filter P(alwayson.hermes.resolve_agents#filter).
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the agent, under which is remembered what was applied.
+        type: str
+        required: true
+      state:
+        description:
+          - V(absent) stops the gateway and takes its unit away. The home stays, unless O(agents[].purge) is set.
+        type: str
+        choices: [present, absent]
+        default: present
+      home:
+        description: Absolute path of the agent's home, its E(HERMES_HOME).
+        type: path
+        required: true
+      gateway:
+        description:
+          - What units, health checks and the host's own kit have to know of the agent. Holds no secrets.
+          - Its C(user) is the one that the agent runs as. A process of this user reads and writes the files in
+            O(agents[].home), also in check mode. In check mode the user need not exist yet. Then a home that is to be
+            adopted is looked at as its present user.
+          - Its C(config_scope) says where the keys of O(agents[].config) are written. V(home) is C(config.yaml) in
+            O(agents[].home), which the agent can change. V(managed) is C(config.yaml) in its C(managed_dir), which
+            Hermes lets win and the agent can only read. Hermes 0.13 does not know it. Where the home has no
+            C(config.yaml) an empty one is written, for Hermes reads the managed one only beside it. When the scope
+            changes, the keys leave the other file.
+          - Its C(directory) is the agent's own, in which the home usually lies.
+        type: dict
+        required: true
+      soul:
+        description: Content of C(SOUL.md). Without it the file is the agent's.
+        type: str
+      user_profile:
+        description: What C(memories/USER.md) starts with, at most 1375 characters. An existing file is left as it is.
+        type: str
+      memory:
+        description: >-
+          What C(memories/MEMORY.md) starts with, at most 2200 characters. An existing file is left as it is.
+        type: str
+      config:
+        description:
+          - The declared keys, nested as in C(config.yaml).
+          - Every leaf is a key of its own. A list is one value and replaced as a whole. An empty mapping means that
+            there is a mapping, whatever is in it.
+          - Strings that YAML 1.1 would read as something else, for example V(off), are quoted in the file.
+          - A key below something that is no mapping replaces it. A bare C(model) string is kept as C(model.default),
+            which is what it means to Hermes.
+          - No secrets. They belong into O(agents[].secrets).
+        type: dict
+        default: {}
+      settings:
+        description:
+          - Keys of C(.env) whose values may be shown, for example V(API_SERVER_PORT).
+          - Integers and booleans are written as C(8642), C(true) and C(false).
+          - A name that says that its value is secret, such as C(..._KEY) or C(..._TOKEN), is refused. It belongs
+            in O(agents[].secrets).
+        type: dict
+        default: {}
+      secrets:
+        description:
+          - Keys of C(.env) whose values must not be shown. Ansible masks these values everywhere in the module's
+            output.
+          - Values are strings. Quote numbers, or YAML may change them on their way.
+          - Hermes strips everything that is not ASCII from the values of names that end in C(_API_KEY),
+            C(_TOKEN), C(_SECRET) or C(_KEY), so such a value is refused.
+        type: dict
+        default: {}
+      generate:
+        description:
+          - Names of keys of C(.env) that get a random value of 64 hexadecimal digits, made on the host, when they are
+            neither declared nor in the file.
+          - A value that is there is kept, whoever made it. It is never changed again.
+        type: list
+        elements: str
+        default: []
+      webhooks:
+        description:
+          - The webhook subscriptions of the agent. Of an existing one only the declared fields change; its secret,
+            C(created_at) and fields that this module does not know stay as they are.
+          - A running gateway takes them at its next request. Nothing has to be restarted.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          name:
+            description:
+              - Name of the subscription, the last part of its URL C(/webhooks/<name>).
+              - Lower-case letters, digits, hyphens and underscores, beginning with a letter or digit.
+            type: str
+            required: true
+          state:
+            description: V(absent) removes the subscription, whoever made it.
+            type: str
+            choices: [present, absent]
+            default: present
+          description:
+            description: What it is for.
+            type: str
+          prompt:
+            description: What the agent is asked, with fields of the payload as C({alert.name}).
+            type: str
+          secret:
+            description:
+              - Secret with which calls are signed.
+              - When not declared, the one in the file is kept. When there is none either, the host generates one, and
+                only the file holds it.
+            type: str
+          events:
+            description: Kinds of event that are taken; all when empty.
+            type: list
+            elements: str
+          skills:
+            description: Skills of which the first that exists is loaded.
+            type: list
+            elements: str
+          deliver:
+            description: Where the answer goes, for example V(telegram); V(log) when not declared.
+            type: str
+          deliver_only:
+            description: Deliver the prompt itself, without asking the agent. Needs O(agents[].webhooks[].deliver).
+            type: bool
+          deliver_extra:
+            description: More about where the answer goes, for example C(chat_id).
+            type: dict
+          enabled:
+            description: With V(false) the gateway answers calls with status 403.
+            type: bool
+          script:
+            description: >-
+              Script below C(scripts) in O(agents[].home) that checks or changes the payload. Since Hermes 0.19.
+            type: str
+          filters:
+            description: Conditions on the payload, a list of mappings or one mapping. Since Hermes 0.19.
+            type: raw
+      webhooks_purge:
+        description: Remove subscriptions that are not declared, whoever made them.
+        type: bool
+        default: false
+      purge:
+        description:
+          - With O(agents[].state=absent), remove the home with all its data, the agent's own directory, its managed
+            scope, and what is remembered of the agent. It is refused while a gateway runs on the home, and where the
+            home holds profiles of Hermes.
+        type: bool
+        default: false
+  ops_dir:
+    description:
+      - Directory in which is remembered what was applied, outside every agent's reach.
+      - Belongs to root and outlives the host, as the homes do.
+    type: path
+    required: true
+  scope:
+    description: Which service manager runs the gateways, the system's or each user's own, which must linger.
+    type: str
+    choices: [system, user]
+    default: system
+  verbose:
+    description:
+      - Whether the gateways tell the journal all that C(logs/agent.log) holds, which includes the beginnings of
+        messages, and not warnings only.
+    type: bool
+    default: false
+requirements:
+  - Python >= 3.9 on the host
+  - PyYAML on the host (the package C(python3-yaml))
+notes:
+  - Hermes reads C(.env) when it starts. A running gateway notices changes of C(model), C(approvals.mode) and a few
+    other keys of C(config.yaml) by itself.
+  - Values of C(.env) that Hermes' simple second reader cannot express hold a line break or a literal C(${). They
+    reach the environment of the gateway as they are.
+  - The gateway serves webhooks when C(platforms.webhook.enabled) is V(true) in C(config.yaml). A route of the same
+    name under C(platforms.webhook.extra.routes) wins over a subscription.
+seealso:
+  - module: alwayson.hermes.health
+"""
+
+EXAMPLES = r"""
+- name: Agents are as declared
+  alwayson.hermes.agents:
+    agents: >-
+      {{ hermes_agents | alwayson.hermes.resolve_agents(host=inventory_hostname, data_dir='/var/lib/hermes',
+      managed_root='/etc/hermes-ops/managed') | dict2items | map(attribute='value') | list }}
+    ops_dir: /var/lib/hermes/ops
+  vars:
+    hermes_agents:
+      - name: default
+        soul: |
+          You are terse, kind and exact.
+        config:
+          model:
+            provider: openrouter
+            default: anthropic/claude-sonnet-4.5
+        secrets:
+          OPENROUTER_API_KEY: "{{ vault_openrouter_api_key }}"
+        webhooks:
+          - name: alerts
+            description: Alertmanager
+            prompt: "Alert {alert.name}: find out why, and say so in two sentences."
+            deliver: telegram
+            deliver_extra:
+              chat_id: "-100123"
+      - name: support
+        config_scope: managed
+        config:
+          approvals:
+            mode: manual
+"""
+
+RETURN = r"""
+agents:
+  description: What became of the homes of the agents that are present, by name. One with an error is missing.
+  returned: always
+  type: dict
+  contains:
+    changed:
+      description: Whether something in the home was changed.
+      type: bool
+    home:
+      description: The agent's home.
+      type: str
+    restart:
+      description: Why the changes in the home ask for a restart of the gateway. Empty when they do not.
+      type: list
+      elements: str
+    drift:
+      description: >-
+        Declared keys that somebody changed or removed since they were written here. C(file) and C(key); for
+        C(config.yaml) also what was C(found), null when the key was gone, and what is C(declared). Secrets are hidden.
+      type: list
+      elements: dict
+    migrated:
+      description: >-
+        Declared keys that differed after Hermes had moved C(config.yaml) to another version of its format
+        (C(_config_version)), in the same form. Put right as well.
+      type: list
+      elements: dict
+    left:
+      description: >-
+        Keys that left the declaration and stay in the file, because somebody changed them. C(file) and C(key), and for
+        C(config.yaml) what is C(found). Secrets are hidden.
+      type: list
+      elements: dict
+    generated:
+      description: >-
+        Keys and webhook subscriptions that got a new random secret, as C(file) and C(key). The value is in the file,
+        and nowhere else.
+      type: list
+      elements: dict
+  sample:
+    default:
+      changed: true
+      home: /var/lib/hermes/agents/default/.hermes
+      restart: ["env: API_SERVER_KEY"]
+      drift:
+        - {file: config.yaml, key: approvals.mode, found: "off", declared: smart}
+      migrated: []
+      left: []
+      generated:
+        - {file: .env, key: API_SERVER_KEY}
+restarted:
+  description: The running gateways that were restarted, in check mode would be, with the reasons.
+  returned: when every home could be converged
+  type: dict
+  sample:
+    default: ["config: platforms.webhook.extra.port"]
+units:
+  description: The units of the agents that are present.
+  returned: when every home could be converged
+  type: list
+  elements: str
+  sample: [hermes-gateway@default.service]
+purged:
+  description: The agents of which something was removed because of O(agents[].purge).
+  returned: when every home could be converged
+  type: list
+  elements: str
+  sample: []
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import as_error, manager_of, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import converge, parts, removal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.schema import PROFILES_DIRECTORY
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records, remembered
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Difference, Plan, diff
+from ansible_collections.alwayson.hermes.plugins.module_utils.unit_host import UNITS_ARGUMENTS, units_host
+
+WEBHOOK_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "description": {"type": "str"},
+    "prompt": {"type": "str"},
+    "secret": {"type": "str", "no_log": True},
+    "events": {"type": "list", "elements": "str"},
+    "skills": {"type": "list", "elements": "str"},
+    "deliver": {"type": "str"},
+    "deliver_only": {"type": "bool"},
+    "deliver_extra": {"type": "dict"},
+    "enabled": {"type": "bool"},
+    "script": {"type": "str"},
+    "filters": {"type": "raw"},
+}
+AGENT_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "home": {"type": "path", "required": True},
+    "gateway": {"type": "dict", "required": True},
+    "soul": {"type": "str"},
+    "user_profile": {"type": "str"},
+    "memory": {"type": "str"},
+    "config": {"type": "dict", "default": {}},
+    "settings": {"type": "dict", "default": {}},
+    "secrets": {"type": "dict", "default": {}, "no_log": True},
+    "generate": {"type": "list", "elements": "str", "default": []},
+    "webhooks": {"type": "list", "elements": "dict", "default": [], "options": WEBHOOK_ARGUMENTS},
+    "webhooks_purge": {"type": "bool", "default": False},
+    "purge": {"type": "bool", "default": False},
+}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    **UNITS_ARGUMENTS,
+    "agents": {"type": "list", "elements": "dict", "required": True, "options": AGENT_ARGUMENTS},
+    "ops_dir": {"type": "path", "required": True},
+    "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
+    "verbose": {"type": "bool", "default": False},
+}
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    homes = converge_homes(module)
+    if homes.get("failed"):
+        return homes
+    plan = converge_units(module, {name: home["restart"] for name, home in homes["agents"].items()})
+    # After the units: a gateway that is to go has ended by now.
+    purged = purge(module)
+    diffs = [*homes["diff"], *([plan.diff("units")] if plan.changed else []), *purged["diff"]]
+    return {
+        **homes,
+        "restarted": plan.restart,
+        "units": [agent["gateway"]["unit"] for agent in agents_that_are(module, "present")],
+        **purged,
+        "diff": diffs,
+        "changed": bool(diffs),
+    }
+
+
+def agents_that_are(module: AnsibleModule, state: str) -> list[dict[str, Any]]:
+    return [agent for agent in module.params["agents"] if agent["state"] == state]
+
+
+def failure(errors: dict[str, OpsError]) -> dict[str, Any]:
+    """The part of a result that says what went wrong, by agent; empty when nothing did."""
+    if not errors:
+        return {}
+    return {"failed": True, "msg": "\n".join(f"profile {name}: {error}" for name, error in errors.items())}
+
+
+# Homes
+
+
+def converge_homes(module: AnsibleModule) -> dict[str, Any]:
+    """Every home is made what is declared, whatever is wrong with another one."""
+    homes: dict[str, dict[str, Any]] = {}
+    errors: dict[str, OpsError] = {}
+    diffs: list[dict[str, str]] = []
+    for agent in agents_that_are(module, "present"):
+        try:
+            outcome = converge.converge(
+                agent["home"],
+                home_owner_of(module, agent),
+                Records(module.params["ops_dir"], agent["name"]),
+                declared(agent),
+                check=module.check_mode,
+            )
+        except (OpsError, OSError) as caught:
+            errors[agent["name"]] = as_error(caught)
+            continue
+        for note in outcome.notes:
+            module.warn(note)
+        diffs += diffs_of(agent, outcome)
+        homes[agent["name"]] = {
+            "changed": outcome.changed,
+            "home": agent["home"],
+            "restart": outcome.restart,
+            **{kind: list(entries(outcome, kind)) for kind in ("drift", "migrated", "left", "generated")},
+        }
+    return {"changed": bool(diffs), "agents": homes, "diff": diffs, **failure(errors)}
+
+
+def home_owner_of(module: AnsibleModule, agent: dict[str, Any]) -> Owner:
+    """The user as whom the module looks at the home of *agent*, and in which it changes it.
+
+    In check mode on a host where that user is only planned there is either no home, or one that is adopted: then its
+    present user looks at it.
+    """
+    try:
+        return Owner.named(agent["gateway"]["user"])
+    except OpsError:
+        if module.check_mode:
+            return converge.reader(agent["home"])
+        raise
+
+
+def declared(agent: dict[str, Any]) -> converge.AgentHome:
+    settings = {name: as_text(value) for name, value in agent["settings"].items()}
+    return converge.AgentHome(
+        # Of Hermes' profiles in an adopted home each may be another agent's.
+        home=converge.Home(agent["soul"], agent["user_profile"], agent["memory"], (PROFILES_DIRECTORY,)),
+        config=converge.Config(agent["config"], managed_dir_of(agent)),
+        env=converge.Env(settings, agent["secrets"], tuple(agent["generate"])),
+        webhooks=converge.Webhooks(tuple(agent["webhooks"]), agent["webhooks_purge"]),
+    )
+
+
+def managed_dir_of(agent: dict[str, Any]) -> str | None:
+    return agent["gateway"]["managed_dir"] if agent["gateway"]["config_scope"] == "managed" else None
+
+
+def as_text(value: Any) -> Any:
+    """A setting's value as it stands in the file."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else value
+
+
+def entries(outcome: converge.Outcome, kind: str) -> Iterator[dict[str, Any]]:
+    """What the parts of a home say of *kind*: those of config.yaml with values, the others with names only."""
+    for name, file in parts.FILES.items():
+        for entry in getattr(outcome.parts[name], kind):
+            yield {"file": file, **(entry if isinstance(entry, dict) else {"key": entry})}
+
+
+def diffs_of(agent: dict[str, Any], outcome: converge.Outcome) -> Iterator[dict[str, str]]:
+    for name, part in outcome.parts.items():
+        directory = managed_dir_of(agent) if name == "config" else None
+        path = os.path.join(directory or agent["home"], parts.FILES.get(name, ""))
+        if part.differences:
+            yield diff(part.differences, f"{agent['name']}: {path}")
+
+
+# Units
+
+
+def converge_units(module: AnsibleModule, restart: dict[str, list[str]]) -> gateway.GatewayPlan:
+    """Units are as declared, and the gateways that need it are restarted.
+
+    :param restart: why the homes ask for it, by agent
+    """
+    params = module.params
+    profiles = [agent["gateway"] for agent in params["agents"]]
+    manager = manager_of(module)
+    host = units_host(module, verbose=params["verbose"])
+    names = dict.fromkeys([*(profile["name"] for profile in profiles), *remembered(params["ops_dir"])])
+    records = {name: Records(params["ops_dir"], name) for name in names}
+    plan = gateway.plan_gateways(host, profiles, manager, records, restart)
+    if not module.check_mode:
+        plan.apply()
+        for profile in profiles:
+            gateway.remember(records[profile["name"]], profile)
+            installation.publish(profile)
+        gateway.restart(manager, profiles, records, list(plan.restart))
+    return plan
+
+
+# Agents that are purged
+
+
+def purge(module: AnsibleModule) -> dict[str, Any]:
+    """Agents that are to be purged are removed, each one whatever is wrong with another."""
+    purged: list[str] = []
+    errors: dict[str, OpsError] = {}
+    diffs: list[dict[str, str]] = []
+    for agent in agents_that_are(module, "absent"):
+        if not agent["purge"]:
+            continue
+        try:
+            plan = plan_purge(module, agent)
+            if not module.check_mode:
+                plan.apply()
+        except (OpsError, OSError) as caught:
+            errors[agent["name"]] = as_error(caught)
+            continue
+        if plan.changed:
+            purged.append(agent["name"])
+            diffs.append(plan.diff(f"{agent['name']}: purged"))
+    return {"purged": purged, "diff": diffs, **failure(errors)}
+
+
+def plan_purge(module: AnsibleModule, agent: dict[str, Any]) -> Plan:
+    home = agent["home"]
+    # Of an agent that never was, neither data nor user are there.
+    there = [path for path in (home, agent["gateway"]["directory"]) if os.path.lexists(path)]
+    owner = home_owner_of(module, agent) if there else Owner.current()
+    pid = removal.running(home, owner)
+    if pid and not module.check_mode:
+        raise OpsError(f"a gateway (pid {pid}) runs on it", where=home, fix="stop it first")
+    removal.refuse_profiles(home, owner)
+    plan = Plan()
+    for path in there:
+        plan.add(Difference(path, "present", None), lambda path=path: removal.remove(path, owner))
+    records = Records(module.params["ops_dir"], agent["name"])
+    if records.exist():
+        plan.add(Difference(records.directory, "present", None), records.remove)
+    managed = agent["gateway"]["managed_dir"]
+    if os.path.isdir(managed):
+        plan.add(Difference(managed, "present", None), lambda: shutil.rmtree(managed))
+    return plan
+
+
+def main() -> None:
+    run_module(ARGUMENTS, work)
+
+
+if __name__ == "__main__":
+    main()

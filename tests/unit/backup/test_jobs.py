@@ -1,0 +1,203 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The nightly backup, its copies off the host, and the rehearsal: one agent's home is a matter of that agent alone."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives, extracting, rehearsal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.offsite import Repository
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.settings import Settings
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backup
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import process
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+
+PASSWORD = "the-password-of-the-repository"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root acts for an agent")
+
+# What it was called with, and its environment, one JSON a line; snapshots are files.
+RESTIC = """\
+#!{python} -I
+import json, os, sys, time
+top = os.path.dirname(os.path.abspath(__file__))
+words = sys.argv[2:]
+with open(os.environ["RESTIC_PASSWORD_FILE"]) as stream:
+    password = stream.read()
+with open(top + "/calls", "a") as stream:
+    json.dump({{"words": words, "environment": dict(os.environ), "password": password}}, stream)
+    stream.write("\\n")
+if words[0] == "backup":
+    data = sys.stdin.buffer.read()
+    name = words[words.index("--stdin-filename") + 1]
+    with open(top + "/" + name, "wb") as stream:
+        stream.write(data)
+    tags = words[words.index("--tag") + 1].split(",")
+    with open(top + "/snapshots.json", "w") as stream:
+        made = {{"id": "abcdef0123", "tags": tags, "hostname": words[words.index("--host") + 1]}}
+        json.dump([{{**made, "time": "2026-01-01T00:00:00Z"}}], stream)
+if words[0] == "snapshots":
+    print(open(top + "/snapshots.json").read())
+"""
+
+
+@pytest.fixture
+def host(tmp_path):
+    names = {name: str(tmp_path) for name in ("data_dir", "root", "managed_root")}
+    return Installation({**names, "scope": "system", "ops_dir": str(tmp_path / "ops")})
+
+
+@pytest.fixture
+def profiles(host, tmp_path):
+    made = []
+    for name in ("first", "second"):
+        home = tmp_path / name
+        (home / "memories").mkdir(parents=True)
+        (home / "memories/MEMORY.md").write_text(name)
+        made.append(
+            {
+                **{"name": name, "state": "present", "home": str(home), "unit": f"{name}.service", "drain": 0},
+                **{"user": getpass.getuser(), "directory": str(tmp_path)},
+            }
+        )
+        host.records(name).prepare()
+        host.records(name).write_applied("gateway", made[-1])
+    return made
+
+
+@pytest.fixture
+def restic(tmp_path, monkeypatch):
+    directory = tmp_path / "restic"
+    directory.mkdir()
+    (directory / "restic").write_text(RESTIC.format(python=sys.executable))
+    (directory / "restic").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+
+    def calls():
+        return [json.loads(line) for line in (directory / "calls").read_text().splitlines()]
+
+    return calls
+
+
+SETTINGS = Settings(restic_repository="/somewhere", restic_password=PASSWORD)
+
+
+def test_the_password_is_in_no_environment(host, profiles, restic, tmp_path):
+    repository = Repository(host, SETTINGS)
+    repository.prepare()
+    manifest = repository.save(profiles[0])
+    assert manifest.profile == "first"
+    assert {call["password"] for call in restic()} == {PASSWORD}
+    assert PASSWORD not in json.dumps([(call["words"], call["environment"]) for call in restic()])
+    assert extracting.verify(str(tmp_path / "restic/first.tar")).members == manifest.members
+
+
+def test_a_snapshot_that_was_refused_on_its_way_stays_unfinished(host, profiles, restic, monkeypatch):
+    def refuse(self):
+        raise OpsError("is refused")
+
+    monkeypatch.setattr(extracting.Checking, "result", refuse)
+    with pytest.raises(OpsError, match="is refused"):
+        Repository(host, SETTINGS).save(profiles[0])
+    assert not [call for call in restic() if "tag" in call["words"]]
+
+
+@pytest.fixture
+def job(host, monkeypatch):
+    monkeypatch.setattr(backup, "installation", lambda: host)
+    monkeypatch.setattr(backup, "declared", lambda: SETTINGS)
+    monkeypatch.setattr(backup.heartbeat, "report", lambda *_arguments: None)
+    ended = []
+    monkeypatch.setattr(backup.heartbeat, "conclude", lambda _host, _job, failed, said, **_more: ended.append(said))
+
+    def run(**options):
+        backup.work(argparse.Namespace(**{"profile": None, "output": None, "env": None, "json": False, **options}))
+        return ended
+
+    run.ended = ended
+    return run
+
+
+def test_a_home_that_cannot_be_read_keeps_no_other_agent_from_its_backup(host, profiles, restic, job, tmp_path):
+    (tmp_path / "first").rename(tmp_path / "gone")
+    with pytest.raises(OpsError, match=r"first: .*cannot be read"):
+        job()
+    assert [each.profile for each in archives.listed(archives.directory_of(host))] == ["second"]
+    saved = [call["words"] for call in restic() if call["words"][0] == "backup"]
+    assert [words[words.index("--stdin-filename") + 1] for words in saved][-1] == "second.tar"
+    assert "first: " in job.ended[0]
+
+
+def test_a_backup_that_fails_removes_no_older_one(host, profiles, restic, job, tmp_path):
+    directory = tmp_path / "ops/backups"
+    directory.mkdir(parents=True)
+    for day in range(10):
+        (directory / f"first-2026011{day}T000000Z.tar.gz").write_text("x")
+    (directory / "first-20260132T000000Z.tar.gz").write_text("no such day")
+    (tmp_path / "first").rename(tmp_path / "gone")
+    with pytest.raises(OpsError):
+        job()
+    assert len(archives.listed(str(directory), "first")) == 10
+
+
+@needs_root
+def test_nothing_of_root_s_environment_reaches_what_runs_as_the_agent(monkeypatch):
+    monkeypatch.setenv("RESTIC_PASSWORD", PASSWORD)
+    said = process.run(["env"], timeout=20, user=Owner.named("nobody"), env={"GIVEN": "yes"}).stdout
+    assert PASSWORD not in said
+    assert "GIVEN=yes" in said.splitlines()
+    assert "HOME=" + Owner.named("nobody").home in said.splitlines()
+
+
+NEST = """
+import os, sys
+os.mkdir(sys.argv[1])
+os.chdir(sys.argv[1])
+for _each in range(1300):
+    os.mkdir("d")
+    os.chdir("d")
+"""
+
+
+@needs_root
+def test_scratch_homes_that_were_left_are_removed_whatever_is_in_them(host, ground):
+    data = ground / "data"
+    data.mkdir(mode=0o755)
+    shutil.chown(data, "nobody")
+    profile = {"name": "default", "user": "nobody", "directory": str(data)}
+    for name in ("one", "two"):
+        path = data / f"{rehearsal.SCRATCH}{name}"
+        path.mkdir()
+        shutil.chown(path, "nobody")
+        subprocess.run(["/usr/bin/python3", "-c", NEST, f"{path}/{name}"], user="nobody", check=True)
+    (data / f"{rehearsal.SCRATCH}other").mkdir()
+    said = []
+    with rehearsal.canary.scratch(host, profile, rehearsal.SCRATCH, said.append) as scratch:
+        assert set(os.listdir(data)) == {f"{rehearsal.SCRATCH}other", os.path.basename(scratch)}
+    assert os.listdir(data) == [f"{rehearsal.SCRATCH}other"]
+    assert said == []
+
+
+@pytest.mark.parametrize("damage", [b"SQLite format 3\0" + b"\xff" * 5000, None])
+def test_a_damaged_database_in_a_backup_is_named(tmp_path, damage):
+    with sqlite3.connect(tmp_path / "state.db") as database:
+        database.execute("CREATE TABLE a (b)")
+    if damage:
+        (tmp_path / "state.db").write_bytes(damage)
+    (tmp_path / "config.yaml").write_text("model: {default: m}\n")
+    found = rehearsal.look(str(tmp_path))
+    assert (list(found["databases"]), found["model"]) == (["state.db"] if damage else [], True)
+    if damage:
+        with pytest.raises(OpsError, match=r"state\.db is damaged"):
+            rehearsal._refuse_damaged(found["databases"])

@@ -1,0 +1,79 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which agent is meant, and what everybody on the host may know of one."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+
+PROFILE = {
+    "name": "ada",
+    "state": "present",
+    "user": "hermes-ada",
+    "home": "/srv/ada",
+    "managed_dir": "/m/ada",
+    "config_scope": "home",
+    "health": {"reply": True},
+}
+
+
+def agents(*names):
+    return [{"name": name} for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "name", "chosen"),
+    [
+        (["ada"], None, "ada"),
+        (["ada", "bob"], "bob", "bob"),
+        (["ada", "default"], None, "default"),
+    ],
+)
+def test_the_agent_that_is_meant(names, name, chosen):
+    assert installation.choose(agents(*names), name)["name"] == chosen
+
+
+@pytest.mark.parametrize(
+    ("names", "name", "error"),
+    [
+        (["ada", "bob"], None, "several profiles.*name one: ada, bob"),
+        (["ada", "bob"], "eve", "no profile 'eve'.*ada, bob"),
+        (["ada"], "default", "no profile 'default'.*ada"),
+        ([], None, "no profile 'default'.*none"),
+        (["ada"], "", "no profile ''.*ada"),
+    ],
+)
+def test_a_name_that_is_none_and_one_that_is_needed(names, name, error):
+    with pytest.raises(OpsError, match=error):
+        installation.choose(agents(*names), name)
+
+
+@pytest.fixture
+def public(tmp_path, monkeypatch):
+    monkeypatch.setattr(installation, "AGENTS", str(tmp_path / "agents"))
+    return tmp_path / "agents"
+
+
+def test_an_agent_s_own_user_can_find_it(public):
+    assert installation.published() == []
+    before = os.umask(0o077)
+    try:
+        installation.publish(PROFILE)
+    finally:
+        os.umask(before)
+    assert public.stat().st_mode & 0o777 == 0o755
+    assert (public / "ada.json").stat().st_mode & 0o777 == 0o644
+    expected = {"name": "ada", "user": "hermes-ada", "home": "/srv/ada", "managed_dir": None}
+    assert json.loads((public / "ada.json").read_text()) == expected
+    installation.publish({**PROFILE, "config_scope": "managed"})
+    assert installation.published() == [{**expected, "managed_dir": "/m/ada"}]
+    installation.publish({**PROFILE, "state": "absent"})
+    assert installation.published() == []
+    # And once more.
+    installation.publish({**PROFILE, "state": "absent"})

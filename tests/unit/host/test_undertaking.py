@@ -1,0 +1,75 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a job writes down, and how it is interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import (
+    Interrupted,
+    Undertaking,
+)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+
+
+@pytest.fixture
+def undertaking(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "UNIT_DIRECTORY", str(tmp_path / "system"))
+    names = ("user", "scope", "data_dir", "hermes_home", "root", "managed_root")
+    host = Installation({**dict.fromkeys(names, "root"), "ops_dir": str(tmp_path / "ops")})
+    return Undertaking(host, "update", needs="/opt/hermes")
+
+
+def units(tmp_path):
+    return sorted(path.name for path in tmp_path.glob("system/*.service"))
+
+
+def test_a_journal_has_a_guard_as_long_as_it_is_there(undertaking, tmp_path):
+    assert undertaking.read() is None
+    undertaking.write({"step": "one"})
+    undertaking.write({"step": "two"})
+    assert undertaking.read() == {"step": "two"}
+    assert units(tmp_path) == ["hermes-update-recovery.service"]
+    undertaking.end()
+    assert undertaking.read() is None
+    assert units(tmp_path) == []
+    undertaking.end()
+
+
+def test_the_guard_comes_first(undertaking, tmp_path, monkeypatch):
+    """A journal without one would wait until somebody looks."""
+
+    def killed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(undertaking.guard, "post", killed)
+    with pytest.raises(KeyboardInterrupt):
+        undertaking.write({"step": "one"})
+    assert undertaking.read() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root has what others may not change")
+def test_what_others_may_change_is_not_believed(undertaking, tmp_path):
+    undertaking.write({"step": "one"})
+    os.chown(tmp_path / "ops", 65534, 65534)
+    for action in (undertaking.read, lambda: undertaking.write({"step": "two"})):
+        with pytest.raises(OpsError, match="cannot be trusted"):
+            action()
+
+
+def test_signals_interrupt_until_it_goes_back(undertaking):
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        undertaking.listen([signal.SIGUSR1])
+        with pytest.raises(Interrupted, match="was ended by SIGUSR1"):
+            signal.raise_signal(signal.SIGUSR1)
+        undertaking.interruptible = False
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -1,0 +1,399 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module agents as Ansible runs it: arguments in, JSON out, files and units changed or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import stat
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config, converge, dotenv, webhooks
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import systemd as systemd_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.modules import agents
+
+testing = pytest.importorskip("ansible.module_utils.testing", reason="this ansible-core cannot run modules in tests")
+
+SECRET = "s3cret-'value'"
+UNIT = "hermes-gateway@default.service"
+# One part of an agent's files each.
+DECLARED: dict[str, dict[str, Any]] = {
+    "config": {"config": {"platforms": {"webhook": {"enabled": True}}, "model": {"default": "off"}}},
+    "env": {"settings": {"PORT": 8642, "ON": True}, "secrets": {"MY_TOKEN": SECRET}, "generate": ["A_KEY"]},
+    "webhooks": {"webhooks": [{"name": "hook", "prompt": "p", "secret": SECRET}]},
+}
+RESTART = {
+    "config": ["config: platforms.webhook.enabled"],
+    "env": ["env: PORT", "env: ON", "env: MY_TOKEN", "env: A_KEY"],
+    "webhooks": [],
+}
+FILES = {"config": config.FILE_NAME, "env": dotenv.FILE_NAME, "webhooks": webhooks.FILE_NAME}
+parts = pytest.mark.parametrize("part", DECLARED)
+
+
+class Host:
+    """Where the module runs.
+
+    :ivar recorded: by agent, why a restart was recorded when the units were looked at last; None: they were not
+    """
+
+    def __init__(self, top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.top = top
+        self.capsys = capsys
+        self.home = top / "home"
+        self.ops = str(top / "ops")
+        self.records = Records(self.ops, "default")
+        self.recorded: dict[str, list[str]] | None = None
+
+    def agent(self, name: str = "default", *, owner: str | None = None, **declared: Any) -> dict[str, Any]:
+        """A description as the filter makes it, with nothing in its files but what is *declared*."""
+        user = owner or Owner.current().name
+        words = {"name": name, "api": {"enabled": False}, "state": declared.pop("state", "present")}
+        described = declaration.resolve(
+            [words], host="box", data_dir=str(self.top), managed_root=str(self.top / "managed")
+        )
+        (agent,) = described.values()
+        home = str(self.home if name == "default" else self.top / name)
+        scope = declared.pop("config_scope", "home")
+        agent.update({"home": home, "config": {}, "settings": {}, "generate": [], **declared})
+        agent["gateway"].update(home=home, user=user, config_scope=scope)
+        return agent
+
+    def run(self, *described: dict[str, Any], **internal: Any) -> dict[str, Any]:
+        arguments = {"agents": list(described), "ops_dir": self.ops, "_ansible_diff": True, **internal}
+        self.recorded = None
+        with testing.patch_module_args(arguments), pytest.raises(SystemExit):
+            agents.main()
+        output = self.capsys.readouterr().out
+        assert SECRET not in output
+        return json.loads(output)
+
+
+@pytest.fixture
+def host(tmp_path, capsys, monkeypatch, systemd):
+    monkeypatch.setattr(systemd_module, "version", lambda: 252)
+    monkeypatch.setattr(installation, "AGENTS", str(tmp_path / "published"))
+    host = Host(tmp_path, capsys)
+    plan = gateway.plan_gateways
+
+    def plan_gateways(where, profiles, manager, records, *more):
+        host.recorded = {name: each.restart_reasons() for name, each in records.items()}
+        return plan(where, profiles, manager, records, *more)
+
+    monkeypatch.setattr(gateway, "plan_gateways", plan_gateways)
+    umask = os.umask(0o022)
+    yield host
+    os.umask(umask)
+
+
+@parts
+def test_check_mode_where_nothing_exists(host, part, open_to_all, systemd):
+    host.home = open_to_all / "home"
+    result = host.run(host.agent(owner="no-such-user", **DECLARED[part]), _ansible_check_mode=True)
+    assert result["changed"]
+    assert result["agents"]["default"]["changed"]
+    headers = [each["after_header"] for each in result["diff"]]
+    assert headers == [f"default: {host.home}/", f"default: {host.home}/{FILES[part]}", "units"]
+    assert all(each["after"] for each in result["diff"])
+    assert not host.home.exists()
+    assert not os.path.exists(host.ops)
+    assert systemd.asked == []
+
+
+@parts
+def test_check_apply_again(host, part, systemd):
+    host.home.mkdir()
+    agent = host.agent(**DECLARED[part])
+    checked = host.run(agent, _ansible_check_mode=True)
+    assert systemd.asked == []
+    applied = host.run(agent)
+    assert applied["changed"]
+    assert checked["diff"] == applied["diff"] or part == "webhooks"  # created_at
+    assert applied["agents"]["default"]["restart"] == checked["agents"]["default"]["restart"] == RESTART[part]
+    assert host.recorded == {"default": RESTART[part]}
+    assert f"start {UNIT}" in systemd.verbs
+    path = host.home / FILES[part]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    before = path.read_bytes()
+    systemd.asked.clear()
+    for check_mode in (True, False):
+        again = host.run(agent, _ansible_check_mode=check_mode)
+        assert not again["changed"]
+        assert again["diff"] == []
+        assert not again["agents"]["default"]["restart"]
+        assert again["restarted"] == {}
+    assert path.read_bytes() == before
+    assert systemd.asked == []
+
+
+def test_what_came_of_each_file_is_said_with_its_name(host):
+    declared = {**DECLARED["env"], **DECLARED["config"], "webhooks": [{"name": "hook", "prompt": "p"}]}
+    first = host.run(host.agent(**declared))
+    assert first["agents"]["default"]["generated"] == [
+        {"file": ".env", "key": "A_KEY"},
+        {"file": "webhook_subscriptions.json", "key": "hook"},
+    ]
+    assert first["units"] == [UNIT]
+    for name, word in (("config.yaml", "off"), (".env", "8642")):
+        path = host.home / name
+        path.write_text(path.read_text().replace(word, "1234"))
+    assert host.run(host.agent(**declared))["agents"]["default"]["drift"] == [
+        {"file": "config.yaml", "key": "model.default", "found": "1234", "declared": "off"},
+        {"file": ".env", "key": "PORT"},
+    ]
+
+
+def test_keys_of_the_managed_scope_stand_in_its_file(host):
+    managed = host.top / "managed" / "default"
+    result = host.run(host.agent(config_scope="managed", **DECLARED["config"]))
+    assert f"default: {managed}/config.yaml" in [each["after_header"] for each in result["diff"]]
+    assert "enabled: true" in (managed / "config.yaml").read_text()
+    assert "enabled" not in (host.home / "config.yaml").read_text()
+
+
+# What the file holds, and what is said of it after its path.
+BROKEN = {
+    "a tab": ("config", b"model:\n  default: x\n\tprovider: y\n", ":3: is not YAML (found "),
+    "an open bracket": ("config", b"a: 1\nb: [1, 2\nc: 3\n", ":3: is not YAML ("),
+    "one key twice": ("config", b"model: {default: x}\nmodel: {default: y}\n", ":2: "),
+    "no mapping": ("config", b"- a\n- list\n", ":1: is a list, not a mapping"),
+    "another encoding": ("config", "# grün\na: ä\n".encode("latin-1"), ":1: is not UTF-8 text"),
+    "an environment in another encoding": ("env", "A=1\nB=ä\n".encode("latin-1"), ":2: is not UTF-8 text"),
+    "webhooks in another encoding": ("webhooks", b"fine\n\xff\n", ":2: is not UTF-8 text"),
+    "half a JSON": ("webhooks", b'{"a":\n', ":2: is not JSON"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_one_clear_message(case, host, systemd):
+    part, content, error = BROKEN[case]
+    host.home.mkdir()
+    path = host.home / FILES[part]
+    path.write_bytes(content)
+    before = path.stat()
+    result = host.run(host.agent(**{**DECLARED["config"], **DECLARED["env"], **DECLARED["webhooks"]}))
+    assert result["failed"]
+    assert result["msg"].startswith(f"profile default: {path}{error}")
+    # Nothing is written: not the file, nothing beside it, and nothing is remembered.
+    assert path.read_bytes() == content
+    assert (path.stat().st_ino, path.stat().st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
+    assert os.listdir(host.home) == [path.name]
+    assert not os.path.exists(host.ops)
+    assert systemd.asked == []
+
+
+def test_one_broken_agent_keeps_no_other_from_being_converged(host, systemd):
+    described = [host.agent(name, **DECLARED["config"]) for name in ("bob", "default", "eve")]
+    for name in ("bob", "eve"):
+        (host.top / name).mkdir()
+        (host.top / name / "config.yaml").write_text("- a\n")
+    result = host.run(*described)
+    assert result["failed"]
+    errors = result["msg"].splitlines()
+    assert [error.partition(" is ")[0] for error in errors] == [
+        f"profile {name}: {host.top / name}/config.yaml:1:" for name in ("bob", "eve")
+    ]
+    # What was done nevertheless is said and remembered; units wait for the next run.
+    assert list(result["agents"]) == ["default"]
+    assert result["changed"]
+    assert all(each["after_header"].startswith("default: ") for each in result["diff"])
+    assert "enabled: true" in (host.home / "config.yaml").read_text()
+    assert host.records.restart_reasons() == RESTART["config"]
+    assert host.recorded is None
+    assert systemd.asked == []
+    assert not (host.top / "system").exists()
+    for name in ("bob", "eve"):
+        (host.top / name / "config.yaml").unlink()
+    repaired = host.run(*described)
+    assert [repaired["agents"][name]["changed"] for name in ("bob", "default", "eve")] == [True, False, True]
+    assert any(verb.startswith("start ") and UNIT in verb for verb in systemd.verbs)
+
+
+@pytest.mark.parametrize("part", ["config", "env"])
+def test_a_run_killed_before_it_wrote_is_finished_by_the_next(host, part, monkeypatch, systemd):
+    host.home.mkdir()
+    agent = host.agent(**DECLARED[part])
+    with monkeypatch.context() as patch:
+        # As on a full disk.
+        patch.setattr(converge, "LIMITS", replace(converge.LIMITS, file=1))
+        result = host.run(agent)
+    assert result["failed"]
+    assert str(host.home / FILES[part]) in result["msg"]
+    assert "cannot be written" in result["msg"]
+    assert not [path for path in host.home.rglob("*") if path.is_file()]
+    assert host.records.restart_reasons() == RESTART[part]
+    assert systemd.asked == []
+    assert host.run(agent)["agents"]["default"]["restart"] == RESTART[part]
+    assert host.recorded == {"default": RESTART[part]}
+
+
+# Restarts
+
+
+def test_exactly_those_are_restarted_that_need_it(host, systemd):
+    quiet = host.agent("quiet")
+    host.run(host.agent(), quiet)
+    systemd.asked.clear()
+    changed = host.agent(settings={"PORT": "1"})
+    for check_mode in (True, False):
+        result = host.run(changed, quiet, _ansible_check_mode=check_mode)
+        assert result["restarted"] == {"default": ["env: PORT"]}
+        assert {each["after_header"] for each in result["diff"]} == {f"default: {host.home}/.env", "units"}
+        assert systemd.verbs == ([] if check_mode else [f"restart {UNIT}"])
+    assert host.records.restart_reasons() == []
+    assert not host.run(changed, quiet)["changed"]
+    assert systemd.verbs == [f"restart {UNIT}"]
+
+
+def test_a_restart_that_a_killed_run_asked_for_is_done_by_the_next(host, systemd, monkeypatch):
+    host.run(host.agent())
+    changed = host.agent(settings={"PORT": "1"})
+
+    def killed(*_arguments):
+        raise OpsError("killed")
+
+    for step in ("plan_gateways", "restart"):
+        with monkeypatch.context() as patch:
+            patch.setattr(gateway, step, killed)
+            assert host.run(changed)["failed"]
+    systemd.asked.clear()
+    result = host.run(changed)
+    assert not result["agents"]["default"]["changed"]
+    assert result["restarted"] == {"default": ["env: PORT"]}
+    assert systemd.verbs[-1] == f"restart {UNIT}"
+    assert not host.run(changed)["changed"]
+
+
+# Agents that are absent
+
+
+def test_an_absent_agent_is_stopped_and_purged_where_that_is_declared(host, systemd):
+    host.run(host.agent(), host.agent("other", config_scope="managed", **DECLARED["config"]))
+    gone = [host.agent(state="absent"), host.agent("other", state="absent", purge=True, config_scope="managed")]
+    systemd.asked.clear()
+    checked = host.run(*gone, _ansible_check_mode=True)
+    assert checked["purged"] == ["other"]
+    assert systemd.asked == []
+    assert (host.top / "other").exists()
+    result = host.run(*gone)
+    assert result["purged"] == ["other"]
+    assert checked["diff"] == result["diff"]
+    assert [each["before_header"] for each in result["diff"]] == ["units", "other: purged"]
+    assert {f"disable --now {UNIT}", "disable --now hermes-gateway@other.service"} <= set(systemd.verbs)
+    assert result["agents"] == {}
+    assert result["units"] == []
+    assert host.home.exists()
+    for path in (host.top / "other", host.top / "managed/other", Path(host.ops, "profiles/other")):
+        assert not path.exists()
+    assert not host.run(*gone)["changed"]
+
+
+def test_a_home_that_cannot_be_purged_keeps_no_other(host, systemd):
+    names = ("bob", "eve")
+    host.run(*(host.agent(name) for name in names))
+    (host.top / "bob/profiles/carol").mkdir(parents=True)
+    result = host.run(*(host.agent(name, state="absent", purge=True) for name in names))
+    assert result["failed"]
+    assert result["msg"].startswith(f"profile bob: {host.top}/bob: holds profiles of its own: carol. Fix: ")
+    assert result["purged"] == ["eve"]
+    assert (host.top / "bob").exists()
+    assert not (host.top / "eve").exists()
+
+
+# Rights and secrets
+
+
+@pytest.fixture
+def open_to_all():
+    # The directories of pytest are the tester's own: another user does not get through them.
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
+
+
+@parts
+def test_as_another_user(host, part, open_to_all):
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as another user")
+    nobody = pwd.getpwnam("nobody")
+    host.home = open_to_all / "home"
+    host.home.mkdir()
+    os.chown(host.home, nobody.pw_uid, nobody.pw_gid)
+    target = open_to_all / "target"
+    target.write_text("{}")
+    (host.home / FILES[part]).symlink_to(target)
+    assert host.run(host.agent(owner="nobody", **DECLARED[part]))["changed"]
+    status = os.lstat(host.home / FILES[part])
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (nobody.pw_uid, 0o600)
+    assert target.read_text() == "{}"
+    assert os.stat(host.records.directory).st_uid == 0
+
+
+def test_it_imports_nothing_but_what_a_bare_host_has():
+    # PyYAML comes with the role base; check mode runs before it.
+    code = f"import sys; sys.modules['yaml'] = None; import {agents.__name__}"
+    path = os.pathsep.join(sys.path)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"webhooks": [{"name": "hook", "deliver_extra": {"bot_token": "hunter2-hunter2"}}]},
+        {"webhooks": [{"name": "hook", "prompt": "call it with --token hunter2-hunter2"}]},
+        {"config": {"slack": {"clientSecret": "hunter2-hunter2"}}},
+        {"config": {"x": {"url": "https://hooks.slack.com/services/T0/B0/hunter2-hunter2"}}},
+        {"config": {"x": {"args": ["--token", "hunter2-hunter2"]}}},
+        {"settings": {"botPass": "hunter2-hunter2"}},
+        {"secrets": {"MY_TOKEN": "hunter2-hunter2"}},
+        {"webhooks": [{"name": "hook", "secret": "hunter2-hunter2"}]},
+    ],
+)
+def test_arguments_show_no_secret(host, declared, broken):
+    """Neither in the arguments, which -vvv shows, nor in the diff; and neither where an agent's files are broken."""
+    host.home.mkdir()
+    if broken:
+        (host.home / "webhook_subscriptions.json").write_text("{")
+    result = host.run(host.agent(**declared))
+    # A setting of that name is refused.
+    assert bool(result.get("failed")) == (broken or "settings" in declared)
+    shown = json.dumps(result)
+    assert "hunter2" not in shown
+    assert "(secret)" in shown
+    (argument,) = result["invocation"]["module_args"]["agents"]
+    assert argument["name"] == "default"
+
+
+@pytest.mark.parametrize(
+    "replaced",
+    [
+        {"secrets": {"MY_TOKEN": "another"}},
+        {"webhooks": [{"name": "hook", "prompt": "p", "secret": "another"}]},
+        {"secrets": {}, "webhooks": []},
+    ],
+)
+def test_an_old_secret_is_not_shown_when_it_is_replaced_or_removed(host, replaced):
+    """The arguments, which Ansible masks, know nothing of it; every run looks for it in the output."""
+    declared = {"secrets": DECLARED["env"]["secrets"], **DECLARED["webhooks"]}
+    host.run(host.agent(**declared))
+    result = host.run(host.agent(**{**declared, **replaced}))
+    for name in replaced:
+        file = FILES["env" if name == "secrets" else name]
+        assert f"default: {host.home}/{file}" in [each["after_header"] for each in result["diff"]]
+        assert SECRET not in (host.home / file).read_text()

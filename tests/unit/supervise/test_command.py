@@ -1,0 +1,161 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A command of Hermes for somebody on the host: what systemd-run is told, and which home Hermes takes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import command, units
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+
+ENVIRON = {
+    "TERM": "xterm",
+    "LANG": "de_DE.UTF-8",
+    "LC_TIME": "C",
+    "RESTIC_PASSWORD": "hunter2",
+    "SSH_AUTH_SOCK": "/tmp/agent",
+    "PYTHONPATH": "/root",
+    "LCX": "1",
+}
+
+
+@pytest.fixture
+def host():
+    return Installation(
+        {
+            "scope": "system",
+            "data_dir": "/data",
+            "ops_dir": "/data/ops",
+            "root": "/opt/hermes",
+            "managed_root": "/m",
+        }
+    )
+
+
+def profile(name="default", **declared):
+    declared = {"name": name, "user": "nobody", "home": "/data/.hermes", **declared}
+    return declaration.resolve([declared], host="box", data_dir="/data", managed_root="/m")[name]["gateway"]
+
+
+def argv(host, agent, *words, terminal=False):
+    return command.unit_command(
+        host, agent, words, unit="u.service", terminal=terminal, environ=ENVIRON, directory=("/srv", "1:2")
+    )
+
+
+def options(argv, name):
+    """The values of all options *name*."""
+    end = argv.index("--")
+    return [word.partition("=")[2] for word in argv[:end] if word.startswith(f"{name}=")]
+
+
+def test_nothing_of_the_caller_s_environment_but_terminal_and_language(host):
+    built = argv(host, profile(), "chat")
+    assert sorted(options(built, "--setenv")) == [
+        "HERMES_DISABLE_LAZY_INSTALLS=1",
+        "HERMES_HOME=/data/.hermes",
+        "LANG=de_DE.UTF-8",
+        "LC_TIME=C",
+        "TERM=xterm",
+    ]
+    assert not any("hunter2" in word for word in built)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {},
+        {"limits": {"memory": "1G", "cpu": "150%", "tasks": 99}},
+        {"sandbox": {"open": ["home", "sudo"], "paths": ["/srv/shared"]}},
+        {"sandbox": {"enabled": False}},
+        {"config_scope": "managed"},
+    ],
+)
+@pytest.mark.parametrize("scope", ["system", "user"])
+def test_it_is_confined_as_the_agent_s_gateway_is(host, scope, declared):
+    host.scope = scope
+    agent = profile(**declared)
+    unit = units.Host(scope=scope, root="/opt/hermes", systemd=257, restart_sec=10, restart_max_delay_sec=300)
+    lines = units.render_drop_in(unit, agent, Owner.named("nobody")).splitlines()
+    # The gateway's own: what it runs, where, and for how long; HERMES_HOME is set for a command, too.
+    own = (
+        "TimeoutStopSec=",
+        "ExecStart=",
+        "WorkingDirectory=",
+        "RequiresMountsFor=",
+        "Environment=HERMES_HOME=",
+        "User=",
+    )
+    gateway = [line for line in lines if "=" in line and not line.startswith(own)]
+    assert gateway
+    properties = options(argv(host, agent), "--property")
+    assert sorted(properties) == sorted([*gateway, "User=nobody", "WorkingDirectory=/data/.hermes"])
+
+
+def test_a_terminal_of_its_own_or_pipes(host):
+    assert "--pty" in argv(host, profile(), terminal=True)
+    assert "--pipe" not in argv(host, profile(), terminal=True)
+    assert "--pipe" in argv(host, profile())
+    assert "--pty" not in argv(host, profile())
+
+
+def test_no_word_is_an_option_or_a_variable_of_systemd_s(host):
+    words = ["--property=User=root", "$HOME", "${HOME}", "$$"]
+    built = argv(host, profile(), *words)
+    behind = built[built.index("--") + 1 :]
+    assert behind[-4:] == ["--property=User=root", "$$HOME", "$${HOME}", "$$$$"]
+    assert options(built, "--property").count("User=root") == 0
+    # Neither is what the command line says, which stands in the journal.
+    assert "HOME" not in "".join(options(built, "--description"))
+
+
+@pytest.mark.parametrize(
+    ("home", "name"),
+    [
+        ("/srv/agents/ada/.hermes", "default"),
+        ("/data/.hermes/profiles/work", "work"),
+        ("/data/.hermes/profiles/work/", "work"),
+        ("/data/profiles/.hermes/x", "default"),
+    ],
+)
+def test_the_profile_is_always_named(home, name):
+    assert command.hermes("/r", home, ["chat"]) == ["/r/current/bin/hermes", "--profile", name, "chat"]
+
+
+VENVS = [Path(path) for path in os.environ.get("TEST_HERMES_VENVS", "").split(":") if path]
+
+
+@pytest.mark.parametrize(
+    "below", ["agent/.hermes", "agent/.hermes/profiles/work", "elsewhere", "elsewhere/profiles/work"]
+)
+@pytest.mark.parametrize("venv", VENVS or [None], ids=lambda venv: venv.name if venv else "none")
+def test_the_real_hermes_takes_the_home_that_we_mean(venv, below, tmp_path):
+    """Also where ``active_profile``, or a ``-p`` behind the command, names another one."""
+    if venv is None:
+        pytest.skip("SKIPPED, NOT PROVED: which home Hermes takes, because TEST_HERMES_VENVS names no Hermes")
+    home = tmp_path / below
+    top = home.parents[1] if home.parent.name == "profiles" else home
+    for name in ("other", "work"):
+        (top / "profiles" / name).mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
+    (top / "active_profile").write_text("other\n")
+    _hermes, *words = command.hermes("/r", str(home), ["config", "path", "-p", "other"])
+    # Hermes' own scan, without what it would do afterwards.
+    code = (
+        "import os, sys; sys.argv = ['hermes', *sys.argv[1:]]; import hermes_cli.main; print(os.environ['HERMES_HOME'])"
+    )
+    answer = subprocess.run(
+        [venv / "bin/python", "-c", code, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": os.defpath, "HOME": str(tmp_path / "agent"), **command.environment(str(home))},
+    )
+    assert answer.stdout.splitlines()[-1] == str(home)

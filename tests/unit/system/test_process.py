@@ -1,0 +1,57 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Programs that are run: whose environment they get."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import run, run_tail
+
+
+def environment(**options):
+    said = run(["env", "--null"], timeout=20, cwd="/", **options).stdout
+    return dict(line.split("=", 1) for line in said.split("\0") if line)
+
+
+@pytest.fixture
+def secret(monkeypatch):
+    monkeypatch.setenv("RESTIC_PASSWORD", "hunter2")
+    monkeypatch.setenv("HOME", "/root")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: what a program of another user gets; needs root")
+def test_a_program_of_another_user_gets_nothing_of_ours(secret):
+    nobody = Owner.named("nobody")
+    assert environment(user=nobody, env={"XDG_RUNTIME_DIR": "/run/user/1"}) == {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C.UTF-8",
+        "HOME": nobody.home,
+        "USER": "nobody",
+        "LOGNAME": "nobody",
+        "XDG_RUNTIME_DIR": "/run/user/1",
+    }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: what a program of another user gets; needs root")
+def test_nor_does_one_whose_end_is_kept(secret):
+    said = run_tail(["env"], timeout=20, limit=10_000, user=Owner.named("nobody"))
+    assert "USER=nobody" in said
+    assert "RESTIC_PASSWORD" not in said
+    assert "HOME=/root" not in said
+
+
+def test_one_of_our_own_gets_what_we_have(secret):
+    found = environment(user=Owner.current(), env={"MORE": "1"})
+    assert (found["RESTIC_PASSWORD"], found["HOME"], found["MORE"]) == ("hunter2", "/root", "1")
+
+
+@pytest.mark.parametrize("options", [{"env": {"A": "b\0c"}}, {"argv": "b\0c"}])
+def test_a_nul_is_an_error_like_others(options):
+    words = ["true", *([options.pop("argv")] if "argv" in options else [])]
+    with pytest.raises(OpsError, match="cannot be run"):
+        run(words, timeout=20, **options)
