@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module audit; the work is done in hermes_ops.audit."""
+"""Module audit; the host's kit does the work (hermes_ops.modules.audit)."""
 
 from __future__ import annotations
 
@@ -70,11 +70,7 @@ unit:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import audit
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
+from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import ask
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -85,23 +81,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
-    params = module.params
-    manager = Manager("system", Owner.current())
-    if params["state"] == "absent":
-        plan = audit.plan_no_audit(manager)
-    else:
-        settings = audit.Settings(
-            url=params["url"], ca=params["ca"], certificate=params["certificate"], key=params["key"]
-        )
-        plan = audit.plan_audit(settings, manager)
-    if not module.check_mode:
-        plan.apply()
-    return {"changed": plan.changed, "diff": plan.diff("audit"), "unit": audit.UNIT}
-
-
 def main() -> None:
-    run_module(ARGUMENTS, work, required_if=[("state", "present", ["url"])])
+    ask(ARGUMENTS, required_if=[("state", "present", ["url"])])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module dashboard; the work is done in hermes_ops.dashboard."""
+"""Module dashboard; the host's kit does the work (hermes_ops.modules.dashboard)."""
 
 from __future__ import annotations
 
@@ -78,14 +78,7 @@ unit:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
-    GATEWAYS_ARGUMENTS,
-    manager_of,
-    run_module,
-)
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import dashboard, units
-from ansible_collections.alwayson.hermes.plugins.module_utils.unit_host import UNITS_ARGUMENTS, units_host
+from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import GATEWAYS_ARGUMENTS, UNITS_ARGUMENTS, ask
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **GATEWAYS_ARGUMENTS,
@@ -97,20 +90,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
-    params = module.params
-    host, manager, profiles = units_host(module), manager_of(module), params["profiles"]
-    if params["state"] == "absent":
-        plan = dashboard.plan_no_dashboard(host, profiles, manager)
-    else:
-        plan = dashboard.plan_dashboard(host, profiles, manager, params["host"], params["port"], params["environment"])
-    if not module.check_mode:
-        plan.apply()
-    return {"changed": plan.changed, "diff": plan.diff("dashboard"), "unit": units.DASHBOARD_NAME}
-
-
 def main() -> None:
-    run_module(ARGUMENTS, work)
+    ask(ARGUMENTS)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module health; the work is done in hermes_ops.health."""
+"""Module health; the host's kit does the work (hermes_ops.modules.health)."""
 
 from __future__ import annotations
 
@@ -67,38 +67,13 @@ profiles:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
-    GATEWAYS_ARGUMENTS,
-    manager_of,
-    run_module,
-)
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.managers import units_of
+from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import GATEWAYS_ARGUMENTS, ask
 
 ARGUMENTS: dict[str, dict[str, Any]] = {**GATEWAYS_ARGUMENTS, "ops_dir": {"type": "path", "required": True}}
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
-    params = module.params
-    profiles = [profile for profile in params["profiles"] if profile["state"] == "present"]
-    manager = manager_of(module)
-    if module.check_mode:
-        units = units_of(profiles, manager)
-        results = [health.check(profile, manager(profile).owner, units[profile["unit"]]) for profile in profiles]
-    else:
-        records = {profile["name"]: Records(params["ops_dir"], profile["name"]) for profile in profiles}
-        results = health.wait(profiles, manager, records)
-    healthy = all(result.ok for result in results)
-    answer = {"changed": False, "healthy": healthy, "profiles": [result.as_dict() for result in results]}
-    if not healthy and not module.check_mode:
-        module.fail_json(msg="\n".join(str(result) for result in results if not result.ok), **answer)
-    return answer
-
-
 def main() -> None:
-    run_module(ARGUMENTS, work)
+    ask(ARGUMENTS)
 
 
 if __name__ == "__main__":

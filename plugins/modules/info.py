@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module info; the work is done in hermes_ops.info."""
+"""Module info; the host's kit does the work (hermes_ops.modules.info)."""
 
 from __future__ import annotations
 
@@ -180,14 +180,7 @@ port_conflicts:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
-    GATEWAYS_ARGUMENTS,
-    PLACES_ARGUMENTS,
-    run_module,
-)
-from ansible_collections.alwayson.hermes.plugins.module_utils.groundwork import look
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
+from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import GATEWAYS_ARGUMENTS, PLACES_ARGUMENTS, ask
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **GATEWAYS_ARGUMENTS,
@@ -197,16 +190,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
-    params = module.params
-    profiles, scope, ops_dir = params["profiles"], params["scope"], params["ops_dir"]
-    found = info.gather(profiles=profiles, scope=scope, ops_dir=ops_dir, root=params["root"])
-    ground = look(profiles, scope, params["data_dir"], ops_dir, params["packages"])
-    return {"changed": False, **ground, **found}
-
-
 def main() -> None:
-    run_module(ARGUMENTS, work)
+    ask(ARGUMENTS)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module kit; the work is done in hermes_ops.host.kit."""
+"""Module kit; the host's kit does the work (hermes_ops.modules.kit)."""
 
 from __future__ import annotations
 
@@ -65,61 +65,7 @@ version:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
-    PLACES_ARGUMENTS,
-    run_module,
-)
-
-# Ansible sends only what is imported: the whole kit has to be named here (tests/unit/host/test_kit.py compares).
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import __version__
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import carry, converge, removal
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import reading
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import (
-    backup,
-    backups,
-    check,
-    debug,
-    drill,
-    heartbeat,
-    memory,
-    port,
-    rehearsal,
-    restore,
-    rollback,
-    run,
-    separate,
-    status,
-    tell,
-    update,
-    verify,
-)
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import kit
-
-# The commands of hermes-ops, which imports them only when they are called, and what only modules import.
-SENT = (
-    carry,
-    converge,
-    removal,
-    reading,
-    backup,
-    backups,
-    check,
-    debug,
-    drill,
-    heartbeat,
-    memory,
-    port,
-    rehearsal,
-    restore,
-    rollback,
-    run,
-    separate,
-    status,
-    tell,
-    update,
-    verify,
-)
+from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import PLACES_ARGUMENTS, ask
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **PLACES_ARGUMENTS,
@@ -129,17 +75,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
-    params = module.params
-    host = {name: params[name] for name in ("scope", "data_dir", "ops_dir", "root", "managed_root")}
-    plan = kit.plan_kit(host)
-    if plan.changed and not module.check_mode:
-        plan.apply()
-    return {"changed": plan.changed, "diff": plan.diff("commands"), "version": __version__}
-
-
 def main() -> None:
-    run_module(ARGUMENTS, work)
+    ask(ARGUMENTS)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module logs; the work is done in hermes_ops.logs."""
+"""Module logs; the host's kit does the work (hermes_ops.modules.logs)."""
 
 from __future__ import annotations
 
@@ -87,11 +87,7 @@ config:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import logs
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
+from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import ask
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -104,29 +100,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def work(module: AnsibleModule) -> dict[str, Any]:
-    params = module.params
-    manager = Manager("system", Owner.current())
-    if params["state"] == "absent":
-        plan = logs.plan_no_logs(manager)
-    else:
-        settings = logs.Settings(
-            days=params["days"],
-            max_size=params["max_size"],
-            paths=tuple(params["paths"]),
-            journal_max_use=params["journal_max_use"],
-            journal_days=params["journal_days"],
-        )
-        present = [profile for profile in params["profiles"] if profile["state"] == "present"]
-        homes = [logs.Home(profile["home"], profile["user"], logs.group_of(profile["user"])) for profile in present]
-        plan = logs.plan_logs(settings, homes, manager)
-    if not module.check_mode:
-        plan.apply()
-    return {"changed": plan.changed, "diff": plan.diff("logs"), "config": logs.CONFIG}
-
-
 def main() -> None:
-    run_module(ARGUMENTS, work)
+    ask(ARGUMENTS)
 
 
 if __name__ == "__main__":

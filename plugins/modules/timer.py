@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module timer; the work is done in hermes_ops.jobs."""
+"""Module timer; the host's kit does the work (hermes_ops.modules.timer)."""
 
 from __future__ import annotations
 
@@ -86,20 +86,9 @@ timer:
   sample: hermes-heartbeat.timer
 """
 
-from collections.abc import Iterator
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import rehearsal
-
-# Ansible sends only what is imported: what jobs.JOBS names under settings (tests/unit/test_jobs.py compares).
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import settings as backup
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import jobs
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import settings as update
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import heartbeat
-
-SETTINGS = (backup, heartbeat, rehearsal, update)
+from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import ask
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "choices": ["backup", "heartbeat", "rehearsal", "update"], "required": True},
@@ -112,36 +101,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _texts(part)
-
-
-def work(module: AnsibleModule) -> dict[str, Any]:
-    params = module.params
-    # Ansible would blot out every 1 and every 2 of what we return: a number is no secret.
-    module.no_log_values = set(filter(None, _texts(params["settings"])))
-    job = jobs.JOBS[params["name"]]
-    if params["state"] == "absent":
-        plan = jobs.plan_absent(job)
-    else:
-        schedule = jobs.Schedule(
-            every=params["every"],
-            calendar=params["calendar"],
-            randomized_delay=params["randomized_delay"],
-            timeout=params["timeout"],
-        )
-        plan = jobs.plan_present(job, schedule, params["settings"])
-    if not module.check_mode:
-        plan.apply()
-    return {"changed": plan.changed, "diff": plan.diff(job.timer), "timer": job.timer}
-
-
 def main() -> None:
-    run_module(ARGUMENTS, work)
+    ask(ARGUMENTS, hidden="settings")
 
 
 if __name__ == "__main__":

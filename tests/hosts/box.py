@@ -54,7 +54,7 @@ MADE_OF = (
     PREPARED,
     ROOT / "roles/base/defaults/main.yml",
     ROOT / "roles/base/tasks/packages.yml",
-    ROOT / "plugins/modules/release.py",
+    ROOT / "plugins/module_utils/hermes_ops/modules/release.py",
     ROOT / "plugins/module_utils/hermes_ops/release/build.py",
 )
 LABEL = "hermes-test-prepared"

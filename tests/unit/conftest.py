@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 import signal
@@ -12,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -220,3 +223,33 @@ def umask_of_the_tests():
     os.umask(mask)
     yield
     os.umask(mask)
+
+
+@pytest.fixture
+def run_module(monkeypatch, capsys) -> Callable[..., str]:
+    """A function that calls a module of Ansible's, in diff mode, and returns what it prints.
+
+    The kit works in this very process, so that a test can change what it finds.
+    """
+    testing = pytest.importorskip(
+        "ansible.module_utils.testing", reason="this ansible-core cannot run modules in tests"
+    )
+    from ansible_collections.alwayson.hermes.plugins.module_utils import host_kit
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
+
+    def answer_of(kit: str, name: str, call: dict[str, Any]) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(call)))
+        cli.call(["module", name])
+        return json.loads(capsys.readouterr().out)
+
+    monkeypatch.setattr(host_kit, "is_whole", lambda place: True)
+    monkeypatch.setattr(host_kit, "answer_of", answer_of)
+
+    def run(module: ModuleType, arguments: dict[str, Any]) -> str:
+        name = module.__name__.rpartition(".")[2]
+        internal = {"_kit": "/kit", "_ansible_diff": True, "_ansible_module_name": f"alwayson.hermes.{name}"}
+        with testing.patch_module_args({**internal, **arguments}), pytest.raises(SystemExit):
+            module.main()
+        return capsys.readouterr().out
+
+    return run

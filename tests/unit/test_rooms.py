@@ -13,7 +13,19 @@ import pytest
 
 KIT = Path(__file__).resolve().parents[2] / "plugins/module_utils/hermes_ops"
 # From the ground up: a package may import those before it, and itself. The description knows of the system only.
-ROOMS = ("system", "description", "release", "host", "agent", "supervise", "backup", "watch", "update", "commands")
+ROOMS = (
+    "system",
+    "description",
+    "release",
+    "host",
+    "agent",
+    "supervise",
+    "backup",
+    "watch",
+    "update",
+    "modules",
+    "commands",
+)
 # The entrance, which opens every room, and the package itself, which holds its version.
 ABOVE = "cli"
 

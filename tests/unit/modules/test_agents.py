@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,12 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent i
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules import agents as work
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import systemd as systemd_module
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.modules import agents
-
-testing = pytest.importorskip("ansible.module_utils.testing", reason="this ansible-core cannot run modules in tests")
 
 SECRET = "s3cret-'value'"
 UNIT = "hermes-gateway@default.service"
@@ -52,9 +52,9 @@ class Host:
     :ivar recorded: by agent, why a restart was recorded when the units were looked at last; None: they were not
     """
 
-    def __init__(self, top: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, top: Path, run_module: Callable[..., str]) -> None:
         self.top = top
-        self.capsys = capsys
+        self.run_module = run_module
         self.home = top / "home"
         self.ops = str(top / "ops")
         self.records = Records(self.ops, "default")
@@ -75,20 +75,17 @@ class Host:
         return agent
 
     def run(self, *described: dict[str, Any], **internal: Any) -> dict[str, Any]:
-        arguments = {"agents": list(described), "ops_dir": self.ops, "_ansible_diff": True, **internal}
         self.recorded = None
-        with testing.patch_module_args(arguments), pytest.raises(SystemExit):
-            agents.main()
-        output = self.capsys.readouterr().out
+        output = self.run_module(agents, {"agents": list(described), "ops_dir": self.ops, **internal})
         assert SECRET not in output
         return json.loads(output)
 
 
 @pytest.fixture
-def host(tmp_path, capsys, monkeypatch, systemd):
+def host(tmp_path, run_module, monkeypatch, systemd):
     monkeypatch.setattr(systemd_module, "version", lambda: 252)
     monkeypatch.setattr(installation, "AGENTS", str(tmp_path / "published"))
-    host = Host(tmp_path, capsys)
+    host = Host(tmp_path, run_module)
     plan = gateway.plan_gateways
 
     def plan_gateways(where, profiles, manager, records, *more):
@@ -346,7 +343,7 @@ def test_as_another_user(host, part, open_to_all):
 
 def test_it_imports_nothing_but_what_a_bare_host_has():
     # PyYAML comes with the role base; check mode runs before it.
-    code = f"import sys; sys.modules['yaml'] = None; import {agents.__name__}"
+    code = f"import sys; sys.modules['yaml'] = None; import {work.__name__}"
     path = os.pathsep.join(sys.path)
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
 

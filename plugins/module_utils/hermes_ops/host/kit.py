@@ -14,7 +14,6 @@ works at every moment.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pkgutil
@@ -29,12 +28,9 @@ from ..system.plan import Difference, Plan
 from ..system.process import run
 from .installation import HOST_FILE
 
-DIRECTORY = "/usr/local/lib/hermes-ops"
 COMMAND = "/usr/local/bin/hermes-ops"
 WRAPPER = "/usr/local/bin/hermes"
 INTERPRETER = "/usr/bin/python3"
-# Hexadecimal digits of a version's name.
-DIGITS = 16
 _PARTIAL = ".partial"
 # Seconds. Byte code takes less than one on a fast machine; disks may be slow.
 _TIMEOUT = 300.0
@@ -49,15 +45,6 @@ def sources() -> dict[str, bytes]:
         path = module.name[len(package) + 1 :].replace(".", "/")
         names.append(f"{path}/__init__.py" if module.ispkg else f"{path}.py")
     return {f"hermes_ops/{name}": pkgutil.get_data(package, name) or b"" for name in sorted(names)}
-
-
-def version_of(files: dict[str, bytes]) -> str:
-    """The name of the version of the kit that consists of *files*."""
-    digest = hashlib.sha256()
-    for name, data in sorted(files.items()):
-        digest.update(f"{name}\0{len(data)}\0".encode())
-        digest.update(data)
-    return digest.hexdigest()[:DIGITS]
 
 
 def launcher(directory: str) -> str:
@@ -81,14 +68,14 @@ def wrapper() -> str:
     return f'#!/bin/sh\nexec {COMMAND} run "$@"\n'
 
 
-def plan_kit(host: dict[str, Any]) -> Plan:
+def plan_kit(host: dict[str, Any], directory: str) -> Plan:
     """Compare the host's commands with what they should be.
 
     :param host: what :meth:`installation.Installation.load` will read
+    :param directory: where this version of the kit has to lie, under its hash
     """
     plan = Plan()
     files = sources()
-    directory = os.path.join(DIRECTORY, version_of(files))
     if not _is_whole(directory, files):
         before = "another version" if os.path.lexists(directory) else None
         plan.add(Difference(directory, before, "this version"), lambda: _install(directory, files))
@@ -116,19 +103,20 @@ def _superfluous(directory: str) -> list[str]:
 
     A job that began before the switch imports parts of that one while it runs.
     """
+    above = os.path.dirname(directory)
     try:
-        names = set(os.listdir(DIRECTORY)) - {os.path.basename(directory)}
+        names = set(os.listdir(above)) - {os.path.basename(directory)}
     except FileNotFoundError:
         return []
     others = {name for name in names if not name.endswith(_PARTIAL)}
     command = read_bytes(COMMAND) or b""
     in_use = {name for name in others if name.encode() in command}
-    newest = max(others, key=lambda name: os.lstat(os.path.join(DIRECTORY, name)).st_mtime, default=None)
-    return [os.path.join(DIRECTORY, name) for name in sorted(names - (in_use or {newest}))]
+    newest = max(others, key=lambda name: os.lstat(os.path.join(above, name)).st_mtime, default=None)
+    return [os.path.join(above, name) for name in sorted(names - (in_use or {newest}))]
 
 
 def _install(directory: str, files: dict[str, bytes]) -> None:
-    ensure_directory(DIRECTORY, mode=_DIRECTORY_MODE)
+    ensure_directory(os.path.dirname(directory), mode=_DIRECTORY_MODE)
     if os.path.isdir(directory):
         # Somebody changed it. It may be in use, so each file is put right by itself.
         _write(directory, files)
@@ -142,7 +130,7 @@ def _install(directory: str, files: dict[str, bytes]) -> None:
         # A version that a power cut left half on disk would look complete.
         run(["sync", "--file-system", partial], timeout=_TIMEOUT, check=False)
         os.rename(partial, directory)
-        sync_directory(DIRECTORY)
+        sync_directory(os.path.dirname(directory))
     except OSError as error:
         raise failure("written", directory, error) from None
 

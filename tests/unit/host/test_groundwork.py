@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import pwd
-from types import SimpleNamespace
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils import common, groundwork
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import groundwork
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules import call
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 
@@ -129,12 +129,12 @@ def test_a_host_of_an_earlier_version_is_recognised(tmp_path, monkeypatch):
     [(True, "present", True), (True, "absent", True), (False, "absent", True), (False, "present", False)],
 )
 def test_whose_rights_a_module_uses_where_the_user_is_not_there(check_mode, state, planned, tmp_path):
-    module = SimpleNamespace(check_mode=check_mode, params={"scope": "system"})
+    asked = call.Call({"scope": "system"}, check_mode=check_mode)
     profile = agent(tmp_path, state=state)
     if not planned:
         with pytest.raises(OpsError, match="no user 'no-such-user'"):
-            common.manager_of(module)(profile)
+            call.manager_of(asked)(profile)
         return
     # What is written about it is what it will be; what is looked at, we look at ourselves.
-    owner = common.manager_of(module)(profile).owner
+    owner = call.manager_of(asked)(profile).owner
     assert (owner.name, owner.home, owner.uid) == ("no-such-user", str(tmp_path), os.geteuid())

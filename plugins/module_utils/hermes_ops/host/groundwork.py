@@ -10,10 +10,10 @@ import pwd
 import stat
 from typing import Any
 
-from .hermes_ops.host.installation import HOST_FILE
-from .hermes_ops.host.records import Records, remembered
-from .hermes_ops.system.files import read_json
-from .hermes_ops.system.process import run
+from ..system.files import read_json
+from ..system.process import run
+from .installation import HOST_FILE
+from .records import Records, remembered
 
 # systemd keeps a file there for each user whose manager runs without a login (loginctl(1), enable-linger).
 LINGER = "/var/lib/systemd/linger"

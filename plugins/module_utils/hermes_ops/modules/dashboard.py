@@ -1,0 +1,23 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The dashboard is served, or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..supervise import dashboard, units
+from .call import Call, manager_of, units_host
+
+
+def work(call: Call) -> dict[str, Any]:
+    params = call.params
+    host, manager, profiles = units_host(call), manager_of(call), params["profiles"]
+    if params["state"] == "absent":
+        plan = dashboard.plan_no_dashboard(host, profiles, manager)
+    else:
+        plan = dashboard.plan_dashboard(host, profiles, manager, params["host"], params["port"], params["environment"])
+    if not call.check_mode:
+        plan.apply()
+    return {"changed": plan.changed, "diff": plan.diff("dashboard"), "unit": units.DASHBOARD_NAME}

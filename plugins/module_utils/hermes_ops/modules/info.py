@@ -1,0 +1,20 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What there is on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..host.groundwork import look
+from ..watch import info
+from .call import Call
+
+
+def work(call: Call) -> dict[str, Any]:
+    params = call.params
+    profiles, scope, ops_dir = params["profiles"], params["scope"], params["ops_dir"]
+    found = info.gather(profiles=profiles, scope=scope, ops_dir=ops_dir, root=params["root"])
+    ground = look(profiles, scope, params["data_dir"], ops_dir, params["packages"])
+    return {"changed": False, **ground, **found}

@@ -1,0 +1,21 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The commands on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import __version__
+from ..host import kit
+from .call import Call
+
+
+def work(call: Call) -> dict[str, Any]:
+    params = call.params
+    host = {name: params[name] for name in ("scope", "data_dir", "ops_dir", "root", "managed_root")}
+    plan = kit.plan_kit(host, call.place)
+    if plan.changed and not call.check_mode:
+        plan.apply()
+    return {"changed": plan.changed, "diff": plan.diff("commands"), "version": __version__}

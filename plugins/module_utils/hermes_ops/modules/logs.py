@@ -1,0 +1,34 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Logs and journal stay small, or are left alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..host import logs
+from ..system.files import Owner
+from ..system.systemd import Manager
+from .call import Call
+
+
+def work(call: Call) -> dict[str, Any]:
+    params = call.params
+    manager = Manager("system", Owner.current())
+    if params["state"] == "absent":
+        plan = logs.plan_no_logs(manager)
+    else:
+        settings = logs.Settings(
+            days=params["days"],
+            max_size=params["max_size"],
+            paths=tuple(params["paths"]),
+            journal_max_use=params["journal_max_use"],
+            journal_days=params["journal_days"],
+        )
+        present = [profile for profile in params["profiles"] if profile["state"] == "present"]
+        homes = [logs.Home(profile["home"], profile["user"], logs.group_of(profile["user"])) for profile in present]
+        plan = logs.plan_logs(settings, homes, manager)
+    if not call.check_mode:
+        plan.apply()
+    return {"changed": plan.changed, "diff": plan.diff("logs"), "config": logs.CONFIG}

@@ -1,0 +1,29 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A job of the host and when it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..host import jobs
+from .call import Call
+
+
+def work(call: Call) -> dict[str, Any]:
+    params = call.params
+    job = jobs.JOBS[params["name"]]
+    if params["state"] == "absent":
+        plan = jobs.plan_absent(job)
+    else:
+        schedule = jobs.Schedule(
+            every=params["every"],
+            calendar=params["calendar"],
+            randomized_delay=params["randomized_delay"],
+            timeout=params["timeout"],
+        )
+        plan = jobs.plan_present(job, schedule, params["settings"])
+    if not call.check_mode:
+        plan.apply()
+    return {"changed": plan.changed, "diff": plan.diff(job.timer), "timer": job.timer}

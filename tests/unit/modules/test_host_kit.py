@@ -1,0 +1,225 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The way from a task to the kit on its host and back: real ansible-playbook, this machine as the host."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.alwayson.hermes.plugins.module_utils import host_kit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import kit
+
+PLUGINS = Path(__file__).resolve().parents[3] / "plugins"
+COLLECTIONS = PLUGINS.parent / ".cache/collections"
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """A copy of the kit's sources, in the directory that is returned."""
+    shutil.copytree(PLUGINS / "module_utils/hermes_ops", tmp_path / "kit/hermes_ops")
+    return tmp_path / "kit"
+
+
+# Versions
+
+
+@pytest.mark.parametrize("change", ["another byte", "one more file", "one file less", "another place"])
+def test_a_version_is_its_sources_and_their_places(sources, change):
+    before = host_kit.version_of(str(sources))
+    assert before == host_kit.version_of(str(PLUGINS / "module_utils"))
+    assert re.fullmatch(r"[0-9a-f]{16}", before)
+    path = sources / "hermes_ops/system/text.py"
+    if change == "another byte":
+        path.write_bytes(path.read_bytes() + b"\n")
+    elif change == "one more file":
+        path.with_name("more.py").touch()
+    else:
+        path.rename(path.with_name("moved.py") if change == "another place" else sources / "gone")
+    assert host_kit.version_of(str(sources)) != before
+
+
+def test_byte_code_is_no_part_of_a_version(sources):
+    before = host_kit.version_of(str(sources))
+    subprocess.run([sys.executable, "-m", "compileall", "-q", str(sources)], check=True)
+    assert host_kit.version_of(str(sources)) == before
+
+
+def test_the_host_s_kit_is_run_by_one_interpreter():
+    assert host_kit.INTERPRETER == kit.INTERPRETER
+
+
+def test_every_module_that_works_on_a_host_is_run_by_the_action():
+    """And has its work in the kit; the others run where Ansible runs."""
+    modules = {path.stem for path in (PLUGINS / "modules").glob("*.py")} - {"fleet_report"}
+    routing = yaml.safe_load((PLUGINS.parent / "meta/runtime.yml").read_text())["plugin_routing"]["modules"]
+    assert routing == {name: {"action_plugin": "alwayson.hermes.kit"} for name in modules}
+    work = (PLUGINS / "module_utils/hermes_ops/modules").glob("[!_]*.py")
+    assert {path.stem for path in work} == modules | {"call"}
+
+
+def test_modules_import_nothing_of_the_kit():
+    """Ansible would pack and send it with each of them."""
+    for path in [*(PLUGINS / "modules").glob("*.py"), PLUGINS / "module_utils/host_kit.py"]:
+        assert not re.search(r"^\s*(from|import) .*\.hermes_ops", path.read_text(), re.M), path
+
+
+# Tasks
+
+
+class Controller:
+    """Runs a task of the module info, with a place for kits on this machine."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.kits = top / "kits"
+        # Another collection: with a DIRECTORY of the test's own.
+        self.collection = top / "collections/ansible_collections/alwayson/hermes"
+        for name in ("plugins", "meta", "galaxy.yml"):
+            copy = shutil.copytree if (PLUGINS.parent / name).is_dir() else shutil.copy
+            self.collection.mkdir(parents=True, exist_ok=True)
+            copy(PLUGINS.parent / name, self.collection / name)
+        path = self.collection / "plugins/module_utils/host_kit.py"
+        path.write_text(path.read_text().replace('"/usr/local/lib/hermes-ops"', repr(str(self.kits))))
+
+    @property
+    def place(self) -> Path:
+        return self.kits / host_kit.version_of(str(self.collection / "plugins/module_utils"))
+
+    def put_down(self) -> None:
+        """As the module kit does."""
+        shutil.copytree(self.collection / "plugins/module_utils/hermes_ops", self.place / "hermes_ops")
+
+    def run(self, *options: str, module: str = "info", **arguments: object) -> dict[str, object]:
+        """What the task returns, with what else was said under ``said``."""
+        words = {"profiles": [], "ops_dir": str(self.top / "ops"), **arguments} if module == "info" else arguments
+        environment = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(self.top / "collections"),
+            "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal",
+            "ANSIBLE_LOCAL_TEMP": str(self.top / "local"),
+            "ANSIBLE_REMOTE_TEMP": str(self.top / "remote"),
+        }
+        task = ["-m", f"alwayson.hermes.{module}", "-a", json.dumps(words)]
+        answer = subprocess.run(
+            ["ansible", "localhost", "-c", "local", *task, *options],
+            env=environment,
+            cwd=self.top,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        _status, _arrow, said = answer.stdout.partition("=> ")
+        return {**json.loads(said), "said": answer.stdout + answer.stderr}
+
+
+@pytest.fixture
+def controller(tmp_path):
+    return Controller(tmp_path)
+
+
+def sent(controller, result) -> bool:
+    return "hermes-ops.zip" in str(result["said"])
+
+
+def test_a_host_without_the_kit_is_sent_it_for_this_run(controller):
+    for options in ((), ("--check",)):
+        result = controller.run("-vvv", *options)
+        assert result["system"]["id"]
+        assert sent(controller, result)
+        assert not controller.kits.exists()
+        assert list((controller.top / "remote").iterdir()) == []
+
+
+def test_a_host_that_has_the_kit_is_sent_the_arguments(controller):
+    controller.put_down()
+    result = controller.run("-vvv")
+    assert result["system"]["id"]
+    assert not sent(controller, result)
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_a_kit_that_somebody_changed_is_not_run(controller, damage):
+    controller.put_down()
+    path = controller.place / "hermes_ops/cli.py"
+    if damage == "changed":
+        path.write_text("raise SystemExit('changed by hand')\n")
+    else:
+        path.unlink()
+    result = controller.run("-vvv")
+    assert result["system"]["id"]
+    assert sent(controller, result)
+
+
+def test_what_is_sent_is_the_whole_kit_byte_for_byte(controller, tmp_path):
+    from ansible_collections.alwayson.hermes.plugins.action import kit as action
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(action.constants, "DEFAULT_LOCAL_TMP", str(tmp_path))
+        with zipfile.ZipFile(action.archive("0123")) as archive:
+            assert {name: archive.read(name) for name in archive.namelist()} == kit.sources()
+
+
+def test_a_kit_that_breaks_down_is_an_error_with_its_words(controller):
+    path = controller.collection / "plugins/module_utils/hermes_ops/modules/info.py"
+    path.write_text("raise KeyError('a defect')\n")
+    controller.put_down()
+    result = controller.run()
+    assert result["msg"].startswith(f"{controller.place}: ended with status 2 and no answer: Traceback ")
+    assert "a defect" in result["msg"]
+    assert result["msg"].endswith(f"Fix: remove {controller.place}, and run again; it is sent anew")
+
+
+def test_an_error_of_the_kit_is_the_module_s(controller):
+    controller.put_down()
+    result = controller.run("-vvv", module="release", method="pypi", version="0.19.0", keep=0)
+    assert result["msg"] == "keep: is less than 1. Fix: keep at least one release to go back to"
+    assert result["fix"] == "keep at least one release to go back to"
+
+
+def test_secrets_are_in_no_argument_that_is_shown_and_in_no_process_list(controller):
+    """Ansible itself puts arguments into files or pipes; the kit gets them by a pipe."""
+    path = controller.collection / "plugins/module_utils/hermes_ops/modules/timer.py"
+    path.write_text(
+        "import glob\n"
+        "def work(call):\n"
+        "    lines = [open(path, 'rb').read() for path in glob.glob('/proc/[0-9]*/cmdline')]\n"
+        "    return {'seen': any(b'hunter2' in line for line in lines), 'got': len(call.params['settings']['a'])}\n"
+    )
+    controller.put_down()
+    arguments = controller.top / "arguments.json"
+    arguments.write_text(json.dumps({"name": "backup", "settings": {"a": "hunter2-hunter2"}}))
+    playbook = controller.top / "play.yml"
+    playbook.write_text(
+        json.dumps(
+            [
+                {
+                    "hosts": "localhost",
+                    "gather_facts": False,
+                    "tasks": [{"alwayson.hermes.timer": {"name": "{{ name }}", "settings": "{{ settings }}"}}],
+                }
+            ]
+        )
+    )
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(controller.top / "collections")}
+    answer = subprocess.run(
+        ["ansible-playbook", "-c", "local", "-vvv", "-e", f"@{arguments}", str(playbook)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stdout
+    assert re.search(r"^ *\"?got\"?: 15", answer.stdout, re.M), answer.stdout
+    assert re.search(r"^ *\"?seen\"?: false", answer.stdout, re.M)
+    assert "hunter2" not in answer.stdout + answer.stderr
