@@ -334,7 +334,7 @@ purged:
 
 from typing import Any
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import UNITS_ARGUMENTS, ask
+from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
 WEBHOOK_ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},
@@ -368,16 +368,17 @@ AGENT_ARGUMENTS: dict[str, dict[str, Any]] = {
     "purge": {"type": "bool", "default": False},
 }
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    **UNITS_ARGUMENTS,
+    **arguments.UNITS,
     "agents": {"type": "list", "elements": "dict", "required": True, "options": AGENT_ARGUMENTS},
     "ops_dir": {"type": "path", "required": True},
     "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
     "verbose": {"type": "bool", "default": False},
 }
+SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
 
 
 def main() -> None:
-    ask(ARGUMENTS)
+    arguments.declare(SPECIFICATION)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ unit:
 
 from typing import Any
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import ask
+from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -79,10 +79,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "certificate": {"type": "str", "default": ""},
     "key": {"type": "str", "default": "", "no_log": True},
 }
+SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS, "required_if": [("state", "present", ["url"])]}
 
 
 def main() -> None:
-    ask(ARGUMENTS, required_if=[("state", "present", ["url"])])
+    arguments.declare(SPECIFICATION)
 
 
 if __name__ == "__main__":

@@ -78,20 +78,21 @@ unit:
 
 from typing import Any
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import GATEWAYS_ARGUMENTS, UNITS_ARGUMENTS, ask
+from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    **GATEWAYS_ARGUMENTS,
-    **UNITS_ARGUMENTS,
+    **arguments.GATEWAYS,
+    **arguments.UNITS,
     "state": {"type": "str", "choices": ["started", "absent"], "default": "started"},
     "host": {"type": "str", "default": "127.0.0.1"},
     "port": {"type": "int", "default": 9119},
     "environment": {"type": "list", "elements": "str", "default": []},
 }
+SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
 
 
 def main() -> None:
-    ask(ARGUMENTS)
+    arguments.declare(SPECIFICATION)
 
 
 if __name__ == "__main__":

@@ -67,13 +67,14 @@ profiles:
 
 from typing import Any
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import GATEWAYS_ARGUMENTS, ask
+from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
-ARGUMENTS: dict[str, dict[str, Any]] = {**GATEWAYS_ARGUMENTS, "ops_dir": {"type": "path", "required": True}}
+ARGUMENTS: dict[str, dict[str, Any]] = {**arguments.GATEWAYS, "ops_dir": {"type": "path", "required": True}}
+SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
 
 
 def main() -> None:
-    ask(ARGUMENTS)
+    arguments.declare(SPECIFICATION)
 
 
 if __name__ == "__main__":

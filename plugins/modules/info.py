@@ -180,18 +180,19 @@ port_conflicts:
 
 from typing import Any
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import GATEWAYS_ARGUMENTS, PLACES_ARGUMENTS, ask
+from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    **GATEWAYS_ARGUMENTS,
-    **PLACES_ARGUMENTS,
+    **arguments.GATEWAYS,
+    **arguments.PLACES,
     "data_dir": {"type": "path", "default": "/var/lib/hermes"},
     "packages": {"type": "list", "elements": "str", "default": []},
 }
+SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
 
 
 def main() -> None:
-    ask(ARGUMENTS)
+    arguments.declare(SPECIFICATION)
 
 
 if __name__ == "__main__":

@@ -65,18 +65,19 @@ version:
 
 from typing import Any
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import PLACES_ARGUMENTS, ask
+from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    **PLACES_ARGUMENTS,
+    **arguments.PLACES,
     "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
     "data_dir": {"type": "path", "required": True},
     "managed_root": {"type": "path", "default": "/etc/hermes-ops/managed"},
 }
+SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
 
 
 def main() -> None:
-    ask(ARGUMENTS)
+    arguments.declare(SPECIFICATION)
 
 
 if __name__ == "__main__":

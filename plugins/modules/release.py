@@ -257,7 +257,7 @@ removed:
 
 from typing import Any
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import ask
+from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "method": {"type": "str", "choices": ["pypi", "git", "path"], "default": "pypi"},
@@ -282,18 +282,19 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "keep": {"type": "int", "default": 2},
     "timeout": {"type": "int", "default": 900},
 }
+SPECIFICATION: dict[str, Any] = {
+    "argument_spec": ARGUMENTS,
+    "required_if": [
+        ("method", "pypi", ("version",)),
+        ("method", "git", ("url",)),
+        ("method", "path", ("path",)),
+    ],
+    "required_by": {"index_username": ("index_url",), "index_password": ("index_url",)},
+}
 
 
 def main() -> None:
-    ask(
-        ARGUMENTS,
-        required_if=[
-            ("method", "pypi", ("version",)),
-            ("method", "git", ("url",)),
-            ("method", "path", ("path",)),
-        ],
-        required_by={"index_username": ("index_url",), "index_password": ("index_url",)},
-    )
+    arguments.declare(SPECIFICATION)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ timer:
 
 from typing import Any
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.host_kit import ask
+from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "choices": ["backup", "heartbeat", "rehearsal", "update"], "required": True},
@@ -99,10 +99,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "randomized_delay": {"type": "int", "default": 0},
     "timeout": {"type": "int", "default": 3600},
 }
+SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
 
 
 def main() -> None:
-    ask(ARGUMENTS, hidden="settings")
+    arguments.declare(SPECIFICATION)
 
 
 if __name__ == "__main__":

@@ -231,11 +231,11 @@ def run_module(monkeypatch, capsys) -> Callable[..., str]:
 
     The kit works in this very process, so that a test can change what it finds.
     """
-    testing = pytest.importorskip(
-        "ansible.module_utils.testing", reason="this ansible-core cannot run modules in tests"
-    )
-    from ansible_collections.alwayson.hermes.plugins.module_utils import host_kit
+    testing = pytest.importorskip("ansible.module_utils.testing", reason="this ansible-core cannot run modules here")
+    from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+    from ansible_collections.alwayson.hermes.plugins.action import host_kit as action
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
+    from ansible_collections.alwayson.hermes.plugins.modules import host_kit
 
     def answer_of(kit: str, name: str, call: dict[str, Any]) -> dict[str, Any]:
         monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(call)))
@@ -245,11 +245,20 @@ def run_module(monkeypatch, capsys) -> Callable[..., str]:
     monkeypatch.setattr(host_kit, "is_whole", lambda place: True)
     monkeypatch.setattr(host_kit, "answer_of", answer_of)
 
-    def run(module: ModuleType, arguments: dict[str, Any]) -> str:
-        name = module.__name__.rpartition(".")[2]
-        internal = {"_kit": "/kit", "_ansible_diff": True, "_ansible_module_name": f"alwayson.hermes.{name}"}
-        with testing.patch_module_args({**internal, **arguments}), pytest.raises(SystemExit):
-            module.main()
+    def run(module: ModuleType, given: dict[str, Any]) -> str:
+        internal = {name: given.pop(name) for name in list(given) if name.startswith("_ansible_")}
+        specification = module.SPECIFICATION["argument_spec"]
+        checked = ArgumentSpecValidator(action.on_host(specification)).validate(given)
+        assert checked.error_messages == []
+        arguments = checked.validated_parameters
+        words = {
+            "name": module.__name__.rpartition(".")[2],
+            "arguments": arguments,
+            "secrets": sorted(set(action.secrets(specification, arguments))),
+            "place": "/kit",
+        }
+        with testing.patch_module_args({**words, "_ansible_diff": True, **internal}), pytest.raises(SystemExit):
+            host_kit.main()
         return capsys.readouterr().out
 
     return run

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.alwayson.hermes.plugins.module_utils import host_kit
+from ansible_collections.alwayson.hermes.plugins.action import host_kit as action
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import kit
+from ansible_collections.alwayson.hermes.plugins.modules import host_kit
 
 PLUGINS = Path(__file__).resolve().parents[3] / "plugins"
 COLLECTIONS = PLUGINS.parent / ".cache/collections"
@@ -60,16 +61,16 @@ def test_the_host_s_kit_is_run_by_one_interpreter():
 
 def test_every_module_that_works_on_a_host_is_run_by_the_action():
     """And has its work in the kit; the others run where Ansible runs."""
-    modules = {path.stem for path in (PLUGINS / "modules").glob("*.py")} - {"fleet_report"}
+    modules = {path.stem for path in (PLUGINS / "modules").glob("*.py")} - {"fleet_report", "host_kit"}
     routing = yaml.safe_load((PLUGINS.parent / "meta/runtime.yml").read_text())["plugin_routing"]["modules"]
-    assert routing == {name: {"action_plugin": "alwayson.hermes.kit"} for name in modules}
+    assert routing == {name: {"action_plugin": "alwayson.hermes.host_kit"} for name in modules}
     work = (PLUGINS / "module_utils/hermes_ops/modules").glob("[!_]*.py")
     assert {path.stem for path in work} == modules | {"call"}
 
 
 def test_modules_import_nothing_of_the_kit():
     """Ansible would pack and send it with each of them."""
-    for path in [*(PLUGINS / "modules").glob("*.py"), PLUGINS / "module_utils/host_kit.py"]:
+    for path in (PLUGINS / "modules").glob("*.py"):
         assert not re.search(r"^\s*(from|import) .*\.hermes_ops", path.read_text(), re.M), path
 
 
@@ -88,7 +89,7 @@ class Controller:
             copy = shutil.copytree if (PLUGINS.parent / name).is_dir() else shutil.copy
             self.collection.mkdir(parents=True, exist_ok=True)
             copy(PLUGINS.parent / name, self.collection / name)
-        path = self.collection / "plugins/module_utils/host_kit.py"
+        path = self.collection / "plugins/modules/host_kit.py"
         path.write_text(path.read_text().replace('"/usr/local/lib/hermes-ops"', repr(str(self.kits))))
 
     @property
@@ -101,7 +102,9 @@ class Controller:
 
     def run(self, *options: str, module: str = "info", **arguments: object) -> dict[str, object]:
         """What the task returns, with what else was said under ``said``."""
-        words = {"profiles": [], "ops_dir": str(self.top / "ops"), **arguments} if module == "info" else arguments
+        if module == "info":
+            arguments = {"profiles": [], "ops_dir": str(self.top / "ops"), **arguments}
+        words = {name: value for name, value in arguments.items() if value is not None}
         environment = {
             **os.environ,
             "ANSIBLE_COLLECTIONS_PATH": str(self.top / "collections"),
@@ -162,8 +165,6 @@ def test_a_kit_that_somebody_changed_is_not_run(controller, damage):
 
 
 def test_what_is_sent_is_the_whole_kit_byte_for_byte(controller, tmp_path):
-    from ansible_collections.alwayson.hermes.plugins.action import kit as action
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(action.constants, "DEFAULT_LOCAL_TMP", str(tmp_path))
         with zipfile.ZipFile(action.archive("0123")) as archive:
@@ -185,6 +186,41 @@ def test_an_error_of_the_kit_is_the_module_s(controller):
     result = controller.run("-vvv", module="release", method="pypi", version="0.19.0", keep=0)
     assert result["msg"] == "keep: is less than 1. Fix: keep at least one release to go back to"
     assert result["fix"] == "keep at least one release to go back to"
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ({"ops_dir": "ops"}, "info: ops_dir: is 'ops'. Fix: write a path that begins with /"),
+        # Neither the home directory nor the variables of the controller mean anything on a host.
+        ({"ops_dir": "/ops", "root": "~/hermes"}, "info: root: is '~/hermes'. Fix: write a path that begins with /"),
+        ({"ops_dir": "/ops", "root": "$HOME"}, "info: root: is '$HOME'. Fix: write a path that begins with /"),
+        ({"ops_dir": "/ops", "scope": "both"}, "info: value of scope must be one of: system, user, got: both"),
+        (
+            {"ops_dir": "/ops", "scpe": "user"},
+            "info: no such option: scpe. Fix: known ones are data_dir, ops_dir, packages, ",
+        ),
+        ({"ops_dir": None}, "info: missing required arguments: ops_dir"),
+    ],
+)
+def test_what_is_wrong_with_arguments_is_said_before_the_host_is_asked(controller, words, error):
+    result = controller.run("-vvv", **words)
+    assert str(result["msg"]).startswith(error)
+    assert "EXEC" not in str(result["said"])
+
+
+def test_the_texts_that_may_not_be_shown_are_found_wherever_they_are():
+    specification = {
+        "a": {"type": "dict", "no_log": True},
+        "b": {
+            "type": "list",
+            "elements": "dict",
+            "options": {"c": {"type": "str", "no_log": True}, "d": {"type": "str"}},
+        },
+        "e": {"type": "str", "no_log": True},
+    }
+    arguments = {"a": {"x": ["1", 2, {"y": "3"}], "z": ""}, "b": [{"c": "4", "d": "5"}, {"c": None}], "e": None}
+    assert list(action.secrets(specification, arguments)) == ["1", "3", "4"]
 
 
 def test_secrets_are_in_no_argument_that_is_shown_and_in_no_process_list(controller):

@@ -20,7 +20,7 @@ from ..system.systemd import Manager
 
 @dataclass
 class Call:
-    """What a module was called with; ``plugins/module_utils/host_kit.py`` sends it.
+    """What a module was called with; ``plugins/modules/host_kit.py`` sends it.
 
     :param params: the module's arguments, checked by its specification
     :param check_mode: nothing may be changed

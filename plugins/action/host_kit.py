@@ -1,0 +1,138 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the collection's modules run: checked here, done by the kit on the host.
+
+``meta/runtime.yml`` names this action for each of them. It sends the same small module for all of them
+(plugins/modules/host_kit.py), which Ansible packs once in a run, with nothing but arguments. A host that lacks the
+controller's kit is sent it along.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible import constants
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+from ansible_collections.alwayson.hermes.plugins.modules.host_kit import DIRECTORY, version_of
+
+COLLECTION = "ansible_collections.alwayson.hermes"
+# The directory in which the package hermes_ops lies here.
+SOURCES = Path(__file__).resolve().parent.parent / "module_utils"
+
+
+class ActionModule(ActionBase):
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        name = self._task.action.rpartition(".")[2]
+        specification = importlib.import_module(f"{COLLECTION}.plugins.modules.{name}").SPECIFICATION
+        arguments = self._checked(name, specification)
+        for option, value in paths(specification["argument_spec"], arguments):
+            if not value.startswith("/"):
+                raise AnsibleActionFail(f"{name}: {option}: is {value!r}. Fix: write a path that begins with /")
+        version = version_of(str(SOURCES))
+        call = {
+            "name": name,
+            "arguments": arguments,
+            "secrets": sorted(set(secrets(specification["argument_spec"], arguments))),
+            "place": f"{DIRECTORY}/{version}",
+        }
+        answer = self._ask(call, task_vars)
+        if answer.get("missing"):
+            answer = self._ask({**call, "sent": self._send(archive(version))}, task_vars)
+        return {**result, **answer}
+
+    def _checked(self, name: str, specification: dict[str, Any]) -> dict[str, Any]:
+        """The task's arguments, of the right types and with defaults."""
+        rules = {**specification, "argument_spec": on_host(specification["argument_spec"])}
+        checked = ArgumentSpecValidator(**rules).validate(self._task.args)
+        if checked.unsupported_parameters:
+            unknown, known = (
+                ", ".join(sorted(names)) for names in (checked.unsupported_parameters, rules["argument_spec"])
+            )
+            raise AnsibleActionFail(f"{name}: no such option: {unknown}. Fix: known ones are {known}")
+        if checked.error_messages:
+            raise AnsibleActionFail(f"{name}: {'; '.join(checked.error_messages)}")
+        return checked.validated_parameters
+
+    def _ask(self, call: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        return self._execute_module(module_name="alwayson.hermes.host_kit", module_args=call, task_vars=task_vars)
+
+    def _send(self, path: str) -> str:
+        """Have the file *path* on the host until the task has ended."""
+        shell = self._connection._shell
+        if not shell.tmpdir:
+            self._make_tmp_path()
+        there = shell.join_path(shell.tmpdir, "hermes-ops.zip")
+        self._transfer_file(path, there)
+        self._fixup_perms2((shell.tmpdir, there), execute=False)
+        return there
+
+
+def on_host(specification: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """*specification* for a check on the controller, whose home directory and variables are not the host's."""
+    checked = {}
+    for option, rule in specification.items():
+        checked[option] = {**rule, "type": "str"} if rule["type"] == "path" else dict(rule)
+        if "options" in rule:
+            checked[option]["options"] = on_host(rule["options"])
+    return checked
+
+
+def paths(specification: dict[str, dict[str, Any]], arguments: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The paths among *arguments*, with the names of their options."""
+    for option, rule, value in _given(specification, arguments):
+        if rule["type"] == "path":
+            yield option, value
+
+
+def secrets(specification: dict[str, dict[str, Any]], arguments: dict[str, Any]) -> Iterator[str]:
+    """The texts that no output may show. A number is no secret: Ansible would blot out every 1 and every 2."""
+    for _option, rule, value in _given(specification, arguments):
+        if rule.get("no_log"):
+            yield from filter(None, _texts(value))
+
+
+def _given(
+    specification: dict[str, dict[str, Any]], arguments: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """What *arguments* say: option, its rule, value."""
+    for option, rule in specification.items():
+        value = arguments.get(option)
+        if value is None:
+            continue
+        yield option, rule, value
+        for each in value if rule["type"] == "list" else [value]:
+            if "options" in rule:
+                yield from _given(rule["options"], each)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+def archive(version: str) -> str:
+    """The kit as a file, from which Python can import; made once in a run of Ansible."""
+    path = os.path.join(constants.DEFAULT_LOCAL_TMP, f"hermes-ops-{version}.zip")
+    if not os.path.exists(path):
+        # Each host's task is a process of its own.
+        handle, unfinished = tempfile.mkstemp(dir=constants.DEFAULT_LOCAL_TMP)
+        with open(handle, "wb") as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as kit:
+            for source in sorted(SOURCES.glob("hermes_ops/**/*.py")):
+                kit.write(source, source.relative_to(SOURCES))
+        os.rename(unfinished, path)
+    return path

@@ -1,0 +1,33 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Arguments that several modules have, and how a module says which it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+# Beside doc_fragments/gateways.py, which documents them.
+GATEWAYS: dict[str, dict[str, Any]] = {
+    "profiles": {"type": "list", "elements": "dict", "required": True},
+    "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
+}
+# Beside doc_fragments/places.py.
+PLACES: dict[str, dict[str, Any]] = {
+    "ops_dir": {"type": "path", "required": True},
+    "root": {"type": "path", "default": "/opt/hermes"},
+}
+# Beside doc_fragments/units.py.
+UNITS: dict[str, dict[str, Any]] = {
+    "root": {"type": "path", "default": "/opt/hermes"},
+    "restart_sec": {"type": "int", "default": 10},
+    "restart_max_delay_sec": {"type": "int", "default": 300},
+}
+
+
+def declare(specification: dict[str, Any]) -> None:
+    """Be a module of which plugins/action/host_kit.py reads the specification, and which it never runs."""
+    module = AnsibleModule(**specification, supports_check_mode=True)
+    module.fail_json(msg="is run by the action plugin alwayson.hermes.host_kit only")
