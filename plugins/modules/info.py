@@ -80,12 +80,11 @@ data_dir_owner:
   type: str
   sample: root
 linger:
-  description: >-
-    The users whose own manager has to run without a login and does not (C(enable)), and those that the role base made
-    for whom it does and need not any more (C(disable)).
+  description: The users whose own manager has to run without a login and does not yet.
   returned: always
-  type: dict
-  sample: {enable: [], disable: []}
+  type: list
+  elements: str
+  sample: []
 superseded:
   description: What shows that the host was converged when all agents still shared a home and a user, null for nothing.
   returned: always

@@ -91,22 +91,26 @@ def test_directories_that_are_not_as_they_should_be(tmp_path):
     assert wrong() == [str(data), str(own)]
 
 
+def lingering(agents, scope):
+    return groundwork.missing_linger(agents, scope), groundwork.needless_linger(agents, scope)
+
+
 def test_who_lingers(tmp_path, monkeypatch):
     monkeypatch.setattr(groundwork, "LINGER", str(tmp_path))
     ours = pwd.struct_passwd(("ours", "x", 1, 1, groundwork.COMMENT, "/", "/bin/sh"))
     hers = pwd.struct_passwd(("hers", "x", 2, 2, "Ada", "/", "/bin/sh"))
     monkeypatch.setattr(groundwork, "_account", {"ours": ours, "hers": hers}.get)
     agents = [agent("/a", "ours"), agent("/b", "hers")]
-    assert groundwork.linger(agents, "system") == {"enable": [], "disable": []}
-    assert groundwork.linger(agents, "user") == {"enable": ["hers", "ours"], "disable": []}
+    assert lingering(agents, "system") == ([], [])
+    assert lingering(agents, "user") == (["hers", "ours"], [])
     door = [agent("/a", "ours", doors=["user_manager"]), agent("/c", "ours")]
-    assert groundwork.linger(door, "system") == {"enable": ["ours"], "disable": []}
+    assert lingering(door, "system") == (["ours"], [])
     (tmp_path / "ours").touch()
     (tmp_path / "hers").touch()
-    assert groundwork.linger(door, "system") == {"enable": [], "disable": []}
+    assert lingering(door, "system") == ([], [])
     # Hers is hers.
-    assert groundwork.linger(agents, "system") == {"enable": [], "disable": ["ours"]}
-    assert groundwork.linger([agent("/a", "ours", state="absent")], "user") == {"enable": [], "disable": ["ours"]}
+    assert lingering(agents, "system") == ([], ["ours"])
+    assert lingering([agent("/a", "ours", state="absent")], "user") == ([], ["ours"])
 
 
 def test_a_host_of_an_earlier_version_is_recognised(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config, converge, dotenv, webhooks
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import groundwork, installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules import agents as work
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway
@@ -274,6 +274,23 @@ def test_a_restart_that_a_killed_run_asked_for_is_done_by_the_next(host, systemd
     assert result["restarted"] == {"default": ["env: PORT"]}
     assert systemd.verbs[-1] == f"restart {UNIT}"
     assert not host.run(changed)["changed"]
+
+
+def test_a_manager_that_nothing_needs_any_more_runs_no_longer_than_that(host, systemd, monkeypatch, tmp_path):
+    user = host.agent()["gateway"]["user"]
+    (tmp_path / "linger").mkdir()
+    (tmp_path / "linger" / user).touch()
+    monkeypatch.setattr(groundwork, "LINGER", str(tmp_path / "linger"))
+    monkeypatch.setattr(groundwork, "COMMENT", pwd.getpwnam(user).pw_gecos.split(",")[0])
+    asked = []
+    monkeypatch.setattr(work, "run", lambda argv, **options: asked.append((argv, len(systemd.asked))))
+    checked = host.run(host.agent(), _ansible_check_mode=True)
+    assert f"{tmp_path}/linger/{user}: present" in checked["diff"][-1]["before"]
+    assert asked == []
+    host.run(host.agent())
+    # After the units.
+    assert [argv for argv, _after in asked] == [["loginctl", "disable-linger", user]]
+    assert asked[0][1] == len(systemd.asked)
 
 
 # Agents that are absent

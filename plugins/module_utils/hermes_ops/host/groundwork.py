@@ -42,7 +42,7 @@ def look(
         "missing_users": missing_users(present),
         "wrong_directories": wrong_directories(present, data_dir),
         "data_dir_owner": _owner_of(data_dir),
-        "linger": linger(profiles, scope),
+        "linger": missing_linger(profiles, scope),
         "superseded": superseded(ops_dir),
     }
 
@@ -93,17 +93,24 @@ def _is_directory(path: str, owner: str, mode: int) -> bool:
     return stat.S_ISDIR(status.st_mode) and owned and stat.S_IMODE(status.st_mode) == mode
 
 
-def linger(profiles: list[dict[str, Any]], scope: str) -> dict[str, list[str]]:
-    """The users whose manager has to run without a login (``enable``), and those of ours where it need not."""
-    wanted = {
+def missing_linger(profiles: list[dict[str, Any]], scope: str) -> list[str]:
+    """The users whose manager has to run without a login and does not yet."""
+    return sorted(user for user in _with_manager(profiles, scope) if not os.path.exists(os.path.join(LINGER, user)))
+
+
+def needless_linger(profiles: list[dict[str, Any]], scope: str) -> list[str]:
+    """The users made by the role base whose manager runs without a login and need not any more."""
+    users = {profile["user"] for profile in profiles} - _with_manager(profiles, scope)
+    ours = {user for user in users if (account := _account(user)) and account.pw_gecos.split(",")[0] == COMMENT}
+    return sorted(user for user in ours if os.path.exists(os.path.join(LINGER, user)))
+
+
+def _with_manager(profiles: list[dict[str, Any]], scope: str) -> set[str]:
+    return {
         profile["user"]
         for profile in profiles
         if profile["state"] == "present" and (scope == "user" or "user_manager" in profile["sandbox"]["open"])
     }
-    users = {profile["user"] for profile in profiles}
-    lingering = {user for user in users if os.path.exists(os.path.join(LINGER, user))}
-    ours = {user for user in users if (account := _account(user)) and account.pw_gecos.split(",")[0] == COMMENT}
-    return {"enable": sorted(wanted - lingering), "disable": sorted((lingering & ours) - wanted)}
 
 
 def superseded(ops_dir: str) -> str | None:

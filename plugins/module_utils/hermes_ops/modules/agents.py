@@ -12,12 +12,13 @@ from typing import Any
 
 from ..agent import converge, parts, removal
 from ..description.schema import PROFILES_DIRECTORY
-from ..host import installation
+from ..host import groundwork, installation
 from ..host.records import Records, remembered
 from ..supervise import gateway
 from ..system.errors import OpsError
 from ..system.files import Owner
 from ..system.plan import Difference, Plan, diff
+from ..system.process import run
 from .call import Call, as_error, manager_of, units_host
 
 
@@ -148,6 +149,12 @@ def converge_units(call: Call, restart: dict[str, list[str]]) -> gateway.Gateway
     names = dict.fromkeys([*(profile["name"] for profile in profiles), *remembered(params["ops_dir"])])
     records = {name: Records(params["ops_dir"], name) for name in names}
     plan = gateway.plan_gateways(host, profiles, manager, records, restart)
+    # After the units: what ran under such a manager is stopped by then.
+    for user in groundwork.needless_linger(profiles, params["scope"]):
+        path = os.path.join(groundwork.LINGER, user)
+        plan.add(
+            Difference(path, "present", None), lambda user=user: run(["loginctl", "disable-linger", user], timeout=60)
+        )
     if not call.check_mode:
         plan.apply()
         for profile in profiles:
