@@ -14,7 +14,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from .hermes_ops.description.secrets import shown
 from .hermes_ops.supervise.managers import ManagerOf
-from .hermes_ops.system.errors import OpsError
+from .hermes_ops.system.errors import OpsError, as_error
 from .hermes_ops.system.files import Owner
 from .hermes_ops.system.systemd import Manager
 from .module_cache import keep
@@ -70,13 +70,6 @@ def run_module(
     if not module.check_mode:
         keep()
     module.exit_json(**result, invocation=invocation)
-
-
-def as_error(caught: OpsError | OSError) -> OpsError:
-    """*caught* as an error that names its file."""
-    if isinstance(caught, OpsError):
-        return caught
-    return OpsError(str(caught.strerror or caught), where=caught.filename)
 
 
 def manager_of(module: AnsibleModule) -> ManagerOf:

@@ -338,13 +338,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import as_error, manager_of, run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import manager_of, run_module
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import converge, parts, removal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.schema import PROFILES_DIRECTORY
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records, remembered
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError, as_error
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Difference, Plan, diff
 from ansible_collections.alwayson.hermes.plugins.module_utils.unit_host import UNITS_ARGUMENTS, units_host
@@ -435,7 +435,7 @@ def converge_homes(module: AnsibleModule) -> dict[str, Any]:
                 declared(agent),
                 check=module.check_mode,
             )
-        except (OpsError, OSError) as caught:
+        except Exception as caught:
             errors[agent["name"]] = as_error(caught)
             continue
         for note in outcome.notes:
@@ -540,7 +540,7 @@ def purge(module: AnsibleModule) -> dict[str, Any]:
             plan = plan_purge(module, agent)
             if not module.check_mode:
                 plan.apply()
-        except (OpsError, OSError) as caught:
+        except Exception as caught:
             errors[agent["name"]] = as_error(caught)
             continue
         if plan.changed:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import json
 import os
@@ -13,6 +14,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives, extracting, rehearsal
@@ -23,6 +25,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.in
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import process
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import WorkerDied
 
 PASSWORD = "the-password-of-the-repository"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root acts for an agent")
@@ -137,6 +140,42 @@ def test_a_home_that_cannot_be_read_keeps_no_other_agent_from_its_backup(host, p
     saved = [call["words"] for call in restic() if call["words"][0] == "backup"]
     assert [words[words.index("--stdin-filename") + 1] for words in saved][-1] == "second.tar"
     assert "first: " in job.ended[0]
+
+
+def test_a_defect_that_one_agent_found_keeps_no_other_from_its_backup(host, profiles, restic, job, monkeypatch):
+    create = backup.making.create
+
+    def defective(host, profile, *arguments, **options):
+        if profile["name"] == "first":
+            raise TypeError("no mapping")
+        return create(host, profile, *arguments, **options)
+
+    monkeypatch.setattr(backup.making, "create", defective)
+    with pytest.raises(OpsError, match=r"first: failed with TypeError: no mapping \(test_jobs\.py:"):
+        job()
+    assert [each.profile for each in archives.listed(archives.directory_of(host))] == ["second"]
+    assert "first: " in job.ended[0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        {"databases": []},
+        {"databases": ["state.db"], "model": True},
+        {"databases": {"state.db": 7}, "model": True},
+        {"databases": {}},
+    ],
+)
+def test_a_look_at_a_backup_that_has_no_form_is_a_finding(host, profiles, monkeypatch, tmp_path, answer):
+    monkeypatch.setattr(rehearsal.gateway, "current_release", lambda root: "0.19.0")
+    monkeypatch.setattr(rehearsal.canary, "scratch", lambda *_arguments: contextlib.nullcontext(str(tmp_path)))
+    manifest = SimpleNamespace(created=0.0, env_inside=True)
+    monkeypatch.setattr(rehearsal, "_extract", lambda *_arguments: ("first.tar.gz", manifest))
+    monkeypatch.setattr(rehearsal, "work", lambda *_arguments, **_options: answer)
+    with pytest.raises(WorkerDied, match=r"first\.tar\.gz: .*has not the form of an answer"):
+        rehearsal.rehearse(host, profiles[0], rehearsal.Settings(), SETTINGS, lambda text: None)
 
 
 def test_a_backup_that_fails_removes_no_older_one(host, profiles, restic, job, tmp_path):

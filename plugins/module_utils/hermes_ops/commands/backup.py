@@ -17,7 +17,8 @@ from ..backup.settings import ENV_CHOICES, Settings
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host import settings
 from ..host.installation import Installation
-from ..system.errors import OpsError
+from ..system.errors import OpsError, as_error
+from ..system.text import printable
 from ..watch import heartbeat
 
 SUMMARY = "back the agents' homes up, while they work"
@@ -79,8 +80,8 @@ def _collected(failures: list[str], profile: dict[str, Any]) -> Iterator[None]:
     """Take what goes wrong with one agent for a failure of that agent."""
     try:
         yield
-    except (OpsError, OSError) as error:
-        failures.append(f"{profile['name']}: {error}")
+    except Exception as error:
+        failures.append(f"{profile['name']}: {printable(str(as_error(error)))}")
 
 
 def _off_the_host(host: Installation, wanted: Settings, profiles: list[dict[str, Any]], failures: list[str]) -> None:
