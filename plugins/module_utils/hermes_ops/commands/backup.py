@@ -18,6 +18,7 @@ from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host import settings
 from ..host.installation import Installation
 from ..system.errors import OpsError, as_error
+from ..system.files import check_trusted
 from ..system.text import printable
 from ..watch import heartbeat
 
@@ -34,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> int:
     host = installation()
     wanted = declared()
-    directory = arguments.output or archives.directory_of(host)
+    directory = _output(arguments.output) if arguments.output else archives.directory_of(host)
     # What is not the whole of it says nothing about the nightly one.
     whole = arguments.profile is None and arguments.output is None
     if whole:
@@ -73,6 +74,18 @@ def work(arguments: argparse.Namespace) -> int:
     if failures:
         raise OpsError("; ".join(failures))
     return EXIT_UNHEALTHY if problems else EXIT_OK
+
+
+def _output(directory: str) -> str:
+    """The directory that was named, or is made where it was; reached through no link.
+
+    :raises OpsError: somebody else could put another archive in the place of ours, and so choose what a restore brings
+    """
+    directory = there = os.path.realpath(directory)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    check_trusted(there, "name a directory of root's: --output")
+    return directory
 
 
 @contextlib.contextmanager
