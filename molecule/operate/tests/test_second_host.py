@@ -58,7 +58,7 @@ def test_restored_on_another_host_with_another_release(controller, agent, wait_u
     copy = subprocess.run([*inside(FIRST), "cat", json.loads(made)[0]["path"]], capture_output=True, check=True)
     controller.write(ARCHIVE, copy.stdout)
 
-    said = controller.shell(f"hermes-ops restore --force {ARCHIVE}")
+    said = controller.shell(f"hermes-ops restore --force --profile work {ARCHIVE}")
     assert f"of work on {FIRST}" in said
     work = agent("work", port=8643)
     assert "0.18.2" in controller.shell("readlink /opt/hermes/current")

@@ -281,3 +281,20 @@ def test_what_a_worker_says_is_not_believed(lie, victim, monkeypatch):
     monkeypatch.setattr(agent, "work", lying)
     with pytest.raises(OpsError, match="has no meaning"):
         victim.converge(AgentHome(config=Config({"a": 1})), check=True)
+
+
+@needs_root
+def test_a_home_whose_user_is_only_planned_is_never_looked_at_as_root(public):
+    """In check mode; a link in its place says nothing about whose it leads to."""
+    theirs, ours = public / "theirs", public / "ours"
+    for path in (theirs, ours):
+        path.mkdir()
+    daemon, nobody = Owner.named("daemon").uid, Owner.named("nobody").uid
+    os.chown(theirs, daemon, -1)
+    links = {}
+    for name, target, owner in (("to_ours", ours, daemon), ("to_theirs", theirs, 0)):
+        links[name] = public / name
+        links[name].symlink_to(target)
+        os.chown(links[name], owner, -1, follow_symlinks=False)
+    seen = {path.name: agent.reader(str(path)).uid for path in (theirs, ours, *links.values(), public / "nothing")}
+    assert seen == {"theirs": daemon, "ours": nobody, "to_ours": daemon, "to_theirs": nobody, "nothing": nobody}

@@ -371,6 +371,15 @@ def test_a_source_of_another_agent_is_read_as_that_agent(public, home, nobody):
 # Texts
 
 
+@pytest.mark.parametrize(
+    "answer", [None, [["ported", "a", "b"]], [["ported", "a", "b", None]], [["\x1b[2J", "", "", ""]]]
+)
+def test_an_answer_that_is_none_is_refused(home, monkeypatch, answer):
+    monkeypatch.setattr(transfer, "work", lambda *_arguments, **_options: answer)
+    with pytest.raises(OpsError, match="has no meaning"):
+        transfer.port("x", {}, 0, str(home), Owner.current(), soul=None, check=True)
+
+
 def test_entries_are_what_is_said_below_which_headings():
     text = "# Title\n\nAbout.\n\n## House\n* key\n1. mat\n### Cellar\nwine\nand beer\n\n## House\n- key\n## Car\nred\n"
     assert transfer.entries_of(text) == [

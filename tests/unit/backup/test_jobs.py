@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import json
 import os
@@ -13,16 +14,24 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives, extracting, rehearsal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import (
+    archives,
+    extracting,
+    making,
+    rehearsal,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.offsite import Repository
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.settings import Settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backup
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import restore as command_restore
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import process
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import WorkerDied
 
 PASSWORD = "the-password-of-the-repository"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root acts for an agent")
@@ -139,6 +148,42 @@ def test_a_home_that_cannot_be_read_keeps_no_other_agent_from_its_backup(host, p
     assert "first: " in job.ended[0]
 
 
+def test_a_defect_that_one_agent_found_keeps_no_other_from_its_backup(host, profiles, restic, job, monkeypatch):
+    create = backup.making.create
+
+    def defective(host, profile, *arguments, **options):
+        if profile["name"] == "first":
+            raise TypeError("no mapping")
+        return create(host, profile, *arguments, **options)
+
+    monkeypatch.setattr(backup.making, "create", defective)
+    with pytest.raises(OpsError, match=r"first: failed with TypeError \(test_jobs\.py:"):
+        job()
+    assert [each.profile for each in archives.listed(archives.directory_of(host))] == ["second"]
+    assert "first: " in job.ended[0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        {"databases": []},
+        {"databases": ["state.db"], "model": True},
+        {"databases": {"state.db": 7}, "model": True},
+        {"databases": {}},
+    ],
+)
+def test_a_look_at_a_backup_that_has_no_form_is_a_finding(host, profiles, monkeypatch, tmp_path, answer):
+    monkeypatch.setattr(rehearsal.gateway, "current_release", lambda root: "0.19.0")
+    monkeypatch.setattr(rehearsal.canary, "scratch", lambda *_arguments: contextlib.nullcontext(str(tmp_path)))
+    manifest = SimpleNamespace(created=0.0, env_inside=True)
+    monkeypatch.setattr(rehearsal, "_extract", lambda *_arguments: ("first.tar.gz", manifest))
+    monkeypatch.setattr(rehearsal, "work", lambda *_arguments, **_options: answer)
+    with pytest.raises(WorkerDied, match=r"first\.tar\.gz: .*has not the form of an answer"):
+        rehearsal.rehearse(host, profiles[0], rehearsal.Settings(), SETTINGS, lambda text: None)
+
+
 def test_a_backup_that_fails_removes_no_older_one(host, profiles, restic, job, tmp_path):
     directory = tmp_path / "ops/backups"
     directory.mkdir(parents=True)
@@ -201,3 +246,55 @@ def test_a_damaged_database_in_a_backup_is_named(tmp_path, damage):
     if damage:
         with pytest.raises(OpsError, match=r"state\.db is damaged"):
             rehearsal._refuse_damaged(found["databases"])
+
+
+@needs_root
+def test_no_backup_is_written_where_others_can_replace_it(host, profiles, restic, job, ground):
+    shared, link = ground / "shared", ground / "link"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    link.symlink_to(shared)
+    for output in (shared, link, shared / "below"):
+        with pytest.raises(OpsError, match=r"not a directory that only root can change.*--output"):
+            job(output=str(output))
+    assert list(shared.iterdir()) == []
+
+
+@pytest.fixture
+def opened(host, profiles, tmp_path, monkeypatch):
+    """Whose home ``hermes-ops restore WORDS`` would replace by the archive *path*."""
+    monkeypatch.setattr(command_restore.command_backup, "installation", lambda: host)
+    parser = argparse.ArgumentParser()
+    command_restore.arguments(parser)
+
+    def call(path, *words):
+        with command_restore._opened(host, parser.parse_args([str(path), *words])) as (profile, source, _finish):
+            assert source == os.path.realpath(path)
+            return profile["name"]
+
+    return call
+
+
+def test_whose_home_an_archive_replaces_is_said_by_its_name_and_not_by_what_is_in_it(host, profiles, opened, tmp_path):
+    made = making.create(host, profiles[0], str(tmp_path / "made")).path
+    assert opened(made) == "first"
+    # As an agent would want it: the archive of its own home says that it is of another agent.
+    lying = making.create(host, {**profiles[0], "name": "second"}, str(tmp_path / "made")).path
+    renamed = os.path.join(os.path.dirname(made), "first-20260101T000000Z.tar.gz")
+    os.rename(lying, renamed)
+    unnamed = shutil.copy(renamed, tmp_path / "backup.tar.gz")
+    for path in (renamed, unnamed):
+        with pytest.raises(OpsError, match=r"says that it is of second, its name does not\. Fix: .*--profile"):
+            opened(path)
+        assert opened(path, "--profile", "first") == "first"
+
+
+@needs_root
+def test_the_name_of_an_archive_counts_where_only_root_gives_names(host, profiles, opened, ground):
+    made = making.create(host, profiles[0], str(ground / "made")).path
+    shutil.chown(ground / "made", "nobody")
+    (ground / os.path.basename(made)).symlink_to(made)
+    for path in (made, ground / os.path.basename(made)):
+        with pytest.raises(OpsError, match=r"not a directory that only root can change.*--profile first"):
+            opened(path)
+        assert opened(path, "--profile", "second") == "second"

@@ -221,6 +221,21 @@ def test_one_broken_agent_keeps_no_other_from_being_converged(host, systemd):
     assert any(verb.startswith("start ") and UNIT in verb for verb in systemd.verbs)
 
 
+def test_a_defect_that_one_agent_found_keeps_no_other_from_being_converged(host, systemd, monkeypatch):
+    whole = converge.converge
+
+    def defective(home, *arguments, **options):
+        if home == str(host.home):
+            raise TypeError("no mapping")
+        return whole(home, *arguments, **options)
+
+    monkeypatch.setattr(converge, "converge", defective)
+    result = host.run(host.agent(), host.agent("other", settings={"A": "b"}))
+    assert result["failed"] is True
+    assert "profile default: failed with TypeError (test_agents.py:" in result["msg"]
+    assert "A=b" in (host.top / "other/.env").read_text()
+
+
 @pytest.mark.parametrize("part", ["config", "env"])
 def test_a_run_killed_before_it_wrote_is_finished_by_the_next(host, part, monkeypatch, systemd):
     host.home.mkdir()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,41 @@ def test_the_real_hermes_takes_the_home_that_we_mean(venv, below, tmp_path):
         env={"PATH": os.defpath, "HOME": str(tmp_path / "agent"), **command.environment(str(home))},
     )
     assert answer.stdout.splitlines()[-1] == str(home)
+
+
+# As _run_with_pipes() is used, with a shell for systemd-run.
+RUN = f"""
+import sys
+sys.path.insert(0, {str(Path(command.__file__).parents[2])!r})
+from hermes_ops.supervise import command
+sys.exit(command._run_with_pipes(["sh", "-c", sys.argv[1]], "u.service", None))
+"""
+
+
+def run_shell(script, reader="cat"):
+    """What a command that is *script* has said, and its exit status."""
+    piped = ["bash", "-c", f'"$@" | {reader}; exit "${{PIPESTATUS[0]}}"', "-", sys.executable, "-c", RUN, script]
+    done = subprocess.run(piped, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+    return done.stdout, done.stderr, done.returncode
+
+
+@pytest.mark.parametrize("stays", ["sleep 20", "timeout 20 yes"])
+def test_a_command_ends_although_somebody_keeps_its_output_open(stays):
+    began = time.monotonic()
+    out, err, status = run_shell(f"echo out; echo err >&2; {stays} & exit 3")
+    assert time.monotonic() - began < 15
+    assert out.startswith(b"out\n")
+    assert err.startswith(b"err\n")
+    assert status == 3
+
+
+def test_a_slow_reader_gets_all_that_was_said():
+    out, _err, status = run_shell("head -c 1000000 /dev/zero; sleep 20 & exit", reader="(sleep 1; cat)")
+    assert (len(out), status) == (1_000_000, 0)
+
+
+def test_a_reader_that_goes_ends_who_writes():
+    out, _err, status = run_shell("timeout 20 yes", reader="head -n 1")
+    assert out == b"y\n"
+    # SIGPIPE, of yes.
+    assert status == 128 + 13

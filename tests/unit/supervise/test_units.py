@@ -12,6 +12,7 @@ import re
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration, schema
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import units
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 
@@ -129,6 +130,7 @@ def test_the_clean_stop_has_time_for_the_drain():
 def test_limits_of_a_profile():
     service = section(drop_in(limits={"memory": "1G", "cpu": "150%", "tasks": 99}), "Service")
     assert (service["MemoryMax"], service["CPUQuota"], service["TasksMax"]) == (["1G"], ["150%"], ["99"])
+    assert service["LimitNOFILE"] == [str(network.MOST_DESCRIPTORS)]
 
 
 def test_the_user_scope_names_no_user_and_keeps_what_an_unprivileged_manager_can_do():

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info, process
 
 
 @pytest.fixture(params=[("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
@@ -35,6 +37,86 @@ def test_an_address_in_use_is_not_a_listener():
 
 def test_a_listener_is_found_with_its_process(listening):
     assert network.listeners({listening, 1}) == {listening: {os.getpid()}}
+
+
+NOBODY = 65534
+# Listens, and has many open files.
+HOARDER = """
+import os, socket, sys
+if len(sys.argv) > 2:
+    os.setuid(int(sys.argv[2]))
+server = socket.create_server(("127.0.0.1", 0))
+files = [os.dup(0) for each in range(int(sys.argv[1]))]
+print(server.getsockname()[1], flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def hoarder():
+    """Starts a process with many open files that listens, as another user or as we; gives it and its port."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments):
+            command = [sys.executable, "-I", "-c", HOARDER, *map(str, arguments)]
+            child = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            stack.callback(child.communicate, b"\n")
+            return child.pid, int(child.stdout.readline())
+
+        yield start
+
+
+def looked_at(monkeypatch):
+    """The processes whose descriptors are read from now on."""
+    pids, look = [], network.sockets_of
+    monkeypatch.setattr(network, "sockets_of", lambda pid, *arguments: pids.append(pid) or look(pid, *arguments))
+    return pids
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="other users' processes are root's to start")
+def test_only_processes_of_whom_the_socket_is_are_looked_at(listening, hoarder, monkeypatch):
+    stranger, port = hoarder(10, NOBODY)
+    pids = looked_at(monkeypatch)
+    assert network.listeners({listening}) == {listening: {os.getpid()}}
+    assert stranger not in pids
+    assert network.listeners({port}) == {port: {stranger}}
+
+
+def test_of_a_process_with_more_descriptors_than_may_be_nothing_is_said(hoarder, monkeypatch):
+    monkeypatch.setattr(network, "MOST_DESCRIPTORS", 500)
+    few, port = hoarder(400)
+    many, hidden = hoarder(600)
+    assert network.listeners({port, hidden}) == {port: {few}, hidden: set()}
+    assert process.sockets(few)[0] > 400
+    assert process.sockets(many) == (-1, None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="other users' processes are root's to start")
+def test_whoever_uses_up_the_time_hides_only_what_is_his(listening, hoarder, monkeypatch):
+    strangers = [hoarder(10, NOBODY) for each in range(3)]
+    tried, look = [], network.sockets_of
+
+    def sockets_of(pid, seconds):
+        """Of nobody there is always more to be read than there is time."""
+        if pid in [stranger for stranger, port in strangers]:
+            tried.append(pid)
+            time.sleep(seconds)
+            return None
+        return look(pid, seconds)
+
+    monkeypatch.setattr(network, "sockets_of", sockets_of)
+    hidden = {port: set() for stranger, port in strangers}
+    began = time.monotonic()
+    assert network.listeners({listening, *hidden}) == {listening: {os.getpid()}, **hidden}
+    assert len(tried) == 1
+    assert time.monotonic() - began < 4
+
+
+def test_a_table_of_sockets_that_takes_too_long_says_nothing_about_connections(monkeypatch):
+    assert network.is_connected(os.getpid(), []) is False
+    monkeypatch.setattr(network, "_SECONDS", 0.0)
+    assert network.is_connected(os.getpid(), []) is None
+    assert network.sockets_of(os.getpid(), 0.0) is None
 
 
 def test_a_process_is_described_by_its_program():

@@ -392,6 +392,75 @@ def test_an_agent_that_makes_the_freeze_impossible_fails_the_update_by_name(worl
     world.assert_clean()
 
 
+def spoil_databases(world):
+    os.mkfifo(world.home("coder") / "state.db-journal")
+
+
+def spoil_config(world):
+    (world.home("coder") / "config.yaml").unlink()
+    os.mkfifo(world.home("coder") / "config.yaml")
+
+
+def spoil_home(world):
+    """No backup can be made of it."""
+    shutil.rmtree(world.home("coder"))
+    os.mkfifo(world.home("coder"))
+
+
+def hang(world):
+    """A worker that never answers, as one that an agent has stopped."""
+    world.hanging = True
+
+
+@pytest.fixture
+def hanging(world, monkeypatch):
+    """Whoever looks at the databases of an agent is killed at its deadline, once a test wants that."""
+    world.hanging, result = False, frozen.Worker.result
+
+    def killed(self):
+        if world.hanging and self.where == "agent coder":
+            self.end()
+            raise WorkerDied("did not finish", where=self.where, fix="see its home")
+        return result(self)
+
+    monkeypatch.setattr(frozen.Worker, "result", killed)
+
+
+@pytest.mark.parametrize("when", ["before", "canary", "stop"])
+@pytest.mark.parametrize("spoil", [spoil_databases, spoil_config, spoil_home, hang])
+def test_an_agent_whose_gateway_is_stopped_keeps_nobody_from_an_update(world, hanging, spoil, when):
+    """That is how an operator updates the others, when one makes its own files impossible to look after."""
+    world.stop("hermes-gateway@coder.service")
+    if when == "before":
+        spoil(world)
+    else:
+        world.meanwhile[when] = lambda: spoil(world)
+    outcome = world.machine().update()
+    assert outcome.status == "success", world.said
+    assert world.states() == {"hermes-gateway@coder.service": "inactive", "hermes-gateway@default.service": "active"}
+    if (spoil, when) == (spoil_home, "before"):
+        assert any("coder has no say, its gateway does not run" in line for line in world.said)
+    world.assert_clean()
+
+
+@pytest.mark.parametrize("spoil", [spoil_databases, spoil_config, spoil_home, hang])
+def test_an_agent_that_runs_keeps_all_from_an_update_and_is_named_with_the_way_out(world, hanging, spoil):
+    world.meanwhile["canary"] = lambda: spoil(world)
+    outcome = world.machine().update()
+    assert (outcome.status, outcome.failed_step) == ("failed", "freeze")
+    assert "coder" in outcome.message
+    assert "or stop its gateway and update without it" in outcome.message
+    assert left_alone(world)
+
+
+def test_nobody_who_hangs_keeps_an_operator_from_going_back(world, hanging):
+    world.broken = "migrates nothing"
+    assert world.machine().update().status == "success"
+    world.hanging = True
+    assert world.machine().rollback().status == "success", world.said
+    assert world.runs(world.old)
+
+
 def test_an_agent_that_makes_the_last_copy_impossible_has_everybody_started_again(world):
     def spoil():
         (world.home("coder") / "config.yaml").unlink()

@@ -213,8 +213,8 @@ def test_a_token_and_escapes_in_its_words_are_repeated_nowhere(host, capsys, mon
 # A gateway of somebody else: says what it was sent.
 STRANGER = """
 import os, socket, sys
-server = socket.create_server(("127.0.0.1", int(sys.argv[2])))
 os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
+server = socket.create_server(("127.0.0.1", int(sys.argv[2])))
 print("ready", flush=True)
 while True:
     connection = server.accept()[0]

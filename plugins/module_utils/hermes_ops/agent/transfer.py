@@ -61,11 +61,14 @@ _LEFT = {
 }
 
 
+STATUSES = ("ported", "there already", "conflict", "refused", "left")
+
+
 @dataclass(frozen=True)
 class Item:
     """What becomes of one thing in the source.
 
-    :param status: ``ported``, ``there already``, ``conflict``, ``refused`` or ``left``
+    :param status: one of :data:`STATUSES`
     :param source: below the source directory
     :param target: below the profile's home
     :param action: does it; only of what is ``ported``
@@ -99,7 +102,7 @@ def port(
     """
     arguments = (home, name, index, descriptor, soul, check)
     items = work(owner, "agent.transfer:unpack", *arguments, limits=_LIMITS, descriptors=(descriptor,), where=home)
-    if not fits(items, [(str, str, str, str)]):
+    if not fits(items, [(str, str, str, str)]) or not {status for status, *_rest in items} <= {*STATUSES}:
         raise OpsError("what a look at it answered has no meaning", where=home, fix="see what the agent left there")
     return [Item(*fields) for fields in items]
 

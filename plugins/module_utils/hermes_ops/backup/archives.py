@@ -66,6 +66,12 @@ def prune(directory: str, profile: str, keep: int) -> list[str]:
     return surplus
 
 
+def profile_of(path: str) -> str | None:
+    """The profile that the archive *path* is named after; None when that is no name of an archive."""
+    match = re.fullmatch(pattern(None), os.path.basename(path))
+    return match["profile"] if match else None
+
+
 def pattern(profile: str | None) -> str:
     name = r"[a-z0-9][a-z0-9_-]{0,63}" if profile is None else re.escape(profile)
     return rf"(?P<profile>{name})-(?P<stamp>{_STAMP}){re.escape(SUFFIX)}"

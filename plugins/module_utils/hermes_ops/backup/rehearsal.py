@@ -14,9 +14,10 @@ from typing import Any
 from ..agent import config
 from ..host.installation import Installation
 from ..supervise import canary, gateway, health
+from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.text import moment, printable
-from ..system.worker import Limits, work
+from ..system.worker import Limits, WorkerDied, work
 from . import archives, databases, extracting, offsite, selection
 from .extracting import Manifest
 from .settings import Settings as BackupSettings
@@ -62,6 +63,8 @@ def rehearse(
         label, manifest = _extract(host, profile, backups, scratch)
         say(f"{profile['name']}: {label} of {moment(manifest.created)}")
         found = work(owner, "backup.rehearsal:look", scratch, limits=_LIMITS, where=label)
+        if not fits(found, {"databases": {str: str}, "model": object}):
+            raise WorkerDied("was looked at, and what came of it has not the form of an answer", where=label)
         _refuse_damaged(found["databases"])
         if not manifest.env_inside:
             canary.lend_env(host, profile, scratch)

@@ -37,10 +37,11 @@ from ..agent import webhooks
 from ..host.installation import Installation
 from ..host.undertaking import Undertaking
 from ..supervise import gateway, health
+from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.files import Owner, ensure_directory, open_directory
 from ..system.process import run_filter
-from ..system.text import moment
+from ..system.text import moment, printable
 from ..system.worker import Limits, work
 from . import collecting, exchange, extracting, making
 from .extracting import Manifest
@@ -286,8 +287,8 @@ class Restore:
             failed = work(owner, function, journal.home, limits=_LIMITS, descriptors=locks, where=journal.home)
         except OpsError as error:
             failed = [str(error)]
-        for each in failed if isinstance(failed, list) else []:
-            self.say(f"left behind: {each}")
+        for each in failed if fits(failed, [str]) else []:
+            self.say(f"left behind: {printable(each)}")
 
     def _keep(self, journal: Journal, prefix: str, suffix: str) -> str:
         """Move a directory out of the home, as a whole, to where only root changes it.

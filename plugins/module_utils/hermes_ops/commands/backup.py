@@ -17,7 +17,9 @@ from ..backup.settings import ENV_CHOICES, Settings
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host import settings
 from ..host.installation import Installation
-from ..system.errors import OpsError
+from ..system.errors import OpsError, as_error
+from ..system.files import check_trusted
+from ..system.text import printable
 from ..watch import heartbeat
 
 SUMMARY = "back the agents' homes up, while they work"
@@ -33,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> int:
     host = installation()
     wanted = declared()
-    directory = arguments.output or archives.directory_of(host)
+    directory = _output(arguments.output) if arguments.output else archives.directory_of(host)
     # What is not the whole of it says nothing about the nightly one.
     whole = arguments.profile is None and arguments.output is None
     if whole:
@@ -74,13 +76,25 @@ def work(arguments: argparse.Namespace) -> int:
     return EXIT_UNHEALTHY if problems else EXIT_OK
 
 
+def _output(directory: str) -> str:
+    """The directory that was named, or is made where it was; reached through no link.
+
+    :raises OpsError: somebody else could put another archive in the place of ours, and so choose what a restore brings
+    """
+    directory = there = os.path.realpath(directory)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    check_trusted(there, "name a directory of root's: --output")
+    return directory
+
+
 @contextlib.contextmanager
 def _collected(failures: list[str], profile: dict[str, Any]) -> Iterator[None]:
     """Take what goes wrong with one agent for a failure of that agent."""
     try:
         yield
-    except (OpsError, OSError) as error:
-        failures.append(f"{profile['name']}: {error}")
+    except Exception as error:
+        failures.append(f"{profile['name']}: {printable(str(as_error(error)))}")
 
 
 def _off_the_host(host: Installation, wanted: Settings, profiles: list[dict[str, Any]], failures: list[str]) -> None:

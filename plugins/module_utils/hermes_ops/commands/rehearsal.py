@@ -12,7 +12,8 @@ import time
 from ..backup import rehearsal
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host import settings
-from ..system.errors import OpsError
+from ..system.errors import as_error
+from ..system.text import printable
 from ..watch import heartbeat
 from . import backup as command_backup
 
@@ -38,8 +39,8 @@ def work(arguments: argparse.Namespace) -> int:
             try:
                 results.append(rehearsal.rehearse(host, profile, wanted, backups, say))
                 say(results[-1])
-            except (OpsError, OSError) as error:
-                failures.append(f"{profile['name']}: {error}")
+            except Exception as error:
+                failures.append(f"{profile['name']}: {printable(str(as_error(error)))}")
                 say(failures[-1])
         if not results and not failures:
             failures.append("there is no profile")

@@ -19,6 +19,7 @@ from ..cli import EXIT_OK, say, say_now
 from ..host.installation import Installation
 from ..host.undertaking import Interrupted
 from ..system.errors import OpsError
+from ..system.files import check_trusted
 from . import backup as command_backup
 
 SUMMARY = "make a home what it was in a backup, or its configuration what last worked"
@@ -33,7 +34,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", nargs="?", default="latest", help="an archive, latest (default), restic:SNAPSHOT or restic:latest"
     )
-    parser.add_argument("--profile", help="whose home is replaced (default: the one that the backup is of)")
+    parser.add_argument(
+        "--profile", help="whose home is replaced (default: the one that the backup is of, by its name)"
+    )
     parser.add_argument("--force", action="store_true", help="also where the home knows more than the backup")
     parser.add_argument("--check", action="store_true", help="only say whether it would be done")
     parser.add_argument("--env-identity", metavar="FILE", help="age's identity, for an archive with an encrypted .env")
@@ -96,8 +99,21 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
         if not found:
             raise OpsError(f"there is no archive of {profile['name']} here", fix="name one, or restic:latest")
         path = found[-1].path
+    path = os.path.realpath(path)
     # Before anything of it is written anywhere.
-    manifest = extracting.verify(os.path.abspath(path))
-    profile = profile or host.one(arguments.profile or manifest.profile)
+    manifest = extracting.verify(path)
+    profile = profile or host.one(arguments.profile or _profile_of(path, manifest))
     say(f"{path}: whole, {manifest.members} files of {manifest.profile} on {manifest.host}")
-    yield profile, os.path.abspath(path), lambda: None
+    yield profile, path, lambda: None
+
+
+def _profile_of(path: str, manifest: extracting.Manifest) -> str:
+    """Whose home an archive replaces: what is in it may be written by anybody, its name where only root can write not.
+
+    :raises OpsError: root has not named it, or not so
+    """
+    fix = f"say whose home it replaces: --profile {manifest.profile}"
+    check_trusted(os.path.dirname(path), fix)
+    if archives.profile_of(path) != manifest.profile:
+        raise OpsError(f"says that it is of {manifest.profile}, its name does not", where=path, fix=fix)
+    return manifest.profile

@@ -15,11 +15,11 @@ from ..description.schema import PROFILES_DIRECTORY
 from ..host import groundwork, installation
 from ..host.records import Records, remembered
 from ..supervise import gateway
-from ..system.errors import OpsError
+from ..system.errors import OpsError, as_error
 from ..system.files import Owner
 from ..system.plan import Difference, Plan, diff
 from ..system.process import run
-from .call import Call, as_error, manager_of, units_host
+from .call import Call, manager_of, units_host
 
 
 def work(call: Call) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def converge_homes(call: Call) -> dict[str, Any]:
                 declared(agent),
                 check=call.check_mode,
             )
-        except (OpsError, OSError) as caught:
+        except Exception as caught:
             errors[agent["name"]] = as_error(caught)
             continue
         for note in outcome.notes:
@@ -179,7 +179,7 @@ def purge(call: Call) -> dict[str, Any]:
             plan = plan_purge(call, agent)
             if not call.check_mode:
                 plan.apply()
-        except (OpsError, OSError) as caught:
+        except Exception as caught:
             errors[agent["name"]] = as_error(caught)
             continue
         if plan.changed:

@@ -13,7 +13,7 @@ from ..description.secrets import shown
 from ..supervise import units
 from ..supervise.managers import ManagerOf
 from ..system import systemd
-from ..system.errors import OpsError
+from ..system.errors import OpsError, as_error
 from ..system.files import Owner
 from ..system.systemd import Manager
 
@@ -52,13 +52,6 @@ def answer(work: Callable[[Call], dict[str, Any]], call: Call) -> dict[str, Any]
     # What -vvv shows of the arguments. Ansible hides what a specification names; a secret in a free-form mapping
     # (config, settings, deliver_extra) only shows by its name or look.
     return {**result, "warnings": call.warnings, "invocation": {"module_args": shown((), call.params)}}
-
-
-def as_error(caught: OpsError | OSError) -> OpsError:
-    """*caught* as an error that names its file."""
-    if isinstance(caught, OpsError):
-        return caught
-    return OpsError(str(caught.strerror or caught), where=caught.filename)
 
 
 def manager_of(call: Call) -> ManagerOf:

@@ -11,10 +11,14 @@ file. systemd starts it, so it does not descend from root's shell either.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
+import select
 import signal
 import subprocess
+import sys
+import termios
 import threading
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
@@ -154,10 +158,12 @@ def _run_with_pipes(argv: Sequence[str], unit: str, manager: Manager) -> int:
     # The input may never end.
     threading.Thread(target=_feed, args=(process.stdin,), daemon=True).start()
     outputs = [(process.stdout, 1), *([] if joined else [(process.stderr, 2)])]
-    copies = [threading.Thread(target=_take, args=output) for output in outputs]
+    over, end = os.pipe()
+    copies = [threading.Thread(target=_take, args=(*output, over)) for output in outputs]
     for copy in copies:
         copy.start()
     status = process.wait()
+    os.close(end)
     for copy in copies:
         copy.join()
     return status
@@ -166,16 +172,32 @@ def _run_with_pipes(argv: Sequence[str], unit: str, manager: Manager) -> int:
 def _feed(pipe: IO[bytes]) -> None:
     """Copy our standard input to *pipe*, whose end the other side sees."""
     with contextlib.suppress(OSError), pipe:
-        _copy(0, pipe.fileno())
+        while data := os.read(0, _CHUNK):
+            _write(pipe.fileno(), data)
 
 
-def _take(pipe: IO[bytes], target: int) -> None:
-    """Copy *pipe* to *target*; when nobody reads that any more, the other side is told so by a closed pipe."""
+def _take(pipe: IO[bytes], target: int, over: int) -> None:
+    """Copy *pipe* to *target*; when nobody reads that any more, the other side is told so by a closed pipe.
+
+    :param over: a pipe that ends when the command has. What is in *pipe* by then is copied, too. Its end is not waited
+        for: the command may have handed it to a process of the agent that outlives it, and that may write for ever
+    """
     with contextlib.suppress(OSError), pipe:
-        _copy(pipe.fileno(), target)
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        poll.register(over, select.POLLIN)
+        while over not in dict(poll.poll()):
+            data = os.read(pipe.fileno(), _CHUNK)
+            if not data:
+                return
+            _write(target, data)
+        left = int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+        while left:
+            data = os.read(pipe.fileno(), min(left, _CHUNK))
+            left -= len(data)
+            _write(target, data)
 
 
-def _copy(source: int, target: int) -> None:
-    while data := os.read(source, _CHUNK):
-        while data:
-            data = data[os.write(target, data) :]
+def _write(target: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(target, data) :]

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..description.declaration import home_arguments
 from ..system.files import Owner
+from ..system.network import MOST_DESCRIPTORS
 from ..system.systemd import check_path
 
 TEMPLATE_NAME = "hermes-gateway@.service"
@@ -328,6 +329,8 @@ def confinement(profile: dict[str, Any], owner: Owner, scope: str) -> list[tuple
     """Limits, managed scope and sandbox of whatever runs as the agent *profile*: its gateway, or a command."""
     limits = profile["limits"]
     service = [("MemoryMax", limits["memory"]), ("TasksMax", str(limits["tasks"]))]
+    # systemd's own limit, half a million for each process, is more than a look at them has time for.
+    service.append(("LimitNOFILE", str(MOST_DESCRIPTORS)))
     if limits["cpu"]:
         service.append(("CPUQuota", limits["cpu"]))
     if profile["config_scope"] == "managed":

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import os
+import traceback
+
 
 class OpsError(Exception):
     """Something the operator has to know: what is wrong, where, and how to put it right.
@@ -23,3 +26,19 @@ class OpsError(Exception):
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}. Fix: {self.fix}" if self.fix else text
+
+
+def as_error(caught: Exception) -> OpsError:
+    """*caught*, for whoever goes on with the other agents.
+
+    That may be a defect of ours, which an agent found: it is a failure of the look at this agent, and says where in the
+    kit it is.
+    """
+    if isinstance(caught, OpsError):
+        return caught
+    if isinstance(caught, OSError):
+        return OpsError(str(caught.strerror or caught), where=caught.filename)
+    frames = traceback.extract_tb(caught.__traceback__)
+    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    # Not in its own words: they may quote what nobody may see.
+    return OpsError(f"failed with {type(caught).__name__}{place}", fix="report it: this is a defect")

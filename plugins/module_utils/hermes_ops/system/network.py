@@ -25,6 +25,10 @@ _LISTEN = "0A"
 _TABLES = ("tcp", "tcp6")
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _UNIT = re.compile(r"/hermes-gateway@([^/]+)\.service(?:/|$)", re.M)
+# Descriptors that a process of an agent may have, and so the most that are read of one.
+MOST_DESCRIPTORS = 65536
+# Seconds for the table of all sockets, and for the processes of one user: an agent may have very many of both.
+_SECONDS = 2.0
 # Bytes of a process's command line, and of its cgroups: both are its own to choose.
 _MUCH = 4096
 # An IPv4 address within IPv6, as the kernel writes it.
@@ -35,7 +39,7 @@ _MAPPED = "0000000000000000FFFF0000"
 class _Row:
     """A socket in ``/proc/net/tcp`` or ``tcp6``; addresses as they stand there.
 
-    :param uid: whose it is; 0 as well while nobody has accepted the connection
+    :param uid: who made it; 0 as well while nobody has accepted the connection
     :param inode: ``0`` while nobody has accepted the connection
     """
 
@@ -51,10 +55,14 @@ class _Row:
 
 
 def _rows(net: str = "/proc/net") -> Iterator[_Row]:
+    """Those that can be read in time; the kernel puts listeners first."""
+    deadline = time.monotonic() + _SECONDS
     for table in _TABLES:
         with contextlib.suppress(OSError), open(f"{net}/{table}", encoding="utf-8") as stream:
             next(stream, None)
             for line in stream:
+                if time.monotonic() >= deadline:
+                    return
                 fields = line.split()
                 yield _Row(fields[1], fields[2], fields[3], int(fields[7]), fields[9])
 
@@ -69,9 +77,9 @@ def listeners(ports: Iterable[int], *owners: Owner) -> dict[int, set[int]]:
     wanted = set(ports)
     if not wanted:
         return {}
-    inodes = {row.inode: row.port for row in _rows() if row.state == _LISTEN and row.port in wanted}
-    found: dict[int, set[int]] = {port: set() for port in inodes.values()}
-    _find(inodes, found)
+    sockets = [row for row in _rows() if row.state == _LISTEN and row.port in wanted]
+    found: dict[int, set[int]] = {row.port: set() for row in sockets}
+    _find(sockets, found)
     for owner in owners:
         if not all(found.values()) and os.geteuid() != owner.uid:
             merge_seen(found, work(owner, "system.network:seen_listeners", sorted(wanted)))
@@ -90,22 +98,44 @@ def merge_seen(found: dict[int, set[int]], seen: object) -> None:
             found.get(pair[0], set()).add(pair[1])
 
 
-def _find(inodes: dict[str, int], found: dict[int, set[int]]) -> None:
-    """Add to *found* every process that holds one of the sockets *inodes*."""
-    if not inodes:
-        return
-    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-        for inode in sockets_of(pid) or ():
-            if inode in inodes:
-                found[inodes[inode]].add(pid)
+def _find(sockets: list[_Row], found: dict[int, set[int]]) -> None:
+    """Add to *found* every process that holds one of *sockets*, of the user who made it.
+
+    Each user's processes have a time of their own: who has a thousand of them with all the files that they may open
+    hides what they hold, and nobody else's.
+    """
+    ports = {row.inode: row.port for row in sockets}
+    left = dict.fromkeys((row.uid for row in sockets), _SECONDS)
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()) if sockets else ():
+        uid = _user_of(pid)
+        if left.get(uid, 0.0) > 0:
+            began = time.monotonic()
+            for inode in sockets_of(pid, left[uid]) or ():
+                if inode in ports:
+                    found[ports[inode]].add(pid)
+            left[uid] -= time.monotonic() - began
 
 
-def sockets_of(pid: int) -> list[str] | None:
-    """Of each open descriptor of a process the inode, when it is a socket, else ``""``; None: we may not see them."""
+def _user_of(pid: int) -> int:
+    """The user that a process runs as; -1 when it is gone, or not ours to see."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return -1
+
+
+def sockets_of(pid: int, seconds: float = _SECONDS) -> list[str] | None:
+    """Of each open descriptor of a process the inode, when it is a socket, else ``""``.
+
+    :returns: None when we may not see them, or there are too many to be read within *seconds*
+    """
+    deadline = time.monotonic() + seconds
     found = []
     try:
         with os.scandir(f"/proc/{pid}/fd") as entries:
             for entry in entries:
+                if len(found) >= MOST_DESCRIPTORS or time.monotonic() >= deadline:
+                    return None
                 with contextlib.suppress(FileNotFoundError):
                     match = _SOCKET.match(os.readlink(entry.path))
                     found.append(match[1] if match else "")
@@ -115,12 +145,15 @@ def sockets_of(pid: int) -> list[str] | None:
     return found
 
 
-def is_connected(pid: int, sockets: Iterable[str]) -> bool:
-    """Whether one of a process's *sockets* (inodes) is a TCP connection that it opened itself."""
+def is_connected(pid: int, sockets: Iterable[str]) -> bool | None:
+    """Whether one of a process's *sockets* (inodes) is a TCP connection that it opened itself; None when there are more
+    connections on this host than can be read."""
+    deadline = time.monotonic() + _SECONDS
     mine = set(sockets) - {""}
     ours = [row for row in _rows(f"/proc/{pid}/net") if row.inode in mine]
     ports = {row.port for row in ours if row.state == _LISTEN}
-    return any(row.state == _ESTABLISHED and row.port not in ports for row in ours)
+    connected = any(row.state == _ESTABLISHED and row.port not in ports for row in ours)
+    return connected or (None if time.monotonic() >= deadline else False)
 
 
 def accepted_by(connection: socket.socket, deadline: float) -> int | None:

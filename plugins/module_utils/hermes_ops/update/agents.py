@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..host.installation import Installation
@@ -52,6 +53,24 @@ class Agents:
             if not result.ok:
                 self.say(f"before: {result}")
         return {result.profile: [problem.cause for problem in result.problems] for result in results}
+
+    @contextlib.contextmanager
+    def veto(self, name: str, *, counts: bool) -> Iterator[None]:
+        """What keeps us from looking after the data of the agent *name* keeps all from an update; or is only said.
+
+        Otherwise one agent that spoils its own files would keep its neighbours from updates for ever, and the operator
+        could do nothing about it but remove it.
+
+        :param counts: False for one whose gateway does not run: nothing migrates its data
+        :raises OpsError: that of the body, when it *counts*
+        """
+        try:
+            yield
+        except OpsError as error:
+            if counts:
+                error.fix = f"{error.fix or 'see what it left in its home'}; or stop its gateway and update without it"
+                raise
+            self.say(f"{name} has no say, its gateway does not run: {error}")
 
     def start(self, profiles: list[dict[str, Any]], wanted: str | None) -> None:
         """Start their gateways with the release *wanted*."""

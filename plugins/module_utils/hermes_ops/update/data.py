@@ -49,8 +49,8 @@ class Data:
             self.host.owner_of(profile),
             os.path.join(self._run(earlier or journal.name), name),
             os.path.join(aside, name),
-            # Who goes back by hand may do so because a database is damaged.
-            strict=journal.kind == "update",
+            # Who goes back by hand may do so because a database is damaged; what does not run migrates nothing.
+            strict=journal.kind == "update" and name in journal.before,
         )
 
     def left(self, journal: Journal) -> str:

@@ -13,7 +13,8 @@ import contextlib
 import os
 import pwd
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ..system.errors import OpsError
@@ -46,7 +47,8 @@ class Frozen:
 
     :param name: of the agent
     :param home: where the agent's files are
-    :param strict: a database of Hermes that cannot be copied is an error; else it is left out, like others always
+    :param strict: a database of Hermes that cannot be copied is an error; else it is left out, like others always, and
+        what cannot be copied at all is not kept
     """
 
     def __init__(self, name: str, home: str, owner: Owner, directory: str, aside: str, *, strict: bool = True) -> None:
@@ -159,16 +161,22 @@ class Frozen:
         return WorkerDied("a look at its databases answered with nonsense", where=self.where, fix="see its home")
 
 
-def complete(homes: Sequence[Frozen], budget: int) -> None:
+def complete(
+    homes: Sequence[Frozen],
+    budget: int,
+    veto: Callable[[Frozen], AbstractContextManager[object]] = contextlib.nullcontext,
+) -> None:
     """:meth:`Frozen.completing` of all *homes* side by side: the agents wait for it.
 
+    :param veto: takes the errors of a home
     :raises OpsError: of the first that cannot be copied
     """
     workers: list[tuple[Frozen, Worker]] = []
     try:
         workers += ((frozen, frozen.completing(budget)) for frozen in homes)
         for frozen, worker in workers:
-            frozen.completed(worker)
+            with veto(frozen):
+                frozen.completed(worker)
     finally:
         for _frozen, worker in workers:
             worker.end()

@@ -26,8 +26,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from ..backup import archives as kept_archives
-from ..backup import extracting, making, separable
+from ..backup import separable
 from ..host.installation import Installation
 from ..host.undertaking import Interrupted, Undertaking
 from ..release import build, store
@@ -45,6 +44,7 @@ from .data import RESERVE, Data
 from .ending import shown, tell
 from .journal import Journal, Outcome, after_kill, data_is_frozen
 from .settings import Settings
+from .trial import SCRATCH, Trial
 from .troubles import Troubles
 from .verdict import Target, choose, choose_rollback, narrowed, to_start
 
@@ -52,8 +52,6 @@ from .verdict import Target, choose, choose_rollback, narrowed, to_start
 _ALL = 10**6
 # A run that was killed so often before anything was touched is not begun again by itself.
 ATTEMPTS = 3
-# Of copies of homes, see canary.scratch.
-SCRATCH = ".hermes-canary-"
 
 
 class Machine:
@@ -231,21 +229,24 @@ class Machine:
         built = observe(self.host.root).find(journal.target)
         self._refuse_shared_homes(built.version if built else None)
         self._enter("snapshot")
-        archives = {profile["name"]: self._snapshot(profile) for profile in self.host.profiles}
+        trial = Trial(self.agents, self.data, journal)
+        archives = [(profile, trial.snapshot(profile)) for profile in self.host.profiles]
         self._enter("canary")
-        if self.settings.canary:
-            for profile in self.host.profiles:
-                if profile["name"] in journal.before:
-                    self._canary(journal, profile, archives[profile["name"]])
+        for profile, archive in archives if self.settings.canary else ():
+            if archive and profile["name"] in journal.before:
+                trial.canary(profile, archive)
 
     def _change(self, journal: Journal, previous: str | None) -> None:
         if journal.step != "freeze":
             self._enter("freeze")
         self.data.discard(journal)
         self.data.reserve(journal)
-        homes = [self.data.frozen(journal, profile) for profile in self.host.profiles]
-        for home in homes:
-            home.copy_ahead(self._budget())
+        homes = []
+        for profile in self.host.profiles:
+            home = self.data.frozen(journal, profile)
+            with self._veto(home):
+                home.copy_ahead(self._budget())
+                homes.append(home)
         # From here to the end nobody else may switch or remove releases.
         with lock(os.path.join(self.host.root, ".lock"), timeout=self.settings.build_timeout):
             with _in_a_hurry():
@@ -253,7 +254,7 @@ class Machine:
                 journal.gateways = [profile["name"] for profile in running]
                 self._enter("stop")
                 gateway.stop(self.host.manager_of, running)
-                frozen.complete(homes, self._budget())
+                frozen.complete(homes, self._budget(), self._veto)
                 self._enter("switch")
                 if previous:
                     # Used up, whatever comes of it.
@@ -266,6 +267,9 @@ class Machine:
             self._enter("verify")
             self.agents.verify(running, journal.target, journal.before)
             self._enter("prune")
+
+    def _veto(self, home: frozen.Frozen) -> contextlib.AbstractContextManager[None]:
+        return self.agents.veto(home.name, counts=home.strict)
 
     def _budget(self) -> int:
         """Bytes that copies may take: what an agent lets grow must not fill root's disk."""
@@ -397,8 +401,12 @@ class Machine:
         self._refuse_company("restore", "separate", "rehearsal")
         self._refuse_shared_homes(target.version)
         # A backup, a copy for the canary, and a frozen one are made.
-        homes = [self.data.frozen(Journal("update", 0.0, "", ""), profile) for profile in self.host.profiles]
-        copies = 3 * sum(home.size() for home in homes)
+        look = Journal("update", 0.0, "", "", before={profile["name"]: [] for profile in self.agents.running()})
+        copies = 0
+        for profile in self.host.profiles:
+            home = self.data.frozen(look, profile)
+            with self._veto(home):
+                copies += 3 * home.size()
         for path, more in ((self.host.root, 0), (self.host.ops_dir, copies), (self.host.data_dir, 0)):
             free, wanted = shutil.disk_usage(path).free, self.settings.min_free_mb * 2**20 + more
             if free < wanted:
@@ -408,30 +416,6 @@ class Machine:
                     fix="free space there",
                 )
         return self.agents.before()
-
-    def _snapshot(self, profile: dict[str, Any]) -> str:
-        path = making.create(self.host, profile, self.data.backups).path
-        kept_archives.prune(self.data.backups, profile["name"], self.settings.keep_backups)
-        self.say(f"backup of {profile['name']}: {path}")
-        return path
-
-    def _canary(self, journal: Journal, profile: dict[str, Any], archive: str) -> None:
-        """Try the release on what comes out of the backup, which proves that one as well."""
-        with canary.scratch(self.host, profile, SCRATCH, self.say) as scratch:
-            extracting.extract(archive, scratch, self.host.owner_of(profile))
-            canary.lend_env(self.host, profile, scratch)
-            copy = canary.prepare(self.host, profile, scratch)
-            # Where the agent does not answer now it would prove nothing.
-            reply = self.agents.asked(profile, journal.before[profile["name"]])["health"]["reply"]
-            answer = canary.boot(
-                self.host,
-                journal.target,
-                copy,
-                reply=reply,
-                timeout=profile["health"]["timeout"],
-                stable=min(canary.STABLE_SECONDS, self.settings.stable_seconds),
-            )
-        self.say(f"canary of {profile['name']}: {answer['version']} is healthy on a copy")
 
     def _shutting_down(self) -> bool:
         try:

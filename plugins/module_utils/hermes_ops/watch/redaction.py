@@ -148,8 +148,9 @@ class KnownSecrets:
                 for form in _encoded(value):
                     self._add(form, part)
         self._lengths = sorted({len(needle) for needle in self._needles}, reverse=True)
-        longest = sorted(words, key=lambda word: (-len(word), word))
-        self._words = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in longest) or r"(?!)")
+        # What is hidden already is no secret, although an agent may call it one: nothing could be shown any more.
+        longest = sorted({*words, HIDDEN}, key=lambda word: (-len(word), word))
+        self._words = re.compile("|".join(map(_alone, longest)))
 
     def _add(self, letters: str, part: int) -> bool:
         """Look for *letters*; False when they are too few."""
@@ -179,7 +180,7 @@ class KnownSecrets:
 
     def _found(self, text: str) -> list[tuple[int, int]]:
         """Where they stand in *text*, with the rest of the words that they are in, in order."""
-        spans = {found.span() for found in self._words.finditer(text)}
+        spans = {found.span() for found in self._words.finditer(text) if not found["hidden"]}
         for prefix, reading in _READINGS:
             if prefix and not prefix.search(text):
                 continue
@@ -196,6 +197,11 @@ class KnownSecrets:
                     if letters[start : start + length] in needles:
                         yield start, start + length
                         break
+
+
+def _alone(word: str) -> str:
+    escaped = re.escape(word)
+    return f"(?P<hidden>{escaped})" if word == HIDDEN else rf"(?<!\w){escaped}(?!\w)"
 
 
 def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:

@@ -1,0 +1,61 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What has to go well with each agent before an update touches anything that runs: a backup, and a canary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backup import archives, extracting, making
+from ..supervise import canary
+from .agents import Agents
+from .data import Data
+from .journal import Journal
+
+# Of copies of homes, see canary.scratch.
+SCRATCH = ".hermes-canary-"
+
+
+class Trial:
+    """Of one update."""
+
+    def __init__(self, agents: Agents, data: Data, journal: Journal) -> None:
+        self.agents = agents
+        self.data = data
+        self.journal = journal
+
+    def snapshot(self, profile: dict[str, Any]) -> str | None:
+        """Make a backup; returns its path, None where there is none of an agent that does not count."""
+        name = profile["name"]
+        with self.agents.veto(name, counts=name in self.journal.before):
+            path = making.create(self.agents.host, profile, self.data.backups).path
+            archives.prune(self.data.backups, name, self.agents.settings.keep_backups)
+            self.agents.say(f"backup of {name}: {path}")
+            return path
+        return None
+
+    def canary(self, profile: dict[str, Any], archive: str) -> None:
+        """Try the release on what comes out of the backup, which proves that one as well.
+
+        :param profile: of an agent whose gateway runs
+        """
+        host, name = self.agents.host, profile["name"]
+        with (
+            self.agents.veto(name, counts=True),
+            canary.scratch(host, profile, SCRATCH, self.agents.say) as scratch,
+        ):
+            extracting.extract(archive, scratch, host.owner_of(profile))
+            canary.lend_env(host, profile, scratch)
+            copy = canary.prepare(host, profile, scratch)
+            # Where the agent does not answer now it would prove nothing.
+            reply = self.agents.asked(profile, self.journal.before[name])["health"]["reply"]
+            answer = canary.boot(
+                host,
+                self.journal.target,
+                copy,
+                reply=reply,
+                timeout=profile["health"]["timeout"],
+                stable=min(canary.STABLE_SECONDS, self.agents.settings.stable_seconds),
+            )
+        self.agents.say(f"canary of {name}: {answer['version']} is healthy on a copy")
