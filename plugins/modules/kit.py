@@ -74,7 +74,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
 # Ansible sends only what is imported: the whole kit has to be named here (tests/unit/host/test_kit.py compares).
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import __version__
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import carry, converge, removal
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import reading
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import collecting, reading
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import (
     backup,
     backups,
@@ -91,6 +91,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.command
     separate,
     status,
     tell,
+    tidy,
     update,
     verify,
 )
@@ -101,6 +102,7 @@ SENT = (
     carry,
     converge,
     removal,
+    collecting,
     reading,
     backup,
     backups,
@@ -117,6 +119,7 @@ SENT = (
     separate,
     status,
     tell,
+    tidy,
     update,
     verify,
 )

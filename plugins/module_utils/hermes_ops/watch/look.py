@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..agent.quote import quoted, quoted_error
+from ..agent.quote import quoted_error
 from ..backup.separable import SEPARATE, shared_homes
 from ..host.installation import Installation
 from ..host.settings import path_of as settings_path
@@ -25,7 +25,6 @@ from ..system.errors import OpsError
 from ..system.files import read_text, write_json
 from ..system.process import run
 from ..system.text import number
-from ..system.worker import Limits, work
 from . import expiry, host_findings
 from .agent import AgentLook
 from .findings import Finding, Report, Settings
@@ -41,7 +40,7 @@ BUSY = {
 # Units that a look has other means for; and the heartbeat, which fails when nobody can be told.
 OTHERWISE_SEEN = ("hermes-gateway@", "hermes-canary", "hermes-heartbeat")
 ASK_AGAIN_MINUTES = 10
-VERSION_LIMITS = Limits(seconds=20.0)
+_SQLITE_VERSION = "import sqlite3; print(sqlite3.sqlite_version)"
 
 
 def look(host: Installation, settings: Settings, *, healths: Mapping[str, Health] | None = None) -> Report:
@@ -146,14 +145,14 @@ class _Look:
     def at_sqlite(self) -> None:
         """After the agents: whether it matters is theirs to say."""
         host, release = self.host, current_release(self.host.root)
-        using = next((agent for agent in self.agents if agent.closer.wal), None)
-        if release is None or using is None:
+        if release is None or not any(agent.closer.wal for agent in self.agents):
             return
         known = _mapping(self.memory.get("sqlite"))
         if known.get("release") != release:
-            python = os.path.join(host.root, "releases", release, "bin", "python")
+            # Root's, like all of a release; without site-packages, whose code is its makers'.
+            python = [os.path.join(host.root, "releases", release, "bin", "python"), "-I", "-S"]
             try:
-                version = quoted(work(using.owner, "watch.sight:sqlite_version", python, limits=VERSION_LIMITS), 64)
+                version = run([*python, "-c", _SQLITE_VERSION], timeout=20).stdout.strip()
             except OpsError as error:
                 what = f"the release's Python: {quoted_error(error).what}"
                 self._find("sqlite_unknown", what, "converge the host", failure=False)
