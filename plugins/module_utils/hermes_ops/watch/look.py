@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -40,6 +41,7 @@ BUSY = {
 # Units that a look has other means for; and the heartbeat, which fails when nobody can be told.
 OTHERWISE_SEEN = ("hermes-gateway@", "hermes-canary", "hermes-heartbeat")
 ASK_AGAIN_MINUTES = 10
+_SIZE = re.compile(r"\d{1,20}", re.ASCII)
 _SQLITE_VERSION = "import sqlite3; print(sqlite3.sqlite_version)"
 
 
@@ -241,13 +243,17 @@ def _unit_memories(host: Installation, profiles: list[dict[str, Any]]) -> dict[s
     """What systemd says each unit uses, None where it does not count."""
     found: dict[str, int | None] = {profile["unit"]: None for profile in profiles}
     for manager, members in grouped(profiles, host.manager_of):
-        units = [profile["unit"] for profile in members]
-        answer = manager.call("show", "--property", "Id,MemoryCurrent", *units, check=False).stdout
+        try:
+            names = [profile["unit"] for profile in members]
+            answer = manager.ask("show", "--property", "Id,MemoryCurrent", *names).stdout
+        except OpsError:
+            # The health of these agents says so already.
+            continue
         for block in answer.split("\n\n"):
             values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
             # "[not set]", or the largest number there is: without the controller.
             number = values.get("MemoryCurrent", "")
-            if values.get("Id") in found and number.isdigit() and int(number) < 2**63:
+            if values.get("Id") in names and _SIZE.fullmatch(number) and int(number) < 2**63:
                 found[values["Id"]] = int(number)
     return found
 
