@@ -53,7 +53,7 @@ _ALL = 10**6
 # A run that was killed so often before anything was touched is not begun again by itself.
 ATTEMPTS = 3
 # Of copies of homes, see canary.scratch.
-SCRATCH = ".hermes-canary-"
+SCRATCH = "canary"
 
 
 class Machine:
