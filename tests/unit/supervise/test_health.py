@@ -18,7 +18,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Unit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
 
 
 def unit(**over):
@@ -108,6 +108,7 @@ class Systemctl:
     """A manager whose units had the process ``now`` last."""
 
     now = "c"
+    journal = Manager("system", Owner.current()).journal
 
     def ask(self, *arguments):
         assert "InvocationID" in arguments
@@ -178,6 +179,7 @@ class Units:
     """A manager whose unit is in one state after the other, and then stays in the last."""
 
     scope, owner = "system", Owner.current()
+    journal = Manager("system", owner).journal
 
     def __init__(self, *states):
         self.states = list(states)

@@ -86,3 +86,17 @@ def test_of_the_systems_manager_it_is_an_error(systemctl, monkeypatch):
     systemctl("sleep 1000")
     with pytest.raises(OpsError, match="did not finish"):
         managers.units_of([{"unit": UNIT}], lambda _profile: Manager("system", Owner.current()))
+
+
+def test_a_journal_is_found_by_what_nobody_can_call_himself():
+    """Fields with a leading underscore are journald's own (systemd.journal-fields(7))."""
+    owner = Owner("work", 1234, 1234, "/")
+    assert Manager("system", owner).journal(UNIT) == [f"_SYSTEMD_UNIT={UNIT}"]
+    assert Manager("user", owner).journal(UNIT) == [f"_SYSTEMD_USER_UNIT={UNIT}", "_UID=1234"]
+
+
+def test_the_kit_asks_for_no_journal_by_an_identifier():
+    kit = Path(systemd.__file__).resolve().parents[1]
+    asking = [path.name for path in kit.glob("**/*.py") if '"journalctl"' in path.read_text(encoding="utf-8")]
+    assert {"journal.py", "canary.py", "dashboard.py", "bundle.py"} <= set(asking)
+    assert [path.name for path in kit.glob("**/*.py") if "--identifier" in path.read_text(encoding="utf-8")] == []

@@ -309,7 +309,7 @@ class _Attempt:
         # Anybody may have written there, any amount.
         lines = run_head(
             [
-                *("journalctl", "--identifier", UNIT, f"--since=@{int(self.began)}", "--boot", "--no-pager"),
+                *("journalctl", *self.manager.journal(UNIT), f"--since=@{int(self.began)}", "--boot", "--no-pager"),
                 *("--output", "cat", "--lines", str(journal.JOURNAL_LINES)),
             ],
             limit=journal.JOURNAL_BYTES,

@@ -119,15 +119,16 @@ def _journal(manager: Manager, profile: dict[str, Any], *, before: bool) -> list
         invocations = [word for word in shown.stdout.split() if _INVOCATION.fullmatch(word)][:1]
     # systemd forgets those of a unit that was stopped and is not enabled.
     if before or not invocations:
-        recent = _journalctl(profile, "--lines", str(10 * JOURNAL_LINES), "--output-fields", "_SYSTEMD_INVOCATION_ID")
+        wanted = ["--lines", str(10 * JOURNAL_LINES), "--output-fields", "_SYSTEMD_INVOCATION_ID"]
+        recent = _journalctl(manager, profile, *wanted)
         invocations += [invocation for invocation in reversed(recent) if invocation not in invocations][:1]
     if not invocations:
         return []
     matches = [f"_SYSTEMD_INVOCATION_ID={invocation}" for invocation in invocations]
-    return _journalctl(profile, "--lines", str(JOURNAL_LINES), *matches)
+    return _journalctl(manager, profile, "--lines", str(JOURNAL_LINES), *matches)
 
 
-def _journalctl(profile: dict[str, Any], *arguments: str) -> list[str]:
-    command = ["journalctl", "--identifier", f"hermes-gateway-{profile['name']}", "--boot", "--no-pager"]
+def _journalctl(manager: Manager, profile: dict[str, Any], *arguments: str) -> list[str]:
+    command = ["journalctl", *manager.journal(profile["unit"]), "--boot", "--no-pager"]
     said = run_head([*command, "--output", "cat", *arguments], limit=JOURNAL_BYTES, timeout=20)
     return [line.rstrip() for line in said.splitlines() if line.strip()]

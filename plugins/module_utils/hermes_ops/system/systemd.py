@@ -146,6 +146,15 @@ class Manager:
         """
         return self.call(*arguments, check=False, timeout=COMMAND_TIMEOUT if self.scope == "system" else ASK_TIMEOUT)
 
+    def journal(self, unit: str) -> list[str]:
+        """The matches of journalctl for what *unit* says.
+
+        By what journald itself notes of who speaks; its identifier is what any process likes to call itself.
+        """
+        if self.scope == "system":
+            return [f"_SYSTEMD_UNIT={unit}"]
+        return [f"_SYSTEMD_USER_UNIT={unit}", f"_UID={self.owner.uid}"]
+
     @property
     def reachable(self) -> bool:
         """Whether the manager runs: a user's does once the user lingers."""
