@@ -134,7 +134,7 @@ class Host:
     def clean(self) -> None:
         """Nothing of an update is left."""
         left = self.shell(
-            f"ls -d {JOURNAL} /var/lib/hermes/agents/*/.hermes-canary-* "
+            f"ls -d {JOURNAL} /var/lib/hermes/scratch/* "
             "/etc/systemd/system/hermes-update-recovery.service "
             "/opt/hermes/releases/*.partial /opt/hermes/releases/*.work 2>/dev/null || true"
         )

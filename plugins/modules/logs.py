@@ -13,9 +13,9 @@ version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Writes C(/etc/logrotate.d/hermes) for every log of every agent that Hermes does not bound itself, once logrotate
-    itself has accepted it, and the timer C(hermes-logrotate.timer), which lets logrotate look at them every hour, so
-    that O(max_size) holds within a day too.
+  - Writes C(/etc/hermes-ops/logrotate.conf) for every log of every agent that Hermes does not bound itself, once
+    logrotate itself has accepted it, and the timer C(hermes-logrotate.timer), which lets logrotate look at them every
+    hour, so that O(max_size) holds within a day too.
   - Limits the journal with a drop-in, C(/etc/systemd/journald.conf.d/hermes.conf); C(systemd-journald) is restarted
     when it runs without what that says.
 attributes:
@@ -82,7 +82,7 @@ config:
   description: The configuration of logrotate.
   returned: always
   type: str
-  sample: /etc/logrotate.d/hermes
+  sample: /etc/hermes-ops/logrotate.conf
 """
 
 from typing import Any

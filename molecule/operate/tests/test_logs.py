@@ -20,7 +20,7 @@ testinfra_hosts = ["ansible://operate-bookworm"]
 
 HOME = "/var/lib/hermes/agents/default/.hermes"
 AGENT = "hermes-default"
-CONFIG = "/etc/logrotate.d/hermes"
+CONFIG = "/etc/hermes-ops/logrotate.conf"
 DASHBOARD = "http://127.0.0.1:9119"
 REMOTE = "/var/log/journal/remote"
 DOCS = Path(__file__).resolve().parents[3] / "docs/logs.md"
@@ -174,10 +174,31 @@ def test_both_timers_come_round(controller):
     timers = controller.shell("systemctl list-timers --no-legend --no-pager")
     assert "hermes-logrotate.timer" in timers
     assert "logrotate.timer" in timers.replace("hermes-logrotate.timer", "")
-    # The host's own run knows the same configuration.
-    assert "/var/lib/hermes/agents/work/.hermes/logs/mcp-stderr.log" in controller.shell(
-        "logrotate --debug /etc/logrotate.conf 2>&1"
-    )
+    # The host's own run, which is in no sandbox of ours, starts nothing as an agent.
+    assert "/var/lib/hermes/" not in controller.shell("logrotate --debug /etc/logrotate.conf 2>&1")
+
+
+def test_what_runs_as_an_agent_beside_logrotate_is_in_a_sandbox(controller):
+    """As gzip does, which the agent could trace."""
+    drop_in = "/run/systemd/system/hermes-logrotate.service.d/look.conf"
+    tries = {
+        "bus": "test -S /run/dbus/system_bus_socket",
+        "tmp": "touch /var/tmp/of-the-agent",
+        "root": "sudo --non-interactive true",
+        "home": f"test -w {HOME}",
+        "network": "python3 -c 'import socket; socket.socket()'",
+    }
+    script = "; ".join(f"if {words} 2>/dev/null; then echo {name}; fi" for name, words in tries.items())
+    controller.write("/run/look", f"#!/bin/sh\n{AS_HERMES} sh -c '{script.replace(chr(39), chr(34))}' >{HOME}/seen\n")
+    controller.shell('mkdir -p "${1%/*}"', drop_in)
+    controller.write(drop_in, "[Service]\nExecStartPre=/bin/sh /run/look\n")
+    controller.shell("systemctl daemon-reload; systemctl start hermes-logrotate")
+    try:
+        assert controller.read(f"{HOME}/seen").split() == ["tmp", "home"]
+        # It was a /var/tmp of its own.
+        assert controller.shell("ls /var/tmp/of-the-agent 2>/dev/null || true") == ""
+    finally:
+        controller.shell(f'rm -f "$1" /run/look {HOME}/seen; systemctl daemon-reload', drop_in)
 
 
 def test_the_journal_is_limited(controller):
@@ -301,7 +322,7 @@ def test_switched_off_nothing_is_left(controller):
     off = {"logrotate_enabled": False, "dashboard_enabled": False, "audit_enabled": False}
     controller.converge(off)
     left = controller.shell(
-        "ls -d /etc/logrotate.d/hermes /etc/hermes-ops/audit /etc/systemd/*.conf.d/hermes* "
+        "ls -d /etc/hermes-ops/logrotate.conf /etc/hermes-ops/audit /etc/systemd/*.conf.d/hermes* "
         "/etc/systemd/system/hermes-dashboard.service /etc/systemd/system/hermes-logrotate.* "
         "/etc/systemd/system/systemd-journal-upload.service.d 2>/dev/null || true"
     )

@@ -13,6 +13,8 @@ import hashlib
 import io
 import json
 import os
+import pwd
+import shutil
 import socket
 import sqlite3
 import stat
@@ -227,6 +229,36 @@ def test_env_only_when_asked_for(host, home, profile, tmp_path, me):
         making.create(host, profile, str(tmp_path / "out"), env="include").path, str(tmp_path / "again"), me
     )
     assert (tmp_path / "again/.env").read_text() == (home / ".env").read_text()
+
+
+@pytest.mark.parametrize("owner", ["root", "nobody"])
+def test_env_is_encrypted_by_root_and_never_as_the_agent(host, home, profile, tmp_path, ground, monkeypatch, owner):
+    """What runs as the agent's user, and is not a worker, can be traced by the agent."""
+    if os.geteuid() != 0:
+        pytest.skip("SKIPPED, NOT PROVED: as whom age runs; needs root")
+    program = ground / f"bin-{owner}/age"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "$(id -un) $*"; rev\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    mine = ground / f"home-{owner}"
+    shutil.copytree(home, mine, symlinks=True, ignore=shutil.ignore_patterns("pipe"))
+    for path in (mine, *mine.rglob("*")):
+        os.chown(path, *pwd.getpwnam(owner)[2:4], follow_symlinks=False)
+    where = {**profile, "home": str(mine), "user": owner}
+    path = making.create(host, where, str(tmp_path / "out"), env="age:age1xyz").path
+    assert (
+        extracting.verify(path).sealed_env == b"root --armor --recipient age1xyz\nemoh-eht-fo-terces-a=YEK_REVRES_IPA\n"
+    )
+    with gzip.open(path) as stream:
+        assert b"a-secret-of-the-home" not in stream.read()
+
+
+def test_an_env_that_is_none_is_not_handed_to_age(host, home, profile, tmp_path):
+    (home / ".env").write_bytes(bytes(2 * 2**20))
+    with pytest.raises(OpsError, match="is larger than"):
+        making.create(host, profile, str(tmp_path / "out"), env="age:age1xyz")
+    assert os.listdir(tmp_path / "out") == []
 
 
 def test_a_busy_database_is_consistent(host, home, profile, tmp_path, me):

@@ -14,6 +14,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -217,20 +218,23 @@ for _each in range(1300):
 
 @needs_root
 def test_scratch_homes_that_were_left_are_removed_whatever_is_in_them(host, ground):
-    data = ground / "data"
-    data.mkdir(mode=0o755)
-    shutil.chown(data, "nobody")
-    profile = {"name": "default", "user": "nobody", "directory": str(data)}
+    host.data_dir = str(ground / "data")
+    place = Path(rehearsal.canary.scratch_directory(host))
+    place.mkdir(parents=True)
+    for path in (place.parent, place):
+        path.chmod(0o711)
+    profile = {"name": "default", "user": "nobody"}
     for name in ("one", "two"):
-        path = data / f"{rehearsal.SCRATCH}{name}"
+        path = place / f"{rehearsal.SCRATCH}.default.{name}"
         path.mkdir()
         shutil.chown(path, "nobody")
         subprocess.run(["/usr/bin/python3", "-c", NEST, f"{path}/{name}"], user="nobody", check=True)
-    (data / f"{rehearsal.SCRATCH}other").mkdir()
+    # A run that was killed before it had given it away.
+    (place / f"{rehearsal.SCRATCH}.default.three").mkdir()
     said = []
     with rehearsal.canary.scratch(host, profile, rehearsal.SCRATCH, said.append) as scratch:
-        assert set(os.listdir(data)) == {f"{rehearsal.SCRATCH}other", os.path.basename(scratch)}
-    assert os.listdir(data) == [f"{rehearsal.SCRATCH}other"]
+        assert os.listdir(place) == [os.path.basename(scratch)]
+    assert os.listdir(place) == []
     assert said == []
 
 

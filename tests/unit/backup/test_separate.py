@@ -8,17 +8,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import json
 import os
 import re
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import carry
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import carry, stream
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import separable, separate
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import separate as command
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
@@ -739,6 +741,33 @@ def test_a_link_in_the_place_of_a_copy_leads_the_copy_nowhere(place):
     separate.carry_over(old, str(home), new, str(place / "new/home"))
     assert os.listdir(place / "outside") == []
     assert os.readlink(place / "new/home/way") == str(place / "outside")
+
+
+def entry(name: str, kind: int, **more: object) -> bytes:
+    header = json.dumps({"name": name, "kind": kind, "mode": 0o700, "mtime": 1, **more}).encode()
+    return len(header).to_bytes(4, "big") + header
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        entry("../outside", stat.S_IFDIR),
+        entry("..", stat.S_IFDIR),
+        entry("way", stat.S_IFLNK, target="..") + entry("way/outside", stat.S_IFDIR),
+        entry("outside", stat.S_IFREG, same="../kept"),
+        entry("", stat.S_IFDIR),
+        b"\xff\xff\xff\xff",
+        entry("cut", stat.S_IFREG, size=3) + bytes(8) + (3).to_bytes(4, "big") + b"ab",
+        b"",
+    ],
+    ids=["above", "itself", "through a link", "a link to above", "twice", "endless", "cut in a file", "cut"],
+)
+def test_a_stream_leads_nowhere_else_and_is_whole_or_an_error(tmp_path, said):
+    (tmp_path / "kept").write_text("x")
+    with pytest.raises(OpsError, match="cannot be copied"):
+        stream.unpack(io.BytesIO(entry("", stat.S_IFDIR) + said), str(tmp_path / "home"))
+    assert sorted(os.listdir(tmp_path)) == ["home", "kept"]
+    assert (tmp_path / "kept").stat().st_nlink == 1
 
 
 def test_a_survey_of_another_shape_is_refused():

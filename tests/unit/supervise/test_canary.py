@@ -338,10 +338,17 @@ def test_what_a_canary_says_of_itself_is_judged_and_printable(said, cause):
     assert "\x1b" not in str(problem)
 
 
-def test_whatever_a_canary_leaves_is_removed_but_what_another_user_has_made(host, tmp_path):
+def copies(host) -> list[str]:
+    return sorted(os.listdir(canary.scratch_directory(host)))
+
+
+def test_whatever_a_canary_leaves_is_removed_but_what_is_anothers(host, tmp_path):
     said: list[str] = []
-    described = {**profile(host), "directory": str(tmp_path)}
-    with canary.scratch(host, described, ".canary-", said.append) as scratch:
+    others = [f"{job}.{agent}.x" for job, agent in (("rehearsal", "default"), ("canary", "default-2"))]
+    for name in (*others, "canary.default.left"):
+        (Path(canary.scratch_directory(host)) / name / "in it").mkdir(parents=True)
+    with canary.scratch(host, profile(host), "canary", said.append) as scratch:
+        assert copies(host) == sorted([*others, os.path.basename(scratch)])
         descriptor = os.open(scratch, os.O_RDONLY)
         for _ in range(1300):
             os.mkdir("d", dir_fd=descriptor)
@@ -352,34 +359,79 @@ def test_whatever_a_canary_leaves_is_removed_but_what_another_user_has_made(host
         os.mkfifo(os.path.join(scratch, "pipe"))
         os.symlink(tmp_path, os.path.join(scratch, "link"))
         os.mkdir(os.path.join(scratch, "shut"), 0)
-    assert not list(tmp_path.glob(".canary-*"))
+        os.chmod(scratch, 0)
+    assert copies(host) == sorted(others)
     assert not said
 
 
-def test_a_copy_that_cannot_be_removed_is_said_and_not_waited_for(host, tmp_path, monkeypatch):
-    (tmp_path / ".canary-x").mkdir()
+def test_a_copy_that_cannot_be_removed_is_said_and_not_waited_for(host, monkeypatch):
+    place = Path(canary.scratch_directory(host)) / "canary.default.x"
+    place.mkdir(parents=True)
     for number in range(2000):
-        (tmp_path / ".canary-x" / str(number)).touch()
+        (place / str(number)).touch()
     monkeypatch.setattr(canary, "SWEEP_SECONDS", 0.0)
     said: list[str] = []
-    canary.sweep(host, {**profile(host), "directory": str(tmp_path)}, ".canary-", said.append)
+    canary.sweep(host, profile(host), "canary", said.append)
     assert len(said) == 1
     assert "agent default" in said[0]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root starts workers as others")
-def test_the_copy_is_made_as_the_agent_s_user(host):
-    nobody = Owner.named("nobody")
-    host.owner_of = lambda _profile: nobody
+@pytest.fixture
+def nobodys(host):
+    """A host whose agent is nobody's, in a place that everybody may enter."""
     place = Path(tempfile.mkdtemp(prefix="hermes-canary-"))
-    place.chmod(0o1777)
-    agent = {**profile(host), "directory": str(place)}
+    place.chmod(0o711)
+    host.owner_of = lambda _profile: Owner.named("nobody")
+    host.data_dir = str(place)
+    directory = place / "agents/default"
+    directory.mkdir(parents=True)
+    for path in (directory.parent, directory):
+        path.chmod(0o711)
+    os.chown(directory, 65534, 65534)
+    yield host, {**profile(host), "directory": str(directory)}
+    subprocess.run(["rm", "-rf", place], check=True)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root starts workers as others")
+
+
+@needs_root
+def test_the_copy_is_made_as_the_agent_s_user(nobodys):
+    host, agent = nobodys
+    with canary.scratch(host, agent, "canary", print) as scratch:
+        described = canary.prepare(host, agent, scratch)
+        made = [Path(scratch), *Path(scratch).rglob("*")]
+        assert {path.stat().st_uid for path in made} == {65534}
+        assert Path(scratch).stat().st_mode & 0o777 == 0o700
+        assert dict(canary.properties(host, described, 1.0, online=True))["User"] == "nobody"
+    assert copies(host) == []
+
+
+@needs_root
+def test_the_agent_can_put_nothing_in_the_place_of_the_copy_that_root_binds(nobodys):
+    host, agent = nobodys
+    with canary.scratch(host, agent, "canary", print) as scratch:
+        home = canary.prepare(host, agent, scratch)["home"]
+        attack = f"""
+import os
+for attempt in (lambda: os.rename({home!r}, {home!r} + ".away"), lambda: os.rmdir({home!r}),
+                lambda: os.symlink("/etc", os.path.dirname({home!r}) + "/canary.default.link"),
+                lambda: os.rename(os.path.dirname({home!r}), os.path.dirname({home!r}) + ".away")):
     try:
-        with canary.scratch(host, agent, ".canary-", print) as scratch:
-            described = canary.prepare(host, agent, scratch)
-            made = [Path(scratch), *Path(scratch).rglob("*")]
-            assert {path.stat().st_uid for path in made} == {nobody.uid}
-            assert dict(canary.properties(host, described, 1.0, online=True))["User"] == "nobody"
-        assert not list(place.iterdir())
-    finally:
-        subprocess.run(["rm", "-rf", place], check=True)
+        attempt()
+    except OSError:
+        continue
+    print("done")
+"""
+        done = subprocess.run(["/usr/bin/python3", "-I", "-c", attack], user="nobody", capture_output=True, check=True)
+        assert done.stdout == b""
+        assert not os.path.islink(home)
+
+
+@needs_root
+def test_a_place_for_copies_that_is_not_roots_is_refused(nobodys):
+    host, agent = nobodys
+    os.mkdir(canary.scratch_directory(host))
+    os.chown(canary.scratch_directory(host), 65534, 65534)
+    with pytest.raises(OpsError, match="cannot be trusted"), canary.scratch(host, agent, "canary", print):
+        pass

@@ -224,9 +224,17 @@ def test_a_port_that_somebody_else_has_is_refused_before_anything_is_changed(sys
 
 def test_one_that_does_not_serve_is_an_error(systemctl, host, monkeypatch):
     systemctl.serves = False
-    monkeypatch.setattr(dashboard, "run", lambda words, **_options: Completed(tuple(words), 0, "boom\n", ""))
+    asked = []
+
+    def journalctl(words, *, limit, timeout):
+        asked.append(words)
+        return "boom\n"
+
+    # Which reads no more than a limit: the agent may write there without end.
+    monkeypatch.setattr(dashboard, "run_head", journalctl)
     with pytest.raises(OpsError, match=r"does not serve port 9119.*boom"):
         converge(host)
+    assert "_SYSTEMD_UNIT=hermes-dashboard.service" in asked[0]
 
 
 def test_switched_off_nothing_is_left(systemctl, host):

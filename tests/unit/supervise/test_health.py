@@ -18,7 +18,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Unit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
 
 
 def unit(**over):
@@ -108,8 +108,9 @@ class Systemctl:
     """A manager whose units had the process ``now`` last."""
 
     now = "c"
+    journal = Manager("system", Owner.current()).journal
 
-    def call(self, *arguments, check):
+    def ask(self, *arguments):
         assert "InvocationID" in arguments
         return Completed((), 0, self.now + "\n", "")
 
@@ -178,6 +179,7 @@ class Units:
     """A manager whose unit is in one state after the other, and then stays in the last."""
 
     scope, owner = "system", Owner.current()
+    journal = Manager("system", owner).journal
 
     def __init__(self, *states):
         self.states = list(states)
@@ -186,7 +188,7 @@ class Units:
         state = self.states[0] if len(self.states) == 1 else self.states.pop(0)
         return dict.fromkeys(names, state)
 
-    def call(self, *arguments, check):
+    def ask(self, *arguments):
         return Completed((), 0, "", "")
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
@@ -55,3 +56,28 @@ def test_a_nul_is_an_error_like_others(options):
     words = ["true", *([options.pop("argv")] if "argv" in options else [])]
     with pytest.raises(OpsError, match="cannot be run"):
         run(words, timeout=20, **options)
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("yes", "said more than 1000000 bytes"),
+        ("yes >&2", "said more than 1000000 bytes"),
+        ("sleep 1000", "did not finish within 1 s"),
+        ("trap '' TERM; while :; do sleep 0.1; echo on; done", "did not finish within 1 s"),
+        ("exec >&- 2>&-; sleep 1000", "did not finish within 1 s"),
+        # Who escaped from its group still holds the pipes.
+        ("setsid sleep 20 & sleep 1000", "did not finish within 1 s"),
+        ("setsid sleep 20 &", "did not finish within 1 s"),
+    ],
+)
+def test_a_program_says_so_much_for_so_long(script, why):
+    began = time.monotonic()
+    with pytest.raises(OpsError, match=why):
+        run(["bash", "-c", script], timeout=1, limit=1000000)
+    assert time.monotonic() - began < 10
+
+
+def test_what_a_program_says_is_heard_to_its_end():
+    said = run(["bash", "-c", "head -c 3000000 /dev/zero; echo -n error >&2; exit 3"], timeout=20, check=False)
+    assert (said.rc, len(said.stdout), said.stderr) == (3, 3000000, "error")

@@ -19,6 +19,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import worker
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import run
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import Limits, WorkerDied
 
 KIT = Path(worker.__file__).resolve().parents[1]
@@ -98,19 +99,49 @@ def test_it_has_nothing_of_the_caller(call, nobody, monkeypatch, tmp_path):
 
 
 @needs_root
-def test_the_agent_cannot_read_its_environment_or_memory(call, nobody):
-    """Not even with the arguments in it, although both are the same user."""
-    look = "for name in ('environ', 'mem'):\n    open('/proc/%s/' + name, 'rb').read(1)"
-    outcome = call(
-        f"""
-        import subprocess
-        program = {look!r}.replace('%s', str(os.getpid()))
-        done = subprocess.run(['/usr/bin/python3', '-I', '-c', program], capture_output=True, text=True)
-        return done.stderr
-        """,
-        owner=nobody,
-    )
-    assert "PermissionError" in outcome
+def test_the_agent_cannot_read_its_environment_or_memory_nor_reach_through_it(call, nobody):
+    """Although both are the same user; the arguments are in its memory, and its root is outside of any sandbox."""
+    call("return None")
+    acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
+    acts.write_text("import os, time\ndef act(writing):\n    os.write(writing, b'x')\n    time.sleep(100)\n")
+    reading, writing = os.pipe()
+    it = worker.Worker(nobody, "system.acts:act", (writing,), descriptors=[writing])
+    try:
+        # From now on it is no longer root.
+        assert os.read(reading, 1) == b"x"
+        look = f"""
+import os
+for what in (lambda: open("/proc/{it._process.pid}/environ", "rb").read(1),
+             lambda: open("/proc/{it._process.pid}/mem", "rb").read(1),
+             lambda: os.listdir("/proc/{it._process.pid}/fd"),
+             lambda: os.listdir("/proc/{it._process.pid}/root/")):
+    try:
+        print(what())
+    except PermissionError:
+        print("refused")
+"""
+        done = run(["/usr/bin/python3", "-I", "-c", look], timeout=20, user=nobody, cwd="/")
+        assert done.stdout.split() == ["refused"] * 4
+    finally:
+        it.end()
+        os.close(reading)
+        os.close(writing)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "start",
+    [
+        "os.fork()",
+        "os.posix_spawn('/bin/true', ['true'], {})",
+        "import subprocess; subprocess.run(['/bin/true'])",
+        "import threading; threading.Thread(target=print).start()",
+    ],
+)
+def test_it_starts_no_program(call, nobody, start):
+    """Another program could be traced by the agent, whose user it would have, and is not in the agent's sandbox."""
+    with pytest.raises(WorkerDied, match=r"BlockingIOError|can't start new thread"):
+        call(start, owner=nobody)
 
 
 def test_a_descriptor_that_is_handed_over_stays(call, tmp_path):

@@ -183,7 +183,7 @@ class World:
     def assert_clean(self) -> None:
         assert not self.journal.exists()
         assert not list((self.top / "system").glob("**/*.service"))
-        assert not list((self.top / "data").glob("agents/*/.hermes-canary-*"))
+        assert not list((self.top / "data").glob("scratch/*"))
         assert not list(self.top.glob("**/.reserve"))
         assert not [path for path in self.top.glob("**/*.partial*") if "backups" not in str(path)]
 
@@ -345,7 +345,7 @@ def played_build(world, request):
 
 def played_canary(world, host, name, description, *, reply, timeout, stable):
     home = Path(description["home"])
-    assert str(home.parent) == description["directory"]
+    assert str(home.parent) == canary.scratch_directory(host)
     assert "A_KEY" in (home / ".env").read_text()
     with contextlib.closing(sqlite3.connect(home / "state.db")) as connection:
         assert connection.execute("SELECT count(*) FROM said").fetchone()[0] >= 1

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import canary
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import WorkerDied
@@ -505,9 +506,10 @@ def test_a_journal_that_somebody_planted_is_not_followed(world):
 
 def test_a_copy_for_the_canary_that_nobody_can_remove_by_recursion(world):
     agent = Owner.named("nobody")
-    directory = world.directory("default")
-    deep(directory / ".hermes-canary-x", agent)
-    world.meanwhile["canary"] = lambda: deep(next(directory.glob(".hermes-canary-*")) / "x", agent)
+    place = Path(canary.scratch_directory(world.host))
+    place.mkdir()
+    deep(place / "canary.default.x", agent)
+    world.meanwhile["canary"] = lambda: deep(next(place.glob("canary.default.*")) / "x", agent)
     assert world.machine().update().status == "success"
     world.assert_clean()
 

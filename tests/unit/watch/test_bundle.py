@@ -156,7 +156,7 @@ def test_no_planted_secret_is_in_the_bundle(host):
         host.says[" ".join(words)] = everywhere
     for what in ("cat", "show"):
         host.says[f"systemctl {what} --no-pager hermes-gateway@default.service"] = everywhere
-    journal = "journalctl --no-pager --output short-iso --lines 7 --identifier hermes-gateway-default"
+    journal = "journalctl --no-pager --output short-iso --lines 7 _SYSTEMD_UNIT=hermes-gateway@default.service"
     host.says[journal] = everywhere
     made = debug.bundle(host, "bundle", 7)
     found = contents(made.data)

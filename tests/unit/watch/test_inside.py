@@ -93,7 +93,7 @@ JOURNAL = "journal/hermes-gateway-bad.txt"
 
 
 def said_by_bad(host, text):
-    host.says["journalctl --no-pager --output short-iso --lines 7 --identifier hermes-gateway-bad"] = text
+    host.says["journalctl --no-pager --output short-iso --lines 7 _SYSTEMD_UNIT=hermes-gateway@bad.service"] = text
 
 
 def test_what_was_pasted_into_env_is_no_name_and_no_text(host):

@@ -4,8 +4,9 @@
 """A home carried from one user to another, byte for byte.
 
 All of this works on what an agent wrote, so it is called in a :mod:`worker`: :func:`send` as the user that the home
-belongs to, :func:`receive` as the one that it shall belong to, with a pipe of root's between them. tar(1) does the
-copying: links, holes, times and modes stay as they are. :func:`survey` of both homes tells whether all of it arrived.
+belongs to, :func:`receive` as the one that it shall belong to, with a pipe of root's between them. :mod:`stream` does
+the copying: links, holes, times and modes stay as they are. :func:`survey` of both homes tells whether all of it
+arrived.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import hashlib
 import json
 import os
 import stat
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 from ..system.errors import OpsError
 from ..system.files import failure, read_bytes, remove_tree, write_atomic
 from ..system.text import printable
+from .stream import Writer, unpack
 
 # Where Hermes keeps its jobs, with absolute paths (0.18.2 and 0.19.0 cron/jobs.py: create_job).
 JOBS = "cron/jobs.json"
@@ -140,10 +141,13 @@ def send(home: str, leave_out: list[str], descriptor: int) -> None:
 
     :raises OpsError: it could not be read, or was changed meanwhile
     """
-    excluded = [f"--exclude=./{name}" for name in leave_out]
-    # This format knows nanoseconds, by which Hermes and we see that a file was changed.
-    options = ["--create", "--format=posix", "--sparse", "--one-file-system", "--mode=ug-s"]
-    _tar([*options, "--anchored", "--wildcards", *excluded, "."], home, stdout=descriptor)
+    with _at(home):
+        writer = Writer(descriptor)
+        with _refusing(home):
+            writer.add(home, "", os.lstat(home))
+        for path, name, status in _entries(home, leave_out):
+            writer.add(path, name, status)
+        writer.end()
 
 
 def receive(home: str, descriptor: int) -> None:
@@ -151,25 +155,17 @@ def receive(home: str, descriptor: int) -> None:
 
     :raises OpsError: it could not be written
     """
+    with os.fdopen(descriptor, "rb") as source, _at(home):
+        unpack(source, home)
+
+
+@contextlib.contextmanager
+def _at(home: str) -> Iterator[None]:
+    """Say which home an error of the stream is about, and nothing that no terminal should show."""
     try:
-        os.mkdir(home, 0o700)
-    except OSError as error:
-        raise failure("made", home, error) from None
-    options = ["--extract", "--preserve-permissions", "--no-same-owner", "--delay-directory-restore"]
-    _tar(options, home, stdin=descriptor)
-
-
-def _tar(arguments: list[str], directory: str, **streams: int) -> None:
-    command = ["tar", f"--directory={directory}", "--file=-", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, **{"stdin": subprocess.DEVNULL, **streams}) as process:
-        # Somebody else may hold the other end; ours must not keep it open.
-        for descriptor in streams.values():
-            os.close(descriptor)
-        said = process.stderr.read(_CHUNK) if process.stderr else b""
-    if process.returncode:
-        words = printable(said.decode("utf-8", "replace").strip().partition("\n")[0])
-        words = words or f"tar ended with {process.returncode}"
-        raise OpsError(f"cannot be copied: {words}", where=directory, fix="see what tar says of it")
+        yield
+    except OpsError as error:
+        raise OpsError(printable(error.what), where=error.where or home, fix=error.fix) from None
 
 
 def who_works(home: str, leave_out: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ and 0.19.0, utils.py: atomic_json_write and its like), so reading one is consist
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import glob
@@ -20,27 +21,29 @@ from typing import Any, BinaryIO, cast
 
 from ..system.errors import OpsError
 from ..system.files import failure, remove_tree
-from ..system.process import run_filter
 from . import databases, tarstream
 from .databases import NotCopied, is_database, open_regular
 from .selection import ENV, OURS, link_target, open_home, walk
-from .settings import AGE
 from .space import check_space, no_room
 
-AGE_TIMEOUT = 60.0
+# Bytes of an .env that is encrypted; one with a hundred secrets has some thousand.
+ENV_LIMIT = 2**20
 # Bytes of holes in all files together: they take no space here, but time and space wherever they are unpacked.
 HOLES_LIMIT = 1024 * 2**20
 # Looks at where a file has holes.
 _LOOKS = 10_000
 
 
-def collect(descriptor: int, where: str, home: str, about: dict[str, Any], env: str, packed: bool) -> int:
+def collect(
+    descriptor: int, where: str, home: str, about: dict[str, Any], with_env: bool, sealed: str | None, packed: bool
+) -> int:
     """Write an archive of *home*.
 
     :param descriptor: written to
     :param where: its path, for errors; "": it is a pipe
     :param about: see :data:`tarstream.ABOUT_KEYS`
-    :param env: ``exclude``, ``include``, or ``age:`` and a recipient
+    :param with_env: ``.env`` is in it as it is
+    :param sealed: its ``.env``, encrypted
     :param packed: through gzip
     :returns: how many members it has
     """
@@ -48,10 +51,10 @@ def collect(descriptor: int, where: str, home: str, about: dict[str, Any], env: 
         _sweep(home)
         with contextlib.closing(_Out(descriptor, where)) as file:
             if not packed:
-                return Collection(home, env).write(cast(BinaryIO, file), about)
+                return Collection(home, with_env, sealed).write(cast(BinaryIO, file), about)
             # The level that is quick: a nightly job shares the host with agents.
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=1) as stream:
-                return Collection(home, env).write(cast(BinaryIO, stream), about)
+                return Collection(home, with_env, sealed).write(cast(BinaryIO, stream), about)
     except BrokenPipeError:
         raise OpsError("was not taken to its end", where=where or "the stream") from None
     except OSError as error:
@@ -59,6 +62,21 @@ def collect(descriptor: int, where: str, home: str, about: dict[str, Any], env: 
             # The worker may write no more than was free when it began.
             raise no_room(where) from None
         raise failure("written", where or "the stream", error) from None
+
+
+def env_of(home: str) -> str | None:
+    """``.env`` of *home* in base64, for who encrypts it; None when there is none.
+
+    :raises OpsError: it is larger than Hermes' own could be
+    """
+    file = open_regular(os.path.join(home, ENV))
+    if file is None:
+        return None
+    with file:
+        data = file.read(ENV_LIMIT + 1)
+    if len(data) > ENV_LIMIT:
+        raise OpsError(f"is larger than {ENV_LIMIT} bytes", where=os.path.join(home, ENV), fix="see what it holds")
+    return base64.b64encode(data).decode()
 
 
 def _sweep(home: str) -> None:
@@ -113,13 +131,10 @@ class _Notes:
 
 
 class Collection:
-    """One home on its way into one archive.
+    """One home on its way into one archive; parameters as of :func:`collect`."""
 
-    :param env: see :func:`collect`
-    """
-
-    def __init__(self, home: str, env: str) -> None:
-        self.home, self.env = home, env
+    def __init__(self, home: str, with_env: bool, sealed: str | None) -> None:
+        self.home, self.with_env, self.sealed = home, with_env, sealed
         self.notes = _Notes()
         self.holes = 0
 
@@ -131,15 +146,15 @@ class Collection:
         with tarstream.Writer(out, about) as writer:
             writer.directory(tarstream.HOME, mode)
             for path, status in walk(self.home, self._problem, self._left_out):
-                if path.split("/", 1)[0].startswith(ENV) and self.env != "include":
+                if path.split("/", 1)[0].startswith(ENV) and not self.with_env:
                     continue
                 if not tarstream.fits(path):
                     # What is below it does not fit either.
                     self._problem(path, "has too long a path, so it is not in it")
                     continue
                 self._add(writer, path, status)
-            if self.env.startswith(AGE):
-                self._seal(writer, self.env[len(AGE) :])
+            if self.sealed is not None:
+                writer.data(tarstream.SEALED_ENV, self.sealed.encode())
             return writer.finish(self.notes.all())
 
     def _problem(self, path: str, why: str) -> None:
@@ -223,15 +238,6 @@ class Collection:
         # One that grew is as it was when we began.
         if not whole or (large and after.st_mtime_ns != before.st_mtime_ns and after.st_size <= before.st_size):
             self._problem(path, "changed while it was read")
-
-    def _seal(self, writer: tarstream.Writer, recipient: str) -> None:
-        file = open_regular(os.path.join(self.home, ENV))
-        if file is None:
-            return
-        with file:
-            # By standard input: nothing of it is in a list of processes or in a file.
-            command = ["age", "--armor", "--recipient", recipient]
-            writer.data(tarstream.SEALED_ENV, run_filter(command, file.read(), timeout=AGE_TIMEOUT))
 
 
 def _mode(status: os.stat_result) -> int:

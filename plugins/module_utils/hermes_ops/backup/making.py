@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import re
@@ -20,8 +21,9 @@ from ..host.installation import Installation
 from ..release.observe import stamp_of
 from ..supervise import gateway
 from ..system.errors import OpsError
-from ..system.files import ensure_directory, failure, sync_directory
-from ..system.worker import Limits, Worker
+from ..system.files import Owner, ensure_directory, failure, sync_directory
+from ..system.process import run_filter
+from ..system.worker import Limits, Worker, work
 from . import extracting, space, tarstream
 from .archives import free_name, pattern
 from .extracting import Manifest
@@ -35,6 +37,7 @@ _SECONDS, _SECONDS_AWAY = 2 * 3600.0, 12 * 3600.0
 _STALLED = 900.0
 _MEMORY = 1024 * 2**20
 _PARTIAL = ".partial"
+AGE_TIMEOUT = 60.0
 
 
 class Made(NamedTuple):
@@ -134,9 +137,29 @@ def _collector(
     # Of the archive, and of a copy of a database on its way into it.
     limit = space.free(descriptor) if where else resource.RLIM_INFINITY
     limits = Limits(seconds=seconds, memory=_MEMORY, file=limit)
-    arguments = (descriptor, where, profile["home"], _about(host, profile, env), env, bool(where))
     owner = host.owner_of(profile)
+    sealed = _sealed(owner, profile["home"], env)
+    about = _about(host, profile, env)
+    arguments = (descriptor, where, profile["home"], about, env == "include", sealed, bool(where))
     return Worker(owner, "backup.collecting:collect", arguments, limits, [descriptor, lock], profile["home"])
+
+
+def _sealed(owner: Owner, home: str, env: str) -> str | None:
+    """``.env`` of *home*, encrypted where *env* says so.
+
+    By age(1), as root: as the agent's user it could be traced by the agent. To age it is a row of bytes; by standard
+    input, so that nothing of it is in a list of processes or in a file.
+    """
+    if not env.startswith(AGE):
+        return None
+    said = work(owner, "backup.collecting:env_of", home, where=home)
+    if said is None:
+        return None
+    try:
+        text = base64.b64decode(said, validate=True)
+    except (TypeError, ValueError):
+        raise OpsError("what was read of .env has no meaning", where=home) from None
+    return run_filter(["age", "--armor", "--recipient", env[len(AGE) :]], text, timeout=AGE_TIMEOUT).decode()
 
 
 def _about(host: Installation, profile: dict[str, Any], env: str) -> dict[str, Any]:

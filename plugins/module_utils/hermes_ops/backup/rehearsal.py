@@ -22,8 +22,8 @@ from . import archives, databases, extracting, offsite, selection
 from .extracting import Manifest
 from .settings import Settings as BackupSettings
 
-# Where the agent's user may have a directory, and outside of every home: <data_dir>/agents/<name>/<prefix>….
-SCRATCH = ".hermes-rehearsal-"
+# Of copies of homes, see canary.scratch.
+SCRATCH = "rehearsal"
 # What looking at such a home may take, or removing it.
 _LIMITS = Limits(seconds=1800.0)
 # Seconds to wait for an update or a restore, which want the canary or the home for themselves.

@@ -43,7 +43,7 @@ from ..system.files import Owner, ensure_directory, open_directory
 from ..system.process import run_filter
 from ..system.text import moment, printable
 from ..system.worker import Limits, work
-from . import collecting, exchange, extracting, making
+from . import exchange, extracting, making
 from .extracting import Manifest
 from .selection import STAGING
 
@@ -202,7 +202,7 @@ class Restore:
             if not os.path.isfile(identity):
                 raise OpsError("there is no such file", where=identity, fix="name the file with age's identity")
             command = ["age", "--decrypt", "--identity", identity]
-            text = run_filter(command, manifest.sealed_env, timeout=collecting.AGE_TIMEOUT)
+            text = run_filter(command, manifest.sealed_env, timeout=making.AGE_TIMEOUT)
             work(owner, "backup.reading:put_env", home, journal.stamp, base64.b64encode(text).decode())
             journal.keep_env = False
         elif manifest.sealed_env is not None:

@@ -23,8 +23,14 @@ from ..system.plan import Plan
 from ..system.process import run
 from ..system.services import plan_active, plan_files_gone, plan_gone, plan_young
 from ..system.systemd import Manager
+from .kit import COMMAND
 
-CONFIG = "/etc/logrotate.d/hermes"
+# Not in /etc/logrotate.d: the host's own run would start gzip as an agent's user, outside of the sandbox of our unit.
+CONFIG = "/etc/hermes-ops/logrotate.conf"
+# Where it was before.
+_FORMER_CONFIG = "/etc/logrotate.d/hermes"
+# As Debian and Red Hat build logrotate.
+_STATE_DIRECTORY = "/var/lib/logrotate"
 JOURNALD = "/etc/systemd/journald.conf.d/hermes.conf"
 SERVICE = "/etc/systemd/system/hermes-logrotate.service"
 TIMER = "/etc/systemd/system/hermes-logrotate.timer"
@@ -59,8 +65,37 @@ OPENED_ANEW = (
     "disk-cleanup/cleanup.log",
     "interrupt_debug.log",
 )
-# One file an event, as patterns of find(1) with the home in front: nothing to rotate, only to remove.
-EVENTS = ("/logs/subagent-timeout-*.log", "/sessions/request_dump_*.json")
+# logrotate runs gzip as the agent's user, and what runs as that user the agent can trace, change and reach through
+# (/proc/PID/root). So it sees and may no more than a gateway: supervise.units has the reasons.
+CONFINEMENT = (
+    ("NoNewPrivileges", "yes"),
+    ("PrivateTmp", "yes"),
+    ("PrivateDevices", "yes"),
+    ("InaccessiblePaths", "-/run/dbus"),
+    ("ProtectSystem", "strict"),
+    ("ProtectHome", "tmpfs"),
+    ("ProtectClock", "yes"),
+    ("ProtectControlGroups", "yes"),
+    ("ProtectHostname", "yes"),
+    ("ProtectKernelLogs", "yes"),
+    ("ProtectKernelModules", "yes"),
+    ("ProtectKernelTunables", "yes"),
+    ("ProtectProc", "invisible"),
+    ("RestrictAddressFamilies", "AF_UNIX"),
+    ("RestrictNamespaces", "yes"),
+    ("RestrictRealtime", "yes"),
+    ("RestrictSUIDSGID", "yes"),
+    ("LockPersonality", "yes"),
+    ("MemoryDenyWriteExecute", "yes"),
+    ("KeyringMode", "private"),
+    ("SystemCallArchitectures", "native"),
+    ("SystemCallFilter", "@system-service"),
+    ("SystemCallErrorNumber", "EPERM"),
+    ("DevicePolicy", "closed"),
+    ("IPAddressDeny", "any"),
+    ("MemoryMax", "512M"),
+    ("TasksMax", "32"),
+)
 
 # As many symbolic links as Linux follows on one way (path_resolution(7)).
 _LINKS = 40
@@ -127,9 +162,9 @@ def group_of(user: str) -> str:
         return user
 
 
-def _owner_of_directory(path: str) -> str:
-    """The user with whose rights *path* is rotated: whose the first directory on its way is that is not root's."""
-    directory, uid, links = "/", 0, 0
+def _first_of_others(path: str) -> tuple[str, int]:
+    """The first directory on the way to the file *path* that is not root's, or the last one, and its owner's uid."""
+    directory, here, uid, links = "/", "/", 0, 0
     ahead = os.path.dirname(re.split(r"[*?\[]", path)[0]).split("/")
     # What lies in another user's directory may be a link of that user's: nobody follows it.
     while ahead and uid == 0:
@@ -145,6 +180,12 @@ def _owner_of_directory(path: str) -> str:
         else:
             links += 1
             ahead = ["/" if target.startswith("/") else ".", *target.split("/"), *ahead]
+    return here, uid
+
+
+def _owner_of_directory(path: str) -> str:
+    """The user with whose rights *path* is rotated: whose the first directory on its way is that is not root's."""
+    here, uid = _first_of_others(path)
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -192,17 +233,10 @@ def _section(comment: str, paths: list[str], directives: list[str]) -> list[str]
     return [f"# {comment}", *paths, "{", *(f"    {directive}" for directive in directives), "}", ""]
 
 
-def render_service(settings: Settings, homes: list[Home]) -> str:
-    """The unit that looks at the files every hour; the host's own daily run of logrotate knows the same ones."""
-    names = " -o ".join(f"-path *{pattern}" for pattern in EVENTS)
-    find = f"-mindepth 2 -maxdepth 2 -type f ( {names} ) -mtime +{settings.days} -delete"
-    events = "".join(
-        f"""\
-# One file an event: there is nothing to rotate.
-ExecStart=/usr/bin/setpriv {_find_in(home)}{find}
-"""
-        for home in homes
-    )
+def render_service(settings: Settings, homes: Iterable[Home]) -> str:
+    """The unit that looks at the files every hour."""
+    confinement = "".join(f"{name}={value}\n" for name, value in CONFINEMENT)
+    opened = "".join(map(_opened, [*(home.path for home in homes), *settings.paths]))
     return f"""\
 # Written by the Ansible collection alwayson.hermes.
 
@@ -215,26 +249,25 @@ Before=logrotate.service
 [Service]
 Type=oneshot
 ExecStart=/usr/sbin/logrotate {CONFIG}
-{events}# logrotate's own word for: another one is at it.
+# Also when a log of some agent could not be rotated.
+ExecStopPost={COMMAND} tidy --days {settings.days}
+# logrotate's own word for: another one is at it.
 SuccessExitStatus=3
 TimeoutStartSec=1800
 Nice=19
 IOSchedulingClass=best-effort
 IOSchedulingPriority=7
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-PrivateDevices=yes
-PrivateTmp=yes
-ProtectClock=yes
-ProtectControlGroups=yes
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-ProtectSystem=full
-RestrictNamespaces=yes
-RestrictRealtime=yes
-"""
+{confinement}ReadWritePaths=-{_STATE_DIRECTORY}
+{opened}"""
+
+
+def _opened(path: str) -> str:
+    """What lets the unit write where the agent's home, or the log, *path* lies.
+
+    The directory is one of root's, or lies in one: the agent can put no link, or nothing at all, in its place.
+    """
+    directory = _first_of_others(os.path.join(path, ""))[0]
+    return f"# {path}\nBindPaths=-{directory}\nReadWritePaths=-{directory}\n"
 
 
 def moved_config(text: str, before: Home, after: Home) -> str:
@@ -259,11 +292,7 @@ def moved_config(text: str, before: Home, after: Home) -> str:
 
 def moved_service(text: str, before: Home, after: Home) -> str:
     """The same for :func:`render_service`."""
-    return text.replace(_find_in(before), _find_in(after))
-
-
-def _find_in(home: Home) -> str:
-    return f"--reuid={home.user} --regid={home.group} --clear-groups /usr/bin/find {home.path} "
+    return re.sub(rf"^# {re.escape(before.path)}\n(\w+=.*\n)+", lambda _found: _opened(after.path), text, flags=re.M)
 
 
 def render_timer() -> str:
@@ -318,6 +347,7 @@ def plan_logs(settings: Settings, homes: Iterable[Home], manager: Manager) -> Pl
     plan = Plan()
     homes = list(homes)
     text = render_config(settings, homes)
+    plan_files_gone(plan, [_FORMER_CONFIG])
     checked = len(plan.actions)
     if plan.add_file(CONFIG, text, mode=CONFIG_MODE):
         plan.actions.insert(checked, lambda: check_config(text))
@@ -331,7 +361,7 @@ def plan_logs(settings: Settings, homes: Iterable[Home], manager: Manager) -> Pl
 def plan_no_logs(manager: Manager) -> Plan:
     """Compare the host with one where all of this never was. Logs, rotated or not, stay."""
     plan = Plan()
-    plan_gone(plan, manager, _TIMER_UNIT, [TIMER, SERVICE, CONFIG])
+    plan_gone(plan, manager, _TIMER_UNIT, [TIMER, SERVICE, CONFIG, _FORMER_CONFIG])
     if os.path.exists(JOURNALD):
         plan_files_gone(plan, [JOURNALD])
         plan.actions.append(lambda: manager.call("restart", _JOURNALD_UNIT))
@@ -340,4 +370,4 @@ def plan_no_logs(manager: Manager) -> Plan:
 
 def present() -> bool:
     """Whether something of this is on the host."""
-    return any(map(os.path.lexists, (CONFIG, TIMER, SERVICE, JOURNALD)))
+    return any(map(os.path.lexists, (CONFIG, _FORMER_CONFIG, TIMER, SERVICE, JOURNALD)))

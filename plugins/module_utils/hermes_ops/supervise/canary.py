@@ -15,8 +15,10 @@ The copy is as hostile as the home it was made from: only workers touch it.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,7 +28,7 @@ from ..agent.quote import quoted
 from ..description.schema import PROFILES_DIRECTORY
 from ..host.installation import Installation
 from ..system.errors import OpsError
-from ..system.files import Owner
+from ..system.files import Owner, changing, check_trusted, ensure_directory, failure, open_directory
 from ..system.process import run, run_head
 from ..system.systemd import COMMAND_TIMEOUT, Manager, Unit, check_path
 from ..system.worker import Limits, work
@@ -69,42 +71,69 @@ class CanaryFailed(OpsError):
 
 
 @contextlib.contextmanager
-def scratch(host: Installation, profile: dict[str, Any], prefix: str, say: Callable[[str], object]) -> Iterator[str]:
-    """A directory for a copy of the home of *profile*: its user's, outside of every home, gone afterwards."""
-    owner = host.owner_of(profile)
-    sweep(host, profile, prefix, say)
+def scratch(host: Installation, profile: dict[str, Any], job: str, say: Callable[[str], object]) -> Iterator[str]:
+    """A directory for a copy of the home of *profile*: its user's, outside of every home, gone afterwards.
+
+    It lies in a directory of root's: systemd binds it into the canary's sandbox by its path, which has to lead
+    there whatever the agent does meanwhile.
+
+    :param job: that it is for; one at a time
+    """
+    sweep(host, profile, job, say)
     try:
-        name = os.path.basename(
-            str(work(owner, "supervise.copy:make", profile["directory"], prefix, where=_named(profile)))
-        )
-        if not name.startswith(prefix) or not name[len(prefix) :].replace("_", "").isalnum():
-            raise OpsError("is no name of a copy", where=_named(profile), fix="see what the agent does there")
-        yield os.path.join(profile["directory"], name)
+        yield _make(host, profile, job)
     finally:
-        sweep(host, profile, prefix, say)
+        sweep(host, profile, job, say)
 
 
-def sweep(host: Installation, profile: dict[str, Any], prefix: str, say: Callable[[str], object]) -> None:
-    """Away with the copies of *profile*, also of runs that were killed. One that cannot be removed is only said."""
-    limits = Limits(seconds=SWEEP_SECONDS)
+def scratch_directory(host: Installation) -> str:
+    """Where the copies lie; on the file system of the agents' own directories."""
+    return os.path.join(host.data_dir, "scratch")
+
+
+def _prefix(profile: dict[str, Any], job: str) -> str:
+    # No name of an agent has a dot.
+    return f"{job}.{profile['name']}."
+
+
+def _make(host: Installation, profile: dict[str, Any], job: str) -> str:
+    parent, owner = scratch_directory(host), host.owner_of(profile)
+    ensure_directory(parent, mode=0o711)
+    check_trusted(parent, fix="see whether the data volume is mounted; hermes_data_dir has to be root's")
     try:
-        work(
-            host.owner_of(profile),
-            "supervise.copy:sweep",
-            profile["directory"],
-            prefix,
-            limits=limits,
-            where=_named(profile),
-        )
-    except OpsError as error:
-        say(f"a copy of its home stays in {profile['directory']}: {error}")
+        path = tempfile.mkdtemp(prefix=_prefix(profile, job), dir=parent)
+        os.chown(path, owner.uid, owner.gid)
+    except OSError as error:
+        raise failure("written", parent, error) from None
+    return path
+
+
+def sweep(host: Installation, profile: dict[str, Any], job: str, say: Callable[[str], object]) -> None:
+    """Away with the copies of *profile*, also of runs that were killed. One that cannot be removed is only said."""
+    pattern = os.path.join(glob.escape(scratch_directory(host)), f"{_prefix(profile, job)}*")
+    for path in glob.glob(pattern):
+        try:
+            _remove(host.owner_of(profile), path, _named(profile))
+        except (OpsError, OSError) as error:
+            say(f"a copy of the home of {_named(profile)} stays in {path}: {error}")
+
+
+def _remove(owner: Owner, path: str, where: str) -> None:
+    with contextlib.suppress(OSError):
+        # A run that was killed at once has left an empty one, perhaps still root's.
+        os.rmdir(path)
+        return
+    with changing(open_directory(path), path) as copy:
+        limits = Limits(seconds=SWEEP_SECONDS)
+        work(owner, "supervise.copy:clear", copy, limits=limits, descriptors=[copy], where=where)
+    os.rmdir(path)
 
 
 def prepare(host: Installation, profile: dict[str, Any], home: str) -> dict[str, Any]:
     """Make a copy of a profile's home fit for the canary, and describe the profile that it has become.
 
     :param profile: whose home it is a copy of
-    :param home: the copy: the agent's own directory, outside of every agent's home, which the canary does not see
+    :param home: the copy, outside of every agent's home
     :returns: the description, in the form of *profile*, and ``key``, of its API server; ``health.reply`` says whether
         it can answer a chat: with a login that only the real agent may renew it cannot
     :raises OpsError: when a file of it does not parse; says which, and the line
@@ -280,7 +309,7 @@ class _Attempt:
         # Anybody may have written there, any amount.
         lines = run_head(
             [
-                *("journalctl", "--identifier", UNIT, f"--since=@{int(self.began)}", "--boot", "--no-pager"),
+                *("journalctl", *self.manager.journal(UNIT), f"--since=@{int(self.began)}", "--boot", "--no-pager"),
                 *("--output", "cat", "--lines", str(journal.JOURNAL_LINES)),
             ],
             limit=journal.JOURNAL_BYTES,

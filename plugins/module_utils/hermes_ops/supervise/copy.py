@@ -13,11 +13,9 @@ the sources), hermes_cli/managed_scope.py, gateway/run.py (what is started besid
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import re
-import tempfile
 from typing import Any
 
 from ..agent import config, dotenv
@@ -25,8 +23,7 @@ from ..agent.state import checked
 from ..agent.state import look as look_at_state
 from ..description.declaration import BASE_CONFIG, merge
 from ..system import trees
-from ..system.errors import OpsError
-from ..system.files import ensure_directory, read_bytes, read_json, read_text, write_atomic, write_json
+from ..system.files import ensure_directory, failure, read_bytes, read_json, read_text, write_atomic, write_json
 from . import servers
 
 # Work that was interrupted less than so many seconds ago a gateway takes up again at its start (gateway/run.py); with 0
@@ -75,24 +72,17 @@ _REFRESH_TOKENS = ("refresh_token", "refreshToken")
 _WORD = 300
 
 
-def make(directory: str, prefix: str) -> str:
-    """A new directory ``<directory>/<prefix>…``; returns its path."""
-    try:
-        return tempfile.mkdtemp(prefix=prefix, dir=directory)
-    except OSError as error:
-        raise OpsError(f"cannot be written ({error.strerror})", where=directory, fix="free space there") from None
+def clear(directory: int) -> None:
+    """Remove all that is in a copy, whatever its agent made of it.
 
-
-def sweep(directory: str, prefix: str) -> None:
-    """Remove what :func:`make` made, whoever left it there.
-
+    :param directory: its descriptor
     :raises OpsError: something of it stays
     """
-    for path in glob.glob(os.path.join(glob.escape(directory), f"{prefix}*")):
-        # Another agent's is for that one's worker.
-        with contextlib.suppress(FileNotFoundError):
-            if os.lstat(path).st_uid == os.geteuid():
-                trees.remove(path)
+    try:
+        os.fchmod(directory, 0o700)
+        trees.empty(directory)
+    except OSError as error:
+        raise failure("removed", "a copy of its home", error) from None
 
 
 def lend_env(source: str, home: str) -> None:

@@ -17,11 +17,12 @@ from ..system import network
 from ..system.errors import OpsError
 from ..system.files import Owner
 from ..system.plan import Plan
-from ..system.process import run
+from ..system.process import last_line, run_head
 from ..system.services import plan_active, plan_gone
 from ..system.systemd import Manager, Unit
 from . import units
 from .gateway import current_release, running_release
+from .journal import JOURNAL_BYTES
 from .managers import ManagerOf
 
 # Where Hermes asks for no login (0.18.2 and 0.19.0 hermes_cli/web_server.py: _LOOPBACK_HOST_VALUES).
@@ -157,14 +158,16 @@ def _wait(manager: Manager, port: int, owner: Owner) -> None:
         if served is not None and _is_ours(unit, served):
             return
         if time.monotonic() > deadline:
+            said = _last_words(manager)
             raise OpsError(
-                f"does not serve port {port} {START_SECONDS:.0f} s after its start ({unit.active}): {_last_words()}",
+                f"does not serve port {port} {START_SECONDS:.0f} s after its start ({unit.active}): {said}",
                 where=units.DASHBOARD_NAME,
                 fix="see journalctl -t hermes-dashboard",
             )
         time.sleep(0.2)
 
 
-def _last_words() -> str:
-    log = run(["journalctl", "--identifier=hermes-dashboard", "--lines=20", "--output=cat"], timeout=20, check=False)
-    return quoted(log.last_words) if log.ok and log.stdout.strip() else "it said nothing"
+def _last_words(manager: Manager) -> str:
+    # Anybody may have written there, any amount.
+    command = ["journalctl", *manager.journal(units.DASHBOARD_NAME), "--boot", "--lines=20", "--output=cat"]
+    return quoted(last_line(run_head(command, limit=JOURNAL_BYTES, timeout=20))) or "it said nothing"

@@ -17,6 +17,7 @@ from typing import Any
 from ..agent.state import read_state
 from ..host.records import Records
 from ..system import network
+from ..system.errors import OpsError
 from ..system.files import read_text, write_atomic
 from ..system.plan import Difference, Plan
 from ..system.systemd import DEAD, Manager, Unit
@@ -112,6 +113,9 @@ def plan_gateways(
     present = [profile for profile in profiles if profile["state"] == "present"]
     absent = [profile for profile in profiles if profile["state"] == "absent"]
     states = units_of(profiles, manager_of)
+    for unit in states.values():
+        if unit.unknown:
+            raise OpsError(f"the manager of {unit.user} {unit.unknown}", where=unit.name, fix="see what that user runs")
     _plan_other_scope(plan, host, profiles, manager_of, records)
 
     files = plan_files(host, present, manager_of)

@@ -43,6 +43,12 @@ def explain_unit(unit: Unit) -> Problem | None:
     """What systemd itself knows about a unit that is not running."""
     if unit.running:
         return None
+    if unit.unknown:
+        return Problem(
+            "manager_silent",
+            f"its user's manager says nothing of it: it {unit.unknown}",
+            "end what that user runs (loginctl terminate-user), then converge the host: site.yml",
+        )
     if unit.load == "not-found":
         return Problem("not_installed", f"{unit.name} does not exist", "converge the host: site.yml", True)
     if unit.status == EXIT_EXEC:

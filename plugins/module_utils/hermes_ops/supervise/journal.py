@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
 from ..agent.quote import quoted
+from ..system.errors import OpsError
 from ..system.process import run_head
 from ..system.systemd import Manager
 from .problems import CONFIG_FIX, Health, Problem
@@ -16,7 +18,7 @@ from .problems import CONFIG_FIX, Health, Problem
 JOURNAL_LINES = 40
 # One line of the journal may have megabytes, if its writer wants that.
 JOURNAL_BYTES = 1024 * 1024
-
+_INVOCATION = re.compile(r"[0-9a-f]{1,32}")
 
 # What the journal of a gateway says about itself -> the problem . Only consulted for a gateway that is
 # already known to be unhealthy: a text that changes with Hermes' version costs an explanation, never a verdict.
@@ -110,19 +112,23 @@ def _journal(manager: Manager, profile: dict[str, Any], *, before: bool) -> list
 
     :param before: of the process before too: in a crash loop the present one has hardly begun
     """
-    shown = manager.call("show", "--property", "InvocationID", "--value", profile["unit"], check=False)
-    invocations = shown.stdout.split()
+    invocations: list[str] = []
+    # A user's manager is the agent's: it may say anything, or nothing.
+    with contextlib.suppress(OpsError):
+        shown = manager.ask("show", "--property", "InvocationID", "--value", profile["unit"])
+        invocations = [word for word in shown.stdout.split() if _INVOCATION.fullmatch(word)][:1]
     # systemd forgets those of a unit that was stopped and is not enabled.
     if before or not invocations:
-        recent = _journalctl(profile, "--lines", str(10 * JOURNAL_LINES), "--output-fields", "_SYSTEMD_INVOCATION_ID")
+        wanted = ["--lines", str(10 * JOURNAL_LINES), "--output-fields", "_SYSTEMD_INVOCATION_ID"]
+        recent = _journalctl(manager, profile, *wanted)
         invocations += [invocation for invocation in reversed(recent) if invocation not in invocations][:1]
     if not invocations:
         return []
     matches = [f"_SYSTEMD_INVOCATION_ID={invocation}" for invocation in invocations]
-    return _journalctl(profile, "--lines", str(JOURNAL_LINES), *matches)
+    return _journalctl(manager, profile, "--lines", str(JOURNAL_LINES), *matches)
 
 
-def _journalctl(profile: dict[str, Any], *arguments: str) -> list[str]:
-    command = ["journalctl", "--identifier", f"hermes-gateway-{profile['name']}", "--boot", "--no-pager"]
+def _journalctl(manager: Manager, profile: dict[str, Any], *arguments: str) -> list[str]:
+    command = ["journalctl", *manager.journal(profile["unit"]), "--boot", "--no-pager"]
     said = run_head([*command, "--output", "cat", *arguments], limit=JOURNAL_BYTES, timeout=20)
     return [line.rstrip() for line in said.splitlines() if line.strip()]

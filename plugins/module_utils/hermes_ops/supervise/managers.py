@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..system.errors import OpsError
 from ..system.systemd import Manager, Unit
 
 # An agent's ``gateway`` part -> who runs its gateway; the manager's owner is the agent's user.
@@ -25,8 +26,19 @@ def grouped(profiles: Iterable[dict[str, Any]], manager_of: ManagerOf) -> list[t
 
 
 def units_of(profiles: Iterable[dict[str, Any]], manager_of: ManagerOf) -> dict[str, Unit]:
-    """The state of the gateways of *profiles*, by the name of their unit; one call for each manager."""
+    """The state of the gateways of *profiles*, by the name of their unit; one call for each manager.
+
+    A user's manager is the agent's own: when it does not answer, nothing is known of the units of that agent alone.
+
+    :raises OpsError: the system's manager does not answer
+    """
     found: dict[str, Unit] = {}
     for manager, members in grouped(profiles, manager_of):
-        found.update(manager.units(profile["unit"] for profile in members))
+        names = [profile["unit"] for profile in members]
+        try:
+            found.update(manager.units(names))
+        except OpsError as error:
+            if manager.scope == "system":
+                raise
+            found.update((name, manager.unknown(name, error.what)) for name in names)
     return found

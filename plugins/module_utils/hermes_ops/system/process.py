@@ -21,6 +21,8 @@ from .files import Owner
 
 # Where programs are looked for that run as somebody else.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Bytes that a program may say: more than any of ours needs, and nothing that harms us.
+OUTPUT_LIMIT = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def run(
     cwd: str | None = None,
     user: Owner | None = None,
     pass_fds: Sequence[int] = (),
+    limit: int = OUTPUT_LIMIT,
 ) -> Completed:
     """Run *argv* without a shell, kill its whole process group at the time-out, and return what it said.
 
@@ -66,7 +69,8 @@ def run(
     :param user: run as this user (needs root). It gets nothing else of this process's environment than PATH: whoever
         runs as that user can read it. Without another user it gets all of it
     :param pass_fds: descriptors that it inherits
-    :raises OpsError: program missing, time-out, or failure with *check*
+    :param limit: bytes that it may say, by standard output and by standard error
+    :raises OpsError: program missing, time-out, more than *limit*, or failure with *check*
     """
     command = tuple(argv)
     shown = shlex.join(command)
@@ -81,8 +85,6 @@ def run(
             cwd=cwd,
             start_new_session=True,
             pass_fds=tuple(pass_fds),
-            text=True,
-            errors="replace",
             **identity,
         )
     except OSError as error:
@@ -90,16 +92,61 @@ def run(
     except ValueError as error:
         # A NUL in an argument or in the environment.
         raise OpsError(f"cannot be run ({error})", where=command[0]) from None
+    problem = None
     try:
-        stdout, stderr = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        raise OpsError(f"did not finish within {timeout:g} s", where=shown) from None
+        stdout, stderr = (text.decode("utf-8", "replace") for text in _said(process, time.monotonic() + timeout, limit))
+    except TimeoutError:
+        problem = f"did not finish within {timeout:g} s"
+    except OverflowError:
+        problem = f"said more than {limit} bytes"
+    finally:
+        cast(BinaryIO, process.stdout).close()
+        cast(BinaryIO, process.stderr).close()
+    if problem:
+        _kill(process)
+        raise OpsError(problem, where=shown)
     done = Completed(command, process.returncode, stdout, stderr)
     if check and not done.ok:
         raise OpsError(f"failed with status {done.rc}: {done.last_words}", where=shown)
     return done
+
+
+def _said(process: subprocess.Popen[bytes], deadline: float, limit: int) -> list[bytearray]:
+    """Standard output and error of *process*, once it has ended.
+
+    :raises TimeoutError: it has not when it is time
+    :raises OverflowError: it said more than *limit*
+    """
+    said = {cast(BinaryIO, stream): bytearray() for stream in (process.stdout, process.stderr)}
+    with selectors.DefaultSelector() as selector:
+        for stream in said:
+            selector.register(stream, selectors.EVENT_READ)
+        while selector.get_map():
+            remaining = deadline - time.monotonic()
+            ready = selector.select(remaining) if remaining > 0 else []
+            if not ready:
+                raise TimeoutError
+            for key, _events in ready:
+                stream = cast(BinaryIO, key.fileobj)
+                part = os.read(key.fd, 1 << 16)
+                said[stream] += part
+                if len(said[stream]) > limit:
+                    raise OverflowError
+                if not part:
+                    selector.unregister(stream)
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
+    return list(said.values())
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End *process* with its group, and wait for nobody else who may hold its pipes: that may be an agent's process."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5.0)
 
 
 def _as_user(user: Owner | None) -> tuple[dict[str, Any], dict[str, str]]:

@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import OpsError
 from .files import Owner
@@ -17,12 +17,18 @@ from .process import Completed, run
 
 # For everything but a stop, which takes as long as the gateway may drain.
 COMMAND_TIMEOUT = 120.0
+# For a user's manager that is asked something: it is the agent's, and may never answer.
+ASK_TIMEOUT = 10.0
 
 # systemd's words for a unit that nobody starts again.
 DEAD = ("inactive", "failed")
 
 # What a path may hold so that it means itself in every directive: no white space, quote, `%`, `:` or `\`.
 UNIT_PATH = re.compile(r"/[\w./@+,=~-]*")
+
+# What systemd says of a unit, and how long a number of it may be.
+_WORD = re.compile(r"[\w.@:\\-]{0,255}", re.ASCII)
+_NUMBER = re.compile(r"\d{1,20}", re.ASCII)
 
 _PROPERTIES = {
     "Id": "",
@@ -47,6 +53,7 @@ class Unit:
     :param entered: when it became active, seconds of the monotonic clock; 0.0 when it is not
     :param user: whose manager runs it; "" for the system's
     :param queued: systemd has yet to begin with something it was told to do with it
+    :param unknown: why nothing is known of it; "" when its state is
     """
 
     name: str
@@ -62,6 +69,7 @@ class Unit:
     stale: bool
     user: str = ""
     queued: bool = False
+    unknown: str = ""
 
     def command(self, verb: str) -> str:
         """What root types to have *verb* done to it."""
@@ -131,6 +139,22 @@ class Manager:
             env={"XDG_RUNTIME_DIR": f"/run/user/{self.owner.uid}"},
         )
 
+    def ask(self, *arguments: str) -> Completed:
+        """Like :meth:`call`, for what only asks and may fail.
+
+        :raises OpsError: it does not answer, or without end
+        """
+        return self.call(*arguments, check=False, timeout=COMMAND_TIMEOUT if self.scope == "system" else ASK_TIMEOUT)
+
+    def journal(self, unit: str) -> list[str]:
+        """The matches of journalctl for what *unit* says.
+
+        By what journald itself notes of who speaks; its identifier is what any process likes to call itself.
+        """
+        if self.scope == "system":
+            return [f"_SYSTEMD_UNIT={unit}"]
+        return [f"_SYSTEMD_USER_UNIT={unit}", f"_UID={self.owner.uid}"]
+
     @property
     def reachable(self) -> bool:
         """Whether the manager runs: a user's does once the user lingers."""
@@ -143,30 +167,45 @@ class Manager:
         names = list(names)
         if not names or not self.reachable:
             return {name: self._unit(name, {}) for name in names}
-        answer = self.call("show", "--property", ",".join(_PROPERTIES), *names, check=False)
+        answer = self.ask("show", "--property", ",".join(_PROPERTIES), *names)
         blocks = answer.stdout.split("\n\n")
         found = {}
         for name, block in zip(names, blocks):
             found[name] = self._unit(name, dict(line.split("=", 1) for line in block.splitlines() if "=" in line))
         return {name: found.get(name) or self._unit(name, {}) for name in names}
 
+    def unknown(self, name: str, why: str) -> Unit:
+        """A unit of which this manager says nothing."""
+        states = dict.fromkeys(("LoadState", "ActiveState", "SubState"), "unknown")
+        return replace(self._unit(name, states), unknown=why)
+
     def _unit(self, name: str, properties: dict[str, str]) -> Unit:
-        values = {**_PROPERTIES, **properties}
+        # A user's manager is the agent's: it may say anything.
+        values = {key: _word(properties.get(key, default)) for key, default in _PROPERTIES.items()}
         return Unit(
             name=name,
             load=values["LoadState"],
             active=values["ActiveState"],
             sub=values["SubState"],
             enabled=values["UnitFileState"] == "enabled",
-            pid=int(values["MainPID"]),
-            restarts=int(values["NRestarts"]),
+            pid=_number(values["MainPID"]),
+            restarts=_number(values["NRestarts"]),
             result=values["Result"],
-            status=int(values["ExecMainStatus"]),
-            entered=int(values["ActiveEnterTimestampMonotonic"]) / 1e6,
+            status=_number(values["ExecMainStatus"]),
+            entered=_number(values["ActiveEnterTimestampMonotonic"]) / 1e6,
             stale=values["NeedDaemonReload"] == "yes",
             user=self.owner.name if self.scope == "user" else "",
             queued=bool(values["Job"]),
         )
+
+
+def _word(value: str) -> str:
+    """*value*, as far as it is one of systemd's words, numbers, or names of units."""
+    return value if _WORD.fullmatch(value) else "nonsense"
+
+
+def _number(value: str) -> int:
+    return int(value) if _NUMBER.fullmatch(value) else 0
 
 
 def version() -> int:

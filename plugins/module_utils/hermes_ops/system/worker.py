@@ -9,12 +9,14 @@ opens them itself: it starts a worker. A worker is a new Python process that
 - imports the function it was named, then gives up root for good and calls the function;
 - has nothing of root's environment, terminal or descriptors, but those it is handed;
 - is limited in memory, processor time, descriptors and the size of files;
+- starts no program, process or thread, since it may have none beside itself;
 - ends at its deadline, also when its caller was killed.
 
 Its answer is JSON: bounded, parsed with care, and still only what the agent wants us to believe.
 
-The agent cannot trace a worker or read its environment, although both run as the same user: the kernel keeps a
-process that has dropped root from being dumped (prctl(2), PR_SET_DUMPABLE) until it executes another program.
+The agent cannot trace a worker, read its environment or reach through it (``/proc/PID/root``) what the agent's own
+sandbox hides, although both run as the same user: the kernel keeps a process that has dropped root from being dumped
+(prctl(2), PR_SET_DUMPABLE) until it executes another program. So a worker can start none.
 """
 
 from __future__ import annotations
@@ -316,6 +318,8 @@ def _drop(request: dict[str, Any]) -> None:
         (resource.RLIMIT_AS, request["memory"]),
         (resource.RLIMIT_FSIZE, request["file"]),
         (resource.RLIMIT_NOFILE, request["descriptors"]),
+        # What its user runs counts, itself included: no fork(2), and so no other program.
+        (resource.RLIMIT_NPROC, 0),
     ):
         _limit(kind, value)
     os.umask(0o077)

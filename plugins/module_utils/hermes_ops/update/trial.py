@@ -14,7 +14,7 @@ from .data import Data
 from .journal import Journal
 
 # Of copies of homes, see canary.scratch.
-SCRATCH = ".hermes-canary-"
+SCRATCH = "canary"
 
 
 class Trial:

@@ -236,8 +236,7 @@ def _collect(host: Installation, homes: dict[str, Home], lines: int) -> Iterator
     for profile in host.profiles:
         name, home = profile["name"], homes[profile["name"]]
         add(_unit(profile["unit"], lambda *arguments, profile=profile: _systemctl(host, profile, *arguments)), home)
-        identifier = f"hermes-gateway-{name}"
-        add({f"journal/{identifier}.txt": lambda word=identifier: _journal(lines, "--identifier", word)}, home)
+        add({f"journal/hermes-gateway-{name}.txt": lambda profile=profile: _own_journal(host, profile, lines)}, home)
         add({f"profiles/{name}/{member}": make for member, make in _remembered(host, profile).items()})
         for member, text in home.members().items():
             add({f"profiles/{name}/{member}": lambda text=text: text}, home)
@@ -318,6 +317,10 @@ def _job_files(host: Installation) -> list[str]:
 
 def _journal(lines: int, *matches: str) -> str:
     return _output("journalctl", "--no-pager", "--output", "short-iso", "--lines", str(lines), *matches)
+
+
+def _own_journal(host: Installation, profile: dict[str, Any], lines: int) -> str:
+    return _journal(lines, *host.manager_of(profile).journal(profile["unit"]))
 
 
 def _systemctl(host: Installation, profile: dict[str, Any], *arguments: str) -> str:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..agent.quote import quoted, quoted_error
+from ..agent.quote import quoted_error
 from ..backup.separable import SEPARATE, shared_homes
 from ..host.installation import Installation
 from ..host.settings import path_of as settings_path
@@ -25,7 +26,6 @@ from ..system.errors import OpsError
 from ..system.files import read_text, write_json
 from ..system.process import run
 from ..system.text import number
-from ..system.worker import Limits, work
 from . import expiry, host_findings
 from .agent import AgentLook
 from .findings import Finding, Report, Settings
@@ -41,7 +41,8 @@ BUSY = {
 # Units that a look has other means for; and the heartbeat, which fails when nobody can be told.
 OTHERWISE_SEEN = ("hermes-gateway@", "hermes-canary", "hermes-heartbeat")
 ASK_AGAIN_MINUTES = 10
-VERSION_LIMITS = Limits(seconds=20.0)
+_SIZE = re.compile(r"\d{1,20}", re.ASCII)
+_SQLITE_VERSION = "import sqlite3; print(sqlite3.sqlite_version)"
 
 
 def look(host: Installation, settings: Settings, *, healths: Mapping[str, Health] | None = None) -> Report:
@@ -146,14 +147,14 @@ class _Look:
     def at_sqlite(self) -> None:
         """After the agents: whether it matters is theirs to say."""
         host, release = self.host, current_release(self.host.root)
-        using = next((agent for agent in self.agents if agent.closer.wal), None)
-        if release is None or using is None:
+        if release is None or not any(agent.closer.wal for agent in self.agents):
             return
         known = _mapping(self.memory.get("sqlite"))
         if known.get("release") != release:
-            python = os.path.join(host.root, "releases", release, "bin", "python")
+            # Root's, like all of a release; without site-packages, whose code is its makers'.
+            python = [os.path.join(host.root, "releases", release, "bin", "python"), "-I", "-S"]
             try:
-                version = quoted(work(using.owner, "watch.sight:sqlite_version", python, limits=VERSION_LIMITS), 64)
+                version = run([*python, "-c", _SQLITE_VERSION], timeout=20).stdout.strip()
             except OpsError as error:
                 what = f"the release's Python: {quoted_error(error).what}"
                 self._find("sqlite_unknown", what, "converge the host", failure=False)
@@ -242,13 +243,17 @@ def _unit_memories(host: Installation, profiles: list[dict[str, Any]]) -> dict[s
     """What systemd says each unit uses, None where it does not count."""
     found: dict[str, int | None] = {profile["unit"]: None for profile in profiles}
     for manager, members in grouped(profiles, host.manager_of):
-        units = [profile["unit"] for profile in members]
-        answer = manager.call("show", "--property", "Id,MemoryCurrent", *units, check=False).stdout
+        try:
+            names = [profile["unit"] for profile in members]
+            answer = manager.ask("show", "--property", "Id,MemoryCurrent", *names).stdout
+        except OpsError:
+            # The health of these agents says so already.
+            continue
         for block in answer.split("\n\n"):
             values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
             # "[not set]", or the largest number there is: without the controller.
             number = values.get("MemoryCurrent", "")
-            if values.get("Id") in found and number.isdigit() and int(number) < 2**63:
+            if values.get("Id") in names and _SIZE.fullmatch(number) and int(number) < 2**63:
                 found[values["Id"]] = int(number)
     return found
 

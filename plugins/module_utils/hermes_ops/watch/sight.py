@@ -20,7 +20,6 @@ from ..system import worker
 from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.files import read_bytes
-from ..system.process import run
 from ..system.text import number
 from . import expiry, process, turns
 from .turns import Turns
@@ -142,8 +141,3 @@ def _read_turns(home: str, now: float) -> list[int] | str:
     except OpsError as error:
         return f"{error.where} {error.what}"
     return [counted.total, counted.failed]
-
-
-def sqlite_version(python: str) -> str:
-    """In a worker: the version of the SQLite that an interpreter has."""
-    return run([python, "-I", "-c", "import sqlite3; print(sqlite3.sqlite_version)"], timeout=15).stdout.strip()

@@ -1,0 +1,188 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A directory as a stream of bytes, with all that makes it what it is: links, holes, times and modes.
+
+A worker starts no program, so it is no tar(1) that does this. For each entry the stream has a length, a header of that
+length in JSON, and for a file its parts: where each belongs, how long it is, and its bytes. A part without a byte ends
+the file, a header of length 0 the stream: one that was cut off is no whole directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from ..system.errors import OpsError
+from ..system.files import failure
+
+_LENGTH = struct.Struct(">I")
+_PART = struct.Struct(">QI")
+_CHUNK = 1 << 20
+# Bytes of a header: two paths (PATH_MAX is 4096), of which JSON may make six times as many.
+_HEADER_LIMIT = 1 << 16
+# The bits of a mode that are kept: nothing that makes a program act as somebody else.
+_MODE = 0o1777
+
+
+class Writer:
+    """Writes a stream to the descriptor *out*."""
+
+    def __init__(self, out: int) -> None:
+        self._out = out
+        # Of files with several names: device and inode -> the first one.
+        self._names: dict[tuple[int, int], str] = {}
+
+    def add(self, path: str, name: str, status: os.stat_result) -> None:
+        """Add what is at *path* and had *status*.
+
+        :param name: its path in the stream; "" for the directory itself, which comes first
+        :raises OpsError: it cannot be read, or is something else by now
+        """
+        kind = stat.S_IFMT(status.st_mode)
+        header = {
+            "name": name,
+            "kind": kind,
+            "mode": stat.S_IMODE(status.st_mode) & _MODE,
+            "mtime": status.st_mtime_ns,
+        }
+        with _copying(name):
+            if kind == stat.S_IFLNK:
+                self._header(header, target=os.readlink(path))
+            elif kind != stat.S_IFREG:
+                self._header(header)
+            elif status.st_nlink > 1 and (status.st_dev, status.st_ino) in self._names:
+                self._header(header, same=self._names[status.st_dev, status.st_ino])
+            else:
+                self._names.update({(status.st_dev, status.st_ino): name} if status.st_nlink > 1 else {})
+                self._file(header, path)
+
+    def end(self) -> None:
+        with _copying("the end"):
+            self._write(_LENGTH.pack(0))
+
+    def _header(self, header: dict[str, Any], **more: Any) -> None:
+        data = json.dumps({**header, **more}).encode()
+        self._write(_LENGTH.pack(len(data)) + data)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._out, view) :]
+
+    def _file(self, header: dict[str, Any], path: str) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OpsError(f"cannot be copied: {header['name']}: is no longer a file")
+            self._header(header, size=status.st_size)
+            for start, end in _data(descriptor, status.st_size):
+                while start < end and (part := os.pread(descriptor, min(_CHUNK, end - start), start)):
+                    self._write(_PART.pack(start, len(part)) + part)
+                    start += len(part)
+            self._write(_PART.pack(0, 0))
+        finally:
+            os.close(descriptor)
+
+
+def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where a file of *size* has bytes: the rest of it are holes."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        yield start, end
+
+
+def unpack(source: BinaryIO, directory: str) -> None:
+    """Make *directory* of a stream.
+
+    :raises OpsError: it could not be written, or the stream did not come to its end
+    """
+    try:
+        os.mkdir(directory, 0o700)
+    except OSError as error:
+        raise failure("made", directory, error) from None
+    made: dict[str, dict[str, Any]] = {}
+    while (length := _LENGTH.unpack(_exactly(source, _LENGTH.size))[0]) != 0:
+        if length > _HEADER_LIMIT:
+            raise _nonsense()
+        header = json.loads(_exactly(source, length))
+        name, kind = header["name"], header["kind"]
+        above, _slash, last = name.rpartition("/")
+        # Only into directories of our own making: nothing leads out of *directory*.
+        if bool(name) != bool(made) or (name and (above not in made or last in ("", ".", ".."))):
+            raise _nonsense()
+        path = os.path.join(directory, name)
+        with _copying(name):
+            if kind == stat.S_IFDIR:
+                if name:
+                    os.mkdir(path, 0o700)
+                made[name] = header
+            elif kind == stat.S_IFLNK:
+                os.symlink(header["target"], path)
+                os.utime(path, ns=(header["mtime"],) * 2, follow_symlinks=False)
+            elif "same" in header:
+                if header["same"].rpartition("/")[0] not in made:
+                    raise _nonsense()
+                os.link(os.path.join(directory, header["same"]), path, follow_symlinks=False)
+            elif kind == stat.S_IFIFO:
+                os.mkfifo(path)
+                _finish(path, header)
+            else:
+                _receive(source, path, header)
+    for name, header in reversed(made.items()):
+        # Only now: it may forbid to write into it, and what is written into it changes its time.
+        with _copying(name):
+            _finish(os.path.join(directory, name), header)
+
+
+def _receive(source: BinaryIO, path: str, header: dict[str, Any]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        while (part := _PART.unpack(_exactly(source, _PART.size)))[1]:
+            start, data = part[0], memoryview(_exactly(source, min(part[1], _CHUNK)))
+            while data:
+                written = os.pwrite(descriptor, data, start)
+                start, data = start + written, data[written:]
+        os.ftruncate(descriptor, header["size"])
+        _finish(descriptor, header)
+    finally:
+        os.close(descriptor)
+
+
+def _finish(path: str | int, header: dict[str, Any]) -> None:
+    os.chmod(path, header["mode"] & _MODE)
+    os.utime(path, ns=(header["mtime"],) * 2)
+
+
+def _exactly(source: BinaryIO, size: int) -> bytes:
+    data = source.read(size)
+    if len(data) != size:
+        raise OpsError("cannot be copied: not all of it came", fix="see why the other side stopped")
+    return data
+
+
+def _nonsense() -> OpsError:
+    return OpsError("cannot be copied: what comes is no directory", fix="see what works in the home")
+
+
+@contextlib.contextmanager
+def _copying(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot be copied: {name or 'the directory'}: {error.strerror}"
+        raise OpsError(what, fix="free space, and see what works in the home") from None

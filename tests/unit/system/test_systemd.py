@@ -1,0 +1,102 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A user's manager is the agent's: whatever it says, or keeps to itself, is about that agent and no other."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, managers
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import systemd
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
+
+UNIT = "hermes-gateway@work.service"
+
+
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A systemctl that does what a script says."""
+    monkeypatch.setattr(Manager, "reachable", True)
+    monkeypatch.setattr(systemd, "ASK_TIMEOUT", 1.0, raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def does(script: str) -> Manager:
+        (tmp_path / "systemctl").write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / "systemctl").chmod(0o755)
+        return Manager("user", Owner.current())
+
+    return does
+
+
+def test_a_state_is_what_it_was_said_to_be(systemctl):
+    unit = systemctl("echo MainPID=12; echo ActiveState=active; echo SubState=running; echo NRestarts=3").units([UNIT])[
+        UNIT
+    ]
+    assert (unit.running, unit.pid, unit.restarts, unit.unknown) == (True, 12, 3, "")
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "", "1" * 5000, "²", "1 2", "\x1b[2J", "0x1"])
+def test_nonsense_is_no_number_and_no_word(systemctl, value):
+    names = ("MainPID", "NRestarts", "ExecMainStatus", "ActiveEnterTimestampMonotonic")
+    words = ("ActiveState", "SubState", "Result", "LoadState")
+    said = "".join(f"printf '%s\\n' '{name}={value}';" for name in (*names, *words))
+    unit = systemctl(said).units([UNIT])[UNIT]
+    assert (unit.pid, unit.restarts, unit.status, unit.entered) == (0, 0, 0, 0.0)
+    for word in (unit.active, unit.sub, unit.result, unit.load):
+        assert word in (value, "nonsense")
+        assert word.isprintable()
+        assert len(word) < 256
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("sleep 1000", "did not finish"),
+        ("yes", "said more than"),
+        # A pipe that somebody holds whom no signal to the group reaches.
+        ("setsid sleep 30 & disown; sleep 1000", "did not finish"),
+        ("setsid sleep 30 & disown", "did not finish"),
+    ],
+)
+def test_one_that_does_not_answer_is_a_finding_about_its_agent_alone(systemctl, script, why):
+    hanging = systemctl(script)
+    other = type("Answers", (Manager,), {"units": lambda self, names: {n: self._unit(n, {}) for n in names}})
+    agents = {"work": hanging, "play": other("user", Owner("play", 1234567, 1234567, "/"))}
+    profiles = [{"name": name, "unit": f"hermes-gateway@{name}.service"} for name in agents]
+    began = time.monotonic()
+    found = managers.units_of(profiles, lambda profile: agents[profile["name"]])
+    assert time.monotonic() - began < 15
+    assert why in found[UNIT].unknown
+    assert not found[UNIT].running
+    problem = health.explain_unit(found[UNIT])
+    assert problem is not None
+    assert problem.cause == "manager_silent"
+    assert why in problem.what
+    assert found["hermes-gateway@play.service"].unknown == ""
+
+
+def test_of_the_systems_manager_it_is_an_error(systemctl, monkeypatch):
+    monkeypatch.setattr(systemd, "COMMAND_TIMEOUT", 1.0)
+    systemctl("sleep 1000")
+    with pytest.raises(OpsError, match="did not finish"):
+        managers.units_of([{"unit": UNIT}], lambda _profile: Manager("system", Owner.current()))
+
+
+def test_a_journal_is_found_by_what_nobody_can_call_himself():
+    """Fields with a leading underscore are journald's own (systemd.journal-fields(7))."""
+    owner = Owner("work", 1234, 1234, "/")
+    assert Manager("system", owner).journal(UNIT) == [f"_SYSTEMD_UNIT={UNIT}"]
+    assert Manager("user", owner).journal(UNIT) == [f"_SYSTEMD_USER_UNIT={UNIT}", "_UID=1234"]
+
+
+def test_the_kit_asks_for_no_journal_by_an_identifier():
+    kit = Path(systemd.__file__).resolve().parents[1]
+    asking = [path.name for path in kit.glob("**/*.py") if '"journalctl"' in path.read_text(encoding="utf-8")]
+    assert {"journal.py", "canary.py", "dashboard.py", "bundle.py"} <= set(asking)
+    assert [path.name for path in kit.glob("**/*.py") if "--identifier" in path.read_text(encoding="utf-8")] == []
