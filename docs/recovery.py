@@ -60,11 +60,11 @@ HOST = installation.Installation(
         "managed_root": VALUES["hermes_managed_root"],
     }
 )
-PROFILE = declaration.resolve([{"name": "default"}], host="", data_dir=HOST.data_dir, managed_root=HOST.managed_root)[
+AGENT = declaration.resolve([{"name": "default"}], host="", data_dir=HOST.data_dir, managed_root=HOST.managed_root)[
     "default"
-]["gateway"]
-UNIT = PROFILE["unit"]
-IDENTIFIER = f"hermes-gateway-{PROFILE['name']}"
+].agent
+UNIT = AGENT.unit
+IDENTIFIER = f"hermes-gateway-{AGENT.name}"
 
 
 def ops(command: str) -> str:
@@ -154,7 +154,7 @@ KNOWN = {
     "path": "that path",
     "name": "that unit",
     "key": "api",
-    "server['port']": "PORT",
+    "server.port": "PORT",
 }
 
 
@@ -207,7 +207,7 @@ def page() -> str:
         "",
         "<!-- Written by docs/recovery.py from the code; a test compares. Change that, not this. -->",
         "",
-        f"Print this page and keep it by the machine. As root on the host; for another agent than `{PROFILE['name']}` "
+        f"Print this page and keep it by the machine. As root on the host; for another agent than `{AGENT.name}` "
         f"say `--profile NAME`, and its unit's name. In user scope write `systemctl --user -M hermes-NAME@`.",
     ]
     for number, step in enumerate(STEPS, start=1):

@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from .hermes_ops.description.agent import Agent
 from .hermes_ops.description.secrets import shown
 from .hermes_ops.supervise.managers import ManagerOf
 from .hermes_ops.system.errors import OpsError
@@ -79,19 +80,24 @@ def as_error(caught: OpsError | OSError) -> OpsError:
     return OpsError(str(caught.strerror or caught), where=caught.filename)
 
 
+def agents_of(module: AnsibleModule) -> list[Agent]:
+    """The agents in the argument ``profiles``."""
+    return [Agent.from_plain(each, f"profiles[{number}]") for number, each in enumerate(module.params["profiles"], 1)]
+
+
 def manager_of(module: AnsibleModule) -> ManagerOf:
     """Who runs the gateways of ``profiles``, see :data:`managers.ManagerOf`.
 
     Where the user is only planned (check mode), or never was (an agent that is absent), our own rights will do.
     """
 
-    def manager(profile: dict[str, Any]) -> Manager:
+    def manager(agent: Agent) -> Manager:
         try:
-            owner = Owner.named(profile["user"])
+            owner = Owner.named(agent.user)
         except OpsError:
-            if not module.check_mode and profile["state"] == "present":
+            if not module.check_mode and agent.present:
                 raise
-            owner = replace(Owner.current(), name=profile["user"], home=profile["directory"])
+            owner = replace(Owner.current(), name=agent.user, home=agent.directory)
         return Manager(module.params["scope"], owner)
 
     return manager

@@ -340,7 +340,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import as_error, manager_of, run_module
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import converge, parts, removal
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.schema import PROFILES_DIRECTORY
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Declared, Placement
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records, remembered
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway
@@ -390,25 +390,22 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
-    homes = converge_homes(module)
+    agents = [Declared.from_plain(each, f"agents: {each['name']}") for each in module.params["agents"]]
+    homes = converge_homes(module, agents)
     if homes.get("failed"):
         return homes
-    plan = converge_units(module, {name: home["restart"] for name, home in homes["agents"].items()})
+    plan = converge_units(module, agents, {name: home["restart"] for name, home in homes["agents"].items()})
     # After the units: a gateway that is to go has ended by now.
-    purged = purge(module)
+    purged = purge(module, agents)
     diffs = [*homes["diff"], *([plan.diff("units")] if plan.changed else []), *purged["diff"]]
     return {
         **homes,
         "restarted": plan.restart,
-        "units": [agent["gateway"]["unit"] for agent in agents_that_are(module, "present")],
+        "units": [declared.agent.unit for declared in agents if declared.agent.present],
         **purged,
         "diff": diffs,
         "changed": bool(diffs),
     }
-
-
-def agents_that_are(module: AnsibleModule, state: str) -> list[dict[str, Any]]:
-    return [agent for agent in module.params["agents"] if agent["state"] == state]
 
 
 def failure(errors: dict[str, OpsError]) -> dict[str, Any]:
@@ -421,69 +418,45 @@ def failure(errors: dict[str, OpsError]) -> dict[str, Any]:
 # Homes
 
 
-def converge_homes(module: AnsibleModule) -> dict[str, Any]:
+def converge_homes(module: AnsibleModule, agents: list[Declared]) -> dict[str, Any]:
     """Every home is made what is declared, whatever is wrong with another one."""
     homes: dict[str, dict[str, Any]] = {}
     errors: dict[str, OpsError] = {}
     diffs: list[dict[str, str]] = []
-    for agent in agents_that_are(module, "present"):
+    for declared in agents:
+        agent = declared.agent
+        if not agent.present:
+            continue
         try:
-            outcome = converge.converge(
-                agent["home"],
-                home_owner_of(module, agent),
-                Records(module.params["ops_dir"], agent["name"]),
-                declared(agent),
-                check=module.check_mode,
-            )
+            owner, records = home_owner_of(module, agent), Records(module.params["ops_dir"], agent.name)
+            outcome = converge.converge(declared.description, agent, owner, records, check=module.check_mode)
         except (OpsError, OSError) as caught:
-            errors[agent["name"]] = as_error(caught)
+            errors[agent.name] = as_error(caught)
             continue
         for note in outcome.notes:
             module.warn(note)
         diffs += diffs_of(agent, outcome)
-        homes[agent["name"]] = {
+        homes[agent.name] = {
             "changed": outcome.changed,
-            "home": agent["home"],
+            "home": agent.home,
             "restart": outcome.restart,
             **{kind: list(entries(outcome, kind)) for kind in ("drift", "migrated", "left", "generated")},
         }
     return {"changed": bool(diffs), "agents": homes, "diff": diffs, **failure(errors)}
 
 
-def home_owner_of(module: AnsibleModule, agent: dict[str, Any]) -> Owner:
+def home_owner_of(module: AnsibleModule, agent: Placement) -> Owner:
     """The user as whom the module looks at the home of *agent*, and in which it changes it.
 
     In check mode on a host where that user is only planned there is either no home, or one that is adopted: then its
     present user looks at it.
     """
     try:
-        return Owner.named(agent["gateway"]["user"])
+        return Owner.named(agent.user)
     except OpsError:
         if module.check_mode:
-            return converge.reader(agent["home"])
+            return converge.reader(agent.home)
         raise
-
-
-def declared(agent: dict[str, Any]) -> converge.AgentHome:
-    settings = {name: as_text(value) for name, value in agent["settings"].items()}
-    return converge.AgentHome(
-        # Of Hermes' profiles in an adopted home each may be another agent's.
-        home=converge.Home(agent["soul"], agent["user_profile"], agent["memory"], (PROFILES_DIRECTORY,)),
-        config=converge.Config(agent["config"], managed_dir_of(agent)),
-        env=converge.Env(settings, agent["secrets"], tuple(agent["generate"])),
-        webhooks=converge.Webhooks(tuple(agent["webhooks"]), agent["webhooks_purge"]),
-    )
-
-
-def managed_dir_of(agent: dict[str, Any]) -> str | None:
-    return agent["gateway"]["managed_dir"] if agent["gateway"]["config_scope"] == "managed" else None
-
-
-def as_text(value: Any) -> Any:
-    """A setting's value as it stands in the file."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, int) else value
 
 
 def entries(outcome: converge.Outcome, kind: str) -> Iterator[dict[str, Any]]:
@@ -493,66 +466,69 @@ def entries(outcome: converge.Outcome, kind: str) -> Iterator[dict[str, Any]]:
             yield {"file": file, **(entry if isinstance(entry, dict) else {"key": entry})}
 
 
-def diffs_of(agent: dict[str, Any], outcome: converge.Outcome) -> Iterator[dict[str, str]]:
+def diffs_of(agent: Placement, outcome: converge.Outcome) -> Iterator[dict[str, str]]:
     for name, part in outcome.parts.items():
-        directory = managed_dir_of(agent) if name == "config" else None
-        path = os.path.join(directory or agent["home"], parts.FILES.get(name, ""))
+        directory = agent.managed if name == "config" else None
+        path = os.path.join(directory or agent.home, parts.FILES.get(name, ""))
         if part.differences:
-            yield diff(part.differences, f"{agent['name']}: {path}")
+            yield diff(part.differences, f"{agent.name}: {path}")
 
 
 # Units
 
 
-def converge_units(module: AnsibleModule, restart: dict[str, list[str]]) -> gateway.GatewayPlan:
+def converge_units(
+    module: AnsibleModule, declared: list[Declared], restart: dict[str, list[str]]
+) -> gateway.GatewayPlan:
     """Units are as declared, and the gateways that need it are restarted.
 
     :param restart: why the homes ask for it, by agent
     """
     params = module.params
-    profiles = [agent["gateway"] for agent in params["agents"]]
+    agents = [each.agent for each in declared]
     manager = manager_of(module)
     host = units_host(module, verbose=params["verbose"])
-    names = dict.fromkeys([*(profile["name"] for profile in profiles), *remembered(params["ops_dir"])])
+    names = dict.fromkeys([*(agent.name for agent in agents), *remembered(params["ops_dir"])])
     records = {name: Records(params["ops_dir"], name) for name in names}
-    plan = gateway.plan_gateways(host, profiles, manager, records, restart)
+    plan = gateway.plan_gateways(host, agents, manager, records, restart)
     if not module.check_mode:
         plan.apply()
-        for profile in profiles:
-            gateway.remember(records[profile["name"]], profile)
-            installation.publish(profile)
-        gateway.restart(manager, profiles, records, list(plan.restart))
+        for agent in agents:
+            records[agent.name].write_agent(agent)
+            installation.publish(agent)
+        gateway.restart(manager, agents, records, list(plan.restart))
     return plan
 
 
 # Agents that are purged
 
 
-def purge(module: AnsibleModule) -> dict[str, Any]:
+def purge(module: AnsibleModule, agents: list[Declared]) -> dict[str, Any]:
     """Agents that are to be purged are removed, each one whatever is wrong with another."""
     purged: list[str] = []
     errors: dict[str, OpsError] = {}
     diffs: list[dict[str, str]] = []
-    for agent in agents_that_are(module, "absent"):
-        if not agent["purge"]:
+    for declared in agents:
+        agent = declared.agent
+        if agent.present or not declared.purge:
             continue
         try:
             plan = plan_purge(module, agent)
             if not module.check_mode:
                 plan.apply()
         except (OpsError, OSError) as caught:
-            errors[agent["name"]] = as_error(caught)
+            errors[agent.name] = as_error(caught)
             continue
         if plan.changed:
-            purged.append(agent["name"])
-            diffs.append(plan.diff(f"{agent['name']}: purged"))
+            purged.append(agent.name)
+            diffs.append(plan.diff(f"{agent.name}: purged"))
     return {"purged": purged, "diff": diffs, **failure(errors)}
 
 
-def plan_purge(module: AnsibleModule, agent: dict[str, Any]) -> Plan:
-    home = agent["home"]
+def plan_purge(module: AnsibleModule, agent: Placement) -> Plan:
+    home = agent.home
     # Of an agent that never was, neither data nor user are there.
-    there = [path for path in (home, agent["gateway"]["directory"]) if os.path.lexists(path)]
+    there = [path for path in (home, agent.directory) if os.path.lexists(path)]
     owner = home_owner_of(module, agent) if there else Owner.current()
     pid = removal.running(home, owner)
     if pid and not module.check_mode:
@@ -561,10 +537,10 @@ def plan_purge(module: AnsibleModule, agent: dict[str, Any]) -> Plan:
     plan = Plan()
     for path in there:
         plan.add(Difference(path, "present", None), lambda path=path: removal.remove(path, owner))
-    records = Records(module.params["ops_dir"], agent["name"])
+    records = Records(module.params["ops_dir"], agent.name)
     if records.exist():
         plan.add(Difference(records.directory, "present", None), records.remove)
-    managed = agent["gateway"]["managed_dir"]
+    managed = agent.managed_dir
     if os.path.isdir(managed):
         plan.add(Difference(managed, "present", None), lambda: shutil.rmtree(managed))
     return plan

@@ -81,6 +81,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     GATEWAYS_ARGUMENTS,
+    agents_of,
     manager_of,
     run_module,
 )
@@ -99,7 +100,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    host, manager, profiles = units_host(module), manager_of(module), params["profiles"]
+    host, manager, profiles = units_host(module), manager_of(module), agents_of(module)
     if params["state"] == "absent":
         plan = dashboard.plan_no_dashboard(host, profiles, manager)
     else:

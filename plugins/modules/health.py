@@ -70,6 +70,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     GATEWAYS_ARGUMENTS,
+    agents_of,
     manager_of,
     run_module,
 )
@@ -82,13 +83,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {**GATEWAYS_ARGUMENTS, "ops_dir": {"type"
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    profiles = [profile for profile in params["profiles"] if profile["state"] == "present"]
+    profiles = [agent for agent in agents_of(module) if agent.present]
     manager = manager_of(module)
     if module.check_mode:
         units = units_of(profiles, manager)
-        results = [health.check(profile, manager(profile).owner, units[profile["unit"]]) for profile in profiles]
+        results = [health.check(profile, manager(profile).owner, units[profile.unit]) for profile in profiles]
     else:
-        records = {profile["name"]: Records(params["ops_dir"], profile["name"]) for profile in profiles}
+        records = {profile.name: Records(params["ops_dir"], profile.name) for profile in profiles}
         results = health.wait(profiles, manager, records)
     healthy = all(result.ok for result in results)
     answer = {"changed": False, "healthy": healthy, "profiles": [result.as_dict() for result in results]}

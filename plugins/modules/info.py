@@ -184,6 +184,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
     GATEWAYS_ARGUMENTS,
     PLACES_ARGUMENTS,
+    agents_of,
     run_module,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.groundwork import look
@@ -199,7 +200,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    profiles, scope, ops_dir = params["profiles"], params["scope"], params["ops_dir"]
+    profiles, scope, ops_dir = agents_of(module), params["scope"], params["ops_dir"]
     found = info.gather(profiles=profiles, scope=scope, ops_dir=ops_dir, root=params["root"])
     ground = look(profiles, scope, params["data_dir"], ops_dir, params["packages"])
     return {"changed": False, **ground, **found}

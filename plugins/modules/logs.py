@@ -88,7 +88,7 @@ config:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.alwayson.hermes.plugins.module_utils.common import run_module
+from ansible_collections.alwayson.hermes.plugins.module_utils.common import agents_of, run_module
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import logs
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
@@ -117,8 +117,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             journal_max_use=params["journal_max_use"],
             journal_days=params["journal_days"],
         )
-        present = [profile for profile in params["profiles"] if profile["state"] == "present"]
-        homes = [logs.Home(profile["home"], profile["user"], logs.group_of(profile["user"])) for profile in present]
+        present = [agent for agent in agents_of(module) if agent.present]
+        homes = [logs.Home(profile.home, profile.user, logs.group_of(profile.user)) for profile in present]
         plan = logs.plan_logs(settings, homes, manager)
     if not module.check_mode:
         plan.apply()

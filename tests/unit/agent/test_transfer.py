@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import parcel, transfer
@@ -412,13 +413,6 @@ def test_the_persona_that_hermes_writes_is_found(tmp_path):
 
 @pytest.fixture
 def host(home, tmp_path, monkeypatch):
-    profile = {
-        "name": "default",
-        "user": OWNER.name,
-        "home": str(home),
-        "unit": "hermes-gateway@default.service",
-        "drain": 0,
-    }
     installed = Installation(
         {
             **dict.fromkeys(("scope", "data_dir", "managed_root"), "x"),
@@ -441,7 +435,7 @@ def host(home, tmp_path, monkeypatch):
             calls.append(arguments)
 
     manager = Manager()
-    installed.__dict__.update(profiles=[profile], manager_of=lambda _profile: manager)
+    installed.__dict__.update(profiles=[described.agent(home=str(home), drain=0)], manager_of=lambda _agent: manager)
     monkeypatch.setattr(Installation, "load", lambda: installed)
     monkeypatch.setattr(health, "wait", lambda profiles, manager_of: [health.Health("default")])
     installed.calls = calls

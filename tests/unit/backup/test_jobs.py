@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives, extracting, rehearsal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.offsite import Repository
@@ -65,14 +65,8 @@ def profiles(host, tmp_path):
         home = tmp_path / name
         (home / "memories").mkdir(parents=True)
         (home / "memories/MEMORY.md").write_text(name)
-        made.append(
-            {
-                **{"name": name, "state": "present", "home": str(home), "unit": f"{name}.service", "drain": 0},
-                **{"user": getpass.getuser(), "directory": str(tmp_path)},
-            }
-        )
-        host.records(name).prepare()
-        host.records(name).write_applied("gateway", made[-1])
+        made.append(described.agent(name, home=str(home), unit=f"{name}.service", drain=0, directory=str(tmp_path)))
+        host.records(name).write_agent(made[-1])
     return made
 
 
@@ -175,7 +169,7 @@ def test_scratch_homes_that_were_left_are_removed_whatever_is_in_them(host, grou
     data = ground / "data"
     data.mkdir(mode=0o755)
     shutil.chown(data, "nobody")
-    profile = {"name": "default", "user": "nobody", "directory": str(data)}
+    profile = described.agent(user="nobody", directory=str(data))
     for name in ("one", "two"):
         path = data / f"{rehearsal.SCRATCH}{name}"
         path.mkdir()

@@ -10,11 +10,13 @@ import os
 import re
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import dotenv
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Server
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.declaration import resolve
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import canary, copy, units
@@ -67,11 +69,11 @@ def profile(host: Installation, name: str = "default", **declared) -> dict:
         data_dir=host.data_dir,
         managed_root=host.managed_root,
     )
-    return {**found[name]["gateway"], "user": "nobody"}
+    return replace(found[name].agent, user="nobody")
 
 
 def managed(described: dict) -> tuple[dict, dict[str, str]]:
-    directory = Path(described["managed_dir"])
+    directory = Path(described.managed_dir)
     return yaml.safe_load((directory / "config.yaml").read_text()), dotenv.read_env(str(directory / ".env"))
 
 
@@ -99,8 +101,8 @@ def test_it_has_a_key_and_a_port_of_its_own_on_the_loopback_address(host, home):
     declared = profile(host, webhooks=[{"name": "hook", "prompt": "x", "secret": "y" * 20}], health={"webhook": "hook"})
     described = canary.prepare(host, declared, str(home))
     settings, variables = managed(described)
-    port = described["api"]["port"]
-    assert described["api"] == {"enabled": True, "host": "127.0.0.1", "port": port}
+    port = described.api.port
+    assert described.api == Server(True, "127.0.0.1", port)
     assert port != 8642
     assert settings["platforms"]["api_server"] == {"enabled": True, "extra": {"host": "127.0.0.1", "port": port}}
     assert (variables["API_SERVER_HOST"], variables["API_SERVER_PORT"]) == ("127.0.0.1", str(port))
@@ -108,9 +110,9 @@ def test_it_has_a_key_and_a_port_of_its_own_on_the_loopback_address(host, home):
     # Work that was interrupted when the copy was made is the agent's own, not the canary's.
     assert 0 < float(variables["HERMES_AUTO_CONTINUE_FRESHNESS"]) < 1
     assert 0 < settings["agent"]["gateway_auto_continue_freshness"] < 1
-    assert not described["webhook"]["enabled"]
-    assert described["health"]["platforms"] == ["api_server"]
-    assert described["health"]["webhook"] is None
+    assert not described.webhook["enabled"]
+    assert described.health.platforms == ("api_server",)
+    assert described.health.webhook is None
     for name in (".env", "config.yaml", ".canary/.env", ".canary/config.yaml"):
         assert (home / name).stat().st_mode & 0o777 == 0o600
 
@@ -182,7 +184,7 @@ def test_no_login_is_renewed_by_the_copy(host, home, tmp_path, files, name, repl
         (tmp_path / path).write_text(text)
     adopted = {"home": f"{tmp_path}/.hermes/profiles/work"} if name == "work" else {}
     described = canary.prepare(host, profile(host, name, **adopted), str(home))
-    assert described["health"]["reply"] is reply
+    assert described.health.reply is reply
     for path in home.rglob("*.json"):
         assert not re.search("refresh_?token", path.read_text(), re.I), path
     for path in (tmp_path / ".hermes").iterdir():
@@ -202,7 +204,7 @@ def test_its_unit_is_the_sandbox_of_a_gateway_and_sees_nothing_but_the_copy(host
     offline = dict(canary.properties(host, described, 100.0, online=False))
     assert (offline["IPAddressDeny"], offline["IPAddressAllow"]) == ("any", "localhost")
     # Who may list units may read these.
-    assert dotenv.read_env(os.path.join(described["managed_dir"], ".env"))["API_SERVER_KEY"] not in str(pairs)
+    assert dotenv.read_env(os.path.join(described.managed_dir, ".env"))["API_SERVER_KEY"] not in str(pairs)
 
 
 def test_a_home_outside_of_the_data_directory_is_hidden_as_well(host, home):
@@ -253,7 +255,7 @@ def test_hermes_itself_finds_only_the_api_server_however_platforms_are_enabled(h
     before = ask(HERMES_MANAGED_DIR=str(place) if scope == "managed" else "")
     assert {"api_server", "telegram", "discord", "email", "feishu", "signal", "webhook", "weixin"} <= set(before)
     described = canary.prepare(host, profile(host, config_scope=scope), str(home))
-    assert ask(HERMES_MANAGED_DIR=described["managed_dir"]) == ["api_server"]
+    assert ask(HERMES_MANAGED_DIR=described.managed_dir) == ["api_server"]
 
 
 @pytest.mark.parametrize("venv", VENVS)
@@ -295,8 +297,8 @@ def test_a_file_that_nobody_can_read_is_an_error_about_that_agent(host, home, mo
 @pytest.mark.parametrize("kind", ["pipe", "sparse"])
 def test_an_env_that_nobody_can_read_is_lent_to_nobody(host, home, tmp_path, kind):
     described = profile(host)
-    Path(described["home"]).mkdir(parents=True)
-    spoil(Path(described["home"], ".env"), kind)
+    Path(described.home).mkdir(parents=True)
+    spoil(Path(described.home, ".env"), kind)
     with pytest.raises(OpsError):
         canary.lend_env(host, described, str(home))
     assert not (home / ".env").exists()
@@ -340,7 +342,7 @@ def test_what_a_canary_says_of_itself_is_judged_and_printable(said, cause):
 
 def test_whatever_a_canary_leaves_is_removed_but_what_another_user_has_made(host, tmp_path):
     said: list[str] = []
-    described = {**profile(host), "directory": str(tmp_path)}
+    described = replace(profile(host), directory=str(tmp_path))
     with canary.scratch(host, described, ".canary-", said.append) as scratch:
         descriptor = os.open(scratch, os.O_RDONLY)
         for _ in range(1300):
@@ -362,7 +364,7 @@ def test_a_copy_that_cannot_be_removed_is_said_and_not_waited_for(host, tmp_path
         (tmp_path / ".canary-x" / str(number)).touch()
     monkeypatch.setattr(canary, "SWEEP_SECONDS", 0.0)
     said: list[str] = []
-    canary.sweep(host, {**profile(host), "directory": str(tmp_path)}, ".canary-", said.append)
+    canary.sweep(host, replace(profile(host), directory=str(tmp_path)), ".canary-", said.append)
     assert len(said) == 1
     assert "agent default" in said[0]
 
@@ -373,7 +375,7 @@ def test_the_copy_is_made_as_the_agent_s_user(host):
     host.owner_of = lambda _profile: nobody
     place = Path(tempfile.mkdtemp(prefix="hermes-canary-"))
     place.chmod(0o1777)
-    agent = {**profile(host), "directory": str(place)}
+    agent = replace(profile(host), directory=str(place))
     try:
         with canary.scratch(host, agent, ".canary-", print) as scratch:
             described = canary.prepare(host, agent, scratch)

@@ -36,7 +36,7 @@ def records(tmp_path):
 def profiles(**over):
     declared = [{"name": "default"}, {"name": "coder", "api": {"port": 8643}, **over}]
     resolved = declaration.resolve(declared, host="box", data_dir="/d", managed_root="/m")
-    return [profile["gateway"] for profile in resolved.values()]
+    return [each.agent for each in resolved.values()]
 
 
 def manager_of(host, users=()):
@@ -44,7 +44,7 @@ def manager_of(host, users=()):
 
     def manager(profile):
         me = Owner.current()
-        return Manager(host.scope, me if profile["name"] not in users else dataclasses.replace(me, uid=4000))
+        return Manager(host.scope, me if profile.name not in users else dataclasses.replace(me, uid=4000))
 
     return manager
 
@@ -181,7 +181,7 @@ def test_a_change_of_scope_ends_what_is_no_longer_declared_in_its_own_user_s_man
     user = dataclasses.replace(host, scope="user")
     converge(user, profiles(), records)
     (_default, coder) = profiles()
-    gateway.remember(records["coder"], coder)
+    records["coder"].write_agent(coder)
     told = []
     call = Manager.call
 
@@ -235,14 +235,14 @@ def test_two_gateways_may_swap_their_ports(systemd, host, records):
 
 def test_an_absent_profile_is_not_remembered(host, records):
     (_default, coder) = profiles()
-    gateway.remember(records["coder"], coder)
-    gateway.remember(records["coder"], {**coder, "state": "absent"})
-    gateway.remember(records["default"], {**coder, "state": "absent"})
-    assert records["coder"].applied("gateway") == {}
+    records["coder"].write_agent(coder)
+    records["coder"].write_agent(dataclasses.replace(coder, state="absent"))
+    records["default"].write_agent(dataclasses.replace(coder, state="absent"))
+    assert records["coder"].agent() is None
     assert not records["default"].exist()
 
 
 def test_the_host_remembers_what_it_runs(host, records):
     (default, _coder) = profiles()
-    gateway.remember(records["default"], default)
-    assert records["default"].applied("gateway") == default
+    records["default"].write_agent(default)
+    assert records["default"].agent() == default

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from .. import __version__
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..release.observe import stamp_of
 from ..supervise import gateway
@@ -44,7 +45,7 @@ class Made(NamedTuple):
     manifest: Manifest
 
 
-def create(host: Installation, profile: dict[str, Any], directory: str, *, env: str = "exclude") -> Made:
+def create(host: Installation, profile: Agent, directory: str, *, env: str = "exclude") -> Made:
     """Make an archive of the profile's home in *directory*. It gets its name only after it was read to its end.
 
     :param profile: one of ``host.profiles``
@@ -57,9 +58,9 @@ def create(host: Installation, profile: dict[str, Any], directory: str, *, env: 
             ensure_directory(directory, mode=0o700)
         # What a killed one left.
         for name in os.listdir(directory):
-            if re.fullmatch(pattern(profile["name"]) + re.escape(_PARTIAL), name):
+            if re.fullmatch(pattern(profile.name) + re.escape(_PARTIAL), name):
                 os.unlink(os.path.join(directory, name))
-        path = free_name(directory, profile["name"])
+        path = free_name(directory, profile.name)
         partial = path + _PARTIAL
         try:
             _write(host, profile, partial, env, lock)
@@ -74,7 +75,7 @@ def create(host: Installation, profile: dict[str, Any], directory: str, *, env: 
     return Made(path, manifest)
 
 
-def stream(host: Installation, profile: dict[str, Any], out: BinaryIO, *, env: str = "exclude") -> Manifest:
+def stream(host: Installation, profile: Agent, out: BinaryIO, *, env: str = "exclude") -> Manifest:
     """Write the same, not compressed, to *out*; it is checked on its way.
 
     :raises OpsError: it ended early; what *out* has is no backup
@@ -100,7 +101,7 @@ def stream(host: Installation, profile: dict[str, Any], out: BinaryIO, *, env: s
             with contextlib.suppress(BrokenPipeError):
                 copy.write(data)
         else:
-            raise OpsError(f"wrote nothing for {_STALLED:g} s", where=profile["home"])
+            raise OpsError(f"wrote nothing for {_STALLED:g} s", where=profile.home)
         copy.close()
         collector.result()
         return checking.result()
@@ -114,7 +115,7 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[BinaryIO, BinaryIO]:
     )
 
 
-def _write(host: Installation, profile: dict[str, Any], path: str, env: str, lock: int) -> None:
+def _write(host: Installation, profile: Agent, path: str, env: str, lock: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         space.check_space(descriptor, path, 0)
@@ -125,7 +126,7 @@ def _write(host: Installation, profile: dict[str, Any], path: str, env: str, loc
 
 
 def _collector(
-    host: Installation, profile: dict[str, Any], descriptor: int, where: str, env: str, seconds: float, lock: int
+    host: Installation, profile: Agent, descriptor: int, where: str, env: str, seconds: float, lock: int
 ) -> Worker:
     """A worker that writes an archive to *descriptor*.
 
@@ -134,16 +135,16 @@ def _collector(
     # Of the archive, and of a copy of a database on its way into it.
     limit = space.free(descriptor) if where else resource.RLIM_INFINITY
     limits = Limits(seconds=seconds, memory=_MEMORY, file=limit)
-    arguments = (descriptor, where, profile["home"], _about(host, profile, env), env, bool(where))
+    arguments = (descriptor, where, profile.home, _about(host, profile, env), env, bool(where))
     owner = host.owner_of(profile)
-    return Worker(owner, "backup.collecting:collect", arguments, limits, [descriptor, lock], profile["home"])
+    return Worker(owner, "backup.collecting:collect", arguments, limits, [descriptor, lock], profile.home)
 
 
-def _about(host: Installation, profile: dict[str, Any], env: str) -> dict[str, Any]:
+def _about(host: Installation, profile: Agent, env: str) -> dict[str, Any]:
     release = gateway.current_release(host.root)
     stamp = stamp_of(host.root, release)
     return {
-        "profile": profile["name"],
+        "profile": profile.name,
         "host": socket.gethostname(),
         "created": time.time(),
         "kit": __version__,

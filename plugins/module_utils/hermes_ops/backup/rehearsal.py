@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..agent import config
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..supervise import canary, gateway, health
 from ..system.errors import OpsError
@@ -41,7 +42,7 @@ class Settings:
 
 def rehearse(
     host: Installation,
-    profile: dict[str, Any],
+    profile: Agent,
     wanted: Settings,
     backups: BackupSettings,
     say: Callable[[str], object],
@@ -60,39 +61,37 @@ def rehearse(
     owner = host.owner_of(profile)
     with canary.scratch(host, profile, SCRATCH, say) as scratch:
         label, manifest = _extract(host, profile, backups, scratch)
-        say(f"{profile['name']}: {label} of {moment(manifest.created)}")
+        say(f"{profile.name}: {label} of {moment(manifest.created)}")
         found = work(owner, "backup.rehearsal:look", scratch, limits=_LIMITS, where=label)
         _refuse_damaged(found["databases"])
         if not manifest.env_inside:
             canary.lend_env(host, profile, scratch)
         described = canary.prepare(host, profile, scratch)
-        reply = wanted.reply and bool(found["model"] or profile["config_scope"] == "managed")
+        reply = wanted.reply and bool(found["model"] or profile.config_scope == "managed")
         # It is the backup that is tried, not the release: no need to watch it for long.
         answer = canary.boot(
             host,
             release,
             described,
             reply=reply,
-            timeout=profile["health"]["timeout"],
+            timeout=profile.health.timeout,
             stable=health.STABLE_SECONDS,
         )
     said = "answers" if answer["reply"] else "is healthy"
-    return f"{profile['name']}: {answer['version']} {said} on {label}"
+    return f"{profile.name}: {answer['version']} {said} on {label}"
 
 
-def _extract(
-    host: Installation, profile: dict[str, Any], backups: BackupSettings, scratch: str
-) -> tuple[str, Manifest]:
+def _extract(host: Installation, profile: Agent, backups: BackupSettings, scratch: str) -> tuple[str, Manifest]:
     if backups.restic_repository:
         repository = offsite.Repository(host, backups)
-        snapshot = repository.find("latest", profile["name"])
+        snapshot = repository.find("latest", profile.name)
         with repository.reading(snapshot) as restic:
             manifest = extracting.extract(restic.stdout, scratch, host.owner_of(profile))
             restic.finish()
         return f"the snapshot {snapshot.id}", manifest
-    found = archives.listed(archives.directory_of(host), profile["name"])
+    found = archives.listed(archives.directory_of(host), profile.name)
     if not found:
-        raise OpsError(f"there is no backup of {profile['name']}", fix="make one: hermes-ops backup")
+        raise OpsError(f"there is no backup of {profile.name}", fix="make one: hermes-ops backup")
     return os.path.basename(found[-1].path), extracting.extract(found[-1].path, scratch, host.owner_of(profile))
 
 

@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ..agent import webhooks
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.undertaking import Undertaking
 from ..supervise import gateway, health
@@ -89,7 +90,7 @@ class Restore:
 
     def restore(
         self,
-        profile: dict[str, Any],
+        profile: Agent,
         source: str | BinaryIO,
         *,
         force: bool = False,
@@ -108,11 +109,11 @@ class Restore:
         with self.host.lock("restore") as lock:
             refuse_others(self.host)
             self.recover(locks=[lock])
-            unit = self.host.manager_of(profile).units([profile["unit"]])[profile["unit"]]
+            unit = self.host.manager_of(profile).units([profile.unit])[profile.unit]
             running = unit.active not in gateway.DEAD
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            home = profile["home"]
-            journal = Journal(profile["name"], profile["user"], home, _inode(home), stamp, running)
+            home = profile.home
+            journal = Journal(profile.name, profile.user, home, _inode(home), stamp, running)
             before = health.check(profile, self.host.owner_of(profile), unit).causes if running else []
             try:
                 self.undertaking.write(dataclasses.asdict(journal))
@@ -139,7 +140,7 @@ class Restore:
 
     def check(
         self,
-        profile: dict[str, Any],
+        profile: Agent,
         source: str | BinaryIO,
         *,
         force: bool = False,
@@ -149,7 +150,7 @@ class Restore:
 
         :raises OpsError: it would refuse, and why
         """
-        manifest = extracting.compare(source, self.host.owner_of(profile), None if force else profile["home"])
+        manifest = extracting.compare(source, self.host.owner_of(profile), None if force else profile.home)
         finish()
         _refuse_newer(manifest)
         made = moment(manifest.created)
@@ -174,7 +175,7 @@ class Restore:
             self.undertaking.end()
             return True
         self.say(f"the restore of {journal.profile} was interrupted at {journal.step}: it is undone")
-        profile = next((each for each in self.host.profiles if each["name"] == journal.profile), None)
+        profile = next((each for each in self.host.profiles if each.name == journal.profile), None)
         self._undo(journal, profile, locks, boot=boot)
         return True
 
@@ -183,7 +184,7 @@ class Restore:
     def _extract(
         self,
         journal: Journal,
-        profile: dict[str, Any],
+        profile: Agent,
         source: str | BinaryIO,
         identity: str | None,
         force: bool,
@@ -210,14 +211,14 @@ class Restore:
             self.say(f"since the backup was made: {path} {problem}")
         return manifest
 
-    def _switch(self, journal: Journal, profile: dict[str, Any], lock: int) -> None:
+    def _switch(self, journal: Journal, profile: Agent, lock: int) -> None:
         with self.host.lock("backup", timeout=making.LOCK_TIMEOUT) as other:
             # One that reads the home comes to its end; the next one finds our journal.
             self.undertaking.enter(journal, "stop")
             self._stop(profile)
             self._exchange(journal, profile, [lock, other])
 
-    def _exchange(self, journal: Journal, profile: dict[str, Any], locks: Sequence[int]) -> None:
+    def _exchange(self, journal: Journal, profile: Agent, locks: Sequence[int]) -> None:
         records = self.host.records(journal.profile)
         records.prepare()
         # A run of site.yml waits.
@@ -226,7 +227,7 @@ class Restore:
             self._work(journal, self.host.owner_of(profile), "exchange", locks)
             webhooks.forget_time(records)
 
-    def _start(self, journal: Journal, profile: dict[str, Any], before: list[str]) -> None:
+    def _start(self, journal: Journal, profile: Agent, before: list[str]) -> None:
         self.undertaking.enter(journal, "start")
         records = {journal.profile: self.host.records(journal.profile)}
         self.say("starting the gateway on it")
@@ -243,20 +244,18 @@ class Restore:
 
     # And back.
 
-    def _undo(
-        self, journal: Journal, profile: dict[str, Any] | None, locks: Sequence[int], *, boot: bool = False
-    ) -> None:
+    def _undo(self, journal: Journal, profile: Agent | None, locks: Sequence[int], *, boot: bool = False) -> None:
         """Give the home back what was in it. Can be killed anywhere and called again.
 
         :param profile: whose gateway is stopped before and started afterwards, if it ran; None: it is gone
         :param boot: nobody runs
         """
         owner = Owner.named(journal.user)
-        runs = profile is not None and not boot
+        stopped = None if boot else profile
         if journal.step in ("switch", "start"):
             self.say("going back to what was there")
-            if runs:
-                self._stop(profile)
+            if stopped:
+                self._stop(stopped)
             if _inode(journal.home) != journal.inode:
                 raise OpsError("is another directory than before", where=journal.home, fix="mount its volume")
             if self._work(journal, owner, "put_back", locks) is True:
@@ -265,11 +264,11 @@ class Restore:
             with contextlib.suppress(OpsError):
                 self.undertaking.enter(journal, "stop")
         self._remove_staging(journal, owner, locks)
-        if runs and journal.running and journal.step != "extract":
-            gateway.start(self.host.manager_of, [profile], {journal.profile: self.host.records(journal.profile)})
+        if stopped and journal.running and journal.step != "extract":
+            gateway.start(self.host.manager_of, [stopped], {journal.profile: self.host.records(journal.profile)})
         self.undertaking.end()
 
-    def _stop(self, profile: dict[str, Any]) -> None:
+    def _stop(self, profile: Agent) -> None:
         self.say("stopping the gateway")
         gateway.stop(self.host.manager_of, [profile])
 

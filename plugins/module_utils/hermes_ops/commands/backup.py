@@ -15,6 +15,7 @@ from typing import Any
 from ..backup import archives, making, offsite
 from ..backup.settings import ENV_CHOICES, Settings
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
+from ..description.agent import Agent
 from ..host import settings
 from ..host.installation import Installation
 from ..system.errors import OpsError
@@ -49,9 +50,9 @@ def work(arguments: argparse.Namespace) -> int:
             # One agent's home must not keep the others from their backups.
             with _collected(failures, profile):
                 done = making.create(host, profile, directory, env=env)
-                made.append(_said(profile["name"], done))
+                made.append(_said(profile.name, done))
                 if arguments.output is None:
-                    archives.prune(directory, profile["name"], wanted.keep)
+                    archives.prune(directory, profile.name, wanted.keep)
         if arguments.output is None and wanted.restic_repository:
             _off_the_host(host, wanted, profiles, failures)
     except (OpsError, OSError) as error:
@@ -75,21 +76,21 @@ def work(arguments: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _collected(failures: list[str], profile: dict[str, Any]) -> Iterator[None]:
+def _collected(failures: list[str], profile: Agent) -> Iterator[None]:
     """Take what goes wrong with one agent for a failure of that agent."""
     try:
         yield
     except (OpsError, OSError) as error:
-        failures.append(f"{profile['name']}: {error}")
+        failures.append(f"{profile.name}: {error}")
 
 
-def _off_the_host(host: Installation, wanted: Settings, profiles: list[dict[str, Any]], failures: list[str]) -> None:
+def _off_the_host(host: Installation, wanted: Settings, profiles: list[Agent], failures: list[str]) -> None:
     repository = offsite.Repository(host, wanted)
     repository.prepare()
     for profile in profiles:
         with _collected(failures, profile):
             repository.save(profile)
-            repository.forget(profile["name"])
+            repository.forget(profile.name)
     repository.look_after()
 
 

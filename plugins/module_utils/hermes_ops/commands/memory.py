@@ -39,12 +39,12 @@ def work(arguments: argparse.Namespace) -> int:
     found: dict[str, list[memory.Found]] = {}
     status = EXIT_OK
     workers = {
-        profile["name"]: Worker(
+        profile.name: Worker(
             host.owner_of(profile),
             "agent.memory:search",
-            (profile["home"], words, arguments.limit),
+            (profile.home, words, arguments.limit),
             Limits(seconds=SECONDS),
-            where=profile["home"],
+            where=profile.home,
         )
         for profile in host.select(arguments.profile)
     }

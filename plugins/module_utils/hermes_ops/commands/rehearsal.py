@@ -39,7 +39,7 @@ def work(arguments: argparse.Namespace) -> int:
                 results.append(rehearsal.rehearse(host, profile, wanted, backups, say))
                 say(results[-1])
             except (OpsError, OSError) as error:
-                failures.append(f"{profile['name']}: {error}")
+                failures.append(f"{profile.name}: {error}")
                 say(failures[-1])
         if not results and not failures:
             failures.append("there is no profile")

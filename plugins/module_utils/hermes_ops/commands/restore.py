@@ -16,6 +16,7 @@ from ..backup import archives, extracting, offsite
 from ..backup.kept import put_back_kept
 from ..backup.restore import Restore
 from ..cli import EXIT_OK, say, say_now
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.undertaking import Interrupted
 from ..system.errors import OpsError
@@ -68,12 +69,12 @@ def work(arguments: argparse.Namespace) -> int:
             )
         except Interrupted as error:
             raise OpsError(f"{error}; the home is what it was", fix="run it again") from None
-    say(f"profile {profile['name']}: restored; what was there is in {aside}")
+    say(f"profile {profile.name}: restored; what was there is in {aside}")
     return EXIT_OK
 
 
 @contextlib.contextmanager
-def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple[Agent, Any, Any]]:
     """The profile, the archive or stream, and what says that the stream was whole."""
     if arguments.source.startswith(RESTIC):
         wanted = command_backup.declared()
@@ -82,7 +83,7 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
         repository = offsite.Repository(host, wanted)
         name = arguments.source[len(RESTIC) :]
         profile = host.one(arguments.profile) if name == "latest" or arguments.profile else None
-        snapshot = repository.find(name, profile["name"] if name == "latest" and profile else None)
+        snapshot = repository.find(name, profile.name if name == "latest" and profile else None)
         profile = profile or host.one(snapshot.profile)
         say(f"snapshot {snapshot.id} of {snapshot.profile} on {snapshot.host}")
         with repository.reading(snapshot) as restic:
@@ -92,9 +93,9 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
     profile = None
     if path == "latest":
         profile = host.one(arguments.profile)
-        found = archives.listed(archives.directory_of(host), profile["name"])
+        found = archives.listed(archives.directory_of(host), profile.name)
         if not found:
-            raise OpsError(f"there is no archive of {profile['name']} here", fix="name one, or restic:latest")
+            raise OpsError(f"there is no archive of {profile.name} here", fix="name one, or restic:latest")
         path = found[-1].path
     # Before anything of it is written anywhere.
     manifest = extracting.verify(os.path.abspath(path))

@@ -32,12 +32,12 @@ def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
     profile = host.one(arguments.profile)
     topic, body = tell.parse(sys.stdin.buffer.read(tell.MAX_BYTES + 1), arguments.topic)
-    path = tell.archive_path(profile["home"], topic, time.time())
+    path = tell.archive_path(profile.home, topic, time.time())
     owner = host.owner_of(profile)
     url = servers.webhook_url(profile, owner, arguments.webhook)
     if arguments.check:
         say(f"would keep: {path}")
-        say(f"would tell: profile {profile['name']}, by {url}: {printable(topic)} ({len(body)} characters)")
+        say(f"would tell: profile {profile.name}, by {url}: {printable(topic)} ({len(body)} characters)")
         return EXIT_OK
     tell.archive(path, owner, topic, body)
     say(f"kept:   {path}")
@@ -48,6 +48,6 @@ def work(arguments: argparse.Namespace) -> int:
     except OpsError as error:
         sys.stderr.write(f"hermes-ops: kept, but the agent has not answered: {printable(str(error))}\n")
         return EXIT_UNHEALTHY
-    say(f"told:   profile {profile['name']}, by {url}")
+    say(f"told:   profile {profile.name}, by {url}")
     say(f"answer: {printable(answer)}")
     return EXIT_OK

@@ -48,13 +48,13 @@ class Guard:
         """The units that start a release: gateways, or the managers of the users whose gateways they run."""
         profiles = self.host.profiles
         if self.host.scope == "system":
-            return [profile["unit"] for profile in profiles]
+            return [profile.unit for profile in profiles]
         return sorted({f"user@{self.host.owner_of(profile).uid}.service" for profile in profiles})
 
     def render(self) -> str:
         """The unit: after the disks, before anything that runs a release."""
         journal = os.path.join(self.host.ops_dir, JOURNALS[self.job])
-        homes = [profile["home"] for profile in self.host.profiles]
+        homes = [profile.home for profile in self.host.profiles]
         return f"""\
 # Written by hermes-ops. Exists only while the job is in progress.
 

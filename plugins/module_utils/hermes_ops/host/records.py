@@ -10,14 +10,19 @@ import contextlib
 import os
 import shutil
 import time
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..description.agent import Agent
 from ..system.errors import OpsError
 from ..system.files import Owner, check_trusted, ensure_directory, lock, read_bytes, read_json, write_atomic, write_json
+from ..system.typed import parse
 from ..system.worker import WorkerDied, work
 
 # Bytes of a file that is kept; config.yaml and .env are far below that.
 _KEPT_LIMIT = 1024 * 1024
+# The kind under which the agent itself is remembered.
+_AGENT = "gateway"
 
 
 def check_ops(ops_dir: str) -> None:
@@ -71,6 +76,18 @@ def remembered(ops_dir: str) -> list[str]:
         raise OpsError("may only be read by root", where=directory, fix="use sudo") from None
 
 
+@dataclass(frozen=True)
+class Separated:
+    """Where an agent was that has been taken out of an adopted home.
+
+    :param aside: where that home is now
+    """
+
+    home: str
+    user: str
+    aside: str
+
+
 class Records:
     """The directory ``<ops_dir>/profiles/<profile>/``: only the operator's, never the agent's.
 
@@ -108,10 +125,26 @@ class Records:
 
     def applied(self, kind: str) -> dict[str, Any]:
         """What was last applied, ``{}`` when nothing ever was."""
-        return read_json(os.path.join(self.directory, "applied", f"{kind}.json")) or {}
+        return read_json(self._path_of(kind)) or {}
 
     def write_applied(self, kind: str, value: dict[str, Any]) -> None:
-        write_json(os.path.join(self.directory, "applied", f"{kind}.json"), value)
+        write_json(self._path_of(kind), value)
+
+    def agent(self) -> Agent | None:
+        """The agent as it was last converged; None when it never was, or is absent.
+
+        :raises OpsError: what is remembered is none, as that of an earlier version
+        """
+        found = self.applied(_AGENT)
+        return Agent.from_plain(found, self._path_of(_AGENT)) if found else None
+
+    def write_agent(self, agent: Agent) -> None:
+        """Remember it for ``hermes-ops``, which has no controller to ask; forget one that is absent."""
+        if not agent.present:
+            self.forget_applied(_AGENT)
+        elif self.applied(_AGENT) != agent.to_plain():
+            self.prepare()
+            self.write_applied(_AGENT, agent.to_plain())
 
     def keep(self, path: str, owner: Owner, *, replace: bool = False) -> None:
         """Keep a copy of *path*; one that is already kept is only replaced when *replace* says it works.
@@ -162,14 +195,15 @@ class Records:
     def forget_applied(self, kind: str) -> None:
         """Take back :meth:`write_applied`."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.directory, "applied", f"{kind}.json"))
+            os.unlink(self._path_of(kind))
 
-    def separated(self) -> dict[str, Any]:
-        """``home`` and ``user`` before the agent was separated, and ``aside``, where that home is; {}: it was not."""
-        return read_json(self._separated_path) or {}
+    def separated(self) -> Separated | None:
+        """Where the agent was before it was separated; None: it was not."""
+        found = read_json(self._separated_path)
+        return parse(Separated, found, self._separated_path) if found else None
 
-    def write_separated(self, was: dict[str, str]) -> None:
-        write_json(self._separated_path, was)
+    def write_separated(self, was: Separated) -> None:
+        write_json(self._separated_path, asdict(was))
 
     def exist(self) -> bool:
         return os.path.isdir(self.directory)
@@ -177,6 +211,9 @@ class Records:
     def remove(self) -> None:
         """Forget everything about the profile."""
         shutil.rmtree(self.directory)
+
+    def _path_of(self, kind: str) -> str:
+        return os.path.join(self.directory, "applied", f"{kind}.json")
 
     @property
     def _separated_path(self) -> str:

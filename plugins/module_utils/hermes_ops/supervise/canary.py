@@ -19,10 +19,12 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from ..agent import env
 from ..agent.quote import quoted
+from ..description.agent import Agent, Server
 from ..description.schema import PROFILES_DIRECTORY
 from ..host.installation import Installation
 from ..system.errors import OpsError
@@ -69,88 +71,87 @@ class CanaryFailed(OpsError):
 
 
 @contextlib.contextmanager
-def scratch(host: Installation, profile: dict[str, Any], prefix: str, say: Callable[[str], object]) -> Iterator[str]:
+def scratch(host: Installation, profile: Agent, prefix: str, say: Callable[[str], object]) -> Iterator[str]:
     """A directory for a copy of the home of *profile*: its user's, outside of every home, gone afterwards."""
     owner = host.owner_of(profile)
     sweep(host, profile, prefix, say)
     try:
         name = os.path.basename(
-            str(work(owner, "supervise.copy:make", profile["directory"], prefix, where=_named(profile)))
+            str(work(owner, "supervise.copy:make", profile.directory, prefix, where=_named(profile)))
         )
         if not name.startswith(prefix) or not name[len(prefix) :].replace("_", "").isalnum():
             raise OpsError("is no name of a copy", where=_named(profile), fix="see what the agent does there")
-        yield os.path.join(profile["directory"], name)
+        yield os.path.join(profile.directory, name)
     finally:
         sweep(host, profile, prefix, say)
 
 
-def sweep(host: Installation, profile: dict[str, Any], prefix: str, say: Callable[[str], object]) -> None:
+def sweep(host: Installation, profile: Agent, prefix: str, say: Callable[[str], object]) -> None:
     """Away with the copies of *profile*, also of runs that were killed. One that cannot be removed is only said."""
     limits = Limits(seconds=SWEEP_SECONDS)
     try:
         work(
             host.owner_of(profile),
             "supervise.copy:sweep",
-            profile["directory"],
+            profile.directory,
             prefix,
             limits=limits,
             where=_named(profile),
         )
     except OpsError as error:
-        say(f"a copy of its home stays in {profile['directory']}: {error}")
+        say(f"a copy of its home stays in {profile.directory}: {error}")
 
 
-def prepare(host: Installation, profile: dict[str, Any], home: str) -> dict[str, Any]:
-    """Make a copy of a profile's home fit for the canary, and describe the profile that it has become.
+def prepare(host: Installation, profile: Agent, home: str) -> Agent:
+    """Make a copy of an agent's home fit for the canary, and describe the agent that it has become.
 
     :param profile: whose home it is a copy of
     :param home: the copy: the agent's own directory, outside of every agent's home, which the canary does not see
-    :returns: the description, in the form of *profile*, and ``key``, of its API server; ``health.reply`` says whether
-        it can answer a chat: with a login that only the real agent may renew it cannot
+    :returns: its ``health.reply`` says whether it can answer a chat: with a login that only the real agent may renew it
+        cannot
     :raises OpsError: when a file of it does not parse; says which, and the line
     """
     check_path(home, "the canary's home")
     # Below a directory "profiles" Hermes takes it for a profile of another home (hermes_constants.py).
-    homes = [agent["home"] for agent in [*host.profiles, profile]]
+    homes = [agent.home for agent in [*host.profiles, profile]]
     if any(os.path.commonpath([home, other]) in (home, other) for other in homes) or "profiles" in home.split(os.sep):
         raise OpsError("is no place for a copy", where=home, fix=f"take one outside of {', '.join(homes)}")
-    scope = profile["managed_dir"] if profile["config_scope"] == "managed" else DEFAULT_MANAGED_DIR
-    api = {"enabled": True, "host": LOOPBACK, "port": _free_port()}
+    scope = profile.managed or DEFAULT_MANAGED_DIR
+    api = Server(True, LOOPBACK, _free_port())
     key = env.new_secret()
     # A Hermes profile without a login of its own uses that of the home around it (hermes_cli/auth.py).
-    around = profile["home"].rpartition(f"/{PROFILES_DIRECTORY}/")[0] or None
+    around = profile.home.rpartition(f"/{PROFILES_DIRECTORY}/")[0] or None
     limits = Limits(seconds=FIT_SECONDS)
     renewed = work(
         host.owner_of(profile),
         "supervise.copy:fit",
         home,
         scope,
-        api,
+        api.to_plain(),
         key,
         around,
         limits=limits,
         where=_named(profile),
     )
-    return {
-        **profile,
-        "home": home,
-        "unit": UNIT,
-        "config_scope": "managed",
-        "managed_dir": os.path.join(home, MANAGED_NAME),
-        "api": api,
-        "key": key,
-        "webhook": {**profile["webhook"], "enabled": False},
-        "health": {**profile["health"], "platforms": ["api_server"], "reply": not renewed, "webhook": None},
-    }
+    return replace(
+        profile,
+        home=home,
+        unit=UNIT,
+        config_scope="managed",
+        managed_dir=os.path.join(home, MANAGED_NAME),
+        api=api,
+        webhook=replace(profile.webhook, enabled=False),
+        health=replace(profile.health, platforms=("api_server",), reply=not renewed, webhook=None),
+    )
 
 
-def lend_env(host: Installation, profile: dict[str, Any], home: str) -> None:
+def lend_env(host: Installation, profile: Agent, home: str) -> None:
     """Put ``.env`` of *profile* into a copy that comes out of a backup, which has none: the model's keys."""
-    work(host.owner_of(profile), "supervise.copy:lend_env", profile["home"], home, where=_named(profile))
+    work(host.owner_of(profile), "supervise.copy:lend_env", profile.home, home, where=_named(profile))
 
 
-def _named(profile: dict[str, Any]) -> str:
-    return f"agent {profile['name']}"
+def _named(profile: Agent) -> str:
+    return f"agent {profile.name}"
 
 
 def _free_port() -> int:
@@ -165,7 +166,7 @@ def _free_port() -> int:
 def boot(
     host: Installation,
     release: str,
-    canary: dict[str, Any],
+    canary: Agent,
     *,
     reply: bool,
     timeout: float,
@@ -181,7 +182,7 @@ def boot(
     :returns: ``version`` as it says itself, ``reply`` (None when it was not asked), ``seconds`` until it was healthy
     :raises CanaryFailed: when it does not do all that; carries the last lines of its log
     """
-    reply = reply and canary["health"]["reply"]
+    reply = reply and canary.health.reply
     # Whatever happens to us, it is gone after this.
     longest = timeout + servers.REPLY_TIMEOUT + stable + 60
     with host.lock("canary", timeout=timeout):
@@ -214,17 +215,15 @@ def boot(
         return {"version": version, "reply": said, "seconds": seconds}
 
 
-def properties(
-    host: Installation, canary: dict[str, Any], longest: float, *, online: bool
-) -> list[tuple[str, str | float]]:
+def properties(host: Installation, canary: Agent, longest: float, *, online: bool) -> list[tuple[str, str | float]]:
     """The directives of its unit: the sandbox of a gateway, closer.
 
     :param longest: seconds after which systemd ends it
     :param online: it has to reach a model
     """
-    home, limits = canary["home"], canary["limits"]
+    home, limits = canary.home, canary.limits
     # Hides whatever lies there, other agents, keys and backups included; the copy is put back into it.
-    hidden = units.outermost([host.data_dir, *(profile["home"] for profile in host.profiles)])
+    hidden = units.outermost([host.data_dir, *(profile.home for profile in host.profiles)])
     network = {} if online else {"IPAddressAllow": "localhost", "IPAddressDeny": "any"}
     return [
         *{**units.SANDBOX, **network}.items(),
@@ -237,11 +236,11 @@ def properties(
         ("WorkingDirectory", home),
         ("Environment", f"HOME={home}"),
         ("Environment", f"HERMES_HOME={home}"),
-        ("Environment", f"HERMES_MANAGED_DIR={canary['managed_dir']}"),
+        ("Environment", f"HERMES_MANAGED_DIR={canary.managed_dir}"),
         ("Environment", "PYTHONUNBUFFERED=1"),
         ("SyslogIdentifier", UNIT),
-        ("MemoryMax", limits["memory"]),
-        ("TasksMax", limits["tasks"]),
+        ("MemoryMax", limits.memory),
+        ("TasksMax", limits.tasks),
         # Where memory or time is short the real gateways go first.
         ("OOMScoreAdjust", 900),
         ("Nice", 10),
@@ -262,7 +261,7 @@ def end(manager: Manager) -> None:
 class _Attempt:
     """One start of the canary, from its first second to its last."""
 
-    def __init__(self, owner: Owner, release: str, canary: dict[str, Any], manager: Manager) -> None:
+    def __init__(self, owner: Owner, release: str, canary: Agent, manager: Manager) -> None:
         self.owner = owner
         self.release = release
         self.canary = canary
@@ -290,7 +289,7 @@ class _Attempt:
         known = f": {cause.what}" if cause and cause.cause != problem.cause else ""
         return CanaryFailed(
             f"on a copy of the home it {problem.what}{known}; the agent itself was not touched",
-            where=f"release {self.release}, profile {self.canary['name']}",
+            where=f"release {self.release}, profile {self.canary.name}",
             fix=cause.fix if cause else problem.fix,
             log=[quoted(line) for line in lines if line.strip()],
         )
@@ -306,9 +305,9 @@ class _Attempt:
             time.sleep(health.POLL_SECONDS)
 
     def ask(self) -> str:
-        key_in = [self.canary["managed_dir"]]
+        key_in = [self.canary.managed_dir]
         try:
-            return servers.ask(self.canary["api"], self.owner, servers.REPLY_PROMPT, key_in=key_in)
+            return servers.ask(self.canary.api, self.owner, servers.REPLY_PROMPT, key_in=key_in)
         except OpsError as error:
             problem, _version = self._look()
             if problem is None or problem.cause != "ended":
@@ -338,7 +337,7 @@ class _Attempt:
         if not unit.running:
             return Problem("ended", f"ended by itself after {self.age:.0f} s", "see its log", True), None
         try:
-            said = self._work("look", self.canary["home"], self.canary["api"], limits=Limits(seconds=LOOK_SECONDS))
+            said = self._work("look", self.canary.home, self.canary.api, limits=Limits(seconds=LOOK_SECONDS))
             return judge(said, unit.pid, self.age), said.get("version")
         except (OpsError, LookupError, TypeError, ValueError, AttributeError):
             # It says nonsense of itself, perhaps because it has just begun.

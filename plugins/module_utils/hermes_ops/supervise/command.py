@@ -17,8 +17,9 @@ import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import IO
 
+from ..description.agent import Agent
 from ..description.declaration import home_arguments
 from ..host.installation import Installation
 from ..system.errors import OpsError
@@ -55,7 +56,7 @@ def spoken(environ: Mapping[str, str]) -> dict[str, str]:
 
 def unit_command(
     host: Installation,
-    profile: dict[str, Any],
+    profile: Agent,
     words: Sequence[str],
     *,
     unit: str,
@@ -71,7 +72,7 @@ def unit_command(
     :param environ: the caller's environment
     :param directory: the caller's working directory, from :func:`_directory`
     """
-    owner, home = host.owner_of(profile), profile["home"]
+    owner, home = host.owner_of(profile), profile.home
     properties = [
         ("User", owner.name),
         ("WorkingDirectory", home),
@@ -82,7 +83,7 @@ def unit_command(
     return [
         *("systemd-run", "--quiet", "--collect", "--wait", "--service-type=exec", f"--unit={unit}"),
         # Otherwise the command line stands in the journal.
-        f"--description=Command of the Hermes agent {profile['name']}",
+        f"--description=Command of the Hermes agent {profile.name}",
         "--pty" if terminal else "--pipe",
         *(f"--setenv={name}={value}" for name, value in {**spoken(environ), **environment(home)}.items()),
         *(f"--property={name}={value}" for name, value in properties),
@@ -92,7 +93,7 @@ def unit_command(
     ]
 
 
-def run_in_unit(host: Installation, profile: dict[str, Any], words: Sequence[str]) -> int:
+def run_in_unit(host: Installation, profile: Agent, words: Sequence[str]) -> int:
     """Run *words* of Hermes as the agent *profile*, connected to our standard input, output and error. Needs root.
 
     Does not return where all three are a terminal.
@@ -103,7 +104,7 @@ def run_in_unit(host: Installation, profile: dict[str, Any], words: Sequence[str
     if not manager.reachable:
         raise OpsError("systemd does not run here", fix="run it as the agent's user")
     _have_standard_streams()
-    unit = f"hermes-run-{profile['name']}-{secrets.token_hex(4)}.service"
+    unit = f"hermes-run-{profile.name}-{secrets.token_hex(4)}.service"
     terminal = all(map(os.isatty, (0, 1, 2)))
     argv = unit_command(host, profile, words, unit=unit, terminal=terminal, environ=os.environ, directory=_directory())
     if terminal:

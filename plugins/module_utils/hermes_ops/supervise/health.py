@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..agent import config, dotenv
+from ..description.agent import Agent, Placement
 from ..host.records import Records
 from ..system import network
 from ..system.errors import OpsError
@@ -71,7 +72,7 @@ def explain_unit(unit: Unit) -> Problem | None:
     )
 
 
-def platform_problems(state: dict[str, Any], declared: list[str]) -> list[Problem]:
+def platform_problems(state: dict[str, Any], declared: Sequence[str]) -> list[Problem]:
     """Which declared platforms are not connected, from gateway_state.json."""
     problems = []
     for name in declared:
@@ -97,20 +98,20 @@ def platform_problems(state: dict[str, Any], declared: list[str]) -> list[Proble
     return problems
 
 
-def wanted_ports(profile: dict[str, Any]) -> dict[int, str]:
-    """The ports of the profile's servers -> ``api``, ``webhook``."""
-    return {profile[key]["port"]: key for key in ("api", "webhook") if profile[key]["enabled"]}
+def wanted_ports(placement: Placement) -> dict[int, str]:
+    """The ports of the agent's servers -> ``api``, ``webhook``."""
+    return {server.port: key for key, server in placement.servers.items()}
 
 
-def taken_ports(profile: dict[str, Any], listeners: dict[int, set[int]]) -> dict[str, Problem]:
-    """``api`` and ``webhook``, as far as somebody else has the port: another profile's gateway answers alike.
+def taken_ports(placement: Placement, listeners: dict[int, set[int]]) -> dict[str, Problem]:
+    """``api`` and ``webhook``, as far as somebody else has the port: another agent's gateway answers alike.
 
     :param listeners: see :func:`network.listeners`
     """
     taken = {}
-    for port, key in wanted_ports(profile).items():
+    for port, key in wanted_ports(placement).items():
         pids = listeners.get(port)
-        if pids is None or pids != network.outsiders(pids, {profile["name"]}):
+        if pids is None or pids != network.outsiders(pids, {placement.name}):
             continue
         gateway = any(network.gateway_of(pid) for pid in pids)
         taken[key] = Problem(
@@ -122,24 +123,23 @@ def taken_ports(profile: dict[str, Any], listeners: dict[int, set[int]]) -> dict
     return taken
 
 
-def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
+def check(profile: Agent, owner: Owner, unit: Unit) -> Health:
     """Look once; wait for nothing.
 
-    :param profile: the ``gateway`` part of a description made by :func:`declaration.resolve`
     :param unit: the unit as it is now
     """
     return check_all([(profile, owner)], {unit.name: unit})[0]
 
 
-def check_all(agents: list[tuple[dict[str, Any], Owner]], units: dict[str, Unit]) -> list[Health]:
+def check_all(agents: list[tuple[Agent, Owner]], units: dict[str, Unit]) -> list[Health]:
     """Look once at each of *agents* (profile, its user), side by side."""
     profiles = [profile for profile, _owner in agents]
     listeners = network.listeners(port for profile in profiles for port in wanted_ports(profile))
-    started = [_see(profile, owner, units[profile["unit"]], listeners) for profile, owner in agents]
-    return [judge(profile, units[profile["unit"]], listeners, answer()) for profile, answer in zip(profiles, started)]
+    started = [_see(profile, owner, units[profile.unit], listeners) for profile, owner in agents]
+    return [judge(profile, units[profile.unit], listeners, answer()) for profile, answer in zip(profiles, started)]
 
 
-def _see(profile: dict[str, Any], owner: Owner, unit: Unit, listeners: dict[int, set[int]]) -> Callable[[], Any]:
+def _see(profile: Agent, owner: Owner, unit: Unit, listeners: dict[int, set[int]]) -> Callable[[], Any]:
     """Begin to look at an agent; what this returns waits for the answer."""
     # Of one that has just started there is nothing to be known yet.
     running = unit.running and unit.age >= STABLE_SECONDS
@@ -147,18 +147,18 @@ def _see(profile: dict[str, Any], owner: Owner, unit: Unit, listeners: dict[int,
     return sight.start(owner, wanted) if running or wanted["blind"] else dict
 
 
-def blind_ports(profile: dict[str, Any], listeners: dict[int, set[int]]) -> list[int]:
-    """The profile's ports whose listener perhaps only the agent's own user can see."""
-    return [port for port in wanted_ports(profile) if listeners.get(port) == set()]
+def blind_ports(placement: Placement, listeners: dict[int, set[int]]) -> list[int]:
+    """The agent's ports whose listener perhaps only the agent's own user can see."""
+    return [port for port in wanted_ports(placement) if listeners.get(port) == set()]
 
 
-def judge(profile: dict[str, Any], unit: Unit, listeners: dict[int, set[int]], answer: Any) -> Health:
+def judge(profile: Agent, unit: Unit, listeners: dict[int, set[int]], answer: Any) -> Health:
     """The health of an agent, from what was seen of it.
 
     :param listeners: see :func:`network.listeners`
     :param answer: of a worker that looked (:func:`sight.start`)
     """
-    health = Health(profile["name"], pid=unit.pid)
+    health = Health(profile.name, pid=unit.pid)
     seen = Sight.of(answer)
     network.merge_seen(listeners, seen.listeners)
     taken = taken_ports(profile, listeners)
@@ -184,11 +184,12 @@ def judge(profile: dict[str, Any], unit: Unit, listeners: dict[int, set[int]], a
         health.problems.append(_not_ready(state, unit))
     else:
         health.platforms = {name: value.get("state", "") for name, value in state["platforms"].items()}
-        health.problems += platform_problems(state, profile["health"]["platforms"])
+        health.problems += platform_problems(state, profile.health.platforms)
     for key, expected in (("api", "hermes-agent"), ("webhook", "webhook")):
-        if profile[key]["enabled"] and key not in taken:
+        server = profile.servers.get(key)
+        if server and key not in taken:
             said = seen.servers.get(key)
-            problem = servers.judge(f"the {key} server", profile[key], expected, said)
+            problem = servers.judge(f"the {key} server", server, expected, said)
             if problem:
                 health.problems.append(problem)
             elif key == "api":
@@ -203,13 +204,11 @@ def _not_ready(state: dict[str, Any], unit: Unit) -> Problem:
     )
 
 
-def wait(
-    profiles: list[dict[str, Any]], manager_of: ManagerOf, records: dict[str, Records] | None = None
-) -> list[Health]:
+def wait(profiles: list[Agent], manager_of: ManagerOf, records: dict[str, Records] | None = None) -> list[Health]:
     """Wait until every gateway is healthy, waiting cannot help, or its time (``health.timeout``) is over.
 
     :param records: where given, what proved to work (config.yaml, .env) is kept there
-    :returns: one result a profile, in order; unhealthy ones carry the last lines of their journal
+    :returns: one result an agent, in order; unhealthy ones carry the last lines of their journal
     """
     results: dict[str, Health] = {}
     first_restarts: dict[str, int] = {}
@@ -221,10 +220,10 @@ def wait(
         looked = check_all([(profile, manager_of(profile).owner) for profile in waiting], units)
         still = []
         for profile, health in zip(waiting, looked):
-            unit = units[profile["unit"]]
-            results[profile["name"]] = health
-            attempts = unit.restarts - first_restarts.setdefault(profile["name"], unit.restarts)
-            over = time.monotonic() - started >= profile["health"]["timeout"]
+            unit = units[profile.unit]
+            results[profile.name] = health
+            attempts = unit.restarts - first_restarts.setdefault(profile.name, unit.restarts)
+            over = time.monotonic() - started >= profile.health.timeout
             if not health.ok and not over and not _is_hopeless(health, unit, attempts):
                 still.append(profile)
         waiting = still
@@ -232,15 +231,15 @@ def wait(
             # A look costs each agent a process: most of the time belongs to what is waited for.
             time.sleep(max(POLL_SECONDS, REST * (time.monotonic() - began)))
     for profile in profiles:
-        health, manager = results[profile["name"]], manager_of(profile)
+        health, manager = results[profile.name], manager_of(profile)
         if health.ok:
             _prove(profile, manager.owner, health)
         if health.ok and records:
             for name in (config.FILE_NAME, dotenv.FILE_NAME):
-                records[profile["name"]].keep(os.path.join(profile["home"], name), manager.owner, replace=True)
+                records[profile.name].keep(os.path.join(profile.home, name), manager.owner, replace=True)
         elif not health.ok:
             explain(profile, manager, health)
-    return [results[profile["name"]] for profile in profiles]
+    return [results[profile.name] for profile in profiles]
 
 
 def _is_hopeless(health: Health, unit: Unit, attempts: int) -> bool:
@@ -255,14 +254,14 @@ def _is_hopeless(health: Health, unit: Unit, attempts: int) -> bool:
     return any(problem.final or (problem.cause == "wrong_binary" and attempts > 0) for problem in health.problems)
 
 
-def _prove(profile: dict[str, Any], owner: Owner, health: Health) -> None:
+def _prove(profile: Agent, owner: Owner, health: Health) -> None:
     """A real reply and a real webhook, where they are asked for."""
     try:
-        if profile["health"]["reply"]:
-            health.reply = servers.ask(profile["api"], owner, REPLY_PROMPT, key_in=[profile["home"]])
-        if profile["health"]["webhook"]:
+        if profile.health.reply:
+            health.reply = servers.ask(profile.api, owner, REPLY_PROMPT, key_in=[profile.home])
+        if profile.health.webhook:
             payload = {"topic": "health", "body": REPLY_PROMPT}
-            servers.call_webhook(profile, owner, profile["health"]["webhook"], payload)
+            servers.call_webhook(profile, owner, profile.health.webhook, payload)
     except OpsError as error:
         health.problems.append(
             Problem("no_reply", f"{error.where}: {error.what}" if error.where else error.what, error.fix or "")

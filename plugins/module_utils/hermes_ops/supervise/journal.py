@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from ..agent.quote import quoted
+from ..description.agent import Agent
 from ..system.process import run_head
 from ..system.systemd import Manager
 from .problems import CONFIG_FIX, Health, Problem
@@ -93,7 +93,7 @@ def explain_journal(lines: list[str]) -> Problem | None:
     return None
 
 
-def explain(profile: dict[str, Any], manager: Manager, health: Health) -> None:
+def explain(profile: Agent, manager: Manager, health: Health) -> None:
     """Put the cause that the journal names in front, and the last lines of the journal beside it."""
     looping = any(problem.cause == "crash_loop" for problem in health.problems)
     lines = _journal(manager, profile, before=looping)
@@ -105,12 +105,12 @@ def explain(profile: dict[str, Any], manager: Manager, health: Health) -> None:
         health.problems = [cause, *(problem for problem in health.problems if problem is not cause)]
 
 
-def _journal(manager: Manager, profile: dict[str, Any], *, before: bool) -> list[str]:
+def _journal(manager: Manager, profile: Agent, *, before: bool) -> list[str]:
     """The last lines of the gateway's present process, or of its last one when there is none or between restarts.
 
     :param before: of the process before too: in a crash loop the present one has hardly begun
     """
-    shown = manager.call("show", "--property", "InvocationID", "--value", profile["unit"], check=False)
+    shown = manager.call("show", "--property", "InvocationID", "--value", profile.unit, check=False)
     invocations = shown.stdout.split()
     # systemd forgets those of a unit that was stopped and is not enabled.
     if before or not invocations:
@@ -122,7 +122,7 @@ def _journal(manager: Manager, profile: dict[str, Any], *, before: bool) -> list
     return _journalctl(profile, "--lines", str(JOURNAL_LINES), *matches)
 
 
-def _journalctl(profile: dict[str, Any], *arguments: str) -> list[str]:
-    command = ["journalctl", "--identifier", f"hermes-gateway-{profile['name']}", "--boot", "--no-pager"]
+def _journalctl(profile: Agent, *arguments: str) -> list[str]:
+    command = ["journalctl", "--identifier", f"hermes-gateway-{profile.name}", "--boot", "--no-pager"]
     said = run_head([*command, "--output", "cat", *arguments], limit=JOURNAL_BYTES, timeout=20)
     return [line.rstrip() for line in said.splitlines() if line.strip()]

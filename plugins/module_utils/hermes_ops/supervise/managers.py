@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
+from ..description.agent import Agent
 from ..system.systemd import Manager, Unit
 
-# An agent's ``gateway`` part -> who runs its gateway; the manager's owner is the agent's user.
-ManagerOf = Callable[[dict[str, Any]], Manager]
+# An agent -> who runs its gateway; the manager's owner is the agent's user.
+ManagerOf = Callable[[Agent], Manager]
 
 
-def grouped(profiles: Iterable[dict[str, Any]], manager_of: ManagerOf) -> list[tuple[Manager, list[dict[str, Any]]]]:
+def grouped(profiles: Iterable[Agent], manager_of: ManagerOf) -> list[tuple[Manager, list[Agent]]]:
     """Each manager once, with those of *profiles* that it runs."""
-    groups: dict[int | None, tuple[Manager, list[dict[str, Any]]]] = {}
+    groups: dict[int | None, tuple[Manager, list[Agent]]] = {}
     for profile in profiles:
         manager = manager_of(profile)
         key = manager.owner.uid if manager.scope == "user" else None
@@ -24,9 +24,9 @@ def grouped(profiles: Iterable[dict[str, Any]], manager_of: ManagerOf) -> list[t
     return list(groups.values())
 
 
-def units_of(profiles: Iterable[dict[str, Any]], manager_of: ManagerOf) -> dict[str, Unit]:
+def units_of(profiles: Iterable[Agent], manager_of: ManagerOf) -> dict[str, Unit]:
     """The state of the gateways of *profiles*, by the name of their unit; one call for each manager."""
     found: dict[str, Unit] = {}
     for manager, members in grouped(profiles, manager_of):
-        found.update(manager.units(profile["unit"] for profile in members))
+        found.update(manager.units(profile.unit for profile in members))
     return found

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..supervise import gateway, health
 from ..supervise.managers import grouped, units_of
@@ -32,11 +32,11 @@ class Agents:
     def units(self) -> dict[str, Unit]:
         """Profile -> its unit as it is now."""
         units = units_of(self.host.profiles, self.host.manager_of)
-        return {profile["name"]: units[profile["unit"]] for profile in self.host.profiles}
+        return {profile.name: units[profile.unit] for profile in self.host.profiles}
 
-    def running(self) -> list[dict[str, Any]]:
+    def running(self) -> list[Agent]:
         units = self.units()
-        return [profile for profile in self.host.profiles if units[profile["name"]].active not in gateway.DEAD]
+        return [profile for profile in self.host.profiles if units[profile.name].active not in gateway.DEAD]
 
     def before(self, *, wait: bool = True) -> dict[str, list[str]]:
         """Profile -> causes of its problems, of those whose gateway runs: they must not have more afterwards."""
@@ -45,27 +45,25 @@ class Agents:
             results = health.wait(running, self.host.manager_of)
         else:
             units = self.units()
-            results = [
-                health.check(profile, self.host.owner_of(profile), units[profile["name"]]) for profile in running
-            ]
+            results = [health.check(profile, self.host.owner_of(profile), units[profile.name]) for profile in running]
         for result in results:
             if not result.ok:
                 self.say(f"before: {result}")
         return {result.profile: [problem.cause for problem in result.problems] for result in results}
 
-    def start(self, profiles: list[dict[str, Any]], wanted: str | None) -> None:
+    def start(self, profiles: list[Agent], wanted: str | None) -> None:
         """Start their gateways with the release *wanted*."""
-        records = {profile["name"]: self.host.records(profile["name"]) for profile in profiles}
+        records = {profile.name: self.host.records(profile.name) for profile in profiles}
         gateway.start(self.host.manager_of, profiles, records)
         for manager, members in grouped(profiles, self.host.manager_of):
-            units = manager.units(profile["unit"] for profile in members)
+            units = manager.units(profile.unit for profile in members)
             # Somebody, or systemd, was faster than the switch.
             late = [u.name for u in units.values() if u.running and self._runs(u) not in (None, wanted)]
             if late:
                 manager.call("restart", *late, timeout=gateway.stop_timeout(members))
 
     def verify(
-        self, profiles: list[dict[str, Any]], wanted: str, before: dict[str, list[str]], *, briefly: bool = False
+        self, profiles: list[Agent], wanted: str, before: dict[str, list[str]], *, briefly: bool = False
     ) -> None:
         """The gateways run *wanted*, are as healthy as before, and stay so.
 
@@ -74,15 +72,15 @@ class Agents:
         :raises OpsError: one is worse than before
         """
         began = time.monotonic()
-        asked = [self.asked(profile, before.get(profile["name"], [])) for profile in profiles]
+        asked = [self.asked(profile, before.get(profile.name, [])) for profile in profiles]
         results = health.wait(asked, self.host.manager_of)
         watched = self._judge(profiles, results, before)
         pids, restarts = {}, {}
         for profile, unit in watched:
             if self._runs(unit) not in (None, wanted):
-                raise OpsError(f"runs {self._runs(unit)}, not {wanted}", where=f"profile {profile['name']}")
-            if not before.get(profile["name"]):
-                pids[profile["name"]], restarts[profile["name"]] = unit.pid, unit.restarts
+                raise OpsError(f"runs {self._runs(unit)}, not {wanted}", where=f"profile {profile.name}")
+            if not before.get(profile.name):
+                pids[profile.name], restarts[profile.name] = unit.pid, unit.restarts
         if briefly:
             return
         while time.monotonic() - began < self.settings.stable_seconds:
@@ -90,7 +88,7 @@ class Agents:
             self._stays_up(pids, restarts)
         if pids:
             # Not only alive, but still well. What was asked for a reply is not asked again.
-            again = [{**p, "health": {**p["health"], "reply": False, "webhook": None}} for p, _unit in watched]
+            again = [agent.checked_by(reply=False, webhook=None) for agent, _unit in watched]
             self._judge(profiles, health.wait(again, self.host.manager_of), before)
 
     def _stays_up(self, pids: dict[str, int], restarts: dict[str, int]) -> None:
@@ -109,8 +107,8 @@ class Agents:
                 )
 
     def _judge(
-        self, profiles: list[dict[str, Any]], results: list[health.Health], before: dict[str, list[str]]
-    ) -> list[tuple[dict[str, Any], Unit]]:
+        self, profiles: list[Agent], results: list[health.Health], before: dict[str, list[str]]
+    ) -> list[tuple[Agent, Unit]]:
         """Those that count, with their units.
 
         :raises OpsError: one is worse than before
@@ -118,7 +116,7 @@ class Agents:
         units = self.units()
         counted = []
         for result in results:
-            profile = next(profile for profile in profiles if profile["name"] == result.profile)
+            profile = next(profile for profile in profiles if profile.name == result.profile)
             unit = units[result.profile]
             if unit.active == "inactive":
                 self.say(f"the gateway of {result.profile} was stopped by somebody meanwhile")
@@ -129,11 +127,10 @@ class Agents:
                 counted.append((profile, unit))
         return counted
 
-    def asked(self, profile: dict[str, Any], before: list[str]) -> dict[str, Any]:
-        """The profile, to be asked for a reply where settings say so and it gave one before."""
-        checks = profile["health"]
-        reply = (checks["reply"] or (self.settings.reply and profile["api"]["enabled"])) and "no_reply" not in before
-        return {**profile, "health": {**checks, "reply": reply}}
+    def asked(self, agent: Agent, before: list[str]) -> Agent:
+        """The agent, to be asked for a reply where settings say so and it gave one before."""
+        wanted = agent.health.reply or (self.settings.reply and agent.api.enabled)
+        return agent.checked_by(reply=wanted and "no_reply" not in before)
 
     def _runs(self, unit: Unit) -> str | None:
         return gateway.running_release(unit.pid, self.host.root)

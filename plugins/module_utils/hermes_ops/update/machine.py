@@ -24,10 +24,11 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import cast
 
 from ..backup import archives as kept_archives
 from ..backup import extracting, making, separable
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.undertaking import Interrupted, Undertaking
 from ..release import build, store
@@ -231,12 +232,12 @@ class Machine:
         built = observe(self.host.root).find(journal.target)
         self._refuse_shared_homes(built.version if built else None)
         self._enter("snapshot")
-        archives = {profile["name"]: self._snapshot(profile) for profile in self.host.profiles}
+        archives = {profile.name: self._snapshot(profile) for profile in self.host.profiles}
         self._enter("canary")
         if self.settings.canary:
             for profile in self.host.profiles:
-                if profile["name"] in journal.before:
-                    self._canary(journal, profile, archives[profile["name"]])
+                if profile.name in journal.before:
+                    self._canary(journal, profile, archives[profile.name])
 
     def _change(self, journal: Journal, previous: str | None) -> None:
         if journal.step != "freeze":
@@ -250,7 +251,7 @@ class Machine:
         with lock(os.path.join(self.host.root, ".lock"), timeout=self.settings.build_timeout):
             with _in_a_hurry():
                 running = self.agents.running()
-                journal.gateways = [profile["name"] for profile in running]
+                journal.gateways = [profile.name for profile in running]
                 self._enter("stop")
                 gateway.stop(self.host.manager_of, running)
                 frozen.complete(homes, self._budget())
@@ -309,7 +310,7 @@ class Machine:
             raise SystemExit(128 + signal.SIGTERM)
         self.data.release_reserve(journal)
         step, troubles, back = journal.step, Troubles(self._reason), list[str]()
-        profiles = {profile["name"]: profile for profile in self.host.profiles}
+        profiles = {profile.name: profile for profile in self.host.profiles}
         with self._release_lock(), _in_a_hurry():
             with troubles:
                 units = self.agents.units()
@@ -360,7 +361,7 @@ class Machine:
         self.undertaking.end()
         return self._end(self._outcome(status, message, journal))
 
-    def _stuck(self, journal: Journal, wanted: list[dict[str, Any]], troubles: Troubles, boot: bool) -> Outcome:
+    def _stuck(self, journal: Journal, wanted: list[Agent], troubles: Troubles, boot: bool) -> Outcome:
         """It cannot go back. Whatever can run shall run; the journal stays, so that the next run tries again."""
         if not boot:
             with troubles:
@@ -409,29 +410,29 @@ class Machine:
                 )
         return self.agents.before()
 
-    def _snapshot(self, profile: dict[str, Any]) -> str:
+    def _snapshot(self, profile: Agent) -> str:
         path = making.create(self.host, profile, self.data.backups).path
-        kept_archives.prune(self.data.backups, profile["name"], self.settings.keep_backups)
-        self.say(f"backup of {profile['name']}: {path}")
+        kept_archives.prune(self.data.backups, profile.name, self.settings.keep_backups)
+        self.say(f"backup of {profile.name}: {path}")
         return path
 
-    def _canary(self, journal: Journal, profile: dict[str, Any], archive: str) -> None:
+    def _canary(self, journal: Journal, profile: Agent, archive: str) -> None:
         """Try the release on what comes out of the backup, which proves that one as well."""
         with canary.scratch(self.host, profile, SCRATCH, self.say) as scratch:
             extracting.extract(archive, scratch, self.host.owner_of(profile))
             canary.lend_env(self.host, profile, scratch)
             copy = canary.prepare(self.host, profile, scratch)
             # Where the agent does not answer now it would prove nothing.
-            reply = self.agents.asked(profile, journal.before[profile["name"]])["health"]["reply"]
+            reply = self.agents.asked(profile, journal.before[profile.name]).health.reply
             answer = canary.boot(
                 self.host,
                 journal.target,
                 copy,
                 reply=reply,
-                timeout=profile["health"]["timeout"],
+                timeout=profile.health.timeout,
                 stable=min(canary.STABLE_SECONDS, self.settings.stable_seconds),
             )
-        self.say(f"canary of {profile['name']}: {answer['version']} is healthy on a copy")
+        self.say(f"canary of {profile.name}: {answer['version']} is healthy on a copy")
 
     def _shutting_down(self) -> bool:
         try:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..supervise import health, journal
 from ..supervise import sight as health_sight
@@ -44,7 +45,7 @@ class AgentLook:
         self,
         host: Installation,
         settings: Settings,
-        profile: dict[str, Any],
+        profile: Agent,
         unit: Unit,
         unit_memory: int | None,
         listeners: dict[int, set[int]],
@@ -53,7 +54,7 @@ class AgentLook:
     ) -> None:
         self.host, self.settings, self.profile, self.unit = host, settings, profile, unit
         self.listeners, self.now = listeners, now
-        self.name: str = profile["name"]
+        self.name: str = profile.name
         self.owner = host.owner_of(profile)
         self.findings: list[Finding] = []
         self.figures: dict[str, Any] = {"up": unit.running}
@@ -64,7 +65,7 @@ class AgentLook:
         blind = health.blind_ports(profile, listeners)
         wanted = {
             **health_sight.wanted_of(profile, running=unit.running, blind=blind),
-            "managed_dir": profile["managed_dir"],
+            "managed_dir": profile.managed_dir,
             "now": now,
             "pid": unit.pid if self._process and self._process.descriptors < 0 else 0,
         }

@@ -26,6 +26,7 @@ from typing import Any
 
 from .. import __version__
 from ..agent import config, dotenv
+from ..description.agent import Agent
 from ..description.secrets import redact_text, shown
 from ..host import jobs, kit, settings
 from ..host.installation import Installation
@@ -85,7 +86,7 @@ def bundle(host: Installation, name: str, lines: int) -> Bundle:
     :param name: of the directory in it
     :param lines: so many of each journal
     """
-    homes = {profile["name"]: Home(host, profile) for profile in host.profiles}
+    homes = {profile.name: Home(host, profile) for profile in host.profiles}
     secrets = known_of(host, list(homes.values()))
     made = Bundle()
     texts: dict[str, str] = {}
@@ -141,14 +142,14 @@ class Home:
     :param profile: the agent's ``gateway`` part
     """
 
-    def __init__(self, host: Installation, profile: dict[str, Any]) -> None:
-        self.name: str = profile["name"]
+    def __init__(self, host: Installation, profile: Agent) -> None:
+        self.name: str = profile.name
         self.unknown = ""
-        self._home, self._owner = profile["home"], host.owner_of(profile)
+        self._home, self._owner = profile.home, host.owner_of(profile)
         kept = os.path.join(host.records(self.name).directory, "kept")
         self._copies = [
             [f"{os.path.basename(directory)}/{name}", _text(os.path.join(directory, name), inside.FILE_LIMIT)]
-            for directory in (profile["managed_dir"], kept)
+            for directory in (profile.managed_dir, kept)
             for name in (dotenv.FILE_NAME, config.FILE_NAME)
         ]
 
@@ -234,8 +235,8 @@ def _collect(host: Installation, homes: dict[str, Home], lines: int) -> Iterator
     # Whatever else there is: updates by hand, recoveries, the canary, the dashboard, what ships the journal.
     add({"journal/others.txt": lambda: _journal(lines, *OTHER_UNITS)})
     for profile in host.profiles:
-        name, home = profile["name"], homes[profile["name"]]
-        add(_unit(profile["unit"], lambda *arguments, profile=profile: _systemctl(host, profile, *arguments)), home)
+        name, home = profile.name, homes[profile.name]
+        add(_unit(profile.unit, lambda *arguments, profile=profile: _systemctl(host, profile, *arguments)), home)
         identifier = f"hermes-gateway-{name}"
         add({f"journal/{identifier}.txt": lambda word=identifier: _journal(lines, "--identifier", word)}, home)
         add({f"profiles/{name}/{member}": make for member, make in _remembered(host, profile).items()})
@@ -261,7 +262,7 @@ def _about(host: Installation, homes: dict[str, Home]) -> str:
             "scope": host.scope,
             "data directory": host.data_dir,
             "ops directory": host.ops_dir,
-            "agents": "; ".join(f"{p['name']}: {p['home']}, user {p['user']}" for p in host.profiles) or "none",
+            "agents": "; ".join(f"{p.name}: {p.home}, user {p.user}" for p in host.profiles) or "none",
             "never in it": f"secrets (shown as {HIDDEN}), sessions, memories, context, logs of Hermes itself",
             "searched for": "the secrets that the host knows, and what has the name or the look of one",
             "agents whose secrets are not all known": inside.as_json(unknown).strip() if unknown else "none",
@@ -276,9 +277,9 @@ def _unit(unit: str, ask: Callable[..., str]) -> dict[str, Callable[[], str]]:
     }
 
 
-def _remembered(host: Installation, profile: dict[str, Any]) -> dict[str, Callable[[], str]]:
+def _remembered(host: Installation, profile: Agent) -> dict[str, Callable[[], str]]:
     """What root remembers of one agent, and what is managed of it."""
-    records, managed = host.records(profile["name"]), profile["managed_dir"]
+    records, managed = host.records(profile.name), profile.managed_dir
     members = {
         "managed_config.yaml.json": lambda: _managed_config(os.path.join(managed, config.FILE_NAME)),
         "managed_env_names.txt": lambda: inside.env_names(_file_or_none(os.path.join(managed, dotenv.FILE_NAME))),
@@ -320,7 +321,7 @@ def _journal(lines: int, *matches: str) -> str:
     return _output("journalctl", "--no-pager", "--output", "short-iso", "--lines", str(lines), *matches)
 
 
-def _systemctl(host: Installation, profile: dict[str, Any], *arguments: str) -> str:
+def _systemctl(host: Installation, profile: Agent, *arguments: str) -> str:
     if host.scope == "system":
         return _output("systemctl", *arguments)
     # A manager of the agent's own: it says what the agent likes.

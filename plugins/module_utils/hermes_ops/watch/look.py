@@ -13,6 +13,7 @@ from typing import Any
 
 from ..agent.quote import quoted, quoted_error
 from ..backup.separable import SEPARATE, shared_homes
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.settings import path_of as settings_path
 from ..release.observe import stamp_of
@@ -91,7 +92,7 @@ class _Look:
         self.agents = [
             AgentLook(host, settings, profile, units[unit], memories[unit], listeners, self.now, healths)
             for profile in profiles
-            for unit in [profile["unit"]]
+            for unit in [profile.unit]
         ]
 
     def _status(self, job: str) -> dict[str, Any]:
@@ -194,7 +195,7 @@ class _Look:
         if not self.settings.reply_minutes:
             return
         well = {result.profile for result in self.report.profiles if result.ok}
-        agents = {agent.name: agent for agent in self.agents if agent.name in well and agent.profile["api"]["enabled"]}
+        agents = {agent.name: agent for agent in self.agents if agent.name in well and agent.profile.api.enabled}
         replies = {name: _mapping(before.get(name)) for name in agents}
 
         def due(name: str) -> float:
@@ -216,10 +217,10 @@ class _Look:
 
     def _ask(self, agent: AgentLook) -> dict[str, Any]:
         started = time.monotonic()
-        profile, key_in = agent.profile, [agent.profile["home"], agent.profile["managed_dir"]]
+        profile, key_in = agent.profile, [agent.profile.home, agent.profile.managed_dir]
         try:
             servers.ask(
-                profile["api"], agent.owner, servers.REPLY_PROMPT, key_in=key_in, timeout=self.settings.reply_seconds
+                profile.api, agent.owner, servers.REPLY_PROMPT, key_in=key_in, timeout=self.settings.reply_seconds
             )
         except OpsError as error:
             return {"problem": error.what, "fix": error.fix}
@@ -238,11 +239,11 @@ def _fstab() -> str:
         return ""
 
 
-def _unit_memories(host: Installation, profiles: list[dict[str, Any]]) -> dict[str, int | None]:
+def _unit_memories(host: Installation, profiles: list[Agent]) -> dict[str, int | None]:
     """What systemd says each unit uses, None where it does not count."""
-    found: dict[str, int | None] = {profile["unit"]: None for profile in profiles}
+    found: dict[str, int | None] = {profile.unit: None for profile in profiles}
     for manager, members in grouped(profiles, host.manager_of):
-        units = [profile["unit"] for profile in members]
+        units = [profile.unit for profile in members]
         answer = manager.call("show", "--property", "Id,MemoryCurrent", *units, check=False).stdout
         for block in answer.split("\n\n"):
             values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
