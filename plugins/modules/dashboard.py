@@ -100,11 +100,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    host, manager, profiles = units_host(module), manager_of(module), agents_of(module)
+    host, manager, agents = units_host(module), manager_of(module), agents_of(module)
     if params["state"] == "absent":
-        plan = dashboard.plan_no_dashboard(host, profiles, manager)
+        plan = dashboard.plan_no_dashboard(host, agents, manager)
     else:
-        plan = dashboard.plan_dashboard(host, profiles, manager, params["host"], params["port"], params["environment"])
+        plan = dashboard.plan_dashboard(host, agents, manager, params["host"], params["port"], params["environment"])
     if not module.check_mode:
         plan.apply()
     return {"changed": plan.changed, "diff": plan.diff("dashboard"), "unit": units.DASHBOARD_NAME}

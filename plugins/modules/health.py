@@ -83,14 +83,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {**GATEWAYS_ARGUMENTS, "ops_dir": {"type"
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    profiles = [agent for agent in agents_of(module) if agent.present]
+    agents = [agent for agent in agents_of(module) if agent.present]
     manager = manager_of(module)
     if module.check_mode:
-        units = units_of(profiles, manager)
-        results = [health.check(profile, manager(profile).owner, units[profile.unit]) for profile in profiles]
+        units = units_of(agents, manager)
+        results = [health.check(agent, manager(agent).owner, units[agent.unit]) for agent in agents]
     else:
-        records = {profile.name: Records(params["ops_dir"], profile.name) for profile in profiles}
-        results = health.wait(profiles, manager, records)
+        records = {agent.name: Records(params["ops_dir"], agent.name) for agent in agents}
+        results = health.wait(agents, manager, records)
     healthy = all(result.ok for result in results)
     answer = {"changed": False, "healthy": healthy, "profiles": [result.as_dict() for result in results]}
     if not healthy and not module.check_mode:

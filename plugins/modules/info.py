@@ -200,9 +200,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    profiles, scope, ops_dir = agents_of(module), params["scope"], params["ops_dir"]
-    found = info.gather(profiles=profiles, scope=scope, ops_dir=ops_dir, root=params["root"])
-    ground = look(profiles, scope, params["data_dir"], ops_dir, params["packages"])
+    agents, scope, ops_dir = agents_of(module), params["scope"], params["ops_dir"]
+    found = info.gather(profiles=agents, scope=scope, ops_dir=ops_dir, root=params["root"])
+    ground = look(agents, scope, params["data_dir"], ops_dir, params["packages"])
     return {"changed": False, **ground, **found}
 
 

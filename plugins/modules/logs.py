@@ -118,7 +118,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             journal_days=params["journal_days"],
         )
         present = [agent for agent in agents_of(module) if agent.present]
-        homes = [logs.Home(profile.home, profile.user, logs.group_of(profile.user)) for profile in present]
+        homes = [logs.Home(agent.home, agent.user, logs.group_of(agent.user)) for agent in present]
         plan = logs.plan_logs(settings, homes, manager)
     if not module.check_mode:
         plan.apply()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import getpass
 import gzip
 import hashlib
 import io
@@ -822,7 +821,7 @@ def small(tmp_path_factory):
             "ops_dir": str(top / "ops"),
         }
     )
-    path = making.create(host, {"name": "default", "home": str(top / "home"), "user": getpass.getuser()}, str(top)).path
+    path = making.create(host, described.agent(home=str(top / "home")), str(top)).path
     extracting.verify(path)
     with open(path, "rb") as stream:
         packed = stream.read()

@@ -45,10 +45,10 @@ class Made(NamedTuple):
     manifest: Manifest
 
 
-def create(host: Installation, profile: Agent, directory: str, *, env: str = "exclude") -> Made:
+def create(host: Installation, agent: Agent, directory: str, *, env: str = "exclude") -> Made:
     """Make an archive of the profile's home in *directory*. It gets its name only after it was read to its end.
 
-    :param profile: one of ``host.profiles``
+    :param agent: one of ``host.profiles``
     :param env: ``.env`` is left out (``exclude``), in it as it is (``include``), or encrypted: ``age:<recipient>``
     :returns: mode 0600, complete, checked and on disk
     :raises OpsError: it could not be made, and nothing of it is left
@@ -58,12 +58,12 @@ def create(host: Installation, profile: Agent, directory: str, *, env: str = "ex
             ensure_directory(directory, mode=0o700)
         # What a killed one left.
         for name in os.listdir(directory):
-            if re.fullmatch(pattern(profile.name) + re.escape(_PARTIAL), name):
+            if re.fullmatch(pattern(agent.name) + re.escape(_PARTIAL), name):
                 os.unlink(os.path.join(directory, name))
-        path = free_name(directory, profile.name)
+        path = free_name(directory, agent.name)
         partial = path + _PARTIAL
         try:
-            _write(host, profile, partial, env, lock)
+            _write(host, agent, partial, env, lock)
             manifest = extracting.verify(partial)
             os.rename(partial, path)
             sync_directory(directory)
@@ -75,7 +75,7 @@ def create(host: Installation, profile: Agent, directory: str, *, env: str = "ex
     return Made(path, manifest)
 
 
-def stream(host: Installation, profile: Agent, out: BinaryIO, *, env: str = "exclude") -> Manifest:
+def stream(host: Installation, agent: Agent, out: BinaryIO, *, env: str = "exclude") -> Manifest:
     """Write the same, not compressed, to *out*; it is checked on its way.
 
     :raises OpsError: it ended early; what *out* has is no backup
@@ -84,7 +84,7 @@ def stream(host: Installation, profile: Agent, out: BinaryIO, *, env: str = "exc
     with _alone(host) as lock, contextlib.ExitStack() as stack:
         source, end = _pipe(stack)
         check, copy = _pipe(stack)
-        collector = _collector(host, profile, end.fileno(), "", env, _SECONDS_AWAY, lock)
+        collector = _collector(host, agent, end.fileno(), "", env, _SECONDS_AWAY, lock)
         stack.callback(collector.end)
         end.close()
         checking = extracting.checking(check.fileno(), "the stream")
@@ -101,7 +101,7 @@ def stream(host: Installation, profile: Agent, out: BinaryIO, *, env: str = "exc
             with contextlib.suppress(BrokenPipeError):
                 copy.write(data)
         else:
-            raise OpsError(f"wrote nothing for {_STALLED:g} s", where=profile.home)
+            raise OpsError(f"wrote nothing for {_STALLED:g} s", where=agent.home)
         copy.close()
         collector.result()
         return checking.result()
@@ -115,18 +115,18 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[BinaryIO, BinaryIO]:
     )
 
 
-def _write(host: Installation, profile: Agent, path: str, env: str, lock: int) -> None:
+def _write(host: Installation, agent: Agent, path: str, env: str, lock: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         space.check_space(descriptor, path, 0)
-        _collector(host, profile, descriptor, path, env, _SECONDS, lock).result()
+        _collector(host, agent, descriptor, path, env, _SECONDS, lock).result()
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def _collector(
-    host: Installation, profile: Agent, descriptor: int, where: str, env: str, seconds: float, lock: int
+    host: Installation, agent: Agent, descriptor: int, where: str, env: str, seconds: float, lock: int
 ) -> Worker:
     """A worker that writes an archive to *descriptor*.
 
@@ -135,16 +135,16 @@ def _collector(
     # Of the archive, and of a copy of a database on its way into it.
     limit = space.free(descriptor) if where else resource.RLIM_INFINITY
     limits = Limits(seconds=seconds, memory=_MEMORY, file=limit)
-    arguments = (descriptor, where, profile.home, _about(host, profile, env), env, bool(where))
-    owner = host.owner_of(profile)
-    return Worker(owner, "backup.collecting:collect", arguments, limits, [descriptor, lock], profile.home)
+    arguments = (descriptor, where, agent.home, _about(host, agent, env), env, bool(where))
+    owner = host.owner_of(agent)
+    return Worker(owner, "backup.collecting:collect", arguments, limits, [descriptor, lock], agent.home)
 
 
-def _about(host: Installation, profile: Agent, env: str) -> dict[str, Any]:
+def _about(host: Installation, agent: Agent, env: str) -> dict[str, Any]:
     release = gateway.current_release(host.root)
     stamp = stamp_of(host.root, release)
     return {
-        "profile": profile.name,
+        "profile": agent.name,
         "host": socket.gethostname(),
         "created": time.time(),
         "kit": __version__,

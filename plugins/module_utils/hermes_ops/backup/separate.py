@@ -173,7 +173,7 @@ class Separate:
         self.say(f"copying {before.home}")
         copied = replace(after, home=f"{directory}/.hermes")
         carry_over(old, before.home, new, copied.home)
-        surveys = [separable.survey(self.host, profile, before) for profile in (before, copied)]
+        surveys = [separable.survey(self.host, agent, before) for agent in (before, copied)]
         if surveys[0].digest != surveys[1].digest:
             raise OpsError(
                 "changed while it was copied, or could not be copied as it is",
@@ -273,13 +273,13 @@ class Separate:
             os.rename(new, kept)
             self.say(f"the copy is in {kept}")
 
-    def _stop(self, profile: Agent) -> None:
+    def _stop(self, agent: Agent) -> None:
         self.say("stopping the gateway")
-        gateway.stop(self.host.manager_of, [profile])
+        gateway.stop(self.host.manager_of, [agent])
 
     def _declare(self, journal: Journal, *, undo: bool = False) -> None:
         """Let units, records and commands say where the agent is now, or, to *undo* that, where it was."""
-        agents = [(profile, self.host.owner_of(profile)) for profile in (journal.before, journal.after)]
+        agents = [(agent, self.host.owner_of(agent)) for agent in (journal.before, journal.after)]
         before, after = reversed(agents) if undo else agents
         records = self.host.records(journal.name)
         records.prepare()

@@ -91,8 +91,8 @@ def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
         lines += _indented(f"the user {user} runs several agents: {', '.join(names)}")
     release = found["release"]
     lines += ["", f"{'release':<{MARGIN}}{release['id'] if release else 'none'}"]
-    for name, profile in found["profiles"].items():
-        lines += _agent_lines(name, profile, check["figures"]["profiles"].get(name, {}), paint)
+    for name, agent in found["profiles"].items():
+        lines += _agent_lines(name, agent, check["figures"]["profiles"].get(name, {}), paint)
     if found["timers"] or found["last"]:
         lines.append("")
     for job in sorted({*found["timers"], *found["last"]}):

@@ -95,21 +95,21 @@ class Installation:
         return [agent for agent in found if agent and agent.present]
 
     def select(self, name: str | None) -> list[Agent]:
-        """All profiles, or the one that is called *name*.
+        """All agents, or the one that is called *name*.
 
-        :raises OpsError: when there is no such profile
+        :raises OpsError: when there is no such agent
         """
         return [choose(self.profiles, name)] if name else self.profiles
 
     def one(self, name: str | None) -> Agent:
-        """The profile that is called *name*; without a name ``default``, or the only one there is.
+        """The agent that is called *name*; without a name ``default``, or the only one there is.
 
-        :raises OpsError: when there is no such profile, or a name is needed
+        :raises OpsError: when there is no such agent, or a name is needed
         """
         return choose(self.profiles, name)
 
-    def records(self, profile: str) -> Records:
-        return Records(self.ops_dir, profile)
+    def records(self, name: str) -> Records:
+        return Records(self.ops_dir, name)
 
     @contextlib.contextmanager
     def lock(self, job: str, timeout: float = 1.0) -> Iterator[int]:

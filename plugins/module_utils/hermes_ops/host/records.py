@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What we remember about a profile, so that it outlives a run, a host and a kill."""
+"""What we remember about an agent, so that it outlives a run, a host and a kill."""
 
 from __future__ import annotations
 
@@ -89,25 +89,25 @@ class Separated:
 
 
 class Records:
-    """The directory ``<ops_dir>/profiles/<profile>/``: only the operator's, never the agent's.
+    """The directory ``<ops_dir>/profiles/<name>/``: only the operator's, never the agent's.
 
     ========================  ===========================================================================
-    ``applied/<kind>.json``   what we last wrote into the profile (kind: ``config``, ``env``, …)
+    ``applied/<kind>.json``   what we last wrote into its home (kind: ``config``, ``env``, …)
     ``restart.json``          why the gateway must be restarted; written *before* a change, removed *after*
                               the restart, so that a run killed between the two is finished by the next
-    ``kept/<file>``           the copy of a profile's file that last proved to work
+    ``kept/<file>``           the copy of an agent's file that last proved to work
     ``separated.json``        where an agent was that has been taken out of an adopted home
-    ``lock``                  held by whoever changes the profile
+    ``lock``                  held by whoever changes the agent
     ========================  ===========================================================================
 
     :param ops_dir: absolute path, usually ``<hermes_data_dir>/ops``
-    :param profile: name of the profile
+    :param name: of the agent
     :raises OpsError: when somebody else than root could put something else in the place of *ops_dir*
     """
 
-    def __init__(self, ops_dir: str, profile: str) -> None:
+    def __init__(self, ops_dir: str, name: str) -> None:
         self.ops_dir = ops_dir
-        self.directory = os.path.join(ops_dir, "profiles", profile)
+        self.directory = os.path.join(ops_dir, "profiles", name)
         if os.path.lexists(ops_dir):
             check_ops(ops_dir)
 
@@ -120,7 +120,7 @@ class Records:
             ensure_directory(os.path.join(self.directory, name), mode=0o700)
 
     def lock(self, timeout: float = 60.0):
-        """Hold the profile's lock; see :func:`files.lock`. Call :meth:`prepare` first."""
+        """Hold the agent's lock; see :func:`files.lock`. Call :meth:`prepare` first."""
         return lock(os.path.join(self.directory, "lock"), timeout=timeout)
 
     def applied(self, kind: str) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Records:
             self.keep_content(os.path.basename(path), data, replace=replace)
 
     def keep_content(self, name: str, data: bytes, *, replace: bool = False) -> None:
-        """Keep *data* as the content of the profile's file *name*; see :meth:`keep`."""
+        """Keep *data* as the content of the agent's file *name*; see :meth:`keep`."""
         kept = os.path.join(self.directory, "kept", name)
         if os.path.exists(kept) and not replace:
             return
@@ -209,7 +209,7 @@ class Records:
         return os.path.isdir(self.directory)
 
     def remove(self) -> None:
-        """Forget everything about the profile."""
+        """Forget everything about the agent."""
         shutil.rmtree(self.directory)
 
     def _path_of(self, kind: str) -> str:

@@ -71,41 +71,39 @@ class CanaryFailed(OpsError):
 
 
 @contextlib.contextmanager
-def scratch(host: Installation, profile: Agent, prefix: str, say: Callable[[str], object]) -> Iterator[str]:
-    """A directory for a copy of the home of *profile*: its user's, outside of every home, gone afterwards."""
-    owner = host.owner_of(profile)
-    sweep(host, profile, prefix, say)
+def scratch(host: Installation, agent: Agent, prefix: str, say: Callable[[str], object]) -> Iterator[str]:
+    """A directory for a copy of the home of *agent*: its user's, outside of every home, gone afterwards."""
+    owner = host.owner_of(agent)
+    sweep(host, agent, prefix, say)
     try:
-        name = os.path.basename(
-            str(work(owner, "supervise.copy:make", profile.directory, prefix, where=_named(profile)))
-        )
+        name = os.path.basename(str(work(owner, "supervise.copy:make", agent.directory, prefix, where=_named(agent))))
         if not name.startswith(prefix) or not name[len(prefix) :].replace("_", "").isalnum():
-            raise OpsError("is no name of a copy", where=_named(profile), fix="see what the agent does there")
-        yield os.path.join(profile.directory, name)
+            raise OpsError("is no name of a copy", where=_named(agent), fix="see what the agent does there")
+        yield os.path.join(agent.directory, name)
     finally:
-        sweep(host, profile, prefix, say)
+        sweep(host, agent, prefix, say)
 
 
-def sweep(host: Installation, profile: Agent, prefix: str, say: Callable[[str], object]) -> None:
-    """Away with the copies of *profile*, also of runs that were killed. One that cannot be removed is only said."""
+def sweep(host: Installation, agent: Agent, prefix: str, say: Callable[[str], object]) -> None:
+    """Away with the copies of *agent*, also of runs that were killed. One that cannot be removed is only said."""
     limits = Limits(seconds=SWEEP_SECONDS)
     try:
         work(
-            host.owner_of(profile),
+            host.owner_of(agent),
             "supervise.copy:sweep",
-            profile.directory,
+            agent.directory,
             prefix,
             limits=limits,
-            where=_named(profile),
+            where=_named(agent),
         )
     except OpsError as error:
-        say(f"a copy of its home stays in {profile.directory}: {error}")
+        say(f"a copy of its home stays in {agent.directory}: {error}")
 
 
-def prepare(host: Installation, profile: Agent, home: str) -> Agent:
+def prepare(host: Installation, agent: Agent, home: str) -> Agent:
     """Make a copy of an agent's home fit for the canary, and describe the agent that it has become.
 
-    :param profile: whose home it is a copy of
+    :param agent: whose home it is a copy of
     :param home: the copy: the agent's own directory, outside of every agent's home, which the canary does not see
     :returns: its ``health.reply`` says whether it can answer a chat: with a login that only the real agent may renew it
         cannot
@@ -113,17 +111,17 @@ def prepare(host: Installation, profile: Agent, home: str) -> Agent:
     """
     check_path(home, "the canary's home")
     # Below a directory "profiles" Hermes takes it for a profile of another home (hermes_constants.py).
-    homes = [agent.home for agent in [*host.profiles, profile]]
+    homes = [each.home for each in [*host.profiles, agent]]
     if any(os.path.commonpath([home, other]) in (home, other) for other in homes) or "profiles" in home.split(os.sep):
         raise OpsError("is no place for a copy", where=home, fix=f"take one outside of {', '.join(homes)}")
-    scope = profile.managed or DEFAULT_MANAGED_DIR
+    scope = agent.managed or DEFAULT_MANAGED_DIR
     api = Server(True, LOOPBACK, _free_port())
     key = env.new_secret()
     # A Hermes profile without a login of its own uses that of the home around it (hermes_cli/auth.py).
-    around = profile.home.rpartition(f"/{PROFILES_DIRECTORY}/")[0] or None
+    around = agent.home.rpartition(f"/{PROFILES_DIRECTORY}/")[0] or None
     limits = Limits(seconds=FIT_SECONDS)
     renewed = work(
-        host.owner_of(profile),
+        host.owner_of(agent),
         "supervise.copy:fit",
         home,
         scope,
@@ -131,27 +129,27 @@ def prepare(host: Installation, profile: Agent, home: str) -> Agent:
         key,
         around,
         limits=limits,
-        where=_named(profile),
+        where=_named(agent),
     )
     return replace(
-        profile,
+        agent,
         home=home,
         unit=UNIT,
         config_scope="managed",
         managed_dir=os.path.join(home, MANAGED_NAME),
         api=api,
-        webhook=replace(profile.webhook, enabled=False),
-        health=replace(profile.health, platforms=("api_server",), reply=not renewed, webhook=None),
+        webhook=replace(agent.webhook, enabled=False),
+        health=replace(agent.health, platforms=("api_server",), reply=not renewed, webhook=None),
     )
 
 
-def lend_env(host: Installation, profile: Agent, home: str) -> None:
-    """Put ``.env`` of *profile* into a copy that comes out of a backup, which has none: the model's keys."""
-    work(host.owner_of(profile), "supervise.copy:lend_env", profile.home, home, where=_named(profile))
+def lend_env(host: Installation, agent: Agent, home: str) -> None:
+    """Put ``.env`` of *agent* into a copy that comes out of a backup, which has none: the model's keys."""
+    work(host.owner_of(agent), "supervise.copy:lend_env", agent.home, home, where=_named(agent))
 
 
-def _named(profile: Agent) -> str:
-    return f"agent {profile.name}"
+def _named(agent: Agent) -> str:
+    return f"agent {agent.name}"
 
 
 def _free_port() -> int:
@@ -223,7 +221,7 @@ def properties(host: Installation, canary: Agent, longest: float, *, online: boo
     """
     home, limits = canary.home, canary.limits
     # Hides whatever lies there, other agents, keys and backups included; the copy is put back into it.
-    hidden = units.outermost([host.data_dir, *(profile.home for profile in host.profiles)])
+    hidden = units.outermost([host.data_dir, *(agent.home for agent in host.profiles)])
     network = {} if online else {"IPAddressAllow": "localhost", "IPAddressDeny": "any"}
     return [
         *{**units.SANDBOX, **network}.items(),

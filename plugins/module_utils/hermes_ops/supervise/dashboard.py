@@ -37,7 +37,7 @@ LOGINS = (
 START_SECONDS = 60.0
 
 
-def check_address(address: str, port: int, profiles: list[Agent], environment: list[str]) -> Agent:
+def check_address(address: str, port: int, agents: list[Agent], environment: list[str]) -> Agent:
     """Whether the dashboard may be served there.
 
     :param environment: names of the variables that are declared for that agent
@@ -45,8 +45,8 @@ def check_address(address: str, port: int, profiles: list[Agent], environment: l
     :raises OpsError: that is not there, the port is declared for something else, or others could reach
         the address without a login
     """
-    present = [profile for profile in profiles if profile.present]
-    shown = present if len(present) == 1 else [profile for profile in present if profile.name == DEFAULT_PROFILE]
+    present = [agent for agent in agents if agent.present]
+    shown = present if len(present) == 1 else [agent for agent in present if agent.name == DEFAULT_PROFILE]
     if not shown:
         raise OpsError(
             "shows the agent default, which is not declared, and there are others",
@@ -55,11 +55,11 @@ def check_address(address: str, port: int, profiles: list[Agent], environment: l
         )
     if not 1024 <= port <= 65535:
         raise OpsError(f"is {port}", where="dashboard_port", fix="declare one from 1024 to 65535")
-    for agent in present:
-        for key, server in agent.servers.items():
+    for one in present:
+        for key, server in one.servers.items():
             if server.port == port:
                 raise OpsError(
-                    f"is {port}, as is {key}.port of profile {agent.name}",
+                    f"is {port}, as is {key}.port of profile {one.name}",
                     where="dashboard_port",
                     fix="declare another port for one of them",
                 )
@@ -77,7 +77,7 @@ def check_address(address: str, port: int, profiles: list[Agent], environment: l
 
 def plan_dashboard(
     host: units.Host,
-    profiles: list[Agent],
+    agents: list[Agent],
     manager_of: ManagerOf,
     address: str,
     port: int,
@@ -87,11 +87,11 @@ def plan_dashboard(
 
     The plan ends when it is served.
     """
-    shown = check_address(address, port, profiles, environment)
+    shown = check_address(address, port, agents, environment)
     plan = Plan()
     manager = manager_of(shown)
     owner = manager.owner
-    _plan_other_scope(plan, host, profiles, manager_of)
+    _plan_other_scope(plan, host, agents, manager_of)
     unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
     served = network.listeners({port}, owner).get(port)
     if served is not None and not _is_ours(unit, served):
@@ -118,11 +118,11 @@ def plan_dashboard(
     return plan
 
 
-def plan_no_dashboard(host: units.Host, profiles: list[Agent], manager_of: ManagerOf) -> Plan:
+def plan_no_dashboard(host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> Plan:
     """Compare the host with one that never had a dashboard."""
     plan = Plan()
     for scope in units.UNIT_DIRECTORIES:
-        _plan_gone(plan, replace(host, scope=scope), profiles, manager_of)
+        _plan_gone(plan, replace(host, scope=scope), agents, manager_of)
     return plan
 
 
@@ -131,13 +131,13 @@ def present() -> bool:
     return any(os.path.lexists(os.path.join(path, units.DASHBOARD_NAME)) for path in units.UNIT_DIRECTORIES.values())
 
 
-def _plan_other_scope(plan: Plan, host: units.Host, profiles: list[Agent], manager_of: ManagerOf) -> None:
+def _plan_other_scope(plan: Plan, host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> None:
     """Take away what the other scope left, when ``gateway_scope`` was changed."""
-    _plan_gone(plan, replace(host, scope="user" if host.scope == "system" else "system"), profiles, manager_of)
+    _plan_gone(plan, replace(host, scope="user" if host.scope == "system" else "system"), agents, manager_of)
 
 
-def _plan_gone(plan: Plan, host: units.Host, profiles: list[Agent], manager_of: ManagerOf) -> None:
-    managers = [Manager(host.scope, manager_of(profile).owner) for profile in profiles]
+def _plan_gone(plan: Plan, host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> None:
+    managers = [Manager(host.scope, manager_of(agent).owner) for agent in agents]
     # In user scope the agent that it showed, and so the manager that runs it, may have been another one.
     runs = (manager for manager in managers if manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME].enabled)
     plan_gone(plan, next(runs, managers[0]), units.DASHBOARD_NAME, [host.dashboard_path])

@@ -123,27 +123,27 @@ def taken_ports(placement: Placement, listeners: dict[int, set[int]]) -> dict[st
     return taken
 
 
-def check(profile: Agent, owner: Owner, unit: Unit) -> Health:
+def check(agent: Agent, owner: Owner, unit: Unit) -> Health:
     """Look once; wait for nothing.
 
     :param unit: the unit as it is now
     """
-    return check_all([(profile, owner)], {unit.name: unit})[0]
+    return check_all([(agent, owner)], {unit.name: unit})[0]
 
 
 def check_all(agents: list[tuple[Agent, Owner]], units: dict[str, Unit]) -> list[Health]:
-    """Look once at each of *agents* (profile, its user), side by side."""
-    profiles = [profile for profile, _owner in agents]
-    listeners = network.listeners(port for profile in profiles for port in wanted_ports(profile))
-    started = [_see(profile, owner, units[profile.unit], listeners) for profile, owner in agents]
-    return [judge(profile, units[profile.unit], listeners, answer()) for profile, answer in zip(profiles, started)]
+    """Look once at each of *agents* (with its user), side by side."""
+    looked_at = [agent for agent, _owner in agents]
+    listeners = network.listeners(port for agent in looked_at for port in wanted_ports(agent))
+    started = [_see(agent, owner, units[agent.unit], listeners) for agent, owner in agents]
+    return [judge(agent, units[agent.unit], listeners, answer()) for agent, answer in zip(looked_at, started)]
 
 
-def _see(profile: Agent, owner: Owner, unit: Unit, listeners: dict[int, set[int]]) -> Callable[[], Any]:
+def _see(agent: Agent, owner: Owner, unit: Unit, listeners: dict[int, set[int]]) -> Callable[[], Any]:
     """Begin to look at an agent; what this returns waits for the answer."""
     # Of one that has just started there is nothing to be known yet.
     running = unit.running and unit.age >= STABLE_SECONDS
-    wanted = sight.wanted_of(profile, running=running, blind=blind_ports(profile, listeners))
+    wanted = sight.wanted_of(agent, running=running, blind=blind_ports(agent, listeners))
     return sight.start(owner, wanted) if running or wanted["blind"] else dict
 
 
@@ -152,16 +152,16 @@ def blind_ports(placement: Placement, listeners: dict[int, set[int]]) -> list[in
     return [port for port in wanted_ports(placement) if listeners.get(port) == set()]
 
 
-def judge(profile: Agent, unit: Unit, listeners: dict[int, set[int]], answer: Any) -> Health:
+def judge(agent: Agent, unit: Unit, listeners: dict[int, set[int]], answer: Any) -> Health:
     """The health of an agent, from what was seen of it.
 
     :param listeners: see :func:`network.listeners`
     :param answer: of a worker that looked (:func:`sight.start`)
     """
-    health = Health(profile.name, pid=unit.pid)
+    health = Health(agent.name, pid=unit.pid)
     seen = Sight.of(answer)
     network.merge_seen(listeners, seen.listeners)
-    taken = taken_ports(profile, listeners)
+    taken = taken_ports(agent, listeners)
     health.problems += taken.values()
     problem = explain_unit(unit)
     if problem:
@@ -184,9 +184,9 @@ def judge(profile: Agent, unit: Unit, listeners: dict[int, set[int]], answer: An
         health.problems.append(_not_ready(state, unit))
     else:
         health.platforms = {name: value.get("state", "") for name, value in state["platforms"].items()}
-        health.problems += platform_problems(state, profile.health.platforms)
+        health.problems += platform_problems(state, agent.health.platforms)
     for key, expected in (("api", "hermes-agent"), ("webhook", "webhook")):
-        server = profile.servers.get(key)
+        server = agent.servers.get(key)
         if server and key not in taken:
             said = seen.servers.get(key)
             problem = servers.judge(f"the {key} server", server, expected, said)
@@ -204,7 +204,7 @@ def _not_ready(state: dict[str, Any], unit: Unit) -> Problem:
     )
 
 
-def wait(profiles: list[Agent], manager_of: ManagerOf, records: dict[str, Records] | None = None) -> list[Health]:
+def wait(agents: list[Agent], manager_of: ManagerOf, records: dict[str, Records] | None = None) -> list[Health]:
     """Wait until every gateway is healthy, waiting cannot help, or its time (``health.timeout``) is over.
 
     :param records: where given, what proved to work (config.yaml, .env) is kept there
@@ -213,33 +213,33 @@ def wait(profiles: list[Agent], manager_of: ManagerOf, records: dict[str, Record
     results: dict[str, Health] = {}
     first_restarts: dict[str, int] = {}
     started = time.monotonic()
-    waiting = list(profiles)
+    waiting = list(agents)
     while waiting:
         units = units_of(waiting, manager_of)
         began = time.monotonic()
-        looked = check_all([(profile, manager_of(profile).owner) for profile in waiting], units)
+        looked = check_all([(agent, manager_of(agent).owner) for agent in waiting], units)
         still = []
-        for profile, health in zip(waiting, looked):
-            unit = units[profile.unit]
-            results[profile.name] = health
-            attempts = unit.restarts - first_restarts.setdefault(profile.name, unit.restarts)
-            over = time.monotonic() - started >= profile.health.timeout
+        for agent, health in zip(waiting, looked):
+            unit = units[agent.unit]
+            results[agent.name] = health
+            attempts = unit.restarts - first_restarts.setdefault(agent.name, unit.restarts)
+            over = time.monotonic() - started >= agent.health.timeout
             if not health.ok and not over and not _is_hopeless(health, unit, attempts):
-                still.append(profile)
+                still.append(agent)
         waiting = still
         if waiting:
             # A look costs each agent a process: most of the time belongs to what is waited for.
             time.sleep(max(POLL_SECONDS, REST * (time.monotonic() - began)))
-    for profile in profiles:
-        health, manager = results[profile.name], manager_of(profile)
+    for agent in agents:
+        health, manager = results[agent.name], manager_of(agent)
         if health.ok:
-            _prove(profile, manager.owner, health)
+            _prove(agent, manager.owner, health)
         if health.ok and records:
             for name in (config.FILE_NAME, dotenv.FILE_NAME):
-                records[profile.name].keep(os.path.join(profile.home, name), manager.owner, replace=True)
+                records[agent.name].keep(os.path.join(agent.home, name), manager.owner, replace=True)
         elif not health.ok:
-            explain(profile, manager, health)
-    return [results[profile.name] for profile in profiles]
+            explain(agent, manager, health)
+    return [results[agent.name] for agent in agents]
 
 
 def _is_hopeless(health: Health, unit: Unit, attempts: int) -> bool:
@@ -254,14 +254,14 @@ def _is_hopeless(health: Health, unit: Unit, attempts: int) -> bool:
     return any(problem.final or (problem.cause == "wrong_binary" and attempts > 0) for problem in health.problems)
 
 
-def _prove(profile: Agent, owner: Owner, health: Health) -> None:
+def _prove(agent: Agent, owner: Owner, health: Health) -> None:
     """A real reply and a real webhook, where they are asked for."""
     try:
-        if profile.health.reply:
-            health.reply = servers.ask(profile.api, owner, REPLY_PROMPT, key_in=[profile.home])
-        if profile.health.webhook:
+        if agent.health.reply:
+            health.reply = servers.ask(agent.api, owner, REPLY_PROMPT, key_in=[agent.home])
+        if agent.health.webhook:
             payload = {"topic": "health", "body": REPLY_PROMPT}
-            servers.call_webhook(profile, owner, profile.health.webhook, payload)
+            servers.call_webhook(agent, owner, agent.health.webhook, payload)
     except OpsError as error:
         health.problems.append(
             Problem("no_reply", f"{error.where}: {error.what}" if error.where else error.what, error.fix or "")

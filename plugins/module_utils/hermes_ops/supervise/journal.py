@@ -93,10 +93,10 @@ def explain_journal(lines: list[str]) -> Problem | None:
     return None
 
 
-def explain(profile: Agent, manager: Manager, health: Health) -> None:
+def explain(agent: Agent, manager: Manager, health: Health) -> None:
     """Put the cause that the journal names in front, and the last lines of the journal beside it."""
     looping = any(problem.cause == "crash_loop" for problem in health.problems)
-    lines = _journal(manager, profile, before=looping)
+    lines = _journal(manager, agent, before=looping)
     health.log = [quoted(line) for line in lines]
     known = explain_journal(lines)
     if known is not None:
@@ -105,24 +105,24 @@ def explain(profile: Agent, manager: Manager, health: Health) -> None:
         health.problems = [cause, *(problem for problem in health.problems if problem is not cause)]
 
 
-def _journal(manager: Manager, profile: Agent, *, before: bool) -> list[str]:
+def _journal(manager: Manager, agent: Agent, *, before: bool) -> list[str]:
     """The last lines of the gateway's present process, or of its last one when there is none or between restarts.
 
     :param before: of the process before too: in a crash loop the present one has hardly begun
     """
-    shown = manager.call("show", "--property", "InvocationID", "--value", profile.unit, check=False)
+    shown = manager.call("show", "--property", "InvocationID", "--value", agent.unit, check=False)
     invocations = shown.stdout.split()
     # systemd forgets those of a unit that was stopped and is not enabled.
     if before or not invocations:
-        recent = _journalctl(profile, "--lines", str(10 * JOURNAL_LINES), "--output-fields", "_SYSTEMD_INVOCATION_ID")
+        recent = _journalctl(agent, "--lines", str(10 * JOURNAL_LINES), "--output-fields", "_SYSTEMD_INVOCATION_ID")
         invocations += [invocation for invocation in reversed(recent) if invocation not in invocations][:1]
     if not invocations:
         return []
     matches = [f"_SYSTEMD_INVOCATION_ID={invocation}" for invocation in invocations]
-    return _journalctl(profile, "--lines", str(JOURNAL_LINES), *matches)
+    return _journalctl(agent, "--lines", str(JOURNAL_LINES), *matches)
 
 
-def _journalctl(profile: Agent, *arguments: str) -> list[str]:
-    command = ["journalctl", "--identifier", f"hermes-gateway-{profile.name}", "--boot", "--no-pager"]
+def _journalctl(agent: Agent, *arguments: str) -> list[str]:
+    command = ["journalctl", "--identifier", f"hermes-gateway-{agent.name}", "--boot", "--no-pager"]
     said = run_head([*command, "--output", "cat", *arguments], limit=JOURNAL_BYTES, timeout=20)
     return [line.rstrip() for line in said.splitlines() if line.strip()]

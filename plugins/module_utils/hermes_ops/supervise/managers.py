@@ -14,19 +14,19 @@ from ..system.systemd import Manager, Unit
 ManagerOf = Callable[[Agent], Manager]
 
 
-def grouped(profiles: Iterable[Agent], manager_of: ManagerOf) -> list[tuple[Manager, list[Agent]]]:
-    """Each manager once, with those of *profiles* that it runs."""
+def grouped(agents: Iterable[Agent], manager_of: ManagerOf) -> list[tuple[Manager, list[Agent]]]:
+    """Each manager once, with those of *agents* that it runs."""
     groups: dict[int | None, tuple[Manager, list[Agent]]] = {}
-    for profile in profiles:
-        manager = manager_of(profile)
+    for agent in agents:
+        manager = manager_of(agent)
         key = manager.owner.uid if manager.scope == "user" else None
-        groups.setdefault(key, (manager, []))[1].append(profile)
+        groups.setdefault(key, (manager, []))[1].append(agent)
     return list(groups.values())
 
 
-def units_of(profiles: Iterable[Agent], manager_of: ManagerOf) -> dict[str, Unit]:
-    """The state of the gateways of *profiles*, by the name of their unit; one call for each manager."""
+def units_of(agents: Iterable[Agent], manager_of: ManagerOf) -> dict[str, Unit]:
+    """The state of the gateways of *agents*, by the name of their unit; one call for each manager."""
     found: dict[str, Unit] = {}
-    for manager, members in grouped(profiles, manager_of):
-        found.update(manager.units(profile.unit for profile in members))
+    for manager, members in grouped(agents, manager_of):
+        found.update(manager.units(agent.unit for agent in members))
     return found

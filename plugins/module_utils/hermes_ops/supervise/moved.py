@@ -30,7 +30,7 @@ def write(host: units.Host, before: tuple[Agent, Owner], after: tuple[Agent, Own
 
 def plan(host: units.Host, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> dict[str, str]:
     """Path -> new text of the files that have to change."""
-    homes = [logs.Home(profile.home, profile.user, logs.group_of(profile.user)) for profile, _owner in (before, after)]
+    homes = [logs.Home(agent.home, agent.user, logs.group_of(agent.user)) for agent, _owner in (before, after)]
     texts = {
         host.drop_in_path(after[0].name): lambda _text: units.render_drop_in(host, *after),
         host.dashboard_path: lambda text: units.moved_dashboard(host, text, before, after),

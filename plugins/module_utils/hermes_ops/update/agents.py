@@ -32,39 +32,37 @@ class Agents:
     def units(self) -> dict[str, Unit]:
         """Profile -> its unit as it is now."""
         units = units_of(self.host.profiles, self.host.manager_of)
-        return {profile.name: units[profile.unit] for profile in self.host.profiles}
+        return {agent.name: units[agent.unit] for agent in self.host.profiles}
 
     def running(self) -> list[Agent]:
         units = self.units()
-        return [profile for profile in self.host.profiles if units[profile.name].active not in gateway.DEAD]
+        return [agent for agent in self.host.profiles if units[agent.name].active not in gateway.DEAD]
 
     def before(self, *, wait: bool = True) -> dict[str, list[str]]:
         """Profile -> causes of its problems, of those whose gateway runs: they must not have more afterwards."""
-        running = [self.asked(profile, []) for profile in self.running()]
+        running = [self.asked(agent, []) for agent in self.running()]
         if wait:
             results = health.wait(running, self.host.manager_of)
         else:
             units = self.units()
-            results = [health.check(profile, self.host.owner_of(profile), units[profile.name]) for profile in running]
+            results = [health.check(agent, self.host.owner_of(agent), units[agent.name]) for agent in running]
         for result in results:
             if not result.ok:
                 self.say(f"before: {result}")
         return {result.profile: [problem.cause for problem in result.problems] for result in results}
 
-    def start(self, profiles: list[Agent], wanted: str | None) -> None:
+    def start(self, agents: list[Agent], wanted: str | None) -> None:
         """Start their gateways with the release *wanted*."""
-        records = {profile.name: self.host.records(profile.name) for profile in profiles}
-        gateway.start(self.host.manager_of, profiles, records)
-        for manager, members in grouped(profiles, self.host.manager_of):
-            units = manager.units(profile.unit for profile in members)
+        records = {agent.name: self.host.records(agent.name) for agent in agents}
+        gateway.start(self.host.manager_of, agents, records)
+        for manager, members in grouped(agents, self.host.manager_of):
+            units = manager.units(agent.unit for agent in members)
             # Somebody, or systemd, was faster than the switch.
             late = [u.name for u in units.values() if u.running and self._runs(u) not in (None, wanted)]
             if late:
                 manager.call("restart", *late, timeout=gateway.stop_timeout(members))
 
-    def verify(
-        self, profiles: list[Agent], wanted: str, before: dict[str, list[str]], *, briefly: bool = False
-    ) -> None:
+    def verify(self, agents: list[Agent], wanted: str, before: dict[str, list[str]], *, briefly: bool = False) -> None:
         """The gateways run *wanted*, are as healthy as before, and stay so.
 
         A gateway that a person stopped meanwhile says nothing. *briefly*: what has been good may be trusted.
@@ -72,15 +70,15 @@ class Agents:
         :raises OpsError: one is worse than before
         """
         began = time.monotonic()
-        asked = [self.asked(profile, before.get(profile.name, [])) for profile in profiles]
+        asked = [self.asked(agent, before.get(agent.name, [])) for agent in agents]
         results = health.wait(asked, self.host.manager_of)
-        watched = self._judge(profiles, results, before)
+        watched = self._judge(agents, results, before)
         pids, restarts = {}, {}
-        for profile, unit in watched:
+        for agent, unit in watched:
             if self._runs(unit) not in (None, wanted):
-                raise OpsError(f"runs {self._runs(unit)}, not {wanted}", where=f"profile {profile.name}")
-            if not before.get(profile.name):
-                pids[profile.name], restarts[profile.name] = unit.pid, unit.restarts
+                raise OpsError(f"runs {self._runs(unit)}, not {wanted}", where=f"profile {agent.name}")
+            if not before.get(agent.name):
+                pids[agent.name], restarts[agent.name] = unit.pid, unit.restarts
         if briefly:
             return
         while time.monotonic() - began < self.settings.stable_seconds:
@@ -89,7 +87,7 @@ class Agents:
         if pids:
             # Not only alive, but still well. What was asked for a reply is not asked again.
             again = [agent.checked_by(reply=False, webhook=None) for agent, _unit in watched]
-            self._judge(profiles, health.wait(again, self.host.manager_of), before)
+            self._judge(agents, health.wait(again, self.host.manager_of), before)
 
     def _stays_up(self, pids: dict[str, int], restarts: dict[str, int]) -> None:
         """:raises OpsError: a gateway is no longer the process that it was, and nobody asked for that"""
@@ -107,7 +105,7 @@ class Agents:
                 )
 
     def _judge(
-        self, profiles: list[Agent], results: list[health.Health], before: dict[str, list[str]]
+        self, agents: list[Agent], results: list[health.Health], before: dict[str, list[str]]
     ) -> list[tuple[Agent, Unit]]:
         """Those that count, with their units.
 
@@ -116,7 +114,7 @@ class Agents:
         units = self.units()
         counted = []
         for result in results:
-            profile = next(profile for profile in profiles if profile.name == result.profile)
+            agent = next(agent for agent in agents if agent.name == result.profile)
             unit = units[result.profile]
             if unit.active == "inactive":
                 self.say(f"the gateway of {result.profile} was stopped by somebody meanwhile")
@@ -124,7 +122,7 @@ class Agents:
                 self.say(str(result))
                 raise OpsError(problems[0].what, where=f"profile {result.profile}", fix=problems[0].fix)
             else:
-                counted.append((profile, unit))
+                counted.append((agent, unit))
         return counted
 
     def asked(self, agent: Agent, before: list[str]) -> Agent:

@@ -40,14 +40,14 @@ class Data:
 
     # Copies.
 
-    def frozen(self, journal: Journal, profile: Agent, earlier: str | None = None) -> Frozen:
+    def frozen(self, journal: Journal, agent: Agent, earlier: str | None = None) -> Frozen:
         """The copies of this run, or those of the *earlier* one."""
-        name = profile.name
+        name = agent.name
         aside = self.left(journal) if earlier else self.aside(journal)
         return Frozen(
             name,
-            profile.home,
-            self.host.owner_of(profile),
+            agent.home,
+            self.host.owner_of(agent),
             os.path.join(self._run(earlier or journal.name), name),
             os.path.join(aside, name),
             # Who goes back by hand may do so because a database is damaged.

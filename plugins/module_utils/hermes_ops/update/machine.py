@@ -232,26 +232,26 @@ class Machine:
         built = observe(self.host.root).find(journal.target)
         self._refuse_shared_homes(built.version if built else None)
         self._enter("snapshot")
-        archives = {profile.name: self._snapshot(profile) for profile in self.host.profiles}
+        archives = {agent.name: self._snapshot(agent) for agent in self.host.profiles}
         self._enter("canary")
         if self.settings.canary:
-            for profile in self.host.profiles:
-                if profile.name in journal.before:
-                    self._canary(journal, profile, archives[profile.name])
+            for agent in self.host.profiles:
+                if agent.name in journal.before:
+                    self._canary(journal, agent, archives[agent.name])
 
     def _change(self, journal: Journal, previous: str | None) -> None:
         if journal.step != "freeze":
             self._enter("freeze")
         self.data.discard(journal)
         self.data.reserve(journal)
-        homes = [self.data.frozen(journal, profile) for profile in self.host.profiles]
+        homes = [self.data.frozen(journal, agent) for agent in self.host.profiles]
         for home in homes:
             home.copy_ahead(self._budget())
         # From here to the end nobody else may switch or remove releases.
         with lock(os.path.join(self.host.root, ".lock"), timeout=self.settings.build_timeout):
             with _in_a_hurry():
                 running = self.agents.running()
-                journal.gateways = [profile.name for profile in running]
+                journal.gateways = [agent.name for agent in running]
                 self._enter("stop")
                 gateway.stop(self.host.manager_of, running)
                 frozen.complete(homes, self._budget())
@@ -259,8 +259,8 @@ class Machine:
                 if previous:
                     # Used up, whatever comes of it.
                     self.data.forget_previous()
-                    for profile in self.host.profiles:
-                        self._put_back(self.data.frozen(journal, profile, previous))
+                    for agent in self.host.profiles:
+                        self._put_back(self.data.frozen(journal, agent, previous))
                 store.switch(self.host.root, journal.target)
                 self._enter("start")
                 self.agents.start(running, journal.target)
@@ -310,7 +310,7 @@ class Machine:
             raise SystemExit(128 + signal.SIGTERM)
         self.data.release_reserve(journal)
         step, troubles, back = journal.step, Troubles(self._reason), list[str]()
-        profiles = {profile.name: profile for profile in self.host.profiles}
+        agents = {agent.name: agent for agent in self.host.profiles}
         with self._release_lock(), _in_a_hurry():
             with troubles:
                 units = self.agents.units()
@@ -319,19 +319,19 @@ class Machine:
                 with contextlib.suppress(OpsError):
                     self.undertaking.write(dataclasses.asdict(journal))
                 if not boot:
-                    alive = [profiles[name] for name, unit in units.items() if unit.active not in gateway.DEAD]
+                    alive = [agents[name] for name, unit in units.items() if unit.active not in gateway.DEAD]
                     gateway.stop(self.host.manager_of, alive)
             with troubles:
                 # Nothing was current: then there is nothing to go back to.
                 if journal.source and gateway.current_release(self.host.root) != journal.source:
                     store.switch(self.host.root, journal.source)
-            wanted = [profiles[name] for name in journal.gateways if name in profiles]
+            wanted = [agents[name] for name in journal.gateways if name in agents]
             if troubles.found:
                 # Which release the gateways would run with which data is not known: leave it to the next run.
                 return self._stuck(journal, wanted, troubles, boot)
-            for profile in profiles.values() if data_is_frozen(step) else ():
+            for agent in agents.values() if data_is_frozen(step) else ():
                 with troubles:
-                    back += self._put_back(self.data.frozen(journal, profile))
+                    back += self._put_back(self.data.frozen(journal, agent))
             if troubles.found:
                 # The copies are the only ones: a later update must not take them for its own.
                 self.data.keep(journal)
@@ -398,7 +398,7 @@ class Machine:
         self._refuse_company("restore", "separate", "rehearsal")
         self._refuse_shared_homes(target.version)
         # A backup, a copy for the canary, and a frozen one are made.
-        homes = [self.data.frozen(Journal("update", 0.0, "", ""), profile) for profile in self.host.profiles]
+        homes = [self.data.frozen(Journal("update", 0.0, "", ""), agent) for agent in self.host.profiles]
         copies = 3 * sum(home.size() for home in homes)
         for path, more in ((self.host.root, 0), (self.host.ops_dir, copies), (self.host.data_dir, 0)):
             free, wanted = shutil.disk_usage(path).free, self.settings.min_free_mb * 2**20 + more
@@ -410,29 +410,29 @@ class Machine:
                 )
         return self.agents.before()
 
-    def _snapshot(self, profile: Agent) -> str:
-        path = making.create(self.host, profile, self.data.backups).path
-        kept_archives.prune(self.data.backups, profile.name, self.settings.keep_backups)
-        self.say(f"backup of {profile.name}: {path}")
+    def _snapshot(self, agent: Agent) -> str:
+        path = making.create(self.host, agent, self.data.backups).path
+        kept_archives.prune(self.data.backups, agent.name, self.settings.keep_backups)
+        self.say(f"backup of {agent.name}: {path}")
         return path
 
-    def _canary(self, journal: Journal, profile: Agent, archive: str) -> None:
+    def _canary(self, journal: Journal, agent: Agent, archive: str) -> None:
         """Try the release on what comes out of the backup, which proves that one as well."""
-        with canary.scratch(self.host, profile, SCRATCH, self.say) as scratch:
-            extracting.extract(archive, scratch, self.host.owner_of(profile))
-            canary.lend_env(self.host, profile, scratch)
-            copy = canary.prepare(self.host, profile, scratch)
+        with canary.scratch(self.host, agent, SCRATCH, self.say) as scratch:
+            extracting.extract(archive, scratch, self.host.owner_of(agent))
+            canary.lend_env(self.host, agent, scratch)
+            copy = canary.prepare(self.host, agent, scratch)
             # Where the agent does not answer now it would prove nothing.
-            reply = self.agents.asked(profile, journal.before[profile.name]).health.reply
+            reply = self.agents.asked(agent, journal.before[agent.name]).health.reply
             answer = canary.boot(
                 self.host,
                 journal.target,
                 copy,
                 reply=reply,
-                timeout=profile.health.timeout,
+                timeout=agent.health.timeout,
                 stable=min(canary.STABLE_SECONDS, self.settings.stable_seconds),
             )
-        self.say(f"canary of {profile.name}: {answer['version']} is healthy on a copy")
+        self.say(f"canary of {agent.name}: {answer['version']} is healthy on a copy")
 
     def _shutting_down(self) -> bool:
         try:
@@ -466,8 +466,8 @@ class Machine:
     def _sweep(self) -> None:
         """Away with canaries and their copies, whoever left them."""
         canary.end(Manager("system", Owner.current()))
-        for profile in self.host.profiles:
-            canary.sweep(self.host, profile, SCRATCH, self.say)
+        for agent in self.host.profiles:
+            canary.sweep(self.host, agent, SCRATCH, self.say)
 
     def _remember_failed(self, journal: Journal) -> None:
         if journal.blame:

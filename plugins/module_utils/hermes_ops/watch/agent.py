@@ -45,27 +45,27 @@ class AgentLook:
         self,
         host: Installation,
         settings: Settings,
-        profile: Agent,
+        agent: Agent,
         unit: Unit,
         unit_memory: int | None,
         listeners: dict[int, set[int]],
         now: float,
         healths: Mapping[str, Health],
     ) -> None:
-        self.host, self.settings, self.profile, self.unit = host, settings, profile, unit
+        self.host, self.settings, self.agent, self.unit = host, settings, agent, unit
         self.listeners, self.now = listeners, now
-        self.name: str = profile.name
-        self.owner = host.owner_of(profile)
+        self.name: str = agent.name
+        self.owner = host.owner_of(agent)
         self.findings: list[Finding] = []
         self.figures: dict[str, Any] = {"up": unit.running}
         self.memory: dict[str, Any] = {}
         self.closer = Closer()
         self.health = healths.get(self.name)
         self._process = process.look_at_process(unit.pid, unit_memory) if unit.running else None
-        blind = health.blind_ports(profile, listeners)
+        blind = health.blind_ports(agent, listeners)
         wanted = {
-            **health_sight.wanted_of(profile, running=unit.running, blind=blind),
-            "managed_dir": profile.managed_dir,
+            **health_sight.wanted_of(agent, running=unit.running, blind=blind),
+            "managed_dir": agent.managed_dir,
             "now": now,
             "pid": unit.pid if self._process and self._process.descriptors < 0 else 0,
         }
@@ -81,7 +81,7 @@ class AgentLook:
         else:
             self.closer = Closer.of(answer)
         if self.health is None:
-            self.health = health.judge(self.profile, self.unit, self.listeners, answer)
+            self.health = health.judge(self.agent, self.unit, self.listeners, answer)
         self._at_health(self.health, known, busy)
         self._at_restarts(known)
         self._at_process(Sight.of(answer).state, known)
@@ -95,7 +95,7 @@ class AgentLook:
         excuse = busy if self.now - since <= EXCUSED else None
         found = health_findings(result, self.unit, excuse)
         if any(finding.failure for finding in found) and not result.log:
-            journal.explain(self.profile, self.host.manager_of(self.profile), result)
+            journal.explain(self.agent, self.host.manager_of(self.agent), result)
             found = health_findings(result, self.unit, excuse)
         self.findings += found
         if busy and not result.ok:

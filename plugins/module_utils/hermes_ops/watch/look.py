@@ -86,13 +86,13 @@ class _Look:
         self.now = time.time()
         self.report = Report(figures={"disks": {}, "profiles": {}})
         self.memory = _mapping(self._status(JOB).get("memory"))
-        profiles = host.profiles
-        listeners = network.listeners(port for profile in profiles for port in health.wanted_ports(profile))
-        units, memories = units_of(profiles, host.manager_of), _unit_memories(host, profiles)
+        agents = host.profiles
+        listeners = network.listeners(port for agent in agents for port in health.wanted_ports(agent))
+        units, memories = units_of(agents, host.manager_of), _unit_memories(host, agents)
         self.agents = [
-            AgentLook(host, settings, profile, units[unit], memories[unit], listeners, self.now, healths)
-            for profile in profiles
-            for unit in [profile.unit]
+            AgentLook(host, settings, agent, units[unit], memories[unit], listeners, self.now, healths)
+            for agent in agents
+            for unit in [agent.unit]
         ]
 
     def _status(self, job: str) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class _Look:
         if not self.settings.reply_minutes:
             return
         well = {result.profile for result in self.report.profiles if result.ok}
-        agents = {agent.name: agent for agent in self.agents if agent.name in well and agent.profile.api.enabled}
+        agents = {agent.name: agent for agent in self.agents if agent.name in well and agent.agent.api.enabled}
         replies = {name: _mapping(before.get(name)) for name in agents}
 
         def due(name: str) -> float:
@@ -217,10 +217,11 @@ class _Look:
 
     def _ask(self, agent: AgentLook) -> dict[str, Any]:
         started = time.monotonic()
-        profile, key_in = agent.profile, [agent.profile.home, agent.profile.managed_dir]
+        placement = agent.agent
+        key_in = [placement.home, placement.managed_dir]
         try:
             servers.ask(
-                profile.api, agent.owner, servers.REPLY_PROMPT, key_in=key_in, timeout=self.settings.reply_seconds
+                placement.api, agent.owner, servers.REPLY_PROMPT, key_in=key_in, timeout=self.settings.reply_seconds
             )
         except OpsError as error:
             return {"problem": error.what, "fix": error.fix}
@@ -239,11 +240,11 @@ def _fstab() -> str:
         return ""
 
 
-def _unit_memories(host: Installation, profiles: list[Agent]) -> dict[str, int | None]:
+def _unit_memories(host: Installation, agents: list[Agent]) -> dict[str, int | None]:
     """What systemd says each unit uses, None where it does not count."""
-    found: dict[str, int | None] = {profile.unit: None for profile in profiles}
-    for manager, members in grouped(profiles, host.manager_of):
-        units = [profile.unit for profile in members]
+    found: dict[str, int | None] = {agent.unit: None for agent in agents}
+    for manager, members in grouped(agents, host.manager_of):
+        units = [agent.unit for agent in members]
         answer = manager.call("show", "--property", "Id,MemoryCurrent", *units, check=False).stdout
         for block in answer.split("\n\n"):
             values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
