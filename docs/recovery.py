@@ -30,7 +30,12 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation, jobs, kit  # noqa: E402
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import (  # noqa: E402
+    health,
+    journal,
+    servers,
+    systemd,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (  # noqa: E402
     agent,
     expiry,
@@ -149,7 +154,8 @@ PLACES = [
 # What stands for a value in a fix, in the words of the code.
 KNOWN = {
     "unit.log": f"journalctl -u {UNIT}",
-    "self.unit.log": f"journalctl -u {UNIT}",
+    "self.gateway.log": f"journalctl -u {UNIT}",
+    "self.gateway.restart": f"systemctl restart {UNIT}",
     "data_dir": HOST.data_dir,
     "path": "that path",
     "name": "that unit",
@@ -159,7 +165,21 @@ KNOWN = {
 
 
 # Where causes are named.
-MODULES = (health, journal, servers, agent, serving, expiry, findings, history, host_findings, look, process, turns)
+MODULES = (
+    health,
+    systemd,
+    journal,
+    servers,
+    agent,
+    serving,
+    expiry,
+    findings,
+    history,
+    host_findings,
+    look,
+    process,
+    turns,
+)
 
 
 def causes() -> dict[str, str]:
@@ -178,13 +198,15 @@ def said(node: ast.AST, module: ModuleType) -> str:
     """The text that the expression *node* stands for; what is only known on a host is an ellipsis."""
     if isinstance(node, ast.Constant):
         return str(node.value)
+    if isinstance(node, ast.Attribute):
+        return KNOWN.get(ast.unparse(node), "")
     if isinstance(node, ast.Name):
         return str(getattr(module, node.id, ""))
     if isinstance(node, ast.JoinedStr):
         return "".join(said(part, module) for part in node.values)
     if isinstance(node, ast.FormattedValue):
         return KNOWN.get(ast.unparse(node.value)) or said(node.value, module) or "…"
-    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("unit.command", "self.unit.command"):
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "unit.command":
         return f"systemctl {said(node.args[0], module)} {UNIT}"
     if isinstance(node, ast.IfExp):
         return f"{said(node.body, module)} / {said(node.orelse, module)}"

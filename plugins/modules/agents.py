@@ -344,6 +344,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records, remembered
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Difference, Plan, diff
@@ -496,7 +497,7 @@ def converge_units(
         for agent in agents:
             records[agent.name].write_agent(agent)
             installation.publish(agent)
-        gateway.restart(manager, agents, records, list(plan.restart))
+        gateway.restart(Systemd(manager), agents, records, list(plan.restart))
     return plan
 
 

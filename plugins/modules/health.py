@@ -76,7 +76,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.common import (
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.managers import units_of
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
 
 ARGUMENTS: dict[str, dict[str, Any]] = {**GATEWAYS_ARGUMENTS, "ops_dir": {"type": "path", "required": True}}
 
@@ -84,13 +84,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {**GATEWAYS_ARGUMENTS, "ops_dir": {"type"
 def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     agents = [agent for agent in agents_of(module) if agent.present]
-    manager = manager_of(module)
+    supervisor = Systemd(manager_of(module))
     if module.check_mode:
-        units = units_of(agents, manager)
-        results = [health.check(agent, manager(agent).owner, units[agent.unit]) for agent in agents]
+        states = supervisor.state(agents)
+        results = [health.check(agent, supervisor.owner_of(agent), states[agent.name]) for agent in agents]
     else:
         records = {agent.name: Records(params["ops_dir"], agent.name) for agent in agents}
-        results = health.wait(agents, manager, records)
+        results = health.wait(agents, supervisor, records)
     healthy = all(result.ok for result in results)
     answer = {"changed": False, "healthy": healthy, "profiles": [result.as_dict() for result in results]}
     if not healthy and not module.check_mode:

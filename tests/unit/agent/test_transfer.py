@@ -19,6 +19,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.in
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Unit
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -423,10 +424,11 @@ def host(home, tmp_path, monkeypatch):
     calls = []
 
     class Manager:
-        scope, owner, running = "system", OWNER, True
+        scope, owner = "system", OWNER
+        unit = Unit("", "loaded", "active", "running", True, os.getpid(), 0, "", 0, 0.0, False)
 
         def units(self, names):
-            return dict.fromkeys(names, self)
+            return dict.fromkeys(names, self.unit)
 
         def call(self, *arguments, **_options):
             # What asked for the restart is written down before it, and what it is for is there.

@@ -26,6 +26,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Server
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info, look
@@ -68,10 +69,10 @@ def host(ground, tmp_path, monkeypatch):
         for path in (home, *home.iterdir()):
             os.chown(path, nobody.uid, nobody.gid)
     monkeypatch.setattr(Manager, "units", lambda _self, names: {name: unit_of[name] for name in names})
-    monkeypatch.setattr(look, "_unit_memories", lambda _host, profiles: {agent.unit: None for agent in profiles})
+    monkeypatch.setattr(Systemd, "limits", lambda _self, agents: {agent.name: None for agent in agents})
     monkeypatch.setattr(look, "_failed_units", list)
     monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))
-    monkeypatch.setattr(journal, "_journal", lambda *_arguments, **_more: [f"its token is {TOKEN}\x1b[2J"])
+    monkeypatch.setattr(journal, "last_lines", lambda *_arguments, **_more: [f"its token is {TOKEN}\x1b[2J"])
     monkeypatch.setattr(info.systemd, "version", lambda: 252)
     monkeypatch.setattr(Installation, "load", lambda: host)
     host.home = lambda name: base / name
@@ -246,6 +247,6 @@ def test_whoever_took_the_api_s_port_gets_no_key(host, stranger, monkeypatch):
     (agent,) = host.select("bad")
     agent = replace(agent.checked_by(reply=True), api=Server(True, "127.0.0.1", stranger.port))
     (host.home("bad") / ".env").write_text("API_SERVER_KEY=the-key-of-this-agent\n")
-    (result,) = health.wait([agent], host.manager_of)
+    (result,) = health.wait([agent], Systemd(host.manager_of))
     assert result.causes == ["foreign_answer"], str(result)
     assert set(stranger.said().split("\n")) <= {"b''", ""}

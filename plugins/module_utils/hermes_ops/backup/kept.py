@@ -14,6 +14,7 @@ from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.records import read_as
 from ..supervise import gateway, health
+from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
 from ..system.files import ensure_directory, write_atomic
 from ..system.worker import work
@@ -54,8 +55,8 @@ def put_back_kept(host: Installation, agent: Agent, say: Callable[[str], object]
                 say(f"{name} is the last working copy again")
         # One order: whoever ends us now ends no gateway.
         host.manager_of(agent).call("reset-failed", agent.unit, check=False)
-        gateway.restart(host.manager_of, [agent], {agent.name: records}, [agent.name])
-    result = health.wait([agent], host.manager_of)[0]
+        gateway.restart(supervisor_of(host), [agent], {agent.name: records}, [agent.name])
+    result = health.wait([agent], supervisor_of(host))[0]
     say(result)
     if not result.ok:
         raise OpsError("the agent is not healthy with what last worked either", fix="see what it says above")

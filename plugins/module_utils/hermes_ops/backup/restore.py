@@ -38,6 +38,7 @@ from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.undertaking import Undertaking
 from ..supervise import gateway, health
+from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
 from ..system.files import Owner, ensure_directory, open_directory
 from ..system.process import run_filter
@@ -83,6 +84,7 @@ class Restore:
 
     def __init__(self, host: Installation, say: Callable[[str], object]) -> None:
         self.host = host
+        self.supervisor = supervisor_of(host)
         self.say = say
         self.undertaking = Undertaking(host, "restore", needs=host.data_dir)
         # A signal interrupts us, except while rolling back.
@@ -109,12 +111,12 @@ class Restore:
         with self.host.lock("restore") as lock:
             refuse_others(self.host)
             self.recover(locks=[lock])
-            unit = self.host.manager_of(agent).units([agent.unit])[agent.unit]
-            running = unit.active not in gateway.DEAD
+            state = self.supervisor.state([agent])[agent.name]
+            running = not state.ended
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
             home = agent.home
             journal = Journal(agent.name, agent.user, home, _inode(home), stamp, running)
-            before = health.check(agent, self.host.owner_of(agent), unit).causes if running else []
+            before = health.check(agent, self.host.owner_of(agent), state).causes if running else []
             try:
                 self.undertaking.write(dataclasses.asdict(journal))
                 self.undertaking.interruptible = True
@@ -128,7 +130,7 @@ class Restore:
                 touched = journal.step != "extract"
                 self._undo(journal, agent, [lock])
                 if touched and running:
-                    self.say(health.wait([agent], self.host.manager_of)[0])
+                    self.say(health.wait([agent], self.supervisor)[0])
                 raise
             self.undertaking.interruptible = False
             # From here on it counts. On a full disk that is not written down, and only what is set aside would stay.
@@ -232,10 +234,10 @@ class Restore:
         records = {journal.profile: self.host.records(journal.profile)}
         self.say("starting the gateway on it")
         # Somebody may have started it before the exchange: it would go on with what was set aside.
-        gateway.stop(self.host.manager_of, [agent])
-        gateway.start(self.host.manager_of, [agent], records)
+        self.supervisor.stop([agent])
+        gateway.start(self.supervisor, [agent], records)
         owner = self.host.owner_of(agent)
-        result = health.wait([agent], self.host.manager_of, records)[0]
+        result = health.wait([agent], self.supervisor, records)[0]
         self.say(result)
         if not set(result.causes) <= set(before):
             raise OpsError(f"the agent is not healthy on the backup, so that was undone: {result}")
@@ -265,12 +267,12 @@ class Restore:
                 self.undertaking.enter(journal, "stop")
         self._remove_staging(journal, owner, locks)
         if stopped and journal.running and journal.step != "extract":
-            gateway.start(self.host.manager_of, [stopped], {journal.profile: self.host.records(journal.profile)})
+            gateway.start(self.supervisor, [stopped], {journal.profile: self.host.records(journal.profile)})
         self.undertaking.end()
 
     def _stop(self, agent: Agent) -> None:
         self.say("stopping the gateway")
-        gateway.stop(self.host.manager_of, [agent])
+        self.supervisor.stop([agent])
 
     def _work(self, journal: Journal, owner: Owner, function: str, locks: Sequence[int]) -> Any:
         arguments = (journal.home, journal.stamp, journal.keep_env)

@@ -22,6 +22,7 @@ from ..host.installation import Installation
 from ..host.records import Separated, remembered
 from ..release.versions import is_version, version_key
 from ..supervise import units
+from ..supervise.systemd import supervisor_of
 from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.files import changing, open_directory, read_text
@@ -198,8 +199,7 @@ def plan(host: Installation, names: list[str]) -> list[tuple[Journal, Survey]]:
         status = _refuse_mount(agent.home)
         aside = os.path.join(aside_parent(host, agent, agents, status.st_dev), f"{agent.name}-{stamp}")
         verbose = _verbose(host, agent)
-        unit = host.manager_of(agent).units([agent.unit])[agent.unit]
-        if not unit.running:
+        if not supervisor_of(host).state([agent])[agent.name].running:
             raise OpsError(
                 f"agent {agent.name} does not run, so nobody could say whether it does as well afterwards",
                 where=agent.unit,

@@ -40,6 +40,7 @@ from ..host.installation import Installation
 from ..host.records import Separated
 from ..host.undertaking import Undertaking
 from ..supervise import gateway, health, moved
+from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
 from ..system.files import Owner, sync_directory
 from ..system.process import run
@@ -62,6 +63,7 @@ class Separate:
 
     def __init__(self, host: Installation, say: Callable[[str], object]) -> None:
         self.host = host
+        self.supervisor = supervisor_of(host)
         self.say = say
         self.undertaking = Undertaking(host, "separate", needs=host.data_dir)
 
@@ -126,7 +128,7 @@ class Separate:
     def _one(self, journal: Journal) -> dict[str, Any]:
         self.say(f"agent {journal.name}: from {journal.before.home} to {journal.after.home}")
         self.undertaking.interruptible = True
-        causes = health.wait([journal.before], self.host.manager_of)[0].causes
+        causes = health.wait([journal.before], self.supervisor)[0].causes
         try:
             self.undertaking.enter(journal, "copy")
             survey, jobs = self._copy(journal)
@@ -197,8 +199,8 @@ class Separate:
     def _start(self, journal: Journal, causes: list[str]) -> None:
         records = {journal.name: self.host.records(journal.name)}
         self.say(f"starting the gateway as {journal.after.user}")
-        gateway.start(self.host.manager_of, [journal.after], records)
-        result = health.wait([journal.after], self.host.manager_of, records)[0]
+        gateway.start(self.supervisor, [journal.after], records)
+        result = health.wait([journal.after], self.supervisor, records)[0]
         self.say(result)
         if not set(result.causes) <= set(causes):
             raise OpsError(f"the agent is not healthy in its own home, so that was undone: {result}")
@@ -253,7 +255,7 @@ class Separate:
         self._give_up(journal)
         sync_directory(os.path.dirname(directory))
         if not boot:
-            gateway.start(self.host.manager_of, [journal.before], {journal.name: self.host.records(journal.name)})
+            gateway.start(self.supervisor, [journal.before], {journal.name: self.host.records(journal.name)})
         self.undertaking.end()
 
     def _give_up(self, journal: Journal) -> None:
@@ -275,7 +277,7 @@ class Separate:
 
     def _stop(self, agent: Agent) -> None:
         self.say("stopping the gateway")
-        gateway.stop(self.host.manager_of, [agent])
+        self.supervisor.stop([agent])
 
     def _declare(self, journal: Journal, *, undo: bool = False) -> None:
         """Let units, records and commands say where the agent is now, or, to *undo* that, where it was."""

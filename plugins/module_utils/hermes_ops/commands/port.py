@@ -18,6 +18,7 @@ from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..description.agent import Agent
 from ..host.installation import Installation
 from ..supervise import gateway, health
+from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
 
 SUMMARY = "bring skills, or the home of an OpenClaw agent, into a profile"
@@ -64,14 +65,14 @@ def _port(host: Installation, agent: Agent, bring: Callable[..., list[transfer.I
     with records.lock():
         items = bring(check=True)
         skills = [item.target for item in items if item.status == "ported" and item.target.startswith("skills/")]
-        running = host.manager_of(agent).units([agent.unit])[agent.unit].running
+        running = supervisor_of(host).state([agent])[agent.name].running
         if skills and running:
             # A gateway remembers the list of skills that it once made (0.18.2 and 0.19.0 agent/prompt_builder.py).
             records.request_restart([f"skill: {target}" for target in skills])
         items = bring(check=False)
     if skills and running:
-        gateway.restart(host.manager_of, [agent], {agent.name: records}, [agent.name])
-        (result,) = health.wait([agent], host.manager_of)
+        gateway.restart(supervisor_of(host), [agent], {agent.name: records}, [agent.name])
+        (result,) = health.wait([agent], supervisor_of(host))
         if not result.ok:
             raise OpsError(f"all was ported, but after its restart the agent is not healthy: {result}")
     return items

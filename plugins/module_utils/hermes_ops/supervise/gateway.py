@@ -23,6 +23,8 @@ from ..system.plan import Difference, Plan
 from ..system.systemd import DEAD, Manager, Unit
 from . import units
 from .managers import ManagerOf, grouped, units_of
+from .supervisor import Supervisor
+from .systemd import Systemd, stop_timeout
 
 UNIT_MODE = 0o644
 
@@ -172,45 +174,24 @@ def _plan_present(
         unit = states[agent.unit]
         plan.differences.append(Difference(f"{unit.name} state", f"{unit.active} ({unit.sub})", "active"))
     if stopped:
-        plan.actions.append(lambda: start(manager_of, stopped, records))
+        plan.actions.append(lambda: start(Systemd(manager_of), stopped, records))
 
 
-def start(manager_of: ManagerOf, agents: list[Agent], records: dict[str, Records]) -> None:
-    """Start the gateways of *agents*, now and not when systemd would try again."""
+def start(supervisor: Supervisor, agents: list[Agent], records: dict[str, Records]) -> None:
+    """Start the gateways of *agents*, and forget why they were to be restarted."""
     began = time.time()
-    for manager, members in grouped(agents, manager_of):
-        names = [agent.unit for agent in members]
-        # Forgets the delay of a crash loop, too.
-        manager.call("reset-failed", *names, check=False)
-        manager.call("start", *names)
+    supervisor.start(agents)
     for agent in agents:
         records[agent.name].restarted(began)
 
 
-def stop(manager_of: ManagerOf, agents: list[Agent]) -> None:
-    """Stop the gateways of *agents*; those of one manager side by side."""
-    for manager, members in grouped(agents, manager_of):
-        manager.call("stop", *(agent.unit for agent in members), timeout=stop_timeout(members))
-
-
-def restart(manager_of: ManagerOf, agents: list[Agent], records: dict[str, Records], names: list[str]) -> None:
+def restart(supervisor: Supervisor, agents: list[Agent], records: dict[str, Records], names: list[str]) -> None:
     """Restart the named gateways, and only then forget why."""
     chosen = [agent for agent in agents if agent.name in names]
     began = time.time()
-    if len(chosen) == 1:
-        manager_of(chosen[0]).call("restart", chosen[0].unit, timeout=stop_timeout(chosen))
-    else:
-        # All down before the first comes up: one may take over a port that another gives up.
-        stop(manager_of, chosen)
-        for manager, members in grouped(chosen, manager_of):
-            manager.call("start", *(agent.unit for agent in members))
+    supervisor.restart(chosen)
     for agent in chosen:
         records[agent.name].restarted(began)
-
-
-def stop_timeout(agents: list[Agent]) -> float:
-    """Seconds that systemctl may take to stop them all, which it does side by side."""
-    return max(agent.drain for agent in agents) + 2.0 * units.STOP_MARGIN
 
 
 def _plan_other_scope(

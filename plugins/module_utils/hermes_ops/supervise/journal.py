@@ -12,6 +12,7 @@ from ..description.agent import Agent
 from ..system.process import run_head
 from ..system.systemd import Manager
 from .problems import CONFIG_FIX, Health, Problem
+from .supervisor import Supervisor
 
 JOURNAL_LINES = 40
 # One line of the journal may have megabytes, if its writer wants that.
@@ -93,10 +94,10 @@ def explain_journal(lines: list[str]) -> Problem | None:
     return None
 
 
-def explain(agent: Agent, manager: Manager, health: Health) -> None:
+def explain(agent: Agent, supervisor: Supervisor, health: Health) -> None:
     """Put the cause that the journal names in front, and the last lines of the journal beside it."""
     looping = any(problem.cause == "crash_loop" for problem in health.problems)
-    lines = _journal(manager, agent, before=looping)
+    lines = supervisor.log(agent, before=looping)
     health.log = [quoted(line) for line in lines]
     known = explain_journal(lines)
     if known is not None:
@@ -105,7 +106,7 @@ def explain(agent: Agent, manager: Manager, health: Health) -> None:
         health.problems = [cause, *(problem for problem in health.problems if problem is not cause)]
 
 
-def _journal(manager: Manager, agent: Agent, *, before: bool) -> list[str]:
+def last_lines(manager: Manager, agent: Agent, *, before: bool) -> list[str]:
     """The last lines of the gateway's present process, or of its last one when there is none or between restarts.
 
     :param before: of the process before too: in a crash loop the present one has hardly begun

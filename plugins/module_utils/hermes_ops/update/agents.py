@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..description.agent import Agent
 from ..host.installation import Installation
 from ..supervise import gateway, health
-from ..supervise.managers import grouped, units_of
+from ..supervise.supervisor import State
+from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
-from ..system.systemd import Unit
 from .settings import Settings
 from .verdict import worse
 
@@ -26,26 +26,26 @@ class Agents:
 
     def __init__(self, host: Installation, settings: Settings, say: Callable[[str], object]) -> None:
         self.host = host
+        self.supervisor = supervisor_of(host)
         self.settings = settings
         self.say = say
 
-    def units(self) -> dict[str, Unit]:
-        """Profile -> its unit as it is now."""
-        units = units_of(self.host.profiles, self.host.manager_of)
-        return {agent.name: units[agent.unit] for agent in self.host.profiles}
+    def states(self) -> Mapping[str, State]:
+        """By agent how its gateway is now."""
+        return self.supervisor.state(self.host.profiles)
 
     def running(self) -> list[Agent]:
-        units = self.units()
-        return [agent for agent in self.host.profiles if units[agent.name].active not in gateway.DEAD]
+        states = self.states()
+        return [agent for agent in self.host.profiles if not states[agent.name].ended]
 
     def before(self, *, wait: bool = True) -> dict[str, list[str]]:
         """Profile -> causes of its problems, of those whose gateway runs: they must not have more afterwards."""
         running = [self.asked(agent, []) for agent in self.running()]
         if wait:
-            results = health.wait(running, self.host.manager_of)
+            results = health.wait(running, self.supervisor)
         else:
-            units = self.units()
-            results = [health.check(agent, self.host.owner_of(agent), units[agent.name]) for agent in running]
+            states = self.states()
+            results = [health.check(agent, self.host.owner_of(agent), states[agent.name]) for agent in running]
         for result in results:
             if not result.ok:
                 self.say(f"before: {result}")
@@ -54,13 +54,14 @@ class Agents:
     def start(self, agents: list[Agent], wanted: str | None) -> None:
         """Start their gateways with the release *wanted*."""
         records = {agent.name: self.host.records(agent.name) for agent in agents}
-        gateway.start(self.host.manager_of, agents, records)
-        for manager, members in grouped(agents, self.host.manager_of):
-            units = manager.units(agent.unit for agent in members)
-            # Somebody, or systemd, was faster than the switch.
-            late = [u.name for u in units.values() if u.running and self._runs(u) not in (None, wanted)]
-            if late:
-                manager.call("restart", *late, timeout=gateway.stop_timeout(members))
+        gateway.start(self.supervisor, agents, records)
+        states = self.supervisor.state(agents)
+        # Somebody, or the supervisor, was faster than the switch.
+        late = [
+            each for each in agents if states[each.name].running and self._runs(states[each.name]) not in (None, wanted)
+        ]
+        if late:
+            self.supervisor.restart(late)
 
     def verify(self, agents: list[Agent], wanted: str, before: dict[str, list[str]], *, briefly: bool = False) -> None:
         """The gateways run *wanted*, are as healthy as before, and stay so.
@@ -71,14 +72,14 @@ class Agents:
         """
         began = time.monotonic()
         asked = [self.asked(agent, before.get(agent.name, [])) for agent in agents]
-        results = health.wait(asked, self.host.manager_of)
+        results = health.wait(asked, self.supervisor)
         watched = self._judge(agents, results, before)
         pids, restarts = {}, {}
-        for agent, unit in watched:
-            if self._runs(unit) not in (None, wanted):
-                raise OpsError(f"runs {self._runs(unit)}, not {wanted}", where=f"profile {agent.name}")
+        for agent, state in watched:
+            if self._runs(state) not in (None, wanted):
+                raise OpsError(f"runs {self._runs(state)}, not {wanted}", where=f"profile {agent.name}")
             if not before.get(agent.name):
-                pids[agent.name], restarts[agent.name] = unit.pid, unit.restarts
+                pids[agent.name], restarts[agent.name] = state.pid, state.restarts
         if briefly:
             return
         while time.monotonic() - began < self.settings.stable_seconds:
@@ -86,43 +87,43 @@ class Agents:
             self._stays_up(pids, restarts)
         if pids:
             # Not only alive, but still well. What was asked for a reply is not asked again.
-            again = [agent.checked_by(reply=False, webhook=None) for agent, _unit in watched]
-            self._judge(agents, health.wait(again, self.host.manager_of), before)
+            again = [agent.checked_by(reply=False, webhook=None) for agent, _state in watched]
+            self._judge(agents, health.wait(again, self.supervisor), before)
 
     def _stays_up(self, pids: dict[str, int], restarts: dict[str, int]) -> None:
         """:raises OpsError: a gateway is no longer the process that it was, and nobody asked for that"""
-        for name, unit in self.units().items():
-            if unit.active == "inactive":
+        for name, state in self.states().items():
+            if state.stopped:
                 pids.pop(name, None)
-            elif name in pids and unit.pid != pids[name] and unit.restarts == restarts[name] == 0 and unit.running:
-                # Somebody restarted it; systemd has not.
-                pids[name] = unit.pid
-            elif name in pids and unit.pid != pids[name]:
+            elif name in pids and state.pid != pids[name] and state.restarts == restarts[name] == 0 and state.running:
+                # Somebody restarted it; the supervisor has not.
+                pids[name] = state.pid
+            elif name in pids and state.pid != pids[name]:
                 raise OpsError(
-                    f"did not stay up for {self.settings.stable_seconds} s (last exit status {unit.status})",
+                    f"did not stay up for {self.settings.stable_seconds} s (last exit status {state.status})",
                     where=f"profile {name}",
-                    fix=f"see its log: {unit.log}",
+                    fix=f"see its log: {state.log}",
                 )
 
     def _judge(
         self, agents: list[Agent], results: list[health.Health], before: dict[str, list[str]]
-    ) -> list[tuple[Agent, Unit]]:
-        """Those that count, with their units.
+    ) -> list[tuple[Agent, State]]:
+        """Those that count, with how their gateways are.
 
         :raises OpsError: one is worse than before
         """
-        units = self.units()
+        states = self.states()
         counted = []
         for result in results:
             agent = next(agent for agent in agents if agent.name == result.profile)
-            unit = units[result.profile]
-            if unit.active == "inactive":
+            state = states[result.profile]
+            if state.stopped:
                 self.say(f"the gateway of {result.profile} was stopped by somebody meanwhile")
             elif problems := worse(before, result):
                 self.say(str(result))
                 raise OpsError(problems[0].what, where=f"profile {result.profile}", fix=problems[0].fix)
             else:
-                counted.append((agent, unit))
+                counted.append((agent, state))
         return counted
 
     def asked(self, agent: Agent, before: list[str]) -> Agent:
@@ -130,5 +131,5 @@ class Agents:
         wanted = agent.health.reply or (self.settings.reply and agent.api.enabled)
         return agent.checked_by(reply=wanted and "no_reply" not in before)
 
-    def _runs(self, unit: Unit) -> str | None:
-        return gateway.running_release(unit.pid, self.host.root)
+    def _runs(self, state: State) -> str | None:
+        return gateway.running_release(state.pid, self.host.root)

@@ -253,7 +253,7 @@ class Machine:
                 running = self.agents.running()
                 journal.gateways = [agent.name for agent in running]
                 self._enter("stop")
-                gateway.stop(self.host.manager_of, running)
+                self.agents.supervisor.stop(running)
                 frozen.complete(homes, self._budget())
                 self._enter("switch")
                 if previous:
@@ -313,14 +313,14 @@ class Machine:
         agents = {agent.name: agent for agent in self.host.profiles}
         with self._release_lock(), _in_a_hurry():
             with troubles:
-                units = self.agents.units()
-                journal.gateways = to_start(journal.gateways, units, respect=step == "verify" and not killed)
+                states = self.agents.states()
+                journal.gateways = to_start(journal.gateways, states, respect=step == "verify" and not killed)
                 # The disk may be full all the same. Without this a kill from here on would only start too many of them.
                 with contextlib.suppress(OpsError):
                     self.undertaking.write(dataclasses.asdict(journal))
                 if not boot:
-                    alive = [agents[name] for name, unit in units.items() if unit.active not in gateway.DEAD]
-                    gateway.stop(self.host.manager_of, alive)
+                    alive = [agents[name] for name, state in states.items() if not state.ended]
+                    self.agents.supervisor.stop(alive)
             with troubles:
                 # Nothing was current: then there is nothing to go back to.
                 if journal.source and gateway.current_release(self.host.root) != journal.source:

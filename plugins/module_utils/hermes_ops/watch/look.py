@@ -13,14 +13,13 @@ from typing import Any
 
 from ..agent.quote import quoted, quoted_error
 from ..backup.separable import SEPARATE, shared_homes
-from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.settings import path_of as settings_path
 from ..release.observe import stamp_of
 from ..supervise import health, servers
 from ..supervise.gateway import current_release
-from ..supervise.managers import grouped, units_of
 from ..supervise.problems import Health
+from ..supervise.systemd import supervisor_of
 from ..system import network
 from ..system.errors import OpsError
 from ..system.files import read_text, write_json
@@ -88,11 +87,11 @@ class _Look:
         self.memory = _mapping(self._status(JOB).get("memory"))
         agents = host.profiles
         listeners = network.listeners(port for agent in agents for port in health.wanted_ports(agent))
-        units, memories = units_of(agents, host.manager_of), _unit_memories(host, agents)
+        supervisor = supervisor_of(host)
+        states, used = supervisor.state(agents), supervisor.limits(agents)
         self.agents = [
-            AgentLook(host, settings, agent, units[unit], memories[unit], listeners, self.now, healths)
+            AgentLook(host, settings, agent, states[agent.name], used[agent.name], listeners, self.now, healths)
             for agent in agents
-            for unit in [agent.unit]
         ]
 
     def _status(self, job: str) -> dict[str, Any]:
@@ -238,21 +237,6 @@ def _fstab() -> str:
         return read_text("/etc/fstab") or ""
     except OpsError:
         return ""
-
-
-def _unit_memories(host: Installation, agents: list[Agent]) -> dict[str, int | None]:
-    """What systemd says each unit uses, None where it does not count."""
-    found: dict[str, int | None] = {agent.unit: None for agent in agents}
-    for manager, members in grouped(agents, host.manager_of):
-        units = [agent.unit for agent in members]
-        answer = manager.call("show", "--property", "Id,MemoryCurrent", *units, check=False).stdout
-        for block in answer.split("\n\n"):
-            values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-            # "[not set]", or the largest number there is: without the controller.
-            number = values.get("MemoryCurrent", "")
-            if values.get("Id") in found and number.isdigit() and int(number) < 2**63:
-                found[values["Id"]] = int(number)
-    return found
 
 
 def _remember(host: Installation, report: Report, memory: dict[str, Any]) -> list[Finding]:
