@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from dataclasses import replace
@@ -101,8 +102,11 @@ def test_why_it_does_not_run(agent):
 
 
 @pytest.fixture
-def update(agent, tmp_path):
-    """The agents of an update, on a host with one."""
+def update(agent, tmp_path, monkeypatch):
+    """The agents of an update, on a host with one. Only sleeping takes time."""
+    clock = [0.0]
+    sleep = functools.partial(list.append, clock)
+    monkeypatch.setattr(agents, "time", SimpleNamespace(monotonic=lambda: sum(clock), sleep=sleep))
     host = SimpleNamespace(
         profiles=[agent],
         root=str(tmp_path),
@@ -110,7 +114,7 @@ def update(agent, tmp_path):
         manager_of=None,
         records=lambda _name: SimpleNamespace(restarted=lambda _since: None),
     )
-    made = agents.Agents(host, Settings(release=Request(version=">=0.18"), stable_seconds=0), [].append)
+    made = agents.Agents(host, Settings(release=Request(version=">=0.18"), stable_seconds=3), [].append)
     made.supervisor = Containers(default=42)
     return made
 
