@@ -28,7 +28,6 @@ DIRECTORY_MODE = 0o700
 def look(agents: list[Agent], scope: str, data_dir: str, ops_dir: str, packages: list[str]) -> dict[str, Any]:
     """What the role base decides by.
 
-    :param agents: ``gateway`` parts of descriptions made by :func:`declaration.resolve`
     :param scope: whose managers run the gateways, ``system`` or ``user``
     :param packages: names of Debian packages
     :returns: ``system``, ``missing_packages``, ``missing_users``, ``wrong_directories``, ``data_dir_owner``,

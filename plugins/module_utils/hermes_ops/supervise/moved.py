@@ -20,7 +20,7 @@ def write(host: units.Host, before: tuple[Agent, Owner], after: tuple[Agent, Own
     """Let all that says *before* say *after*, and what says it already as it is.
 
     :param host: only scope, root and verbose count
-    :param before: the ``gateway`` part of the agent's description, and its user
+    :param before: the agent as it was, and its user
     :param after: the same, as it is now
     """
     for path, text in plan(host, before, after).items():

@@ -38,8 +38,7 @@ FEATURES = {"audit": audit, "dashboard": dashboard, "logrotate": logs}
 def gather(*, profiles: list[Agent], scope: str, ops_dir: str, root: str) -> dict[str, Any]:
     """Everything :mod:`info` returns; works on a host where nothing of ours exists yet.
 
-    :param agents: ``gateway`` parts of descriptions made by :func:`declaration.resolve`, or those that the host
-        remembers
+    :param profiles: the agents, as they are declared or as the host remembers them
     """
     owners = {agent.user: _owner(agent.user) for agent in profiles}
     units = units_of(
