@@ -30,7 +30,12 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation, jobs, kit  # noqa: E402
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import (  # noqa: E402
+    health,
+    journal,
+    servers,
+    systemd,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (  # noqa: E402
     agent,
     expiry,
@@ -60,11 +65,11 @@ HOST = installation.Installation(
         "managed_root": VALUES["hermes_managed_root"],
     }
 )
-PROFILE = declaration.resolve([{"name": "default"}], host="", data_dir=HOST.data_dir, managed_root=HOST.managed_root)[
+AGENT = declaration.resolve([{"name": "default"}], host="", data_dir=HOST.data_dir, managed_root=HOST.managed_root)[
     "default"
-]["gateway"]
-UNIT = PROFILE["unit"]
-IDENTIFIER = f"hermes-gateway-{PROFILE['name']}"
+].agent
+UNIT = AGENT.unit
+IDENTIFIER = f"hermes-gateway-{AGENT.name}"
 
 
 def ops(command: str) -> str:
@@ -149,17 +154,32 @@ PLACES = [
 # What stands for a value in a fix, in the words of the code.
 KNOWN = {
     "unit.log": f"journalctl -u {UNIT}",
-    "self.unit.log": f"journalctl -u {UNIT}",
+    "self.gateway.log": f"journalctl -u {UNIT}",
+    "self.gateway.restart": f"systemctl restart {UNIT}",
     "data_dir": HOST.data_dir,
     "path": "that path",
     "name": "that unit",
     "key": "api",
-    "server['port']": "PORT",
+    "server.port": "PORT",
 }
 
 
 # Where causes are named.
-MODULES = (health, journal, servers, agent, serving, expiry, findings, history, host_findings, look, process, turns)
+MODULES = (
+    health,
+    systemd,
+    journal,
+    servers,
+    agent,
+    serving,
+    expiry,
+    findings,
+    history,
+    host_findings,
+    look,
+    process,
+    turns,
+)
 
 
 def causes() -> dict[str, str]:
@@ -178,13 +198,15 @@ def said(node: ast.AST, module: ModuleType) -> str:
     """The text that the expression *node* stands for; what is only known on a host is an ellipsis."""
     if isinstance(node, ast.Constant):
         return str(node.value)
+    if isinstance(node, ast.Attribute):
+        return KNOWN.get(ast.unparse(node), "")
     if isinstance(node, ast.Name):
         return str(getattr(module, node.id, ""))
     if isinstance(node, ast.JoinedStr):
         return "".join(said(part, module) for part in node.values)
     if isinstance(node, ast.FormattedValue):
         return KNOWN.get(ast.unparse(node.value)) or said(node.value, module) or "…"
-    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("unit.command", "self.unit.command"):
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "unit.command":
         return f"systemctl {said(node.args[0], module)} {UNIT}"
     if isinstance(node, ast.IfExp):
         return f"{said(node.body, module)} / {said(node.orelse, module)}"
@@ -207,7 +229,7 @@ def page() -> str:
         "",
         "<!-- Written by docs/recovery.py from the code; a test compares. Change that, not this. -->",
         "",
-        f"Print this page and keep it by the machine. As root on the host; for another agent than `{PROFILE['name']}` "
+        f"Print this page and keep it by the machine. As root on the host; for another agent than `{AGENT.name}` "
         f"say `--profile NAME`, and its unit's name. In user scope write `systemctl --user -M hermes-NAME@`.",
     ]
     for number, step in enumerate(STEPS, start=1):

@@ -83,9 +83,10 @@ def resolve_agents(
 ) -> dict[str, Any]:
     try:
         declaration.refuse_replaced(_plain(declared), host)
-        return declaration.resolve(_plain(agents), host=host, data_dir=data_dir, managed_root=managed_root)
+        resolved = declaration.resolve(_plain(agents), host=host, data_dir=data_dir, managed_root=managed_root)
     except OpsError as error:
         raise AnsibleFilterError(str(error)) from None
+    return {name: each.to_plain() for name, each in resolved.items()}
 
 
 class FilterModule:

@@ -408,7 +408,7 @@ def profile(tmp_path):
     def converge(declared, *, managed_dir=None, check=False):
         desired = AgentHome(config=Config(copy.deepcopy(declared), managed_dir))
         records = Records(str(tmp_path / "ops"), "p")
-        return agent.converge(str(home), Owner.current(), records, desired, check=check).parts["config"]
+        return agent.converge_home(str(home), Owner.current(), records, desired, check=check).parts["config"]
 
     converge.home = str(home)
     converge.file = home / "config.yaml"

@@ -25,7 +25,7 @@ def converge(home, owner=ME, *, check=False, skipped=(), **texts):
     """What differed, as converging the home said."""
     records = Records(str(home.parent / "ops"), "p")
     desired = agent.AgentHome(home=agent.Home(**texts, skipped=skipped))
-    return agent.converge(str(home), owner, records, desired, check=check).parts["home"].differences
+    return agent.converge_home(str(home), owner, records, desired, check=check).parts["home"].differences
 
 
 def mode(path):
@@ -178,11 +178,11 @@ def test_an_agent_that_swaps_its_home_for_a_link_gains_nothing(public, nobody):
     records_home = agents / ".hermes"
     agents_records = Records(str(public / "ops"), "p")
     desired = agent.AgentHome(home=agent.Home())
-    agent.converge(str(records_home), nobody, agents_records, desired, check=False)
+    agent.converge_home(str(records_home), nobody, agents_records, desired, check=False)
     records_home.rename(agents / ".h")
     records_home.symlink_to(victim)
     with pytest.raises(OpsError, match="symbolic link that root did not make"):
-        agent.converge(str(records_home), nobody, agents_records, desired, check=False)
+        agent.converge_home(str(records_home), nobody, agents_records, desired, check=False)
     with pytest.raises(OpsError, match="symbolic link that root did not make"):
         removal.remove(str(records_home), nobody)
     assert (victim / "passwd").stat().st_uid == 0
@@ -198,7 +198,7 @@ def test_root_makes_no_directory_where_a_link_of_the_agent_s_leads(public, nobod
     os.chown(mine, nobody.uid, nobody.gid)
     home = mine / "deep/er/.hermes"
     with pytest.raises(OpsError, match="symbolic link that root did not make"):
-        agent.converge(
+        agent.converge_home(
             str(home), nobody, Records(str(public / "ops"), "p"), agent.AgentHome(home=agent.Home()), check=False
         )
     assert os.listdir(victim) == []

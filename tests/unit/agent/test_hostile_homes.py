@@ -44,7 +44,7 @@ class Agent:
         self.records = Records(str(directory / "ops"), name)
 
     def converge(self, desired: AgentHome = EVERYTHING, *, check: bool = False) -> agent.Outcome:
-        return agent.converge(str(self.home), self.owner, self.records, desired, check=check)
+        return agent.converge_home(str(self.home), self.owner, self.records, desired, check=check)
 
     def refused(self, file: str, *, check: bool) -> OpsError:
         with pytest.raises(OpsError) as caught:

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 from pathlib import Path
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import memory, sessions
@@ -253,8 +254,8 @@ def host(files, tmp_path, monkeypatch):
         }
     )
     installed.__dict__["profiles"] = [
-        {"name": "default", "user": OWNER.name, "home": files},
-        {"name": "work", "user": OWNER.name, "home": f"{files}/none"},
+        described.agent(home=files),
+        described.agent("work", home=f"{files}/none"),
     ]
     monkeypatch.setattr(Installation, "load", lambda: installed)
     return installed

@@ -17,6 +17,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import sessions, tell
@@ -81,16 +82,11 @@ def gateway(tmp_path, monkeypatch):
     server.database = str(home / sessions.FILE_NAME)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     (home / "webhook_subscriptions.json").write_text(json.dumps({"claude-context": {"secret": SECRET}}))
-    profile = {
-        "name": "default",
-        "user": Owner.current().name,
-        "home": str(home),
-        "webhook": {"enabled": True, "host": "127.0.0.1", "port": server.server_port},
-    }
+    agent = described.agent(home=str(home), webhook={"enabled": True, "port": server.server_port})
     installed = Installation(HOST)
-    installed.__dict__.update(profiles=[profile])
+    installed.__dict__.update(profiles=[agent])
     monkeypatch.setattr(Installation, "load", lambda: installed)
-    server.home, server.profile = home, profile
+    server.home, server.agent = home, agent
     yield server
     server.shutdown()
     server.server_close()
@@ -204,11 +200,11 @@ def test_nothing_is_replaced(tmp_path):
 
 
 def test_the_health_check_uses_the_same_call(gateway):
-    profile = {**gateway.profile, "health": {"reply": False, "webhook": "claude-context"}}
+    agent = gateway.agent.checked_by(webhook="claude-context")
     result = Health("default")
-    health._prove(profile, Owner.current(), result)
+    health._prove(agent, Owner.current(), result)
     assert result.ok
     assert gateway.calls[0]["topic"] == "health"
     gateway.answer = ""
-    health._prove(profile, Owner.current(), result)
+    health._prove(agent, Owner.current(), result)
     assert [problem.cause for problem in result.problems] == ["no_reply"]

@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import parcel, transfer
@@ -18,6 +19,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.in
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Unit
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -421,13 +423,6 @@ def test_the_persona_that_hermes_writes_is_found(tmp_path):
 
 @pytest.fixture
 def host(home, tmp_path, monkeypatch):
-    profile = {
-        "name": "default",
-        "user": OWNER.name,
-        "home": str(home),
-        "unit": "hermes-gateway@default.service",
-        "drain": 0,
-    }
     installed = Installation(
         {
             **dict.fromkeys(("scope", "data_dir", "managed_root"), "x"),
@@ -438,10 +433,11 @@ def host(home, tmp_path, monkeypatch):
     calls = []
 
     class Manager:
-        scope, owner, running = "system", OWNER, True
+        scope, owner = "system", OWNER
+        unit = Unit("", "loaded", "active", "running", True, os.getpid(), 0, "", 0, 0.0, False)
 
         def units(self, names):
-            return dict.fromkeys(names, self)
+            return dict.fromkeys(names, self.unit)
 
         def call(self, *arguments, **_options):
             # What asked for the restart is written down before it, and what it is for is there.
@@ -450,7 +446,7 @@ def host(home, tmp_path, monkeypatch):
             calls.append(arguments)
 
     manager = Manager()
-    installed.__dict__.update(profiles=[profile], manager_of=lambda _profile: manager)
+    installed.__dict__.update(profiles=[described.agent(home=str(home), drain=0)], manager_of=lambda _agent: manager)
     monkeypatch.setattr(Installation, "load", lambda: installed)
     monkeypatch.setattr(health, "wait", lambda profiles, manager_of: [health.Health("default")])
     installed.calls = calls

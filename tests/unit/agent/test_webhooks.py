@@ -143,7 +143,7 @@ def profile(tmp_path):
     def converge(*declared, check=False):
         records = Records(str(tmp_path / "ops"), "p")
         desired = AgentHome(webhooks=Webhooks(declared))
-        return agent.converge(str(home), Owner.current(), records, desired, check=check).parts["webhooks"]
+        return agent.converge_home(str(home), Owner.current(), records, desired, check=check).parts["webhooks"]
 
     converge.file = home / "webhook_subscriptions.json"
     return converge

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import getpass
 import gzip
 import hashlib
 import io
@@ -23,7 +22,9 @@ import tarfile
 import threading
 import time
 import tracemalloc
+from dataclasses import replace
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import (
     archives,
@@ -140,7 +141,7 @@ LEFT_OUT = {
 
 @pytest.fixture
 def profile(home):
-    return {"name": "default", "home": str(home), "user": getpass.getuser()}
+    return described.agent(home=str(home))
 
 
 @pytest.fixture
@@ -349,7 +350,7 @@ def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, profile, tmp_pat
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, profile, tmp_path):
     nobody = Owner.named("nobody")
-    profile["user"] = "nobody"
+    profile = replace(profile, user="nobody")
     os.chmod(tmp_path, 0o711)
     for directory in tmp_path.parents:
         if directory.stat().st_uid == 0 and str(directory).startswith("/tmp/"):
@@ -439,9 +440,7 @@ def test_one_made_with_a_fast_clock_is_not_the_newest_for_years(tmp_path):
 
 def test_a_home_that_is_not_there_is_an_error_not_an_empty_backup(host, tmp_path):
     with pytest.raises(OpsError, match="cannot be read"):
-        making.create(
-            host, {"name": "default", "home": str(tmp_path / "none"), "user": getpass.getuser()}, str(tmp_path / "out")
-        )
+        making.create(host, described.agent(home=str(tmp_path / "none")), str(tmp_path / "out"))
     assert os.listdir(tmp_path / "out") == []
 
 
@@ -854,7 +853,7 @@ def small(tmp_path_factory):
             "ops_dir": str(top / "ops"),
         }
     )
-    path = making.create(host, {"name": "default", "home": str(top / "home"), "user": getpass.getuser()}, str(top)).path
+    path = making.create(host, described.agent(home=str(top / "home")), str(top)).path
     extracting.verify(path)
     with open(path, "rb") as stream:
         packed = stream.read()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import getpass
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import (
     archives,
@@ -75,14 +75,8 @@ def profiles(host, tmp_path):
         home = tmp_path / name
         (home / "memories").mkdir(parents=True)
         (home / "memories/MEMORY.md").write_text(name)
-        made.append(
-            {
-                **{"name": name, "state": "present", "home": str(home), "unit": f"{name}.service", "drain": 0},
-                **{"user": getpass.getuser(), "directory": str(tmp_path)},
-            }
-        )
-        host.records(name).prepare()
-        host.records(name).write_applied("gateway", made[-1])
+        made.append(described.agent(name, home=str(home), unit=f"{name}.service", drain=0, directory=str(tmp_path)))
+        host.records(name).write_agent(made[-1])
     return made
 
 
@@ -223,7 +217,7 @@ def test_scratch_homes_that_were_left_are_removed_whatever_is_in_them(host, grou
     place.mkdir(parents=True)
     for path in (place.parent, place):
         path.chmod(0o711)
-    profile = {"name": "default", "user": "nobody"}
+    agent = described.agent(user="nobody")
     for name in ("one", "two"):
         path = place / f"{rehearsal.SCRATCH}.default.{name}"
         path.mkdir()
@@ -232,7 +226,7 @@ def test_scratch_homes_that_were_left_are_removed_whatever_is_in_them(host, grou
     # A run that was killed before it had given it away.
     (place / f"{rehearsal.SCRATCH}.default.three").mkdir()
     said = []
-    with rehearsal.canary.scratch(host, profile, rehearsal.SCRATCH, said.append) as scratch:
+    with rehearsal.canary.scratch(host, agent, rehearsal.SCRATCH, said.append) as scratch:
         assert os.listdir(place) == [os.path.basename(scratch)]
     assert os.listdir(place) == []
     assert said == []

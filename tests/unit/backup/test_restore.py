@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import getpass
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import (
     databases,
@@ -76,7 +76,7 @@ def host(tmp_path, monkeypatch, inline):
         return Completed((), 0, "", "")
 
     def look(profile, *_arguments):
-        result = health.Health(profile["name"])
+        result = health.Health(profile.name)
         if not (tmp_path / "running").exists():
             result.problems.append(health.Problem("not_running", "it does not run", "start it"))
         if (tmp_path / "home/sick").exists():
@@ -92,7 +92,7 @@ def host(tmp_path, monkeypatch, inline):
     make_home(tmp_path / "home")
     (tmp_path / "running").touch()
     host.records("default").prepare()
-    host.records("default").write_applied("gateway", profile_of(tmp_path))
+    host.records("default").write_agent(profile_of(tmp_path))
     return host
 
 
@@ -102,10 +102,7 @@ def orders(host):
 
 
 def profile_of(tmp_path):
-    return {
-        **{"name": "default", "state": "present", "home": str(tmp_path / "home"), "unit": UNIT, "drain": 0},
-        **{"user": getpass.getuser(), "directory": str(tmp_path)},
-    }
+    return described.agent(home=str(tmp_path / "home"), directory=str(tmp_path), unit=UNIT, drain=0)
 
 
 @pytest.fixture
@@ -540,12 +537,8 @@ def nobodys(host, ground, monkeypatch):
     home = top / "home"
     make_home(home)
     subprocess.run(["chown", "-R", "nobody", str(home)], check=True)
-    host.records("default").prepare()
-    profile = {
-        **{"name": "default", "state": "present", "home": str(home), "unit": UNIT, "drain": 0},
-        **{"user": "nobody", "directory": str(top)},
-    }
-    host.records("default").write_applied("gateway", profile)
+    profile = described.agent(user="nobody", home=str(home), directory=str(top), unit=UNIT, drain=0)
+    host.records("default").write_agent(profile)
     yield top, home, profile
     # pytest cannot remove what is nested deeply.
     subprocess.run(["rm", "-rf", str(top)], check=True)

@@ -17,6 +17,7 @@ import signal
 import stat
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent i
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import separable, separate
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import separate as command
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Agent
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard, installation, logs
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import JOURNALS, Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import Interrupted
@@ -39,7 +41,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: 
 SETTINGS = logs.Settings(days=7, max_size="50M", paths=(), journal_max_use="500M", journal_days=0)
 
 
-def declared(top: Path, *, adopted: bool = True) -> dict[str, dict]:
+def declared(top: Path, *, adopted: bool = True) -> dict[str, Agent]:
     """The description of each agent, as site.yml makes it."""
     where = {"default": top / "ada/.hermes", "work": top / "ada/.hermes/profiles/work"}
     agents = []
@@ -48,7 +50,7 @@ def declared(top: Path, *, adopted: bool = True) -> dict[str, dict]:
         if adopted:
             agents[-1].update({"user": "ada", "home": str(home)})
     found = declaration.resolve(agents, host="box", data_dir=str(top / "data"), managed_root=str(top / "managed"))
-    return {name: description["gateway"] for name, description in found.items()}
+    return {name: each.agent for name, each in found.items()}
 
 
 class Host(Installation):
@@ -91,12 +93,12 @@ class Host(Installation):
                 path.unlink(missing_ok=True)
         return Completed((), 0, "", "")
 
-    def look(self, profile: dict) -> health.Health:
-        result = health.Health(profile["name"])
-        path = self.top / "running" / profile["unit"]
-        if not path.exists() or path.read_text() != profile["home"]:
+    def look(self, profile: Agent) -> health.Health:
+        result = health.Health(profile.name)
+        path = self.top / "running" / profile.unit
+        if not path.exists() or path.read_text() != profile.home:
             result.problems.append(health.Problem("not_running", "it does not run", "start it"))
-        if profile["user"] != "ada" and (self.top / "sick").exists():
+        if profile.user != "ada" and (self.top / "sick").exists():
             result.problems.append(health.Problem("sick", "it is sick", "heal it"))
         return result
 
@@ -167,19 +169,19 @@ def converge(host: Host) -> None:
     for name, profile in declared(host.top).items():
         (host.top / "data/agents" / name).mkdir(parents=True)
         host.records(name).prepare()
-        host.records(name).write_applied("gateway", profile)
+        host.records(name).write_agent(profile)
     for path, text in written(host, declared(host.top)).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     for profile in declared(host.top).values():
-        host.call("start", profile["unit"])
+        host.call("start", profile.unit)
     host.__dict__.pop("profiles", None)
 
 
-def written(host: Host, profiles: dict[str, dict]) -> dict[Path, str]:
+def written(host: Host, profiles: dict[str, Agent]) -> dict[Path, str]:
     """What site.yml writes for *profiles* on a host where everything is on."""
     units_host = units.Host("system", host.root, 252, 10, 300)
-    homes = [logs.Home(each["home"], each["user"], logs.group_of(each["user"])) for each in profiles.values()]
+    homes = [logs.Home(each.home, each.user, logs.group_of(each.user)) for each in profiles.values()]
     first = profiles["default"]
     return {
         **{Path(installation.AGENTS, f"{name}.json"): published(profile) for name, profile in profiles.items()},
@@ -195,9 +197,9 @@ def written(host: Host, profiles: dict[str, dict]) -> dict[Path, str]:
     }
 
 
-def published(profile: dict) -> str:
+def published(profile: Agent) -> str:
     """What everybody may know of an agent; none of these has a managed scope."""
-    agent = {"name": profile["name"], "user": profile["user"], "home": profile["home"], "managed_dir": None}
+    agent = {"name": profile.name, "user": profile.user, "home": profile.home, "managed_dir": None}
     return json.dumps(agent, indent=2) + "\n"
 
 
@@ -224,7 +226,7 @@ def recover(host: Host, *, boot: bool = False) -> str | None:
 
 
 def is_apart(host: Host, name: str) -> bool:
-    return host.records(name).applied("gateway")["user"] != "ada"
+    return host.records(name).agent().user != "ada"
 
 
 def check_before(host: Host) -> None:
@@ -240,11 +242,11 @@ def check_before(host: Host) -> None:
 
 def test_those_that_share_a_home_or_a_user_are_chosen_the_inner_ones_first(host):
     chosen = separable.choose(list(declared(host.top).values()), [], [])
-    assert [profile["name"] for profile in chosen] == ["work", "default"]
+    assert [profile.name for profile in chosen] == ["work", "default"]
 
 
 def test_agents_with_homes_of_their_own_stay_also_where_a_user_is_shared(host):
-    profiles = [{**profile, "user": "team"} for profile in declared(host.top, adopted=False).values()]
+    profiles = [replace(profile, user="team") for profile in declared(host.top, adopted=False).values()]
     assert separable.choose(profiles, [], []) == []
     with pytest.raises(OpsError, match="agent work has a home of its own already"):
         separable.choose(profiles, ["work"], [])
@@ -281,15 +283,15 @@ def test_a_user_of_somebody_else_is_not_taken(host, monkeypatch, entry, what):
 
 
 def test_a_name_that_no_user_can_have_is_refused(host):
-    profile = {**declared(host.top)["work"], "name": "w" * 40}
+    profile = replace(declared(host.top)["work"], name="w" * 40)
     with pytest.raises(OpsError, match="more than the 32 characters"):
-        separable.check_user(f"hermes-{profile['name']}", profile, [profile])
+        separable.check_user(f"hermes-{profile.name}", profile, [profile])
 
 
 def test_a_user_that_runs_another_agent_is_refused(host):
     default, work = declared(host.top).values()
     with pytest.raises(OpsError, match="runs agent default already"):
-        separable.check_user("hermes-work", work, [{**default, "user": "hermes-work"}, work])
+        separable.check_user("hermes-work", work, [replace(default, user="hermes-work"), work])
 
 
 @pytest.mark.parametrize("stopped", ["default", "work"])
@@ -387,7 +389,7 @@ def test_afterwards_the_host_is_as_site_yml_would_have_it(host):
     expected = written(host, declared(host.top, adopted=False))
     assert {path: path.read_text() for path in expected} == expected
     for name, profile in declared(host.top, adopted=False).items():
-        assert host.records(name).applied("gateway") == profile
+        assert host.records(name).agent() == profile
 
 
 def test_cron_jobs_find_what_they_found_and_an_owners_words_stay(host):
@@ -424,7 +426,7 @@ def test_a_declaration_that_leads_back_is_an_objection(host):
     assert "agent default was separated from" in first
     assert "Fix: remove home and user of this agent in hermes_agents" in first
     assert "agent work was separated from" in second
-    only_user = {"work": {**declared(host.top, adopted=False)["work"], "user": "ada"}}
+    only_user = {"work": replace(declared(host.top, adopted=False)["work"], user="ada")}
     assert "its declared user would lead back" in objections(only_user)[0]
 
 
@@ -472,7 +474,7 @@ def test_an_agent_that_is_not_healthy_goes_back_and_its_copy_is_kept(host):
     (kept,) = (host.top / "data/agents").glob("work.undone-*")
     assert (kept / ".hermes/memories/MEMORY.md").read_text() == "of work\n"
     assert f"the copy is in {kept}" in said
-    assert host.records("work").separated() == {}
+    assert host.records("work").separated() is None
 
 
 def test_a_home_that_changes_while_it_is_copied_goes_back(host, monkeypatch):
@@ -535,7 +537,7 @@ def test_what_took_the_place_of_the_original_is_not_moved(host, monkeypatch):
     home = host.top / "ada/.hermes/profiles/work"
 
     def swapped(profiles, *_more):
-        if profiles[0]["user"] != "ada":
+        if profiles[0].user != "ada":
             home.rename(host.top / "ada/taken")
             home.mkdir()
         return [host.look(profile) for profile in profiles]
@@ -574,7 +576,7 @@ def check_recovered(host: Host) -> None:
     assert is_apart(host, "work") == gone == bool(host.records("work").separated())
     profiles = {**declared(host.top), **({"work": declared(host.top, adopted=False)["work"]} if gone else {})}
     assert {path: path.read_text() for path in written(host, profiles)} == written(host, profiles)
-    assert host.records("work").applied("gateway") == profiles["work"]
+    assert host.records("work").agent() == profiles["work"]
     left = [name for name in os.listdir(host.top / "data/agents") if ".undone-" not in name]
     assert sorted(left) == ["default", "work"]
 
@@ -813,7 +815,7 @@ def test_who_works_in_what_is_not_copied_does_not_count(tmp_path, name, counts):
 
 @needs_root
 def test_the_parent_of_a_home_is_looked_at_through_no_link_of_an_agents(host, place):
-    profile = {**declared(host.top)["default"], "home": str(place / "ada/.hermes")}
+    profile = replace(declared(host.top)["default"], home=str(place / "ada/.hermes"))
     (place / "real/.hermes").mkdir(parents=True)
     place.chmod(0o777)
     (place / "ada").symlink_to(place / "real")
@@ -832,7 +834,11 @@ def test_a_journal_that_others_could_have_written_is_not_followed(host):
     before = tree(host.top / "ada")
     (host.top / "data/ops").chmod(0o777)
     journal = {
-        **{"before": declared(host.top)["work"], "after": declared(host.top, adopted=False)["work"], "verbose": False},
+        **{
+            name: declared(host.top, adopted=adopted)["work"].to_plain()
+            for name, adopted in (("before", True), ("after", False))
+        },
+        **{"verbose": False},
         **{"original": (host.top / "ada").stat().st_ino, "aside": str(host.top / "taken"), "began": 0, "step": "aside"},
     }
     (host.top / "data/ops/separate.json").write_text(json.dumps(journal))

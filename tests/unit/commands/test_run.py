@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import subprocess
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import run
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import kit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Published
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 
 
@@ -54,9 +56,9 @@ class Became(BaseException):
 
 
 AGENTS = [
-    {"name": "ada", "user": "hermes-ada", "home": "/a/.hermes", "managed_dir": None},
-    {"name": "eve", "user": "hermes-ada", "home": "/e/.hermes", "managed_dir": "/m/eve"},
-    {"name": "bob", "user": "hermes-bob", "home": "/b/.hermes", "managed_dir": None},
+    Published("ada", "hermes-ada", "/a/.hermes", None),
+    Published("eve", "hermes-ada", "/e/.hermes", "/m/eve"),
+    Published("bob", "hermes-bob", "/b/.hermes", None),
 ]
 
 
@@ -64,7 +66,7 @@ class Host:
     root = "/opt/hermes"
 
     def one(self, name):
-        return {"name": name}
+        return described.agent(name)
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def call(monkeypatch):
         monkeypatch.setattr(Owner, "current", lambda: Owner(user, 0 if user == "root" else 1000, 1000, f"/home/{user}"))
         monkeypatch.setattr(run.Installation, "load", Host)
         monkeypatch.setattr(run, "published", lambda: AGENTS)
-        monkeypatch.setattr(run.command, "run_in_unit", lambda _host, profile, words: (profile["name"], words))
+        monkeypatch.setattr(run.command, "run_in_unit", lambda _host, agent, words: (agent.name, words))
         monkeypatch.setattr(os, "execvp", become)
         monkeypatch.setattr(os, "execve", become)
         try:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import string
 import subprocess
@@ -13,6 +14,7 @@ import subprocess
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.config import shown
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import checks, declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Agent, Declared
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,11 @@ HERMES = [path for path in os.environ.get("TEST_HERMES_VENVS", "").split(":") if
 
 
 def resolve(*profiles):
-    return declaration.resolve(list(profiles), host="box", data_dir="/data", managed_root="/etc/hermes-ops/managed")
+    """What the filter hands over, read again as the module does it."""
+    found = declaration.resolve(list(profiles), host="box", data_dir="/data", managed_root="/etc/hermes-ops/managed")
+    plain = {name: each.to_plain() for name, each in found.items()}
+    assert {name: Declared.from_plain(json.loads(json.dumps(each)), "") for name, each in plain.items()} == found
+    return plain
 
 
 def refusal(*profiles) -> str:
@@ -281,6 +287,30 @@ SECRETS = [
     ({"x": {"url": "https://hunter2@example.org/x.git"}}, "config.x.url", "secret"),
     ({"x": {"password": 1234567}}, "config.x.password", "secret"),
 ]
+
+
+def test_a_record_that_is_none_is_refused():
+    plain = resolve({"name": "default"})["default"]["gateway"]
+    for wrong in (
+        {**plain, "home": None},
+        {**plain, "api": {**plain["api"], "port": "high"}},
+        {**plain, "sandbox": {**plain["sandbox"], "paths": [1]}},
+        {key: value for key, value in plain.items() if key != "user"},
+        {**plain, "users": []},
+        None,
+    ):
+        with pytest.raises(OpsError, match=r"^/record.json: "):
+            Agent.from_plain(wrong, "/record.json")
+
+
+def test_nobody_sees_a_secret_of_a_description_that_is_printed():
+    declared = {
+        "name": "default",
+        "secrets": {"A_TOKEN": "top-secret"},
+        "webhooks": [{"name": "a", "secret": "top-secret"}],
+    }
+    found = declaration.resolve([declared], host="box", data_dir="/data", managed_root="/m")
+    assert "top-secret" not in repr(found)
 
 
 @pytest.mark.parametrize(("config", "place", "fix"), SECRETS)

@@ -19,6 +19,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
     health,
     journal,
     servers,
+    systemd,
     units,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (
@@ -93,7 +94,7 @@ def test_every_directive_of_the_sandbox_is_described():
 
 
 def test_every_cause_of_ill_health_is_described():
-    known = set().union(*(causes(module, "Problem") for module in (health, journal, servers)))
+    known = set().union(*(causes(module, "Problem") for module in (health, journal, servers, systemd)))
     assert "port_in_use" in known
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     assert known == set(re.findall(r"^\| `([a-z_]+)` \|", page, re.M))

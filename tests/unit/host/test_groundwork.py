@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import groundwork
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
@@ -50,7 +51,7 @@ NOBODY_S_UID = 3_999_999
 
 
 def agent(directory, user="no-such-user", state="present", doors=()):
-    return {"user": user, "directory": str(directory), "state": state, "sandbox": {"open": list(doors)}}
+    return described.agent(user=user, directory=str(directory), state=state, sandbox={"open": list(doors)})
 
 
 def test_each_missing_user_is_made_once_with_the_home_of_its_first_agent(tmp_path):

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
-PROFILE = {
-    "name": "ada",
-    "state": "present",
-    "user": "hermes-ada",
-    "home": "/srv/ada",
-    "managed_dir": "/m/ada",
-    "config_scope": "home",
-    "health": {"reply": True},
-}
+ADA = described.agent("ada", user="hermes-ada", home="/srv/ada", managed_dir="/m/ada")
 
 
 def agents(*names):
-    return [{"name": name} for name in names]
+    return [described.agent(name) for name in names]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +30,7 @@ def agents(*names):
     ],
 )
 def test_the_agent_that_is_meant(names, name, chosen):
-    assert installation.choose(agents(*names), name)["name"] == chosen
+    assert installation.choose(agents(*names), name).name == chosen
 
 
 @pytest.mark.parametrize(
@@ -64,16 +58,16 @@ def test_an_agent_s_own_user_can_find_it(public):
     assert installation.published() == []
     before = os.umask(0o077)
     try:
-        installation.publish(PROFILE)
+        installation.publish(ADA)
     finally:
         os.umask(before)
     assert public.stat().st_mode & 0o777 == 0o755
     assert (public / "ada.json").stat().st_mode & 0o777 == 0o644
     expected = {"name": "ada", "user": "hermes-ada", "home": "/srv/ada", "managed_dir": None}
     assert json.loads((public / "ada.json").read_text()) == expected
-    installation.publish({**PROFILE, "config_scope": "managed"})
-    assert installation.published() == [{**expected, "managed_dir": "/m/ada"}]
-    installation.publish({**PROFILE, "state": "absent"})
+    installation.publish(replace(ADA, config_scope="managed"))
+    assert installation.published() == [installation.Published("ada", "hermes-ada", "/srv/ada", "/m/ada")]
+    installation.publish(replace(ADA, state="absent"))
     assert installation.published() == []
     # And once more.
-    installation.publish({**PROFILE, "state": "absent"})
+    installation.publish(replace(ADA, state="absent"))

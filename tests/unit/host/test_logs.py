@@ -525,7 +525,7 @@ def test_hermes_still_rotates_what_is_left_to_it(tmp_path, venv):
 def test_hermes_prunes_as_declared(tmp_path, venv, declared):
     profile = {"name": "default", "config": declared}
     resolved = declaration.resolve([profile], host="box", data_dir=str(tmp_path), managed_root="/m")["default"]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(resolved["config"]))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(resolved.description.config))
     kept, outputs = json.loads(hermes(venv, tmp_path, PRUNE))
     assert kept == (["goes-on", "new", "old"] if declared else ["goes-on", "new"])
     assert len(outputs) == (7 if declared else 50)

@@ -67,7 +67,7 @@ class Host:
         described = declaration.resolve(
             [words], host="box", data_dir=str(self.top), managed_root=str(self.top / "managed")
         )
-        (agent,) = described.values()
+        (agent,) = (each.to_plain() for each in described.values())
         home = str(self.home if name == "default" else self.top / name)
         scope = declared.pop("config_scope", "home")
         agent.update({"home": home, "config": {}, "settings": {}, "generate": [], **declared})

@@ -10,11 +10,13 @@ import os
 import re
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import dotenv
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Server
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.declaration import resolve
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import canary, copy, units
@@ -67,11 +69,11 @@ def profile(host: Installation, name: str = "default", **declared) -> dict:
         data_dir=host.data_dir,
         managed_root=host.managed_root,
     )
-    return {**found[name]["gateway"], "user": "nobody"}
+    return replace(found[name].agent, user="nobody")
 
 
 def managed(described: dict) -> tuple[dict, dict[str, str]]:
-    directory = Path(described["managed_dir"])
+    directory = Path(described.managed_dir)
     return yaml.safe_load((directory / "config.yaml").read_text()), dotenv.read_env(str(directory / ".env"))
 
 
@@ -99,8 +101,8 @@ def test_it_has_a_key_and_a_port_of_its_own_on_the_loopback_address(host, home):
     declared = profile(host, webhooks=[{"name": "hook", "prompt": "x", "secret": "y" * 20}], health={"webhook": "hook"})
     described = canary.prepare(host, declared, str(home))
     settings, variables = managed(described)
-    port = described["api"]["port"]
-    assert described["api"] == {"enabled": True, "host": "127.0.0.1", "port": port}
+    port = described.api.port
+    assert described.api == Server(True, "127.0.0.1", port)
     assert port != 8642
     assert settings["platforms"]["api_server"] == {"enabled": True, "extra": {"host": "127.0.0.1", "port": port}}
     assert (variables["API_SERVER_HOST"], variables["API_SERVER_PORT"]) == ("127.0.0.1", str(port))
@@ -108,9 +110,9 @@ def test_it_has_a_key_and_a_port_of_its_own_on_the_loopback_address(host, home):
     # Work that was interrupted when the copy was made is the agent's own, not the canary's.
     assert 0 < float(variables["HERMES_AUTO_CONTINUE_FRESHNESS"]) < 1
     assert 0 < settings["agent"]["gateway_auto_continue_freshness"] < 1
-    assert not described["webhook"]["enabled"]
-    assert described["health"]["platforms"] == ["api_server"]
-    assert described["health"]["webhook"] is None
+    assert not described.webhook.enabled
+    assert described.health.platforms == ("api_server",)
+    assert described.health.webhook is None
     for name in (".env", "config.yaml", ".canary/.env", ".canary/config.yaml"):
         assert (home / name).stat().st_mode & 0o777 == 0o600
 
@@ -182,7 +184,7 @@ def test_no_login_is_renewed_by_the_copy(host, home, tmp_path, files, name, repl
         (tmp_path / path).write_text(text)
     adopted = {"home": f"{tmp_path}/.hermes/profiles/work"} if name == "work" else {}
     described = canary.prepare(host, profile(host, name, **adopted), str(home))
-    assert described["health"]["reply"] is reply
+    assert described.health.reply is reply
     for path in home.rglob("*.json"):
         assert not re.search("refresh_?token", path.read_text(), re.I), path
     for path in (tmp_path / ".hermes").iterdir():
@@ -202,7 +204,7 @@ def test_its_unit_is_the_sandbox_of_a_gateway_and_sees_nothing_but_the_copy(host
     offline = dict(canary.properties(host, described, 100.0, online=False))
     assert (offline["IPAddressDeny"], offline["IPAddressAllow"]) == ("any", "localhost")
     # Who may list units may read these.
-    assert dotenv.read_env(os.path.join(described["managed_dir"], ".env"))["API_SERVER_KEY"] not in str(pairs)
+    assert dotenv.read_env(os.path.join(described.managed_dir, ".env"))["API_SERVER_KEY"] not in str(pairs)
 
 
 def test_a_home_outside_of_the_data_directory_is_hidden_as_well(host, home):
@@ -253,7 +255,7 @@ def test_hermes_itself_finds_only_the_api_server_however_platforms_are_enabled(h
     before = ask(HERMES_MANAGED_DIR=str(place) if scope == "managed" else "")
     assert {"api_server", "telegram", "discord", "email", "feishu", "signal", "webhook", "weixin"} <= set(before)
     described = canary.prepare(host, profile(host, config_scope=scope), str(home))
-    assert ask(HERMES_MANAGED_DIR=described["managed_dir"]) == ["api_server"]
+    assert ask(HERMES_MANAGED_DIR=described.managed_dir) == ["api_server"]
 
 
 @pytest.mark.parametrize("venv", VENVS)
@@ -295,8 +297,8 @@ def test_a_file_that_nobody_can_read_is_an_error_about_that_agent(host, home, mo
 @pytest.mark.parametrize("kind", ["pipe", "sparse"])
 def test_an_env_that_nobody_can_read_is_lent_to_nobody(host, home, tmp_path, kind):
     described = profile(host)
-    Path(described["home"]).mkdir(parents=True)
-    spoil(Path(described["home"], ".env"), kind)
+    Path(described.home).mkdir(parents=True)
+    spoil(Path(described.home, ".env"), kind)
     with pytest.raises(OpsError):
         canary.lend_env(host, described, str(home))
     assert not (home / ".env").exists()
@@ -388,7 +390,7 @@ def nobodys(host):
     for path in (directory.parent, directory):
         path.chmod(0o711)
     os.chown(directory, 65534, 65534)
-    yield host, {**profile(host), "directory": str(directory)}
+    yield host, replace(profile(host), directory=str(directory))
     subprocess.run(["rm", "-rf", place], check=True)
 
 
@@ -411,7 +413,7 @@ def test_the_copy_is_made_as_the_agent_s_user(nobodys):
 def test_the_agent_can_put_nothing_in_the_place_of_the_copy_that_root_binds(nobodys):
     host, agent = nobodys
     with canary.scratch(host, agent, "canary", print) as scratch:
-        home = canary.prepare(host, agent, scratch)["home"]
+        home = canary.prepare(host, agent, scratch).home
         attack = f"""
 import os
 for attempt in (lambda: os.rename({home!r}, {home!r} + ".away"), lambda: os.rmdir({home!r}),

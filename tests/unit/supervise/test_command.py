@@ -43,7 +43,7 @@ def host():
 
 def profile(name="default", **declared):
     declared = {"name": name, "user": "nobody", "home": "/data/.hermes", **declared}
-    return declaration.resolve([declared], host="box", data_dir="/data", managed_root="/m")[name]["gateway"]
+    return declaration.resolve([declared], host="box", data_dir="/data", managed_root="/m")[name].agent
 
 
 def argv(host, agent, *words, terminal=False):

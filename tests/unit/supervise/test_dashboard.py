@@ -25,7 +25,7 @@ LOGIN = ["HERMES_DASHBOARD_BASIC_AUTH_USERNAME", "HERMES_DASHBOARD_BASIC_AUTH_PA
 def gateways(data_dir="/d", **over):
     declared = [{"name": "default", **over}, {"name": "coder", "api": {"port": 8643}}]
     resolved = declaration.resolve(declared, host="box", data_dir=data_dir, managed_root="/m")
-    return [profile["gateway"] for profile in resolved.values()]
+    return [each.agent for each in resolved.values()]
 
 
 def manager_of(host):
@@ -34,7 +34,7 @@ def manager_of(host):
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "::1"])
 def test_loopback_needs_no_login(address):
-    assert dashboard.check_address(address, 9119, gateways(), [])["name"] == "default"
+    assert dashboard.check_address(address, 9119, gateways(), []).name == "default"
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,11 @@ def test_what_is_no_address_never_reaches_the_unit(address):
 
 
 def test_the_only_agent_is_shown_whatever_its_name():
-    assert dashboard.check_address("127.0.0.1", 9119, gateways(state="absent"), [])["name"] == "coder"
+    assert dashboard.check_address("127.0.0.1", 9119, gateways(state="absent"), []).name == "coder"
 
 
 def test_of_several_agents_one_has_to_be_default():
-    several = [{**gateways()[1], "name": "one"}, gateways()[1]]
+    several = [dataclasses.replace(gateways()[1], name="one"), gateways()[1]]
     with pytest.raises(OpsError, match="not declared"):
         dashboard.check_address("127.0.0.1", 9119, several, [])
 

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway, units
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network as ports
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
@@ -36,7 +37,7 @@ def records(tmp_path):
 def profiles(**over):
     declared = [{"name": "default"}, {"name": "coder", "api": {"port": 8643}, **over}]
     resolved = declaration.resolve(declared, host="box", data_dir="/d", managed_root="/m")
-    return [profile["gateway"] for profile in resolved.values()]
+    return [each.agent for each in resolved.values()]
 
 
 def manager_of(host, users=()):
@@ -44,7 +45,7 @@ def manager_of(host, users=()):
 
     def manager(profile):
         me = Owner.current()
-        return Manager(host.scope, me if profile["name"] not in users else dataclasses.replace(me, uid=4000))
+        return Manager(host.scope, me if profile.name not in users else dataclasses.replace(me, uid=4000))
 
     return manager
 
@@ -75,7 +76,7 @@ def test_a_changed_drop_in_restarts_exactly_one(systemd, host, records):
     plan = converge(host, profiles(limits={"memory": "1G"}), records)
     assert list(plan.restart) == ["coder"]
     assert systemd.verbs == ["daemon-reload"]
-    gateway.restart(manager_of(host), profiles(), records, list(plan.restart))
+    gateway.restart(Systemd(manager_of(host)), profiles(), records, list(plan.restart))
     assert systemd.verbs[-1] == "restart hermes-gateway@coder.service"
     assert not gateway.plan_gateways(host, profiles(limits={"memory": "1G"}), manager_of(host), records).changed
 
@@ -96,8 +97,8 @@ def test_in_user_scope_each_user_s_own_manager_is_told(host, records, monkeypatc
     told = []
     monkeypatch.setattr(Manager, "call", lambda self, *words, **_options: told.append((self.owner.uid, words)))
     user = dataclasses.replace(host, scope="user")
-    gateway.stop(manager_of(user, users=["coder"]), profiles())
-    gateway.stop(manager_of(host, users=["coder"]), profiles())
+    Systemd(manager_of(user, users=["coder"])).stop(profiles())
+    Systemd(manager_of(host, users=["coder"])).stop(profiles())
     one, other, both = told
     assert {one, other} == {
         (Owner.current().uid, ("stop", "hermes-gateway@default.service")),
@@ -181,7 +182,7 @@ def test_a_change_of_scope_ends_what_is_no_longer_declared_in_its_own_user_s_man
     user = dataclasses.replace(host, scope="user")
     converge(user, profiles(), records)
     (_default, coder) = profiles()
-    gateway.remember(records["coder"], coder)
+    records["coder"].write_agent(coder)
     told = []
     call = Manager.call
 
@@ -228,21 +229,21 @@ def test_a_gateway_that_waits_for_its_next_start_is_started_now(systemd, host, r
 def test_two_gateways_may_swap_their_ports(systemd, host, records):
     converge(host, profiles(), records)
     systemd.asked.clear()
-    gateway.restart(manager_of(host), profiles(), records, ["default", "coder"])
+    gateway.restart(Systemd(manager_of(host)), profiles(), records, ["default", "coder"])
     both = "hermes-gateway@default.service hermes-gateway@coder.service"
     assert systemd.verbs == [f"stop {both}", f"start {both}"]
 
 
 def test_an_absent_profile_is_not_remembered(host, records):
     (_default, coder) = profiles()
-    gateway.remember(records["coder"], coder)
-    gateway.remember(records["coder"], {**coder, "state": "absent"})
-    gateway.remember(records["default"], {**coder, "state": "absent"})
-    assert records["coder"].applied("gateway") == {}
+    records["coder"].write_agent(coder)
+    records["coder"].write_agent(dataclasses.replace(coder, state="absent"))
+    records["default"].write_agent(dataclasses.replace(coder, state="absent"))
+    assert records["coder"].agent() is None
     assert not records["default"].exist()
 
 
 def test_the_host_remembers_what_it_runs(host, records):
     (default, _coder) = profiles()
-    gateway.remember(records["default"], default)
-    assert records["default"].applied("gateway") == default
+    records["default"].write_agent(default)
+    assert records["default"].agent() == default

@@ -9,10 +9,18 @@ import http.server
 import json
 import threading
 import time
+from dataclasses import replace
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.state import read_state
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Server as Address
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import (
+    health,
+    journal,
+    servers,
+    systemd,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
@@ -39,7 +47,7 @@ def unit(**over):
 
 
 def test_a_running_unit_needs_no_explanation():
-    assert health.explain_unit(unit()) is None
+    assert systemd.explain_unit(unit()) is None
 
 
 @pytest.mark.parametrize(
@@ -54,7 +62,7 @@ def test_a_running_unit_needs_no_explanation():
     ],
 )
 def test_what_systemd_knows(state, cause):
-    problem = health.explain_unit(unit(**state))
+    problem = systemd.explain_unit(unit(**state))
     assert problem.cause == cause
     assert problem.fix
 
@@ -133,7 +141,7 @@ def written(monkeypatch):
 
 def explained(*problems):
     found = Health("default", list(problems))
-    journal.explain({"name": "default", "unit": "hermes-gateway@default.service"}, Systemctl(), found)
+    journal.explain(described.agent(), systemd.Systemd(lambda _agent: Systemctl()), found)
     return found
 
 
@@ -212,7 +220,7 @@ def failed_to_execute(restarts):
 def test_a_failure_to_execute_from_before_the_repair_is_waited_out(tmp_path, seconds):
     (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
     manager = Units(failed_to_execute(7), failed_to_execute(7), unit(restarts=8))
-    (found,) = health.wait([profile(tmp_path)], lambda _profile: manager)
+    (found,) = health.wait([agent(tmp_path)], systemd.Systemd(lambda _agent: manager))
     assert found.ok
 
 
@@ -225,7 +233,7 @@ def test_a_failure_to_execute_from_before_the_repair_is_waited_out(tmp_path, sec
 )
 def test_a_failure_to_execute_that_was_tried_again_is_final(states, tmp_path, written, seconds):
     manager = Units(*states)
-    (found,) = health.wait([profile(tmp_path)], lambda _profile: manager)
+    (found,) = health.wait([agent(tmp_path)], systemd.Systemd(lambda _agent: manager))
     assert [problem.cause for problem in found.problems] == ["wrong_binary"]
     assert seconds[0] < 1
 
@@ -251,22 +259,13 @@ def test_of_a_state_file_what_can_be_used_is(tmp_path):
     assert (state["pid"], state["platforms"]) == (42, {"discord": {"state": "connected"}})
 
 
-def profile(home, **over):
-    off = {"enabled": False, "host": "127.0.0.1", "port": 0}
-    return {
-        "name": "default",
-        "home": str(home),
-        "unit": "hermes-gateway@default.service",
-        "api": off,
-        "webhook": off,
-        "health": {"platforms": [], "timeout": 60, "reply": False, "webhook": None},
-        **over,
-    }
+def agent(home, **over):
+    return replace(described.agent(home=str(home), health={"timeout": 60}), **over)
 
 
 def test_a_broken_state_file_is_a_gateway_that_is_not_ready(tmp_path):
     (tmp_path / "gateway_state.json").write_text('[{"platforms": {"a": 1}}]')
-    found = health.check(profile(tmp_path), Owner.current(), unit())
+    found = health.check(agent(tmp_path), Owner.current(), systemd.state_of(unit()))
     assert [(problem.cause, problem.what) for problem in found.problems] == [
         ("not_ready", "Hermes says it is not started")
     ]
@@ -274,8 +273,8 @@ def test_a_broken_state_file_is_a_gateway_that_is_not_ready(tmp_path):
 
 def test_a_gateway_that_became_stable_while_it_was_judged_is_looked_at_again(tmp_path):
     """When its age was asked for first it was too young for a look: nothing that answers is foreign for that."""
-    server = {"enabled": True, "host": "127.0.0.1", "port": 8642}
-    found = health.judge(profile(tmp_path, api=server), unit(), {}, {})
+    server = Address(True, "127.0.0.1", 8642)
+    found = health.judge(agent(tmp_path, api=server), systemd.state_of(unit()), {}, {})
     assert [(problem.cause, problem.final) for problem in found.problems] == [("not_stable", False)]
 
 
@@ -316,7 +315,7 @@ def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield {"host": "127.0.0.1", "port": running.server_address[1]}
+        yield Address(True, "127.0.0.1", running.server_address[1])
         running.shutdown()
         thread.join()
 
@@ -339,7 +338,7 @@ def test_the_api_server_must_be_this_profiles(server, holder, causes, tmp_path, 
     monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
     monkeypatch.setattr(network, "gateway_of", lambda pid: holder)
     (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
-    found = health.check(profile(tmp_path, api={**server, "enabled": True}), Owner.current(), unit())
+    found = health.check(agent(tmp_path, api=server), Owner.current(), systemd.state_of(unit()))
     assert [problem.cause for problem in found.problems] == causes
     assert found.version == (None if causes else "0.19.0")
     if holder == "bridge":
@@ -349,14 +348,14 @@ def test_the_api_server_must_be_this_profiles(server, holder, causes, tmp_path, 
 
 def test_a_port_that_is_taken_explains_a_gateway_that_ends(server, tmp_path):
     ended = unit(active="activating", sub="auto-restart", pid=0, status=1)
-    found = health.check(profile(tmp_path, webhook={**server, "enabled": True}), Owner.current(), ended)
+    found = health.check(agent(tmp_path, webhook=server), Owner.current(), systemd.state_of(ended))
     assert [problem.cause for problem in found.problems] == ["port_in_use", "not_running"]
     assert found.problems[0].final
 
 
 def test_nobody_listens():
     problem, _answer = servers.server_problem(
-        "the api server", {"host": "127.0.0.1", "port": 1}, "hermes-agent", Owner.current()
+        "the api server", Address(True, "127.0.0.1", 1), "hermes-agent", Owner.current()
     )
     assert problem.cause == "no_answer"
 
@@ -395,6 +394,6 @@ def test_a_journal_without_end_is_read_at_its_beginning(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     found = Health("default", [problem("not_ready")])
-    journal.explain({"name": "default", "unit": "hermes-gateway@default.service"}, Systemctl(), found)
+    journal.explain(described.agent(), systemd.Systemd(lambda _agent: Systemctl()), found)
     assert set(found.log[:-1]) == {"a-line-of-the-log"}
     assert sum(map(len, found.log)) <= journal.JOURNAL_BYTES

@@ -29,7 +29,7 @@ def host(scope="system", systemd=257):
 
 def description(**declared):
     profile = {"name": "default", **declared}
-    return declaration.resolve([profile], host="box", data_dir="/data", managed_root="/m")["default"]["gateway"]
+    return declaration.resolve([profile], host="box", data_dir="/data", managed_root="/m")["default"].agent
 
 
 # Its user's home is not there, so it lives in its own directory.

@@ -82,10 +82,10 @@ class World:
             data_dir=self.host.data_dir,
             managed_root=self.host.managed_root,
         )
-        for name, profile in resolved.items():
+        for name, each in resolved.items():
             # Root cannot be declared, and is who runs these tests.
-            profile["gateway"]["user"] = getpass.getuser()
-            home = Path(profile["gateway"]["home"])
+            agent = dataclasses.replace(each.agent, user=getpass.getuser())
+            home = Path(agent.home)
             home.mkdir(parents=True, exist_ok=True)
             (home / ".env").write_text("A_KEY=of-the-model\n")
             (home / "config.yaml").write_text("_config_version: 33\n")
@@ -94,10 +94,8 @@ class World:
                 connection.execute("INSERT INTO schema_version VALUES (1)")
                 connection.execute("CREATE TABLE said (text TEXT)")
             self.speak(name, "first")
-            records = self.host.records(name)
-            records.prepare()
-            records.write_applied("gateway", profile["gateway"])
-            self.start(profile["gateway"]["unit"])
+            self.host.records(name).write_agent(agent)
+            self.start(agent.unit)
 
     # What there is.
 
@@ -120,7 +118,7 @@ class World:
         return gateway.current_release(self.host.root)
 
     def home(self, profile: str) -> Path:
-        return Path(self.host.select(profile)[0]["home"]) if self.host.profiles else self._home(profile)
+        return Path(self.host.select(profile)[0].home) if self.host.profiles else self._home(profile)
 
     def directory(self, profile: str) -> Path:
         return Path(self.host.data_dir, "agents", profile)
@@ -239,10 +237,10 @@ class World:
 
     # What agents look like.
 
-    def wait(self, profiles, _manager_of, records=None):
+    def wait(self, agents, _manager_of, records=None):
         results = []
-        for profile in profiles:
-            name, unit = profile["name"], self.units[profile["unit"]]
+        for agent in agents:
+            name, unit = agent.name, self.units[agent.unit]
             problems = []
             if unit["ActiveState"] != "active":
                 problems.append(Problem("not_running", "it does not run", "start it"))
@@ -252,7 +250,7 @@ class World:
                     problems.append(Problem("no_answer", "it cannot read its database", "put it back"))
             elif self.broken == "unhealthy":
                 problems.append(Problem("no_answer", "it does not answer", "see the log"))
-            elif self.broken == "mute" and profile["health"]["reply"]:
+            elif self.broken == "mute" and agent.health.reply:
                 problems.append(Problem("no_reply", "it does not reply", "see the log"))
             results.append(Health(name, problems))
         self.happen("verify" if self.current != self.old else "preconditions")
@@ -312,7 +310,7 @@ def play(patched: pytest.MonkeyPatch, world: World) -> World:
     patched.setattr(Manager, "reachable", True)
     patched.setattr(gateway, "running_release", lambda pid, root: world.releases.get(pid))
     patched.setattr(health, "wait", world.wait)
-    patched.setattr(health, "check", lambda profile, owner, unit: world.wait([profile], None)[0])
+    patched.setattr(health, "check", lambda agent, owner, unit: world.wait([agent], None)[0])
     patched.setattr(heartbeat, "report", lambda host, job, event, body: world.reports.append((event, body)))
     patched.setattr(canary, "boot", lambda *a, **options: played_canary(world, *a, **options))
     patched.setattr(build, "newest", lambda request, index, **_o: played_newest(world, request))
@@ -343,13 +341,13 @@ def played_build(world, request):
     world.tick()
 
 
-def played_canary(world, host, name, description, *, reply, timeout, stable):
-    home = Path(description["home"])
+def played_canary(world, host, name, agent, *, reply, timeout, stable):
+    home = Path(agent.home)
     assert str(home.parent) == canary.scratch_directory(host)
     assert "A_KEY" in (home / ".env").read_text()
     with contextlib.closing(sqlite3.connect(home / "state.db")) as connection:
         assert connection.execute("SELECT count(*) FROM said").fetchone()[0] >= 1
-    world.canaries = [*getattr(world, "canaries", []), (name, description["name"], reply)]
+    world.canaries = [*getattr(world, "canaries", []), (name, agent.name, reply)]
     world.happen("canary")
     world.tick()
     if world.broken == "canary":

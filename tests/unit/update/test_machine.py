@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,9 +182,9 @@ def test_no_release_that_serves_several_agents_from_one_gateway(worlds, offered,
     world = worlds()
     world.offered = offered
     outer = world.host.select("default")[0]
-    moved = {**world.host.select("coder")[0], "home": f"{outer['home']}/profiles/coder"}
-    shutil.copytree(world.home("coder"), moved["home"])
-    world.host.records("coder").write_applied("gateway", moved)
+    moved = replace(world.host.select("coder")[0], home=f"{outer.home}/profiles/coder")
+    shutil.copytree(world.home("coder"), moved.home)
+    world.host.records("coder").write_agent(moved)
     del world.host.profiles
     outcome = world.machine().update()
     assert outcome.status == status
@@ -230,8 +231,8 @@ def test_an_agent_that_was_unhealthy_before_does_not_keep_the_others_from_an_upd
     world = worlds()
     healthy = world.wait
 
-    def wait(profiles, *arguments, **options):
-        results = healthy(profiles, *arguments, **options)
+    def wait(agents, *arguments, **options):
+        results = healthy(agents, *arguments, **options)
         for result in results:
             if result.profile == "coder":
                 result.problems.append(Problem("platform_not_connected", "its token is stale", "get a new one"))
@@ -246,10 +247,10 @@ def test_no_reply_is_asked_for_that_was_not_given_before(worlds, monkeypatch):
     world = worlds(reply=True)
     healthy = world.wait
 
-    def wait(profiles, *arguments, **options):
-        results = healthy(profiles, *arguments, **options)
-        for profile, result in zip(profiles, results):
-            if profile["health"]["reply"]:
+    def wait(agents, *arguments, **options):
+        results = healthy(agents, *arguments, **options)
+        for agent, result in zip(agents, results):
+            if agent.health.reply:
                 result.problems.append(Problem("no_reply", "the provider is down", "wait"))
         return results
 
@@ -380,10 +381,10 @@ def test_whatever_a_look_raises_on_the_way_back_the_old_release_runs(worlds, mon
     world = worlds("unhealthy")
     healthy = world.wait
 
-    def wait(profiles, *arguments, **options):
+    def wait(agents, *arguments, **options):
         if world.current == world.old and world.releases and "verify" in world.said:
             raise RecursionError("what an agent answered")
-        return healthy(profiles, *arguments, **options)
+        return healthy(agents, *arguments, **options)
 
     monkeypatch.setattr(health, "wait", wait)
     outcome = world.machine().update()

@@ -9,6 +9,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import identity
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.observe import Installed, Observed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import state_of
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Unit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import verdict
@@ -63,17 +64,17 @@ def test_back_to_what_was_used_last_and_has_not_failed():
     assert verdict.choose_rollback(there, {}, "0.18-x").version == "0.18"
 
 
-def unit(active):
-    return Unit("u", "loaded", active, "running", True, 1, 0, "", 0, 0.0, False)
+def state(active):
+    return state_of(Unit("u", "loaded", active, "running", True, 1, 0, "", 0, 0.0, False))
 
 
 def test_what_we_stopped_is_started_again():
-    found = {"a": unit("inactive"), "b": unit("inactive"), "c": unit("active")}
+    found = {"a": state("inactive"), "b": state("inactive"), "c": state("active")}
     assert verdict.to_start(["a"], found, respect=False) == ["a", "c"]
 
 
 def test_what_a_person_stopped_after_we_had_started_it_is_not():
-    found = {"a": unit("inactive"), "b": unit("failed"), "c": unit("activating"), "d": unit("inactive")}
+    found = {"a": state("inactive"), "b": state("failed"), "c": state("activating"), "d": state("inactive")}
     assert verdict.to_start(["a", "b", "c"], found, respect=True) == ["b", "c"]
 
 

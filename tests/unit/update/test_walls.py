@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -358,7 +359,7 @@ def world(real_workers, world_in, place, monkeypatch):
     agent = Owner.named("nobody")
     for name in ("default", "coder"):
         records = world.host.records(name)
-        records.write_applied("gateway", {**records.applied("gateway"), "user": agent.name})
+        records.write_agent(replace(records.agent(), user=agent.name))
         directory = world.directory(name)
         for path in (directory, *directory.rglob("*")):
             os.chown(path, agent.uid, agent.gid)

@@ -13,6 +13,7 @@ import stat
 import tarfile
 from urllib.parse import quote, quote_plus
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import dotenv
@@ -64,27 +65,20 @@ def host(tmp_path, monkeypatch):
             "managed_root": str(tmp_path / "managed"),
         }
     )
-    profile = {
-        "name": "default",
-        "state": "present",
-        "user": Owner.current().name,
-        "home": str(tmp_path / "home"),
-        "managed_dir": str(tmp_path / "managed/default"),
-        "unit": "hermes-gateway@default.service",
-    }
+    agent = described.agent(home=str(tmp_path / "home"), managed_dir=str(tmp_path / "managed/default"))
     says = {}
 
     def run(argv, **_options):
         return says.get(" ".join(argv), f"{argv[0]} says nothing\n")
 
     monkeypatch.setattr(debug, "run_tail", run)
-    installed.__dict__.update(profiles=[profile], owner_of=lambda _profile: Owner.current())
+    installed.__dict__.update(profiles=[agent], owner_of=lambda _profile: Owner.current())
     monkeypatch.setattr(Installation, "load", lambda: installed)
 
     records = installed.records("default")
     records.prepare()
     records.write_applied("env", {"salt": "5a" * 16, "keys": {"ALLOWED_USERS": "ab" * 32}})
-    records.write_applied("gateway", profile)
+    records.write_agent(agent)
 
     def put(path, text, mode=0o600):
         path.parent.mkdir(parents=True, exist_ok=True)

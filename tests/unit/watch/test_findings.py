@@ -11,6 +11,7 @@ import time
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import state_of
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Unit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (
@@ -39,7 +40,8 @@ def test_sizes_as_systemd_writes_them(text, expected):
 def unit(active="active", sub="running", age=1000.0, restarts=0):
     entered = time.clock_gettime(time.CLOCK_MONOTONIC) - age
     pid = os.getpid() if active == "active" else 0
-    return Unit("hermes-gateway@default.service", "loaded", active, sub, True, pid, restarts, "", 0, entered, False)
+    unit = Unit("hermes-gateway@default.service", "loaded", active, sub, True, pid, restarts, "", 0, entered, False)
+    return state_of(unit)
 
 
 PROBLEM = Problem("no_answer", "the api server does not answer", "see the log")

@@ -15,14 +15,18 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Server
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info, look
@@ -59,30 +63,16 @@ def host(ground, tmp_path, monkeypatch):
         )
         unit = f"hermes-gateway@{name}.service"
         unit_of[unit] = Unit(unit, "loaded", "active", "running", True, os.getpid(), 0, "", 0, entered, False)
-        off = {"enabled": False, "host": "127.0.0.1", "port": 0}
-        profile = {
-            **{
-                "name": name,
-                "state": "present",
-                "user": "nobody",
-                "home": str(home),
-                "unit": unit,
-                "api": off,
-                "webhook": off,
-            },
-            **{"managed_dir": str(base / "m"), "config_scope": "profile"},
-            "health": {"platforms": [], "timeout": 0, "reply": False, "webhook": None},
-        }
-        records = host.records(name)
-        records.prepare()
-        records.write_applied("gateway", profile)
+        host.records(name).write_agent(
+            described.agent(name, user="nobody", home=str(home), managed_dir=str(base / "m"), health={"timeout": 0})
+        )
         for path in (home, *home.iterdir()):
             os.chown(path, nobody.uid, nobody.gid)
     monkeypatch.setattr(Manager, "units", lambda _self, names: {name: unit_of[name] for name in names})
-    monkeypatch.setattr(look, "_unit_memories", lambda _host, profiles: {profile["unit"]: None for profile in profiles})
+    monkeypatch.setattr(Systemd, "limits", lambda _self, agents: {agent.name: None for agent in agents})
     monkeypatch.setattr(look, "_failed_units", list)
     monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))
-    monkeypatch.setattr(journal, "_journal", lambda *_arguments, **_more: [f"its token is {TOKEN}\x1b[2J"])
+    monkeypatch.setattr(journal, "last_lines", lambda *_arguments, **_more: [f"its token is {TOKEN}\x1b[2J"])
     monkeypatch.setattr(info.systemd, "version", lambda: 252)
     monkeypatch.setattr(Installation, "load", lambda: host)
     host.home = lambda name: base / name
@@ -192,8 +182,7 @@ def test_nor_the_status_screen(host, deed, capsys):
 
 
 def test_a_token_and_escapes_in_its_words_are_repeated_nowhere(host, capsys, monkeypatch):
-    for profile in host.profiles:
-        profile["health"]["platforms"] = ["telegram"]
+    host.__dict__["profiles"] = [agent.checked_by(platforms=("telegram",)) for agent in host.profiles]
     said = {"state": "fatal", "error_message": f"The token `{TOKEN}` was rejected \x1b]0;owned\x07"}
     state = {"pid": os.getpid(), "gateway_state": "running", "platforms": {"telegram": said}}
     (host.home("bad") / "gateway_state.json").write_text(json.dumps(state))
@@ -241,8 +230,8 @@ def stranger():
 
 
 def test_whoever_took_the_webhook_s_port_gets_no_context(host, stranger, capsys, monkeypatch):
-    (profile,) = [profile for profile in host.profiles if profile["name"] == "bad"]
-    profile["webhook"] = {"enabled": True, "host": "127.0.0.1", "port": stranger.port}
+    (agent,) = host.select("bad")
+    host.__dict__["profiles"] = [replace(agent, webhook=Server(True, "127.0.0.1", stranger.port))]
     subscriptions = host.home("bad") / "webhook_subscriptions.json"
     subscriptions.write_text(json.dumps({"claude-context": {"secret": "s"}}))
     subscriptions.chmod(0o644)
@@ -255,10 +244,9 @@ def test_whoever_took_the_webhook_s_port_gets_no_context(host, stranger, capsys,
 def test_whoever_took_the_api_s_port_gets_no_key(host, stranger, monkeypatch):
     # As if the neighbour had a unit of its own of that very name.
     monkeypatch.setattr(health.network, "gateway_of", lambda _pid: "bad")
-    (profile,) = [profile for profile in host.profiles if profile["name"] == "bad"]
-    profile["api"] = {"enabled": True, "host": "127.0.0.1", "port": stranger.port}
-    profile["health"]["reply"] = True
+    (agent,) = host.select("bad")
+    agent = replace(agent.checked_by(reply=True), api=Server(True, "127.0.0.1", stranger.port))
     (host.home("bad") / ".env").write_text("API_SERVER_KEY=the-key-of-this-agent\n")
-    (result,) = health.wait([profile], host.manager_of)
+    (result,) = health.wait([agent], Systemd(host.manager_of))
     assert result.causes == ["foreign_answer"], str(result)
     assert set(stranger.said().split("\n")) <= {"b''", ""}

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import config
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import (
     AgentHome,
     Env,
     Webhooks,
-    converge,
+    converge_home,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner, lock
@@ -32,17 +34,8 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(info.systemd, "version", lambda: 252)
     home = tmp_path / "home"
     home.mkdir()
-    profile = {
-        "name": "default",
-        "state": "present",
-        "user": Owner.current().name,
-        "home": str(home),
-        "unit": name,
-        "api": {"enabled": False},
-        "webhook": {"enabled": False},
-    }
     return {
-        "profiles": [profile],
+        "profiles": [described.agent(home=str(home))],
         "scope": "system",
         "ops_dir": str(tmp_path / "ops"),
         "root": str(tmp_path / "root"),
@@ -62,9 +55,9 @@ def test_a_broken_state_file_hides_nothing_else(host, tmp_path, content, platfor
 
 def test_agents_that_share_a_user_are_named(host):
     (one,) = host["profiles"]
-    host["profiles"] += [{**one, "name": "work"}, {**one, "name": "gone", "state": "absent"}]
-    assert info.gather(**host)["shared_users"] == {one["user"]: ["default", "work"]}
-    host["profiles"][1]["user"] = "no-such-user"
+    host["profiles"] += [replace(one, name="work"), replace(one, name="gone", state="absent")]
+    assert info.gather(**host)["shared_users"] == {one.user: ["default", "work"]}
+    host["profiles"][1] = replace(one, name="work", user="no-such-user")
     assert info.gather(**host)["shared_users"] == {}
 
 
@@ -72,7 +65,7 @@ def test_profiles_of_an_adopted_home_that_are_no_agents_are_named(host, tmp_path
     for name in ("work", "notes"):
         (tmp_path / "home/profiles" / name).mkdir(parents=True)
     (one,) = host["profiles"]
-    host["profiles"].append({**one, "name": "work", "home": str(tmp_path / "home/profiles/work")})
+    host["profiles"].append(replace(one, name="work", home=str(tmp_path / "home/profiles/work")))
     assert info.gather(**host)["undeclared_profiles"] == [str(tmp_path / "home/profiles/notes")]
 
 
@@ -98,7 +91,7 @@ def converged(host, tmp_path):
         env=Env({"LEVEL": "1"}, {"A_TOKEN": SECRET}, ("A_KEY",)),
         webhooks=Webhooks(({"name": "build", "prompt": "look", "secret": SECRET}, {"name": "open"})),
     )
-    converge(home, owner, records, desired, check=False)
+    converge_home(home, owner, records, desired, check=False)
     return tmp_path / "home", lambda: info.gather(**host)["profiles"]["default"]["drift"]
 
 

@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import settings
@@ -55,15 +56,8 @@ def host(monkeypatch):
     for name in ("bad", "good"):
         (top / name).mkdir(mode=0o700)
         os.chown(top / name, nobody.uid, nobody.gid)
-        profiles.append(
-            {
-                "name": name,
-                "user": "nobody",
-                "home": str(top / name),
-                "managed_dir": str(top / "managed" / name),
-                "unit": f"hermes-gateway@{name}.service",
-            }
-        )
+        places = {"home": str(top / name), "managed_dir": str(top / "managed" / name)}
+        profiles.append(described.agent(name, user="nobody", **places))
     says: dict[str, str] = {}
     monkeypatch.setattr(debug, "run_tail", lambda argv, **_options: says.get(" ".join(argv), f"{argv[0]} says\n"))
     installed.__dict__.update(profiles=profiles)

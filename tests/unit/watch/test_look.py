@@ -11,13 +11,15 @@ import os
 import shutil
 import sqlite3
 import time
+from dataclasses import replace
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, process
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.findings import Settings
@@ -56,18 +58,17 @@ def host(tmp_path, monkeypatch):
         }
     )
     ops.mkdir(mode=0o700)
-    profile = {
-        **{"name": "default", "state": "present", "home": str(home), "unit": "hermes-gateway@default.service"},
-        **{"user": Owner.current().name, "directory": str(tmp_path)},
-        **{"api": {"enabled": True, "host": "127.0.0.1", "port": 1}, "managed_dir": str(tmp_path / "managed")},
-        "webhook": {"enabled": False},
-    }
-    records = host.records("default")
-    records.prepare()
-    records.write_applied("gateway", profile)
+    host.records("default").write_agent(
+        described.agent(
+            home=str(home),
+            directory=str(tmp_path),
+            managed_dir=str(tmp_path / "managed"),
+            api={"enabled": True, "port": 1},
+        )
+    )
     host.state = unit()
     monkeypatch.setattr(Manager, "units", lambda _self, names: dict.fromkeys(names, host.state))
-    monkeypatch.setattr(look, "_unit_memories", lambda _host, profiles: {each["unit"]: None for each in profiles})
+    monkeypatch.setattr(Systemd, "limits", lambda _self, agents: {each.name: None for each in agents})
     host.failed = []
     monkeypatch.setattr(look, "_failed_units", lambda: host.failed)
     monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))
@@ -236,10 +237,10 @@ def test_a_reply_is_asked_for_when_it_is_due(see, host, tmp_path, monkeypatch):
 
 def test_one_agent_at_a_time_is_asked(see, host, monkeypatch):
     asked = []
-    monkeypatch.setattr(servers, "ask", lambda server, *_arguments, **_more: asked.append(server["port"]))
-    monkeypatch.setattr(health, "judge", lambda profile, *_arguments: Health(profile["name"]))
-    (profile,) = host.profiles
-    host.profiles.append({**profile, "name": "work", "api": {**profile["api"], "port": 2}})
+    monkeypatch.setattr(servers, "ask", lambda server, *_arguments, **_more: asked.append(server.port))
+    monkeypatch.setattr(health, "judge", lambda agent, *_arguments: Health(agent.name))
+    (agent,) = host.profiles
+    host.profiles.append(replace(agent, name="work", api=replace(agent.api, port=2)))
     for expected in ([1], [1, 2], [1, 2]):
         see(reply_minutes=30)
         assert asked == expected
@@ -293,10 +294,9 @@ def test_what_concerns_one_profile(see, host):
 @pytest.mark.parametrize(("version", "found"), [("0.21.3", []), ("0.21.4", [("shared_home", "warning")])])
 def test_a_home_of_several_agents_is_named_once_one_gateway_serves_them_all(see, host, tmp_path, version, found):
     outer = host.select("default")[0]
-    inner = {**outer, "name": "work", "home": f"{outer['home']}/profiles/work", "unit": "hermes-gateway@work.service"}
-    os.makedirs(inner["home"])
-    host.records("work").prepare()
-    host.records("work").write_applied("gateway", inner)
+    inner = replace(outer, name="work", home=f"{outer.home}/profiles/work", unit="hermes-gateway@work.service")
+    os.makedirs(inner.home)
+    host.records("work").write_agent(inner)
     del host.profiles
     release = tmp_path / f"root/releases/{version}"
     release.mkdir(parents=True)

@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..description.agent import Description, Placement
+from ..description.schema import PROFILES_DIRECTORY
 from ..host.records import Records
 from ..system import yaml_edit
 from ..system.answer import fits
@@ -31,7 +33,7 @@ from ..system.files import Owner, check_trusted, ensure_directory, open_director
 from ..system.plan import Difference
 from ..system.text import printable
 from ..system.worker import Limits, WorkerDied, work
-from . import config, home, ownership, parts
+from . import config, env, home, ownership, parts
 from .part import Changed, Part, fit
 
 # A file of the largest size, each of whose characters needs an escape, for each part.
@@ -98,7 +100,7 @@ class AgentHome:
 
 @dataclass
 class Outcome:
-    """What :func:`converge` did, or in check mode would do.
+    """What :func:`converge_home` did, or in check mode would do.
 
     :param parts: of those that were declared, by the name of the field of :class:`AgentHome`
     :param notes: what could not be looked at
@@ -122,7 +124,24 @@ class Outcome:
 # As root
 
 
-def converge(path: str, owner: Owner, records: Records, desired: AgentHome, *, check: bool) -> Outcome:
+def converge(description: Description, placement: Placement, owner: Owner, records: Records, *, check: bool) -> Outcome:
+    """Make the home of an agent what is declared; see :func:`converge_home`."""
+    return converge_home(placement.home, owner, records, desired(description, placement), check=check)
+
+
+def desired(description: Description, placement: Placement) -> AgentHome:
+    """What *description* makes of a home at *placement*."""
+    settings = {name: env.as_text(value) for name, value in description.settings.items()}
+    return AgentHome(
+        # Of Hermes' profiles in an adopted home each may be another agent's.
+        home=Home(description.soul, description.user_profile, description.memory, (PROFILES_DIRECTORY,)),
+        config=Config(description.config, placement.managed),
+        env=Env(settings, description.secrets, description.generate),
+        webhooks=Webhooks(description.webhooks, description.webhooks_purge),
+    )
+
+
+def converge_home(path: str, owner: Owner, records: Records, desired: AgentHome, *, check: bool) -> Outcome:
     """Make the home at *path* what is declared.
 
     :param owner: the agent's user; in check mode :func:`reader` may stand in for one that does not exist yet
@@ -161,7 +180,7 @@ def reader(path: str) -> Owner:
 
 
 class _Job:
-    """:func:`converge` for one home."""
+    """:func:`converge_home` for one home."""
 
     def __init__(self, path: str, owner: Owner, records: Records, desired: AgentHome) -> None:
         self.path = path

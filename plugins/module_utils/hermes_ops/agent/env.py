@@ -66,6 +66,13 @@ def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def as_text(value: Any) -> Any:
+    """A setting's value as it stands in the file."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else value
+
+
 def new_secret() -> str:
     """256 random bits as 64 hexadecimal digits (Hermes wants 16 characters or more of an API key)."""
     return secrets.token_hex(32)

@@ -9,11 +9,12 @@ import base64
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.records import read_as
 from ..supervise import gateway, health
+from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
 from ..system.files import ensure_directory, write_atomic
 from ..system.worker import work
@@ -22,13 +23,13 @@ from .restore import refuse_others
 from .selection import ENV
 
 
-def put_back_kept(host: Installation, profile: dict[str, Any], say: Callable[[str], object]) -> str | None:
+def put_back_kept(host: Installation, agent: Agent, say: Callable[[str], object]) -> str | None:
     """Give config.yaml and .env back the copies that last proved to work, and the gateway a fresh start.
 
     :returns: the directory that holds what was there; None when nothing differed
     :raises OpsError: when nothing is kept, or the agent is not healthy with it either
     """
-    records, owner = host.records(profile["name"]), host.owner_of(profile)
+    records, owner = host.records(agent.name), host.owner_of(agent)
     aside = None
     with host.lock("restore"):
         refuse_others(host)
@@ -38,24 +39,24 @@ def put_back_kept(host: Installation, profile: dict[str, Any], say: Callable[[st
         if not kept:
             raise OpsError("nothing is kept yet: no agent was ever healthy here", fix="converge the host: site.yml")
         with records.lock():
-            present = dict(zip(kept, read_as(owner, [os.path.join(profile["home"], name) for name in kept])))
+            present = dict(zip(kept, read_as(owner, [os.path.join(agent.home, name) for name in kept])))
             differ = {name: data for name, data in kept.items() if data != present[name]}
             if differ:
                 stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-                aside = os.path.join(host.ops_dir, "set-aside", f"{profile['name']}-{stamp}")
+                aside = os.path.join(host.ops_dir, "set-aside", f"{agent.name}-{stamp}")
                 ensure_directory(aside, mode=0o700)
             for name in differ:
                 if present[name] is not None:
                     write_atomic(os.path.join(aside, name), present[name], mode=0o600)
             texts = {name: base64.b64encode(data).decode() for name, data in differ.items()}
             if differ:
-                work(owner, "backup.kept:write", profile["home"], texts, where=profile["home"])
+                work(owner, "backup.kept:write", agent.home, texts, where=agent.home)
             for name in differ:
                 say(f"{name} is the last working copy again")
         # One order: whoever ends us now ends no gateway.
-        host.manager_of(profile).call("reset-failed", profile["unit"], check=False)
-        gateway.restart(host.manager_of, [profile], {profile["name"]: records}, [profile["name"]])
-    result = health.wait([profile], host.manager_of)[0]
+        host.manager_of(agent).call("reset-failed", agent.unit, check=False)
+        gateway.restart(supervisor_of(host), [agent], {agent.name: records}, [agent.name])
+    result = health.wait([agent], supervisor_of(host))[0]
     say(result)
     if not result.ok:
         raise OpsError("the agent is not healthy with what last worked either", fix="see what it says above")

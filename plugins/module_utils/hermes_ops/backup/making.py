@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from .. import __version__
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..release.observe import stamp_of
 from ..supervise import gateway
@@ -47,10 +48,10 @@ class Made(NamedTuple):
     manifest: Manifest
 
 
-def create(host: Installation, profile: dict[str, Any], directory: str, *, env: str = "exclude") -> Made:
+def create(host: Installation, agent: Agent, directory: str, *, env: str = "exclude") -> Made:
     """Make an archive of the profile's home in *directory*. It gets its name only after it was read to its end.
 
-    :param profile: one of ``host.profiles``
+    :param agent: one of ``host.profiles``
     :param env: ``.env`` is left out (``exclude``), in it as it is (``include``), or encrypted: ``age:<recipient>``
     :returns: mode 0600, complete, checked and on disk
     :raises OpsError: it could not be made, and nothing of it is left
@@ -60,12 +61,12 @@ def create(host: Installation, profile: dict[str, Any], directory: str, *, env: 
             ensure_directory(directory, mode=0o700)
         # What a killed one left.
         for name in os.listdir(directory):
-            if re.fullmatch(pattern(profile["name"]) + re.escape(_PARTIAL), name):
+            if re.fullmatch(pattern(agent.name) + re.escape(_PARTIAL), name):
                 os.unlink(os.path.join(directory, name))
-        path = free_name(directory, profile["name"])
+        path = free_name(directory, agent.name)
         partial = path + _PARTIAL
         try:
-            _write(host, profile, partial, env, lock)
+            _write(host, agent, partial, env, lock)
             manifest = extracting.verify(partial)
             os.rename(partial, path)
             sync_directory(directory)
@@ -77,7 +78,7 @@ def create(host: Installation, profile: dict[str, Any], directory: str, *, env: 
     return Made(path, manifest)
 
 
-def stream(host: Installation, profile: dict[str, Any], out: BinaryIO, *, env: str = "exclude") -> Manifest:
+def stream(host: Installation, agent: Agent, out: BinaryIO, *, env: str = "exclude") -> Manifest:
     """Write the same, not compressed, to *out*; it is checked on its way.
 
     :raises OpsError: it ended early; what *out* has is no backup
@@ -86,7 +87,7 @@ def stream(host: Installation, profile: dict[str, Any], out: BinaryIO, *, env: s
     with _alone(host) as lock, contextlib.ExitStack() as stack:
         source, end = _pipe(stack)
         check, copy = _pipe(stack)
-        collector = _collector(host, profile, end.fileno(), "", env, _SECONDS_AWAY, lock)
+        collector = _collector(host, agent, end.fileno(), "", env, _SECONDS_AWAY, lock)
         stack.callback(collector.end)
         end.close()
         checking = extracting.checking(check.fileno(), "the stream")
@@ -103,7 +104,7 @@ def stream(host: Installation, profile: dict[str, Any], out: BinaryIO, *, env: s
             with contextlib.suppress(BrokenPipeError):
                 copy.write(data)
         else:
-            raise OpsError(f"wrote nothing for {_STALLED:g} s", where=profile["home"])
+            raise OpsError(f"wrote nothing for {_STALLED:g} s", where=agent.home)
         copy.close()
         collector.result()
         return checking.result()
@@ -117,18 +118,18 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[BinaryIO, BinaryIO]:
     )
 
 
-def _write(host: Installation, profile: dict[str, Any], path: str, env: str, lock: int) -> None:
+def _write(host: Installation, agent: Agent, path: str, env: str, lock: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         space.check_space(descriptor, path, 0)
-        _collector(host, profile, descriptor, path, env, _SECONDS, lock).result()
+        _collector(host, agent, descriptor, path, env, _SECONDS, lock).result()
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def _collector(
-    host: Installation, profile: dict[str, Any], descriptor: int, where: str, env: str, seconds: float, lock: int
+    host: Installation, agent: Agent, descriptor: int, where: str, env: str, seconds: float, lock: int
 ) -> Worker:
     """A worker that writes an archive to *descriptor*.
 
@@ -137,11 +138,11 @@ def _collector(
     # Of the archive, and of a copy of a database on its way into it.
     limit = space.free(descriptor) if where else resource.RLIM_INFINITY
     limits = Limits(seconds=seconds, memory=_MEMORY, file=limit)
-    owner = host.owner_of(profile)
-    sealed = _sealed(owner, profile["home"], env)
-    about = _about(host, profile, env)
-    arguments = (descriptor, where, profile["home"], about, env == "include", sealed, bool(where))
-    return Worker(owner, "backup.collecting:collect", arguments, limits, [descriptor, lock], profile["home"])
+    owner = host.owner_of(agent)
+    sealed = _sealed(owner, agent.home, env)
+    about = _about(host, agent, env)
+    arguments = (descriptor, where, agent.home, about, env == "include", sealed, bool(where))
+    return Worker(owner, "backup.collecting:collect", arguments, limits, [descriptor, lock], agent.home)
 
 
 def _sealed(owner: Owner, home: str, env: str) -> str | None:
@@ -162,11 +163,11 @@ def _sealed(owner: Owner, home: str, env: str) -> str | None:
     return run_filter(["age", "--armor", "--recipient", env[len(AGE) :]], text, timeout=AGE_TIMEOUT).decode()
 
 
-def _about(host: Installation, profile: dict[str, Any], env: str) -> dict[str, Any]:
+def _about(host: Installation, agent: Agent, env: str) -> dict[str, Any]:
     release = gateway.current_release(host.root)
     stamp = stamp_of(host.root, release)
     return {
-        "profile": profile["name"],
+        "profile": agent.name,
         "host": socket.gethostname(),
         "created": time.time(),
         "kit": __version__,

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.files import read_json, write_json
@@ -124,19 +125,19 @@ class Repository:
         self._remember(repository=self._fingerprint)
         self._run("unlock")
 
-    def save(self, profile: dict[str, Any]) -> Manifest:
-        """Write a snapshot of the home of *profile*, with its ``.env``: the repository is encrypted.
+    def save(self, agent: Agent) -> Manifest:
+        """Write a snapshot of the home of *agent*, with its ``.env``: the repository is encrypted.
 
         It is checked on its way there, so that no snapshot is complete that cannot be restored.
         """
-        name = profile["name"]
+        name = agent.name
         with self._started(
             *("backup", "--stdin", "--stdin-filename", f"{name}.tar", "--host", socket.gethostname()),
             *("--tag", f"{TAG},{self._tag(name)},{_UNFINISHED}"),
             stdin=subprocess.PIPE,
         ) as restic:
             try:
-                manifest = making.stream(self.host, profile, restic.stdin, env="include")
+                manifest = making.stream(self.host, agent, restic.stdin, env="include")
             except BrokenPipeError:
                 # It ended by itself, and says why.
                 restic.finish()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..agent import config
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..supervise import canary, gateway, health
 from ..system.answer import fits
@@ -42,12 +43,12 @@ class Settings:
 
 def rehearse(
     host: Installation,
-    profile: dict[str, Any],
+    agent: Agent,
     wanted: Settings,
     backups: BackupSettings,
     say: Callable[[str], object],
 ) -> str:
-    """Restore the newest backup of *profile* into a scratch home and have the current release live on it.
+    """Restore the newest backup of *agent* into a scratch home and have the current release live on it.
 
     From the repository where there is one: that is the copy that is left when the host is not.
 
@@ -58,45 +59,43 @@ def rehearse(
     if release is None:
         raise OpsError("there is no current release", where=host.root, fix="converge the host: site.yml")
     _wait_for_others(host)
-    owner = host.owner_of(profile)
-    with canary.scratch(host, profile, SCRATCH, say) as scratch:
-        label, manifest = _extract(host, profile, backups, scratch)
-        say(f"{profile['name']}: {label} of {moment(manifest.created)}")
+    owner = host.owner_of(agent)
+    with canary.scratch(host, agent, SCRATCH, say) as scratch:
+        label, manifest = _extract(host, agent, backups, scratch)
+        say(f"{agent.name}: {label} of {moment(manifest.created)}")
         found = work(owner, "backup.rehearsal:look", scratch, limits=_LIMITS, where=label)
         if not fits(found, {"databases": {str: str}, "model": object}):
             raise WorkerDied("was looked at, and what came of it has not the form of an answer", where=label)
         _refuse_damaged(found["databases"])
         if not manifest.env_inside:
-            canary.lend_env(host, profile, scratch)
-        described = canary.prepare(host, profile, scratch)
-        reply = wanted.reply and bool(found["model"] or profile["config_scope"] == "managed")
+            canary.lend_env(host, agent, scratch)
+        described = canary.prepare(host, agent, scratch)
+        reply = wanted.reply and bool(found["model"] or agent.config_scope == "managed")
         # It is the backup that is tried, not the release: no need to watch it for long.
         answer = canary.boot(
             host,
             release,
             described,
             reply=reply,
-            timeout=profile["health"]["timeout"],
+            timeout=agent.health.timeout,
             stable=health.STABLE_SECONDS,
         )
     said = "answers" if answer["reply"] else "is healthy"
-    return f"{profile['name']}: {answer['version']} {said} on {label}"
+    return f"{agent.name}: {answer['version']} {said} on {label}"
 
 
-def _extract(
-    host: Installation, profile: dict[str, Any], backups: BackupSettings, scratch: str
-) -> tuple[str, Manifest]:
+def _extract(host: Installation, agent: Agent, backups: BackupSettings, scratch: str) -> tuple[str, Manifest]:
     if backups.restic_repository:
         repository = offsite.Repository(host, backups)
-        snapshot = repository.find("latest", profile["name"])
+        snapshot = repository.find("latest", agent.name)
         with repository.reading(snapshot) as restic:
-            manifest = extracting.extract(restic.stdout, scratch, host.owner_of(profile))
+            manifest = extracting.extract(restic.stdout, scratch, host.owner_of(agent))
             restic.finish()
         return f"the snapshot {snapshot.id}", manifest
-    found = archives.listed(archives.directory_of(host), profile["name"])
+    found = archives.listed(archives.directory_of(host), agent.name)
     if not found:
-        raise OpsError(f"there is no backup of {profile['name']}", fix="make one: hermes-ops backup")
-    return os.path.basename(found[-1].path), extracting.extract(found[-1].path, scratch, host.owner_of(profile))
+        raise OpsError(f"there is no backup of {agent.name}", fix="make one: hermes-ops backup")
+    return os.path.basename(found[-1].path), extracting.extract(found[-1].path, scratch, host.owner_of(agent))
 
 
 def look(scratch: str) -> dict[str, Any]:

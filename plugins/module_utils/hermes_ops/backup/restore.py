@@ -34,9 +34,11 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ..agent import webhooks
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.undertaking import Undertaking
 from ..supervise import gateway, health
+from ..supervise.systemd import supervisor_of
 from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.files import Owner, ensure_directory, open_directory
@@ -83,6 +85,7 @@ class Restore:
 
     def __init__(self, host: Installation, say: Callable[[str], object]) -> None:
         self.host = host
+        self.supervisor = supervisor_of(host)
         self.say = say
         self.undertaking = Undertaking(host, "restore", needs=host.data_dir)
         # A signal interrupts us, except while rolling back.
@@ -90,14 +93,14 @@ class Restore:
 
     def restore(
         self,
-        profile: dict[str, Any],
+        agent: Agent,
         source: str | BinaryIO,
         *,
         force: bool = False,
         identity: str | None = None,
         finish: Callable[[], object] = lambda: None,
     ) -> str:
-        """Replace the home of *profile* by the one in *source*.
+        """Replace the home of *agent* by the one in *source*.
 
         :param source: path of an archive, or its tar stream
         :param force: also where the home learnt something since the backup
@@ -109,26 +112,26 @@ class Restore:
         with self.host.lock("restore") as lock:
             refuse_others(self.host)
             self.recover(locks=[lock])
-            unit = self.host.manager_of(profile).units([profile["unit"]])[profile["unit"]]
-            running = unit.active not in gateway.DEAD
+            state = self.supervisor.state([agent])[agent.name]
+            running = not state.ended
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            home = profile["home"]
-            journal = Journal(profile["name"], profile["user"], home, _inode(home), stamp, running)
-            before = health.check(profile, self.host.owner_of(profile), unit).causes if running else []
+            home = agent.home
+            journal = Journal(agent.name, agent.user, home, _inode(home), stamp, running)
+            before = health.check(agent, self.host.owner_of(agent), state).causes if running else []
             try:
                 self.undertaking.write(dataclasses.asdict(journal))
                 self.undertaking.interruptible = True
-                manifest = self._extract(journal, profile, source, identity, force, lock)
+                manifest = self._extract(journal, agent, source, identity, force, lock)
                 finish()
                 _refuse_newer(manifest)
-                self._switch(journal, profile, lock)
-                self._start(journal, profile, before)
+                self._switch(journal, agent, lock)
+                self._start(journal, agent, before)
             except BaseException:
                 self.undertaking.interruptible = False
                 touched = journal.step != "extract"
-                self._undo(journal, profile, [lock])
+                self._undo(journal, agent, [lock])
                 if touched and running:
-                    self.say(health.wait([profile], self.host.manager_of)[0])
+                    self.say(health.wait([agent], self.supervisor)[0])
                 raise
             self.undertaking.interruptible = False
             # From here on it counts. On a full disk that is not written down, and only what is set aside would stay.
@@ -140,7 +143,7 @@ class Restore:
 
     def check(
         self,
-        profile: dict[str, Any],
+        agent: Agent,
         source: str | BinaryIO,
         *,
         force: bool = False,
@@ -150,7 +153,7 @@ class Restore:
 
         :raises OpsError: it would refuse, and why
         """
-        manifest = extracting.compare(source, self.host.owner_of(profile), None if force else profile["home"])
+        manifest = extracting.compare(source, self.host.owner_of(agent), None if force else agent.home)
         finish()
         _refuse_newer(manifest)
         made = moment(manifest.created)
@@ -175,8 +178,8 @@ class Restore:
             self.undertaking.end()
             return True
         self.say(f"the restore of {journal.profile} was interrupted at {journal.step}: it is undone")
-        profile = next((each for each in self.host.profiles if each["name"] == journal.profile), None)
-        self._undo(journal, profile, locks, boot=boot)
+        agent = next((each for each in self.host.profiles if each.name == journal.profile), None)
+        self._undo(journal, agent, locks, boot=boot)
         return True
 
     # There.
@@ -184,14 +187,14 @@ class Restore:
     def _extract(
         self,
         journal: Journal,
-        profile: dict[str, Any],
+        agent: Agent,
         source: str | BinaryIO,
         identity: str | None,
         force: bool,
         lock: int,
     ) -> Manifest:
         """Put the home together in the staging directory."""
-        owner, home = self.host.owner_of(profile), journal.home
+        owner, home = self.host.owner_of(agent), journal.home
         self._remove_staging(journal, owner, [lock])
         staging = os.path.join(home, STAGING + journal.stamp)
         manifest = extracting.extract(
@@ -211,31 +214,31 @@ class Restore:
             self.say(f"since the backup was made: {path} {problem}")
         return manifest
 
-    def _switch(self, journal: Journal, profile: dict[str, Any], lock: int) -> None:
+    def _switch(self, journal: Journal, agent: Agent, lock: int) -> None:
         with self.host.lock("backup", timeout=making.LOCK_TIMEOUT) as other:
             # One that reads the home comes to its end; the next one finds our journal.
             self.undertaking.enter(journal, "stop")
-            self._stop(profile)
-            self._exchange(journal, profile, [lock, other])
+            self._stop(agent)
+            self._exchange(journal, agent, [lock, other])
 
-    def _exchange(self, journal: Journal, profile: dict[str, Any], locks: Sequence[int]) -> None:
+    def _exchange(self, journal: Journal, agent: Agent, locks: Sequence[int]) -> None:
         records = self.host.records(journal.profile)
         records.prepare()
         # A run of site.yml waits.
         with records.lock():
             self.undertaking.enter(journal, "switch")
-            self._work(journal, self.host.owner_of(profile), "exchange", locks)
+            self._work(journal, self.host.owner_of(agent), "exchange", locks)
             webhooks.forget_time(records)
 
-    def _start(self, journal: Journal, profile: dict[str, Any], before: list[str]) -> None:
+    def _start(self, journal: Journal, agent: Agent, before: list[str]) -> None:
         self.undertaking.enter(journal, "start")
         records = {journal.profile: self.host.records(journal.profile)}
         self.say("starting the gateway on it")
         # Somebody may have started it before the exchange: it would go on with what was set aside.
-        gateway.stop(self.host.manager_of, [profile])
-        gateway.start(self.host.manager_of, [profile], records)
-        owner = self.host.owner_of(profile)
-        result = health.wait([profile], self.host.manager_of, records)[0]
+        self.supervisor.stop([agent])
+        gateway.start(self.supervisor, [agent], records)
+        owner = self.host.owner_of(agent)
+        result = health.wait([agent], self.supervisor, records)[0]
         self.say(result)
         if not set(result.causes) <= set(before):
             raise OpsError(f"the agent is not healthy on the backup, so that was undone: {result}")
@@ -244,20 +247,18 @@ class Restore:
 
     # And back.
 
-    def _undo(
-        self, journal: Journal, profile: dict[str, Any] | None, locks: Sequence[int], *, boot: bool = False
-    ) -> None:
+    def _undo(self, journal: Journal, agent: Agent | None, locks: Sequence[int], *, boot: bool = False) -> None:
         """Give the home back what was in it. Can be killed anywhere and called again.
 
-        :param profile: whose gateway is stopped before and started afterwards, if it ran; None: it is gone
+        :param agent: whose gateway is stopped before and started afterwards, if it ran; None: it is gone
         :param boot: nobody runs
         """
         owner = Owner.named(journal.user)
-        runs = profile is not None and not boot
+        stopped = None if boot else agent
         if journal.step in ("switch", "start"):
             self.say("going back to what was there")
-            if runs:
-                self._stop(profile)
+            if stopped:
+                self._stop(stopped)
             if _inode(journal.home) != journal.inode:
                 raise OpsError("is another directory than before", where=journal.home, fix="mount its volume")
             if self._work(journal, owner, "put_back", locks) is True:
@@ -266,13 +267,13 @@ class Restore:
             with contextlib.suppress(OpsError):
                 self.undertaking.enter(journal, "stop")
         self._remove_staging(journal, owner, locks)
-        if runs and journal.running and journal.step != "extract":
-            gateway.start(self.host.manager_of, [profile], {journal.profile: self.host.records(journal.profile)})
+        if stopped and journal.running and journal.step != "extract":
+            gateway.start(self.supervisor, [stopped], {journal.profile: self.host.records(journal.profile)})
         self.undertaking.end()
 
-    def _stop(self, profile: dict[str, Any]) -> None:
+    def _stop(self, agent: Agent) -> None:
         self.say("stopping the gateway")
-        gateway.stop(self.host.manager_of, [profile])
+        self.supervisor.stop([agent])
 
     def _work(self, journal: Journal, owner: Owner, function: str, locks: Sequence[int]) -> Any:
         arguments = (journal.home, journal.stamp, journal.keep_env)

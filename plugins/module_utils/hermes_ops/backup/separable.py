@@ -12,15 +12,17 @@ import shutil
 import stat
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..agent.quote import quoted
+from ..description.agent import Agent
 from ..description.schema import PROFILES_DIRECTORY, USER_NAME, USER_PREFIX
 from ..host.installation import Installation
-from ..host.records import remembered
+from ..host.records import Separated, remembered
 from ..release.versions import is_version, version_key
 from ..supervise import units
+from ..supervise.systemd import supervisor_of
 from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.files import changing, open_directory, read_text
@@ -49,7 +51,7 @@ RESERVE = 256 * 2**20
 class Journal:
     """What is needed to undo, or to finish.
 
-    :param before: the ``gateway`` part of the agent's description, as it was
+    :param before: the agent as it was
     :param after: the same with its new home and user
     :param verbose: see :class:`units.Host`
     :param original: inode of the old home
@@ -59,8 +61,8 @@ class Journal:
     :param step: that was begun last
     """
 
-    before: dict[str, Any]
-    after: dict[str, Any]
+    before: Agent
+    after: Agent
     verbose: bool
     original: int
     aside: str
@@ -70,7 +72,7 @@ class Journal:
 
     @property
     def name(self) -> str:
-        return self.before["name"]
+        return self.before.name
 
 
 @dataclass(frozen=True)
@@ -105,52 +107,53 @@ def _texts(said: Any) -> list[str]:
     return [text for text in found[:LISTED] if isinstance(text, str)]
 
 
-def standard_home(profile: dict[str, Any]) -> str:
+def standard_home(agent: Agent) -> str:
     """The home of an agent that has one of its own."""
-    return f"{profile['directory']}/.hermes"
+    return f"{agent.directory}/.hermes"
 
 
-def together(profiles: list[dict[str, Any]], gone: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def together(agents: list[Agent], gone: list[Separated]) -> list[Agent]:
     """The adopted agents that are not apart: one's home lies in another's, or they have a user in common.
 
-    :param gone: ``home`` and ``user`` that agents had which were separated before: who is left there, comes after them
+    :param gone: where agents were that were separated before: who is left there, comes after them
     """
 
-    def share(one: dict[str, Any], other: dict[str, Any]) -> bool:
-        nested = _lies_in(one["home"], other["home"]) or _lies_in(other["home"], one["home"])
-        return nested or one["user"] == other["user"]
+    def share(one: Agent, other: Agent | Separated) -> bool:
+        nested = _lies_in(one.home, other.home) or _lies_in(other.home, one.home)
+        return nested or one.user == other.user
 
-    adopted = [profile for profile in profiles if profile["home"] != standard_home(profile)]
-    return [one for one in adopted if any(other is not one and share(one, other) for other in [*profiles, *gone])]
+    others: list[Agent | Separated] = [*agents, *gone]
+    adopted = [agent for agent in agents if agent.home != standard_home(agent)]
+    return [one for one in adopted if any(other is not one and share(one, other) for other in others)]
 
 
-def choose(profiles: list[dict[str, Any]], names: list[str], gone: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def choose(agents: list[Agent], names: list[str], gone: list[Separated]) -> list[Agent]:
     """The agents to separate, a home before the one that it lies in.
 
-    :param profiles: all that there are
+    :param agents: all that there are
     :param names: of those that are wanted; empty: all that are :func:`together`
     :param gone: see there
     :raises OpsError: there is no such agent, it has a home of its own already, or others' homes lie in its home
     """
-    known = {profile["name"]: profile for profile in profiles}
+    known = {agent.name: agent for agent in agents}
     for name in names:
         if name not in known:
             raise OpsError(f"there is no agent {name!r}", fix=f"known ones: {', '.join(known) or 'none'}")
-        if known[name]["home"] == standard_home(known[name]):
-            raise OpsError(f"agent {name} has a home of its own already", where=known[name]["home"])
-    chosen = [known[name] for name in dict.fromkeys(names)] or together(profiles, gone)
+        if known[name].home == standard_home(known[name]):
+            raise OpsError(f"agent {name} has a home of its own already", where=known[name].home)
+    chosen = [known[name] for name in dict.fromkeys(names)] or together(agents, gone)
     for outer in chosen:
-        for inner in profiles:
-            if _lies_in(inner["home"], outer["home"]) and inner not in chosen:
+        for inner in agents:
+            if _lies_in(inner.home, outer.home) and inner not in chosen:
                 raise OpsError(
-                    f"the home of agent {outer['name']} holds that of agent {inner['name']}",
-                    where=outer["home"],
-                    fix=f"separate both: hermes-ops separate {inner['name']} {outer['name']}",
+                    f"the home of agent {outer.name} holds that of agent {inner.name}",
+                    where=outer.home,
+                    fix=f"separate both: hermes-ops separate {inner.name} {outer.name}",
                 )
-    return sorted(chosen, key=lambda profile: (-profile["home"].count("/"), profile["name"]))
+    return sorted(chosen, key=lambda agent: (-agent.home.count("/"), agent.name))
 
 
-def shared_homes(profiles: list[dict[str, Any]], version: str | None) -> list[str]:
+def shared_homes(agents: list[Agent], version: str | None) -> list[str]:
     """What a release of *version* makes of homes that hold several agents' homes, one sentence for each.
 
     :param version: None, or a text that is none: nothing is known of it, and nothing said
@@ -158,12 +161,12 @@ def shared_homes(profiles: list[dict[str, Any]], version: str | None) -> list[st
     if not version or not is_version(version) or version_key(version) < version_key(ONE_GATEWAY_SINCE):
         return []
     found = []
-    for outer in profiles:
-        inner = [profile["name"] for profile in profiles if _lies_in(profile["home"], outer["home"])]
+    for outer in agents:
+        inner = [agent.name for agent in agents if _lies_in(agent.home, outer.home)]
         if inner:
             found.append(
-                f"{outer['home']} holds the homes of {' and '.join([outer['name'], *inner])}, and Hermes {version} "
-                f"serves all of them from the gateway of {outer['name']}"
+                f"{outer.home} holds the homes of {' and '.join([outer.name, *inner])}, and Hermes {version} "
+                f"serves all of them from the gateway of {outer.name}"
             )
     return found
 
@@ -183,28 +186,27 @@ def plan(host: Installation, names: list[str]) -> list[tuple[Journal, Survey]]:
             "the gateways run below their users' own managers",
             fix="converge the host with gateway_scope: system first",
         )
-    profiles = host.profiles
+    agents = host.profiles
     gone = [was for name in remembered(host.ops_dir) if (was := host.records(name).separated())]
-    chosen = choose(profiles, names, gone)
+    chosen = choose(agents, names, gone)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     plans = []
-    for profile in chosen:
-        user = USER_PREFIX + profile["name"]
-        after = {**profile, "user": user, "home": standard_home(profile)}
-        check_user(user, profile, profiles)
-        _refuse_leftovers(profile)
-        status = _refuse_mount(profile["home"])
-        aside = os.path.join(aside_parent(host, profile, profiles, status.st_dev), f"{profile['name']}-{stamp}")
-        verbose = _verbose(host, profile)
-        unit = host.manager_of(profile).units([profile["unit"]])[profile["unit"]]
-        if not unit.running:
+    for agent in chosen:
+        user = USER_PREFIX + agent.name
+        after = replace(agent, user=user, home=standard_home(agent))
+        check_user(user, agent, agents)
+        _refuse_leftovers(agent)
+        status = _refuse_mount(agent.home)
+        aside = os.path.join(aside_parent(host, agent, agents, status.st_dev), f"{agent.name}-{stamp}")
+        verbose = _verbose(host, agent)
+        if not supervisor_of(host).state([agent])[agent.name].running:
             raise OpsError(
-                f"agent {profile['name']} does not run, so nobody could say whether it does as well afterwards",
-                where=profile["unit"],
+                f"agent {agent.name} does not run, so nobody could say whether it does as well afterwards",
+                where=agent.unit,
                 fix="start it, or converge the host: site.yml",
             )
-        journal = Journal(profile, after, verbose, status.st_ino, aside, time.time())
-        plans.append((journal, survey(host, profile, profile)))
+        journal = Journal(agent, after, verbose, status.st_ino, aside, time.time())
+        plans.append((journal, survey(host, agent, agent)))
     size, free = sum(seen.size for _journal, seen in plans), shutil.disk_usage(host.data_dir).free
     if free < size + RESERVE:
         raise OpsError(
@@ -215,8 +217,8 @@ def plan(host: Installation, names: list[str]) -> list[tuple[Journal, Survey]]:
     return plans
 
 
-def _refuse_leftovers(profile: dict[str, Any]) -> None:
-    for path in (new_directory(profile), before_directory(profile)):
+def _refuse_leftovers(agent: Agent) -> None:
+    for path in (new_directory(agent), before_directory(agent)):
         if os.path.lexists(path):
             raise OpsError("is in the way", where=path, fix="see what it is, and move it away")
 
@@ -236,16 +238,16 @@ def _refuse_mount(home: str) -> os.stat_result:
     return status
 
 
-def _verbose(host: Installation, profile: dict[str, Any]) -> bool:
+def _verbose(host: Installation, agent: Agent) -> bool:
     """Whether its unit is the one for an audited host; it has to be as declared."""
-    owner = host.owner_of(profile)
-    found = read_text(units_host(host, False).drop_in_path(profile["name"]))
+    owner = host.owner_of(agent)
+    found = read_text(units_host(host, False).drop_in_path(agent.name))
     for verbose in (False, True):
-        if found == units.render_drop_in(units_host(host, verbose), profile, owner):
+        if found == units.render_drop_in(units_host(host, verbose), agent, owner):
             return verbose
     raise OpsError(
         "is not what the host was converged to",
-        where=units_host(host, False).drop_in_path(profile["name"]),
+        where=units_host(host, False).drop_in_path(agent.name),
         fix="converge the host: site.yml",
     )
 
@@ -255,31 +257,31 @@ def units_host(host: Installation, verbose: bool) -> units.Host:
     return units.Host(host.scope, host.root, 0, 0, 0, verbose=verbose)
 
 
-def survey(host: Installation, profile: dict[str, Any], before: dict[str, Any]) -> Survey:
-    """Look at the home of *profile*, for what names the home or the user's home of *before*."""
-    roots = [before["home"]]
+def survey(host: Installation, agent: Agent, before: Agent) -> Survey:
+    """Look at the home of *agent*, for what names the home or the user's home of *before*."""
+    roots = [before.home]
     home = units.user_home(before, host.owner_of(before))
-    if home != before["directory"]:
+    if home != before.directory:
         roots.append(home)
-    owner, where = host.owner_of(profile), profile["home"]
+    owner, where = host.owner_of(agent), agent.home
     return Survey.of(work(owner, "agent.carry:survey", where, LEFT_OUT, roots, limits=LIMITS, where=where), where)
 
 
-def check_user(user: str, profile: dict[str, Any], profiles: list[dict[str, Any]]) -> None:
-    """:raises OpsError: when *user* cannot be the user of *profile* and of no other agent"""
-    where = f"agent {profile['name']}"
+def check_user(user: str, agent: Agent, agents: list[Agent]) -> None:
+    """:raises OpsError: when *user* cannot be the user of *agent* and of no other agent"""
+    where = f"agent {agent.name}"
     if not USER_NAME.fullmatch(user):
         raise OpsError(
             f"its user {user} would have more than the 32 characters that a user's name may have",
             where=where,
             fix="declare the agent under a shorter name first",
         )
-    others = [other["name"] for other in profiles if other["user"] == user and other["name"] != profile["name"]]
+    others = [other.name for other in agents if other.user == user and other.name != agent.name]
     if others:
         raise OpsError(f"its user {user} runs agent {others[0]} already", where=where, fix="rename one of them")
     with contextlib.suppress(KeyError):
         found = pwd.getpwnam(user)
-        if found.pw_gecos.split(",")[0] != COMMENT or found.pw_dir != profile["directory"] or found.pw_uid == 0:
+        if found.pw_gecos.split(",")[0] != COMMENT or found.pw_dir != agent.directory or found.pw_uid == 0:
             raise OpsError(
                 f"there is a user {user} already, who is somebody else ({found.pw_gecos!r}, {found.pw_dir})",
                 where=where,
@@ -287,13 +289,13 @@ def check_user(user: str, profile: dict[str, Any], profiles: list[dict[str, Any]
             )
 
 
-def aside_parent(host: Installation, profile: dict[str, Any], profiles: list[dict[str, Any]], device: int) -> str:
-    """Where the old home of *profile* goes: with what is ours, or outside of all homes, wherever a rename leads.
+def aside_parent(host: Installation, agent: Agent, agents: list[Agent], device: int) -> str:
+    """Where the old home of *agent* goes: with what is ours, or outside of all homes, wherever a rename leads.
 
     :param device: number of the file system that the home is on
     :raises OpsError: it leads to neither
     """
-    homes = [other["home"] for other in profiles if f"{profile['home']}/".startswith(f"{other['home']}/")]
+    homes = [other.home for other in agents if f"{agent.home}/".startswith(f"{other.home}/")]
     outermost = min(homes, key=len)
     for directory, name in ((host.ops_dir, "set-aside"), (os.path.dirname(outermost), ASIDE)):
         with opened(directory) as descriptor:
@@ -302,18 +304,18 @@ def aside_parent(host: Installation, profile: dict[str, Any], profiles: list[dic
             return os.path.join(directory, name)
     raise OpsError(
         "lies on a file system of its own, where it cannot be set aside",
-        where=profile["home"],
+        where=agent.home,
         fix=f"declare hermes_ops_dir on the file system of {outermost}",
     )
 
 
-def new_directory(profile: dict[str, Any]) -> str:
+def new_directory(agent: Agent) -> str:
     # No agent is called so.
-    return f"{profile['directory']}.new"
+    return f"{agent.directory}.new"
 
 
-def before_directory(profile: dict[str, Any]) -> str:
-    return f"{profile['directory']}.before"
+def before_directory(agent: Agent) -> str:
+    return f"{agent.directory}.before"
 
 
 def identity(path: str, directory: int | None = None) -> int:

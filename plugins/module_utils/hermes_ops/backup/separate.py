@@ -32,14 +32,19 @@ import os
 import pwd
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+from ..description.agent import Agent
 from ..host.installation import Installation
+from ..host.records import Separated
 from ..host.undertaking import Undertaking
 from ..supervise import gateway, health, moved
+from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
 from ..system.files import Owner, sync_directory
 from ..system.process import run
+from ..system.typed import parse
 from ..system.worker import Worker, work
 from . import making, separable
 from .separable import COMMENT, LEFT_OUT, LIMITS, Journal, Survey, before_directory, identity, new_directory, opened
@@ -58,6 +63,7 @@ class Separate:
 
     def __init__(self, host: Installation, say: Callable[[str], object]) -> None:
         self.host = host
+        self.supervisor = supervisor_of(host)
         self.say = say
         self.undertaking = Undertaking(host, "separate", needs=host.data_dir)
 
@@ -82,7 +88,7 @@ class Separate:
             self.undertaking.interruptible = True
             plans = separable.plan(self.host, names)
             for journal, _survey in plans:
-                make_user(journal.after["user"], journal.after["directory"])
+                make_user(journal.after.user, journal.after.directory)
             return [self._one(journal) for journal, _survey in plans]
 
     def recover(self, *, boot: bool = False) -> str | None:
@@ -97,7 +103,7 @@ class Separate:
             self.undertaking.end()
             return None
         self.undertaking.interruptible = False
-        journal = Journal(**found)
+        journal = parse(Journal, found, self.undertaking.path)
         # Refuses a journal that somebody else than root could have put there.
         self.host.records(journal.name)
         if journal.step == "aside":
@@ -120,9 +126,9 @@ class Separate:
     # One agent.
 
     def _one(self, journal: Journal) -> dict[str, Any]:
-        self.say(f"agent {journal.name}: from {journal.before['home']} to {journal.after['home']}")
+        self.say(f"agent {journal.name}: from {journal.before.home} to {journal.after.home}")
         self.undertaking.interruptible = True
-        causes = health.wait([journal.before], self.host.manager_of)[0].causes
+        causes = health.wait([journal.before], self.supervisor)[0].causes
         try:
             self.undertaking.enter(journal, "copy")
             survey, jobs = self._copy(journal)
@@ -142,9 +148,9 @@ class Separate:
         before, after = journal.before, journal.after
         return {
             "agent": journal.name,
-            "home": after["home"],
-            "user": after["user"],
-            "was": {"home": before["home"], "user": before["user"]},
+            "home": after.home,
+            "user": after.user,
+            "was": {"home": before.home, "user": before.user},
             "aside": journal.aside,
             "naming": [*survey.naming, *([f"and {survey.more} more"] if survey.more else [])],
             "jobs": jobs,
@@ -154,11 +160,11 @@ class Separate:
         before, after = journal.before, journal.after
         old, new = self.host.owner_of(before), self.host.owner_of(after)
         self._stop(before)
-        company = separable.lines(work(old, "agent.carry:who_works", before["home"], LEFT_OUT, where=before["home"]))
+        company = separable.lines(work(old, "agent.carry:who_works", before.home, LEFT_OUT, where=before.home))
         if company:
             raise OpsError(
                 f"is used by process {', '.join(company)}",
-                where=before["home"],
+                where=before.home,
                 fix="end what works there besides the gateway",
             )
         directory = new_directory(before)
@@ -166,24 +172,24 @@ class Separate:
         os.chown(directory, new.uid, new.gid, follow_symlinks=False)
         journal.copy = identity(directory)
         self.undertaking.enter(journal, "copy")
-        self.say(f"copying {before['home']}")
-        copied = {**after, "home": f"{directory}/.hermes"}
-        carry_over(old, before["home"], new, copied["home"])
-        surveys = [separable.survey(self.host, profile, before) for profile in (before, copied)]
+        self.say(f"copying {before.home}")
+        copied = replace(after, home=f"{directory}/.hermes")
+        carry_over(old, before.home, new, copied.home)
+        surveys = [separable.survey(self.host, agent, before) for agent in (before, copied)]
         if surveys[0].digest != surveys[1].digest:
             raise OpsError(
                 "changed while it was copied, or could not be copied as it is",
-                where=before["home"],
+                where=before.home,
                 fix="see who works there besides the gateway: fuser -v",
             )
-        paths = (copied["home"], before["home"], after["home"])
+        paths = (copied.home, before.home, after.home)
         jobs = separable.lines(work(new, "agent.carry:move_jobs", *paths, where=journal.name))
         # Before the first rename, all of it is on disk.
         os.sync()
         return surveys[0], jobs
 
     def _switch(self, journal: Journal) -> None:
-        directory = journal.before["directory"]
+        directory = journal.before.directory
         if os.path.lexists(directory):
             os.rename(directory, before_directory(journal.before))
         os.rename(new_directory(journal.before), directory)
@@ -192,9 +198,9 @@ class Separate:
 
     def _start(self, journal: Journal, causes: list[str]) -> None:
         records = {journal.name: self.host.records(journal.name)}
-        self.say(f"starting the gateway as {journal.after['user']}")
-        gateway.start(self.host.manager_of, [journal.after], records)
-        result = health.wait([journal.after], self.host.manager_of, records)[0]
+        self.say(f"starting the gateway as {journal.after.user}")
+        gateway.start(self.supervisor, [journal.after], records)
+        result = health.wait([journal.after], self.supervisor, records)[0]
         self.say(result)
         if not set(result.causes) <= set(causes):
             raise OpsError(f"the agent is not healthy in its own home, so that was undone: {result}")
@@ -202,20 +208,20 @@ class Separate:
     def _finish(self, journal: Journal) -> None:
         """Set the original aside. Can be killed anywhere and called again."""
         self.undertaking.enter(journal, "aside")
-        home, before = journal.before["home"], before_directory(journal.before)
+        home, before = journal.before.home, before_directory(journal.before)
         self._set_aside(journal)
         # Empty, unless somebody kept something beside the home.
         with contextlib.suppress(OSError):
             os.rmdir(before)
         if os.path.lexists(before):
-            self.say(f"what was in {journal.before['directory']} is in {before}")
+            self.say(f"what was in {journal.before.directory} is in {before}")
         records = self.host.records(journal.name)
-        records.write_separated({"home": home, "user": journal.before["user"], "aside": journal.aside})
+        records.write_separated(Separated(home, journal.before.user, journal.aside))
         self.say(f"the original is in {journal.aside}")
         self.undertaking.end()
 
     def _set_aside(self, journal: Journal) -> None:
-        home, aside = journal.before["home"], journal.aside
+        home, aside = journal.before.home, journal.aside
         parent, name = os.path.split(os.path.dirname(aside))
         with opened(os.path.dirname(home)) as source:
             found = identity(os.path.basename(home), source)
@@ -235,10 +241,10 @@ class Separate:
 
     def _undo(self, journal: Journal, *, boot: bool = False) -> None:
         """Let the agent be what it was. Can be killed anywhere and called again."""
-        self.say(f"agent {journal.name}: going back to {journal.before['home']}")
+        self.say(f"agent {journal.name}: going back to {journal.before.home}")
         if not boot:
             self._stop(journal.before)
-        directory = journal.before["directory"]
+        directory = journal.before.directory
         # First, so that the unit never leads to where no home is.
         if journal.step in ("switch", "start"):
             self._declare(journal, undo=True)
@@ -249,7 +255,7 @@ class Separate:
         self._give_up(journal)
         sync_directory(os.path.dirname(directory))
         if not boot:
-            gateway.start(self.host.manager_of, [journal.before], {journal.name: self.host.records(journal.name)})
+            gateway.start(self.supervisor, [journal.before], {journal.name: self.host.records(journal.name)})
         self.undertaking.end()
 
     def _give_up(self, journal: Journal) -> None:
@@ -265,23 +271,23 @@ class Separate:
                 os.rmdir(new)
         if os.path.lexists(new):
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(journal.began))
-            kept = f"{journal.before['directory']}.undone-{stamp}"
+            kept = f"{journal.before.directory}.undone-{stamp}"
             os.rename(new, kept)
             self.say(f"the copy is in {kept}")
 
-    def _stop(self, profile: dict[str, Any]) -> None:
+    def _stop(self, agent: Agent) -> None:
         self.say("stopping the gateway")
-        gateway.stop(self.host.manager_of, [profile])
+        self.supervisor.stop([agent])
 
     def _declare(self, journal: Journal, *, undo: bool = False) -> None:
         """Let units, records and commands say where the agent is now, or, to *undo* that, where it was."""
-        agents = [(profile, self.host.owner_of(profile)) for profile in (journal.before, journal.after)]
+        agents = [(agent, self.host.owner_of(agent)) for agent in (journal.before, journal.after)]
         before, after = reversed(agents) if undo else agents
         records = self.host.records(journal.name)
         records.prepare()
         # A run of site.yml waits.
         with records.lock():
-            records.write_applied("gateway", after[0])
+            records.write_agent(after[0])
             moved.write(separable.units_host(self.host, journal.verbose), before, after)
         self.host.manager_of(after[0]).call("daemon-reload")
 

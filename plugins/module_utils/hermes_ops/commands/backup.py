@@ -15,6 +15,7 @@ from typing import Any
 from ..backup import archives, making, offsite
 from ..backup.settings import ENV_CHOICES, Settings
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
+from ..description.agent import Agent
 from ..host import settings
 from ..host.installation import Installation
 from ..system.errors import OpsError, as_error
@@ -44,18 +45,18 @@ def work(arguments: argparse.Namespace) -> int:
     failures: list[str] = []
     try:
         env = wanted.env_of(arguments.env)
-        profiles = host.select(arguments.profile)
-        if not profiles:
+        agents = host.select(arguments.profile)
+        if not agents:
             raise OpsError("there is no profile", fix="converge the host: site.yml")
-        for profile in profiles:
+        for agent in agents:
             # One agent's home must not keep the others from their backups.
-            with _collected(failures, profile):
-                done = making.create(host, profile, directory, env=env)
-                made.append(_said(profile["name"], done))
+            with _collected(failures, agent):
+                done = making.create(host, agent, directory, env=env)
+                made.append(_said(agent.name, done))
                 if arguments.output is None:
-                    archives.prune(directory, profile["name"], wanted.keep)
+                    archives.prune(directory, agent.name, wanted.keep)
         if arguments.output is None and wanted.restic_repository:
-            _off_the_host(host, wanted, profiles, failures)
+            _off_the_host(host, wanted, agents, failures)
     except (OpsError, OSError) as error:
         failures.append(str(error))
     problems = [f"{each['profile']}: {path} {why}" for each in made for path, why in each["problems"].items()]
@@ -89,21 +90,21 @@ def _output(directory: str) -> str:
 
 
 @contextlib.contextmanager
-def _collected(failures: list[str], profile: dict[str, Any]) -> Iterator[None]:
+def _collected(failures: list[str], agent: Agent) -> Iterator[None]:
     """Take what goes wrong with one agent for a failure of that agent."""
     try:
         yield
     except Exception as error:
-        failures.append(f"{profile['name']}: {printable(str(as_error(error)))}")
+        failures.append(f"{agent.name}: {printable(str(as_error(error)))}")
 
 
-def _off_the_host(host: Installation, wanted: Settings, profiles: list[dict[str, Any]], failures: list[str]) -> None:
+def _off_the_host(host: Installation, wanted: Settings, agents: list[Agent], failures: list[str]) -> None:
     repository = offsite.Repository(host, wanted)
     repository.prepare()
-    for profile in profiles:
-        with _collected(failures, profile):
-            repository.save(profile)
-            repository.forget(profile["name"])
+    for agent in agents:
+        with _collected(failures, agent):
+            repository.save(agent)
+            repository.forget(agent.name)
     repository.look_after()
 
 

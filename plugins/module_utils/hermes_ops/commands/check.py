@@ -11,6 +11,7 @@ import json
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host.installation import Installation
 from ..supervise import health
+from ..supervise.systemd import supervisor_of
 from ..watch import findings, look
 from ..watch.declared import declared
 
@@ -32,7 +33,7 @@ def work(arguments: argparse.Namespace) -> int:
     chosen = host.select(arguments.profile)
     waited = {}
     if arguments.wait:
-        waited = {result.profile: result for result in health.wait(chosen, host.manager_of)}
+        waited = {result.profile: result for result in health.wait(chosen, supervisor_of(host))}
     report = look.look(host, thresholds(), healths=waited)
     if arguments.profile:
         report = report.about(arguments.profile)

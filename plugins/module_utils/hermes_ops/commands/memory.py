@@ -39,14 +39,14 @@ def work(arguments: argparse.Namespace) -> int:
     found: dict[str, list[memory.Found]] = {}
     status = EXIT_OK
     workers = {
-        profile["name"]: Worker(
-            host.owner_of(profile),
+        agent.name: Worker(
+            host.owner_of(agent),
             "agent.memory:search",
-            (profile["home"], words, arguments.limit),
+            (agent.home, words, arguments.limit),
             Limits(seconds=SECONDS),
-            where=profile["home"],
+            where=agent.home,
         )
-        for profile in host.select(arguments.profile)
+        for agent in host.select(arguments.profile)
     }
     for name, worker in workers.items():
         try:

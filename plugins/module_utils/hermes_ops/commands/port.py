@@ -15,8 +15,10 @@ from typing import Any
 
 from ..agent import parcel, transfer
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..supervise import gateway, health
+from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
 
 SUMMARY = "bring skills, or the home of an OpenClaw agent, into a profile"
@@ -31,11 +33,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
-    profile = host.one(arguments.profile)
+    agent = host.one(arguments.profile)
     path = os.path.abspath(arguments.directory)
     with parcel.packed(path) as (index, descriptor):
-        bring = functools.partial(_bring, host, profile, os.path.basename(path), index, descriptor)
-        items = bring(check=True) if arguments.check else _port(host, profile, bring)
+        bring = functools.partial(_bring, host, agent, os.path.basename(path), index, descriptor)
+        items = bring(check=True) if arguments.check else _port(host, agent, bring)
     counts = collections.Counter(item.status for item in items)
     if arguments.json:
         fields = ("status", "source", "target", "note")
@@ -44,35 +46,33 @@ def work(arguments: argparse.Namespace) -> int:
         for item in items:
             say(item)
         summary = ", ".join(f"{number} {status}" for status, number in counts.items())
-        say(f"profile {profile['name']}: {summary}{'; only looked, nothing was changed' if arguments.check else ''}")
+        say(f"profile {agent.name}: {summary}{'; only looked, nothing was changed' if arguments.check else ''}")
     return EXIT_UNHEALTHY if any(item.failed for item in items) else EXIT_OK
 
 
 def _bring(
-    host: Installation, profile: dict[str, Any], name: str, index: dict[str, Any], descriptor: int, *, check: bool
+    host: Installation, agent: Agent, name: str, index: dict[str, Any], descriptor: int, *, check: bool
 ) -> list[transfer.Item]:
     soul = transfer.default_soul(host.root)
-    return transfer.port(name, index, descriptor, profile["home"], host.owner_of(profile), soul=soul, check=check)
+    return transfer.port(name, index, descriptor, agent.home, host.owner_of(agent), soul=soul, check=check)
 
 
-def _port(
-    host: Installation, profile: dict[str, Any], bring: Callable[..., list[transfer.Item]]
-) -> list[transfer.Item]:
+def _port(host: Installation, agent: Agent, bring: Callable[..., list[transfer.Item]]) -> list[transfer.Item]:
     if host.busy("update"):
         raise OpsError("an update is running", fix="wait until it has ended: hermes-ops status")
-    records = host.records(profile["name"])
+    records = host.records(agent.name)
     records.prepare()
     with records.lock():
         items = bring(check=True)
         skills = [item.target for item in items if item.status == "ported" and item.target.startswith("skills/")]
-        running = host.manager_of(profile).units([profile["unit"]])[profile["unit"]].running
+        running = supervisor_of(host).state([agent])[agent.name].running
         if skills and running:
             # A gateway remembers the list of skills that it once made (0.18.2 and 0.19.0 agent/prompt_builder.py).
             records.request_restart([f"skill: {target}" for target in skills])
         items = bring(check=False)
     if skills and running:
-        gateway.restart(host.manager_of, [profile], {profile["name"]: records}, [profile["name"]])
-        (result,) = health.wait([profile], host.manager_of)
+        gateway.restart(supervisor_of(host), [agent], {agent.name: records}, [agent.name])
+        (result,) = health.wait([agent], supervisor_of(host))
         if not result.ok:
             raise OpsError(f"all was ported, but after its restart the agent is not healthy: {result}")
     return items

@@ -35,12 +35,12 @@ def work(arguments: argparse.Namespace) -> int:
         began = time.time()
         if whole:
             heartbeat.report(host, "rehearsal", "start", "rehearsal of a restore")
-        for profile in host.select(arguments.profile):
+        for agent in host.select(arguments.profile):
             try:
-                results.append(rehearsal.rehearse(host, profile, wanted, backups, say))
+                results.append(rehearsal.rehearse(host, agent, wanted, backups, say))
                 say(results[-1])
             except Exception as error:
-                failures.append(f"{profile['name']}: {printable(str(as_error(error)))}")
+                failures.append(f"{agent.name}: {printable(str(as_error(error)))}")
                 say(failures[-1])
         if not results and not failures:
             failures.append("there is no profile")

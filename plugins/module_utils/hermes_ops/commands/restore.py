@@ -16,6 +16,7 @@ from ..backup import archives, extracting, offsite
 from ..backup.kept import put_back_kept
 from ..backup.restore import Restore
 from ..cli import EXIT_OK, say, say_now
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.undertaking import Interrupted
 from ..system.errors import OpsError
@@ -59,24 +60,24 @@ def work(arguments: argparse.Namespace) -> int:
         aside = put_back_kept(host, host.one(arguments.profile), say_now)
         say(f"what was there is in {aside}" if aside else "nothing differed from what last worked")
         return EXIT_OK
-    with _opened(host, arguments) as (profile, source, finish):
+    with _opened(host, arguments) as (agent, source, finish):
         if arguments.check:
-            say(restore.check(profile, source, force=arguments.force, finish=finish))
+            say(restore.check(agent, source, force=arguments.force, finish=finish))
             return EXIT_OK
         # A closed terminal or a stopped unit leads back instead of ending us somewhere.
         restore.undertaking.listen((signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
         try:
             aside = restore.restore(
-                profile, source, force=arguments.force, identity=arguments.env_identity, finish=finish
+                agent, source, force=arguments.force, identity=arguments.env_identity, finish=finish
             )
         except Interrupted as error:
             raise OpsError(f"{error}; the home is what it was", fix="run it again") from None
-    say(f"profile {profile['name']}: restored; what was there is in {aside}")
+    say(f"profile {agent.name}: restored; what was there is in {aside}")
     return EXIT_OK
 
 
 @contextlib.contextmanager
-def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple[Agent, Any, Any]]:
     """The profile, the archive or stream, and what says that the stream was whole."""
     if arguments.source.startswith(RESTIC):
         wanted = command_backup.declared()
@@ -84,27 +85,27 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
             raise OpsError("no repository is declared", fix="declare backup_restic_repository")
         repository = offsite.Repository(host, wanted)
         name = arguments.source[len(RESTIC) :]
-        profile = host.one(arguments.profile) if name == "latest" or arguments.profile else None
-        snapshot = repository.find(name, profile["name"] if name == "latest" and profile else None)
-        profile = profile or host.one(snapshot.profile)
+        agent = host.one(arguments.profile) if name == "latest" or arguments.profile else None
+        snapshot = repository.find(name, agent.name if name == "latest" and agent else None)
+        agent = agent or host.one(snapshot.profile)
         say(f"snapshot {snapshot.id} of {snapshot.profile} on {snapshot.host}")
         with repository.reading(snapshot) as restic:
-            yield profile, restic.stdout, restic.finish
+            yield agent, restic.stdout, restic.finish
         return
     path = arguments.source
-    profile = None
+    agent = None
     if path == "latest":
-        profile = host.one(arguments.profile)
-        found = archives.listed(archives.directory_of(host), profile["name"])
+        agent = host.one(arguments.profile)
+        found = archives.listed(archives.directory_of(host), agent.name)
         if not found:
-            raise OpsError(f"there is no archive of {profile['name']} here", fix="name one, or restic:latest")
+            raise OpsError(f"there is no archive of {agent.name} here", fix="name one, or restic:latest")
         path = found[-1].path
     path = os.path.realpath(path)
     # Before anything of it is written anywhere.
     manifest = extracting.verify(path)
-    profile = profile or host.one(arguments.profile or _profile_of(path, manifest))
+    agent = agent or host.one(arguments.profile or _profile_of(path, manifest))
     say(f"{path}: whole, {manifest.members} files of {manifest.profile} on {manifest.host}")
-    yield profile, path, lambda: None
+    yield agent, path, lambda: None
 
 
 def _profile_of(path: str, manifest: extracting.Manifest) -> str:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from typing import Any
 
-from ..host.installation import Installation, choose, published
+from ..host.installation import Installation, Published, choose, published
 from ..host.kit import WRAPPER
 from ..supervise import command
 from ..system.errors import OpsError
@@ -37,8 +36,8 @@ def work(arguments: argparse.Namespace) -> int:
     if caller.uid == 0:
         host = Installation.load()
         return command.run_in_unit(host, host.one(name), words)
-    own = [agent for agent in published() if agent["user"] == caller.name]
-    if own and (name is None or name in [agent["name"] for agent in own]):
+    own = [agent for agent in published() if agent.user == caller.name]
+    if own and (name is None or name in [agent.name for agent in own]):
         _become(Installation.load(), choose(own, name), words, caller)
     try:
         # As root, since only root can have it confined as the agent is.
@@ -70,13 +69,13 @@ def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, words
 
 
-def _become(host: Installation, agent: dict[str, Any], words: Sequence[str], caller: Owner) -> None:
+def _become(host: Installation, agent: Published, words: Sequence[str], caller: Owner) -> None:
     """Become Hermes: the caller is the agent's own user, and confined, or not, as it is."""
-    environ = {**os.environ, "HOME": caller.home, **command.environment(agent["home"])}
+    environ = {**os.environ, "HOME": caller.home, **command.environment(agent.home)}
     environ.pop("HERMES_MANAGED_DIR", None)
-    if agent["managed_dir"]:
-        environ["HERMES_MANAGED_DIR"] = agent["managed_dir"]
-    argv = command.hermes(host.root, agent["home"], words)
+    if agent.managed_dir:
+        environ["HERMES_MANAGED_DIR"] = agent.managed_dir
+    argv = command.hermes(host.root, agent.home, words)
     try:
         os.execve(argv[0], argv, environ)
     except OSError as error:

@@ -91,8 +91,8 @@ def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
         lines += _indented(f"the user {user} runs several agents: {', '.join(names)}")
     release = found["release"]
     lines += ["", f"{'release':<{MARGIN}}{release['id'] if release else 'none'}"]
-    for name, profile in found["profiles"].items():
-        lines += _profile_lines(name, profile, check["figures"]["profiles"].get(name, {}), paint)
+    for name, agent in found["profiles"].items():
+        lines += _agent_lines(name, agent, check["figures"]["profiles"].get(name, {}), paint)
     if found["timers"] or found["last"]:
         lines.append("")
     for job in sorted({*found["timers"], *found["last"]}):
@@ -104,10 +104,10 @@ def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
     return lines
 
 
-def _profile_lines(name: str, profile: dict[str, Any], figures: dict[str, Any], paint: Any) -> list[str]:
-    platforms = ", ".join(f"{key} {value}" for key, value in profile["platforms"].items()) or "no platform"
-    state = paint(profile["active"], GREEN if profile["active"] == "active" else RED)
-    lines = [f"{'profile':<{MARGIN}}{name}: {state}, pid {profile['pid']}, {platforms}"]
+def _agent_lines(name: str, agent: dict[str, Any], figures: dict[str, Any], paint: Any) -> list[str]:
+    platforms = ", ".join(f"{key} {value}" for key, value in agent["platforms"].items()) or "no platform"
+    state = paint(agent["active"], GREEN if agent["active"] == "active" else RED)
+    lines = [f"{'profile':<{MARGIN}}{name}: {state}, pid {agent['pid']}, {platforms}"]
     figure = []
     if "memory_bytes" in figures:
         figure.append(f"{figures['memory_bytes'] / 2**20:.0f} MiB")
@@ -116,8 +116,8 @@ def _profile_lines(name: str, profile: dict[str, Any], figures: dict[str, Any], 
     if "turns" in figures:
         figure.append(f"{figures['turns']} turns in the last hour, {figures['turns_failed']} without an answer")
     more = [", ".join(figure)] if figure else []
-    more += [f"restart pending: {reason}" for reason in profile["restart_pending"]]
-    more += [f"changed by hand: {drift}" for drift in profile["drift"]]
+    more += [f"restart pending: {reason}" for reason in agent["restart_pending"]]
+    more += [f"changed by hand: {drift}" for drift in agent["drift"]]
     return lines + [line for text in more for line in _indented(text)]
 
 

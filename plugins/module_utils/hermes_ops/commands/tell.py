@@ -30,24 +30,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
-    profile = host.one(arguments.profile)
+    agent = host.one(arguments.profile)
     topic, body = tell.parse(sys.stdin.buffer.read(tell.MAX_BYTES + 1), arguments.topic)
-    path = tell.archive_path(profile["home"], topic, time.time())
-    owner = host.owner_of(profile)
-    url = servers.webhook_url(profile, owner, arguments.webhook)
+    path = tell.archive_path(agent.home, topic, time.time())
+    owner = host.owner_of(agent)
+    url = servers.webhook_url(agent, owner, arguments.webhook)
     if arguments.check:
         say(f"would keep: {path}")
-        say(f"would tell: profile {profile['name']}, by {url}: {printable(topic)} ({len(body)} characters)")
+        say(f"would tell: profile {agent.name}, by {url}: {printable(topic)} ({len(body)} characters)")
         return EXIT_OK
     tell.archive(path, owner, topic, body)
     say(f"kept:   {path}")
     try:
         answer = servers.call_webhook(
-            profile, owner, arguments.webhook, {"topic": topic, "body": body}, timeout=arguments.timeout
+            agent, owner, arguments.webhook, {"topic": topic, "body": body}, timeout=arguments.timeout
         )
     except OpsError as error:
         sys.stderr.write(f"hermes-ops: kept, but the agent has not answered: {printable(str(error))}\n")
         return EXIT_UNHEALTHY
-    say(f"told:   profile {profile['name']}, by {url}")
+    say(f"told:   profile {agent.name}, by {url}")
     say(f"answer: {printable(answer)}")
     return EXIT_OK

@@ -26,6 +26,6 @@ def work(arguments: argparse.Namespace) -> int:
             events.remove(agent, arguments.days)
         except OpsError as error:
             # The others' still go.
-            say(f"{agent['name']}: {error}")
+            say(f"{agent.name}: {error}")
             status = EXIT_UNHEALTHY
     return status

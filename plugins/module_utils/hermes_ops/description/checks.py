@@ -8,10 +8,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..system.errors import OpsError
 from ..system.systemd import check_path
+from .agent import Declared, Limits, Sandbox, Server
 from .schema import (
     AGENT_NAME,
     API_KEY_MINIMUM,
@@ -113,14 +115,19 @@ def user_of(declared: dict[str, Any], where: str) -> str:
     return user
 
 
-def check_ports(gateway: dict[str, Any], where: str) -> None:
-    for key in ("api", "webhook"):
-        if gateway[key]["enabled"]:
-            _check_port(gateway[key]["port"], f"{where}: {key}.port")
+def server_of(declared: dict[str, Any], default: Server, is_checked: bool, where: str) -> Server:
+    """The server that is declared as *declared*, on top of *default*.
+
+    :param is_checked: whether its port has to be one
+    """
+    server = replace(default, **declared)
+    if server.enabled and is_checked:
+        _check_port(server.port, "port" in declared, f"{where}.port")
+    return server
 
 
-def _check_port(port: Any, where: str) -> None:
-    if port is None:
+def _check_port(port: int, is_declared: bool, where: str) -> None:
+    if not port and not is_declared:
         raise OpsError("is not declared", where=where, fix="give the agent a port of its own, or enabled: false")
     if not 1 <= port <= 65535:
         raise OpsError(f"is {port}", where=where, fix="use a port between 1024 and 65535")
@@ -190,8 +197,8 @@ def check_env(settings: dict[str, str], secrets: dict[str, str], where: str) -> 
             )
 
 
-def check_api_key(api: dict[str, Any], secrets: dict[str, str], where: str) -> None:
-    if not api["enabled"]:
+def check_api_key(api: Server, secrets: dict[str, str], where: str) -> None:
+    if not api.enabled:
         return
     key = secrets.get("API_SERVER_KEY")
     real = key is not None and len(key.strip()) >= API_KEY_MINIMUM and key.strip().lower() not in PLACEHOLDER_SECRETS
@@ -201,16 +208,16 @@ def check_api_key(api: dict[str, Any], secrets: dict[str, str], where: str) -> N
             where=f"{where}: secrets.API_SERVER_KEY",
             fix="declare a real one (openssl rand -hex 32), or on loopback none at all: the host generates it",
         )
-    if not is_loopback(api["host"]) and not real:
+    if not is_loopback(api.host) and not real:
         raise OpsError(
-            f"{api['host']} can be reached from the network, and there is no key",
+            f"{api.host} can be reached from the network, and there is no key",
             where=f"{where}: api.host",
             fix="declare secrets.API_SERVER_KEY (openssl rand -hex 32), or bind 127.0.0.1",
         )
 
 
-def check_webhooks(webhook: dict[str, Any], subscriptions: list[Any], where: str) -> None:
-    if any(is_wanted(subscription) for subscription in subscriptions) and not webhook["enabled"]:
+def check_webhooks(webhook: Server, subscriptions: list[Any], where: str) -> None:
+    if any(is_wanted(subscription) for subscription in subscriptions) and not webhook.enabled:
         raise OpsError(
             "is false, but webhooks are declared", where=f"{where}: webhook.enabled", fix="enable it, or remove them"
         )
@@ -225,9 +232,9 @@ def check_webhooks(webhook: dict[str, Any], subscriptions: list[Any], where: str
         if subscription["name"] in names:
             raise OpsError(f"{subscription['name']} is declared twice", where=here, fix="remove one")
         names.add(subscription["name"])
-        if subscription.get("secret") == UNSIGNED_WEBHOOK and not is_loopback(webhook["host"]):
+        if subscription.get("secret") == UNSIGNED_WEBHOOK and not is_loopback(webhook.host):
             raise OpsError(
-                f"takes unsigned calls on {webhook['host']}, which can be reached from the network",
+                f"takes unsigned calls on {webhook.host}, which can be reached from the network",
                 where=f"{here}.secret",
                 fix="leave the secret out: the host generates one",
             )
@@ -290,45 +297,41 @@ def _dotted(path: tuple[str | int, ...]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
 
 
-def limits_of(declared: dict[str, Any], where: str) -> dict[str, Any]:
+def limits_of(declared: dict[str, Any], where: str) -> Limits:
     for key, (pattern, fix) in LIMITS.items():
         if key in declared and not pattern.fullmatch(str(declared[key])):
             raise OpsError(f"is {declared[key]!r}, which systemd would ignore", where=f"{where}: limits.{key}", fix=fix)
-    return {"memory": "4G", "cpu": None, "tasks": 1024, **declared}
+    return Limits(**{"memory": "4G", "cpu": None, "tasks": 1024, **declared})
 
 
-def sandbox_of(declared: dict[str, Any], where: str) -> dict[str, Any]:
-    sandbox = {"enabled": True, "open": [], "paths": [], **declared}
-    for door in sandbox["open"]:
+def sandbox_of(declared: dict[str, Any], where: str) -> Sandbox:
+    doors, paths = tuple(declared.get("open", ())), tuple(declared.get("paths", ()))
+    for door in doors:
         if door not in DOORS:
             raise OpsError(
                 f"there is no door {door!r}", where=f"{where}: sandbox.open", fix="known doors: " + ", ".join(DOORS)
             )
-    for path in sandbox["paths"]:
+    for path in paths:
         check_path(path, f"{where}: sandbox.paths")
-    return sandbox
+    return Sandbox(declared.get("enabled", True), doors, paths)
 
 
-def check_across(resolved: dict[str, dict[str, Any]], where: str) -> None:
+def check_across(resolved: dict[str, Declared], where: str) -> None:
     """What two agents must not share: a home, a port, a bot token."""
     _check_homes(resolved, where)
     ports: dict[int, str] = {}
     tokens: dict[tuple[str, str], str] = {}
-    for name, profile in resolved.items():
-        if profile["state"] == "absent":
+    for name, declared in resolved.items():
+        if not declared.agent.present:
             continue
-        for key in ("api", "webhook"):
-            server = profile["gateway"][key]
-            if not server["enabled"]:
-                continue
-            port = server["port"]
+        for key, server in declared.agent.servers.items():
             here = f"agent {name}: {key}.port"
-            if port in ports:
+            other = ports.setdefault(server.port, here)
+            if other != here:
                 raise OpsError(
-                    f"port {port} is declared twice: {ports[port]} and {here}", where=where, fix="give each its own"
+                    f"port {server.port} is declared twice: {other} and {here}", where=where, fix="give each its own"
                 )
-            ports[port] = here
-        for key, value in profile["secrets"].items():
+        for key, value in declared.description.secrets.items():
             if not key.endswith(("_BOT_TOKEN", "_APP_TOKEN")) or not value:
                 continue
             other = tokens.setdefault((key, value), name)
@@ -340,11 +343,11 @@ def check_across(resolved: dict[str, dict[str, Any]], where: str) -> None:
                 )
 
 
-def _check_homes(resolved: dict[str, dict[str, Any]], where: str) -> None:
+def _check_homes(resolved: dict[str, Declared], where: str) -> None:
     """Homes lie apart, or one is a Hermes profile below another."""
-    for name, agent in resolved.items():
+    for name, declared in resolved.items():
         for other, others in resolved.items():
-            home, outer = agent["home"], others["home"]
+            home, outer = declared.agent.home, others.agent.home
             if name == other or not f"{home}/".startswith(f"{outer}/"):
                 continue
             if home == outer:
@@ -357,7 +360,7 @@ def _check_homes(resolved: dict[str, dict[str, Any]], where: str) -> None:
                     where=where,
                     fix=f"move it out of {outer}",
                 )
-            if others["purge"] and agent["state"] == "present":
+            if others.purge and declared.agent.present:
                 raise OpsError(
                     f"its home holds that of agent {name}, which is present",
                     where=f"{where}: agent {other}: purge",

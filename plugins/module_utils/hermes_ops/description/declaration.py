@@ -17,6 +17,7 @@ from typing import Any
 from ..system.errors import OpsError
 from ..system.systemd import check_path
 from . import checks
+from .agent import Agent, Declared, Description, HealthCheck, Placement, Server
 from .schema import AGENT_KEYS, DEFAULT_PROFILE, PROFILES_DIRECTORY, check_table, choice
 
 # Variables of versions in which all agents of a host shared a home and a user -> what is declared instead.
@@ -87,16 +88,15 @@ def resolve(
     host: str,
     data_dir: str,
     managed_root: str,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Declared]:
     """Check *agents* and complete them.
 
     :param agents: the list ``hermes_agents``
     :param host: the inventory's name of the host, for error messages
     :param data_dir: absolute path of the directory below which the agents live
     :param managed_root: directory below which the managed scope of each agent lies
-    :returns: name -> complete description, in the declared order. Secrets are in ``secrets`` and in
-        ``webhooks[].secret`` and nowhere else; ``gateway`` is all that units, health checks and the host's own
-        kit have to know, and goes through output and records as it is
+    :returns: by name, in the declared order. Secrets are in ``secrets`` and in ``webhooks[].secret`` of the description
+        and nowhere else
     :raises OpsError: for the first thing that cannot work; names host, agent and key
     """
     for name, path in (("hermes_data_dir", data_dir), ("hermes_managed_root", managed_root)):
@@ -104,14 +104,15 @@ def resolve(
     where = f"{host}: hermes_agents"
     if not isinstance(agents, list) or not agents:
         raise OpsError("must be a list of at least one agent", where=where, fix="declare one: [{name: default}]")
-    resolved: dict[str, dict[str, Any]] = {}
+    resolved: dict[str, Declared] = {}
     for number, declared in enumerate(agents, start=1):
         if not isinstance(declared, dict):
             raise OpsError(f"entry {number} is not a mapping", where=where, fix="write it as {name: …}")
-        agent = _resolve_one(declared, number, where, data_dir, managed_root)
-        if agent["name"] in resolved:
-            raise OpsError(f"agent {agent['name']} is declared twice", where=where, fix="merge the two, or rename one")
-        resolved[agent["name"]] = agent
+        one = _resolve_one(declared, number, where, data_dir, managed_root)
+        name = one.agent.name
+        if name in resolved:
+            raise OpsError(f"agent {name} is declared twice", where=where, fix="merge the two, or rename one")
+        resolved[name] = one
     checks.check_across(resolved, where)
     return resolved
 
@@ -135,111 +136,106 @@ def refuse_replaced(variables: Collection[str], host: str) -> None:
             raise OpsError("is not used any more", where=f"{host}: {name}", fix=f"{fix}; see docs/agents.md")
 
 
-def _resolve_one(declared: dict[str, Any], number: int, where: str, data_dir: str, managed_root: str) -> dict[str, Any]:
+def _resolve_one(declared: dict[str, Any], number: int, where: str, data_dir: str, managed_root: str) -> Declared:
     name = checks.name_of(declared, number, where)
     where = f"{where}: agent {name}"
     check_table(declared, AGENT_KEYS, where)
+    state = choice(declared, "state", ("present", "absent"), where)
+    placement = _placement(declared, state, where, data_dir, managed_root)
+    drain = declared.get("drain", 30)
+    limits = checks.limits_of(declared.get("limits", {}), where)
+    sandbox = checks.sandbox_of(declared.get("sandbox", {}), where)
+    description = _description(declared, placement, drain, where)
+    health = _health(declared.get("health", {}), placement, description, where)
+    agent = Agent(**vars(placement), state=state, drain=drain, limits=limits, sandbox=sandbox, health=health)
+    return Declared(description, agent, declared.get("purge", False))
+
+
+def _placement(declared: dict[str, Any], state: str, where: str, data_dir: str, managed_root: str) -> Placement:
+    name = declared["name"]
     directory = f"{data_dir.rstrip('/')}/agents/{name}"
-    gateway = {
-        "name": name,
-        "state": choice(declared, "state", ("present", "absent"), where),
-        "user": checks.user_of(declared, where),
-        "home": checks.home_of(declared, directory, data_dir, where),
-        "directory": directory,
-        "unit": f"hermes-gateway@{name}.service",
-        "config_scope": choice(declared, "config_scope", ("home", "managed"), where),
-        "managed_dir": f"{managed_root}/{name}",
-        **_servers(declared, name == DEFAULT_PROFILE),
-        "drain": declared.get("drain", 30),
-        "limits": checks.limits_of(declared.get("limits", {}), where),
-        "sandbox": checks.sandbox_of(declared.get("sandbox", {}), where),
+    wanted = any(checks.is_wanted(subscription) for subscription in declared.get("webhooks", []))
+    # Only the default agent has ports without declaring them.
+    ports = {"api": 8642, "webhook": 8644} if name == DEFAULT_PROFILE else {"api": 0, "webhook": 0}
+    enabled = {"api": True, "webhook": "webhook" in declared or wanted}
+    servers = {
+        key: checks.server_of(
+            declared.get(key, {}), Server(enabled[key], "127.0.0.1", port), state == "present", f"{where}: {key}"
+        )
+        for key, port in ports.items()
     }
-    if gateway["state"] == "present":
-        checks.check_ports(gateway, where)
+    return Placement(
+        name=name,
+        user=checks.user_of(declared, where),
+        home=checks.home_of(declared, directory, data_dir, where),
+        directory=directory,
+        unit=f"hermes-gateway@{name}.service",
+        config_scope=choice(declared, "config_scope", ("home", "managed"), where),
+        managed_dir=f"{managed_root}/{name}",
+        **servers,
+    )
+
+
+def _description(declared: dict[str, Any], placement: Placement, drain: int, where: str) -> Description:
     secrets = checks.env_texts(declared, "secrets", where)
     subscriptions = declared.get("webhooks", [])
-    checks.check_api_key(gateway["api"], secrets, where)
-    checks.check_webhooks(gateway["webhook"], subscriptions, where)
+    checks.check_api_key(placement.api, secrets, where)
+    checks.check_webhooks(placement.webhook, subscriptions, where)
     checks.check_texts(declared, where)
-    gateway["health"] = _health(declared.get("health", {}), gateway, subscriptions, secrets, where)
-    own_key = gateway["api"]["enabled"] and "API_SERVER_KEY" not in secrets
-    return {
-        "name": name,
-        "state": gateway["state"],
-        "purge": declared.get("purge", False),
-        "home": gateway["home"],
-        "config": _config(declared.get("config", {}), gateway, where),
-        "settings": _settings(declared, gateway, secrets, where),
-        "secrets": secrets,
-        "generate": ["API_SERVER_KEY"] if own_key else [],
-        "webhooks": subscriptions,
-        "webhooks_purge": declared.get("webhooks_purge", False),
-        "soul": declared.get("soul"),
-        "user_profile": declared.get("user_profile"),
-        "memory": declared.get("memory"),
-        "gateway": gateway,
-    }
+    own_key = placement.api.enabled and "API_SERVER_KEY" not in secrets
+    return Description(
+        name=placement.name,
+        config=_config(declared.get("config", {}), placement.webhook, drain, where),
+        settings=_settings(declared, placement.api, secrets, where),
+        secrets=secrets,
+        generate=("API_SERVER_KEY",) if own_key else (),
+        webhooks=tuple(subscriptions),
+        webhooks_purge=declared.get("webhooks_purge", False),
+        soul=declared.get("soul"),
+        user_profile=declared.get("user_profile"),
+        memory=declared.get("memory"),
+    )
 
 
-def _servers(declared: dict[str, Any], is_default: bool) -> dict[str, dict[str, Any]]:
-    """``api`` and ``webhook``; only the default agent has ports without declaring them."""
-    wanted = any(checks.is_wanted(subscription) for subscription in declared.get("webhooks", []))
-    defaults = {
-        "api": {"enabled": True, "host": "127.0.0.1", "port": 8642 if is_default else None},
-        "webhook": {
-            "enabled": "webhook" in declared or wanted,
-            "host": "127.0.0.1",
-            "port": 8644 if is_default else None,
-        },
-    }
-    return {key: {**server, **declared.get(key, {})} for key, server in defaults.items()}
-
-
-def _settings(declared: dict[str, Any], gateway: dict[str, Any], secrets: dict[str, str], where: str) -> dict[str, str]:
+def _settings(declared: dict[str, Any], api: Server, secrets: dict[str, str], where: str) -> dict[str, str]:
     """What is not secret of ``.env``."""
     settings = checks.env_texts(declared, "settings", where)
     checks.check_env(settings, secrets, where)
-    api = gateway["api"]
-    settings["API_SERVER_ENABLED"] = str(api["enabled"]).lower()
-    if api["enabled"]:
-        settings["API_SERVER_HOST"] = api["host"]
-        settings["API_SERVER_PORT"] = str(api["port"])
+    settings["API_SERVER_ENABLED"] = str(api.enabled).lower()
+    if api.enabled:
+        settings["API_SERVER_HOST"] = api.host
+        settings["API_SERVER_PORT"] = str(api.port)
     return settings
 
 
-def _config(declared: dict[str, Any], gateway: dict[str, Any], where: str) -> dict[str, Any]:
+def _config(declared: dict[str, Any], webhook: Server, drain: int, where: str) -> dict[str, Any]:
     """The keys of ``config.yaml``."""
     checks.check_config(declared, where)
-    config = merge(BASE_CONFIG, {"agent": {"restart_drain_timeout": gateway["drain"]}})
-    webhook = gateway["webhook"]
-    if webhook["enabled"]:
-        server = {"enabled": True, "extra": {"host": webhook["host"], "port": webhook["port"]}}
+    config = merge(BASE_CONFIG, {"agent": {"restart_drain_timeout": drain}})
+    if webhook.enabled:
+        server = {"enabled": True, "extra": {"host": webhook.host, "port": webhook.port}}
         config["platforms"] = {"webhook": server}
     return merge(config, declared)
 
 
-def _health(
-    declared: dict[str, Any], gateway: dict[str, Any], subscriptions: list[Any], secrets: dict[str, str], where: str
-) -> dict[str, Any]:
+def _health(declared: dict[str, Any], placement: Placement, description: Description, where: str) -> HealthCheck:
     """What tells that the agent is healthy."""
+    secrets = description.secrets
     connecting = sorted({platform for token, platform in PLATFORM_TOKENS.items() if secrets.get(token)})
     platforms = list(declared.get("platforms", connecting))
-    if gateway["api"]["enabled"]:
+    if placement.api.enabled:
         platforms.append("api_server")
-    if gateway["webhook"]["enabled"]:
+    if placement.webhook.enabled:
         platforms.append("webhook")
-    named = [subscription["name"] for subscription in subscriptions if checks.is_wanted(subscription)]
+    named = [subscription["name"] for subscription in description.webhooks if checks.is_wanted(subscription)]
     if "webhook" in declared and declared["webhook"] not in named:
         raise OpsError(
             f"names the subscription {declared['webhook']!r}, which is not declared",
             where=f"{where}: health.webhook",
             fix="declare it under webhooks",
         )
-    if declared.get("reply") and not gateway["api"]["enabled"]:
+    if declared.get("reply") and not placement.api.enabled:
         raise OpsError("a reply needs the API server", where=f"{where}: health.reply", fix="enable api, or drop it")
-    return {
-        "platforms": platforms,
-        "reply": declared.get("reply", False),
-        "webhook": declared.get("webhook"),
-        "timeout": declared.get("timeout", 120),
-    }
+    return HealthCheck(
+        tuple(platforms), declared.get("reply", False), declared.get("webhook"), declared.get("timeout", 120)
+    )

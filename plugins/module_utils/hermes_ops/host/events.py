@@ -13,6 +13,7 @@ import time
 
 from ..system.files import Owner, changing, open_directory
 from ..system.worker import Limits, work
+from .installation import Published
 
 # Directories of a home, and the names in them (Hermes 0.18.2 and 0.19.0; the sources stand in docs/logs.md).
 EVENTS = (("logs", "subagent-timeout-*.log"), ("sessions", "request_dump_*.json"))
@@ -21,13 +22,12 @@ _LIMITS = Limits(seconds=120.0)
 _DAY = 86400.0
 
 
-def remove(agent: dict[str, str], days: int) -> None:
+def remove(agent: Published, days: int) -> None:
     """Remove the files of events that are older than *days* from the home of *agent*.
 
-    :param agent: one of :func:`installation.published`
     :raises OpsError: that cannot be done
     """
-    owner, home = Owner.named(agent["user"]), agent["home"]
+    owner, home = Owner.named(agent.user), agent.home
     with changing(open_directory(home), home) as top:
         work(owner, "host.events:remove_in", top, days, limits=_LIMITS, descriptors=[top], where=home)
 

@@ -10,6 +10,7 @@ import pwd
 import stat
 from typing import Any
 
+from ..description.agent import Agent
 from ..system.files import read_json
 from ..system.process import run
 from .installation import HOST_FILE
@@ -24,39 +25,36 @@ PARENT_MODE = 0o711
 DIRECTORY_MODE = 0o700
 
 
-def look(
-    profiles: list[dict[str, Any]], scope: str, data_dir: str, ops_dir: str, packages: list[str]
-) -> dict[str, Any]:
+def look(agents: list[Agent], scope: str, data_dir: str, ops_dir: str, packages: list[str]) -> dict[str, Any]:
     """What the role base decides by.
 
-    :param profiles: ``gateway`` parts of descriptions made by :func:`declaration.resolve`
     :param scope: whose managers run the gateways, ``system`` or ``user``
     :param packages: names of Debian packages
     :returns: ``system``, ``missing_packages``, ``missing_users``, ``wrong_directories``, ``data_dir_owner``,
         ``linger``, ``superseded``; see the module info
     """
-    present = [profile for profile in profiles if profile["state"] == "present"]
+    present = [agent for agent in agents if agent.present]
     return {
         "system": system(),
         "missing_packages": missing_packages(packages),
         "missing_users": missing_users(present),
         "wrong_directories": wrong_directories(present, data_dir),
         "data_dir_owner": _owner_of(data_dir),
-        "linger": missing_linger(profiles, scope),
+        "linger": missing_linger(agents, scope),
         "superseded": superseded(ops_dir),
     }
 
 
-def missing_users(profiles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def missing_users(agents: list[Agent]) -> list[dict[str, Any]]:
     """``name``, ``home`` and ``uid`` of the users that are to be made.
 
     :returns: a uid where the agent's directory came with a data volume: its files keep their owner; otherwise None
     """
     found: dict[str, dict[str, Any]] = {}
-    for profile in profiles:
-        if _account(profile["user"]) is None and profile["user"] not in found:
-            uid = _unclaimed_owner(profile["directory"])
-            found[profile["user"]] = {"name": profile["user"], "home": profile["directory"], "uid": uid}
+    for agent in agents:
+        if _account(agent.user) is None and agent.user not in found:
+            uid = _unclaimed_owner(agent.directory)
+            found[agent.user] = {"name": agent.user, "home": agent.directory, "uid": uid}
     return list(found.values())
 
 
@@ -72,10 +70,10 @@ def _unclaimed_owner(path: str) -> int | None:
     return None
 
 
-def wrong_directories(profiles: list[dict[str, Any]], data_dir: str) -> list[dict[str, str]]:
+def wrong_directories(agents: list[Agent], data_dir: str) -> list[dict[str, str]]:
     """``path``, ``owner`` and ``mode`` of the directories that are not there, or not so."""
     wanted = [(data_dir, "root", PARENT_MODE), (os.path.join(data_dir, "agents"), "root", PARENT_MODE)]
-    wanted += [(profile["directory"], profile["user"], DIRECTORY_MODE) for profile in profiles]
+    wanted += [(agent.directory, agent.user, DIRECTORY_MODE) for agent in agents]
     return [
         {"path": path, "owner": owner, "mode": f"{mode:04o}"}
         for path, owner, mode in wanted
@@ -93,23 +91,21 @@ def _is_directory(path: str, owner: str, mode: int) -> bool:
     return stat.S_ISDIR(status.st_mode) and owned and stat.S_IMODE(status.st_mode) == mode
 
 
-def missing_linger(profiles: list[dict[str, Any]], scope: str) -> list[str]:
+def missing_linger(agents: list[Agent], scope: str) -> list[str]:
     """The users whose manager has to run without a login and does not yet."""
-    return sorted(user for user in _with_manager(profiles, scope) if not os.path.exists(os.path.join(LINGER, user)))
+    return sorted(user for user in _with_manager(agents, scope) if not os.path.exists(os.path.join(LINGER, user)))
 
 
-def needless_linger(profiles: list[dict[str, Any]], scope: str) -> list[str]:
+def needless_linger(agents: list[Agent], scope: str) -> list[str]:
     """The users made by the role base whose manager runs without a login and need not any more."""
-    users = {profile["user"] for profile in profiles} - _with_manager(profiles, scope)
+    users = {agent.user for agent in agents} - _with_manager(agents, scope)
     ours = {user for user in users if (account := _account(user)) and account.pw_gecos.split(",")[0] == COMMENT}
     return sorted(user for user in ours if os.path.exists(os.path.join(LINGER, user)))
 
 
-def _with_manager(profiles: list[dict[str, Any]], scope: str) -> set[str]:
+def _with_manager(agents: list[Agent], scope: str) -> set[str]:
     return {
-        profile["user"]
-        for profile in profiles
-        if profile["state"] == "present" and (scope == "user" or "user_manager" in profile["sandbox"]["open"])
+        agent.user for agent in agents if agent.present and (scope == "user" or "user_manager" in agent.sandbox.open)
     }
 
 

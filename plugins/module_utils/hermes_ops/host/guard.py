@@ -46,15 +46,15 @@ class Guard:
 
     def _runners(self) -> list[str]:
         """The units that start a release: gateways, or the managers of the users whose gateways they run."""
-        profiles = self.host.profiles
+        agents = self.host.profiles
         if self.host.scope == "system":
-            return [profile["unit"] for profile in profiles]
-        return sorted({f"user@{self.host.owner_of(profile).uid}.service" for profile in profiles})
+            return [agent.unit for agent in agents]
+        return sorted({f"user@{self.host.owner_of(agent).uid}.service" for agent in agents})
 
     def render(self) -> str:
         """The unit: after the disks, before anything that runs a release."""
         journal = os.path.join(self.host.ops_dir, JOURNALS[self.job])
-        homes = [profile["home"] for profile in self.host.profiles]
+        homes = [agent.home for agent in self.host.profiles]
         return f"""\
 # Written by hermes-ops. Exists only while the job is in progress.
 

@@ -9,14 +9,17 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
+from ..description.agent import Agent, Placement
 from ..description.schema import DEFAULT_PROFILE
 from ..system.errors import OpsError
 from ..system.files import Owner, ensure_directory, lock, read_json, write_json
 from ..system.systemd import Manager
+from ..system.typed import parse
 from .records import Records, check_ops, remembered
 
 # Jobs that leave a journal until they are finished or undone; below ops_dir.
@@ -27,8 +30,24 @@ HOST_FILE = "/etc/hermes-ops/host.json"
 AGENTS = "/etc/hermes-ops/agents"
 
 
+@dataclass(frozen=True)
+class Published:
+    """What everybody on a host may know of an agent.
+
+    :param managed_dir: of its managed scope; None: it has none
+    """
+
+    name: str
+    user: str
+    home: str
+    managed_dir: str | None
+
+
+_Named = TypeVar("_Named", Agent, Published)
+
+
 class Installation:
-    """Names and paths of a converged host, and the profiles it was converged with.
+    """Names and paths of a converged host, and the agents it was converged with.
 
     ::
 
@@ -55,42 +74,42 @@ class Installation:
             raise OpsError("is of an earlier version", where=path, fix="take the host over: docs/adopting.md")
         return cls(host)
 
-    def owner_of(self, profile: dict[str, Any]) -> Owner:
-        """The user that *profile* runs as.
+    def owner_of(self, placement: Placement) -> Owner:
+        """The user as whom an agent runs.
 
         :raises OpsError: when there is no such user on this host
         """
-        return Owner.named(profile["user"])
+        return Owner.named(placement.user)
 
-    def manager_of(self, profile: dict[str, Any]) -> Manager:
-        """Who runs the gateway of *profile*."""
-        return Manager(self.scope, self.owner_of(profile))
+    def manager_of(self, placement: Placement) -> Manager:
+        """Who runs the gateway of an agent."""
+        return Manager(self.scope, self.owner_of(placement))
 
     @cached_property
-    def profiles(self) -> list[dict[str, Any]]:
-        """The ``gateway`` parts (see :func:`declaration.resolve`) of the profiles that are present, by name.
+    def profiles(self) -> list[Agent]:
+        """The agents that are present, by name.
 
         :raises OpsError: when we may not read them
         """
-        found = [self.records(name).applied("gateway") for name in remembered(self.ops_dir)]
-        return [profile for profile in found if profile and profile["state"] == "present"]
+        found = [self.records(name).agent() for name in remembered(self.ops_dir)]
+        return [agent for agent in found if agent and agent.present]
 
-    def select(self, name: str | None) -> list[dict[str, Any]]:
-        """All profiles, or the one that is called *name*.
+    def select(self, name: str | None) -> list[Agent]:
+        """All agents, or the one that is called *name*.
 
-        :raises OpsError: when there is no such profile
+        :raises OpsError: when there is no such agent
         """
         return [choose(self.profiles, name)] if name else self.profiles
 
-    def one(self, name: str | None) -> dict[str, Any]:
-        """The profile that is called *name*; without a name ``default``, or the only one there is.
+    def one(self, name: str | None) -> Agent:
+        """The agent that is called *name*; without a name ``default``, or the only one there is.
 
-        :raises OpsError: when there is no such profile, or a name is needed
+        :raises OpsError: when there is no such agent, or a name is needed
         """
         return choose(self.profiles, name)
 
-    def records(self, profile: str) -> Records:
-        return Records(self.ops_dir, profile)
+    def records(self, name: str) -> Records:
+        return Records(self.ops_dir, name)
 
     @contextlib.contextmanager
     def lock(self, job: str, timeout: float = 1.0) -> Iterator[int]:
@@ -146,12 +165,12 @@ class Installation:
         return os.path.join(self.ops_dir, "status", f"{job}.json")
 
 
-def choose(agents: list[dict[str, Any]], name: str | None) -> dict[str, Any]:
+def choose(agents: Sequence[_Named], name: str | None) -> _Named:
     """The one of *agents* that is called *name*; without a name the only one there is, or ``default``.
 
     :raises OpsError: when there is no such agent, or a name is needed
     """
-    known = {agent["name"]: agent for agent in agents}
+    known = {agent.name: agent for agent in agents}
     if name is None and len(known) == 1:
         return next(iter(known.values()))
     if name is None and known and DEFAULT_PROFILE not in known:
@@ -162,31 +181,30 @@ def choose(agents: list[dict[str, Any]], name: str | None) -> dict[str, Any]:
     return known[wanted]
 
 
-def publish(profile: dict[str, Any]) -> None:
-    """Say to everybody on this host where the agent *profile* lies and as whom it runs; take it back when it is absent.
-
-    :param profile: the ``gateway`` part of a description
-    """
-    path = os.path.join(AGENTS, f"{profile['name']}.json")
-    if profile["state"] == "absent":
+def publish(agent: Agent) -> None:
+    """Say to everybody on this host where the agent lies and as whom it runs; take it back when it is absent."""
+    path = os.path.join(AGENTS, f"{agent.name}.json")
+    if not agent.present:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         return
-    managed = profile["managed_dir"] if profile["config_scope"] == "managed" else None
-    agent = {"name": profile["name"], "user": profile["user"], "home": profile["home"], "managed_dir": managed}
-    if read_json(path) != agent:
+    said = asdict(Published(agent.name, agent.user, agent.home, agent.managed))
+    if read_json(path) != said:
         ensure_directory(AGENTS, mode=0o755)
-        write_json(path, agent, mode=0o644)
+        write_json(path, said, mode=0o644)
 
 
-def published() -> list[dict[str, Any]]:
-    """The agents of this host, by name: ``name``, ``user``, ``home``, ``managed_dir`` (None: it has none)."""
+def published() -> list[Published]:
+    """The agents of this host, by name.
+
+    :raises OpsError: one of the files is none of ours
+    """
     try:
         names = sorted(os.listdir(AGENTS))
     except FileNotFoundError:
         return []
-    agents = [read_json(os.path.join(AGENTS, name)) for name in names if name.endswith(".json")]
-    return [agent for agent in agents if agent]
+    paths = [os.path.join(AGENTS, name) for name in names if name.endswith(".json")]
+    return [parse(Published, found, path) for path in paths if (found := read_json(path))]
 
 
 def is_busy(ops_dir: str, job: str) -> bool:

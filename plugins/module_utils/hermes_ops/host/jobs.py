@@ -19,6 +19,7 @@ from ..system.plan import Plan
 from ..system.process import run
 from ..system.services import plan_active, plan_gone
 from ..system.systemd import Manager
+from ..system.typed import parse
 from . import settings
 from .kit import COMMAND
 
@@ -79,7 +80,7 @@ class Job:
         """:raises OpsError: when *values* are no settings of this job"""
         module, name = self.settings.split(":")
         kind = getattr(importlib.import_module(f"..{module}", __package__), name)
-        settings.parse(kind, values, f"settings of {self.name}")
+        parse(kind, values, f"settings of {self.name}")
 
 
 # The module timer imports what is named under settings, so that Ansible sends it.

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What we remember about a profile, so that it outlives a run, a host and a kill."""
+"""What we remember about an agent, so that it outlives a run, a host and a kill."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ import contextlib
 import os
 import shutil
 import time
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..description.agent import Agent
 from ..system.errors import OpsError
 from ..system.files import Owner, check_trusted, ensure_directory, lock, read_bytes, read_json, write_atomic, write_json
+from ..system.typed import parse
 from ..system.worker import WorkerDied, work
 
 # Bytes of a file that is kept; config.yaml and .env are far below that.
 _KEPT_LIMIT = 1024 * 1024
+# The kind under which the agent itself is remembered.
+_AGENT = "gateway"
 
 
 def check_ops(ops_dir: str) -> None:
@@ -71,26 +76,38 @@ def remembered(ops_dir: str) -> list[str]:
         raise OpsError("may only be read by root", where=directory, fix="use sudo") from None
 
 
+@dataclass(frozen=True)
+class Separated:
+    """Where an agent was that has been taken out of an adopted home.
+
+    :param aside: where that home is now
+    """
+
+    home: str
+    user: str
+    aside: str
+
+
 class Records:
-    """The directory ``<ops_dir>/profiles/<profile>/``: only the operator's, never the agent's.
+    """The directory ``<ops_dir>/profiles/<name>/``: only the operator's, never the agent's.
 
     ========================  ===========================================================================
-    ``applied/<kind>.json``   what we last wrote into the profile (kind: ``config``, ``env``, …)
+    ``applied/<kind>.json``   what we last wrote into its home (kind: ``config``, ``env``, …)
     ``restart.json``          why the gateway must be restarted; written *before* a change, removed *after*
                               the restart, so that a run killed between the two is finished by the next
-    ``kept/<file>``           the copy of a profile's file that last proved to work
+    ``kept/<file>``           the copy of an agent's file that last proved to work
     ``separated.json``        where an agent was that has been taken out of an adopted home
-    ``lock``                  held by whoever changes the profile
+    ``lock``                  held by whoever changes the agent
     ========================  ===========================================================================
 
     :param ops_dir: absolute path, usually ``<hermes_data_dir>/ops``
-    :param profile: name of the profile
+    :param name: of the agent
     :raises OpsError: when somebody else than root could put something else in the place of *ops_dir*
     """
 
-    def __init__(self, ops_dir: str, profile: str) -> None:
+    def __init__(self, ops_dir: str, name: str) -> None:
         self.ops_dir = ops_dir
-        self.directory = os.path.join(ops_dir, "profiles", profile)
+        self.directory = os.path.join(ops_dir, "profiles", name)
         if os.path.lexists(ops_dir):
             check_ops(ops_dir)
 
@@ -103,15 +120,31 @@ class Records:
             ensure_directory(os.path.join(self.directory, name), mode=0o700)
 
     def lock(self, timeout: float = 60.0):
-        """Hold the profile's lock; see :func:`files.lock`. Call :meth:`prepare` first."""
+        """Hold the agent's lock; see :func:`files.lock`. Call :meth:`prepare` first."""
         return lock(os.path.join(self.directory, "lock"), timeout=timeout)
 
     def applied(self, kind: str) -> dict[str, Any]:
         """What was last applied, ``{}`` when nothing ever was."""
-        return read_json(os.path.join(self.directory, "applied", f"{kind}.json")) or {}
+        return read_json(self._path_of(kind)) or {}
 
     def write_applied(self, kind: str, value: dict[str, Any]) -> None:
-        write_json(os.path.join(self.directory, "applied", f"{kind}.json"), value)
+        write_json(self._path_of(kind), value)
+
+    def agent(self) -> Agent | None:
+        """The agent as it was last converged; None when it never was, or is absent.
+
+        :raises OpsError: what is remembered is none, as that of an earlier version
+        """
+        found = self.applied(_AGENT)
+        return Agent.from_plain(found, self._path_of(_AGENT)) if found else None
+
+    def write_agent(self, agent: Agent) -> None:
+        """Remember it for ``hermes-ops``, which has no controller to ask; forget one that is absent."""
+        if not agent.present:
+            self.forget_applied(_AGENT)
+        elif self.applied(_AGENT) != agent.to_plain():
+            self.prepare()
+            self.write_applied(_AGENT, agent.to_plain())
 
     def keep(self, path: str, owner: Owner, *, replace: bool = False) -> None:
         """Keep a copy of *path*; one that is already kept is only replaced when *replace* says it works.
@@ -125,7 +158,7 @@ class Records:
             self.keep_content(os.path.basename(path), data, replace=replace)
 
     def keep_content(self, name: str, data: bytes, *, replace: bool = False) -> None:
-        """Keep *data* as the content of the profile's file *name*; see :meth:`keep`."""
+        """Keep *data* as the content of the agent's file *name*; see :meth:`keep`."""
         kept = os.path.join(self.directory, "kept", name)
         if os.path.exists(kept) and not replace:
             return
@@ -162,21 +195,25 @@ class Records:
     def forget_applied(self, kind: str) -> None:
         """Take back :meth:`write_applied`."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.directory, "applied", f"{kind}.json"))
+            os.unlink(self._path_of(kind))
 
-    def separated(self) -> dict[str, Any]:
-        """``home`` and ``user`` before the agent was separated, and ``aside``, where that home is; {}: it was not."""
-        return read_json(self._separated_path) or {}
+    def separated(self) -> Separated | None:
+        """Where the agent was before it was separated; None: it was not."""
+        found = read_json(self._separated_path)
+        return parse(Separated, found, self._separated_path) if found else None
 
-    def write_separated(self, was: dict[str, str]) -> None:
-        write_json(self._separated_path, was)
+    def write_separated(self, was: Separated) -> None:
+        write_json(self._separated_path, asdict(was))
 
     def exist(self) -> bool:
         return os.path.isdir(self.directory)
 
     def remove(self) -> None:
-        """Forget everything about the profile."""
+        """Forget everything about the agent."""
         shutil.rmtree(self.directory)
+
+    def _path_of(self, kind: str) -> str:
+        return os.path.join(self.directory, "applied", f"{kind}.json")
 
     @property
     def _separated_path(self) -> str:

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..agent import converge, parts, removal
-from ..description.schema import PROFILES_DIRECTORY
+from ..description.agent import Declared, Placement
 from ..host import groundwork, installation
 from ..host.records import Records, remembered
 from ..supervise import gateway
+from ..supervise.systemd import Systemd
 from ..system.errors import OpsError, as_error
 from ..system.files import Owner
 from ..system.plan import Difference, Plan, diff
@@ -23,25 +24,22 @@ from .call import Call, manager_of, units_host
 
 
 def work(call: Call) -> dict[str, Any]:
-    homes = converge_homes(call)
+    agents = [Declared.from_plain(each, f"agents: {each['name']}") for each in call.params["agents"]]
+    homes = converge_homes(call, agents)
     if homes.get("failed"):
         return homes
-    plan = converge_units(call, {name: home["restart"] for name, home in homes["agents"].items()})
+    plan = converge_units(call, agents, {name: home["restart"] for name, home in homes["agents"].items()})
     # After the units: a gateway that is to go has ended by now.
-    purged = purge(call)
+    purged = purge(call, agents)
     diffs = [*homes["diff"], *([plan.diff("units")] if plan.changed else []), *purged["diff"]]
     return {
         **homes,
         "restarted": plan.restart,
-        "units": [agent["gateway"]["unit"] for agent in agents_that_are(call, "present")],
+        "units": [declared.agent.unit for declared in agents if declared.agent.present],
         **purged,
         "diff": diffs,
         "changed": bool(diffs),
     }
-
-
-def agents_that_are(call: Call, state: str) -> list[dict[str, Any]]:
-    return [agent for agent in call.params["agents"] if agent["state"] == state]
 
 
 def failure(errors: dict[str, OpsError]) -> dict[str, Any]:
@@ -54,69 +52,45 @@ def failure(errors: dict[str, OpsError]) -> dict[str, Any]:
 # Homes
 
 
-def converge_homes(call: Call) -> dict[str, Any]:
+def converge_homes(call: Call, agents: list[Declared]) -> dict[str, Any]:
     """Every home is made what is declared, whatever is wrong with another one."""
     homes: dict[str, dict[str, Any]] = {}
     errors: dict[str, OpsError] = {}
     diffs: list[dict[str, str]] = []
-    for agent in agents_that_are(call, "present"):
+    for declared in agents:
+        agent = declared.agent
+        if not agent.present:
+            continue
         try:
-            outcome = converge.converge(
-                agent["home"],
-                home_owner_of(call, agent),
-                Records(call.params["ops_dir"], agent["name"]),
-                declared(agent),
-                check=call.check_mode,
-            )
+            owner, records = home_owner_of(call, agent), Records(call.params["ops_dir"], agent.name)
+            outcome = converge.converge(declared.description, agent, owner, records, check=call.check_mode)
         except Exception as caught:
-            errors[agent["name"]] = as_error(caught)
+            errors[agent.name] = as_error(caught)
             continue
         for note in outcome.notes:
             call.warn(note)
         diffs += diffs_of(agent, outcome)
-        homes[agent["name"]] = {
+        homes[agent.name] = {
             "changed": outcome.changed,
-            "home": agent["home"],
+            "home": agent.home,
             "restart": outcome.restart,
             **{kind: list(entries(outcome, kind)) for kind in ("drift", "migrated", "left", "generated")},
         }
     return {"changed": bool(diffs), "agents": homes, "diff": diffs, **failure(errors)}
 
 
-def home_owner_of(call: Call, agent: dict[str, Any]) -> Owner:
+def home_owner_of(call: Call, agent: Placement) -> Owner:
     """The user as whom the module looks at the home of *agent*, and in which it changes it.
 
     In check mode on a host where that user is only planned there is either no home, or one that is adopted: then its
     present user looks at it.
     """
     try:
-        return Owner.named(agent["gateway"]["user"])
+        return Owner.named(agent.user)
     except OpsError:
         if call.check_mode:
-            return converge.reader(agent["home"])
+            return converge.reader(agent.home)
         raise
-
-
-def declared(agent: dict[str, Any]) -> converge.AgentHome:
-    settings = {name: as_text(value) for name, value in agent["settings"].items()}
-    return converge.AgentHome(
-        # Of Hermes' profiles in an adopted home each may be another agent's.
-        home=converge.Home(agent["soul"], agent["user_profile"], agent["memory"], (PROFILES_DIRECTORY,)),
-        config=converge.Config(agent["config"], managed_dir_of(agent)),
-        env=converge.Env(settings, agent["secrets"], tuple(agent["generate"])),
-        webhooks=converge.Webhooks(tuple(agent["webhooks"]), agent["webhooks_purge"]),
-    )
-
-
-def managed_dir_of(agent: dict[str, Any]) -> str | None:
-    return agent["gateway"]["managed_dir"] if agent["gateway"]["config_scope"] == "managed" else None
-
-
-def as_text(value: Any) -> Any:
-    """A setting's value as it stands in the file."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, int) else value
 
 
 def entries(outcome: converge.Outcome, kind: str) -> Iterator[dict[str, Any]]:
@@ -126,72 +100,71 @@ def entries(outcome: converge.Outcome, kind: str) -> Iterator[dict[str, Any]]:
             yield {"file": file, **(entry if isinstance(entry, dict) else {"key": entry})}
 
 
-def diffs_of(agent: dict[str, Any], outcome: converge.Outcome) -> Iterator[dict[str, str]]:
+def diffs_of(agent: Placement, outcome: converge.Outcome) -> Iterator[dict[str, str]]:
     for name, part in outcome.parts.items():
-        directory = managed_dir_of(agent) if name == "config" else None
-        path = os.path.join(directory or agent["home"], parts.FILES.get(name, ""))
+        directory = agent.managed if name == "config" else None
+        path = os.path.join(directory or agent.home, parts.FILES.get(name, ""))
         if part.differences:
-            yield diff(part.differences, f"{agent['name']}: {path}")
+            yield diff(part.differences, f"{agent.name}: {path}")
 
 
 # Units
 
 
-def converge_units(call: Call, restart: dict[str, list[str]]) -> gateway.GatewayPlan:
+def converge_units(call: Call, declared: list[Declared], restart: dict[str, list[str]]) -> gateway.GatewayPlan:
     """Units are as declared, and the gateways that need it are restarted.
 
     :param restart: why the homes ask for it, by agent
     """
     params = call.params
-    profiles = [agent["gateway"] for agent in params["agents"]]
+    agents = [each.agent for each in declared]
     manager = manager_of(call)
     host = units_host(call, verbose=params["verbose"])
-    names = dict.fromkeys([*(profile["name"] for profile in profiles), *remembered(params["ops_dir"])])
+    names = dict.fromkeys([*(agent.name for agent in agents), *remembered(params["ops_dir"])])
     records = {name: Records(params["ops_dir"], name) for name in names}
-    plan = gateway.plan_gateways(host, profiles, manager, records, restart)
+    plan = gateway.plan_gateways(host, agents, manager, records, restart)
     # After the units: what ran under such a manager is stopped by then.
-    for user in groundwork.needless_linger(profiles, params["scope"]):
-        path = os.path.join(groundwork.LINGER, user)
-        plan.add(
-            Difference(path, "present", None), lambda user=user: run(["loginctl", "disable-linger", user], timeout=60)
-        )
+    for user in groundwork.needless_linger(agents, params["scope"]):
+        path, words = os.path.join(groundwork.LINGER, user), ["loginctl", "disable-linger", user]
+        plan.add(Difference(path, "present", None), lambda words=words: run(words, timeout=60))
     if not call.check_mode:
         plan.apply()
-        for profile in profiles:
-            gateway.remember(records[profile["name"]], profile)
-            installation.publish(profile)
-        gateway.restart(manager, profiles, records, list(plan.restart))
+        for agent in agents:
+            records[agent.name].write_agent(agent)
+            installation.publish(agent)
+        gateway.restart(Systemd(manager), agents, records, list(plan.restart))
     return plan
 
 
 # Agents that are purged
 
 
-def purge(call: Call) -> dict[str, Any]:
+def purge(call: Call, agents: list[Declared]) -> dict[str, Any]:
     """Agents that are to be purged are removed, each one whatever is wrong with another."""
     purged: list[str] = []
     errors: dict[str, OpsError] = {}
     diffs: list[dict[str, str]] = []
-    for agent in agents_that_are(call, "absent"):
-        if not agent["purge"]:
+    for declared in agents:
+        agent = declared.agent
+        if agent.present or not declared.purge:
             continue
         try:
             plan = plan_purge(call, agent)
             if not call.check_mode:
                 plan.apply()
         except Exception as caught:
-            errors[agent["name"]] = as_error(caught)
+            errors[agent.name] = as_error(caught)
             continue
         if plan.changed:
-            purged.append(agent["name"])
-            diffs.append(plan.diff(f"{agent['name']}: purged"))
+            purged.append(agent.name)
+            diffs.append(plan.diff(f"{agent.name}: purged"))
     return {"purged": purged, "diff": diffs, **failure(errors)}
 
 
-def plan_purge(call: Call, agent: dict[str, Any]) -> Plan:
-    home = agent["home"]
+def plan_purge(call: Call, agent: Placement) -> Plan:
+    home = agent.home
     # Of an agent that never was, neither data nor user are there.
-    there = [path for path in (home, agent["gateway"]["directory"]) if os.path.lexists(path)]
+    there = [path for path in (home, agent.directory) if os.path.lexists(path)]
     owner = home_owner_of(call, agent) if there else Owner.current()
     pid = removal.running(home, owner)
     if pid and not call.check_mode:
@@ -200,10 +173,10 @@ def plan_purge(call: Call, agent: dict[str, Any]) -> Plan:
     plan = Plan()
     for path in there:
         plan.add(Difference(path, "present", None), lambda path=path: removal.remove(path, owner))
-    records = Records(call.params["ops_dir"], agent["name"])
+    records = Records(call.params["ops_dir"], agent.name)
     if records.exist():
         plan.add(Difference(records.directory, "present", None), records.remove)
-    managed = agent["gateway"]["managed_dir"]
+    managed = agent.managed_dir
     if os.path.isdir(managed):
         plan.add(Difference(managed, "present", None), lambda: shutil.rmtree(managed))
     return plan

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..description.agent import Agent
 from ..description.secrets import shown
 from ..supervise import units
 from ..supervise.managers import ManagerOf
@@ -54,19 +55,24 @@ def answer(work: Callable[[Call], dict[str, Any]], call: Call) -> dict[str, Any]
     return {**result, "warnings": call.warnings, "invocation": {"module_args": shown((), call.params)}}
 
 
+def agents_of(call: Call) -> list[Agent]:
+    """The agents in the argument ``profiles``."""
+    return [Agent.from_plain(each, f"profiles[{number}]") for number, each in enumerate(call.params["profiles"], 1)]
+
+
 def manager_of(call: Call) -> ManagerOf:
     """Who runs the gateways of ``profiles``, see :data:`managers.ManagerOf`.
 
     Where the user is only planned (check mode), or never was (an agent that is absent), our own rights will do.
     """
 
-    def manager(profile: dict[str, Any]) -> Manager:
+    def manager(agent: Agent) -> Manager:
         try:
-            owner = Owner.named(profile["user"])
+            owner = Owner.named(agent.user)
         except OpsError:
-            if not call.check_mode and profile["state"] == "present":
+            if not call.check_mode and agent.present:
                 raise
-            owner = replace(Owner.current(), name=profile["user"], home=profile["directory"])
+            owner = replace(Owner.current(), name=agent.user, home=agent.directory)
         return Manager(call.params["scope"], owner)
 
     return manager

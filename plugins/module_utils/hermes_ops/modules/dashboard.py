@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 from ..supervise import dashboard, units
-from .call import Call, manager_of, units_host
+from .call import Call, agents_of, manager_of, units_host
 
 
 def work(call: Call) -> dict[str, Any]:
     params = call.params
-    host, manager, profiles = units_host(call), manager_of(call), params["profiles"]
+    host, manager, agents = units_host(call), manager_of(call), agents_of(call)
     if params["state"] == "absent":
-        plan = dashboard.plan_no_dashboard(host, profiles, manager)
+        plan = dashboard.plan_no_dashboard(host, agents, manager)
     else:
-        plan = dashboard.plan_dashboard(host, profiles, manager, params["host"], params["port"], params["environment"])
+        plan = dashboard.plan_dashboard(host, agents, manager, params["host"], params["port"], params["environment"])
     if not call.check_mode:
         plan.apply()
     return {"changed": plan.changed, "diff": plan.diff("dashboard"), "unit": units.DASHBOARD_NAME}

@@ -9,20 +9,20 @@ from typing import Any
 
 from ..host.records import Records
 from ..supervise import health
-from ..supervise.managers import units_of
-from .call import Call, manager_of
+from ..supervise.systemd import Systemd
+from .call import Call, agents_of, manager_of
 
 
 def work(call: Call) -> dict[str, Any]:
     params = call.params
-    profiles = [profile for profile in params["profiles"] if profile["state"] == "present"]
-    manager = manager_of(call)
+    agents = [agent for agent in agents_of(call) if agent.present]
+    supervisor = Systemd(manager_of(call))
     if call.check_mode:
-        units = units_of(profiles, manager)
-        results = [health.check(profile, manager(profile).owner, units[profile["unit"]]) for profile in profiles]
+        states = supervisor.state(agents)
+        results = [health.check(agent, supervisor.owner_of(agent), states[agent.name]) for agent in agents]
     else:
-        records = {profile["name"]: Records(params["ops_dir"], profile["name"]) for profile in profiles}
-        results = health.wait(profiles, manager, records)
+        records = {agent.name: Records(params["ops_dir"], agent.name) for agent in agents}
+        results = health.wait(agents, supervisor, records)
     healthy = all(result.ok for result in results)
     result = {"changed": False, "healthy": healthy, "profiles": [result.as_dict() for result in results]}
     if not healthy and not call.check_mode:

@@ -9,12 +9,12 @@ from typing import Any
 
 from ..host.groundwork import look
 from ..watch import info
-from .call import Call
+from .call import Call, agents_of
 
 
 def work(call: Call) -> dict[str, Any]:
     params = call.params
-    profiles, scope, ops_dir = params["profiles"], params["scope"], params["ops_dir"]
-    found = info.gather(profiles=profiles, scope=scope, ops_dir=ops_dir, root=params["root"])
-    ground = look(profiles, scope, params["data_dir"], ops_dir, params["packages"])
+    agents, scope, ops_dir = agents_of(call), params["scope"], params["ops_dir"]
+    found = info.gather(profiles=agents, scope=scope, ops_dir=ops_dir, root=params["root"])
+    ground = look(agents, scope, params["data_dir"], ops_dir, params["packages"])
     return {"changed": False, **ground, **found}

@@ -10,7 +10,7 @@ from typing import Any
 from ..host import logs
 from ..system.files import Owner
 from ..system.systemd import Manager
-from .call import Call
+from .call import Call, agents_of
 
 
 def work(call: Call) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def work(call: Call) -> dict[str, Any]:
             journal_max_use=params["journal_max_use"],
             journal_days=params["journal_days"],
         )
-        present = [profile for profile in params["profiles"] if profile["state"] == "present"]
-        homes = [logs.Home(profile["home"], profile["user"], logs.group_of(profile["user"])) for profile in present]
+        present = [agent for agent in agents_of(call) if agent.present]
+        homes = [logs.Home(agent.home, agent.user, logs.group_of(agent.user)) for agent in present]
         plan = logs.plan_logs(settings, homes, manager)
     if not call.check_mode:
         plan.apply()

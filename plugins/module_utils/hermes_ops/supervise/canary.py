@@ -21,10 +21,12 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from ..agent import env
 from ..agent.quote import quoted
+from ..description.agent import Agent, Server
 from ..description.schema import PROFILES_DIRECTORY
 from ..host.installation import Installation
 from ..system.errors import OpsError
@@ -71,19 +73,19 @@ class CanaryFailed(OpsError):
 
 
 @contextlib.contextmanager
-def scratch(host: Installation, profile: dict[str, Any], job: str, say: Callable[[str], object]) -> Iterator[str]:
-    """A directory for a copy of the home of *profile*: its user's, outside of every home, gone afterwards.
+def scratch(host: Installation, agent: Agent, job: str, say: Callable[[str], object]) -> Iterator[str]:
+    """A directory for a copy of the home of *agent*: its user's, outside of every home, gone afterwards.
 
     It lies in a directory of root's: systemd binds it into the canary's sandbox by its path, which has to lead
     there whatever the agent does meanwhile.
 
     :param job: that it is for; one at a time
     """
-    sweep(host, profile, job, say)
+    sweep(host, agent, job, say)
     try:
-        yield _make(host, profile, job)
+        yield _make(host, agent, job)
     finally:
-        sweep(host, profile, job, say)
+        sweep(host, agent, job, say)
 
 
 def scratch_directory(host: Installation) -> str:
@@ -91,31 +93,31 @@ def scratch_directory(host: Installation) -> str:
     return os.path.join(host.data_dir, "scratch")
 
 
-def _prefix(profile: dict[str, Any], job: str) -> str:
+def _prefix(agent: Agent, job: str) -> str:
     # No name of an agent has a dot.
-    return f"{job}.{profile['name']}."
+    return f"{job}.{agent.name}."
 
 
-def _make(host: Installation, profile: dict[str, Any], job: str) -> str:
-    parent, owner = scratch_directory(host), host.owner_of(profile)
+def _make(host: Installation, agent: Agent, job: str) -> str:
+    parent, owner = scratch_directory(host), host.owner_of(agent)
     ensure_directory(parent, mode=0o711)
     check_trusted(parent, fix="see whether the data volume is mounted; hermes_data_dir has to be root's")
     try:
-        path = tempfile.mkdtemp(prefix=_prefix(profile, job), dir=parent)
+        path = tempfile.mkdtemp(prefix=_prefix(agent, job), dir=parent)
         os.chown(path, owner.uid, owner.gid)
     except OSError as error:
         raise failure("written", parent, error) from None
     return path
 
 
-def sweep(host: Installation, profile: dict[str, Any], job: str, say: Callable[[str], object]) -> None:
-    """Away with the copies of *profile*, also of runs that were killed. One that cannot be removed is only said."""
-    pattern = os.path.join(glob.escape(scratch_directory(host)), f"{_prefix(profile, job)}*")
+def sweep(host: Installation, agent: Agent, job: str, say: Callable[[str], object]) -> None:
+    """Away with the copies of *agent*, also of runs that were killed. One that cannot be removed is only said."""
+    pattern = os.path.join(glob.escape(scratch_directory(host)), f"{_prefix(agent, job)}*")
     for path in glob.glob(pattern):
         try:
-            _remove(host.owner_of(profile), path, _named(profile))
+            _remove(host.owner_of(agent), path, _named(agent))
         except (OpsError, OSError) as error:
-            say(f"a copy of the home of {_named(profile)} stays in {path}: {error}")
+            say(f"a copy of the home of {_named(agent)} stays in {path}: {error}")
 
 
 def _remove(owner: Owner, path: str, where: str) -> None:
@@ -129,57 +131,56 @@ def _remove(owner: Owner, path: str, where: str) -> None:
     os.rmdir(path)
 
 
-def prepare(host: Installation, profile: dict[str, Any], home: str) -> dict[str, Any]:
-    """Make a copy of a profile's home fit for the canary, and describe the profile that it has become.
+def prepare(host: Installation, agent: Agent, home: str) -> Agent:
+    """Make a copy of an agent's home fit for the canary, and describe the agent that it has become.
 
-    :param profile: whose home it is a copy of
+    :param agent: whose home it is a copy of
     :param home: the copy, outside of every agent's home
-    :returns: the description, in the form of *profile*, and ``key``, of its API server; ``health.reply`` says whether
-        it can answer a chat: with a login that only the real agent may renew it cannot
+    :returns: its ``health.reply`` says whether it can answer a chat: with a login that only the real agent may renew it
+        cannot
     :raises OpsError: when a file of it does not parse; says which, and the line
     """
     check_path(home, "the canary's home")
     # Below a directory "profiles" Hermes takes it for a profile of another home (hermes_constants.py).
-    homes = [agent["home"] for agent in [*host.profiles, profile]]
+    homes = [each.home for each in [*host.profiles, agent]]
     if any(os.path.commonpath([home, other]) in (home, other) for other in homes) or "profiles" in home.split(os.sep):
         raise OpsError("is no place for a copy", where=home, fix=f"take one outside of {', '.join(homes)}")
-    scope = profile["managed_dir"] if profile["config_scope"] == "managed" else DEFAULT_MANAGED_DIR
-    api = {"enabled": True, "host": LOOPBACK, "port": _free_port()}
+    scope = agent.managed or DEFAULT_MANAGED_DIR
+    api = Server(True, LOOPBACK, _free_port())
     key = env.new_secret()
     # A Hermes profile without a login of its own uses that of the home around it (hermes_cli/auth.py).
-    around = profile["home"].rpartition(f"/{PROFILES_DIRECTORY}/")[0] or None
+    around = agent.home.rpartition(f"/{PROFILES_DIRECTORY}/")[0] or None
     limits = Limits(seconds=FIT_SECONDS)
     renewed = work(
-        host.owner_of(profile),
+        host.owner_of(agent),
         "supervise.copy:fit",
         home,
         scope,
-        api,
+        api.to_plain(),
         key,
         around,
         limits=limits,
-        where=_named(profile),
+        where=_named(agent),
     )
-    return {
-        **profile,
-        "home": home,
-        "unit": UNIT,
-        "config_scope": "managed",
-        "managed_dir": os.path.join(home, MANAGED_NAME),
-        "api": api,
-        "key": key,
-        "webhook": {**profile["webhook"], "enabled": False},
-        "health": {**profile["health"], "platforms": ["api_server"], "reply": not renewed, "webhook": None},
-    }
+    return replace(
+        agent,
+        home=home,
+        unit=UNIT,
+        config_scope="managed",
+        managed_dir=os.path.join(home, MANAGED_NAME),
+        api=api,
+        webhook=replace(agent.webhook, enabled=False),
+        health=replace(agent.health, platforms=("api_server",), reply=not renewed, webhook=None),
+    )
 
 
-def lend_env(host: Installation, profile: dict[str, Any], home: str) -> None:
-    """Put ``.env`` of *profile* into a copy that comes out of a backup, which has none: the model's keys."""
-    work(host.owner_of(profile), "supervise.copy:lend_env", profile["home"], home, where=_named(profile))
+def lend_env(host: Installation, agent: Agent, home: str) -> None:
+    """Put ``.env`` of *agent* into a copy that comes out of a backup, which has none: the model's keys."""
+    work(host.owner_of(agent), "supervise.copy:lend_env", agent.home, home, where=_named(agent))
 
 
-def _named(profile: dict[str, Any]) -> str:
-    return f"agent {profile['name']}"
+def _named(agent: Agent) -> str:
+    return f"agent {agent.name}"
 
 
 def _free_port() -> int:
@@ -194,7 +195,7 @@ def _free_port() -> int:
 def boot(
     host: Installation,
     release: str,
-    canary: dict[str, Any],
+    canary: Agent,
     *,
     reply: bool,
     timeout: float,
@@ -210,7 +211,7 @@ def boot(
     :returns: ``version`` as it says itself, ``reply`` (None when it was not asked), ``seconds`` until it was healthy
     :raises CanaryFailed: when it does not do all that; carries the last lines of its log
     """
-    reply = reply and canary["health"]["reply"]
+    reply = reply and canary.health.reply
     # Whatever happens to us, it is gone after this.
     longest = timeout + servers.REPLY_TIMEOUT + stable + 60
     with host.lock("canary", timeout=timeout):
@@ -243,17 +244,15 @@ def boot(
         return {"version": version, "reply": said, "seconds": seconds}
 
 
-def properties(
-    host: Installation, canary: dict[str, Any], longest: float, *, online: bool
-) -> list[tuple[str, str | float]]:
+def properties(host: Installation, canary: Agent, longest: float, *, online: bool) -> list[tuple[str, str | float]]:
     """The directives of its unit: the sandbox of a gateway, closer.
 
     :param longest: seconds after which systemd ends it
     :param online: it has to reach a model
     """
-    home, limits = canary["home"], canary["limits"]
+    home, limits = canary.home, canary.limits
     # Hides whatever lies there, other agents, keys and backups included; the copy is put back into it.
-    hidden = units.outermost([host.data_dir, *(profile["home"] for profile in host.profiles)])
+    hidden = units.outermost([host.data_dir, *(agent.home for agent in host.profiles)])
     network = {} if online else {"IPAddressAllow": "localhost", "IPAddressDeny": "any"}
     return [
         *{**units.SANDBOX, **network}.items(),
@@ -266,11 +265,11 @@ def properties(
         ("WorkingDirectory", home),
         ("Environment", f"HOME={home}"),
         ("Environment", f"HERMES_HOME={home}"),
-        ("Environment", f"HERMES_MANAGED_DIR={canary['managed_dir']}"),
+        ("Environment", f"HERMES_MANAGED_DIR={canary.managed_dir}"),
         ("Environment", "PYTHONUNBUFFERED=1"),
         ("SyslogIdentifier", UNIT),
-        ("MemoryMax", limits["memory"]),
-        ("TasksMax", limits["tasks"]),
+        ("MemoryMax", limits.memory),
+        ("TasksMax", limits.tasks),
         # Where memory or time is short the real gateways go first.
         ("OOMScoreAdjust", 900),
         ("Nice", 10),
@@ -291,7 +290,7 @@ def end(manager: Manager) -> None:
 class _Attempt:
     """One start of the canary, from its first second to its last."""
 
-    def __init__(self, owner: Owner, release: str, canary: dict[str, Any], manager: Manager) -> None:
+    def __init__(self, owner: Owner, release: str, canary: Agent, manager: Manager) -> None:
         self.owner = owner
         self.release = release
         self.canary = canary
@@ -319,7 +318,7 @@ class _Attempt:
         known = f": {cause.what}" if cause and cause.cause != problem.cause else ""
         return CanaryFailed(
             f"on a copy of the home it {problem.what}{known}; the agent itself was not touched",
-            where=f"release {self.release}, profile {self.canary['name']}",
+            where=f"release {self.release}, profile {self.canary.name}",
             fix=cause.fix if cause else problem.fix,
             log=[quoted(line) for line in lines if line.strip()],
         )
@@ -335,9 +334,9 @@ class _Attempt:
             time.sleep(health.POLL_SECONDS)
 
     def ask(self) -> str:
-        key_in = [self.canary["managed_dir"]]
+        key_in = [self.canary.managed_dir]
         try:
-            return servers.ask(self.canary["api"], self.owner, servers.REPLY_PROMPT, key_in=key_in)
+            return servers.ask(self.canary.api, self.owner, servers.REPLY_PROMPT, key_in=key_in)
         except OpsError as error:
             problem, _version = self._look()
             if problem is None or problem.cause != "ended":
@@ -367,7 +366,7 @@ class _Attempt:
         if not unit.running:
             return Problem("ended", f"ended by itself after {self.age:.0f} s", "see its log", True), None
         try:
-            said = self._work("look", self.canary["home"], self.canary["api"], limits=Limits(seconds=LOOK_SECONDS))
+            said = self._work("look", self.canary.home, self.canary.api, limits=Limits(seconds=LOOK_SECONDS))
             return judge(said, unit.pid, self.age), said.get("version")
         except (OpsError, LookupError, TypeError, ValueError, AttributeError):
             # It says nonsense of itself, perhaps because it has just begun.

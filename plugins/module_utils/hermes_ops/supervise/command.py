@@ -21,8 +21,9 @@ import sys
 import termios
 import threading
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import IO
 
+from ..description.agent import Agent
 from ..description.declaration import home_arguments
 from ..host.installation import Installation
 from ..system.errors import OpsError
@@ -59,7 +60,7 @@ def spoken(environ: Mapping[str, str]) -> dict[str, str]:
 
 def unit_command(
     host: Installation,
-    profile: dict[str, Any],
+    agent: Agent,
     words: Sequence[str],
     *,
     unit: str,
@@ -67,7 +68,7 @@ def unit_command(
     environ: Mapping[str, str],
     directory: tuple[str, str],
 ) -> list[str]:
-    """``systemd-run`` for *words* of Hermes as the agent *profile*.
+    """``systemd-run`` for *words* of Hermes as the agent *agent*.
 
     :param unit: its name
     :param terminal: it gets a terminal of its own, which systemd-run copies to ours; otherwise what our standard
@@ -75,18 +76,18 @@ def unit_command(
     :param environ: the caller's environment
     :param directory: the caller's working directory, from :func:`_directory`
     """
-    owner, home = host.owner_of(profile), profile["home"]
+    owner, home = host.owner_of(agent), agent.home
     properties = [
         ("User", owner.name),
         ("WorkingDirectory", home),
-        ("Environment", f"HOME={units.user_home(profile, owner)}"),
-        *units.confinement(profile, owner, host.scope),
+        ("Environment", f"HOME={units.user_home(agent, owner)}"),
+        *units.confinement(agent, owner, host.scope),
     ]
     command = ["/bin/sh", "-c", _SCRIPT, "hermes", *directory, *hermes(host.root, home, words)]
     return [
         *("systemd-run", "--quiet", "--collect", "--wait", "--service-type=exec", f"--unit={unit}"),
         # Otherwise the command line stands in the journal.
-        f"--description=Command of the Hermes agent {profile['name']}",
+        f"--description=Command of the Hermes agent {agent.name}",
         "--pty" if terminal else "--pipe",
         *(f"--setenv={name}={value}" for name, value in {**spoken(environ), **environment(home)}.items()),
         *(f"--property={name}={value}" for name, value in properties),
@@ -96,20 +97,20 @@ def unit_command(
     ]
 
 
-def run_in_unit(host: Installation, profile: dict[str, Any], words: Sequence[str]) -> int:
-    """Run *words* of Hermes as the agent *profile*, connected to our standard input, output and error. Needs root.
+def run_in_unit(host: Installation, agent: Agent, words: Sequence[str]) -> int:
+    """Run *words* of Hermes as the agent *agent*, connected to our standard input, output and error. Needs root.
 
     Does not return where all three are a terminal.
 
     :returns: its exit status
     """
-    manager = Manager("system", host.owner_of(profile))
+    manager = Manager("system", host.owner_of(agent))
     if not manager.reachable:
         raise OpsError("systemd does not run here", fix="run it as the agent's user")
     _have_standard_streams()
-    unit = f"hermes-run-{profile['name']}-{secrets.token_hex(4)}.service"
+    unit = f"hermes-run-{agent.name}-{secrets.token_hex(4)}.service"
     terminal = all(map(os.isatty, (0, 1, 2)))
-    argv = unit_command(host, profile, words, unit=unit, terminal=terminal, environ=os.environ, directory=_directory())
+    argv = unit_command(host, agent, words, unit=unit, terminal=terminal, environ=os.environ, directory=_directory())
     if terminal:
         os.execvpe(argv[0], argv, {**os.environ, **_PLAIN_TERMINAL})
     return _run_with_pipes(argv, unit, manager)

@@ -21,6 +21,7 @@ from typing import Any
 from ..agent import config, dotenv
 from ..agent.state import checked
 from ..agent.state import look as look_at_state
+from ..description.agent import Server
 from ..description.declaration import BASE_CONFIG, merge
 from ..system import trees
 from ..system.files import ensure_directory, failure, read_bytes, read_json, read_text, write_atomic, write_json
@@ -145,7 +146,7 @@ def look(home: str, api: dict[str, Any]) -> dict[str, Any]:
     }
     if said["state"] == "running":
         answer = servers.look({"api": api})["api"]
-        problem = servers.judge("its API server", api, "hermes-agent", answer)
+        problem = servers.judge("its API server", Server(**api), "hermes-agent", answer)
         said["problem"] = [problem.cause, _word(problem.what), _word(problem.fix)] if problem else None
         said["version"] = servers.version_of(answer)
     return said

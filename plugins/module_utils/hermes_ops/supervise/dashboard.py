@@ -9,9 +9,9 @@ import os
 import re
 import time
 from dataclasses import replace
-from typing import Any
 
 from ..agent.quote import quoted
+from ..description.agent import Agent
 from ..description.schema import DEFAULT_PROFILE
 from ..system import network
 from ..system.errors import OpsError
@@ -38,17 +38,16 @@ LOGINS = (
 START_SECONDS = 60.0
 
 
-def check_address(address: str, port: int, profiles: list[dict[str, Any]], environment: list[str]) -> dict[str, Any]:
+def check_address(address: str, port: int, agents: list[Agent], environment: list[str]) -> Agent:
     """Whether the dashboard may be served there.
 
-    :param profiles: the ``gateway`` parts of descriptions made by :func:`declaration.resolve`
     :param environment: names of the variables that are declared for that agent
     :returns: the agent that it shows
     :raises OpsError: that is not there, the port is declared for something else, or others could reach
         the address without a login
     """
-    present = [profile for profile in profiles if profile["state"] == "present"]
-    shown = present if len(present) == 1 else [profile for profile in present if profile["name"] == DEFAULT_PROFILE]
+    present = [agent for agent in agents if agent.present]
+    shown = present if len(present) == 1 else [agent for agent in present if agent.name == DEFAULT_PROFILE]
     if not shown:
         raise OpsError(
             "shows the agent default, which is not declared, and there are others",
@@ -57,11 +56,11 @@ def check_address(address: str, port: int, profiles: list[dict[str, Any]], envir
         )
     if not 1024 <= port <= 65535:
         raise OpsError(f"is {port}", where="dashboard_port", fix="declare one from 1024 to 65535")
-    for profile in present:
-        for name in ("api", "webhook"):
-            if profile[name]["enabled"] and profile[name]["port"] == port:
+    for one in present:
+        for key, server in one.servers.items():
+            if server.port == port:
                 raise OpsError(
-                    f"is {port}, as is {name}.port of profile {profile['name']}",
+                    f"is {port}, as is {key}.port of profile {one.name}",
                     where="dashboard_port",
                     fix="declare another port for one of them",
                 )
@@ -71,7 +70,7 @@ def check_address(address: str, port: int, profiles: list[dict[str, Any]], envir
         raise OpsError(
             f"{address} can be reached from the network, and nothing asks for a login",
             where="dashboard_host",
-            fix=f"declare {LOGINS[0][0]} and {LOGINS[0][1]} in secrets of the agent {shown[0]['name']}, "
+            fix=f"declare {LOGINS[0][0]} and {LOGINS[0][1]} in secrets of the agent {shown[0].name}, "
             "or bind 127.0.0.1 and come through an SSH tunnel",
         )
     return shown[0]
@@ -79,7 +78,7 @@ def check_address(address: str, port: int, profiles: list[dict[str, Any]], envir
 
 def plan_dashboard(
     host: units.Host,
-    profiles: list[dict[str, Any]],
+    agents: list[Agent],
     manager_of: ManagerOf,
     address: str,
     port: int,
@@ -89,11 +88,11 @@ def plan_dashboard(
 
     The plan ends when it is served.
     """
-    shown = check_address(address, port, profiles, environment)
+    shown = check_address(address, port, agents, environment)
     plan = Plan()
     manager = manager_of(shown)
     owner = manager.owner
-    _plan_other_scope(plan, host, profiles, manager_of)
+    _plan_other_scope(plan, host, agents, manager_of)
     unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
     served = network.listeners({port}, owner).get(port)
     if served is not None and not _is_ours(unit, served):
@@ -112,7 +111,7 @@ def plan_dashboard(
         units.DASHBOARD_NAME,
         unit_files={host.dashboard_path: units.render_dashboard(host, shown, owner, address, port)},
         # Logins stand in it.
-        reads=[os.path.join(shown["home"], ".env")],
+        reads=[os.path.join(shown.home, ".env")],
         reasons=reasons,
     )
     if plan.changed:
@@ -120,11 +119,11 @@ def plan_dashboard(
     return plan
 
 
-def plan_no_dashboard(host: units.Host, profiles: list[dict[str, Any]], manager_of: ManagerOf) -> Plan:
+def plan_no_dashboard(host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> Plan:
     """Compare the host with one that never had a dashboard."""
     plan = Plan()
     for scope in units.UNIT_DIRECTORIES:
-        _plan_gone(plan, replace(host, scope=scope), profiles, manager_of)
+        _plan_gone(plan, replace(host, scope=scope), agents, manager_of)
     return plan
 
 
@@ -133,13 +132,13 @@ def present() -> bool:
     return any(os.path.lexists(os.path.join(path, units.DASHBOARD_NAME)) for path in units.UNIT_DIRECTORIES.values())
 
 
-def _plan_other_scope(plan: Plan, host: units.Host, profiles: list[dict[str, Any]], manager_of: ManagerOf) -> None:
+def _plan_other_scope(plan: Plan, host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> None:
     """Take away what the other scope left, when ``gateway_scope`` was changed."""
-    _plan_gone(plan, replace(host, scope="user" if host.scope == "system" else "system"), profiles, manager_of)
+    _plan_gone(plan, replace(host, scope="user" if host.scope == "system" else "system"), agents, manager_of)
 
 
-def _plan_gone(plan: Plan, host: units.Host, profiles: list[dict[str, Any]], manager_of: ManagerOf) -> None:
-    managers = [Manager(host.scope, manager_of(profile).owner) for profile in profiles]
+def _plan_gone(plan: Plan, host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> None:
+    managers = [Manager(host.scope, manager_of(agent).owner) for agent in agents]
     # In user scope the agent that it showed, and so the manager that runs it, may have been another one.
     runs = (manager for manager in managers if manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME].enabled)
     plan_gone(plan, next(runs, managers[0]), units.DASHBOARD_NAME, [host.dashboard_path])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..agent.state import read_state
+from ..description.agent import Agent
 from ..host.records import Records
 from ..system import network
 from ..system.errors import OpsError
@@ -23,6 +24,8 @@ from ..system.plan import Difference, Plan
 from ..system.systemd import DEAD, Manager, Unit
 from . import units
 from .managers import ManagerOf, grouped, units_of
+from .supervisor import Supervisor
+from .systemd import Systemd, stop_timeout
 
 UNIT_MODE = 0o644
 
@@ -54,16 +57,16 @@ def current_release(root: str) -> str | None:
         return None
 
 
-def plan_files(host: units.Host, profiles: list[dict[str, Any]], manager_of: ManagerOf) -> dict[str, str]:
+def plan_files(host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> dict[str, str]:
     """Every unit file that should exist: path -> text."""
     files = {host.template_path: units.render_template(host)}
-    for profile in profiles:
-        files[host.drop_in_path(profile["name"])] = units.render_drop_in(host, profile, manager_of(profile).owner)
+    for agent in agents:
+        files[host.drop_in_path(agent.name)] = units.render_drop_in(host, agent, manager_of(agent).owner)
     return files
 
 
 def restart_reasons(
-    profile: dict[str, Any],
+    agent: Agent,
     unit: Unit,
     requested: list[str],
     changed_files: list[str],
@@ -77,13 +80,13 @@ def restart_reasons(
     if not unit.running:
         return []
     reasons = list(requested)
-    reasons += [f"unit: {path}" for path in changed_files if path in _files_of(host, profile["name"])]
+    reasons += [f"unit: {path}" for path in changed_files if path in _files_of(host, agent.name)]
     now, wanted = running_release(unit.pid, host.root), current_release(host.root)
     if now and wanted and now != wanted:
         reasons.append(f"release: {now} -> {wanted}")
     if state.get("pid") == unit.pid:
         # Hermes never tries these again (0.19.0: a port that was taken at its start, though it is free by now).
-        fatal = [name for name in profile["health"]["platforms"] if _platform(state, name) == "fatal"]
+        fatal = [name for name in agent.health.platforms if _platform(state, name) == "fatal"]
         reasons += [f"platform: {name} is fatal" for name in fatal]
     return reasons
 
@@ -98,33 +101,33 @@ def _files_of(host: units.Host, profile: str) -> tuple[str, str]:
 
 def plan_gateways(
     host: units.Host,
-    profiles: list[dict[str, Any]],
+    agents: list[Agent],
     manager_of: ManagerOf,
     records: dict[str, Records],
     requested: Mapping[str, list[str]] | None = None,
 ) -> GatewayPlan:
-    """Compare the host with *profiles*. Nothing is changed, and nothing is restarted by the plan's actions:
+    """Compare the host with *agents*. Nothing is changed, and nothing is restarted by the plan's actions:
     :func:`restart` does that.
 
-    :param records: of *profiles*, and of all others that the host remembers
+    :param records: of *agents*, and of all others that the host remembers
     :param requested: why restarts are asked for, by profile, where check mode does not record it
     """
     plan = GatewayPlan()
-    present = [profile for profile in profiles if profile["state"] == "present"]
-    absent = [profile for profile in profiles if profile["state"] == "absent"]
-    states = units_of(profiles, manager_of)
+    present = [agent for agent in agents if agent.present]
+    absent = [agent for agent in agents if not agent.present]
+    states = units_of(agents, manager_of)
     for unit in states.values():
         if unit.unknown:
             raise OpsError(f"the manager of {unit.user} {unit.unknown}", where=unit.name, fix="see what that user runs")
-    _plan_other_scope(plan, host, profiles, manager_of, records)
+    _plan_other_scope(plan, host, agents, manager_of, records)
 
     files = plan_files(host, present, manager_of)
     changed = [path for path, text in files.items() if _differs(path, text)]
-    for profile in present:
-        unit, name = states[profile["unit"]], profile["name"]
-        state = read_state(profile["home"], manager_of(profile).owner) if unit.running else {}
+    for agent in present:
+        unit, name = states[agent.unit], agent.name
+        state = read_state(agent.home, manager_of(agent).owner) if unit.running else {}
         asked = list(dict.fromkeys([*records[name].restart_reasons(), *(requested or {}).get(name, [])]))
-        reasons = restart_reasons(profile, unit, asked, changed, host, state)
+        reasons = restart_reasons(agent, unit, asked, changed, host, state)
         if reasons:
             plan.restart[name] = reasons
             # Before the files change, so that a kill between the two still ends in a restart.
@@ -134,7 +137,7 @@ def plan_gateways(
 
     _plan_absent(plan, host, manager_of, absent, states)
     if plan.changed or any(unit.stale for unit in states.values()):
-        for manager, _members in grouped(profiles, manager_of):
+        for manager, _members in grouped(agents, manager_of):
             plan.actions.append(lambda manager=manager: _reload(manager))
     _plan_present(plan, manager_of, present, states, records)
     for name, reasons in plan.restart.items():
@@ -143,94 +146,62 @@ def plan_gateways(
 
 
 def _plan_absent(
-    plan: Plan, host: units.Host, manager_of: ManagerOf, profiles: list[dict[str, Any]], states: dict[str, Unit]
+    plan: Plan, host: units.Host, manager_of: ManagerOf, agents: list[Agent], states: dict[str, Unit]
 ) -> None:
-    for profile in profiles:
-        unit = states[profile["unit"]]
+    for agent in agents:
+        unit = states[agent.unit]
         if not unit.dead or unit.enabled:
             plan.add(
                 Difference(unit.name, f"{unit.active}, {_enabled(unit)}", "stopped, disabled"),
-                lambda profile=profile: _disable(manager_of(profile), profile),
+                lambda agent=agent: _disable(manager_of(agent), agent),
             )
-        _plan_drop_in_gone(plan, host, profile["name"])
+        _plan_drop_in_gone(plan, host, agent.name)
 
 
 def _plan_present(
     plan: Plan,
     manager_of: ManagerOf,
-    profiles: list[dict[str, Any]],
+    agents: list[Agent],
     states: dict[str, Unit],
     records: dict[str, Records],
 ) -> None:
-    for profile in profiles:
-        if not states[profile["unit"]].enabled:
+    for agent in agents:
+        if not states[agent.unit].enabled:
             plan.add(
-                Difference(profile["unit"], "disabled", "enabled"),
-                lambda profile=profile: manager_of(profile).call("enable", profile["unit"]),
+                Difference(agent.unit, "disabled", "enabled"),
+                lambda agent=agent: manager_of(agent).call("enable", agent.unit),
             )
     # One that waits for its next start is not running either, and may wait for minutes.
     dead = (*DEAD, "auto-restart")
-    stopped = [p for p in profiles if states[p["unit"]].active in dead or states[p["unit"]].sub in dead]
-    for profile in stopped:
-        unit = states[profile["unit"]]
+    stopped = [p for p in agents if states[p.unit].active in dead or states[p.unit].sub in dead]
+    for agent in stopped:
+        unit = states[agent.unit]
         plan.differences.append(Difference(f"{unit.name} state", f"{unit.active} ({unit.sub})", "active"))
     if stopped:
-        plan.actions.append(lambda: start(manager_of, stopped, records))
+        plan.actions.append(lambda: start(Systemd(manager_of), stopped, records))
 
 
-def start(manager_of: ManagerOf, profiles: list[dict[str, Any]], records: dict[str, Records]) -> None:
-    """Start the gateways of *profiles*, now and not when systemd would try again."""
+def start(supervisor: Supervisor, agents: list[Agent], records: dict[str, Records]) -> None:
+    """Start the gateways of *agents*, and forget why they were to be restarted."""
     began = time.time()
-    for manager, members in grouped(profiles, manager_of):
-        names = [profile["unit"] for profile in members]
-        # Forgets the delay of a crash loop, too.
-        manager.call("reset-failed", *names, check=False)
-        manager.call("start", *names)
-    for profile in profiles:
-        records[profile["name"]].restarted(began)
+    supervisor.start(agents)
+    for agent in agents:
+        records[agent.name].restarted(began)
 
 
-def stop(manager_of: ManagerOf, profiles: list[dict[str, Any]]) -> None:
-    """Stop the gateways of *profiles*; those of one manager side by side."""
-    for manager, members in grouped(profiles, manager_of):
-        manager.call("stop", *(profile["unit"] for profile in members), timeout=stop_timeout(members))
-
-
-def restart(
-    manager_of: ManagerOf, profiles: list[dict[str, Any]], records: dict[str, Records], names: list[str]
-) -> None:
+def restart(supervisor: Supervisor, agents: list[Agent], records: dict[str, Records], names: list[str]) -> None:
     """Restart the named gateways, and only then forget why."""
-    chosen = [profile for profile in profiles if profile["name"] in names]
+    chosen = [agent for agent in agents if agent.name in names]
     began = time.time()
-    if len(chosen) == 1:
-        manager_of(chosen[0]).call("restart", chosen[0]["unit"], timeout=stop_timeout(chosen))
-    else:
-        # All down before the first comes up: one may take over a port that another gives up.
-        stop(manager_of, chosen)
-        for manager, members in grouped(chosen, manager_of):
-            manager.call("start", *(profile["unit"] for profile in members))
-    for profile in chosen:
-        records[profile["name"]].restarted(began)
-
-
-def stop_timeout(profiles: list[dict[str, Any]]) -> float:
-    """Seconds that systemctl may take to stop them all, which it does side by side."""
-    return max(profile["drain"] for profile in profiles) + 2.0 * units.STOP_MARGIN
-
-
-def remember(records: Records, profile: dict[str, Any]) -> None:
-    """Write the description down for ``hermes-ops``, which has no controller to ask; forget one that is absent."""
-    if profile["state"] == "absent":
-        records.forget_applied("gateway")
-    elif records.applied("gateway") != profile:
-        records.prepare()
-        records.write_applied("gateway", profile)
+    supervisor.restart(chosen)
+    for agent in chosen:
+        records[agent.name].restarted(began)
 
 
 def _plan_other_scope(
     plan: Plan,
     host: units.Host,
-    profiles: list[dict[str, Any]],
+    agents: list[Agent],
     manager_of: ManagerOf,
     records: dict[str, Records],
 ) -> None:
@@ -241,15 +212,15 @@ def _plan_other_scope(
     # Instances that are no longer declared hang on the template as well.
     drop_ins = glob.glob(other.drop_in_path("*"))
     names = {os.path.basename(os.path.dirname(path))[len("hermes-gateway@") : -len(".service.d")] for path in drop_ins}
-    known = {name: record.applied("gateway") for name, record in records.items()}
-    known.update((profile["name"], profile) for profile in profiles)
-    members = [known[name] for name in sorted(names | {profile["name"] for profile in profiles}) if known.get(name)]
+    known = {name: agent for name, record in records.items() if (agent := record.agent())}
+    known.update((agent.name, agent) for agent in agents)
+    members = [known[name] for name in sorted(names | {agent.name for agent in agents}) if name in known]
 
-    def manager_before(profile: dict[str, Any]) -> Manager:
-        return Manager(other.scope, manager_of(profile).owner)
+    def manager_before(agent: Agent) -> Manager:
+        return Manager(other.scope, manager_of(agent).owner)
 
     for manager, group in grouped(members, manager_before):
-        for unit in manager.units(profile["unit"] for profile in group).values():
+        for unit in manager.units(agent.unit for agent in group).values():
             if unit.enabled or unit.active not in DEAD:
                 plan.add(
                     Difference(f"{unit.name} ({other.scope} scope)", f"{unit.active}, {_enabled(unit)}", None),
@@ -281,8 +252,8 @@ def _differs(path: str, text: str) -> bool:
     return read_text(path) != text or stat.S_IMODE(os.stat(path).st_mode) != UNIT_MODE
 
 
-def _disable(manager: Manager, profile: dict[str, Any]) -> None:
-    manager.call("disable", "--now", profile["unit"], timeout=stop_timeout([profile]))
+def _disable(manager: Manager, agent: Agent) -> None:
+    manager.call("disable", "--now", agent.unit, timeout=stop_timeout([agent]))
 
 
 def _enabled(unit: Unit) -> str:

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..agent import config, dotenv
+from ..description.agent import Agent, Placement
 from ..host.records import Records
 from ..system import network
 from ..system.errors import OpsError
 from ..system.files import Owner
-from ..system.systemd import Unit
 from . import servers, sight
 from .journal import explain
-from .managers import ManagerOf, units_of
 from .problems import CONFIG_FIX, Health, Problem
 from .servers import REPLY_PROMPT
 from .sight import Sight
+from .supervisor import State, Supervisor
 
 # A gateway that is still the same process after this many seconds is not in a crash loop.
 STABLE_SECONDS = 3.0
@@ -33,51 +33,9 @@ CRASH_LOOP = 3
 POLL_SECONDS = 0.5
 # Between two looks, so many times what the last one took.
 REST = 4
-# systemd's own exit code for "cannot execute" (systemd.exec(5)).
-EXIT_EXEC = 203
-# Hermes' exit code for a configuration that cannot work (gateway/restart.py, since 0.18).
-EXIT_CONFIG = 78
 
 
-def explain_unit(unit: Unit) -> Problem | None:
-    """What systemd itself knows about a unit that is not running."""
-    if unit.running:
-        return None
-    if unit.unknown:
-        return Problem(
-            "manager_silent",
-            f"its user's manager says nothing of it: it {unit.unknown}",
-            "end what that user runs (loginctl terminate-user), then converge the host: site.yml",
-        )
-    if unit.load == "not-found":
-        return Problem("not_installed", f"{unit.name} does not exist", "converge the host: site.yml", True)
-    if unit.status == EXIT_EXEC:
-        return Problem(
-            "wrong_binary",
-            "systemd cannot execute the release's hermes (status 203/EXEC)",
-            "converge the host: the role install repairs /opt/hermes/current",
-            # Before its next attempt it may be the account of one before a repair.
-            final=unit.active != "activating",
-        )
-    if unit.result == "start-limit-hit":
-        return Problem(
-            "start_limit_hit",
-            "systemd gave up restarting it",
-            f"remove the cause, then: {unit.command('reset-failed')}",
-            True,
-        )
-    if unit.result == "oom-kill":
-        return Problem("out_of_memory", "it was killed for its memory limit", "raise limits.memory")
-    if unit.status == EXIT_CONFIG:
-        return Problem("bad_configuration", "Hermes says its configuration cannot work (status 78)", "see its log")
-    return Problem(
-        "not_running",
-        f"the unit is {unit.active} ({unit.sub}; last result {unit.result or 'none'}, status {unit.status})",
-        f"{unit.command('start')}; why it is not running: {unit.log}",
-    )
-
-
-def platform_problems(state: dict[str, Any], declared: list[str]) -> list[Problem]:
+def platform_problems(state: dict[str, Any], declared: Sequence[str]) -> list[Problem]:
     """Which declared platforms are not connected, from gateway_state.json."""
     problems = []
     for name in declared:
@@ -103,20 +61,20 @@ def platform_problems(state: dict[str, Any], declared: list[str]) -> list[Proble
     return problems
 
 
-def wanted_ports(profile: dict[str, Any]) -> dict[int, str]:
-    """The ports of the profile's servers -> ``api``, ``webhook``."""
-    return {profile[key]["port"]: key for key in ("api", "webhook") if profile[key]["enabled"]}
+def wanted_ports(placement: Placement) -> dict[int, str]:
+    """The ports of the agent's servers -> ``api``, ``webhook``."""
+    return {server.port: key for key, server in placement.servers.items()}
 
 
-def taken_ports(profile: dict[str, Any], listeners: dict[int, set[int]]) -> dict[str, Problem]:
-    """``api`` and ``webhook``, as far as somebody else has the port: another profile's gateway answers alike.
+def taken_ports(placement: Placement, listeners: dict[int, set[int]]) -> dict[str, Problem]:
+    """``api`` and ``webhook``, as far as somebody else has the port: another agent's gateway answers alike.
 
     :param listeners: see :func:`network.listeners`
     """
     taken = {}
-    for port, key in wanted_ports(profile).items():
+    for port, key in wanted_ports(placement).items():
         pids = listeners.get(port)
-        if pids is None or pids != network.outsiders(pids, {profile["name"]}):
+        if pids is None or pids != network.outsiders(pids, {placement.name}):
             continue
         gateway = any(network.gateway_of(pid) for pid in pids)
         taken[key] = Problem(
@@ -128,147 +86,144 @@ def taken_ports(profile: dict[str, Any], listeners: dict[int, set[int]]) -> dict
     return taken
 
 
-def check(profile: dict[str, Any], owner: Owner, unit: Unit) -> Health:
+def check(agent: Agent, owner: Owner, state: State) -> Health:
     """Look once; wait for nothing.
 
-    :param profile: the ``gateway`` part of a description made by :func:`declaration.resolve`
-    :param unit: the unit as it is now
+    :param state: its gateway as it is now
     """
-    return check_all([(profile, owner)], {unit.name: unit})[0]
+    return check_all([(agent, owner)], {agent.name: state})[0]
 
 
-def check_all(agents: list[tuple[dict[str, Any], Owner]], units: dict[str, Unit]) -> list[Health]:
-    """Look once at each of *agents* (profile, its user), side by side."""
-    profiles = [profile for profile, _owner in agents]
-    listeners = network.listeners(port for profile in profiles for port in wanted_ports(profile))
-    started = [_see(profile, owner, units[profile["unit"]], listeners) for profile, owner in agents]
-    return [judge(profile, units[profile["unit"]], listeners, answer()) for profile, answer in zip(profiles, started)]
+def check_all(agents: list[tuple[Agent, Owner]], states: Mapping[str, State]) -> list[Health]:
+    """Look once at each of *agents* (with its user), side by side."""
+    looked_at = [agent for agent, _owner in agents]
+    listeners = network.listeners(port for agent in looked_at for port in wanted_ports(agent))
+    started = [_see(agent, owner, states[agent.name], listeners) for agent, owner in agents]
+    return [judge(agent, states[agent.name], listeners, answer()) for agent, answer in zip(looked_at, started)]
 
 
-def _see(profile: dict[str, Any], owner: Owner, unit: Unit, listeners: dict[int, set[int]]) -> Callable[[], Any]:
+def _see(agent: Agent, owner: Owner, state: State, listeners: dict[int, set[int]]) -> Callable[[], Any]:
     """Begin to look at an agent; what this returns waits for the answer."""
     # Of one that has just started there is nothing to be known yet.
-    running = unit.running and unit.age >= STABLE_SECONDS
-    wanted = sight.wanted_of(profile, running=running, blind=blind_ports(profile, listeners))
+    running = state.running and state.age >= STABLE_SECONDS
+    wanted = sight.wanted_of(agent, running=running, blind=blind_ports(agent, listeners))
     return sight.start(owner, wanted) if running or wanted["blind"] else dict
 
 
-def blind_ports(profile: dict[str, Any], listeners: dict[int, set[int]]) -> list[int]:
-    """The profile's ports whose listener perhaps only the agent's own user can see."""
-    return [port for port in wanted_ports(profile) if listeners.get(port) == set()]
+def blind_ports(placement: Placement, listeners: dict[int, set[int]]) -> list[int]:
+    """The agent's ports whose listener perhaps only the agent's own user can see."""
+    return [port for port in wanted_ports(placement) if listeners.get(port) == set()]
 
 
-def judge(profile: dict[str, Any], unit: Unit, listeners: dict[int, set[int]], answer: Any) -> Health:
+def judge(agent: Agent, state: State, listeners: dict[int, set[int]], answer: Any) -> Health:
     """The health of an agent, from what was seen of it.
 
     :param listeners: see :func:`network.listeners`
     :param answer: of a worker that looked (:func:`sight.start`)
     """
-    health = Health(profile["name"], pid=unit.pid)
+    health = Health(agent.name, pid=state.pid)
     seen = Sight.of(answer)
     network.merge_seen(listeners, seen.listeners)
-    taken = taken_ports(profile, listeners)
+    taken = taken_ports(agent, listeners)
     health.problems += taken.values()
-    problem = explain_unit(unit)
-    if problem:
-        health.problems.append(problem)
+    if state.problem:
+        health.problems.append(state.problem)
         return health
     if isinstance(answer, OpsError):
         what = f"{answer.where}: {answer.what}"
         health.problems.append(Problem("home_unreadable", what, answer.fix or "see what the agent left there"))
         return health
     # Not by its age alone: that may have been less when it was looked at.
-    if unit.age < STABLE_SECONDS or seen.servers is None:
+    if state.age < STABLE_SECONDS or seen.servers is None:
         health.problems.append(
             Problem("not_stable", f"it has run for less than {STABLE_SECONDS:g} s", "wait, then look again")
         )
         return health
     if seen.config:
         health.problems.append(Problem("config_unparsable", f"{seen.config}, so it runs on defaults", CONFIG_FIX, True))
-    state = seen.state
-    if state.get("pid") != unit.pid or state.get("gateway_state") != "running":
-        health.problems.append(_not_ready(state, unit))
+    said = seen.state
+    if said.get("pid") != state.pid or said.get("gateway_state") != "running":
+        health.problems.append(_not_ready(said, state.pid))
     else:
-        health.platforms = {name: value.get("state", "") for name, value in state["platforms"].items()}
-        health.problems += platform_problems(state, profile["health"]["platforms"])
+        health.platforms = {name: value.get("state", "") for name, value in said["platforms"].items()}
+        health.problems += platform_problems(said, agent.health.platforms)
     for key, expected in (("api", "hermes-agent"), ("webhook", "webhook")):
-        if profile[key]["enabled"] and key not in taken:
-            said = seen.servers.get(key)
-            problem = servers.judge(f"the {key} server", profile[key], expected, said)
+        server = agent.servers.get(key)
+        if server and key not in taken:
+            answered = seen.servers.get(key)
+            problem = servers.judge(f"the {key} server", server, expected, answered)
             if problem:
                 health.problems.append(problem)
             elif key == "api":
-                health.version = servers.version_of(said)
+                health.version = servers.version_of(answered)
     return health
 
 
-def _not_ready(state: dict[str, Any], unit: Unit) -> Problem:
-    earlier = ", of an earlier process" if state.get("pid", unit.pid) != unit.pid else ""
+def _not_ready(said: dict[str, Any], pid: int) -> Problem:
+    earlier = ", of an earlier process" if said.get("pid", pid) != pid else ""
     return Problem(
-        "not_ready", f"Hermes says it is {state.get('gateway_state', 'not started')}{earlier}", "wait, then see the log"
+        "not_ready", f"Hermes says it is {said.get('gateway_state', 'not started')}{earlier}", "wait, then see the log"
     )
 
 
-def wait(
-    profiles: list[dict[str, Any]], manager_of: ManagerOf, records: dict[str, Records] | None = None
-) -> list[Health]:
+def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records] | None = None) -> list[Health]:
     """Wait until every gateway is healthy, waiting cannot help, or its time (``health.timeout``) is over.
 
     :param records: where given, what proved to work (config.yaml, .env) is kept there
-    :returns: one result a profile, in order; unhealthy ones carry the last lines of their journal
+    :returns: one result an agent, in order; unhealthy ones carry the last lines of their journal
     """
     results: dict[str, Health] = {}
     first_restarts: dict[str, int] = {}
     started = time.monotonic()
-    waiting = list(profiles)
+    waiting = list(agents)
     while waiting:
-        units = units_of(waiting, manager_of)
+        states = supervisor.state(waiting)
         began = time.monotonic()
-        looked = check_all([(profile, manager_of(profile).owner) for profile in waiting], units)
+        looked = check_all([(agent, supervisor.owner_of(agent)) for agent in waiting], states)
         still = []
-        for profile, health in zip(waiting, looked):
-            unit = units[profile["unit"]]
-            results[profile["name"]] = health
-            attempts = unit.restarts - first_restarts.setdefault(profile["name"], unit.restarts)
-            over = time.monotonic() - started >= profile["health"]["timeout"]
-            if not health.ok and not over and not _is_hopeless(health, unit, attempts):
-                still.append(profile)
+        for agent, health in zip(waiting, looked):
+            state = states[agent.name]
+            results[agent.name] = health
+            attempts = state.restarts - first_restarts.setdefault(agent.name, state.restarts)
+            over = time.monotonic() - started >= agent.health.timeout
+            if not health.ok and not over and not _is_hopeless(health, state, attempts):
+                still.append(agent)
         waiting = still
         if waiting:
             # A look costs each agent a process: most of the time belongs to what is waited for.
             time.sleep(max(POLL_SECONDS, REST * (time.monotonic() - began)))
-    for profile in profiles:
-        health, manager = results[profile["name"]], manager_of(profile)
+    for agent in agents:
+        health, owner = results[agent.name], supervisor.owner_of(agent)
         if health.ok:
-            _prove(profile, manager.owner, health)
+            _prove(agent, owner, health)
         if health.ok and records:
             for name in (config.FILE_NAME, dotenv.FILE_NAME):
-                records[profile["name"]].keep(os.path.join(profile["home"], name), manager.owner, replace=True)
+                records[agent.name].keep(os.path.join(agent.home, name), owner, replace=True)
         elif not health.ok:
-            explain(profile, manager, health)
-    return [results[profile["name"]] for profile in profiles]
+            explain(agent, supervisor, health)
+    return [results[agent.name] for agent in agents]
 
 
-def _is_hopeless(health: Health, unit: Unit, attempts: int) -> bool:
+def _is_hopeless(health: Health, state: State, attempts: int) -> bool:
     """Whether waiting cannot help. A crash loop is put among the problems.
 
     :param attempts: starts since the first look
     """
     if attempts >= CRASH_LOOP:
-        what = f"it was restarted {unit.restarts} times; the last exit status was {unit.status}"
+        what = f"it was restarted {state.restarts} times; the last exit status was {state.status}"
         health.problems.insert(0, Problem("crash_loop", what, "see the log"))
         return True
     return any(problem.final or (problem.cause == "wrong_binary" and attempts > 0) for problem in health.problems)
 
 
-def _prove(profile: dict[str, Any], owner: Owner, health: Health) -> None:
+def _prove(agent: Agent, owner: Owner, health: Health) -> None:
     """A real reply and a real webhook, where they are asked for."""
     try:
-        if profile["health"]["reply"]:
-            health.reply = servers.ask(profile["api"], owner, REPLY_PROMPT, key_in=[profile["home"]])
-        if profile["health"]["webhook"]:
+        if agent.health.reply:
+            health.reply = servers.ask(agent.api, owner, REPLY_PROMPT, key_in=[agent.home])
+        if agent.health.webhook:
             payload = {"topic": "health", "body": REPLY_PROMPT}
-            servers.call_webhook(profile, owner, profile["health"]["webhook"], payload)
+            servers.call_webhook(agent, owner, agent.health.webhook, payload)
     except OpsError as error:
         health.problems.append(
             Problem("no_reply", f"{error.where}: {error.what}" if error.where else error.what, error.fix or "")

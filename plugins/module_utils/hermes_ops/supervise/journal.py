@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import Any
 
 from ..agent.quote import quoted
+from ..description.agent import Agent
 from ..system.errors import OpsError
 from ..system.process import run_head
 from ..system.systemd import Manager
 from .problems import CONFIG_FIX, Health, Problem
+from .supervisor import Supervisor
 
 JOURNAL_LINES = 40
 # One line of the journal may have megabytes, if its writer wants that.
@@ -95,10 +96,10 @@ def explain_journal(lines: list[str]) -> Problem | None:
     return None
 
 
-def explain(profile: dict[str, Any], manager: Manager, health: Health) -> None:
+def explain(agent: Agent, supervisor: Supervisor, health: Health) -> None:
     """Put the cause that the journal names in front, and the last lines of the journal beside it."""
     looping = any(problem.cause == "crash_loop" for problem in health.problems)
-    lines = _journal(manager, profile, before=looping)
+    lines = supervisor.log(agent, before=looping)
     health.log = [quoted(line) for line in lines]
     known = explain_journal(lines)
     if known is not None:
@@ -107,7 +108,7 @@ def explain(profile: dict[str, Any], manager: Manager, health: Health) -> None:
         health.problems = [cause, *(problem for problem in health.problems if problem is not cause)]
 
 
-def _journal(manager: Manager, profile: dict[str, Any], *, before: bool) -> list[str]:
+def last_lines(manager: Manager, agent: Agent, *, before: bool) -> list[str]:
     """The last lines of the gateway's present process, or of its last one when there is none or between restarts.
 
     :param before: of the process before too: in a crash loop the present one has hardly begun
@@ -115,20 +116,20 @@ def _journal(manager: Manager, profile: dict[str, Any], *, before: bool) -> list
     invocations: list[str] = []
     # A user's manager is the agent's: it may say anything, or nothing.
     with contextlib.suppress(OpsError):
-        shown = manager.ask("show", "--property", "InvocationID", "--value", profile["unit"])
+        shown = manager.ask("show", "--property", "InvocationID", "--value", agent.unit)
         invocations = [word for word in shown.stdout.split() if _INVOCATION.fullmatch(word)][:1]
     # systemd forgets those of a unit that was stopped and is not enabled.
     if before or not invocations:
         wanted = ["--lines", str(10 * JOURNAL_LINES), "--output-fields", "_SYSTEMD_INVOCATION_ID"]
-        recent = _journalctl(manager, profile, *wanted)
+        recent = _journalctl(manager, agent, *wanted)
         invocations += [invocation for invocation in reversed(recent) if invocation not in invocations][:1]
     if not invocations:
         return []
     matches = [f"_SYSTEMD_INVOCATION_ID={invocation}" for invocation in invocations]
-    return _journalctl(manager, profile, "--lines", str(JOURNAL_LINES), *matches)
+    return _journalctl(manager, agent, "--lines", str(JOURNAL_LINES), *matches)
 
 
-def _journalctl(manager: Manager, profile: dict[str, Any], *arguments: str) -> list[str]:
-    command = ["journalctl", *manager.journal(profile["unit"]), "--boot", "--no-pager"]
+def _journalctl(manager: Manager, agent: Agent, *arguments: str) -> list[str]:
+    command = ["journalctl", *manager.journal(agent.unit), "--boot", "--no-pager"]
     said = run_head([*command, "--output", "cat", *arguments], limit=JOURNAL_BYTES, timeout=20)
     return [line.rstrip() for line in said.splitlines() if line.strip()]

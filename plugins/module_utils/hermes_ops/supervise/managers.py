@@ -6,35 +6,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
+from ..description.agent import Agent
 from ..system.errors import OpsError
 from ..system.systemd import Manager, Unit
 
-# An agent's ``gateway`` part -> who runs its gateway; the manager's owner is the agent's user.
-ManagerOf = Callable[[dict[str, Any]], Manager]
+# An agent -> who runs its gateway; the manager's owner is the agent's user.
+ManagerOf = Callable[[Agent], Manager]
 
 
-def grouped(profiles: Iterable[dict[str, Any]], manager_of: ManagerOf) -> list[tuple[Manager, list[dict[str, Any]]]]:
-    """Each manager once, with those of *profiles* that it runs."""
-    groups: dict[int | None, tuple[Manager, list[dict[str, Any]]]] = {}
-    for profile in profiles:
-        manager = manager_of(profile)
+def grouped(agents: Iterable[Agent], manager_of: ManagerOf) -> list[tuple[Manager, list[Agent]]]:
+    """Each manager once, with those of *agents* that it runs."""
+    groups: dict[int | None, tuple[Manager, list[Agent]]] = {}
+    for agent in agents:
+        manager = manager_of(agent)
         key = manager.owner.uid if manager.scope == "user" else None
-        groups.setdefault(key, (manager, []))[1].append(profile)
+        groups.setdefault(key, (manager, []))[1].append(agent)
     return list(groups.values())
 
 
-def units_of(profiles: Iterable[dict[str, Any]], manager_of: ManagerOf) -> dict[str, Unit]:
-    """The state of the gateways of *profiles*, by the name of their unit; one call for each manager.
+def units_of(agents: Iterable[Agent], manager_of: ManagerOf) -> dict[str, Unit]:
+    """The state of the gateways of *agents*, by the name of their unit; one call for each manager.
 
     A user's manager is the agent's own: when it does not answer, nothing is known of the units of that agent alone.
 
     :raises OpsError: the system's manager does not answer
     """
     found: dict[str, Unit] = {}
-    for manager, members in grouped(profiles, manager_of):
-        names = [profile["unit"] for profile in members]
+    for manager, members in grouped(agents, manager_of):
+        names = [agent.unit for agent in members]
         try:
             found.update(manager.units(names))
         except OpsError as error:

@@ -9,18 +9,18 @@ They become what the next run of site.yml would write, so that it changes nothin
 from __future__ import annotations
 
 import os
-from typing import Any
 
+from ..description.agent import Agent
 from ..host import installation, logs
 from ..system.files import Owner, read_text, write_atomic
 from . import units
 
 
-def write(host: units.Host, before: tuple[dict[str, Any], Owner], after: tuple[dict[str, Any], Owner]) -> None:
+def write(host: units.Host, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> None:
     """Let all that says *before* say *after*, and what says it already as it is.
 
     :param host: only scope, root and verbose count
-    :param before: the ``gateway`` part of the agent's description, and its user
+    :param before: the agent as it was, and its user
     :param after: the same, as it is now
     """
     for path, text in plan(host, before, after).items():
@@ -28,14 +28,11 @@ def write(host: units.Host, before: tuple[dict[str, Any], Owner], after: tuple[d
     installation.publish(after[0])
 
 
-def plan(host: units.Host, before: tuple[dict[str, Any], Owner], after: tuple[dict[str, Any], Owner]) -> dict[str, str]:
+def plan(host: units.Host, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> dict[str, str]:
     """Path -> new text of the files that have to change."""
-    homes = [
-        logs.Home(profile["home"], profile["user"], logs.group_of(profile["user"]))
-        for profile, _owner in (before, after)
-    ]
+    homes = [logs.Home(agent.home, agent.user, logs.group_of(agent.user)) for agent, _owner in (before, after)]
     texts = {
-        host.drop_in_path(after[0]["name"]): lambda _text: units.render_drop_in(host, *after),
+        host.drop_in_path(after[0].name): lambda _text: units.render_drop_in(host, *after),
         host.dashboard_path: lambda text: units.moved_dashboard(host, text, before, after),
         logs.CONFIG: lambda text: logs.moved_config(text, *homes),
         logs.SERVICE: lambda text: logs.moved_service(text, *homes),

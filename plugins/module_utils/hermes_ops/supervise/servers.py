@@ -21,6 +21,7 @@ from typing import Any
 
 from ..agent import dotenv, sessions, webhooks
 from ..agent.quote import quoted, quoted_error
+from ..description.agent import Placement, Server
 from ..system import request, worker
 from ..system.errors import OpsError
 from ..system.files import Owner
@@ -46,32 +47,30 @@ MODEL_FIX = "check the model: its name, provider, key and quota"
 # Health
 
 
-def server_problem(
-    name: str, server: dict[str, Any], expected: str, owner: Owner
-) -> tuple[Problem | None, dict[str, Any]]:
+def server_problem(name: str, server: Server, expected: str, owner: Owner) -> tuple[Problem | None, dict[str, Any]]:
     """Ask ``/health`` of a server of *owner*'s gateway.
 
     :param expected: the platform it must say it is
     :returns: what is wrong, and ``version`` as it says itself
     """
     try:
-        said = work(owner, "supervise.servers:look", {name: server}, where=name)
+        said = work(owner, "supervise.servers:look", {name: server.to_plain()}, where=name)
     except OpsError as error:
         return Problem("no_answer", f"{name}: {quoted_error(error).what}", "see the log"), {}
     said = said.get(name) if isinstance(said, dict) else None
     return judge(name, server, expected, said), {"version": version_of(said)}
 
 
-def look(servers: dict[str, Any]) -> dict[str, Any]:
-    """In a worker: what each server (``host``, ``port``) answers at ``/health``: ``platform`` and ``version`` as far as
-    it says them, or ``problem``, and ``foreign`` where somebody else answers."""
-    return {name: _ask_health(server) for name, server in servers.items()}
+def look(servers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """In a worker: what each server (a :class:`Server`, plain) answers at ``/health``: ``platform`` and ``version`` as
+    far as it says them, or ``problem``, and ``foreign`` where somebody else answers."""
+    return {name: _ask_health(Server(**server)) for name, server in servers.items()}
 
 
-def _ask_health(server: dict[str, Any]) -> dict[str, Any]:
+def _ask_health(server: Server) -> dict[str, Any]:
     try:
         reply = request.request(
-            server["host"], server["port"], "/health", uid=os.getuid(), seconds=HEALTH_SECONDS, limit=_SMALL
+            server.host, server.port, "/health", uid=os.getuid(), seconds=HEALTH_SECONDS, limit=_SMALL
         )
         answer = worker.parse(reply.body) if reply.status == 200 else None
     except Foreign as error:
@@ -84,15 +83,15 @@ def _ask_health(server: dict[str, Any]) -> dict[str, Any]:
     return {key: answer[key] for key in ("platform", "version") if isinstance(answer.get(key), str)}
 
 
-def judge(name: str, server: dict[str, Any], expected: str, said: Any) -> Problem | None:
+def judge(name: str, server: Server, expected: str, said: Any) -> Problem | None:
     """What is wrong with a server, from what :func:`look` says of it."""
     said = said if isinstance(said, dict) else {}
-    where = url(server["host"], server["port"], "/health")
+    where = url(server.host, server.port, "/health")
     if "problem" in said and not said.get("foreign"):
         return Problem("no_answer", f"{name} at {where}: {quoted(said['problem'])}", "see the log")
     if said.get("foreign") or said.get("platform") != expected:
         reason = quoted(said.get("problem")) or "is answered by something else than Hermes"
-        return Problem("foreign_answer", f"{where} {reason}", f"see who holds port {server['port']}: ss -ltnp", True)
+        return Problem("foreign_answer", f"{where} {reason}", f"see who holds port {server.port}: ss -ltnp", True)
     return None
 
 
@@ -104,9 +103,7 @@ def version_of(said: Any) -> str | None:
 # A reply
 
 
-def ask(
-    server: dict[str, Any], owner: Owner, prompt: str, *, key_in: Sequence[str], timeout: float = REPLY_TIMEOUT
-) -> str:
+def ask(server: Server, owner: Owner, prompt: str, *, key_in: Sequence[str], timeout: float = REPLY_TIMEOUT) -> str:
     """Have *owner*'s agent answer *prompt* through its API server.
 
     :param key_in: directories whose ``.env`` may hold the key of the API; the last that does counts
@@ -114,25 +111,28 @@ def ask(
     """
     limits = Limits(seconds=timeout + _MARGIN)
     try:
-        return quoted(work(owner, "supervise.servers:chat", server, prompt, list(key_in), timeout, limits=limits))
+        return quoted(
+            work(owner, "supervise.servers:chat", server.to_plain(), prompt, list(key_in), timeout, limits=limits)
+        )
     except OpsError as error:
         raise quoted_error(error) from None
 
 
 def chat(server: dict[str, Any], prompt: str, key_in: list[str], timeout: float) -> str:
     """In a worker: see :func:`ask`."""
+    address = Server(**server)
     environment: dict[str, str] = {}
     for directory in key_in:
         environment.update(dotenv.read_env(os.path.join(directory, dotenv.FILE_NAME)))
-    where = url(server["host"], server["port"], "/v1/chat/completions")
+    where = url(address.host, address.port, "/v1/chat/completions")
     body = json.dumps({"model": "hermes-agent", "messages": [{"role": "user", "content": prompt}]}).encode()
     headers = {
         "Authorization": f"Bearer {environment.get('API_SERVER_KEY', '')}",
         "Content-Type": "application/json",
     }
     reply = request.request(
-        server["host"],
-        server["port"],
+        address.host,
+        address.port,
         "/v1/chat/completions",
         uid=os.getuid(),
         seconds=timeout,
@@ -166,30 +166,35 @@ def sign(secret: str, body: bytes, timestamp: int) -> dict[str, str]:
     }
 
 
-def webhook_url(profile: dict[str, Any], owner: Owner, name: str) -> str:
+def webhook_url(placement: Placement, owner: Owner, name: str) -> str:
     """Where the subscription *name* is called.
 
     :raises OpsError: when there is none
     """
     try:
-        work(owner, "supervise.servers:find_webhook", profile["name"], profile["home"], profile["webhook"], name)
+        work(owner, "supervise.servers:find_webhook", *_webhook_of(placement), name)
     except OpsError as error:
         raise quoted_error(error) from None
-    return _webhook_url(profile["webhook"], name)
+    return _webhook_url(placement.webhook, name)
 
 
-def _webhook_url(server: dict[str, Any], name: str) -> str:
-    return url(server["host"], server["port"], f"/webhooks/{name}")
+def _webhook_of(placement: Placement) -> tuple[str, str, dict[str, Any]]:
+    """What a worker that is to call one of its subscriptions has to know."""
+    return placement.name, placement.home, placement.webhook.to_plain()
+
+
+def _webhook_url(server: Server, name: str) -> str:
+    return url(server.host, server.port, f"/webhooks/{name}")
 
 
 def find_webhook(agent: str, home: str, server: dict[str, Any], name: str) -> None:
     """In a worker: see :func:`webhook_url`."""
-    _subscription(agent, home, server, name)
+    _subscription(agent, home, Server(**server), name)
 
 
-def _subscription(agent: str, home: str, server: dict[str, Any], name: str) -> dict[str, Any]:
+def _subscription(agent: str, home: str, server: Server, name: str) -> dict[str, Any]:
     subscriptions = webhooks.read_subscriptions(os.path.join(home, webhooks.FILE_NAME))
-    if not server["enabled"] or name not in subscriptions:
+    if not server.enabled or name not in subscriptions:
         known = ", ".join(sorted(subscriptions)) or "none"
         raise OpsError(
             f"profile {agent} has no subscription {name!r} (it has: {known})",
@@ -199,7 +204,7 @@ def _subscription(agent: str, home: str, server: dict[str, Any], name: str) -> d
 
 
 def call_webhook(
-    profile: dict[str, Any], owner: Owner, name: str, payload: dict[str, Any], *, timeout: float = REPLY_TIMEOUT
+    placement: Placement, owner: Owner, name: str, payload: dict[str, Any], *, timeout: float = REPLY_TIMEOUT
 ) -> str:
     """Post a signed call to the subscription *name* and wait until the agent has answered it.
 
@@ -210,7 +215,7 @@ def call_webhook(
     """
     # Once for the call to be taken, once for the answer.
     limits = Limits(seconds=timeout + 30 + _MARGIN)
-    arguments = (profile["name"], profile["home"], profile["webhook"], name, payload, timeout)
+    arguments = (*_webhook_of(placement), name, payload, timeout)
     try:
         return str(work(owner, "supervise.servers:deliver", *arguments, limits=limits))
     except OpsError as error:
@@ -219,15 +224,16 @@ def call_webhook(
 
 def deliver(agent: str, home: str, server: dict[str, Any], name: str, payload: dict[str, Any], timeout: float) -> str:
     """In a worker: see :func:`call_webhook`."""
-    subscription, where = _subscription(agent, home, server, name), _webhook_url(server, name)
+    address = Server(**server)
+    subscription, where = _subscription(agent, home, address, name), _webhook_url(address, name)
     body = json.dumps(payload, ensure_ascii=False).encode()
     headers = sign(str(subscription.get("secret", "")), body, int(time.time()))
     events = subscription.get("events")
     if events and isinstance(events, list):
         headers["X-GitHub-Event"] = str(events[0])
     reply = request.request(
-        server["host"],
-        server["port"],
+        address.host,
+        address.port,
         f"/webhooks/{name}",
         uid=os.getuid(),
         seconds=30,

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..agent import config, state
 from ..agent.quote import quoted, quoted_error
+from ..description.agent import Placement
 from ..system import network, yaml_edit
 from ..system.errors import OpsError
 from ..system.files import Owner
@@ -55,15 +56,14 @@ class Sight:
         )
 
 
-def wanted_of(profile: dict[str, Any], *, running: bool, blind: Iterable[int]) -> dict[str, Any]:
+def wanted_of(placement: Placement, *, running: bool, blind: Iterable[int]) -> dict[str, Any]:
     """What :func:`look` is told.
 
-    :param profile: the ``gateway`` part of a description made by :func:`declaration.resolve`
     :param running: whether there is a gateway to be asked
     :param blind: ports whose listener only the agent's own user may see
     """
-    enabled = {key: profile[key] for key in ("api", "webhook") if profile[key]["enabled"]}
-    return {"home": profile["home"], "running": running, "servers": enabled, "blind": sorted(blind)}
+    enabled = {key: server.to_plain() for key, server in placement.servers.items()}
+    return {"home": placement.home, "running": running, "servers": enabled, "blind": sorted(blind)}
 
 
 def start(owner: Owner, wanted: dict[str, Any], function: str = "supervise.sight:look") -> Callable[[], Any]:

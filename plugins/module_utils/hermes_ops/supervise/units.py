@@ -10,8 +10,8 @@ import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from ..description.agent import Agent
 from ..description.declaration import home_arguments
 from ..system.files import Owner
 from ..system.network import MOST_DESCRIPTORS
@@ -124,8 +124,8 @@ def _is_below(path: str, other: str) -> bool:
     return path.startswith(other.rstrip("/") + "/")
 
 
-def user_home(profile: dict[str, Any], owner: Owner) -> str:
-    """The directory in which *profile* works, and that it finds as ``~``.
+def user_home(agent: Agent, owner: Owner) -> str:
+    """The directory in which *agent* works, and that it finds as ``~``.
 
     The home of its user. Where that is not the user's own directory (``/``, ``/nonexistent``, one of root's), the
     directory of the agent.
@@ -133,14 +133,14 @@ def user_home(profile: dict[str, Any], owner: Owner) -> str:
     try:
         status = os.lstat(owner.home)
     except OSError:
-        return profile["directory"]
+        return agent.directory
     own = stat.S_ISDIR(status.st_mode) and status.st_uid == owner.uid and owner.home != "/"
-    return owner.home if own else profile["directory"]
+    return owner.home if own else agent.directory
 
 
-def data_paths(profile: dict[str, Any], owner: Owner) -> list[str]:
+def data_paths(agent: Agent, owner: Owner) -> list[str]:
     """Where the agent's data lies: its home, and its user's."""
-    return outermost([user_home(profile, owner), profile["home"]])
+    return outermost([user_home(agent, owner), agent.home])
 
 
 @dataclass(frozen=True)
@@ -199,23 +199,21 @@ def render_template(host: Host) -> str:
     )
 
 
-def render_dashboard(host: Host, profile: dict[str, Any], owner: Owner, address: str, port: int) -> str:
+def render_dashboard(host: Host, agent: Agent, owner: Owner, address: str, port: int) -> str:
     """The unit of the dashboard.
 
-    :param profile: the agent that it shows: it works in its home, as its user, within its limits and its sandbox
+    :param agent: the agent that it shows: it works in its home, as its user, within its limits and its sandbox
     """
     # Built into the wheel: without --skip-build it would look for npm. SIGTERM is its clean stop (0.19.0
     # hermes_cli/main.py: cmd_dashboard, hermes_cli/web_server.py: start_server).
     command = ["dashboard", "--host", address, "--port", str(port), "--no-open", "--skip-build"]
-    own_unit, own_service = _identity(host, profile, owner, command)
-    service = [("TimeoutStopSec", str(DASHBOARD_STOP)), *own_service, *confinement(profile, owner, host.scope)]
+    own_unit, own_service = _identity(host, agent, owner, command)
+    service = [("TimeoutStopSec", str(DASHBOARD_STOP)), *own_service, *confinement(agent, owner, host.scope)]
     name = "Hermes dashboard"
-    return _unit(host, name, "hermes-dashboard", service, unit=own_unit, with_unit=profile["unit"])
+    return _unit(host, name, "hermes-dashboard", service, unit=own_unit, with_unit=agent.unit)
 
 
-def moved_dashboard(
-    host: Host, text: str, before: tuple[dict[str, Any], Owner], after: tuple[dict[str, Any], Owner]
-) -> str:
+def moved_dashboard(host: Host, text: str, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> str:
     """The *text* of a dashboard's unit, for an agent that was *before* and is *after*; of another agent, as it is."""
     served = re.search(r"^ExecStart=.* dashboard --host (\S+) --port (\d+) ", text, re.M)
     if served:
@@ -276,42 +274,41 @@ def _unit(
     return _text([("Unit", about), ("Service", common), ("Install", install)])
 
 
-def render_drop_in(host: Host, profile: dict[str, Any], owner: Owner) -> str:
+def render_drop_in(host: Host, agent: Agent, owner: Owner) -> str:
     """All that is one agent's own: user, home, command, limits, time-outs, managed scope, sandbox.
 
-    :param profile: the ``gateway`` part of a description made by :func:`declaration.resolve`
     :param owner: its user
     """
     # Below -v it says warnings only (0.19.0 gateway/run.py: start_gateway).
     command = ["gateway", "run", *(["-v"] if host.verbose else [])]
-    unit, service = _identity(host, profile, owner, command)
-    stop = ("TimeoutStopSec", str(profile["drain"] + STOP_MARGIN))
-    sections = [("Service", [*service, stop, *confinement(profile, owner, host.scope)])]
+    unit, service = _identity(host, agent, owner, command)
+    stop = ("TimeoutStopSec", str(agent.drain + STOP_MARGIN))
+    sections = [("Service", [*service, stop, *confinement(agent, owner, host.scope)])]
     return _text([("Unit", unit), *sections] if unit else sections)
 
 
 def _identity(
-    host: Host, profile: dict[str, Any], owner: Owner, command: list[str]
+    host: Host, agent: Agent, owner: Owner, command: list[str]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """As whom, where and what: directives of ``[Unit]`` and of ``[Service]``.
 
     :param command: arguments of ``hermes``
     """
-    home = user_home(profile, owner)
+    home = user_home(agent, owner)
     check_path(home, f"the home of the user {owner.name}")
     unit: list[tuple[str, str]] = []
     service = [
-        ("Environment", f"HERMES_HOME={profile['home']}"),
+        ("Environment", f"HERMES_HOME={agent.home}"),
         ("Environment", f"HOME={home}"),
         ("WorkingDirectory", home),
         # Resolves to releases/<id> at start (the script's interpreter is absolute): what is running never loads code
         # of another release.
-        ("ExecStart", " ".join([f"{host.root}/current/bin/hermes", *home_arguments(profile["home"]), *command])),
+        ("ExecStart", " ".join([f"{host.root}/current/bin/hermes", *home_arguments(agent.home), *command])),
     ]
     if host.scope == "system":
-        unit.append(("RequiresMountsFor", " ".join(data_paths(profile, owner))))
+        unit.append(("RequiresMountsFor", " ".join(data_paths(agent, owner))))
         service.insert(0, ("User", owner.name))
-        if "user_manager" in profile["sandbox"]["open"]:
+        if "user_manager" in agent.sandbox.open:
             manager = f"user@{owner.uid}.service"
             unit += [("Wants", manager), ("After", manager)]
             service += [
@@ -325,31 +322,31 @@ def _runtime_directory(owner: Owner) -> str:
     return f"/run/user/{owner.uid}"
 
 
-def confinement(profile: dict[str, Any], owner: Owner, scope: str) -> list[tuple[str, str]]:
-    """Limits, managed scope and sandbox of whatever runs as the agent *profile*: its gateway, or a command."""
-    limits = profile["limits"]
-    service = [("MemoryMax", limits["memory"]), ("TasksMax", str(limits["tasks"]))]
+def confinement(agent: Agent, owner: Owner, scope: str) -> list[tuple[str, str]]:
+    """Limits, managed scope and sandbox of whatever runs as the agent *agent*: its gateway, or a command."""
+    limits = agent.limits
+    service = [("MemoryMax", limits.memory), ("TasksMax", str(limits.tasks))]
     # systemd's own limit, half a million for each process, is more than a look at them has time for.
     service.append(("LimitNOFILE", str(MOST_DESCRIPTORS)))
-    if limits["cpu"]:
-        service.append(("CPUQuota", limits["cpu"]))
-    if profile["config_scope"] == "managed":
-        service.append(("Environment", f"HERMES_MANAGED_DIR={profile['managed_dir']}"))
-    if profile["sandbox"]["enabled"]:
-        service += _sandbox(profile, owner, scope)
+    if limits.cpu:
+        service.append(("CPUQuota", limits.cpu))
+    if agent.managed:
+        service.append(("Environment", f"HERMES_MANAGED_DIR={agent.managed}"))
+    if agent.sandbox.enabled:
+        service += _sandbox(agent, owner, scope)
     return service
 
 
-def _sandbox(profile: dict[str, Any], owner: Owner, scope: str) -> list[tuple[str, str]]:
-    sandbox = profile["sandbox"]
+def _sandbox(agent: Agent, owner: Owner, scope: str) -> list[tuple[str, str]]:
+    sandbox = agent.sandbox
     directives: dict[str, str | None] = dict(SANDBOX)
-    for door in sandbox["open"]:
+    for door in sandbox.open:
         directives.update(DOORS[door])
     if scope == "user":
         return [(name, directives[name]) for name in USER_SANDBOX if directives[name] is not None]
-    paths = outermost([*data_paths(profile, owner), *sandbox["paths"]])
+    paths = outermost([*data_paths(agent, owner), *sandbox.paths])
     result = [(name, value) for name, value in directives.items() if value is not None]
-    visible = _below_home(paths) + ([_runtime_directory(owner)] if "user_manager" in sandbox["open"] else [])
+    visible = _below_home(paths) + ([_runtime_directory(owner)] if "user_manager" in sandbox.open else [])
     if directives["ProtectHome"] is not None and visible:
         result.append(("BindPaths", " ".join(f"-{path}" for path in visible)))
     if directives["ProtectSystem"] is not None:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..supervise import gateway, health
-from ..supervise.managers import grouped, units_of
+from ..supervise.supervisor import State
+from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
-from ..system.systemd import Unit
 from .settings import Settings
 from .verdict import worse
 
@@ -27,28 +27,26 @@ class Agents:
 
     def __init__(self, host: Installation, settings: Settings, say: Callable[[str], object]) -> None:
         self.host = host
+        self.supervisor = supervisor_of(host)
         self.settings = settings
         self.say = say
 
-    def units(self) -> dict[str, Unit]:
-        """Profile -> its unit as it is now."""
-        units = units_of(self.host.profiles, self.host.manager_of)
-        return {profile["name"]: units[profile["unit"]] for profile in self.host.profiles}
+    def states(self) -> Mapping[str, State]:
+        """By agent how its gateway is now."""
+        return self.supervisor.state(self.host.profiles)
 
-    def running(self) -> list[dict[str, Any]]:
-        units = self.units()
-        return [profile for profile in self.host.profiles if units[profile["name"]].active not in gateway.DEAD]
+    def running(self) -> list[Agent]:
+        states = self.states()
+        return [agent for agent in self.host.profiles if not states[agent.name].ended]
 
     def before(self, *, wait: bool = True) -> dict[str, list[str]]:
         """Profile -> causes of its problems, of those whose gateway runs: they must not have more afterwards."""
-        running = [self.asked(profile, []) for profile in self.running()]
+        running = [self.asked(agent, []) for agent in self.running()]
         if wait:
-            results = health.wait(running, self.host.manager_of)
+            results = health.wait(running, self.supervisor)
         else:
-            units = self.units()
-            results = [
-                health.check(profile, self.host.owner_of(profile), units[profile["name"]]) for profile in running
-            ]
+            states = self.states()
+            results = [health.check(agent, self.host.owner_of(agent), states[agent.name]) for agent in running]
         for result in results:
             if not result.ok:
                 self.say(f"before: {result}")
@@ -72,20 +70,19 @@ class Agents:
                 raise
             self.say(f"{name} has no say, its gateway does not run: {error}")
 
-    def start(self, profiles: list[dict[str, Any]], wanted: str | None) -> None:
+    def start(self, agents: list[Agent], wanted: str | None) -> None:
         """Start their gateways with the release *wanted*."""
-        records = {profile["name"]: self.host.records(profile["name"]) for profile in profiles}
-        gateway.start(self.host.manager_of, profiles, records)
-        for manager, members in grouped(profiles, self.host.manager_of):
-            units = manager.units(profile["unit"] for profile in members)
-            # Somebody, or systemd, was faster than the switch.
-            late = [u.name for u in units.values() if u.running and self._runs(u) not in (None, wanted)]
-            if late:
-                manager.call("restart", *late, timeout=gateway.stop_timeout(members))
+        records = {agent.name: self.host.records(agent.name) for agent in agents}
+        gateway.start(self.supervisor, agents, records)
+        states = self.supervisor.state(agents)
+        # Somebody, or the supervisor, was faster than the switch.
+        late = [
+            each for each in agents if states[each.name].running and self._runs(states[each.name]) not in (None, wanted)
+        ]
+        if late:
+            self.supervisor.restart(late)
 
-    def verify(
-        self, profiles: list[dict[str, Any]], wanted: str, before: dict[str, list[str]], *, briefly: bool = False
-    ) -> None:
+    def verify(self, agents: list[Agent], wanted: str, before: dict[str, list[str]], *, briefly: bool = False) -> None:
         """The gateways run *wanted*, are as healthy as before, and stay so.
 
         A gateway that a person stopped meanwhile says nothing. *briefly*: what has been good may be trusted.
@@ -93,15 +90,15 @@ class Agents:
         :raises OpsError: one is worse than before
         """
         began = time.monotonic()
-        asked = [self.asked(profile, before.get(profile["name"], [])) for profile in profiles]
-        results = health.wait(asked, self.host.manager_of)
-        watched = self._judge(profiles, results, before)
+        asked = [self.asked(agent, before.get(agent.name, [])) for agent in agents]
+        results = health.wait(asked, self.supervisor)
+        watched = self._judge(agents, results, before)
         pids, restarts = {}, {}
-        for profile, unit in watched:
-            if self._runs(unit) not in (None, wanted):
-                raise OpsError(f"runs {self._runs(unit)}, not {wanted}", where=f"profile {profile['name']}")
-            if not before.get(profile["name"]):
-                pids[profile["name"]], restarts[profile["name"]] = unit.pid, unit.restarts
+        for agent, state in watched:
+            if self._runs(state) not in (None, wanted):
+                raise OpsError(f"runs {self._runs(state)}, not {wanted}", where=f"profile {agent.name}")
+            if not before.get(agent.name):
+                pids[agent.name], restarts[agent.name] = state.pid, state.restarts
         if briefly:
             return
         while time.monotonic() - began < self.settings.stable_seconds:
@@ -109,50 +106,49 @@ class Agents:
             self._stays_up(pids, restarts)
         if pids:
             # Not only alive, but still well. What was asked for a reply is not asked again.
-            again = [{**p, "health": {**p["health"], "reply": False, "webhook": None}} for p, _unit in watched]
-            self._judge(profiles, health.wait(again, self.host.manager_of), before)
+            again = [agent.checked_by(reply=False, webhook=None) for agent, _state in watched]
+            self._judge(agents, health.wait(again, self.supervisor), before)
 
     def _stays_up(self, pids: dict[str, int], restarts: dict[str, int]) -> None:
         """:raises OpsError: a gateway is no longer the process that it was, and nobody asked for that"""
-        for name, unit in self.units().items():
-            if unit.active == "inactive":
+        for name, state in self.states().items():
+            if state.stopped:
                 pids.pop(name, None)
-            elif name in pids and unit.pid != pids[name] and unit.restarts == restarts[name] == 0 and unit.running:
-                # Somebody restarted it; systemd has not.
-                pids[name] = unit.pid
-            elif name in pids and unit.pid != pids[name]:
+            elif name in pids and state.pid != pids[name] and state.restarts == restarts[name] == 0 and state.running:
+                # Somebody restarted it; the supervisor has not.
+                pids[name] = state.pid
+            elif name in pids and state.pid != pids[name]:
                 raise OpsError(
-                    f"did not stay up for {self.settings.stable_seconds} s (last exit status {unit.status})",
+                    f"did not stay up for {self.settings.stable_seconds} s (last exit status {state.status})",
                     where=f"profile {name}",
-                    fix=f"see its log: {unit.log}",
+                    fix=f"see its log: {state.log}",
                 )
 
     def _judge(
-        self, profiles: list[dict[str, Any]], results: list[health.Health], before: dict[str, list[str]]
-    ) -> list[tuple[dict[str, Any], Unit]]:
-        """Those that count, with their units.
+        self, agents: list[Agent], results: list[health.Health], before: dict[str, list[str]]
+    ) -> list[tuple[Agent, State]]:
+        """Those that count, with how their gateways are.
 
         :raises OpsError: one is worse than before
         """
-        units = self.units()
+        states = self.states()
         counted = []
         for result in results:
-            profile = next(profile for profile in profiles if profile["name"] == result.profile)
-            unit = units[result.profile]
-            if unit.active == "inactive":
+            agent = next(agent for agent in agents if agent.name == result.profile)
+            state = states[result.profile]
+            if state.stopped:
                 self.say(f"the gateway of {result.profile} was stopped by somebody meanwhile")
             elif problems := worse(before, result):
                 self.say(str(result))
                 raise OpsError(problems[0].what, where=f"profile {result.profile}", fix=problems[0].fix)
             else:
-                counted.append((profile, unit))
+                counted.append((agent, state))
         return counted
 
-    def asked(self, profile: dict[str, Any], before: list[str]) -> dict[str, Any]:
-        """The profile, to be asked for a reply where settings say so and it gave one before."""
-        checks = profile["health"]
-        reply = (checks["reply"] or (self.settings.reply and profile["api"]["enabled"])) and "no_reply" not in before
-        return {**profile, "health": {**checks, "reply": reply}}
+    def asked(self, agent: Agent, before: list[str]) -> Agent:
+        """The agent, to be asked for a reply where settings say so and it gave one before."""
+        wanted = agent.health.reply or (self.settings.reply and agent.api.enabled)
+        return agent.checked_by(reply=wanted and "no_reply" not in before)
 
-    def _runs(self, unit: Unit) -> str | None:
-        return gateway.running_release(unit.pid, self.host.root)
+    def _runs(self, state: State) -> str | None:
+        return gateway.running_release(state.pid, self.host.root)

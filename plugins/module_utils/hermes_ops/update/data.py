@@ -19,6 +19,7 @@ import os
 import time
 from typing import Any
 
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.files import ensure_directory, failure, read_json, write_json
@@ -39,14 +40,14 @@ class Data:
 
     # Copies.
 
-    def frozen(self, journal: Journal, profile: dict[str, Any], earlier: str | None = None) -> Frozen:
+    def frozen(self, journal: Journal, agent: Agent, earlier: str | None = None) -> Frozen:
         """The copies of this run, or those of the *earlier* one."""
-        name = profile["name"]
+        name = agent.name
         aside = self.left(journal) if earlier else self.aside(journal)
         return Frozen(
             name,
-            profile["home"],
-            self.host.owner_of(profile),
+            agent.home,
+            self.host.owner_of(agent),
             os.path.join(self._run(earlier or journal.name), name),
             os.path.join(aside, name),
             # Who goes back by hand may do so because a database is damaged; what does not run migrates nothing.

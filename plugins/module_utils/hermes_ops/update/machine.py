@@ -24,9 +24,10 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import cast
 
 from ..backup import separable
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.undertaking import Interrupted, Undertaking
 from ..release import build, store
@@ -230,11 +231,11 @@ class Machine:
         self._refuse_shared_homes(built.version if built else None)
         self._enter("snapshot")
         trial = Trial(self.agents, self.data, journal)
-        archives = [(profile, trial.snapshot(profile)) for profile in self.host.profiles]
+        archives = [(agent, trial.snapshot(agent)) for agent in self.host.profiles]
         self._enter("canary")
-        for profile, archive in archives if self.settings.canary else ():
-            if archive and profile["name"] in journal.before:
-                trial.canary(profile, archive)
+        for agent, archive in archives if self.settings.canary else ():
+            if archive and agent.name in journal.before:
+                trial.canary(agent, archive)
 
     def _change(self, journal: Journal, previous: str | None) -> None:
         if journal.step != "freeze":
@@ -242,8 +243,8 @@ class Machine:
         self.data.discard(journal)
         self.data.reserve(journal)
         homes = []
-        for profile in self.host.profiles:
-            home = self.data.frozen(journal, profile)
+        for agent in self.host.profiles:
+            home = self.data.frozen(journal, agent)
             with self._veto(home):
                 home.copy_ahead(self._budget())
                 homes.append(home)
@@ -251,16 +252,16 @@ class Machine:
         with lock(os.path.join(self.host.root, ".lock"), timeout=self.settings.build_timeout):
             with _in_a_hurry():
                 running = self.agents.running()
-                journal.gateways = [profile["name"] for profile in running]
+                journal.gateways = [agent.name for agent in running]
                 self._enter("stop")
-                gateway.stop(self.host.manager_of, running)
+                self.agents.supervisor.stop(running)
                 frozen.complete(homes, self._budget(), self._veto)
                 self._enter("switch")
                 if previous:
                     # Used up, whatever comes of it.
                     self.data.forget_previous()
-                    for profile in self.host.profiles:
-                        self._put_back(self.data.frozen(journal, profile, previous))
+                    for agent in self.host.profiles:
+                        self._put_back(self.data.frozen(journal, agent, previous))
                 store.switch(self.host.root, journal.target)
                 self._enter("start")
                 self.agents.start(running, journal.target)
@@ -313,28 +314,28 @@ class Machine:
             raise SystemExit(128 + signal.SIGTERM)
         self.data.release_reserve(journal)
         step, troubles, back = journal.step, Troubles(self._reason), list[str]()
-        profiles = {profile["name"]: profile for profile in self.host.profiles}
+        agents = {agent.name: agent for agent in self.host.profiles}
         with self._release_lock(), _in_a_hurry():
             with troubles:
-                units = self.agents.units()
-                journal.gateways = to_start(journal.gateways, units, respect=step == "verify" and not killed)
+                states = self.agents.states()
+                journal.gateways = to_start(journal.gateways, states, respect=step == "verify" and not killed)
                 # The disk may be full all the same. Without this a kill from here on would only start too many of them.
                 with contextlib.suppress(OpsError):
                     self.undertaking.write(dataclasses.asdict(journal))
                 if not boot:
-                    alive = [profiles[name] for name, unit in units.items() if unit.active not in gateway.DEAD]
-                    gateway.stop(self.host.manager_of, alive)
+                    alive = [agents[name] for name, state in states.items() if not state.ended]
+                    self.agents.supervisor.stop(alive)
             with troubles:
                 # Nothing was current: then there is nothing to go back to.
                 if journal.source and gateway.current_release(self.host.root) != journal.source:
                     store.switch(self.host.root, journal.source)
-            wanted = [profiles[name] for name in journal.gateways if name in profiles]
+            wanted = [agents[name] for name in journal.gateways if name in agents]
             if troubles.found:
                 # Which release the gateways would run with which data is not known: leave it to the next run.
                 return self._stuck(journal, wanted, troubles, boot)
-            for profile in profiles.values() if data_is_frozen(step) else ():
+            for agent in agents.values() if data_is_frozen(step) else ():
                 with troubles:
-                    back += self._put_back(self.data.frozen(journal, profile))
+                    back += self._put_back(self.data.frozen(journal, agent))
             if troubles.found:
                 # The copies are the only ones: a later update must not take them for its own.
                 self.data.keep(journal)
@@ -364,7 +365,7 @@ class Machine:
         self.undertaking.end()
         return self._end(self._outcome(status, message, journal))
 
-    def _stuck(self, journal: Journal, wanted: list[dict[str, Any]], troubles: Troubles, boot: bool) -> Outcome:
+    def _stuck(self, journal: Journal, wanted: list[Agent], troubles: Troubles, boot: bool) -> Outcome:
         """It cannot go back. Whatever can run shall run; the journal stays, so that the next run tries again."""
         if not boot:
             with troubles:
@@ -401,10 +402,10 @@ class Machine:
         self._refuse_company("restore", "separate", "rehearsal")
         self._refuse_shared_homes(target.version)
         # A backup, a copy for the canary, and a frozen one are made.
-        look = Journal("update", 0.0, "", "", before={profile["name"]: [] for profile in self.agents.running()})
+        look = Journal("update", 0.0, "", "", before={agent.name: [] for agent in self.agents.running()})
         copies = 0
-        for profile in self.host.profiles:
-            home = self.data.frozen(look, profile)
+        for agent in self.host.profiles:
+            home = self.data.frozen(look, agent)
             with self._veto(home):
                 copies += 3 * home.size()
         for path, more in ((self.host.root, 0), (self.host.ops_dir, copies), (self.host.data_dir, 0)):
@@ -449,8 +450,8 @@ class Machine:
     def _sweep(self) -> None:
         """Away with canaries and their copies, whoever left them."""
         canary.end(Manager("system", Owner.current()))
-        for profile in self.host.profiles:
-            canary.sweep(self.host, profile, SCRATCH, self.say)
+        for agent in self.host.profiles:
+            canary.sweep(self.host, agent, SCRATCH, self.say)
 
     def _remember_failed(self, journal: Journal) -> None:
         if journal.blame:

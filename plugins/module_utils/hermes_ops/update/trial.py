@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..backup import archives, extracting, making
+from ..description.agent import Agent
 from ..supervise import canary
 from .agents import Agents
 from .data import Data
@@ -25,37 +24,37 @@ class Trial:
         self.data = data
         self.journal = journal
 
-    def snapshot(self, profile: dict[str, Any]) -> str | None:
+    def snapshot(self, agent: Agent) -> str | None:
         """Make a backup; returns its path, None where there is none of an agent that does not count."""
-        name = profile["name"]
+        name = agent.name
         with self.agents.veto(name, counts=name in self.journal.before):
-            path = making.create(self.agents.host, profile, self.data.backups).path
+            path = making.create(self.agents.host, agent, self.data.backups).path
             archives.prune(self.data.backups, name, self.agents.settings.keep_backups)
             self.agents.say(f"backup of {name}: {path}")
             return path
         return None
 
-    def canary(self, profile: dict[str, Any], archive: str) -> None:
+    def canary(self, agent: Agent, archive: str) -> None:
         """Try the release on what comes out of the backup, which proves that one as well.
 
-        :param profile: of an agent whose gateway runs
+        :param agent: whose gateway runs
         """
-        host, name = self.agents.host, profile["name"]
+        host, name = self.agents.host, agent.name
         with (
             self.agents.veto(name, counts=True),
-            canary.scratch(host, profile, SCRATCH, self.agents.say) as scratch,
+            canary.scratch(host, agent, SCRATCH, self.agents.say) as scratch,
         ):
-            extracting.extract(archive, scratch, host.owner_of(profile))
-            canary.lend_env(host, profile, scratch)
-            copy = canary.prepare(host, profile, scratch)
+            extracting.extract(archive, scratch, host.owner_of(agent))
+            canary.lend_env(host, agent, scratch)
+            copy = canary.prepare(host, agent, scratch)
             # Where the agent does not answer now it would prove nothing.
-            reply = self.agents.asked(profile, self.journal.before[name])["health"]["reply"]
+            reply = self.agents.asked(agent, self.journal.before[name]).health.reply
             answer = canary.boot(
                 host,
                 self.journal.target,
                 copy,
                 reply=reply,
-                timeout=profile["health"]["timeout"],
+                timeout=agent.health.timeout,
                 stable=min(canary.STABLE_SECONDS, self.agents.settings.stable_seconds),
             )
         self.agents.say(f"canary of {name}: {answer['version']} is healthy on a copy")

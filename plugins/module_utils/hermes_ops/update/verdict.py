@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,9 @@ from ..release.decide import release_id
 from ..release.observe import Installed, Observed
 from ..release.request import Request
 from ..release.versions import is_version, satisfies, tag_key, version_key
-from ..supervise import gateway, health
+from ..supervise import health
+from ..supervise.supervisor import State
 from ..system.errors import OpsError
-from ..system.systemd import Unit
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,16 @@ def choose_rollback(observed: Observed, failed: dict[str, Any], to: str | None) 
     return max(there, key=lambda release: release.used)
 
 
-def to_start(stopped: list[str], units: dict[str, Unit], *, respect: bool) -> list[str]:
+def to_start(stopped: list[str], states: Mapping[str, State], *, respect: bool) -> list[str]:
     """Which gateways have to run after an undo.
 
     :param stopped: profiles whose gateways were stopped for the update
-    :param units: profile -> its unit as it is now
+    :param states: by agent how its gateway is now
     :param respect: they have been started again since: one that is inactive was stopped by a person, and stays so,
-        for systemd restarts whatever ends by itself
+        for the supervisor restarts whatever ends by itself
     """
-    ours = [name for name in stopped if name in units and not (respect and units[name].active == "inactive")]
-    others = [name for name, unit in units.items() if name not in ours and unit.active not in gateway.DEAD]
+    ours = [name for name in stopped if name in states and not (respect and states[name].stopped)]
+    others = [name for name, state in states.items() if name not in ours and not state.ended]
     return ours + others
 
 

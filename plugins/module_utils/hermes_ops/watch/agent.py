@@ -9,13 +9,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..supervise import health, journal
 from ..supervise import sight as health_sight
 from ..supervise.problems import Health
 from ..supervise.sight import Sight
+from ..supervise.supervisor import State
+from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
-from ..system.systemd import Unit
 from ..system.text import number
 from . import expiry, history, process, sight
 from .findings import Finding, Settings, health_findings
@@ -32,7 +34,7 @@ FROZEN = 120.0
 class AgentLook:
     """One agent, looked at. Its worker begins at once; :meth:`look` waits for it.
 
-    :param memory: of the unit, as systemd counts it; None: it does not
+    :param used: memory, as the supervisor counts it; None: it does not
     :param listeners: see :func:`network.listeners`
     :param healths: of agents that somebody has just looked at, by profile
     :ivar findings: what is wrong
@@ -44,29 +46,29 @@ class AgentLook:
         self,
         host: Installation,
         settings: Settings,
-        profile: dict[str, Any],
-        unit: Unit,
-        unit_memory: int | None,
+        agent: Agent,
+        state: State,
+        used: int | None,
         listeners: dict[int, set[int]],
         now: float,
         healths: Mapping[str, Health],
     ) -> None:
-        self.host, self.settings, self.profile, self.unit = host, settings, profile, unit
+        self.host, self.settings, self.agent, self.gateway = host, settings, agent, state
         self.listeners, self.now = listeners, now
-        self.name: str = profile["name"]
-        self.owner = host.owner_of(profile)
+        self.name: str = agent.name
+        self.owner = host.owner_of(agent)
         self.findings: list[Finding] = []
-        self.figures: dict[str, Any] = {"up": unit.running}
+        self.figures: dict[str, Any] = {"up": state.running}
         self.memory: dict[str, Any] = {}
         self.closer = Closer()
         self.health = healths.get(self.name)
-        self._process = process.look_at_process(unit.pid, unit_memory) if unit.running else None
-        blind = health.blind_ports(profile, listeners)
+        self._process = process.look_at_process(state.pid, used) if state.running else None
+        blind = health.blind_ports(agent, listeners)
         wanted = {
-            **health_sight.wanted_of(profile, running=unit.running, blind=blind),
-            "managed_dir": profile["managed_dir"],
+            **health_sight.wanted_of(agent, running=state.running, blind=blind),
+            "managed_dir": agent.managed_dir,
             "now": now,
-            "pid": unit.pid if self._process and self._process.descriptors < 0 else 0,
+            "pid": state.pid if self._process and self._process.descriptors < 0 else 0,
         }
         self._answer = health_sight.start(self.owner, wanted, sight.FUNCTION)
 
@@ -80,7 +82,7 @@ class AgentLook:
         else:
             self.closer = Closer.of(answer)
         if self.health is None:
-            self.health = health.judge(self.profile, self.unit, self.listeners, answer)
+            self.health = health.judge(self.agent, self.gateway, self.listeners, answer)
         self._at_health(self.health, known, busy)
         self._at_restarts(known)
         self._at_process(Sight.of(answer).state, known)
@@ -92,21 +94,21 @@ class AgentLook:
     def _at_health(self, result: Health, known: dict[str, Any], busy: str | None) -> None:
         since = number(known.get("excused")) or self.now
         excuse = busy if self.now - since <= EXCUSED else None
-        found = health_findings(result, self.unit, excuse)
+        found = health_findings(result, self.gateway, excuse)
         if any(finding.failure for finding in found) and not result.log:
-            journal.explain(self.profile, self.host.manager_of(self.profile), result)
-            found = health_findings(result, self.unit, excuse)
+            journal.explain(self.agent, supervisor_of(self.host), result)
+            found = health_findings(result, self.gateway, excuse)
         self.findings += found
         if busy and not result.ok:
             self.memory["excused"] = since
 
     def _at_restarts(self, known: dict[str, Any]) -> None:
-        samples = history.remember_restarts(known.get("restarts"), self.unit.restarts, self.now)
+        samples = history.remember_restarts(known.get("restarts"), self.gateway.restarts, self.now)
         self.memory["restarts"] = samples
         self.figures["restarts"] = restarts = history.climbed(samples)
         if restarts > self.settings.restarts:
             what = f"it was restarted {restarts} times within the hour"
-            self._find("restarts", what, f"see why it ends: {self.unit.log}")
+            self._find("restarts", what, f"see why it ends: {self.gateway.log}")
 
     def _at_process(self, state: dict[str, Any], known: dict[str, Any]) -> None:
         seen = self._process
@@ -116,30 +118,30 @@ class AgentLook:
             seen = process.Process(*self.closer.sockets, seen.memory)
         self.figures.update(memory_bytes=seen.memory, open_files=seen.descriptors)
         self.findings += process.memory_findings(seen.memory, self.settings, self.name)
-        self.memory["climb"] = history.remember_hour(known.get("climb"), self.unit.pid, seen, self.now)
+        self.memory["climb"] = history.remember_hour(known.get("climb"), self.gateway.pid, seen, self.now)
         self.findings += history.climb_findings(self.memory["climb"]["hours"], self.name)
         self.memory["deaf"] = self._deaf(state, seen, known.get("deaf"))
-        seconds = process.frozen_for(self.closer.beat, self.unit.pid, time.monotonic())
+        seconds = process.frozen_for(self.closer.beat, self.gateway.pid, time.monotonic())
         if seconds > FROZEN:
             what = f"its event loop has not turned for {seconds:.0f} s"
-            self._find("frozen", what, self.unit.command("restart"))
+            self._find("frozen", what, self.gateway.restart)
 
     def _deaf(self, state: dict[str, Any], seen: process.Process, known: Any) -> dict[str, Any]:
         """:returns: what was deaf, for the next look: Telegram's connection is opened anew from time to time, so only
         what is deaf twice is"""
-        deaf = process.deaf_platforms(state, seen) if state.get("pid") == self.unit.pid else []
+        deaf = process.deaf_platforms(state, seen) if state.get("pid") == self.gateway.pid else []
         if self.closer.telegram_calls:
             deaf = [name for name in deaf if name != "telegram"]
-        now = {"pid": self.unit.pid, "platforms": deaf}
+        now = {"pid": self.gateway.pid, "platforms": deaf}
         if deaf and known == now:
             what = f"{', '.join(deaf)}: connected, says Hermes, but its process has no connection to anywhere"
-            self._find("deaf", what, self.unit.command("restart"))
+            self._find("deaf", what, self.gateway.restart)
         return now
 
     def _at_files(self, state: dict[str, Any]) -> None:
         for name, end in self.closer.tokens.items():
             self.findings += expiry.expiry_findings(f"the token {name}", end, self.now, self.settings, self.name)
-        own = state if state.get("pid") == self.unit.pid else {}
+        own = state if state.get("pid") == self.gateway.pid else {}
         self.findings += serving_findings(own, self.closer.parked, self.name)
         counted = self.closer.turns
         if isinstance(counted, str):

@@ -26,6 +26,7 @@ from typing import Any
 
 from .. import __version__
 from ..agent import config, dotenv
+from ..description.agent import Agent
 from ..description.secrets import redact_text, shown
 from ..host import jobs, kit, settings
 from ..host.installation import Installation
@@ -85,7 +86,7 @@ def bundle(host: Installation, name: str, lines: int) -> Bundle:
     :param name: of the directory in it
     :param lines: so many of each journal
     """
-    homes = {profile["name"]: Home(host, profile) for profile in host.profiles}
+    homes = {profile.name: Home(host, profile) for profile in host.profiles}
     secrets = known_of(host, list(homes.values()))
     made = Bundle()
     texts: dict[str, str] = {}
@@ -138,17 +139,17 @@ def _archive(name: str, members: dict[str, str]) -> bytes:
 class Home:
     """What workers say of one agent's home.
 
-    :param profile: the agent's ``gateway`` part
+    :param agent: whose home it is
     """
 
-    def __init__(self, host: Installation, profile: dict[str, Any]) -> None:
-        self.name: str = profile["name"]
+    def __init__(self, host: Installation, agent: Agent) -> None:
+        self.name: str = agent.name
         self.unknown = ""
-        self._home, self._owner = profile["home"], host.owner_of(profile)
+        self._home, self._owner = agent.home, host.owner_of(agent)
         kept = os.path.join(host.records(self.name).directory, "kept")
         self._copies = [
             [f"{os.path.basename(directory)}/{name}", _text(os.path.join(directory, name), inside.FILE_LIMIT)]
-            for directory in (profile["managed_dir"], kept)
+            for directory in (agent.managed_dir, kept)
             for name in (dotenv.FILE_NAME, config.FILE_NAME)
         ]
 
@@ -221,8 +222,8 @@ def _collect(host: Installation, homes: dict[str, Home], lines: int) -> Iterator
     """Each member's name, the agent that it is about, and content; one that cannot be had says why."""
     makers: dict[str, tuple[Home | None, Callable[[], str]]] = {}
 
-    def add(members: dict[str, Callable[[], str]], agent: Home | None = None) -> None:
-        makers.update({member: (agent, make) for member, make in members.items()})
+    def add(members: dict[str, Callable[[], str]], home: Home | None = None) -> None:
+        makers.update({member: (home, make) for member, make in members.items()})
 
     add({"about.txt": lambda: _about(host, homes), "releases.json": lambda: inside.as_json(_releases(host))})
     add({member: lambda argv=argv: _output(*argv) for member, argv in COMMANDS.items()})
@@ -233,18 +234,18 @@ def _collect(host: Installation, homes: dict[str, Home], lines: int) -> Iterator
         add({f"journal/{job.service}.txt": lambda job=job: _journal(lines, "--unit", job.service)})
     # Whatever else there is: updates by hand, recoveries, the canary, the dashboard, what ships the journal.
     add({"journal/others.txt": lambda: _journal(lines, *OTHER_UNITS)})
-    for profile in host.profiles:
-        name, home = profile["name"], homes[profile["name"]]
-        add(_unit(profile["unit"], lambda *arguments, profile=profile: _systemctl(host, profile, *arguments)), home)
-        add({f"journal/hermes-gateway-{name}.txt": lambda profile=profile: _own_journal(host, profile, lines)}, home)
-        add({f"profiles/{name}/{member}": make for member, make in _remembered(host, profile).items()})
+    for agent in host.profiles:
+        name, home = agent.name, homes[agent.name]
+        add(_unit(agent.unit, lambda *arguments, agent=agent: _systemctl(host, agent, *arguments)), home)
+        add({f"journal/hermes-gateway-{name}.txt": lambda agent=agent: _own_journal(host, agent, lines)}, home)
+        add({f"profiles/{name}/{member}": make for member, make in _remembered(host, agent).items()})
         for member, text in home.members().items():
             add({f"profiles/{name}/{member}": lambda text=text: text}, home)
-    for member, (agent, make) in makers.items():
+    for member, (home_of, make) in makers.items():
         try:
-            yield member, agent, make()
+            yield member, home_of, make()
         except (OpsError, OSError, ValueError, RecursionError) as error:
-            yield member, agent, f"could not be had: {error}\n"
+            yield member, home_of, f"could not be had: {error}\n"
 
 
 def _about(host: Installation, homes: dict[str, Home]) -> str:
@@ -260,7 +261,7 @@ def _about(host: Installation, homes: dict[str, Home]) -> str:
             "scope": host.scope,
             "data directory": host.data_dir,
             "ops directory": host.ops_dir,
-            "agents": "; ".join(f"{p['name']}: {p['home']}, user {p['user']}" for p in host.profiles) or "none",
+            "agents": "; ".join(f"{p.name}: {p.home}, user {p.user}" for p in host.profiles) or "none",
             "never in it": f"secrets (shown as {HIDDEN}), sessions, memories, context, logs of Hermes itself",
             "searched for": "the secrets that the host knows, and what has the name or the look of one",
             "agents whose secrets are not all known": inside.as_json(unknown).strip() if unknown else "none",
@@ -275,9 +276,9 @@ def _unit(unit: str, ask: Callable[..., str]) -> dict[str, Callable[[], str]]:
     }
 
 
-def _remembered(host: Installation, profile: dict[str, Any]) -> dict[str, Callable[[], str]]:
+def _remembered(host: Installation, agent: Agent) -> dict[str, Callable[[], str]]:
     """What root remembers of one agent, and what is managed of it."""
-    records, managed = host.records(profile["name"]), profile["managed_dir"]
+    records, managed = host.records(agent.name), agent.managed_dir
     members = {
         "managed_config.yaml.json": lambda: _managed_config(os.path.join(managed, config.FILE_NAME)),
         "managed_env_names.txt": lambda: inside.env_names(_file_or_none(os.path.join(managed, dotenv.FILE_NAME))),
@@ -319,15 +320,15 @@ def _journal(lines: int, *matches: str) -> str:
     return _output("journalctl", "--no-pager", "--output", "short-iso", "--lines", str(lines), *matches)
 
 
-def _own_journal(host: Installation, profile: dict[str, Any], lines: int) -> str:
-    return _journal(lines, *host.manager_of(profile).journal(profile["unit"]))
+def _own_journal(host: Installation, agent: Agent, lines: int) -> str:
+    return _journal(lines, *host.manager_of(agent).journal(agent.unit))
 
 
-def _systemctl(host: Installation, profile: dict[str, Any], *arguments: str) -> str:
+def _systemctl(host: Installation, agent: Agent, *arguments: str) -> str:
     if host.scope == "system":
         return _output("systemctl", *arguments)
     # A manager of the agent's own: it says what the agent likes.
-    owner = host.owner_of(profile)
+    owner = host.owner_of(agent)
     return _output("systemctl", "--user", *arguments, user=owner, env={"XDG_RUNTIME_DIR": f"/run/user/{owner.uid}"})
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..host import settings
 from ..system.errors import OpsError
+from ..system.typed import parse
 from . import findings
 
 JOB = "heartbeat"
@@ -62,7 +63,7 @@ class Settings:
         return found
 
     def thresholds(self) -> findings.Settings:
-        return settings.parse(findings.Settings, self.check, "check")
+        return parse(findings.Settings, self.check, "check")
 
 
 def check_url(name: str, url: Any) -> None:

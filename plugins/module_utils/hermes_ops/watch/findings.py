@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..supervise.problems import Health
+from ..supervise.supervisor import State
 from ..system.errors import OpsError
-from ..system.systemd import Unit
 
 HOUR = 3600
 # A gateway that started so lately may still connect.
@@ -150,14 +150,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def health_findings(result: Health, unit: Unit, excuse: str | None) -> list[Finding]:
+def health_findings(result: Health, state: State, excuse: str | None) -> list[Finding]:
     """What is wrong with an agent: a failure, unless it is only coming or going.
 
     :param excuse: what is being done to the host that may take it down
     """
-    passing = unit.active in ("activating", "deactivating", "reloading") and unit.sub != "auto-restart"
-    starting = unit.running and unit.age < STARTING and not any(problem.final for problem in result.problems)
-    failure = not (excuse or passing or starting)
+    starting = state.running and state.age < STARTING and not any(problem.final for problem in result.problems)
+    failure = not (excuse or state.passing or starting)
     more = f" ({excuse})" if excuse else ""
     return [
         Finding(problem.cause, problem.what + more, problem.fix, failure, result.profile) for problem in result.problems

@@ -13,6 +13,7 @@ from ..agent import config, env, webhooks
 from ..agent.quote import quoted, quoted_error
 from ..agent.state import checked
 from ..agent.state import look as look_at_state
+from ..description.agent import Agent
 from ..description.schema import PROFILES_DIRECTORY
 from ..host import audit, jobs, logs
 from ..host.installation import JOURNALS, is_busy, is_unfinished
@@ -34,16 +35,15 @@ _MAX_NAMES = 1000
 FEATURES = {"audit": audit, "dashboard": dashboard, "logrotate": logs}
 
 
-def gather(*, profiles: list[dict[str, Any]], scope: str, ops_dir: str, root: str) -> dict[str, Any]:
+def gather(*, profiles: list[Agent], scope: str, ops_dir: str, root: str) -> dict[str, Any]:
     """Everything :mod:`info` returns; works on a host where nothing of ours exists yet.
 
-    :param profiles: ``gateway`` parts of descriptions made by :func:`declaration.resolve`, or those that the host
-        remembers
+    :param profiles: the agents, as they are declared or as the host remembers them
     """
-    owners = {profile["user"]: _owner(profile["user"]) for profile in profiles}
+    owners = {agent.user: _owner(agent.user) for agent in profiles}
     units = units_of(
-        [profile for profile in profiles if owners[profile["user"]]],
-        lambda profile: Manager(scope, cast(Owner, owners[profile["user"]])),
+        [agent for agent in profiles if owners[agent.user]],
+        lambda agent: Manager(scope, cast(Owner, owners[agent.user])),
     )
     current = gateway.current_release(root)
     seen = _see(profiles, owners, ops_dir, units)
@@ -52,10 +52,8 @@ def gather(*, profiles: list[dict[str, Any]], scope: str, ops_dir: str, root: st
         "release": _release(root, current) if current else None,
         "releases": _releases(root),
         "profiles": {
-            profile["name"]: _profile(
-                profile, units.get(profile["unit"]), Records(ops_dir, profile["name"]), root, seen.get(profile["name"])
-            )
-            for profile in profiles
+            agent.name: _profile(agent, units.get(agent.unit), Records(ops_dir, agent.name), root, seen.get(agent.name))
+            for agent in profiles
         },
         "shared_users": _shared_users(profiles),
         "undeclared_profiles": _undeclared(profiles, seen),
@@ -74,39 +72,38 @@ def _owner(user: str) -> Owner | None:
         return None
 
 
-def _shared_users(profiles: list[dict[str, Any]]) -> dict[str, list[str]]:
+def _shared_users(agents: list[Agent]) -> dict[str, list[str]]:
     """User -> names of the agents that it runs, where these are several: no wall stands between them."""
-    agents: dict[str, list[str]] = {}
-    for profile in profiles:
-        if profile["state"] == "present":
-            agents.setdefault(profile["user"], []).append(profile["name"])
-    return {user: names for user, names in agents.items() if len(names) > 1}
+    users: dict[str, list[str]] = {}
+    for agent in agents:
+        if agent.present:
+            users.setdefault(agent.user, []).append(agent.name)
+    return {user: names for user, names in users.items() if len(names) > 1}
 
 
-def _separated(profiles: list[dict[str, Any]], ops_dir: str) -> list[str]:
+def _separated(agents: list[Agent], ops_dir: str) -> list[str]:
     """Which declarations still say where an agent was before ``hermes-ops separate``, with what to do about it."""
     found = []
-    for profile in profiles:
-        was = Records(ops_dir, profile["name"]).separated()
-        stale = [key for key in ("home", "user") if was and profile[key] == was[key]]
-        if stale and profile["state"] == "present":
+    for agent in agents:
+        was = Records(ops_dir, agent.name).separated()
+        stale = [key for key in ("home", "user") if was and getattr(agent, key) == getattr(was, key)]
+        if was and stale and agent.present:
             found.append(
-                f"agent {profile['name']} was separated from {was['home']} of {was['user']}, and its declared "
+                f"agent {agent.name} was separated from {was.home} of {was.user}, and its declared "
                 f"{' and '.join(stale)} would lead back there. Fix: remove home and user of this agent in hermes_agents"
             )
     return found
 
 
-def port_conflicts(profiles: list[dict[str, Any]], owners: list[Owner]) -> list[str]:
+def port_conflicts(agents: list[Agent], owners: list[Owner]) -> list[str]:
     """Declared ports that somebody else holds; a gateway of ours may hold any of them."""
     wanted = {
-        profile[key]["port"]: f"profile {profile['name']}: {key}.port {profile[key]['port']}"
-        for profile in profiles
-        if profile["state"] == "present"
-        for key in ("api", "webhook")
-        if profile[key]["enabled"]
+        server.port: f"profile {agent.name}: {key}.port {server.port}"
+        for agent in agents
+        if agent.present
+        for key, server in agent.servers.items()
     }
-    known = {profile["name"] for profile in profiles}
+    known = {agent.name for agent in agents}
     conflicts = []
     for port, pids in sorted(network.listeners(set(wanted), *owners).items()):
         foreign = network.outsiders(pids, known)
@@ -136,30 +133,30 @@ def _releases(root: str) -> list[str]:
     return [name for name in names if os.path.exists(os.path.join(root, "releases", name, "release.json"))]
 
 
-def _undeclared(profiles: list[dict[str, Any]], seen: dict[str, dict[str, Any]]) -> list[str]:
+def _undeclared(agents: list[Agent], seen: dict[str, dict[str, Any]]) -> list[str]:
     """The homes of Hermes' own profiles below agents' homes that no agent has for its own."""
     found = {
-        os.path.join(profile["home"], PROFILES_DIRECTORY, name)
-        for profile in profiles
-        for name in seen.get(profile["name"], {}).get("profiles", ())
+        os.path.join(agent.home, PROFILES_DIRECTORY, name)
+        for agent in agents
+        for name in seen.get(agent.name, {}).get("profiles", ())
     }
-    return sorted(found - {profile["home"] for profile in profiles})
+    return sorted(found - {agent.home for agent in agents})
 
 
 def _see(
-    profiles: list[dict[str, Any]], owners: dict[str, Owner | None], ops_dir: str, units: dict[str, Unit]
+    agents: list[Agent], owners: dict[str, Owner | None], ops_dir: str, units: dict[str, Unit]
 ) -> dict[str, dict[str, Any]]:
     """What workers see in the homes, side by side: ``state``, ``drift`` and ``profiles`` of each agent whose user there
     is."""
     workers = {}
-    for profile in profiles:
-        owner = owners[profile["user"]]
+    for agent in agents:
+        owner = owners[agent.user]
         if owner is None:
             continue
-        records, unit = Records(ops_dir, profile["name"]), units.get(profile["unit"])
+        records, unit = Records(ops_dir, agent.name), units.get(agent.unit)
         applied = {kind.RECORD: records.applied(kind.RECORD) for kind in _KINDS}
-        wanted = (profile["home"], bool(unit and unit.running), applied)
-        workers[profile["name"]] = Worker(owner, "watch.info:look", wanted, where=profile["home"])
+        wanted = (agent.home, bool(unit and unit.running), applied)
+        workers[agent.name] = Worker(owner, "watch.info:look", wanted, where=agent.home)
     found = {}
     for name, worker in workers.items():
         try:
@@ -196,16 +193,16 @@ def look(home: str, running: bool, applied: dict[str, Any]) -> dict[str, Any]:
 
 
 def _profile(
-    profile: dict[str, Any], unit: Unit | None, records: Records, root: str, seen: dict[str, Any] | None
+    agent: Agent, unit: Unit | None, records: Records, root: str, seen: dict[str, Any] | None
 ) -> dict[str, Any]:
     running = bool(unit and unit.running)
     state = seen["state"] if seen else {}
     return {
-        "state": profile["state"],
-        "user": profile["user"],
-        "home": profile["home"],
-        "exists": os.path.isdir(profile["home"]),
-        "unit": profile["unit"],
+        "state": agent.state,
+        "user": agent.user,
+        "home": agent.home,
+        "exists": os.path.isdir(agent.home),
+        "unit": agent.unit,
         "active": unit.active if unit else "inactive",
         "enabled": bool(unit and unit.enabled),
         "pid": unit.pid if unit else 0,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -19,8 +18,8 @@ from ..host.settings import path_of as settings_path
 from ..release.observe import stamp_of
 from ..supervise import health, servers
 from ..supervise.gateway import current_release
-from ..supervise.managers import grouped, units_of
 from ..supervise.problems import Health
+from ..supervise.systemd import supervisor_of
 from ..system import network
 from ..system.errors import OpsError
 from ..system.files import read_text, write_json
@@ -41,7 +40,6 @@ BUSY = {
 # Units that a look has other means for; and the heartbeat, which fails when nobody can be told.
 OTHERWISE_SEEN = ("hermes-gateway@", "hermes-canary", "hermes-heartbeat")
 ASK_AGAIN_MINUTES = 10
-_SIZE = re.compile(r"\d{1,20}", re.ASCII)
 _SQLITE_VERSION = "import sqlite3; print(sqlite3.sqlite_version)"
 
 
@@ -86,13 +84,13 @@ class _Look:
         self.now = time.time()
         self.report = Report(figures={"disks": {}, "profiles": {}})
         self.memory = _mapping(self._status(JOB).get("memory"))
-        profiles = host.profiles
-        listeners = network.listeners(port for profile in profiles for port in health.wanted_ports(profile))
-        units, memories = units_of(profiles, host.manager_of), _unit_memories(host, profiles)
+        agents = host.profiles
+        listeners = network.listeners(port for agent in agents for port in health.wanted_ports(agent))
+        supervisor = supervisor_of(host)
+        states, used = supervisor.state(agents), supervisor.limits(agents)
         self.agents = [
-            AgentLook(host, settings, profile, units[unit], memories[unit], listeners, self.now, healths)
-            for profile in profiles
-            for unit in [profile["unit"]]
+            AgentLook(host, settings, agent, states[agent.name], used[agent.name], listeners, self.now, healths)
+            for agent in agents
         ]
 
     def _status(self, job: str) -> dict[str, Any]:
@@ -195,7 +193,7 @@ class _Look:
         if not self.settings.reply_minutes:
             return
         well = {result.profile for result in self.report.profiles if result.ok}
-        agents = {agent.name: agent for agent in self.agents if agent.name in well and agent.profile["api"]["enabled"]}
+        agents = {agent.name: agent for agent in self.agents if agent.name in well and agent.agent.api.enabled}
         replies = {name: _mapping(before.get(name)) for name in agents}
 
         def due(name: str) -> float:
@@ -217,10 +215,11 @@ class _Look:
 
     def _ask(self, agent: AgentLook) -> dict[str, Any]:
         started = time.monotonic()
-        profile, key_in = agent.profile, [agent.profile["home"], agent.profile["managed_dir"]]
+        placement = agent.agent
+        key_in = [placement.home, placement.managed_dir]
         try:
             servers.ask(
-                profile["api"], agent.owner, servers.REPLY_PROMPT, key_in=key_in, timeout=self.settings.reply_seconds
+                placement.api, agent.owner, servers.REPLY_PROMPT, key_in=key_in, timeout=self.settings.reply_seconds
             )
         except OpsError as error:
             return {"problem": error.what, "fix": error.fix}
@@ -237,25 +236,6 @@ def _fstab() -> str:
         return read_text("/etc/fstab") or ""
     except OpsError:
         return ""
-
-
-def _unit_memories(host: Installation, profiles: list[dict[str, Any]]) -> dict[str, int | None]:
-    """What systemd says each unit uses, None where it does not count."""
-    found: dict[str, int | None] = {profile["unit"]: None for profile in profiles}
-    for manager, members in grouped(profiles, host.manager_of):
-        try:
-            names = [profile["unit"] for profile in members]
-            answer = manager.ask("show", "--property", "Id,MemoryCurrent", *names).stdout
-        except OpsError:
-            # The health of these agents says so already.
-            continue
-        for block in answer.split("\n\n"):
-            values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-            # "[not set]", or the largest number there is: without the controller.
-            number = values.get("MemoryCurrent", "")
-            if values.get("Id") in names and _SIZE.fullmatch(number) and int(number) < 2**63:
-                found[values["Id"]] = int(number)
-    return found
 
 
 def _remember(host: Installation, report: Report, memory: dict[str, Any]) -> list[Finding]:

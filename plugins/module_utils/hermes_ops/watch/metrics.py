@@ -33,8 +33,8 @@ def textfile(report: Report, now: float) -> str:
         "hermes_finding",
         "What is wrong, by its cause.",
         [
-            ({"cause": cause, "profile": profile, "severity": "failure" if failure else "warning"}, number)
-            for (cause, profile, failure), number in sorted(causes.items())
+            ({"cause": cause, "profile": agent, "severity": "failure" if failure else "warning"}, number)
+            for (cause, agent, failure), number in sorted(causes.items())
         ],
     )
     metric(

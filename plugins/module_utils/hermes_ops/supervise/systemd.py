@@ -1,0 +1,153 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""systemd as the supervisor: a gateway is a unit, of the system's manager or of its user's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ..description.agent import Agent
+from ..host.installation import Installation
+from ..system.errors import OpsError
+from ..system.files import Owner
+from ..system.systemd import Unit
+from . import journal, units
+from .managers import ManagerOf, grouped, units_of
+from .problems import Problem
+from .supervisor import State, Supervisor
+
+# systemd's own exit code for "cannot execute" (systemd.exec(5)).
+EXIT_EXEC = 203
+# Hermes' exit code for a configuration that cannot work (gateway/restart.py, since 0.18).
+EXIT_CONFIG = 78
+_SIZE = re.compile(r"[0-9]{1,20}")
+
+
+def supervisor_of(host: Installation) -> Supervisor:
+    """Who runs the gateways of *host*."""
+    return Systemd(host.manager_of)
+
+
+class Systemd:
+    """See :class:`Supervisor`.
+
+    :param manager_of: which manager runs an agent's unit
+    """
+
+    def __init__(self, manager_of: ManagerOf) -> None:
+        self.manager_of = manager_of
+
+    def owner_of(self, agent: Agent) -> Owner:
+        return self.manager_of(agent).owner
+
+    def state(self, agents: Iterable[Agent]) -> dict[str, State]:
+        agents = list(agents)
+        found = units_of(agents, self.manager_of)
+        return {agent.name: state_of(found[agent.unit]) for agent in agents}
+
+    def start(self, agents: Iterable[Agent]) -> None:
+        for manager, members in grouped(agents, self.manager_of):
+            names = [agent.unit for agent in members]
+            # Forgets the delay of a crash loop, too.
+            manager.call("reset-failed", *names, check=False)
+            manager.call("start", *names)
+
+    def stop(self, agents: Iterable[Agent]) -> None:
+        for manager, members in grouped(agents, self.manager_of):
+            manager.call("stop", *(agent.unit for agent in members), timeout=stop_timeout(members))
+
+    def restart(self, agents: Iterable[Agent]) -> None:
+        agents = list(agents)
+        if len(agents) == 1:
+            # One order: whoever ends us now ends no gateway.
+            (agent,) = agents
+            self.manager_of(agent).call("restart", agent.unit, timeout=stop_timeout(agents))
+            return
+        self.stop(agents)
+        for manager, members in grouped(agents, self.manager_of):
+            manager.call("start", *(agent.unit for agent in members))
+
+    def log(self, agent: Agent, *, before: bool) -> list[str]:
+        return journal.last_lines(self.manager_of(agent), agent, before=before)
+
+    def limits(self, agents: Iterable[Agent]) -> dict[str, int | None]:
+        found: dict[str, int | None] = {}
+        for manager, members in grouped(agents, self.manager_of):
+            names = {agent.unit: agent.name for agent in members}
+            found.update(dict.fromkeys(names.values()))
+            try:
+                answer = manager.ask("show", "--property", "Id,MemoryCurrent", *names).stdout
+            except OpsError:
+                # The state of these says so already.
+                continue
+            for block in answer.split("\n\n"):
+                values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+                # "[not set]", or the largest number there is: without the controller.
+                number = values.get("MemoryCurrent", "")
+                if values.get("Id") in names and _SIZE.fullmatch(number) and int(number) < 2**63:
+                    found[names[values["Id"]]] = int(number)
+        return found
+
+
+def stop_timeout(agents: Iterable[Agent]) -> float:
+    """Seconds that systemctl may take to stop them all, which it does side by side."""
+    return max(agent.drain for agent in agents) + 2.0 * units.STOP_MARGIN
+
+
+def state_of(unit: Unit) -> State:
+    """What systemd's words for a gateway's unit mean."""
+    return State(
+        running=unit.running,
+        # One that waits for its next start is not about to be there.
+        passing=unit.active in ("activating", "deactivating", "reloading") and unit.sub != "auto-restart",
+        ended=unit.dead,
+        # systemd restarts whatever ends by itself.
+        stopped=unit.active == "inactive",
+        pid=unit.pid,
+        entered=unit.entered,
+        restarts=unit.restarts,
+        status=unit.status,
+        problem=explain_unit(unit),
+        log=unit.log,
+        restart=unit.command("restart"),
+    )
+
+
+def explain_unit(unit: Unit) -> Problem | None:
+    """What systemd itself knows about a unit that is not running."""
+    if unit.running:
+        return None
+    if unit.unknown:
+        return Problem(
+            "manager_silent",
+            f"its user's manager says nothing of it: it {unit.unknown}",
+            "end what that user runs (loginctl terminate-user), then converge the host: site.yml",
+        )
+    if unit.load == "not-found":
+        return Problem("not_installed", f"{unit.name} does not exist", "converge the host: site.yml", True)
+    if unit.status == EXIT_EXEC:
+        return Problem(
+            "wrong_binary",
+            "systemd cannot execute the release's hermes (status 203/EXEC)",
+            "converge the host: the role install repairs /opt/hermes/current",
+            # Before its next attempt it may be the account of one before a repair.
+            final=unit.active != "activating",
+        )
+    if unit.result == "start-limit-hit":
+        return Problem(
+            "start_limit_hit",
+            "systemd gave up restarting it",
+            f"remove the cause, then: {unit.command('reset-failed')}",
+            True,
+        )
+    if unit.result == "oom-kill":
+        return Problem("out_of_memory", "it was killed for its memory limit", "raise limits.memory")
+    if unit.status == EXIT_CONFIG:
+        return Problem("bad_configuration", "Hermes says its configuration cannot work (status 78)", "see its log")
+    return Problem(
+        "not_running",
+        f"the unit is {unit.active} ({unit.sub}; last result {unit.result or 'none'}, status {unit.status})",
+        f"{unit.command('start')}; why it is not running: {unit.log}",
+    )

@@ -1,0 +1,26 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Agents for tests that are about little of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Agent
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+
+
+def agent(name: str = "default", **over: Any) -> Agent:
+    """The agent *name* of whoever runs the tests, without servers.
+
+    :param over: what is different, in the form of :meth:`Agent.to_plain`; tables are completed
+    """
+    found = declaration.resolve(
+        [{"name": name, "api": {"enabled": False}}], host="", data_dir="/data", managed_root="/m"
+    )
+    plain = {**found[name].agent.to_plain(), "user": Owner.current().name}
+    for key, value in over.items():
+        plain[key] = {**plain[key], **value} if isinstance(value, dict) else value
+    return Agent.from_plain(plain, "over")
