@@ -15,7 +15,7 @@ def test_the_kit_that_converged_the_host_is_root_s_and_nothing_else_was_kept(hos
     with host.sudo():
         directory = "/usr/local/lib/hermes-ops"
         (version,) = host.file(directory).listdir()
-        assert version in host.check_output("hermes-ops --version")
+        assert version in host.check_output("/usr/local/bin/hermes-ops --version")
         # Root runs it, and workers import it as the agents' users: they may read it, and change nothing.
         assert host.check_output(f"find {directory} ! -user root -o -perm /022 -o ! -perm -004") == ""
         assert host.check_output("find /root/.ansible /tmp /run -name 'hermes-ops*.zip' 2>/dev/null") == ""

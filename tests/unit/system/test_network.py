@@ -11,7 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info, process
@@ -178,27 +180,21 @@ def test_a_gateway_is_known_by_its_unit(groups, profile, monkeypatch):
 
 
 def declared(port):
-    return {
-        "name": "default",
-        "state": "present",
-        "unit": "hermes-gateway@default.service",
-        "api": {"enabled": True, "host": "127.0.0.1", "port": port},
-        "webhook": {"enabled": False},
-    }
+    return described.agent(api={"enabled": True, "port": port})
 
 
 def test_a_gateway_that_left_the_declaration_is_named(listening, monkeypatch):
     monkeypatch.setattr(network, "gateway_of", lambda pid: "bridge")
     (conflict,) = info.port_conflicts([declared(listening)], [])
     assert "(the gateway of profile bridge), no longer declared. Fix: declare bridge with state: absent" in conflict
-    absent = {**declared(1), "name": "bridge", "state": "absent"}
+    absent = replace(declared(1), name="bridge", state="absent")
     assert info.port_conflicts([declared(listening), absent], []) == []
 
 
 def test_a_declared_port_that_somebody_else_holds_is_a_conflict(listening):
-    profile = declared(listening)
-    (conflict,) = info.port_conflicts([profile], [])
+    agent = declared(listening)
+    (conflict,) = info.port_conflicts([agent], [])
     assert f"profile default: api.port {listening} is taken by pid {os.getpid()}" in conflict
     assert "Fix: " in conflict
-    assert info.port_conflicts([{**profile, "state": "absent"}], []) == []
-    assert info.port_conflicts([{**profile, "api": {**profile["api"], "enabled": False}}], []) == []
+    assert info.port_conflicts([replace(agent, state="absent")], []) == []
+    assert info.port_conflicts([replace(agent, api=replace(agent.api, enabled=False))], []) == []
