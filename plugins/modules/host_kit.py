@@ -91,7 +91,7 @@ _START = """\
 import sys
 sys.path.insert(0, sys.argv.pop(1))
 from hermes_ops.cli import main
-sys.exit(main())
+raise SystemExit(main())
 """
 # Characters of what a kit that broke down said.
 _WORDS = 4000
