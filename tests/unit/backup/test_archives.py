@@ -246,7 +246,7 @@ def test_env_is_encrypted_by_root_and_never_as_the_agent(host, home, profile, tm
     shutil.copytree(home, mine, symlinks=True, ignore=shutil.ignore_patterns("pipe"))
     for path in (mine, *mine.rglob("*")):
         os.chown(path, *pwd.getpwnam(owner)[2:4], follow_symlinks=False)
-    where = {**profile, "home": str(mine), "user": owner}
+    where = replace(profile, home=str(mine), user=owner)
     path = making.create(host, where, str(tmp_path / "out"), env="age:age1xyz").path
     assert (
         extracting.verify(path).sealed_env == b"root --armor --recipient age1xyz\nemoh-eht-fo-terces-a=YEK_REVRES_IPA\n"

@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -147,7 +148,7 @@ def test_a_defect_that_one_agent_found_keeps_no_other_from_its_backup(host, prof
     create = backup.making.create
 
     def defective(host, profile, *arguments, **options):
-        if profile["name"] == "first":
+        if profile.name == "first":
             raise TypeError("no mapping")
         return create(host, profile, *arguments, **options)
 
@@ -268,7 +269,7 @@ def opened(host, profiles, tmp_path, monkeypatch):
     def call(path, *words):
         with command_restore._opened(host, parser.parse_args([str(path), *words])) as (profile, source, _finish):
             assert source == os.path.realpath(path)
-            return profile["name"]
+            return profile.name
 
     return call
 
@@ -277,7 +278,7 @@ def test_whose_home_an_archive_replaces_is_said_by_its_name_and_not_by_what_is_i
     made = making.create(host, profiles[0], str(tmp_path / "made")).path
     assert opened(made) == "first"
     # As an agent would want it: the archive of its own home says that it is of another agent.
-    lying = making.create(host, {**profiles[0], "name": "second"}, str(tmp_path / "made")).path
+    lying = making.create(host, replace(profiles[0], name="second"), str(tmp_path / "made")).path
     renamed = os.path.join(os.path.dirname(made), "first-20260101T000000Z.tar.gz")
     os.rename(lying, renamed)
     unnamed = shutil.copy(renamed, tmp_path / "backup.tar.gz")

@@ -19,6 +19,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import tidy as command_tidy
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import events, logs
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Published
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import services
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
@@ -209,7 +210,7 @@ def write_events(home: Path) -> None:
 
 
 def tidy(monkeypatch, *homes: Path) -> int:
-    agents = [{"name": home.name, "user": Owner.current().name, "home": str(home)} for home in homes]
+    agents = [Published(home.name, Owner.current().name, str(home), None) for home in homes]
     monkeypatch.setattr(command_tidy, "published", lambda: agents)
     return cli.call(["tidy", "--days", "14"])
 

@@ -224,10 +224,10 @@ def test_one_broken_agent_keeps_no_other_from_being_converged(host, systemd):
 def test_a_defect_that_one_agent_found_keeps_no_other_from_being_converged(host, systemd, monkeypatch):
     whole = converge.converge
 
-    def defective(home, *arguments, **options):
-        if home == str(host.home):
+    def defective(description, *arguments, **options):
+        if description.name == "default":
             raise TypeError("no mapping")
-        return whole(home, *arguments, **options)
+        return whole(description, *arguments, **options)
 
     monkeypatch.setattr(converge, "converge", defective)
     result = host.run(host.agent(), host.agent("other", settings={"A": "b"}))

@@ -9,8 +9,10 @@ import os
 import time
 from pathlib import Path
 
+import described
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, managers
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import managers
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import systemd as supervise_systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
@@ -68,13 +70,13 @@ def test_one_that_does_not_answer_is_a_finding_about_its_agent_alone(systemctl, 
     hanging = systemctl(script)
     other = type("Answers", (Manager,), {"units": lambda self, names: {n: self._unit(n, {}) for n in names}})
     agents = {"work": hanging, "play": other("user", Owner("play", 1234567, 1234567, "/"))}
-    profiles = [{"name": name, "unit": f"hermes-gateway@{name}.service"} for name in agents]
+    profiles = [described.agent(name) for name in agents]
     began = time.monotonic()
-    found = managers.units_of(profiles, lambda profile: agents[profile["name"]])
+    found = managers.units_of(profiles, lambda profile: agents[profile.name])
     assert time.monotonic() - began < 15
     assert why in found[UNIT].unknown
     assert not found[UNIT].running
-    problem = health.explain_unit(found[UNIT])
+    problem = supervise_systemd.explain_unit(found[UNIT])
     assert problem is not None
     assert problem.cause == "manager_silent"
     assert why in problem.what
@@ -85,7 +87,7 @@ def test_of_the_systems_manager_it_is_an_error(systemctl, monkeypatch):
     monkeypatch.setattr(systemd, "COMMAND_TIMEOUT", 1.0)
     systemctl("sleep 1000")
     with pytest.raises(OpsError, match="did not finish"):
-        managers.units_of([{"unit": UNIT}], lambda _profile: Manager("system", Owner.current()))
+        managers.units_of([described.agent("work")], lambda _profile: Manager("system", Owner.current()))
 
 
 def test_a_journal_is_found_by_what_nobody_can_call_himself():
