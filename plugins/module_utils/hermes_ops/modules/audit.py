@@ -23,6 +23,4 @@ def work(call: Call) -> dict[str, Any]:
             url=params["url"], ca=params["ca"], certificate=params["certificate"], key=params["key"]
         )
         plan = audit.plan_audit(settings, manager)
-    if not call.check_mode:
-        plan.apply()
-    return {"changed": plan.changed, "diff": plan.diff("audit"), "unit": audit.UNIT}
+    return {**call.done(plan, "audit"), "unit": audit.UNIT}

@@ -16,6 +16,7 @@ from ..supervise.managers import ManagerOf
 from ..system import systemd
 from ..system.errors import OpsError, as_error
 from ..system.files import Owner
+from ..system.plan import Plan
 from ..system.systemd import Manager
 
 
@@ -38,6 +39,12 @@ class Call:
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+    def done(self, plan: Plan, header: str) -> dict[str, Any]:
+        """Apply *plan*, but in check mode; what the module returns of it, with the diff below *header*."""
+        if not self.check_mode:
+            plan.apply()
+        return {"changed": plan.changed, "diff": plan.diff(header)}
 
 
 def answer(work: Callable[[Call], dict[str, Any]], call: Call) -> dict[str, Any]:

@@ -18,6 +18,4 @@ def work(call: Call) -> dict[str, Any]:
         plan = dashboard.plan_no_dashboard(host, agents, manager)
     else:
         plan = dashboard.plan_dashboard(host, agents, manager, params["host"], params["port"], params["environment"])
-    if not call.check_mode:
-        plan.apply()
-    return {"changed": plan.changed, "diff": plan.diff("dashboard"), "unit": units.DASHBOARD_NAME}
+    return {**call.done(plan, "dashboard"), "unit": units.DASHBOARD_NAME}

@@ -16,6 +16,4 @@ def work(call: Call) -> dict[str, Any]:
     params = call.params
     host = {name: params[name] for name in ("scope", "data_dir", "ops_dir", "root", "managed_root")}
     plan = kit.plan_kit(host, call.place)
-    if plan.changed and not call.check_mode:
-        plan.apply()
-    return {"changed": plan.changed, "diff": plan.diff("commands"), "version": __version__}
+    return {**call.done(plan, "commands"), "version": __version__}

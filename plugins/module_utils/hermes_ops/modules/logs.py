@@ -29,6 +29,4 @@ def work(call: Call) -> dict[str, Any]:
         present = [agent for agent in agents_of(call) if agent.present]
         homes = [logs.Home(agent.home, agent.user, logs.group_of(agent.user)) for agent in present]
         plan = logs.plan_logs(settings, homes, manager)
-    if not call.check_mode:
-        plan.apply()
-    return {"changed": plan.changed, "diff": plan.diff("logs"), "config": logs.CONFIG}
+    return {**call.done(plan, "logs"), "config": logs.CONFIG}

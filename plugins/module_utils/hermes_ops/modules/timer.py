@@ -24,6 +24,4 @@ def work(call: Call) -> dict[str, Any]:
             timeout=params["timeout"],
         )
         plan = jobs.plan_present(job, schedule, params["settings"])
-    if not call.check_mode:
-        plan.apply()
-    return {"changed": plan.changed, "diff": plan.diff(job.timer), "timer": job.timer}
+    return {**call.done(plan, job.timer), "timer": job.timer}
