@@ -20,8 +20,9 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+from ..system import trees
 from ..system.errors import OpsError
-from ..system.files import failure, read_bytes, remove_tree, write_atomic
+from ..system.files import failure, read_bytes, write_atomic
 from ..system.text import printable
 from .stream import Writer, unpack
 
@@ -230,4 +231,4 @@ def _move_job(job: dict[str, Any], before: str, after: str) -> Iterator[str]:
 
 def discard(home: str) -> None:
     """Remove a copy that nobody has used."""
-    remove_tree(home)
+    trees.remove(home)

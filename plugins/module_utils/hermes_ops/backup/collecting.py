@@ -19,8 +19,9 @@ import os
 import stat
 from typing import Any, BinaryIO, cast
 
+from ..system import trees
 from ..system.errors import OpsError
-from ..system.files import failure, remove_tree
+from ..system.files import failure
 from . import databases, tarstream
 from .databases import NotCopied, is_database, open_regular
 from .selection import ENV, OURS, link_target, open_home, walk
@@ -83,7 +84,7 @@ def _sweep(home: str) -> None:
     """Remove what a worker left that was killed."""
     for path in glob.glob(os.path.join(glob.escape(home), f"{OURS}copy-*")):
         with contextlib.suppress(OpsError, OSError):
-            remove_tree(path)
+            trees.remove(path)
 
 
 class _Out(io.RawIOBase):

@@ -14,9 +14,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from ..system import sqlite
+from ..system import sqlite, trees
 from ..system.errors import OpsError
-from ..system.files import Owner, failure, remove_tree
+from ..system.files import Owner, failure
 from ..system.worker import Limits, work
 from . import space
 
@@ -85,7 +85,7 @@ def scratch(parent: str) -> Iterator[str]:
         yield path
     finally:
         with contextlib.suppress(OpsError, OSError):
-            remove_tree(path)
+            trees.remove(path)
 
 
 def copy_live(source: str, target: str) -> None:

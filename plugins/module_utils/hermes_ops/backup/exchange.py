@@ -22,8 +22,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
+from ..system import trees
 from ..system.errors import OpsError
-from ..system.files import changing, failure, remove_tree
+from ..system.files import changing, failure
 from . import selection
 from .selection import OURS, STAGING
 
@@ -96,7 +97,7 @@ def remove_staging(home: str) -> list[str]:
     for name in os.listdir(home):
         if name.startswith(STAGING):
             try:
-                remove_tree(os.path.join(home, name))
+                trees.remove(os.path.join(home, name))
             except (OpsError, OSError) as error:
                 failed.append(str(error))
     return failed[:10]

@@ -23,7 +23,8 @@ from typing import Any
 
 from .. import __name__ as package
 from .. import __path__ as package_path
-from ..system.files import ensure_directory, failure, read_bytes, remove_tree, sync_directory, write_atomic
+from ..system import trees
+from ..system.files import ensure_directory, failure, read_bytes, sync_directory, write_atomic
 from ..system.plan import Difference, Plan
 from ..system.process import run
 from .installation import HOST_FILE
@@ -84,7 +85,7 @@ def plan_kit(host: dict[str, Any], directory: str) -> Plan:
     plan.add_file(WRAPPER, wrapper(), mode=0o755)
     plan.add_file(HOST_FILE, json.dumps(host, indent=2) + "\n", mode=0o644)
     for path in older:
-        plan.add(Difference(path, "another version", None), lambda path=path: remove_tree(path))
+        plan.add(Difference(path, "another version", None), lambda path=path: trees.remove(path))
     return plan
 
 
@@ -123,7 +124,7 @@ def _install(directory: str, files: dict[str, bytes]) -> None:
         _compile(directory)
         return
     partial = directory + _PARTIAL
-    remove_tree(partial)
+    trees.remove(partial)
     try:
         _write(partial, files)
         _compile(partial)

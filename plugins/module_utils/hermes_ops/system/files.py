@@ -9,16 +9,14 @@ import contextlib
 import errno
 import fcntl
 import glob
-import itertools
 import json
 import os
 import pwd
-import secrets
 import signal
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -217,90 +215,6 @@ def _sweep(directory: str, name: str) -> None:
                 os.unlink(path)
             finally:
                 os.close(descriptor)
-
-
-def remove_tree(path: str) -> None:
-    """Remove a directory with all that is in it, also where it forbids that; no error when it is not there.
-
-    However deep it is: directories are moved up into *path* before they are emptied. Links are removed, not followed,
-    and a directory that something is mounted on is not entered.
-
-    :raises OpsError: something of it cannot be removed; all else is
-    """
-    try:
-        top = os.open(path, _DIRECTORY)
-    except FileNotFoundError:
-        return
-    except PermissionError:
-        os.chmod(path, 0o700)
-        top = os.open(path, _DIRECTORY)
-    try:
-        mount = mount_of(top)
-        with _descriptor(os.path.dirname(path) or ".") as parent:
-            if mount_of(parent) != mount:
-                raise OpsError("is not removed: something is mounted there", where=path, fix="unmount it")
-        os.fchmod(top, 0o700)
-        token = secrets.token_hex(8)
-        number = itertools.count()
-        while True:
-            removed, failed = 0, None
-            with os.scandir(top) as entries:
-                for entry in entries:
-                    try:
-                        _remove(entry.name, top, mount, lambda: f"{token}.{next(number)}")
-                        removed += 1
-                    except FileNotFoundError:
-                        removed += 1
-                    except OSError as error:
-                        failed = failed or failure("removed", os.path.join(path, entry.name), error)
-            if failed and not removed:
-                raise failed
-            if not removed:
-                break
-    finally:
-        os.close(top)
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            os.rmdir(path)
-        except OSError as error:
-            raise failure("removed", path, error) from None
-
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def _remove(name: str, top: int, mount: int, free_name: Callable[[], str]) -> None:
-    """Remove the entry *name* of the directory *top*; the directories in it become entries of *top*."""
-    if not stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
-        os.unlink(name, dir_fd=top)
-        return
-    with _descriptor(name, top) as directory:
-        if mount_of(directory) != mount:
-            raise OSError(errno.EBUSY, "something is mounted there")
-        os.fchmod(directory, 0o700)
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if not entry.is_dir(follow_symlinks=False):
-                    os.unlink(entry.name, dir_fd=directory)
-                    continue
-                # A directory that may not be written to cannot be moved either.
-                with contextlib.suppress(PermissionError):
-                    os.chmod(entry.name, 0o700, dir_fd=directory)
-                os.rename(entry.name, free_name(), src_dir_fd=directory, dst_dir_fd=top)
-    os.rmdir(name, dir_fd=top)
-
-
-@contextlib.contextmanager
-def _descriptor(name: str, directory: int | None = None) -> Iterator[int]:
-    try:
-        descriptor = os.open(name, _DIRECTORY, dir_fd=directory)
-    except PermissionError:
-        os.chmod(name, 0o700, dir_fd=directory)
-        descriptor = os.open(name, _DIRECTORY, dir_fd=directory)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def mount_of(descriptor: int) -> int:

@@ -1,38 +1,42 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Trees of directories that somebody hostile made, removed. For workers: it takes as long as there are files."""
+"""Trees of directories, perhaps made by somebody hostile, removed. It takes as long as there are files.
+
+However deep a tree is, no path, stack or number of descriptors grows with it: what lies deep is first moved up. Links
+are removed and not followed. What is mounted in a tree is not entered, also when it is of the same file system.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import secrets
 import stat
+from collections.abc import Callable, Iterator
 
 from .errors import OpsError
-from .files import failure
+from .files import failure, mount_of
 
-# Names that are looked at together; a directory may have millions.
-_BATCH = 4096
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove(path: str) -> None:
-    """Remove the directory *path* with all that is in it; no error when it is not there. A link is not followed.
+    """Remove *path* with all that is in it, also where it forbids that; no error when it is not there.
 
-    :raises OpsError: something of it cannot be removed, e.g. because it is mounted there
+    :raises OpsError: something of it cannot be removed; all else is
     """
     try:
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             os.unlink(path)
             return
-        os.chmod(path, 0o700)
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            empty(directory)
-        finally:
-            os.close(directory)
+        with _opened(path) as top:
+            with _opened(os.path.dirname(path) or ".") as parent:
+                if mount_of(parent) != mount_of(top):
+                    raise OpsError("is not removed: something is mounted there", where=path, fix="unmount it")
+            empty(top, path)
         os.rmdir(path)
     except FileNotFoundError:
         pass
@@ -40,52 +44,62 @@ def remove(path: str) -> None:
         raise failure("removed", path, error) from None
 
 
-def empty(directory: int) -> None:
+def empty(directory: int, path: str = "") -> None:
     """Remove all that is below *directory*, a descriptor, also where it forbids that.
 
-    What lies deep is first moved up: however deep it is, no path, stack or number of descriptors grows with it.
-
-    :raises OpsError: something cannot be removed
+    :param path: its own, for errors
+    :raises OpsError: something cannot be removed; all else is
     """
-    while names := _names(directory):
-        for name in names:
-            try:
-                _remove(name, directory)
-            except OSError as error:
-                raise failure("removed", name, error) from None
+    mount = mount_of(directory)
+    with contextlib.suppress(PermissionError):
+        os.fchmod(directory, 0o700)
+    token, number = secrets.token_hex(8), itertools.count()
+    while True:
+        removed, failed = 0, None
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                try:
+                    _remove(entry.name, directory, mount, lambda: f".{token}.{next(number)}")
+                    removed += 1
+                except FileNotFoundError:
+                    removed += 1
+                except OSError as error:
+                    failed = failed or failure("removed", os.path.join(path, entry.name), error)
+        if failed and not removed:
+            raise failed
+        if not removed:
+            return
 
 
-def _remove(name: str, top: int) -> None:
-    if not _is_directory(name, top):
+def _remove(name: str, top: int, mount: int, free_name: Callable[[], str]) -> None:
+    """Remove the entry *name* of the directory *top*; the directories in it become entries of *top*."""
+    if not stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
+        os.unlink(name, dir_fd=top)
         return
-    os.chmod(name, 0o700, dir_fd=top)
-    directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+    with _opened(name, top) as directory:
+        if mount_of(directory) != mount:
+            raise OSError(errno.EBUSY, "something is mounted there")
+        os.fchmod(directory, 0o700)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.name, dir_fd=directory)
+                    continue
+                # A directory that may not be written to cannot be moved either.
+                with contextlib.suppress(PermissionError):
+                    os.chmod(entry.name, 0o700, dir_fd=directory)
+                os.rename(entry.name, free_name(), src_dir_fd=directory, dst_dir_fd=top)
+    os.rmdir(name, dir_fd=top)
+
+
+@contextlib.contextmanager
+def _opened(name: str, directory: int | None = None) -> Iterator[int]:
     try:
-        if os.fstat(directory).st_dev != os.fstat(top).st_dev:
-            raise OpsError("is another file system", where=name, fix="unmount it there")
-        while names := _names(directory):
-            for below in names:
-                if _is_directory(below, directory):
-                    # Moving a directory writes into it.
-                    os.chmod(below, 0o700, dir_fd=directory)
-                    os.rename(below, f".{secrets.token_hex(8)}", src_dir_fd=directory, dst_dir_fd=top)
+        descriptor = os.open(name, _DIRECTORY, dir_fd=directory)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=directory)
+        descriptor = os.open(name, _DIRECTORY, dir_fd=directory)
+    try:
+        yield descriptor
     finally:
-        os.close(directory)
-    with contextlib.suppress(FileNotFoundError):
-        os.rmdir(name, dir_fd=top)
-
-
-def _is_directory(name: str, directory: int) -> bool:
-    """Whether *name* is a directory; what is none is removed."""
-    try:
-        if stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
-            return True
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
-    return False
-
-
-def _names(directory: int) -> list[str]:
-    with os.scandir(directory) as entries:
-        return [entry.name for entry in itertools.islice(entries, _BATCH)]
+        os.close(descriptor)
