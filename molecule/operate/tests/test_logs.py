@@ -194,7 +194,7 @@ def test_what_runs_as_an_agent_beside_logrotate_is_in_a_sandbox(controller):
     controller.write(drop_in, "[Service]\nExecStartPre=/bin/sh /run/look\n")
     controller.shell("systemctl daemon-reload; systemctl start hermes-logrotate")
     try:
-        assert controller.read(f"{HOME}/seen").split() == ["tmp", "home"]
+        assert controller.read(f"{HOME}/seen").split() == [b"tmp", b"home"]
         # It was a /var/tmp of its own.
         assert controller.shell("ls /var/tmp/of-the-agent 2>/dev/null || true") == ""
     finally:

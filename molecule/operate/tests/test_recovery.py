@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -176,15 +177,15 @@ def data_lost(host: Host) -> Iterator[None]:
 def host_lost(host: Host) -> Iterator[None]:
     """All that a new machine would not have is gone; an archive was elsewhere."""
     with knowing(host, "okapi") as archive:
-        host.shell(f"cp {archive} /root/archive.tar.gz")
+        host.shell(f"cp {archive} /root/")
         host.shell(
             "systemctl stop 'hermes-*.timer' 'hermes-*.service'; systemctl disable 'hermes-gateway@default' || true;"
             "rm -rf /opt/hermes /etc/hermes-ops /etc/systemd/system/hermes* /etc/systemd/system/*.wants/hermes*"
             " /usr/local/bin/hermes* /var/lib/hermes/agents/*/.hermes /var/lib/hermes/ops; systemctl daemon-reload"
         )
-        host.known = {"ARCHIVE": "/root/archive.tar.gz"}
+        host.known = {"ARCHIVE": f"/root/{os.path.basename(archive)}"}
         yield
-        host.shell("rm /root/archive.tar.gz")
+        host.shell(f"rm /root/{os.path.basename(archive)}")
 
 
 @contextmanager

@@ -313,6 +313,13 @@ def test_a_state_that_nobody_can_read_is_not_ready(host, home, kind):
     assert (problem.cause, version) == ("not_ready", None)
 
 
+def test_what_it_says_of_itself_is_looked_at(host, home):
+    described = canary.prepare(host, profile(host), str(home))
+    (home / "gateway_state.json").write_text(json.dumps({"pid": 42, "gateway_state": "starting"}))
+    problem, _version = canary._Attempt(Owner.current(), "r", described, Running())._look()
+    assert problem.what.startswith("is not ready (starting)")
+
+
 class Running:
     """A manager whose canary runs."""
 

@@ -254,6 +254,8 @@ ExecStopPost={COMMAND} tidy --days {settings.days}
 # logrotate's own word for: another one is at it.
 SuccessExitStatus=3
 TimeoutStartSec=1800
+# For ExecStopPost, too: one agent may take its time.
+TimeoutStopSec=1800
 Nice=19
 IOSchedulingClass=best-effort
 IOSchedulingPriority=7

@@ -366,7 +366,7 @@ class _Attempt:
         if not unit.running:
             return Problem("ended", f"ended by itself after {self.age:.0f} s", "see its log", True), None
         try:
-            said = self._work("look", self.canary.home, self.canary.api, limits=Limits(seconds=LOOK_SECONDS))
+            said = self._work("look", self.canary.home, self.canary.api.to_plain(), limits=Limits(seconds=LOOK_SECONDS))
             return judge(said, unit.pid, self.age), said.get("version")
         except (OpsError, LookupError, TypeError, ValueError, AttributeError):
             # It says nonsense of itself, perhaps because it has just begun.
