@@ -314,7 +314,7 @@ def test_a_state_that_nobody_can_read_is_not_ready(host, home, kind):
 
 
 def test_what_it_says_of_itself_is_looked_at(host, home):
-    described = canary.prepare(host, profile(host), str(home))
+    described = canary.prepare(host, agent(host), str(home))
     (home / "gateway_state.json").write_text(json.dumps({"pid": 42, "gateway_state": "starting"}))
     problem, _version = canary._Attempt(Owner.current(), "r", described, Running())._look()
     assert problem.what.startswith("is not ready (starting)")
