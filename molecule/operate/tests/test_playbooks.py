@@ -227,9 +227,11 @@ def test_debug_has_no_secret(controller, play, secrets, tmp_path):
     told = "".join(f"the journal says {form} here\n" for form in forms)
     say = (
         "group=$(systemctl show --property ControlGroup --value hermes-gateway@default); "
-        # Where a machine has both, systemd's own hierarchy of the first version counts.
-        "top=/sys/fs/cgroup; test ! -d $top/systemd || top=$top/systemd; "
-        'echo $$ >"$top$group/cgroup.procs"; printf %s "$1" | systemd-cat --identifier hermes-gateway-default'
+        # Where a machine has both versions of them.
+        "top=/sys/fs/cgroup; test ! -d $top/unified || top=$top/unified; "
+        # The journal has to see whose it is while it is there.
+        'echo $$ >"$top$group/cgroup.procs"; { printf %s "$1"; sleep 2; } | '
+        "systemd-cat --identifier hermes-gateway-default"
     )
     controller.shell(say, told)
     before = controller.manifest(PLACES)
