@@ -18,6 +18,7 @@ import os
 import sqlite3
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
@@ -317,6 +318,8 @@ def play(patched: pytest.MonkeyPatch, world: World) -> World:
     patched.setattr(build, "ensure", lambda request, index, **_o: played_build(world, request))
     patched.setattr(guard, "UNIT_DIRECTORY", str(world.top / "system"))
     patched.setattr(Machine, "_shutting_down", lambda self: world.going_down)
+    # Workers are real, and so is the time that they take.
+    patched.setattr(worker, "time", SimpleNamespace(monotonic=time.monotonic))
     patched.setattr(time, "sleep", world.sleep)
     patched.setattr(time, "monotonic", lambda: world.clock)
     # Who waits for the next second, for a name that is free, sees it come when he has slept that long.
