@@ -39,7 +39,7 @@ def look(agents: list[Agent], scope: str, data_dir: str, ops_dir: str, packages:
         "missing_packages": missing_packages(packages),
         "missing_users": missing_users(present),
         "wrong_directories": wrong_directories(present, data_dir),
-        "data_dir_owner": _owner_of(data_dir),
+        "data_dir_owner": _named_owner_of(data_dir),
         "linger": missing_linger(agents, scope),
         "superseded": superseded(ops_dir),
     }
@@ -59,15 +59,8 @@ def missing_users(agents: list[Agent]) -> list[dict[str, Any]]:
 
 
 def _unclaimed_owner(path: str) -> int | None:
-    try:
-        uid = os.lstat(path).st_uid
-    except OSError:
-        return None
-    try:
-        pwd.getpwuid(uid)
-    except KeyError:
-        return uid
-    return None
+    uid, name = _owner_of(path)
+    return uid if name is None else None
 
 
 def wrong_directories(agents: list[Agent], data_dir: str) -> list[dict[str, str]]:
@@ -155,12 +148,18 @@ def _account(user: str) -> pwd.struct_passwd | None:
         return None
 
 
-def _owner_of(path: str) -> str | None:
+def _named_owner_of(path: str) -> str | None:
+    uid, name = _owner_of(path)
+    return name if uid is None or name is not None else str(uid)
+
+
+def _owner_of(path: str) -> tuple[int | None, str | None]:
+    """The owner's uid, None when *path* is not there, and name, None when nobody has that uid."""
     try:
         uid = os.lstat(path).st_uid
     except OSError:
-        return None
+        return None, None
     try:
-        return pwd.getpwuid(uid).pw_name
+        return uid, pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(uid)
+        return uid, None

@@ -83,7 +83,6 @@ class Job:
         parse(kind, values, f"settings of {self.name}")
 
 
-# The module timer imports what is named under settings, so that Ansible sends it.
 JOBS = {
     job.name: job
     for job in (
