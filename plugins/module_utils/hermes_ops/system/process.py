@@ -74,24 +74,7 @@ def run(
     """
     command = tuple(argv)
     shown = shlex.join(command)
-    identity, environment = _as_user(user)
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**environment, "LC_ALL": "C.UTF-8", **(env or {})},
-            cwd=cwd,
-            start_new_session=True,
-            pass_fds=tuple(pass_fds),
-            **identity,
-        )
-    except OSError as error:
-        raise OpsError(f"cannot be run ({error.strerror})", where=command[0]) from None
-    except ValueError as error:
-        # A NUL in an argument or in the environment.
-        raise OpsError(f"cannot be run ({error})", where=command[0]) from None
+    process = _start(command, stderr=subprocess.PIPE, env=env, user=user, cwd=cwd, pass_fds=tuple(pass_fds))
     problem = None
     try:
         stdout, stderr = (text.decode("utf-8", "replace") for text in _said(process, time.monotonic() + timeout, limit))
@@ -158,6 +141,29 @@ def _as_user(user: Owner | None) -> tuple[dict[str, Any], dict[str, str]]:
     return {"user": user.uid, "group": user.gid, "extra_groups": []}, environment
 
 
+def _start(
+    command: tuple[str, ...], *, stderr: int, env: Mapping[str, str] | None, user: Owner | None, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start *command* in a session of its own, with a pipe for what it says; see :func:`run`."""
+    identity, environment = _as_user(user)
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env={**environment, "LC_ALL": "C.UTF-8", **(env or {})},
+            start_new_session=True,
+            **identity,
+            **options,
+        )
+    except OSError as error:
+        raise OpsError(f"cannot be run ({error.strerror})", where=command[0]) from None
+    except ValueError as error:
+        # A NUL in an argument or in the environment.
+        raise OpsError(f"cannot be run ({error})", where=command[0]) from None
+
+
 def run_tail(
     argv: Sequence[str],
     *,
@@ -175,19 +181,7 @@ def run_tail(
     :param user: see :func:`run`
     :raises OpsError: program missing
     """
-    identity, environment = _as_user(user)
-    try:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**environment, "LC_ALL": "C.UTF-8", **(env or {})},
-            start_new_session=True,
-            **identity,
-        )
-    except OSError as error:
-        raise OpsError(f"cannot be run ({error.strerror})", where=argv[0]) from None
+    process = _start(tuple(argv), stderr=subprocess.STDOUT, env=env, user=user)
     said, cut, late = bytearray(), False, False
     deadline = time.monotonic() + timeout
     with process, selectors.DefaultSelector() as selector:
