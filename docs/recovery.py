@@ -143,7 +143,7 @@ PLACES = [
     ("their settings", f"{health.config.FILE_NAME}, {health.dotenv.FILE_NAME}, {servers.webhooks.FILE_NAME} in it"),
     ("their logs", f"journalctl --identifier {IDENTIFIER.replace('default', 'NAME')}; logs/ in the home"),
     ("units", f"{UNIT.replace('default', 'NAME')}, {', '.join(job.timer for job in jobs.JOBS.values())}"),
-    ("last copies that worked", f"{HOST.ops_dir}/profiles/NAME/kept/"),
+    ("last copies that worked", f"{HOST.ops_dir}/agents/NAME/kept/"),
     ("backups", archives.directory_of(HOST)),
     ("what was set aside", f"{HOST.ops_dir}/set-aside/"),
     ("how jobs ended", f"{HOST.ops_dir}/status/"),
@@ -230,7 +230,7 @@ def page() -> str:
         "<!-- Written by docs/recovery.py from the code; a test compares. Change that, not this. -->",
         "",
         f"Print this page and keep it by the machine. As root on the host; for another agent than `{AGENT.name}` "
-        f"say `--profile NAME`, and its unit's name. In user scope write `systemctl --user -M hermes-NAME@`.",
+        f"say `--agent NAME`, and its unit's name. In user scope write `systemctl --user -M hermes-NAME@`.",
     ]
     for number, step in enumerate(STEPS, start=1):
         commands = [f"# {command}" for command in step.get("commands", [])]

@@ -23,7 +23,7 @@ def declared(host):
     """What is declared of each agent; tests change it and converge."""
     name = host.backend.host
     if name not in DECLARED:
-        DECLARED[name] = {profile["name"]: profile for profile in host.ansible.get_variables()["hermes_agents"]}
+        DECLARED[name] = {each["name"]: each for each in host.ansible.get_variables()["hermes_agents"]}
     return DECLARED[name]
 
 
@@ -31,10 +31,10 @@ def declared(host):
 def agents(agent, declared):
     """All agents of the host, by name."""
     found = {}
-    for name, profile in declared.items():
-        ports = [profile.get(server, {}).get("port", port) for server, port in (("api", 8642), ("webhook", 8644))]
+    for name, described in declared.items():
+        ports = [described.get(server, {}).get("port", port) for server, port in (("api", 8642), ("webhook", 8644))]
         found[name] = agent(name, *ports)
-        found[name].user = profile.get("user", found[name].user)
+        found[name].user = described.get("user", found[name].user)
     return found
 
 

@@ -122,7 +122,7 @@ class Host:
         return self.shell("readlink /opt/hermes/current").strip().rpartition("/")[2]
 
     def words(self, home: str = HOME) -> set[str]:
-        """Everything that was said in all sessions of the default profile, or that a copy of it has."""
+        """Everything that was said in all sessions of the default agent, or that a copy of it has."""
         script = """
             import json, sqlite3, sys
             database = sqlite3.connect(f"file:{sys.argv[1]}/state.db?mode=ro", uri=True)

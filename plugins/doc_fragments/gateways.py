@@ -9,7 +9,7 @@ from __future__ import annotations
 class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
-  profiles:
+  agents:
     description:
       - The C(gateway) parts of the descriptions of all declared agents, as made by the filter
         P(alwayson.hermes.resolve_agents#filter). They hold no secrets.

@@ -11,7 +11,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 # Beside doc_fragments/gateways.py, which documents them.
 GATEWAYS: dict[str, dict[str, Any]] = {
-    "profiles": {"type": "list", "elements": "dict", "required": True},
+    "agents": {"type": "list", "elements": "dict", "required": True},
     "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
 }
 # Beside doc_fragments/places.py.

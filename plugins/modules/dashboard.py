@@ -60,12 +60,12 @@ options:
 EXAMPLES = r"""
 - name: The dashboard is served on loopback
   alwayson.hermes.dashboard:
-    profiles: "{{ common_gateways }}"
+    agents: "{{ common_gateways }}"
 
 - name: No longer
   alwayson.hermes.dashboard:
     state: absent
-    profiles: "{{ common_gateways }}"
+    agents: "{{ common_gateways }}"
 """
 
 RETURN = r"""

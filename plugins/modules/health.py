@@ -40,7 +40,7 @@ attributes:
 EXAMPLES = r"""
 - name: Every agent is there
   alwayson.hermes.health:
-    profiles: "{{ common_gateways }}"
+    agents: "{{ common_gateways }}"
     ops_dir: /var/lib/hermes/ops
 """
 
@@ -49,13 +49,13 @@ healthy:
   description: Whether all are.
   returned: always
   type: bool
-profiles:
+agents:
   description: The result of each agent.
   returned: always
   type: list
   elements: dict
   sample:
-    - profile: default
+    - agent: default
       healthy: true
       pid: 4711
       version: 0.19.0

@@ -59,7 +59,7 @@ EXAMPLES = r"""
   alwayson.hermes.host_kit:
     name: logs
     arguments:
-      profiles: []
+      agents: []
     place: /usr/local/lib/hermes-ops/5cd7cb0b84d6ff6f
 """
 

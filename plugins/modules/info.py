@@ -43,7 +43,7 @@ options:
 EXAMPLES = r"""
 - name: Look at the host
   alwayson.hermes.info:
-    profiles: "{{ common_gateways }}"
+    agents: "{{ common_gateways }}"
     ops_dir: /var/lib/hermes/ops
   register: found
 """
@@ -106,7 +106,7 @@ releases:
   type: list
   elements: str
   sample: [0.18.2, 0.19.0]
-profiles:
+agents:
   description: >-
     Each agent: its user, unit, process, release, platforms, the reasons for a pending restart, the keys of config.yaml
     that we declared, and as C(drift) what somebody changed by hand of that which we wrote. There C(agent.max_turns)
@@ -163,7 +163,7 @@ unfinished:
   sample: []
 separated:
   description: >-
-    Agents that C(hermes-ops separate) has given a home of their own, and whose O(profiles) would lead back to the one
+    Agents that C(hermes-ops separate) has given a home of their own, and whose O(agents) would lead back to the one
     that they were in, each as a sentence with its fix.
   returned: always
   type: list

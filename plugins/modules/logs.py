@@ -34,7 +34,7 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  profiles:
+  agents:
     description:
       - The C(gateway) parts of the descriptions of all declared agents, as made by the filter
         P(alwayson.hermes.resolve_agents#filter). They hold no secrets.
@@ -71,7 +71,7 @@ requirements:
 EXAMPLES = r"""
 - name: Logs stay small
   alwayson.hermes.logs:
-    profiles: "{{ common_gateways }}"
+    agents: "{{ common_gateways }}"
     days: 30
     paths:
       - /var/lib/hermes/agents/default/bridges/*.log
@@ -91,7 +91,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "profiles": {"type": "list", "elements": "dict", "required": True},
+    "agents": {"type": "list", "elements": "dict", "required": True},
     "days": {"type": "int", "default": 14},
     "max_size": {"type": "str", "default": "50M"},
     "paths": {"type": "list", "elements": "str", "default": []},

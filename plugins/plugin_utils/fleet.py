@@ -87,7 +87,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Agent:
-    """One profile.
+    """One agent.
 
     :param well: None where the host did not say
     :param notes: its unit and release; a pending restart, hand-made changes
@@ -162,7 +162,7 @@ def host_of(name: str, answer: Any) -> Host:
         finding = Finding("", text(answer.get("msg")) or "no answer", "start the host, or repair the way to it")
         return Host(name, "unreachable", [finding])
     said = mapping(document(answer.get("stdout")))
-    if "profiles" not in said:
+    if "agents" not in said:
         return Host(name, "unknown", [silence(answer)])
     check = mapping(said.get("check"))
     failures, warnings = findings_of(check)
@@ -187,23 +187,23 @@ def findings_of(check: dict[str, Any]) -> tuple[list[Finding], list[Finding]]:
     """:returns: failures, warnings"""
     failures, warnings = [], []
     for finding in map(mapping, sequence(check.get("findings"))):
-        profile = text(finding.get("profile"))
-        found = Finding(f"agent {profile}" if profile else "", text(finding.get("what")), text(finding.get("fix")))
+        agent = text(finding.get("agent"))
+        found = Finding(f"agent {agent}" if agent else "", text(finding.get("what")), text(finding.get("fix")))
         (warnings if finding.get("severity") == "warning" else failures).append(found)
     return failures, warnings
 
 
 def agents_of(said: dict[str, Any], check: dict[str, Any]) -> list[Agent]:
-    looked = {text(mapping(one).get("profile")): mapping(one).get("healthy") for one in sequence(check.get("profiles"))}
+    looked = {text(mapping(one).get("agent")): mapping(one).get("healthy") for one in sequence(check.get("agents"))}
     found = []
-    for key, profile in mapping(said["profiles"]).items():
-        name, profile = text(key), mapping(profile)
-        unit, release = text(profile.get("active")), text(profile.get("running_release"))
-        platforms = [f"{text(key)} {text(value)}" for key, value in mapping(profile.get("platforms")).items()]
+    for key, agent in mapping(said["agents"]).items():
+        name, agent = text(key), mapping(agent)
+        unit, release = text(agent.get("active")), text(agent.get("running_release"))
+        platforms = [f"{text(key)} {text(value)}" for key, value in mapping(agent.get("platforms")).items()]
         notes = [
             ", ".join([f"{unit} on {release}" if release else unit, *platforms]),
-            *(f"restart pending: {reason}" for reason in texts(profile.get("restart_pending"))),
-            *(f"changed by hand: {what}" for what in texts(profile.get("drift"))),
+            *(f"restart pending: {reason}" for reason in texts(agent.get("restart_pending"))),
+            *(f"changed by hand: {what}" for what in texts(agent.get("drift"))),
         ]
         well = looked.get(name)
         found.append(Agent(name, well if isinstance(well, bool) else None, notes))

@@ -26,8 +26,8 @@ def test_refused_while_the_one_by_hand_runs(controller, alices):
     run = controller.run()
     assert run.rc != 0
     fix = "Fix: stop the Hermes that was started by hand (hermes gateway stop), or declare another port"
-    assert f"{controller.box}: profile default: api.port 8642 is taken by pid {pid} (python). {fix}" in run.text
-    assert f"profile default: webhook.port 8644 is taken by pid {pid} (python). {fix}" in run.text
+    assert f"{controller.box}: agent default: api.port 8642 is taken by pid {pid} (python). {fix}" in run.text
+    assert f"agent default: webhook.port 8644 is taken by pid {pid} (python). {fix}" in run.text
     assert not differences(before, controller.manifest(PATHS))
     assert alices.is_healthy()
 

@@ -63,7 +63,7 @@ def lines_changed(before: bytes, after: bytes) -> str:
 
 
 @pytest.fixture
-def profiles(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+def agents(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     variables = Path(request.path).parents[1] / "group_vars/hermes.yml"
     return copy.deepcopy(yaml.safe_load(variables.read_text())["hermes_agents"])
 
@@ -167,23 +167,23 @@ def test_the_command_reaches_her_home(controller):
     assert status["undeclared_profiles"] == [f"{HOME}/profiles/notes"]
 
 
-def test_a_key_changed_by_hand_is_reported_and_put_right(controller, alices, profiles):
+def test_a_key_changed_by_hand_is_reported_and_put_right(controller, alices, agents):
     config = controller.read(f"{HOME}/config.yaml")
     assert b"max_turns:   90" in config
     controller.write(f"{HOME}/config.yaml", config.replace(b"max_turns:   90", b"max_turns:   7  # hers now"))
     status = json.loads(controller.shell("hermes-ops status --json"))
-    assert status["profiles"]["default"]["drift"] == ["agent.max_turns"]
+    assert status["agents"]["default"]["drift"] == ["agent.max_turns"]
     run = controller.run(None, "-v")
     assert run.rc == 0
     assert "declared: 90 file: config.yaml found: 7 key: agent.max_turns" in run.text
     assert controller.read(f"{HOME}/config.yaml") == config.replace(b"max_turns:   90", b"max_turns:   90  # hers now")
-    assert json.loads(controller.shell("hermes-ops status --json"))["profiles"]["default"]["drift"] == []
+    assert json.loads(controller.shell("hermes-ops status --json"))["agents"]["default"]["drift"] == []
 
 
-def test_a_key_that_leaves_the_declaration_leaves_the_file(controller, alices, profiles):
+def test_a_key_that_leaves_the_declaration_leaves_the_file(controller, alices, agents):
     before = controller.read(f"{HOME}/config.yaml"), controller.read(f"{HOME}/.env")
-    del profiles[0]["config"]["approvals"], profiles[0]["settings"]
-    controller.converge({"hermes_agents": profiles})
+    del agents[0]["config"]["approvals"], agents[0]["settings"]
+    controller.converge({"hermes_agents": agents})
     config, env = controller.read(f"{HOME}/config.yaml"), controller.read(f"{HOME}/.env")
     assert lines_changed(before[0], config) == "-approvals:\n-  mode: 'off'\n"
     assert lines_changed(before[1], env) == "-HERMES_TIMEZONE=Europe/Berlin\n"
@@ -193,8 +193,8 @@ def test_a_key_that_leaves_the_declaration_leaves_the_file(controller, alices, p
     assert sorted(controller.read(f"{HOME}/.env").splitlines()) == sorted(before[1].splitlines())
 
 
-def test_her_other_profile_becomes_an_agent_with_its_home_as_it_is(controller, alices, agent, profiles):
-    hers, *others = profiles
+def test_her_other_profile_becomes_an_agent_with_its_home_as_it_is(controller, alices, agent, agents):
+    hers, *others = agents
     notes = {
         **hers,
         "name": "notes",

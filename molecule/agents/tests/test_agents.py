@@ -184,8 +184,8 @@ def test_a_look_at_all_of_them(host, declared):
     # In this scope, and with the older Hermes, too.
     with host.sudo():
         report = json.loads(host.run("hermes-ops check --json").stdout)
-    assert {found["profile"]: found["healthy"] for found in report["profiles"]} == dict.fromkeys(declared, True)
-    figures = report["figures"]["profiles"]
+    assert {found["agent"]: found["healthy"] for found in report["agents"]} == dict.fromkeys(declared, True)
+    figures = report["figures"]["agents"]
     assert all(figures[name]["memory_bytes"] > 2**20 and figures[name]["open_files"] > 0 for name in declared)
     assert figures["default"]["turns"] > 0
 
@@ -193,12 +193,12 @@ def test_a_look_at_all_of_them(host, declared):
 def test_a_backup_of_one_is_restored(host, agents, restarted):
     agents["work"].reply("said before the backup")
     with host.sudo():
-        host.check_output("hermes-ops backup --profile work --output /root/backups")
+        host.check_output("hermes-ops backup --agent work --output /root/backups")
         archive = host.check_output("ls /root/backups/*")
     agents["work"].reply("said after it")
     with host.sudo():
         host.check_output("hermes-ops restore --force %s", archive)
-        known = host.check_output("hermes-ops memory --profile work --json said")
+        known = host.check_output("hermes-ops memory --agent work --json said")
     assert "said before the backup" in known
     assert "said after it" not in known
     assert restarted() == {"work"}

@@ -19,7 +19,7 @@ ANSWERING = ("default", "work", "family", "bridge")
 def test_a_run_that_is_killed_before_the_restart_is_finished_by_the_next(
     host, agents, declared, playbook, converge, restarted, wait_until
 ):
-    pending = f"{OPS_DIR}/profiles/default/restart.json"
+    pending = f"{OPS_DIR}/agents/default/restart.json"
     declared["default"]["config"]["agent"] = {"max_turns": 31}
 
     def remembered():

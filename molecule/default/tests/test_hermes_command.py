@@ -168,7 +168,7 @@ def test_the_agent_s_own_user_runs_it_where_it_is(hostile, caller):
 def test_a_name_that_no_agent_has(caller):
     said, status = caller.run("hermes -p nobody status 2>&1")
     assert status == 2
-    assert "there is no profile 'nobody'" in said
+    assert "there is no agent 'nobody'" in said
     assert "known ones: default" in said
 
 

@@ -43,8 +43,8 @@ class Host:
         return said
 
     def backup(self) -> str:
-        """A backup of the profile default; the archive's path."""
-        (made,) = json.loads(self.ops("backup --profile default --output /root/backups --json"))
+        """A backup of the agent default; the archive's path."""
+        (made,) = json.loads(self.ops("backup --agent default --output /root/backups --json"))
         return made["path"]
 
     def holds(self, archive: str, text: str) -> bool:
@@ -64,7 +64,7 @@ class Host:
 
     def knows(self, text: str) -> bool:
         """Whether a conversation of the agent has *text* in it."""
-        return bool(json.loads(self.ops(f"memory --profile default --json '{text}'"))["default"])
+        return bool(json.loads(self.ops(f"memory --agent default --json '{text}'"))["default"])
 
     def well(self) -> None:
         """Both agents answer, and a restore has left nothing behind."""
@@ -134,14 +134,14 @@ def test_the_timer_s_backup_under_load(box, agent, model):
         box.shell("systemctl stop load")
     status = json.loads(box.read(f"{OPS}/status/backup.json"))
     assert status["status"] == "success", status
-    assert {each["profile"] for each in status["archives"]} == {"default", "work"}
+    assert {each["agent"] for each in status["archives"]} == {"default", "work"}
     assert "whole" in box.ops("verify")
     modes = box.shell(f"stat --format '%a %U' {ARCHIVES}/* {ARCHIVES} {SETTINGS}").split("\n")[:-1]
     assert set(modes) == {"600 root", "700 root"}
     log = box.shell("journalctl --unit hermes-backup.service --output cat")
     for secret in (PASSWORD, key, "the-model-s-key"):
         assert secret not in log
-    (archive,) = [each["path"] for each in status["archives"] if each["profile"] == "default"]
+    (archive,) = [each["path"] for each in status["archives"] if each["agent"] == "default"]
     for text in ("remembered before the backup", "said under load"):
         assert box.holds(archive, text)
     for text in (key, "the-model-s-key"):
@@ -154,7 +154,7 @@ def test_env_goes_in_encrypted_and_comes_out_with_the_identity(box):
     recipient = re.search(r"age1\w+", said)[0]
     key = box.agent.key
     with settings(box, age_recipient=recipient):
-        box.ops("backup --profile default --output /root/backups --env encrypt")
+        box.ops("backup --agent default --output /root/backups --env encrypt")
     archive = box.shell("ls /root/backups/*").strip()
     assert "env.age" in box.shell(f"tar -tzf {archive}")
     assert not box.holds(archive, key)
@@ -248,7 +248,7 @@ def test_killed(box, killer, point):
     box.ops(f"restore --force {archive}", status=128 + 9)
     killer.obeyed()
     # No backup of what is half of each.
-    assert "was interrupted" in box.ops("backup --profile default --output /root/backups", status=2)
+    assert "was interrupted" in box.ops("backup --agent default --output /root/backups", status=2)
     box.ops("restore --recover")
     # A restore that was found healthy counts.
     counts = point == "forgets the journal"
@@ -282,8 +282,8 @@ def test_two_at_once(box):
 
 
 def test_full_disk(box):
-    large, small = f"{WORK}/workspace/large", "backup --profile work --output /mnt/small"
-    backup = "backup --profile work --output /root/backups --json"
+    large, small = f"{WORK}/workspace/large", "backup --agent work --output /mnt/small"
+    backup = "backup --agent work --output /root/backups --json"
     (fits,) = json.loads(box.ops(backup))
     box.shell(
         f"mkdir -p /mnt/small && mount -t tmpfs -o size=70m,mode=0700 tmpfs /mnt/small && cp -a {WORK} /root/work"
@@ -325,7 +325,7 @@ def test_restic_restores_what_the_host_has_lost(box):
     box.ops("backup")
     box.shell(f"rm -rf {ARCHIVES}")
     box.remember("lost")
-    listed = box.ops("backups --profile default")
+    listed = box.ops("backups --agent default")
     assert re.search(r"default +\S+ +restic:[0-9a-f]{8}$", listed, re.M)
     box.ops("restore restic:latest --force")
     assert box.memory() == "off the host\n"
@@ -343,7 +343,7 @@ def test_restic_over_sftp(box):
         box.shell(f"systemctl start hermes-backup.service; rm -rf {ARCHIVES}")
         assert len(box.shell("ls /srv/backups/snapshots").split()) == 2
         box.remember("lost")
-        box.ops("restore restic:latest --profile default --force")
+        box.ops("restore restic:latest --agent default --force")
     assert box.memory() == "over sftp\n"
     box.well()
 
@@ -373,10 +373,10 @@ def test_restic_killed_leaves_no_half_snapshot(box, killer):
     box.ops("backup")
     before = box.ops("backups")
     killer.order("os.rename", ".tar.gz.partial")
-    box.ops("backup --profile default --output /root/backups", status=128 + 9)
+    box.ops("backup --agent default --output /root/backups", status=128 + 9)
     killer.obeyed()
     assert box.shell("ls -A /root/backups").endswith(".partial\n")
-    # After the archive of the first profile: it is what is piped to restic.
+    # After the archive of the first agent: it is what is piped to restic.
     killer.order("subprocess.Popen", "'tag'")
     box.ops("backup", status=128 + 9)
     killer.obeyed()

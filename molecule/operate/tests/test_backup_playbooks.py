@@ -30,19 +30,19 @@ def play(controller: Any) -> Callable[..., Any]:
 
 
 def archives(controller: Any) -> list[str]:
-    found = json.loads(controller.shell("hermes-ops backups --profile work --json"))
+    found = json.loads(controller.shell("hermes-ops backups --agent work --json"))
     return [archive["path"] for archive in found["archives"]]
 
 
 def test_a_backup_is_fetched_and_an_agent_that_knows_more_is_not_overwritten(controller, agent, play, tmp_path):
     work = agent("work", port=8643)
     before = archives(controller)
-    looked = play("backup", {"backup_profile": "work"}, "--check")
+    looked = play("backup", {"backup_agent": "work"}, "--check")
     assert looked.rc == 0, looked.output
     assert f"{controller.box}  has" in looked.output
     assert archives(controller) == before
 
-    made = play("backup", {"backup_profile": "work", "backup_fetch": str(tmp_path)})
+    made = play("backup", {"backup_agent": "work", "backup_fetch": str(tmp_path)})
     assert made.rc == 0, made.output
     path = archives(controller)[-1]
     assert path not in before
@@ -52,7 +52,7 @@ def test_a_backup_is_fetched_and_an_agent_that_knows_more_is_not_overwritten(con
     assert hashlib.sha256(fetched.read_bytes()).hexdigest() == controller.shell('sha256sum "$1"', path).split()[0]
 
     assert work.reply("a zebra came by") == "The model heard: a zebra came by"
-    known = "hermes-ops memory --profile work zebra"
+    known = "hermes-ops memory --agent work zebra"
     assert "a zebra came by" in controller.shell(known)
     pid = work.pid
     for options in ((), ("--check",)):
@@ -67,7 +67,7 @@ def test_a_backup_is_fetched_and_an_agent_that_knows_more_is_not_overwritten(con
 
     done = play("restore", upload)
     assert done.rc == 0, done.output
-    assert "profile work: restored; what was there is in" in done.text
+    assert "agent work: restored; what was there is in" in done.text
     assert work.pid != pid
     assert "a zebra came by" not in controller.shell(known, check=False)
     assert work.reply("well?") == "The model heard: well?"

@@ -127,7 +127,7 @@ def test_all_is_well(controller, beat, pings, agent, wait_until):
     assert pings.of(WORK)[0] == "success"
     textfile = controller.read("/var/lib/hermes.prom").decode()
     assert "\nhermes_healthy 1\n" in textfile
-    assert 'hermes_gateway_healthy{profile="work"} 1' in textfile
+    assert 'hermes_gateway_healthy{agent="work"} 1' in textfile
     assert controller.shell("stat --format %a /var/lib/hermes.prom") == "644\n"
 
 
@@ -138,13 +138,13 @@ def test_a_gateway_that_was_stopped(controller, beat, pings, agent, wait_until):
         for uuid in (HOST, WORK):
             kind, body = pings.of(uuid)
             assert kind == "fail"
-            assert "profile work: the unit is inactive" in body
+            assert "agent work: the unit is inactive" in body
             assert f"journalctl -u {unit}" in body
         assert controller.shell("hermes-ops check >/dev/null || echo $?") == "1\n"
         # Somebody knows why it is down.
         report = json.loads(controller.shell("flock /var/lib/hermes/ops/update.lock hermes-ops check --json"))
         assert report["healthy"]
-        (finding,) = [finding for finding in report["findings"] if finding["profile"] == "work"]
+        (finding,) = [finding for finding in report["findings"] if finding["agent"] == "work"]
         assert "(an update is running)" in finding["what"]
     wait_until(agent("work", 8643).is_healthy, "the agent is back")
     assert beat() == 0
@@ -173,7 +173,7 @@ def test_a_model_that_is_dead(controller, beat, pings, agent, model):
     for text in ("one", "two"):
         assert work.ask(text).json["choices"][0]["finish_reason"] == "error"
     # What has just been said may still be answered.
-    assert check(controller)["figures"]["profiles"]["work"]["turns_failed"] == 0
+    assert check(controller)["figures"]["agents"]["work"]["turns_failed"] == 0
     try:
         age_turns(controller, 600, last)
         assert beat() == 0
@@ -192,7 +192,7 @@ def test_a_reply_is_asked_for(controller, model):
     with declared(controller, check={"reply_minutes": 60, "reply_seconds": 60}):
         for _each in HOMES:
             assert "no_reply" not in findings(controller)
-        figures = check(controller)["figures"]["profiles"]
+        figures = check(controller)["figures"]["agents"]
         assert all(0 < figures[name]["reply_seconds"] < 60 for name in HOMES)
         # Each agent once, a title of the conversation aside.
         asked = [
@@ -227,7 +227,7 @@ def test_a_ping_server_that_hangs_holds_up_nothing(controller, beat, pings):
         assert "11111111-" not in controller.shell("tr '\\0' ' ' </dev/null; cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
         assert "another heartbeat has not ended yet" in controller.shell("hermes-ops heartbeat 2>&1 || true")
         # A look by hand is not held up either.
-        assert check(controller)["profiles"]
+        assert check(controller)["agents"]
         controller.shell(
             f"while systemctl is-active --quiet {SERVICE} || [ $(systemctl show --property ActiveState "
             f"--value {SERVICE}) = activating ]; do sleep 0.2; done"
@@ -256,7 +256,7 @@ def test_a_broken_kit_sends_nothing(controller, beat, pings):
         assert beat() == 1
     with replaced(controller, "/etc/hermes-ops/host.json", "{"):
         assert beat() == 2
-    with replaced(controller, "/var/lib/hermes/ops/profiles/work/applied/gateway.json", "{"):
+    with replaced(controller, "/var/lib/hermes/ops/agents/work/applied/gateway.json", "{"):
         assert beat() == 2
     assert pings.seen() == []
 
@@ -364,7 +364,7 @@ def test_status_says_what_is_wrong_first(controller):
         lines = controller.shell("hermes-ops status").splitlines()
         found = json.loads(controller.shell("hermes-ops status --json"))
     assert lines[0].startswith("1 failure")
-    assert lines[1].startswith("FAILURE    profile work: the unit is inactive")
+    assert lines[1].startswith("FAILURE    agent work: the unit is inactive")
     assert lines[2].strip().startswith("fix: ")
     assert "\033" not in "".join(lines)
     assert max(map(len, lines)) <= 160

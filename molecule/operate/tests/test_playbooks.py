@@ -58,7 +58,7 @@ def test_tell_is_kept_said_answered_and_found_again(controller, play, model, tmp
     looked = play("tell", what, "--check")
     assert looked.rc == 0, looked.output
     assert looked.changed == 0
-    assert "would tell: profile default" in looked.text
+    assert "would tell: agent default" in looked.text
     assert controller.manifest(PLACES) == before
     assert model.requests() == []
 
@@ -83,7 +83,7 @@ def test_tell_is_kept_said_answered_and_found_again(controller, play, model, tmp
     assert f"context/{Path(path).name}:5" in found.text
     assert "(webhook), assistant" in found.text
     assert "\x1b" not in found.output
-    assert "profile work: nothing found" in found.text
+    assert "agent work: nothing found" in found.text
 
 
 def test_tell_says_what_is_missing(controller, play):
@@ -92,7 +92,7 @@ def test_tell_says_what_is_missing(controller, play):
         ({}, "-e tell_topic="),
         ({"tell_topic": "x", "tell_body": "y", "tell_file": "/dev/null"}, "-e tell_file=FILE"),
         ({"tell_topic": "x", "tell_body": "y", "tell_webhook": "other"}, "it has: claude-context"),
-        ({"tell_topic": "x", "tell_body": "y", "tell_profile": "other"}, "known ones: default, work"),
+        ({"tell_topic": "x", "tell_body": "y", "tell_agent": "other"}, "known ones: default, work"),
     ):
         run = play("tell", variables)
         assert run.rc != 0
@@ -123,7 +123,7 @@ def skill(name: str, what: str) -> str:
 
 @pytest.fixture
 def claw(tmp_path: Path, controller: Any) -> Any:
-    """The home of an OpenClaw agent on this machine; what it becomes in the profile ``work`` is taken away again."""
+    """The home of an OpenClaw agent on this machine; what it becomes in the agent ``work`` is taken away again."""
     files = {
         "openclaw.json": "{}",
         ".env": "TOKEN=never-to-be-ported",
@@ -148,7 +148,7 @@ def claw(tmp_path: Path, controller: Any) -> Any:
 
 def test_skill_port(controller, play, agent, model, claw):
     home = "/var/lib/hermes/agents/work/.hermes"
-    what = {"skill_port_source": str(claw), "skill_port_profile": "work"}
+    what = {"skill_port_source": str(claw), "skill_port_agent": "work"}
     places = tuple(f"{home}/{name}" for name in ("SOUL.md", "context", "memories", "skills"))
     work = agent("work", port=8643)
     assert work.reply("hello") == "The model heard: hello"
@@ -201,7 +201,7 @@ def test_skill_port(controller, play, agent, model, claw):
 def test_skill_port_refuses_links(controller, play, claw):
     (claw / "workspace/skills/sourdough/passwd").symlink_to("/etc/passwd")
     (claw / "workspace/skills/shadow").symlink_to("/etc")
-    run = play("skill_port", {"skill_port_source": str(claw / "workspace/skills"), "skill_port_profile": "work"})
+    run = play("skill_port", {"skill_port_source": str(claw / "workspace/skills"), "skill_port_agent": "work"})
     assert run.rc != 0
     assert re.search(r"refused +sourdough: \S*passwd is no regular file", run.text)
     assert not controller.shell("find /var/lib/hermes/agents/work/.hermes/skills -name 'passwd*' -o -name 'shadow*'")
@@ -250,11 +250,11 @@ def test_debug_has_no_secret(controller, play, secrets, tmp_path):
     everything = "\n".join([*members, *members.values()])
     assert [form for form in forms if form in everything] == []
     # And yet it is of use.
-    assert json.loads(members["check.json"])["profiles"]
-    assert json.loads(members["profiles/default/config.yaml.json"])["model"]["default"] == "stub-model"
-    assert "MODEL_API_KEY" in members["profiles/default/env_names.txt"]
+    assert json.loads(members["check.json"])["agents"]
+    assert json.loads(members["agents/default/config.yaml.json"])["model"]["default"] == "stub-model"
+    assert "MODEL_API_KEY" in members["agents/default/env_names.txt"]
     assert "ExecStart=" in members["units/hermes-gateway@default.service.txt"]
-    assert "state.db" in members["profiles/work/home.txt"]
+    assert "state.db" in members["agents/work/home.txt"]
 
 
 def test_debug_hides_a_secret_that_is_broken_over_lines(controller, play, tmp_path):

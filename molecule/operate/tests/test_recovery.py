@@ -156,10 +156,10 @@ def knowing(host: Host, word: str) -> Iterator[str]:
         word,
         f"{HOME}/memories/MEMORY.md",
     )
-    host.shell("hermes-ops backup --profile default")
-    archives = json.loads(host.shell("hermes-ops backups --profile default --json"))["archives"]
+    host.shell("hermes-ops backup --agent default")
+    archives = json.loads(host.shell("hermes-ops backups --agent default --json"))["archives"]
     yield max(archives, key=lambda archive: archive["created"])["path"]
-    found = host.shell('hermes-ops memory --profile default -- "$1"', word)
+    found = host.shell('hermes-ops memory --agent default -- "$1"', word)
     assert "memories/MEMORY.md" in found
     assert "session " in found
 
@@ -169,7 +169,7 @@ def data_lost(host: Host) -> Iterator[None]:
     with knowing(host, "quagga"):
         host.shell(f"systemctl stop {UNIT}; cd {HOME} && rm state.db* memories/*; systemctl start {UNIT}")
         host.wait_until(host.answers, "the agent is back, and knows nothing")
-        assert "nothing found" in host.shell("hermes-ops memory --profile default quagga")
+        assert "nothing found" in host.shell("hermes-ops memory --agent default quagga")
         yield
 
 

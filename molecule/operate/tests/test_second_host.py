@@ -53,17 +53,17 @@ def test_restored_on_another_host_with_another_release(controller, agent, wait_u
         return "asked on the first host" in done
 
     wait_until(asked, "the first host's agent answers", seconds=300)
-    backup = "hermes-ops backup --profile work --output /root/for-the-second --json || true"
+    backup = "hermes-ops backup --agent work --output /root/for-the-second --json || true"
     made = wait_until(lambda: first(backup), "a backup of the first host", seconds=300)
     copy = subprocess.run([*inside(FIRST), "cat", json.loads(made)[0]["path"]], capture_output=True, check=True)
     controller.write(ARCHIVE, copy.stdout)
 
-    said = controller.shell(f"hermes-ops restore --force --profile work {ARCHIVE}")
+    said = controller.shell(f"hermes-ops restore --force --agent work {ARCHIVE}")
     assert f"of work on {FIRST}" in said
     work = agent("work", port=8643)
     assert "0.18.2" in controller.shell("readlink /opt/hermes/current")
     assert work.read("memories/MEMORY.md") == "learnt on the first host\n"
-    assert "asked on the first host" in controller.shell("hermes-ops memory --profile work 'asked on the first host'")
+    assert "asked on the first host" in controller.shell("hermes-ops memory --agent work 'asked on the first host'")
     assert work.reply("well?") == "The model heard: well?"
     # What is declared for this host is so after the next run, and nothing else has to be done.
     assert work.key != key

@@ -123,8 +123,8 @@ def test_variables_of_earlier_versions_are_refused(run_as, unharmed):
 
 
 def test_declarations_are_refused(run_as, unharmed):
-    run, cases = run_as({case: {"hermes_agents": profiles} for case, (profiles, _error) in DECLARATIONS.items()})
-    for case, (_profiles, error) in DECLARATIONS.items():
+    run, cases = run_as({case: {"hermes_agents": agents} for case, (agents, _error) in DECLARATIONS.items()})
+    for case, (_agents, error) in DECLARATIONS.items():
         assert f"{cases[case].name}: hermes_agents: {error}" in run.text, case
         assert cases[case].failed == 1, case
         assert cases[case].changed == 0, case

@@ -22,15 +22,15 @@ HOME = "/var/lib/hermes/agents/default/.hermes"
 
 
 @pytest.fixture
-def changed_profiles(request) -> list[dict[str, Any]]:
+def changed_agents(request) -> list[dict[str, Any]]:
     """The scenario's declaration with a change in config, environment, webhooks and unit."""
     variables = request.path.parents[1] / "group_vars/hermes.yml"
-    (profile,) = copy.deepcopy(yaml.safe_load(variables.read_text())["hermes_agents"])
-    profile["config"]["agent"] = {"max_turns": 42}
-    profile["settings"] = {"A_SETTING_OF_THE_TESTS": "on"}
-    profile["webhooks"][0]["description"] = "changed"
-    profile["limits"] = {"memory": "3G"}
-    return [profile]
+    (agent,) = copy.deepcopy(yaml.safe_load(variables.read_text())["hermes_agents"])
+    agent["config"]["agent"] = {"max_turns": 42}
+    agent["settings"] = {"A_SETTING_OF_THE_TESTS": "on"}
+    agent["webhooks"][0]["description"] = "changed"
+    agent["limits"] = {"memory": "3G"}
+    return [agent]
 
 
 @contextmanager
@@ -84,7 +84,7 @@ BROKEN_FILES = {
 
 
 @pytest.mark.parametrize("name", BROKEN_FILES)
-def test_a_file_that_does_not_parse(name, controller, changed_profiles):
+def test_a_file_that_does_not_parse(name, controller, changed_agents):
     # Hermes itself starts on defaults then, and the CLI replaces the file: both have been somebody's last. The other
     # files are right, and were to be changed as well.
     content, error = BROKEN_FILES[name]
@@ -93,9 +93,9 @@ def test_a_file_that_does_not_parse(name, controller, changed_profiles):
     controller.write(path, content)
     try:
         broken = controller.manifest()
-        run = controller.run({"hermes_agents": changed_profiles})
+        run = controller.run({"hermes_agents": changed_agents})
         assert run.rc != 0
-        assert f"profile default: {HOME}/{error}" in run.text
+        assert f"agent default: {HOME}/{error}" in run.text
         assert "Traceback" not in run.output
         assert controller.read(path) == content
         # Nor has anything else been touched.
@@ -105,7 +105,7 @@ def test_a_file_that_does_not_parse(name, controller, changed_profiles):
         controller.write(path, good)
 
 
-def test_what_somebody_else_has_taken(run_as, controller, changed_profiles, unharmed):
+def test_what_somebody_else_has_taken(run_as, controller, changed_agents, unharmed):
     # A port, all of one disk and too much of the other: none is in the way of who needs another.
     squat = (
         "systemd-run --quiet --unit squatter python3 -m http.server --bind 127.0.0.1 8655; "
@@ -121,14 +121,14 @@ def test_what_somebody_else_has_taken(run_as, controller, changed_profiles, unha
         _run, cases = run_as(
             {
                 "the port": {"hermes_agents": [{"name": "default", "api": {"port": 8655}}]},
-                "the data disk": {"hermes_agents": changed_profiles},
+                "the data disk": {"hermes_agents": changed_agents},
                 "the release disk": {"hermes_version": "0.18.2"},
             }
         )
     assert all(case.failed for case in cases.values())
     port = cases["the port"]
     assert (
-        f"{port.name}: profile default: api.port 8655 is taken by pid {pid} (python3). "
+        f"{port.name}: agent default: api.port 8655 is taken by pid {pid} (python3). "
         "Fix: stop it, or declare another port"
     ) in port.error
     assert "/var/lib/hermes/" in cases["the data disk"].error
@@ -139,10 +139,10 @@ def test_what_somebody_else_has_taken(run_as, controller, changed_profiles, unha
     )
 
 
-def test_a_data_disk_that_is_read_only(controller, changed_profiles, unharmed):
+def test_a_data_disk_that_is_read_only(controller, changed_agents, unharmed):
     seal = "mount --bind /var/lib/hermes /var/lib/hermes && mount -o remount,ro,bind /var/lib/hermes"
     with meanwhile(controller, seal, "umount /var/lib/hermes"):
-        run = controller.run({"hermes_agents": changed_profiles})
+        run = controller.run({"hermes_agents": changed_agents})
     assert run.rc != 0
     assert "(Read-only file system). Fix: mount the file system writable" in run.text
     assert "/var/lib/hermes/" in run.text

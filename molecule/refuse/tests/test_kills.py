@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 HOME = "/var/lib/hermes/agents/default/.hermes"
-OPS = "/var/lib/hermes/ops/profiles/default"
-# Something of everything that a profile has.
+OPS = "/var/lib/hermes/ops/agents/default"
+# Something of everything that an agent has.
 CHANGED = {
     "name": "default",
     "config": {
@@ -54,7 +54,7 @@ POINTS = {
     "write the webhooks": ("os.rename", f"'{HOME}/webhook_subscriptions.json'"),
     "remember what is in config.yaml": ("os.rename", f"'{OPS}/applied/config.json'"),
     "remember what is in .env": ("os.rename", f"'{OPS}/applied/env.json'"),
-    "write the unit": ("os.rename", "hermes-gateway@default.service.d/profile.conf'"),
+    "write the unit": ("os.rename", "hermes-gateway@default.service.d/agent.conf'"),
     "tell systemd": ("subprocess.Popen", "'daemon-reload'"),
     "restart the gateway": ("subprocess.Popen", "'restart'"),
     "forget why it was restarted": ("os.remove", f"'{OPS}/restart.json'"),

@@ -18,7 +18,7 @@ import pytest
 from control import Controller
 
 HOME = "/var/lib/hermes/agents/default/.hermes"
-KEPT = "/var/lib/hermes/ops/profiles/default/kept"
+KEPT = "/var/lib/hermes/ops/agents/default/kept"
 # Where a secret may be, for root and the agent's user only.
 PLACES = {f"{place}/{name}" for place in (HOME, KEPT) for name in (".env", "webhook_subscriptions.json")}
 LOUD = ("-vvv", "--diff")
@@ -59,7 +59,7 @@ class Story:
         self.used[f"{kind} {len(self.used)}"] = value = new_secret(kind)
         return value
 
-    def profiles(self) -> list[dict[str, Any]]:
+    def agents(self) -> list[dict[str, Any]]:
         """A declaration with a new secret everywhere."""
         return [
             {
@@ -106,13 +106,13 @@ def story(host: Any) -> Story:
     controller.shell("systemd-run --quiet --unit watch python3 /run/watch.py")
     env = {"ANSIBLE_INJECT_FACT_VARS": "false"}
 
-    first = controller.run({"hermes_agents": story.profiles()}, *LOUD, env=env)
+    first = controller.run({"hermes_agents": story.agents()}, *LOUD, env=env)
     assert first.rc == 0, first.output
-    profiles = story.profiles()
-    changed = controller.run({"hermes_agents": profiles}, *LOUD, env=env)
+    agents = story.agents()
+    changed = controller.run({"hermes_agents": agents}, *LOUD, env=env)
     assert changed.rc == 0, changed.output
     assert changed.changed
-    predicted = controller.run({"hermes_agents": story.profiles()}, "--check", *LOUD, env=env)
+    predicted = controller.run({"hermes_agents": story.agents()}, "--check", *LOUD, env=env)
     assert predicted.rc == 0, predicted.output
     assert predicted.changed
 
@@ -122,13 +122,13 @@ def story(host: Any) -> Story:
         "install_index_username": "me",
         "install_index_password": story.new("index"),
     }
-    refused = controller.run({"hermes_agents": profiles, **index}, *LOUD, env=env)
+    refused = controller.run({"hermes_agents": agents, **index}, *LOUD, env=env)
     assert refused.rc != 0
     assert "cannot be reached" in refused.text
 
     subscriptions = controller.read(f"{HOME}/webhook_subscriptions.json")
     controller.write(f"{HOME}/webhook_subscriptions.json", subscriptions[:-3])
-    failed = controller.run({"hermes_agents": story.profiles()}, *LOUD, env=env)
+    failed = controller.run({"hermes_agents": story.agents()}, *LOUD, env=env)
     controller.write(f"{HOME}/webhook_subscriptions.json", subscriptions)
     assert failed.rc != 0
     assert "is not JSON" in failed.text

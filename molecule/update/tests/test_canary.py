@@ -28,10 +28,10 @@ COPIED = f"""
     from hermes_ops.supervise import canary
     from hermes_ops.host.installation import Installation
     host = Installation.load()
-    profile = host.select("default")[0]
+    agent = host.select("default")[0]
     release = os.path.basename(os.readlink("/opt/hermes/current"))
     shutil.rmtree("{COPY}", ignore_errors=True)
-    subprocess.run(["cp", "-a", profile.home, "{COPY}"], check=True)
+    subprocess.run(["cp", "-a", agent.home, "{COPY}"], check=True)
     shutil.rmtree("{COPY}/logs")
     with open("{COPY}/.env", "a") as env:
         env.write("\\nTELEGRAM_BOT_TOKEN=123456789:AAFakeFakeFakeFakeFakeFakeFakeFakeFak\\n")
@@ -70,7 +70,7 @@ def run(controller: Any) -> Iterator[Callable[[str], Any]]:
 def test_it_answers_a_chat_and_does_nothing_else(run, model, agent):
     before = agent().pid
     answer = run("""
-        described = canary.prepare(host, profile, profile.home.replace(".hermes", "a-copy"))
+        described = canary.prepare(host, agent, agent.home.replace(".hermes", "a-copy"))
         answer = canary.boot(host, release, described, reply=True, timeout=120, stable=10)
         with open(described.home + "/logs/gateway.log") as log:
             answer["connecting"] = [line.split("Connecting to ")[1] for line in log if "Connecting to " in line]
@@ -91,10 +91,10 @@ def test_it_answers_a_chat_and_does_nothing_else(run, model, agent):
 def test_with_its_safeguards_away_the_job_of_the_copy_would_run(run, model):
     """So the test before this one can fail."""
     run("""
-        copied = profile.home.replace(".hermes", "a-copy")
+        copied = agent.home.replace(".hermes", "a-copy")
         jobs = f"{copied}/cron/jobs.json"
         subprocess.run(["cp", "-a", jobs, "/root/jobs.json"], check=True)
-        described = canary.prepare(host, profile, copied)
+        described = canary.prepare(host, agent, copied)
         subprocess.run(["cp", "-a", "/root/jobs.json", jobs], check=True)
         print(json.dumps(canary.boot(host, release, described, reply=True, timeout=120, stable=20)))
     """)
@@ -103,7 +103,7 @@ def test_with_its_safeguards_away_the_job_of_the_copy_would_run(run, model):
 
 def test_it_sees_no_home_and_writes_nowhere_but_into_the_copy(run):
     seen = run("""
-        described = canary.prepare(host, profile, profile.home.replace(".hermes", "a-copy"))
+        described = canary.prepare(host, agent, agent.home.replace(".hermes", "a-copy"))
         look = '''
             ls -A /var/lib/hermes; echo --
             for place in /var/lib/hermes /var/lib/hermes/agents/default/.hermes /etc /opt/hermes /usr /tmp $HOME; do
@@ -125,7 +125,7 @@ def test_it_sees_no_home_and_writes_nowhere_but_into_the_copy(run):
 
 def test_a_platform_that_is_started_nevertheless_is_its_end(run):
     said = run("""
-        described = canary.prepare(host, profile, profile.home.replace(".hermes", "a-copy"))
+        described = canary.prepare(host, agent, agent.home.replace(".hermes", "a-copy"))
         path = described.managed_dir + "/config.yaml"
         with open(path) as stream:
             settings = json.load(stream)
@@ -150,7 +150,7 @@ def test_a_platform_that_is_started_nevertheless_is_its_end(run):
 def test_one_that_was_left_over_is_ended_by_the_next(run, controller):
     controller.shell("systemd-run --quiet --unit hermes-canary.service sleep 600")
     answer = run("""
-        described = canary.prepare(host, profile, profile.home.replace(".hermes", "a-copy"))
+        described = canary.prepare(host, agent, agent.home.replace(".hermes", "a-copy"))
         print(json.dumps(canary.boot(host, release, described, reply=False, timeout=120, stable=1)))
     """)
     assert answer["reply"] is None

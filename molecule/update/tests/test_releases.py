@@ -41,8 +41,8 @@ def test_from_0_18_2_to_0_19_0(controller, box, agent, well):
     assert box.pings() == ["start", "success"]
     hook = dict(line.split("=", 1) for line in box.shell("cat /root/hook").splitlines())
     assert (hook["HERMES_UPDATE_STATUS"], hook["HERMES_UPDATE_TO"]) == ("success", done["to"])
-    for profile in ("default", "jobs"):
-        assert box.shell(f"ls {OPS}/update/backups/{profile}-*.tar.gz")
+    for name in ("default", "jobs"):
+        assert box.shell(f"ls {OPS}/update/backups/{name}-*.tar.gz")
     # Nothing of the old one runs any more, and site.yml has nothing to say about it.
     run = controller.converge(RANGE)
     assert run.changed == 0, run.output

@@ -401,7 +401,7 @@ def test_old_secrets_are_not_in_the_differences():
 
 
 @pytest.fixture
-def profile(tmp_path):
+def the_agent(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
 
@@ -416,63 +416,63 @@ def profile(tmp_path):
     return converge
 
 
-def test_converge_twice(profile):
-    assert profile({"a": 1}, check=True).differences
-    assert not profile.file.exists()
-    assert profile({"a": 1}).restart == ["config: a"]
-    assert stat.S_IMODE(profile.file.stat().st_mode) == 0o600
-    before = profile.file.stat().st_ctime_ns
-    again = profile({"a": 1})
+def test_converge_twice(the_agent):
+    assert the_agent({"a": 1}, check=True).differences
+    assert not the_agent.file.exists()
+    assert the_agent({"a": 1}).restart == ["config: a"]
+    assert stat.S_IMODE(the_agent.file.stat().st_mode) == 0o600
+    before = the_agent.file.stat().st_ctime_ns
+    again = the_agent({"a": 1})
     assert (again.differences, again.restart) == ([], [])
-    assert profile.file.stat().st_ctime_ns == before
+    assert the_agent.file.stat().st_ctime_ns == before
 
 
-def test_a_wrong_mode_is_put_right(profile):
-    profile({"a": 1})
-    profile.file.chmod(0o644)
-    assert profile({"a": 1}).differences
-    assert stat.S_IMODE(profile.file.stat().st_mode) == 0o600
+def test_a_wrong_mode_is_put_right(the_agent):
+    the_agent({"a": 1})
+    the_agent.file.chmod(0o644)
+    assert the_agent({"a": 1}).differences
+    assert stat.S_IMODE(the_agent.file.stat().st_mode) == 0o600
 
 
-def test_scopes(profile):
-    profile.file.write_text("mine: 1\n")
-    profile({"a": 1})
-    managed = {"managed_dir": str(profile.managed)}
-    assert profile({"a": 1}, **managed).restart == ["config: a"]
-    assert profile.file.read_text() == "mine: 1\n"
-    assert (profile.managed / "config.yaml").read_text() == "a: 1\n"
-    assert stat.S_IMODE((profile.managed / "config.yaml").stat().st_mode) == 0o644
-    assert stat.S_IMODE(profile.managed.stat().st_mode) == 0o755
-    assert not profile({"a": 1}, **managed).differences
-    profile({"a": 1})
-    assert (profile.managed / "config.yaml").read_text() == ""
-    assert profile.file.read_text() == "mine: 1\na: 1\n"
+def test_scopes(the_agent):
+    the_agent.file.write_text("mine: 1\n")
+    the_agent({"a": 1})
+    managed = {"managed_dir": str(the_agent.managed)}
+    assert the_agent({"a": 1}, **managed).restart == ["config: a"]
+    assert the_agent.file.read_text() == "mine: 1\n"
+    assert (the_agent.managed / "config.yaml").read_text() == "a: 1\n"
+    assert stat.S_IMODE((the_agent.managed / "config.yaml").stat().st_mode) == 0o644
+    assert stat.S_IMODE(the_agent.managed.stat().st_mode) == 0o755
+    assert not the_agent({"a": 1}, **managed).differences
+    the_agent({"a": 1})
+    assert (the_agent.managed / "config.yaml").read_text() == ""
+    assert the_agent.file.read_text() == "mine: 1\na: 1\n"
 
 
-def test_the_managed_scope_needs_a_config_in_the_home(profile):
-    managed = {"managed_dir": str(profile.managed)}
-    assert profile({"a": 1}, **managed, check=True).differences
-    assert not profile.file.exists()
-    assert f"config: {profile.file}" in profile({"a": 1}, **managed).restart
-    assert yaml_edit.load(profile.file.read_text(), "") in (None, {})
-    assert stat.S_IMODE(profile.file.stat().st_mode) == 0o600
-    assert not profile({"a": 1}, **managed).differences
+def test_the_managed_scope_needs_a_config_in_the_home(the_agent):
+    managed = {"managed_dir": str(the_agent.managed)}
+    assert the_agent({"a": 1}, **managed, check=True).differences
+    assert not the_agent.file.exists()
+    assert f"config: {the_agent.file}" in the_agent({"a": 1}, **managed).restart
+    assert yaml_edit.load(the_agent.file.read_text(), "") in (None, {})
+    assert stat.S_IMODE(the_agent.file.stat().st_mode) == 0o600
+    assert not the_agent({"a": 1}, **managed).differences
     # Somebody's own, and one that went missing.
-    profile.file.write_text("mine: 1\n")
-    assert not profile({"a": 1}, **managed).differences
-    profile.file.unlink()
-    assert profile({"a": 1}, **managed).restart == [f"config: {profile.file}"]
+    the_agent.file.write_text("mine: 1\n")
+    assert not the_agent({"a": 1}, **managed).differences
+    the_agent.file.unlink()
+    assert the_agent({"a": 1}, **managed).restart == [f"config: {the_agent.file}"]
 
 
-def test_a_refused_file_is_untouched(profile):
-    profile.file.write_bytes(b"a: [1\n")
+def test_a_refused_file_is_untouched(the_agent):
+    the_agent.file.write_bytes(b"a: [1\n")
     for check_mode in (True, False):
         with pytest.raises(OpsError):
-            profile({"b": 1}, check=check_mode)
-    profile.file.write_bytes(b"a: \xff\n")
+            the_agent({"b": 1}, check=check_mode)
+    the_agent.file.write_bytes(b"a: \xff\n")
     with pytest.raises(OpsError, match="UTF-8"):
-        profile({"b": 1})
-    assert profile.file.read_bytes() == b"a: \xff\n"
+        the_agent({"b": 1})
+    assert the_agent.file.read_bytes() == b"a: \xff\n"
 
 
 @pytest.mark.parametrize(
@@ -507,32 +507,32 @@ def test_an_error_says_what_is_wrong():
         yaml_edit.load("a: [1\n", "config.yaml")
 
 
-def test_check_mode_without_pyyaml(profile, monkeypatch):
+def test_check_mode_without_pyyaml(the_agent, monkeypatch):
     monkeypatch.setattr(yaml_edit, "yaml", None)
 
     def look():
         # In this process, which has no PyYAML.
         request = {"config": [{"keys": {"a": 1}, "beside": False}, {}]}
-        return parts.look(profile.home, request, False)["parts"]["config"]
+        return parts.look(the_agent.home, request, False)["parts"]["config"]
 
     assert look()["differences"] == [["a", None, "1"]]
     assert look()["unpredicted"] is None
-    profile.file.write_text("a: 1\n")
+    the_agent.file.write_text("a: 1\n")
     assert look()["unpredicted"] == "there is no PyYAML on the host"
     assert look()["differences"]
     with pytest.raises(OpsError, match="python3-yaml"):
-        profile({"a": 1})
+        the_agent({"a": 1})
 
 
-def test_drifted(profile, tmp_path):
-    assert config.drifted(str(profile.file), {}) == []
-    profile({"a": {"b": 1, "c": {}}, "d": 2})
+def test_drifted(the_agent, tmp_path):
+    assert config.drifted(str(the_agent.file), {}) == []
+    the_agent({"a": {"b": 1, "c": {}}, "d": 2})
     record = Records(str(tmp_path / "ops"), "p").applied("config")
-    profile.file.write_text("a: {b: 1, c: {theirs: 1}}\n")
-    assert config.drifted(str(profile.file), record) == ["d"]
+    the_agent.file.write_text("a: {b: 1, c: {theirs: 1}}\n")
+    assert config.drifted(str(the_agent.file), record) == ["d"]
 
 
-def test_read_config(profile):
-    assert config.read_config(str(profile.file)) == {}
-    profile.file.write_text("a: off\n")
-    assert config.read_config(str(profile.file)) == {"a": False}
+def test_read_config(the_agent):
+    assert config.read_config(str(the_agent.file)) == {}
+    the_agent.file.write_text("a: off\n")
+    assert config.read_config(str(the_agent.file)) == {"a": False}

@@ -243,7 +243,7 @@ def test_a_query_has_words():
 
 @pytest.fixture
 def host(files, tmp_path, monkeypatch):
-    """An installation whose profiles are one that has files and one that has none."""
+    """An installation whose agents are one that has files and one that has none."""
     installed = Installation(
         {
             "scope": "system",
@@ -253,7 +253,7 @@ def host(files, tmp_path, monkeypatch):
             "managed_root": "/m",
         }
     )
-    installed.__dict__["profiles"] = [
+    installed.__dict__["agents"] = [
         described.agent(home=files),
         described.agent("work", home=f"{files}/none"),
     ]
@@ -264,9 +264,9 @@ def host(files, tmp_path, monkeypatch):
 def test_the_command_for_people_and_programs(host, files, capsys):
     assert cli.main(["memory", "miro"]) == cli.EXIT_OK
     printed = capsys.readouterr().out
-    assert "profile default: 1 found\n  memories/MEMORY.md:1  1970-01-01 00:16 UTC\n      The cat is" in printed
-    assert "profile work: nothing found" in printed
-    assert cli.main(["memory", "miro", "--json", "--profile", "default"]) == cli.EXIT_OK
+    assert "agent default: 1 found\n  memories/MEMORY.md:1  1970-01-01 00:16 UTC\n      The cat is" in printed
+    assert "agent work: nothing found" in printed
+    assert cli.main(["memory", "miro", "--json", "--agent", "default"]) == cli.EXIT_OK
     assert json.loads(capsys.readouterr().out) == {
         "default": [{"where": "memories/MEMORY.md:1", "when": 1000.0, "text": "The cat is called Miro."}]
     }
@@ -300,8 +300,8 @@ def test_a_home_that_is_searched_for_ever_hides_no_other(host, files, capsys, mo
     finally:
         subprocess.run(["rm", "-rf", os.path.join(files, "memories", "d")], check=True)
     printed = capsys.readouterr()
-    assert "profile default: 1 found" in printed.out
-    assert "profile work: nothing found" in printed.out
+    assert "agent default: 1 found" in printed.out
+    assert "agent work: nothing found" in printed.out
     assert "state.db" in printed.err
 
 

@@ -84,7 +84,7 @@ def gateway(tmp_path, monkeypatch):
     (home / "webhook_subscriptions.json").write_text(json.dumps({"claude-context": {"secret": SECRET}}))
     agent = described.agent(home=str(home), webhook={"enabled": True, "port": server.server_port})
     installed = Installation(HOST)
-    installed.__dict__.update(profiles=[agent])
+    installed.__dict__.update(agents=[agent])
     monkeypatch.setattr(Installation, "load", lambda: installed)
     server.home, server.agent = home, agent
     yield server
@@ -130,7 +130,7 @@ def test_check_does_nothing(gateway, call, capsys):
     assert call("All of it.", "--topic", "x", "--check") == cli.EXIT_OK
     assert not kept(gateway)
     assert gateway.calls == []
-    assert "would tell: profile default" in capsys.readouterr().out
+    assert "would tell: agent default" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_gateway_that_is_gone(gateway, call, capsys):
         ("x", ["--topic", " "], "no topic"),
         ("x" * (tell.MAX_BYTES + 1), ["--topic", "x"], "larger than"),
         ("x", ["--topic", "x", "--webhook", "other"], "it has: claude-context"),
-        ("x", ["--topic", "x", "--profile", "other"], "known ones: default"),
+        ("x", ["--topic", "x", "--agent", "other"], "known ones: default"),
     ],
 )
 def test_refused_before_anything_is_done(gateway, call, capsys, text, arguments, said):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Skills and an OpenClaw home brought into a profile: all is listed, nothing is overwritten, no link is followed."""
+"""Skills and an OpenClaw home brought to an agent: all is listed, nothing is overwritten, no link is followed."""
 
 from __future__ import annotations
 
@@ -446,9 +446,9 @@ def host(home, tmp_path, monkeypatch):
             calls.append(arguments)
 
     manager = Manager()
-    installed.__dict__.update(profiles=[described.agent(home=str(home), drain=0)], manager_of=lambda _agent: manager)
+    installed.__dict__.update(agents=[described.agent(home=str(home), drain=0)], manager_of=lambda _agent: manager)
     monkeypatch.setattr(Installation, "load", lambda: installed)
-    monkeypatch.setattr(health, "wait", lambda profiles, manager_of: [health.Health("default")])
+    monkeypatch.setattr(health, "wait", lambda agents, manager_of: [health.Health("default")])
     installed.calls = calls
     return installed
 

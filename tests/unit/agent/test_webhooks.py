@@ -136,7 +136,7 @@ def test_the_second_run_changes_nothing(found, declared):
 
 
 @pytest.fixture
-def profile(tmp_path):
+def the_agent(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
 
@@ -149,47 +149,47 @@ def profile(tmp_path):
     return converge
 
 
-def test_converge_twice(profile):
-    assert profile({"name": "a"}, check=True).differences
-    assert not profile.file.exists()
-    assert profile({"name": "a"}).generated == ["a"]
-    assert stat.S_IMODE(profile.file.stat().st_mode) == 0o600
-    before = profile.file.stat().st_ctime_ns
-    assert not profile({"name": "a"}).differences
-    assert profile.file.stat().st_ctime_ns == before
-    assert profile().differences
-    assert json.loads(profile.file.read_text()) == {}
-    assert not profile().differences
+def test_converge_twice(the_agent):
+    assert the_agent({"name": "a"}, check=True).differences
+    assert not the_agent.file.exists()
+    assert the_agent({"name": "a"}).generated == ["a"]
+    assert stat.S_IMODE(the_agent.file.stat().st_mode) == 0o600
+    before = the_agent.file.stat().st_ctime_ns
+    assert not the_agent({"name": "a"}).differences
+    assert the_agent.file.stat().st_ctime_ns == before
+    assert the_agent().differences
+    assert json.loads(the_agent.file.read_text()) == {}
+    assert not the_agent().differences
 
 
-def test_every_write_is_newer_than_what_the_gateway_has_read(profile):
-    profile({"name": "a"})
+def test_every_write_is_newer_than_what_the_gateway_has_read(the_agent):
+    the_agent({"name": "a"})
     future = 4_000_000_000
-    os.utime(profile.file, (future, future))
-    profile({"name": "a"}, {"name": "b"})
-    assert profile.file.stat().st_mtime > future
-    os.utime(profile.file, (1, 1))
-    done = profile({"name": "a"}, {"name": "b"})
+    os.utime(the_agent.file, (future, future))
+    the_agent({"name": "a"}, {"name": "b"})
+    assert the_agent.file.stat().st_mtime > future
+    os.utime(the_agent.file, (1, 1))
+    done = the_agent({"name": "a"}, {"name": "b"})
     assert [each.what for each in done.differences] == ["modification time"]
-    assert profile.file.stat().st_mtime > future
-    assert not profile({"name": "a"}, {"name": "b"}).differences
+    assert the_agent.file.stat().st_mtime > future
+    assert not the_agent({"name": "a"}, {"name": "b"}).differences
 
 
-def test_a_wrong_mode_is_put_right(profile):
-    profile({"name": "a"})
-    profile.file.chmod(0o644)
-    assert profile({"name": "a"}).differences
-    assert stat.S_IMODE(profile.file.stat().st_mode) == 0o600
+def test_a_wrong_mode_is_put_right(the_agent):
+    the_agent({"name": "a"})
+    the_agent.file.chmod(0o644)
+    assert the_agent({"name": "a"}).differences
+    assert stat.S_IMODE(the_agent.file.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(
     ("text", "where"), [('{\n"a": {"secret": SECRETVALUE}}', ":2"), ("[]", ":1"), ('{"a": "SECRETVALUE"}', ": a")]
 )
-def test_a_broken_file_is_untouched(profile, text, where):
-    profile.file.write_text(text)
+def test_a_broken_file_is_untouched(the_agent, text, where):
+    the_agent.file.write_text(text)
     for check_mode in (True, False):
         with pytest.raises(OpsError) as caught:
-            profile({"name": "b"}, check=check_mode)
-        assert caught.value.where == f"{profile.file}{where}"
+            the_agent({"name": "b"}, check=check_mode)
+        assert caught.value.where == f"{the_agent.file}{where}"
         assert "SECRETVALUE" not in str(caught.value)
-    assert profile.file.read_text() == text
+    assert the_agent.file.read_text() == text

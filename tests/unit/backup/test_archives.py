@@ -140,7 +140,7 @@ LEFT_OUT = {
 
 
 @pytest.fixture
-def profile(home):
+def agent(home):
     return described.agent(home=str(home))
 
 
@@ -173,8 +173,8 @@ def without(found, *gone):
     return {path: value for path, value in found.items() if not any((path + "/").startswith(f"{g}/") for g in gone)}
 
 
-def test_what_goes_in_comes_out_and_nothing_else(host, home, profile, tmp_path, me):
-    path = making.create(host, profile, str(tmp_path / "out")).path
+def test_what_goes_in_comes_out_and_nothing_else(host, home, agent, tmp_path, me):
+    path = making.create(host, agent, str(tmp_path / "out")).path
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert os.listdir(tmp_path / "out") == [os.path.basename(path)]
     manifest = extracting.extract(path, str(tmp_path / "again"), me, links_out=True)
@@ -185,7 +185,7 @@ def test_what_goes_in_comes_out_and_nothing_else(host, home, profile, tmp_path, 
     assert list(manifest.left_out) == ["outside", "workspace/pipe", "workspace/target"]
     assert "leads out of the home, to /etc/passwd" in manifest.left_out["outside"]
     assert manifest.problems == {}
-    assert (manifest.profile, manifest.host, manifest.env) == ("default", socket.gethostname(), "exclude")
+    assert (manifest.agent, manifest.host, manifest.env) == ("default", socket.gethostname(), "exclude")
     assert (manifest.release, manifest.version) == ("0.19.0-abc", "0.19.0")
     assert manifest.schemas == {"state.db": 22}
     assert selection.databases(str(tmp_path / "again")) == ["state.db"]
@@ -194,8 +194,8 @@ def test_what_goes_in_comes_out_and_nothing_else(host, home, profile, tmp_path, 
         assert b"secret" not in stream.read().replace(b"the agent's own", b"")
 
 
-def test_the_first_and_the_last_member_say_what_it_is(host, profile, tmp_path):
-    with tarfile.open(making.create(host, profile, str(tmp_path / "out")).path) as opened:
+def test_the_first_and_the_last_member_say_what_it_is(host, agent, tmp_path):
+    with tarfile.open(making.create(host, agent, str(tmp_path / "out")).path) as opened:
         names = opened.getnames()
         about = json.load(opened.extractfile("about.json"))
     assert (names[0], names[-1]) == ("about.json", "summary.json")
@@ -204,9 +204,9 @@ def test_the_first_and_the_last_member_say_what_it_is(host, profile, tmp_path):
     assert "home/memories/MEMORY.md" in names
 
 
-def test_a_stream_is_the_same_without_gzip(host, home, profile, tmp_path, me):
+def test_a_stream_is_the_same_without_gzip(host, home, agent, tmp_path, me):
     with open(tmp_path / "stream", "w+b") as out:
-        said = making.stream(host, profile, out)
+        said = making.stream(host, agent, out)
         out.seek(0)
         manifest = extracting.extract(out, str(tmp_path / "again"), me)
     assert dataclasses.replace(manifest, env_inside=False) == said
@@ -214,26 +214,26 @@ def test_a_stream_is_the_same_without_gzip(host, home, profile, tmp_path, me):
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe".decode("utf-8", "surrogateescape"), "ä\n 'x'", "n" * 250])
-def test_names_survive(host, home, profile, tmp_path, me, name):
+def test_names_survive(host, home, agent, tmp_path, me, name):
     deep = home / "workspace" / ("d" * 200) / ("e" * 200)
     deep.mkdir(parents=True)
     (deep / name).write_text("x")
     (deep / "link").symlink_to(name)
-    extracting.extract(making.create(host, profile, str(tmp_path / "out")).path, str(tmp_path / "again"), me)
+    extracting.extract(making.create(host, agent, str(tmp_path / "out")).path, str(tmp_path / "again"), me)
     assert without(tree(tmp_path / "again"), "skills", "state.db") == without(
         tree(home), *LEFT_OUT, "skills", "state.db", "outside"
     )
 
 
-def test_env_only_when_asked_for(host, home, profile, tmp_path, me):
+def test_env_only_when_asked_for(host, home, agent, tmp_path, me):
     extracting.extract(
-        making.create(host, profile, str(tmp_path / "out"), env="include").path, str(tmp_path / "again"), me
+        making.create(host, agent, str(tmp_path / "out"), env="include").path, str(tmp_path / "again"), me
     )
     assert (tmp_path / "again/.env").read_text() == (home / ".env").read_text()
 
 
 @pytest.mark.parametrize("owner", ["root", "nobody"])
-def test_env_is_encrypted_by_root_and_never_as_the_agent(host, home, profile, tmp_path, ground, monkeypatch, owner):
+def test_env_is_encrypted_by_root_and_never_as_the_agent(host, home, agent, tmp_path, ground, monkeypatch, owner):
     """What runs as the agent's user, and is not a worker, can be traced by the agent."""
     if os.geteuid() != 0:
         pytest.skip("SKIPPED, NOT PROVED: as whom age runs; needs root")
@@ -246,7 +246,7 @@ def test_env_is_encrypted_by_root_and_never_as_the_agent(host, home, profile, tm
     shutil.copytree(home, mine, symlinks=True, ignore=shutil.ignore_patterns("pipe"))
     for path in (mine, *mine.rglob("*")):
         os.chown(path, *pwd.getpwnam(owner)[2:4], follow_symlinks=False)
-    where = replace(profile, home=str(mine), user=owner)
+    where = replace(agent, home=str(mine), user=owner)
     path = making.create(host, where, str(tmp_path / "out"), env="age:age1xyz").path
     assert (
         extracting.verify(path).sealed_env == b"root --armor --recipient age1xyz\nemoh-eht-fo-terces-a=YEK_REVRES_IPA\n"
@@ -255,14 +255,14 @@ def test_env_is_encrypted_by_root_and_never_as_the_agent(host, home, profile, tm
         assert b"a-secret-of-the-home" not in stream.read()
 
 
-def test_an_env_that_is_none_is_not_handed_to_age(host, home, profile, tmp_path):
+def test_an_env_that_is_none_is_not_handed_to_age(host, home, agent, tmp_path):
     (home / ".env").write_bytes(bytes(2 * 2**20))
     with pytest.raises(OpsError, match="is larger than"):
-        making.create(host, profile, str(tmp_path / "out"), env="age:age1xyz")
+        making.create(host, agent, str(tmp_path / "out"), env="age:age1xyz")
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_a_busy_database_is_consistent(host, home, profile, tmp_path, me):
+def test_a_busy_database_is_consistent(host, home, agent, tmp_path, me):
     """A writer that never stops, in WAL mode, each transaction of two rows: no copy has one of the two."""
     with contextlib.closing(sqlite3.connect(home / "state.db")) as database:
         database.executemany("INSERT INTO messages (content) VALUES (?)", [("x" * 500,)] * 20000)
@@ -283,7 +283,7 @@ def test_a_busy_database_is_consistent(host, home, profile, tmp_path, me):
     try:
         for number in range(3):
             before = len(wrote)
-            path = making.create(host, profile, str(tmp_path / "out")).path
+            path = making.create(host, agent, str(tmp_path / "out")).path
             assert len(wrote) > before
             copy = tmp_path / f"again{number}"
             extracting.extract(path, str(copy), me)
@@ -298,27 +298,27 @@ def test_a_busy_database_is_consistent(host, home, profile, tmp_path, me):
         writer.join()
 
 
-def test_a_damaged_database_is_kept_and_named(host, home, profile, tmp_path, me):
+def test_a_damaged_database_is_kept_and_named(host, home, agent, tmp_path, me):
     (home / "old.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
-    manifest = extracting.extract(making.create(host, profile, str(tmp_path / "out")).path, str(tmp_path / "again"), me)
+    manifest = extracting.extract(making.create(host, agent, str(tmp_path / "out")).path, str(tmp_path / "again"), me)
     assert list(manifest.problems) == ["old.db"]
     assert (tmp_path / "again/old.db").read_bytes() == (home / "old.db").read_bytes()
     with pytest.raises(OpsError, match="integrity_check"):
         databases.copy_database(str(home / "old.db"), str(tmp_path / "copy"), me)
 
 
-def test_a_locked_database_is_named_and_nothing_waits_for_ever(host, home, profile, tmp_path, me, monkeypatch, inline):
+def test_a_locked_database_is_named_and_nothing_waits_for_ever(host, home, agent, tmp_path, me, monkeypatch, inline):
     monkeypatch.setattr(databases, "SQLITE_TIMEOUT", 0.1)
     with contextlib.closing(sqlite3.connect(home / "locked.db")) as database:
         database.executescript("CREATE TABLE a (b); PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE")
         manifest = extracting.extract(
-            making.create(host, profile, str(tmp_path / "out")).path, str(tmp_path / "again"), me
+            making.create(host, agent, str(tmp_path / "out")).path, str(tmp_path / "again"), me
         )
     assert list(manifest.problems) == ["locked.db"]
     assert "locked.db" not in os.listdir(tmp_path / "again")
 
 
-def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, profile, tmp_path, me, monkeypatch, inline):
+def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, agent, tmp_path, me, monkeypatch, inline):
     work = home / "workspace"
     big = b"0123456789abcdef" * 200_000
     for name in ("a", "grows", "rewritten", "shrinks", "vanishes"):
@@ -340,7 +340,7 @@ def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, profile, tmp_pat
         return original(self, name, *arguments, **options)
 
     monkeypatch.setattr(tarstream.Writer, "file", file)
-    manifest = extracting.extract(making.create(host, profile, str(tmp_path / "out")).path, str(tmp_path / "again"), me)
+    manifest = extracting.extract(making.create(host, agent, str(tmp_path / "out")).path, str(tmp_path / "again"), me)
     changed = "changed while it was read"
     assert manifest.problems == {"workspace/shrinks": changed, "workspace/rewritten": changed}
     assert "vanishes" not in os.listdir(tmp_path / "again/workspace")
@@ -348,9 +348,9 @@ def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, profile, tmp_pat
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
-def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, profile, tmp_path):
+def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, agent, tmp_path):
     nobody = Owner.named("nobody")
-    profile = replace(profile, user="nobody")
+    agent = replace(agent, user="nobody")
     os.chmod(tmp_path, 0o711)
     for directory in tmp_path.parents:
         if directory.stat().st_uid == 0 and str(directory).startswith("/tmp/"):
@@ -370,7 +370,7 @@ def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, 
         for name in os.listdir(home):
             if name.startswith("state.db"):
                 os.chown(home / name, nobody.uid, nobody.gid)
-        path = making.create(host, profile, str(tmp_path / "out")).path
+        path = making.create(host, agent, str(tmp_path / "out")).path
         assert all(os.stat(home / name).st_uid == nobody.uid for name in os.listdir(home) if name.startswith("state"))
     assert list(extracting.verify(path).problems) == ["roots"]
     (tmp_path / "again").mkdir()
@@ -382,7 +382,7 @@ def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, 
         assert database.execute("SELECT content FROM messages").fetchall() == [("x",)]
 
 
-def test_a_killed_one_is_swept_and_no_archive(host, home, profile, tmp_path):
+def test_a_killed_one_is_swept_and_no_archive(host, home, agent, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     partial = out / "default-20260101T000000Z.tar.gz.partial"
@@ -391,30 +391,30 @@ def test_a_killed_one_is_swept_and_no_archive(host, home, profile, tmp_path):
     (home / ".hermes-ops-copy-1").mkdir()
     (home / ".hermes-ops-copy-1/database").write_text("half")
     assert archives.listed(str(out)) == []
-    path = making.create(host, profile, str(out)).path
+    path = making.create(host, agent, str(out)).path
     assert not partial.exists()
     assert not (home / ".hermes-ops-copy-1").exists()
     assert [each.path for each in archives.listed(str(out))] == [path]
 
 
-def test_one_that_fails_leaves_nothing(host, home, profile, tmp_path, monkeypatch, inline):
+def test_one_that_fails_leaves_nothing(host, home, agent, tmp_path, monkeypatch, inline):
     monkeypatch.setattr(space, "RESERVE", 1 << 60)
     with pytest.raises(OpsError, match="no room"):
-        making.create(host, profile, str(tmp_path / "out"))
+        making.create(host, agent, str(tmp_path / "out"))
     assert os.listdir(tmp_path / "out") == []
     assert [name for name in os.listdir(home) if name.startswith(".hermes-ops-copy")] == []
 
 
-def test_a_worker_that_may_write_no_more_has_no_room(host, home, profile, tmp_path, monkeypatch):
+def test_a_worker_that_may_write_no_more_has_no_room(host, home, agent, tmp_path, monkeypatch):
     """By the limit that root gave it, before it looks at the disk itself."""
     (home / "large").write_bytes(os.urandom(65536))
     monkeypatch.setattr(space, "free", lambda _descriptor: 4096)
     with pytest.raises(OpsError, match="no room"):
-        making.create(host, profile, str(tmp_path / "out"))
+        making.create(host, agent, str(tmp_path / "out"))
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_pruned_by_count_and_by_profile(tmp_path):
+def test_pruned_by_count_and_by_agent(tmp_path):
     names = [f"{name}-2026010{day}T000000Z.tar.gz" for name in ("default", "default-2", "work") for day in range(1, 6)]
     for name in [*names, "default-20260101T000000Z.tar.gz.partial", "default.tar.gz"]:
         (tmp_path / name).write_text("x")
@@ -424,7 +424,7 @@ def test_pruned_by_count_and_by_profile(tmp_path):
     assert len(os.listdir(tmp_path)) == 17 - 3
     # The newest one stays whatever is asked for.
     assert len(archives.prune(str(tmp_path), "default", 0)) == 1
-    assert [each.profile for each in archives.listed(str(tmp_path))].count("default") == 1
+    assert [each.agent for each in archives.listed(str(tmp_path))].count("default") == 1
 
 
 def test_one_made_with_a_fast_clock_is_not_the_newest_for_years(tmp_path):
@@ -444,14 +444,14 @@ def test_a_home_that_is_not_there_is_an_error_not_an_empty_backup(host, tmp_path
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_memory_is_flat(host, home, profile, tmp_path, me, inline):
+def test_memory_is_flat(host, home, agent, tmp_path, me, inline):
     (home / "workspace/big").write_bytes(os.urandom(1 << 20) * 48)
     with contextlib.closing(sqlite3.connect(home / "state.db")) as database:
         database.executemany("INSERT INTO messages (content) VALUES (?)", [("x" * 100_000,)] * 300)
         database.commit()
     tracemalloc.start()
     try:
-        path = making.create(host, profile, str(tmp_path / "out")).path
+        path = making.create(host, agent, str(tmp_path / "out")).path
         extracting.verify(path)
         extracting.extract(path, str(tmp_path / "again"), me)
         _now, peak = tracemalloc.get_traced_memory()
@@ -463,14 +463,14 @@ def test_memory_is_flat(host, home, profile, tmp_path, me, inline):
 # What an agent may leave in its home
 
 
-def made(host, profile, tmp_path, me, **options):
+def made(host, agent, tmp_path, me, **options):
     """An archive of the home, and the directory that it was extracted to."""
-    path, manifest = making.create(host, profile, str(tmp_path / "out"), **options)
+    path, manifest = making.create(host, agent, str(tmp_path / "out"), **options)
     extracting.extract(path, str(tmp_path / "again"), me)
     return manifest, tmp_path / "again"
 
 
-def test_memories_are_never_left_out_as_a_cache(host, home, profile, tmp_path, me):
+def test_memories_are_never_left_out_as_a_cache(host, home, agent, tmp_path, me):
     tag = "Signature: 8a477f597d28d172789f06886806bc55\n"
     (home / "memories/CACHEDIR.TAG").write_text(tag)
     (home / "skills/tools/x/CACHEDIR.TAG").write_text(tag)
@@ -480,57 +480,57 @@ def test_memories_are_never_left_out_as_a_cache(host, home, profile, tmp_path, m
     # Empty, as `touch` makes it: no tag.
     (home / "workspace/work").mkdir()
     (home / "workspace/work/CACHEDIR.TAG").touch()
-    manifest, again = made(host, profile, tmp_path, me)
+    manifest, again = made(host, agent, tmp_path, me)
     for name in ("memories/MEMORY.md", "skills/tools/x/SKILL.md", "notes", "workspace/run.sh", "workspace/work"):
         assert (again / name).exists(), name
     assert "cache" in manifest.left_out["workspace/target"]
 
 
-def test_a_pipe_in_the_place_of_a_file_is_named(host, home, profile, tmp_path, me):
+def test_a_pipe_in_the_place_of_a_file_is_named(host, home, agent, tmp_path, me):
     (home / "SOUL.md").unlink()
     os.mkfifo(home / "SOUL.md")
-    manifest, again = made(host, profile, tmp_path, me)
+    manifest, again = made(host, agent, tmp_path, me)
     assert "pipe" in manifest.left_out["SOUL.md"]
     assert not (again / "SOUL.md").exists()
 
 
 @pytest.mark.parametrize("beside", ["state.db-journal", "state.db-wal", "state.db-shm"])
-def test_a_pipe_beside_a_database_holds_nobody(host, home, profile, tmp_path, me, beside):
+def test_a_pipe_beside_a_database_holds_nobody(host, home, agent, tmp_path, me, beside):
     with contextlib.suppress(FileNotFoundError):
         (home / beside).unlink()
     os.mkfifo(home / beside)
-    manifest, _again = made(host, profile, tmp_path, me)
+    manifest, _again = made(host, agent, tmp_path, me)
     assert "not a regular file" in manifest.problems["state.db"]
 
 
-def test_a_version_that_is_computed_for_ever_is_no_version(host, home, profile, tmp_path, me):
+def test_a_version_that_is_computed_for_ever_is_no_version(host, home, agent, tmp_path, me):
     with contextlib.closing(sqlite3.connect(home / "state.db")) as database:
         database.executescript(
             "DROP TABLE schema_version; CREATE VIEW schema_version AS WITH RECURSIVE "
             "n(version) AS (SELECT 1 UNION ALL SELECT version + 1 FROM n) SELECT version FROM n"
         )
-    manifest, again = made(host, profile, tmp_path, me)
+    manifest, again = made(host, agent, tmp_path, me)
     assert (manifest.problems, manifest.schemas) == ({}, {})
     assert (again / "state.db").exists()
 
 
-def test_thousands_of_odd_links_make_an_archive_that_can_be_verified(host, home, profile, tmp_path, me):
+def test_thousands_of_odd_links_make_an_archive_that_can_be_verified(host, home, agent, tmp_path, me):
     target = b"/" + b"\xff" * 4000
     (home / "l").mkdir()
     for number in range(11400):
         os.symlink(target, os.fsencode(home / "l") + b"/%d" % number)
-    manifest, again = made(host, profile, tmp_path, me)
+    manifest, again = made(host, agent, tmp_path, me)
     assert manifest.members > 11400
     assert "more of these notes" in manifest.problems["."]
     assert (again / "memories/MEMORY.md").exists()
     assert len(extracting.verify(archives.listed(str(tmp_path / "out"))[0].path).left_out) < 100
 
 
-def test_memory_does_not_grow_with_the_number_of_files(host, home, profile, tmp_path, inline):
+def test_memory_does_not_grow_with_the_number_of_files(host, home, agent, tmp_path, inline):
     def peak():
         tracemalloc.start()
         try:
-            making.create(host, profile, str(tmp_path / "out"))
+            making.create(host, agent, str(tmp_path / "out"))
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -543,13 +543,13 @@ def test_memory_does_not_grow_with_the_number_of_files(host, home, profile, tmp_
     assert peak() < few + (1 << 20)
 
 
-def test_a_hole_takes_no_space_where_it_is_restored(host, home, profile, tmp_path, me):
+def test_a_hole_takes_no_space_where_it_is_restored(host, home, agent, tmp_path, me):
     with open(home / "workspace/disk.img", "wb") as stream:
         stream.write(b"first")
         stream.truncate(400 << 20)
         stream.seek(300 << 20)
         stream.write(b"last")
-    manifest, again = made(host, profile, tmp_path, me)
+    manifest, again = made(host, agent, tmp_path, me)
     assert manifest.problems == {}
     status = os.stat(again / "workspace/disk.img")
     assert (status.st_size, status.st_blocks * 512 < 16 << 20) == (400 << 20, True)
@@ -559,21 +559,21 @@ def test_a_hole_takes_no_space_where_it_is_restored(host, home, profile, tmp_pat
         assert stream.read(5) == b"last\0"
 
 
-def test_more_holes_than_an_archive_takes_are_refused_by_name(host, home, profile, tmp_path, me):
+def test_more_holes_than_an_archive_takes_are_refused_by_name(host, home, agent, tmp_path, me):
     for name in ("a", "huge", "z"):
         (home / "workspace" / name).touch()
         os.truncate(home / "workspace" / name, (1 << 43) if name == "huge" else (10 << 20))
     with open(home / "workspace/db", "wb") as stream:
         stream.write(databases.SQLITE_MAGIC)
         stream.truncate(1 << 43)
-    manifest, again = made(host, profile, tmp_path, me)
+    manifest, again = made(host, agent, tmp_path, me)
     assert sorted(manifest.problems) == ["workspace/db", "workspace/huge"]
     assert "are holes" in manifest.problems["workspace/huge"]
     assert (again / "workspace/z").stat().st_size == 10 << 20
 
 
 @pytest.mark.parametrize("depth", [1300, 3000])
-def test_directories_that_are_nested_deeply(host, home, profile, tmp_path, me, depth):
+def test_directories_that_are_nested_deeply(host, home, agent, tmp_path, me, depth):
     descriptor = os.open(home / "workspace", os.O_RDONLY)
     for _each in range(depth):
         os.mkdir("d", dir_fd=descriptor)
@@ -582,7 +582,7 @@ def test_directories_that_are_nested_deeply(host, home, profile, tmp_path, me, d
         descriptor = below
     os.close(descriptor)
     try:
-        manifest, again = made(host, profile, tmp_path, me)
+        manifest, again = made(host, agent, tmp_path, me)
         assert manifest.members > 1300
         assert bool(manifest.problems) == (depth == 3000)
         assert (again / "memories/MEMORY.md").exists()
@@ -591,20 +591,20 @@ def test_directories_that_are_nested_deeply(host, home, profile, tmp_path, me, d
         subprocess.run(["rm", "-rf", home, tmp_path / "again"], check=True)
 
 
-def test_times_that_no_clock_shows(host, home, profile, tmp_path, me):
+def test_times_that_no_clock_shows(host, home, agent, tmp_path, me):
     for number, when in enumerate((-(10**9), 2**33)):
         os.utime(home / "SOUL.md", (0, when))
-        making.create(host, profile, str(tmp_path / f"out{number}"))
+        making.create(host, agent, str(tmp_path / f"out{number}"))
 
 
-def test_bits_that_make_a_program_somebody_else_are_not_kept(host, home, profile, tmp_path, me):
+def test_bits_that_make_a_program_somebody_else_are_not_kept(host, home, agent, tmp_path, me):
     os.chmod(home / "workspace/run.sh", 0o6755)
-    _manifest, again = made(host, profile, tmp_path, me)
+    _manifest, again = made(host, agent, tmp_path, me)
     assert stat.S_IMODE(os.stat(again / "workspace/run.sh").st_mode) == 0o755
 
 
 @needs_root
-def test_what_is_mounted_in_a_home_is_left_out_and_named(host, home, profile, tmp_path, me):
+def test_what_is_mounted_in_a_home_is_left_out_and_named(host, home, agent, tmp_path, me):
     (tmp_path / "others").mkdir()
     (tmp_path / "others/precious").write_text("x")
     (home / "workspace/media").mkdir()
@@ -612,24 +612,24 @@ def test_what_is_mounted_in_a_home_is_left_out_and_named(host, home, profile, tm
     if done.returncode:
         pytest.skip("SKIPPED, NOT PROVED: that mounts are left out, because none can be made")
     try:
-        manifest, again = made(host, profile, tmp_path, me)
+        manifest, again = made(host, agent, tmp_path, me)
     finally:
         subprocess.run(["umount", home / "workspace/media"], check=True)
     assert "mounted" in manifest.left_out["workspace/media"]
     assert not (again / "workspace/media").exists()
 
 
-def test_an_archive_that_does_not_verify_gets_no_name(host, home, profile, tmp_path, monkeypatch, inline_worker):
+def test_an_archive_that_does_not_verify_gets_no_name(host, home, agent, tmp_path, monkeypatch, inline_worker):
     """Should making and verifying ever disagree."""
-    good = making.create(host, profile, str(tmp_path / "out")).path
+    good = making.create(host, agent, str(tmp_path / "out")).path
     monkeypatch.setattr(tarstream, "PATH_LIMIT", 5)
     monkeypatch.setattr(extracting, "Worker", inline_worker)
     with pytest.raises(OpsError, match="not below home"):
-        making.create(host, profile, str(tmp_path / "out"))
+        making.create(host, agent, str(tmp_path / "out"))
     assert os.listdir(tmp_path / "out") == [os.path.basename(good)]
 
 
-def test_a_stream_that_is_refused_on_its_way_is_an_error(host, home, profile, tmp_path, monkeypatch):
+def test_a_stream_that_is_refused_on_its_way_is_an_error(host, home, agent, tmp_path, monkeypatch):
     class Refusing(extracting.Checking):
         def result(self):
             super().result()
@@ -637,13 +637,13 @@ def test_a_stream_that_is_refused_on_its_way_is_an_error(host, home, profile, tm
 
     monkeypatch.setattr(extracting, "Checking", Refusing)
     with open(tmp_path / "stream", "wb") as out, pytest.raises(OpsError, match="is refused"):
-        making.stream(host, profile, out)
+        making.stream(host, agent, out)
 
 
-def test_one_of_ours_that_was_killed_leaves_a_lock_with_its_worker(host, home, profile, tmp_path):
+def test_one_of_ours_that_was_killed_leaves_a_lock_with_its_worker(host, home, agent, tmp_path):
     """The worker writes on for a while; nobody may begin beside it."""
     with host.lock("backup") as lock:
-        worker = making._collector(host, profile, os.open("/dev/null", os.O_WRONLY), "", "exclude", 60, lock)
+        worker = making._collector(host, agent, os.open("/dev/null", os.O_WRONLY), "", "exclude", 60, lock)
         held = os.listdir(f"/proc/{worker._process.pid}/fd")
         worker.end()
     assert str(lock) in held
@@ -662,7 +662,7 @@ def member(name, kind=tarfile.REGTYPE, data=b"", **attributes):
 
 ABOUT = {
     "format": 2,
-    "profile": "default",
+    "agent": "default",
     "host": "h",
     "created": 1.0,
     "kit": "0",

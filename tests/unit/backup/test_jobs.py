@@ -70,7 +70,7 @@ def host(tmp_path):
 
 
 @pytest.fixture
-def profiles(host, tmp_path):
+def agents(host, tmp_path):
     made = []
     for name in ("first", "second"):
         home = tmp_path / name
@@ -100,23 +100,23 @@ def restic(tmp_path, monkeypatch):
 SETTINGS = Settings(restic_repository="/somewhere", restic_password=PASSWORD)
 
 
-def test_the_password_is_in_no_environment(host, profiles, restic, tmp_path):
+def test_the_password_is_in_no_environment(host, agents, restic, tmp_path):
     repository = Repository(host, SETTINGS)
     repository.prepare()
-    manifest = repository.save(profiles[0])
-    assert manifest.profile == "first"
+    manifest = repository.save(agents[0])
+    assert manifest.agent == "first"
     assert {call["password"] for call in restic()} == {PASSWORD}
     assert PASSWORD not in json.dumps([(call["words"], call["environment"]) for call in restic()])
     assert extracting.verify(str(tmp_path / "restic/first.tar")).members == manifest.members
 
 
-def test_a_snapshot_that_was_refused_on_its_way_stays_unfinished(host, profiles, restic, monkeypatch):
+def test_a_snapshot_that_was_refused_on_its_way_stays_unfinished(host, agents, restic, monkeypatch):
     def refuse(self):
         raise OpsError("is refused")
 
     monkeypatch.setattr(extracting.Checking, "result", refuse)
     with pytest.raises(OpsError, match="is refused"):
-        Repository(host, SETTINGS).save(profiles[0])
+        Repository(host, SETTINGS).save(agents[0])
     assert not [call for call in restic() if "tag" in call["words"]]
 
 
@@ -129,35 +129,35 @@ def job(host, monkeypatch):
     monkeypatch.setattr(backup.heartbeat, "conclude", lambda _host, _job, failed, said, **_more: ended.append(said))
 
     def run(**options):
-        backup.work(argparse.Namespace(**{"profile": None, "output": None, "env": None, "json": False, **options}))
+        backup.work(argparse.Namespace(**{"agent": None, "output": None, "env": None, "json": False, **options}))
         return ended
 
     run.ended = ended
     return run
 
 
-def test_a_home_that_cannot_be_read_keeps_no_other_agent_from_its_backup(host, profiles, restic, job, tmp_path):
+def test_a_home_that_cannot_be_read_keeps_no_other_agent_from_its_backup(host, agents, restic, job, tmp_path):
     (tmp_path / "first").rename(tmp_path / "gone")
     with pytest.raises(OpsError, match=r"first: .*cannot be read"):
         job()
-    assert [each.profile for each in archives.listed(archives.directory_of(host))] == ["second"]
+    assert [each.agent for each in archives.listed(archives.directory_of(host))] == ["second"]
     saved = [call["words"] for call in restic() if call["words"][0] == "backup"]
     assert [words[words.index("--stdin-filename") + 1] for words in saved][-1] == "second.tar"
     assert "first: " in job.ended[0]
 
 
-def test_a_defect_that_one_agent_found_keeps_no_other_from_its_backup(host, profiles, restic, job, monkeypatch):
+def test_a_defect_that_one_agent_found_keeps_no_other_from_its_backup(host, agents, restic, job, monkeypatch):
     create = backup.making.create
 
-    def defective(host, profile, *arguments, **options):
-        if profile.name == "first":
+    def defective(host, agent, *arguments, **options):
+        if agent.name == "first":
             raise TypeError("no mapping")
-        return create(host, profile, *arguments, **options)
+        return create(host, agent, *arguments, **options)
 
     monkeypatch.setattr(backup.making, "create", defective)
     with pytest.raises(OpsError, match=r"first: failed with TypeError \(test_jobs\.py:"):
         job()
-    assert [each.profile for each in archives.listed(archives.directory_of(host))] == ["second"]
+    assert [each.agent for each in archives.listed(archives.directory_of(host))] == ["second"]
     assert "first: " in job.ended[0]
 
 
@@ -172,17 +172,17 @@ def test_a_defect_that_one_agent_found_keeps_no_other_from_its_backup(host, prof
         {"databases": {}},
     ],
 )
-def test_a_look_at_a_backup_that_has_no_form_is_a_finding(host, profiles, monkeypatch, tmp_path, answer):
+def test_a_look_at_a_backup_that_has_no_form_is_a_finding(host, agents, monkeypatch, tmp_path, answer):
     monkeypatch.setattr(rehearsal.gateway, "current_release", lambda root: "0.19.0")
     monkeypatch.setattr(rehearsal.canary, "scratch", lambda *_arguments: contextlib.nullcontext(str(tmp_path)))
     manifest = SimpleNamespace(created=0.0, env_inside=True)
     monkeypatch.setattr(rehearsal, "_extract", lambda *_arguments: ("first.tar.gz", manifest))
     monkeypatch.setattr(rehearsal, "work", lambda *_arguments, **_options: answer)
     with pytest.raises(WorkerDied, match=r"first\.tar\.gz: .*has not the form of an answer"):
-        rehearsal.rehearse(host, profiles[0], rehearsal.Settings(), SETTINGS, lambda text: None)
+        rehearsal.rehearse(host, agents[0], rehearsal.Settings(), SETTINGS, lambda text: None)
 
 
-def test_a_backup_that_fails_removes_no_older_one(host, profiles, restic, job, tmp_path):
+def test_a_backup_that_fails_removes_no_older_one(host, agents, restic, job, tmp_path):
     directory = tmp_path / "ops/backups"
     directory.mkdir(parents=True)
     for day in range(10):
@@ -250,7 +250,7 @@ def test_a_damaged_database_in_a_backup_is_named(tmp_path, damage):
 
 
 @needs_root
-def test_no_backup_is_written_where_others_can_replace_it(host, profiles, restic, job, ground):
+def test_no_backup_is_written_where_others_can_replace_it(host, agents, restic, job, ground):
     shared, link = ground / "shared", ground / "link"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -262,40 +262,40 @@ def test_no_backup_is_written_where_others_can_replace_it(host, profiles, restic
 
 
 @pytest.fixture
-def opened(host, profiles, tmp_path, monkeypatch):
+def opened(host, agents, tmp_path, monkeypatch):
     """Whose home ``hermes-ops restore WORDS`` would replace by the archive *path*."""
     monkeypatch.setattr(command_restore.command_backup, "installation", lambda: host)
     parser = argparse.ArgumentParser()
     command_restore.arguments(parser)
 
     def call(path, *words):
-        with command_restore._opened(host, parser.parse_args([str(path), *words])) as (profile, source, _finish):
+        with command_restore._opened(host, parser.parse_args([str(path), *words])) as (agent, source, _finish):
             assert source == os.path.realpath(path)
-            return profile.name
+            return agent.name
 
     return call
 
 
-def test_whose_home_an_archive_replaces_is_said_by_its_name_and_not_by_what_is_in_it(host, profiles, opened, tmp_path):
-    made = making.create(host, profiles[0], str(tmp_path / "made")).path
+def test_whose_home_an_archive_replaces_is_said_by_its_name_and_not_by_what_is_in_it(host, agents, opened, tmp_path):
+    made = making.create(host, agents[0], str(tmp_path / "made")).path
     assert opened(made) == "first"
     # As an agent would want it: the archive of its own home says that it is of another agent.
-    lying = making.create(host, replace(profiles[0], name="second"), str(tmp_path / "made")).path
+    lying = making.create(host, replace(agents[0], name="second"), str(tmp_path / "made")).path
     renamed = os.path.join(os.path.dirname(made), "first-20260101T000000Z.tar.gz")
     os.rename(lying, renamed)
     unnamed = shutil.copy(renamed, tmp_path / "backup.tar.gz")
     for path in (renamed, unnamed):
-        with pytest.raises(OpsError, match=r"says that it is of second, its name does not\. Fix: .*--profile"):
+        with pytest.raises(OpsError, match=r"says that it is of second, its name does not\. Fix: .*--agent"):
             opened(path)
-        assert opened(path, "--profile", "first") == "first"
+        assert opened(path, "--agent", "first") == "first"
 
 
 @needs_root
-def test_the_name_of_an_archive_counts_where_only_root_gives_names(host, profiles, opened, ground):
-    made = making.create(host, profiles[0], str(ground / "made")).path
+def test_the_name_of_an_archive_counts_where_only_root_gives_names(host, agents, opened, ground):
+    made = making.create(host, agents[0], str(ground / "made")).path
     shutil.chown(ground / "made", "nobody")
     (ground / os.path.basename(made)).symlink_to(made)
     for path in (made, ground / os.path.basename(made)):
-        with pytest.raises(OpsError, match=r"not a directory that only root can change.*--profile first"):
+        with pytest.raises(OpsError, match=r"not a directory that only root can change.*--agent first"):
             opened(path)
-        assert opened(path, "--profile", "second") == "second"
+        assert opened(path, "--agent", "second") == "second"

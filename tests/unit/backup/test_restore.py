@@ -75,8 +75,8 @@ def host(tmp_path, monkeypatch, inline):
                 (tmp_path / "running").unlink()
         return Completed((), 0, "", "")
 
-    def look(profile, *_arguments):
-        result = health.Health(profile.name)
+    def look(agent, *_arguments):
+        result = health.Health(agent.name)
         if not (tmp_path / "running").exists():
             result.problems.append(health.Problem("not_running", "it does not run", "start it"))
         if (tmp_path / "home/sick").exists():
@@ -86,13 +86,13 @@ def host(tmp_path, monkeypatch, inline):
     monkeypatch.setattr(Manager, "call", call)
     monkeypatch.setattr(Manager, "reachable", True)
     monkeypatch.setattr(health, "check", look)
-    monkeypatch.setattr(health, "wait", lambda profiles, *_arguments: [look(profile) for profile in profiles])
+    monkeypatch.setattr(health, "wait", lambda agents, *_arguments: [look(agent) for agent in agents])
     monkeypatch.setattr(guard, "UNIT_DIRECTORY", str(tmp_path / "units"))
     assert systemd.Manager is Manager
     make_home(tmp_path / "home")
     (tmp_path / "running").touch()
     host.records("default").prepare()
-    host.records("default").write_agent(profile_of(tmp_path))
+    host.records("default").write_agent(agent_of(tmp_path))
     return host
 
 
@@ -101,13 +101,13 @@ def orders(host):
     return [verb for verb in host.orders if verb in ("start", "stop", "restart")]
 
 
-def profile_of(tmp_path):
+def agent_of(tmp_path):
     return described.agent(home=str(tmp_path / "home"), directory=str(tmp_path), unit=UNIT, drain=0)
 
 
 @pytest.fixture
-def profile(host, tmp_path):
-    return profile_of(tmp_path)
+def agent(host, tmp_path):
+    return agent_of(tmp_path)
 
 
 def make_home(home):
@@ -163,12 +163,12 @@ def tree(top):
 
 
 @pytest.fixture
-def made(host, profile, tmp_path):
+def made(host, agent, tmp_path):
     """A backup, and what was in the home then and is now."""
     home = tmp_path / "home"
     say_to(home, "hello", time.time() - 100)
     old = tree(home)
-    path = making.create(host, profile, str(tmp_path / "backups")).path
+    path = making.create(host, agent, str(tmp_path / "backups")).path
     change(home)
     shutil.copytree(home, tmp_path / "saved")
     return path, old, tree(home)
@@ -184,9 +184,9 @@ def expected(old, new):
     return {**{path: value for path, value in old.items() if path.split("/")[0] not in STAYS}, **mine}
 
 
-def run(host, profile, path, **options):
+def run(host, agent, path, **options):
     said = []
-    aside = restore.Restore(host, said.append).restore(profile, path, **options)
+    aside = restore.Restore(host, said.append).restore(agent, path, **options)
     return aside, said
 
 
@@ -202,9 +202,9 @@ def leftovers(tmp_path):
     ]
 
 
-def test_restored_and_what_was_there_is_set_aside(host, profile, made, tmp_path):
+def test_restored_and_what_was_there_is_set_aside(host, agent, made, tmp_path):
     path, old, new = made
-    aside, _said = run(host, profile, path, force=True)
+    aside, _said = run(host, agent, path, force=True)
     assert tree(tmp_path / "home") == expected(old, new)
     assert os.path.dirname(aside) == str(tmp_path / "ops/set-aside")
     assert os.path.basename(aside).startswith("default-")
@@ -218,23 +218,23 @@ def test_restored_and_what_was_there_is_set_aside(host, profile, made, tmp_path)
     assert leftovers(tmp_path) == []
 
 
-def test_env_of_the_backup_replaces_that_of_the_host(host, profile, tmp_path):
-    path = making.create(host, profile, str(tmp_path / "backups"), env="include").path
+def test_env_of_the_backup_replaces_that_of_the_host(host, agent, tmp_path):
+    path = making.create(host, agent, str(tmp_path / "backups"), env="include").path
     (tmp_path / "home/.env").write_text("KEY=newer\n")
     (tmp_path / "home/.env.bak").write_text("KEY=another\n")
-    aside, _said = run(host, profile, path)
+    aside, _said = run(host, agent, path)
     assert (tmp_path / "home/.env").read_text() == "KEY=of the host\n"
     assert sorted(name for name in os.listdir(aside) if name.startswith(".env")) == [".env", ".env.bak"]
 
 
-def test_an_empty_home_of_another_host(host, profile, made, tmp_path):
+def test_an_empty_home_of_another_host(host, agent, made, tmp_path):
     path, old, _new = made
     shutil.rmtree(tmp_path / "home")
     (tmp_path / "home/memories").mkdir(parents=True)
     # As site.yml made it just now.
     (tmp_path / "home/config.yaml").write_text("model: two\n")
     (tmp_path / "home/.env").write_text("KEY=of another host\n")
-    run(host, profile, path)
+    run(host, agent, path)
     expected = {
         p: v for p, v in old.items() if p.split("/")[0] not in ("logs", "profiles", "gateway_state.json", ".env")
     }
@@ -242,10 +242,10 @@ def test_an_empty_home_of_another_host(host, profile, made, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["message", "memories/MEMORY.md", "skills/b/SKILL.md", "config.yaml", "SOUL.md"])
-def test_a_home_that_knows_more_is_not_overwritten(host, profile, tmp_path, what):
+def test_a_home_that_knows_more_is_not_overwritten(host, agent, tmp_path, what):
     home = tmp_path / "home"
     say_to(home, "hello", time.time() - 100)
-    path = making.create(host, profile, str(tmp_path / "backups")).path
+    path = making.create(host, agent, str(tmp_path / "backups")).path
     assert extracting.compare(path, Owner.current(), str(home)).learnt == []
     later = time.time() + 60
     if what == "message":
@@ -256,25 +256,25 @@ def test_a_home_that_knows_more_is_not_overwritten(host, profile, tmp_path, what
         os.utime(home / what, (later, later))
     before = tree(home)
     with pytest.raises(OpsError, match="knows more than the backup") as caught:
-        run(host, profile, path)
+        run(host, agent, path)
     assert ("somebody spoke" if what == "message" else what) in str(caught.value)
     assert "--force" in caught.value.fix
     with pytest.raises(OpsError, match="knows more than the backup"):
-        restore.Restore(host, print).check(profile, path)
-    assert "would restore" in restore.Restore(host, print).check(profile, path, force=True)
+        restore.Restore(host, print).check(agent, path)
+    assert "would restore" in restore.Restore(host, print).check(agent, path, force=True)
     assert tree(home) == before
     assert leftovers(tmp_path) == []
-    run(host, profile, path, force=True)
+    run(host, agent, path, force=True)
 
 
 @pytest.mark.parametrize(
     "harmless", ["touched", "our own question", "nobody ever spoke", "the log", "an unreadable database"]
 )
-def test_what_is_no_knowledge_does_not_stop_it(host, profile, tmp_path, harmless):
+def test_what_is_no_knowledge_does_not_stop_it(host, agent, tmp_path, harmless):
     home, later = tmp_path / "home", time.time() + 60
     if harmless != "nobody ever spoke":
         say_to(home, "hello", time.time() - 100)
-    path = making.create(host, profile, str(tmp_path / "backups")).path
+    path = making.create(host, agent, str(tmp_path / "backups")).path
     if harmless == "touched":
         os.utime(home / "memories/MEMORY.md", (later, later))
     elif harmless == "our own question":
@@ -286,40 +286,40 @@ def test_what_is_no_knowledge_does_not_stop_it(host, profile, tmp_path, harmless
         os.utime(home / "logs/gateway.log", (later, later))
     else:
         (home / "state.db").write_bytes(b"no database")
-    run(host, profile, path)
+    run(host, agent, path)
 
 
-def test_a_damaged_archive_touches_nothing(host, profile, made, tmp_path):
+def test_a_damaged_archive_touches_nothing(host, agent, made, tmp_path):
     path, _old, new = made
     with open(path, "r+b") as stream:
         stream.truncate(os.path.getsize(path) - 30)
     with pytest.raises(OpsError, match=r"damaged|incomplete"):
-        run(host, profile, path, force=True)
+        run(host, agent, path, force=True)
     assert tree(tmp_path / "home") == new
     assert leftovers(tmp_path) == []
     assert (tmp_path / "running").exists()
 
 
-def test_a_sender_that_fails_at_its_end_touches_nothing(host, profile, made, tmp_path):
+def test_a_sender_that_fails_at_its_end_touches_nothing(host, agent, made, tmp_path):
     path, _old, new = made
 
     def finish():
         raise OpsError("was cut off")
 
     with pytest.raises(OpsError, match="was cut off"):
-        run(host, profile, path, force=True, finish=finish)
+        run(host, agent, path, force=True, finish=finish)
     assert tree(tmp_path / "home") == new
     assert leftovers(tmp_path) == []
 
 
-def test_an_agent_that_is_not_well_on_it_gets_its_home_back(host, profile, tmp_path):
+def test_an_agent_that_is_not_well_on_it_gets_its_home_back(host, agent, tmp_path):
     home = tmp_path / "home"
     (home / "sick").touch()
-    path = making.create(host, profile, str(tmp_path / "backups")).path
+    path = making.create(host, agent, str(tmp_path / "backups")).path
     (home / "sick").unlink()
     before = tree(home)
     with pytest.raises(OpsError, match="it is sick"):
-        run(host, profile, path)
+        run(host, agent, path)
     assert tree(home) == before
     assert (tmp_path / "running").exists()
     assert leftovers(tmp_path) == []
@@ -331,69 +331,69 @@ def test_an_agent_that_is_not_well_on_it_gets_its_home_back(host, profile, tmp_p
     assert {"sick", "made.json", "state.db"} < set(gone)
 
 
-def test_an_agent_that_was_not_well_before_either_keeps_it(host, profile, made, tmp_path):
+def test_an_agent_that_was_not_well_before_either_keeps_it(host, agent, made, tmp_path):
     (tmp_path / "home/sick").touch()
-    run(host, profile, made[0], force=True)
+    run(host, agent, made[0], force=True)
     assert not (tmp_path / "home/sick").exists()
     (tmp_path / "home/sick").touch()
-    sick = making.create(host, profile, str(tmp_path / "backups")).path
-    run(host, profile, sick, force=True)
+    sick = making.create(host, agent, str(tmp_path / "backups")).path
+    run(host, agent, sick, force=True)
     assert (tmp_path / "home/sick").exists()
 
 
-def test_only_one_at_a_time_and_not_during_an_update(host, profile, made):
+def test_only_one_at_a_time_and_not_during_an_update(host, agent, made):
     path = made[0]
     with host.lock("restore"), pytest.raises(OpsError, match="is held by another process"):
-        run(host, profile, path, force=True)
+        run(host, agent, path, force=True)
     with host.lock("update"), pytest.raises(OpsError, match="an update is running"):
-        run(host, profile, path, force=True)
+        run(host, agent, path, force=True)
     (Path(host.ops_dir) / "separate.json").write_text("{}")
     with pytest.raises(OpsError, match=r"a separation is running or was interrupted.*separate --recover"):
-        run(host, profile, path, force=True)
+        run(host, agent, path, force=True)
 
 
-def test_no_backup_of_a_home_that_is_half_restored(host, profile, tmp_path):
+def test_no_backup_of_a_home_that_is_half_restored(host, agent, tmp_path):
     (tmp_path / "ops/restore.json").write_text("{}")
     with pytest.raises(OpsError, match="was interrupted"):
-        making.create(host, profile, str(tmp_path / "backups"))
+        making.create(host, agent, str(tmp_path / "backups"))
 
 
-def test_a_backup_of_the_future_is_not_known_to_be_newer(host, profile, made, tmp_path, monkeypatch):
+def test_a_backup_of_the_future_is_not_known_to_be_newer(host, agent, made, tmp_path, monkeypatch):
     path, _old, new = made
     ten_years = 10 * 365 * 86400
     say_to(tmp_path / "home", "said since", time.time())
     new = tree(tmp_path / "home")
     monkeypatch.setattr(time, "time", lambda: START - ten_years)
     with pytest.raises(OpsError, match="made with a clock that was fast"):
-        run(host, profile, path)
+        run(host, agent, path)
     assert tree(tmp_path / "home") == new
 
 
 def test_a_gateway_that_somebody_starts_meanwhile_is_not_left_on_what_was_set_aside(
-    host, profile, made, tmp_path, monkeypatch
+    host, agent, made, tmp_path, monkeypatch
 ):
     path, _old, _new = made
     exchange = restore.Restore._exchange
 
     def meanwhile(self, *arguments):
-        self.host.manager_of(profile).call("start", UNIT)
+        self.host.manager_of(agent).call("start", UNIT)
         exchange(self, *arguments)
 
     monkeypatch.setattr(restore.Restore, "_exchange", meanwhile)
-    run(host, profile, path, force=True)
+    run(host, agent, path, force=True)
     assert orders(host) == ["stop", "start", "stop", "start"]
 
 
-def test_a_backup_that_reads_the_home_comes_to_its_end_first(host, profile, made, tmp_path, monkeypatch):
+def test_a_backup_that_reads_the_home_comes_to_its_end_first(host, agent, made, tmp_path, monkeypatch):
     path, _old, new = made
     monkeypatch.setattr(making, "LOCK_TIMEOUT", 0.1)
     with host.lock("backup"), pytest.raises(OpsError, match="is held by another process"):
-        run(host, profile, path, force=True)
+        run(host, agent, path, force=True)
     assert tree(tmp_path / "home") == new
     assert leftovers(tmp_path) == []
 
 
-def test_somebody_who_writes_into_the_home_meanwhile_loses_nothing(host, profile, made, tmp_path, monkeypatch):
+def test_somebody_who_writes_into_the_home_meanwhile_loses_nothing(host, agent, made, tmp_path, monkeypatch):
     path, _old, new = made
     original = selection.replaced
 
@@ -406,17 +406,17 @@ def test_somebody_who_writes_into_the_home_meanwhile_loses_nothing(host, profile
 
     monkeypatch.setattr(selection, "replaced", replaced)
     with pytest.raises(OpsError, match=r"'config\.yaml' cannot be replaced"):
-        run(host, profile, path, force=True)
+        run(host, agent, path, force=True)
     assert tree(tmp_path / "home") == new
 
 
-def test_links_out_of_the_home(host, profile, tmp_path):
+def test_links_out_of_the_home(host, agent, tmp_path):
     home = tmp_path / "home"
     (tmp_path / "elsewhere").mkdir()
     (home / "workspace").symlink_to(tmp_path / "elsewhere")
     (home / "gone").symlink_to("/nonexistent")
-    path = making.create(host, profile, str(tmp_path / "backups")).path
-    run(host, profile, path)
+    path = making.create(host, agent, str(tmp_path / "backups")).path
+    run(host, agent, path)
     assert os.readlink(home / "workspace") == str(tmp_path / "elsewhere")
     # As it was: it led nowhere.
     assert os.readlink(home / "gone") == "/nonexistent"
@@ -451,11 +451,11 @@ def undone(host, tmp_path, new):
     assert all(name.endswith("-undone") for name in kept)
 
 
-def test_killed_anywhere_it_is_undone(host, profile, made, tmp_path, killed_at):
+def test_killed_anywhere_it_is_undone(host, agent, made, tmp_path, killed_at):
     path, old, new = made
     for number in range(1000):
         again(tmp_path)
-        if killed_at(number, lambda: run(host, profile, path, force=True)):
+        if killed_at(number, lambda: run(host, agent, path, force=True)):
             break
         with host.lock("restore"):
             restore.Restore(host, lambda _text: None).recover()
@@ -468,12 +468,12 @@ def test_killed_anywhere_it_is_undone(host, profile, made, tmp_path, killed_at):
     assert tree(tmp_path / "home") == expected(old, new)
 
 
-def test_killed_when_it_counts_it_is_finished(host, profile, made, tmp_path, monkeypatch, killed_at):
+def test_killed_when_it_counts_it_is_finished(host, agent, made, tmp_path, monkeypatch, killed_at):
     path, old, new = made
     again(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(restore.Restore, "_keep", lambda *_arguments: os.kill(os.getpid(), signal.SIGKILL))
-        assert not killed_at(10**6, lambda: run(host, profile, path, force=True))
+        assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
     said: list[str] = []
     assert restore.Restore(host, said.append).recover()
     assert "interrupted after it counted: it is finished" in said[0]
@@ -484,7 +484,7 @@ def test_killed_when_it_counts_it_is_finished(host, profile, made, tmp_path, mon
 
 @pytest.mark.parametrize("step", ["switch", "start"])
 def test_killed_anywhere_while_it_is_undone_it_is_undone_by_the_next(
-    host, profile, made, tmp_path, step, monkeypatch, killed_at
+    host, agent, made, tmp_path, step, monkeypatch, killed_at
 ):
     path, _old, new = made
 
@@ -497,7 +497,7 @@ def test_killed_anywhere_while_it_is_undone_it_is_undone_by_the_next(
         again(tmp_path)
         with monkeypatch.context() as patch:
             patch.setattr(restore.Restore, f"_{step}", stop_there)
-            assert not killed_at(1000, lambda: run(host, profile, path, force=True))
+            assert not killed_at(1000, lambda: run(host, agent, path, force=True))
         assert tree(tmp_path / "home") != new
         # At boot nobody runs.
         over = killed_at(number, lambda: restore.Restore(host, lambda _text: None).recover(boot=True))
@@ -509,14 +509,14 @@ def test_killed_anywhere_while_it_is_undone_it_is_undone_by_the_next(
     assert number > 10
 
 
-def test_the_next_restore_undoes_the_one_that_was_killed_and_does_its_own(host, profile, made, tmp_path, killed_at):
+def test_the_next_restore_undoes_the_one_that_was_killed_and_does_its_own(host, agent, made, tmp_path, killed_at):
     path, old, new = made
-    assert not killed_at(20, lambda: run(host, profile, path, force=True))
+    assert not killed_at(20, lambda: run(host, agent, path, force=True))
     assert (tmp_path / "ops/restore.json").exists()
     guards = [name for _d, _n, files in os.walk(tmp_path / "units") for name in files]
     assert "hermes-restore-recovery.service" in guards
     time.sleep(1.1)
-    run(host, profile, path, force=True)
+    run(host, agent, path, force=True)
     assert tree(tmp_path / "home") == expected(old, new)
     assert leftovers(tmp_path) == []
 
@@ -537,9 +537,9 @@ def nobodys(host, ground, monkeypatch):
     home = top / "home"
     make_home(home)
     subprocess.run(["chown", "-R", "nobody", str(home)], check=True)
-    profile = described.agent(user="nobody", home=str(home), directory=str(top), unit=UNIT, drain=0)
-    host.records("default").write_agent(profile)
-    yield top, home, profile
+    agent = described.agent(user="nobody", home=str(home), directory=str(top), unit=UNIT, drain=0)
+    host.records("default").write_agent(agent)
+    yield top, home, agent
     # pytest cannot remove what is nested deeply.
     subprocess.run(["rm", "-rf", str(top)], check=True)
 
@@ -561,13 +561,13 @@ for _each in range(1300):
 
 @needs_root
 def test_deep_directories_in_the_way_stop_neither_restores_nor_backups(host, nobodys):
-    top, home, profile = nobodys
-    path = making.create(host, profile, str(top / "backups")).path
+    top, home, agent = nobodys
+    path = making.create(host, agent, str(top / "backups")).path
     for name in (".hermes-ops-restore-1", ".hermes-ops-copy-1", ".hermes-ops-restore"):
         as_agent(NEST, home / name)
-    run(host, profile, path, force=True)
+    run(host, agent, path, force=True)
     assert not (home / ".hermes-ops-restore-1").exists()
-    making.create(host, profile, str(top / "backups"))
+    making.create(host, agent, str(top / "backups"))
     assert not (home / ".hermes-ops-copy-1").exists()
     assert restore.Restore(host, print).recover() is False
 
@@ -575,8 +575,8 @@ def test_deep_directories_in_the_way_stop_neither_restores_nor_backups(host, nob
 @needs_root
 @pytest.mark.parametrize("what", ["a pipe", "a cache", "a link", "a database"])
 def test_whatever_lies_in_a_home_gives_way_to_the_backup(host, nobodys, what):
-    top, home, profile = nobodys
-    path = making.create(host, profile, str(top / "backups")).path
+    top, home, agent = nobodys
+    path = making.create(host, agent, str(top / "backups")).path
     program = {
         "a pipe": "os.unlink('config.yaml'); os.mkfifo('config.yaml')",
         "a cache": "open('memories/CACHEDIR.TAG', 'w').write('Signature: 8a477f597d28d172789f06886806bc55')",
@@ -584,7 +584,7 @@ def test_whatever_lies_in_a_home_gives_way_to_the_backup(host, nobodys, what):
         "a database": "os.mkfifo('state.db-journal')",
     }[what]
     as_agent(f"import os, sys; os.chdir(sys.argv[1]); {program}", home)
-    run(host, profile, path)
+    run(host, agent, path)
     assert (home / "config.yaml").read_text() == "model: one\n"
     assert (home / "memories/MEMORY.md").read_text() == "old\n"
     assert not (home / "memories").is_symlink()
@@ -594,13 +594,13 @@ def test_whatever_lies_in_a_home_gives_way_to_the_backup(host, nobodys, what):
 @needs_root
 def test_a_journal_that_an_agent_planted_is_not_believed(host, nobodys):
     """As it could while the volume was not mounted."""
-    top, _home, profile = nobodys
+    top, _home, agent = nobodys
     target = top / "cron.d"
     target.mkdir()
     shutil.rmtree(top / "ops")
     top.chmod(0o1777)
     stamp = "20260101T000000Z"
-    journal = {"profile": "default", "home": str(target), "inode": os.stat(target).st_ino, "stamp": stamp}
+    journal = {"agent": "default", "home": str(target), "inode": os.stat(target).st_ino, "stamp": stamp}
     journal |= {"running": False, "step": "switch"}
     as_agent(
         "import os, sys; os.mkdir(sys.argv[1]); open(sys.argv[1] + '/restore.json', 'w').write(sys.argv[2])",
@@ -613,14 +613,14 @@ def test_a_journal_that_an_agent_planted_is_not_believed(host, nobodys):
         with pytest.raises(OpsError, match="cannot be trusted"), host.lock(job):
             pass
     with pytest.raises(OpsError, match="cannot be trusted"):
-        making.create(host, profile, str(top / "backups"))
+        making.create(host, agent, str(top / "backups"))
     assert os.listdir(target) == []
 
 
 @needs_root
 def test_root_changes_nothing_where_a_journal_says_that_a_home_was(host, nobodys):
     """Even one that is root's own: what is done, the agent does."""
-    top, _home, _profile = nobodys
+    top, _home, _agent = nobodys
     target = top / "cron.d"
     stamp = "20260101T000000Z"
     (target / f".hermes-ops-set-aside-{stamp}").mkdir(parents=True)
@@ -635,11 +635,11 @@ def test_root_changes_nothing_where_a_journal_says_that_a_home_was(host, nobodys
 
 @needs_root
 def test_a_home_whose_volume_is_not_mounted_is_left_alone(host, nobodys, killed_at):
-    top, home, profile = nobodys
-    path = making.create(host, profile, str(top / "backups")).path
+    top, home, agent = nobodys
+    path = making.create(host, agent, str(top / "backups")).path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(restore.Restore, "_start", lambda *_arguments: os.kill(os.getpid(), signal.SIGKILL))
-        assert not killed_at(10**6, lambda: run(host, profile, path, force=True))
+        assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
     home.rename(top / "unmounted")
     home.mkdir()
     with pytest.raises(OpsError, match="is another directory than before"):
@@ -653,15 +653,15 @@ def test_a_home_whose_volume_is_not_mounted_is_left_alone(host, nobodys, killed_
 
 @needs_root
 def test_what_is_mounted_in_a_home_stays_where_it_is(host, nobodys):
-    top, home, profile = nobodys
-    path = making.create(host, profile, str(top / "backups")).path
+    top, home, agent = nobodys
+    path = making.create(host, agent, str(top / "backups")).path
     (top / "others").mkdir()
     (top / "others/precious").write_text("x")
     (home / "media").mkdir()
     if subprocess.run(["mount", "--bind", top / "others", home / "media"]).returncode:
         pytest.skip("SKIPPED, NOT PROVED: that mounts stay, because none can be made")
     try:
-        run(host, profile, path, force=True)
+        run(host, agent, path, force=True)
         assert (home / "media/precious").read_text() == "x"
         assert os.stat(top / "others/precious").st_uid == 0
     finally:
@@ -670,21 +670,21 @@ def test_what_is_mounted_in_a_home_stays_where_it_is(host, nobodys):
 
 @needs_root
 def test_directories_that_may_not_be_written_to_change_places_like_others(host, nobodys):
-    top, home, profile = nobodys
+    top, home, agent = nobodys
     as_agent("import os, sys; os.chmod(sys.argv[1], 0o555)", home / "skills")
-    path = making.create(host, profile, str(top / "backups")).path
-    aside, _said = run(host, profile, path, force=True)
+    path = making.create(host, agent, str(top / "backups")).path
+    aside, _said = run(host, agent, path, force=True)
     assert {os.stat(each).st_mode & 0o777 for each in (home / "skills", Path(aside, "skills"))} == {0o555}
 
 
 @needs_root
 def test_an_agent_that_holds_everything_in_its_home_is_one_error(host, nobodys):
     """Files of root's, closed to it: nothing of them is touched."""
-    top, home, profile = nobodys
-    path = making.create(host, profile, str(top / "backups")).path
+    top, home, agent = nobodys
+    path = making.create(host, agent, str(top / "backups")).path
     (home / "memories/roots").mkdir(mode=0o700)
     (home / "memories/roots/file").write_text("root's")
-    aside, _said = run(host, profile, path, force=True)
+    aside, _said = run(host, agent, path, force=True)
     assert Path(aside, "memories/roots/file").read_text() == "root's"
     assert os.stat(Path(aside, "memories/roots")).st_uid == 0
 
@@ -692,14 +692,14 @@ def test_an_agent_that_holds_everything_in_its_home_is_one_error(host, nobodys):
 # What last worked
 
 
-def test_what_last_worked_is_put_back(host, profile, tmp_path):
+def test_what_last_worked_is_put_back(host, agent, tmp_path):
     home, records = tmp_path / "home", host.records("default")
     for name in ("config.yaml", ".env"):
         records.keep(str(home / name), Owner.current(), replace=True)
     (home / "config.yaml").write_text("broken: [")
     (home / ".env").write_text("KEY=broken\n")
     said = []
-    aside = kept.put_back_kept(host, profile, said.append)
+    aside = kept.put_back_kept(host, agent, said.append)
     assert (home / "config.yaml").read_text() == "model: one\n"
     assert (home / ".env").read_text() == "KEY=of the host\n"
     assert os.stat(home / ".env").st_mode & 0o777 == 0o600
@@ -707,9 +707,9 @@ def test_what_last_worked_is_put_back(host, profile, tmp_path):
     # One order to systemd: whoever is killed after a stop has nobody who starts it.
     assert orders(host) == ["restart"]
     # Nothing differs: a fresh start is all there is to it.
-    assert kept.put_back_kept(host, profile, said.append) is None
+    assert kept.put_back_kept(host, agent, said.append) is None
 
 
-def test_nothing_was_ever_kept(host, profile):
+def test_nothing_was_ever_kept(host, agent):
     with pytest.raises(OpsError, match="nothing is kept"):
-        kept.put_back_kept(host, profile, print)
+        kept.put_back_kept(host, agent, print)

@@ -70,7 +70,7 @@ class Host(Installation):
 
     def home_in_unit(self, name: str) -> Path:
         """Where the gateway of agent *name* would work if it was started now."""
-        text = (self.top / f"units/hermes-gateway@{name}.service.d/profile.conf").read_text()
+        text = (self.top / f"units/hermes-gateway@{name}.service.d/agent.conf").read_text()
         return Path(re.search(r"^Environment=HERMES_HOME=(.*)$", text, re.M).group(1))
 
     def call(self, verb: str, *arguments: str) -> Completed:
@@ -93,12 +93,12 @@ class Host(Installation):
                 path.unlink(missing_ok=True)
         return Completed((), 0, "", "")
 
-    def look(self, profile: Agent) -> health.Health:
-        result = health.Health(profile.name)
-        path = self.top / "running" / profile.unit
-        if not path.exists() or path.read_text() != profile.home:
+    def look(self, agent: Agent) -> health.Health:
+        result = health.Health(agent.name)
+        path = self.top / "running" / agent.unit
+        if not path.exists() or path.read_text() != agent.home:
             result.problems.append(health.Problem("not_running", "it does not run", "start it"))
-        if profile.user != "ada" and (self.top / "sick").exists():
+        if agent.user != "ada" and (self.top / "sick").exists():
             result.problems.append(health.Problem("sick", "it is sick", "heal it"))
         return result
 
@@ -127,7 +127,7 @@ def host(tmp_path, monkeypatch):
     host = Host(tmp_path)
     monkeypatch.setattr(Manager, "call", lambda _self, *words, **_options: host.call(*words))
     monkeypatch.setattr(Manager, "reachable", True)
-    monkeypatch.setattr(health, "wait", lambda profiles, *_more: [host.look(profile) for profile in profiles])
+    monkeypatch.setattr(health, "wait", lambda agents, *_more: [host.look(agent) for agent in agents])
     monkeypatch.setattr(guard, "UNIT_DIRECTORY", str(tmp_path / "guards"))
     monkeypatch.setitem(units.UNIT_DIRECTORIES, "system", str(tmp_path / "units"))
     monkeypatch.setattr(installation, "AGENTS", str(tmp_path / "agents"))
@@ -166,41 +166,41 @@ def converge(host: Host) -> None:
         shutil.rmtree(host.top / name, ignore_errors=True)
         (host.top / name).mkdir(mode=0o755)
     fill(host.top)
-    for name, profile in declared(host.top).items():
+    for name, agent in declared(host.top).items():
         (host.top / "data/agents" / name).mkdir(parents=True)
         host.records(name).prepare()
-        host.records(name).write_agent(profile)
+        host.records(name).write_agent(agent)
     for path, text in written(host, declared(host.top)).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    for profile in declared(host.top).values():
-        host.call("start", profile.unit)
-    host.__dict__.pop("profiles", None)
+    for agent in declared(host.top).values():
+        host.call("start", agent.unit)
+    host.__dict__.pop("agents", None)
 
 
-def written(host: Host, profiles: dict[str, Agent]) -> dict[Path, str]:
-    """What site.yml writes for *profiles* on a host where everything is on."""
+def written(host: Host, agents: dict[str, Agent]) -> dict[Path, str]:
+    """What site.yml writes for *agents* on a host where everything is on."""
     units_host = units.Host("system", host.root, 252, 10, 300)
-    homes = [logs.Home(each.home, each.user, logs.group_of(each.user)) for each in profiles.values()]
-    first = profiles["default"]
+    homes = [logs.Home(each.home, each.user, logs.group_of(each.user)) for each in agents.values()]
+    first = agents["default"]
     return {
-        **{Path(installation.AGENTS, f"{name}.json"): published(profile) for name, profile in profiles.items()},
+        **{Path(installation.AGENTS, f"{name}.json"): published(agent) for name, agent in agents.items()},
         Path(logs.CONFIG): logs.render_config(SETTINGS, homes),
         Path(logs.SERVICE): logs.render_service(SETTINGS, homes),
         Path(units_host.dashboard_path): units.render_dashboard(
             units_host, first, host.owner_of(first), "127.0.0.1", 9119
         ),
         **{
-            Path(units_host.drop_in_path(name)): units.render_drop_in(units_host, profile, host.owner_of(profile))
-            for name, profile in profiles.items()
+            Path(units_host.drop_in_path(name)): units.render_drop_in(units_host, agent, host.owner_of(agent))
+            for name, agent in agents.items()
         },
     }
 
 
-def published(profile: Agent) -> str:
+def published(agent: Agent) -> str:
     """What everybody may know of an agent; none of these has a managed scope."""
-    agent = {"name": profile.name, "user": profile.user, "home": profile.home, "managed_dir": None}
-    return json.dumps(agent, indent=2) + "\n"
+    said = {"name": agent.name, "user": agent.user, "home": agent.home, "managed_dir": None}
+    return json.dumps(said, indent=2) + "\n"
 
 
 def tree(top: Path) -> dict[str, object]:
@@ -220,7 +220,7 @@ def run(host: Host, *names: str, say=lambda _text: None) -> list[dict]:
 
 
 def recover(host: Host, *, boot: bool = False) -> str | None:
-    host.__dict__.pop("profiles", None)
+    host.__dict__.pop("agents", None)
     with host.lock("separate"):
         return separate.Separate(host, lambda _text: None).recover(boot=boot)
 
@@ -242,14 +242,14 @@ def check_before(host: Host) -> None:
 
 def test_those_that_share_a_home_or_a_user_are_chosen_the_inner_ones_first(host):
     chosen = separable.choose(list(declared(host.top).values()), [], [])
-    assert [profile.name for profile in chosen] == ["work", "default"]
+    assert [agent.name for agent in chosen] == ["work", "default"]
 
 
 def test_agents_with_homes_of_their_own_stay_also_where_a_user_is_shared(host):
-    profiles = [replace(profile, user="team") for profile in declared(host.top, adopted=False).values()]
-    assert separable.choose(profiles, [], []) == []
+    agents = [replace(agent, user="team") for agent in declared(host.top, adopted=False).values()]
+    assert separable.choose(agents, [], []) == []
     with pytest.raises(OpsError, match="agent work has a home of its own already"):
-        separable.choose(profiles, ["work"], [])
+        separable.choose(agents, ["work"], [])
 
 
 def test_a_home_that_holds_another_agents_is_not_separated_alone(host):
@@ -283,9 +283,9 @@ def test_a_user_of_somebody_else_is_not_taken(host, monkeypatch, entry, what):
 
 
 def test_a_name_that_no_user_can_have_is_refused(host):
-    profile = replace(declared(host.top)["work"], name="w" * 40)
+    agent = replace(declared(host.top)["work"], name="w" * 40)
     with pytest.raises(OpsError, match="more than the 32 characters"):
-        separable.check_user(f"hermes-{profile.name}", profile, [profile])
+        separable.check_user(f"hermes-{agent.name}", agent, [agent])
 
 
 def test_a_user_that_runs_another_agent_is_refused(host):
@@ -303,7 +303,7 @@ def test_an_agent_that_does_not_run_is_refused_and_so_are_the_others(host, stopp
 
 
 def test_a_unit_that_somebody_changed_is_refused(host):
-    path = host.top / "units/hermes-gateway@default.service.d/profile.conf"
+    path = host.top / "units/hermes-gateway@default.service.d/agent.conf"
     path.write_text(path.read_text() + "Nice=5\n")
     with pytest.raises(OpsError, match="is not what the host was converged to"):
         run(host)
@@ -388,8 +388,8 @@ def test_afterwards_the_host_is_as_site_yml_would_have_it(host):
     run(host)
     expected = written(host, declared(host.top, adopted=False))
     assert {path: path.read_text() for path in expected} == expected
-    for name, profile in declared(host.top, adopted=False).items():
-        assert host.records(name).agent() == profile
+    for name, agent in declared(host.top, adopted=False).items():
+        assert host.records(name).agent() == agent
 
 
 def test_cron_jobs_find_what_they_found_and_an_owners_words_stay(host):
@@ -416,8 +416,8 @@ def test_the_command_says_what_to_change_in_the_declaration(host):
 
 
 def test_a_declaration_that_leads_back_is_an_objection(host):
-    def objections(profiles):
-        return info._separated(list(profiles.values()), host.ops_dir)
+    def objections(agents):
+        return info._separated(list(agents.values()), host.ops_dir)
 
     assert objections(declared(host.top)) == []
     run(host)
@@ -433,13 +433,13 @@ def test_a_declaration_that_leads_back_is_an_objection(host):
 def test_who_is_left_behind_comes_with_the_next_run(host, monkeypatch):
     """As when the first run was killed between the two agents."""
     run(host, "work")
-    host.__dict__.pop("profiles")
+    host.__dict__.pop("agents")
     assert [result["agent"] for result in run(host)] == ["default"]
 
 
 def test_a_second_run_finds_nothing_to_do(host):
     run(host)
-    host.__dict__.pop("profiles")
+    host.__dict__.pop("agents")
     assert run(host) == []
 
 
@@ -536,11 +536,11 @@ def test_what_took_the_place_of_the_original_is_not_moved(host, monkeypatch):
     """Between the start and the end somebody puts another directory where the original was."""
     home = host.top / "ada/.hermes/profiles/work"
 
-    def swapped(profiles, *_more):
-        if profiles[0].user != "ada":
+    def swapped(agents, *_more):
+        if agents[0].user != "ada":
             home.rename(host.top / "ada/taken")
             home.mkdir()
-        return [host.look(profile) for profile in profiles]
+        return [host.look(agent) for agent in agents]
 
     said = []
     monkeypatch.setattr(health, "wait", swapped)
@@ -574,9 +574,9 @@ def check_recovered(host: Host) -> None:
     assert list((host.top / "guards").rglob("*.service")) == []
     gone = not (host.top / "ada/.hermes/profiles/work").exists()
     assert is_apart(host, "work") == gone == bool(host.records("work").separated())
-    profiles = {**declared(host.top), **({"work": declared(host.top, adopted=False)["work"]} if gone else {})}
-    assert {path: path.read_text() for path in written(host, profiles)} == written(host, profiles)
-    assert host.records("work").agent() == profiles["work"]
+    agents = {**declared(host.top), **({"work": declared(host.top, adopted=False)["work"]} if gone else {})}
+    assert {path: path.read_text() for path in written(host, agents)} == written(host, agents)
+    assert host.records("work").agent() == agents["work"]
     left = [name for name in os.listdir(host.top / "data/agents") if ".undone-" not in name]
     assert sorted(left) == ["default", "work"]
 
@@ -815,18 +815,18 @@ def test_who_works_in_what_is_not_copied_does_not_count(tmp_path, name, counts):
 
 @needs_root
 def test_the_parent_of_a_home_is_looked_at_through_no_link_of_an_agents(host, place):
-    profile = replace(declared(host.top)["default"], home=str(place / "ada/.hermes"))
+    agent = replace(declared(host.top)["default"], home=str(place / "ada/.hermes"))
     (place / "real/.hermes").mkdir(parents=True)
     place.chmod(0o777)
     (place / "ada").symlink_to(place / "real")
     with pytest.raises(OpsError, match="a symbolic link that root did not make"):
-        separable.aside_parent(host, profile, [profile], -1)
+        separable.aside_parent(host, agent, [agent], -1)
 
 
 def test_a_home_that_no_rename_leads_out_of_is_refused(host):
-    profile = declared(host.top)["default"]
+    agent = declared(host.top)["default"]
     with pytest.raises(OpsError, match="lies on a file system of its own"):
-        separable.aside_parent(host, profile, [profile], -1)
+        separable.aside_parent(host, agent, [agent], -1)
 
 
 @needs_root

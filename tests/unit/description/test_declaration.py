@@ -23,17 +23,17 @@ KEY = "0123456789abcdef0123456789abcdef"
 HERMES = [path for path in os.environ.get("TEST_HERMES_VENVS", "").split(":") if path]
 
 
-def resolve(*profiles):
+def resolve(*agents):
     """What the filter hands over, read again as the module does it."""
-    found = declaration.resolve(list(profiles), host="box", data_dir="/data", managed_root="/etc/hermes-ops/managed")
+    found = declaration.resolve(list(agents), host="box", data_dir="/data", managed_root="/etc/hermes-ops/managed")
     plain = {name: each.to_plain() for name, each in found.items()}
     assert {name: Declared.from_plain(json.loads(json.dumps(each)), "") for name, each in plain.items()} == found
     return plain
 
 
-def refusal(*profiles) -> str:
+def refusal(*agents) -> str:
     with pytest.raises(OpsError) as caught:
-        resolve(*profiles)
+        resolve(*agents)
     text = str(caught.value)
     assert text.startswith("box: hermes_agents")
     assert "Fix: " in text
@@ -41,15 +41,15 @@ def refusal(*profiles) -> str:
 
 
 def test_the_default_agent_needs_nothing():
-    profile = resolve({"name": "default"})["default"]
-    assert profile["home"] == profile["gateway"]["home"] == "/data/agents/default/.hermes"
-    assert profile["gateway"]["directory"] == "/data/agents/default"
-    assert profile["gateway"]["user"] == "hermes-default"
-    assert profile["gateway"]["unit"] == "hermes-gateway@default.service"
-    assert profile["gateway"]["api"] == {"enabled": True, "host": "127.0.0.1", "port": 8642}
-    assert profile["settings"]["API_SERVER_PORT"] == "8642"
-    assert profile["generate"] == ["API_SERVER_KEY"]
-    assert profile["gateway"]["health"]["platforms"] == ["api_server"]
+    agent = resolve({"name": "default"})["default"]
+    assert agent["home"] == agent["gateway"]["home"] == "/data/agents/default/.hermes"
+    assert agent["gateway"]["directory"] == "/data/agents/default"
+    assert agent["gateway"]["user"] == "hermes-default"
+    assert agent["gateway"]["unit"] == "hermes-gateway@default.service"
+    assert agent["gateway"]["api"] == {"enabled": True, "host": "127.0.0.1", "port": 8642}
+    assert agent["settings"]["API_SERVER_PORT"] == "8642"
+    assert agent["generate"] == ["API_SERVER_KEY"]
+    assert agent["gateway"]["health"]["platforms"] == ["api_server"]
 
 
 def test_every_agent_has_a_home_and_a_user_of_its_own():
@@ -101,16 +101,16 @@ def test_a_variable_of_earlier_versions_is_refused_with_what_takes_its_place(nam
 
 
 def test_declared_config_wins_over_ours():
-    profile = resolve({"name": "default", "config": {"updates": {"check": True}}})["default"]
-    assert profile["config"]["updates"]["check"] is True
-    assert profile["config"]["security"]["tirith_enabled"] is False
+    agent = resolve({"name": "default", "config": {"updates": {"check": True}}})["default"]
+    assert agent["config"]["updates"]["check"] is True
+    assert agent["config"]["security"]["tirith_enabled"] is False
 
 
 def test_webhooks_open_the_server_on_loopback():
-    profile = resolve({"name": "default", "webhooks": [{"name": "a"}]})["default"]
-    extra = profile["config"]["platforms"]["webhook"]["extra"]
+    agent = resolve({"name": "default", "webhooks": [{"name": "a"}]})["default"]
+    extra = agent["config"]["platforms"]["webhook"]["extra"]
     assert extra == {"host": "127.0.0.1", "port": 8644}
-    assert profile["gateway"]["health"]["platforms"] == ["api_server", "webhook"]
+    assert agent["gateway"]["health"]["platforms"] == ["api_server", "webhook"]
 
 
 def test_a_subscription_that_shall_be_gone_opens_no_server():
@@ -118,32 +118,32 @@ def test_a_subscription_that_shall_be_gone_opens_no_server():
     assert not gateway["webhook"]["enabled"]
 
 
-def test_a_cron_only_profile_has_no_platform_and_no_key():
-    profile = resolve({"name": "nightly", "api": {"enabled": False}})["nightly"]
-    assert profile["gateway"]["health"]["platforms"] == []
-    assert profile["generate"] == []
-    assert profile["settings"] == {"API_SERVER_ENABLED": "false"}
+def test_a_cron_only_agent_has_no_platform_and_no_key():
+    agent = resolve({"name": "nightly", "api": {"enabled": False}})["nightly"]
+    assert agent["gateway"]["health"]["platforms"] == []
+    assert agent["generate"] == []
+    assert agent["settings"] == {"API_SERVER_ENABLED": "false"}
 
 
 def test_a_bot_token_makes_its_platform_expected():
-    profile = resolve({"name": "default", "secrets": {"DISCORD_BOT_TOKEN": "t" * 30}})["default"]
-    assert profile["gateway"]["health"]["platforms"] == ["discord", "api_server"]
+    agent = resolve({"name": "default", "secrets": {"DISCORD_BOT_TOKEN": "t" * 30}})["default"]
+    assert agent["gateway"]["health"]["platforms"] == ["discord", "api_server"]
 
 
-def test_an_absent_profile_needs_no_port():
+def test_an_absent_agent_needs_no_port():
     assert resolve({"name": "default"}, {"name": "old", "state": "absent"})["old"]["state"] == "absent"
 
 
 def test_secrets_are_nowhere_but_in_their_place():
-    profile = resolve(
+    agent = resolve(
         {
             "name": "default",
             "secrets": {"OPENROUTER_API_KEY": "top-secret-1"},
             "webhooks": [{"name": "a", "secret": "top-secret-2"}],
         }
     )["default"]
-    assert "top-secret" not in str(profile["gateway"])
-    assert "top-secret" not in str(profile["config"]) + str(profile["settings"])
+    assert "top-secret" not in str(agent["gateway"])
+    assert "top-secret" not in str(agent["config"]) + str(agent["settings"])
 
 
 def test_settings_become_text():
@@ -152,7 +152,7 @@ def test_settings_become_text():
 
 
 @pytest.mark.parametrize(
-    ("profiles", "words"),
+    ("agents", "words"),
     [
         ([], ["must be a list of at least one agent"]),
         (["x"], ["entry 1 is not a mapping"]),
@@ -264,8 +264,8 @@ def test_settings_become_text():
         ),
     ],
 )
-def test_what_cannot_work_is_refused(profiles, words):
-    text = refusal(*profiles)
+def test_what_cannot_work_is_refused(agents, words):
+    text = refusal(*agents)
     for word in words:
         assert word in text
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The pages in docs/ name what the code knows: every key of a profile, every door, every cause of ill health."""
+"""The pages in docs/ name what the code knows: every key of an agent, every door, every cause of ill health."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def causes(module: Any, name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("key", [*keys(schema.AGENT_KEYS), *keys(schema.SUBSCRIPTION_KEYS, "webhooks[].")])
-def test_every_key_of_a_profile_is_described(key):
+def test_every_key_of_an_agent_is_described(key):
     assert key in first_cells("agents.md")
 
 
 def test_no_key_is_described_that_does_not_exist():
     known = {*keys(schema.AGENT_KEYS), *keys(schema.SUBSCRIPTION_KEYS, "webhooks[].")}
     known |= {name for name, kind in schema.AGENT_KEYS.items() if isinstance(kind, dict)}
-    # The table of what every profile gets in its config.yaml.
+    # The table of what every agent gets in its config.yaml.
     known |= {".".join(path) for path, _value in declaration.leaves(declaration.BASE_CONFIG)}
     assert first_cells("agents.md") - known == set()
 

@@ -123,8 +123,12 @@ def test_a_host_of_an_earlier_version_is_recognised(tmp_path, monkeypatch):
     records.write_applied("gateway", {"name": "default", "home": "/h", "user": "hermes-default"})
     (tmp_path / "host.json").write_text('{"ops_dir": "/o"}')
     assert groundwork.superseded(str(ops)) is None
-    records.write_applied("gateway", {"name": "default", "home": "/h"})
-    assert groundwork.superseded(str(ops)) == records.directory
+    # Records lay here then.
+    old = ops / "profiles/default"
+    (old / "applied").mkdir(parents=True)
+    assert groundwork.superseded(str(ops)) is None
+    (old / "applied/gateway.json").write_text('{"name": "default", "home": "/h"}')
+    assert groundwork.superseded(str(ops)) == str(old)
     (tmp_path / "host.json").write_text('{"ops_dir": "/o", "hermes_home": "/h"}')
     assert groundwork.superseded(str(ops)) == str(tmp_path / "host.json")
 
@@ -135,11 +139,11 @@ def test_a_host_of_an_earlier_version_is_recognised(tmp_path, monkeypatch):
 )
 def test_whose_rights_a_module_uses_where_the_user_is_not_there(check_mode, state, planned, tmp_path):
     asked = call.Call({"scope": "system"}, check_mode=check_mode)
-    profile = agent(tmp_path, state=state)
+    one = agent(tmp_path, state=state)
     if not planned:
         with pytest.raises(OpsError, match="no user 'no-such-user'"):
-            call.manager_of(asked)(profile)
+            call.manager_of(asked)(one)
         return
     # What is written about it is what it will be; what is looked at, we look at ourselves.
-    owner = call.manager_of(asked)(profile).owner
+    owner = call.manager_of(asked)(one).owner
     assert (owner.name, owner.home, owner.uid) == ("no-such-user", str(tmp_path), os.geteuid())

@@ -36,11 +36,11 @@ def test_the_agent_that_is_meant(names, name, chosen):
 @pytest.mark.parametrize(
     ("names", "name", "error"),
     [
-        (["ada", "bob"], None, "several profiles.*name one: ada, bob"),
-        (["ada", "bob"], "eve", "no profile 'eve'.*ada, bob"),
-        (["ada"], "default", "no profile 'default'.*ada"),
-        ([], None, "no profile 'default'.*none"),
-        (["ada"], "", "no profile ''.*ada"),
+        (["ada", "bob"], None, "several agents.*name one: ada, bob"),
+        (["ada", "bob"], "eve", "no agent 'eve'.*ada, bob"),
+        (["ada"], "default", "no agent 'default'.*ada"),
+        ([], None, "no agent 'default'.*none"),
+        (["ada"], "", "no agent ''.*ada"),
     ],
 )
 def test_a_name_that_is_none_and_one_that_is_needed(names, name, error):

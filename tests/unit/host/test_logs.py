@@ -55,14 +55,14 @@ def test_what_hermes_rotates_itself_is_not_rotated_twice():
     assert [(path, pattern) for path in own for pattern in told if path.match(pattern)] == []
 
 
-def test_every_log_of_every_profile_by_absolute_path_once():
+def test_every_log_of_every_agent_by_absolute_path_once():
     told = patterns()
     assert len(told) == len(set(told)) == len(HOMES) * (len(logs.KEPT_OPEN) + len(logs.OPENED_ANEW))
     assert all(pattern.startswith("/data/agents/") for pattern in told)
     assert "/data/agents/work/.hermes/platforms/whatsapp/bridge.log" in told
 
 
-def test_without_a_profile_there_is_nothing_to_rotate():
+def test_without_an_agent_there_is_nothing_to_rotate():
     """The last one has left: logrotate refuses a section without a file."""
     assert sections(logs.render_config(SETTINGS, [])) == []
 
@@ -524,8 +524,8 @@ def test_hermes_still_rotates_what_is_left_to_it(tmp_path, venv):
 @pytest.mark.parametrize("venv", HERMES or ["none"])
 @pytest.mark.parametrize("declared", [{}, {"sessions": {"auto_prune": False}, "cron": {"output_retention": 7}}])
 def test_hermes_prunes_as_declared(tmp_path, venv, declared):
-    profile = {"name": "default", "config": declared}
-    resolved = declaration.resolve([profile], host="box", data_dir=str(tmp_path), managed_root="/m")["default"]
+    agent = {"name": "default", "config": declared}
+    resolved = declaration.resolve([agent], host="box", data_dir=str(tmp_path), managed_root="/m")["default"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(resolved.description.config))
     kept, outputs = json.loads(hermes(venv, tmp_path, PRUNE))
     assert kept == (["goes-on", "new", "old"] if declared else ["goes-on", "new"])

@@ -88,9 +88,9 @@ def host(tmp_path, run_module, monkeypatch, systemd):
     host = Host(tmp_path, run_module)
     plan = gateway.plan_gateways
 
-    def plan_gateways(where, profiles, manager, records, *more):
+    def plan_gateways(where, described, manager, records, *more):
         host.recorded = {name: each.restart_reasons() for name, each in records.items()}
-        return plan(where, profiles, manager, records, *more)
+        return plan(where, described, manager, records, *more)
 
     monkeypatch.setattr(gateway, "plan_gateways", plan_gateways)
     umask = os.umask(0o022)
@@ -185,7 +185,7 @@ def test_one_clear_message(case, host, systemd):
     before = path.stat()
     result = host.run(host.agent(**{**DECLARED["config"], **DECLARED["env"], **DECLARED["webhooks"]}))
     assert result["failed"]
-    assert result["msg"].startswith(f"profile default: {path}{error}")
+    assert result["msg"].startswith(f"agent default: {path}{error}")
     # Nothing is written: not the file, nothing beside it, and nothing is remembered.
     assert path.read_bytes() == content
     assert (path.stat().st_ino, path.stat().st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
@@ -203,7 +203,7 @@ def test_one_broken_agent_keeps_no_other_from_being_converged(host, systemd):
     assert result["failed"]
     errors = result["msg"].splitlines()
     assert [error.partition(" is ")[0] for error in errors] == [
-        f"profile {name}: {host.top / name}/config.yaml:1:" for name in ("bob", "eve")
+        f"agent {name}: {host.top / name}/config.yaml:1:" for name in ("bob", "eve")
     ]
     # What was done nevertheless is said and remembered; units wait for the next run.
     assert list(result["agents"]) == ["default"]
@@ -232,7 +232,7 @@ def test_a_defect_that_one_agent_found_keeps_no_other_from_being_converged(host,
     monkeypatch.setattr(converge, "converge", defective)
     result = host.run(host.agent(), host.agent("other", settings={"A": "b"}))
     assert result["failed"] is True
-    assert "profile default: failed with TypeError (test_agents.py:" in result["msg"]
+    assert "agent default: failed with TypeError (test_agents.py:" in result["msg"]
     assert "A=b" in (host.top / "other/.env").read_text()
 
 
@@ -327,7 +327,7 @@ def test_an_absent_agent_is_stopped_and_purged_where_that_is_declared(host, syst
     assert result["agents"] == {}
     assert result["units"] == []
     assert host.home.exists()
-    for path in (host.top / "other", host.top / "managed/other", Path(host.ops, "profiles/other")):
+    for path in (host.top / "other", host.top / "managed/other", Path(host.ops, "agents/other")):
         assert not path.exists()
     assert not host.run(*gone)["changed"]
 
@@ -338,7 +338,7 @@ def test_a_home_that_cannot_be_purged_keeps_no_other(host, systemd):
     (host.top / "bob/profiles/carol").mkdir(parents=True)
     result = host.run(*(host.agent(name, state="absent", purge=True) for name in names))
     assert result["failed"]
-    assert result["msg"].startswith(f"profile bob: {host.top}/bob: holds profiles of its own: carol. Fix: ")
+    assert result["msg"].startswith(f"agent bob: {host.top}/bob: holds profiles of its own: carol. Fix: ")
     assert result["purged"] == ["eve"]
     assert (host.top / "bob").exists()
     assert not (host.top / "eve").exists()

@@ -31,10 +31,10 @@ def answer(said: Any, rc: int = 0) -> dict[str, Any]:
 def status(*findings: Finding, well: bool = True, **more: Any) -> dict[str, Any]:
     """What hermes-ops status --json prints on a host with one agent; *more* replaces keys."""
     problems = [] if well else [Problem("port_in_use", "port 8642 is taken", "stop it")]
-    check = Report(list(findings), [Health("default", problems)], {"profiles": {}})
+    check = Report(list(findings), [Health("default", problems)], {"agents": {}})
     return {
         "release": {"id": "0.19.0", "version": "0.19.0"},
-        "profiles": {
+        "agents": {
             "default": {
                 "active": "active",
                 "running_release": "0.19.0",
@@ -101,7 +101,7 @@ def test_the_terminal():
 
 
 def test_an_agent_that_is_not_healthy():
-    finding = Finding("port_in_use", "port 8642 is taken", "stop it", profile="default")
+    finding = Finding("port_in_use", "port 8642 is taken", "stop it", agent="default")
     (host,) = fleet.status({"host": answer(status(finding, well=False))})
     assert (host.state, host.healthy) == ("trouble", "0 of 1 healthy")
     assert str(host.failures[0]) == "agent default: port 8642 is taken. Fix: stop it"
@@ -109,7 +109,7 @@ def test_an_agent_that_is_not_healthy():
 
 def test_what_waits_and_what_was_changed_by_hand():
     said = status()
-    said["profiles"]["default"].update(restart_pending=["config: model"], drift=["env: TOKEN"])
+    said["agents"]["default"].update(restart_pending=["config: model"], drift=["env: TOKEN"])
     (host,) = fleet.status({"host": answer(said)})
     assert host.state == "well"
     assert host.agents[0].notes == [
@@ -245,8 +245,8 @@ def evil_status() -> dict[str, Any]:
         return value + EVIL if isinstance(value, str) and key != "severity" else value
 
     said = status(FULL, Finding("x", "what", "fix", False, "default"))
-    said["profiles"]["default"].update(restart_pending=["x"], drift=["y"])
-    said["profiles"][EVIL] = said["profiles"]["default"]
+    said["agents"]["default"].update(restart_pending=["x"], drift=["y"])
+    said["agents"][EVIL] = said["agents"]["default"]
     said["timers"][EVIL] = said["timers"]["backup"]
     said["last"][EVIL] = said["last"]["backup"]
     return spoil(said)
@@ -265,7 +265,7 @@ def test_nothing_that_a_host_says_is_more_than_text():
 def test_an_answer_without_end():
     long = "x" * 10**4
     said = status(*(Finding(long, f"{number} {long}", long) for number in range(500)))
-    said["profiles"] = {f"{number}": {"active": long, "drift": [long, long]} for number in range(500)}
+    said["agents"] = {f"{number}": {"active": long, "drift": [long, long]} for number in range(500)}
     text = json.dumps(said)
     assert len(text) > 10**7
     page = fleet.page(fleet.status({"host": {"rc": 0, "stdout": text}}), NOW)
@@ -283,7 +283,7 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from([*status(), "jobs"]), JSON), st.booleans())
 @example({"last": {"backup": {"finished": 1e300}}}, True)
 @example({"last": {"backup": {"finished": float("nan")}}}, True)
-@example({"check": {"healthy": "yes", "findings": [[], 1, {"severity": []}], "profiles": [[]]}}, True)
+@example({"check": {"healthy": "yes", "findings": [[], 1, {"severity": []}], "agents": [[]]}}, True)
 def test_any_document_is_shown_somehow(said, whole):
     said = {**status(), **said} if whole else said
     hosts = fleet.status({"host": answer(said), "deep": {"rc": 0, "stdout": "[" * 10**5}})
@@ -317,7 +317,7 @@ def test_how_a_command_ended_on_each_host():
 
 
 def test_backups_on_each_host():
-    made = {"profile": "default", "path": "/o/default-1.tar.gz", "size": 9, "problems": {}}
+    made = {"agent": "default", "path": "/o/default-1.tar.gz", "size": 9, "problems": {}}
     found = fleet.outcomes(
         {
             "first": answer([made, {**made, "path": "/o/work-1.tar.gz"}]),

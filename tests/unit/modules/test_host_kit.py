@@ -103,7 +103,7 @@ class Controller:
     def run(self, *options: str, module: str = "info", **arguments: object) -> dict[str, object]:
         """What the task returns, with what else was said under ``said``."""
         if module == "info":
-            arguments = {"profiles": [], "ops_dir": str(self.top / "ops"), **arguments}
+            arguments = {"agents": [], "ops_dir": str(self.top / "ops"), **arguments}
         words = {name: value for name, value in arguments.items() if value is not None}
         environment = {
             **os.environ,
@@ -198,7 +198,7 @@ def test_an_error_of_the_kit_is_the_module_s(controller):
         ({"ops_dir": "/ops", "scope": "both"}, "info: value of scope must be one of: system, user, got: both"),
         (
             {"ops_dir": "/ops", "scpe": "user"},
-            "info: no such option: scpe. Fix: known ones are data_dir, ops_dir, packages, ",
+            "info: no such option: scpe. Fix: known ones are agents, data_dir, ops_dir, packages, ",
         ),
         ({"ops_dir": None}, "info: missing required arguments: ops_dir"),
     ],

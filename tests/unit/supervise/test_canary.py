@@ -50,7 +50,7 @@ def host(tmp_path: Path) -> Installation:
             "managed_root": str(tmp_path / "managed"),
         }
     )
-    made.__dict__.update(profiles=[], owner_of=lambda _profile: Owner.current())
+    made.__dict__.update(agents=[], owner_of=lambda _agent: Owner.current())
     return made
 
 
@@ -61,7 +61,7 @@ def home(tmp_path: Path) -> Path:
     return path
 
 
-def profile(host: Installation, name: str = "default", **declared) -> dict:
+def agent(host: Installation, name: str = "default", **declared) -> dict:
     ports = {} if name == "default" else {"api": {"port": 8700}}
     found = resolve(
         [{"name": name, **ports, **declared}],
@@ -87,7 +87,7 @@ def test_tokens_jobs_hooks_and_subscriptions_are_gone_and_the_rest_is_there(host
     for name in ("cron/jobs.json", "cron/executions.db", "hooks/one/handler.py", "SOUL.md", "gateway.pid",
                  "gateway_state.json", "webhook_subscriptions.json", "gateway.json", "state.db"):  # fmt: skip
         (home / name).write_text("{}")
-    canary.prepare(host, profile(host), str(home))
+    canary.prepare(host, agent(host), str(home))
     assert dotenv.read_env(str(home / ".env")) == {"OPENROUTER_API_KEY": "model", "GOOGLE_API_KEY": "model"}
     left = {str(path.relative_to(home)) for path in home.rglob("*")}
     assert left == {
@@ -98,7 +98,7 @@ def test_tokens_jobs_hooks_and_subscriptions_are_gone_and_the_rest_is_there(host
 
 def test_it_has_a_key_and_a_port_of_its_own_on_the_loopback_address(host, home):
     (home / ".env").write_text("API_SERVER_KEY=the-real-one-0123456789\nAPI_SERVER_HOST=0.0.0.0\n")
-    declared = profile(host, webhooks=[{"name": "hook", "prompt": "x", "secret": "y" * 20}], health={"webhook": "hook"})
+    declared = agent(host, webhooks=[{"name": "hook", "prompt": "x", "secret": "y" * 20}], health={"webhook": "hook"})
     described = canary.prepare(host, declared, str(home))
     settings, variables = managed(described)
     port = described.api.port
@@ -122,7 +122,7 @@ def test_what_is_declared_in_the_managed_scope_counts_but_for_its_platforms(host
     scope.mkdir(parents=True)
     (scope / "config.yaml").write_text("model: {default: one}\ntelegram: {enabled: true, token: x}\n1: two\n")
     (scope / ".env").write_text(f"SOME_API_KEY=model\nTELEGRAM_BOT_TOKEN={PLATFORM_SECRET}\nAPI_SERVER_KEY=real\n")
-    described = canary.prepare(host, profile(host, "work", config_scope="managed"), str(home))
+    described = canary.prepare(host, agent(host, "work", config_scope="managed"), str(home))
     settings, variables = managed(described)
     assert settings["model"] == {"default": "one"}
     assert settings["telegram"]["enabled"] is False
@@ -143,14 +143,14 @@ def test_a_link_in_the_copy_leads_to_no_change_outside(host, home, tmp_path, lin
         (outside / name).write_text(text)
     is_file = linked in kept
     (home / linked).symlink_to(outside / linked if is_file else outside)
-    canary.prepare(host, profile(host), str(home))
+    canary.prepare(host, agent(host), str(home))
     assert {path.name: path.read_text() for path in outside.iterdir()} == kept
 
 
 def test_a_file_that_does_not_parse_is_named_with_its_line(host, home):
     (home / "config.yaml").write_text("model:\n  default: [one\nother: two\n")
     with pytest.raises(OpsError, match=r"copy/config.yaml:\d"):
-        canary.prepare(host, profile(host), str(home))
+        canary.prepare(host, agent(host), str(home))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_file_that_does_not_parse_is_named_with_its_line(host, home):
 )
 def test_a_copy_in_a_wrong_place_is_refused(host, place, tmp_path):
     with pytest.raises(OpsError):
-        canary.prepare(host, profile(host), os.path.normpath(tmp_path / place))
+        canary.prepare(host, agent(host), os.path.normpath(tmp_path / place))
 
 
 def store(active: str | None, **providers) -> str:
@@ -183,7 +183,7 @@ def test_no_login_is_renewed_by_the_copy(host, home, tmp_path, files, name, repl
     for path, text in files.items():
         (tmp_path / path).write_text(text)
     adopted = {"home": f"{tmp_path}/.hermes/profiles/work"} if name == "work" else {}
-    described = canary.prepare(host, profile(host, name, **adopted), str(home))
+    described = canary.prepare(host, agent(host, name, **adopted), str(home))
     assert described.health.reply is reply
     for path in home.rglob("*.json"):
         assert not re.search("refresh_?token", path.read_text(), re.I), path
@@ -192,7 +192,7 @@ def test_no_login_is_renewed_by_the_copy(host, home, tmp_path, files, name, repl
 
 
 def test_its_unit_is_the_sandbox_of_a_gateway_and_sees_nothing_but_the_copy(host, home):
-    described = canary.prepare(host, profile(host, sandbox={"enabled": False, "open": ["home"]}), str(home))
+    described = canary.prepare(host, agent(host, sandbox={"enabled": False, "open": ["home"]}), str(home))
     pairs = canary.properties(host, described, 100.0, online=True)
     values = {name: [v for n, v in pairs if n == name] for name, _value in pairs}
     managed = values.pop("InaccessiblePaths")
@@ -208,8 +208,8 @@ def test_its_unit_is_the_sandbox_of_a_gateway_and_sees_nothing_but_the_copy(host
 
 
 def test_a_home_outside_of_the_data_directory_is_hidden_as_well(host, home):
-    described = canary.prepare(host, profile(host), str(home))
-    host.__dict__["profiles"] = [profile(host), profile(host, home="/srv/agent")]
+    described = canary.prepare(host, agent(host), str(home))
+    host.__dict__["agents"] = [agent(host), agent(host, home="/srv/agent")]
     pairs = canary.properties(host, described, 100.0, online=True)
     assert [v for n, v in pairs if n == "TemporaryFileSystem"] == [f"{host.data_dir}:ro", "/srv/agent:ro"]
 
@@ -254,7 +254,7 @@ def test_hermes_itself_finds_only_the_api_server_however_platforms_are_enabled(h
 
     before = ask(HERMES_MANAGED_DIR=str(place) if scope == "managed" else "")
     assert {"api_server", "telegram", "discord", "email", "feishu", "signal", "webhook", "weixin"} <= set(before)
-    described = canary.prepare(host, profile(host, config_scope=scope), str(home))
+    described = canary.prepare(host, agent(host, config_scope=scope), str(home))
     assert ask(HERMES_MANAGED_DIR=described.managed_dir) == ["api_server"]
 
 
@@ -291,12 +291,12 @@ def test_a_file_that_nobody_can_read_is_an_error_about_that_agent(host, home, mo
     monkeypatch.setattr(canary, "FIT_SECONDS", 5.0)
     spoil(home / name, kind)
     with pytest.raises(OpsError):
-        canary.prepare(host, profile(host), str(home))
+        canary.prepare(host, agent(host), str(home))
 
 
 @pytest.mark.parametrize("kind", ["pipe", "sparse"])
 def test_an_env_that_nobody_can_read_is_lent_to_nobody(host, home, tmp_path, kind):
-    described = profile(host)
+    described = agent(host)
     Path(described.home).mkdir(parents=True)
     spoil(Path(described.home, ".env"), kind)
     with pytest.raises(OpsError):
@@ -306,7 +306,7 @@ def test_an_env_that_nobody_can_read_is_lent_to_nobody(host, home, tmp_path, kin
 
 @pytest.mark.parametrize("kind", ["pipe", "sparse", "nested"])
 def test_a_state_that_nobody_can_read_is_not_ready(host, home, kind):
-    described = canary.prepare(host, profile(host), str(home))
+    described = canary.prepare(host, agent(host), str(home))
     spoil(home / "gateway_state.json", kind)
     attempt = canary._Attempt(Owner.current(), "r", described, Running())
     problem, version = attempt._look()
@@ -314,7 +314,7 @@ def test_a_state_that_nobody_can_read_is_not_ready(host, home, kind):
 
 
 def test_what_it_says_of_itself_is_looked_at(host, home):
-    described = canary.prepare(host, profile(host), str(home))
+    described = canary.prepare(host, agent(host), str(home))
     (home / "gateway_state.json").write_text(json.dumps({"pid": 42, "gateway_state": "starting"}))
     problem, _version = canary._Attempt(Owner.current(), "r", described, Running())._look()
     assert problem.what.startswith("is not ready (starting)")
@@ -356,7 +356,7 @@ def test_whatever_a_canary_leaves_is_removed_but_what_is_anothers(host, tmp_path
     others = [f"{job}.{agent}.x" for job, agent in (("rehearsal", "default"), ("canary", "default-2"))]
     for name in (*others, "canary.default.left"):
         (Path(canary.scratch_directory(host)) / name / "in it").mkdir(parents=True)
-    with canary.scratch(host, profile(host), "canary", said.append) as scratch:
+    with canary.scratch(host, agent(host), "canary", said.append) as scratch:
         assert copies(host) == sorted([*others, os.path.basename(scratch)])
         descriptor = os.open(scratch, os.O_RDONLY)
         for _ in range(1300):
@@ -380,7 +380,7 @@ def test_a_copy_that_cannot_be_removed_is_said_and_not_waited_for(host, monkeypa
         (place / str(number)).touch()
     monkeypatch.setattr(canary, "SWEEP_SECONDS", 0.0)
     said: list[str] = []
-    canary.sweep(host, profile(host), "canary", said.append)
+    canary.sweep(host, agent(host), "canary", said.append)
     assert len(said) == 1
     assert "agent default" in said[0]
 
@@ -390,14 +390,14 @@ def nobodys(host):
     """A host whose agent is nobody's, in a place that everybody may enter."""
     place = Path(tempfile.mkdtemp(prefix="hermes-canary-"))
     place.chmod(0o711)
-    host.owner_of = lambda _profile: Owner.named("nobody")
+    host.owner_of = lambda _agent: Owner.named("nobody")
     host.data_dir = str(place)
     directory = place / "agents/default"
     directory.mkdir(parents=True)
     for path in (directory.parent, directory):
         path.chmod(0o711)
     os.chown(directory, 65534, 65534)
-    yield host, replace(profile(host), directory=str(directory))
+    yield host, replace(agent(host), directory=str(directory))
     subprocess.run(["rm", "-rf", place], check=True)
 
 

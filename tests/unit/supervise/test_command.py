@@ -41,7 +41,7 @@ def host():
     )
 
 
-def profile(name="default", **declared):
+def resolved(name="default", **declared):
     declared = {"name": name, "user": "nobody", "home": "/data/.hermes", **declared}
     return declaration.resolve([declared], host="box", data_dir="/data", managed_root="/m")[name].agent
 
@@ -59,7 +59,7 @@ def options(argv, name):
 
 
 def test_nothing_of_the_caller_s_environment_but_terminal_and_language(host):
-    built = argv(host, profile(), "chat")
+    built = argv(host, resolved(), "chat")
     assert sorted(options(built, "--setenv")) == [
         "HERMES_DISABLE_LAZY_INSTALLS=1",
         "HERMES_HOME=/data/.hermes",
@@ -83,7 +83,7 @@ def test_nothing_of_the_caller_s_environment_but_terminal_and_language(host):
 @pytest.mark.parametrize("scope", ["system", "user"])
 def test_it_is_confined_as_the_agent_s_gateway_is(host, scope, declared):
     host.scope = scope
-    agent = profile(**declared)
+    agent = resolved(**declared)
     unit = units.Host(scope=scope, root="/opt/hermes", systemd=257, restart_sec=10, restart_max_delay_sec=300)
     lines = units.render_drop_in(unit, agent, Owner.named("nobody")).splitlines()
     # The gateway's own: what it runs, where, and for how long; HERMES_HOME is set for a command, too.
@@ -102,15 +102,15 @@ def test_it_is_confined_as_the_agent_s_gateway_is(host, scope, declared):
 
 
 def test_a_terminal_of_its_own_or_pipes(host):
-    assert "--pty" in argv(host, profile(), terminal=True)
-    assert "--pipe" not in argv(host, profile(), terminal=True)
-    assert "--pipe" in argv(host, profile())
-    assert "--pty" not in argv(host, profile())
+    assert "--pty" in argv(host, resolved(), terminal=True)
+    assert "--pipe" not in argv(host, resolved(), terminal=True)
+    assert "--pipe" in argv(host, resolved())
+    assert "--pty" not in argv(host, resolved())
 
 
 def test_no_word_is_an_option_or_a_variable_of_systemd_s(host):
     words = ["--property=User=root", "$HOME", "${HOME}", "$$"]
-    built = argv(host, profile(), *words)
+    built = argv(host, resolved(), *words)
     behind = built[built.index("--") + 1 :]
     assert behind[-4:] == ["--property=User=root", "$$HOME", "$${HOME}", "$$$$"]
     assert options(built, "--property").count("User=root") == 0

@@ -29,7 +29,7 @@ def gateways(data_dir="/d", **over):
 
 
 def manager_of(host):
-    return lambda _profile: Manager(host.scope, Owner.current())
+    return lambda _agent: Manager(host.scope, Owner.current())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "::1"])
@@ -60,7 +60,7 @@ def test_what_others_can_reach_needs_a_login(address, environment, accepted):
 
 @pytest.mark.parametrize(
     ("port", "message"),
-    [(8643, "as is api.port of profile coder"), (80, "is 80"), (70000, "is 70000")],
+    [(8643, "as is api.port of agent coder"), (80, "is 80"), (70000, "is 70000")],
 )
 def test_a_port_that_cannot_be_is_refused(port, message):
     with pytest.raises(OpsError, match=message):

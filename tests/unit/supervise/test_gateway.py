@@ -34,7 +34,7 @@ def records(tmp_path):
     return {name: Records(str(tmp_path / "ops"), name) for name in ("default", "coder")}
 
 
-def profiles(**over):
+def agents(**over):
     declared = [{"name": "default"}, {"name": "coder", "api": {"port": 8643}, **over}]
     resolved = declaration.resolve(declared, host="box", data_dir="/d", managed_root="/m")
     return [each.agent for each in resolved.values()]
@@ -43,9 +43,9 @@ def profiles(**over):
 def manager_of(host, users=()):
     """Whose manager runs whose gateway; *users* have numbers of their own."""
 
-    def manager(profile):
+    def manager(agent):
         me = Owner.current()
-        return Manager(host.scope, me if profile.name not in users else dataclasses.replace(me, uid=4000))
+        return Manager(host.scope, me if agent.name not in users else dataclasses.replace(me, uid=4000))
 
     return manager
 
@@ -57,7 +57,7 @@ def converge(host, described, records):
 
 
 def test_first_run_enables_and_starts_then_nothing(systemd, host, records):
-    described = profiles()
+    described = agents()
     check = gateway.plan_gateways(host, described, manager_of(host), records)
     assert check.changed
     assert systemd.asked == []
@@ -71,19 +71,19 @@ def test_first_run_enables_and_starts_then_nothing(systemd, host, records):
 
 
 def test_a_changed_drop_in_restarts_exactly_one(systemd, host, records):
-    converge(host, profiles(), records)
+    converge(host, agents(), records)
     systemd.asked.clear()
-    plan = converge(host, profiles(limits={"memory": "1G"}), records)
+    plan = converge(host, agents(limits={"memory": "1G"}), records)
     assert list(plan.restart) == ["coder"]
     assert systemd.verbs == ["daemon-reload"]
-    gateway.restart(Systemd(manager_of(host)), profiles(), records, list(plan.restart))
+    gateway.restart(Systemd(manager_of(host)), agents(), records, list(plan.restart))
     assert systemd.verbs[-1] == "restart hermes-gateway@coder.service"
-    assert not gateway.plan_gateways(host, profiles(limits={"memory": "1G"}), manager_of(host), records).changed
+    assert not gateway.plan_gateways(host, agents(limits={"memory": "1G"}), manager_of(host), records).changed
 
 
 def test_a_run_killed_before_the_restart_is_finished_by_the_next(systemd, host, records):
-    converge(host, profiles(), records)
-    changed = profiles(limits={"memory": "1G"})
+    converge(host, agents(), records)
+    changed = agents(limits={"memory": "1G"})
     plan = gateway.plan_gateways(host, changed, manager_of(host), records)
     # Killed after any number of its steps, nothing restarted.
     for steps in range(1, len(plan.actions) + 1):
@@ -97,8 +97,8 @@ def test_in_user_scope_each_user_s_own_manager_is_told(host, records, monkeypatc
     told = []
     monkeypatch.setattr(Manager, "call", lambda self, *words, **_options: told.append((self.owner.uid, words)))
     user = dataclasses.replace(host, scope="user")
-    Systemd(manager_of(user, users=["coder"])).stop(profiles())
-    Systemd(manager_of(host, users=["coder"])).stop(profiles())
+    Systemd(manager_of(user, users=["coder"])).stop(agents())
+    Systemd(manager_of(host, users=["coder"])).stop(agents())
     one, other, both = told
     assert {one, other} == {
         (Owner.current().uid, ("stop", "hermes-gateway@default.service")),
@@ -108,54 +108,54 @@ def test_in_user_scope_each_user_s_own_manager_is_told(host, records, monkeypatc
 
 
 def test_a_new_template_restarts_all(systemd, host, records):
-    converge(host, profiles(), records)
-    plan = converge(dataclasses.replace(host, restart_sec=20), profiles(), records)
+    converge(host, agents(), records)
+    plan = converge(dataclasses.replace(host, restart_sec=20), agents(), records)
     assert sorted(plan.restart) == ["coder", "default"]
 
 
 def test_what_config_or_env_asked_for_is_done(systemd, host, records):
-    converge(host, profiles(), records)
+    converge(host, agents(), records)
     records["default"].prepare()
     records["default"].request_restart(["env: A"])
-    plan = gateway.plan_gateways(host, profiles(), manager_of(host), records)
+    plan = gateway.plan_gateways(host, agents(), manager_of(host), records)
     assert plan.restart == {"default": ["env: A"]}
     assert plan.changed
 
 
 def test_check_mode_knows_what_would_ask_for_it(systemd, host, records):
-    converge(host, profiles(), records)
+    converge(host, agents(), records)
     asked = {"default": ["env: A"]}
-    plan = gateway.plan_gateways(host, profiles(), manager_of(host), records, asked)
+    plan = gateway.plan_gateways(host, agents(), manager_of(host), records, asked)
     assert plan.restart == asked
     # Recorded meanwhile, it is one reason and not two.
     records["default"].prepare()
     records["default"].request_restart(["env: A"])
-    assert gateway.plan_gateways(host, profiles(), manager_of(host), records, asked).restart == asked
+    assert gateway.plan_gateways(host, agents(), manager_of(host), records, asked).restart == asked
 
 
 def test_another_release_asks_for_a_restart(systemd, host, records, monkeypatch, tmp_path):
-    converge(host, profiles(), records)
+    converge(host, agents(), records)
     os.makedirs(tmp_path / "opt/releases/0.19.0")
     os.symlink("releases/0.19.0", tmp_path / "opt/current")
     monkeypatch.setattr(ports, "command_line", lambda pid: [str(tmp_path / "opt/releases/0.18.2/bin/python"), "x"])
-    plan = gateway.plan_gateways(host, profiles(), manager_of(host), records)
+    plan = gateway.plan_gateways(host, agents(), manager_of(host), records)
     assert plan.restart["default"] == ["release: 0.18.2 -> 0.19.0"]
 
 
 def test_a_platform_that_hermes_gave_up_asks_for_a_restart(systemd, host, records, monkeypatch):
-    converge(host, profiles(), records)
+    converge(host, agents(), records)
     states = {"/d/agents/default/.hermes": {"pid": os.getpid(), "platforms": {"api_server": {"state": "fatal"}}}}
     monkeypatch.setattr(gateway, "read_state", lambda home, owner: states.get(home, {}))
-    plan = gateway.plan_gateways(host, profiles(), manager_of(host), records)
+    plan = gateway.plan_gateways(host, agents(), manager_of(host), records)
     assert plan.restart == {"default": ["platform: api_server is fatal"]}
     states["/d/agents/default/.hermes"]["pid"] = 1
-    assert not gateway.plan_gateways(host, profiles(), manager_of(host), records).changed
+    assert not gateway.plan_gateways(host, agents(), manager_of(host), records).changed
 
 
-def test_an_absent_profile_is_stopped_disabled_and_its_unit_files_gone(systemd, host, records):
-    converge(host, profiles(), records)
+def test_an_absent_agent_is_stopped_disabled_and_its_unit_files_gone(systemd, host, records):
+    converge(host, agents(), records)
     systemd.asked.clear()
-    gone = profiles(state="absent")
+    gone = agents(state="absent")
     theirs = os.path.join(os.path.dirname(host.drop_in_path("coder")), "mine.conf")
     with open(theirs, "w", encoding="utf-8") as stream:
         stream.write("[Service]\nNice=5\n")
@@ -168,9 +168,9 @@ def test_an_absent_profile_is_stopped_disabled_and_its_unit_files_gone(systemd, 
 
 
 def test_a_change_of_scope_leaves_no_unit_behind(systemd, host, records):
-    converge(host, profiles(), records)
+    converge(host, agents(), records)
     user = dataclasses.replace(host, scope="user")
-    converge(user, profiles(), records)
+    converge(user, agents(), records)
     assert not os.path.exists(host.template_path)
     assert not os.path.exists(host.drop_in_path("default"))
     assert os.path.exists(user.template_path)
@@ -180,8 +180,8 @@ def test_a_change_of_scope_ends_what_is_no_longer_declared_in_its_own_user_s_man
     systemd, host, records, monkeypatch
 ):
     user = dataclasses.replace(host, scope="user")
-    converge(user, profiles(), records)
-    (_default, coder) = profiles()
+    converge(user, agents(), records)
+    (_default, coder) = agents()
     records["coder"].write_agent(coder)
     told = []
     call = Manager.call
@@ -192,50 +192,50 @@ def test_a_change_of_scope_ends_what_is_no_longer_declared_in_its_own_user_s_man
         return call(self, *words, **options)
 
     monkeypatch.setattr(Manager, "call", listen)
-    gateway.plan_gateways(host, profiles()[:1], manager_of(host, users=["coder"]), records).apply()
+    gateway.plan_gateways(host, agents()[:1], manager_of(host, users=["coder"]), records).apply()
     assert ("user", 4000, "hermes-gateway@coder.service") in told
     assert not os.path.exists(user.drop_in_path("coder"))
 
 
 def test_somebody_else_s_drop_in_is_left(systemd, host, records):
-    converge(host, profiles(), records)
+    converge(host, agents(), records)
     theirs = os.path.join(os.path.dirname(host.drop_in_path("default")), "mine.conf")
     with open(theirs, "w", encoding="utf-8") as stream:
         stream.write("[Service]\nNice=5\n")
-    assert not gateway.plan_gateways(host, profiles(), manager_of(host), records).changed
+    assert not gateway.plan_gateways(host, agents(), manager_of(host), records).changed
 
 
-def test_a_failed_unit_of_an_absent_profile_is_dead_enough(systemd, host, records):
-    converge(host, profiles(), records)
-    converge(host, profiles(state="absent"), records)
+def test_a_failed_unit_of_an_absent_agent_is_dead_enough(systemd, host, records):
+    converge(host, agents(), records)
+    converge(host, agents(state="absent"), records)
     systemd.states["hermes-gateway@coder.service"]["ActiveState"] = "failed"
-    assert not gateway.plan_gateways(host, profiles(state="absent"), manager_of(host), records).changed
+    assert not gateway.plan_gateways(host, agents(state="absent"), manager_of(host), records).changed
 
 
 def test_a_gateway_that_waits_for_its_next_start_is_started_now(systemd, host, records):
-    converge(host, profiles(), records)
+    converge(host, agents(), records)
     records["coder"].prepare()
     records["coder"].request_restart(["config: x"])
     systemd.states["hermes-gateway@coder.service"].update(
         ActiveState="activating", SubState="auto-restart", MainPID="0"
     )
     systemd.asked.clear()
-    plan = converge(host, profiles(), records)
+    plan = converge(host, agents(), records)
     assert plan.changed
     assert "start hermes-gateway@coder.service" in systemd.verbs
     assert records["coder"].restart_reasons() == []
 
 
 def test_two_gateways_may_swap_their_ports(systemd, host, records):
-    converge(host, profiles(), records)
+    converge(host, agents(), records)
     systemd.asked.clear()
-    gateway.restart(Systemd(manager_of(host)), profiles(), records, ["default", "coder"])
+    gateway.restart(Systemd(manager_of(host)), agents(), records, ["default", "coder"])
     both = "hermes-gateway@default.service hermes-gateway@coder.service"
     assert systemd.verbs == [f"stop {both}", f"start {both}"]
 
 
-def test_an_absent_profile_is_not_remembered(host, records):
-    (_default, coder) = profiles()
+def test_an_absent_agent_is_not_remembered(host, records):
+    (_default, coder) = agents()
     records["coder"].write_agent(coder)
     records["coder"].write_agent(dataclasses.replace(coder, state="absent"))
     records["default"].write_agent(dataclasses.replace(coder, state="absent"))
@@ -244,6 +244,6 @@ def test_an_absent_profile_is_not_remembered(host, records):
 
 
 def test_the_host_remembers_what_it_runs(host, records):
-    (default, _coder) = profiles()
+    (default, _coder) = agents()
     records["default"].write_agent(default)
     assert records["default"].agent() == default

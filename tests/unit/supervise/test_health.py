@@ -334,7 +334,7 @@ def test_health_must_come_from_hermes(server, monkeypatch):
 
 
 @pytest.mark.parametrize(("holder", "causes"), [("default", []), ("bridge", ["port_in_use"]), (None, ["port_in_use"])])
-def test_the_api_server_must_be_this_profiles(server, holder, causes, tmp_path, monkeypatch):
+def test_the_api_server_must_be_this_agents(server, holder, causes, tmp_path, monkeypatch):
     monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
     monkeypatch.setattr(network, "gateway_of", lambda pid: holder)
     (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
@@ -342,7 +342,7 @@ def test_the_api_server_must_be_this_profiles(server, holder, causes, tmp_path, 
     assert [problem.cause for problem in found.problems] == causes
     assert found.version == (None if causes else "0.19.0")
     if holder == "bridge":
-        assert "the gateway of profile bridge" in found.problems[0].what
+        assert "the gateway of agent bridge" in found.problems[0].what
         assert found.problems[0].fix == "one of the two needs another api.port"
 
 

@@ -108,7 +108,7 @@ def update(agent, tmp_path, monkeypatch):
     sleep = functools.partial(list.append, clock)
     monkeypatch.setattr(agents, "time", SimpleNamespace(monotonic=lambda: sum(clock), sleep=sleep))
     host = SimpleNamespace(
-        profiles=[agent],
+        agents=[agent],
         root=str(tmp_path),
         owner_of=lambda _agent: Owner.current(),
         manager_of=None,

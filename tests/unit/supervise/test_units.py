@@ -28,8 +28,8 @@ def host(scope="system", systemd=257):
 
 
 def description(**declared):
-    profile = {"name": "default", **declared}
-    return declaration.resolve([profile], host="box", data_dir="/data", managed_root="/m")["default"].agent
+    agent = {"name": "default", **declared}
+    return declaration.resolve([agent], host="box", data_dir="/data", managed_root="/m")["default"].agent
 
 
 # Its user's home is not there, so it lives in its own directory.
@@ -127,7 +127,7 @@ def test_the_clean_stop_has_time_for_the_drain():
     assert int(section(drop_in(drain=100), "Service")["TimeoutStopSec"][0]) == 100 + units.STOP_MARGIN
 
 
-def test_limits_of_a_profile():
+def test_limits_of_an_agent():
     service = section(drop_in(limits={"memory": "1G", "cpu": "150%", "tasks": 99}), "Service")
     assert (service["MemoryMax"], service["CPUQuota"], service["TasksMax"]) == (["1G"], ["150%"], ["99"])
     assert service["LimitNOFILE"] == [str(network.MOST_DESCRIPTORS)]
@@ -173,5 +173,5 @@ def test_a_path_that_would_break_the_unit_is_refused(tmp_path):
         drop_in(owner=Owner("ada", os.geteuid(), os.getegid(), str(odd)))
 
 
-def test_the_managed_scope_is_the_profile_s_own():
+def test_the_managed_scope_is_the_agent_s_own():
     assert "HERMES_MANAGED_DIR=/m/default" in section(drop_in(config_scope="managed"), "Service")["Environment"]

@@ -164,7 +164,7 @@ def test_a_copy_that_works_is_only_replaced_by_one_that_does(tmp_path):
     records = Records(str(tmp_path / "ops"), "default")
     records.prepare()
     me, path = files.Owner.current(), tmp_path / "config.yaml"
-    kept = tmp_path / "ops/profiles/default/kept/config.yaml"
+    kept = tmp_path / "ops/agents/default/kept/config.yaml"
     path.write_text("first")
     records.keep(str(path), me)
     path.write_text("broken")
@@ -192,7 +192,7 @@ def test_what_an_agent_puts_in_the_place_of_a_file_is_not_kept(ground, what):
         secret.write_text("root's")
         path.symlink_to(secret)
     records.keep(str(path), owner, replace=True)
-    kept = os.listdir(directory / "ops/profiles/default/kept")
+    kept = os.listdir(directory / "ops/agents/default/kept")
     assert kept == [] or (what == "a link to a secret" and os.geteuid() != 0)
 
 

@@ -164,7 +164,7 @@ def test_whoever_accepts_a_connection_is_known():
 
 
 @pytest.mark.parametrize(
-    ("groups", "profile"),
+    ("groups", "agent"),
     [
         ("0::/system.slice/system-hermes\\x2dgateway.slice/hermes-gateway@bridge.service\n", "bridge"),
         ("1:name=systemd:/system.slice/hermes-gateway@a-1_b.service/sub\n0::/\n", "a-1_b"),
@@ -174,9 +174,9 @@ def test_whoever_accepts_a_connection_is_known():
         ("", None),
     ],
 )
-def test_a_gateway_is_known_by_its_unit(groups, profile, monkeypatch):
+def test_a_gateway_is_known_by_its_unit(groups, agent, monkeypatch):
     monkeypatch.setattr(network, "_cgroups", lambda pid: groups)
-    assert network.gateway_of(1) == profile
+    assert network.gateway_of(1) == agent
 
 
 def declared(port):
@@ -186,7 +186,7 @@ def declared(port):
 def test_a_gateway_that_left_the_declaration_is_named(listening, monkeypatch):
     monkeypatch.setattr(network, "gateway_of", lambda pid: "bridge")
     (conflict,) = info.port_conflicts([declared(listening)], [])
-    assert "(the gateway of profile bridge), no longer declared. Fix: declare bridge with state: absent" in conflict
+    assert "(the gateway of agent bridge), no longer declared. Fix: declare bridge with state: absent" in conflict
     absent = replace(declared(1), name="bridge", state="absent")
     assert info.port_conflicts([declared(listening), absent], []) == []
 
@@ -194,7 +194,7 @@ def test_a_gateway_that_left_the_declaration_is_named(listening, monkeypatch):
 def test_a_declared_port_that_somebody_else_holds_is_a_conflict(listening):
     agent = declared(listening)
     (conflict,) = info.port_conflicts([agent], [])
-    assert f"profile default: api.port {listening} is taken by pid {os.getpid()}" in conflict
+    assert f"agent default: api.port {listening} is taken by pid {os.getpid()}" in conflict
     assert "Fix: " in conflict
     assert info.port_conflicts([replace(agent, state="absent")], []) == []
     assert info.port_conflicts([replace(agent, api=replace(agent.api, enabled=False))], []) == []

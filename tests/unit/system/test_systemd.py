@@ -69,10 +69,10 @@ def test_nonsense_is_no_number_and_no_word(systemctl, value):
 def test_one_that_does_not_answer_is_a_finding_about_its_agent_alone(systemctl, script, why):
     hanging = systemctl(script)
     other = type("Answers", (Manager,), {"units": lambda self, names: {n: self._unit(n, {}) for n in names}})
-    agents = {"work": hanging, "play": other("user", Owner("play", 1234567, 1234567, "/"))}
-    profiles = [described.agent(name) for name in agents]
+    by_name = {"work": hanging, "play": other("user", Owner("play", 1234567, 1234567, "/"))}
+    agents = [described.agent(name) for name in by_name]
     began = time.monotonic()
-    found = managers.units_of(profiles, lambda profile: agents[profile.name])
+    found = managers.units_of(agents, lambda agent: by_name[agent.name])
     assert time.monotonic() - began < 15
     assert why in found[UNIT].unknown
     assert not found[UNIT].running
@@ -87,7 +87,7 @@ def test_of_the_systems_manager_it_is_an_error(systemctl, monkeypatch):
     monkeypatch.setattr(systemd, "COMMAND_TIMEOUT", 1.0)
     systemctl("sleep 1000")
     with pytest.raises(OpsError, match="did not finish"):
-        managers.units_of([described.agent("work")], lambda _profile: Manager("system", Owner.current()))
+        managers.units_of([described.agent("work")], lambda _agent: Manager("system", Owner.current()))
 
 
 def test_a_journal_is_found_by_what_nobody_can_call_himself():

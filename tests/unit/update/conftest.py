@@ -118,33 +118,33 @@ class World:
     def current(self) -> str:
         return gateway.current_release(self.host.root)
 
-    def home(self, profile: str) -> Path:
-        return Path(self.host.select(profile)[0].home) if self.host.profiles else self._home(profile)
+    def home(self, agent: str) -> Path:
+        return Path(self.host.select(agent)[0].home) if self.host.agents else self._home(agent)
 
-    def directory(self, profile: str) -> Path:
-        return Path(self.host.data_dir, "agents", profile)
+    def directory(self, agent: str) -> Path:
+        return Path(self.host.data_dir, "agents", agent)
 
-    def _home(self, profile: str) -> Path:
-        return self.directory(profile) / ".hermes"
+    def _home(self, agent: str) -> Path:
+        return self.directory(agent) / ".hermes"
 
     @contextlib.contextmanager
-    def database(self, profile: str):
-        connection = sqlite3.connect(self._home(profile) / "state.db", isolation_level=None)
+    def database(self, agent: str):
+        connection = sqlite3.connect(self._home(agent) / "state.db", isolation_level=None)
         try:
             yield connection
         finally:
             connection.close()
 
-    def speak(self, profile: str, text: str) -> None:
-        with self.database(profile) as connection:
+    def speak(self, agent: str, text: str) -> None:
+        with self.database(agent) as connection:
             connection.execute("INSERT INTO said VALUES (?)", (text,))
 
-    def heard(self, profile: str) -> list[str]:
-        with self.database(profile) as connection:
+    def heard(self, agent: str) -> list[str]:
+        with self.database(agent) as connection:
             return [row[0] for row in connection.execute("SELECT text FROM said")]
 
-    def schema(self, profile: str) -> int:
-        with self.database(profile) as connection:
+    def schema(self, agent: str) -> int:
+        with self.database(agent) as connection:
             return connection.execute("SELECT version FROM schema_version").fetchone()[0]
 
     def set_aside(self) -> list[str]:
@@ -217,14 +217,14 @@ class World:
         self.units[unit] = {"ActiveState": "active", "SubState": "running", "MainPID": str(pid)}
         self.run_release(unit.split("@")[1].split(".")[0])
 
-    def run_release(self, profile: str) -> None:
+    def run_release(self, agent: str) -> None:
         """What a release does as soon as it runs."""
         if self.current == self.old:
             return
         if self.broken != "migrates nothing":
-            with self.database(profile) as connection:
+            with self.database(agent) as connection:
                 connection.execute("UPDATE schema_version SET version = 2")
-        self.speak(profile, f"learnt by {profile}")
+        self.speak(agent, f"learnt by {agent}")
 
     def boot(self) -> None:
         """The power comes back; what guards an update runs before the gateways."""

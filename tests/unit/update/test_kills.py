@@ -25,11 +25,11 @@ def consistent(world):
     world.assert_clean()
     assert world.current in (world.old, world.new)
     assert world.runs(world.current), world.units
-    for profile in ("default", "coder"):
-        assert world.schema(profile) == (1 if world.current == world.old else 2)
-        assert world.heard(profile)[0] == "first"
-    assert all(result.ok for result in world.wait(world.host.profiles, None, None))
-    said = {text for profile in ("default", "coder") for text in world.heard(profile)} | set(world.set_aside())
+    for agent in ("default", "coder"):
+        assert world.schema(agent) == (1 if world.current == world.old else 2)
+        assert world.heard(agent)[0] == "first"
+    assert all(result.ok for result in world.wait(world.host.agents, None, None))
+    said = {text for agent in ("default", "coder") for text in world.heard(agent)} | set(world.set_aside())
     learnt = {f"learnt by {u.split('@')[1].split('.')[0]}" for u in world.units}
     if any(name == world.new for name in world.releases.values()):
         assert said & learnt

@@ -43,7 +43,7 @@ def test_an_update_that_works(worlds):
     assert [event for event, _body in world.reports] == ["start", "success"]
     # Each step in its order, one word each.
     assert [line for line in world.said if line in STEPS] == list(STEPS[2:])
-    assert [name for name, _profile, _reply in world.canaries] == [world.new, world.new]
+    assert [name for name, _agent, _reply in world.canaries] == [world.new, world.new]
     world.assert_clean()
 
 
@@ -76,9 +76,9 @@ def test_a_release_that_does_not_prove_itself_is_left_again(worlds, broken):
     assert (outcome.status, outcome.exit_status, outcome.failed_step) == ("rolled_back", 1, "verify")
     assert world.current == world.old
     assert world.runs(world.old)
-    for profile in ("default", "coder"):
-        assert world.schema(profile) == 1
-        assert world.heard(profile) == ["first"]
+    for agent in ("default", "coder"):
+        assert world.schema(agent) == 1
+        assert world.heard(agent) == ["first"]
     # What was learnt meanwhile is not lost, and named.
     assert sorted(world.set_aside()) == ["first", "first", "learnt by coder", "learnt by default"]
     assert "set-aside/update-" in world.status["message"]
@@ -185,7 +185,7 @@ def test_no_release_that_serves_several_agents_from_one_gateway(worlds, offered,
     moved = replace(world.host.select("coder")[0], home=f"{outer.home}/profiles/coder")
     shutil.copytree(world.home("coder"), moved.home)
     world.host.records("coder").write_agent(moved)
-    del world.host.profiles
+    del world.host.agents
     outcome = world.machine().update()
     assert outcome.status == status
     if status == "failed":
@@ -207,7 +207,7 @@ def test_a_gateway_that_a_person_had_stopped_stays_stopped(worlds):
     world.stop("hermes-gateway@coder.service")
     assert world.machine().update().status == "success"
     assert world.states()["hermes-gateway@coder.service"] == "inactive"
-    assert [profile for _name, profile, _reply in world.canaries] == ["default"]
+    assert [agent for _name, agent, _reply in world.canaries] == ["default"]
 
 
 @pytest.mark.parametrize("broken", ["", "unhealthy"])
@@ -234,7 +234,7 @@ def test_an_agent_that_was_unhealthy_before_does_not_keep_the_others_from_an_upd
     def wait(agents, *arguments, **options):
         results = healthy(agents, *arguments, **options)
         for result in results:
-            if result.profile == "coder":
+            if result.agent == "coder":
                 result.problems.append(Problem("platform_not_connected", "its token is stale", "get a new one"))
         return results
 
@@ -256,7 +256,7 @@ def test_no_reply_is_asked_for_that_was_not_given_before(worlds, monkeypatch):
 
     monkeypatch.setattr(health, "wait", wait)
     assert world.machine().update().status == "success"
-    assert [reply for _name, _profile, reply in world.canaries] == [False, False]
+    assert [reply for _name, _agent, reply in world.canaries] == [False, False]
 
 
 def test_a_restore_that_fails_still_leaves_the_old_release_running(worlds, monkeypatch):
@@ -303,8 +303,8 @@ def test_backups_are_made_before_and_pruned_by_their_number(worlds):
     for version in ("0.19.0", "0.19.1", "0.19.2"):
         world.offered = version
         assert world.machine().update().status == "success"
-    for profile in ("default", "coder"):
-        assert len(archives.listed(str(directory), profile)) == 2
+    for agent in ("default", "coder"):
+        assert len(archives.listed(str(directory), agent)) == 2
 
 
 def test_a_release_that_failed_goes_before_one_that_was_good(worlds):

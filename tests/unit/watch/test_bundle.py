@@ -72,7 +72,7 @@ def host(tmp_path, monkeypatch):
         return says.get(" ".join(argv), f"{argv[0]} says nothing\n")
 
     monkeypatch.setattr(debug, "run_tail", run)
-    installed.__dict__.update(profiles=[agent], owner_of=lambda _profile: Owner.current())
+    installed.__dict__.update(agents=[agent], owner_of=lambda _agent: Owner.current())
     monkeypatch.setattr(Installation, "load", lambda: installed)
 
     records = installed.records("default")
@@ -97,7 +97,7 @@ def host(tmp_path, monkeypatch):
     broken = f'BROKEN_TOKEN="{PLANTED["env, broken line"]}\n'
     put(tmp_path / "home/.env", lines(dotenv.encode(*pair) for pair in env.items()) + broken)
     put(tmp_path / "managed/default/.env", f"M_TOKEN={PLANTED['managed env']}\n")
-    put(tmp_path / "ops/profiles/default/kept/.env", f"K_TOKEN={PLANTED['kept env']}\n")
+    put(tmp_path / "ops/agents/default/kept/.env", f"K_TOKEN={PLANTED['kept env']}\n")
     put(
         tmp_path / "home/config.yaml",
         f"# token: {PLANTED['config']}\nmodel:\n  default: stub-model\n  api_key: {PLANTED['config']}\n"
@@ -168,16 +168,16 @@ def test_what_triage_needs_is_there(host):
     host_says = "127.0.0.1 /var/lib/hermes/workspace hermes-user-name"
     host.says["uname --all"] = host_says
     found = contents(debug.bundle(host, "bundle", 7).data)
-    assert json.loads(found["profiles/default/config.yaml.json"])["model"] == {
+    assert json.loads(found["agents/default/config.yaml.json"])["model"] == {
         "default": "stub-model",
         "api_key": HIDDEN,
     }
-    assert found["profiles/default/env_names.txt"].splitlines()[:2] == ["A_TOKEN", "ALLOWED_USERS"]
-    assert json.loads(found["profiles/default/webhooks.json"])["claude-context"]["prompt"] == "{body}"
-    assert json.loads(found["profiles/default/applied_gateway.json"])["unit"] == "hermes-gateway@default.service"
-    assert json.loads(found["profiles/default/applied_env.json"]) == {"keys": {"ALLOWED_USERS": "(fingerprint)"}}
+    assert found["agents/default/env_names.txt"].splitlines()[:2] == ["A_TOKEN", "ALLOWED_USERS"]
+    assert json.loads(found["agents/default/webhooks.json"])["claude-context"]["prompt"] == "{body}"
+    assert json.loads(found["agents/default/applied_gateway.json"])["unit"] == "hermes-gateway@default.service"
+    assert json.loads(found["agents/default/applied_env.json"]) == {"keys": {"ALLOWED_USERS": "(fingerprint)"}}
     assert '"status": "failed"' in found["jobs/update.json"]
-    assert "memories/MEMORY.md" in found["profiles/default/home.txt"]
+    assert "memories/MEMORY.md" in found["agents/default/home.txt"]
     assert "PRETTY_NAME" in found["system/os.txt"]
     everything = "\n".join(found.values())
     assert "The agent remembers." not in everything
@@ -226,7 +226,7 @@ def test_the_search_does_not_trust_the_hiding(host, tmp_path, monkeypatch, capsy
 def test_a_file_with_a_secret_in_its_name_is_not_shown_by_it(host):
     (host.tmp_path / "home" / PLANTED["managed env"]).write_text("x")
     found = contents(debug.bundle(host, "bundle", 7).data)
-    assert PLANTED["managed env"] not in found["profiles/default/home.txt"]
+    assert PLANTED["managed env"] not in found["agents/default/home.txt"]
 
 
 @pytest.mark.parametrize("spoil", ["config", "webhooks", "env", "state", "pipes"])

@@ -65,6 +65,6 @@ HOPELESS = Problem("port_in_use", "port 1 is taken", "stop it", True)
 def test_an_agent_that_is_not_healthy(problem, state, excuse, failure):
     (finding,) = findings.health_findings(Health("default", [problem]), state(), excuse)
     assert finding.failure is failure
-    assert finding.profile == "default"
+    assert finding.agent == "default"
     assert finding.fix == problem.fix
     assert (excuse or "") in finding.what

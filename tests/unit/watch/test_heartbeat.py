@@ -207,7 +207,7 @@ URL = f"https://hc-ping.com/{HOST}"
     "values",
     [
         {"ping_url": URL},
-        {"profile_urls": {"work": f"http://[::1]:8000/ping/{HOST}"}},
+        {"agent_urls": {"work": f"http://[::1]:8000/ping/{HOST}"}},
         {"textfile": "/var/lib/prometheus/node-exporter/hermes.prom"},
         {"ping_url": URL, "job_urls": {"backup": URL}, "check": {"reply_minutes": 60}},
     ],
@@ -225,7 +225,7 @@ def test_good_settings(values):
             {"ping_url": url}
             for url in ("hc-ping.com/x", "file:///x", "https:///x", "https://me:pw@x/y", "https://[::1")
         ),
-        *({"ping_url": "https://x:99999/y"}, {"profile_urls": {"work": 7}}, {"profile_urls": {"work": ""}}),
+        *({"ping_url": "https://x:99999/y"}, {"agent_urls": {"work": 7}}, {"agent_urls": {"work": ""}}),
         *({"textfile": "hermes.prom"}, {"textfile": "/x/hermes.txt"}, {"ping_url": URL, "period": 20}),
         {"ping_url": URL, "check": {"reply_minutes": 1, "reply_seconds": 61}},
         {"ping_url": URL, "check": {"disk": 1}},
@@ -242,7 +242,7 @@ def test_bad_settings_name_no_url(values):
 # --- what is said ----------------------------------------------------------------------------------------------
 
 DISK = Finding("disk_full", "/ has 1 % of its space free", "free space")
-DOWN = Finding("not_running", "the unit is failed", "see its log", profile="work")
+DOWN = Finding("not_running", "the unit is failed", "see its log", agent="work")
 SQLITE = Finding("sqlite_wal", "the release's SQLite is 3.40.1", "another Python", failure=False)
 
 
@@ -254,24 +254,24 @@ def said(values, found):
     return {ping.name: (ping.event, ping.body) for ping in heartbeat.pings_of(declared.Settings(**values), found)}
 
 
-def test_the_host_says_all_and_a_profile_its_own():
-    urls = {"ping_url": URL, "profile_urls": {"work": URL, "default": URL, "gone": URL}}
+def test_the_host_says_all_and_an_agent_its_own():
+    urls = {"ping_url": URL, "agent_urls": {"work": URL, "default": URL, "gone": URL}}
     assert said(urls, report(SQLITE)) == {
         "ping_url": ("success", "2 agents healthy, 1 warning"),
-        "profile_urls: work": ("success", "1 agent healthy"),
-        "profile_urls: default": ("success", "1 agent healthy"),
+        "agent_urls: work": ("success", "1 agent healthy"),
+        "agent_urls: default": ("success", "1 agent healthy"),
     }
     pings = said(urls, report(DISK, DOWN, SQLITE))
     assert pings["ping_url"] == ("fail", "\n".join(map(str, (DISK, DOWN, SQLITE))))
-    assert pings["profile_urls: work"] == ("fail", str(DOWN))
-    assert pings["profile_urls: default"][0] == "success"
+    assert pings["agent_urls: work"] == ("fail", str(DOWN))
+    assert pings["agent_urls: default"][0] == "success"
     assert "Fix: free space" in pings["ping_url"][1]
 
 
-def test_without_a_url_of_the_host_all_profiles_say_what_is_wrong_with_it():
-    pings = said({"profile_urls": {"work": URL, "default": URL}}, report(DISK, DOWN))
-    assert pings["profile_urls: work"] == ("fail", f"{DISK}\n{DOWN}")
-    assert pings["profile_urls: default"] == ("fail", str(DISK))
+def test_without_a_url_of_the_host_all_agents_say_what_is_wrong_with_it():
+    pings = said({"agent_urls": {"work": URL, "default": URL}}, report(DISK, DOWN))
+    assert pings["agent_urls: work"] == ("fail", f"{DISK}\n{DOWN}")
+    assert pings["agent_urls: default"] == ("fail", str(DISK))
 
 
 # --- the command -----------------------------------------------------------------------------------------------
@@ -482,7 +482,7 @@ def check_exposition(text):
 FIGURES = {
     "disks": {"/": {"free_bytes": 1, "free_percent": 12.5}},
     "clock_offset": -0.5,
-    "profiles": {"default": {"memory_bytes": 123456789012, "open_files": 40, "restarts": 0, "turns": 7, "up": True}},
+    "agents": {"default": {"memory_bytes": 123456789012, "open_files": 40, "restarts": 0, "turns": 7, "up": True}},
 }
 
 
@@ -494,8 +494,8 @@ def test_the_textfile_of_a_host():
     for line in (
         "hermes_check_timestamp_seconds 1795000000",
         "hermes_healthy 0",
-        'hermes_finding{cause="not_running",profile="work",severity="failure"} 1',
-        'hermes_gateway_memory_bytes{profile="default"} 123456789012',
+        'hermes_finding{cause="not_running",agent="work",severity="failure"} 1',
+        'hermes_gateway_memory_bytes{agent="default"} 123456789012',
         'hermes_disk_free_ratio{path="/"} 0.125',
         "hermes_clock_offset_seconds -0.5",
     ):

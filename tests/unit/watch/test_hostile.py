@@ -157,9 +157,9 @@ def test_what_an_agent_does_to_its_home_harms_no_look(host, deed, capsys):
         act(host.home("bad"))
     status = cli.main(["check", "--json"])
     report = json.loads(capsys.readouterr().out)
-    found = {(finding["profile"], finding["cause"]) for finding in report["findings"]}
-    about = {cause for profile, cause in found if profile == "bad"}
-    assert not {cause for profile, cause in found if profile == "good"}
+    found = {(finding["agent"], finding["cause"]) for finding in report["findings"]}
+    about = {cause for agent, cause in found if agent == "bad"}
+    assert not {cause for agent, cause in found if agent == "good"}
     if expected == {"any"}:
         # Whether its parser says so or dies of it.
         assert about & {"config_unparsable", "home_unreadable"}
@@ -176,13 +176,13 @@ def test_nor_the_status_screen(host, deed, capsys):
     with as_the_agent():
         DEEDS[deed][0](host.home("bad"))
     assert cli.main(["status", "--json"]) == cli.EXIT_OK
-    profiles = json.loads(capsys.readouterr().out)["profiles"]
-    assert profiles["good"]["drift"] == ["model", "env: A"]
-    assert profiles["bad"]["drift"]
+    agents = json.loads(capsys.readouterr().out)["agents"]
+    assert agents["good"]["drift"] == ["model", "env: A"]
+    assert agents["bad"]["drift"]
 
 
 def test_a_token_and_escapes_in_its_words_are_repeated_nowhere(host, capsys, monkeypatch):
-    host.__dict__["profiles"] = [agent.checked_by(platforms=("telegram",)) for agent in host.profiles]
+    host.__dict__["agents"] = [agent.checked_by(platforms=("telegram",)) for agent in host.agents]
     said = {"state": "fatal", "error_message": f"The token `{TOKEN}` was rejected \x1b]0;owned\x07"}
     state = {"pid": os.getpid(), "gateway_state": "running", "platforms": {"telegram": said}}
     (host.home("bad") / "gateway_state.json").write_text(json.dumps(state))
@@ -231,12 +231,12 @@ def stranger():
 
 def test_whoever_took_the_webhook_s_port_gets_no_context(host, stranger, capsys, monkeypatch):
     (agent,) = host.select("bad")
-    host.__dict__["profiles"] = [replace(agent, webhook=Server(True, "127.0.0.1", stranger.port))]
+    host.__dict__["agents"] = [replace(agent, webhook=Server(True, "127.0.0.1", stranger.port))]
     subscriptions = host.home("bad") / "webhook_subscriptions.json"
     subscriptions.write_text(json.dumps({"claude-context": {"secret": "s"}}))
     subscriptions.chmod(0o644)
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=SimpleNamespace(read=lambda _limit: b"confidential")))
-    assert cli.main(["tell", "--profile", "bad", "--topic", "x"]) == cli.EXIT_UNHEALTHY
+    assert cli.main(["tell", "--agent", "bad", "--topic", "x"]) == cli.EXIT_UNHEALTHY
     assert "kept, but the agent has not answered" in capsys.readouterr().err
     assert set(stranger.said().split("\n")) <= {"b''", ""}
 

@@ -27,7 +27,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch i
 
 @pytest.fixture
 def host(tmp_path, monkeypatch):
-    """What :func:`info.gather` takes, for one profile whose unit runs."""
+    """What :func:`info.gather` takes, for one agent whose unit runs."""
     name = "hermes-gateway@default.service"
     unit = Unit(name, "loaded", "active", "running", True, 42, 0, "success", 0, time.monotonic(), False)
     monkeypatch.setattr(Manager, "units", lambda self, names: {name: unit})
@@ -35,7 +35,7 @@ def host(tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     return {
-        "profiles": [described.agent(home=str(home))],
+        "agents": [described.agent(home=str(home))],
         "scope": "system",
         "ops_dir": str(tmp_path / "ops"),
         "root": str(tmp_path / "root"),
@@ -48,24 +48,24 @@ def host(tmp_path, monkeypatch):
 )
 def test_a_broken_state_file_hides_nothing_else(host, tmp_path, content, platforms):
     (tmp_path / "home" / "gateway_state.json").write_text(content)
-    found = info.gather(**host)["profiles"]["default"]
+    found = info.gather(**host)["agents"]["default"]
     assert found["active"] == "active"
     assert found["platforms"] == platforms
 
 
 def test_agents_that_share_a_user_are_named(host):
-    (one,) = host["profiles"]
-    host["profiles"] += [replace(one, name="work"), replace(one, name="gone", state="absent")]
+    (one,) = host["agents"]
+    host["agents"] += [replace(one, name="work"), replace(one, name="gone", state="absent")]
     assert info.gather(**host)["shared_users"] == {one.user: ["default", "work"]}
-    host["profiles"][1] = replace(one, name="work", user="no-such-user")
+    host["agents"][1] = replace(one, name="work", user="no-such-user")
     assert info.gather(**host)["shared_users"] == {}
 
 
 def test_profiles_of_an_adopted_home_that_are_no_agents_are_named(host, tmp_path):
     for name in ("work", "notes"):
         (tmp_path / "home/profiles" / name).mkdir(parents=True)
-    (one,) = host["profiles"]
-    host["profiles"].append(replace(one, name="work", home=str(tmp_path / "home/profiles/work")))
+    (one,) = host["agents"]
+    host["agents"].append(replace(one, name="work", home=str(tmp_path / "home/profiles/work")))
     assert info.gather(**host)["undeclared_profiles"] == [str(tmp_path / "home/profiles/notes")]
 
 
@@ -92,7 +92,7 @@ def converged(host, tmp_path):
         webhooks=Webhooks(({"name": "build", "prompt": "look", "secret": SECRET}, {"name": "open"})),
     )
     converge_home(home, owner, records, desired, check=False)
-    return tmp_path / "home", lambda: info.gather(**host)["profiles"]["default"]["drift"]
+    return tmp_path / "home", lambda: info.gather(**host)["agents"]["default"]["drift"]
 
 
 def test_what_was_written_has_not_drifted(converged):
@@ -155,6 +155,6 @@ def test_files_that_cannot_be_read_say_so(converged):
 def test_no_record_and_no_answer_holds_a_secret(converged, tmp_path):
     home, drift = converged
     (home / ".env").write_text("A_TOKEN=fedcba9876543210\n")
-    applied = tmp_path / "ops" / "profiles" / "default" / "applied"
+    applied = tmp_path / "ops" / "agents" / "default" / "applied"
     texts = [path.read_text() for path in applied.iterdir()] + drift()
     assert not any(secret in text for text in texts for secret in (SECRET, "fedcba9876543210"))

@@ -52,15 +52,15 @@ def host(monkeypatch):
             "managed_root": str(top / "managed"),
         }
     )
-    profiles = []
+    agents = []
     for name in ("bad", "good"):
         (top / name).mkdir(mode=0o700)
         os.chown(top / name, nobody.uid, nobody.gid)
         places = {"home": str(top / name), "managed_dir": str(top / "managed" / name)}
-        profiles.append(described.agent(name, user="nobody", **places))
+        agents.append(described.agent(name, user="nobody", **places))
     says: dict[str, str] = {}
     monkeypatch.setattr(debug, "run_tail", lambda argv, **_options: says.get(" ".join(argv), f"{argv[0]} says\n"))
-    installed.__dict__.update(profiles=profiles)
+    installed.__dict__.update(agents=agents)
     monkeypatch.setattr(Installation, "load", lambda: installed)
     installed.says, installed.top = says, top
     # Above a home that pytest made for root alone, a worker could not get in.
@@ -99,7 +99,7 @@ def test_what_was_pasted_into_env_is_no_name_and_no_text(host):
     )
     said_by_bad(host, f"x {PEM[1]} y\ncorrect-horse-battery-staple\nhunter2secret-token-value-9911\n{PEM[2]}\n")
     found = parts(debug.bundle(host, "b", 7))
-    assert found["profiles/bad/env_names.txt"].splitlines()[:2] == ["GOOD_NAME", "KEY_PEM"]
+    assert found["agents/bad/env_names.txt"].splitlines()[:2] == ["GOOD_NAME", "KEY_PEM"]
     everything = "\n".join(found.values())
     for secret in (*PEM, "correct-horse", "hunter2", PEM[2][:20]):
         assert secret not in everything
@@ -136,7 +136,7 @@ def test_secrets_of_config_yaml_are_hidden_there_and_elsewhere(host):
     everything = "\n".join(found.values())
     assert [value for value in values if value in everything] == []
     assert found[JOURNAL] == f"it was {HIDDEN} here\n" * len(values)
-    assert json.loads(found["profiles/bad/config.yaml.json"])["mcp_servers"]["x"]["args"][0] == "--token"
+    assert json.loads(found["agents/bad/config.yaml.json"])["mcp_servers"]["x"]["args"][0] == "--token"
 
 
 SPOILS = {
@@ -189,7 +189,7 @@ def test_nothing_in_a_home_keeps_the_rest_from_being_there(host, spoil):
     found = parts(made)
     assert found["system/kernel.txt"] == "Linux box\n"
     assert found["journal/hermes-gateway-good.txt"] == "journalctl says\n"
-    assert "profiles/good/home.txt" in found
+    assert "agents/good/home.txt" in found
     assert all("bad" in member for member in made.left_out)
     assert "\x1b" not in "".join(found.values())
     if spoil in ("a hole", "a large .env"):

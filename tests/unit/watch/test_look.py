@@ -45,7 +45,7 @@ SCHEMA = "CREATE TABLE messages (id INTEGER PRIMARY KEY, session_id, role, times
 
 @pytest.fixture
 def host(tmp_path, monkeypatch):
-    """A host with one profile whose gateway is this very process."""
+    """A host with one agent whose gateway is this very process."""
     if os.geteuid() != 0:
         pytest.skip("records are root's")
     home = tmp_path / "home"
@@ -74,7 +74,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))
     host.problems = []
     monkeypatch.setattr(health, "judge", lambda *_arguments: Health("default", list(host.problems)))
-    monkeypatch.setattr(journal, "explain", lambda _profile, _manager, found: found.log.append("its last words"))
+    monkeypatch.setattr(journal, "explain", lambda _agent, _manager, found: found.log.append("its last words"))
     (home / "gateway_state.json").write_text(json.dumps({"pid": os.getpid(), "platforms": {}}))
     return host
 
@@ -92,7 +92,7 @@ def test_a_host_that_is_well(see, host):
     assert report.findings == []
     assert report.message == "1 agent healthy"
     assert host.read_status("check")["status"] == "success"
-    figures = report.figures["profiles"]["default"]
+    figures = report.figures["agents"]["default"]
     assert figures["turns"] == figures["turns_failed"] == figures["restarts"] == 0
     assert figures["memory_bytes"] > 0
 
@@ -101,7 +101,7 @@ def test_an_agent_that_is_down_is_explained(see, host):
     host.problems = [PROBLEM]
     report = see()
     assert causes(report) == [("no_answer", "failure")]
-    assert report.profiles[0].log == ["its last words"]
+    assert report.agents[0].log == ["its last words"]
     assert report.message == "1 failure: the api server does not answer"
     assert host.read_status("check")["status"] == "failed"
 
@@ -163,7 +163,7 @@ def test_no_agent_at_all_is_no_good_sign(see, host):
 
 def test_what_is_remembered_may_be_damaged(see, host):
     os.makedirs(os.path.dirname(host.status_path("check")))
-    for content in ("{", "[]", '{"memory": []}', '{"memory": {"profiles": {"default": [1]}, "sqlite": 7}}'):
+    for content in ("{", "[]", '{"memory": []}', '{"memory": {"agents": {"default": [1]}, "sqlite": 7}}'):
         with open(host.status_path("check"), "w") as stream:
             stream.write(content)
         assert {finding.cause for finding in see().findings} <= {"status_unknown"}
@@ -239,8 +239,8 @@ def test_one_agent_at_a_time_is_asked(see, host, monkeypatch):
     asked = []
     monkeypatch.setattr(servers, "ask", lambda server, *_arguments, **_more: asked.append(server.port))
     monkeypatch.setattr(health, "judge", lambda agent, *_arguments: Health(agent.name))
-    (agent,) = host.profiles
-    host.profiles.append(replace(agent, name="work", api=replace(agent.api, port=2)))
+    (agent,) = host.agents
+    host.agents.append(replace(agent, name="work", api=replace(agent.api, port=2)))
     for expected in ([1], [1, 2], [1, 2]):
         see(reply_minutes=30)
         assert asked == expected
@@ -283,7 +283,7 @@ def test_the_clock_is_remembered(see, host):
     assert see().findings == []
 
 
-def test_what_concerns_one_profile(see, host):
+def test_what_concerns_one_agent(see, host):
     host.problems = [PROBLEM]
     report = see(data_volume=True)
     assert {finding.cause for finding in report.findings} == {"no_answer", "volume_missing"}
@@ -297,7 +297,7 @@ def test_a_home_of_several_agents_is_named_once_one_gateway_serves_them_all(see,
     inner = replace(outer, name="work", home=f"{outer.home}/profiles/work", unit="hermes-gateway@work.service")
     os.makedirs(inner.home)
     host.records("work").write_agent(inner)
-    del host.profiles
+    del host.agents
     release = tmp_path / f"root/releases/{version}"
     release.mkdir(parents=True)
     (release / "release.json").write_text(json.dumps({"version": version}))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A profile's ``config.yaml``: we own keys in it, not the file."""
+"""An agent's ``config.yaml``: we own keys in it, not the file."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
 
 # The gateway looks into the managed scope only where the home has a config.yaml, be it an empty one
 # (gateway/config.py, load_gateway_config, 0.18.2 and 0.19.0).
-BESIDE_MANAGED = "# What is declared of this profile stands in its managed scope, and wins over what stands here.\n"
+BESIDE_MANAGED = "# What is declared of this agent stands in its managed scope, and wins over what stands here.\n"
 
 
 def decide(home: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:

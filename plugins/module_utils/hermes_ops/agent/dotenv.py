@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A profile's ``.env``: single keys in it, read and written the way Hermes reads the file.
+"""An agent's ``.env``: single keys in it, read and written the way Hermes reads the file.
 
 Two readers in Hermes have to agree on every line (0.18.2 and 0.19.0, the same in both):
 

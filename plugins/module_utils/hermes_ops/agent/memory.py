@@ -18,7 +18,7 @@ from ..system.files import read_bytes
 from ..system.text import number
 from . import sessions, tell
 
-# Below the profile's home.
+# Below the agent's home.
 DIRECTORIES = ("memories", tell.DIRECTORY)
 # Bytes of a file that are searched; Hermes' own memories have a few thousand characters.
 MAX_BYTES = 4 * 1024 * 1024

@@ -48,7 +48,7 @@ class Message:
 
 
 def reading(home: str) -> AbstractContextManager[sqlite3.Connection | None]:
-    """In a worker: the database of the profile in *home*; None when there is none.
+    """In a worker: the agent's database in *home*; None when there is none.
 
     :raises OpsError: see :func:`sqlite.reading`
     """

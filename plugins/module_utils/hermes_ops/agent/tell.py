@@ -13,7 +13,7 @@ from ..system.errors import OpsError
 from ..system.files import Owner, ensure_directory, write_atomic
 from ..system.worker import work
 
-# Below the profile's home.
+# Below the agent's home.
 DIRECTORY = "context"
 WEBHOOK = "claude-context"
 # Hermes takes webhook calls of up to 1 MiB (0.18.2 and 0.19.0 gateway/platforms/webhook.py: max_body_bytes); the rest

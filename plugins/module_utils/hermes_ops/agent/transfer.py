@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Skills, and the home of an OpenClaw agent, brought into a profile; nothing that is there is overwritten.
+"""Skills, and the home of an OpenClaw agent, brought to an agent; nothing that is there is overwritten.
 
 Where things go is what Hermes' own migration does (its optional skill openclaw-migration, which the wheels of 0.18.2
 and 0.19.0 lack): skills without a category to ``skills/openclaw-imports/``, the persona to SOUL.md, entries of
@@ -70,7 +70,7 @@ class Item:
 
     :param status: one of :data:`STATUSES`
     :param source: below the source directory
-    :param target: below the profile's home
+    :param target: below the agent's home
     :param action: does it; only of what is ``ported``
     """
 
@@ -136,7 +136,7 @@ def unpack(
 def plan(source: Parcel, home: str, default_soul: str | None) -> list[Item]:
     """What becomes of everything in *source*; nothing is changed.
 
-    :raises OpsError: when the profile cannot be read
+    :raises OpsError: when the agent's home cannot be read
     """
     known = (*PERSONA, *MEMORIES)
     workspace = next(
@@ -445,7 +445,7 @@ def _left(source: Parcel, workspace: str | None, places: Iterable[str], items: l
         if path in around or not used.isdisjoint([path, *parents(path)]) or not around.issuperset(parents(path)[1:]):
             continue
         known = source.is_file(path) or source.is_directory(path)
-        why = "it has no place in a profile" if known else "it is a symbolic link, or no file"
+        why = "it has no place in an agent's home" if known else "it is a symbolic link, or no file"
         yield Item("left", path, note=_LEFT.get(os.path.basename(path), why))
     for path in sorted(source.left_out):
         yield Item("left", path, note="made anew where it is needed")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A profile's webhook subscriptions: entries of a JSON file that the running gateway reads again by itself.
+"""An agent's webhook subscriptions: entries of a JSON file that the running gateway reads again by itself.
 
 Facts from gateway/platforms/webhook.py and hermes_cli/webhook.py of 0.18.2 and 0.19.0, the same in both save for
 ``script`` and ``filters``, which 0.19.0 brought.

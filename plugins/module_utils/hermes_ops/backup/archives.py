@@ -23,7 +23,7 @@ class Archive:
     """A complete archive on this host. ``created``: seconds since 1970; ``size``: bytes."""
 
     path: str
-    profile: str
+    agent: str
     created: float
     size: int
 
@@ -33,19 +33,19 @@ def directory_of(host: Installation) -> str:
     return os.path.join(host.ops_dir, "backups")
 
 
-def listed(directory: str, profile: str | None = None) -> list[Archive]:
-    """The complete archives in *directory*, of all profiles or one, oldest first; see :func:`age_key`."""
+def listed(directory: str, agent: str | None = None) -> list[Archive]:
+    """The complete archives in *directory*, of all agents or one, oldest first; see :func:`age_key`."""
     found = []
     for name in os.listdir(directory) if os.path.isdir(directory) else []:
         match = re.fullmatch(pattern(None), name)
-        if not match or profile not in (None, match["profile"]):
+        if not match or agent not in (None, match["agent"]):
             continue
         path = os.path.join(directory, name)
         try:
             created = datetime.datetime.strptime(match["stamp"] + "+0000", "%Y%m%dT%H%M%SZ%z").timestamp()
         except ValueError:
             continue  # the 32nd of a month: no name of ours
-        found.append(Archive(path, match["profile"], created, os.stat(path).st_size))
+        found.append(Archive(path, match["agent"], created, os.stat(path).st_size))
     return sorted(found, key=lambda each: (age_key(each.created), each.path))
 
 
@@ -58,28 +58,28 @@ def age_key(created: float) -> tuple[bool, float]:
     return created <= time.time() + FAST_CLOCK, created
 
 
-def prune(directory: str, profile: str, keep: int) -> list[str]:
-    """Remove all but the newest *keep* archives of *profile*; returns their paths."""
-    surplus = [each.path for each in listed(directory, profile)[: -max(keep, 1)]]
+def prune(directory: str, agent: str, keep: int) -> list[str]:
+    """Remove all but the newest *keep* archives of *agent*; returns their paths."""
+    surplus = [each.path for each in listed(directory, agent)[: -max(keep, 1)]]
     for path in surplus:
         os.unlink(path)
     return surplus
 
 
-def profile_of(path: str) -> str | None:
-    """The profile that the archive *path* is named after; None when that is no name of an archive."""
+def agent_of(path: str) -> str | None:
+    """The agent that the archive *path* is named after; None when that is no name of an archive."""
     match = re.fullmatch(pattern(None), os.path.basename(path))
-    return match["profile"] if match else None
+    return match["agent"] if match else None
 
 
-def pattern(profile: str | None) -> str:
-    name = r"[a-z0-9][a-z0-9_-]{0,63}" if profile is None else re.escape(profile)
-    return rf"(?P<profile>{name})-(?P<stamp>{_STAMP}){re.escape(SUFFIX)}"
+def pattern(agent: str | None) -> str:
+    name = r"[a-z0-9][a-z0-9_-]{0,63}" if agent is None else re.escape(agent)
+    return rf"(?P<agent>{name})-(?P<stamp>{_STAMP}){re.escape(SUFFIX)}"
 
 
-def free_name(directory: str, profile: str) -> str:
+def free_name(directory: str, agent: str) -> str:
     while True:
-        path = os.path.join(directory, f"{profile}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}{SUFFIX}")
+        path = os.path.join(directory, f"{agent}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}{SUFFIX}")
         if not os.path.lexists(path):
             return path
         time.sleep(0.1)

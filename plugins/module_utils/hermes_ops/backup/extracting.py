@@ -43,7 +43,7 @@ class Manifest:
     :param env_inside: ``.env`` was extracted
     """
 
-    profile: str
+    agent: str
     host: str
     created: float
     kit: str
@@ -66,7 +66,7 @@ class Manifest:
             values = {key: _plain(value) for key, value in answer.items() if key in known}
             sealed = answer.get("sealed_env")
             manifest = cls(**{**values, "sealed_env": None if sealed is None else base64.b64decode(sealed)})
-            texts = [manifest.profile, manifest.host, manifest.kit, manifest.env, *manifest.learnt]
+            texts = [manifest.agent, manifest.host, manifest.kit, manifest.env, *manifest.learnt]
             texts += [each for each in (manifest.release, manifest.version) if each is not None]
             texts += [*manifest.problems.values(), *manifest.left_out.values()]
             numbers = [manifest.created, manifest.members, *manifest.schemas.values()]

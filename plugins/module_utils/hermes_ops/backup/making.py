@@ -49,9 +49,9 @@ class Made(NamedTuple):
 
 
 def create(host: Installation, agent: Agent, directory: str, *, env: str = "exclude") -> Made:
-    """Make an archive of the profile's home in *directory*. It gets its name only after it was read to its end.
+    """Make an archive of the agent's home in *directory*. It gets its name only after it was read to its end.
 
-    :param agent: one of ``host.profiles``
+    :param agent: one of ``host.agents``
     :param env: ``.env`` is left out (``exclude``), in it as it is (``include``), or encrypted: ``age:<recipient>``
     :returns: mode 0600, complete, checked and on disk
     :raises OpsError: it could not be made, and nothing of it is left
@@ -167,7 +167,7 @@ def _about(host: Installation, agent: Agent, env: str) -> dict[str, Any]:
     release = gateway.current_release(host.root)
     stamp = stamp_of(host.root, release)
     return {
-        "profile": agent.name,
+        "agent": agent.name,
         "host": socket.gethostname(),
         "created": time.time(),
         "kit": __version__,

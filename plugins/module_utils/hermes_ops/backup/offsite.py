@@ -52,7 +52,7 @@ class Snapshot:
     """A complete copy of a home in the repository. ``created``: seconds since 1970."""
 
     id: str
-    profile: str
+    agent: str
     host: str
     created: float
 
@@ -151,11 +151,11 @@ class Repository:
             self._run("forget", *(snapshot for _when, snapshot in older))
         return manifest
 
-    def forget(self, profile: str) -> None:
-        """Apply the retention to the snapshots of *profile* of this host."""
+    def forget(self, agent: str) -> None:
+        """Apply the retention to the snapshots of *agent* of this host."""
         keep = self.settings
         self._run(
-            *("forget", "--host", socket.gethostname(), "--tag", f"{TAG},{self._tag(profile)}"),
+            *("forget", "--host", socket.gethostname(), "--tag", f"{TAG},{self._tag(agent)}"),
             *("--group-by", "host,tags"),
             *("--keep-daily", str(keep.restic_keep_daily), "--keep-weekly", str(keep.restic_keep_weekly)),
             *("--keep-monthly", str(keep.restic_keep_monthly)),
@@ -170,21 +170,21 @@ class Repository:
         self._remember(checked=time.time())
         return True
 
-    def snapshots(self, profile: str | None = None) -> list[Snapshot]:
-        """Complete snapshots of all hosts, of all profiles or one, oldest first."""
+    def snapshots(self, agent: str | None = None) -> list[Snapshot]:
+        """Complete snapshots of all hosts, of all agents or one, oldest first."""
         found = []
-        for each in self._list(profile):
+        for each in self._list(agent):
             tag = next((tag for tag in each["tags"] if tag.startswith(self._tag(""))), None)
             if tag and _UNFINISHED not in each["tags"]:
                 found.append(Snapshot(each["id"][:8], tag[len(self._tag("")) :], each["hostname"], _created(each)))
         return sorted(found, key=lambda snapshot: archives.age_key(snapshot.created))
 
-    def find(self, wanted: str, profile: str | None) -> Snapshot:
+    def find(self, wanted: str, agent: str | None) -> Snapshot:
         """A snapshot by its id; ``latest``: the newest of this host.
 
         :raises OpsError: there is none; names those that there are
         """
-        snapshots = self.snapshots(profile)
+        snapshots = self.snapshots(agent)
         if wanted == "latest":
             own = [each for each in snapshots if each.host == socket.gethostname()]
         else:
@@ -201,7 +201,7 @@ class Repository:
 
         :raises OpsError: when there is no restic; and its own, where what reads the stream fails because it ends early
         """
-        with self._started("dump", snapshot.id, f"/{snapshot.profile}.tar", stdout=subprocess.PIPE) as restic:
+        with self._started("dump", snapshot.id, f"/{snapshot.agent}.tar", stdout=subprocess.PIPE) as restic:
             try:
                 yield restic
             except OpsError as error:
@@ -211,11 +211,11 @@ class Repository:
                 raise
 
     @staticmethod
-    def _tag(profile: str) -> str:
-        return f"profile:{profile}"
+    def _tag(agent: str) -> str:
+        return f"agent:{agent}"
 
-    def _list(self, profile: str | None) -> list[dict[str, Any]]:
-        tags = TAG if profile is None else f"{TAG},{self._tag(profile)}"
+    def _list(self, agent: str | None) -> list[dict[str, Any]]:
+        tags = TAG if agent is None else f"{TAG},{self._tag(agent)}"
         return json.loads(self._run("snapshots", "--json", "--tag", tags).stdout or "[]") or []
 
     # restic itself.

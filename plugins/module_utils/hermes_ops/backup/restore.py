@@ -15,8 +15,8 @@ All of that is done by workers as the agent's user: root opens nothing in a home
 it begins, and in the end moves what was set aside, as a whole, to where the agent cannot change it::
 
     <ops_dir>/restore.json                       what was begun last, and what is needed to undo it
-    <ops_dir>/set-aside/<profile>-<time>/        what was in the home; stays until somebody removes it
-    <ops_dir>/set-aside/<profile>-<time>-undone/ what a restored home that was undone again had by then
+    <ops_dir>/set-aside/<agent>-<time>/          what was in the home; stays until somebody removes it
+    <ops_dir>/set-aside/<agent>-<time>-undone/   what a restored home that was undone again had by then
 
 Where the ops directory is on another file system, both stay in the home.
 """
@@ -58,7 +58,7 @@ _UNDONE = "-undone"
 class Journal:
     """What is needed to undo a restore.
 
-    :param home: of the profile
+    :param home: of the agent
     :param inode: its number, by which one sees that its volume is mounted
     :param user: whose the home is
     :param stamp: the time, in the names of all that belongs to this restore
@@ -67,7 +67,7 @@ class Journal:
     :param step: that was begun last
     """
 
-    profile: str
+    agent: str
     user: str
     home: str
     inode: int
@@ -157,7 +157,7 @@ class Restore:
         finish()
         _refuse_newer(manifest)
         made = moment(manifest.created)
-        return f"would restore {manifest.members} files of {manifest.profile} on {manifest.host}, {made}"
+        return f"would restore {manifest.members} files of {manifest.agent} on {manifest.host}, {made}"
 
     def recover(self, *, boot: bool = False, locks: Sequence[int] = ()) -> bool:
         """Undo what was killed, or finish what counted already; returns whether there was anything.
@@ -173,12 +173,12 @@ class Restore:
             return False
         journal = Journal(**value)
         if journal.step == "keep":
-            self.say(f"the restore of {journal.profile} was interrupted after it counted: it is finished")
+            self.say(f"the restore of {journal.agent} was interrupted after it counted: it is finished")
             self.say(f"what was in the home is in {self._keep(journal, exchange.SET_ASIDE, '')}")
             self.undertaking.end()
             return True
-        self.say(f"the restore of {journal.profile} was interrupted at {journal.step}: it is undone")
-        agent = next((each for each in self.host.profiles if each.name == journal.profile), None)
+        self.say(f"the restore of {journal.agent} was interrupted at {journal.step}: it is undone")
+        agent = next((each for each in self.host.agents if each.name == journal.agent), None)
         self._undo(journal, agent, locks, boot=boot)
         return True
 
@@ -222,7 +222,7 @@ class Restore:
             self._exchange(journal, agent, [lock, other])
 
     def _exchange(self, journal: Journal, agent: Agent, locks: Sequence[int]) -> None:
-        records = self.host.records(journal.profile)
+        records = self.host.records(journal.agent)
         records.prepare()
         # A run of site.yml waits.
         with records.lock():
@@ -232,7 +232,7 @@ class Restore:
 
     def _start(self, journal: Journal, agent: Agent, before: list[str]) -> None:
         self.undertaking.enter(journal, "start")
-        records = {journal.profile: self.host.records(journal.profile)}
+        records = {journal.agent: self.host.records(journal.agent)}
         self.say("starting the gateway on it")
         # Somebody may have started it before the exchange: it would go on with what was set aside.
         self.supervisor.stop([agent])
@@ -268,7 +268,7 @@ class Restore:
                 self.undertaking.enter(journal, "stop")
         self._remove_staging(journal, owner, locks)
         if stopped and journal.running and journal.step != "extract":
-            gateway.start(self.supervisor, [stopped], {journal.profile: self.host.records(journal.profile)})
+            gateway.start(self.supervisor, [stopped], {journal.agent: self.host.records(journal.agent)})
         self.undertaking.end()
 
     def _stop(self, agent: Agent) -> None:
@@ -299,7 +299,7 @@ class Restore:
         name = prefix + journal.stamp
         stays = os.path.join(journal.home, name)
         target = os.path.join(self.host.ops_dir, "set-aside")
-        new = f"{journal.profile}-{journal.stamp}{suffix}"
+        new = f"{journal.agent}-{journal.stamp}{suffix}"
         with contextlib.ExitStack() as stack:
             try:
                 ensure_directory(target, mode=0o700)

@@ -186,7 +186,7 @@ def plan(host: Installation, names: list[str]) -> list[tuple[Journal, Survey]]:
             "the gateways run below their users' own managers",
             fix="converge the host with gateway_scope: system first",
         )
-    agents = host.profiles
+    agents = host.agents
     gone = [was for name in remembered(host.ops_dir) if (was := host.records(name).separated())]
     chosen = choose(agents, names, gone)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

@@ -18,7 +18,7 @@ AGE = "age:"
 class Settings:
     """``/etc/hermes-ops/backup.json``.
 
-    :param keep: how many archives of each profile stay on this host
+    :param keep: how many archives of each agent stay on this host
     :param env: what becomes of ``.env`` in them: ``exclude``, ``include``, ``encrypt``
     :param age_recipient: for whom it is encrypted: a public key of age or SSH
     :param restic_repository: where copies go off the host, as restic calls it; ``""``: nowhere

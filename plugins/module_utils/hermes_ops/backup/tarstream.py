@@ -5,7 +5,7 @@
 
 ::
 
-    about.json        format, profile, host, time, versions
+    about.json        format, agent, host, time, versions
     home/…            the files: regular ones, directories, symbolic links
     env.age           .env as age encrypted it; only where that was asked for
     summary.json      how many members these are, one SHA-256 over all of them, and notes; an archive without it is
@@ -45,7 +45,7 @@ SEALED_ENV = "env.age"
 # What about.json says, besides ``format``: whose home, on which host, when (seconds since 1970), by which kit; the
 # release and its version (texts, or None), and how .env is in it.
 ABOUT_KEYS: dict[str, Any] = {
-    "profile": str,
+    "agent": str,
     "host": str,
     "created": (int, float),
     "kit": str,

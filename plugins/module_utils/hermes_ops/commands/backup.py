@@ -27,7 +27,7 @@ SUMMARY = "back the agents' homes up, while they work"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", help="this profile only")
+    parser.add_argument("--agent", help="this agent only")
     parser.add_argument("--output", metavar="DIR", help="there and nowhere else, and nothing is removed there")
     parser.add_argument("--env", choices=ENV_CHOICES, help=".env in the archive (default: as declared)")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
@@ -38,16 +38,16 @@ def work(arguments: argparse.Namespace) -> int:
     wanted = declared()
     directory = _output(arguments.output) if arguments.output else archives.directory_of(host)
     # What is not the whole of it says nothing about the nightly one.
-    whole = arguments.profile is None and arguments.output is None
+    whole = arguments.agent is None and arguments.output is None
     if whole:
         heartbeat.report(host, "backup", "start", "backup")
     made: list[dict[str, Any]] = []
     failures: list[str] = []
     try:
         env = wanted.env_of(arguments.env)
-        agents = host.select(arguments.profile)
+        agents = host.select(arguments.agent)
         if not agents:
-            raise OpsError("there is no profile", fix="converge the host: site.yml")
+            raise OpsError("there is no agent", fix="converge the host: site.yml")
         for agent in agents:
             # One agent's home must not keep the others from their backups.
             with _collected(failures, agent):
@@ -59,9 +59,9 @@ def work(arguments: argparse.Namespace) -> int:
             _off_the_host(host, wanted, agents, failures)
     except (OpsError, OSError) as error:
         failures.append(str(error))
-    problems = [f"{each['profile']}: {path} {why}" for each in made for path, why in each["problems"].items()]
+    problems = [f"{each['agent']}: {path} {why}" for each in made for path, why in each["problems"].items()]
     wrong = [*failures, *problems]
-    message = "; ".join(wrong) or f"backed up: {', '.join(each['profile'] for each in made)}"
+    message = "; ".join(wrong) or f"backed up: {', '.join(each['agent'] for each in made)}"
     if whole:
         with contextlib.suppress(OpsError) if failures else contextlib.nullcontext():
             heartbeat.conclude(host, "backup", bool(wrong), message, archives=made)
@@ -69,7 +69,7 @@ def work(arguments: argparse.Namespace) -> int:
         say(json.dumps(made, indent=2))
     else:
         for each in made:
-            say(f"profile {each['profile']}: {each['path']} ({each['size'] / 2**20:.1f} MiB)")
+            say(f"agent {each['agent']}: {each['path']} ({each['size'] / 2**20:.1f} MiB)")
         for problem in problems:
             say(f"not as it should be: {problem}")
     if failures:
@@ -108,9 +108,9 @@ def _off_the_host(host: Installation, wanted: Settings, agents: list[Agent], fai
     repository.look_after()
 
 
-def _said(profile: str, done: making.Made) -> dict[str, Any]:
+def _said(agent: str, done: making.Made) -> dict[str, Any]:
     return {
-        "profile": profile,
+        "agent": agent,
         "path": done.path,
         "size": os.stat(done.path).st_size,
         "files": done.manifest.members,

@@ -19,32 +19,32 @@ SUMMARY = "which backups there are"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", help="this profile only")
+    parser.add_argument("--agent", help="this agent only")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def work(arguments: argparse.Namespace) -> int:
     host, wanted = command_backup.installation(), command_backup.declared()
-    kept = archives.listed(archives.directory_of(host), arguments.profile)
+    kept = archives.listed(archives.directory_of(host), arguments.agent)
     if arguments.json:
-        found = {"archives": kept, "snapshots": _snapshots(host, wanted, arguments.profile)}
+        found = {"archives": kept, "snapshots": _snapshots(host, wanted, arguments.agent)}
         say(json.dumps({key: [dataclasses.asdict(each) for each in value] for key, value in found.items()}, indent=2))
         return EXIT_OK
     for archive in kept:
-        say(f"{_when(archive.created)}  {archive.profile:20}  {archive.size / 2**20:8.1f} MiB  {archive.path}")
+        say(f"{_when(archive.created)}  {archive.agent:20}  {archive.size / 2**20:8.1f} MiB  {archive.path}")
     # Those on the host are told also where the repository is out of reach.
-    snapshots = _snapshots(host, wanted, arguments.profile)
+    snapshots = _snapshots(host, wanted, arguments.agent)
     for snapshot in snapshots:
-        say(f"{_when(snapshot.created)}  {snapshot.profile:20}  {snapshot.host:12}  restic:{snapshot.id}")
+        say(f"{_when(snapshot.created)}  {snapshot.agent:20}  {snapshot.host:12}  restic:{snapshot.id}")
     if not kept and not snapshots:
         say("there is none; make one: hermes-ops backup")
     return EXIT_OK
 
 
-def _snapshots(host: Installation, wanted: settings.Settings, profile: str | None) -> list[offsite.Snapshot]:
+def _snapshots(host: Installation, wanted: settings.Settings, agent: str | None) -> list[offsite.Snapshot]:
     """Those off the host; none where nothing is kept there, or before the first backup."""
     repository = offsite.Repository(host, wanted)
-    return repository.snapshots(profile) if wanted.restic_repository and repository.exists() else []
+    return repository.snapshots(agent) if wanted.restic_repository and repository.exists() else []
 
 
 def _when(seconds: float) -> str:

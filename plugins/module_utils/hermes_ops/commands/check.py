@@ -20,7 +20,7 @@ SUMMARY = "whether all is well with the agents and their host, and if not, why n
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
-    parser.add_argument("--profile", help="say only what concerns this profile")
+    parser.add_argument("--agent", help="say only what concerns this agent")
     parser.add_argument(
         "--wait",
         action="store_true",
@@ -30,13 +30,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
-    chosen = host.select(arguments.profile)
+    chosen = host.select(arguments.agent)
     waited = {}
     if arguments.wait:
-        waited = {result.profile: result for result in health.wait(chosen, supervisor_of(host))}
+        waited = {result.agent: result for result in health.wait(chosen, supervisor_of(host))}
     report = look.look(host, thresholds(), healths=waited)
-    if arguments.profile:
-        report = report.about(arguments.profile)
+    if arguments.agent:
+        report = report.about(arguments.agent)
     if arguments.json:
         say(json.dumps(report.as_dict(), indent=2))
     else:
@@ -54,6 +54,6 @@ def thresholds() -> findings.Settings:
 def lines(report: findings.Report) -> list[str]:
     """*report* for people: what is wrong, then the logs of who is not healthy."""
     said = [f"{'FAILURE' if finding.failure else 'warning'}  {finding}" for finding in report.findings]
-    for result in report.profiles:
-        said += [f"  {result.profile} | {line}" for line in result.log]
+    for result in report.agents:
+        said += [f"  {result.agent} | {line}" for line in result.log]
     return [*said, report.message]

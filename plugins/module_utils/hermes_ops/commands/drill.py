@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
     wanted = declared()
-    if wanted is None or not (wanted.ping_url or wanted.profile_urls):
+    if wanted is None or not (wanted.ping_url or wanted.agent_urls):
         raise OpsError("no heartbeat is declared that could raise an alert", fix="declare heartbeat_ping_url")
     deadline = time.monotonic() + SHARE * wanted.period
     status = EXIT_OK

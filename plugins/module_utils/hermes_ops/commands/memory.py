@@ -27,7 +27,7 @@ SUMMARY = "search what an agent knows: memories, context, conversations"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", help='words that have to stand together ("…" around a phrase); - for standard input')
-    parser.add_argument("--profile", help="this agent only")
+    parser.add_argument("--agent", help="this agent only")
     parser.add_argument("--limit", type=int, default=10, help="so many of each kind at most (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
@@ -46,7 +46,7 @@ def work(arguments: argparse.Namespace) -> int:
             Limits(seconds=SECONDS),
             where=agent.home,
         )
-        for agent in host.select(arguments.profile)
+        for agent in host.select(arguments.agent)
     }
     for name, worker in workers.items():
         try:
@@ -54,7 +54,7 @@ def work(arguments: argparse.Namespace) -> int:
         except OpsError as error:
             found[name], problem = [], str(error)
         if problem is not None:
-            sys.stderr.write(f"hermes-ops: profile {name}: not all could be searched: {quoted(problem)}\n")
+            sys.stderr.write(f"hermes-ops: agent {name}: not all could be searched: {quoted(problem)}\n")
             status = EXIT_UNHEALTHY
     if arguments.json:
         say(json.dumps({name: [dataclasses.asdict(place) for place in places] for name, places in found.items()}))
@@ -65,7 +65,7 @@ def work(arguments: argparse.Namespace) -> int:
 
 def _print(found: dict[str, list[Any]]) -> None:
     for name, places in found.items():
-        say(f"profile {name}: {len(places) or 'nothing'} found")
+        say(f"agent {name}: {len(places) or 'nothing'} found")
         for place in places:
             say(f"  {printable(place.where)}  {moment(place.when)}")
             say(f"      {printable(place.text)}")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops port``: skills, or the home of an OpenClaw agent, into a profile."""
+"""``hermes-ops port``: skills, or the home of an OpenClaw agent, to an agent."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ..supervise import gateway, health
 from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
 
-SUMMARY = "bring skills, or the home of an OpenClaw agent, into a profile"
+SUMMARY = "bring skills, or the home of an OpenClaw agent, to an agent"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", help="with skills (…/SKILL.md) in it, or the home of an OpenClaw agent")
-    parser.add_argument("--profile", help="the agent; without it the only one, or default")
+    parser.add_argument("--agent", help="the agent; without it the only one, or default")
     parser.add_argument("--check", action="store_true", help="only say what would be done")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
-    agent = host.one(arguments.profile)
+    agent = host.one(arguments.agent)
     path = os.path.abspath(arguments.directory)
     with parcel.packed(path) as (index, descriptor):
         bring = functools.partial(_bring, host, agent, os.path.basename(path), index, descriptor)
@@ -46,7 +46,7 @@ def work(arguments: argparse.Namespace) -> int:
         for item in items:
             say(item)
         summary = ", ".join(f"{number} {status}" for status, number in counts.items())
-        say(f"profile {agent.name}: {summary}{'; only looked, nothing was changed' if arguments.check else ''}")
+        say(f"agent {agent.name}: {summary}{'; only looked, nothing was changed' if arguments.check else ''}")
     return EXIT_UNHEALTHY if any(item.failed for item in items) else EXIT_OK
 
 

@@ -21,7 +21,7 @@ SUMMARY = "prove that the newest backups restore, beside the agents"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", help="this profile only")
+    parser.add_argument("--agent", help="this agent only")
 
 
 def work(arguments: argparse.Namespace) -> int:
@@ -29,13 +29,13 @@ def work(arguments: argparse.Namespace) -> int:
     wanted = rehearsal.Settings()
     if os.path.exists(settings.path_of("rehearsal")):
         wanted = settings.load("rehearsal", rehearsal.Settings)
-    whole = arguments.profile is None
+    whole = arguments.agent is None
     results, failures = [], []
     with host.lock("rehearsal"):
         began = time.time()
         if whole:
             heartbeat.report(host, "rehearsal", "start", "rehearsal of a restore")
-        for agent in host.select(arguments.profile):
+        for agent in host.select(arguments.agent):
             try:
                 results.append(rehearsal.rehearse(host, agent, wanted, backups, say))
                 say(results[-1])
@@ -43,7 +43,7 @@ def work(arguments: argparse.Namespace) -> int:
                 failures.append(f"{agent.name}: {printable(str(as_error(error)))}")
                 say(failures[-1])
         if not results and not failures:
-            failures.append("there is no profile")
+            failures.append("there is no agent")
         message = "; ".join(failures or results)
         if whole:
             heartbeat.conclude(host, "rehearsal", bool(failures), message, started=began)

@@ -35,9 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", nargs="?", default="latest", help="an archive, latest (default), restic:SNAPSHOT or restic:latest"
     )
-    parser.add_argument(
-        "--profile", help="whose home is replaced (default: the one that the backup is of, by its name)"
-    )
+    parser.add_argument("--agent", help="whose home is replaced (default: the one that the backup is of, by its name)")
     parser.add_argument("--force", action="store_true", help="also where the home knows more than the backup")
     parser.add_argument("--check", action="store_true", help="only say whether it would be done")
     parser.add_argument("--env-identity", metavar="FILE", help="age's identity, for an archive with an encrypted .env")
@@ -57,7 +55,7 @@ def work(arguments: argparse.Namespace) -> int:
             restore.recover(boot=arguments.boot, locks=[lock])
         return EXIT_OK
     if arguments.kept:
-        aside = put_back_kept(host, host.one(arguments.profile), say_now)
+        aside = put_back_kept(host, host.one(arguments.agent), say_now)
         say(f"what was there is in {aside}" if aside else "nothing differed from what last worked")
         return EXIT_OK
     with _opened(host, arguments) as (agent, source, finish):
@@ -72,30 +70,30 @@ def work(arguments: argparse.Namespace) -> int:
             )
         except Interrupted as error:
             raise OpsError(f"{error}; the home is what it was", fix="run it again") from None
-    say(f"profile {agent.name}: restored; what was there is in {aside}")
+    say(f"agent {agent.name}: restored; what was there is in {aside}")
     return EXIT_OK
 
 
 @contextlib.contextmanager
 def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple[Agent, Any, Any]]:
-    """The profile, the archive or stream, and what says that the stream was whole."""
+    """The agent, the archive or stream, and what says that the stream was whole."""
     if arguments.source.startswith(RESTIC):
         wanted = command_backup.declared()
         if not wanted.restic_repository:
             raise OpsError("no repository is declared", fix="declare backup_restic_repository")
         repository = offsite.Repository(host, wanted)
         name = arguments.source[len(RESTIC) :]
-        agent = host.one(arguments.profile) if name == "latest" or arguments.profile else None
+        agent = host.one(arguments.agent) if name == "latest" or arguments.agent else None
         snapshot = repository.find(name, agent.name if name == "latest" and agent else None)
-        agent = agent or host.one(snapshot.profile)
-        say(f"snapshot {snapshot.id} of {snapshot.profile} on {snapshot.host}")
+        agent = agent or host.one(snapshot.agent)
+        say(f"snapshot {snapshot.id} of {snapshot.agent} on {snapshot.host}")
         with repository.reading(snapshot) as restic:
             yield agent, restic.stdout, restic.finish
         return
     path = arguments.source
     agent = None
     if path == "latest":
-        agent = host.one(arguments.profile)
+        agent = host.one(arguments.agent)
         found = archives.listed(archives.directory_of(host), agent.name)
         if not found:
             raise OpsError(f"there is no archive of {agent.name} here", fix="name one, or restic:latest")
@@ -103,18 +101,18 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
     path = os.path.realpath(path)
     # Before anything of it is written anywhere.
     manifest = extracting.verify(path)
-    agent = agent or host.one(arguments.profile or _profile_of(path, manifest))
-    say(f"{path}: whole, {manifest.members} files of {manifest.profile} on {manifest.host}")
+    agent = agent or host.one(arguments.agent or _agent_of(path, manifest))
+    say(f"{path}: whole, {manifest.members} files of {manifest.agent} on {manifest.host}")
     yield agent, path, lambda: None
 
 
-def _profile_of(path: str, manifest: extracting.Manifest) -> str:
+def _agent_of(path: str, manifest: extracting.Manifest) -> str:
     """Whose home an archive replaces: what is in it may be written by anybody, its name where only root can write not.
 
     :raises OpsError: root has not named it, or not so
     """
-    fix = f"say whose home it replaces: --profile {manifest.profile}"
+    fix = f"say whose home it replaces: --agent {manifest.agent}"
     check_trusted(os.path.dirname(path), fix)
-    if archives.profile_of(path) != manifest.profile:
-        raise OpsError(f"says that it is of {manifest.profile}, its name does not", where=path, fix=fix)
-    return manifest.profile
+    if archives.agent_of(path) != manifest.agent:
+        raise OpsError(f"says that it is of {manifest.agent}, its name does not", where=path, fix=fix)
+    return manifest.agent

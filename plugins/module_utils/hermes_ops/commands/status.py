@@ -49,7 +49,7 @@ def gather(host: Installation) -> dict[str, Any]:
     """What :func:`info.gather` finds, and ``check``: a look at it; ``timers``; ``last``: how jobs ended."""
     report = look.look(host, thresholds())
     found = info.gather(
-        profiles=host.profiles,
+        agents=host.agents,
         scope=host.scope,
         ops_dir=host.ops_dir,
         root=host.root,
@@ -80,7 +80,7 @@ def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
     lines = [paint(check["message"], BOLD + ";" + (GREEN if check["healthy"] else RED))]
     for finding in check["findings"]:
         failure = finding["severity"] == "failure"
-        who = f"profile {finding['profile']}: " if finding["profile"] else ""
+        who = f"agent {finding['agent']}: " if finding["agent"] else ""
         lines += [
             paint(f"{'FAILURE' if failure else 'warning':<{MARGIN}}", RED if failure else YELLOW)
             + who
@@ -91,8 +91,8 @@ def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
         lines += _indented(f"the user {user} runs several agents: {', '.join(names)}")
     release = found["release"]
     lines += ["", f"{'release':<{MARGIN}}{release['id'] if release else 'none'}"]
-    for name, agent in found["profiles"].items():
-        lines += _agent_lines(name, agent, check["figures"]["profiles"].get(name, {}), paint)
+    for name, agent in found["agents"].items():
+        lines += _agent_lines(name, agent, check["figures"]["agents"].get(name, {}), paint)
     if found["timers"] or found["last"]:
         lines.append("")
     for job in sorted({*found["timers"], *found["last"]}):
@@ -107,7 +107,7 @@ def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
 def _agent_lines(name: str, agent: dict[str, Any], figures: dict[str, Any], paint: Any) -> list[str]:
     platforms = ", ".join(f"{key} {value}" for key, value in agent["platforms"].items()) or "no platform"
     state = paint(agent["active"], GREEN if agent["active"] == "active" else RED)
-    lines = [f"{'profile':<{MARGIN}}{name}: {state}, pid {agent['pid']}, {platforms}"]
+    lines = [f"{'agent':<{MARGIN}}{name}: {state}, pid {agent['pid']}, {platforms}"]
     figure = []
     if "memory_bytes" in figures:
         figure.append(f"{figures['memory_bytes'] / 2**20:.0f} MiB")

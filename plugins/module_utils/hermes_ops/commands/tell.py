@@ -22,7 +22,7 @@ SUMMARY = "give an agent context: kept in its home, said to it, answered by it"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Keep the text on standard input in the agent's home, say it to the agent, print its answer."
     parser.add_argument("--topic", help="what it is about; without it the first line of the text")
-    parser.add_argument("--profile", help="the agent; without it the only one, or default")
+    parser.add_argument("--agent", help="the agent; without it the only one, or default")
     parser.add_argument("--webhook", default=tell.WEBHOOK, help="its webhook subscription (%(default)s)")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds the agent may take (%(default)g)")
     parser.add_argument("--check", action="store_true", help="only say what would be done")
@@ -30,14 +30,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
-    agent = host.one(arguments.profile)
+    agent = host.one(arguments.agent)
     topic, body = tell.parse(sys.stdin.buffer.read(tell.MAX_BYTES + 1), arguments.topic)
     path = tell.archive_path(agent.home, topic, time.time())
     owner = host.owner_of(agent)
     url = servers.webhook_url(agent, owner, arguments.webhook)
     if arguments.check:
         say(f"would keep: {path}")
-        say(f"would tell: profile {agent.name}, by {url}: {printable(topic)} ({len(body)} characters)")
+        say(f"would tell: agent {agent.name}, by {url}: {printable(topic)} ({len(body)} characters)")
         return EXIT_OK
     tell.archive(path, owner, topic, body)
     say(f"kept:   {path}")
@@ -48,6 +48,6 @@ def work(arguments: argparse.Namespace) -> int:
     except OpsError as error:
         sys.stderr.write(f"hermes-ops: kept, but the agent has not answered: {printable(str(error))}\n")
         return EXIT_UNHEALTHY
-    say(f"told:   profile {agent.name}, by {url}")
+    say(f"told:   agent {agent.name}, by {url}")
     say(f"answer: {printable(answer)}")
     return EXIT_OK

@@ -17,8 +17,8 @@ SUMMARY = "whether an archive is whole"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("archive", nargs="?", default="latest", help="a file, or latest: the newest of each profile")
-    parser.add_argument("--profile", help="for latest: of this profile only")
+    parser.add_argument("archive", nargs="?", default="latest", help="a file, or latest: the newest of each agent")
+    parser.add_argument("--agent", help="for latest: of this agent only")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
@@ -26,7 +26,7 @@ def work(arguments: argparse.Namespace) -> int:
     paths = [arguments.archive]
     if arguments.archive == "latest":
         host = command_backup.installation()
-        newest = {each.profile: each.path for each in archives.listed(archives.directory_of(host), arguments.profile)}
+        newest = {each.agent: each.path for each in archives.listed(archives.directory_of(host), arguments.agent)}
         if not newest:
             raise OpsError("there is no archive on this host", fix="make one: hermes-ops backup")
         paths = list(newest.values())
@@ -35,7 +35,7 @@ def work(arguments: argparse.Namespace) -> int:
         try:
             manifest = extracting.verify(path)
             results.append({"path": path, "whole": True, "files": manifest.members})
-            said = ("profile", "host", "created", "version", "problems", "left_out")
+            said = ("agent", "host", "created", "version", "problems", "left_out")
             results[-1].update({key: getattr(manifest, key) for key in said})
         except OpsError as error:
             results.append({"path": path, "whole": False, "error": str(error)})
@@ -43,7 +43,7 @@ def work(arguments: argparse.Namespace) -> int:
         say(json.dumps(results, indent=2))
     for each in [] if arguments.json else results:
         if each["whole"]:
-            say(f"{each['path']}: whole, {each['files']} files of {each['profile']} on {each['host']}")
+            say(f"{each['path']}: whole, {each['files']} files of {each['agent']} on {each['host']}")
         else:
             say(each["error"])
     return EXIT_OK if all(each["whole"] for each in results) else EXIT_UNHEALTHY

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import pwd
 import stat
@@ -14,12 +15,14 @@ from ..description.agent import Agent
 from ..system.files import read_json
 from ..system.process import run
 from .installation import HOST_FILE
-from .records import Records, remembered
+from .records import check_ops
 
 # systemd keeps a file there for each user whose manager runs without a login (loginctl(1), enable-linger).
 LINGER = "/var/lib/systemd/linger"
 # The comment by which a user that the role base made is known.
 COMMENT = "Hermes agent"
+# Below the ops directory, where a host kept its records when all agents shared a home and a user.
+SUPERSEDED_RECORDS = "profiles"
 # Others may pass, and neither list nor change what lies in it.
 PARENT_MODE = 0o711
 DIRECTORY_MODE = 0o700
@@ -106,10 +109,12 @@ def superseded(ops_dir: str) -> str | None:
     """What shows that the host was converged when all agents still shared a home and a user."""
     if "hermes_home" in (read_json(HOST_FILE) or {}):
         return HOST_FILE
-    for name in remembered(ops_dir):
-        records = Records(ops_dir, name)
-        if "home" in records.applied("gateway") and "user" not in records.applied("gateway"):
-            return records.directory
+    if os.path.lexists(ops_dir):
+        check_ops(ops_dir)
+    for directory in sorted(glob.glob(os.path.join(glob.escape(ops_dir), SUPERSEDED_RECORDS, "*"))):
+        gateway = read_json(os.path.join(directory, "applied/gateway.json")) or {}
+        if "home" in gateway and "user" not in gateway:
+            return directory
     return None
 
 

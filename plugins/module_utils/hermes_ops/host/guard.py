@@ -46,7 +46,7 @@ class Guard:
 
     def _runners(self) -> list[str]:
         """The units that start a release: gateways, or the managers of the users whose gateways they run."""
-        agents = self.host.profiles
+        agents = self.host.agents
         if self.host.scope == "system":
             return [agent.unit for agent in agents]
         return sorted({f"user@{self.host.owner_of(agent).uid}.service" for agent in agents})
@@ -54,7 +54,7 @@ class Guard:
     def render(self) -> str:
         """The unit: after the disks, before anything that runs a release."""
         journal = os.path.join(self.host.ops_dir, JOURNALS[self.job])
-        homes = [agent.home for agent in self.host.profiles]
+        homes = [agent.home for agent in self.host.agents]
         return f"""\
 # Written by hermes-ops. Exists only while the job is in progress.
 

@@ -86,7 +86,7 @@ class Installation:
         return Manager(self.scope, self.owner_of(placement))
 
     @cached_property
-    def profiles(self) -> list[Agent]:
+    def agents(self) -> list[Agent]:
         """The agents that are present, by name.
 
         :raises OpsError: when we may not read them
@@ -99,14 +99,14 @@ class Installation:
 
         :raises OpsError: when there is no such agent
         """
-        return [choose(self.profiles, name)] if name else self.profiles
+        return [choose(self.agents, name)] if name else self.agents
 
     def one(self, name: str | None) -> Agent:
         """The agent that is called *name*; without a name ``default``, or the only one there is.
 
         :raises OpsError: when there is no such agent, or a name is needed
         """
-        return choose(self.profiles, name)
+        return choose(self.agents, name)
 
     def records(self, name: str) -> Records:
         return Records(self.ops_dir, name)
@@ -174,10 +174,10 @@ def choose(agents: Sequence[_Named], name: str | None) -> _Named:
     if name is None and len(known) == 1:
         return next(iter(known.values()))
     if name is None and known and DEFAULT_PROFILE not in known:
-        raise OpsError("there are several profiles, and none is called default", fix=f"name one: {', '.join(known)}")
+        raise OpsError("there are several agents, and none is called default", fix=f"name one: {', '.join(known)}")
     wanted = DEFAULT_PROFILE if name is None else name
     if wanted not in known:
-        raise OpsError(f"there is no profile {wanted!r}", fix=f"known ones: {', '.join(known) or 'none'}")
+        raise OpsError(f"there is no agent {wanted!r}", fix=f"known ones: {', '.join(known) or 'none'}")
     return known[wanted]
 
 

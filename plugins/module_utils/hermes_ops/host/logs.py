@@ -38,7 +38,7 @@ _TIMER_UNIT = os.path.basename(TIMER)
 _JOURNALD_UNIT = "systemd-journald.service"
 CONFIG_MODE = 0o644
 
-# Below a profile's home (Hermes 0.18.2 and 0.19.0; the sources stand in docs/logs.md). Not here, because Hermes
+# Below an agent's home (Hermes 0.18.2 and 0.19.0; the sources stand in docs/logs.md). Not here, because Hermes
 # rotates them itself: logs/{agent,errors,gateway,gui,tool_calls}.log.
 #
 # Handed to a child that writes to it as long as it lives, and cannot be told to open it again.
@@ -227,7 +227,7 @@ def render_config(settings: Settings, homes: Iterable[Home]) -> str:
 
 
 def _section(comment: str, paths: list[str], directives: list[str]) -> list[str]:
-    """Nothing where there are no *paths*, as after the last profile has left: logrotate wants at least one."""
+    """Nothing where there are no *paths*, as after the last agent has left: logrotate wants at least one."""
     if not paths:
         return []
     return [f"# {comment}", *paths, "{", *(f"    {directive}" for directive in directives), "}", ""]

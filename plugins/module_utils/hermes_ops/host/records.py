@@ -67,7 +67,7 @@ def remembered(ops_dir: str) -> list[str]:
 
     :raises OpsError: when we may not read them
     """
-    directory = os.path.join(ops_dir, "profiles")
+    directory = os.path.join(ops_dir, "agents")
     try:
         return sorted(os.listdir(directory))
     except FileNotFoundError:
@@ -89,7 +89,7 @@ class Separated:
 
 
 class Records:
-    """The directory ``<ops_dir>/profiles/<name>/``: only the operator's, never the agent's.
+    """The directory ``<ops_dir>/agents/<name>/``: only the operator's, never the agent's.
 
     ========================  ===========================================================================
     ``applied/<kind>.json``   what we last wrote into its home (kind: ``config``, ``env``, …)
@@ -107,7 +107,7 @@ class Records:
 
     def __init__(self, ops_dir: str, name: str) -> None:
         self.ops_dir = ops_dir
-        self.directory = os.path.join(ops_dir, "profiles", name)
+        self.directory = os.path.join(ops_dir, "agents", name)
         if os.path.lexists(ops_dir):
             check_ops(ops_dir)
 

@@ -46,7 +46,7 @@ def failure(errors: dict[str, OpsError]) -> dict[str, Any]:
     """The part of a result that says what went wrong, by agent; empty when nothing did."""
     if not errors:
         return {}
-    return {"failed": True, "msg": "\n".join(f"profile {name}: {error}" for name, error in errors.items())}
+    return {"failed": True, "msg": "\n".join(f"agent {name}: {error}" for name, error in errors.items())}
 
 
 # Homes

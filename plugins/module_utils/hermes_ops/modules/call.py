@@ -63,12 +63,12 @@ def answer(work: Callable[[Call], dict[str, Any]], call: Call) -> dict[str, Any]
 
 
 def agents_of(call: Call) -> list[Agent]:
-    """The agents in the argument ``profiles``."""
-    return [Agent.from_plain(each, f"profiles[{number}]") for number, each in enumerate(call.params["profiles"], 1)]
+    """The agents in the argument ``agents``."""
+    return [Agent.from_plain(each, f"agents[{number}]") for number, each in enumerate(call.params["agents"], 1)]
 
 
 def manager_of(call: Call) -> ManagerOf:
-    """Who runs the gateways of ``profiles``, see :data:`managers.ManagerOf`.
+    """Who runs the gateways of ``agents``, see :data:`managers.ManagerOf`.
 
     Where the user is only planned (check mode), or never was (an agent that is absent), our own rights will do.
     """

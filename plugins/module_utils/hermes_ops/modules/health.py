@@ -24,7 +24,7 @@ def work(call: Call) -> dict[str, Any]:
         records = {agent.name: Records(params["ops_dir"], agent.name) for agent in agents}
         results = health.wait(agents, supervisor, records)
     healthy = all(result.ok for result in results)
-    result = {"changed": False, "healthy": healthy, "profiles": [result.as_dict() for result in results]}
+    result = {"changed": False, "healthy": healthy, "agents": [result.as_dict() for result in results]}
     if not healthy and not call.check_mode:
         result.update(failed=True, msg="\n".join(str(result) for result in results if not result.ok))
     return result

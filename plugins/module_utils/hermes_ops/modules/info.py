@@ -15,6 +15,6 @@ from .call import Call, agents_of
 def work(call: Call) -> dict[str, Any]:
     params = call.params
     agents, scope, ops_dir = agents_of(call), params["scope"], params["ops_dir"]
-    found = info.gather(profiles=agents, scope=scope, ops_dir=ops_dir, root=params["root"])
+    found = info.gather(agents=agents, scope=scope, ops_dir=ops_dir, root=params["root"])
     ground = look(agents, scope, params["data_dir"], ops_dir, params["packages"])
     return {"changed": False, **ground, **found}

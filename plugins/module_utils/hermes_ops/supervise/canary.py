@@ -142,7 +142,7 @@ def prepare(host: Installation, agent: Agent, home: str) -> Agent:
     """
     check_path(home, "the canary's home")
     # Below a directory "profiles" Hermes takes it for a profile of another home (hermes_constants.py).
-    homes = [each.home for each in [*host.profiles, agent]]
+    homes = [each.home for each in [*host.agents, agent]]
     if any(os.path.commonpath([home, other]) in (home, other) for other in homes) or "profiles" in home.split(os.sep):
         raise OpsError("is no place for a copy", where=home, fix=f"take one outside of {', '.join(homes)}")
     scope = agent.managed or DEFAULT_MANAGED_DIR
@@ -252,7 +252,7 @@ def properties(host: Installation, canary: Agent, longest: float, *, online: boo
     """
     home, limits = canary.home, canary.limits
     # Hides whatever lies there, other agents, keys and backups included; the copy is put back into it.
-    hidden = units.outermost([host.data_dir, *(agent.home for agent in host.profiles)])
+    hidden = units.outermost([host.data_dir, *(agent.home for agent in host.agents)])
     network = {} if online else {"IPAddressAllow": "localhost", "IPAddressDeny": "any"}
     return [
         *{**units.SANDBOX, **network}.items(),
@@ -318,7 +318,7 @@ class _Attempt:
         known = f": {cause.what}" if cause and cause.cause != problem.cause else ""
         return CanaryFailed(
             f"on a copy of the home it {problem.what}{known}; the agent itself was not touched",
-            where=f"release {self.release}, profile {self.canary.name}",
+            where=f"release {self.release}, agent {self.canary.name}",
             fix=cause.fix if cause else problem.fix,
             log=[quoted(line) for line in lines if line.strip()],
         )

@@ -60,7 +60,7 @@ def check_address(address: str, port: int, agents: list[Agent], environment: lis
         for key, server in one.servers.items():
             if server.port == port:
                 raise OpsError(
-                    f"is {port}, as is {key}.port of profile {one.name}",
+                    f"is {port}, as is {key}.port of agent {one.name}",
                     where="dashboard_port",
                     fix="declare another port for one of them",
                 )

@@ -34,7 +34,7 @@ UNIT_MODE = 0o644
 class GatewayPlan(Plan):
     """What is to be done.
 
-    :param restart: profile -> reasons; only gateways that are running are restarted
+    :param restart: agent -> reasons; only gateways that are running are restarted
     """
 
     restart: dict[str, list[str]] = field(default_factory=dict)
@@ -95,8 +95,8 @@ def _platform(state: dict[str, Any], name: str) -> Any:
     return state.get("platforms", {}).get(name, {}).get("state")
 
 
-def _files_of(host: units.Host, profile: str) -> tuple[str, str]:
-    return host.template_path, host.drop_in_path(profile)
+def _files_of(host: units.Host, agent: str) -> tuple[str, str]:
+    return host.template_path, host.drop_in_path(agent)
 
 
 def plan_gateways(
@@ -110,7 +110,7 @@ def plan_gateways(
     :func:`restart` does that.
 
     :param records: of *agents*, and of all others that the host remembers
-    :param requested: why restarts are asked for, by profile, where check mode does not record it
+    :param requested: why restarts are asked for, by agent, where check mode does not record it
     """
     plan = GatewayPlan()
     present = [agent for agent in agents if agent.present]

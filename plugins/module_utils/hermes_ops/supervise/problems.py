@@ -29,9 +29,9 @@ class Problem:
 
 @dataclass
 class Health:
-    """The result for one profile; healthy when there are no problems."""
+    """The result for one agent; healthy when there are no problems."""
 
-    profile: str
+    agent: str
     problems: list[Problem] = field(default_factory=list)
     pid: int = 0
     version: str | None = None
@@ -49,7 +49,7 @@ class Health:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "profile": self.profile,
+            "agent": self.agent,
             "healthy": self.ok,
             "pid": self.pid,
             "version": self.version,
@@ -61,6 +61,6 @@ class Health:
 
     def __str__(self) -> str:
         if self.ok:
-            return f"profile {self.profile}: healthy"
-        lines = [f"profile {self.profile}: {problem.what}. Fix: {problem.fix}" for problem in self.problems]
+            return f"agent {self.agent}: healthy"
+        lines = [f"agent {self.agent}: {problem.what}. Fix: {problem.fix}" for problem in self.problems]
         return "\n".join(lines + [f"  | {line}" for line in self.log])

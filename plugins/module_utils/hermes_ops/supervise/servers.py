@@ -197,8 +197,8 @@ def _subscription(agent: str, home: str, server: Server, name: str) -> dict[str,
     if not server.enabled or name not in subscriptions:
         known = ", ".join(sorted(subscriptions)) or "none"
         raise OpsError(
-            f"profile {agent} has no subscription {name!r} (it has: {known})",
-            fix="declare it under the profile's webhooks and converge, or name another one",
+            f"agent {agent} has no subscription {name!r} (it has: {known})",
+            fix="declare it under the agent's webhooks and converge, or name another one",
         )
     return subscriptions[name]
 

@@ -177,8 +177,8 @@ class Host:
     def dashboard_path(self) -> str:
         return os.path.join(self.directory, DASHBOARD_NAME)
 
-    def drop_in_path(self, profile: str) -> str:
-        return os.path.join(self.directory, f"hermes-gateway@{profile}.service.d", "profile.conf")
+    def drop_in_path(self, agent: str) -> str:
+        return os.path.join(self.directory, f"hermes-gateway@{agent}.service.d", "agent.conf")
 
 
 def render_template(host: Host) -> str:

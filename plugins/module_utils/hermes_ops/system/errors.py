@@ -13,7 +13,7 @@ class OpsError(Exception):
     """Something the operator has to know: what is wrong, where, and how to put it right.
 
     :param what: one sentence, without a trailing full stop
-    :param where: file (with ``:line`` or ``: key``), unit, URL or profile it is about
+    :param where: file (with ``:line`` or ``: key``), unit, URL or agent it is about
     :param fix: what to do, as an imperative
     """
 

@@ -57,8 +57,8 @@ class Owner:
 def acting_as(owner: Owner) -> Iterator[None]:
     """Touch files with *owner*'s rights while root.
 
-    A profile's home belongs to the agent, and the agent may put a symbolic link anywhere in it: root must
-    not follow it. No effect when we already are that user.
+    A home belongs to its agent, and the agent may put a symbolic link anywhere in it: root must not
+    follow it. No effect when we already are that user.
     """
     if os.geteuid() == owner.uid:
         yield

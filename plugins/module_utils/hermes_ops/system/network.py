@@ -191,7 +191,7 @@ def command_line(pid: int) -> list[str]:
 
 
 def gateway_of(pid: int) -> str | None:
-    """The profile whose unit, of any scope, a process belongs to."""
+    """The agent whose unit, of any scope, a process belongs to."""
     match = _UNIT.search(_cgroups(pid))
     return match[1] if match else None
 
@@ -208,9 +208,9 @@ def _beginning(pid: int, name: str) -> bytes:
         return b""
 
 
-def outsiders(pids: set[int], profiles: set[str]) -> set[int]:
-    """Those of *pids* that belong to none of the gateways of *profiles*, and have not ended meanwhile."""
-    return {pid for pid in pids if gateway_of(pid) not in profiles and command_line(pid)}
+def outsiders(pids: set[int], agents: set[str]) -> set[int]:
+    """Those of *pids* that belong to none of the gateways of *agents*, and have not ended meanwhile."""
+    return {pid for pid in pids if gateway_of(pid) not in agents and command_line(pid)}
 
 
 def describe(pids: set[int]) -> str:
@@ -219,5 +219,5 @@ def describe(pids: set[int]) -> str:
     for pid in sorted(pids)[:5]:
         gateway, words = gateway_of(pid), command_line(pid)
         program = printable(os.path.basename(words[0])[:64]) if words else "gone"
-        named.append(f"pid {pid} ({f'the gateway of profile {printable(gateway)}' if gateway else program})")
+        named.append(f"pid {pid} ({f'the gateway of agent {printable(gateway)}' if gateway else program})")
     return ", ".join(named) or "a process that cannot be seen"

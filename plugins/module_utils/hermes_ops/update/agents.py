@@ -33,14 +33,14 @@ class Agents:
 
     def states(self) -> Mapping[str, State]:
         """By agent how its gateway is now."""
-        return self.supervisor.state(self.host.profiles)
+        return self.supervisor.state(self.host.agents)
 
     def running(self) -> list[Agent]:
         states = self.states()
-        return [agent for agent in self.host.profiles if not states[agent.name].ended]
+        return [agent for agent in self.host.agents if not states[agent.name].ended]
 
     def before(self, *, wait: bool = True) -> dict[str, list[str]]:
-        """Profile -> causes of its problems, of those whose gateway runs: they must not have more afterwards."""
+        """Agent -> causes of its problems, of those whose gateway runs: they must not have more afterwards."""
         running = [self.asked(agent, []) for agent in self.running()]
         if wait:
             results = health.wait(running, self.supervisor)
@@ -50,7 +50,7 @@ class Agents:
         for result in results:
             if not result.ok:
                 self.say(f"before: {result}")
-        return {result.profile: [problem.cause for problem in result.problems] for result in results}
+        return {result.agent: [problem.cause for problem in result.problems] for result in results}
 
     @contextlib.contextmanager
     def veto(self, name: str, *, counts: bool) -> Iterator[None]:
@@ -96,7 +96,7 @@ class Agents:
         pids, restarts = {}, {}
         for agent, state in watched:
             if self._runs(state) not in (None, wanted):
-                raise OpsError(f"runs {self._runs(state)}, not {wanted}", where=f"profile {agent.name}")
+                raise OpsError(f"runs {self._runs(state)}, not {wanted}", where=f"agent {agent.name}")
             if not before.get(agent.name):
                 pids[agent.name], restarts[agent.name] = state.pid, state.restarts
         if briefly:
@@ -120,7 +120,7 @@ class Agents:
             elif name in pids and state.pid != pids[name]:
                 raise OpsError(
                     f"did not stay up for {self.settings.stable_seconds} s (last exit status {state.status})",
-                    where=f"profile {name}",
+                    where=f"agent {name}",
                     fix=f"see its log: {state.log}",
                 )
 
@@ -134,13 +134,13 @@ class Agents:
         states = self.states()
         counted = []
         for result in results:
-            agent = next(agent for agent in agents if agent.name == result.profile)
-            state = states[result.profile]
+            agent = next(agent for agent in agents if agent.name == result.agent)
+            state = states[result.agent]
             if state.stopped:
-                self.say(f"the gateway of {result.profile} was stopped by somebody meanwhile")
+                self.say(f"the gateway of {result.agent} was stopped by somebody meanwhile")
             elif problems := worse(before, result):
                 self.say(str(result))
-                raise OpsError(problems[0].what, where=f"profile {result.profile}", fix=problems[0].fix)
+                raise OpsError(problems[0].what, where=f"agent {result.agent}", fix=problems[0].fix)
             else:
                 counted.append((agent, state))
         return counted

@@ -33,8 +33,8 @@ class Journal:
     :param began: seconds since 1970
     :param source: id of the release to go back to
     :param target: id of the release to go to
-    :param gateways: profiles whose gateways were stopped, and have to run again
-    :param before: profile -> causes of the problems that its gateway had before
+    :param gateways: agents whose gateways were stopped, and have to run again
+    :param before: agent -> causes of the problems that its gateway had before
     :param attempt: how often the run was begun
     :param problem: why it goes back; empty: it does not
     :param failed_step: where that happened

@@ -231,7 +231,7 @@ class Machine:
         self._refuse_shared_homes(built.version if built else None)
         self._enter("snapshot")
         trial = Trial(self.agents, self.data, journal)
-        archives = [(agent, trial.snapshot(agent)) for agent in self.host.profiles]
+        archives = [(agent, trial.snapshot(agent)) for agent in self.host.agents]
         self._enter("canary")
         for agent, archive in archives if self.settings.canary else ():
             if archive and agent.name in journal.before:
@@ -243,7 +243,7 @@ class Machine:
         self.data.discard(journal)
         self.data.reserve(journal)
         homes = []
-        for agent in self.host.profiles:
+        for agent in self.host.agents:
             home = self.data.frozen(journal, agent)
             with self._veto(home):
                 home.copy_ahead(self._budget())
@@ -260,7 +260,7 @@ class Machine:
                 if previous:
                     # Used up, whatever comes of it.
                     self.data.forget_previous()
-                    for agent in self.host.profiles:
+                    for agent in self.host.agents:
                         self._put_back(self.data.frozen(journal, agent, previous))
                 store.switch(self.host.root, journal.target)
                 self._enter("start")
@@ -314,7 +314,7 @@ class Machine:
             raise SystemExit(128 + signal.SIGTERM)
         self.data.release_reserve(journal)
         step, troubles, back = journal.step, Troubles(self._reason), list[str]()
-        agents = {agent.name: agent for agent in self.host.profiles}
+        agents = {agent.name: agent for agent in self.host.agents}
         with self._release_lock(), _in_a_hurry():
             with troubles:
                 states = self.agents.states()
@@ -394,7 +394,7 @@ class Machine:
                 raise OpsError(f"a {job} was interrupted", fix=f"have it undone first: hermes-ops {job} --recover")
 
     def _refuse_shared_homes(self, version: str | None) -> None:
-        for problem in separable.shared_homes(self.host.profiles, version):
+        for problem in separable.shared_homes(self.host.agents, version):
             raise OpsError(problem, fix=separable.SEPARATE)
 
     def _preconditions(self, target: Target) -> dict[str, list[str]]:
@@ -404,7 +404,7 @@ class Machine:
         # A backup, a copy for the canary, and a frozen one are made.
         look = Journal("update", 0.0, "", "", before={agent.name: [] for agent in self.agents.running()})
         copies = 0
-        for agent in self.host.profiles:
+        for agent in self.host.agents:
             home = self.data.frozen(look, agent)
             with self._veto(home):
                 copies += 3 * home.size()
@@ -450,7 +450,7 @@ class Machine:
     def _sweep(self) -> None:
         """Away with canaries and their copies, whoever left them."""
         canary.end(Manager("system", Owner.current()))
-        for agent in self.host.profiles:
+        for agent in self.host.agents:
             canary.sweep(self.host, agent, SCRATCH, self.say)
 
     def _remember_failed(self, journal: Journal) -> None:

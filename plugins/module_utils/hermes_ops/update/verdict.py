@@ -103,7 +103,7 @@ def choose_rollback(observed: Observed, failed: dict[str, Any], to: str | None) 
 def to_start(stopped: list[str], states: Mapping[str, State], *, respect: bool) -> list[str]:
     """Which gateways have to run after an undo.
 
-    :param stopped: profiles whose gateways were stopped for the update
+    :param stopped: agents whose gateways were stopped for the update
     :param states: by agent how its gateway is now
     :param respect: they have been started again since: one that is inactive was stopped by a person, and stays so,
         for the supervisor restarts whatever ends by itself
@@ -115,4 +115,4 @@ def to_start(stopped: list[str], states: Mapping[str, State], *, respect: bool) 
 
 def worse(before: dict[str, list[str]], result: health.Health) -> list[health.Problem]:
     """The problems that a gateway did not have before."""
-    return [problem for problem in result.problems if problem.cause not in before.get(result.profile, [])]
+    return [problem for problem in result.problems if problem.cause not in before.get(result.agent, [])]

@@ -36,7 +36,7 @@ class AgentLook:
 
     :param used: memory, as the supervisor counts it; None: it does not
     :param listeners: see :func:`network.listeners`
-    :param healths: of agents that somebody has just looked at, by profile
+    :param healths: of agents that somebody has just looked at, by agent
     :ivar findings: what is wrong
     :ivar figures: what was measured, for programs
     :ivar memory: what to remember for the next look

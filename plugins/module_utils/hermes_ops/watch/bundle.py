@@ -86,7 +86,7 @@ def bundle(host: Installation, name: str, lines: int) -> Bundle:
     :param name: of the directory in it
     :param lines: so many of each journal
     """
-    homes = {profile.name: Home(host, profile) for profile in host.profiles}
+    homes = {agent.name: Home(host, agent) for agent in host.agents}
     secrets = known_of(host, list(homes.values()))
     made = Bundle()
     texts: dict[str, str] = {}
@@ -234,13 +234,13 @@ def _collect(host: Installation, homes: dict[str, Home], lines: int) -> Iterator
         add({f"journal/{job.service}.txt": lambda job=job: _journal(lines, "--unit", job.service)})
     # Whatever else there is: updates by hand, recoveries, the canary, the dashboard, what ships the journal.
     add({"journal/others.txt": lambda: _journal(lines, *OTHER_UNITS)})
-    for agent in host.profiles:
+    for agent in host.agents:
         name, home = agent.name, homes[agent.name]
         add(_unit(agent.unit, lambda *arguments, agent=agent: _systemctl(host, agent, *arguments)), home)
         add({f"journal/hermes-gateway-{name}.txt": lambda agent=agent: _own_journal(host, agent, lines)}, home)
-        add({f"profiles/{name}/{member}": make for member, make in _remembered(host, agent).items()})
+        add({f"agents/{name}/{member}": make for member, make in _remembered(host, agent).items()})
         for member, text in home.members().items():
-            add({f"profiles/{name}/{member}": lambda text=text: text}, home)
+            add({f"agents/{name}/{member}": lambda text=text: text}, home)
     for member, (home_of, make) in makers.items():
         try:
             yield member, home_of, make()
@@ -261,7 +261,7 @@ def _about(host: Installation, homes: dict[str, Home]) -> str:
             "scope": host.scope,
             "data directory": host.data_dir,
             "ops directory": host.ops_dir,
-            "agents": "; ".join(f"{p.name}: {p.home}, user {p.user}" for p in host.profiles) or "none",
+            "agents": "; ".join(f"{p.name}: {p.home}, user {p.user}" for p in host.agents) or "none",
             "never in it": f"secrets (shown as {HIDDEN}), sessions, memories, context, logs of Hermes itself",
             "searched for": "the secrets that the host knows, and what has the name or the look of one",
             "agents whose secrets are not all known": inside.as_json(unknown).strip() if unknown else "none",
@@ -290,7 +290,7 @@ def _remembered(host: Installation, agent: Agent) -> dict[str, Callable[[], str]
 
 
 def without_fingerprints(value: Any) -> Any:
-    """What we remember of a profile, without what stands for its values."""
+    """What we remember of an agent, without what stands for its values."""
     if isinstance(value, dict):
         return {name: without_fingerprints(part) for name, part in value.items() if name != "salt"}
     if isinstance(value, list):

@@ -26,7 +26,7 @@ class Settings:
     """``/etc/hermes-ops/heartbeat.json``.
 
     :param ping_url: what the host pings; ``""``: nothing
-    :param profile_urls: profile -> what is pinged for it alone
+    :param agent_urls: agent -> what is pinged for it alone
     :param job_urls: ``update``, ``rehearsal``, ``backup`` -> what that job reports to, instead of ``ping_url``
     :param textfile: a file for node_exporter's textfile collector; ``""``: none
     :param period: seconds between two checks; nothing takes longer
@@ -34,7 +34,7 @@ class Settings:
     """
 
     ping_url: str = ""
-    profile_urls: dict[str, str] = field(default_factory=dict)
+    agent_urls: dict[str, str] = field(default_factory=dict)
     job_urls: dict[str, str] = field(default_factory=dict)
     textfile: str = ""
     period: int = 120
@@ -46,8 +46,8 @@ class Settings:
         for job in self.job_urls:
             if job not in ("update", "rehearsal", "backup"):
                 raise OpsError(f"job_urls: {job!r} reports nothing", fix="declare update, rehearsal or backup")
-        if not (self.ping_url or self.profile_urls or self.textfile):
-            raise OpsError("nobody would hear the heartbeat", fix="declare ping_url, profile_urls or textfile")
+        if not (self.ping_url or self.agent_urls or self.textfile):
+            raise OpsError("nobody would hear the heartbeat", fix="declare ping_url, agent_urls or textfile")
         if self.textfile and not (os.path.isabs(self.textfile) and self.textfile.endswith(".prom")):
             raise OpsError("textfile is no absolute path that ends in .prom", fix="node_exporter reads no other")
         if self.period < 30:
@@ -58,7 +58,7 @@ class Settings:
 
     def _urls(self) -> list[tuple[str, str]]:
         found = [("ping_url", self.ping_url)] if self.ping_url else []
-        for kind in ("profile_urls", "job_urls"):
+        for kind in ("agent_urls", "job_urls"):
             found += [(f"{kind}: {name}", url) for name, url in getattr(self, kind).items()]
         return found
 

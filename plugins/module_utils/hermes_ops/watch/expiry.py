@@ -83,12 +83,12 @@ def token_end(value: str) -> float | None:
     return number(payload.get("exp")) if isinstance(payload, dict) else None
 
 
-def expiry_findings(what: str, end: float, now: float, settings: Settings, profile: str | None = None) -> list[Finding]:
+def expiry_findings(what: str, end: float, now: float, settings: Settings, agent: str | None = None) -> list[Finding]:
     days = (end - now) / 86400
     if days >= settings.expiry_days:
         return []
     text = f"{what} expires in {days:.0f} days" if days >= 0 else f"{what} has expired"
-    return [Finding("expiry", text, "get a new one, and declare it", days < 0, profile)]
+    return [Finding("expiry", text, "get a new one, and declare it", days < 0, agent)]
 
 
 def certificate_findings(path: str, now: float, settings: Settings) -> list[Finding]:

@@ -81,21 +81,21 @@ class Finding:
     :param what: one sentence for people
     :param fix: what to do
     :param failure: somebody has to be told at once; otherwise it is worth a look
-    :param profile: whose it is; None: the host's
+    :param agent: whose it is; None: the host's
     """
 
     cause: str
     what: str
     fix: str
     failure: bool = True
-    profile: str | None = None
+    agent: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         severity = "failure" if self.failure else "warning"
         return {**dataclasses.asdict(self), "severity": severity}
 
     def __str__(self) -> str:
-        who = f"profile {self.profile}: " if self.profile else ""
+        who = f"agent {self.agent}: " if self.agent else ""
         return f"{who}{self.what}. Fix: {self.fix}"
 
 
@@ -104,12 +104,12 @@ class Report:
     """What a look at the host found.
 
     :param findings: failures first
-    :param profiles: the health of each agent
+    :param agents: the health of each agent
     :param figures: what was measured, for programs
     """
 
     findings: list[Finding] = field(default_factory=list)
-    profiles: list[Health] = field(default_factory=list)
+    agents: list[Health] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -127,13 +127,13 @@ class Report:
         more = f", {_count(warnings, 'warning')}" if warnings else ""
         if self.failures:
             return f"{_count(len(self.failures), 'failure')}{more}: {self.failures[0].what}"
-        return f"{_count(len(self.profiles), 'agent')} healthy{more}"
+        return f"{_count(len(self.agents), 'agent')} healthy{more}"
 
-    def about(self, profile: str) -> Report:
-        """What of it concerns one profile."""
+    def about(self, agent: str) -> Report:
+        """What of it concerns one agent."""
         return Report(
-            [finding for finding in self.findings if finding.profile == profile],
-            [result for result in self.profiles if result.profile == profile],
+            [finding for finding in self.findings if finding.agent == agent],
+            [result for result in self.agents if result.agent == agent],
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class Report:
             "healthy": self.healthy,
             "message": self.message,
             "findings": [finding.as_dict() for finding in self.findings],
-            "profiles": [result.as_dict() for result in self.profiles],
+            "agents": [result.as_dict() for result in self.agents],
             "figures": self.figures,
         }
 
@@ -159,5 +159,5 @@ def health_findings(result: Health, state: State, excuse: str | None) -> list[Fi
     failure = not (excuse or state.passing or starting)
     more = f" ({excuse})" if excuse else ""
     return [
-        Finding(problem.cause, problem.what + more, problem.fix, failure, result.profile) for problem in result.problems
+        Finding(problem.cause, problem.what + more, problem.fix, failure, result.agent) for problem in result.problems
     ]

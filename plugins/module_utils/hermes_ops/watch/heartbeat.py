@@ -58,18 +58,18 @@ def conclude(host: Installation, job: str, failed: bool, message: str, **more: A
 
 
 def pings_of(wanted: Settings, report: findings.Report) -> list[Ping]:
-    """What is to be said of *report*: to the host's URL all of it, to a profile's what concerns that profile.
+    """What is to be said of *report*: to the host's URL all of it, to an agent's what concerns that agent.
 
-    Without a URL of the host, what is wrong with the host itself is said to all profiles'.
+    Without a URL of the host, what is wrong with the host itself is said to all agents'.
     """
     pings = [_ping_of("ping_url", wanted.ping_url, report)] if wanted.ping_url else []
-    for name, url in wanted.profile_urls.items():
+    for name, url in wanted.agent_urls.items():
         part = report.about(name)
         # One that is no longer there says nothing: that is an alert as well.
-        if part.profiles:
+        if part.agents:
             if not wanted.ping_url:
-                part.findings = [*(finding for finding in report.findings if not finding.profile), *part.findings]
-            pings.append(_ping_of(f"profile_urls: {name}", url, part))
+                part.findings = [*(finding for finding in report.findings if not finding.agent), *part.findings]
+            pings.append(_ping_of(f"agent_urls: {name}", url, part))
     return pings
 
 

@@ -42,7 +42,7 @@ def remember_hour(kept: Any, pid: int, process: Process, now: float) -> dict[str
     return {"pid": pid, "hours": [*hours, row][-CLIMB_HOURS:]}
 
 
-def climb_findings(hours: list[list[Any]], profile: str) -> list[Finding]:
+def climb_findings(hours: list[list[Any]], agent: str) -> list[Finding]:
     """What grew with each of the last :data:`CLIMB_HOURS` hours, and never came down."""
     if len(hours) < CLIMB_HOURS:
         return []
@@ -57,7 +57,7 @@ def climb_findings(hours: list[list[Any]], profile: str) -> list[Finding]:
                     f"its {what} only climbed for {CLIMB_HOURS} h: {values[0] // unit:.0f} -> {values[-1] // unit:.0f}",
                     "a leak of Hermes or of a tool: restart it in a quiet hour, and look for an update",
                     False,
-                    profile,
+                    agent,
                 )
             )
     return found

@@ -35,30 +35,30 @@ _MAX_NAMES = 1000
 FEATURES = {"audit": audit, "dashboard": dashboard, "logrotate": logs}
 
 
-def gather(*, profiles: list[Agent], scope: str, ops_dir: str, root: str) -> dict[str, Any]:
+def gather(*, agents: list[Agent], scope: str, ops_dir: str, root: str) -> dict[str, Any]:
     """Everything :mod:`info` returns; works on a host where nothing of ours exists yet.
 
-    :param profiles: the agents, as they are declared or as the host remembers them
+    :param agents: the agents, as they are declared or as the host remembers them
     """
-    owners = {agent.user: _owner(agent.user) for agent in profiles}
+    owners = {agent.user: _owner(agent.user) for agent in agents}
     units = units_of(
-        [agent for agent in profiles if owners[agent.user]],
+        [agent for agent in agents if owners[agent.user]],
         lambda agent: Manager(scope, cast(Owner, owners[agent.user])),
     )
     current = gateway.current_release(root)
-    seen = _see(profiles, owners, ops_dir, units)
+    seen = _see(agents, owners, ops_dir, units)
     return {
         "systemd": systemd.version(),
         "release": _release(root, current) if current else None,
         "releases": _releases(root),
-        "profiles": {
-            agent.name: _profile(agent, units.get(agent.unit), Records(ops_dir, agent.name), root, seen.get(agent.name))
-            for agent in profiles
+        "agents": {
+            agent.name: _agent(agent, units.get(agent.unit), Records(ops_dir, agent.name), root, seen.get(agent.name))
+            for agent in agents
         },
-        "shared_users": _shared_users(profiles),
-        "undeclared_profiles": _undeclared(profiles, seen),
-        "separated": _separated(profiles, ops_dir),
-        "port_conflicts": port_conflicts(profiles, [owner for owner in owners.values() if owner]),
+        "shared_users": _shared_users(agents),
+        "undeclared_profiles": _undeclared(agents, seen),
+        "separated": _separated(agents, ops_dir),
+        "port_conflicts": port_conflicts(agents, [owner for owner in owners.values() if owner]),
         "jobs": sorted([*jobs.present(), *(name for name, feature in FEATURES.items() if feature.present())]),
         "busy": [job for job in JOURNALS if is_busy(ops_dir, job)],
         "unfinished": [job for job in JOURNALS if is_unfinished(ops_dir, job) and not is_busy(ops_dir, job)],
@@ -98,7 +98,7 @@ def _separated(agents: list[Agent], ops_dir: str) -> list[str]:
 def port_conflicts(agents: list[Agent], owners: list[Owner]) -> list[str]:
     """Declared ports that somebody else holds; a gateway of ours may hold any of them."""
     wanted = {
-        server.port: f"profile {agent.name}: {key}.port {server.port}"
+        server.port: f"agent {agent.name}: {key}.port {server.port}"
         for agent in agents
         if agent.present
         for key, server in agent.servers.items()
@@ -192,9 +192,7 @@ def look(home: str, running: bool, applied: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _profile(
-    agent: Agent, unit: Unit | None, records: Records, root: str, seen: dict[str, Any] | None
-) -> dict[str, Any]:
+def _agent(agent: Agent, unit: Unit | None, records: Records, root: str, seen: dict[str, Any] | None) -> dict[str, Any]:
     running = bool(unit and unit.running)
     state = seen["state"] if seen else {}
     return {

@@ -46,7 +46,7 @@ _SQLITE_VERSION = "import sqlite3; print(sqlite3.sqlite_version)"
 def look(host: Installation, settings: Settings, *, healths: Mapping[str, Health] | None = None) -> Report:
     """Look at the host once; waits for nothing. What only time shows is remembered in ``status/check.json``.
 
-    :param healths: profile -> its health, where somebody has just looked
+    :param healths: agent -> its health, where somebody has just looked
     :raises OpsError: when it cannot be known which agents there are
     """
     with host.alone(JOB, timeout=LOCK_SECONDS) as alone:
@@ -82,9 +82,9 @@ class _Look:
         self.host = host
         self.settings = settings
         self.now = time.time()
-        self.report = Report(figures={"disks": {}, "profiles": {}})
+        self.report = Report(figures={"disks": {}, "agents": {}})
         self.memory = _mapping(self._status(JOB).get("memory"))
-        agents = host.profiles
+        agents = host.agents
         listeners = network.listeners(port for agent in agents for port in health.wanted_ports(agent))
         supervisor = supervisor_of(host)
         states, used = supervisor.state(agents), supervisor.limits(agents)
@@ -101,10 +101,8 @@ class _Look:
             self._find("status_unknown", f"{error.where}: {error.what}", error.fix, failure=False)
             return {}
 
-    def _find(
-        self, cause: str, what: str, fix: str | None, *, failure: bool = True, profile: str | None = None
-    ) -> None:
-        self.report.findings.append(Finding(cause, what, fix or "see the log", failure, profile))
+    def _find(self, cause: str, what: str, fix: str | None, *, failure: bool = True, agent: str | None = None) -> None:
+        self.report.findings.append(Finding(cause, what, fix or "see the log", failure, agent))
 
     # --- the host ----------------------------------------------------------------------------------------------
 
@@ -173,17 +171,17 @@ class _Look:
                 f"no agent is known on this host ({self.host.ops_dir} holds none)",
                 "mount the data volume, or converge the host: site.yml",
             )
-        for problem in shared_homes(self.host.profiles, self._version()):
+        for problem in shared_homes(self.host.agents, self._version()):
             self._find("shared_home", problem, SEPARATE, failure=False)
         busy = next((text for job, text in BUSY.items() if self.host.busy(job)), None)
-        before, after = _mapping(self.memory.get("profiles")), {}
+        before, after = _mapping(self.memory.get("agents")), {}
         for agent in self.agents:
             agent.look(_mapping(before.get(agent.name)), busy)
             self.report.findings += agent.findings
-            self.report.profiles.append(agent.health)
-            self.report.figures["profiles"][agent.name] = agent.figures
+            self.report.agents.append(agent.health)
+            self.report.figures["agents"][agent.name] = agent.figures
             after[agent.name] = agent.memory
-        self.memory["profiles"] = after
+        self.memory["agents"] = after
 
     # --- a real reply ------------------------------------------------------------------------------------------
 
@@ -192,7 +190,7 @@ class _Look:
         before = _mapping(self.memory.pop("replies", None))
         if not self.settings.reply_minutes:
             return
-        well = {result.profile for result in self.report.profiles if result.ok}
+        well = {result.agent for result in self.report.agents if result.ok}
         agents = {agent.name: agent for agent in self.agents if agent.name in well and agent.agent.api.enabled}
         replies = {name: _mapping(before.get(name)) for name in agents}
 
@@ -209,9 +207,9 @@ class _Look:
                 replies[name] = {"asked": self.now, **self._ask(agents[name])}
         self.memory["replies"] = replies
         for name, reply in replies.items():
-            self.report.figures["profiles"][name]["reply_seconds"] = reply.get("seconds")
+            self.report.figures["agents"][name]["reply_seconds"] = reply.get("seconds")
             if reply.get("problem"):
-                self._find("no_reply", f"asked for a reply: {reply['problem']}", reply.get("fix"), profile=name)
+                self._find("no_reply", f"asked for a reply: {reply['problem']}", reply.get("fix"), agent=name)
 
     def _ask(self, agent: AgentLook) -> dict[str, Any]:
         started = time.monotonic()

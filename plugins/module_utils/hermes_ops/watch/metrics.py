@@ -22,31 +22,31 @@ def textfile(report: Report, now: float) -> str:
             lines.append(f"# TYPE {name} gauge")
             lines.extend(f"{name}{_labels(labels)} {float(value):.15g}" for labels, value in values)
 
-    def per_profile(key: str) -> list[tuple[dict[str, str], Any]]:
-        found = figures.get("profiles", {}).items()
-        return [({"profile": name}, values[key]) for name, values in found if values.get(key) is not None]
+    def per_agent(key: str) -> list[tuple[dict[str, str], Any]]:
+        found = figures.get("agents", {}).items()
+        return [({"agent": name}, values[key]) for name, values in found if values.get(key) is not None]
 
     metric("hermes_check_timestamp_seconds", "When the host was last looked at.", [({}, round(now))])
     metric("hermes_healthy", "Whether nothing is wrong.", [({}, report.healthy)])
-    causes = Counter((finding.cause, finding.profile or "", finding.failure) for finding in report.findings)
+    causes = Counter((finding.cause, finding.agent or "", finding.failure) for finding in report.findings)
     metric(
         "hermes_finding",
         "What is wrong, by its cause.",
         [
-            ({"cause": cause, "profile": agent, "severity": "failure" if failure else "warning"}, number)
+            ({"cause": cause, "agent": agent, "severity": "failure" if failure else "warning"}, number)
             for (cause, agent, failure), number in sorted(causes.items())
         ],
     )
     metric(
         "hermes_gateway_healthy",
         "Whether the agent is there.",
-        [({"profile": result.profile}, result.ok) for result in report.profiles],
+        [({"agent": result.agent}, result.ok) for result in report.agents],
     )
-    metric("hermes_gateway_memory_bytes", "Memory of the gateway's unit.", per_profile("memory_bytes"))
-    metric("hermes_gateway_open_files", "Open file descriptors of the gateway.", per_profile("open_files"))
-    metric("hermes_gateway_restarts", "Restarts by systemd within the last hour.", per_profile("restarts"))
-    metric("hermes_turns", "Messages to the agent within the last hour.", per_profile("turns"))
-    metric("hermes_turns_failed", "Of these, those without an answer.", per_profile("turns_failed"))
+    metric("hermes_gateway_memory_bytes", "Memory of the gateway's unit.", per_agent("memory_bytes"))
+    metric("hermes_gateway_open_files", "Open file descriptors of the gateway.", per_agent("open_files"))
+    metric("hermes_gateway_restarts", "Restarts by systemd within the last hour.", per_agent("restarts"))
+    metric("hermes_turns", "Messages to the agent within the last hour.", per_agent("turns"))
+    metric("hermes_turns_failed", "Of these, those without an answer.", per_agent("turns_failed"))
     disks = figures.get("disks", {}).items()
     metric(
         "hermes_disk_free_ratio", "Free share.", [({"path": path}, disk["free_percent"] / 100) for path, disk in disks]

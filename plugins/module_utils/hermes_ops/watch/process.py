@@ -70,7 +70,7 @@ def _inactive_file(pid: int) -> int:
     return 0
 
 
-def memory_findings(memory: int, settings: Settings, profile: str) -> list[Finding]:
+def memory_findings(memory: int, settings: Settings, agent: str) -> list[Finding]:
     if memory <= size(settings.memory, "memory"):
         return []
     return [
@@ -78,7 +78,7 @@ def memory_findings(memory: int, settings: Settings, profile: str) -> list[Findi
             "memory",
             f"the unit uses {memory / 2**30:.1f} GiB of memory, more than {settings.memory}",
             "restart it, and declare limits.memory so that it cannot take the host with it",
-            profile=profile,
+            agent=agent,
         )
     ]
 

@@ -17,7 +17,7 @@ from .findings import Finding
 _ALONE = "single-profile"
 
 
-def serving_findings(state: dict[str, Any], parked: bool, profile: str) -> list[Finding]:
+def serving_findings(state: dict[str, Any], parked: bool, agent: str) -> list[Finding]:
     """What is odd about the profiles that a gateway serves.
 
     :param state: what it says of itself, see :func:`state.checked`
@@ -32,7 +32,7 @@ def serving_findings(state: dict[str, Any], parked: bool, profile: str) -> list[
                 f"its gateway serves {len(served)} profiles: {', '.join(served[:10])}",
                 "give each profile a home of its own, below hermes_agents",
                 False,
-                profile,
+                agent,
             )
         )
     if parked:
@@ -42,7 +42,7 @@ def serving_findings(state: dict[str, Any], parked: bool, profile: str) -> list[
                 "gateway.parked lies in its home, which keeps Hermes 0.21.4 and later from serving it",
                 "remove that file, and restart the gateway",
                 False,
-                profile,
+                agent,
             )
         )
     reason = state.get("multiplex_standalone_reason", "")
@@ -53,7 +53,7 @@ def serving_findings(state: dict[str, Any], parked: bool, profile: str) -> list[
                 f"Hermes would let another gateway serve this profile, but for a reason: {reason}",
                 "give the agent a home of its own; upstream removes what keeps it alone here",
                 False,
-                profile,
+                agent,
             )
         )
     return found

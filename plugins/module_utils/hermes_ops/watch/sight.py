@@ -107,7 +107,7 @@ def look(wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _environment(directories: list[str]) -> dict[str, str]:
-    """The profile's ``.env``, and that of its managed scope; what cannot be read holds no token for us."""
+    """The agent's ``.env``, and that of its managed scope; what cannot be read holds no token for us."""
     found: dict[str, str] = {}
     for directory in directories:
         path = os.path.join(directory, dotenv.FILE_NAME)

@@ -26,7 +26,7 @@ DATABASE_FIX = "when it stays so, go back to the last backup: hermes-ops restore
 
 @dataclass(frozen=True)
 class Turns:
-    """The last hour of a profile: what was said to the agent, and how often nothing came of it."""
+    """The last hour of an agent: what was said to it, and how often nothing came of it."""
 
     total: int
     failed: int
@@ -57,7 +57,7 @@ def count_turns(rows: Iterable[tuple[Any, Any, float]], now: float) -> Turns:
 
 
 def read_turns(home: str, now: float) -> Turns:
-    """In a worker: the turns of the last hour, from the profile's ``state.db``.
+    """In a worker: the turns of the last hour, from the agent's ``state.db``.
 
     That file, and not a log: it is not rotated, and does not change its words with Hermes' version or language.
 
@@ -79,16 +79,16 @@ def read_turns(home: str, now: float) -> Turns:
             raise OpsError(f"cannot be read ({error})", where=home, fix=DATABASE_FIX) from None
 
 
-def turn_findings(turns: Turns, settings: Settings, profile: str) -> list[Finding]:
+def turn_findings(turns: Turns, settings: Settings, agent: str) -> list[Finding]:
     if turns.failed == 0 or 100.0 * turns.failed / turns.total <= settings.provider_error_percent:
         return []
     return [
         Finding(
             "provider_errors",
             f"{turns.failed} of the last hour's {turns.total} turns ended without an answer of the model",
-            "check the model: its name, provider, key and quota; see logs/errors.log in the profile's home",
+            "check the model: its name, provider, key and quota; see logs/errors.log in the agent's home",
             # A single one may be anybody's hiccup.
             turns.failed > 1,
-            profile,
+            agent,
         )
     ]
