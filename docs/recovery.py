@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes docs/recovery.md: names, paths, commands, causes and fixes are those of the code itself.
+"""Writes docs/recovery.md: names, paths, commands, causes and fixes are taken from the code itself.
 
-``python docs/recovery.py`` writes the page; tests/unit/test_operators_docs.py says when that is due. The steps
-are data, so that molecule/operate/tests/test_recovery.py can break a host, follow one, and see it work.
+``python docs/recovery.py`` writes the page; tests/unit/docs/test_operators.py fails when that is due. For each step of
+the page, molecule/operate/tests/test_recovery.py breaks a host, follows the step, and sees it work.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch i
 
 
 def defaults() -> dict[str, str]:
-    """The variables that all roles share, as they are without a declaration."""
+    """The default values of the variables that all roles share."""
     values = yaml.safe_load((ROOT / "roles/common/defaults/main.yml").read_text())
     return {name: jinja2.Template(value).render(values) for name, value in values.items() if isinstance(value, str)}
 
@@ -81,60 +81,60 @@ def ops(command: str) -> str:
     return f"{Path(kit.COMMAND).name} {command}"
 
 
-# What to do, in this order: a name, when, the commands, and what follows from them. Each is tried on a broken host.
+# The steps, in order: name, when to take it, commands, result. Each is tried on a broken host.
 STEPS: list[dict[str, Any]] = [
     {
         "name": "What is wrong?",
-        "when": "Each line names a cause and its fix; what is wrong comes first. Often that is all you need.",
+        "when": "Each line names a cause and its fix; problems come first. Often that is all you need.",
         "commands": [ops("check"), ops("status"), f"journalctl --identifier {IDENTIFIER} --lines 50 --no-pager"],
-        "then": "`check` ends with 0 when all is well, 1 when something is not, 2 when it could not look.",
+        "then": "`check` ends with 0 when all is well, 1 when something is wrong, 2 when it could not check.",
     },
     {
         "name": "An agent is down, or deaf",
-        "when": "Its unit is not active, or it is and nothing comes back.",
+        "when": "Its unit is not active, or it is active and the agent does not answer.",
         "commands": [f"systemctl restart {UNIT}", ops("check --wait")],
-        "then": "What the agent was doing is interrupted, at most. Restarts by themselves are named for an hour more.",
+        "then": "At worst the agent's current work is interrupted. Automatic restarts are reported for an hour.",
     },
     {
         "name": "config.yaml or .env is broken",
         "when": "`config_unparsable`, `bad_configuration`, `key_too_short`, or it began with an edit.",
         "commands": [ops("restore --kept"), ops("check --wait")],
-        "then": "Both files are as they were when the agent last was well. Then correct the declaration, or the next "
+        "then": "Both files are as they were when the agent was last well. Then correct the declaration, or the next "
         "`site.yml` writes the same again.",
     },
     {
         "name": "It began with an update",
-        "when": "Agents that were well are not since `status` names a new release.",
+        "when": "Agents have been unwell since the release that `status` names was installed.",
         "commands": [ops("rollback"), ops("check --wait")],
-        "then": "The release that ran before runs again; `--data` puts migrated databases back as well. The one you "
-        "left is not installed again by itself.",
+        "then": "The previous release runs again; `--data` puts migrated databases back as well. The release that you "
+        "rolled back from is not installed again automatically.",
     },
     {
         "name": "An update was cut off",
-        "when": "Power or `kill` came in between, and nobody finished it (a boot does that by itself).",
+        "when": "Power failed or the update was killed, and nothing has finished it (a boot does so automatically).",
         "commands": [ops("update --recover"), ops("status")],
-        "then": "It is finished or undone, whatever leads to agents that answer. What was undone is named "
-        "until an update succeeds.",
+        "then": "The update is finished or undone, whichever leads to agents that answer. An undone update is reported "
+        "until one succeeds.",
     },
     {
         "name": "Memories, sessions or skills are gone",
-        "when": "The agent answers, but does not know what it knew; or a database is damaged.",
+        "when": "The agent answers, but has forgotten what it knew; or a database is damaged.",
         "commands": [ops("backups"), ops("restore --force"), ops("check --wait")],
-        "then": "The newest backup is back; an older one: its path from the list instead of nothing. What was there is "
-        "set aside, the last line says where. `--force` because the home may know more than the backup.",
+        "then": "The newest backup is back; for an older one, add its path from the list. The replaced home is set "
+        "aside, the last line says where. `--force` is needed because the home may know more than the backup.",
     },
     {
         "name": "The host is gone",
-        "when": "A new one stands ready; the backups are on the old disk, or in restic's repository.",
+        "when": "A new host is ready; the backups are on the old disk, or in restic's repository.",
         "controller": ["ansible-playbook alwayson.hermes.site"],
-        "then": f"Then, on it: `{ops('backups')}` lists what there is, `{ops('restore ARCHIVE')}` takes the path of an "
-        "archive, or `restic:` and a snapshot's number from that list.",
+        "then": f"Then, on the new host: `{ops('backups')}` lists the backups, `{ops('restore ARCHIVE')}` takes the path "
+        "of an archive, or `restic:` and a snapshot's number from that list.",
     },
     {
         "name": "Somebody else has to look",
         "when": "Nothing above helped.",
         "commands": [ops("debug")],
-        "then": "A bundle without secrets, sessions or memories, searched before it is written.",
+        "then": "A bundle without secrets, sessions or memories. It is searched for secrets before it is written.",
     },
 ]
 
@@ -145,13 +145,13 @@ PLACES = [
     ("units", f"{UNIT.replace('default', 'NAME')}, {', '.join(job.timer for job in jobs.JOBS.values())}"),
     ("last copies that worked", f"{HOST.ops_dir}/agents/NAME/kept/"),
     ("backups", archives.directory_of(HOST)),
-    ("what was set aside", f"{HOST.ops_dir}/set-aside/"),
+    ("replaced data", f"{HOST.ops_dir}/set-aside/"),
     ("how jobs ended", f"{HOST.ops_dir}/status/"),
     ("an update's journal", f"{HOST.ops_dir}/{installation.JOURNALS['update']}"),
     ("releases", f"{HOST.root}/releases/, {HOST.root}/current"),
 ]
 
-# What stands for a value in a fix, in the words of the code.
+# Expressions that the code puts into a fix -> the text that the page shows for them.
 KNOWN = {
     "unit.log": f"journalctl -u {UNIT}",
     "self.gateway.log": f"journalctl -u {UNIT}",
@@ -164,7 +164,7 @@ KNOWN = {
 }
 
 
-# Where causes are named.
+# The modules that name causes.
 MODULES = (
     health,
     systemd,
@@ -183,7 +183,7 @@ MODULES = (
 
 
 def causes() -> dict[str, str]:
-    """What `check` calls a cause -> the fix it prints, of every cause that is named in the code."""
+    """Every cause that the code names -> the fix that `check` prints for it."""
     found: dict[str, str] = {}
     for module in MODULES:
         for call in ast.walk(ast.parse(inspect.getsource(module))):
@@ -195,7 +195,7 @@ def causes() -> dict[str, str]:
 
 
 def said(node: ast.AST, module: ModuleType) -> str:
-    """The text that the expression *node* stands for; what is only known on a host is an ellipsis."""
+    """The text of the expression *node*; an ellipsis replaces values that only a host knows."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.Attribute):
@@ -214,7 +214,7 @@ def said(node: ast.AST, module: ModuleType) -> str:
 
 
 def table() -> Iterator[str]:
-    """Causes that are put right the same way, and that way."""
+    """Table rows: causes with the same fix, and that fix."""
     together: dict[str, list[str]] = {}
     for cause, fix in causes().items():
         if fix:
@@ -229,8 +229,9 @@ def page() -> str:
         "",
         "<!-- Written by docs/recovery.py from the code; a test compares. Change that, not this. -->",
         "",
-        f"Print this page and keep it by the machine. As root on the host; for another agent than `{AGENT.name}` "
-        f"say `--agent NAME`, and its unit's name. In user scope write `systemctl --user -M hermes-NAME@`.",
+        f"Print this page and keep it by the machine. Run the commands as root on the host. For an agent other than "
+        f"`{AGENT.name}` add `--agent NAME`, and use its unit's name. In user scope write "
+        f"`systemctl --user -M hermes-NAME@`.",
     ]
     for number, step in enumerate(STEPS, start=1):
         commands = [f"# {command}" for command in step.get("commands", [])]
@@ -239,8 +240,8 @@ def page() -> str:
         lines += ["", step["then"]]
     lines += ["", "## Where things are", "", "| what | where |", "|---|---|"]
     lines += [f"| {what} | `{where}` |" for what, where in PLACES]
-    lines += ["", "## What `check` says, and what to do", "", "| cause | fix |", "|---|---|", *table()]
-    lines += ["", "What else it says names its own fix."]
+    lines += ["", "## Causes that `check` reports, and what to do", "", "| cause | fix |", "|---|---|", *table()]
+    lines += ["", "All other messages name their own fix."]
     return "\n".join(lines) + "\n"
 
 
