@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Action fleet_report: what hosts answered, for people; its documentation stands in plugins/modules."""
+"""Action fleet_report: shows people what hosts answered; documented in plugins/modules/fleet_report.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ansible_collections.alwayson.hermes.plugins.plugin_utils import fleet
 
 
 class ActionModule(ActionBase):
-    """Works on the controller alone."""
+    """Runs on the controller only."""
 
     _requires_connection = False
 

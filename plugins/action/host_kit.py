@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How the collection's modules run: checked here, done by the kit on the host.
+"""Runs the collection's modules: checks their arguments here and lets the kit on the host do the work.
 
-``meta/runtime.yml`` names this action for each of them. It sends the same small module for all of them
-(plugins/modules/host_kit.py), which Ansible packs once in a run, with nothing but arguments. A host that lacks the
-controller's kit is sent it along.
+``meta/runtime.yml`` names this action for each module. For all of them it sends the same small module
+(plugins/modules/host_kit.py), which Ansible packs only once in a run, and the arguments. If the host lacks the
+controller's kit, the kit is sent as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.alwayson.hermes.plugins.modules.host_kit import DIRECTORY, version_of
 
 COLLECTION = "ansible_collections.alwayson.hermes"
-# The directory in which the package hermes_ops lies here.
+# The controller's directory with the package hermes_ops.
 SOURCES = Path(__file__).resolve().parent.parent / "module_utils"
 
 
@@ -53,7 +53,10 @@ class ActionModule(ActionBase):
         return {**result, **answer}
 
     def _checked(self, name: str, specification: dict[str, Any]) -> dict[str, Any]:
-        """The task's arguments, of the right types and with defaults."""
+        """The task's arguments, converted to their types and with defaults.
+
+        :raises AnsibleActionFail: when they do not fit *specification*
+        """
         rules = {**specification, "argument_spec": on_host(specification["argument_spec"])}
         checked = ArgumentSpecValidator(**rules).validate(self._task.args)
         if checked.unsupported_parameters:
@@ -69,7 +72,10 @@ class ActionModule(ActionBase):
         return self._execute_module(module_name="alwayson.hermes.host_kit", module_args=call, task_vars=task_vars)
 
     def _send(self, path: str) -> str:
-        """Have the file *path* on the host until the task has ended."""
+        """Copy the file *path* to the host's temporary directory, which Ansible removes after the task.
+
+        :returns: its path there
+        """
         shell = self._connection._shell
         if not shell.tmpdir:
             self._make_tmp_path()
@@ -80,7 +86,10 @@ class ActionModule(ActionBase):
 
 
 def on_host(specification: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """*specification* for a check on the controller, whose home directory and variables are not the host's."""
+    """*specification* for a check on the controller: paths stay as they are.
+
+    Ansible would expand ``~`` and variables in a path with the values of the controller.
+    """
     checked = {}
     for option, rule in specification.items():
         checked[option] = {**rule, "type": "str"} if rule["type"] == "path" else dict(rule)
@@ -97,7 +106,7 @@ def paths(specification: dict[str, dict[str, Any]], arguments: dict[str, Any]) -
 
 
 def secrets(specification: dict[str, dict[str, Any]], arguments: dict[str, Any]) -> Iterator[str]:
-    """The texts that no output may show. A number is no secret: Ansible would blot out every 1 and every 2."""
+    """The texts that no output may show. Numbers are left out: Ansible would mask every 1 and every 2 in the output."""
     for _option, rule, value in _given(specification, arguments):
         if rule.get("no_log"):
             yield from filter(None, _texts(value))
@@ -106,7 +115,7 @@ def secrets(specification: dict[str, dict[str, Any]], arguments: dict[str, Any])
 def _given(
     specification: dict[str, dict[str, Any]], arguments: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any], Any]]:
-    """What *arguments* say: option, its rule, value."""
+    """Each given option, with its rule and its value; those of sub-options as well."""
     for option, rule in specification.items():
         value = arguments.get(option)
         if value is None:
@@ -126,10 +135,10 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def archive(version: str) -> str:
-    """The kit as a file, from which Python can import; made once in a run of Ansible."""
+    """Path of the kit as a zip file, from which Python can import; made once in a run of Ansible."""
     path = os.path.join(constants.DEFAULT_LOCAL_TMP, f"hermes-ops-{version}.zip")
     if not os.path.exists(path):
-        # Each host's task is a process of its own.
+        # The tasks of several hosts run in parallel processes, so the file appears by a rename.
         handle, unfinished = tempfile.mkstemp(dir=constants.DEFAULT_LOCAL_TMP)
         with open(handle, "wb") as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as kit:
             for source in sorted(SOURCES.glob("hermes_ops/**/*.py")):

@@ -11,13 +11,13 @@ class ModuleDocFragment:
 options:
   agents:
     description:
-      - The C(gateway) parts of the descriptions of all declared agents, as made by the filter
+      - The C(gateway) parts of the descriptions of all declared agents, from the filter
         P(alwayson.hermes.resolve_agents#filter). They hold no secrets.
     type: list
     elements: dict
     required: true
   scope:
-    description: Which service manager runs the gateways, the system's or each user's own, which must linger.
+    description: The service manager that runs the gateways, the system's or each user's own, which must linger.
     type: str
     choices: [system, user]
     default: system

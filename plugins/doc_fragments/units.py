@@ -10,15 +10,15 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   root:
-    description: Where the releases lie.
+    description: Directory of the releases.
     type: path
     default: /opt/hermes
   restart_sec:
-    description: Seconds between the end of a service, whatever its reason, and its next start.
+    description: Seconds between the end of a service, for whatever reason, and its next start.
     type: int
     default: 10
   restart_max_delay_sec:
-    description: Seconds that this delay grows to in a crash loop. Needs systemd 254; older ones keep O(restart_sec).
+    description: Seconds to which this delay grows in a crash loop. Needs systemd 254; older ones keep O(restart_sec).
     type: int
     default: 300
 requirements:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filter resolve_agents: hermes_agents, checked and completed, before any host is touched."""
+"""The filter resolve_agents: checks and completes hermes_agents before any host is touched."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Turns C(hermes_agents) as a person writes it into one complete description of each agent, with its user, paths,
-    ports, unit name and the configuration that follows from them.
-  - Refuses what could not work with one error that names host, agent, key and fix. Nothing on the host is
-    looked at or changed.
+  - Turns the declared C(hermes_agents) into one complete description of each agent, with its user, paths, ports, unit
+    name and the configuration that follows from them.
+  - Refuses a declaration that cannot work, with one error that names host, agent, key and fix. Nothing on the host is
+    read or changed.
 positional: _input
 options:
   _input:
@@ -31,20 +31,20 @@ options:
     elements: dict
     required: true
   host:
-    description: The inventory's name of the host, for error messages.
+    description: Name of the host in the inventory, for error messages.
     type: str
     required: true
   data_dir:
-    description: Absolute path of the directory below which the agents live.
+    description: Absolute path of the directory of the agents' data.
     type: str
     required: true
   managed_root:
-    description: Directory below which the managed scope of each agent lies.
+    description: Directory of the agents' managed scopes.
     type: str
     required: true
   declared:
     description:
-      - Names of the host's variables. One of an earlier version is refused with what takes its place.
+      - Names of the host's variables. A variable of an earlier version is refused; the error names its replacement.
     type: list
     elements: str
     default: []
@@ -61,7 +61,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The complete description of every agent by its name, in the declared order.
+  description: The complete description of every agent, by name, in the declared order.
   type: dict
 """
 
@@ -72,7 +72,7 @@ def _plain(value: Any) -> Any:
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    # A vaulted string of core < 2.19 is no str, but becomes one.
+    # In ansible-core < 2.19 a vaulted string is not a str, but str() decrypts it.
     if isinstance(value, str) or hasattr(value, "__ENCRYPTED__"):
         return str(value)
     return value

@@ -13,35 +13,34 @@ version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Makes the home of each agent with the directories that Hermes expects, and puts modes and owners right where
-    Hermes, or a C(sudo hermes), left them wrong. C(SOUL.md) stays as declared. C(USER.md) and C(MEMORY.md) are
-    written once and belong to the agent afterwards.
+  - Creates the home of each agent with the directories that Hermes expects, and corrects modes and owners that Hermes
+    or a C(sudo hermes) left wrong. C(SOUL.md) stays as declared. C(USER.md) and C(MEMORY.md) are written once and
+    belong to the agent afterwards.
   - Merges the declared keys into C(config.yaml), where comments, order, spelling and all other keys stay exactly as
     they are, into C(.env), so that Hermes reads exactly the declared values, whatever bytes they hold, and into
     C(webhook_subscriptions.json), where undeclared fields and subscriptions stay.
-  - Remembers what it wrote. So what leaves the declaration leaves the file, together with the parents that were made
-    for it, and what somebody changed by hand is reported in RV(agents) and put right. A key of C(config.yaml) or
+  - Records the keys that it writes. So a key that leaves the declaration leaves the file, together with the parents
+    that were made for it, and a manual change is reported in RV(agents) and reverted. A key of C(config.yaml) or
     C(.env) that left the declaration after somebody had changed it by hand is theirs, and stays.
   - A file that does not parse, or in which a key cannot be changed without changing others, is an error that names
-    the line. Such an agent is left as it is. The others are converged, then the module fails with the errors of all,
-    before it touches any unit.
+    the line. Such an agent is left as it is. The others are converged. Then the module fails with all errors, before
+    it touches any unit.
   - Writes the template unit C(hermes-gateway@.service) and a drop-in for each agent, enables and starts the
-    gateways that are declared, stops and disables those that are declared absent.
-  - Restarts the running gateways for which something changed that they cannot pick up while running, and no other.
-    Reasons to restart are remembered on the host until the restart is done. A run that was killed in between is
-    finished by the next one.
-  - At last removes the agents that are declared absent with O(agents[].purge).
+    gateways of present agents, stops and disables those of absent ones.
+  - Restarts a running gateway only if something changed that it cannot pick up while running. The reasons are recorded
+    on the host until the restart is done, so the next run finishes a killed one.
+  - Finally removes the agents that are declared absent with O(agents[].purge).
 extends_documentation_fragment:
   - alwayson.hermes.units
 attributes:
   check_mode:
     description:
-      - Can run in C(check_mode) and says what would change, on a host too where nothing exists yet.
-      - Where nothing on the host can read a file yet (no PyYAML, or it is root's and will be given to the agent's
-        user), it reports a change, and its diff says that it cannot be predicted.
+      - Can run in C(check_mode) and says what would change, also on a bare host.
+      - If a file cannot be read yet (no PyYAML on the host, or the file is root's and will be given to the agent's
+        user), it reports a change, and the diff says that it cannot be predicted.
     support: full
   diff_mode:
-    description: Shows by agent and file what changes, and the units. Secrets are hidden, old ones as well.
+    description: Shows the changes by agent and file, and the units. Secrets are hidden, including old ones.
     support: full
   idempotent:
     description: A second run with the same declaration changes nothing.
@@ -49,18 +48,18 @@ attributes:
 options:
   agents:
     description:
-      - The descriptions of all declared agents, as made by the filter P(alwayson.hermes.resolve_agents#filter).
+      - The descriptions of all declared agents, from the filter P(alwayson.hermes.resolve_agents#filter).
     type: list
     elements: dict
     required: true
     suboptions:
       name:
-        description: Name of the agent, under which is remembered what was applied.
+        description: Name of the agent, and of its records.
         type: str
         required: true
       state:
         description:
-          - V(absent) stops the gateway and takes its unit away. The home stays, unless O(agents[].purge) is set.
+          - V(absent) stops the gateway and removes its unit. The home stays, unless O(agents[].purge) is set.
         type: str
         choices: [present, absent]
         default: present
@@ -70,61 +69,60 @@ options:
         required: true
       gateway:
         description:
-          - What units, health checks and the host's own kit have to know of the agent. Holds no secrets.
-          - Its C(user) is the one that the agent runs as. A process of this user reads and writes the files in
-            O(agents[].home), also in check mode. In check mode the user need not exist yet. Then a home that is to be
-            adopted is looked at as its present user.
+          - The part of the description that units, health checks and the host's own kit need. Holds no secrets.
+          - Its C(user) runs the agent. A process of this user reads and writes the files in O(agents[].home), also in
+            check mode. In check mode the user need not exist yet. Then a home that is to be adopted is read as its
+            present owner.
           - Its C(config_scope) says where the keys of O(agents[].config) are written. V(home) is C(config.yaml) in
             O(agents[].home), which the agent can change. V(managed) is C(config.yaml) in its C(managed_dir), which
-            Hermes lets win and the agent can only read. Hermes 0.13 does not know it. Where the home has no
-            C(config.yaml) an empty one is written, for Hermes reads the managed one only beside it. When the scope
-            changes, the keys leave the other file.
-          - Its C(directory) is the agent's own, in which the home usually lies.
+            overrides the other one in Hermes, and which the agent can only read. Hermes 0.13 does not know it. If the
+            home has no C(config.yaml), an empty one is written, because Hermes reads the managed one only beside it.
+            When the scope changes, the keys leave the other file.
+          - Its C(directory) is the agent's own directory, which usually contains the home.
         type: dict
         required: true
       soul:
-        description: Content of C(SOUL.md). Without it the file is the agent's.
+        description: Content of C(SOUL.md). Without it the file is the agent's own.
         type: str
       user_profile:
-        description: What C(memories/USER.md) starts with, at most 1375 characters. An existing file is left as it is.
+        description: Initial content of C(memories/USER.md), at most 1375 characters. An existing file is left as it is.
         type: str
       memory:
         description: >-
-          What C(memories/MEMORY.md) starts with, at most 2200 characters. An existing file is left as it is.
+          Initial content of C(memories/MEMORY.md), at most 2200 characters. An existing file is left as it is.
         type: str
       config:
         description:
           - The declared keys, nested as in C(config.yaml).
-          - Every leaf is a key of its own. A list is one value and replaced as a whole. An empty mapping means that
-            there is a mapping, whatever is in it.
+          - Every leaf is a key of its own. A list is one value and is replaced as a whole. An empty mapping only means
+            that a mapping exists, with any content.
           - Strings that YAML 1.1 would read as something else, for example V(off), are quoted in the file.
-          - A key below something that is no mapping replaces it. A bare C(model) string is kept as C(model.default),
-            which is what it means to Hermes.
-          - No secrets. They belong into O(agents[].secrets).
+          - A key below a value that is not a mapping replaces that value. A bare C(model) string is kept as
+            C(model.default), which is its meaning in Hermes.
+          - No secrets. They belong in O(agents[].secrets).
         type: dict
         default: {}
       settings:
         description:
           - Keys of C(.env) whose values may be shown, for example V(API_SERVER_PORT).
           - Integers and booleans are written as C(8642), C(true) and C(false).
-          - A name that says that its value is secret, such as C(..._KEY) or C(..._TOKEN), is refused. It belongs
-            in O(agents[].secrets).
+          - The name of a secret, such as C(..._KEY) or C(..._TOKEN), is refused. It belongs in O(agents[].secrets).
         type: dict
         default: {}
       secrets:
         description:
           - Keys of C(.env) whose values must not be shown. Ansible masks these values everywhere in the module's
             output.
-          - Values are strings. Quote numbers, or YAML may change them on their way.
+          - Values are strings. Quote numbers, otherwise YAML may change them.
           - Hermes strips everything that is not ASCII from the values of names that end in C(_API_KEY),
             C(_TOKEN), C(_SECRET) or C(_KEY), so such a value is refused.
         type: dict
         default: {}
       generate:
         description:
-          - Names of keys of C(.env) that get a random value of 64 hexadecimal digits, made on the host, when they are
-            neither declared nor in the file.
-          - A value that is there is kept, whoever made it. It is never changed again.
+          - Names of keys of C(.env) that get a random value of 64 hexadecimal digits, generated on the host, if they
+            are neither declared nor in the file.
+          - An existing value is kept, whoever made it. It is never changed again.
         type: list
         elements: str
         default: []
@@ -132,7 +130,7 @@ options:
         description:
           - The webhook subscriptions of the agent. Of an existing one only the declared fields change; its secret,
             C(created_at) and fields that this module does not know stay as they are.
-          - A running gateway takes them at its next request. Nothing has to be restarted.
+          - A running gateway reads them at its next request. Nothing has to be restarted.
         type: list
         elements: dict
         default: []
@@ -156,26 +154,26 @@ options:
             type: str
           secret:
             description:
-              - Secret with which calls are signed.
-              - When not declared, the one in the file is kept. When there is none either, the host generates one, and
-                only the file holds it.
+              - Secret that signs the calls.
+              - If it is not declared, the one in the file is kept. If there is none either, the host generates one that
+                only the file holds.
             type: str
           events:
-            description: Kinds of event that are taken; all when empty.
+            description: Kinds of event that are accepted; all if empty.
             type: list
             elements: str
           skills:
-            description: Skills of which the first that exists is loaded.
+            description: Skills; the first that exists is loaded.
             type: list
             elements: str
           deliver:
-            description: Where the answer goes, for example V(telegram); V(log) when not declared.
+            description: Where the answer goes, for example V(telegram); V(log) if not declared.
             type: str
           deliver_only:
             description: Deliver the prompt itself, without asking the agent. Needs O(agents[].webhooks[].deliver).
             type: bool
           deliver_extra:
-            description: More about where the answer goes, for example C(chat_id).
+            description: Details of the delivery, for example C(chat_id).
             type: dict
           enabled:
             description: With V(false) the gateway answers calls with status 403.
@@ -194,37 +192,37 @@ options:
       purge:
         description:
           - With O(agents[].state=absent), remove the home with all its data, the agent's own directory, its managed
-            scope, and what is remembered of the agent. It is refused while a gateway runs on the home, and where the
-            home holds profiles of Hermes.
+            scope, and its records. It is refused while a gateway runs on the home, and if the home holds profiles of
+            Hermes.
         type: bool
         default: false
   ops_dir:
     description:
-      - Directory in which is remembered what was applied, outside every agent's reach.
-      - Belongs to root and outlives the host, as the homes do.
+      - Directory of the records, outside every agent's reach.
+      - It belongs to root, and must outlive the host, as the homes must.
     type: path
     required: true
   scope:
-    description: Which service manager runs the gateways, the system's or each user's own, which must linger.
+    description: The service manager that runs the gateways, the system's or each user's own, which must linger.
     type: str
     choices: [system, user]
     default: system
   verbose:
     description:
-      - Whether the gateways tell the journal all that C(logs/agent.log) holds, which includes the beginnings of
-        messages, and not warnings only.
+      - Whether the gateways write the content of C(logs/agent.log) to the journal, not only warnings. It includes the
+        beginnings of messages.
     type: bool
     default: false
 requirements:
   - Python >= 3.9 on the host
   - PyYAML on the host (the package C(python3-yaml))
 notes:
-  - Hermes reads C(.env) when it starts. A running gateway notices changes of C(model), C(approvals.mode) and a few
-    other keys of C(config.yaml) by itself.
-  - Values of C(.env) that Hermes' simple second reader cannot express hold a line break or a literal C(${). They
-    reach the environment of the gateway as they are.
-  - The gateway serves webhooks when C(platforms.webhook.enabled) is V(true) in C(config.yaml). A route of the same
-    name under C(platforms.webhook.extra.routes) wins over a subscription.
+  - Hermes reads C(.env) when it starts. A running gateway picks up changes of C(model), C(approvals.mode) and a few
+    other keys of C(config.yaml).
+  - Hermes has a second, simpler reader of C(.env), which cannot read values with a line break or a literal C(${). They
+    reach the environment of the gateway unchanged.
+  - The gateway serves webhooks if C(platforms.webhook.enabled) is V(true) in C(config.yaml). A route of the same
+    name under C(platforms.webhook.extra.routes) overrides a subscription.
 seealso:
   - module: alwayson.hermes.health
 """
@@ -263,7 +261,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 agents:
-  description: What became of the homes of the agents that are present, by name. One with an error is missing.
+  description: Results for the homes of the present agents, by name. An agent with an error is missing.
   returned: always
   type: dict
   contains:
@@ -274,31 +272,32 @@ agents:
       description: The agent's home.
       type: str
     restart:
-      description: Why the changes in the home ask for a restart of the gateway. Empty when they do not.
+      description: Why the changes in the home require a restart of the gateway. Empty if they do not.
       type: list
       elements: str
     drift:
       description: >-
-        Declared keys that somebody changed or removed since they were written here. C(file) and C(key); for
-        C(config.yaml) also what was C(found), null when the key was gone, and what is C(declared). Secrets are hidden.
+        Declared keys that somebody changed or removed since they were written, with C(file) and C(key); for
+        C(config.yaml) also the value that was C(found), null if the key was gone, and the one that is C(declared).
+        Secrets are hidden.
       type: list
       elements: dict
     migrated:
       description: >-
         Declared keys that differed after Hermes had moved C(config.yaml) to another version of its format
-        (C(_config_version)), in the same form. Put right as well.
+        (C(_config_version)), in the same form. They are restored as well.
       type: list
       elements: dict
     left:
       description: >-
-        Keys that left the declaration and stay in the file, because somebody changed them. C(file) and C(key), and for
-        C(config.yaml) what is C(found). Secrets are hidden.
+        Keys that left the declaration but stay in the file, because somebody changed them, with C(file) and C(key), and
+        for C(config.yaml) the value that was C(found). Secrets are hidden.
       type: list
       elements: dict
     generated:
       description: >-
-        Keys and webhook subscriptions that got a new random secret, as C(file) and C(key). The value is in the file,
-        and nowhere else.
+        Keys and webhook subscriptions that got a new random secret, as C(file) and C(key). The value is only in the
+        file.
       type: list
       elements: dict
   sample:
@@ -313,19 +312,19 @@ agents:
       generated:
         - {file: .env, key: API_SERVER_KEY}
 restarted:
-  description: The running gateways that were restarted, in check mode would be, with the reasons.
+  description: The running gateways that were restarted (in check mode, would be restarted), with the reasons.
   returned: when every home could be converged
   type: dict
   sample:
     default: ["config: platforms.webhook.extra.port"]
 units:
-  description: The units of the agents that are present.
+  description: The units of the present agents.
   returned: when every home could be converged
   type: list
   elements: str
   sample: [hermes-gateway@default.service]
 purged:
-  description: The agents of which something was removed because of O(agents[].purge).
+  description: The agents with data that was removed because of O(agents[].purge).
   returned: when every home could be converged
   type: list
   elements: str

@@ -8,43 +8,43 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: audit
-short_description: The journal is shipped off the host
+short_description: Ship the journal off the host
 version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Has C(systemd-journal-upload) ship the whole journal to a C(systemd-journal-remote), with TLS on both sides. It
-    never gives up, and goes on where it ended.
-  - Makes the journal persistent, so that what was not shipped yet outlives a boot.
+  - Lets C(systemd-journal-upload) ship the whole journal to a C(systemd-journal-remote), with TLS on both sides. It
+    never gives up, and continues where it stopped.
+  - Makes the journal persistent, so that entries that are not shipped yet survive a reboot.
 attributes:
   check_mode:
     support: full
-    description: Can run in check mode and tells what would be changed.
+    description: Can run in check mode and says what would change.
   diff_mode:
     support: full
-    description: Shows the texts, of certificates and keys only that they differ.
+    description: Shows the texts; for certificates and keys it only shows that they differ.
   idempotent:
     support: full
     description: A second run changes nothing.
 options:
   state:
-    description: V(absent) stops it and removes what this module wrote. The package stays, and so does the journal.
+    description: V(absent) stops the upload and removes the files of this module. The package and the journal stay.
     type: str
     choices: [present, absent]
     default: present
   url:
-    description: Where the receiver is. C(http) is accepted on loopback only, where a tunnel may begin.
+    description: URL of the receiver. C(http) is accepted on loopback only, for a tunnel.
     type: str
   ca:
-    description: The certificate of the authority that signed the receiver's, as PEM.
+    description: The certificate of the authority that signed the receiver's certificate, as PEM.
     type: str
     default: ""
   certificate:
-    description: The certificate that the host shows the receiver, as PEM.
+    description: The certificate that the host presents to the receiver, as PEM.
     type: str
     default: ""
   key:
-    description: Its key, as PEM.
+    description: The private key of O(certificate), as PEM.
     type: str
     default: ""
 requirements:

@@ -15,17 +15,17 @@ author:
 description:
   - Serves the web interface of Hermes with C(hermes-dashboard.service), a unit of the same kind as the gateways',
     restarted for ever.
-  - It shows one agent, the one named C(default) or the only one, as whose user it runs, within whose limits and
-    sandbox, and with whose gateway it is started and stopped.
-  - It is restarted when it runs another release than the current one, or without what its unit or the C(.env) of that
-    agent say by now.
+  - It shows one agent, the one named C(default) or the only one. It runs as that agent's user, within its limits and
+    sandbox, and is started and stopped with its gateway.
+  - It is restarted if it runs another release than the current one, or if its unit or the C(.env) of that agent has
+    changed since it was started.
 extends_documentation_fragment:
   - alwayson.hermes.gateways
   - alwayson.hermes.units
 attributes:
   check_mode:
     support: full
-    description: Can run in check mode and tells what would be changed.
+    description: Can run in check mode and says what would change.
   diff_mode:
     support: full
     description: Shows the unit's text and state.
@@ -42,8 +42,8 @@ options:
     default: started
   host:
     description:
-      - The address to bind. On one that others can reach, Hermes wants a login; it is refused here unless the variables
-        of one are among O(environment).
+      - The address to bind. On an address that the network can reach, Hermes requires a login. Such an address is
+        refused unless O(environment) includes the variables of a login.
     type: str
     default: 127.0.0.1
   port:

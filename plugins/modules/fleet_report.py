@@ -8,15 +8,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: fleet_report
-short_description: What the hosts of a fleet answered, on the terminal and as a page
+short_description: Show what the hosts of a fleet answered, on the terminal and as a page
 version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Prints a table of what C(hermes-ops) answered on each host, what is wrong first, with its fix. Works on the
-    controller and asks no host.
-  - A host may be in somebody else's hands. What it answered is taken as text of bounded length; nothing in it reaches
-    the terminal or the page as anything else.
+  - Prints a table of the answers of C(hermes-ops) on each host, problems first, with their fixes. It runs on the
+    controller and contacts no host.
+  - A host may be compromised. Its answer is treated as text of bounded length, which cannot control the terminal or
+    the page.
 attributes:
   check_mode:
     support: full
@@ -26,7 +26,7 @@ attributes:
     description: The page is output, not state.
   idempotent:
     support: full
-    description: Never says changed. The page names the time of the look, so it is written again.
+    description: Never reports a change. The page shows its own time, so it is rewritten each time.
 options:
   of:
     description: >-
@@ -37,13 +37,13 @@ options:
     required: true
   answers:
     description: >-
-      What a task registered, by the name of the host. A host whose task was skipped counts as not reached.
+      The registered results of a task, by host name. A host with a skipped task counts as not reached.
     type: dict
     required: true
   page:
     description: >-
-      File for the page, below the directory that C(ansible-playbook) was called in where it is no absolute path;
-      empty for none. Only with O(of=status).
+      File for the page; a relative path is below the directory in which C(ansible-playbook) was called. Empty for none.
+      Only with O(of=status).
     type: str
     default: ""
 """
@@ -61,7 +61,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 wrong:
-  description: The hosts that are not well, or where the command did not do its work.
+  description: The hosts that are not well, or on which the command failed.
   returned: always
   type: list
   elements: str

@@ -14,21 +14,21 @@ author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
   - An active unit says little about an agent. Healthy means that the unit runs, its process is stable, Hermes itself
-    says that it runs, C(/health) is answered by this Hermes, and every declared platform is connected.
-  - Where an agent asks for it, the agent must also give a real reply, and answer a signed webhook call.
+    reports that it runs, this Hermes answers C(/health), and every declared platform is connected.
+  - If it is declared for an agent, the agent must also give a real reply, and answer a signed webhook call.
   - On failure the message names the cause and its fix, followed by the last lines of the gateway's journal.
   - The config.yaml and C(.env) of a healthy agent are kept as its last working copy.
 extends_documentation_fragment:
   - alwayson.hermes.gateways
 options:
   ops_dir:
-    description: Directory in which is remembered what was applied, outside every agent's reach.
+    description: Directory of the records, outside every agent's reach.
     type: path
     required: true
 attributes:
   check_mode:
     support: full
-    description: Waits for nothing and never fails, since nothing was converged.
+    description: Waits for nothing and never fails, because nothing was converged.
   diff_mode:
     support: none
     description: Changes nothing.
@@ -38,7 +38,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Every agent is there
+- name: Every agent is healthy
   alwayson.hermes.health:
     agents: "{{ common_gateways }}"
     ops_dir: /var/lib/hermes/ops
@@ -46,7 +46,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 healthy:
-  description: Whether all are.
+  description: Whether all agents are healthy.
   returned: always
   type: bool
 agents:

@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module host_kit: the one that Ansible sends for all that work on a host; see plugins/action/host_kit.py."""
+"""Module host_kit, sent to a host in place of the collection's modules: see plugins/action/host_kit.py."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - The collection's modules call this one by themselves. No task needs it.
-  - Hands the arguments of a module, as JSON, to C(hermes-ops module) of the very kit that the controller has, which
-    lies on the host in a directory named by its hash. So Ansible sends arguments only, and what converges a host is
-    what runs on it at night.
-  - A host that lacks that kit is sent it along with the module, for this one run, in Ansible's temporary directory.
-    The module M(alwayson.hermes.kit) puts it down for good.
+  - The collection's modules call this one. No task needs it.
+  - Hands the arguments of a module, as JSON, to C(hermes-ops module) of the same kit that the controller has. On the
+    host that kit is in a directory named by its hash. So Ansible sends only arguments, and the code that converges a
+    host also runs on it at night.
+  - If the host lacks that kit, it is sent with the module, for this one run, in Ansible's temporary directory.
+    The module M(alwayson.hermes.kit) installs it permanently.
 attributes:
   check_mode:
     support: full
-    description: As the module that is run.
+    description: As for the module that is run.
   diff_mode:
     support: full
-    description: As the module that is run.
+    description: As for the module that is run.
   idempotent:
     support: full
-    description: As the module that is run.
+    description: As for the module that is run.
 options:
   name:
-    description: The module.
+    description: Name of the module.
     type: str
     required: true
   arguments:
-    description: Its arguments, checked.
+    description: Its arguments, already checked.
     type: dict
     required: true
   secrets:
-    description: The texts among them that no output may show.
+    description: The texts in O(arguments) that no output may show.
     type: list
     elements: str
     default: []
   place:
-    description: Where the kit lies on hosts.
+    description: Directory of the kit on hosts.
     type: path
     required: true
   sent:
-    description: The archive that the kit was sent as, where it does not lie there.
+    description: The archive with the kit, if it had to be sent.
     type: path
 requirements:
   - Python >= 3.9 on the host
 """
 
 EXAMPLES = r"""
-- name: What a task of the module logs becomes
+- name: This is what a task of the module logs becomes
   alwayson.hermes.host_kit:
     name: logs
     arguments:
@@ -65,7 +65,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 missing:
-  description: V(true) when the host lacks the kit, and nothing was done. Else there is what the module returns.
+  description: V(true) if the host lacks the kit, and nothing was done. Otherwise the module's own values are returned.
   returned: when the host lacks the kit
   type: bool
   sample: true
@@ -84,16 +84,16 @@ from ansible.module_utils.basic import AnsibleModule
 DIRECTORY = "/usr/local/lib/hermes-ops"
 # Hexadecimal digits of a version's name.
 DIGITS = 16
-# The one that also runs the kit at night, with Debian's PyYAML. A host that is still bare may have another one only.
+# This interpreter also runs the kit at night, with Debian's PyYAML. A bare host may have only another one.
 INTERPRETER = "/usr/bin/python3"
-# With -I neither the environment nor the working directory decides what is imported.
+# With -I neither the environment nor the working directory affects imports.
 _START = """\
 import sys
 sys.path.insert(0, sys.argv.pop(1))
 from hermes_ops.cli import main
 raise SystemExit(main())
 """
-# Characters of what a kit that broke down said.
+# Characters of stderr that are shown after a kit failed without an answer.
 _WORDS = 4000
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -106,19 +106,19 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 class Module(AnsibleModule):
-    """A module that tells the host's journal nothing: Ansible misses a secret within a list that needs escapes."""
+    """Does not log its arguments to the host's journal: Ansible does not mask a secret in a list that needs escapes."""
 
     def _log_invocation(self) -> None:
         pass
 
 
 def is_whole(place: str) -> bool:
-    """Whether the kit lies in *place*, a directory named by its version, as it was sent."""
+    """Whether *place*, a directory named by its version, holds that kit, complete and unchanged."""
     return version_of(place) == os.path.basename(place)
 
 
 def version_of(directory: str) -> str:
-    """The name of the version of the kit whose package ``hermes_ops`` lies in *directory*: a hash of its sources."""
+    """The version of the kit in *directory*, which has the package ``hermes_ops``: a hash of its sources."""
     digest = hashlib.sha256()
     for path in sorted(Path(directory, "hermes_ops").glob("**/*.py")):
         data = path.read_bytes()
@@ -128,10 +128,10 @@ def version_of(directory: str) -> str:
 
 
 def answer_of(kit: str, name: str, call: dict[str, Any]) -> dict[str, Any]:
-    """What the module *name* returns.
+    """Run the module *name* and return its answer.
 
     :param kit: a directory or an archive with the package ``hermes_ops``
-    :param call: see ``hermes_ops.modules.call.Call``; may hold secrets, and goes by standard input
+    :param call: see ``hermes_ops.modules.call.Call``; it may hold secrets, so it is passed through standard input
     """
     interpreter = INTERPRETER if os.path.exists(INTERPRETER) else sys.executable
     process = subprocess.run(
@@ -145,13 +145,13 @@ def answer_of(kit: str, name: str, call: dict[str, Any]) -> dict[str, Any]:
     except ValueError:
         words = process.stderr.decode("utf-8", "replace")[-_WORDS:].strip()
         msg = f"{kit}: ended with status {process.returncode} and no answer: {words}. "
-        return {"failed": True, "msg": f"{msg}Fix: remove {kit}, and run again; it is sent anew"}
+        return {"failed": True, "msg": f"{msg}Fix: remove {kit}, and run again; it will be sent again"}
 
 
 def main() -> None:
     module = Module(ARGUMENTS, supports_check_mode=True)
     params = module.params
-    # What the kit answers says itself what may be shown of the arguments.
+    # Ansible must not show the arguments; the kit's answer includes those that may be shown.
     nothing = {"module_args": {}}
     if not params["sent"] and not is_whole(params["place"]):
         module.exit_json(changed=False, missing=True, invocation=nothing)

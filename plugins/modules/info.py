@@ -8,12 +8,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: info
-short_description: What is installed, running, declared and drifted on a host
+short_description: Report what is installed, running, declared and drifted on a host
 version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Looks at a host and changes nothing. Works on a host where nothing was installed yet.
+  - Reads the state of a host and changes nothing. Works on a bare host, too.
   - No value of a secret is read or returned.
 extends_documentation_fragment:
   - alwayson.hermes.gateways
@@ -30,7 +30,7 @@ attributes:
     description: Changes nothing.
 options:
   data_dir:
-    description: The directory below which the agents live, the data volume's mount point.
+    description: Directory of the agents' data, the data volume's mount point.
     type: path
     default: /var/lib/hermes
   packages:
@@ -41,7 +41,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Look at the host
+- name: Read the state of the host
   alwayson.hermes.info:
     agents: "{{ common_gateways }}"
     ops_dir: /var/lib/hermes/ops
@@ -50,53 +50,55 @@ EXAMPLES = r"""
 
 RETURN = r"""
 system:
-  description: What os-release says of the system, and whether it was booted with systemd.
+  description: The system according to os-release, and whether it was booted with systemd.
   returned: always
   type: dict
   sample: {id: debian, name: Debian GNU/Linux, version: "12", systemd: true}
 missing_packages:
-  description: Those of O(packages) that are not installed.
+  description: The packages of O(packages) that are not installed.
   returned: always
   type: list
   elements: str
   sample: []
 missing_users:
   description: >-
-    The users of agents that are to be made, with their home directories; with C(uid) where that directory is there and
-    belongs to nobody, as on a data volume that came from another host.
+    The users of agents that do not exist yet, with their home directories. C(uid) is set if that directory exists and
+    its owner has no account, as on a data volume from another host.
   returned: always
   type: list
   elements: dict
   sample: [{name: hermes-default, home: /var/lib/hermes/agents/default, uid: null}]
 wrong_directories:
-  description: O(data_dir) and the agents' directories below it, where they are missing or their owner or mode is wrong.
+  description: O(data_dir) and the agents' directories below it that are missing or have a wrong owner or mode.
   returned: always
   type: list
   elements: dict
   sample: [{path: /var/lib/hermes/agents/default, owner: hermes-default, mode: "0700"}]
 data_dir_owner:
-  description: Whom O(data_dir) belongs to, null when it does not exist.
+  description: Owner of O(data_dir), null if it does not exist.
   returned: always
   type: str
   sample: root
 linger:
-  description: The users whose own manager has to run without a login and does not yet.
+  description: The users whose own service manager has to run without a login but does not yet.
   returned: always
   type: list
   elements: str
   sample: []
 superseded:
-  description: What shows that the host was converged when all agents still shared a home and a user, null for nothing.
+  description: >-
+    The path that shows that an earlier version converged the host, with one home and one user for all agents. Null if
+    none did.
   returned: always
   type: str
   sample: null
 systemd:
-  description: Version of the host's systemd, 0 when it has none.
+  description: Version of the host's systemd, 0 if it has none.
   returned: always
   type: int
   sample: 252
 release:
-  description: The release that is current, null when there is none.
+  description: The current release, null if there is none.
   returned: always
   type: dict
   sample: {id: 0.19.0, version: 0.19.0, method: pypi, commit: null, locked: true}
@@ -108,10 +110,10 @@ releases:
   sample: [0.18.2, 0.19.0]
 agents:
   description: >-
-    Each agent: its user, unit, process, release, platforms, the reasons for a pending restart, the keys of config.yaml
-    that we declared, and as C(drift) what somebody changed by hand of that which we wrote. There C(agent.max_turns)
-    is a key of config.yaml, C(env: DISCORD_BOT_TOKEN) one of C(.env), C(webhook: build) a subscription. A key that
-    the host generated and somebody replaced is among them, and stays replaced.
+    Each agent with its user, unit, process, release, platforms, the reasons for a pending restart, the declared keys of
+    config.yaml, and as C(drift) the written keys that somebody changed by hand. There C(agent.max_turns) is a key of
+    config.yaml, C(env: DISCORD_BOT_TOKEN) one of C(.env), C(webhook: build) a subscription. A key that the host
+    generated and somebody replaced is listed, too, and stays replaced.
   returned: always
   type: dict
   sample:
@@ -131,40 +133,40 @@ agents:
       declared_keys: [approvals.mode]
       drift: ["env: DISCORD_BOT_TOKEN"]
 shared_users:
-  description: The users that run several agents, with these. Nothing keeps such agents from each other.
+  description: The users that run several agents, with these agents. Nothing protects such agents from each other.
   returned: always
   type: dict
   sample: {}
 undeclared_profiles:
-  description: Homes of Hermes' own profiles that lie below an agent's and are no agent's.
+  description: Homes of Hermes' own profiles below an agent's home that are not declared as agents.
   returned: always
   type: list
   elements: str
   sample: []
 jobs:
   description: >-
-    What is switched on of what can be switched off: the jobs of M(alwayson.hermes.timer), C(logrotate),
+    The optional features that are installed on the host: the jobs of M(alwayson.hermes.timer), C(logrotate),
     C(dashboard) and C(audit).
   returned: always
   type: list
   elements: str
   sample: [heartbeat, logrotate]
 busy:
-  description: Who changes the host right now by itself, an C(update), a C(restore) or C(separate).
+  description: The jobs that are changing the host right now, of C(update), C(restore) and C(separate).
   returned: always
   type: list
   elements: str
   sample: []
 unfinished:
-  description: Those of them that were interrupted and neither finished nor undone.
+  description: The jobs of the same kinds that were interrupted and neither finished nor undone.
   returned: always
   type: list
   elements: str
   sample: []
 separated:
   description: >-
-    Agents that C(hermes-ops separate) has given a home of their own, and whose O(agents) would lead back to the one
-    that they were in, each as a sentence with its fix.
+    Agents that C(hermes-ops separate) has given a home of their own, but whose declaration in O(agents) still names the
+    old home, each as a sentence with its fix.
   returned: always
   type: list
   elements: str

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: kit
-short_description: The commands hermes-ops and hermes on a host
+short_description: Install the commands hermes-ops and hermes on a host
 version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Installs the kit that this module itself carries below C(/usr/local/lib/hermes-ops), and the command
-    C(/usr/local/bin/hermes-ops) that runs it, so that a host can be checked without a controller by the very code that
-    converged it. The version before stays until the next one, for jobs that are running.
+  - Installs the kit, which this module itself runs from, below C(/usr/local/lib/hermes-ops), and the command
+    C(/usr/local/bin/hermes-ops), which runs it. So a host is checked without a controller by the same code that
+    converged it. The previous version stays for running jobs until the next one is installed.
   - Writes C(/usr/local/bin/hermes), which runs a command of Hermes as an agent, and C(/etc/hermes-ops/host.json), which
     holds names and paths for both and no secrets.
 extends_documentation_fragment:
@@ -23,7 +23,7 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
-    description: Can run in check mode and tells what would be changed.
+    description: Can run in check mode and says what would change.
   diff_mode:
     support: full
     description: Shows the texts.
@@ -32,15 +32,15 @@ attributes:
     description: A second run changes nothing.
 options:
   data_dir:
-    description: The directory below which the agents live, the data volume's mount point.
+    description: Directory of the agents' data, the data volume's mount point.
     type: path
     required: true
   managed_root:
-    description: Directory below which the managed scope of each agent lies.
+    description: Directory of the agents' managed scopes.
     type: path
     default: /etc/hermes-ops/managed
   scope:
-    description: Which service manager runs the gateways, the system's or each user's own, which must linger.
+    description: The service manager that runs the gateways, the system's or each user's own, which must linger.
     type: str
     choices: [system, user]
     default: system

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: logs
-short_description: Logs of all agents stay small
+short_description: Keep the logs of all agents small
 version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Writes C(/etc/hermes-ops/logrotate.conf) for every log of every agent that Hermes does not bound itself, once
-    logrotate itself has accepted it, and the timer C(hermes-logrotate.timer), which lets logrotate look at them every
-    hour, so that O(max_size) holds within a day too.
-  - Limits the journal with a drop-in, C(/etc/systemd/journald.conf.d/hermes.conf); C(systemd-journald) is restarted
-    when it runs without what that says.
+  - Writes C(/etc/hermes-ops/logrotate.conf) for every log of every agent that Hermes does not bound itself, after
+    logrotate has accepted the configuration. Writes the timer C(hermes-logrotate.timer), which runs logrotate every
+    hour, so that O(max_size) also holds within a day.
+  - Limits the journal with a drop-in, C(/etc/systemd/journald.conf.d/hermes.conf), and restarts C(systemd-journald) if
+    it runs without these settings.
 attributes:
   check_mode:
     support: full
-    description: Can run in check mode and tells what would be changed.
+    description: Can run in check mode and says what would change.
   diff_mode:
     support: full
     description: Shows the texts.
@@ -30,13 +30,13 @@ attributes:
     description: A second run changes nothing.
 options:
   state:
-    description: V(absent) removes all of it. Logs, rotated or not, stay.
+    description: V(absent) removes these files and units. Logs, rotated or not, stay.
     type: str
     choices: [present, absent]
     default: present
   agents:
     description:
-      - The C(gateway) parts of the descriptions of all declared agents, as made by the filter
+      - The C(gateway) parts of the descriptions of all declared agents, from the filter
         P(alwayson.hermes.resolve_agents#filter). They hold no secrets.
     type: list
     elements: dict
@@ -46,22 +46,22 @@ options:
     type: int
     default: 14
   max_size:
-    description: A log that is larger is rotated before its day is over.
+    description: A larger log is rotated before its day is over.
     type: str
     default: 50M
   paths:
     description:
-      - More logs, absolute, with the patterns of glob(7). They are rotated with the rights of the user whom their
-        directory belongs to, and their writers may keep them open.
+      - More logs, as absolute paths with the patterns of glob(7). They are rotated with the rights of the user that
+        owns their directory, and their writers may keep them open.
     type: list
     elements: str
     default: []
   journal_max_use:
-    description: What the journal of the host may take of its disk.
+    description: Disk space that the host's journal may use.
     type: str
     default: 500M
   journal_days:
-    description: Entries of the journal that are older are removed; V(0) removes none for its age.
+    description: Older entries of the journal are removed; V(0) removes none for its age.
     type: int
     default: 0
 requirements:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: timer
-short_description: A job of hermes-ops that a timer of systemd runs
+short_description: Run a job of hermes-ops by a timer of systemd
 version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
@@ -16,14 +16,14 @@ description:
   - Writes the job's settings, which only root may read, and the units C(hermes-<name>.service) and
     C(hermes-<name>.timer), and keeps the timer enabled and started.
   - The settings are checked by the job's own code before anything is changed.
-  - A run that lasts is neither started a second time nor ended by this module.
+  - This module neither interrupts a running job nor starts it a second time.
 attributes:
   check_mode:
     support: full
-    description: Can run in check mode and tells what would be changed.
+    description: Can run in check mode and says what would change.
   diff_mode:
     support: full
-    description: Shows the units' texts, and of the settings only that they differ.
+    description: Shows the units' texts; for the settings it only shows that they differ.
   idempotent:
     support: full
     description: A second run changes nothing.
@@ -39,16 +39,16 @@ options:
     choices: [present, absent]
     default: present
   settings:
-    description: The job's settings. What they may be is said by the role that calls this module.
+    description: The job's settings. The role that calls this module describes them.
     type: dict
     default: {}
   every:
     description:
-      - Seconds between the beginnings of two runs. Each host has its own place within that time.
+      - Seconds between the beginnings of two runs. Each host has its own offset within that time.
       - Either this or O(calendar).
     type: int
   calendar:
-    description: When it runs, as in systemd.time(7), with a time zone where one is meant.
+    description: When it runs, as in systemd.time(7), optionally with a time zone.
     type: str
   randomized_delay:
     description: Seconds by which each run may begin later.
@@ -64,7 +64,7 @@ requirements:
 """
 
 EXAMPLES = r"""
-- name: The agents are looked after every two minutes
+- name: The agents are checked every two minutes
   alwayson.hermes.timer:
     name: heartbeat
     settings:

@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the hosts of a fleet answered, as people read it: a table for the terminal, one page for the browser.
+"""Shows people what the hosts of a fleet answered: a table for the terminal, one page for the browser.
 
-A host may be in somebody else's hands: whatever it answers is text, of bounded length, or it is left out.
+A host may be compromised. So every part of an answer is treated as text of bounded length, or left out.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 
 TEMPLATE = os.path.join(os.path.dirname(__file__), "fleet.html.j2")
 
-# Of what a host says: characters of one text, entries of one list.
+# Limits for a host's answer: characters of one text, entries of one list.
 TEXT_LIMIT = 400
 LIST_LIMIT = 50
 
-# The worst first.
+# Worst first.
 STATES = ("trouble", "unreachable", "unknown", "well")
 UTC = datetime.timezone.utc
 
@@ -32,7 +32,7 @@ UTC = datetime.timezone.utc
 
 
 def text(value: Any) -> str:
-    """*value* on one line, without what steers a terminal or turns the direction of writing."""
+    """*value* on one line, without characters that control a terminal or change the writing direction."""
     if value is None or isinstance(value, (dict, list)):
         return ""
     line = printable(" ".join(str(value)[: 2 * TEXT_LIMIT].split()))
@@ -44,17 +44,17 @@ def texts(value: Any) -> list[str]:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """*value*, or nothing where it is no mapping."""
+    """*value* cut to :data:`LIST_LIMIT` entries; empty if it is not a mapping."""
     return dict(list(value.items())[:LIST_LIMIT]) if isinstance(value, Mapping) else {}
 
 
 def sequence(value: Any) -> list[Any]:
-    """*value*, or nothing where it is no list."""
+    """*value* cut to :data:`LIST_LIMIT` entries; empty if it is not a list."""
     return list(value[:LIST_LIMIT]) if isinstance(value, (list, tuple)) else []
 
 
 def moment(value: Any) -> datetime.datetime | None:
-    """*value*, seconds since 1970, as a time."""
+    """*value*, seconds since 1970, as a time; None if it is not one."""
     try:
         return datetime.datetime.fromtimestamp(value, UTC)
     except (TypeError, ValueError, OverflowError, OSError):
@@ -62,7 +62,7 @@ def moment(value: Any) -> datetime.datetime | None:
 
 
 def document(output: Any) -> Any:
-    """The JSON that a command printed, None where it is none."""
+    """The JSON that a command printed; None if it is not JSON."""
     try:
         return json.loads(output)
     except (TypeError, ValueError, RecursionError):
@@ -74,7 +74,7 @@ def document(output: Any) -> Any:
 
 @dataclass(frozen=True)
 class Finding:
-    """:param subject: the agent it is about, empty for the host itself"""
+    """:param subject: the agent concerned; empty for the host itself"""
 
     subject: str
     what: str
@@ -89,8 +89,8 @@ class Finding:
 class Agent:
     """One agent.
 
-    :param well: None where the host did not say
-    :param notes: its unit and release; a pending restart, hand-made changes
+    :param well: None if the host did not say
+    :param notes: its unit and release; pending restarts, manual changes
     """
 
     name: str
@@ -102,8 +102,8 @@ class Agent:
 class Job:
     """How the last run of a job ended.
 
-    :param status: empty where it did not say
-    :param notes: what it said, when it runs again
+    :param status: empty if the host did not say
+    :param notes: the job's message, and when it runs next
     """
 
     name: str
@@ -118,7 +118,7 @@ class Host:
     """
     :param state: one of :data:`STATES`
     :param failures: why it is in that state
-    :param warnings: what is worth a look
+    :param warnings: findings that are only worth a look
     """
 
     name: str
@@ -131,14 +131,14 @@ class Host:
 
     @property
     def healthy(self) -> str:
-        """How many of its agents are healthy, as far as it said."""
+        """How many of its agents are healthy, of those with a known state."""
         known = [agent.well for agent in self.agents if agent.well is not None]
         if not known:
             return ""
         return f"{sum(known)} healthy" if all(known) else f"{sum(known)} of {len(known)} healthy"
 
     def last(self, job: str, now: datetime.datetime) -> str:
-        """How *job* ended last, in a cell of a table."""
+        """How *job* last ended, for a cell of a table."""
         for found in self.jobs:
             if found.name == job and found.status:
                 return f"{found.status} {age(found.finished, now)}" if found.finished else found.status
@@ -146,7 +146,7 @@ class Host:
 
 
 def silence(answer: dict[str, Any]) -> Finding:
-    """Why there is no document in *answer*, as well as Ansible or ``hermes-ops`` can say."""
+    """Why *answer* has no document, in the words of Ansible or ``hermes-ops``."""
     lines = texts([answer.get(key) for key in ("stderr", "module_stderr", "msg", "stdout")])
     if any("No such file or directory" in line for line in lines):
         return Finding("", "there is no hermes-ops", "converge the host: alwayson.hermes.site")
@@ -159,7 +159,7 @@ def host_of(name: str, answer: Any) -> Host:
     """
     answer = mapping(answer)
     if answer.get("unreachable"):
-        finding = Finding("", text(answer.get("msg")) or "no answer", "start the host, or repair the way to it")
+        finding = Finding("", text(answer.get("msg")) or "no answer", "start the host, or repair the connection to it")
         return Host(name, "unreachable", [finding])
     said = mapping(document(answer.get("stdout")))
     if "agents" not in said:
@@ -211,7 +211,7 @@ def agents_of(said: dict[str, Any], check: dict[str, Any]) -> list[Agent]:
 
 
 def jobs_of(said: dict[str, Any]) -> list[Job]:
-    """Those that run by a timer, or did run once."""
+    """The jobs that have a timer, or ran at least once."""
     timers, last = mapping(said.get("timers")), mapping(said.get("last"))
     found = []
     for name in sorted({*timers, *last}):
@@ -222,14 +222,14 @@ def jobs_of(said: dict[str, Any]) -> list[Job]:
             notes.append(f"next {when(following)}")
         elif timer and timer.get("active") is not True:
             notes.append("its timer does not run")
-        # The heartbeat writes nothing down, its timer knows.
+        # The heartbeat has no record of its last run; its timer knows the time.
         finished = moment(ended.get("finished")) or moment(timer.get("last"))
         found.append(Job(text(name), status not in ("failed", "rolled_back"), status, finished, notes))
     return found
 
 
 def status(answers: Mapping[str, Any]) -> list[Host]:
-    """The fleet, what is wrong first."""
+    """The hosts of the fleet, worst state first."""
     hosts = [host_of(text(name), answer) for name, answer in answers.items()]
     return sorted(hosts, key=lambda host: (STATES.index(host.state), host.name))
 
@@ -238,7 +238,7 @@ def status(answers: Mapping[str, Any]) -> list[Host]:
 class Outcome:
     """How a command ended on one host.
 
-    :param wrong: it has to be looked at; a host that was not reached has not gone wrong
+    :param wrong: somebody has to look at it; a host that was not reached does not count
     :param result: one or two words
     """
 
@@ -249,10 +249,10 @@ class Outcome:
 
 
 def outcomes(answers: Mapping[str, Any]) -> list[Outcome]:
-    """How a command ended, in the order of the hosts.
+    """How a command ended on each host, in the order of the hosts.
 
-    It printed ``{"status": …, "message": …}``; or the archives that it made (``backup``) or found (``backups``); or
-    that the host is not well (``check``).
+    The command printed ``{"status": …, "message": …}``, or the archives that it made (``backup``) or found
+    (``backups``), or that the host is not well (``check``).
     """
     found = []
     for key, value in answers.items():
@@ -277,7 +277,10 @@ def outcomes(answers: Mapping[str, Any]) -> list[Outcome]:
 
 
 def archives(entries: Any) -> str:
-    """Paths with what is wrong with them, which is a mapping of files and reasons."""
+    """The paths of archives, each with its problems.
+
+    :param entries: mappings with ``path`` and ``problems``, a mapping of files and reasons
+    """
     found = []
     for entry in map(mapping, sequence(entries)):
         problems = [f"{text(file)} {text(why)}" for file, why in mapping(entry.get("problems")).items()]
@@ -295,7 +298,7 @@ def when(time: datetime.datetime) -> str:
 
 
 def age(time: datetime.datetime, now: datetime.datetime) -> str:
-    """How long *time* is ago, or ahead, in the largest unit that is full at least twice."""
+    """How long ago *time* is, or how far ahead, in the largest unit that fits at least twice."""
     seconds = int((now - time).total_seconds())
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if abs(seconds) >= 2 * length:
@@ -317,7 +320,7 @@ def counted(number: int, word: str) -> str:
 
 
 def grouped(hosts: list[Host]) -> list[tuple[Finding, list[str]]]:
-    """Each warning once, with the hosts that have it: a fleet tends to have the same ones."""
+    """Each warning once, with its hosts, because the hosts of a fleet tend to have the same ones."""
     found: dict[Finding, list[str]] = {}
     for host in hosts:
         for warning in host.warnings:
@@ -326,14 +329,14 @@ def grouped(hosts: list[Host]) -> list[tuple[Finding, list[str]]]:
 
 
 def table(rows: Iterable[Iterable[str]]) -> list[str]:
-    """Lines of *rows* in columns, the first row being the heads."""
+    """*rows* as lines with aligned columns; the first row has the headings."""
     cells = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
 
 
 def status_lines(hosts: list[Host], now: datetime.datetime) -> list[str]:
-    """For the terminal: what is wrong, what is worth a look, the table."""
+    """For the terminal: the failures, the warnings, the table."""
     lines = [summary(hosts)]
     lines += [f"{host.name}: {finding}" for host in hosts for finding in host.failures]
     lines += [f"Worth a look: {warning} ({', '.join(names)})" for warning, names in grouped(hosts)]
@@ -359,7 +362,7 @@ def page(hosts: list[Host], now: datetime.datetime) -> str:
     """One HTML page; every text in it is escaped."""
     with open(TEMPLATE, encoding="utf-8") as file:
         source = file.read()
-    # Not Ansible's own templating: its native mode ignores autoescape, wherever it is set.
+    # Ansible's own templating cannot be used: its native mode ignores autoescape.
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

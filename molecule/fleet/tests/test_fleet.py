@@ -104,7 +104,7 @@ def test_status(fleet, tmp_path, wait_until):
     assert "2 of 4 hosts need attention" in run.text
     assert "fleet-beta: agent default: the unit is inactive" in run.text
     assert re.search(
-        r"^fleet-gone: .*Connection refused.* Fix: start the host, or repair the way to it$", run.output, re.M
+        r"^fleet-gone: .*Connection refused.* Fix: start the host, or repair the connection to it$", run.output, re.M
     )
     alpha = next(line for line in run.output.splitlines() if line.startswith("fleet-alpha  "))
     assert re.search(r" 0\.18\.3 +1 healthy +.* (success|up_to_date) \S", alpha)

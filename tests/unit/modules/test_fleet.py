@@ -89,7 +89,7 @@ def test_the_terminal():
     assert fleet.status_lines(fleet.status(ANSWERS), NOW) == [
         "2 of 4 hosts need attention",
         "c-full: / has 4 % of its space free. Fix: free space below /",
-        "d-gone: ssh: Connection timed out. Fix: start the host, or repair the way to it",
+        "d-gone: ssh: Connection timed out. Fix: start the host, or repair the connection to it",
         "Worth a look: the release's SQLite is 3.40.1. Fix: build it on a newer Python (c-full, b-old-sqlite)",
         "",
         "HOST          STATE        RELEASE  AGENTS     BACKUP           REHEARSAL  UPDATE",
@@ -174,7 +174,7 @@ def test_the_page():
     wrong, warnings, cards = document.findall(".//main/section")
     assert [words(article) for article in wrong.findall("article")] == [
         "c-full / has 4 % of its space free Fix: free space below /",
-        "d-gone ssh: Connection timed out Fix: start the host, or repair the way to it",
+        "d-gone ssh: Connection timed out Fix: start the host, or repair the connection to it",
     ]
     assert words(warnings.find("article")).endswith("Fix: build it on a newer Python c-full, b-old-sqlite")
     assert [words(host.find("summary")) for host in cards.findall("details")] == [

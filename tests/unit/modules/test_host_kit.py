@@ -178,7 +178,7 @@ def test_a_kit_that_breaks_down_is_an_error_with_its_words(controller):
     result = controller.run()
     assert result["msg"].startswith(f"{controller.place}: ended with status 2 and no answer: Traceback ")
     assert "a defect" in result["msg"]
-    assert result["msg"].endswith(f"Fix: remove {controller.place}, and run again; it is sent anew")
+    assert result["msg"].endswith(f"Fix: remove {controller.place}, and run again; it will be sent again")
 
 
 def test_an_error_of_the_kit_is_the_module_s(controller):
