@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the verify steps of all scenarios share. Every request is made inside the box, by its own curl."""
+"""Shared by the tests of all scenarios. Every request is made inside the box, by its own curl."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def request(
 class Agent:
     """One agent, from the outside: its API server and its webhooks.
 
-    :param scope: of its unit; ``user`` for the manager of its user
+    :param scope: the scope of its unit; ``user`` for the manager of its user
     """
 
     def __init__(self, host: Any, name: str, port: int, webhook_port: int, scope: str) -> None:
@@ -113,7 +113,7 @@ class Agent:
         return int(self.show("MainPID"))
 
     def is_healthy(self) -> bool:
-        """Whether its API server says so; not an error while nobody listens."""
+        """Whether its API server reports that it is healthy; False while nobody listens."""
         done = self.host.run("curl --silent --max-time 5 %s/health", self.url)
         return done.rc == 0 and json.loads(done.stdout)["status"] == "ok"
 
@@ -171,16 +171,16 @@ class Model:
 
 
 class HostScheduling(LoadScopeScheduling):
-    """Hosts side by side, the tests of one host one after the other."""
+    """Hosts run in parallel, the tests of one host one after the other."""
 
     def _split_scope(self, nodeid: str) -> str:
         host = re.search(r"\[ansible://(\w+-\w+)", nodeid)
-        # Some need none.
+        # Some tests need no host.
         return host[1] if host else nodeid
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """As many as the scenario has hosts."""
+    """One worker for each host of the scenario."""
     return len(yaml.safe_load(Path(os.environ["MOLECULE_FILE"]).read_text(encoding="utf-8"))["platforms"])
 
 
@@ -189,11 +189,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> HostScheduli
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """Ask *condition* until it holds, and return what it said; *seconds* bound only a failure."""
+    """Call *condition* until it holds, and return its result; *seconds* limit only a failure."""
     deadline = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        # A look into a box costs a good part of this.
+        # Each call into a box takes a good part of this.
         time.sleep(0.5)
     return result
 
@@ -224,7 +224,7 @@ def model(host: Any) -> Any:
 
 @pytest.fixture
 def reboot(host: Any) -> Callable[[], None]:
-    """A function that reboots the box and comes back when systemd has booted."""
+    """A function that reboots the box and returns when systemd has booted."""
 
     def restart() -> None:
         name = host.backend.host

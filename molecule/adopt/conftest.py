@@ -15,7 +15,7 @@ __all__ = ["controller"]
 
 @pytest.fixture
 def alices(agent: Any) -> Any:
-    """Her agent, whose home is the one that was there."""
+    """Alice's agent, in the home that existed before."""
     agent = agent()
     agent.home, agent.user = "/home/alice/.hermes", "alice"
     return agent

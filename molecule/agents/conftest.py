@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is declared for a host of this scenario, its agents, and how it is converged anew."""
+"""Fixtures of this scenario: a host's declaration, its agents, and a way to converge it again."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 EPHEMERAL = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
-# Of each host, for as long as there are tests of it.
+# For each host: its declaration, which lasts for all of its tests.
 DECLARED: dict[str, dict[str, Any]] = {}
 
 
 @pytest.fixture
 def declared(host):
-    """What is declared of each agent; tests change it and converge."""
+    """The declaration of each agent; tests change it and converge."""
     name = host.backend.host
     if name not in DECLARED:
         DECLARED[name] = {each["name"]: each for each in host.ansible.get_variables()["hermes_agents"]}
@@ -40,7 +40,7 @@ def agents(agent, declared):
 
 @pytest.fixture
 def playbook(host, declared, tmp_path):
-    """A function that gives the command which converges this host to what is declared now."""
+    """A function that returns the command which converges this host to its current declaration."""
 
     def command(**variables):
         file = tmp_path / "declared.json"
@@ -53,7 +53,7 @@ def playbook(host, declared, tmp_path):
 
 @pytest.fixture
 def converge(playbook):
-    """A function that converges this host to what is declared now."""
+    """A function that converges this host to its current declaration."""
 
     def run(**variables):
         done = subprocess.run(playbook(**variables), capture_output=True, text=True, check=False)
@@ -64,7 +64,7 @@ def converge(playbook):
 
 @pytest.fixture
 def restarted(agents):
-    """A function that names the agents whose process is another one than at the start of the test."""
+    """A function that returns the agents whose process has changed since the start of the test."""
     before = {name: agent.pid for name, agent in agents.items()}
     assert all(before.values()), before
     return lambda: {name for name, agent in agents.items() if agent.pid != before[name]}

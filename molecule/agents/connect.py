@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Connects ssh (ProxyCommand, ProxyUseFdpass) with a box, whose address may be another one after each reboot."""
+"""Connects ssh (ProxyCommand, ProxyUseFdpass) with a box, whose address may change with each reboot."""
 
 from __future__ import annotations
 

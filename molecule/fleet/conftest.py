@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures of this scenario: its hosts together, as playbooks see them."""
+"""Fixtures of this scenario: all its hosts together, as playbooks see them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from control import Controller, Run, end_at_once
 
 # An inventory with a host that cannot be reached.
 ELSEWHERE = Path(__file__).with_name("elsewhere.ini")
-# A row of a table: its columns are two spaces apart, or more. A line of Ansible's recap goes on with a colon.
+# A row of a table: its columns are two or more spaces apart. A line of Ansible's recap has a colon there.
 ROW = re.compile(r"^(fleet-\w+) {2,}(?![ :])(.+?)(?: {2,}(.*))?$", re.M)
 
 
@@ -35,7 +35,7 @@ class Box:
 
     @property
     def version(self) -> str:
-        """The version of Hermes that answers; empty: none does."""
+        """The version of Hermes that answers; empty if none does."""
         answer = self.shell("curl --silent http://127.0.0.1:8642/health || true")
         return json.loads(answer)["version"] if answer else ""
 
@@ -48,7 +48,7 @@ class Box:
         return json.loads(self.shell("cat /var/lib/hermes/ops/status/update.json 2>/dev/null || echo '{}'"))
 
     def tell_index(self, what: str, value: Any) -> None:
-        """Tell the package index of the box; tests/fakes/package_index.py says what it can be told."""
+        """Control the package index of the box; the requests are described in tests/fakes/package_index.py."""
         self.shell('curl --silent --fail --data "$2" "http://127.0.0.1:18090/control/$1"', what, json.dumps(value))
 
 
@@ -71,18 +71,18 @@ class Fleet:
         return {name: box.pid for name, box in self.boxes.items()}
 
     def play(self, name: str, variables: dict[str, Any] | None = None, *options: str, gone: bool = False) -> Run:
-        """Run ``alwayson.hermes.<name>`` on all of it; *gone*: with a host that cannot be reached."""
+        """Run ``alwayson.hermes.<name>`` on the whole fleet; *gone* adds a host that cannot be reached."""
         inventory = ("--inventory", str(ELSEWHERE)) if gone else ()
         return self.controller.run(variables, *inventory, *options, playbook=f"alwayson.hermes.{name}")
 
     @staticmethod
     def rows(run: Run) -> dict[str, tuple[str, str]]:
-        """The table that *run* printed: host -> its first column and the others."""
+        """The table that *run* printed: host -> its first column, and the rest of the row."""
         return {name.removeprefix("fleet-"): (result, more) for name, result, more in ROW.findall(run.output)}
 
     @contextmanager
     def playing(self, name: str, variables: dict[str, Any]) -> Iterator[None]:
-        """Meanwhile the playbook runs; then its controller is gone, from one moment to the next."""
+        """Run the playbook during the block, then kill its controller."""
         command = ["ansible-playbook", "--inventory", self.controller.inventory, f"alwayson.hermes.{name}"]
         with tempfile.TemporaryFile("w+") as output:
             player = subprocess.Popen(

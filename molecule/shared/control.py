@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs of playbooks from within a verify step, and what a box looks like before and after.
+"""Runs playbooks from within a test, and compares a box before and after.
 
-A scenario's conftest.py that wants the fixtures imports them from here.
+A scenario's conftest.py imports the fixtures that it needs from here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from inside import inside
 
 PLAYBOOK = "alwayson.hermes.site"
 
-# Everything a converge may touch: mode, owner, size, time of change, target. The time of change (ctime) tells even a
-# file that was replaced by its like.
+# Everything that a converge may touch: mode, owner, size, ctime, target. ctime also reveals a file that was replaced by
+# an identical one.
 _MANIFEST = r"""
 import glob, json, os, stat, sys
 left_out = json.loads(sys.argv[1])
@@ -48,7 +48,7 @@ for path in paths:
 json.dump(found, sys.stdout)
 """
 HOME = "/var/lib/hermes/agents/default/.hermes"
-# Of the agent's home what is declared; the rest is written by the running gateway.
+# Only the declared files of the agent's home; the running gateway writes the others.
 PATHS = (
     "/etc",
     "/opt",
@@ -58,13 +58,13 @@ PATHS = (
     "/var/lib/hermes/ops",
     *(f"{HOME}/{name}" for name in (".*", "*.yaml", "webhook_subscriptions.json", "*.md", "memories", "skills")),
 )
-# Docker's, not ours.
+# These files belong to Docker.
 LEFT_OUT = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a run of a playbook went. ``output``: everything it printed; ``text``: the same, white space made even."""
+    """The result of a playbook. ``output``: everything that it printed; ``text``: the same, with single spaces."""
 
     rc: int
     output: str
@@ -79,7 +79,7 @@ class Run:
 
 
 class Controller:
-    """The machine from which a box is converged.
+    """The machine that converges a box.
 
     :param limit: the hosts that a playbook is run for
     """
@@ -98,7 +98,7 @@ class Controller:
     ) -> Run:
         """Run a playbook to its end, with *variables* over those of the inventory."""
         environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", **(env or {})}
-        # In a file, and JSON: in a command line all values would be text, and seen by others.
+        # As JSON in a file: on a command line all values would be text, and visible to others.
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(variables or {}, file)
             file.flush()
@@ -147,7 +147,7 @@ class Controller:
         return done.stdout
 
     def manifest(self, paths: tuple[str, ...] = PATHS) -> dict[str, Any]:
-        """Every file below *paths* (glob patterns) with mode, owner, size and time; and the gateways' units."""
+        """Every file below *paths* (glob patterns) with mode, owner, size and ctime; and the gateways' units."""
         done = subprocess.run(
             [*inside(self.box), "python3", "-c", _MANIFEST, json.dumps(LEFT_OUT), json.dumps(paths)],
             capture_output=True,
@@ -163,7 +163,7 @@ class Controller:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What is not the same in two manifests, ready to be read."""
+    """The differences of two manifests, in readable form."""
     return [
         f"{path}: {before.get(path)} -> {after.get(path)}"
         for path in sorted(before.keys() | after.keys())
@@ -172,7 +172,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def end_at_once(controller: subprocess.Popen[Any]) -> None:
-    """Kill a run of ansible-playbook with its workers, each of which is a session of its own."""
+    """Kill a run of ansible-playbook with its workers, each of which has its own session."""
     family = [controller.pid]
     for pid in family:
         found = subprocess.run(["pgrep", "--parent", str(pid)], capture_output=True, text=True, check=False)

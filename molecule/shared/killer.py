@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Kills that are exact: Python says what it is about to do (sys.addaudithook), and the Python of a box is told by a
-file at which of these words to kill itself with SIGKILL.
+"""Kills at an exact moment: Python reports its next action to an audit hook (sys.addaudithook).
 
-A scenario's test that wants the fixture imports it from here.
+A file in the box names the event and the words in its arguments at which Python kills itself with SIGKILL. A scenario
+imports the fixture from here.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class Killer:
         self.controller.write(ORDER, f"{event}\n{words}\n")
 
     def obeyed(self) -> None:
-        """It was the kill, and there."""
+        """Check that the kill has happened at the ordered event."""
         self.controller.shell(f"rm {ORDER}.done")
 
 
 @pytest.fixture
 def killer(controller: Any) -> Iterator[Killer]:
-    """The Python of the box obeys."""
+    """Installs the hook in the box's Python for the test."""
     site = controller.shell("python3 -c 'import site; print(site.getsitepackages()[0])'").strip()
-    # It acts as root and as the agent's user.
+    # The hook renames the order as root or as the agent's user.
     controller.shell('mkdir -p "$1" && mkdir -p -m 0777 /run/kill', site)
     controller.write(f"{site}/killer.py", _KILLER)
     controller.write(f"{site}/killer.pth", "import killer\n")

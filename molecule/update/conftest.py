@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A host that is updated, and what happens to it meanwhile: at a word of the journal, to the system call."""
+"""Fixtures of this scenario: a host that is updated, and faults at an exact system call of a step of the update."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ UPDATE_CHECK = "22222222-2222-4222-8222-222222222222"
 OPS = "/var/lib/hermes/ops"
 JOURNAL = f"{OPS}/update/journal.json"
 HOME = "/var/lib/hermes/agents/default/.hermes"
-# Whatever the tests offer lies within it; the hosts began below 0.19.
+# Every release that the tests offer is in this range; the hosts start below 0.19.
 RANGE = ">=0.18.2,<0.30"
 
-# What a made-up release does wrong on this host: TOLD in tests/fakes/package_index.py.
+# File with the fault of the made-up release on this host: TOLD in tests/fakes/package_index.py.
 TOLD = "/run/made-up"
-# What obeys them: files/obey.py.
+# Orders for files/obey.py.
 ORDERS = "/run/orders"
 
 
 class Host:
-    """The box as somebody with root sees it."""
+    """The box, as root operates it."""
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
@@ -47,23 +47,27 @@ class Host:
         return json.loads(self.shell(script, "" if value is None else json.dumps(value)))
 
     def offer(self, version: str, wrong: str = "") -> None:
-        """What the index has besides what is published, and what that does wrong (tests/fakes/package_index.py
-        says what there is). Once it is built it is offered as something else by being told so."""
+        """Offer a made-up release in the index, with a fault.
+
+        A release that is built already only gets the new fault.
+
+        :param wrong: a key of WRONG in tests/fakes/package_index.py, ``broken``, or empty for a good release
+        """
         self.control("POST", "/offer", {version: "broken" if wrong == "broken" else "good"})
         self.controller.write(TOLD, wrong)
 
     def pings(self) -> list[str]:
-        """What the update told the ping server since the last time."""
+        """The kinds of pings that the update has sent since the last call."""
         found = [p["kind"] for p in self.control("GET", "/pings", server=PINGS) if p["uuid"] == UPDATE_CHECK]
         self.control("DELETE", "", server=PINGS)
         return found
 
-    # Updates.
+    # Running updates.
 
     def set(self, **settings: Any) -> None:
-        """Change /etc/hermes-ops/update.json; by site.yml it would be the same, and take longer.
+        """Change /etc/hermes-ops/update.json; site.yml would do the same, but more slowly.
 
-        :param settings: ``version``, of the release, and all that is not
+        :param settings: ``version`` of the release, and settings of the update
         """
         script = """
             import json, sys
@@ -78,19 +82,19 @@ class Host:
         self.shell('python3 -c "$1" "$2"', textwrap.dedent(script), json.dumps(settings))
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """``hermes-ops`` as a person would call it."""
+        """Run ``hermes-ops`` as a person would."""
         return subprocess.run(
             [*inside(self.box), "hermes-ops", *arguments], capture_output=True, text=True, check=False
         )
 
     def update(self, *arguments: str) -> dict[str, Any]:
-        """Run an update by hand; returns what it says as JSON, with its exit status."""
+        """Run an update by hand; returns its JSON, with exit status and log."""
         done = self.command("update", *arguments, "--json")
         assert done.returncode in (0, 1), done.stderr
         return {**json.loads(done.stdout), "rc": done.returncode, "log": done.stderr}
 
     def by_timer(self) -> dict[str, Any]:
-        """Run the timer's own unit until systemd has nothing left to do about it."""
+        """Run the timer's own unit until it is inactive or failed; returns the update's status."""
         self.shell("systemctl reset-failed hermes-update.service; systemctl start hermes-update.service || true")
         self.shell(
             "while :; do case $(systemctl show --property ActiveState --value hermes-update.service) in "
@@ -99,7 +103,7 @@ class Host:
         return self.status()
 
     def forgive(self) -> None:
-        """Let releases that failed, or were left, be tried again; they are still there and need not be built."""
+        """Let failed or rolled-back releases be tried again; they are still installed, so nothing is built."""
         self.shell(f"rm --force {OPS}/update/failed.json")
 
     def status(self) -> dict[str, Any]:
@@ -109,20 +113,20 @@ class Host:
         return self.shell("journalctl --unit hermes-update --lines 60 --output cat --no-pager")
 
     def orders(self, *orders: tuple[str, int, str]) -> None:
-        """At a step, so many events later, a command; ``$PPID`` is the updater."""
+        """Order commands for files/obey.py: (step, number of events after it, command). ``$PPID`` is the updater."""
         self.controller.write(ORDERS, json.dumps([dict(zip(("step", "after", "command"), order)) for order in orders]))
 
     def orders_done(self) -> bool:
         return json.loads(self.controller.read(ORDERS)) == []
 
-    # What has to hold.
+    # Checks.
 
     @property
     def release(self) -> str:
         return self.shell("readlink /opt/hermes/current").strip().rpartition("/")[2]
 
     def words(self, home: str = HOME) -> set[str]:
-        """Everything that was said in all sessions of the default agent, or that a copy of it has."""
+        """All messages in all sessions of the default agent, or of a copy of its home."""
         script = """
             import json, sqlite3, sys
             database = sqlite3.connect(f"file:{sys.argv[1]}/state.db?mode=ro", uri=True)
@@ -132,7 +136,7 @@ class Host:
         return set(json.loads(self.shell('python3 -c "$1" "$2"', textwrap.dedent(script), home)))
 
     def clean(self) -> None:
-        """Nothing of an update is left."""
+        """Check that nothing of an update is left."""
         left = self.shell(
             f"ls -d {JOURNAL} /var/lib/hermes/scratch/* "
             "/etc/systemd/system/hermes-update-recovery.service "
@@ -151,7 +155,7 @@ def box(controller: Controller) -> Iterator[Host]:
 
 @pytest.fixture
 def well(box: Host, agent: Any) -> Any:
-    """A function that says: the agent answers, on the release with that version, and remembers everything."""
+    """A function that checks that the agent answers, runs the release with a version, and remembers everything."""
     before = box.words()
 
     def check(version: str, scope: str = "system") -> None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two gateways on one home would lose messages: while the one by hand runs, nothing is touched."""
+"""Two gateways on one home would lose messages: nothing is touched while the manually started one runs."""
 
 from __future__ import annotations
 

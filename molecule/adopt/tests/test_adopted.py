@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Nothing of hers is lost, ours is in, and her agent answers under our unit. /root/before is her home as it was."""
+"""None of alice's data is lost, the declared keys are written, and her agent answers under the collection's unit.
+
+/root/before is a copy of her home from before.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from control import differences
 HOME = "/home/alice/.hermes"
 BEFORE = "/root/before/.hermes"
 
-# Exactly these lines go and come; every other byte of the file is hers.
+# Exactly these lines are removed and added; every other byte of the file stays.
 CONFIG_CHANGES = """\
 -"display": {compact: yes, personality: "kawaii"}   # flow
 +"display": {compact: false, personality: "kawaii"}   # flow
@@ -124,7 +127,7 @@ def test_what_is_hers_elsewhere_stays(controller):
         "/home/alice",
         "/bin/bash\n",
     ]
-    # Her unit is no file of hers: Hermes writes it anew at each start of a gateway.
+    # Her unit is left out: Hermes rewrites it at each start of a gateway.
     look = 'cd "$1/hermes-venv" && find . -type f -printf "%p %m %u %s %T@\\n" | grep -v __pycache__ | sort | sha256sum'
     assert controller.shell(look, "/home/alice") == controller.shell(look, "/root/before")
     assert "MADE_BY=alice" in controller.shell("systemctl show --property Environment hermes-gateway@default")
@@ -157,10 +160,10 @@ def test_her_agent_answers_under_our_unit(controller, alices):
 
 
 def test_the_command_reaches_her_home(controller):
-    # active_profile says notes, and is hers to say: for her own commands.
+    # active_profile names notes; it is alice's setting, for her own commands.
     for caller in ("", "runuser -u ops -- ", "runuser -u alice -- "):
         assert "sourdough" in controller.shell(f"cd / && {caller}/usr/local/bin/hermes sessions list")
-    # -p names an agent. Until this profile is declared it is none, and has no sandbox to run in.
+    # -p names an agent. A profile that is not declared is not an agent, and has no sandbox to run in.
     refused = controller.shell("/usr/local/bin/hermes -p notes sessions list 2>&1", check=False)
     assert "known ones: bob, default, work" in refused
     status = json.loads(controller.shell("hermes-ops status --json"))
@@ -208,7 +211,7 @@ def test_her_other_profile_becomes_an_agent_with_its_home_as_it_is(controller, a
     other = agent("notes", port=8652)
     other.home = f"{HOME}/profiles/notes"
     assert other.reply("who are you?") == "The model heard: who are you?"
-    # Each has its own sessions, whatever active_profile says; and hers was not touched.
+    # Each agent has its own sessions, whatever active_profile says, and alice's setting was not touched.
     assert "who are you" in controller.shell("hermes -p notes sessions list")
     assert "who are you" not in controller.shell("hermes -p default sessions list")
     assert alices.pid == pid

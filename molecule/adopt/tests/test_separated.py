@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bob's home with two profiles, adopted as it is, is taken apart: nobody who talks to his agents notices."""
+"""Bob's home with two profiles, adopted as it is, is taken apart; people who talk to his agents do not notice."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def agents(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 
 def use(agent: Any, home: str) -> Any:
-    """*agent*, while it is in bob's home."""
+    """*agent*, as long as it is in bob's home."""
     agent.home, agent.user = home, "bob"
     return agent
 
@@ -57,7 +57,7 @@ def post_and_hear(work: Any, wait_until: Callable[..., Any], text: str) -> None:
 
 
 def check_as_before(controller: Any, bob: Any, work: Any, wait_until: Callable[..., Any], text: str) -> None:
-    """Ports, keys, the webhook and its secret, the cron job: all that others rely on."""
+    """Ports, keys, the webhook and its secret, the cron job: everything that others rely on."""
     for agent, key in ((bob, "of-bob-0123456789abcdef"), (work, "of-work-0123456789abcdef")):
         assert agent.key == key
         assert agent.reply(text) == HEARD + text

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Several agents on one host: each on its own, and what changes for one leaves the others alone.
+"""Several agents on one host: each is independent, and a change of one leaves the others alone.
 
-The tests that change something declare it on top of what is declared already, and stay that way. What is the same with
-any Hermes is in test_units.py.
+A test that changes something adds it to the current declaration, where it stays. Tests that do not depend on the
+version of Hermes are in test_units.py.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_the_agent_without_platforms_listens_nowhere(host, agents):
 
 def test_the_cron_job_of_the_agent_without_platforms_runs(host, agents, wait_until):
     token = secrets.token_hex(4)
-    # Due at once: the gateway looks once a minute.
+    # The job is due at once; the gateway checks once a minute.
     now = host.check_output("date --utc +%FT%TZ")
     created = host.check_output("hermes --profile %s cron create --deliver local %s %s", CRON_ONLY, now, token)
     job = re.search(r"Created job: (\w+)", created)[1]
@@ -76,7 +76,7 @@ def test_the_cron_job_of_the_agent_without_platforms_runs(host, agents, wait_unt
 
 def test_each_runs_as_its_own_user_below_the_system_s_manager(host, agents):
     for agent in agents.values():
-        # A container has a group of its own around it.
+        # In a container the path of the cgroup has a prefix.
         assert agent.show("ControlGroup").endswith(f"/system.slice/system-hermes\\x2dgateway.slice/{agent.unit}")
         assert agent.show("UnitFileState") == "enabled"
         assert host.check_output("ps --no-headers -o user:32 --pid %s", str(agent.pid)) == agent.user
@@ -86,7 +86,7 @@ def test_each_runs_as_its_own_user_below_the_system_s_manager(host, agents):
 
 
 def test_a_unit_without_an_agent_does_not_start(host):
-    """The template alone says neither as whom nor on which home."""
+    """The template alone names neither a user nor a home."""
     with host.sudo():
         assert host.run("systemctl start hermes-gateway@nobody-s.service").rc != 0
 
@@ -126,17 +126,17 @@ def test_each_has_a_name_in_the_journal(host, agents):
         assert str(agent.pid) in {json.loads(line)["_PID"] for line in lines.splitlines()}, name
 
 
-# What a change restarts
+# Changes, and the gateways that they restart
 
 
 def test_a_change_restarts_only_whom_it_has_to(agents, declared, converge, restarted, model):
     work, family, bridge = agents["work"], agents["family"], agents["bridge"]
-    # Live: the model, and webhooks.
+    # Picked up while running: the model, and webhooks.
     declared["work"]["config"]["model"]["default"] = "another-model"
     declared["work"]["webhooks"][0]["secret"] = "a-rotated-secret"
     declared["work"]["webhooks"].append({"name": "calendar", "secret": "of-the-calendar", "prompt": "{body}"})
     assert work.post("calendar", "of-the-calendar", {"body": "x"}).status == 404
-    # Not live: everything else in the configuration, limits, the environment.
+    # Needs a restart: everything else in the configuration, limits, the environment.
     declared["family"]["config"]["agent"] = {"max_turns": 30}
     declared["family"]["limits"] = {"memory": "1G"}
     key = secrets.token_hex(16)
@@ -162,7 +162,7 @@ def test_one_becomes_managed_and_two_swap_their_ports(host, agents, declared, co
     converge(dashboard_enabled=True)
     assert restarted() == {"bridge", "work", "family"}
 
-    # What is managed wins over what a chat can change.
+    # The managed scope overrides the keys that a chat can change.
     with host.sudo(bridge.user):
         host.run_expect([0], f"echo '{own}' >{bridge.home}/config.yaml")
     bridge.reply("hello")
@@ -176,12 +176,12 @@ def test_one_becomes_managed_and_two_swap_their_ports(host, agents, declared, co
     pids = {name: agent.pid for name, agent in agents.items()}
     converge(dashboard_enabled=True)
     assert pids == {name: agent.pid for name, agent in agents.items()}
-    # Ours is elsewhere: what stands in the home is nobody's business any more.
+    # The declared keys are in the managed scope, so the home's file stays as the agent wrote it.
     assert bridge.read("config.yaml").strip() == own
 
 
 def test_a_look_at_all_of_them(host, declared):
-    # In this scope, and with the older Hermes, too.
+    # This works in user scope, and with the older Hermes, too.
     with host.sudo():
         report = json.loads(host.run("hermes-ops check --json").stdout)
     assert {found["agent"]: found["healthy"] for found in report["agents"]} == dict.fromkeys(declared, True)
@@ -205,7 +205,7 @@ def test_a_backup_of_one_is_restored(host, agents, restarted):
     assert agents["work"].reply("well?") == "The model heard: well?"
 
 
-# And at last
+# Removal, last
 
 
 def test_all_survive_a_reboot(host, agents, reboot, wait_until):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an agent's terminal can do to another agent: nothing. With both releases, by the agent's own tool."""
+"""An agent's terminal can do nothing to another agent: tried with the agent's own tool, with both releases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 SOCKET = "socket-of-the-family"
 CONNECT = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
 LISTEN = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); time.sleep(600)"
-# Forks until it may not, says how often it could, and cleans up.
+# Forks until it is refused, prints the number of children, and cleans up.
 FORKS = """
 import os, signal
 children = []
@@ -32,7 +32,7 @@ for child in children:
 
 @pytest.fixture
 def says(agents, model):
-    """A function that has the terminal tool of *work* run a command; gives its output."""
+    """A function that runs a command by the terminal tool of *work*, and returns its output."""
 
     def run(command):
         model.script({"tool": "terminal", "arguments": {"command": command}})
@@ -43,7 +43,7 @@ def says(agents, model):
 
 @pytest.fixture
 def listening(host, agents):
-    """A socket in the home of *family* that its user listens on."""
+    """A socket in the home of *family* on which its user listens."""
     family = agents["family"]
     with host.sudo():
         host.check_output(
@@ -59,7 +59,7 @@ def test_another_agent_is_out_of_reach(host, agents, says, listening, wait_until
     work, family = agents["work"], agents["family"]
     with host.sudo():
         wait_until(lambda: host.file(listening).exists, "the socket")
-        # Proof that the socket answers whom it should.
+        # Proves that the socket answers its own user.
         host.check_output(f"runuser -u {family.user} -- python3 -c %s %s", CONNECT, listening)
     trials = {
         "own_env": f"cat {work.home}/.env",
@@ -90,5 +90,5 @@ def test_the_limits_hold_for_whatever_it_starts(agents, says):
     limit = int(agents["work"].show("TasksMax"))
     said = says(f"python3 -c '{FORKS}'")
     reached = int(re.search(r"STOPPED-AT-(\d+)", said)[1])
-    # The gateway itself is among them.
+    # The gateway itself is one of them.
     assert limit // 2 < reached < limit

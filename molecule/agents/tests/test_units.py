@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What comes and goes for reasons that no Hermes knows of: runs that are killed, agents, units. On one host."""
+"""Changes that do not depend on the version of Hermes, so on one host only: killed runs, agents, units."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_an_agent_that_is_absent_keeps_its_data_unless_purged(host, agents, decl
 
 
 def units_of(host, scope):
-    """What there is of the gateways below /etc/systemd, and what the users' managers start."""
+    """The gateways' files below /etc/systemd, and the units that the users' managers start."""
     found = host.check_output("find %s -name %s", f"/etc/systemd/{scope}", "hermes-gateway*").split()
     if scope == "user":
         with host.sudo():
@@ -107,7 +107,7 @@ def test_a_change_of_scope_leaves_no_unit_and_no_manager_behind(host, agents, ag
         there = agent(name, scope="user")
         there.user = ours.user
         assert ours.pid != 0
-        # Nobody answers for that manager any more.
+        # That user's manager does not answer any more.
         assert there.show("MainPID") == ""
     assert all(agents[name].is_healthy() for name in ANSWERING)
     assert agents["work"].reply("hello") == "The model heard: hello"

@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Stands in for `hermes`: what an agent's code may try when somebody runs it, and what it finds out."""
+"""Stands in for `hermes`: tries what an agent's code may try when somebody runs it, and prints what it found."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import time
 
 
 def look() -> dict[str, object]:
-    """Where we run, with what; and root's shell gets a line typed into it, if that can be."""
+    """Report the place and the descriptors that the code runs with, and try to type a line into root's shell."""
     pushed = []
     descriptors = {name: os.readlink(f"/proc/self/fd/{name}") for name in ("0", "1", "2")}
     try:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Somebody at a terminal: types into root's shell, and prints what the terminal showed.
+"""Plays a person at a terminal: types into root's shell, and prints what the terminal showed.
 
 terminal.py '[["what to wait for", "what to type then"], …]'
 """
@@ -14,7 +14,7 @@ import pty
 import select
 import sys
 
-# No test is decided by it: that nothing comes any more for so long is a failure.
+# Seconds without output after which a test fails; no passing test waits that long.
 PATIENCE = 60
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The agent answers, and goes on doing so."""
+"""The agent answers, and keeps answering."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_the_kit_that_converged_the_host_is_root_s_and_nothing_else_was_kept(hos
         directory = "/usr/local/lib/hermes-ops"
         (version,) = host.file(directory).listdir()
         assert version in host.check_output("/usr/local/bin/hermes-ops --version")
-        # Root runs it, and workers import it as the agents' users: they may read it, and change nothing.
+        # Root runs the kit, and workers import it as the agents' users, so these may read it but change nothing.
         assert host.check_output(f"find {directory} ! -user root -o -perm /022 -o ! -perm -004") == ""
         assert host.check_output("find /root/.ansible /tmp /run -name 'hermes-ops*.zip' 2>/dev/null") == ""
 
@@ -66,7 +66,7 @@ def test_it_comes_back_after_a_kill(host, agent, wait_until):
 
 
 def test_it_comes_back_after_leaving_with_status_0(host, agent, wait_until):
-    # What once cost somebody 62 hours: a clean exit that nobody asked for.
+    # A clean exit that nobody asked for once meant 62 hours of downtime.
     before = agent().pid
     with host.sudo():
         host.run_expect([0], f"kill -INT {before}")

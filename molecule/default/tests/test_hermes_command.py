@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command ``hermes``: works like any other, and gives the agent's code nothing of its caller's."""
+"""The command ``hermes`` works like any other, and hands nothing of its caller's to the agent's code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CURRENT = "/opt/hermes/current"
 HOME = "/var/lib/hermes/agents/default/.hermes"
 KNOWN = {
     *("HERMES_DISABLE_LAZY_INSTALLS", "HERMES_HOME", "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "USER"),
-    # systemd's, the shell's, Python's.
+    # Set by systemd, the shell and Python.
     *("INVOCATION_ID", "SYSTEMD_EXEC_PID", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"),
     *("OLDPWD", "PWD", "_", "SHLVL", "LC_CTYPE"),
 }
@@ -30,7 +30,7 @@ class Caller:
         self.controller = Controller(host)
 
     def run(self, command):
-        """What *command* says on its standard output, and its exit status."""
+        """The standard output of *command*, and its exit status."""
         said, _, status = (
             self.controller.shell(f"export MARKER=root; cd /root; rc=0; {{ {command}; }} || rc=$?; echo; echo $rc")
             .rpartition("\n")[0]
@@ -39,7 +39,10 @@ class Caller:
         return said.removesuffix("\n"), int(status)
 
     def at_a_terminal(self, *steps):
-        """What a terminal showed: root's shell is typed into, at each step after what is waited for."""
+        """Type into root's shell, and return what the terminal showed.
+
+        :param steps: a text to wait for, and the keys to type then
+        """
         steps = [*([wait, keys] for wait, keys in steps), ["READY> ", "exit\n"]]
         answer = json.loads(self.controller.shell('python3 /opt/terminal.py "$1"', json.dumps(steps)))
         assert answer["left"] == [], answer["shown"]
@@ -55,7 +58,7 @@ def caller(host):
 
 @pytest.fixture
 def hostile(caller):
-    """The agent's code is ours for a while."""
+    """Replaces the agent's code by files/hostile.py for a test."""
     current = caller.controller.shell(f"readlink {CURRENT}").strip()
     caller.controller.shell("mkdir -p /opt/hostile/bin")
     caller.controller.write("/opt/hostile/bin/hermes", (FILES / "hostile.py").read_text())
@@ -73,7 +76,7 @@ def found_in(text):
 def test_root_s_terminal_and_environment_stay_root_s(hostile, caller):
     shown = caller.at_a_terminal(("READY> ", "tty\n"), ("READY> ", "cd /root; hermes look\n"))
     found = found_in(shown)
-    # What it typed went into a terminal of its own; root's shell would have answered.
+    # The line went into a terminal of the code's own; root's shell would have answered it.
     assert "proved" not in shown
     (ours,) = re.findall(r"(/dev/pts/\d+)\r\n", shown)
     assert found["terminals"] == [True, True, True]
@@ -82,7 +85,7 @@ def test_root_s_terminal_and_environment_stay_root_s(hostile, caller):
     assert set(found["environment"]) <= KNOWN
     assert found["confined"]
     assert found["user"] != 0
-    # In the sandbox /root is an empty place that is not ours.
+    # In the sandbox /root is empty, and not accessible.
     assert found["directory"] == HOME
 
 
@@ -116,7 +119,7 @@ def test_no_file_of_root_s_is_handed_on(hostile, caller):
 
 def test_its_exit_status_is_handed_on(hostile, caller):
     assert [caller.run(f"hermes exit {status}")[1] for status in (0, 1, 75, 255)] == [0, 1, 75, 255]
-    # As a shell has it, also for signals that systemd takes for a success.
+    # The status is the same as in a shell, also for signals that systemd counts as success.
     assert [caller.run(f"hermes die {number} 2>/dev/null")[1] for number in (2, 9, 15)] == [130, 137, 143]
     shown = caller.at_a_terminal(("READY> ", "hermes exit 3; echo it was $?\n"))
     assert "it was 3" in shown
@@ -132,7 +135,7 @@ def test_what_goes_in_and_what_comes_out_is_whole(hostile, caller):
     assert caller.run("hermes much 5000000 | wc --bytes")[0] == "5000000"
     assert caller.run("echo hello | hermes shout 2>/dev/null")[0].strip() == "HELLO"
     assert caller.run("hermes shout </dev/null 2>&1 >/dev/null")[0].strip() == "done"
-    # Nobody reads on: it ends.
+    # The command ends when its reader is gone.
     assert caller.run("hermes much 50000000 2>/dev/null | head --bytes 1")[0] == "x"
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The sandbox: closed as promised, and every door really opens what it says."""
+"""The sandbox is closed as promised, and every door opens exactly its part."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import re
 import pytest
 from control import Controller
 
-# Doors are systemd's business: one of the boxes tells.
+# Doors depend on systemd only, so one of the boxes is enough.
 testinfra_hosts = [f"ansible://default-{os.environ.get('HERMES_TEST_SECOND_SUITE', 'trixie')}"]
 
-# What the agent's terminal tries, and the word it prints where it may.
+# Attempts of the agent's terminal; each prints its word if it succeeds.
 TRIALS = {
     "sudo": 'test "$(sudo -n id -u)" = 0 && echo CAN-sudo',
     "home": "cat /home/ops/note && echo CAN-home",
     "browser": "unshare --user true && echo CAN-browser",
     "system": "touch /srv/shared/note-$(id -un) && echo CAN-system",
     "own": "touch ~/note && echo CAN-own",
-    # Its processes would be outside of the sandbox and the limits.
+    # Processes of the user's own manager would be outside of the sandbox and the limits.
     "manager": "systemd-run --user --quiet --wait true && echo CAN-manager",
-    # Nor may the agent have that manager started.
+    # The agent must not be able to start that manager either.
     "linger": "loginctl enable-linger && echo CAN-linger",
     "bus": "test -S /run/dbus/system_bus_socket && echo CAN-bus",
 }
-# Always: its own home.
+# Always allowed: its own home.
 CLOSED = {"own"}
 
 
@@ -42,7 +42,7 @@ def test_systemd_knows_every_directive(host):
         assert "Unknown" not in host.check_output("journalctl --boot --no-pager --identifier systemd")
 
 
-# An agent of its own for each door -> how that is declared, and what it opens.
+# One agent for each door -> its declaration, and what the door opens.
 DOORS = {
     "closed": ({}, set()),
     "sudo": ({"open": ["sudo"]}, {"sudo", "browser", "bus"}),
@@ -58,7 +58,7 @@ PORTS = {name: 8700 + number for number, name in enumerate(DOORS)}
 
 @pytest.fixture(scope="module")
 def doors(host):
-    """Agents that differ in their sandbox, and what lies behind the doors."""
+    """Agents with different sandboxes, and the targets behind the doors."""
     controller = Controller(host)
     controller.shell(
         'umask 0337; for name; do echo "hermes-$name ALL=(ALL) NOPASSWD: ALL"; done >/etc/sudoers.d/hermes;'

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A rollout through a fleet: it stops where it goes wrong, goes on where it stopped, and goes back. In this order."""
+"""A rollout through a fleet, in this order: it stops at the first failure, continues from there, and is rolled back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 
 import html5lib
 
-# The tests are about all hosts, and run once.
+# Each test concerns all hosts, so it runs once.
 testinfra_hosts = ["ansible://fleet-gamma"]
 
 OLD = dict.fromkeys(("alpha", "beta", "gamma"), "0.18.2")
@@ -48,7 +48,7 @@ def test_the_canary_comes_first_and_the_first_failure_ends_it(fleet):
     assert fleet.versions == {**OLD, "gamma": "0.18.3"}
     assert [name for name in pids if fleet.pids[name] == pids[name]] == ["alpha", "beta"]
     assert not fleet["beta"].last_update
-    # The recap is right as well.
+    # The recap agrees.
     failed = re.findall(r"^fleet-(\w+) .* failed=(\d)", run.output, re.M)
     assert sorted(failed) == [("alpha", "1"), ("beta", "0"), ("gamma", "0")]
 
@@ -136,7 +136,7 @@ def test_rollback(fleet):
     assert {name: result for name, (result, _message) in fleet.rows(run).items()} == dict.fromkeys(OLD, "success")
     assert fleet.versions == OLD
 
-    # Once more does not go forward again.
+    # A second run does not move the hosts forward again.
     again = fleet.play("rollback", back)
     assert again.rc == 0, again.output
     assert {result for result, _message in fleet.rows(again).values()} == {"up_to_date"}

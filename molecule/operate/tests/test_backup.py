@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Backups of agents that work, and every way in which a restore may go wrong."""
+"""Backups of working agents, and every way in which a restore may fail."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTINGS = "/etc/hermes-ops/backup.json"
 # As in group_vars.
 REPOSITORY = "/var/backups/hermes"
 PASSWORD = "the-password-of-the-repository"
-# The tests choose the moment themselves.
+# Stopped, because the tests start the jobs themselves.
 TIMERS = "hermes-heartbeat.timer hermes-backup.timer hermes-rehearsal.timer"
 
 
@@ -37,13 +37,13 @@ class Host:
         self.wait_until = wait_until
 
     def ops(self, command: str, status: int = 0) -> str:
-        """``hermes-ops`` *command*, and what it says."""
+        """Run ``hermes-ops`` *command* and return its output."""
         said, _, rc = self.shell(f"hermes-ops {command} 2>&1 && rc=0 || rc=$?; echo; echo $rc").strip().rpartition("\n")
         assert int(rc) == status, said
         return said
 
     def backup(self) -> str:
-        """A backup of the agent default; the archive's path."""
+        """Back up the agent default; returns the archive's path."""
         (made,) = json.loads(self.ops("backup --agent default --output /root/backups --json"))
         return made["path"]
 
@@ -85,7 +85,7 @@ def box(controller: Any, agent: Any, wait_until: Any) -> Iterator[Host]:
 
 @contextmanager
 def settings(box: Host, **values: Any) -> Iterator[None]:
-    """The job backup has other settings meanwhile."""
+    """Other settings for the job backup during the block."""
     before = box.read(SETTINGS)
     box.write(SETTINGS, json.dumps({**json.loads(before), **values}))
     try:
@@ -94,7 +94,7 @@ def settings(box: Host, **values: Any) -> Iterator[None]:
         box.write(SETTINGS, before)
 
 
-# What is made
+# Making backups
 
 
 WATCHED = r"""
@@ -115,7 +115,7 @@ print(job.returncode, found)
 
 
 def test_the_timer_s_backup_under_load(box, agent, model):
-    """The agents answer throughout, everything is whole, and nothing secret is anywhere."""
+    """The agents answer throughout, the archives are complete, and no secret appears in command lines or archives."""
     box.remember("remembered before the backup")
     key = box.agent.key
     box.shell(
@@ -159,7 +159,7 @@ def test_env_goes_in_encrypted_and_comes_out_with_the_identity(box):
     assert "env.age" in box.shell(f"tar -tzf {archive}")
     assert not box.holds(archive, key)
     box.shell(f"printf 'API_SERVER_KEY=%s\\nNEWER=1\\n' {key} >{HOME}/.env")
-    # Without the identity, the host keeps its own.
+    # Without the identity, the host keeps its own .env.
     box.ops(f"restore --force {archive}")
     assert "NEWER" in box.agent.read(".env")
     box.ops(f"restore --force {archive} --env-identity /root/identity")
@@ -168,7 +168,7 @@ def test_env_goes_in_encrypted_and_comes_out_with_the_identity(box):
     box.well()
 
 
-# Restored
+# Restoring
 
 
 def test_a_home_that_knows_more_is_left_alone_unless_one_insists(box):
@@ -187,7 +187,7 @@ def test_a_home_that_knows_more_is_left_alone_unless_one_insists(box):
     assert box.memory() == "the first\n"
     assert box.knows(before)
     assert not box.knows(after)
-    # Nothing is lost, and nobody else was concerned.
+    # Nothing is lost, and the other agent is not affected.
     aside = said.rpartition(" is in ")[2].strip()
     assert box.shell(f"cat {aside}/memories/MEMORY.md") == "the second\n"
     assert box.work.pid == other
@@ -206,7 +206,7 @@ def test_an_archive_that_is_damaged_touches_nothing(box):
     box.well()
 
 
-# What it is about to do, in its order.
+# The actions of a restore, in order, before which it is killed.
 POINTS = {
     "stops the gateway": ("subprocess.Popen", "'stop', 'hermes-gateway@default.service'"),
     "starts the gateway": ("subprocess.Popen", "'start', 'hermes-gateway@default.service'"),
@@ -214,7 +214,7 @@ POINTS = {
 }
 
 
-# What its workers are about to do, as the agent's user.
+# The same for actions of its workers, which run as the agent's user.
 POINTS_OF_WORKERS = {
     "puts the home together": ("os.mkdir", ".hermes-ops-restore-"),
     "sets aside": ("os.rename", "('memories', 'memories'"),
@@ -247,10 +247,10 @@ def test_killed(box, killer, point):
     killer.order(*POINTS[point])
     box.ops(f"restore --force {archive}", status=128 + 9)
     killer.obeyed()
-    # No backup of what is half of each.
+    # A home that may be a mixture is not backed up.
     assert "was interrupted" in box.ops("backup --agent default --output /root/backups", status=2)
     box.ops("restore --recover")
-    # A restore that was found healthy counts.
+    # A restore that was found healthy is finished, not undone.
     counts = point == "forgets the journal"
     assert box.memory() == ("in the backup\n" if counts else "now\n")
     assert box.shell(f"ls {HOME}/only-in-the-backup || true") == (f"{HOME}/only-in-the-backup\n" if counts else "")
@@ -293,7 +293,7 @@ def test_full_disk(box):
         (too_large,) = json.loads(box.ops(backup))
         assert "no room" in box.ops(small, status=2)
         assert box.shell("ls -A /mnt/small") == ""
-        # A home on a disk of its own, which cannot hold both the old and that one.
+        # A home on a disk of its own, which has no room for both the old home and the restored one.
         box.shell(
             "systemctl stop hermes-gateway@work; "
             f'mount -t tmpfs -o "size=100m,mode=0700,uid=$(id -u hermes-work),gid=$(id -g hermes-work)" tmpfs {WORK}; '
@@ -304,7 +304,7 @@ def test_full_disk(box):
         assert "no room" in box.ops(f"restore --force {too_large['path']}", status=2)
         assert box.shell(f"ls {WORK}/workspace").split() == ["other"]
         assert box.work.reply("well?") == "The model heard: well?"
-        # What is set aside stays on that disk.
+        # The replaced home is set aside on the same disk.
         said = box.ops(f"restore --force {fits['path']}")
         assert f"is in {WORK}/.hermes-ops-set-aside-" in said
         assert box.shell(f"ls {WORK}/workspace") == ""
@@ -333,7 +333,7 @@ def test_restic_restores_what_the_host_has_lost(box):
 
 
 def test_restic_over_sftp(box):
-    """Another of its back ends, from the timer's own unit."""
+    """Another back end of restic, run from the timer's own unit."""
     box.shell(
         "mkdir -p -m 700 /root/.ssh; ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519; "
         "cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys; ssh-keyscan localhost >/root/.ssh/known_hosts"
@@ -359,7 +359,7 @@ def test_restic_with_a_wrong_password_or_without_its_repository(box):
         assert "password" in status["message"]
     box.shell(f"mv {REPOSITORY} {REPOSITORY}.away")
     try:
-        # Not made anew: an empty one would pass for a backup.
+        # The repository is not created again: an empty one would pass for a backup.
         assert "is gone" in box.ops("backup", status=2)
         assert box.shell(f"ls -A {REPOSITORY} 2>/dev/null || true") == ""
     finally:
@@ -376,7 +376,7 @@ def test_restic_killed_leaves_no_half_snapshot(box, killer):
     box.ops("backup --agent default --output /root/backups", status=128 + 9)
     killer.obeyed()
     assert box.shell("ls -A /root/backups").endswith(".partial\n")
-    # After the archive of the first agent: it is what is piped to restic.
+    # Killed after the first agent's archive was piped to restic, before the snapshot is tagged.
     killer.order("subprocess.Popen", "'tag'")
     box.ops("backup", status=128 + 9)
     killer.obeyed()
@@ -401,18 +401,18 @@ def test_the_rehearsal_proves_a_good_backup_and_tells_of_a_broken_one(box, model
     assert len(model.requests()) > asked
     box.shell(f"mv {REPOSITORY}/data {REPOSITORY}/data.away && mkdir {REPOSITORY}/data")
     try:
-        # Not from what restic remembers of it.
+        # Without restic's cache, which would hide the damage.
         box.shell("rm -rf /var/cache/hermes-ops; systemctl start hermes-rehearsal.service && exit 1; true")
     finally:
         box.shell(f"rm -rf {REPOSITORY}/data && mv {REPOSITORY}/data.away {REPOSITORY}/data")
     status = json.loads(box.read(f"{OPS}/status/rehearsal.json"))
     assert status["status"] == "failed"
-    # In the words of who knows why.
+    # The message has restic's own words.
     assert "restic: " in status["message"]
-    # And whoever looks at the host hears of it.
+    # A check of the host reports it, too.
     assert "the last rehearsal" in box.ops("check", status=1)
     assert box.shell("ls -A /var/lib/hermes/agents/* | grep rehearsal || true") == ""
     with settings(box, restic_repository=""):
-        # The local one, this time.
+        # This time with the local archive.
         box.ops("rehearsal")
     box.well()

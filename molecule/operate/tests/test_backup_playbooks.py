@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The playbooks backup, restore and drill, as they are run from elsewhere."""
+"""The playbooks backup, restore and drill, run from another machine."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_backup_is_fetched_and_an_agent_that_knows_more_is_not_overwritten(con
     assert work.pid != pid
     assert "a zebra came by" not in controller.shell(known, check=False)
     assert work.reply("well?") == "The model heard: well?"
-    # Neither here nor there anything of it is left behind.
+    # Nothing of it is left behind, here or on the host.
     assert controller.shell("ls -d /var/tmp/*.hermes-* /tmp/*.hermes-* 2>/dev/null || true") == ""
 
 
@@ -89,7 +89,7 @@ def test_a_drill_arrives_and_is_taken_back(controller, play):
         return json.loads(controller.shell(script, method, path))
 
     def of_drills() -> list[str]:
-        """Beginnings and ends: the host's own heartbeats may come between."""
+        """The pings of drills, and the one after each drill; the host's own heartbeats may come between."""
         drills = ["this is a drill" in ping["body"] for ping in told() if ping["uuid"] == CHECK]
         return ["drill" if drill else "none" for drill, before in zip(drills, [False, *drills]) if drill or before]
 
@@ -105,7 +105,7 @@ def test_a_drill_arrives_and_is_taken_back(controller, play):
     assert of_drills()[0] == "drill"
     assert of_drills()[-1] == "none"
 
-    # A wait that ends badly takes it back as well.
+    # A wait that fails ends the drill as well.
     told("DELETE", "")
     run = play("drill", {"drill_seconds": "soon"})
     assert run.rc != 0

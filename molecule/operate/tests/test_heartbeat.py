@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The heartbeat: what is wrong arrives with its reason and its fix, and what goes wrong with itself is harmless."""
+"""The heartbeat: problems arrive with reason and fix, and its own failures are harmless."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOMES = {"default": "/var/lib/hermes/agents/default/.hermes", "work": "/var/lib/
 
 
 class Pings:
-    """The ping server in the box; tests/fakes/healthchecks_server.py says what it can be told."""
+    """The ping server in the box; its control requests are described in tests/fakes/healthchecks_server.py."""
 
     def __init__(self, controller: Any) -> None:
         self.controller = controller
@@ -54,16 +54,16 @@ def pings(controller: Any) -> Iterator[Pings]:
 
 @pytest.fixture(autouse=True)
 def _no_other_heartbeat(controller: Any) -> Iterator[None]:
-    """The tests choose the moment themselves."""
+    """Stops the timer, because the tests start the heartbeat themselves."""
     controller.shell(f"systemctl stop {TIMER}; while systemctl is-active --quiet {SERVICE}; do sleep 0.1; done")
     yield
-    # Starts that follow each other so fast are limited otherwise.
+    # Otherwise systemd limits starts that follow each other so fast.
     controller.shell(f"systemctl reset-failed {SERVICE} {TIMER} || true; systemctl start {TIMER}")
 
 
 @pytest.fixture
 def beat(controller: Any) -> Callable[[], int]:
-    """A function that lets systemd run one heartbeat, to its end; gives the command's exit status."""
+    """A function that lets systemd run one heartbeat to its end, and returns the command's exit status."""
 
     def run() -> int:
         controller.shell(f"systemctl start {SERVICE} || true")
@@ -83,7 +83,7 @@ def meanwhile(controller: Any, begin: str, end: str) -> Iterator[None]:
 
 @contextmanager
 def replaced(controller: Any, path: str, content: str) -> Iterator[None]:
-    """Meanwhile *path* holds *content*; mode and owner are the same."""
+    """*path* has other *content* during the block; mode and owner stay."""
     before = controller.read(path)
     controller.write(path, content)
     try:
@@ -94,7 +94,7 @@ def replaced(controller: Any, path: str, content: str) -> Iterator[None]:
 
 @contextmanager
 def declared(controller: Any, **changes: Any) -> Iterator[None]:
-    """Meanwhile the heartbeat is declared otherwise."""
+    """Other settings for the heartbeat during the block."""
     settings = json.loads(controller.read(SETTINGS))
     settings["check"].update(changes.pop("check", {}))
     with replaced(controller, SETTINGS, json.dumps({**settings, **changes})):
@@ -110,7 +110,7 @@ def findings(controller: Any) -> dict[str, dict[str, Any]]:
 
 
 def test_the_timer_has_run_it(host, controller, wait_until):
-    # Within its first period after the host was converged. The fixture has stopped the timer meanwhile.
+    # It ran within its first period after the converge; the fixture has stopped the timer since.
     controller.shell(f"systemctl start {TIMER}")
     assert host.service(TIMER).is_enabled
     log = f"journalctl --boot --quiet --unit {SERVICE} --output cat --lines 1"
@@ -141,7 +141,7 @@ def test_a_gateway_that_was_stopped(controller, beat, pings, agent, wait_until):
             assert "agent work: the unit is inactive" in body
             assert f"journalctl -u {unit}" in body
         assert controller.shell("hermes-ops check >/dev/null || echo $?") == "1\n"
-        # Somebody knows why it is down.
+        # An update that is under way explains why it is down.
         report = json.loads(controller.shell("flock /var/lib/hermes/ops/update.lock hermes-ops check --json"))
         assert report["healthy"]
         (finding,) = [finding for finding in report["findings"] if finding["agent"] == "work"]
@@ -152,7 +152,7 @@ def test_a_gateway_that_was_stopped(controller, beat, pings, agent, wait_until):
 
 
 def age_turns(controller: Any, seconds: int, newer_than: int = 0) -> int:
-    """Make what was said look older; gives the number of the last message."""
+    """Make messages look older; returns the number of the last message."""
     script = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
         "c.execute('UPDATE messages SET timestamp = timestamp - ? WHERE id > ?', sys.argv[2:]); c.commit(); "
@@ -166,13 +166,13 @@ def test_a_model_that_is_dead(controller, beat, pings, agent, model):
     work = agent("work", 8643)
     assert work.reply("well?") == "The model heard: well?"
     last = age_turns(controller, 7200)
-    # Retried by Hermes, and nothing is left of that.
+    # Hermes retries this, and it leaves no trace.
     model.faults({"status": 429, "retry_after": 1})
     assert work.reply("still?") == "The model heard: still?"
     model.faults({"status": 500, "times": 0})
     for text in ("one", "two"):
         assert work.ask(text).json["choices"][0]["finish_reason"] == "error"
-    # What has just been said may still be answered.
+    # Messages of the last two minutes do not count yet, because they may still be answered.
     assert check(controller)["figures"]["agents"]["work"]["turns_failed"] == 0
     try:
         age_turns(controller, 600, last)
@@ -187,14 +187,14 @@ def test_a_model_that_is_dead(controller, beat, pings, agent, model):
 
 
 def test_a_reply_is_asked_for(controller, model):
-    # Nobody was asked before.
+    # With the default settings no agent is asked.
     check(controller)
     with declared(controller, check={"reply_minutes": 60, "reply_seconds": 60}):
         for _each in HOMES:
             assert "no_reply" not in findings(controller)
         figures = check(controller)["figures"]["agents"]
         assert all(0 < figures[name]["reply_seconds"] < 60 for name in HOMES)
-        # Each agent once, a title of the conversation aside.
+        # Each agent was asked once, without counting the request for a title of the conversation.
         asked = [
             request for request in model.requests() if "Health check" in json.dumps(request["body"]["messages"][-1])
         ]
@@ -223,10 +223,10 @@ def test_a_ping_server_that_hangs_holds_up_nothing(controller, beat, pings):
     with declared(controller, period=30):
         controller.shell(f"systemctl start --no-block {SERVICE}")
         controller.shell(f"until [ \"$(curl --silent {PING_SERVER}/control/seen)\" != '[]' ]; do sleep 0.1; done")
-        # The URL is in nobody's command line, and no second one begins meanwhile.
+        # The URL is in no command line, and no second heartbeat begins in the meantime.
         assert "11111111-" not in controller.shell("tr '\\0' ' ' </dev/null; cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
         assert "another heartbeat has not ended yet" in controller.shell("hermes-ops heartbeat 2>&1 || true")
-        # A look by hand is not held up either.
+        # A manual check is not delayed either.
         assert check(controller)["agents"]
         controller.shell(
             f"while systemctl is-active --quiet {SERVICE} || [ $(systemctl show --property ActiveState "
@@ -242,7 +242,7 @@ def test_a_ping_server_that_hangs_holds_up_nothing(controller, beat, pings):
 
 
 def test_a_ping_server_that_is_gone(controller, beat):
-    # For systemd it has started as soon as it runs.
+    # systemd counts the server as started before it listens.
     listens = f"until curl --silent {PING_SERVER}/control/seen; do sleep 0.1; done"
     back = f"systemctl start healthchecks-server; {listens}"
     with meanwhile(controller, "systemctl stop healthchecks-server", back):
@@ -271,7 +271,7 @@ def test_a_data_disk_that_is_read_only(controller, beat, pings):
 
 
 def test_a_data_volume_that_is_not_mounted(controller, beat, pings):
-    # The mount point as it is without its volume: empty, while the host itself is sure that it belongs there.
+    # The mount point without its volume is empty.
     hide = "mount -t tmpfs tmpfs /var/lib/hermes"
     with meanwhile(controller, hide, "umount /var/lib/hermes"):
         assert beat() == 0
@@ -301,7 +301,7 @@ def test_a_config_that_does_not_parse(controller, beat, pings):
 
 
 def test_a_platform_that_says_it_is_connected_and_hears_nothing(controller, agent, wait_until):
-    # A process that has just begun has no connection to anywhere, not even to its model.
+    # A process that has just started has no connection at all, not even to its model.
     controller.shell("systemctl restart hermes-gateway@work")
     wait_until(agent("work", 8643).is_healthy, "the agent is back")
     path = f"{HOMES['work']}/gateway_state.json"

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Logs under writers: rotated without loss, bounded, shipped; and the dashboard, whose log is one of them."""
+"""Logs that are being written: rotated without loss, bounded, shipped; and the dashboard, which has a log, too."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REMOTE = "/var/log/journal/remote"
 DOCS = Path(__file__).resolve().parents[3] / "docs/logs.md"
 AS_HERMES = "setpriv --reuid=hermes-default --regid=hermes-default --clear-groups"
 
-# A bridge as the gateway starts it: one descriptor for as long as it lives, a numbered line each time.
+# A bridge as the gateway starts it: it keeps one descriptor open, and writes numbered lines.
 BRIDGE = """
 import os, sys
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -36,7 +36,7 @@ while not os.path.exists(sys.argv[1] + ".stop"):
     os.write(log, b"line %d\\n" % number)
 os.write(log, b"the end %d\\n" % number)
 """
-# Hermes' own code for a login to the dashboard, with a number.
+# Logs numbered logins to the dashboard, with Hermes' own code.
 LOGINS = """
 import os
 from hermes_cli.dashboard_auth.audit import AuditEvent, audit_log
@@ -51,7 +51,7 @@ with open(home + "/logins.stop", "w") as stream:
 
 @contextmanager
 def running(controller: Any, name: str, stop: str, *command: str) -> Iterator[None]:
-    """Meanwhile *command* runs as hermes; it ends by itself once there is a file *stop*."""
+    """Run *command* as the agent's user during the block; it ends when the file *stop* exists."""
     controller.shell(
         'unit=$1; rm -f "$2"; shift 2; exec systemd-run --quiet --collect --unit "$unit" --uid hermes-default '
         f'--gid hermes-default --property UMask=0077 --setenv HERMES_HOME={HOME} "$@"',
@@ -63,12 +63,12 @@ def running(controller: Any, name: str, stop: str, *command: str) -> Iterator[No
     try:
         yield
     finally:
-        # It looks for that before each line.
+        # The command checks for that file before each line.
         controller.shell(f'{AS_HERMES} touch "$1"; timeout 60 tail --pid "$2" --follow /dev/null', stop, pid)
 
 
 def generations(controller: Any, path: str) -> list[str]:
-    """What is in *path* and its rotated ones, the oldest first."""
+    """The contents of *path* and of its rotated files, oldest first."""
     script = r"""
 for file in $(ls -1 "$1".*[0-9] "$1".*.gz 2>/dev/null | sort --version-sort --reverse; ls -1 "$1"); do
     printf '\0'
@@ -98,12 +98,12 @@ def test_a_writer_that_keeps_its_file_open_loses_no_more_than_the_window(control
     parts = generations(controller, log)
     assert len(parts) == rotations + 1
     numbers = [[int(number) for number in re.findall(r"^line (\d+)$", part, re.M)] for part in parts]
-    # Between two parts some may be missing, within one none; and none is there twice.
+    # Lines may be missing between two files, but not within one; and no line appears twice.
     for earlier, later in zip(numbers, numbers[1:]):
         assert earlier[-1] < later[0]
     for part in numbers:
         assert part == list(range(part[0], part[-1] + 1))
-    # It wrote on where it should.
+    # The writer continued in the current file.
     assert re.search(rf"^the end {numbers[-1][-1]}$", parts[-1], re.M)
     listed = controller.shell('stat --format "%U:%G %a %n" "$1"*', log).splitlines()
     assert {line.rsplit(" ", 1)[0] for line in listed if not line.endswith(".stop")} == {f"{AGENT}:{AGENT} 600"}
@@ -135,7 +135,7 @@ def test_what_hermes_rotates_is_left_to_it(agent, controller, wait_until):
     controller.shell(f"logrotate --force {CONFIG}")
     token = secrets.token_hex(8)
     assert token in agent().reply(f"say {token}")
-    # The same process writes on to the same files.
+    # The same process continues with the same files.
     wait_until(lambda: token in agent().read("logs/agent.log"), "the turn stands in agent.log")
     assert agent().pid == pid
     assert before == of_hermes()
@@ -144,13 +144,13 @@ def test_what_hermes_rotates_is_left_to_it(agent, controller, wait_until):
 
 def test_a_large_log_is_rotated_within_the_hour(controller):
     log = f"{HOME}/logs/mcp-stderr.log"
-    # Known to logrotate, so that its day is not over.
+    # After this forced rotation logrotate has rotated the log today, so only its size matters.
     controller.shell(f'rm -f "$1"*; {AS_HERMES} sh -c "umask 077; echo begin >$1"; logrotate --force {CONFIG}', log)
     controller.shell(f'{AS_HERMES} sh -c "yes small | head -c 1000000 >$1"; systemctl start hermes-logrotate', log)
     assert size(controller, log) == 1000000
     controller.shell(f'{AS_HERMES} sh -c "yes large | head -c 60000000 >$1"; systemctl start hermes-logrotate', log)
     assert size(controller, log) == 0
-    # Compressed; and nothing is rotated twice.
+    # The rotated log is compressed, and no log is rotated twice.
     assert 0 < size(controller, f"{log}.1.gz") < 1000000
     controller.shell("systemctl start hermes-logrotate logrotate")
     assert controller.shell('ls "$1"*', log).split() == [log, f"{log}.1.gz", f"{log}.2.gz"]
@@ -174,12 +174,12 @@ def test_both_timers_come_round(controller):
     timers = controller.shell("systemctl list-timers --no-legend --no-pager")
     assert "hermes-logrotate.timer" in timers
     assert "logrotate.timer" in timers.replace("hermes-logrotate.timer", "")
-    # The host's own run, which is in no sandbox of ours, starts nothing as an agent.
+    # The host's own run has no sandbox, so it must not start anything as an agent.
     assert "/var/lib/hermes/" not in controller.shell("logrotate --debug /etc/logrotate.conf 2>&1")
 
 
 def test_what_runs_as_an_agent_beside_logrotate_is_in_a_sandbox(controller):
-    """As gzip does, which the agent could trace."""
+    """gzip does so, and the agent could trace it."""
     drop_in = "/run/systemd/system/hermes-logrotate.service.d/look.conf"
     tries = {
         "bus": "test -S /run/dbus/system_bus_socket",
@@ -195,7 +195,7 @@ def test_what_runs_as_an_agent_beside_logrotate_is_in_a_sandbox(controller):
     controller.shell("systemctl daemon-reload; systemctl start hermes-logrotate")
     try:
         assert controller.read(f"{HOME}/seen").split() == [b"tmp", b"home"]
-        # It was a /var/tmp of its own.
+        # It wrote into a private /var/tmp.
         assert controller.shell("ls /var/tmp/of-the-agent 2>/dev/null || true") == ""
     finally:
         controller.shell(f'rm -f "$1" /run/look {HOME}/seen; systemctl daemon-reload', drop_in)
@@ -228,7 +228,7 @@ def test_the_dashboard_answers_on_loopback_only(controller):
     page = controller.shell(f"curl --silent --fail {DASHBOARD}/")
     (script,) = re.findall(r'src="(/assets/\S+\.js)"', page)
     assert status_of(controller, script) == "200"
-    # Without the page's token nothing is told.
+    # Without the page's token the API answers nothing.
     assert status_of(controller, "/api/config") == "401"
     listening = controller.shell("ss --listening --tcp --numeric --no-header 'sport = :9119'")
     assert [line.split()[3] for line in listening.splitlines()] == ["127.0.0.1:9119"]
@@ -236,7 +236,7 @@ def test_the_dashboard_answers_on_loopback_only(controller):
 
 @pytest.mark.parametrize("signal", ["KILL", "TERM"])
 def test_the_dashboard_comes_back(controller, wait_until, signal):
-    """TERM is its clean stop: what ends well comes back as well."""
+    """TERM is its clean stop; it comes back after that, too."""
 
     def show(name: str) -> str:
         return controller.shell(f"systemctl show --property {name} --value hermes-dashboard").strip()
@@ -252,7 +252,7 @@ def test_the_dashboard_comes_back(controller, wait_until, signal):
 
 
 def test_the_dashboard_is_not_there_while_the_gateway_is_stopped(controller, wait_until):
-    """Then somebody wants the home for himself: an update, a restore."""
+    """A gateway is stopped when an update or a restore needs the home alone."""
     controller.shell("systemctl stop hermes-gateway@default")
     assert controller.shell("systemctl is-active hermes-dashboard || true").strip() == "inactive"
     controller.shell("systemctl start hermes-gateway@default")
@@ -292,7 +292,7 @@ def test_the_journal_arrives_whole_though_the_receiver_was_gone(agent, controlle
     token = secrets.token_hex(8)
     controller.shell('for n in $(seq 200); do echo "$1 $n"; done | systemd-cat --identifier audit-test', token)
     agent().reply(f"say {token}")
-    # It tried, and failed.
+    # The upload was tried, and failed.
     restarts = "systemctl show --property NRestarts --value systemd-journal-upload"
     before = int(controller.shell(restarts))
     wait_until(lambda: int(controller.shell(restarts)) > before, "it tries again", 120)
@@ -301,7 +301,7 @@ def test_the_journal_arrives_whole_though_the_receiver_was_gone(agent, controlle
     lines = [line for line in received(controller, "SYSLOG_IDENTIFIER=audit-test") if line.startswith(token)]
     # Some may arrive twice; none is missing.
     assert set(lines) == {f"{token} {number}" for number in range(1, 201)}
-    # What the agent was asked stands in agent.log, and so in the journal.
+    # The question to the agent is in agent.log, and so in the journal.
     wait_until(
         lambda: any(token in line for line in received(controller, "SYSLOG_IDENTIFIER=hermes-gateway-default")),
         "the turn arrives",

@@ -20,7 +20,7 @@ import pytest
 testinfra_hosts = ["ansible://operate-bookworm"]
 
 HOME = "/var/lib/hermes/agents/default/.hermes"
-# What a playbook of these may change.
+# The files that these playbooks may change.
 PLACES = (*(f"{HOME}/{name}" for name in ("SOUL.md", "context", "memories", "skills")), "/etc")
 
 
@@ -51,7 +51,7 @@ It eats {{ 6 * 7 }} kg of hay; its keeper's word is \x1b[31mred\x1b[0m.
 def test_tell_is_kept_said_answered_and_found_again(controller, play, model, tmp_path):
     note = tmp_path / "note.md"
     note.write_text(NOTE)
-    # Relative to where one is, not to the playbook.
+    # The path is relative to the current directory, not to the playbook.
     what = {"tell_topic": "The move of the zebra", "tell_file": os.path.relpath(note)}
     before = controller.manifest(PLACES)
 
@@ -66,19 +66,19 @@ def test_tell_is_kept_said_answered_and_found_again(controller, play, model, tmp
     assert told.rc == 0, told.output
     assert told.changed == 1
     assert "answer: The model heard: Incoming context (topic: The move of the zebra)" in told.text
-    # What moves a terminal's cursor is shown, not done.
+    # Control characters of a terminal are escaped.
     assert "\x1b" not in told.output
     (path,) = re.findall(rf"kept: +({HOME}/context/\S+-the-move-of-the-zebra\.md)", told.output)
     assert controller.read(path).decode() == f"# The move of the zebra\n\n{NOTE}"
     assert controller.shell('stat --format "%U %a" "$1"', path) == "hermes-default 600\n"
-    # The agent has it word for word, and nobody else: neither the journal nor a list of processes.
+    # The agent gets the text word for word; the host's journal does not.
     assert "It eats {{ 6 * 7 }} kg of hay" in json.dumps(model.requests(), ensure_ascii=False)
     assert "kg of hay" not in controller.shell("journalctl --boot --no-pager --identifier ansible-command || true")
 
     found = play("memory_query", {"memory_query": '"kg of hay" zebra'})
     assert found.rc == 0, found.output
     assert found.changed == 0
-    assert f"context/{Path(path).name}:" not in found.text  # in two paragraphs of the file
+    assert f"context/{Path(path).name}:" not in found.text  # the words are in two paragraphs of the file
     found = play("memory_query", {"memory_query": '"kg of hay"'})
     assert f"context/{Path(path).name}:5" in found.text
     assert "(webhook), assistant" in found.text
@@ -123,7 +123,7 @@ def skill(name: str, what: str) -> str:
 
 @pytest.fixture
 def claw(tmp_path: Path, controller: Any) -> Any:
-    """The home of an OpenClaw agent on this machine; what it becomes in the agent ``work`` is taken away again."""
+    """The home of an OpenClaw agent on this machine; files that it leaves in the agent ``work`` are removed again."""
     files = {
         "openclaw.json": "{}",
         ".env": "TOKEN=never-to-be-ported",
@@ -161,7 +161,7 @@ def test_skill_port(controller, play, agent, model, claw):
     assert not left_behind(controller)
 
     run = play("skill_port", what)
-    assert run.rc != 0  # one thing was not ported
+    assert run.rc != 0  # there is a conflict
     assert run.changed == 1
     lines = [line.strip(" -'\",") for line in run.output.splitlines()]
     for status, source in (
@@ -181,7 +181,7 @@ def test_skill_port(controller, play, agent, model, claw):
     assert "never-to-be-ported" not in controller.shell(f"grep -r never-to-be {home} || true")
     assert not left_behind(controller)
 
-    # The agent knows of its new skill, of who it is, and of what it remembers.
+    # The agent's prompt has the new skill, the persona and the memories.
     model.tell("DELETE", "")
     assert work.reply("hello again") == "The model heard: hello again"
     prompt = json.dumps(model.requests())
@@ -214,7 +214,7 @@ def test_skill_port_refuses_links(controller, play, claw):
 
 @pytest.fixture
 def secrets(controller: Any, agent: Any) -> list[str]:
-    """What this host must keep to itself; see group_vars/hermes.yml."""
+    """The secrets of this host; see group_vars/hermes.yml."""
     declared = ["the-model-s-key", "the-secret-of-the-tests"]
     pings = re.findall(r"[0-9a-f]{8}-\S{27}", controller.read("/etc/hermes-ops/heartbeat.json").decode())
     assert len(pings) > 1
@@ -223,14 +223,14 @@ def secrets(controller: Any, agent: Any) -> list[str]:
 
 def test_debug_has_no_secret(controller, play, secrets, tmp_path):
     forms = [form for secret in secrets for form in every_form(secret)]
-    # Said by a process of the gateway's unit.
+    # A process in the gateway's unit logs the secrets.
     told = "".join(f"the journal says {form} here\n" for form in forms)
     say = (
         "group=$(systemctl show --property ControlGroup --value hermes-gateway@default); "
-        # Some machines have both versions of them.
+        # Some machines have both versions of cgroups.
         "for top in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do "
         'if [ -d "$top$group" ]; then echo $$ >"$top$group/cgroup.procs"; fi; done; '
-        # The journal has to see whose it is while it is there.
+        # journald looks up the unit of the process, so the process has to live long enough.
         '{ printf %s "$1"; sleep 2; } | systemd-cat --identifier hermes-gateway-default; journalctl --sync'
     )
     controller.shell(say, told)
@@ -249,7 +249,7 @@ def test_debug_has_no_secret(controller, play, secrets, tmp_path):
     assert members["journal/hermes-gateway-default.txt"].count("the journal says") >= len(forms)
     everything = "\n".join([*members, *members.values()])
     assert [form for form in forms if form in everything] == []
-    # And yet it is of use.
+    # The bundle is still useful.
     assert json.loads(members["check.json"])["agents"]
     assert json.loads(members["agents/default/config.yaml.json"])["model"]["default"] == "stub-model"
     assert "MODEL_API_KEY" in members["agents/default/env_names.txt"]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""docs/recovery.md, followed: for each of its steps the host is broken, and what is printed there is typed."""
+"""Follows docs/recovery.md: breaks the host for each of its steps, and types the commands of that step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNIT = "hermes-gateway@default.service"
 
 
 def steps() -> dict[str, list[str]]:
-    """The steps of the page: name -> what it has one type, prompts and all, in its order."""
+    """The steps of the page, in order: name -> the lines to type, with their prompts."""
     found = {}
     for name, text in re.findall(r"^## \d+\. (.+?)$(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.M | re.S):
         block, after = re.search(r"```console\n(.*?)```(.*)", text, re.S).groups()
@@ -37,12 +37,12 @@ STEPS = steps()
 
 
 class Host:
-    """The broken one, and the machine it is converged from."""
+    """The broken host, and the machine that converges it."""
 
     def __init__(self, controller: Any, agent: Callable[..., Any], wait_until: Callable[..., Any]) -> None:
         self.shell, self.write, self.read = controller.shell, controller.write, controller.read
         self.controller, self.agent, self.wait_until = controller, agent(), wait_until
-        # What stands for something that only the reader knows.
+        # Placeholders of the page, for values that only the reader knows -> those values.
         self.known: dict[str, str] = {}
 
     def answers(self) -> bool:
@@ -51,7 +51,7 @@ class Host:
         return self.agent.reply("well?") == "The model heard: well?"
 
     def type(self, line: str) -> str:
-        """Type a line of the page, and return what came of it."""
+        """Type a line of the page, and return its output."""
         prompt, _, command = line.partition(" ")
         for word, value in self.known.items():
             command = command.replace(word, value)
@@ -72,14 +72,14 @@ def broken(controller: Any, agent: Any, wait_until: Any) -> Host:
     return host
 
 
-# --- what breaks -----------------------------------------------------------------------------------------------
+# --- faults ----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def nothing_known(host: Host) -> Iterator[None]:
-    """The agent is down; looking says so. What is to be done stands in the next step."""
+    """The agent is down, and the check reports it. The next step has the fix."""
     host.shell(f"systemctl stop {UNIT}")
-    # Its status says what it found.
+    # Its exit status reports the failure.
     look = "hermes-ops check || test $? -eq 1"
     assert "fix: systemctl start" in " ".join(host.shell(look).split()).lower()
     host.known = {"hermes-ops check": look}
@@ -109,7 +109,7 @@ def settings_broken(host: Host) -> Iterator[None]:
 
 @contextmanager
 def bad_release(host: Host) -> Iterator[str]:
-    """A further release, whose gateway is alive and does nothing; gives its id."""
+    """Another release, whose gateway is alive and does nothing; yields its id."""
     current = host.shell("basename $(readlink /opt/hermes/current)").strip()
     bad = f"{current}-bad"
     host.shell(f"cd /opt/hermes/releases && cp --archive --link {current} {bad} && rm {bad}/bin/hermes")
@@ -131,7 +131,7 @@ def badly_updated(host: Host) -> Iterator[None]:
 
 @contextmanager
 def cut_off(host: Host) -> Iterator[None]:
-    """The one who changes the release dies while it waits for agents that will never answer."""
+    """The command that changes the release is killed while it waits for agents that will never answer."""
     journal = f"{OPS}/update/journal.json"
     with bad_release(host) as bad:
         host.shell(f"systemd-run --quiet --unit cut-off hermes-ops rollback --here --to {bad}")
@@ -143,13 +143,13 @@ def cut_off(host: Host) -> Iterator[None]:
         assert json.loads(host.read(journal))["target"] == bad
         yield
         assert host.shell(f"test -e {journal} || echo gone").strip() == "gone"
-        # Or check would go on naming it.
+        # Otherwise check would keep reporting it.
         host.shell(f"rm {OPS}/status/update.json")
 
 
 @contextmanager
 def knowing(host: Host, word: str) -> Iterator[str]:
-    """The agent knows *word* from a conversation and from its memory, and there is an archive that does as well."""
+    """The agent knows *word* from a conversation and from its memory; yields the path of an archive with it."""
     assert word in host.agent.reply(f"Remember {word}.")
     host.shell(
         'echo "The keeper said $1." | runuser -u hermes-default -- tee "$2" >/dev/null',
@@ -175,7 +175,7 @@ def data_lost(host: Host) -> Iterator[None]:
 
 @contextmanager
 def host_lost(host: Host) -> Iterator[None]:
-    """All that a new machine would not have is gone; an archive was elsewhere."""
+    """Everything that a new machine would not have is gone; an archive was elsewhere."""
     with knowing(host, "okapi") as archive:
         host.shell(f"cp {archive} /root/")
         host.shell(

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An agent that goes on living on another host, with another release of Hermes."""
+"""An agent moves to another host, with another release of Hermes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def first(script: str, check: bool = True) -> str:
 
 @pytest.fixture
 def older(controller: Any) -> Iterator[None]:
-    """The second host, as site.yml makes it, with an older release than the first."""
+    """The second host, converged by site.yml with an older release than the first."""
     controller.converge({"hermes_version": "0.18.2"})
     yield
     controller.converge()
@@ -45,7 +45,7 @@ def test_restored_on_another_host_with_another_release(controller, agent, wait_u
     question = {"model": "m", "messages": [{"role": "user", "content": "asked on the first host"}]}
 
     def asked() -> bool:
-        """Its own tests may be breaking that agent just now."""
+        """Whether the first host's agent answers. The tests of that host run in parallel, and may have broken it."""
         done = first(
             f"curl --silent --fail --max-time 60 -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
             f"--data-raw '{json.dumps(question)}' http://127.0.0.1:8643/v1/chat/completions || true"
@@ -65,6 +65,6 @@ def test_restored_on_another_host_with_another_release(controller, agent, wait_u
     assert work.read("memories/MEMORY.md") == "learnt on the first host\n"
     assert "asked on the first host" in controller.shell("hermes-ops memory --agent work 'asked on the first host'")
     assert work.reply("well?") == "The model heard: well?"
-    # What is declared for this host is so after the next run, and nothing else has to be done.
+    # The next run writes this host's own declaration, and nothing else has to be done.
     assert work.key != key
     controller.shell("hermes-ops check")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures of this scenario: runs of site.yml, and a host that has to be as it was."""
+"""Fixtures of this scenario: runs of site.yml, and a check that they changed nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["controller", "killer"]
 
 @pytest.fixture
 def unharmed(controller: Any, agent: Any) -> Iterator[None]:
-    """The host is the same after the test as before, and its agent never stopped answering."""
+    """The host is the same after the test as before, and its agent keeps running."""
     before, pid = controller.manifest(), agent().pid
     assert pid
     yield
@@ -32,8 +32,11 @@ def unharmed(controller: Any, agent: Any) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Case:
-    """How one case of a run went. ``name``: of the host that it was; ``error``: why it failed, with white space made
-    even; ``failed`` and ``changed``: as the recap counts them."""
+    """The result of one case of a run.
+
+    ``name``: its host; ``error``: why it failed, with single spaces; ``failed`` and ``changed``: counts of
+    the recap.
+    """
 
     name: str
     error: str
@@ -45,11 +48,11 @@ class Case:
 def run_as(host: Any, tmp_path: Path) -> Callable[[dict[str, dict[str, Any]]], tuple[Run, dict[str, Case]]]:
     """A function that runs site.yml once for several cases, each with variables of its own.
 
-    Each case is a host of its own to Ansible, and all of them are this box.
+    Each case is a separate host for Ansible, and all of these hosts are this box.
     """
 
     def outcome(run: Run, name: str) -> Case:
-        # One of a loop is "failed", and the task then "fatal".
+        # Ansible reports an item of a loop as "failed", and then the task as "fatal".
         errors = re.findall(
             rf"^(?:fatal|failed): \[{name}\].*?(?=^(?:fatal|failed|ok|changed|skipping): |^\n)", run.output, re.M | re.S
         )

@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What cannot work is refused with one error that names host, agent, key and fix, before anything changes.
+"""A declaration that cannot work is refused with one error that names host, agent, key and fix, before any change.
 
-Each case is a host of its own to Ansible, and all of them are this one: so one run refuses them all.
+Each case is a separate host for Ansible, and all of these hosts are this box. So one run refuses all cases.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ DECLARATIONS = {
 }
 
 
-# Variables of earlier versions, alone or beside the new one.
+# Variables of earlier versions, alone or together with the new one.
 REPLACED = {
     "all profiles in one home": (
         {"hermes_profiles": [{"name": "default"}]},

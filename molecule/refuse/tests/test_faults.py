@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wrong with the host itself: said with file and fix, and the host as before.
+"""Faults of the host itself: the error has the file and the fix, and the host stays as it was.
 
-That a good run still makes its change after all of this is shown by test_kills.py, which makes one on the same host.
+test_kills.py then proves on the same host that a good run still makes its change after all of these.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def changed_agents(request) -> list[dict[str, Any]]:
 
 @contextmanager
 def replaced(controller: Any, path: str, content: bytes) -> Iterator[None]:
-    """Meanwhile *path* holds *content*; afterwards it is the very file that it was."""
+    """*path* has other *content* during the block; afterwards the same file is back."""
     controller.shell('cp --archive "$1" "/run/${1##*/}" && mount --bind "/run/${1##*/}" "$1"', path)
     controller.write(path, content)
     try:
@@ -75,7 +75,7 @@ def test_an_unsupported_system(case, controller, unharmed):
     assert "Fix: use Debian 12 or newer, or Ubuntu 22.04 or newer, with systemd." in run.text
 
 
-# One of each file; all that can be wrong with them is in tests/unit/modules/test_agents.py.
+# One fault for each file; tests/unit/modules/test_agents.py has all the others.
 BROKEN_FILES = {
     "config.yaml": (b"a: 1\nb: [1, 2\nc: 3\n", "config.yaml:3: is not YAML"),
     ".env": ("A=1\nB=ä\n".encode("latin-1"), ".env:2: is not UTF-8 text"),
@@ -85,8 +85,8 @@ BROKEN_FILES = {
 
 @pytest.mark.parametrize("name", BROKEN_FILES)
 def test_a_file_that_does_not_parse(name, controller, changed_agents):
-    # Hermes itself starts on defaults then, and the CLI replaces the file: both have been somebody's last. The other
-    # files are right, and were to be changed as well.
+    # With such a file Hermes itself starts on defaults, and its CLI replaces the file: both have cost somebody the
+    # file. The other files are right, and the run would change them as well.
     content, error = BROKEN_FILES[name]
     path = f"{HOME}/{name}"
     good = controller.read(path)
@@ -98,15 +98,15 @@ def test_a_file_that_does_not_parse(name, controller, changed_agents):
         assert f"agent default: {HOME}/{error}" in run.text
         assert "Traceback" not in run.output
         assert controller.read(path) == content
-        # Nor has anything else been touched.
+        # Nothing else has been touched either.
         assert not differences(broken, controller.manifest())
     finally:
-        # As its owner would repair it.
+        # The repair that its owner would make.
         controller.write(path, good)
 
 
 def test_what_somebody_else_has_taken(run_as, controller, changed_agents, unharmed):
-    # A port, all of one disk and too much of the other: none is in the way of who needs another.
+    # Another process has a port, one disk is full and the other nearly full; each affects only the cases that need it.
     squat = (
         "systemd-run --quiet --unit squatter python3 -m http.server --bind 127.0.0.1 8655; "
         "until curl --silent 127.0.0.1:8655 >/dev/null; do sleep 0.1; done"
@@ -149,7 +149,7 @@ def test_a_data_disk_that_is_read_only(controller, changed_agents, unharmed):
 
 
 def test_a_release_disk_that_fills_up_meanwhile(controller, unharmed):
-    # As soon as the build has begun, somebody else takes the rest.
+    # Another process fills the disk as soon as the build has begun.
     fill = (
         "systemd-run --quiet --unit filler --collect sh -c '"
         "until ls -d /opt/hermes/releases/*.partial; do sleep 0.02; done; "
@@ -170,7 +170,7 @@ def test_no_network(run_as, controller, unharmed):
         run, cases = run_as({"as it is": {}, "another release": {"hermes_version": "0.18.2"}})
     finally:
         network("connect")
-    # A converged host needs none; and nothing of what was refused so far is left to be changed.
+    # A converged host needs no network, and none of the refused runs has left anything to change.
     assert not cases["as it is"].failed, run.output
     assert cases["as it is"].changed == 0
     assert cases["another release"].failed

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A converge killed at any point leaves the old or the new, nothing between; the next run goes on from there."""
+"""A converge killed at any point leaves each file old or new, never in between; the next run continues from there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 HOME = "/var/lib/hermes/agents/default/.hermes"
 OPS = "/var/lib/hermes/ops/agents/default"
-# Something of everything that an agent has.
+# A change in every part of an agent.
 CHANGED = {
     "name": "default",
     "config": {
@@ -34,7 +34,7 @@ CHANGED = {
 
 @pytest.fixture
 def killed(controller: Any, agent: Any, killer: Any, wait_until: Callable[..., Any]) -> Callable[..., None]:
-    """A function that runs site.yml, which is killed at the *words* of an *event*."""
+    """A function that runs site.yml and kills it at the first *event* with *words* in its arguments."""
 
     def run(event: str, words: str, variables: dict[str, Any]) -> None:
         killer.order(event, words)
@@ -46,7 +46,7 @@ def killed(controller: Any, agent: Any, killer: Any, wait_until: Callable[..., A
     return run
 
 
-# What the run is about to do, in its order. Every write is a rename to its place.
+# The actions of the run, in order, before which it is killed. Every write is a rename.
 POINTS = {
     "remember that config.yaml asks for a restart": ("os.rename", f"'{OPS}/restart.json'"),
     "write config.yaml": ("os.rename", f"'{HOME}/config.yaml'"),
@@ -75,17 +75,17 @@ def test_killed_at_every_point(controller, agent, killed):
     controller.converge({"hermes_agents": [CHANGED]})
     new = {name: agent().read(name) for name in files}
     for name in files:
-        # Old until it was written, new ever after.
+        # A file is old until it is written, and new from then on.
         assert set(seen[name]) == {old[name], new[name]}
         assert seen[name] == sorted(seen[name], key=[old[name], new[name]].index)
     assert yaml.safe_load(new["config.yaml"])["agent"]["max_turns"] == 42
     assert "A_SETTING_OF_THE_TESTS=on" in new[".env"]
-    # And the gateway runs with it.
+    # The gateway runs with the change.
     assert agent().pid != pid
     limit = controller.shell(f"systemctl show --property MemoryMax --value {agent().unit}").strip()
     assert int(limit) == 2000 * 1024**2
     assert agent().reply("well?") == "The model heard: well?"
-    # What was being written at a kill is gone: it may have held secrets.
+    # Temporary files of killed runs are gone: they may have held secrets.
     assert not controller.shell("find /var/lib/hermes /etc/systemd -name '.*.hermes-ops'")
     assert controller.converge({"hermes_agents": [CHANGED]}).changed == 0
 

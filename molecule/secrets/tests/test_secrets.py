@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All that site.yml prints at -vvv --diff, and all that the host keeps, is searched for every secret in use."""
+"""Searches the output of site.yml at -vvv --diff, and all files of the host, for every secret in use."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from control import Controller
 
 HOME = "/var/lib/hermes/agents/default/.hermes"
 KEPT = "/var/lib/hermes/ops/agents/default/kept"
-# Where a secret may be, for root and the agent's user only.
+# The only files that may hold secrets, readable by root and the agent's user only.
 PLACES = {f"{place}/{name}" for place in (HOME, KEPT) for name in (".env", "webhook_subscriptions.json")}
 LOUD = ("-vvv", "--diff")
-# Every command line that is ever to be seen, while the runs last.
+# Records every command line that is visible during the runs.
 WATCH = """
 import glob, time
 seen = set()
@@ -40,15 +40,15 @@ while True:
 
 
 def new_secret(kind: str) -> str:
-    """With characters that must be escaped somewhere on their way."""
+    """A secret with characters that have to be escaped in several formats."""
     return f"{kind}-{secrets.token_hex(12)}$HOME'\"\\{secrets.token_hex(4)}"
 
 
 @dataclass
 class Story:
-    """What was used, and what was said meanwhile.
+    """The secrets that were used, and the outputs of all runs.
 
-    :param used: what it is -> secret
+    :param used: kind -> secret
     """
 
     used: dict[str, str] = field(default_factory=dict)
@@ -77,14 +77,14 @@ class Story:
                     {"name": "declared", "secret": self.new("webhook"), "prompt": "{body}"},
                     {"name": "generated", "prompt": "{body}"},
                 ],
-                # The bot is none.
+                # The bot does not exist, so it cannot connect.
                 "health": {"platforms": []},
             }
         ]
 
 
 def forms(secret: str) -> set[str]:
-    """How a secret may look in a text: as it is, escaped, encoded; and its unmistakable middle."""
+    """The forms of a secret in a text: plain, escaped, encoded; and its unique middle part."""
     encoded = base64.b64encode(secret.encode()).decode()
     return {
         secret,
@@ -92,14 +92,14 @@ def forms(secret: str) -> set[str]:
         repr(secret)[1:-1],
         urllib.parse.quote(secret, safe=""),
         encoded.rstrip("="),
-        # Of one that was generated on the host we know no middle; its parts may be a letter long.
+        # Only secrets of new_secret have such a middle part.
         *re.findall(r"-([0-9a-f]{24})\$", secret),
     }
 
 
 @pytest.fixture
 def story(host: Any) -> Story:
-    """Every kind of run, loud: first, changed, predicted, failed twice."""
+    """Every kind of run at full verbosity: first, changed, check mode, failed twice."""
     controller = Controller(host)
     story = Story()
     controller.write("/run/watch.py", WATCH)
@@ -149,7 +149,7 @@ def story(host: Any) -> Story:
 
 
 def found(story: Story, text: str) -> list[str]:
-    """Which secrets are in *text*, with what surrounds them hidden in no way: they are made up."""
+    """The secrets that are in *text*, shown with their surroundings, because they are made up."""
     hits = []
     for what, secret in story.used.items():
         for form in forms(secret):
@@ -194,7 +194,6 @@ def test_secrets_are_where_they_belong_and_nowhere_else(host, story, agent):
     assert "MemoryMax" in units
     assert not found(story, units)
 
-    # Root finds what is in use,
+    # Root finds the secrets in their files, another user finds none.
     assert search(host, story, "root") == PLACES
-    # anybody else nothing.
     assert search(host, story, "ops") == set()

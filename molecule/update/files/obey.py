@@ -3,12 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Lets a test act at an exact moment of an update.
 
-Imported by every Python of the box as it starts (obey.pth). Python says what it is about to do (sys.addaudithook): when
-the journal of an update has named the step that an order is about, and the given number of events are over, the
-order's command is run by a shell, of which ``$PPID`` is the updater. It may be the end of it.
+Every Python of the box imports this file as it starts (obey.pth). Python reports its next action to an audit hook
+(sys.addaudithook). After the journal of an update has named the step of an order, and the given number of events has
+passed, a shell runs the order's command. There ``$PPID`` is the updater, which the command may kill.
 
-An order is an object: ``step`` (``undo`` for the way back), ``after``, ``command``; the file has a list of them, in
-their order.
+An order is an object: ``step`` (``undo`` for the way back), ``after``, ``command``. The file has a list of orders,
+which are executed in order.
 """
 
 import json
@@ -28,7 +28,7 @@ class Obedience:
         self.thread = threading.get_ident()
 
     def __call__(self, event, arguments):
-        # What we do ourselves is told as well.
+        # The hook's own actions are reported as well, and must be ignored.
         if self.busy or not self.orders or threading.get_ident() != self.thread:
             return
         self.busy = True
@@ -49,7 +49,7 @@ class Obedience:
             if self.left < 0:
                 self.here = False
                 self.orders.pop(0)
-                # It may act as the agent at this moment.
+                # The process may run as the agent's user at this moment.
                 user = os.geteuid()
                 os.seteuid(0)
                 with open(ORDERS + ".new", "w") as stream:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The canary on a real host: a copy of a home full of tokens and jobs, and it does nothing but answer."""
+"""The canary on a real host: on a copy of a home full of tokens and jobs it only answers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from inside import inside
 testinfra_hosts = ["ansible://update-small"]
 
 COPY = "/var/lib/hermes/agents/default/a-copy"
-# What the cron job of the copy would ask the model.
+# The prompt that the copy's cron job would send to the model.
 CRON_PROMPT = "the job of the copy ran"
 
-# Begins every script: a copy of the default agent's home that declares platforms and has a job that is due.
+# The beginning of every script: copies the default agent's home, with platforms declared and a job that is due.
 COPIED = f"""
     import json, os, re, shutil, subprocess, sys, time
     launcher = open("/usr/local/bin/hermes-ops").read()
@@ -84,12 +84,12 @@ def test_it_answers_a_chat_and_does_nothing_else(run, model, agent):
     asked = json.dumps(model.requests())
     assert "Health check" in asked
     assert CRON_PROMPT not in asked
-    # The agent itself was neither stopped nor asked.
+    # The agent itself was not restarted.
     assert agent().pid == before
 
 
 def test_with_its_safeguards_away_the_job_of_the_copy_would_run(run, model):
-    """So the test before this one can fail."""
+    """Proves that the previous test can fail."""
     run("""
         copied = agent.home.replace(".hermes", "a-copy")
         jobs = f"{copied}/cron/jobs.json"
@@ -119,7 +119,7 @@ def test_it_sees_no_home_and_writes_nowhere_but_into_the_copy(run):
         )
         print(json.dumps(done.stdout.split()))
     """)
-    # /tmp is its own.
+    # It has a private /tmp.
     assert seen == ["agents", "--", "/tmp", COPY]
 
 

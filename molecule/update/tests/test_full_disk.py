@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The disk fills up in the midst of an update, whose way back needs no space."""
+"""The disk fills up during an update; its rollback needs no space."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ testinfra_hosts = ["ansible://update-small"]
 
 @pytest.fixture(autouse=True)
 def quick(box: Any) -> None:
-    """Below what is published beside 0.18.2; nothing here is about what a release does."""
+    """A range without 0.19.0, and no canary: these tests do not depend on what a release does."""
     box.set(version=">=0.18.2,<0.19", canary=False, reply=False, stable_seconds=3)
     box.forgive()
 
 
 FULL = {
-    # What is wrong with the release, the step at which the disk fills, events after which, and where it ends.
+    # Fault of the release, step, number of events after which the disk fills, final status.
     "making a backup": ("", "snapshot", 0, "failed"),
     "copying a home for a canary": ("", "canary", 0, "failed"),
     "freezing": ("", "freeze", 0, "failed"),
-    # How many events there are depends on what the agent has written meanwhile; the gateways stop first.
+    # At once, because the number of events depends on the agent's writes; the gateways stop first.
     "freezing the rest": ("", "stop", 0, "rolled_back"),
     "switching": ("", "switch", 0, "rolled_back"),
     "starting gateways": ("", "start", 0, "rolled_back"),
@@ -37,7 +37,7 @@ FULL = {
 def test_the_disk_is_full_while(when, box, agent, well, wait_until):
     wrong, step, after, status = FULL[when]
     agent().reply(f"said before {when}")
-    # Built once, and not to blame for what happens.
+    # Built only once, because a full disk does not count against a release.
     box.offer("0.18.70", wrong)
     box.set(canary=step == "canary")
     box.orders(

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The updater killed at every step, the power cut; in the end one release, one state of the data."""
+"""The updater is killed, or the power is cut, at every step; the end is one release and one state of the data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ testinfra_hosts = ["ansible://update-trixie"]
 
 BOX = Path(__file__).resolve().parents[3] / "tests" / "hosts" / "box.py"
 KILL = "kill -9 $PPID"
-# In the midst of what takes its time.
+# Kills the updater shortly afterwards, in the middle of something slow.
 SOON = "p=$PPID; (sleep 0.4; kill -9 $p) &"
 
 
 @pytest.fixture(autouse=True)
 def quick(box: Any) -> None:
-    """Nothing here is about what a release does."""
+    """Short settings: these tests do not depend on what a release does."""
     box.set(version=">=0.18.2,<0.30", canary=False, reply=False, stable_seconds=3)
 
 
@@ -40,14 +40,14 @@ def test_killed_while_it_builds_and_while_a_canary_runs(box, agent, well):
 
 @pytest.fixture
 def from_0_18_2(box: Any, agent: Any) -> None:
-    """The host runs 0.18.2, and 0.19.0 is there to go to: what is built stays."""
+    """The host runs 0.18.2, and can move to 0.19.0, which stays installed."""
     if not box.release.startswith("0.18.2-"):
         done = box.command("rollback", "--to", "0.18.2")
         assert done.returncode == 0, done.stdout
     box.forgive()
 
 
-# Step, events after which, how; and whether the run begins again, or goes on, and ends with the new release.
+# Step, number of events after it, command; and whether the run then begins again or finishes, with the new release.
 KILLED = {
     "build": ("build", 0, KILL, True),
     "snapshot": ("snapshot", 20, KILL, True),
@@ -78,7 +78,7 @@ def test_killed(where, box, agent, well, from_0_18_2):
     assert f"said before: {where}" in box.words()
     if not forward:
         assert done["message"].startswith("was interrupted; went back to 0.18.2-")
-        # Where it is left some time, the step may have ended.
+        # With a delayed kill the next step may have begun.
         assert done["failed_step"] == step or how != KILL
 
 
@@ -94,14 +94,14 @@ def test_killed_on_the_way_back_again_and_again(box, agent, well, from_0_18_2):
 
 
 def test_a_run_that_takes_too_long_goes_back_and_is_not_begun_again(box, agent, well, from_0_18_2):
-    """systemd calls that abnormal, though it ended by itself."""
+    """systemd counts that as an abnormal end, although the updater finished on its own."""
     directory = "/run/systemd/system/hermes-update.service.d"
     box.shell(f"mkdir -p {directory}; printf '[Service]\\nTimeoutStartSec=30\\n' >{directory}/soon.conf")
     box.shell("systemctl daemon-reload")
     box.orders(("verify", 0, "sleep 300"))
     done = box.by_timer()
     box.shell(f"rm -r {directory}; systemctl daemon-reload")
-    # Had it been begun again, nothing would have been in the way of that. A slow host may not come as far as that step.
+    # A second run would have succeeded, because its order is used up. A slow host may not reach that step.
     assert done["status"] in ("rolled_back", "failed"), box.log()
     assert box.shell("systemctl show --property NRestarts --value hermes-update.service").strip() == "0"
     well("0.18.2")
@@ -109,7 +109,7 @@ def test_a_run_that_takes_too_long_goes_back_and_is_not_begun_again(box, agent, 
 
 @pytest.fixture
 def power_cut(box: Any, wait_until: Callable[..., Any]) -> Callable[[str, int], None]:
-    """A function that cuts the host's power at a step, and brings it back."""
+    """A function that cuts the host's power at a step, and boots the host again."""
 
     def cut(step: str, after: int) -> None:
         box.orders((step, after, "touch /run/reached; sleep 600"))
@@ -121,8 +121,9 @@ def power_cut(box: Any, wait_until: Callable[..., Any]) -> Callable[[str, int], 
     return cut
 
 
-# Step -> events after which, and the version that the host then has. One of a kind: what is running, on what, and
-# whether there is a way back. tests/unit/test_update.py cuts the power at every event.
+# Step -> number of events after it, and the version that the host then has. One case for each kind of state: which
+# gateways run, on which release, and whether a rollback is possible. tests/unit/update/test_kills.py kills at every
+# event.
 CUT = {
     "snapshot": (10, "0.18.2"),
     "canary": (40, "0.18.2"),
@@ -160,7 +161,7 @@ def test_in_the_users_own_manager(controller, box, agent, well, from_0_18_2, pow
     box.orders(("start", 2, SOON))
     assert box.by_timer()["status"] == "rolled_back", box.log()
     well("0.18.2", scope="user")
-    # What recovers at boot is the system's, and comes before the user's manager.
+    # The recovery at boot is a unit of the system's manager, and runs before the user's manager.
     power_cut("verify", 10)
     wait_until(agent().is_healthy, "the agent after the boot", 120)
     well("0.18.2", scope="user")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Releases of every kind, good and bad; afterwards the agent answers on the right one, and remembers everything."""
+"""Good and bad releases of every kind; afterwards the agent answers on the right one, and remembers everything."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 testinfra_hosts = ["ansible://update-bookworm"]
 
 RANGE = {"hermes_version": ">=0.18.2,<0.30"}
-# Built once.
+# This release is built once, and used by all tests.
 MADE_UP = "0.19.2"
 HOME = "/var/lib/hermes/agents/default/.hermes"
 OPS = "/var/lib/hermes/ops"
 
 
 def test_a_range_keeps_what_is_current(controller, box, agent):
-    """0.19.0 has been offered all the time; moving up is left to the update."""
+    """0.19.0 is available from the start, but moving up is left to the update."""
     assert agent().reply("said to 0.18.2") == "The model heard: said to 0.18.2"
     controller.converge(RANGE)
     assert box.release.startswith("0.18.2-")
@@ -43,14 +43,14 @@ def test_from_0_18_2_to_0_19_0(controller, box, agent, well):
     assert (hook["HERMES_UPDATE_STATUS"], hook["HERMES_UPDATE_TO"]) == ("success", done["to"])
     for name in ("default", "jobs"):
         assert box.shell(f"ls {OPS}/update/backups/{name}-*.tar.gz")
-    # Nothing of the old one runs any more, and site.yml has nothing to say about it.
+    # site.yml has nothing to change after an update.
     run = controller.converge(RANGE)
     assert run.changed == 0, run.output
     assert box.update()["status"] == "up_to_date"
     assert box.pings() == ["success"]
 
 
-# What a release does wrong -> with a canary or without, where that shows, how it ends.
+# Description of the fault -> fault, with or without a canary, the step that detects it, final status.
 BAD = {
     "does not start": ("no_start", True, "canary", "failed"),
     "starts and dies, on a copy": ("dies", True, "canary", "failed"),
@@ -78,7 +78,7 @@ def test_a_release_that(what, box, agent, well):
     well("0.19.0")
     assert words in box.words()
     assert box.pings() == ["start", "fail"]
-    # On a copy: the agent itself did not notice.
+    # The canary runs on a copy, so the agent itself was not affected.
     assert (agent().pid == pid) == (step == "canary")
     failed = json.loads(box.controller.read(f"{OPS}/update/failed.json"))
     assert failed[done["to"]]["reason"].startswith(f"failed at {step}: ")
@@ -98,7 +98,7 @@ def test_a_release_that(what, box, agent, well):
 
 
 def test_an_index_with_a_broken_wheel(box, well):
-    # Canaries have been proved by now, and take their time.
+    # The other tests need no canary, which takes time.
     box.set(canary=False)
     box.offer("0.19.20", "broken")
     done = box.update()
@@ -155,11 +155,11 @@ def test_back_by_hand(controller, box, agent, well):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["status"] == "success"
     well("0.19.0")
-    # Neither the next night nor site.yml goes back to what was left.
+    # Neither the next night nor site.yml moves to the release that was rolled back.
     assert box.update()["status"] == "held"
     controller.converge(RANGE)
     well("0.19.0")
-    # What a person names is another matter.
+    # A version that a person names is installed.
     assert box.update("--version", MADE_UP)["status"] == "success"
     well(MADE_UP)
 
@@ -177,7 +177,7 @@ def test_back_by_hand_to_a_release_that_is_named(box, agent, well):
 
 
 def test_back_by_hand_with_data(box, agent, well):
-    """To before a migration with which the new release was content, unlike its operator."""
+    """Back to the data from before a migration, although the new release was healthy."""
     box.forgive()
     box.offer(MADE_UP, "upgrades")
     assert box.update()["status"] == "success", box.log()
@@ -192,7 +192,7 @@ def test_back_by_hand_with_data(box, agent, well):
 
 
 def test_a_restore_that_fails(box, agent, wait_until):
-    """What is mounted, be it for the updater alone, cannot be renamed."""
+    """A mounted file cannot be renamed, even if only the updater sees the mount."""
     database = f"{HOME}/state.db"
     box.forgive()
     box.offer(MADE_UP, "migrates")
@@ -201,11 +201,11 @@ def test_a_restore_that_fails(box, agent, wait_until):
     assert box.orders_done()
     assert (done["status"], done["rc"]) == ("failed", 1), done["log"]
     assert "Device or resource busy" in done["message"]
-    # The old release runs, as well as it can, and nobody is kept in the dark.
+    # The old release runs as well as it can, and the failure is reported.
     assert box.release.startswith("0.18.2-")
     assert box.pings()[-1] == "fail"
     wait_until(lambda: agent().pid, "the old release")
-    # What was before is there, and where that is has been said.
+    # The copies from before the switch are kept, and the message names their directory.
     (kept,) = box.shell(f"ls -d {OPS}/set-aside/update-*/before-the-switch/default/state.db").split()
     assert kept.rpartition("/before-the-switch")[0] in done["message"]
     box.shell(
