@@ -256,6 +256,5 @@ def test_a_worker_that_dies_leaves_out_its_agent_only(host, monkeypatch):
 
 def test_names_that_may_be_pieces_of_a_key_are_counted():
     assert (
-        inside.env_names("A_KEY=1\nhttp_proxy=x\nMIIEvQ=\nB\n")
-        == "A_KEY\nhttp_proxy\nand 1 that no setting is called\n"
+        inside.env_names("A_KEY=1\nhttp_proxy=x\nMIIEvQ=\nB\n") == "A_KEY\nhttp_proxy\nand 1 not named like a setting\n"
     )
