@@ -60,7 +60,8 @@ def look(host: Installation, settings: Settings, *, healths: Mapping[str, Health
         report = this.report
         report.findings.sort(key=lambda finding: not finding.failure)
         if alone:
-            report.findings += _remember(host, report, this.memory)
+            # A failure: before the warnings.
+            report.findings[:0] = _remember(host, report, this.memory)
     return report
 
 
