@@ -82,7 +82,7 @@ CONTENTS = {
     "brackets": ("config.yaml", "a: " + "[" * 100_000, "nested more than"),
     "dashes": ("config.yaml", "- " * 5_000, "nested more than"),
     "an alias bomb": ("config.yaml", BOMB, "holds more than"),
-    "an alias of itself": ("config.yaml", "a: &a [*a]\n", "stands for what it is in"),
+    "an alias of itself": ("config.yaml", "a: &a [*a]\n", "refers to a collection around it"),
     "a number without end": ("config.yaml", "a: " + "9" * 100_000, "cannot be used|can read"),
     "a surrogate": ("config.yaml", 'approvals: "\\ud800"\nmodel: {default: "\\udfff"}\n', "is not YAML"),
     "brackets in JSON": ("webhook_subscriptions.json", "[" * 100_000, "nested too deeply"),
