@@ -151,7 +151,7 @@ def test_a_home_of_another_user_is_refused(public, nobody):
     home = public / ".hermes"
     home.mkdir()
     os.chown(home, 4711, 4711)
-    with pytest.raises(OpsError, match="belongs to the user with the number 4711"):
+    with pytest.raises(OpsError, match="belongs to user id 4711"):
         converge(home, nobody)
 
 
