@@ -46,8 +46,7 @@ def work(arguments: argparse.Namespace) -> int:
 
 
 def gather(host: Installation) -> dict[str, Any]:
-    """The facts of :func:`info.gather`, plus ``check`` (the report of a check), ``timers``, and ``last`` (how each job
-    ended last)."""
+    """The facts of :func:`info.gather`, plus ``check`` (a report), ``timers`` and ``last`` (how each job ended)."""
     report = look.look(host, thresholds())
     found = info.gather(
         agents=host.agents,
