@@ -70,7 +70,7 @@ def agents_of(call: Call) -> list[Agent]:
 def manager_of(call: Call) -> ManagerOf:
     """The managers that run the gateways of ``agents``, see :data:`managers.ManagerOf`.
 
-    The user may not exist: not yet in check mode, or never for an absent agent. Then our own user stands in.
+    The user may not exist: not yet in check mode, and perhaps never for an absent agent. Then our own user stands in.
     """
 
     def manager(agent: Agent) -> Manager:
