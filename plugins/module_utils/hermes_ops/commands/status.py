@@ -66,7 +66,7 @@ def _last(host: Installation, job: str) -> dict[str, Any]:
     try:
         return host.read_status(job)
     except OpsError:
-        # The check reports a status that cannot be read as a finding.
+        # For a job that is declared, the check reports this as a finding.
         return {}
 
 
