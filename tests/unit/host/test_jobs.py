@@ -163,7 +163,7 @@ def test_what_is_no_time_is_refused(schedule):
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not on this machine")
 def test_systemd_is_asked_about_the_calendar():
     NIGHTLY.check()
-    with pytest.raises(OpsError, match="does not know when"):
+    with pytest.raises(OpsError, match="does not understand the calendar event"):
         jobs.Schedule(every=None, calendar="*-*-* 25:00:00", randomized_delay=0, timeout=60).check()
 
 
