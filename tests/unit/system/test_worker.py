@@ -14,6 +14,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,24 @@ def test_it_sees_what_it_works_on_and_nothing_else_of_other_people(call, nobody,
     finally:
         os.chmod(place, mode)
         shutil.rmtree(directory)
+
+
+@needs_root
+@pytest.mark.parametrize("theirs", [True, False])
+def test_it_sees_its_users_own_home(call, nobody, theirs):
+    """An adopted agent keeps its skills elsewhere in its user's home, say; its gateway sees that home, too."""
+    home = Path(tempfile.mkdtemp(prefix="hermes-view-", dir="/home"))
+    try:
+        (home / "file").write_text("own")
+        home.chmod(0o755)
+        (home / "file").chmod(0o644)
+        if theirs:
+            os.chown(home, nobody.uid, nobody.gid)
+        # In two, so that it is not something to work on.
+        body = f"return os.path.exists('/home/' + '{home.name}/file')"
+        assert call(body, owner=replace(nobody, home=str(home))) is theirs
+    finally:
+        shutil.rmtree(home)
 
 
 @needs_root

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..system import trees
 from ..system.errors import OpsError
-from ..system.files import failure, read_bytes, write_atomic
+from ..system.files import failure, read_text, write_atomic
 from ..system.text import printable
 from .stream import Writer, unpack
 
@@ -209,9 +209,9 @@ def move_jobs(home: str, before: str, after: str) -> list[str]:
     :returns: the changes, one line each
     """
     path = os.path.join(home, JOBS)
-    data = read_bytes(path, _JOBS_LIMIT)
+    text = read_text(path, _JOBS_LIMIT)
     try:
-        document = json.loads(data or b"{}")
+        document = json.loads(text or "{}")
         jobs = document["jobs"]
     except (KeyError, TypeError, ValueError, RecursionError):
         jobs = None

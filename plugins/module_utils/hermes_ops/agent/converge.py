@@ -42,7 +42,6 @@ _MANAGED_MODE, _MANAGED_DIRECTORY_MODE = 0o644, 0o755
 # Rounds of giving files back: each directory that is given to the agent's user may reveal more files of root.
 _ROUNDS = 50
 # Attempts to apply, since somebody else may write meanwhile.
-parts.ATTEMPTS = 5
 
 
 # The declaration

@@ -97,9 +97,7 @@ def _ended(text: str) -> str:
 def _decide_modes(part: Part, home: str) -> None:
     try:
         with os.scandir(home) as entries:
-            names = [
-                each.name for each in entries if each.name in PRIVATE_FILES or each.name.endswith(PRIVATE_SUFFIXES)
-            ]
+            names = [entry.name for entry in entries if _is_private(entry.name)]
     except FileNotFoundError:
         return
     for name in sorted(names):

@@ -383,7 +383,7 @@ def _plan_text(
 ) -> Item:
     path = os.path.join(home, target)
     try:
-        present = read_bytes(path, _LARGEST_TEXT)
+        present = read_bytes(path, _LARGEST_TEXT + 1)
     except OpsError as error:
         return Item("conflict", source, target, error.what)
     if present is not None and present.strip() == text.encode().strip():

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..description.checks import check_subscription
+from ..description.secrets import shown
 from ..host.records import Records
 from ..system.errors import OpsError
 from ..system.files import read_json, read_text
 from ..system.plan import HIDDEN, Difference
-from .config import shown
 from .env import fingerprint
 from .part import FILE_MODE, Part, mode_of, replace, wrong_mode
 

@@ -19,8 +19,6 @@ from typing import Any, BinaryIO, cast
 from .errors import OpsError
 from .files import Owner
 
-# The search path for programs that run as another user.
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Bytes that a program may print: more than any program here needs, and little enough to hold in memory.
 OUTPUT_LIMIT = 16 * 2**20
 

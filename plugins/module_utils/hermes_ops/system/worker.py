@@ -115,6 +115,7 @@ class Worker:
             "function": self.function,
             "arguments": list(self.arguments),
             "caller": os.getpid(),
+            "home": self.owner.home,
             "uid": self.owner.uid,
             "gid": self.owner.gid,
             "seconds": self.limits.seconds,
@@ -317,7 +318,7 @@ def _drop(request: dict[str, Any]) -> None:
     processor = int(seconds) + 2
     drops = os.geteuid() == 0 and request["uid"] != 0
     if drops:
-        hide_others(request["arguments"])
+        hide_others([request["arguments"], _own_home(request)])
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, processor),
@@ -334,6 +335,14 @@ def _drop(request: dict[str, Any]) -> None:
         os.setresgid(request["gid"], request["gid"], request["gid"])
         os.setresuid(request["uid"], request["uid"], request["uid"])
     end_with(request["caller"])
+
+
+def _own_home(request: dict[str, Any]) -> str | None:
+    """The home of the agent's user, which the agent's sandbox shows, too; None where it is somebody else's."""
+    with contextlib.suppress(OSError):
+        if os.lstat(request["home"]).st_uid == request["uid"]:
+            return request["home"]
+    return None
 
 
 def _limit(kind: int, value: int) -> None:
