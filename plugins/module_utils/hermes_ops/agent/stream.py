@@ -19,6 +19,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.files import failure
 
@@ -29,6 +30,14 @@ _CHUNK = 1 << 20
 _HEADER_LIMIT = 1 << 16
 # The bits of a mode that are kept: nothing that makes a program act as somebody else.
 _MODE = 0o1777
+# The header of every entry, and the forms that it may have, by the kind of the entry. There are no other kinds.
+_HEADER = {"name": str, "kind": int, "mode": int, "mtime": int}
+_FORMS = {
+    stat.S_IFDIR: (_HEADER,),
+    stat.S_IFIFO: (_HEADER,),
+    stat.S_IFLNK: ({**_HEADER, "target": str},),
+    stat.S_IFREG: ({**_HEADER, "size": int}, {**_HEADER, "same": str}),
+}
 
 
 class Writer:
@@ -88,6 +97,10 @@ class Writer:
                     self._write(_PART.pack(start, len(part)) + part)
                     start += len(part)
             self._write(_PART.pack(0, 0))
+            if os.fstat(descriptor).st_size < status.st_size:
+                # The header promised more, and the receiver would take the rest for a hole.
+                what = f"cannot be copied: {header['name']}: was cut short meanwhile"
+                raise OpsError(what, fix="see what works in the home")
         finally:
             os.close(descriptor)
 
@@ -109,7 +122,7 @@ def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 def unpack(source: BinaryIO, directory: str) -> None:
     """Make *directory* of a stream.
 
-    :raises OpsError: it could not be written, or the stream did not come to its end
+    :raises OpsError: it could not be written, or the stream is anything but one whole directory
     """
     try:
         os.mkdir(directory, 0o700)
@@ -119,7 +132,7 @@ def unpack(source: BinaryIO, directory: str) -> None:
     while (length := _LENGTH.unpack(_exactly(source, _LENGTH.size))[0]) != 0:
         if length > _HEADER_LIMIT:
             raise _nonsense()
-        header = json.loads(_exactly(source, length))
+        header = _header(_exactly(source, length))
         name, kind = header["name"], header["kind"]
         above, _slash, last = name.rpartition("/")
         # Only into directories of our own making: nothing leads out of *directory*.
@@ -143,20 +156,36 @@ def unpack(source: BinaryIO, directory: str) -> None:
                 _finish(path, header)
             else:
                 _receive(source, path, header)
+    if not made or source.read(1):
+        raise _nonsense()
     for name, header in reversed(made.items()):
         # Only now: it may forbid to write into it, and what is written into it changes its time.
         with _copying(name):
             _finish(os.path.join(directory, name), header)
 
 
+def _header(data: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        raise _nonsense() from None
+    for kind, forms in _FORMS.items():
+        if any(fits(header, form) and header["kind"] == kind for form in forms):
+            return header
+    raise _nonsense()
+
+
 def _receive(source: BinaryIO, path: str, header: dict[str, Any]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    end = 0
     try:
         while (part := _PART.unpack(_exactly(source, _PART.size)))[1]:
-            start, data = part[0], memoryview(_exactly(source, min(part[1], _CHUNK)))
+            start, length = part
+            if length > _CHUNK or start < end or start + length > header["size"]:
+                raise _nonsense()
+            end, data = start + length, memoryview(_exactly(source, length))
             while data:
-                written = os.pwrite(descriptor, data, start)
-                start, data = start + written, data[written:]
+                data = data[os.pwrite(descriptor, data, end - len(data)) :]
         os.ftruncate(descriptor, header["size"])
         _finish(descriptor, header)
     finally:
