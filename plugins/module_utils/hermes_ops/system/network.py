@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import socket
@@ -22,6 +23,7 @@ from .worker import work
 # States of a socket in /proc/net/tcp (Linux, include/net/tcp_states.h).
 _ESTABLISHED = "01"
 _LISTEN = "0A"
+_NET = "/proc/net"
 _TABLES = ("tcp", "tcp6")
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _UNIT = re.compile(r"/hermes-gateway@([^/]+)\.service(?:/|$)", re.M)
@@ -54,17 +56,24 @@ class _Row:
         return int(self.local.rpartition(":")[2], 16)
 
 
-def _rows(net: str = "/proc/net") -> Iterator[_Row]:
-    """Those that can be read in time; the kernel puts listeners first."""
-    deadline = time.monotonic() + _SECONDS
-    for table in _TABLES:
-        with contextlib.suppress(OSError), open(f"{net}/{table}", encoding="utf-8") as stream:
+def _rows(deadline: float, *tables: str) -> Iterator[_Row]:
+    """The sockets in *tables* (paths), as many as can be read until *deadline* of the monotonic clock."""
+    for table in tables:
+        with contextlib.suppress(OSError), open(table, encoding="utf-8") as stream:
             next(stream, None)
             for line in stream:
                 if time.monotonic() >= deadline:
                     return
                 fields = line.split()
                 yield _Row(fields[1], fields[2], fields[3], int(fields[7]), fields[9])
+
+
+def _listening() -> Iterator[_Row]:
+    """The sockets that listen. The kernel writes them before all connections (Linux, net/ipv4/tcp_ipv4.c:
+    tcp_seq_start), so reading a table ends where these begin: an agent may have very many of them."""
+    deadline = time.monotonic() + _SECONDS
+    for table in _TABLES:
+        yield from itertools.takewhile(lambda row: row.state == _LISTEN, _rows(deadline, f"{_NET}/{table}"))
 
 
 def listeners(ports: Iterable[int], *owners: Owner) -> dict[int, set[int]]:
@@ -77,7 +86,7 @@ def listeners(ports: Iterable[int], *owners: Owner) -> dict[int, set[int]]:
     wanted = set(ports)
     if not wanted:
         return {}
-    sockets = [row for row in _rows() if row.state == _LISTEN and row.port in wanted]
+    sockets = [row for row in _listening() if row.port in wanted]
     found: dict[int, set[int]] = {row.port: set() for row in sockets}
     _find(sockets, found)
     for owner in owners:
@@ -150,7 +159,8 @@ def is_connected(pid: int, sockets: Iterable[str]) -> bool | None:
     connections on this host than can be read."""
     deadline = time.monotonic() + _SECONDS
     mine = set(sockets) - {""}
-    ours = [row for row in _rows(f"/proc/{pid}/net") if row.inode in mine]
+    tables = [f"/proc/{pid}/net/{table}" for table in _TABLES]
+    ours = [row for row in _rows(deadline, *tables) if row.inode in mine]
     ports = {row.port for row in ours if row.state == _LISTEN}
     connected = any(row.state == _ESTABLISHED and row.port not in ports for row in ours)
     return connected or (None if time.monotonic() >= deadline else False)
@@ -162,7 +172,7 @@ def accepted_by(connection: socket.socket, deadline: float) -> int | None:
     A port can change hands between a look at who listens and a connection. A connection cannot: this one is the very
     process's that will read what we send.
 
-    :param deadline: of the monotonic clock
+    :param deadline: of the monotonic clock; nothing is read after it
     """
     local, remote = (_written(name, connection.family) for name in (connection.getpeername(), connection.getsockname()))
     wanted = {(local, remote)}
@@ -170,7 +180,7 @@ def accepted_by(connection: socket.socket, deadline: float) -> int | None:
         # A server that listens on both families has it among those of IPv6.
         wanted.add((_MAPPED + local, _MAPPED + remote))
     while True:
-        for row in _rows():
+        for row in _rows(deadline, *(f"{_NET}/{table}" for table in _TABLES)):
             if (row.local, row.remote) in wanted and row.inode != "0":
                 return row.uid
         if time.monotonic() >= deadline:
