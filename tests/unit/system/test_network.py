@@ -17,6 +17,8 @@ from types import SimpleNamespace
 import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import WorkerDied
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info, process
 
 
@@ -258,3 +260,34 @@ def test_a_declared_port_that_somebody_else_holds_is_a_conflict(listening):
     assert "Fix: " in conflict
     assert info.port_conflicts([replace(agent, state="absent")], []) == []
     assert info.port_conflicts([replace(agent, api=replace(agent.api, enabled=False))], []) == []
+
+
+def test_a_port_whose_listener_cannot_be_seen_is_its_user_s(listening, monkeypatch):
+    monkeypatch.setattr(network, "_find", lambda *arguments: None)
+    me = Owner.current()
+    (conflict,) = info.port_conflicts([declared(listening)], [])
+    assert f"taken by a process of user {me.name} that cannot be seen. Fix: " in conflict
+    other = replace(me, name="other", uid=me.uid + 1)
+    assert len(info.port_conflicts([declared(listening)], [other])) == 1
+    # One that an agent hides speaks against no other agent of the host.
+    assert info.port_conflicts([declared(listening)], [other, me]) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="other users' processes are root's to start")
+def test_an_agent_that_hides_a_listener_and_stops_its_worker_ends_no_look(hoarder, monkeypatch):
+    monkeypatch.setattr(network, "MOST_DESCRIPTORS", 500)
+    asked = []
+
+    def work(owner, function, ports):
+        asked.append((owner.name, ports))
+        raise WorkerDied("a look did not finish within 10 s")
+
+    monkeypatch.setattr(network, "work", work)
+    port = hoarder(600, NOBODY)[1]
+    nobody, daemon = Owner.named("nobody"), Owner.named("daemon")
+    assert info.port_conflicts([declared(port)], [daemon, nobody]) == []
+    assert asked == [("nobody", [port])]
+
+
+def test_a_user_without_a_name_is_named_by_its_number():
+    assert network.describe(set(), {4_000_000_000}) == "a process of user 4000000000 that cannot be seen"

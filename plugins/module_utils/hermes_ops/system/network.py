@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import pwd
 import re
 import socket
 import struct
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from .answer import fits
 from .files import Owner
 from .text import printable
-from .worker import work
+from .worker import WorkerDied, work
 
 # States of a socket in /proc/net/tcp (Linux, include/net/tcp_states.h).
 _ESTABLISHED = "01"
@@ -76,23 +77,45 @@ def _listening() -> Iterator[_Row]:
         yield from itertools.takewhile(lambda row: row.state == _LISTEN, _rows(deadline, f"{_NET}/{table}"))
 
 
+@dataclass(frozen=True)
+class Listener:
+    """Who listens on a port.
+
+    :param uids: the users who made the sockets: the kernel says so of each
+    :param pids: the processes that hold the sockets; empty when none can be seen, which a user can bring about
+    """
+
+    uids: set[int]
+    pids: set[int]
+
+
 def listeners(ports: Iterable[int], *owners: Owner) -> dict[int, set[int]]:
+    """Port -> process ids, see :func:`look_at_listeners`."""
+    return {port: listener.pids for port, listener in look_at_listeners(ports, *owners).items()}
+
+
+def look_at_listeners(ports: Iterable[int], *owners: Owner) -> dict[int, Listener]:
     """Which of *ports* are listened on, and by whom.
 
     :param owners: users whose processes are looked at with their own rights too: in a container even root may
         lack those to look at another user's
-    :returns: port -> process ids; an empty set when the process cannot be seen
     """
     wanted = set(ports)
     if not wanted:
         return {}
     sockets = [row for row in _listening() if row.port in wanted]
-    found: dict[int, set[int]] = {row.port: set() for row in sockets}
+    users: dict[int, set[int]] = {}
+    for row in sockets:
+        users.setdefault(row.port, set()).add(row.uid)
+    found: dict[int, set[int]] = {port: set() for port in users}
     _find(sockets, found)
     for owner in owners:
-        if not all(found.values()) and os.geteuid() != owner.uid:
-            merge_seen(found, work(owner, "system.network:seen_listeners", sorted(wanted)))
-    return found
+        unseen = [port for port, uids in users.items() if owner.uid in uids and not found[port]]
+        if unseen and os.geteuid() != owner.uid:
+            # An agent can stop its worker: then its processes stay unseen, and the look at others goes on.
+            with contextlib.suppress(WorkerDied):
+                merge_seen(found, work(owner, "system.network:seen_listeners", sorted(unseen)))
+    return {port: Listener(uids, found[port]) for port, uids in users.items()}
 
 
 def seen_listeners(ports: list[int]) -> list[list[int]]:
@@ -223,11 +246,22 @@ def outsiders(pids: set[int], agents: set[str]) -> set[int]:
     return {pid for pid in pids if gateway_of(pid) not in agents and command_line(pid)}
 
 
-def describe(pids: set[int]) -> str:
-    """``pid 12 (nginx)`` for people."""
+def describe(pids: set[int], uids: Iterable[int] = ()) -> str:
+    """``pid 12 (nginx)`` for people.
+
+    :param uids: the users who are named when there are no *pids*
+    """
     named = []
     for pid in sorted(pids)[:5]:
         gateway, words = gateway_of(pid), command_line(pid)
         program = printable(os.path.basename(words[0])[:64]) if words else "gone"
         named.append(f"pid {pid} ({f'the gateway of agent {printable(gateway)}' if gateway else program})")
-    return ", ".join(named) or "a process that cannot be seen"
+    users = " or ".join(_user_name(uid) for uid in sorted(uids)[:5])
+    return ", ".join(named) or f"a process{f' of user {users}' if users else ''} that cannot be seen"
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

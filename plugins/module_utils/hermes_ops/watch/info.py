@@ -96,7 +96,13 @@ def _separated(agents: list[Agent], ops_dir: str) -> list[str]:
 
 
 def port_conflicts(agents: list[Agent], owners: list[Owner]) -> list[str]:
-    """Declared ports that somebody else holds; a gateway of ours may hold any of them."""
+    """Declared ports that somebody else holds; a gateway of ours may hold any of them.
+
+    An agent can hide which of its processes listens. Then the port is its user's, as the kernel says: no objection to
+    the host, but a finding about the agent that wants the port (:func:`health.taken_ports`).
+
+    :param owners: the users of *agents*
+    """
     wanted = {
         server.port: f"agent {agent.name}: {key}.port {server.port}"
         for agent in agents
@@ -104,13 +110,14 @@ def port_conflicts(agents: list[Agent], owners: list[Owner]) -> list[str]:
         for key, server in agent.servers.items()
     }
     known = {agent.name for agent in agents}
+    users = {owner.uid for owner in owners}
     conflicts = []
-    for port, pids in sorted(network.listeners(set(wanted), *owners).items()):
-        foreign = network.outsiders(pids, known)
-        if not foreign and pids:
+    for port, listener in sorted(network.look_at_listeners(set(wanted), *owners).items()):
+        foreign, strangers = network.outsiders(listener.pids, known), listener.uids - users
+        if not foreign and (listener.pids or not strangers):
             continue
         left = sorted({network.gateway_of(pid) or "" for pid in foreign} - {""})
-        who, hint = network.describe(foreign), "stop it, or declare another port"
+        who, hint = network.describe(foreign, strangers), "stop it, or declare another port"
         if left:
             who += ", no longer declared"
             hint = f"declare {' and '.join(left)} with state: absent, or declare another port"
