@@ -1,11 +1,13 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A directory as a stream of bytes, with all that makes it what it is: links, holes, times and modes.
+"""A directory as a stream of bytes, with its links, holes, times and modes.
 
-A worker starts no program, so it is no tar(1) that does this. For each entry the stream has a length, a header of that
-length in JSON, and for a file its parts: where each belongs, how long it is, and its bytes. A part without a byte ends
-the file, a header of length 0 the stream: one that was cut off is no whole directory.
+A worker cannot start a program, so tar(1) is not used. For each entry the stream holds a length, a JSON header of that
+length, and for a file its parts in ascending order: each part's position, its length, and its bytes. An empty part ends
+a file, a header of length 0 ends the stream. A stream without that end, or with bytes after it, is refused.
+
+The agent can write the directory while it is read, so the receiver trusts nothing in the stream.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ from ..system.files import failure
 _LENGTH = struct.Struct(">I")
 _PART = struct.Struct(">QI")
 _CHUNK = 1 << 20
-# Bytes of a header: two paths (PATH_MAX is 4096), of which JSON may make six times as many.
+# Bytes of a header: two paths (PATH_MAX is 4096), each up to six times as long in JSON.
 _HEADER_LIMIT = 1 << 16
-# The bits of a mode that are kept: nothing that makes a program act as somebody else.
+# The bits of a mode that are kept. Set-user-ID and set-group-ID are not.
 _MODE = 0o1777
-# The header of every entry, and the forms that it may have, by the kind of the entry. There are no other kinds.
+# The keys of every header, and the allowed forms of a header for each kind of entry. Other kinds are refused.
 _HEADER = {"name": str, "kind": int, "mode": int, "mtime": int}
 _FORMS = {
     stat.S_IFDIR: (_HEADER,),
@@ -45,14 +47,16 @@ class Writer:
 
     def __init__(self, out: int) -> None:
         self._out = out
-        # Of files with several names: device and inode -> the first one.
+        # For files with several names: device and inode -> the name that was sent first.
         self._names: dict[tuple[int, int], str] = {}
 
     def add(self, path: str, name: str, status: os.stat_result) -> None:
-        """Add what is at *path* and had *status*.
+        """Add the entry at *path*.
 
-        :param name: its path in the stream; "" for the directory itself, which comes first
-        :raises OpsError: it cannot be read, or is something else by now
+        :param name: the entry's path in the stream; "" for the directory itself, which comes first
+        :param status: the entry's status, read before
+        :raises OpsError: the entry cannot be read, is no longer the file that it was, or became shorter while it was
+            read
         """
         kind = stat.S_IFMT(status.st_mode)
         header = {
@@ -98,7 +102,7 @@ class Writer:
                     start += len(part)
             self._write(_PART.pack(0, 0))
             if os.fstat(descriptor).st_size < status.st_size:
-                # The header promised more, and the receiver would take the rest for a hole.
+                # The header says how long the file was; the receiver would fill the missing end with a hole.
                 what = f"cannot be copied: {header['name']}: was cut short meanwhile"
                 raise OpsError(what, fix="see what works in the home")
         finally:
@@ -106,7 +110,7 @@ class Writer:
 
 
 def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where a file of *size* has bytes: the rest of it are holes."""
+    """Start and end of each part of a file of *size* bytes that holds data; the rest are holes."""
     end = 0
     while end < size:
         try:
@@ -120,9 +124,9 @@ def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def unpack(source: BinaryIO, directory: str) -> None:
-    """Make *directory* of a stream.
+    """Make *directory* from the stream *source*, up to the end of *source*.
 
-    :raises OpsError: it could not be written, or the stream is anything but one whole directory
+    :raises OpsError: the directory cannot be written, or the stream is not exactly one whole directory
     """
     try:
         os.mkdir(directory, 0o700)
@@ -135,7 +139,7 @@ def unpack(source: BinaryIO, directory: str) -> None:
         header = _header(_exactly(source, length))
         name, kind = header["name"], header["kind"]
         above, _slash, last = name.rpartition("/")
-        # Only into directories of our own making: nothing leads out of *directory*.
+        # An entry may only lie in a directory that this stream made, so that no name leads out of *directory*.
         if bool(name) != bool(made) or (name and (above not in made or last in ("", ".", ".."))):
             raise _nonsense()
         path = os.path.join(directory, name)
@@ -159,7 +163,7 @@ def unpack(source: BinaryIO, directory: str) -> None:
     if not made or source.read(1):
         raise _nonsense()
     for name, header in reversed(made.items()):
-        # Only now: it may forbid to write into it, and what is written into it changes its time.
+        # Modes and times of directories come last: a mode can forbid writing, and each write changes the time.
         with _copying(name):
             _finish(os.path.join(directory, name), header)
 
