@@ -750,6 +750,13 @@ def entry(name: str, kind: int, **more: object) -> bytes:
     return len(header).to_bytes(4, "big") + header
 
 
+def part(start: int, data: bytes) -> bytes:
+    return start.to_bytes(8, "big") + len(data).to_bytes(4, "big") + data
+
+
+END_OF_FILE, END = part(0, b""), bytes(4)
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -761,8 +768,29 @@ def entry(name: str, kind: int, **more: object) -> bytes:
         b"\xff\xff\xff\xff",
         entry("cut", stat.S_IFREG, size=3) + bytes(8) + (3).to_bytes(4, "big") + b"ab",
         b"",
+        *(
+            entry("file", kind, size=3) + part(0, b"abc") + END_OF_FILE + END
+            for kind in (0, stat.S_IFREG | 0o100, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK, stat.S_IFDIR, stat.S_IFIFO)
+        ),
+        *(entry("file", kind, same="file") + END for kind in (0, stat.S_IFIFO)),
+        entry("file", stat.S_IFREG, size=3) + part(0, b"abcd") + END_OF_FILE + END,
+        entry("file", stat.S_IFREG, size=3) + part(2**64 - 1, b"abc") + END_OF_FILE + END,
+        entry("file", stat.S_IFREG, size=2**21) + part(0, bytes(2**20 + 1)) + END_OF_FILE + END,
+        entry("file", stat.S_IFREG, size=3) + part(0, b"ab") + part(1, b"b") + END_OF_FILE + END,
+        entry("file", stat.S_IFREG, size=3) + part(0, b"abc") + END,
+        entry("file", stat.S_IFREG, size="3") + END_OF_FILE + END,
+        entry("file", stat.S_IFREG) + END_OF_FILE + END,
+        entry("link", stat.S_IFLNK, target=None) + END,
+        (2).to_bytes(4, "big") + b"[]" + END,
+        (2).to_bytes(4, "big") + b"{x" + END,
+        END + b"x",
     ],
-    ids=["above", "itself", "through a link", "a link to above", "twice", "endless", "cut in a file", "cut"],
+    ids=[
+        *("above", "itself", "through a link", "a link to above", "twice", "endless", "cut in a file", "cut"),
+        *("no kind", "half a kind", "a device", "a disk", "a socket", "a long directory", "a long pipe"),
+        *("a name of no kind", "a name of a pipe", "overlong", "far overlong", "a long part", "overlapping"),
+        *("no end of a file", "a size in words", "no size", "a link to nothing", "no mapping", "no JSON", "more after"),
+    ],
 )
 def test_a_stream_leads_nowhere_else_and_is_whole_or_an_error(tmp_path, said):
     (tmp_path / "kept").write_text("x")
@@ -770,6 +798,40 @@ def test_a_stream_leads_nowhere_else_and_is_whole_or_an_error(tmp_path, said):
         stream.unpack(io.BytesIO(entry("", stat.S_IFDIR) + said), str(tmp_path / "home"))
     assert sorted(os.listdir(tmp_path)) == ["home", "kept"]
     assert (tmp_path / "kept").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("said", [END, entry("", stat.S_IFREG, size=0) + END_OF_FILE + END, entry("x", stat.S_IFDIR)])
+def test_a_stream_begins_with_a_directory(tmp_path, said):
+    with pytest.raises(OpsError, match="cannot be copied"):
+        stream.unpack(io.BytesIO(said), str(tmp_path / "home"))
+
+
+def test_a_stream_with_all_that_may_be_in_it_is_taken(tmp_path):
+    size = 2 * stream._CHUNK
+    said = [
+        entry("", stat.S_IFDIR),
+        *(entry("file", stat.S_IFREG, size=size), part(0, b"a"), part(size - 1, b"z"), END_OF_FILE),
+        entry("again", stat.S_IFREG, same="file"),
+        entry("link", stat.S_IFLNK, target="nowhere"),
+        entry("pipe", stat.S_IFIFO),
+        END,
+    ]
+    stream.unpack(io.BytesIO(b"".join(said)), str(tmp_path / "home"))
+    assert (tmp_path / "home/again").read_bytes() == b"a" + bytes(size - 2) + b"z"
+    assert sorted(os.listdir(tmp_path / "home")) == ["again", "file", "link", "pipe"]
+
+
+def test_a_file_that_is_cut_short_while_it_is_sent_is_an_error(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"abcdef")
+
+    def where_bytes_are(descriptor, size):
+        os.truncate(path, 3)
+        yield 0, size
+
+    monkeypatch.setattr(stream, "_data", where_bytes_are)
+    with open(tmp_path / "stream", "wb") as out, pytest.raises(OpsError, match="file: was cut short meanwhile"):
+        stream.Writer(out.fileno()).add(str(path), "file", path.lstat())
 
 
 def test_a_survey_of_another_shape_is_refused():
