@@ -39,12 +39,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="restore even if the home holds newer data than the backup"
     )
-    parser.add_argument("--check", action="store_true", help="only say whether it can be restored")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--check", action="store_true", help="only say whether it can be restored")
     parser.add_argument("--env-identity", metavar="FILE", help="age identity, for an archive with an encrypted .env")
-    parser.add_argument(
+    only.add_argument(
         "--kept", action="store_true", help="no backup: put back config.yaml and .env as they last worked"
     )
-    parser.add_argument("--recover", action="store_true", help="only undo a restore that was interrupted")
+    only.add_argument("--recover", action="store_true", help="only undo a restore that was interrupted")
     # For the recovery unit, at boot.
     parser.add_argument("--boot", action="store_true", help=argparse.SUPPRESS)
 

@@ -29,9 +29,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "agents", nargs="*", metavar="AGENT", help="default: all adopted agents that share or shared a home or a user"
     )
-    parser.add_argument("--check", action="store_true", help="only say what would be done")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--check", action="store_true", help="only say what would be done")
     parser.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
-    parser.add_argument("--recover", action="store_true", help="only finish or undo an interrupted run")
+    only.add_argument("--recover", action="store_true", help="only finish or undo an interrupted run")
     # For the recovery unit, at boot.
     parser.add_argument("--boot", action="store_true", help=argparse.SUPPRESS)
 

@@ -77,8 +77,9 @@ def end_with(caller: int) -> None:
 def _told(value: Any) -> Iterator[str]:
     """The directories in *value* that would be hidden."""
     if isinstance(value, str):
-        if value.startswith(tuple(f"{path}/" for path in HIDDEN)) and "\0" not in value:
-            yield value
+        path = os.path.normpath(value)
+        if _is_below(path, HIDDEN) and "\0" not in path:
+            yield path
     elif isinstance(value, (list, tuple)):
         for each in value:
             yield from _told(each)
@@ -88,18 +89,17 @@ def _told(value: Any) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[int | None]:
-    """The directory *path*, or the one that holds the file *path*; None where an agent's link is on the way."""
-    for directory in (path, os.path.dirname(path)):
+    """The directory *path*, or the nearest above it that is there; None: it is no longer below a hidden one."""
+    number = None
+    while number is None and _is_below(path, HIDDEN):
         with contextlib.suppress(OpsError):
-            number = open_directory(directory)
-            break
-    else:
-        yield None
-        return
+            number = open_directory(path)
+        path = os.path.dirname(path)
     try:
         yield number
     finally:
-        os.close(number)
+        if number is not None:
+            os.close(number)
 
 
 def _make(path: str) -> None:
