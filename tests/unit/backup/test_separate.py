@@ -131,8 +131,8 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(guard, "UNIT_DIRECTORY", str(tmp_path / "guards"))
     monkeypatch.setitem(units.UNIT_DIRECTORIES, "system", str(tmp_path / "units"))
     monkeypatch.setattr(installation, "AGENTS", str(tmp_path / "agents"))
-    monkeypatch.setattr(logs, "CONFIG", str(tmp_path / "logrotate"))
-    monkeypatch.setattr(logs, "SERVICE", str(tmp_path / "logrotate.service"))
+    monkeypatch.setattr(logs, "CONFIG", str(tmp_path / "logrotate-{}"))
+    monkeypatch.setattr(logs, "UNIT", str(tmp_path / "logrotate@{}.service"))
     me = Owner.current()
     monkeypatch.setattr(Owner, "named", lambda name: Owner(name, me.uid, me.gid, "/nonexistent"))
     monkeypatch.setattr(separate, "make_user", lambda user, _home: None)
@@ -181,12 +181,13 @@ def converge(host: Host) -> None:
 def written(host: Host, agents: dict[str, Agent]) -> dict[Path, str]:
     """What site.yml writes for *agents* on a host where everything is on."""
     units_host = units.Host("system", host.root, 252, 10, 300)
-    homes = [logs.Home(each.home, each.user, logs.group_of(each.user)) for each in agents.values()]
+    homes = [logs.Home(each.name, each.home, each.user, logs.group_of(each.user)) for each in agents.values()]
+    rotations = logs.rotations(SETTINGS, homes)
     first = agents["default"]
     return {
         **{Path(installation.AGENTS, f"{name}.json"): published(agent) for name, agent in agents.items()},
-        Path(logs.CONFIG): logs.render_config(SETTINGS, homes),
-        Path(logs.SERVICE): logs.render_service(SETTINGS, homes),
+        **{Path(logs.CONFIG.format(each.name)): each.config for each in rotations},
+        **{Path(logs.UNIT.format(each.name)): logs.render_unit(each) for each in rotations},
         Path(units_host.dashboard_path): units.render_dashboard(
             units_host, first, host.owner_of(first), "127.0.0.1", 9119
         ),

@@ -27,6 +27,6 @@ def work(call: Call) -> dict[str, Any]:
             journal_days=params["journal_days"],
         )
         present = [agent for agent in agents_of(call) if agent.present]
-        homes = [logs.Home(agent.home, agent.user, logs.group_of(agent.user)) for agent in present]
+        homes = [logs.Home(agent.name, agent.home, agent.user, logs.group_of(agent.user)) for agent in present]
         plan = logs.plan_logs(settings, homes, manager)
-    return {**call.done(plan, "logs"), "config": logs.CONFIG}
+    return {**call.done(plan, "logs"), "configs": logs.CONFIG.format("*")}

@@ -30,12 +30,13 @@ def write(host: units.Host, before: tuple[Agent, Owner], after: tuple[Agent, Own
 
 def plan(host: units.Host, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> dict[str, str]:
     """The files that have to change: path -> new text."""
-    homes = [logs.Home(agent.home, agent.user, logs.group_of(agent.user)) for agent, _owner in (before, after)]
+    agents = (before[0], after[0])
+    homes = [logs.Home(agent.name, agent.home, agent.user, logs.group_of(agent.user)) for agent in agents]
     texts = {
         host.drop_in_path(after[0].name): lambda _text: units.render_drop_in(host, *after),
         host.dashboard_path: lambda text: units.moved_dashboard(host, text, before, after),
-        logs.CONFIG: lambda text: logs.moved_config(text, *homes),
-        logs.SERVICE: lambda text: logs.moved_service(text, *homes),
+        logs.CONFIG.format(after[0].name): lambda text: logs.moved_config(text, *homes),
+        logs.UNIT.format(after[0].name): lambda text: logs.moved_unit(text, *homes),
     }
     found = {path: read_text(path) for path in texts if os.path.exists(path)}
     changed = {path: texts[path](text) for path, text in found.items() if text is not None}
