@@ -477,7 +477,7 @@ def test_killed_when_it_counts_it_is_finished(host, agent, made, tmp_path, monke
         assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
     said: list[str] = []
     assert restore.Restore(host, said.append).recover()
-    assert "interrupted after it counted: it is finished" in said[0]
+    assert "interrupted after it had succeeded: finishing it" in said[0]
     assert tree(tmp_path / "home") == expected(old, new)
     assert leftovers(tmp_path) == []
     assert len(os.listdir(tmp_path / "ops/set-aside")) == 1

@@ -270,8 +270,8 @@ def test_an_agent_that_is_not_there_is_named(host):
 @pytest.mark.parametrize(
     ("entry", "what"),
     [
-        (("Ada's own", "/home/x", 1500), "there is a user hermes-work already, who is somebody else"),
-        (("Hermes agent", "/var/lib/other", 900), "there is a user hermes-work already, who is somebody else"),
+        (("Ada's own", "/home/x", 1500), "user hermes-work exists already and is not this agent's"),
+        (("Hermes agent", "/var/lib/other", 900), "user hermes-work exists already and is not this agent's"),
     ],
 )
 def test_a_user_of_somebody_else_is_not_taken(host, monkeypatch, entry, what):
@@ -466,7 +466,7 @@ def test_an_agent_that_is_not_healthy_goes_back_and_its_copy_is_kept(host):
     (host.top / "sick").touch()
     before = tree(host.top / "ada")
     said = []
-    with pytest.raises(OpsError, match=r"not healthy in its own home, so that was undone.*it is sick"):
+    with pytest.raises(OpsError, match=r"not healthy in its own home, so the separation was undone.*it is sick"):
         run(host, say=said.append)
     assert tree(host.top / "ada") == before
     assert not is_apart(host, "work")
@@ -546,7 +546,7 @@ def test_what_took_the_place_of_the_original_is_not_moved(host, monkeypatch):
     said = []
     monkeypatch.setattr(health, "wait", swapped)
     run(host, "work", say=said.append)
-    assert f"{home} is not what was copied, and stays where it is" in said
+    assert f"{home} is not the directory that was copied, so it stays where it is" in said
     assert home.is_dir()
     assert (host.top / "ada/taken/memories/MEMORY.md").read_text() == "of work\n"
 
