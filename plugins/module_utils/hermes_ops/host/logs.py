@@ -37,8 +37,6 @@ from .kit import COMMAND
 CONFIG = "/etc/hermes-ops/logrotate-{}.conf"
 STATE = "/var/lib/logrotate/hermes-{}.status"
 UNIT = "/etc/systemd/system/hermes-logrotate@{}.service"
-# Where the configuration of all agents was before.
-_FORMER_CONFIGS = ("/etc/logrotate.d/hermes", "/etc/hermes-ops/logrotate.conf")
 JOURNALD = "/etc/systemd/journald.conf.d/hermes.conf"
 # Starts the rotations, every hour.
 SERVICE = "/etc/systemd/system/hermes-logrotate.service"
@@ -417,7 +415,8 @@ def check_config(text: str, where: str) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="hermes-logrotate-") as directory:
         path = os.path.join(directory, "config")
-        nowhere = re.sub("^/", f"{directory}/nowhere/", text, flags=re.M)
+        # As the user that the configuration names, logrotate could not even look into our directory.
+        nowhere = re.sub("^/", "/nonexistent/", text, flags=re.M)
         # logrotate ignores a configuration that others than its owner may write to.
         write_atomic(path, nowhere, mode=CONFIG_MODE)
         done = run(["logrotate", "--debug", "--state", os.path.join(directory, "state"), path], timeout=60, check=False)
@@ -438,7 +437,6 @@ def plan_logs(settings: Settings, homes: Iterable[Home], manager: Manager) -> Pl
     plan = Plan()
     wanted = rotations(settings, homes)
     names = [rotation.name for rotation in wanted]
-    plan_files_gone(plan, _FORMER_CONFIGS)
     _plan_rotations_gone(plan, manager, kept=names)
     checked = len(plan.actions)
     for rotation in wanted:
@@ -457,7 +455,7 @@ def plan_logs(settings: Settings, homes: Iterable[Home], manager: Manager) -> Pl
 def plan_no_logs(manager: Manager) -> Plan:
     """Compare the host with one where all of this never was. Logs, rotated or not, stay."""
     plan = Plan()
-    plan_gone(plan, manager, _TIMER_UNIT, [TIMER, SERVICE, *_FORMER_CONFIGS])
+    plan_gone(plan, manager, _TIMER_UNIT, [TIMER, SERVICE])
     _plan_rotations_gone(plan, manager)
     if os.path.exists(JOURNALD):
         plan_files_gone(plan, [JOURNALD])
@@ -482,4 +480,4 @@ def _found() -> set[str]:
 
 def present() -> bool:
     """Whether something of this is on the host."""
-    return any(map(os.path.lexists, (*_FORMER_CONFIGS, TIMER, SERVICE, JOURNALD))) or bool(_found())
+    return any(map(os.path.lexists, (TIMER, SERVICE, JOURNALD))) or bool(_found())
