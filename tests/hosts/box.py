@@ -42,6 +42,7 @@ BOX_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 # Also where an ordinary user does not look.
 SEARCH_PATH = f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin"
+
 BOOT_SECONDS = 30
 
 # Where the releases lie, and where in an image: a directory of an image cannot be renamed in its containers
