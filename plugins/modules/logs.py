@@ -13,9 +13,10 @@ version_added: 0.1.0
 author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
-  - Writes C(/etc/hermes-ops/logrotate.conf) for every log of every agent that Hermes does not bound itself, after
-    logrotate has accepted the configuration. Writes the timer C(hermes-logrotate.timer), which runs logrotate every
-    hour, so that O(max_size) also holds within a day.
+  - Writes a configuration of logrotate for each agent, C(/etc/hermes-ops/logrotate-<agent>.conf), with every log that
+    Hermes does not bound itself, after logrotate has accepted it, and a unit that rotates these logs,
+    C(hermes-logrotate@<agent>.service). One agent's rotation cannot delay another's.
+  - The timer C(hermes-logrotate.timer) starts these units every hour, so that O(max_size) also holds within a day.
   - Limits the journal with a drop-in, C(/etc/systemd/journald.conf.d/hermes.conf), and restarts C(systemd-journald) if
     it runs without these settings.
 attributes:
@@ -53,6 +54,7 @@ options:
     description:
       - More logs, as absolute paths with the patterns of glob(7). They are rotated with the rights of the user that
         owns their directory, and their writers may keep them open.
+      - A path that is rotated already is refused.
     type: list
     elements: str
     default: []
@@ -78,11 +80,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-config:
-  description: The configuration of logrotate.
+configs:
+  description: The configurations of logrotate, one for each agent, as a pattern of glob(7).
   returned: always
   type: str
-  sample: /etc/hermes-ops/logrotate.conf
+  sample: /etc/hermes-ops/logrotate-*.conf
 """
 
 from typing import Any

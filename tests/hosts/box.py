@@ -40,6 +40,9 @@ UBUNTU = ("jammy", "noble")
 CA_BUNDLES = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt"))
 BOX_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
+# Also where an ordinary user does not look.
+SEARCH_PATH = f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin"
+
 BOOT_SECONDS = 30
 
 # Where the releases lie, and where in an image: a directory of an image cannot be renamed in its containers
@@ -364,6 +367,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Hosts with systemd, as containers, for tests and demo.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("engine", help="install and start Docker's engine where none answers")
+    packages = commands.add_parser(
+        "packages", help="install what tests on this machine itself need, where it is missing"
+    )
+    packages.add_argument("names", nargs="+", help="of packages whose program has the same name")
     hosts = "a suite (bare), or a suite and versions of Hermes (prepared): bookworm, bookworm+0.19.0"
     image = commands.add_parser("image", help="build the image of a host, print its name")
     image.add_argument("host", type=known_host, help=hosts)
@@ -377,6 +384,11 @@ def main() -> int:
     commands.add_parser("down", help="remove boxes and all that is in them").add_argument("names", nargs="+")
     arguments = parser.parse_args()
     try:
+        if arguments.command == "packages":
+            missing = [name for name in arguments.names if shutil.which(name, path=SEARCH_PATH) is None]
+            if missing:
+                install_packages(*missing)
+            return 0
         ensure_engine()
         if arguments.command == "image":
             print(ensure_image(arguments.host))

@@ -179,7 +179,7 @@ def test_a_model_that_is_dead(controller, beat, pings, agent, model):
         assert beat() == 0
         kind, body = pings.of(WORK)
         assert kind == "fail"
-        assert "2 of the last hour's 3 turns ended without an answer of the model" in body
+        assert "2 of the last hour's 3 turns ended without an answer from the model" in body
         assert "Fix: check the model" in body
     finally:
         age_turns(controller, 7200, last)
@@ -310,7 +310,7 @@ def test_a_platform_that_says_it_is_connected_and_hears_nothing(controller, agen
     state["platforms"]["discord"] = {**state["platforms"]["api_server"], "state": "connected"}
     with replaced(controller, path, json.dumps(state)):
         assert "deaf" not in findings(controller)
-        assert findings(controller)["deaf"]["what"].startswith("discord: connected, says Hermes")
+        assert findings(controller)["deaf"]["what"].startswith("discord: connected according to Hermes")
     assert "deaf" not in findings(controller)
 
 
@@ -325,7 +325,7 @@ def test_an_event_loop_that_stands_still(controller, agent, wait_until):
     ):
         with replaced(controller, path, json.dumps({**beats, "monotonic": beats["monotonic"] - 500})):
             found = findings(controller)
-        assert "its event loop has not turned for" in found["frozen"]["what"]
+        assert "its event loop has been stuck for" in found["frozen"]["what"]
         assert "no_answer" in found
     wait_until(agent("work", 8643).is_healthy, "the agent is awake")
 

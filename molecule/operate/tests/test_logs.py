@@ -20,7 +20,9 @@ testinfra_hosts = ["ansible://operate-bookworm"]
 
 HOME = "/var/lib/hermes/agents/default/.hermes"
 AGENT = "hermes-default"
-CONFIG = "/etc/hermes-ops/logrotate.conf"
+STATE = "/var/lib/logrotate/hermes-default.status"
+CONFIG = "/etc/hermes-ops/logrotate-default.conf"
+FORCED = f"logrotate --force --state {STATE} {CONFIG}"
 DASHBOARD = "http://127.0.0.1:9119"
 REMOTE = "/var/log/journal/remote"
 DOCS = Path(__file__).resolve().parents[3] / "docs/logs.md"
@@ -94,7 +96,7 @@ def test_a_writer_that_keeps_its_file_open_loses_no_more_than_the_window(control
     with running(controller, "bridge", f"{log}.stop", "python3", "-c", BRIDGE, log):
         for _ in range(rotations):
             wait_until(lambda: size(controller, log), "something is written")
-            controller.shell(f"logrotate --force {CONFIG}")
+            controller.shell(FORCED)
     parts = generations(controller, log)
     assert len(parts) == rotations + 1
     numbers = [[int(number) for number in re.findall(r"^line (\d+)$", part, re.M)] for part in parts]
@@ -118,7 +120,7 @@ def test_a_writer_that_opens_its_file_each_time_loses_nothing(controller, wait_u
     with running(controller, "logins", f"{HOME}/logins.stop", python, "-c", LOGINS):
         for _ in range(rotations):
             wait_until(lambda: size(controller, log), "something is written")
-            controller.shell(f"logrotate --force {CONFIG}")
+            controller.shell(FORCED)
     parts = [part for part in generations(controller, log) if part]
     assert len(parts) >= rotations
     numbers = [json.loads(line)["number"] for part in parts for line in part.splitlines()]
@@ -132,7 +134,7 @@ def test_what_hermes_rotates_is_left_to_it(agent, controller, wait_until):
         return [name for name in listed if name.startswith(("agent.log", "errors.log", "gateway.log", "gui.log"))]
 
     before, inodes, pid = of_hermes(), [inode(controller, f"{HOME}/logs/{name}") for name in of_hermes()], agent().pid
-    controller.shell(f"logrotate --force {CONFIG}")
+    controller.shell(FORCED)
     token = secrets.token_hex(8)
     assert token in agent().reply(f"say {token}")
     # The same process continues with the same files.
@@ -145,7 +147,7 @@ def test_what_hermes_rotates_is_left_to_it(agent, controller, wait_until):
 def test_a_large_log_is_rotated_within_the_hour(controller):
     log = f"{HOME}/logs/mcp-stderr.log"
     # After this forced rotation logrotate has rotated the log today, so only its size matters.
-    controller.shell(f'rm -f "$1"*; {AS_HERMES} sh -c "umask 077; echo begin >$1"; logrotate --force {CONFIG}', log)
+    controller.shell(f'rm -f "$1"*; {AS_HERMES} sh -c "umask 077; echo begin >$1"; {FORCED}', log)
     controller.shell(f'{AS_HERMES} sh -c "yes small | head -c 1000000 >$1"; systemctl start hermes-logrotate', log)
     assert size(controller, log) == 1000000
     controller.shell(f'{AS_HERMES} sh -c "yes large | head -c 60000000 >$1"; systemctl start hermes-logrotate', log)
@@ -180,7 +182,7 @@ def test_both_timers_come_round(controller):
 
 def test_what_runs_as_an_agent_beside_logrotate_is_in_a_sandbox(controller):
     """gzip does so, and the agent could trace it."""
-    drop_in = "/run/systemd/system/hermes-logrotate.service.d/look.conf"
+    drop_in = "/run/systemd/system/hermes-logrotate@default.service.d/look.conf"
     tries = {
         "bus": "test -S /run/dbus/system_bus_socket",
         "tmp": "touch /var/tmp/of-the-agent",
@@ -201,17 +203,48 @@ def test_what_runs_as_an_agent_beside_logrotate_is_in_a_sandbox(controller):
         controller.shell(f'rm -f "$1" /run/look {HOME}/seen; systemctl daemon-reload', drop_in)
 
 
+def test_one_agent_keeps_the_rotation_neither_from_another_one_s_logs_nor_from_site_yml(controller):
+    """With a log that is a hole, and with very many logs."""
+    theirs, ours = "/var/lib/hermes/agents/work/.hermes/logs", f"{HOME}/logs/mcp-stderr.log"
+    drop_in = "/run/systemd/system/hermes-logrotate@work.service.d/sooner.conf"
+    controller.shell('mkdir -p "${1%/*}"', drop_in)
+    controller.write(drop_in, "[Service]\nLimitCPU=2\n")
+    controller.shell(
+        'setpriv --reuid=hermes-work --regid=hermes-work --clear-groups sh -c "cd $1; truncate --size 1T update.log; '
+        f'seq --format action-%.0f.log 80000 | xargs touch"; {AS_HERMES} sh -c "yes ours | head -c 60000000 >$2"; '
+        "systemctl daemon-reload; ! systemctl start hermes-logrotate",
+        theirs,
+        ours,
+    )
+    try:
+        assert size(controller, ours) == 0
+        units = [f"hermes-logrotate{agent}.service" for agent in ("@default", "@work", "")]
+        states = controller.shell('systemctl is-failed "$@" || true', *units).split()
+        assert states == ["inactive", "failed", "failed"]
+        # What could not be rotated is still whole.
+        assert size(controller, f"{theirs}/update.log") == 2**40
+        controller.converge({"logrotate_days": 15})
+        assert b"rotate 15" in controller.read("/etc/hermes-ops/logrotate-work.conf")
+    finally:
+        controller.shell(
+            'find "$1" -name "action-*.log" -delete; rm -f "$1"/update.log* "$2" "$3"*; systemctl daemon-reload; '
+            "systemctl start hermes-logrotate",
+            theirs,
+            drop_in,
+            ours,
+        )
+
+
 def test_the_journal_is_limited(controller):
     said = controller.shell("journalctl --boot --unit systemd-journald --output cat --grep 'System Journal'")
     assert "max 500.0M" in said.splitlines()[-1]
 
 
-def test_what_logrotate_refuses_never_lands(controller):
+def test_what_would_be_rotated_twice_is_refused(controller):
     before = controller.read(CONFIG)
-    run = controller.run({"logrotate_paths": [f"{HOME}/logs/mcp-std*.log", f"{HOME}/logs/mcp-stderr.log"]})
+    run = controller.run({"logrotate_paths": [f"{HOME}/logs/mcp-std*.log"]})
     assert run.rc != 0
-    assert f"{CONFIG}: logrotate refuses it: " in run.text
-    assert "duplicate log entry" in run.text
+    assert f"{HOME}/logs/mcp-std*.log: is rotated already, as {HOME}/logs/mcp-stderr.log" in run.text
     assert controller.read(CONFIG) == before
 
 
@@ -322,9 +355,9 @@ def test_switched_off_nothing_is_left(controller):
     off = {"logrotate_enabled": False, "dashboard_enabled": False, "audit_enabled": False}
     controller.converge(off)
     left = controller.shell(
-        "ls -d /etc/hermes-ops/logrotate.conf /etc/hermes-ops/audit /etc/systemd/*.conf.d/hermes* "
-        "/etc/systemd/system/hermes-dashboard.service /etc/systemd/system/hermes-logrotate.* "
-        "/etc/systemd/system/systemd-journal-upload.service.d 2>/dev/null || true"
+        "ls -d /etc/hermes-ops/logrotate* /var/lib/logrotate/hermes-* /etc/hermes-ops/audit "
+        "/etc/systemd/*.conf.d/hermes* /etc/systemd/system/hermes-dashboard.service "
+        "/etc/systemd/system/hermes-logrotate* /etc/systemd/system/systemd-journal-upload.service.d 2>/dev/null || true"
     )
     assert left == ""
     assert status_of(controller, "/api/status") == "000"

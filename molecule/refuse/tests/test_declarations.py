@@ -82,7 +82,7 @@ DECLARATIONS = {
     ),
     "a webhook that the gateway would not take": (
         [{"name": "default", "webhooks": [{"name": "Deploy!", "prompt": "{body}"}]}],
-        "agent default: webhooks[1]: 'Deploy!' is no name of a webhook. Fix: use lower-case letters",
+        "agent default: webhooks[1]: 'Deploy!' is not a valid webhook name. Fix: use lower-case letters",
     ),
     "one home twice": (
         [

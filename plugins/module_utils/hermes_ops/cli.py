@@ -23,12 +23,12 @@ EXIT_ERROR = 2
 
 
 def say(text: object) -> None:
-    """The command's output, line by line."""
+    """Write one line of the command's output."""
     sys.stdout.write(f"{text}\n")
 
 
 def say_now(text: object) -> None:
-    """A line of what is being done, now: whoever follows it waits. That nobody can read it any more ends nothing."""
+    """Write a progress line and flush it, for somebody who watches. If the reader is gone, the work goes on."""
     try:
         say(text)
         sys.stdout.flush()
@@ -39,8 +39,9 @@ def say_now(text: object) -> None:
 def commands() -> list[str]:
     """The names of all commands: each is a module of the package ``commands``.
 
-    Such a module has ``SUMMARY``, ``arguments(parser)``, and ``work(arguments)``, which returns the exit status. One
-    whose words are another program's has ``VERBATIM``: it gets them as they are, as ``arguments.words``.
+    A command's module has ``SUMMARY``, ``arguments(parser)``, and ``work(arguments)``, which returns the exit status.
+    A command that passes its words on to another program has ``VERBATIM``: it gets them unparsed, as
+    ``arguments.words``.
     """
     from . import commands as package
 
@@ -61,12 +62,12 @@ def implementation(name: str) -> ModuleType | None:
 
 
 def parser(names: Sequence[str]) -> argparse.ArgumentParser:
-    """The command line with the commands *names*."""
+    """The parser of a command line with the commands *names*."""
     main = argparse.ArgumentParser(
         prog="hermes-ops",
         description="Operate the Hermes agents of this host.",
-        epilog="exit status: 0 done, or all is well; 1 something is not healthy or failed; 2 the command could not do "
-        "its work, or not all of it",
+        epilog="exit status: 0 done, or all is healthy; 1 something is unhealthy or failed; 2 the command could not do "
+        "its work, or only part of it",
     )
     # On a host the directory's name is the hash of the kit.
     place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -82,7 +83,7 @@ def parser(names: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def call(argv: Sequence[str]) -> int:
-    """Do what *argv* says. Only the command that is called is imported: a check every two minutes has to be cheap.
+    """Run the command in *argv*. Only that command is imported, since a check every two minutes has to be cheap.
 
     :returns: the exit status
     """
@@ -97,10 +98,10 @@ def call(argv: Sequence[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    # Files we make are private unless we say otherwise.
+    # New files are private unless their mode is set.
     os.umask(0o077)
     for stream in (sys.stdout, sys.stderr):
-        # What others wrote may be text that no encoding has.
+        # Text from other programs may hold bytes that cannot be encoded; they are escaped.
         stream.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -109,13 +110,13 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"hermes-ops: {error}\n")
         return EXIT_ERROR
     except BrokenPipeError:
-        # The reader of our output has seen enough.
+        # The reader of our output, such as head, closed the pipe.
         sys.stderr.close()
         return EXIT_OK
     except OSError as error:
         sys.stderr.write(f"hermes-ops: {error}\n")
         return EXIT_ERROR
     except Exception:
-        # A defect of ours; 1 would say that something is not well with the agents.
+        # A bug of hermes-ops. Exit status 1 would mean that an agent is unhealthy.
         traceback.print_exc()
         return EXIT_ERROR

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import converge as agent
@@ -151,16 +154,22 @@ def test_a_home_of_another_user_is_refused(public, nobody):
     home = public / ".hermes"
     home.mkdir()
     os.chown(home, 4711, 4711)
-    with pytest.raises(OpsError, match="belongs to the user with the number 4711"):
+    with pytest.raises(OpsError, match="belongs to user id 4711"):
         converge(home, nobody)
 
 
+@pytest.fixture
+def victim() -> Iterator[Path]:
+    """A directory of root's that everybody may enter, where a worker sees it."""
+    with tempfile.TemporaryDirectory(dir="/var/lib") as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
+
+
 @needs_root
-def test_root_writes_nothing_through_the_agent_s_links(public, nobody):
-    home, victim = public / ".hermes", public / "victim"
+def test_root_writes_nothing_through_the_agent_s_links(public, nobody, victim):
+    home = public / ".hermes"
     converge(home, nobody)
-    victim.mkdir()
-    victim.chmod(0o755)
     (home / "memories").rmdir()
     (home / "memories").symlink_to(victim)
     with pytest.raises(OpsError, match=r"memories/USER\.md: cannot be written"):
@@ -169,10 +178,9 @@ def test_root_writes_nothing_through_the_agent_s_links(public, nobody):
 
 
 @needs_root
-def test_an_agent_that_swaps_its_home_for_a_link_gains_nothing(public, nobody):
-    agents, victim = public / "agents", public / "victim"
+def test_an_agent_that_swaps_its_home_for_a_link_gains_nothing(public, nobody, victim):
+    agents = public / "agents"
     agents.mkdir()
-    victim.mkdir()
     (victim / "passwd").write_text("root's")
     os.chown(agents, nobody.uid, nobody.gid)
     records_home = agents / ".hermes"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ CONTENTS = {
     "brackets": ("config.yaml", "a: " + "[" * 100_000, "nested more than"),
     "dashes": ("config.yaml", "- " * 5_000, "nested more than"),
     "an alias bomb": ("config.yaml", BOMB, "holds more than"),
-    "an alias of itself": ("config.yaml", "a: &a [*a]\n", "stands for what it is in"),
+    "an alias of itself": ("config.yaml", "a: &a [*a]\n", "refers to a collection around it"),
     "a number without end": ("config.yaml", "a: " + "9" * 100_000, "cannot be used|can read"),
     "a surrogate": ("config.yaml", 'approvals: "\\ud800"\nmodel: {default: "\\udfff"}\n', "is not YAML"),
     "brackets in JSON": ("webhook_subscriptions.json", "[" * 100_000, "nested too deeply"),
@@ -146,18 +147,36 @@ def test_others_converge_all_the_same(victim, public):
 
 @needs_root
 @pytest.mark.parametrize("file", FILES)
-def test_check_mode_reads_no_link_to_a_file_of_root_s(file, victim, public):
-    secret = public / "roots"
-    secret.write_text('{"approvals": {"mode": "ROOTS-SECRET"}}\nPORT=ROOTS-SECRET\n')
-    secret.chmod(0o600)
-    (victim.home / file).unlink()
-    (victim.home / file).symlink_to(secret)
-    outcome = victim.converge(check=True)
-    assert "ROOTS-SECRET" not in repr(outcome)
-    assert any(each.unpredicted for each in outcome.parts.values())
-    with pytest.raises(OpsError, match="may not read it") as caught:
-        victim.converge()
-    assert "ROOTS-SECRET" not in str(caught.value)
+def test_check_mode_reads_no_link_to_a_file_of_root_s(file, victim):
+    # No directory that a worker does not see.
+    with tempfile.NamedTemporaryFile("w", dir="/var/lib") as secret:
+        secret.write('{"approvals": {"mode": "ROOTS-SECRET"}}\nPORT=ROOTS-SECRET\n')
+        secret.flush()
+        (victim.home / file).unlink()
+        (victim.home / file).symlink_to(secret.name)
+        outcome = victim.converge(check=True)
+        assert "ROOTS-SECRET" not in repr(outcome)
+        assert any(each.unpredicted for each in outcome.parts.values())
+        with pytest.raises(OpsError, match="may not read it") as caught:
+            victim.converge()
+        assert "ROOTS-SECRET" not in str(caught.value)
+
+
+@needs_root
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("file", FILES)
+def test_a_link_to_what_others_let_everybody_read_is_refused(file, check, victim):
+    """Followed, the other's words would be the agent's; taken for no file, it would be replaced."""
+    with tempfile.TemporaryDirectory(dir="/home") as other:
+        os.chmod(other, 0o755)
+        theirs = Path(other, "notes")
+        theirs.write_text('{"approvals": {"mode": "THEIRS"}}\nPORT=THEIRS\n')
+        theirs.chmod(0o644)
+        (victim.home / file).unlink()
+        (victim.home / file).symlink_to(theirs)
+        said = victim.refused(file, check=check)
+        assert "is a symbolic link" in said.what
+        assert (victim.home / file).is_symlink()
 
 
 @needs_root
@@ -204,7 +223,7 @@ def test_who_never_stops_writing_is_told_so(victim, monkeypatch):
     monkeypatch.setattr(config, "replace", disturbed)
     request = {"config": [{"keys": {"ours": 1}, "beside": False}, {}]}
     error = parts.apply(str(victim.home), request, ["config: ours"])["error"]
-    assert error[:2] == ["is changed by somebody else all the time", str(victim.home / "config.yaml")]
+    assert error[:2] == ["is being changed by another process", str(victim.home / "config.yaml")]
 
 
 def test_a_change_since_the_look_asks_for_its_restart_before_it_is_made(victim, monkeypatch):
@@ -279,7 +298,7 @@ def test_what_a_worker_says_is_not_believed(lie, victim, monkeypatch):
         return answer
 
     monkeypatch.setattr(agent, "work", lying)
-    with pytest.raises(OpsError, match="has no meaning"):
+    with pytest.raises(OpsError, match="malformed answer"):
         victim.converge(AgentHome(config=Config({"a": 1})), check=True)
 
 

@@ -378,7 +378,7 @@ def test_a_source_of_another_agent_is_read_as_that_agent(public, home, nobody):
 )
 def test_an_answer_that_is_none_is_refused(home, monkeypatch, answer):
     monkeypatch.setattr(transfer, "work", lambda *_arguments, **_options: answer)
-    with pytest.raises(OpsError, match="has no meaning"):
+    with pytest.raises(OpsError, match="malformed answer"):
         transfer.port("x", {}, 0, str(home), Owner.current(), soul=None, check=True)
 
 

@@ -766,7 +766,7 @@ def test_what_no_backup_holds_is_refused(name, tmp_path, me):
 
 def test_wrong_checksums_are_refused(tmp_path, me):
     data = tar(HOME, member("home/a", data=b"right"))
-    with pytest.raises(OpsError, match="does not hold what its checksum says"):
+    with pytest.raises(OpsError, match="does not match its checksum"):
         check(data.replace(b"right", b"wrong"), tmp_path, me)
 
 

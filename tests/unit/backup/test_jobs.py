@@ -178,7 +178,7 @@ def test_a_look_at_a_backup_that_has_no_form_is_a_finding(host, agents, monkeypa
     manifest = SimpleNamespace(created=0.0, env_inside=True)
     monkeypatch.setattr(rehearsal, "_extract", lambda *_arguments: ("first.tar.gz", manifest))
     monkeypatch.setattr(rehearsal, "work", lambda *_arguments, **_options: answer)
-    with pytest.raises(WorkerDied, match=r"first\.tar\.gz: .*has not the form of an answer"):
+    with pytest.raises(WorkerDied, match=r"first\.tar\.gz: .*answer has the wrong form"):
         rehearsal.rehearse(host, agents[0], rehearsal.Settings(), SETTINGS, lambda text: None)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import described
 import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import (
     databases,
     extracting,
@@ -476,7 +477,7 @@ def test_killed_when_it_counts_it_is_finished(host, agent, made, tmp_path, monke
         assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
     said: list[str] = []
     assert restore.Restore(host, said.append).recover()
-    assert "interrupted after it counted: it is finished" in said[0]
+    assert "interrupted after it had succeeded: finishing it" in said[0]
     assert tree(tmp_path / "home") == expected(old, new)
     assert leftovers(tmp_path) == []
     assert len(os.listdir(tmp_path / "ops/set-aside")) == 1
@@ -708,6 +709,16 @@ def test_what_last_worked_is_put_back(host, agent, tmp_path):
     assert orders(host) == ["restart"]
     # Nothing differs: a fresh start is all there is to it.
     assert kept.put_back_kept(host, agent, said.append) is None
+
+
+@pytest.mark.parametrize(
+    ("command", "other"), [("restore", "--kept"), ("restore", "--recover"), ("separate", "--recover")]
+)
+def test_check_is_no_word_beside_what_changes_something(command, other, capsys):
+    """``restore --kept --check`` restored: of two things to do, one was forgotten."""
+    with pytest.raises(SystemExit):
+        cli.main([command, "--check", other])
+    assert "not allowed with argument --check" in capsys.readouterr().err
 
 
 def test_nothing_was_ever_kept(host, agent):

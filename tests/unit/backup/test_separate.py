@@ -131,8 +131,8 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(guard, "UNIT_DIRECTORY", str(tmp_path / "guards"))
     monkeypatch.setitem(units.UNIT_DIRECTORIES, "system", str(tmp_path / "units"))
     monkeypatch.setattr(installation, "AGENTS", str(tmp_path / "agents"))
-    monkeypatch.setattr(logs, "CONFIG", str(tmp_path / "logrotate"))
-    monkeypatch.setattr(logs, "SERVICE", str(tmp_path / "logrotate.service"))
+    monkeypatch.setattr(logs, "CONFIG", str(tmp_path / "logrotate-{}"))
+    monkeypatch.setattr(logs, "UNIT", str(tmp_path / "logrotate@{}.service"))
     me = Owner.current()
     monkeypatch.setattr(Owner, "named", lambda name: Owner(name, me.uid, me.gid, "/nonexistent"))
     monkeypatch.setattr(separate, "make_user", lambda user, _home: None)
@@ -181,12 +181,13 @@ def converge(host: Host) -> None:
 def written(host: Host, agents: dict[str, Agent]) -> dict[Path, str]:
     """What site.yml writes for *agents* on a host where everything is on."""
     units_host = units.Host("system", host.root, 252, 10, 300)
-    homes = [logs.Home(each.home, each.user, logs.group_of(each.user)) for each in agents.values()]
+    homes = [logs.Home(each.name, each.home, each.user, logs.group_of(each.user)) for each in agents.values()]
+    rotations = logs.rotations(SETTINGS, homes)
     first = agents["default"]
     return {
         **{Path(installation.AGENTS, f"{name}.json"): published(agent) for name, agent in agents.items()},
-        Path(logs.CONFIG): logs.render_config(SETTINGS, homes),
-        Path(logs.SERVICE): logs.render_service(SETTINGS, homes),
+        **{Path(logs.CONFIG.format(each.name)): each.config for each in rotations},
+        **{Path(logs.UNIT.format(each.name)): logs.render_unit(each) for each in rotations},
         Path(units_host.dashboard_path): units.render_dashboard(
             units_host, first, host.owner_of(first), "127.0.0.1", 9119
         ),
@@ -269,8 +270,8 @@ def test_an_agent_that_is_not_there_is_named(host):
 @pytest.mark.parametrize(
     ("entry", "what"),
     [
-        (("Ada's own", "/home/x", 1500), "there is a user hermes-work already, who is somebody else"),
-        (("Hermes agent", "/var/lib/other", 900), "there is a user hermes-work already, who is somebody else"),
+        (("Ada's own", "/home/x", 1500), "user hermes-work exists already and is not this agent's"),
+        (("Hermes agent", "/var/lib/other", 900), "user hermes-work exists already and is not this agent's"),
     ],
 )
 def test_a_user_of_somebody_else_is_not_taken(host, monkeypatch, entry, what):
@@ -465,7 +466,7 @@ def test_an_agent_that_is_not_healthy_goes_back_and_its_copy_is_kept(host):
     (host.top / "sick").touch()
     before = tree(host.top / "ada")
     said = []
-    with pytest.raises(OpsError, match=r"not healthy in its own home, so that was undone.*it is sick"):
+    with pytest.raises(OpsError, match=r"not healthy in its own home, so the separation was undone.*it is sick"):
         run(host, say=said.append)
     assert tree(host.top / "ada") == before
     assert not is_apart(host, "work")
@@ -545,7 +546,7 @@ def test_what_took_the_place_of_the_original_is_not_moved(host, monkeypatch):
     said = []
     monkeypatch.setattr(health, "wait", swapped)
     run(host, "work", say=said.append)
-    assert f"{home} is not what was copied, and stays where it is" in said
+    assert f"{home} is not the directory that was copied, so it stays where it is" in said
     assert home.is_dir()
     assert (host.top / "ada/taken/memories/MEMORY.md").read_text() == "of work\n"
 
@@ -750,6 +751,13 @@ def entry(name: str, kind: int, **more: object) -> bytes:
     return len(header).to_bytes(4, "big") + header
 
 
+def part(start: int, data: bytes) -> bytes:
+    return start.to_bytes(8, "big") + len(data).to_bytes(4, "big") + data
+
+
+END_OF_FILE, END = part(0, b""), bytes(4)
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -761,8 +769,29 @@ def entry(name: str, kind: int, **more: object) -> bytes:
         b"\xff\xff\xff\xff",
         entry("cut", stat.S_IFREG, size=3) + bytes(8) + (3).to_bytes(4, "big") + b"ab",
         b"",
+        *(
+            entry("file", kind, size=3) + part(0, b"abc") + END_OF_FILE + END
+            for kind in (0, stat.S_IFREG | 0o100, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK, stat.S_IFDIR, stat.S_IFIFO)
+        ),
+        *(entry("file", kind, same="file") + END for kind in (0, stat.S_IFIFO)),
+        entry("file", stat.S_IFREG, size=3) + part(0, b"abcd") + END_OF_FILE + END,
+        entry("file", stat.S_IFREG, size=3) + part(2**64 - 1, b"abc") + END_OF_FILE + END,
+        entry("file", stat.S_IFREG, size=2**21) + part(0, bytes(2**20 + 1)) + END_OF_FILE + END,
+        entry("file", stat.S_IFREG, size=3) + part(0, b"ab") + part(1, b"b") + END_OF_FILE + END,
+        entry("file", stat.S_IFREG, size=3) + part(0, b"abc") + END,
+        entry("file", stat.S_IFREG, size="3") + END_OF_FILE + END,
+        entry("file", stat.S_IFREG) + END_OF_FILE + END,
+        entry("link", stat.S_IFLNK, target=None) + END,
+        (2).to_bytes(4, "big") + b"[]" + END,
+        (2).to_bytes(4, "big") + b"{x" + END,
+        END + b"x",
     ],
-    ids=["above", "itself", "through a link", "a link to above", "twice", "endless", "cut in a file", "cut"],
+    ids=[
+        *("above", "itself", "through a link", "a link to above", "twice", "endless", "cut in a file", "cut"),
+        *("no kind", "half a kind", "a device", "a disk", "a socket", "a long directory", "a long pipe"),
+        *("a name of no kind", "a name of a pipe", "overlong", "far overlong", "a long part", "overlapping"),
+        *("no end of a file", "a size in words", "no size", "a link to nothing", "no mapping", "no JSON", "more after"),
+    ],
 )
 def test_a_stream_leads_nowhere_else_and_is_whole_or_an_error(tmp_path, said):
     (tmp_path / "kept").write_text("x")
@@ -770,6 +799,40 @@ def test_a_stream_leads_nowhere_else_and_is_whole_or_an_error(tmp_path, said):
         stream.unpack(io.BytesIO(entry("", stat.S_IFDIR) + said), str(tmp_path / "home"))
     assert sorted(os.listdir(tmp_path)) == ["home", "kept"]
     assert (tmp_path / "kept").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("said", [END, entry("", stat.S_IFREG, size=0) + END_OF_FILE + END, entry("x", stat.S_IFDIR)])
+def test_a_stream_begins_with_a_directory(tmp_path, said):
+    with pytest.raises(OpsError, match="cannot be copied"):
+        stream.unpack(io.BytesIO(said), str(tmp_path / "home"))
+
+
+def test_a_stream_with_all_that_may_be_in_it_is_taken(tmp_path):
+    size = 2 * stream._CHUNK
+    said = [
+        entry("", stat.S_IFDIR),
+        *(entry("file", stat.S_IFREG, size=size), part(0, b"a"), part(size - 1, b"z"), END_OF_FILE),
+        entry("again", stat.S_IFREG, same="file"),
+        entry("link", stat.S_IFLNK, target="nowhere"),
+        entry("pipe", stat.S_IFIFO),
+        END,
+    ]
+    stream.unpack(io.BytesIO(b"".join(said)), str(tmp_path / "home"))
+    assert (tmp_path / "home/again").read_bytes() == b"a" + bytes(size - 2) + b"z"
+    assert sorted(os.listdir(tmp_path / "home")) == ["again", "file", "link", "pipe"]
+
+
+def test_a_file_that_is_cut_short_while_it_is_sent_is_an_error(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"abcdef")
+
+    def where_bytes_are(descriptor, size):
+        os.truncate(path, 3)
+        yield 0, size
+
+    monkeypatch.setattr(stream, "_data", where_bytes_are)
+    with open(tmp_path / "stream", "wb") as out, pytest.raises(OpsError, match="file: was cut short meanwhile"):
+        stream.Writer(out.fileno()).add(str(path), "file", path.lstat())
 
 
 def test_a_survey_of_another_shape_is_refused():

@@ -246,7 +246,7 @@ def test_settings_become_text():
         ([{"name": "default", "memory": "x" * 2201}], ["default: memory", "2201", "2200"]),
         ([{"name": "default", "secrets": {"X_API_KEY": "\u201cabc\u201d"}}], ["secrets.X_API_KEY", "not ASCII"]),
         ([{"name": "default", "secrets": {"X": "a\0b"}}], ["secrets.X", "NUL"]),
-        ([{"name": "default", "settings": {"A B": "x"}}], ["'A B'", "no name for a variable"]),
+        ([{"name": "default", "settings": {"A B": "x"}}], ["'A B'", "not a valid variable name"]),
         ([{"name": "default", "settings": {"A": ["x"]}}], ["settings.A", "must be text"]),
         ([{"name": "default", "webhook": {"enabled": False}, "webhooks": [{"name": "a"}]}], ["webhook.enabled"]),
         ([{"name": "default", "webhooks": [{"name": "a"}, {"name": "a"}]}], ["webhooks[2]", "twice"]),

@@ -130,10 +130,10 @@ def test_absent_leaves_nothing_and_ends_no_run(systemctl, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "nobody would hear"),
+        ({}, "the heartbeat has no receiver"),
         ({"ping_url": SECRET, "perod": 60}, "did you mean period"),
         ({"ping_url": 7}, "ping_url is not of type str"),
-        ({"ping_url": "ftp://ping.example/0d338dcc"}, "ping_url is no ping URL"),
+        ({"ping_url": "ftp://ping.example/0d338dcc"}, "ping_url is not a ping URL"),
     ],
 )
 def test_wrong_settings_change_nothing(systemctl, tmp_path, values, message):
@@ -163,7 +163,7 @@ def test_what_is_no_time_is_refused(schedule):
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not on this machine")
 def test_systemd_is_asked_about_the_calendar():
     NIGHTLY.check()
-    with pytest.raises(OpsError, match="does not know when"):
+    with pytest.raises(OpsError, match="does not understand the calendar event"):
         jobs.Schedule(every=None, calendar="*-*-* 25:00:00", randomized_delay=0, timeout=60).check()
 
 

@@ -30,7 +30,9 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
 
 HERMES = [path for path in os.environ.get("TEST_HERMES_VENVS", "").split(":") if path]
-HOMES = [logs.Home(f"/data/agents/{name}/.hermes", f"hermes-{name}", f"hermes-{name}") for name in ("default", "work")]
+HOMES = [
+    logs.Home(name, f"/data/agents/{name}/.hermes", f"hermes-{name}", f"hermes-{name}") for name in ("default", "work")
+]
 SETTINGS = logs.Settings(days=14, max_size="50M", paths=(), journal_max_use="500M", journal_days=0)
 # Hermes rotates them itself (0.18.2 and 0.19.0 hermes_logging.py, gateway/run.py).
 ROTATED_BY_HERMES = ("agent", "errors", "gateway", "gui", "tool_calls")
@@ -38,7 +40,7 @@ ROTATED_BY_HERMES = ("agent", "errors", "gateway", "gui", "tool_calls")
 
 def patterns():
     """Every path that logrotate is told of."""
-    return [path for paths, _ in sections(logs.render_config(SETTINGS, HOMES)) for path in paths]
+    return [path for home in HOMES for paths, _ in sections(logs.render_config(SETTINGS, home)) for path in paths]
 
 
 def sections(text):
@@ -63,8 +65,9 @@ def test_every_log_of_every_agent_by_absolute_path_once():
 
 
 def test_without_an_agent_there_is_nothing_to_rotate():
-    """The last one has left: logrotate refuses a section without a file."""
-    assert sections(logs.render_config(SETTINGS, [])) == []
+    """The last one has left: systemctl refuses to start nothing."""
+    assert logs.rotations(SETTINGS, []) == []
+    assert "\nExecStart=/usr/bin/true\n" in logs.render_service(SETTINGS, [])
 
 
 def test_the_page_names_what_is_rotated():
@@ -77,8 +80,8 @@ def test_the_page_names_what_is_rotated():
 
 def test_truncated_is_only_what_cannot_be_opened_again():
     settings = dataclasses.replace(SETTINGS, days=30, max_size="1M")
-    home = logs.Home("/data/.hermes", "hermes", "agents")
-    (kept_open, truncated), (opened_anew, renamed) = sections(logs.render_config(settings, [home]))
+    home = logs.Home("default", "/data/.hermes", "hermes", "agents")
+    (kept_open, truncated), (opened_anew, renamed) = sections(logs.render_config(settings, home))
     assert "/data/.hermes/logs/mcp-stderr.log" in kept_open
     assert "/data/.hermes/logs/dashboard-auth.log" in opened_anew
     assert "copytruncate" in truncated
@@ -90,12 +93,14 @@ def test_truncated_is_only_what_cannot_be_opened_again():
         assert "su hermes agents" in directives
 
 
-def test_each_agent_s_logs_are_rotated_as_its_user():
-    found = {path: directives for paths, directives in sections(logs.render_config(SETTINGS, HOMES)) for path in paths}
-    assert {path.split("/")[3]: d for path, ds in found.items() for d in ds if d.startswith("su ")} == {
-        "default": "su hermes-default hermes-default",
-        "work": "su hermes-work hermes-work",
-    }
+def test_each_agent_s_logs_are_rotated_as_its_user_by_a_unit_that_sees_no_other_s():
+    for home, rotation in zip(HOMES, logs.rotations(SETTINGS, HOMES)):
+        found = sections(rotation.config)
+        assert {directive for _paths, ds in found for directive in ds if directive.startswith("su ")} == {
+            f"su {home.user} {home.group}"
+        }
+        assert all(path.startswith(f"{home.path}/") for paths, _directives in found for path in paths)
+        assert (rotation.name, rotation.opened) == (home.name, (home.path,))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
@@ -104,11 +109,40 @@ def test_a_log_of_one_s_own_is_rotated_as_the_user_of_its_directory(tmp_path):
     nobody = Owner.named("nobody")
     os.chown(tmp_path / "bridge", nobody.uid, nobody.gid)
     paths = (f"{tmp_path}/bridge/*.log", f"{tmp_path}/bridge/later/a.log", "/nowhere/b.log")
-    told = sections(logs.render_config(dataclasses.replace(SETTINGS, paths=paths), []))
-    users = {path: directive.split()[1] for (path,), ds in told for directive in ds if directive.startswith("su ")}
-    assert users == dict(zip(paths, ("nobody", "nobody", "root")))
-    # Nobody knows how those are written.
-    assert all("copytruncate" in directives for _paths, directives in told)
+    found = {each.name: each for each in logs.rotations(dataclasses.replace(SETTINGS, paths=paths), [])}
+    assert {name: each.opened for name, each in found.items()} == {
+        f"uid.{nobody.uid}": paths[:2],
+        "uid.0": paths[2:],
+    }
+    for rotation in found.values():
+        ((told, directives),) = sections(rotation.config)
+        assert tuple(told) == rotation.opened
+        assert f"su {'root' if rotation.name == 'uid.0' else 'nobody'} " in " ".join(directives)
+        # Nobody knows how those are written.
+        assert "copytruncate" in directives
+
+
+@pytest.mark.parametrize(
+    ("paths", "named"),
+    [
+        (("/data/agents/work/.hermes/logs/mcp-stderr.log",), "mcp-stderr.log"),
+        (("/data/agents/work/.hermes/logs/mcp-*.log",), "mcp-stderr.log"),
+        (("/data/agents/*/.hermes/logs/action-9.log",), "action-*.log"),
+        (("/srv/a.log", "/srv/*.log"), "/srv/a.log"),
+        (("/srv/a.log", "/srv/a.log"), "/srv/a.log"),
+    ],
+)
+def test_a_log_that_is_rotated_already_is_refused(paths, named):
+    with pytest.raises(OpsError, match="is rotated already, as ") as refused:
+        logs.rotations(dataclasses.replace(SETTINGS, paths=paths), HOMES)
+    assert named in refused.value.what
+    assert refused.value.where == paths[-1]
+
+
+def test_logs_of_one_s_own_beside_those_that_are_rotated_already():
+    paths = ("/data/agents/work/.hermes/bridges/*.log", "/srv/*.log", "/srv/a", "/srv/a/*")
+    (*_agents, own) = logs.rotations(dataclasses.replace(SETTINGS, paths=paths), HOMES)
+    assert own.opened == paths
 
 
 @pytest.mark.parametrize(
@@ -164,18 +198,14 @@ def test_what_logrotate_starts_as_an_agent_can_do_no_more_than_the_agent():
     assert set(said["RestrictAddressFamilies"].split()) < set(gateway["RestrictAddressFamilies"].split())
     assert said["IPAddressDeny"] == "any"
     assert {"MemoryMax", "TasksMax"} <= said.keys()
-    service = logs.render_service(SETTINGS, HOMES)
-    assert all(f"\n{name}={value}\n" in service for name, value in said.items())
+    for rotation in logs.rotations(dataclasses.replace(SETTINGS, paths=("/srv/a.log",)), HOMES):
+        unit = logs.render_unit(rotation)
+        assert all(f"\n{name}={value}\n" in unit for name, value in said.items())
 
 
-def test_the_hosts_own_run_of_logrotate_knows_no_agent(host):
-    """It is not in our sandbox. A host that was converged before this was so is put right."""
-    former = Path(logs._FORMER_CONFIG)
-    former.parent.mkdir(parents=True)
-    former.write_text("it starts gzip as an agent's user\n")
-    converge()
-    assert not former.exists()
-    assert not logs.CONFIG.startswith(str(former.parent))
+def test_the_hosts_own_run_of_logrotate_knows_no_agent():
+    """It is not in our sandbox."""
+    assert not logs.CONFIG.startswith("/etc/logrotate.d/")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
@@ -184,14 +214,27 @@ def test_the_unit_opens_no_directory_that_an_agent_could_exchange(tmp_path):
     home.parent.mkdir(parents=True)
     home.symlink_to("/etc")
     os.chown(home.parent, 65534, 65534)
-    service = logs.render_service(SETTINGS, [logs.Home(str(home), "hermes", "hermes")])
-    assert re.findall(r"^(?:BindPaths|ReadWritePaths)=-(.*)$", service, re.M)[1:] == [str(home.parent)] * 2
+    (rotation,) = logs.rotations(SETTINGS, [logs.Home("work", str(home), "hermes", "hermes")])
+    opened = re.findall(r"^(?:BindPaths|ReadWritePaths)=-(.*)$", logs.render_unit(rotation), re.M)
+    assert opened[1:] == [str(home.parent)] * 2
 
 
-def test_a_home_that_moved_is_opened_and_no_other_is_touched(tmp_path):
-    before, after, other = (logs.Home(str(tmp_path / name), "hermes", "hermes") for name in ("a", "b", "a.more"))
-    moved = logs.moved_service(logs.render_service(SETTINGS, [before, other]), before, after)
-    assert moved == logs.render_service(SETTINGS, [after, other])
+def test_a_home_that_moved_is_opened_and_rotated_as_its_new_user(tmp_path):
+    before = logs.Home("work", str(tmp_path / "a"), "hermes", "agents")
+    after = logs.Home("work", str(tmp_path / "b"), "hermes-work", "hermes-work")
+    (old,), (new,) = (logs.rotations(SETTINGS, [home]) for home in (before, after))
+    assert logs.moved_config(old.config, before, after) == new.config
+    assert logs.moved_unit(logs.render_unit(old), before, after) == logs.render_unit(new)
+
+
+def test_all_rotations_are_started_at_once_and_each_has_an_end():
+    wanted = logs.rotations(SETTINGS, HOMES)
+    started = "/usr/bin/systemctl start hermes-logrotate@default.service hermes-logrotate@work.service"
+    assert f"\nExecStart={started}\n" in logs.render_service(SETTINGS, [each.name for each in wanted])
+    assert {"LimitFSIZE", "LimitCPU", "TimeoutStartSec", "LogRateLimitBurst"} <= dict(logs.LIMITS).keys()
+    for rotation in wanted:
+        unit = logs.render_unit(rotation)
+        assert all(f"\n{name}={value}\n" in unit for name, value in logs.LIMITS)
 
 
 def write_events(home: Path) -> None:
@@ -278,16 +321,16 @@ MANAGER = Manager("system", Owner.current())
 @pytest.fixture
 def host(tmp_path, monkeypatch, systemctl):
     """A host whose files lie in tmp_path, where a journal runs and logrotate accepts everything."""
-    for name in ("CONFIG", "_FORMER_CONFIG", "JOURNALD", "SERVICE", "TIMER"):
+    for name in ("CONFIG", "STATE", "UNIT", "JOURNALD", "SERVICE", "TIMER"):
         monkeypatch.setattr(logs, name, str(tmp_path) + getattr(logs, name))
-    monkeypatch.setattr(logs, "check_config", lambda text: None)
+    monkeypatch.setattr(logs, "check_config", lambda text, where: None)
     systemctl.call("start", "systemd-journald.service")
     systemctl.asked.clear()
     return systemctl
 
 
-def converge(settings=SETTINGS):
-    plan = logs.plan_logs(settings, HOMES, MANAGER)
+def converge(settings=SETTINGS, homes=HOMES):
+    plan = logs.plan_logs(settings, homes, MANAGER)
     plan.apply()
     return plan
 
@@ -328,17 +371,52 @@ def test_a_run_that_was_killed_before_the_restart_is_finished_by_the_next(host):
     assert host.asked == ["restart systemd-journald.service"]
 
 
-def test_what_logrotate_refuses_never_lands(host, monkeypatch):
-    converge()
-    before = Path(logs.CONFIG).read_text()
+def of_rotations(name: str) -> list[str]:
+    return [path.format(name) for path in (logs.CONFIG, logs.UNIT, logs.STATE) if os.path.exists(path.format(name))]
 
-    def refuse(text):
-        raise OpsError("logrotate refuses it")
+
+def test_of_an_agent_that_left_no_rotation_is_left(host):
+    converge()
+    # As its first run leaves it.
+    state = Path(logs.STATE.format("work"))
+    state.parent.mkdir(parents=True)
+    state.write_text("x")
+    host.states["hermes-logrotate@work.service"] = {"ActiveState": "activating"}
+    host.asked.clear()
+    assert converge(homes=HOMES[:1]).changed
+    assert of_rotations("work") == []
+    assert len(of_rotations("default")) == 2
+    # Also one that hangs.
+    assert host.asked[0] == "disable --now hermes-logrotate@work.service"
+    assert "hermes-logrotate@work" not in Path(logs.SERVICE).read_text()
+    assert not converge(homes=HOMES[:1]).changed
+
+
+def test_a_run_that_was_killed_while_an_agent_left_is_finished_by_the_next(host):
+    converge()
+    for last in ("CONFIG", "STATE"):
+        Path(logs.UNIT.format("work")).unlink(missing_ok=True)
+        Path(logs.CONFIG.format("work")).unlink(missing_ok=True)
+        rest = Path(getattr(logs, last).format("work"))
+        rest.parent.mkdir(parents=True, exist_ok=True)
+        rest.write_text("x")
+        assert converge(homes=HOMES[:1]).changed
+        assert of_rotations("work") == []
+
+
+def test_what_logrotate_refuses_never_lands(host, monkeypatch):
+    """Not the texts of others either: all are checked before."""
+    converge()
+    before = [Path(logs.CONFIG.format(home.name)).read_text() for home in HOMES]
+
+    def refuse(text, where):
+        if where == logs.CONFIG.format("work"):
+            raise OpsError("logrotate refuses it")
 
     monkeypatch.setattr(logs, "check_config", refuse)
     with pytest.raises(OpsError):
         converge(dataclasses.replace(SETTINGS, max_size="1M"))
-    assert Path(logs.CONFIG).read_text() == before
+    assert [Path(logs.CONFIG.format(home.name)).read_text() for home in HOMES] == before
 
 
 def test_switched_off_nothing_is_left(host, tmp_path):
@@ -369,23 +447,26 @@ def logrotate(tmp_path, monkeypatch):
     return answer
 
 
-def test_logrotate_is_asked_about_the_very_text(logrotate, tmp_path):
+def test_logrotate_is_asked_about_the_very_text_of_files_that_are_nowhere(logrotate, tmp_path):
     logrotate("echo 'warning: logrotate in debug mode does nothing' >&2")
-    logs.check_config("the text\n")
-    assert (tmp_path / "shown").read_text() == "the text\n"
+    logs.check_config("# /a comment\n/etc/passwd\n{\n    the text\n}\n", "c")
+    comment, path, *rest = (tmp_path / "shown").read_text().splitlines()
+    assert (comment, rest) == ("# /a comment", ["{", "    the text", "}"])
+    # Not below a directory of root's: logrotate looks for it as the agent's user.
+    assert path == "/nonexistent/etc/passwd"
 
 
 @pytest.mark.parametrize("status", [0, 1])
 def test_the_error_is_logrotates_own(logrotate, status):
     logrotate("echo \"warning: in debug mode\nerror: c:3 unknown unit 'Q'\nerror: skipping\" >&2", status)
     with pytest.raises(OpsError, match="refuses it: c:3 unknown unit 'Q'"):
-        logs.check_config("maxsize 5Q\n")
+        logs.check_config("maxsize 5Q\n", "c")
 
 
 def test_a_host_without_logrotate_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(OpsError, match="cannot be run"):
-        logs.check_config("")
+        logs.check_config("", "c")
 
 
 # services, which the dashboard and the audit use as well
@@ -406,11 +487,11 @@ def test_a_link_of_an_agent_s_leads_to_no_other_rights_than_its_own(tmp_path):
     (tmp_path / "link").symlink_to("theirs")
     os.chown(theirs, 65534, 65534)
     for path in ("theirs/own/*.log", "link/own/x.log", "theirs/none/x.log", "theirs/x.log"):
-        assert logs._owner_of_directory(str(tmp_path / path)) == "nobody"
+        assert logs._owner_of_directory(str(tmp_path / path)).pw_name == "nobody"
     (tmp_path / "root-s").symlink_to(ours)
     (tmp_path / "loop").symlink_to("loop")
     for path in ("ours/x.log", "root-s/x.log", "root-s/none/x.log", "loop/x.log"):
-        assert logs._owner_of_directory(str(tmp_path / path)) == "root"
+        assert logs._owner_of_directory(str(tmp_path / path)).pw_name == "root"
 
 
 @pytest.mark.parametrize(

@@ -362,9 +362,10 @@ def test_as_another_user(host, part, open_to_all):
     nobody = pwd.getpwnam("nobody")
     host.home = open_to_all / "home"
     host.home.mkdir()
-    os.chown(host.home, nobody.pw_uid, nobody.pw_gid)
-    target = open_to_all / "target"
+    target = host.home / "target"
     target.write_text("{}")
+    for path in (host.home, target):
+        os.chown(path, nobody.pw_uid, nobody.pw_gid)
     (host.home / FILES[part]).symlink_to(target)
     assert host.run(host.agent(owner="nobody", **DECLARED[part]))["changed"]
     status = os.lstat(host.home / FILES[part])

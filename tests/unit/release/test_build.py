@@ -669,7 +669,7 @@ def test_a_private_index_is_asked_and_its_password_seen_nowhere(root, wheels, pr
         subprocess, "Popen", lambda argv, **options: commands.append(" ".join(map(str, argv))) or real(argv, **options)
     )
     request = Request(version=">=1.0,<1.1")
-    with pytest.raises(OpsError, match=r"the index 127\.0\.0\.1:\d+ refuses us") as error:
+    with pytest.raises(OpsError, match=r"the index 127\.0\.0\.1:\d+ refuses access") as error:
         build.ensure(request, Index(url=private_index, username="me", password="wrong-hunter2"), root=str(root))
     assert "hunter2" not in str(error.value)
     build.ensure(request, Index(url=private_index, username="me", password="p@ss/hunter2"), root=str(root))

@@ -308,7 +308,10 @@ def test_an_index_with_a_password_in_it_is_refused_without_repeating_it() -> Non
         ("hermes-agent was not found in the package registry", "no such version"),
         ("No space left on device (os error 28)", "disk is full"),
         ("https://own.example/simple/: invalid peer certificate: UnknownIssuer", "own.example is not trusted"),
-        ("HTTP status client error (401 Unauthorized) for url (https://own.example/simple/)", "own.example refuses us"),
+        (
+            "HTTP status client error (401 Unauthorized) for url (https://own.example/simple/)",
+            "own.example refuses access",
+        ),
         ("there is no version of hermes-agent==0.99.0 and you", "no such version (hermes-agent==0.99.0)"),
         (
             "Because the current Python version (3.10.13) does not satisfy Python>=3.11,<3.14 and you",

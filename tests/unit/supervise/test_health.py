@@ -267,7 +267,7 @@ def test_a_broken_state_file_is_a_gateway_that_is_not_ready(tmp_path):
     (tmp_path / "gateway_state.json").write_text('[{"platforms": {"a": 1}}]')
     found = health.check(agent(tmp_path), Owner.current(), systemd.state_of(unit()))
     assert [(problem.cause, problem.what) for problem in found.problems] == [
-        ("not_ready", "Hermes says it is not started")
+        ("not_ready", "Hermes reports its state as not started")
     ]
 
 

@@ -245,6 +245,13 @@ def test_a_pipe_is_no_file_and_does_not_block(tmp_path):
         files.read_bytes(str(tmp_path / "pipe"))
 
 
+def test_what_the_kernel_tells_about_processes_is_no_file(tmp_path):
+    """The command line of another user's process is for everybody to read, but not in an agent's sandbox."""
+    (tmp_path / ".env").symlink_to("/proc/1/cmdline")
+    with pytest.raises(OpsError, match="not a regular file"):
+        files.read_bytes(str(tmp_path / ".env"))
+
+
 # In a process of its own: another thread, as pytest's workers have, would take the signals in our place.
 INTERRUPTED = """
 import contextlib, os, signal, subprocess, sys

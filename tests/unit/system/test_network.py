@@ -12,10 +12,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import WorkerDied
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info, process
 
 
@@ -158,9 +161,68 @@ def test_a_program_s_name_moves_no_cursor(tmp_path):
 
 def test_whoever_accepts_a_connection_is_known():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
-        assert network.accepted_by(client, 0.0) is None
+        assert network.accepted_by(client, time.monotonic() + 0.1) is None
         with server.accept()[0]:
-            assert network.accepted_by(client, 0.0) == os.getuid()
+            assert network.accepted_by(client, time.monotonic() + 10) == os.getuid()
+
+
+OTHERS = 1000
+
+
+@pytest.fixture
+def crowd(tmp_path, monkeypatch):
+    """Lets tables of sockets be read instead of the kernel's, one row in a hundredth of a second; gives the clock."""
+    clock = SimpleNamespace(now=0.0)
+
+    def tick():
+        clock.now += 0.01
+        return clock.now
+
+    def sleep(seconds):
+        clock.now += seconds
+
+    def opened(path, *arguments, **more):
+        return open(str(path).replace("/proc/net", str(tmp_path)), *arguments, **more)
+
+    def write(table, *rows):
+        lines = [f"0: {local} {remote} {state} 0:0 0:0 0 {uid} 0 {inode}" for local, remote, state, uid, inode in rows]
+        (tmp_path / table).write_text("\n".join(["head", *lines, ""]))
+
+    monkeypatch.setattr(network, "time", SimpleNamespace(monotonic=tick, sleep=sleep))
+    monkeypatch.setattr(network, "open", opened, raising=False)
+    clock.write = write
+    return clock
+
+
+def test_very_many_connections_hide_no_listener(crowd):
+    connections = [("0100007F:0001", "0100007F:0002", "01", NOBODY, 1)] * OTHERS
+    crowd.write("tcp", ("0100007F:0011", "00000000:0000", "0A", 4_000_000_000, 2), *connections)
+    crowd.write("tcp6", (f"{'0' * 32}:0012", f"{'0' * 32}:0000", "0A", 4_000_000_000, 3), *connections)
+    assert network.listeners({0x11, 0x12, 0x01}) == {0x11: set(), 0x12: set()}
+    assert crowd.now < 1
+
+
+def test_very_many_listeners_take_no_more_than_the_time_for_both_tables(crowd):
+    for table in ("tcp", "tcp6"):
+        crowd.write(table, *[("0100007F:0001", "00000000:0000", "0A", NOBODY, 1)] * OTHERS)
+    assert network.listeners({2}) == {}
+    assert crowd.now < 2.1
+
+
+def test_very_many_connections_delay_no_request_beyond_its_deadline(crowd):
+    for table in ("tcp", "tcp6"):
+        crowd.write(table, *[("0100007F:0001", "0100007F:0002", "01", NOBODY, 1)] * OTHERS)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert network.accepted_by(client, 1.0) is None
+    assert crowd.now < 1.1
+
+
+def test_among_very_many_connections_one_is_found_as_long_as_there_is_time(crowd):
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        names = [network._written(name, client.family) for name in (client.getpeername(), client.getsockname())]
+        others = [("0100007F:0001", "0100007F:0002", "01", NOBODY, 1)] * OTHERS
+        crowd.write("tcp", *others, (*names, "01", 7, 8))
+        assert network.accepted_by(client, 15.0) == 7
 
 
 @pytest.mark.parametrize(
@@ -198,3 +260,34 @@ def test_a_declared_port_that_somebody_else_holds_is_a_conflict(listening):
     assert "Fix: " in conflict
     assert info.port_conflicts([replace(agent, state="absent")], []) == []
     assert info.port_conflicts([replace(agent, api=replace(agent.api, enabled=False))], []) == []
+
+
+def test_a_port_whose_listener_cannot_be_seen_is_its_user_s(listening, monkeypatch):
+    monkeypatch.setattr(network, "_find", lambda *arguments: None)
+    me = Owner.current()
+    (conflict,) = info.port_conflicts([declared(listening)], [])
+    assert f"taken by a process of user {me.name} that cannot be seen. Fix: " in conflict
+    other = replace(me, name="other", uid=me.uid + 1)
+    assert len(info.port_conflicts([declared(listening)], [other])) == 1
+    # One that an agent hides speaks against no other agent of the host.
+    assert info.port_conflicts([declared(listening)], [other, me]) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="other users' processes are root's to start")
+def test_an_agent_that_hides_a_listener_and_stops_its_worker_ends_no_look(hoarder, monkeypatch):
+    monkeypatch.setattr(network, "MOST_DESCRIPTORS", 500)
+    asked = []
+
+    def work(owner, function, ports):
+        asked.append((owner.name, ports))
+        raise WorkerDied("a look did not finish within 10 s")
+
+    monkeypatch.setattr(network, "work", work)
+    port = hoarder(600, NOBODY)[1]
+    nobody, daemon = Owner.named("nobody"), Owner.named("daemon")
+    assert info.port_conflicts([declared(port)], [daemon, nobody]) == []
+    assert asked == [("nobody", [port])]
+
+
+def test_a_user_without_a_name_is_named_by_its_number():
+    assert network.describe(set(), {4_000_000_000}) == "a process of user 4000000000 that cannot be seen"

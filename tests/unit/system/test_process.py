@@ -61,8 +61,8 @@ def test_a_nul_is_an_error_like_others(options):
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("yes", "said more than 1000000 bytes"),
-        ("yes >&2", "said more than 1000000 bytes"),
+        ("yes", "printed more than 1000000 bytes"),
+        ("yes >&2", "printed more than 1000000 bytes"),
         ("sleep 1000", "did not finish within 1 s"),
         ("trap '' TERM; while :; do sleep 0.1; echo on; done", "did not finish within 1 s"),
         ("exec >&- 2>&-; sleep 1000", "did not finish within 1 s"),

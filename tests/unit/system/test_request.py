@@ -94,7 +94,7 @@ def test_version_six(serve):
         (b"", "answers with nothing"),
         (b"SSH-2.0-OpenSSH\r\n", "not HTTP"),
         (b"SSH-2.0-OpenSSH\r\n\r\n\r\n", "not HTTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{", "then it ended"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{", "an incomplete answer"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999\r\n\r\n{", "more than 10000 bytes"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10**6, "bytes of headers"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 10**6, "more than 10000 bytes"),
@@ -163,6 +163,6 @@ def test_another_user_on_the_port_gets_not_one_byte():
     command = [sys.executable, "-c", STRANGER, str(uid)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stranger:
         port = int(stranger.stdout.readline())
-        with pytest.raises(Foreign, match=f"user id {uid}, not of the agent's"):
+        with pytest.raises(Foreign, match=f"user id {uid}, not the agent's"):
             ask(port, body=b"confidential", headers={"Authorization": "Bearer the-key"})
         assert stranger.stdout.read() == "b''\n"

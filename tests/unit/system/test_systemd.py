@@ -60,7 +60,7 @@ def test_nonsense_is_no_number_and_no_word(systemctl, value):
     ("script", "why"),
     [
         ("sleep 1000", "did not finish"),
-        ("yes", "said more than"),
+        ("yes", "printed more than"),
         # A pipe that somebody holds whom no signal to the group reaches.
         ("setsid sleep 30 & disown; sleep 1000", "did not finish"),
         ("setsid sleep 30 & disown", "did not finish"),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,76 @@ def test_it_starts_no_program(call, nobody, start):
         call(start, owner=nobody)
 
 
+@needs_root
+@pytest.mark.parametrize("place", ["/home", "/root", "/run/user", "/tmp", "/var/tmp"])
+def test_it_sees_what_it_works_on_and_nothing_else_of_other_people(call, nobody, place):
+    """A link of the agent's would have it read there what others let everybody read."""
+    os.makedirs(place, exist_ok=True)
+    # All may pass, as on many a host: nothing but the worker's own view is in the way.
+    mode = os.stat(place).st_mode
+    directory = Path(tempfile.mkdtemp(prefix="hermes-view-", dir=place))
+    try:
+        os.chmod(place, mode | 0o055)
+        own, other = directory / "own", directory / "other"
+        for path in (directory, own, other):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o755)
+            (path / "file").write_text(path.name)
+        os.chown(own, nobody.uid, nobody.gid)
+        (own / "link").symlink_to(other / "file")
+        (own / "up").symlink_to("../other/file")
+        look = """
+            def read(name):
+                try:
+                    return open(os.path.join(arguments[0]["home"], name)).read()
+                except FileNotFoundError:
+                    return None
+            open(os.path.join(arguments[0]["home"], "written"), "w").close()
+            return [read(name) for name in ("file", "link", "up")]
+            """
+        assert call(look, {"home": str(own)}, owner=nobody) == ["own", None, None]
+        assert (own / "written").stat().st_uid == nobody.uid
+        # Ours is as it was: what a worker mounts, nobody else sees.
+        assert (other / "file").read_text() == "other"
+    finally:
+        os.chmod(place, mode)
+        shutil.rmtree(directory)
+
+
+@needs_root
+@pytest.mark.parametrize("theirs", [True, False])
+def test_it_sees_its_users_own_home(call, nobody, theirs):
+    """An adopted agent keeps its skills elsewhere in its user's home, say; its gateway sees that home, too."""
+    home = Path(tempfile.mkdtemp(prefix="hermes-view-", dir="/home"))
+    try:
+        (home / "file").write_text("own")
+        home.chmod(0o755)
+        (home / "file").chmod(0o644)
+        if theirs:
+            os.chown(home, nobody.uid, nobody.gid)
+        # In two, so that it is not something to work on.
+        body = f"return os.path.exists('/home/' + '{home.name}/file')"
+        assert call(body, owner=replace(nobody, home=str(home))) is theirs
+    finally:
+        shutil.rmtree(home)
+
+
+@needs_root
+def test_a_link_in_the_place_of_its_home_leads_nowhere(call, nobody):
+    directory = Path(tempfile.mkdtemp(prefix="hermes-view-"))
+    try:
+        for path in (directory, directory / "other", directory / "agents"):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o755)
+        (directory / "other/file").write_text("other")
+        os.chown(directory / "agents", nobody.uid, nobody.gid)
+        (directory / "agents/home").symlink_to(directory / "other")
+        look = "return [os.path.lexists(path) for path in (arguments[0], arguments[0] + '/file')]"
+        assert call(look, f"{directory}/agents/home", owner=nobody) == [True, False]
+    finally:
+        shutil.rmtree(directory)
+
+
 def test_a_descriptor_that_is_handed_over_stays(call, tmp_path):
     with open(tmp_path / "file", "wb") as stream:
         call("os.write(arguments[0], b'from below')", stream.fileno(), descriptors=[stream.fileno()])
@@ -180,6 +252,35 @@ def test_one_that_hangs_in_c_ends_although_its_caller_was_killed(call, tmp_path)
 
         assert select.select([descriptor], [], [], 60)[0]
         os.close(descriptor)
+
+
+@needs_root
+def test_one_that_its_agent_stopped_ends_with_its_caller(call, nobody):
+    """A stopped process is deaf to its timers; what it holds, like the lock of a job, it would hold for ever."""
+    call("return None")
+    acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
+    acts.write_text("import os, signal\ndef act():\n    os.kill(os.getpid(), signal.SIGSTOP)\n")
+    program = f"""
+        import os, sys, time
+        sys.path.insert(0, {worker._import_directory()!r})
+        from hermes_ops.system import worker
+        from hermes_ops.system.files import Owner
+        it = worker.Worker(Owner.named("nobody"), "system.acts:act", (), worker.Limits(seconds=1000))
+        os.waitid(os.P_PID, it._process.pid, os.WSTOPPED)
+        print(it._process.pid, flush=True)
+        os.kill(os.getpid(), 9)
+        """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
+    descriptor = _pidfd(int(done.stdout))
+    if descriptor is not None:
+        import select
+
+        try:
+            assert select.select([descriptor], [], [], 30)[0]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(done.stdout), 9)
+            os.close(descriptor)
 
 
 def _pidfd(pid: int) -> int | None:

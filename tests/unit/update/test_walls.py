@@ -441,7 +441,7 @@ def test_an_agent_whose_gateway_is_stopped_keeps_nobody_from_an_update(world, ha
     assert outcome.status == "success", outcome.message
     assert world.states() == {"hermes-gateway@coder.service": "inactive", "hermes-gateway@default.service": "active"}
     if (spoil, when) == (spoil_home, "before"):
-        assert any("coder has no say, its gateway does not run" in line for line in world.said)
+        assert any("coder does not block this, its gateway does not run" in line for line in world.said)
     world.assert_clean()
 
 

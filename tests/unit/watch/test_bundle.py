@@ -251,7 +251,7 @@ def test_a_broken_host_is_what_it_is_for(host, tmp_path, spoil):
     found = contents(debug.bundle(host, "bundle", 7).data)
     assert secret == "nothing" or secret not in "\n".join(found.values())
     if spoil in ("config", "webhooks", "pipes"):
-        assert "could not be had" in "\n".join(found.values())
+        assert "not available" in "\n".join(found.values())
 
 
 def test_a_command_that_is_missing_or_fails(host, monkeypatch):
@@ -262,7 +262,7 @@ def test_a_command_that_is_missing_or_fails(host, monkeypatch):
 
     monkeypatch.setattr(debug, "run_tail", run)
     found = contents(debug.bundle(host, "bundle", 7).data)
-    assert found["system/ports.txt"] == "could not be had: ss: cannot be run (No such file or directory)\n"
+    assert found["system/ports.txt"] == "not available: ss: cannot be run (No such file or directory)\n"
     assert found["status.txt"] == "it failed\n"
 
 

@@ -396,7 +396,7 @@ def test_how_a_job_ended_is_told_also_where_it_cannot_be_written_down(beat, serv
         heartbeat.conclude(host, "backup", False, "backed up: default")
     kind, body = [(ping["kind"], ping["body"]) for ping in server.state.pings if ping["uuid"] == BACKUP][-1]
     assert kind == "fail"
-    assert "this cannot be written down" in body
+    assert "this result cannot be recorded" in body
 
 
 def test_a_job_s_report_never_raises(beat, server, host, tmp_path, monkeypatch):

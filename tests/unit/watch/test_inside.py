@@ -225,14 +225,14 @@ def test_each_part_and_all_of_it_are_bounded(host, monkeypatch):
 def test_of_what_says_more_than_fits_the_end_counts(tmp_path):
     script = "import sys\nfor n in range(200000): print('line', n)\nsys.exit(3)"
     said = run_tail(["python3", "-c", script], timeout=60, limit=1000)
-    assert said.startswith("[what it said before is left out]\nline 1999")
+    assert said.startswith("[earlier output is left out]\nline 1999")
     assert said.endswith("line 199999\n[exit status 3]\n")
     assert len(said) < 1200
 
 
 def test_what_never_ends_is_ended():
     said = run_tail(["sh", "-c", "while :; do echo again; done"], timeout=1, limit=1000)
-    assert said.startswith("[what it said before is left out]\nagain\n")
+    assert said.startswith("[earlier output is left out]\nagain\n")
     assert said.endswith("[it did not finish within 1 s]\n")
     assert run_tail(["sh", "-c", "echo out; echo err >&2"], timeout=10, limit=1000) == "out\nerr\n"
     with pytest.raises(OpsError, match="cannot be run"):
@@ -256,6 +256,5 @@ def test_a_worker_that_dies_leaves_out_its_agent_only(host, monkeypatch):
 
 def test_names_that_may_be_pieces_of_a_key_are_counted():
     assert (
-        inside.env_names("A_KEY=1\nhttp_proxy=x\nMIIEvQ=\nB\n")
-        == "A_KEY\nhttp_proxy\nand 1 that no setting is called\n"
+        inside.env_names("A_KEY=1\nhttp_proxy=x\nMIIEvQ=\nB\n") == "A_KEY\nhttp_proxy\nand 1 not named like a setting\n"
     )

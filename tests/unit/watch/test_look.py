@@ -143,7 +143,7 @@ def test_a_deaf_platform_has_to_be_deaf_twice(see, host, tmp_path, monkeypatch):
     assert see().findings == []
     (finding,) = see().findings
     assert finding.cause == "deaf"
-    assert finding.what.startswith("discord: connected, says Hermes")
+    assert finding.what.startswith("discord: connected according to Hermes")
 
 
 def test_an_event_loop_that_froze(see, tmp_path):

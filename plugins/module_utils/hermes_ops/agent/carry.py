@@ -1,12 +1,11 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A home carried from one user to another, byte for byte.
+"""Copies a home from one user to another, byte for byte.
 
-All of this works on what an agent wrote, so it is called in a :mod:`worker`: :func:`send` as the user that the home
-belongs to, :func:`receive` as the one that it shall belong to, with a pipe of root's between them. :mod:`stream` does
-the copying: links, holes, times and modes stay as they are. :func:`survey` of both homes tells whether all of it
-arrived.
+An agent wrote the content, so all of this runs in a :mod:`worker`: :func:`send` as the present owner of the home,
+:func:`receive` as its future owner, with a pipe of root between them. :mod:`stream` does the copying and keeps links,
+holes, times and modes. Comparing :func:`survey` of both homes shows whether everything arrived.
 """
 
 from __future__ import annotations
@@ -22,32 +21,33 @@ from typing import Any
 
 from ..system import trees
 from ..system.errors import OpsError
-from ..system.files import failure, read_bytes, write_atomic
+from ..system.files import failure, read_text, write_atomic
 from ..system.text import printable
 from .stream import Writer, unpack
 
-# Where Hermes keeps its jobs, with absolute paths (0.18.2 and 0.19.0 cron/jobs.py: create_job).
+# The file of Hermes' cron jobs, which holds absolute paths (0.18.2 and 0.19.0 cron/jobs.py: create_job).
 JOBS = "cron/jobs.json"
-# The keys of a job that hold a path. A script outside of its home's scripts/ is refused when the job runs, and a
-# directory that is missing is left out silently (0.19.0 cron/scheduler.py: _run_job_script, run_job).
+# The keys of a job that hold a path. A job refuses a script outside of its home's scripts/, and silently ignores a
+# missing directory (0.19.0 cron/scheduler.py: _run_job_script, run_job).
 JOB_PATHS = ("script", "workdir")
-# Bytes of a file of jobs that is worth reading.
+# Bytes of the jobs file that are read; a larger file does not parse then, and is left alone.
 _JOBS_LIMIT = 16 * 2**20
-# Below these lies what was, not what is to be done: a path in it changes nothing.
+# Records of the past: a path in them has no effect.
 _HISTORY = ("logs/", "sessions/", "cron/output/")
 _DATABASES = (".db", ".db-wal", ".db-shm", ".db-journal")
 _CHUNK = 1 << 20
-# Names that are listed; more are only counted.
+# Names that are listed; further ones are only counted.
 _LISTED = 20
 
 
 def survey(home: str, leave_out: list[str], roots: list[str]) -> dict[str, Any]:
-    """What is in *home*.
+    """A summary of the contents of *home*.
 
-    :param leave_out: patterns (fnmatch) of names in *home* that are not looked at
-    :param roots: directories; which files and links name a path in them
-    :returns: ``digest`` of all names, kinds, modes, contents and times; ``entries``, a number; ``size`` on the disk in
-        bytes; ``naming``, paths below *home*, and ``more`` of these that are not listed
+    :param leave_out: patterns (fnmatch) of names in *home* that are ignored
+    :param roots: directories; files and links that name a path in one of them are listed
+    :returns: ``digest`` of all names, kinds, modes, contents and times; ``entries``: their number; ``size`` on disk in
+        bytes; ``naming``: paths below *home* of files and links that name one of *roots*; ``more``: how many further
+        ones there are
     :raises OpsError: something in it cannot be read, or cannot be copied
     """
     needles = [os.fsencode(root) for root in roots]
@@ -66,7 +66,7 @@ def survey(home: str, leave_out: list[str], roots: list[str]) -> dict[str, Any]:
         elif named:
             more += 1
         size += status.st_blocks * 512
-        # What send() takes away is no difference.
+        # send() drops these two bits, so they must not make a difference.
         mode = stat.S_IMODE(status.st_mode) & ~(stat.S_ISUID | stat.S_ISGID)
         entry = f"{os.fsencode(relative).hex()} {kind:o} {mode:o} {what}"
         digests.append(hashlib.sha256(entry.encode()).digest())
@@ -75,7 +75,10 @@ def survey(home: str, leave_out: list[str], roots: list[str]) -> dict[str, Any]:
 
 
 def _entries(home: str, leave_out: list[str]) -> Iterator[tuple[str, str, os.stat_result]]:
-    """Path, path below *home* and status of everything in it that can be copied; sockets belong to processes."""
+    """Path, path below *home*, and status of every entry that can be copied. Sockets are skipped.
+
+    :raises OpsError: an entry cannot be read, is on another mount, or is a device
+    """
     device = os.lstat(home).st_dev
     waiting = [home]
     while waiting:
@@ -84,7 +87,7 @@ def _entries(home: str, leave_out: list[str]) -> Iterator[tuple[str, str, os.sta
             try:
                 names = sorted(os.listdir(directory))
             except FileNotFoundError:
-                # Its gateway may still run.
+                # The directory vanished, because the gateway may still run.
                 names = []
         for name in names:
             path = os.path.join(directory, name)
@@ -96,9 +99,9 @@ def _entries(home: str, leave_out: list[str]) -> Iterator[tuple[str, str, os.sta
                 except FileNotFoundError:
                     continue
             if status.st_dev != device:
-                raise OpsError("is a mount of its own, which would stay behind", where=path, fix="unmount it")
+                raise OpsError("is a separate mount, which would not be copied", where=path, fix="unmount it")
             if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
-                raise OpsError("is a device, which no agent can make", where=path, fix="remove it")
+                raise OpsError("is a device, which the agent's user cannot create", where=path, fix="remove it")
             if stat.S_ISSOCK(status.st_mode):
                 continue
             if stat.S_ISDIR(status.st_mode):
@@ -107,7 +110,7 @@ def _entries(home: str, leave_out: list[str]) -> Iterator[tuple[str, str, os.sta
 
 
 def _read(path: str, needles: list[bytes]) -> tuple[str, bool]:
-    """The SHA-256 of a file, and whether one of *needles* is in it."""
+    """The SHA-256 of a file, and whether it holds one of *needles*."""
     digest, named, tail = hashlib.sha256(), False, b""
     overlap = max((len(needle) for needle in needles), default=1) - 1
     with _refusing(path), contextlib.suppress(FileNotFoundError):
@@ -138,7 +141,7 @@ def _is_in(path: bytes, directory: bytes) -> bool:
 
 
 def send(home: str, leave_out: list[str], descriptor: int) -> None:
-    """Write all of *home* but *leave_out* to *descriptor*, for :func:`receive`.
+    """Write *home* without *leave_out* to *descriptor*, for :func:`receive`.
 
     :raises OpsError: it could not be read, or was changed meanwhile
     """
@@ -152,7 +155,7 @@ def send(home: str, leave_out: list[str], descriptor: int) -> None:
 
 
 def receive(home: str, descriptor: int) -> None:
-    """Make *home* of what comes from *descriptor*.
+    """Create *home* from the stream in *descriptor*.
 
     :raises OpsError: it could not be written
     """
@@ -162,7 +165,7 @@ def receive(home: str, descriptor: int) -> None:
 
 @contextlib.contextmanager
 def _at(home: str) -> Iterator[None]:
-    """Say which home an error of the stream is about, and nothing that no terminal should show."""
+    """Add the home to errors of the stream, and make them safe for terminals."""
     try:
         yield
     except OpsError as error:
@@ -170,7 +173,7 @@ def _at(home: str) -> Iterator[None]:
 
 
 def who_works(home: str, leave_out: list[str]) -> list[str]:
-    """The processes of this user that have a file of *home* open: number and name of each."""
+    """The processes of this user that have a file in *home* open: process id and name of each."""
     inside = os.path.join(home, "")
     found = []
     for number in os.listdir("/proc"):
@@ -184,7 +187,7 @@ def who_works(home: str, leave_out: list[str]) -> list[str]:
 
 def _opened(number: str) -> list[str]:
     paths = []
-    # Another user's, or over by now.
+    # The process belongs to another user, or has ended.
     with contextlib.suppress(OSError):
         for name in os.listdir(f"/proc/{number}/fd"):
             with contextlib.suppress(OSError):
@@ -201,19 +204,19 @@ def _name(number: str) -> str:
 
 
 def move_jobs(home: str, before: str, after: str) -> list[str]:
-    """Let the cron jobs in *home*, which was at *before* and will be at *after*, find what they found.
+    """Adapt the paths of the cron jobs in *home*, which was at *before* and will be at *after*.
 
-    :returns: what was changed, one line each
+    :returns: the changes, one line each
     """
     path = os.path.join(home, JOBS)
-    data = read_bytes(path, _JOBS_LIMIT)
+    text = read_text(path, _JOBS_LIMIT)
     try:
-        document = json.loads(data or b"{}")
+        document = json.loads(text or "{}")
         jobs = document["jobs"]
     except (KeyError, TypeError, ValueError, RecursionError):
         jobs = None
     if not isinstance(jobs, list):
-        # Hermes makes nothing of it either.
+        # Hermes cannot use such a file either.
         return []
     changed = [line for job in jobs if isinstance(job, dict) for line in _move_job(job, before, after)]
     if changed:
@@ -230,5 +233,5 @@ def _move_job(job: dict[str, Any], before: str, after: str) -> Iterator[str]:
 
 
 def discard(home: str) -> None:
-    """Remove a copy that nobody has used."""
+    """Remove a copy of a home that was never used."""
     trees.remove(home)

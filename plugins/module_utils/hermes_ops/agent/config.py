@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An agent's ``config.yaml``: we own keys in it, not the file."""
+"""An agent's ``config.yaml``: we own the declared keys in it, not the file."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from .part import FILE_MODE, Part, mode_of, replace, wrong_mode
 
 FILE_NAME = "config.yaml"
 RECORD = "config"
-# What :func:`decide` returns as the record.
+# The form of the record that :func:`decide` returns.
 RECORD_FORM = {"keys": [([str], str)], "created": [[str]], "config_version": object}
-# Bytes; the largest file that is read. What people write and Hermes adds is a fiftieth of it.
+# Bytes of the largest file that is read. A real file has about a fiftieth of it.
 LARGEST = 2**20
 VERSION_KEY = "_config_version"
 
 KeyPath = tuple[str, ...]
 
-# What a running gateway reads again for each turn. From 0.18.2 and 0.19.0: gateway/run.py
-# (`_load_gateway_config` and `_resolve_gateway_model` in the turn, `_CACHE_BUSTING_CONFIG_KEYS` rebuild a cached
-# agent), tools/approval.py (`_get_approval_mode` reads the file at each question). All else asks for a restart.
+# Keys that a running gateway reads again in each turn; a change of any other key needs a restart. From 0.18.2 and
+# 0.19.0: gateway/run.py (`_load_gateway_config` and `_resolve_gateway_model` run in the turn, a change of
+# `_CACHE_BUSTING_CONFIG_KEYS` rebuilds a cached agent), tools/approval.py (`_get_approval_mode` reads the file at each
+# question).
 LIVE_KEYS: tuple[KeyPath, ...] = (
     ("model",),
     ("approvals", "mode"),
@@ -46,21 +47,21 @@ LIVE_KEYS: tuple[KeyPath, ...] = (
 
 
 def read_config(path: str) -> dict[Any, Any]:
-    """What Hermes sees in the ``config.yaml`` at *path*; ``{}`` when there is none or it is empty.
+    """The tree that Hermes sees in the ``config.yaml`` at *path*; ``{}`` when the file is missing or empty.
 
-    :raises OpsError: when it is not UTF-8, does not parse or is no mapping; says the line
+    :raises OpsError: when it is not UTF-8, does not parse or is not a mapping; names the line
     """
     text = read_text(path, LARGEST)
     return yaml_edit.load(text, path) if text else {}
 
 
 def is_live(keys: KeyPath) -> bool:
-    """Whether a running gateway notices a change of this key by itself."""
+    """Whether a running gateway notices a change of this key without a restart."""
     return any(keys[: len(live)] == live for live in LIVE_KEYS)
 
 
 def fingerprint(value: Any) -> str:
-    """What is remembered of a value."""
+    """The hash of a value that the record keeps."""
     return hashlib.sha256(_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -74,7 +75,7 @@ def _json(value: Any) -> str:
 
 
 def version_of(tree: Mapping[Any, Any]) -> int | str | None:
-    """The version of its format that the file claims; None when that is no number or text."""
+    """The version of its format that the file claims; None when that is neither a number nor text."""
     version = tree.get(VERSION_KEY)
     return version if isinstance(version, (int, str)) else None
 
@@ -112,16 +113,16 @@ def _delete(tree: dict[Any, Any], keys: KeyPath) -> None:
 
 @dataclass
 class ConfigPlan:
-    """What :func:`plan_config` decides.
+    """The result of :func:`plan_config`.
 
     :param edits: ``(keys, value)`` to set and ``(keys,)`` to remove, in this order
-    :param tree: what Hermes has to see afterwards
-    :param keys: ``[[path, fingerprint], …]`` to remember
-    :param created: parents that we made, to remember
+    :param tree: the tree that Hermes must see afterwards
+    :param keys: ``[[path, fingerprint], …]`` for the record
+    :param created: parents that we created, for the record
     :param drift: ``{key, found, declared}`` of keys that somebody changed since we wrote them
-    :param migrated: the same for keys that Hermes changed when it moved the file to another ``_config_version``
-    :param left: ``{key, found}`` of keys that left the declaration and stay, because somebody changed them
-    :param restart: reasons
+    :param migrated: the same for keys that Hermes changed when it migrated the file to another ``_config_version``
+    :param left: ``{key, found}`` of keys that are no longer declared but stay, because somebody changed them
+    :param restart: reasons to restart the gateway
     """
 
     tree: dict[Any, Any]
@@ -140,14 +141,14 @@ def plan_config(
 ) -> ConfigPlan:
     """Decide which keys of *tree* have to change.
 
-    A key that left the declaration is removed if it still holds what we wrote, and so are the parents that we
-    made and that are empty then. One that somebody changed since is no longer ours: it stays, in ``left``.
+    A key that is no longer declared is removed if it still holds the value that we wrote, together with parents that
+    we created and that become empty. A key that somebody changed since is no longer ours: it stays, in ``left``.
 
-    A declared key below something that is no mapping replaces it. A bare ``model: x/y`` is kept as
-    ``model.default``, which is what it means to Hermes (hermes_cli/config.py, 0.18.2 and 0.19.0).
+    A declared key below a value that is not a mapping replaces that value. A bare ``model: x/y`` is kept as
+    ``model.default``, because Hermes reads it so (hermes_cli/config.py, 0.18.2 and 0.19.0).
 
-    :param tree: what Hermes sees now
-    :param record: what was remembered the last time, ``keys``, ``created`` and ``config_version``
+    :param tree: the tree that Hermes sees now
+    :param record: the record of the last run: ``keys``, ``created`` and ``config_version``
     """
     record = record or {}
     plan = ConfigPlan(copy.deepcopy(dict(tree)))
@@ -201,14 +202,14 @@ def _satisfied(found: Any, value: Any) -> bool:
 
 
 def _unordered(value: Any) -> Any:
-    """Mappings within lists with their keys sorted: their order means nothing to Hermes."""
+    """*value* with the keys of its mappings sorted, also within lists: their order does not matter to Hermes."""
     if isinstance(value, dict):
         return {name: _unordered(value[name]) for name in sorted(value, key=lambda key: (str(type(key)), str(key)))}
     return [_unordered(part) for part in value] if isinstance(value, list) else value
 
 
 def _leaving(known: Iterable[KeyPath], wanted: list[tuple[KeyPath, Any]]) -> list[KeyPath]:
-    """The recorded keys that no declared one is equal to, lies below or replaces."""
+    """The recorded keys to remove: no declared key is equal to them, lies below them or replaces them."""
 
     def stays(keys: KeyPath) -> bool:
         return any(
@@ -251,13 +252,13 @@ def _difference(keys: KeyPath, before: Any, after: Any) -> Difference:
 
     one, other = text(before), text(after)
     if one == other:
-        # Two secrets, or 1 and 1.0 and the like.
+        # Both are hidden secrets, or values such as 1 and 1.0 that look the same in the diff.
         other = f"{other}, changed"
     return Difference(".".join(keys), one, other)
 
 
 def edited(text: str, plan: ConfigPlan, path: str) -> str:
-    """*text* with the plan's edits; proved by reading it again.
+    """*text* with the plan's edits, verified by parsing the result.
 
     :raises OpsError: when Hermes would not see exactly the planned tree; names the line
     """
@@ -266,7 +267,7 @@ def edited(text: str, plan: ConfigPlan, path: str) -> str:
         try:
             text = yaml_edit.set_value(text, keys, value[0], path) if value else yaml_edit.delete(text, keys, path)
         except OpsError as error:
-            # Its line counts what was inserted above.
+            # The line in *error* is that of the edited text, so it is looked up in the original.
             raise OpsError(error.what, where=_place(original, keys, path), fix=error.fix) from None
     try:
         right = yaml_edit.same(yaml_edit.load(text, path), plan.tree)
@@ -287,18 +288,18 @@ def _place(text: str, keys: KeyPath, path: str) -> str:
     return f"{path}:{line}" if line else path
 
 
-# Doing it
+# Comparing a file
 
 
 def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
-    """Which keys of the file at *path* no longer hold what *record* says we wrote, dotted.
+    """The keys of the file at *path* that no longer hold the values in *record*, in dotted form.
 
     :raises OpsError: when the file cannot be read as YAML
     """
     known = [(tuple(keys), mark) for keys, mark in record.get("keys", [])]
     tree = read_config(path) if known else {}
     found = [(keys, mark, _get(tree, keys)) for keys, mark in known]
-    # An empty mapping was written so that there is one; what others put into it is theirs.
+    # A declared empty mapping only has to exist; keys that others add to it are no drift.
     return [
         ".".join(keys)
         for keys, mark, value in found
@@ -306,15 +307,15 @@ def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-# The gateway looks into the managed scope only where the home has a config.yaml, be it an empty one
-# (gateway/config.py, load_gateway_config, 0.18.2 and 0.19.0).
-BESIDE_MANAGED = "# What is declared of this agent stands in its managed scope, and wins over what stands here.\n"
+# The gateway reads the managed scope only if the home has a config.yaml, even an empty one (gateway/config.py,
+# load_gateway_config, 0.18.2 and 0.19.0).
+BESIDE_MANAGED = "# The declared keys of this agent are in its managed scope, and win over keys in this file.\n"
 
 
 def decide(home: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
-    """Compare ``<home>/config.yaml`` with what is declared; see :mod:`part`.
+    """Compare ``<home>/config.yaml`` with the declaration; see :mod:`part`.
 
-    :param declared: ``keys`` that the file has to hold, and ``beside``: whether there has to be a file at all
+    :param declared: ``keys`` that the file must hold, and ``beside``: whether the file must exist even without keys
     :raises OpsError: when the file does not parse, or a key cannot be changed
     """
     path = os.path.join(home, FILE_NAME)
@@ -328,9 +329,9 @@ def decide(home: str, declared: Mapping[str, Any], record: Mapping[str, Any]) ->
 def decide_file(
     path: str, keys: Mapping[str, Any], record: Mapping[str, Any], *, mode: int = FILE_MODE, prefix: str = ""
 ) -> Part:
-    """Compare the ``config.yaml`` at *path* with what is declared.
+    """Compare the ``config.yaml`` at *path* with the declaration.
 
-    :param prefix: of what is said to differ
+    :param prefix: text before the name of each difference
     """
     text, found_mode = read_text(path, LARGEST), mode_of(path)
     if text and not yaml_edit.available():
@@ -349,7 +350,7 @@ def decide_file(
     )
     part.differences += wrong_mode(found_mode, mode, prefix)
     if part.differences:
-        # Made also where it is only looked at: an edit that is refused is refused then.
+        # The new text is made in check mode, too, so that an edit that cannot be made fails there already.
         new = edited(text or "", plan, path) if plan.edits and yaml_edit.available() else text or ""
         part.steps.append(lambda: replace(path, text, new, mode=mode))
     return part

@@ -1,18 +1,18 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An agent's home made what is declared of it: the one entrance for modules, images and tests.
+"""Converges an agent's home to its declaration: the one entry point for modules, images and tests.
 
-Root decides what is declared and remembers what was applied. All that touches the home is done by a worker, as the
+Root holds the declaration and the records of what was applied. A worker does everything that touches the home, as the
 agent's user::
 
-    root                                     worker
-    what is declared, what was applied  ->   look: what differs
-    asks for the restart, keeps files
-    what is declared, what was applied  ->   apply: decides again, writes
-    remembers what was applied          <-   what was applied
+    root                                          worker
+    sends the declaration and the records    ->   look: finds the differences
+    records the restart, keeps old contents
+    sends the declaration and the records    ->   apply: decides again, writes
+    records what was applied                 <-   reports what was applied
 
-A run that is killed anywhere is finished by the next. Without a difference there is one worker, and in check mode too.
+If a run is killed, the next run finishes its work. Without differences, and in check mode, one worker runs only once.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from ..system.worker import Limits, WorkerDied, work
 from . import config, env, home, ownership, parts
 from .part import Changed, Part, fit
 
-# A file of the largest size, each of whose characters needs an escape, for each part.
+# The answer holds, for each part, a file of the largest size in which every character needs an escape.
 LIMITS = Limits(seconds=120, answer=32 * 2**20)
 _MANAGED_MODE, _MANAGED_DIRECTORY_MODE = 0o644, 0o755
-# Root's finds reveal others, a directory each; somebody else may write while we do.
+# Rounds of giving files back: each directory that is given to the agent's user may reveal more files of root.
 _ROUNDS = 50
-parts.ATTEMPTS = 5
+# Attempts to apply, since somebody else may write meanwhile.
 
 
-# What is declared
+# The declaration
 
 
 @dataclass(frozen=True)
 class Home:
     """Directories, modes, owners and the persona; see :func:`home.decide`.
 
-    :param skipped: directories of the home that are not looked through for what root left
+    :param skipped: directories of the home that are not searched for files of root
     """
 
     soul: str | None = None
@@ -64,7 +64,7 @@ class Home:
 class Config:
     """Keys of ``config.yaml``.
 
-    :param managed_dir: root's directory, in whose ``config.yaml`` they stand instead; Hermes lets that one win
+    :param managed_dir: a directory of root whose ``config.yaml`` holds the keys instead; in Hermes that file wins
     """
 
     declared: Mapping[str, Any]
@@ -90,7 +90,7 @@ class Webhooks:
 
 @dataclass(frozen=True)
 class AgentHome:
-    """What is declared of an agent's home. A part that is None is left alone."""
+    """The declaration of an agent's home. A part that is None is left alone."""
 
     home: Home | None = None
     config: Config | None = None
@@ -100,11 +100,11 @@ class AgentHome:
 
 @dataclass
 class Outcome:
-    """What :func:`converge_home` did, or in check mode would do.
+    """The changes that :func:`converge_home` made, or would make in check mode.
 
-    :param parts: of those that were declared, by the name of the field of :class:`AgentHome`
-    :param notes: what could not be looked at
-    :param given: whether there is something of root's that the agent's user gets
+    :param parts: the declared parts, by the name of their field in :class:`AgentHome`
+    :param notes: what was not examined, as sentences
+    :param given: whether files of root are given to the agent's user
     """
 
     parts: dict[str, Part]
@@ -117,7 +117,7 @@ class Outcome:
 
     @property
     def restart(self) -> list[str]:
-        """Why the gateway has to be restarted; recorded already."""
+        """Why the gateway must be restarted; these reasons are recorded."""
         return [reason for part in self.parts.values() for reason in part.restart]
 
 
@@ -125,15 +125,15 @@ class Outcome:
 
 
 def converge(description: Description, placement: Placement, owner: Owner, records: Records, *, check: bool) -> Outcome:
-    """Make the home of an agent what is declared; see :func:`converge_home`."""
+    """Converge the home of an agent; see :func:`converge_home`."""
     return converge_home(placement.home, owner, records, desired(description, placement), check=check)
 
 
 def desired(description: Description, placement: Placement) -> AgentHome:
-    """What *description* makes of a home at *placement*."""
+    """The declaration of the home at *placement* that follows from *description*."""
     settings = {name: env.as_text(value) for name, value in description.settings.items()}
     return AgentHome(
-        # Of Hermes' profiles in an adopted home each may be another agent's.
+        # In an adopted home, Hermes' profiles may be the homes of other agents.
         home=Home(description.soul, description.user_profile, description.memory, (PROFILES_DIRECTORY,)),
         config=Config(description.config, placement.managed),
         env=Env(settings, description.secrets, description.generate),
@@ -142,11 +142,11 @@ def desired(description: Description, placement: Placement) -> AgentHome:
 
 
 def converge_home(path: str, owner: Owner, records: Records, desired: AgentHome, *, check: bool) -> Outcome:
-    """Make the home at *path* what is declared.
+    """Converge the home at *path* to *desired*.
 
-    :param owner: the agent's user; in check mode :func:`reader` may stand in for one that does not exist yet
-    :raises OpsError: names the file; nothing is changed where a part of it cannot be made right
-    :raises WorkerDied: what the agent left cannot even be looked at; names the file
+    :param owner: the agent's user; in check mode, :func:`reader` for a user that does not exist yet
+    :raises OpsError: names the file; if the look finds a part that cannot be corrected, nothing is changed
+    :raises WorkerDied: the worker died while reading the home; names the file
     """
     if desired.home is not None:
         home.check_declared(asdict(desired.home))
@@ -165,7 +165,10 @@ def converge_home(path: str, owner: Owner, records: Records, desired: AgentHome,
 
 
 def reader(path: str) -> Owner:
-    """Who may look at the home at *path* while its own user does not exist yet: whom it belongs to, but never root."""
+    """The user that reads the home at *path* while the agent's user does not exist yet.
+
+    :returns: the owner of the home; ``nobody`` when that is root, or when there is no home
+    """
     try:
         status = os.lstat(path)
         if status.st_uid:
@@ -189,10 +192,10 @@ class _Job:
         self.desired = desired
 
     def look(self, *, mend: bool = False) -> Outcome:
-        """What differs.
+        """Compare the home with the declaration.
 
-        :param mend: give back what root left in the home, so that all of it can be looked at
-        :raises OpsError: then, where something can still not be read
+        :param mend: give files of root in the home to the agent's user, so that the worker can read everything
+        :raises OpsError: with *mend*, if something still cannot be read
         """
         self.remembered = self._applied()
         self.requests, self.managed = self._requests()
@@ -213,7 +216,7 @@ class _Job:
         for part in self.managed:
             heard["config"].join(part)
         incomplete = answer["found"] is not None and not answer["found"]["complete"]
-        notes = [f"{self.path} holds too much to look through all of it for files of root's"] if incomplete else []
+        notes = [f"{self.path} holds too many files to search all of it for files of root"] if incomplete else []
         return Outcome(heard, notes, bool(given))
 
     def pending(self, outcome: Outcome) -> bool:
@@ -222,15 +225,15 @@ class _Job:
         )
 
     def is_stale(self, outcome: Outcome) -> bool:
-        """Whether *outcome*, from before the lock, may not be all there is, or is no longer true.
+        """Whether *outcome*, which was decided before the lock was taken, may be incomplete or outdated.
 
-        What others write into the home meanwhile, the worker finds itself.
+        Changes in the home do not count: the worker decides again when it applies.
         """
         unknown = any(part.unpredicted for part in outcome.parts.values())
         return outcome.given or unknown or bool(self.managed) or self._applied() != self.remembered
 
     def apply(self, outcome: Outcome) -> None:
-        """Do what is in *outcome*, remembering before what has to follow, and after what was done."""
+        """Apply *outcome*. The needed restart is recorded before the changes, and what was applied after them."""
         self.records.request_restart(outcome.restart)
         changing = {name: part for name, part in outcome.parts.items() if part.differences}
         for name, part in self._of(outcome):
@@ -258,26 +261,26 @@ class _Job:
                 raise OpsError(what, where=where, fix=fix)
             if not answer["more"]:
                 return
-            # A file was changed since the look; nothing was written that asks for a restart which is not recorded.
+            # A file changed after the look. Parts that now need a restart for a new reason were not written yet.
             for name, reasons in fit(answer["more"]).items():
                 outcome.parts[name].restart += reasons
                 self.records.request_restart(reasons)
-        raise OpsError("is changed by somebody else all the time", where=self.path, fix="stop who does, and run again")
+        raise OpsError("is being changed by another process", where=self.path, fix="stop that process, and run again")
 
     @property
     def _seeks(self) -> bool:
-        """Whether what root left is looked for."""
+        """Whether the home is searched for files of root."""
         return self.desired.home is not None and os.geteuid() == 0 and self.owner.uid != 0
 
     def _applied(self) -> dict[str, dict[str, Any]]:
         return {name: self.records.applied(name) for name in parts.FILES if getattr(self.desired, name) is not None}
 
     def _of(self, outcome: Outcome) -> list[tuple[str, Part]]:
-        """The parts of which something is remembered."""
+        """The parts that have a record."""
         return [(name, part) for name, part in outcome.parts.items() if name in parts.FILES]
 
     def _record(self, name: str, part: Part) -> dict[str, Any]:
-        """What is to be remembered of a part."""
+        """The record to keep for a part."""
         if name != "config" or self.desired.config is None:
             return part.record
         file = self.managed[-1] if self.desired.config.managed_dir else part
@@ -291,10 +294,10 @@ class _Job:
             self.records.write_applied(name, record)
             self.remembered[name] = record
 
-    # What the worker is asked
+    # Requests to the worker
 
     def _requests(self) -> tuple[dict[str, Any], list[Part]]:
-        """By part what the worker is asked, as declaration and record; and what differs in managed scopes."""
+        """The declaration and record that the worker gets for each part, and the differences in managed scopes."""
         asked: dict[str, Any] = {}
         managed: list[Part] = []
         for name in parts.PARTS:
@@ -306,7 +309,10 @@ class _Job:
         return {name: asked[name] for name in parts.PARTS if name in asked}, managed
 
     def _config_request(self, declared: Config, record: dict[str, Any]) -> tuple[list[Any], list[Part]]:
-        """Where the scope has changed since the last time, our keys leave the other file."""
+        """The request for ``config.yaml``, and the differences in managed scopes.
+
+        When the scope changed since the last run, our keys are removed from the file of the other scope.
+        """
         scope = _scope(declared)
         moved = bool(record) and {name: record.get(name) for name in scope} != scope
         managed = []
@@ -319,9 +325,9 @@ class _Job:
         return [{"keys": {}, "beside": True}, left], managed
 
     def _ask(self, what: str, more: Any) -> dict[str, Any]:
-        """Have a worker do *what*; where it dies, find out over which file.
+        """Have a worker do *what*. If the worker dies while it looks, find the file that killed it.
 
-        :raises OpsError: what came back has no meaning
+        :raises OpsError: the answer is malformed
         """
         call = (self.owner, f"agent.parts:{what}", self.path)
         where = parts.place(self.path, next(iter(self.requests)))
@@ -339,20 +345,22 @@ class _Job:
         else:
             right = fits(answer, parts.APPLY_FORM) and answer["parts"].keys() | answer["more"].keys() <= asked
         if not right:
-            raise OpsError("what a look at it answered has no meaning", where=self.path, fix="see what the agent left")
+            raise OpsError(
+                "the worker that read it gave a malformed answer", where=self.path, fix="see what the agent left there"
+            )
         return answer
 
     def _heard(self, name: str, said: dict[str, Any]) -> Part:
         return Part.heard(parts.place(self.path, name), said, parts.PARTS[name].RECORD_FORM)
 
     def _give_back(self, found: dict[str, Any] | None, mend: bool) -> list[str]:
-        """The paths that are given to the agent's user, or without *mend* would be."""
+        """The paths that are given to the agent's user; without *mend*, those that would be."""
         if found is None or not os.path.lexists(self.path):
             return []
         ownership.check(self.path, self.owner)
         return ownership.give_back(self.path, self.owner, found["paths"], mend=mend)
 
-    # Root's own files
+    # Files of root
 
     def _write_managed(self, part: Part) -> None:
         if not part.differences:
@@ -370,14 +378,17 @@ def _scope(declared: Config) -> dict[str, Any]:
 
 
 def _managed(directory: str, keys: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
-    """What differs in a managed scope. The agent reads it and cannot change it (hermes_cli/managed_scope.py, 0.18)."""
-    check_trusted(directory, "declare a place of root's as managed_dir")
+    """The differences in a managed scope, which the agent can read but not write.
+
+    Fact from hermes_cli/managed_scope.py, 0.18.
+    """
+    check_trusted(directory, "declare a directory that belongs to root as managed_dir")
     path = os.path.join(directory, config.FILE_NAME)
     return config.decide_file(path, keys, record, mode=_MANAGED_MODE, prefix="managed: ")
 
 
 def _make_home(path: str, owner: Owner) -> None:
-    """Make the directory *path*, where that takes root; the agent makes what lies in a place of its own."""
+    """Create the directory *path* if its nearest existing parent belongs to root; else the worker creates it."""
     missing: list[str] = []
     parent = path
     while not os.path.lexists(parent):

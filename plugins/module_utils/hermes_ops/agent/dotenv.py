@@ -1,20 +1,21 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An agent's ``.env``: single keys in it, read and written the way Hermes reads the file.
+"""Reads and writes single keys of an agent's ``.env`` the way Hermes reads the file.
 
-Two readers in Hermes have to agree on every line (0.18.2 and 0.19.0, the same in both):
+Hermes has two readers, which must agree on every line that we write (0.18.2 and 0.19.0, the same in both):
 
 ``load_hermes_dotenv`` (hermes_cli/env_loader.py)
-    fills the environment at start: ``_sanitize_env_lines`` (hermes_cli/config.py) first rewrites the file
-    line by line, then python-dotenv 1.2 parses it and expands ``${NAME}``, within quotes too. Its 1.2.2, which both
-    versions are locked to, and its 1.2.4 read some lines differently (:data:`GRAMMARS`).
+    fills the environment at start. ``_sanitize_env_lines`` (hermes_cli/config.py) first rewrites the file line by
+    line, then python-dotenv 1.2 parses it and expands ``${NAME}``, also within quotes. Both versions are locked to
+    python-dotenv 1.2.2; its 1.2.4 reads some lines differently (:data:`GRAMMARS`).
 ``load_env`` (hermes_cli/config.py)
-    a simple ``KEY=value`` reader behind ``get_env_value`` and, preferred there over the environment, the
-    credential look-ups. It knows the escapes ``\\`` and ``\"`` only, and expands nothing.
+    a simple ``KEY=value`` reader behind ``get_env_value`` and the credential look-ups, which prefer it over the
+    environment. It knows only the escapes ``\\`` and ``\"``, and expands nothing.
 
-They agree on all we write, save for what the second one cannot express: a line break, a literal ``${``, and a
-backslash at the end of a value that needs quotes for another reason. What we write reads alike in both grammars.
+They agree on every line that we write, except for values that the second one cannot express: with a line break, with a
+literal ``${``, or with a backslash at the end when quotes are needed for another reason. Both grammars of python-dotenv
+read our lines alike.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ..system.errors import OpsError
 from ..system.files import read_text
 
 FILE_NAME = ".env"
-# Bytes; the largest file that is read.
+# Bytes of the largest file that is read.
 LARGEST = 2**20
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -51,10 +52,10 @@ _VARIABLE = re.compile(r"\$\{([^\}:]*)(?::-([^\}]*))?\}")
 
 @dataclass(frozen=True)
 class Grammar:
-    """Where versions of python-dotenv differ (dotenv/parser.py).
+    """The differences between versions of python-dotenv (dotenv/parser.py).
 
-    :param quoted: a quote -> a value in such quotes
-    :param empty_before_comment: whether ``KEY= # note`` is empty, instead of ``# note``
+    :param quoted: quote character -> pattern of a value in such quotes
+    :param empty_before_comment: whether the value of ``KEY= # note`` is empty; otherwise it is ``# note``
     """
 
     quoted: Mapping[str, re.Pattern[str]]
@@ -66,7 +67,7 @@ GRAMMARS = {
         {"'": re.compile(r"'((?:\\'|[^'])*)'"), '"': re.compile(r'"((?:\\"|[^"])*)"')},
         empty_before_comment=False,
     ),
-    # A backslash escapes any character, so that an escaped backslash does not escape a quote.
+    # A backslash escapes any character, so a quote after an escaped backslash is not escaped.
     "1.2.4": Grammar(
         {"'": re.compile(r"'((?:\\.|[^'\\])*)'", re.S), '"': re.compile(r'"((?:\\.|[^"\\])*)"', re.S)},
         empty_before_comment=True,
@@ -74,10 +75,10 @@ GRAMMARS = {
 }
 _LOCKED, _NEWER = GRAMMARS.values()
 
-# Readable without quotes by both readers, by a shell and by systemd.
+# Values that need no quotes for both readers, a shell and systemd.
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
-# `_sanitize_env_lines` cuts a line where a second name it knows is followed by `=`, unless there is white
-# space in the value before it; both readers drop white space after the first `=`.
+# `_sanitize_env_lines` cuts a line where a second known name is followed by `=`, unless white space precedes it in the
+# value. A space after the first `=` prevents the cut, and both readers drop it.
 _LOOKS_LIKE_ENTRY = re.compile(r"[A-Za-z0-9]*_[A-Za-z0-9_]*=")
 
 
@@ -86,10 +87,10 @@ class Binding:
     """One ``KEY=value`` as python-dotenv sees it; offsets count characters of the file.
 
     :param raw: the value before ``${NAME}`` is expanded; None when there is no ``=``
-    :param start: where the line begins, after blank lines
-    :param value_start: where the value begins, its opening quote included
-    :param value_end: after the value, its closing quote included
-    :param end: after the line, its line break included
+    :param start: the beginning of the line, after blank lines
+    :param value_start: the beginning of the value, including its opening quote
+    :param value_end: the end of the value, including its closing quote
+    :param end: the end of the line, including its line break
     :param certain: whether all :data:`GRAMMARS` read this value
     """
 
@@ -103,19 +104,19 @@ class Binding:
 
     @property
     def value(self) -> str | None:
-        """What Hermes reads, or None when that depends on another variable or on the version of python-dotenv."""
+        """The value that Hermes reads; None if that depends on another variable or the version of python-dotenv."""
         if self.raw is None or not self.certain or any(name for name, _default in _VARIABLE.findall(self.raw)):
             return None
         return _VARIABLE.sub(lambda match: match[2] or "", self.raw)
 
 
 def _translated(text: str) -> str:
-    # Python's text mode, which both readers use, knows one line break only.
+    # Both readers open the file in Python's text mode, which turns every line break into "\n".
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _value_at(text: str, position: int, grammar: Grammar) -> tuple[str, int] | None:
-    """The raw value at *position* and where it ends; None when a quote is never closed."""
+    """The raw value at *position*, and its end; None when a quote is never closed."""
     first = text[position : position + 1]
     if first in grammar.quoted:
         quoted = grammar.quoted[first].match(text, position)
@@ -130,7 +131,7 @@ def _value_at(text: str, position: int, grammar: Grammar) -> tuple[str, int] | N
 
 
 def _binding_at(text: str, position: int, grammar: Grammar = _LOCKED) -> tuple[Binding | None, int]:
-    """The binding at *position*, None for a comment or a broken line, and where the next one begins."""
+    """The binding at *position*, and where the next line begins; the binding is None for a comment or a broken line."""
     start = _MULTILINE_WHITESPACE.match(text, position).end()
     key_start = _EXPORT.match(text, start).end()
     name, raw, cursor = None, None, key_start
@@ -159,7 +160,7 @@ def _binding_at(text: str, position: int, grammar: Grammar = _LOCKED) -> tuple[B
 
 
 def parse(text: str) -> Iterator[Binding]:
-    """The bindings of a ``.env`` in their order; comments, blank and broken lines are passed over."""
+    """The bindings of a ``.env`` in their order; comments, blank and broken lines are skipped."""
     newer = {(binding.name, binding.raw) for binding in parse_by(_NEWER, text)}
     for binding in parse_by(_LOCKED, text):
         yield binding if (binding.name, binding.raw) in newer else replace(binding, certain=False)
@@ -175,13 +176,13 @@ def parse_by(grammar: Grammar, text: str) -> Iterator[Binding]:
 
 
 def read(text: str) -> dict[str, str]:
-    """What Hermes gets from a ``.env``; without the keys whose :attr:`Binding.value` is not known."""
+    """The values that Hermes reads from a ``.env``, without keys whose :attr:`Binding.value` is not known."""
     values = {binding.name: binding.value for binding in parse(text)}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def read_env(path: str) -> dict[str, str]:
-    """:func:`read` for a file; ``{}`` when there is none.
+    """:func:`read` for a file; ``{}`` when it does not exist.
 
     :raises OpsError: when it is not UTF-8 text or cannot be read
     """
@@ -189,7 +190,7 @@ def read_env(path: str) -> dict[str, str]:
 
 
 def check_name(name: str) -> None:
-    """:raises OpsError: when *name* is no name of an environment variable"""
+    """:raises OpsError: when *name* is not a valid name of an environment variable"""
     if not _NAME.fullmatch(name):
         raise OpsError(
             f"{name!r} is not the name of an environment variable",
@@ -200,8 +201,9 @@ def check_name(name: str) -> None:
 def encode(name: str, value: str) -> str:
     """The line, without line break, from which Hermes reads *value*.
 
-    Plain where nothing is special, else in single quotes, else bare (a backslash at the end), else in double
-    quotes with escapes. Variables are defused by one with an empty name and a default: ``${:-$}{`` is ``${``.
+    The value is written plain if nothing in it is special, else in single quotes, else without quotes (if it ends with
+    a backslash), else in double quotes with escapes. A literal ``${`` is written as ``${:-$}{``: a variable without a
+    name, whose default is ``$``.
     """
     literal = value.replace("${", "${:-$}{")
     space = " " if _LOOKS_LIKE_ENTRY.search(literal) else ""
@@ -213,7 +215,7 @@ def encode(name: str, value: str) -> str:
     elif not re.search(r"['\\\r\n]", literal):
         shown = f"'{literal}'"
     elif bare and literal.endswith("\\"):
-        # Before a closing quote it would be taken for an escape of it.
+        # A backslash before a closing quote would escape the quote.
         shown = literal
     else:
         escaped = literal.replace("\\", "\\\\").replace('"', '\\"')
@@ -225,12 +227,12 @@ def encode(name: str, value: str) -> str:
 
 
 def edit(text: str, values: Mapping[str, str], removed: Iterable[str], path: str = FILE_NAME) -> str:
-    """*text* with *values* put right and the keys *removed*, all else byte for byte as it was.
+    """*text* with *values* set and the keys *removed* deleted; everything else stays byte for byte.
 
-    A key is rewritten where Hermes reads it, at its last occurrence; earlier ones go. New keys are appended.
-    When a broken line above would swallow them there (a quote that is never closed), they go to the top.
+    A key is rewritten at its last occurrence, which is the one that Hermes reads; earlier ones are deleted. New keys
+    are appended. If a broken line above would swallow them there (a quote that is never closed), they go to the top.
 
-    :raises OpsError: when Hermes would read something else than it should from the result
+    :raises OpsError: when Hermes would not read the intended values from the result
     """
     gone = set(removed)
     for place in (_appended, _prepended):
@@ -238,14 +240,14 @@ def edit(text: str, values: Mapping[str, str], removed: Iterable[str], path: str
         if all(_is_right(grammar, text, result, values, gone) for grammar in GRAMMARS.values()):
             return result
     raise OpsError(
-        "a quote in it is never closed, so that keys cannot be changed without changing others",
+        "a quote in it is never closed, so keys cannot be changed without changing others",
         where=f"{path}:{_first_broken_line(text)}",
         fix="close the quote; the file was left as it is",
     )
 
 
 def _is_right(grammar: Grammar, before: str, after: str, values: Mapping[str, str], gone: set[str]) -> bool:
-    """Whether *after* holds *values*, nothing that is *gone*, and all else that *before* held."""
+    """Whether *after* holds *values*, none of the keys in *gone*, and all other bindings of *before*."""
     ours = {*values, *gone}
 
     def others(text: str) -> list[tuple[str, str | None]]:
@@ -268,7 +270,10 @@ def _first_broken_line(text: str) -> int:
 
 
 def _without(text: str, names: set[str], last: Mapping[str, str]) -> tuple[str, list[str]]:
-    """*text* without *names*, the last occurrence of each key of *last* replaced; and those not found."""
+    """*text* without the keys *names*, and with the last occurrence of each key of *last* replaced.
+
+    :returns: also the keys of *last* that were not found
+    """
     bindings = [binding for binding in parse(text) if binding.name in names or binding.name in last]
     final = {binding.name: binding for binding in bindings if binding.name in last}
     pieces, position = [], 0

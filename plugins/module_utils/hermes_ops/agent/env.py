@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is declared of an agent's environment, compared with its ``.env``: we own keys in it, not the file."""
+"""Compares an agent's ``.env`` with its declared environment: we own the declared keys in it, not the file."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from .dotenv import FILE_NAME, LARGEST, Binding, check_name, edit, parse, read_e
 from .part import FILE_MODE, Part, mode_of, replace, wrong_mode
 
 RECORD = "env"
-# What :func:`decide` returns as the record.
+# The form of the record that :func:`decide` returns.
 RECORD_FORM = {"salt": str, "keys": {str: str}}
 
 
 @dataclass
 class EnvPlan:
-    """What :func:`plan_env` decides.
+    """The result of :func:`plan_env`.
 
-    :param text: the new content; None when it stays
-    :param record: what to remember, for :meth:`Records.write_applied`
-    :param restart: reasons, one for each key that changes
-    :param drift: keys that somebody changed since we wrote them, names only
-    :param left: keys that left the declaration and stay, because somebody changed them
-    :param generated: keys that get a new random value
+    :param text: the new content; None when it does not change
+    :param record: the record, for :meth:`Records.write_applied`
+    :param restart: reasons to restart the gateway, one for each key that changes
+    :param drift: names of keys that somebody changed since we wrote them
+    :param left: names of keys that are no longer declared but stay, because somebody changed them
+    :param generated: names of keys that get a new random value
     """
 
     differences: list[Difference] = field(default_factory=list)
@@ -48,12 +48,15 @@ class EnvPlan:
 
 
 def fingerprint(salt: str, name: str, value: str) -> str:
-    """What we remember of a value: enough to notice a change, not enough to learn or compare it elsewhere."""
+    """The salted hash of a value, for the record.
+
+    It shows whether the value changed, but neither the value nor whether it is used elsewhere.
+    """
     return hmac.new(bytes.fromhex(salt), f"{name}={value}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
-    """Which keys of the file at *path* no longer hold what *record* says we wrote; names only.
+    """The names of the keys in the file at *path* that no longer hold the values in *record*.
 
     :raises OpsError: when the file cannot be read
     """
@@ -67,19 +70,19 @@ def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
 
 
 def as_text(value: Any) -> Any:
-    """A setting's value as it stands in the file."""
+    """A setting's value as text for the file."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int) else value
 
 
 def new_secret() -> str:
-    """256 random bits as 64 hexadecimal digits (Hermes wants 16 characters or more of an API key)."""
+    """256 random bits as 64 hexadecimal digits (Hermes requires at least 16 characters for an API key)."""
     return secrets.token_hex(32)
 
 
 def check_declared(settings: Mapping[str, Any], hidden: Mapping[str, Any], generate: Iterable[str]) -> None:
-    """:raises OpsError: for the first name or value that cannot be written as it is declared"""
+    """:raises OpsError: for the first name or value that cannot be written as declared"""
     for name in (*settings, *hidden, *generate):
         check_name(name)
     for name, value in (*settings.items(), *hidden.items()):
@@ -88,7 +91,7 @@ def check_declared(settings: Mapping[str, Any], hidden: Mapping[str, Any], gener
         if name in hidden:
             raise OpsError("is declared twice, as a setting and as a secret", where=name, fix="keep one")
         if is_secret_setting(name, value):
-            raise OpsError("is a secret, by its name or its look", where=name, fix="declare it as a secret")
+            raise OpsError("is a secret, by its name or its form", where=name, fix="declare it as a secret")
 
 
 def plan_env(
@@ -103,14 +106,14 @@ def plan_env(
 ) -> EnvPlan:
     """Decide how ``.env`` has to change.
 
-    A key that left the declaration leaves the file if it still holds what we wrote. One that somebody changed
+    A key that is no longer declared is removed if it still holds the value that we wrote. A key that somebody changed
     since is no longer ours: it stays and is named in ``left``.
 
-    :param text: the file's content, None when there is none
+    :param text: the file's content; None when the file does not exist
     :param settings: declared values that may be shown
-    :param hidden: declared values that may not
+    :param hidden: declared values that may not be shown
     :param generate: names that get a random value when neither declared nor in the file
-    :param record: what was returned as ``record`` the last time
+    :param record: the record that the last run returned
     """
     check_declared(settings, hidden, generate)
     plan = EnvPlan()
@@ -127,8 +130,8 @@ def plan_env(
         name for name in generate if name not in wanted and (name not in present or present[name].raw == "")
     ]
     wanted.update({name: make_secret() for name in plan.generated})
-    # What is there already is never rotated, and no drift when somebody else did; the old fingerprint says later whose
-    # it is.
+    # An existing generated value is never rotated, and it is not drift when somebody else rotates it. The old
+    # fingerprint is kept: it tells later whether the value is still ours.
     keys = {name: known[name] for name in generate if name in known}
     keys.update({name: fingerprint(salt, name, value) for name, value in wanted.items()})
 
@@ -162,10 +165,10 @@ def _difference(name: str, present: Binding | None, value: str, *, shown: bool) 
 
 
 def decide(home: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
-    """Compare ``<home>/.env`` with what is declared; see :mod:`part`.
+    """Compare ``<home>/.env`` with the declaration; see :mod:`part`.
 
     :param declared: ``settings``, ``secrets`` and ``generate`` of :class:`converge.Env`
-    :raises OpsError: when the file is not UTF-8 text, or a value cannot be expressed
+    :raises OpsError: when the file is not UTF-8 text, or a value cannot be written in its syntax
     """
     path = os.path.join(home, FILE_NAME)
     text, mode = read_text(path, LARGEST), mode_of(path)

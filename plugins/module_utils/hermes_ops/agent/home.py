@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An agent's home: there, with the right modes, and with the persona that is declared."""
+"""An agent's home: its directories, modes, and declared persona."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ..system.plan import Difference
 from .part import FILE_MODE, Part, replace
 
 HOME_MODE = 0o700
-# There is nothing to remember of it.
+# This part has no record.
 RECORD_FORM: dict[str, Any] = {}
-# What Hermes makes itself when it creates a profile (0.19.0 hermes_cli/profiles.py: _PROFILE_DIRS); a gateway
+# The directories that Hermes makes when it creates a profile (0.19.0 hermes_cli/profiles.py: _PROFILE_DIRS). A gateway
 # refuses a profile whose home does not exist.
 DIRECTORIES = ("cron", "home", "logs", "memories", "plans", "sessions", "skills", "skins", "workspace")
-# Files that hold secrets or the persona. Hermes leaves some of them world-readable, e.g. the subscriptions after
-# `hermes import`, and what `hermes backup` writes (0.19.0).
+# Files that hold secrets or the persona. Hermes 0.19.0 leaves some of them world-readable: the subscriptions after
+# `hermes import`, and the archives of `hermes backup`.
 PRIVATE_FILES = (".env", "SOUL.md", "auth.json", "config.yaml", "webhook_subscriptions.json")
 PRIVATE_SUFFIXES = (".zip",)
 SOUL = "SOUL.md"
 SEEDS = {"user": "memories/USER.md", "memory": "memories/MEMORY.md"}
-# Bytes of a SOUL.md; the largest that is read.
+# Bytes of the largest SOUL.md that is read.
 LARGEST = 2**20
 
 
 def check_declared(declared: Mapping[str, str | None]) -> None:
-    """:raises OpsError: a text that memories are to start with is longer than what Hermes keeps"""
+    """:raises OpsError: the initial text of a memory file is longer than Hermes keeps"""
     for key, relative in SEEDS.items():
         text = declared[key]
         if text is not None and len(text) > MEMORY_LIMITS[relative]:
@@ -45,11 +45,12 @@ def check_declared(declared: Mapping[str, str | None]) -> None:
 
 
 def decide(home: str, declared: Mapping[str, Any], _record: Mapping[str, Any]) -> Part:
-    """Compare the home with what is declared; see :mod:`part`.
+    """Compare the home with the declaration; see :mod:`part`.
 
-    :param declared: ``soul``: content of SOUL.md, which stays as declared; None leaves it to the agent. ``user`` and
-        ``memory``: what memories/USER.md and MEMORY.md start with; a file that exists is the agent's
-    :raises OpsError: when something else than a directory stands in the way
+    :param declared: ``soul``: the content of SOUL.md, which is kept as declared; None leaves the file to the agent.
+        ``user`` and ``memory``: the initial content of memories/USER.md and MEMORY.md; a file that exists belongs to
+        the agent and is not changed
+    :raises OpsError: when something other than a directory is in the way
     """
     part = Part(home)
     for path in (home, *(os.path.join(home, directory) for directory in DIRECTORIES)):
@@ -67,7 +68,7 @@ def _decide_directory(part: Part, path: str) -> None:
     except FileNotFoundError:
         part.add(Difference(path, None, "directory"), lambda: os.makedirs(path, HOME_MODE, exist_ok=True))
         return
-    # The agent's user may keep e.g. skills or workspace elsewhere, behind a link.
+    # A link to a directory is accepted: the agent's user may keep skills or workspace elsewhere.
     if not stat.S_ISDIR(status.st_mode) and not os.path.isdir(path):
         raise OpsError("is not a directory", where=path, fix="move it away")
     if stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) & 0o077:
@@ -96,9 +97,7 @@ def _ended(text: str) -> str:
 def _decide_modes(part: Part, home: str) -> None:
     try:
         with os.scandir(home) as entries:
-            names = [
-                each.name for each in entries if each.name in PRIVATE_FILES or each.name.endswith(PRIVATE_SUFFIXES)
-            ]
+            names = [entry.name for entry in entries if _is_private(entry.name)]
     except FileNotFoundError:
         return
     for name in sorted(names):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an agent knows: its memories, the context it was told, and its conversations, searched."""
+"""Searches an agent's memories, the context that it was given, and its conversations."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from . import sessions, tell
 
 # Below the agent's home.
 DIRECTORIES = ("memories", tell.DIRECTORY)
-# Bytes of a file that are searched; Hermes' own memories have a few thousand characters.
+# Bytes at the beginning of a file that are searched; Hermes' own memories have a few thousand characters.
 MAX_BYTES = 4 * 1024 * 1024
-# Files and directories of more than these are not searched.
+# Files and levels of directories beyond these limits are not searched.
 MAX_FILES = 10_000
 MAX_DEPTH = 20
-# Characters of a name that somebody else chose.
+# Characters that are shown of a name from the database.
 MAX_NAME = 100
 # Characters shown before and after the first word that was found.
 AROUND = 160
 
-# An entry of Hermes' memory ends with a line of § (0.18.2 and 0.19.0 tools/memory_tool.py), a paragraph of other text
-# with a blank line.
+# An entry of Hermes' memory ends with a line that holds only § (0.18.2 and 0.19.0 tools/memory_tool.py); a paragraph of
+# other text ends with a blank line.
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n|\n§\n")
 
 
 @dataclass(frozen=True)
 class Found:
-    """One place where all words stand.
+    """One place that holds all words.
 
     :param where: a file below the home with its line, or a conversation
-    :param when: seconds since 1970: when the file was changed, or the message said
-    :param text: what stands around the first word, in one line
+    :param when: the time of the file's last change or of the message, in seconds since 1970
+    :param text: the text around the first word, on one line
     """
 
     where: str
@@ -50,7 +50,7 @@ class Found:
 
 
 def words_of(query: str) -> list[str]:
-    """The words of *query*; those within double quotes are one.
+    """The words of *query*; a phrase in double quotes is one word.
 
     :raises OpsError: when there is none
     """
@@ -62,9 +62,10 @@ def words_of(query: str) -> list[str]:
 
 
 def search(home: str, words: list[str], limit: int) -> dict[str, Any]:
-    """In a worker: everything that holds all *words*.
+    """In a worker: all places that hold all *words*.
 
-    :returns: ``found`` (:class:`Found` as mappings), ``problem``: why conversations cannot be searched, None: they were
+    :returns: ``found``: a list of :class:`Found` as mappings; ``problem``: why the conversations could not be searched,
+        None when they were
     """
     found = search_files(home, words, limit)
     try:
@@ -75,7 +76,7 @@ def search(home: str, words: list[str], limit: int) -> dict[str, Any]:
 
 
 def checked(answer: Any) -> tuple[list[Found], str | None]:
-    """What a worker answered (:func:`search`): places, and what kept it from conversations."""
+    """The places and the problem in a worker's answer, see :func:`search`."""
     answer = answer if isinstance(answer, dict) else {}
     places = answer.get("found") if isinstance(answer.get("found"), list) else []
     found = [
@@ -94,7 +95,7 @@ def search_files(home: str, words: Sequence[str], limit: int) -> list[Found]:
         try:
             data = read_bytes(os.path.join(home, relative), MAX_BYTES)
         except OpsError:
-            continue  # a pipe, or what the agent itself may not read
+            continue  # a pipe, or a file that the agent itself may not read
         text = (data or b"").decode("utf-8", "replace")
         for line, paragraph in _paragraphs(text):
             if _holds(paragraph, words):
@@ -120,7 +121,7 @@ def search_sessions(home: str, words: Sequence[str], limit: int) -> list[Found]:
 
 
 def excerpt(text: str, words: Sequence[str]) -> str:
-    """What stands around the first of *words* in *text*, in one line."""
+    """The part of *text* around the first of *words* in it, on one line."""
     text = " ".join(text.split())
     places = [match.start() for word in words if (match := re.search(re.escape(word), text, re.I))]
     place = min(places, default=0)
@@ -134,7 +135,7 @@ def _files(home: str) -> Iterator[tuple[float, str]]:
     known = 0
     while left and known < MAX_FILES:
         directory = left.pop()
-        # The agent may remove anything at any moment.
+        # The agent may remove files and directories at any moment.
         with contextlib.suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):

@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What root left in an agent's home, such as a ``sudo hermes``, is given to the agent's user.
+"""Gives files that root left in an agent's home, for example by ``sudo hermes``, to the agent's user.
 
-The agent's user finds it, so that root walks through no tree of the agent's. Root then goes to each find by
-descriptors, and gives away only what nobody could have led it to: a file or directory of root's that has this one
-name, and that lies in the home's own mount.
+The agent's user searches for them, because root must not walk a tree that the agent controls. Root then opens each
+find by descriptors, and gives it away only if nobody can have planted it: it belongs to root, is a directory or a file
+with exactly one name, and lies in the same mount as the home.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from ..system.errors import OpsError
 from ..system.files import Owner, failure, open_directory
 from ..system.walk import Entry, walk
 
-# What a `sudo hermes` leaves lies not as deep.
+# Levels of directories that are searched. Files of a `sudo hermes` do not lie that deep.
 _DEPTH = 64
-# Entries that are looked at, and finds at once.
+# Entries that are examined, and finds that are returned, in one search.
 _ENTRIES = 500_000
 _FINDS = 1_000
 _PROTECTED_LINKS = "/proc/sys/fs/protected_hardlinks"
 
 
 def find(home: str, skipped: Iterable[str]) -> dict[str, Any]:
-    """Look for what is root's; as the agent's user.
+    """Search for files of root, as the agent's user.
 
-    :param skipped: directories of the home that are not looked into
-    :returns: ``paths`` below the home, ``""`` for itself, the first ones; ``complete``: everything was looked at
+    :param skipped: directories of the home that are not searched
+    :returns: ``paths``: the first finds, as paths below the home, ``""`` for the home itself; ``complete``: whether
+        everything was examined
     """
     try:
         status = os.stat(home)
@@ -60,7 +61,7 @@ def find(home: str, skipped: Iterable[str]) -> dict[str, Any]:
 
 
 def check(home: str, owner: Owner) -> None:
-    """:raises OpsError: when *home* is reached through somebody else's link, or is another user's"""
+    """:raises OpsError: when the path of *home* leads through another user's link, or *home* belongs to another user"""
     descriptor = open_directory(home)
     try:
         uid = os.fstat(descriptor).st_uid
@@ -68,23 +69,24 @@ def check(home: str, owner: Owner) -> None:
         os.close(descriptor)
     if uid not in (0, owner.uid):
         raise OpsError(
-            f"belongs to the user with the number {uid}, not to {owner.name!r}",
+            f"belongs to user id {uid}, not to {owner.name!r}",
             where=home,
-            fix=f"declare that user, or give it all: chown -R --from={uid} {owner.name}: {home}",
+            fix=f"declare that user, or change the owner: chown -R --from={uid} {owner.name}: {home}",
         )
 
 
 def give_back(home: str, owner: Owner, paths: Iterable[str], *, mend: bool) -> list[str]:
-    """Give what :func:`find` found at *paths* to *owner*, as far as it is safe; as root.
+    """Give the finds of :func:`find` at *paths* to *owner*, as root, where that is safe.
 
-    :param mend: else only say what would be given
-    :returns: the paths that were
+    :param mend: whether to change the owner; otherwise nothing is changed
+    :returns: the paths that are given, or without *mend* would be
     """
     top = open_directory(home)
     given = []
     try:
         mount = _mount(top)
-        # Another name of a file could be made by somebody else, and its first one removed, before we look.
+        # Without protected hard links, somebody could link a file of root into the home, and its first name could be
+        # removed before the names are counted here. Without that protection only directories are given.
         files = _links_are_protected()
         for path in paths:
             for descriptor in _reach(top, path):
@@ -94,7 +96,7 @@ def give_back(home: str, owner: Owner, paths: Iterable[str], *, mend: bool) -> l
                     continue
                 given.append(path)
                 if mend:
-                    # The thing itself, whatever has its name by now.
+                    # By descriptor, because another file may have the name by now.
                     os.chown(f"/proc/self/fd/{descriptor}", owner.uid, owner.gid)
     finally:
         os.close(top)
@@ -102,14 +104,14 @@ def give_back(home: str, owner: Owner, paths: Iterable[str], *, mend: bool) -> l
 
 
 def _may_be_given(status: os.stat_result) -> bool:
-    """Whether it is root's, and a directory, or a file that has no other name."""
+    """Whether *status* is that of a directory of root, or a file of root with exactly one name."""
     if status.st_uid != 0:
         return False
     return stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)
 
 
 def _reach(top: int, path: str) -> Iterator[int]:
-    """A descriptor of what lies at *path* below *top*, reached through no link; none when there is nothing."""
+    """One descriptor of the entry at *path* below *top*; nothing when it is missing or behind a link."""
     descriptor = os.dup(top)
     try:
         names = path.split("/") if path else []
@@ -129,13 +131,13 @@ def _reach(top: int, path: str) -> Iterator[int]:
 
 
 def _mount(descriptor: int) -> str:
-    """The mount in which the descriptor lies: bind mounts of one file system differ."""
+    """The id of the descriptor's mount. Unlike the device, it differs between bind mounts of one file system."""
     with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as stream:
         return next(line for line in stream if line.startswith("mnt_id:"))
 
 
 def _links_are_protected() -> bool:
-    """Whether users can give no second name to what they could not write (proc(5), protected_hardlinks)."""
+    """Whether users cannot hard-link files that they cannot write (proc(5), protected_hardlinks)."""
     try:
         with open(_PROTECTED_LINKS, encoding="ascii") as stream:
             return stream.read().strip() != "0"

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A directory on its way into an agent's home: read as the user whose it is, unpacked as the agent's user.
+"""A directory to be copied into an agent's home: read as the user that owns it, unpacked as the agent's user.
 
-Nothing in it is believed: it may be another agent's. Root only opens the directory, and a file without a name for
-what is taken of it.
+Its content is not trusted, because it may be another agent's. Root only opens the directory, and an unnamed file that
+receives the content.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from ..system.worker import Limits, work
 
 SKILL_FILE = "SKILL.md"
 TEXT_SUFFIX = ".md"
-# What is made anew and no part of a skill.
+# Directories that are generated and not part of a skill.
 LEFT_OUT = frozenset({".git", ".venv", "__pycache__", "node_modules", "venv"})
-# Skills are texts and scripts. Bytes; entries; directories within each other.
+# Limits for texts and scripts, which is all that a skill holds: bytes, number of entries, levels of directories.
 LARGEST_FILE = 32 * 2**20
 LARGEST = 256 * 2**20
 _ENTRIES = 20_000
@@ -40,10 +40,10 @@ _FILE, _DIRECTORY, _OTHER = "file", "directory", "other"
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing in a parcel.
+    """One entry of a parcel.
 
     :param kind: ``file``, ``directory`` or ``other`` (a link, a pipe, a mount)
-    :param offset: where its content begins; None: it was not taken
+    :param offset: where its content begins; None when the content was not copied
     """
 
     kind: str
@@ -53,11 +53,11 @@ class Entry:
 
 
 class Parcel:
-    """What is known of a directory, and the content of its texts and skills.
+    """The entries of a directory, and the content of its texts and skills.
 
-    :param name: of the directory
-    :param index: what :func:`pack` returned
-    :param descriptor: of the file that :func:`pack` wrote
+    :param name: the directory's name
+    :param index: the result of :func:`pack`
+    :param descriptor: a descriptor of the file that :func:`pack` wrote
     """
 
     def __init__(self, name: str, index: Mapping[str, Any], descriptor: int) -> None:
@@ -68,10 +68,10 @@ class Parcel:
         self._descriptor = descriptor
 
     def below(self, directory: str) -> list[str]:
-        """Everything in *directory* and its directories, sorted."""
+        """Every path below *directory*, sorted."""
         if not directory:
             return self._paths
-        # "0" follows "/".
+        # "0" is the character after "/", so the range holds every path that begins with *directory* and "/".
         first, last = (bisect.bisect_left(self._paths, directory + end) for end in "/0")
         return self._paths[first:last]
 
@@ -84,7 +84,7 @@ class Parcel:
     def read(self, path: str) -> bytes:
         entry = self.entries[path]
         if entry.offset is None:
-            raise OpsError("was not taken along", where=path, fix="run again when nobody changes it")
+            raise OpsError("was not copied", where=path, fix="run again when nobody changes it")
         return os.pread(self._descriptor, entry.size, entry.offset)
 
     def text(self, path: str) -> str:
@@ -102,7 +102,7 @@ class Parcel:
 def packed(path: str) -> Iterator[tuple[dict[str, Any], int]]:
     """The arguments *index* and *descriptor* of a :class:`Parcel` of the directory *path*.
 
-    :raises OpsError: when it is no directory, cannot be read, or holds too much
+    :raises OpsError: when it is not a directory, cannot be read, or holds too much
     """
     with contextlib.ExitStack() as stack:
         top = open_directory(path)
@@ -115,18 +115,18 @@ def packed(path: str) -> Iterator[tuple[dict[str, Any], int]]:
         number = file.fileno()
         index = work(owner, "agent.parcel:pack", top, number, limits=_LIMITS, descriptors=(top, number), where=path)
         if not fits(index, _FORM) or len(index["entries"]) > _ENTRIES:
-            raise OpsError("what a look at it answered has no meaning", where=path, fix="see what lies there")
+            raise OpsError("the worker that read it gave a malformed answer", where=path, fix="see what lies there")
         yield index, number
 
 
-# As the user whose directory it is
+# As the user that owns the directory
 
 
 def pack(top: int, target: int) -> dict[str, Any]:
     """Write the content of all texts and skills below the directory *top* to the file *target*.
 
     :returns: ``entries``: path -> fields of :class:`Entry`; ``left_out``: paths
-    :raises OpsError: when there is more than a parcel may hold, or something cannot be read
+    :raises OpsError: when the directory holds more than a parcel may, or something cannot be read
     """
     found: dict[str, os.stat_result] = {}
     left_out: list[str] = []
@@ -154,7 +154,7 @@ def pack(top: int, target: int) -> dict[str, Any]:
 
 
 def parents(path: str) -> list[str]:
-    """The directories that *path* lies in, the top one, ``""``, first."""
+    """The directories that contain *path*, from the top one, ``""``, down."""
     parts = path.split("/")
     return ["/".join(parts[:number]) for number in range(len(parts))]
 
@@ -166,12 +166,12 @@ def _kind(status: os.stat_result, device: int) -> str:
 
 
 def _copy(top: int, path: str, stream: IO[bytes], room: int) -> int:
-    """Copy the file *path* below *top*, if there is that much *room*; the bytes that it has."""
+    """Copy the file *path* below *top*, if it fits into *room* bytes; return its size."""
     with _opened(top, path) as descriptor:
         largest = min(LARGEST_FILE, room)
         if os.fstat(descriptor).st_size > largest:
             raise OpsError(
-                f"is too large: skills and texts may have {LARGEST_FILE} bytes each, and {LARGEST} together",
+                f"is too large: skills and texts may have {LARGEST_FILE} bytes per file, and {LARGEST} in total",
                 where=path,
                 fix="move it away",
             )
@@ -189,7 +189,7 @@ def _copy(top: int, path: str, stream: IO[bytes], room: int) -> int:
 def _opened(top: int, path: str) -> Iterator[int]:
     """A descriptor of the file *path* below *top*.
 
-    :raises OpsError: when there is a link on the way by now, or no file
+    :raises OpsError: when the path meanwhile leads through a link, or not to a regular file
     """
     *directories, name = path.split("/")
     descriptor = os.dup(top)
@@ -198,7 +198,7 @@ def _opened(top: int, path: str) -> Iterator[int]:
             descriptor = _step(descriptor, directory, os.O_DIRECTORY)
         descriptor = _step(descriptor, name, os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OpsError("is not a regular file any more", where=path, fix="run again when nobody changes it")
+            raise OpsError("is no longer a regular file", where=path, fix="run again when nobody changes it")
         yield descriptor
     except OSError as error:
         raise failure("read", path, error) from None

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One part of an agent's home (its directories and persona, config.yaml, .env, its webhooks): found, and put right.
+"""One part of an agent's home (its directories and persona, config.yaml, .env, its webhooks): compared and corrected.
 
 Each part has a function ``decide(home, declared, record)``, which a worker calls as the agent's user. It returns a
-:class:`Part`: what differs, and the steps that change that. Root gets to know all but the steps, as JSON.
+:class:`Part` with the differences and the steps that remove them. Root receives all of it as JSON except the steps.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from ..system.plan import Difference
 from ..system.text import printable
 
 FILE_MODE = 0o600
-# Characters of one value that is shown.
+# Characters that are shown of one value.
 _SHOWN = 20_000
-# Differences, restarts and the like of one part.
+# Entries that each list of a part may have: differences, restarts and the like.
 _ENTRIES = 10_000
 
 
 class Changed(Exception):
-    """Somebody wrote a file between our look and our write; decide again."""
+    """Another process wrote the file after we read it and before we wrote it; decide again."""
 
 
 @dataclass
 class Part:
-    """What became of one part of a home, or in check mode would become of it.
+    """The changes to one part of a home; in check mode, the changes that would be made.
 
-    :param path: the file or directory it is about
-    :param record: what to remember of it, for :meth:`Records.write_applied`
-    :param restart: why the gateway has to be restarted
-    :param drift: what somebody changed since we wrote it
-    :param migrated: the same, where Hermes changed it with the version of its format
-    :param left: what left the declaration and stays, because somebody changed it
-    :param generated: what got a new random value, by name
-    :param before: the content of the file, which is about to change
-    :param unpredicted: why check mode cannot know
-    :param steps: put it right, in this order; known only where it was decided
+    :param path: its file or directory
+    :param record: the record of what was applied, for :meth:`Records.write_applied`
+    :param restart: reasons to restart the gateway
+    :param drift: declared values that somebody changed since we wrote them
+    :param migrated: the same, for values that Hermes changed when it migrated the format of the file
+    :param left: values that are no longer declared but stay, because somebody changed them
+    :param generated: names of values that got a new random value
+    :param before: the content of the file before the change
+    :param unpredicted: why the differences are not known
+    :param steps: the functions that make the changes, in order; empty outside of the worker
     """
 
     path: str
@@ -69,7 +69,7 @@ class Part:
         self.steps.append(step)
 
     def join(self, other: Part) -> None:
-        """Take in what *other* says of a second file of the same part; not its record and content."""
+        """Merge *other*, for a second file of the same part, except its record and content."""
         self.differences += other.differences
         self.restart = list(dict.fromkeys([*self.restart, *other.restart]))
         self.drift += other.drift
@@ -78,25 +78,25 @@ class Part:
         self.unpredicted = self.unpredicted or other.unpredicted
 
     def said(self) -> dict[str, Any]:
-        """For :meth:`heard`, as JSON."""
+        """The part as JSON, without its steps; :meth:`heard` reads it."""
         said = {name: getattr(self, name) for name in _SAID}
         said["differences"] = [[each.what, _cut(each.before), _cut(each.after)] for each in self.differences]
         return plain(said)
 
     @classmethod
     def heard(cls, path: str, said: Any, record: Mapping[str, Any]) -> Part:
-        """What a worker said; believed only as far as it has the right form, and made fit for terminals.
+        """The part in a worker's answer, which is checked for its form and made safe for terminals.
 
         :param record: the form of the record, see :func:`fits`
-        :raises OpsError: it has another form
+        :raises OpsError: the answer has another form
         """
         empty = isinstance(said, dict) and said.get("record") == {}
         form = {**_SAID, "record": dict if empty else record}
         if not fits(said, form) or any(len(said[name]) > _ENTRIES for name in _LISTS):
             raise OpsError(
-                "what a look at it answered has no meaning",
+                "the worker that read it gave a malformed answer",
                 where=path,
-                fix="see what the agent left there; it is its own, and may be damaged or hostile",
+                fix="see what the agent left there; it may be damaged or hostile",
             )
         differences = [Difference(*(fit(text) for text in each)) for each in said["differences"]]
         shown = {name: fit(said[name]) for name in _LISTS[1:]}
@@ -111,7 +111,7 @@ class Part:
 
 
 TEXT = Maybe(str)
-# What is said of a part, and its form.
+# The fields of a part in an answer, with their forms.
 _SAID: dict[str, Any] = {
     "differences": [(str, TEXT, TEXT)],
     "record": dict,
@@ -129,7 +129,7 @@ _LISTS = ("differences", "restart", "drift", "migrated", "left", "generated")
 
 
 def plain(value: Any) -> Any:
-    """*value*, of a file of the agent's, as JSON can say it: dates and numbers that are none become texts."""
+    """*value*, from a file of the agent, in the types of JSON: dates, huge integers, NaN and infinity become text."""
     if isinstance(value, dict):
         return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple, set)):
@@ -144,7 +144,7 @@ def plain(value: Any) -> Any:
 
 
 def fit(value: Any) -> Any:
-    """*value*, of an answer, with its texts fit for terminals and reports."""
+    """*value*, a part of an answer, with its texts made safe for terminals and reports."""
     if isinstance(value, dict):
         return {fit(name): fit(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -156,11 +156,11 @@ def _cut(text: str | None) -> str | None:
     return text if text is None or len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
 
 
-# For parts that are a file.
+# For parts that are a file
 
 
 def mode_of(path: str) -> int | None:
-    """The permission bits of the file *path*, None when there is none."""
+    """The permission bits of the file *path*; None when it does not exist."""
     try:
         return stat.S_IMODE(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -168,7 +168,7 @@ def mode_of(path: str) -> int | None:
 
 
 def wrong_mode(mode: int | None, wanted: int, prefix: str = "") -> Iterator[Difference]:
-    """What differs, where there is a file whose mode is not *wanted*."""
+    """The difference if the file exists (*mode* is not None) and its mode is not *wanted*."""
     if mode is not None and mode != wanted:
         yield Difference(f"{prefix}mode", f"{mode:04o}", f"{wanted:04o}")
 
@@ -176,8 +176,8 @@ def wrong_mode(mode: int | None, wanted: int, prefix: str = "") -> Iterator[Diff
 def replace(path: str, before: str | None, text: str, *, mode: int = FILE_MODE) -> None:
     """Write *text*, unless the file was changed meanwhile.
 
-    :param before: what the file held when *text* was made from it; None: there was none
-    :raises Changed: it holds something else by now
+    :param before: the content that *text* was made from; None when the file did not exist
+    :raises Changed: the file no longer holds *before*
     """
     try:
         unchanged = read_text(path) == before

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The parts of a home, looked at and put right by a worker, as the agent's user."""
+"""Compares and corrects the parts of a home, in a worker as the agent's user."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ..system.files import failure
 from . import config, dotenv, env, home, ownership, webhooks
 from .part import TEXT, Changed, Part
 
-# In the order in which they are made right; each a module with `decide` and `RECORD_FORM`.
+# The parts, in the order in which they are corrected; each is a module with `decide` and `RECORD_FORM`.
 PARTS: dict[str, Any] = {"home": home, "config": config, "env": env, "webhooks": webhooks}
-# Of those that are a file, its name. Of each is remembered what was applied, under the part's name.
+# The parts that are a file, with its name. For each of them a record of what was applied is kept, under its name.
 FILES = {"config": config.FILE_NAME, "env": dotenv.FILE_NAME, "webhooks": webhooks.FILE_NAME}
-# Somebody else may write while we do.
+# Attempts to write a part, since the agent may write the same file meanwhile.
 ATTEMPTS = 5
 
-# What the functions return, see :func:`answer.fits`.
+# The forms of what `look` and `apply` return, see :func:`answer.fits`.
 LOOK_FORM = {"parts": {str: dict}, "found": Maybe({"paths": [str], "complete": object})}
 APPLY_FORM = {"parts": {str: dict}, "more": {str: [str]}, "error": Maybe((str, TEXT, TEXT))}
 
 
 def look(path: str, requests: Mapping[str, Any], seeks: bool) -> dict[str, Any]:
-    """What differs in the home at *path*.
+    """Compare the home at *path* with the declaration; nothing is changed.
 
-    :param requests: part -> what is declared of it, and its record
-    :param seeks: whether to look for what root left in the home
-    :returns: ``parts``, and ``found`` of :func:`ownership.find`
+    :param requests: part -> its declaration and its record
+    :param seeks: whether to search the home for files of root
+    :returns: ``parts``, and as ``found`` the result of :func:`ownership.find`
     """
     parts = {name: _look(path, name, *request).said() for name, request in requests.items()}
     skipped = requests["home"][0]["skipped"] if seeks and "home" in requests else ()
@@ -41,10 +41,12 @@ def look(path: str, requests: Mapping[str, Any], seeks: bool) -> dict[str, Any]:
 
 
 def apply(path: str, requests: Mapping[str, Any], requested: list[str]) -> dict[str, Any]:
-    """Put right what differs, one part after the other.
+    """Correct the parts, one after the other.
 
-    :param requested: why a restart is recorded already. A part that asks for one for another reason is not changed
-    :returns: ``parts`` that were put right; ``more``: such reasons, by part; ``error`` that ended it
+    :param requested: the reasons for a restart that are recorded. A part that needs one for another reason is not
+        changed: a change must not take effect before the restart that it needs is recorded
+    :returns: ``parts``: those that were corrected; ``more``: the reasons that are not recorded, by part; ``error``:
+        the error that stopped the work, or None
     """
     done: dict[str, Any] = {}
     more: dict[str, list[str]] = {}
@@ -62,7 +64,7 @@ def apply(path: str, requests: Mapping[str, Any], requested: list[str]) -> dict[
 
 def _look(path: str, name: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
     file = place(path, name)
-    # A file of root's is about to be given back, and cannot be read yet.
+    # A file of root will be given to the agent's user, but cannot be read before that.
     files = (path, os.path.join(path, home.SOUL)) if name == "home" else (file,)
     if not all(map(_readable, files)):
         return Part.unpredictable(file, "the agent's user may not read it")
@@ -80,7 +82,7 @@ def _readable(path: str) -> bool:
 
 
 def _decide(path: str, name: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
-    """:raises OpsError: for whatever the agent's files do to those who read them"""
+    """:raises OpsError: for every failure that the content of the agent's files can cause"""
     file = place(path, name)
     try:
         return PARTS[name].decide(path, declared, record)
@@ -88,14 +90,19 @@ def _decide(path: str, name: str, declared: Mapping[str, Any], record: Mapping[s
         raise failure("read", error.filename or file, error) from None
     except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
         raise OpsError(
-            f"holds what cannot be used ({type(error).__name__})", where=file, fix="repair it; it was left as it is"
+            f"holds data that cannot be used ({type(error).__name__})",
+            where=file,
+            fix="repair it; it was left as it is",
         ) from None
 
 
 def _apply(
     path: str, name: str, declared: Mapping[str, Any], record: Mapping[str, Any], requested: list[str]
 ) -> tuple[Part, list[str]]:
-    """The part, put right; or left, with the reasons for a restart that have to be recorded before."""
+    """Correct a part, unless it needs a restart for reasons that are not recorded yet.
+
+    :returns: the part, and these reasons; if there are any, nothing was changed
+    """
     for _attempt in range(ATTEMPTS):
         part = _decide(path, name, declared, record)
         if part.unpredicted:
@@ -111,9 +118,9 @@ def _apply(
             continue
         except OSError as error:
             raise failure("written", error.filename or part.path, error) from None
-    raise OpsError("is changed by somebody else all the time", where=part.path, fix="stop who does, and run again")
+    raise OpsError("is being changed by another process", where=part.path, fix="stop that process, and run again")
 
 
 def place(path: str, name: str) -> str:
-    """The file or directory that a part of the home at *path* is."""
+    """The file or directory of the part *name* of the home at *path*."""
     return os.path.join(path, FILES[name]) if name in FILES else path

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An agent's home removed, with all that is in it and nothing that is not."""
+"""Removes an agent's home with all its contents, and nothing outside of it."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from .quote import quoted
 from .state import checked, look
 
 _LIMITS = Limits(seconds=900)
-# Paths that are named when they cannot be removed; paths that root gives away in a round; names that are read at once.
+# Paths that an error names; paths that root gives to the agent's user in one round; names that are read at once.
 _NAMED = 20
 _FINDS = 1_000
 _AT_ONCE = 10_000
-# What root left may hide more of it. Each round gives away all that can be seen.
+# Rounds of giving files back: a directory of root may hide more files of root.
 _ROUNDS = 50
 
 
 def running(home: str, owner: Owner) -> int:
-    """The process id of the gateway that runs on *home*, 0 when none does."""
+    """The process id of the gateway that runs on *home*; 0 when none does."""
     try:
         pid = work(owner, "agent.removal:said_pid", home, where=home)
     except WorkerDied:
-        # The agent's own doing, which must not keep its home.
+        # The agent can make the worker die, but must not thereby prevent the removal.
         return 0
     if not fits(pid, int) or pid <= 0:
         return 0
-    # The file stays behind after a crash, and its number may be somebody else's by now.
+    # After a crash the file stays, and another process may have got the number.
     try:
         uid = os.stat(f"/proc/{pid}").st_uid
     except OSError:
@@ -49,10 +49,10 @@ def running(home: str, owner: Owner) -> int:
 
 
 def refuse_profiles(home: str, owner: Owner) -> None:
-    """:raises OpsError: when *home* holds profiles of Hermes, which are others' data"""
+    """:raises OpsError: when *home* holds Hermes profiles, whose data may belong to others"""
     found = work(owner, "agent.removal:profiles_in", home, where=home)
     if not fits(found, [str]):
-        raise OpsError("what a look at it answered has no meaning", where=home, fix="remove it by hand")
+        raise OpsError("the worker that read it gave a malformed answer", where=home, fix="remove it by hand")
     if found:
         raise OpsError(
             f"holds profiles of its own: {', '.join(quoted(each, 64) for each in found[:_NAMED])}",
@@ -62,7 +62,7 @@ def refuse_profiles(home: str, owner: Owner) -> None:
 
 
 def profiles_in(home: str) -> list[str]:
-    """The names of Hermes' profiles in *home*; as the agent's user."""
+    """The names of the Hermes profiles in *home*; as the agent's user."""
     try:
         return sorted(os.listdir(os.path.join(home, PROFILES_DIRECTORY)))[:_NAMED]
     except OSError:
@@ -75,9 +75,9 @@ def said_pid(home: str) -> int:
 
 
 def remove(home: str, owner: Owner) -> None:
-    """Remove *home*, which exists.
+    """Remove *home*, which must exist.
 
-    :raises OpsError: something in it cannot be removed, or is mounted below it; names it
+    :raises OpsError: something in it cannot be removed, or something is mounted below it; names the paths
     """
     _refuse_mounts(home)
     left = None
@@ -85,7 +85,7 @@ def remove(home: str, owner: Owner) -> None:
         ownership.check(home, owner)
         found = work(owner, "agent.removal:empty", home, limits=_LIMITS, where=home)
         if not fits(found, {"left": [str], "of_root": [str]}):
-            raise OpsError("what its removal answered has no meaning", where=home, fix="remove it by hand")
+            raise OpsError("the worker that removes it gave a malformed answer", where=home, fix="remove it by hand")
         if not found["left"]:
             _remove_directory(home)
             return
@@ -100,15 +100,15 @@ def _refuse_mounts(home: str) -> None:
     """:raises OpsError: when something is mounted below *home*"""
     prefix = os.path.join(os.path.realpath(os.path.dirname(home)), os.path.basename(home), "")
     with open("/proc/self/mountinfo", "rb") as stream:
-        # Blanks and the like stand there as octal numbers (proc(5)).
+        # The file writes white space and backslashes as octal escapes (proc(5)).
         points = [line.split(b" ")[4].decode("unicode_escape", "replace") for line in stream]
-    # Numbers are bytes of UTF-8.
+    # Each character of a decoded path is one byte of the original, so latin-1 restores the bytes.
     mounted = [point for point in points if point.encode("latin-1", "replace").startswith(os.fsencode(prefix))]
     if mounted:
         raise OpsError(
             f"has something mounted below it, at {mounted[0]!r}",
             where=home,
-            fix=f"see whose it is, and unmount it: umount {mounted[0]!r}",
+            fix=f"check what it is for, and unmount it: umount {mounted[0]!r}",
         )
 
 
@@ -125,17 +125,17 @@ def _remove_directory(home: str) -> None:
         os.close(descriptor)
 
 
-# From here on as the agent's user.
+# As the agent's user
 
 
 def empty(home: str) -> dict[str, list[str]]:
-    """Remove all that is in *home*.
+    """Remove all contents of *home*.
 
-    Every directory that is not empty is first moved to the top: so it makes no difference how deep they lie. What is
-    mounted cannot be moved, and so is never entered.
+    Every directory that is not empty is first moved to the top, so depth does not matter. A mount cannot be moved, so
+    it is never entered.
 
-    :returns: ``left``: what could not be removed, a few; ``of_root``: the paths, now, of what root would have to give
-        away for that
+    :returns: ``left``: some of the paths that could not be removed; ``of_root``: the present paths of the files of root
+        that must be given to the agent's user before more can be removed
     """
     try:
         top = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -150,7 +150,7 @@ def empty(home: str) -> dict[str, list[str]]:
         removal.clear(top, "")
         while removal.moved:
             removal.clear_moved(*removal.moved.popitem())
-        # In a directory of root's nothing can be removed, whosever it is.
+        # In a directory of root nothing can be removed, not even files of the agent's user.
         of_root = [""] if removal.left and os.fstat(top).st_uid == 0 else []
         return {"left": removal.left[:_NAMED], "of_root": of_root + removal.of_root}
     finally:
@@ -158,9 +158,9 @@ def empty(home: str) -> dict[str, list[str]]:
 
 
 class _Removal:
-    """:func:`empty` at work.
+    """The state of :func:`empty`.
 
-    :param moved: name in the top directory -> where it came from, of directories that are to be emptied yet
+    ``moved`` holds the directories that are not emptied yet: name in the top directory -> original path.
     """
 
     def __init__(self, top: int) -> None:
@@ -174,7 +174,7 @@ class _Removal:
 
     def clear_moved(self, name: str, origin: str) -> None:
         try:
-            # A directory may be closed to its own owner.
+            # Its mode may lock out even its owner.
             os.chmod(name, 0o700, dir_fd=self.top)
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             directory = os.open(name, flags, dir_fd=self.top)
@@ -189,14 +189,15 @@ class _Removal:
             os.rmdir(name, dir_fd=self.top)
 
     def clear(self, directory: int, now: str, origin: str = "") -> None:
-        """Remove what can be removed at once, and move what cannot.
+        """Remove the entries of *directory*; directories that are not empty are moved to the top instead.
 
-        :param now: the directory's path below the top
+        :param now: the directory's present path below the top
+        :param origin: its original path
         """
         stuck: set[str] = set()
         while True:
             with os.scandir(directory) as entries:
-                # Few at a time: there may be millions.
+                # A limited number at a time, because there may be millions.
                 fresh = (each.name for each in entries if each.name not in stuck and each.name not in self.moved)
                 names = list(islice((name for name in fresh if name not in self._given_up), _AT_ONCE))
             if not names:
@@ -207,7 +208,7 @@ class _Removal:
                     self._leave(directory, name, os.path.join(now, name), os.path.join(origin, name))
 
     def _remove(self, directory: int, name: str, origin: str) -> bool:
-        """Whether *name* is gone from *directory*, removed or moved."""
+        """Remove *name* from *directory*, or move it to the top; whether that worked."""
         try:
             if not stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
                 os.unlink(name, dir_fd=directory)
@@ -218,7 +219,7 @@ class _Removal:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-            # Moving a directory writes to it.
+            # Renaming a directory needs write permission for it: its entry `..` changes.
             with contextlib.suppress(OSError):
                 os.chmod(name, 0o700, dir_fd=directory)
             self._number += 1

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What Hermes remembers of its conversations, read and never written.
+"""Reads Hermes' database of conversations, and never writes it.
 
 Facts from hermes_state.py of 0.18.2 and 0.19.0, the same in both: the tables ``sessions`` and ``messages``, and the
-full-text index ``messages_fts`` over what a message says and which tools it calls.
+full-text index ``messages_fts`` over the text and the tool calls of a message.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from ..system import sqlite
 
 FILE_NAME = "state.db"
-# Seconds that one look may take. The file is the agent's, and may be large or damaged.
+# Seconds that reading may take. The file belongs to the agent, and may be large or damaged.
 QUERY_SECONDS = 30.0
 
-# Messages that were taken back are hidden (active and compacted both 0), as Hermes' own search does.
+# Messages that were taken back (active and compacted both 0) are hidden, as in Hermes' own search.
 _COLUMNS = """
     SELECT m.timestamp, m.role, m.content, s.id, s.source
     FROM messages m JOIN sessions s ON s.id = m.session_id
@@ -37,7 +37,7 @@ class Message:
     :param when: seconds since 1970
     :param role: ``user``, ``assistant``, ``tool``, …
     :param session: id of the conversation
-    :param source: where it was held: ``cli``, ``discord``, ``webhook``, …
+    :param source: the platform of the conversation: ``cli``, ``discord``, ``webhook``, …
     """
 
     when: float
@@ -58,7 +58,8 @@ def reading(home: str) -> AbstractContextManager[sqlite3.Connection | None]:
 def search(home: str, words: Sequence[str], limit: int) -> list[Message]:
     """The newest messages that hold all *words*, in any order and case.
 
-    By whole words where Hermes' index knows them, else anywhere in the text (parts of words, scripts without spaces).
+    Hermes' index is searched for whole words. If it finds none, all messages are searched for the text (parts of words,
+    scripts without spaces).
 
     :raises OpsError: see :func:`reading`
     """
@@ -71,13 +72,13 @@ def search(home: str, words: Sequence[str], limit: int) -> list[Message]:
 
 
 def _indexed(database: sqlite3.Connection, words: Sequence[str], limit: int) -> list[Message]:
-    # Quoted, so that nothing in a word is an operator of FTS5.
+    # Each word is quoted, so that FTS5 takes nothing in it for an operator.
     match = " ".join('"' + word.replace('"', '""') + '"' for word in words)
     condition = f"m.id IN (SELECT rowid FROM messages_fts WHERE messages_fts MATCH ?) AND {_VISIBLE}"
     try:
         return _messages(database, condition, [match], limit)
     except sqlite3.OperationalError as error:
-        # An SQLite without FTS5, or without the tokenizer, reads the messages themselves all the same.
+        # This SQLite lacks FTS5 or the tokenizer. The caller then scans the messages instead.
         if "no such" in str(error):
             return []
         raise
@@ -90,11 +91,11 @@ def _scanned(database: sqlite3.Connection, words: Sequence[str], limit: int) -> 
 
 
 def last_words(home: str, chat: str) -> str | None:
-    """What the agent said last in the conversation *chat* once that has ended; None while it goes on.
+    """The agent's last message in the conversation *chat* once that has ended; None while it goes on.
 
-    :param chat: ``sessions.chat_id``; of a webhook call ``webhook:<subscription>:<request id>``, whose conversation
-        ends with its answer (0.18.2 and 0.19.0 gateway/platforms/webhook.py)
-    :returns: ``""`` when it ended without a word
+    :param chat: ``sessions.chat_id``. For a webhook call it is ``webhook:<subscription>:<request id>``, and the
+        conversation ends with the answer (0.18.2 and 0.19.0 gateway/platforms/webhook.py)
+    :returns: ``""`` when the conversation ended without a message of the agent
     :raises OpsError: see :func:`reading`
     """
     with reading(home) as database:
@@ -109,7 +110,7 @@ def last_words(home: str, chat: str) -> str | None:
 
 
 def last_said(home: str, question: str) -> float:
-    """In a worker: when somebody last said something that does not hold *question*, seconds since 1970; 0.0: never.
+    """In a worker: the time of the last user message without *question*, in seconds since 1970; 0.0 for none.
 
     :raises OpsError: see :func:`reading`
     """
@@ -125,5 +126,5 @@ def _messages(database: sqlite3.Connection, condition: str, values: list[str], l
 
 
 def _moment(when: object) -> float:
-    """A time in the database, 0.0 when it is none."""
+    """A time from the database; 0.0 when it is not a finite number."""
     return float(when) if isinstance(when, (int, float)) and math.isfinite(when) else 0.0

@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a gateway says of itself.
+"""Reads the state that a gateway reports about itself.
 
-Facts from gateway/status.py of 0.18.2 and 0.19.0; ``multiplex_standalone_reason`` from its source since 0.21.4.
+Facts from gateway/status.py of 0.18.2 and 0.19.0; ``multiplex_standalone_reason`` exists since 0.21.4.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ..system.files import Owner, read_bytes
 from .quote import quoted
 
 FILE_NAME = "gateway_state.json"
-# Hermes' own has a few kilobytes.
+# The file that Hermes writes has a few kilobytes.
 _MAX_BYTES = 1024 * 1024
 _MAX_NAMES = 100
 _PLATFORM = ("state", "error_code", "error_message")
 
 
 def read_state(home: str, owner: Owner) -> dict[str, Any]:
-    """What Hermes says of itself in gateway_state.json, ``{}`` when that says nothing; see :func:`checked`."""
+    """The state in gateway_state.json, see :func:`checked`; ``{}`` when the file cannot be used."""
     try:
         return checked(worker.work(owner, "agent.state:look", home, where=home))
     except OpsError:
@@ -34,9 +34,9 @@ def read_state(home: str, owner: Owner) -> dict[str, Any]:
 
 
 def look(home: str) -> Any:
-    """In a worker: the content of the file; None when it says nothing.
+    """In a worker: the content of the file; None when it cannot be used.
 
-    The agent may write there whatever it wants, and a power cut leaves the file empty: neither is an error of ours.
+    That is not an error: the agent may write anything into the file, and a power cut may leave it empty.
     """
     try:
         data = read_bytes(os.path.join(home, FILE_NAME), _MAX_BYTES + 1) or b""
@@ -46,9 +46,9 @@ def look(home: str) -> Any:
 
 
 def checked(state: Any) -> dict[str, Any]:
-    """What is known of Hermes' *state*, in words that may be repeated; ``{}`` when it says nothing.
+    """The known fields of Hermes' *state*, with texts made safe to repeat; ``{}`` when there is nothing in it.
 
-    ``pid`` (0: unknown), ``gateway_state`` where it says one, ``platforms`` (name -> ``state``, ``error_code``,
+    ``pid`` (0: unknown), ``gateway_state`` if it is text, ``platforms`` (name -> ``state``, ``error_code``,
     ``error_message``), ``served_profiles`` (names), ``multiplex_standalone_reason`` (``""``: none).
     """
     if not isinstance(state, dict) or not state:
@@ -70,7 +70,7 @@ def checked(state: Any) -> dict[str, Any]:
 
 
 def _some(values: Any) -> Iterator[Any]:
-    """The first of a list or of a mapping's items; nothing of anything else."""
+    """The first elements of a list, or items of a mapping; nothing for any other value."""
     if isinstance(values, dict):
         return itertools.islice(values.items(), _MAX_NAMES)
     return itertools.islice(values if isinstance(values, list) else (), _MAX_NAMES)

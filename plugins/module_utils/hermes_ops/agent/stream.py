@@ -1,11 +1,13 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A directory as a stream of bytes, with all that makes it what it is: links, holes, times and modes.
+"""A directory as a stream of bytes, with its links, holes, times and modes.
 
-A worker starts no program, so it is no tar(1) that does this. For each entry the stream has a length, a header of that
-length in JSON, and for a file its parts: where each belongs, how long it is, and its bytes. A part without a byte ends
-the file, a header of length 0 the stream: one that was cut off is no whole directory.
+A worker cannot start a program, so tar(1) is not used. For each entry the stream holds a length, a JSON header of that
+length, and for a file its parts in ascending order: each part's position, its length, and its bytes. An empty part ends
+a file, a header of length 0 ends the stream. A stream without that end, or with bytes after it, is refused.
+
+The agent can write the directory while it is read, so the receiver trusts nothing in the stream.
 """
 
 from __future__ import annotations
@@ -19,16 +21,25 @@ import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.files import failure
 
 _LENGTH = struct.Struct(">I")
 _PART = struct.Struct(">QI")
 _CHUNK = 1 << 20
-# Bytes of a header: two paths (PATH_MAX is 4096), of which JSON may make six times as many.
+# Bytes of a header: two paths (PATH_MAX is 4096), each up to six times as long in JSON.
 _HEADER_LIMIT = 1 << 16
-# The bits of a mode that are kept: nothing that makes a program act as somebody else.
+# The bits of a mode that are kept. Set-user-ID and set-group-ID are not.
 _MODE = 0o1777
+# The keys of every header, and the allowed forms of a header for each kind of entry. Other kinds are refused.
+_HEADER = {"name": str, "kind": int, "mode": int, "mtime": int}
+_FORMS = {
+    stat.S_IFDIR: (_HEADER,),
+    stat.S_IFIFO: (_HEADER,),
+    stat.S_IFLNK: ({**_HEADER, "target": str},),
+    stat.S_IFREG: ({**_HEADER, "size": int}, {**_HEADER, "same": str}),
+}
 
 
 class Writer:
@@ -36,14 +47,16 @@ class Writer:
 
     def __init__(self, out: int) -> None:
         self._out = out
-        # Of files with several names: device and inode -> the first one.
+        # For files with several names: device and inode -> the name that was sent first.
         self._names: dict[tuple[int, int], str] = {}
 
     def add(self, path: str, name: str, status: os.stat_result) -> None:
-        """Add what is at *path* and had *status*.
+        """Add the entry at *path*.
 
-        :param name: its path in the stream; "" for the directory itself, which comes first
-        :raises OpsError: it cannot be read, or is something else by now
+        :param name: the entry's path in the stream; "" for the directory itself, which comes first
+        :param status: the entry's status, read before
+        :raises OpsError: the entry cannot be read, is no longer the file that it was, or became shorter while it was
+            read
         """
         kind = stat.S_IFMT(status.st_mode)
         header = {
@@ -88,12 +101,16 @@ class Writer:
                     self._write(_PART.pack(start, len(part)) + part)
                     start += len(part)
             self._write(_PART.pack(0, 0))
+            if os.fstat(descriptor).st_size < status.st_size:
+                # The header says how long the file was; the receiver would fill the missing end with a hole.
+                what = f"cannot be copied: {header['name']}: was cut short meanwhile"
+                raise OpsError(what, fix="see what works in the home")
         finally:
             os.close(descriptor)
 
 
 def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where a file of *size* has bytes: the rest of it are holes."""
+    """Start and end of each part of a file of *size* bytes that holds data; the rest are holes."""
     end = 0
     while end < size:
         try:
@@ -107,9 +124,9 @@ def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def unpack(source: BinaryIO, directory: str) -> None:
-    """Make *directory* of a stream.
+    """Make *directory* from the stream *source*, up to the end of *source*.
 
-    :raises OpsError: it could not be written, or the stream did not come to its end
+    :raises OpsError: the directory cannot be written, or the stream is not exactly one whole directory
     """
     try:
         os.mkdir(directory, 0o700)
@@ -119,10 +136,10 @@ def unpack(source: BinaryIO, directory: str) -> None:
     while (length := _LENGTH.unpack(_exactly(source, _LENGTH.size))[0]) != 0:
         if length > _HEADER_LIMIT:
             raise _nonsense()
-        header = json.loads(_exactly(source, length))
+        header = _header(_exactly(source, length))
         name, kind = header["name"], header["kind"]
         above, _slash, last = name.rpartition("/")
-        # Only into directories of our own making: nothing leads out of *directory*.
+        # An entry may only lie in a directory that this stream made, so that no name leads out of *directory*.
         if bool(name) != bool(made) or (name and (above not in made or last in ("", ".", ".."))):
             raise _nonsense()
         path = os.path.join(directory, name)
@@ -143,20 +160,36 @@ def unpack(source: BinaryIO, directory: str) -> None:
                 _finish(path, header)
             else:
                 _receive(source, path, header)
+    if not made or source.read(1):
+        raise _nonsense()
     for name, header in reversed(made.items()):
-        # Only now: it may forbid to write into it, and what is written into it changes its time.
+        # Modes and times of directories come last: a mode can forbid writing, and each write changes the time.
         with _copying(name):
             _finish(os.path.join(directory, name), header)
 
 
+def _header(data: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        raise _nonsense() from None
+    for kind, forms in _FORMS.items():
+        if any(fits(header, form) and header["kind"] == kind for form in forms):
+            return header
+    raise _nonsense()
+
+
 def _receive(source: BinaryIO, path: str, header: dict[str, Any]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    end = 0
     try:
         while (part := _PART.unpack(_exactly(source, _PART.size)))[1]:
-            start, data = part[0], memoryview(_exactly(source, min(part[1], _CHUNK)))
+            start, length = part
+            if length > _CHUNK or start < end or start + length > header["size"]:
+                raise _nonsense()
+            end, data = start + length, memoryview(_exactly(source, length))
             while data:
-                written = os.pwrite(descriptor, data, start)
-                start, data = start + written, data[written:]
+                data = data[os.pwrite(descriptor, data, end - len(data)) :]
         os.ftruncate(descriptor, header["size"])
         _finish(descriptor, header)
     finally:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Context for an agent: kept in its home, so that it can look it up later, and said to it, so that it knows now."""
+"""Context for an agent: kept in its home for later, and sent to it, so that it knows at once."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..system.worker import work
 # Below the agent's home.
 DIRECTORY = "context"
 WEBHOOK = "claude-context"
-# Hermes takes webhook calls of up to 1 MiB (0.18.2 and 0.19.0 gateway/platforms/webhook.py: max_body_bytes); the rest
-# is for JSON around and in it.
+# Hermes accepts webhook calls of up to 1 MiB (0.18.2 and 0.19.0 gateway/platforms/webhook.py: max_body_bytes). The
+# difference is room for the JSON around the text and for its escapes.
 MAX_BYTES = 900 * 1024
 _SLUG_LENGTH = 48
 
@@ -25,12 +25,12 @@ _SLUG_LENGTH = 48
 def parse(data: bytes, topic: str | None) -> tuple[str, str]:
     """Topic and body.
 
-    :param data: the body; without *topic* its first line is the topic, as in a message of git
-    :raises OpsError: no text, too much of it, or none that is left for one of the two
+    :param data: the body; without *topic*, its first line is the topic, as in a git commit message
+    :raises OpsError: not text, too long, or without a topic or body
     """
     if len(data) > MAX_BYTES:
         raise OpsError(
-            f"the context is larger than {MAX_BYTES} bytes, which a webhook does not take",
+            f"the context is larger than {MAX_BYTES} bytes, which a webhook does not accept",
             fix="put it where the agent can read it, and tell it where that is",
         )
     try:
@@ -49,16 +49,16 @@ def parse(data: bytes, topic: str | None) -> tuple[str, str]:
 
 
 def archive_path(home: str, topic: str, when: float) -> str:
-    """Where context about *topic* is kept: ``<home>/context/<UTC date and time>-<slug>.md``."""
+    """The file for context about *topic*: ``<home>/context/<UTC date and time>-<slug>.md``."""
     slug = re.sub(r"[^a-z0-9]+", "-", topic.lower())[:_SLUG_LENGTH].strip("-")
     stamp = time.strftime("%Y-%m-%d-%H%M%S", time.gmtime(when))
     return os.path.join(home, DIRECTORY, "-".join(filter(None, (stamp, slug))) + ".md")
 
 
 def archive(path: str, owner: Owner, topic: str, body: str) -> None:
-    """Keep it, the agent's own.
+    """Write the context to *path*, as the agent's user.
 
-    :raises OpsError: when it cannot be written; one that is there is not replaced
+    :raises OpsError: when it cannot be written, or *path* already exists
     """
     work(owner, "agent.tell:keep", path, f"# {topic}\n\n{body}\n", where=path)
 
@@ -67,5 +67,5 @@ def keep(path: str, text: str) -> None:
     """In a worker: see :func:`archive`."""
     ensure_directory(os.path.dirname(path), mode=0o700)
     if os.path.lexists(path):
-        raise OpsError("exists already", where=path, fix="say it again a second later")
+        raise OpsError("exists already", where=path, fix="run the command again a second later")
     write_atomic(path, text, mode=0o600)

@@ -1,12 +1,12 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Skills, and the home of an OpenClaw agent, brought to an agent; nothing that is there is overwritten.
+"""Imports skills, or the home of an OpenClaw agent, into an agent's home. Existing files are not overwritten.
 
-Where things go is what Hermes' own migration does (its optional skill openclaw-migration, which the wheels of 0.18.2
-and 0.19.0 lack): skills without a category to ``skills/openclaw-imports/``, the persona to SOUL.md, entries of
-MEMORY.md and USER.md to ``memories/`` as far as Hermes keeps them. Beyond that, every text goes to
-``context/openclaw/`` as it is.
+The targets are those of Hermes' own migration (its optional skill openclaw-migration, which the wheels of 0.18.2 and
+0.19.0 lack): skills without a category go to ``skills/openclaw-imports/``, the persona to SOUL.md, and as many entries
+of MEMORY.md and USER.md as Hermes keeps to ``memories/``. In addition, every text goes unchanged to
+``context/openclaw/``.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from ..system.worker import Limits, work
 from .parcel import LARGEST_FILE, LEFT_OUT, SKILL_FILE, TEXT_SUFFIX, Parcel, parents
 from .tell import DIRECTORY as CONTEXT
 
-# For skills that come without a category.
+# The categories for skills without one.
 CATEGORY = "imported"
 OPENCLAW_CATEGORY = "openclaw-imports"
 OPENCLAW_CONTEXT = f"{CONTEXT}/openclaw"
-# Where in an OpenClaw home its texts lie, today and under its older names; last, where a workspace itself is given.
+# Directories of an OpenClaw home that may hold its texts, now or in older versions; "" if the source is the workspace.
 WORKSPACES = ("workspace", "workspace-main", "workspace.default", "")
 OPENCLAW_SETTINGS = ("openclaw.json", "clawdbot.json", "moltbot.json")
 PERSONA = ("SOUL.md", "IDENTITY.md")
@@ -43,21 +43,21 @@ MEMORIES = {"MEMORY.md": "memories/MEMORY.md", "USER.md": "memories/USER.md"}
 # 0.18.2 and 0.19.0 tools/memory_tool.py.
 ENTRY_DELIMITER = "\n§\n"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-# Characters of a SKILL.md among which its name is looked for.
+# Characters at the beginning of a SKILL.md in which its name is searched.
 _HEAD = 4000
 _LIMITS = Limits(seconds=300, memory=2**30, answer=16 * 2**20)
-# Below a home; bytes of a text that is there.
+# Limits for the agent's home: levels of directories, number of files, bytes of an existing text that are read.
 _DEPTH = 32
 _ENTRIES = 100_000
 _LARGEST_TEXT = 2**20
-# Marks a skill that is being copied, beside where it will be.
+# Ending of the temporary directory, next to the target, into which a skill is copied.
 _UNFINISHED = ".hermes-ops"
-# Why what lies in an OpenClaw home is not brought along.
+# Why these entries of an OpenClaw home are not imported.
 _LEFT = {
-    **dict.fromkeys(OPENCLAW_SETTINGS, "settings: declare what you need of them in hermes_agents"),
+    **dict.fromkeys(OPENCLAW_SETTINGS, "settings: declare those that you need in hermes_agents"),
     ".env": "secrets: declare them in hermes_agents, under secrets",
     "credentials": "secrets: declare them in hermes_agents, under secrets",
-    "cron": "jobs: make them anew: hermes cron create",
+    "cron": "jobs: create them again with: hermes cron create",
 }
 
 
@@ -66,12 +66,12 @@ STATUSES = ("ported", "there already", "conflict", "refused", "left")
 
 @dataclass(frozen=True)
 class Item:
-    """What becomes of one thing in the source.
+    """The decision about one entry of the source.
 
     :param status: one of :data:`STATUSES`
-    :param source: below the source directory
-    :param target: below the agent's home
-    :param action: does it; only of what is ``ported``
+    :param source: its path below the source directory
+    :param target: its path below the agent's home
+    :param action: the function that imports it; only if the status is ``ported``
     """
 
     status: str
@@ -95,20 +95,23 @@ class Item:
 def port(
     name: str, index: Mapping[str, Any], descriptor: int, home: str, owner: Owner, *, soul: str | None, check: bool
 ) -> list[Item]:
-    """Bring a parcel into an agent's home, or say what would be done; its parts are those of :class:`Parcel`.
+    """Import a parcel into an agent's home; with *check*, only say what would be done.
 
-    :param soul: the SOUL.md that Hermes writes where there is none, which is nobody's work
-    :raises OpsError: when the home cannot be read or written; what was ported before stays
+    :param name: this, *index* and *descriptor* are the arguments of :class:`Parcel`
+    :param soul: the default SOUL.md of Hermes, which may be replaced because it is nobody's work
+    :raises OpsError: when the home cannot be read or written; items that were ported before the error stay
     """
     arguments = (home, name, index, descriptor, soul, check)
     items = work(owner, "agent.transfer:unpack", *arguments, limits=_LIMITS, descriptors=(descriptor,), where=home)
     if not fits(items, [(str, str, str, str)]) or not {status for status, *_rest in items} <= {*STATUSES}:
-        raise OpsError("what a look at it answered has no meaning", where=home, fix="see what the agent left there")
+        raise OpsError(
+            "the worker that read it gave a malformed answer", where=home, fix="see what the agent left there"
+        )
     return [Item(*fields) for fields in items]
 
 
 def default_soul(root: str) -> str | None:
-    """The SOUL.md that the current release writes (0.18.2 and 0.19.0 hermes_cli/default_soul.py); None when unknown."""
+    """The default SOUL.md of the current release (0.18.2 and 0.19.0 hermes_cli/default_soul.py); None when unknown."""
     for path in glob.glob(f"{glob.escape(root)}/current/lib/python3*/site-packages/hermes_cli/default_soul.py"):
         for node in ast.walk(ast.parse(read_text(path) or "")):
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "DEFAULT_SOUL_MD":
@@ -116,13 +119,13 @@ def default_soul(root: str) -> str | None:
     return None
 
 
-# From here on as the agent's user.
+# As the agent's user
 
 
 def unpack(
     home: str, name: str, index: Mapping[str, Any], descriptor: int, soul: str | None, check: bool
 ) -> list[tuple[str, str, str, str]]:
-    """Do :func:`port`; the fields of each item."""
+    """The part of :func:`port` that runs in the worker; returns the fields of each item."""
     items = plan(Parcel(name, index, descriptor), home, soul)
     for item in items if not check else ():
         if item.action:
@@ -134,9 +137,9 @@ def unpack(
 
 
 def plan(source: Parcel, home: str, default_soul: str | None) -> list[Item]:
-    """What becomes of everything in *source*; nothing is changed.
+    """Decide about every entry of *source*; nothing is changed.
 
-    :raises OpsError: when the agent's home cannot be read
+    :raises OpsError: when the agent's home cannot be read, or *source* holds nothing to import
     """
     known = (*PERSONA, *MEMORIES)
     workspace = next(
@@ -177,7 +180,7 @@ def _plan_skills(source: Parcel, places: Iterable[str], home: str, category: str
 
 
 def _skills_in(source: Parcel, place: str) -> list[str]:
-    """The directories below *place* that are a skill; one within a skill belongs to it."""
+    """The directories below *place* that are a skill; a skill within another one is part of that one."""
     found: set[str] = set()
     if not source.is_directory(place):
         return []
@@ -215,14 +218,14 @@ def _plan_skill(source: Parcel, directory: str, target: str, present: dict[str, 
 
 
 def _present_skills(top: str) -> Iterator[tuple[str, str]]:
-    """Name (of the directory, and as SKILL.md says) -> path below the home, of the skills that are there."""
+    """Name and path below the home of each existing skill, under its directory's name and the name in its SKILL.md."""
     skills: set[str] = set()
     for path in _files(top):
         directory, _separator, name = path.rpartition("/")
         if name == SKILL_FILE and directory and not directory.endswith(_UNFINISHED):
             skills.add(directory)
     for directory in sorted(skills):
-        # One within a skill belongs to it.
+        # A skill within another one is part of that one.
         if skills.isdisjoint(parents(directory)):
             name, path = os.path.basename(directory), os.path.join("skills", directory)
             yield name, path
@@ -231,7 +234,7 @@ def _present_skills(top: str) -> Iterator[tuple[str, str]]:
 
 
 def _files(top: str) -> Iterator[str]:
-    """What lies below the directory *top* and is no directory; nothing where there is none."""
+    """The paths of everything below *top* except directories; nothing when *top* does not exist."""
     try:
         descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -249,7 +252,7 @@ def _files(top: str) -> Iterator[str]:
 
 
 def _name(skill: bytes, directory: str) -> str:
-    """The name by which Hermes knows a skill: the one in its SKILL.md, else that of its directory."""
+    """The name of a skill in Hermes: the one in its SKILL.md, else that of its directory."""
     first, *lines = [*skill.decode("utf-8", "replace")[:_HEAD].split("\n"), ""]
     end = next((number for number, line in enumerate(lines) if line.startswith("---")), None)
     if end is None or not first.startswith("---") or first[3:].strip():
@@ -265,7 +268,7 @@ def _name(skill: bytes, directory: str) -> str:
 
 
 def _is_same(source: Parcel, directory: str, files: list[str], there: str) -> bool:
-    """Whether the skill at *there* has the *files* of the one in *directory*, and no others."""
+    """Whether the skill at *there* has exactly the *files* of the one in *directory*, with the same contents."""
     wanted = {os.path.relpath(path, directory or "."): path for path in files}
     if set(_files(there)) != wanted.keys():
         return False
@@ -279,15 +282,15 @@ def _is_same(source: Parcel, directory: str, files: list[str], there: str) -> bo
 
 
 def _copy(source: Parcel, directory: str, home: str, target: str) -> None:
-    """Copy a skill, so that the agent sees all of it or nothing."""
+    """Copy a skill atomically, so that the agent sees all of it or nothing."""
     parent, name = os.path.split(os.path.join(home, target))
     unfinished = os.path.join(parent, f".{name}{_UNFINISHED}")
     os.makedirs(parent, 0o700, exist_ok=True)
-    # Of a run that was killed.
+    # A run that was killed may have left it.
     shutil.rmtree(unfinished, ignore_errors=True)
     os.mkdir(unfinished, 0o700)
     try:
-        # What makes it a skill comes last.
+        # SKILL.md, which makes the directory a skill, comes last.
         for path in sorted(source.below(directory), key=lambda path: (os.path.basename(path) == SKILL_FILE, path)):
             to = os.path.join(unfinished, os.path.relpath(path, directory or "."))
             if source.is_directory(path):
@@ -334,7 +337,7 @@ def _plan_memories(source: Parcel, workspace: str, home: str) -> Iterator[Item]:
         entries = entries_of(text[0])
         kept = fitting(entries, MEMORY_LIMITS[target])
         if not kept:
-            yield Item("left", path, note="its first entry is longer than all that Hermes keeps")
+            yield Item("left", path, note="its first entry is longer than what Hermes keeps in total")
         else:
             note = (
                 "" if len(kept) == len(entries) else f"{len(kept)} of {len(entries)} entries, as many as Hermes keeps"
@@ -344,14 +347,14 @@ def _plan_memories(source: Parcel, workspace: str, home: str) -> Iterator[Item]:
 
 
 def _plan_texts(source: Parcel, workspace: str, home: str) -> Iterator[Item]:
-    """Every text of the workspace and of its daily memory, as it is."""
+    """Every text of the workspace and of its daily memory, unchanged."""
     for path in source.below(workspace):
         relative = os.path.relpath(path, workspace or ".")
         directory, _separator, name = relative.rpartition("/")
         if directory not in ("", "memory") or not name.endswith(TEXT_SUFFIX):
             continue
         if not _NAME.fullmatch(name):
-            yield Item("refused", path, note="its name has other characters than letters, digits, '.', '_', '-'")
+            yield Item("refused", path, note="its name has characters other than letters, digits, '.', '_', '-'")
             continue
         text, refusal = _texts(source, [path])
         target = f"{OPENCLAW_CONTEXT}/{relative}"
@@ -380,7 +383,7 @@ def _plan_text(
 ) -> Item:
     path = os.path.join(home, target)
     try:
-        present = read_bytes(path, _LARGEST_TEXT)
+        present = read_bytes(path, _LARGEST_TEXT + 1)
     except OpsError as error:
         return Item("conflict", source, target, error.what)
     if present is not None and present.strip() == text.encode().strip():
@@ -397,7 +400,7 @@ def _write(path: str, text: str) -> None:
 
 
 def entries_of(text: str) -> list[str]:
-    """The entries of a Markdown text: its list items and paragraphs, each after the headings it stands below."""
+    """The entries of a Markdown text: its list items and paragraphs, each prefixed with its headings."""
     entries: dict[str, None] = {}
     headings: list[str] = []
     lines: list[str] = []
@@ -406,7 +409,7 @@ def entries_of(text: str) -> list[str]:
         said = " ".join(filter(None, lines))
         lines.clear()
         if said:
-            # The first heading is the title of the whole.
+            # The first heading is the title of the text and is left out.
             entries[": ".join([*filter(None, headings[1:]), said])] = None
 
     for line in text.replace(ENTRY_DELIMITER, "\n\n").splitlines():
@@ -425,7 +428,7 @@ def entries_of(text: str) -> list[str]:
 
 
 def fitting(entries: list[str], limit: int) -> list[str]:
-    """The first of *entries* that Hermes keeps, *limit* characters with what stands between them."""
+    """The first of *entries* that fit into *limit* characters, counting the delimiters between them."""
     kept: list[str] = []
     for entry in entries:
         if len(ENTRY_DELIMITER.join([*kept, entry])) > limit:
@@ -435,7 +438,7 @@ def fitting(entries: list[str], limit: int) -> list[str]:
 
 
 def _left(source: Parcel, workspace: str | None, places: Iterable[str], items: list[Item]) -> Iterator[Item]:
-    """What is not ported, as far up as nothing of it is."""
+    """The items that are not ported. A directory of which nothing is ported is one item."""
     used = {path for item in items for path in item.source.split(", ")} - {"."}
     if any(item.source == "." for item in items):
         used.add("")
@@ -445,10 +448,10 @@ def _left(source: Parcel, workspace: str | None, places: Iterable[str], items: l
         if path in around or not used.isdisjoint([path, *parents(path)]) or not around.issuperset(parents(path)[1:]):
             continue
         known = source.is_file(path) or source.is_directory(path)
-        why = "it has no place in an agent's home" if known else "it is a symbolic link, or no file"
+        why = "it has no place in an agent's home" if known else "it is a symbolic link, or not a file"
         yield Item("left", path, note=_LEFT.get(os.path.basename(path), why))
     for path in sorted(source.left_out):
-        yield Item("left", path, note="made anew where it is needed")
+        yield Item("left", path, note="created again where it is needed")
 
 
 def _join(directory: str, name: str) -> str:

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An agent's webhook subscriptions: entries of a JSON file that the running gateway reads again by itself.
+"""An agent's webhook subscriptions: entries of a JSON file that a running gateway reads again when it changes.
 
-Facts from gateway/platforms/webhook.py and hermes_cli/webhook.py of 0.18.2 and 0.19.0, the same in both save for
-``script`` and ``filters``, which 0.19.0 brought.
+Facts from gateway/platforms/webhook.py and hermes_cli/webhook.py of 0.18.2 and 0.19.0, the same in both except for
+``script`` and ``filters``, which are new in 0.19.0.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..description.checks import check_subscription
+from ..description.secrets import shown
 from ..host.records import Records
 from ..system.errors import OpsError
 from ..system.files import read_json, read_text
 from ..system.plan import HIDDEN, Difference
-from .config import shown
 from .env import fingerprint
 from .part import FILE_MODE, Part, mode_of, replace, wrong_mode
 
 FILE_NAME = "webhook_subscriptions.json"
 RECORD = "webhooks"
-# What :func:`decide` returns as the record.
+# The form of the record that :func:`decide` returns.
 RECORD_FORM = {"salt": str, "routes": {str: [str]}, "marks": {str: str}, "mtime_ns": int}
-# Bytes; the largest file that is read.
+# Bytes of the largest file that is read.
 LARGEST = 2**20
 
-# What an entry has to hold, and what it holds when nothing is declared, as `hermes webhook subscribe` writes it.
+# Fields that every entry has, with their values when nothing is declared, as `hermes webhook subscribe` writes them.
 DEFAULTS: dict[str, Any] = {
     "description": "",
     "events": [],
@@ -45,31 +45,31 @@ DEFAULTS: dict[str, Any] = {
 # Fields that an entry holds only when they are declared.
 OPTIONAL = ("deliver_only", "deliver_extra", "enabled", "script", "filters")
 
-# The gateway compares modification times as floats of seconds: leave room for their precision and coarse clocks.
+# The gateway compares modification times as floats of seconds. The step allows for their precision and coarse clocks.
 _STEP_NS = 10_000_000
-# The year 2242. Beyond, a float has no room for fractions of a second, and some file systems none for the time.
+# The year 2242. For later times a float is too coarse for the step, and some file systems cannot store them.
 _LATEST_NS = 2**33 * 10**9
 
 
 def new_secret() -> str:
-    """An HMAC secret as `hermes webhook subscribe` makes it."""
+    """A random HMAC secret, in the form of `hermes webhook subscribe`."""
     return secrets.token_urlsafe(32)
 
 
 def read_subscriptions(path: str) -> dict[str, dict[str, Any]]:
     """The subscriptions in *path*; ``{}`` when there is no such file.
 
-    :raises OpsError: when the gateway could not use the file either; says the line or the entry
+    :raises OpsError: when the gateway could not use the file either; names the line or the entry
     """
     value = read_json(path, LARGEST)
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise OpsError("is no JSON object", where=f"{path}:1", fix="repair or remove it; it was left as it is")
+        raise OpsError("is not a JSON object", where=f"{path}:1", fix="repair or remove it; it was left as it is")
     for name, entry in value.items():
         if not isinstance(entry, dict):
             raise OpsError(
-                "is no JSON object, so that the gateway reads none of the subscriptions",
+                "is not a JSON object, so the gateway reads none of the subscriptions",
                 where=f"{path}: {name}",
                 fix="repair or remove the entry; the file was left as it is",
             )
@@ -77,7 +77,7 @@ def read_subscriptions(path: str) -> dict[str, dict[str, Any]]:
 
 
 def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
-    """Which subscriptions in *path* no longer hold what *record* says we wrote; names only.
+    """The names of the subscriptions in *path* that no longer hold the values in *record*.
 
     :raises OpsError: when the gateway could not use the file either
     """
@@ -91,13 +91,13 @@ def drifted(path: str, record: Mapping[str, Any]) -> list[str]:
 
 
 def _mark(salt: str, name: str, entry: Mapping[str, Any], fields: Iterable[str]) -> str:
-    """What we remember of the *fields* of an entry, its secret perhaps among them."""
+    """The salted hash of the *fields* of an entry, for the record; the fields may include its secret."""
     ours = {field: entry[field] for field in fields if field in entry}
     return fingerprint(salt, name, json.dumps(ours, sort_keys=True))
 
 
 def check_declared(webhooks: Iterable[Mapping[str, Any]]) -> None:
-    """:raises OpsError: for the first subscription that Hermes would not take"""
+    """:raises OpsError: for the first subscription that Hermes would not accept"""
     seen = set()
     for webhook in webhooks:
         name = webhook["name"]
@@ -109,11 +109,11 @@ def check_declared(webhooks: Iterable[Mapping[str, Any]]) -> None:
 
 @dataclass
 class WebhookPlan:
-    """What :func:`plan_webhooks` decides.
+    """The result of :func:`plan_webhooks`.
 
-    :param entries: what the file has to hold
-    :param routes: the fields we wrote, by name, to remember
-    :param generated: names that get a new secret
+    :param entries: the content that the file must have
+    :param routes: the declared fields of each subscription, for the record
+    :param generated: names of subscriptions that get a new secret
     """
 
     entries: dict[str, dict[str, Any]]
@@ -133,14 +133,14 @@ def plan_webhooks(
 ) -> WebhookPlan:
     """Decide how the subscriptions have to change.
 
-    Of an entry only the declared fields are ours, and those that were declared the last time: these go back to
-    Hermes' default. ``created_at``, the secret and fields that we do not know stay. A subscription that left the
-    declaration goes, changed by hand or not: what is not declared must not be callable because of us.
+    We own the declared fields of an entry, and those that were declared in the last run, which return to Hermes'
+    defaults. ``created_at``, the secret and unknown fields stay. A subscription that is no longer declared is removed,
+    even if it was changed by hand: it must not stay callable because we once made it.
 
-    :param entries: what the file holds
+    :param entries: the present content of the file
     :param webhooks: declared subscriptions; a field that is None is not declared
-    :param record: what was remembered the last time
-    :param purge: remove what is not declared, whoever made it
+    :param record: the record of the last run
+    :param purge: remove every subscription that is not declared, whoever made it
     :param now: ``created_at`` of new entries
     """
     webhooks = list(webhooks)
@@ -204,12 +204,12 @@ def _differences(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any
 
 
 def decide(home: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
-    """Compare the subscriptions in *home* with what is declared; see :mod:`part`.
+    """Compare the subscriptions in *home* with the declaration; see :mod:`part`.
 
-    A running gateway takes what is written at its next request.
+    A running gateway reads the file again at its next request.
 
     :param declared: ``webhooks`` and ``purge`` of :class:`converge.Webhooks`
-    :raises OpsError: when the file is not what Hermes writes, or a declared subscription is not what it takes
+    :raises OpsError: when Hermes could not use the file, or would not accept a declared subscription
     """
     path = os.path.join(home, FILE_NAME)
     text = read_text(path, LARGEST)
@@ -217,7 +217,7 @@ def decide(home: str, declared: Mapping[str, Any], record: Mapping[str, Any]) ->
     mode, written = mode_of(path), os.stat(path).st_mtime_ns if text is not None else 0
     if written > _LATEST_NS:
         raise OpsError(
-            "has a modification time so far ahead that no gateway would see a later one",
+            "has a modification time so far in the future that the gateway would not notice a change",
             where=path,
             fix="touch it, and restart the gateway",
         )
@@ -226,7 +226,7 @@ def decide(home: str, declared: Mapping[str, Any], record: Mapping[str, Any]) ->
     part = Part(path, [*plan.differences, *wrong_mode(mode, FILE_MODE)], generated=plan.generated, before=text)
     newest = record.get("mtime_ns", 0)
     if text is not None and written < newest:
-        # Copied back from somewhere with its time: the gateway would take it for one it has seen.
+        # The file was restored with its old time, so the gateway would not read it again.
         part.differences.append(Difference("modification time", "older than what the gateway has read", "newer"))
     salt = record.get("salt") or secrets.token_hex(16)
     marks = {name: _mark(salt, name, plan.entries[name], fields) for name, fields in plan.routes.items()}
@@ -239,19 +239,19 @@ def decide(home: str, declared: Mapping[str, Any], record: Mapping[str, Any]) ->
 
 
 def forget_time(records: Records) -> None:
-    """The gateway is about to begin anew: no file is older than what it has read."""
+    """Forget the recorded modification time, because the gateway is about to start and will read any file."""
     record = records.applied(RECORD)
     if record.get("mtime_ns"):
         records.write_applied(RECORD, {**record, "mtime_ns": 0})
 
 
 def _write(path: str, before: str | None, entries: Mapping[str, Any], floor: int) -> int:
-    """Write *entries* with a modification time later than *floor* nanoseconds, and return that time."""
+    """Write *entries*, with a modification time later than *floor* (nanoseconds); return that time."""
     text = json.dumps(entries, indent=2, ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:
-        # Half of a character: JSON can say it with an escape, UTF-8 cannot.
+        # A lone surrogate, which JSON can express as an escape and UTF-8 cannot.
         text = json.dumps(entries, indent=2)
     replace(path, before, text)
     status = os.stat(path)

@@ -29,7 +29,7 @@ class Archive:
 
 
 def directory_of(host: Installation) -> str:
-    """Where archives lie unless somebody says otherwise."""
+    """The default directory of archives."""
     return os.path.join(host.ops_dir, "backups")
 
 
@@ -44,16 +44,16 @@ def listed(directory: str, agent: str | None = None) -> list[Archive]:
         try:
             created = datetime.datetime.strptime(match["stamp"] + "+0000", "%Y%m%dT%H%M%SZ%z").timestamp()
         except ValueError:
-            continue  # the 32nd of a month: no name of ours
+            continue  # not a date, so not a name of ours
         found.append(Archive(path, match["agent"], created, os.stat(path).st_size))
     return sorted(found, key=lambda each: (age_key(each.created), each.path))
 
 
 def age_key(created: float) -> tuple[bool, float]:
-    """Sorts what was made at *created* (seconds since 1970), oldest first.
+    """A key that sorts times (*created*, seconds since 1970), oldest first.
 
-    What was made with a clock that was fast comes before all else: nobody knows how old it is, and it must not be the
-    newest for years.
+    A time in the future comes before all others. The clock was fast, so the age is unknown, and such an archive must
+    not count as the newest for years.
     """
     return created <= time.time() + FAST_CLOCK, created
 
@@ -67,7 +67,7 @@ def prune(directory: str, agent: str, keep: int) -> list[str]:
 
 
 def agent_of(path: str) -> str | None:
-    """The agent that the archive *path* is named after; None when that is no name of an archive."""
+    """The agent that the archive *path* is named after; None when it is not named like an archive."""
     match = re.fullmatch(pattern(None), os.path.basename(path))
     return match["agent"] if match else None
 

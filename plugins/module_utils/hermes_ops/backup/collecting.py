@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A home goes into an archive: the work of a worker, as the agent's user.
+"""Writes a home into an archive. Runs in a worker, as the agent's user.
 
-SQLite's files go through SQLite's own backup interface. Hermes replaces its JSON and text files by a rename (0.18.2
-and 0.19.0, utils.py: atomic_json_write and its like), so reading one is consistent by itself.
+SQLite files are copied through SQLite's own backup interface. Hermes replaces its JSON and text files by a rename
+(0.18.2 and 0.19.0, utils.py: atomic_json_write and similar functions), so a plain read of them is consistent.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .databases import NotCopied, is_database, open_regular
 from .selection import ENV, OURS, link_target, open_home, walk
 from .space import check_space, no_room
 
-# Bytes of an .env that is encrypted; one with a hundred secrets has some thousand.
+# Largest .env that is encrypted, in bytes; one with a hundred secrets has a few thousand.
 ENV_LIMIT = 2**20
-# Bytes of holes in all files together: they take no space here, but time and space wherever they are unpacked.
+# Most bytes of holes in all files together: they take no space in the home, but time and space in an archive.
 HOLES_LIMIT = 1024 * 2**20
-# Looks at where a file has holes.
+# Most seeks for the holes of one file.
 _LOOKS = 10_000
 
 
@@ -40,35 +40,35 @@ def collect(
 ) -> int:
     """Write an archive of *home*.
 
-    :param descriptor: written to
-    :param where: its path, for errors; "": it is a pipe
+    :param descriptor: the archive is written to it
+    :param where: path of the archive, for errors; "": it is a pipe
     :param about: see :data:`tarstream.ABOUT_KEYS`
-    :param with_env: ``.env`` is in it as it is
-    :param sealed: its ``.env``, encrypted
-    :param packed: through gzip
-    :returns: how many members it has
+    :param with_env: include ``.env`` in plain text
+    :param sealed: ``.env``, encrypted; None: leave it out
+    :param packed: compress with gzip
+    :returns: the number of members
     """
     try:
         _sweep(home)
         with contextlib.closing(_Out(descriptor, where)) as file:
             if not packed:
                 return Collection(home, with_env, sealed).write(cast(BinaryIO, file), about)
-            # The level that is quick: a nightly job shares the host with agents.
+            # The fastest level: a nightly job shares the host with agents.
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=1) as stream:
                 return Collection(home, with_env, sealed).write(cast(BinaryIO, stream), about)
     except BrokenPipeError:
-        raise OpsError("was not taken to its end", where=where or "the stream") from None
+        raise OpsError("was not read to its end", where=where or "the stream") from None
     except OSError as error:
         if error.errno == errno.EFBIG:
-            # The worker may write no more than was free when it began.
+            # A worker may not write files larger than the space that was free at its start.
             raise no_room(where) from None
         raise failure("written", where or "the stream", error) from None
 
 
 def env_of(home: str) -> str | None:
-    """``.env`` of *home* in base64, for who encrypts it; None when there is none.
+    """``.env`` of *home* in base64, to be encrypted by the caller; None when there is none.
 
-    :raises OpsError: it is larger than Hermes' own could be
+    :raises OpsError: it is larger than :data:`ENV_LIMIT`
     """
     file = open_regular(os.path.join(home, ENV))
     if file is None:
@@ -81,14 +81,14 @@ def env_of(home: str) -> str | None:
 
 
 def _sweep(home: str) -> None:
-    """Remove what a worker left that was killed."""
+    """Remove copies of databases that a killed worker left."""
     for path in glob.glob(os.path.join(glob.escape(home), f"{OURS}copy-*")):
         with contextlib.suppress(OpsError, OSError):
             trees.remove(path)
 
 
 class _Out(io.RawIOBase):
-    """A descriptor that is written to until the disk is nearly full."""
+    """A descriptor as a stream. Writing ends with an OpsError before the disk is full."""
 
     def __init__(self, descriptor: int, where: str) -> None:
         self.descriptor, self.where = descriptor, where
@@ -109,7 +109,7 @@ class _Out(io.RawIOBase):
 
 
 class _Notes:
-    """What an archive says of what is not in it as it was; bounded, like all that a reader has to remember."""
+    """The notes of an archive (:data:`tarstream.NOTES`); bounded, because a reader holds them in memory."""
 
     def __init__(self) -> None:
         self.notes: dict[str, dict[str, Any]] = {kind: {} for kind in tarstream.NOTES}
@@ -117,7 +117,7 @@ class _Notes:
         self.more = 0
 
     def add(self, kind: str, path: str, what: str | int) -> None:
-        # An odd byte of a path takes six in JSON.
+        # In JSON a byte that is not UTF-8 takes six characters.
         size = 6 * len(path) + 6 * len(str(what)) + 8
         if self.size + size > tarstream.NOTES_LIMIT:
             self.more += 1
@@ -127,12 +127,12 @@ class _Notes:
 
     def all(self) -> dict[str, dict[str, Any]]:
         if self.more:
-            self.notes["problems"]["."] = f"has {self.more} more of these notes than an archive takes"
+            self.notes["problems"]["."] = f"has {self.more} more of these notes, which do not fit into an archive"
         return self.notes
 
 
 class Collection:
-    """One home on its way into one archive; parameters as of :func:`collect`."""
+    """Writes one home into one archive; the parameters are those of :func:`collect`."""
 
     def __init__(self, home: str, with_env: bool, sealed: str | None) -> None:
         self.home, self.with_env, self.sealed = home, with_env, sealed
@@ -140,7 +140,7 @@ class Collection:
         self.holes = 0
 
     def write(self, out: BinaryIO, about: dict[str, Any]) -> int:
-        """:returns: how many members it has"""
+        """:returns: the number of members"""
         home = open_home(self.home)
         mode = _mode(os.fstat(home))
         os.close(home)
@@ -150,8 +150,8 @@ class Collection:
                 if path.split("/", 1)[0].startswith(ENV) and not self.with_env:
                     continue
                 if not tarstream.fits(path):
-                    # What is below it does not fit either.
-                    self._problem(path, "has too long a path, so it is not in it")
+                    # Paths below it are longer still; each gets a note of its own.
+                    self._problem(path, "is not in the backup: its path is too long")
                     continue
                 self._add(writer, path, status)
             if self.sealed is not None:
@@ -173,7 +173,7 @@ class Collection:
             if target is not None:
                 writer.link(name, target)
             if target is not None and not tarstream.stays_inside(path, target):
-                self._left_out(path, f"leads out of the home, to {target}: the link is in it, and nothing else")
+                self._left_out(path, f"leads out of the home, to {target}: only the link itself is in the backup")
         else:
             try:
                 self._add_file(writer, name, path)
@@ -189,13 +189,15 @@ class Collection:
             status = os.fstat(file.fileno())
             holes = _holes(file.fileno(), status)
             if self.holes + holes > HOLES_LIMIT:
-                self._problem(path, f"is not in it: {holes // 2**20} of its {status.st_size // 2**20} MiB are holes")
+                self._problem(
+                    path, f"is not in the backup: {holes // 2**20} of its {status.st_size // 2**20} MiB are holes"
+                )
                 return
             self.holes += holes
             if not is_database(file):
                 self._add_plain(writer, name, path, file, status)
                 return
-        # Closed by now: a close would take away the locks that SQLite sets.
+        # The file must be closed by now: a later close would drop the locks that SQLite sets on it (POSIX).
         self._add_database(writer, name, path, status)
 
     def _add_database(self, writer: tarstream.Writer, name: str, path: str, status: os.stat_result) -> None:
@@ -213,41 +215,41 @@ class Collection:
             return  # the running agent removed it meanwhile
         except NotCopied as error:
             if error.locked:
-                self._problem(path, f"cannot be copied by SQLite ({error}), so it is not in it")
+                self._problem(path, f"is not in the backup: SQLite cannot copy it ({error})")
                 return
             file = open_regular(full)
             if file is None:
                 return
             with file:
                 self._add_plain(writer, name, path, file, os.fstat(file.fileno()))
-            self._problem(path, f"is damaged ({error}); it is in it as it lies there")
+            self._problem(path, f"is damaged ({error}); the backup holds it as it is")
 
     def _add_plain(
         self, writer: tarstream.Writer, name: str, path: str, file: BinaryIO, status: os.stat_result
     ) -> None:
-        """:param status: of what it is the content of"""
+        """:param status: of the file in the home, which *file* is or is a copy of"""
         before = os.fstat(file.fileno())
         data: BinaryIO = file
         size = before.st_size
         large = size > tarstream.CHUNK
         if not large:
-            # As a whole: one that gets shorter meanwhile is shorter, not wrong.
+            # Read in one piece: if the file shrinks meanwhile, its archived size shrinks, too, and nothing is padded.
             content = file.read(tarstream.CHUNK)
             data, size = io.BytesIO(content), len(content)
         whole = writer.file(name, data, size, mode=_mode(status), mtime=status.st_mtime)
         after = os.fstat(file.fileno())
-        # One that grew is as it was when we began.
+        # A file that grew is archived as it was at the start, which is no problem.
         if not whole or (large and after.st_mtime_ns != before.st_mtime_ns and after.st_size <= before.st_size):
             self._problem(path, "changed while it was read")
 
 
 def _mode(status: os.stat_result) -> int:
-    """Permission bits, without those that make a program somebody else."""
+    """Permission bits, without set-user-ID, set-group-ID and sticky."""
     return stat.S_IMODE(status.st_mode) & 0o777
 
 
 def _holes(descriptor: int, status: os.stat_result) -> int:
-    """Bytes of a file that take no space; leaves the position where it was."""
+    """Bytes of a file that are holes; leaves the position at its start."""
     if status.st_size <= status.st_blocks * 512:
         return 0
     data, at = 0, 0

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The SQLite files of a home, copied by SQLite's own backup interface while an agent writes to them."""
+"""Copies the SQLite files of a home by SQLite's own backup interface, while an agent writes to them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from ..system.worker import Limits, work
 from . import space
 
 SQLITE_MAGIC = b"SQLite format 3\0"
-# What SQLite keeps beside a database; belongs to the live file, never to a copy.
+# Suffixes of the files that SQLite keeps beside a live database; a copy never has them.
 SQLITE_COMPANIONS = ("-wal", "-shm", "-journal")
 # Seconds to wait for a writer that holds a database.
 SQLITE_TIMEOUT = 30.0
-# Seconds that a large one may take.
+# Seconds that copying or checking a large database may take.
 _COPY_SECONDS = 3600.0
 # Seconds that reading a schema's version may take.
 _SCHEMA_SECONDS = 2.0
-# Begins the name of a directory for a copy, see selection.OURS.
+# Prefix of a directory for a copy, see selection.OURS.
 _SCRATCH = ".hermes-ops-copy-"
 
 
 class NotCopied(Exception):
     """SQLite cannot copy a database.
 
-    :param locked: somebody holds it, so that reading the file would not do either
+    :param locked: another process holds it, so a plain read of the file would be inconsistent, too
     """
 
     def __init__(self, why: str, *, locked: bool) -> None:
@@ -47,8 +47,8 @@ class NotCopied(Exception):
 def copy_database(source: str, target: str, owner: Owner) -> None:
     """Copy the live database *source* to *target* by SQLite's own backup interface, as *owner*.
 
-    :param target: ours: it is made (0600) with the rights that we have
-    :raises OpsError: *source* is damaged, locked for too long, or the disk would be full
+    :param target: created (0600) by this process, with its own rights
+    :raises OpsError: *source* is damaged or locked for too long, or the copy would fill the disk
     """
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -79,7 +79,7 @@ def copy_into(source: str, descriptor: int) -> None:
 
 @contextlib.contextmanager
 def scratch(parent: str) -> Iterator[str]:
-    """A directory for copies, beside what they are copies of: where there is room, and no memory is taken for it."""
+    """A temporary directory for copies, in *parent*, on the disk of the originals: /tmp may be small, or in memory."""
     path = tempfile.mkdtemp(prefix=_SCRATCH, dir=parent)
     try:
         yield path
@@ -89,11 +89,11 @@ def scratch(parent: str) -> Iterator[str]:
 
 
 def copy_live(source: str, target: str) -> None:
-    """Copy a database that somebody may be writing to. For workers.
+    """Copy a database that another process may be writing to. Runs in workers.
 
     :param target: must not exist
-    :raises NotCopied: it is damaged, or locked for too long
-    :raises OpsError: the disk would be full
+    :raises NotCopied: the database is damaged, or locked for too long
+    :raises OpsError: the copy would fill the disk
     """
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -109,11 +109,11 @@ def copy_live(source: str, target: str) -> None:
                 if live is None:
                     raise FileNotFoundError(source)
                 try:
-                    # Python would wait for ever for one that is locked; this waits its time, and then we may read.
+                    # Takes the read lock, with a timeout. live.backup() alone would wait for ever on a locked database.
                     live.execute("BEGIN")
                     live.execute("SELECT count(*) FROM sqlite_master").fetchall()
-                    # In one step: with several a busy writer makes SQLite begin again and again. In WAL mode, which
-                    # is what Hermes uses, no writer waits for us.
+                    # In one step: with several, a busy writer makes SQLite start over again and again. In WAL mode,
+                    # which Hermes uses, writers do not wait for this.
                     live.backup(copy, pages=-1)
                 except sqlite.ERRORS as error:
                     locked = isinstance(error, sqlite3.OperationalError)
@@ -132,9 +132,10 @@ def _size(path: str) -> int:
 
 
 def schema_version(copy: str) -> int | None:
-    """The version that a database says its schema has: as Hermes writes it (state.db), or as SQLite keeps it.
+    """The schema version of a database: from the table that Hermes writes (state.db), else SQLite's user_version.
 
-    :param copy: nobody writes to it
+    :param copy: path of a database that nobody writes to
+    :returns: None when it cannot be read
     """
     with contextlib.suppress(OpsError), sqlite.reading(copy, seconds=_SCHEMA_SECONDS, immutable=True) as database:
         if database is None:
@@ -147,7 +148,7 @@ def schema_version(copy: str) -> int | None:
 
 
 def check(home: str, names: list[str]) -> dict[str, str]:
-    """What SQLite finds wrong with databases that nobody writes to, by name; those that are sound are not in it."""
+    """The defects that SQLite finds in databases, by name; sound ones are left out. Nobody may write to them."""
     wrong = {}
     for name in names:
         try:
@@ -162,7 +163,7 @@ def check(home: str, names: list[str]) -> dict[str, str]:
 
 
 def open_regular(path: str) -> BinaryIO | None:
-    """*path* for reading; None when it is gone, or no longer a regular file."""
+    """*path*, opened for reading; None when it is gone, or no longer a regular file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:

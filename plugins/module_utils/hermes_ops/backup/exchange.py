@@ -1,16 +1,16 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The contents of a home change places with those of a backup, and back. For workers: they act as the agent.
+"""Exchanges the content of a home for that of a backup, and back. Runs in workers, as the agent's user.
 
-Everything is a rename inside of the home. Which directories are there says how far it has come, so it can be killed
-anywhere and put back::
+Everything is a rename inside the home. The directories that exist show how far the exchange has come, so it can be
+killed at any point and undone::
 
-    .hermes-ops-restore-<time>/         what comes out of the backup
-    .hermes-ops-setting-aside-<time>/   is filled with what was in the home
-    .hermes-ops-set-aside-<time>/       all of that is in it; now what comes out of the backup takes its place
-    .hermes-ops-going-back-<time>/      what was in the home returns from there
-    .hermes-ops-undone-<time>/          what stood in its way: of the backup, of the agent that ran on it, of others
+    .hermes-ops-restore-<time>/         the content of the backup
+    .hermes-ops-setting-aside-<time>/   receives the old content of the home
+    .hermes-ops-set-aside-<time>/       holds all of the old content; the content of the backup takes its place
+    .hermes-ops-going-back-<time>/      the old content, which returns from here into the home
+    .hermes-ops-undone-<time>/          what stood in its way: from the backup, the agent that ran on it, or others
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ UNDONE = f"{OURS}undone-"
 
 
 def exchange(home: str, stamp: str, keep_env: bool) -> None:
-    """Set aside what is in *home*, and put there what was extracted.
+    """Set the content of *home* aside, and move the extracted content in.
 
-    :param stamp: the time of this restore, as it is in the names of its directories
-    :param keep_env: ``.env`` and its copies stay: the backup has none
-    :raises OpsError: somebody makes things in the home meanwhile, or it cannot be changed
+    :param stamp: the time of this restore, in the names of its directories
+    :param keep_env: ``.env`` and its copies stay, because the backup has none
+    :raises OpsError: another process creates files in the home meanwhile, or the home cannot be changed
     """
     with _opened(home) as top, _opened(home, STAGING + stamp) as staging:
         with _made(home, _SETTING_ASIDE + stamp) as aside:
@@ -51,24 +51,24 @@ def exchange(home: str, stamp: str, keep_env: bool) -> None:
         for name in sorted(os.listdir(staging)):
             if _exists(name, top):
                 raise OpsError(
-                    f"{name!r} cannot be replaced: somebody makes it meanwhile, or it is a mount or not the agent's",
+                    f"{name!r} cannot be replaced: it is a mount point, not the agent's, or created again meanwhile",
                     where=home,
-                    fix="see who works there besides the gateway (fuser -v), and whose it is",
+                    fix="see which processes work there besides the gateway (fuser -v), and who owns it",
                 )
             _move(name, staging, name, top)
         os.fsync(top)
 
 
 def put_back(home: str, stamp: str, keep_env: bool) -> bool:
-    """Undo :func:`exchange`, wherever it was killed; can be killed itself and called again.
+    """Undo :func:`exchange`, wherever it was killed. Can be killed at any point and repeated.
 
-    :returns: whether something had to leave the home for it, which is in ``.hermes-ops-undone-<time>`` now
+    :returns: whether something had to leave the home for this; it is in ``.hermes-ops-undone-<time>`` now
     """
     back = _GOING_BACK + stamp
     with _opened(home) as top, _made(home, UNDONE + stamp) as undone:
         if _exists(SET_ASIDE + stamp, top):
-            # What was there is all set aside: what is there now came afterwards. What the backup still has ready came
-            # from somebody else.
+            # All of the old content is set aside, so everything in the home came later. A name that is still in the
+            # staging directory did not come from the backup: it is somebody else's, and stays.
             ready = set(_names(top, STAGING + stamp))
             for name in selection.replaced(os.listdir(top), keep_env=keep_env):
                 if name not in ready:
@@ -92,7 +92,7 @@ def put_back(home: str, stamp: str, keep_env: bool) -> bool:
 
 
 def remove_staging(home: str) -> list[str]:
-    """Remove what restores have put together in *home*; returns what could not be removed, and why."""
+    """Remove the staging directories in *home*; returns an error for each that could not be removed."""
     failed = []
     for name in os.listdir(home):
         if name.startswith(STAGING):
@@ -106,7 +106,7 @@ def remove_staging(home: str) -> list[str]:
 def _opened(home: str, name: str = "") -> AbstractContextManager[int]:
     path = os.path.join(home, name) if name else home
     try:
-        # The home itself may be reached through a link of the operator's.
+        # The operator may have made the home itself a link.
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if name else 0))
     except OSError as error:
         raise failure("opened", path, error) from None
@@ -122,11 +122,11 @@ def _made(home: str, name: str) -> Iterator[int]:
 
 
 def _move(name: str, source: int, new: str, target: int) -> None:
-    """Move an entry. A directory on which something is mounted stays, and so does one that is not the agent's."""
+    """Move an entry. A mount point stays in place, and so does a directory that is not the agent's."""
     status = os.lstat(name, dir_fd=source)
     closed = stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_IWUSR
     if closed and status.st_uid == os.geteuid():
-        # A directory that may not be written to cannot be moved.
+        # A directory without write permission cannot be moved.
         os.chmod(name, stat.S_IMODE(status.st_mode) | stat.S_IWUSR, dir_fd=source)
     try:
         os.rename(name, new, src_dir_fd=source, dst_dir_fd=target)
@@ -139,7 +139,7 @@ def _move(name: str, source: int, new: str, target: int) -> None:
 
 
 def _names(directory: int, name: str) -> list[str]:
-    """What is in the directory *name*; nothing where there is none."""
+    """The names in the directory *name*; none when it does not exist."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
@@ -159,7 +159,7 @@ def _exists(name: str, directory: int) -> bool:
 
 
 def _free(name: str, directory: int) -> str:
-    """A name like *name* that nothing in *directory* has."""
+    """A name like *name* that is not in *directory*."""
     number, free = 1, name
     while _exists(free, directory):
         number += 1

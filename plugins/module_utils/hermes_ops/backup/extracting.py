@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Archives, checked or put into a directory by a worker: what is in them comes from an agent."""
+"""Lets workers check archives or extract them to a directory, because their content comes from an agent."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from ..system.files import Owner, failure
 from ..system.text import printable
 from ..system.worker import Limits, Worker, WorkerDied
 
-# What reading an archive may take: seconds of a large one on a slow disk; memory is the same for all.
+# For reading an archive: seconds for a large one on a slow disk; its size does not change the memory.
 LIMITS = Limits(seconds=2 * 3600.0, memory=1024 * 2**20, answer=4 * 2**20)
-# Characters of a text that is shown.
+# Most characters of a text that are shown.
 _TEXT = 4096
-# What is not an agent's own is read as the user who may nothing.
+# An archive that belongs to no agent is read as the user without rights.
 _NOBODY = "nobody"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an archive says of itself; made by an agent's worker, so no more than that.
+    """What an archive says about itself. A worker of the agent's user wrote it, so it proves nothing.
 
     :param created: seconds since 1970
-    :param release: and its version, where there was one
-    :param env: how ``.env`` is in it: ``exclude``, ``include``, ``encrypt``
-    :param members: how many files, directories and links
-    :param problems: path -> why what is in it is not what was in the home
-    :param left_out: path -> why it is not in it although its name belongs to a backup
-    :param schemas: path of a database -> the version of its schema
-    :param learnt: what the home that it would replace knows since then, see :func:`learnt.since`
-    :param sealed_env: ``.env`` as age encrypted it
+    :param release: the release of Hermes, and ``version`` its version; None: there was none
+    :param env: how ``.env`` is included: ``exclude``, ``include``, ``encrypt``
+    :param members: the number of members: files, directories, links, and the archive's own
+    :param problems: path -> why the archive does not have it as it was in the home
+    :param left_out: path -> why it was left out although its name belongs to a backup
+    :param schemas: path of a database -> its schema version
+    :param learnt: what the home that it would replace has learnt since, see :func:`learnt.since`
+    :param sealed_env: ``.env``, encrypted by age
     :param env_inside: ``.env`` was extracted
     """
 
@@ -60,7 +60,7 @@ class Manifest:
 
     @classmethod
     def of(cls, answer: Any, where: str) -> Manifest:
-        """What a worker answered, if it has the form of one, printable and bounded."""
+        """The manifest in the *answer* of a worker, its form checked, its texts printable and bounded."""
         try:
             known = {field.name for field in fields(cls)}
             values = {key: _plain(value) for key, value in answer.items() if key in known}
@@ -74,7 +74,7 @@ class Manifest:
                 raise TypeError
             return manifest
         except (AttributeError, TypeError, ValueError):
-            raise WorkerDied("was read, and what came of it has not the form of an answer", where=where) from None
+            raise WorkerDied("was read, but the worker's answer has the wrong form", where=where) from None
 
 
 def _plain(value: Any) -> Any:
@@ -86,16 +86,16 @@ def _plain(value: Any) -> Any:
 
 
 def verify(path: str) -> Manifest:
-    """Read the archive *path* from its first byte to its last and compare all with its checksum.
+    """Read the archive *path* from its first byte to its last and verify its checksum.
 
-    :raises OpsError: it is damaged, incomplete, or holds what no backup holds
+    :raises OpsError: it is damaged, incomplete, or holds something that no backup holds
     """
     with opened(path) as file:
         return checking(file.fileno(), path).result()
 
 
 class Checking:
-    """An archive that is being checked, by a worker that may nothing else."""
+    """An archive that a worker is checking."""
 
     def __init__(self, worker: Worker, where: str) -> None:
         self.worker, self.where = worker, where
@@ -109,9 +109,10 @@ class Checking:
 
 
 def checking(descriptor: int, where: str, owner: Owner | None = None, home: str | None = None) -> Checking:
-    """Begin to check the archive that comes out of *descriptor*.
+    """Begin to check the archive that can be read from *descriptor*.
 
-    :param owner: of *home*, which it would replace; None: nobody's
+    :param owner: the user that reads it; None: one without rights
+    :param home: of *owner*, to be compared with the archive; None: nothing is compared
     """
     reader = owner or (Owner.named(_NOBODY) if os.geteuid() == 0 else Owner.current())
     arguments = (descriptor, where, _against(home))
@@ -119,10 +120,10 @@ def checking(descriptor: int, where: str, owner: Owner | None = None, home: str 
 
 
 def compare(source: str | BinaryIO, owner: Owner, home: str | None) -> Manifest:
-    """Like :func:`verify`, and say what *home* has learnt since.
+    """Like :func:`verify`, and also find what *home* has learnt since.
 
     :param source: path of an archive, or the stream itself
-    :param home: of *owner*; None: that is not asked
+    :param home: of *owner*; None: nothing is compared
     """
     with _source(source) as (descriptor, where):
         return checking(descriptor, where, owner, home).result()
@@ -137,13 +138,13 @@ def extract(
     home: str | None = None,
     descriptors: Sequence[int] = (),
 ) -> Manifest:
-    """Put the home in an archive into *directory*, which must not exist or be empty, as *owner* throughout.
+    """Extract the home in an archive to *directory*, which must be missing or empty, all of it as *owner*.
 
     :param source: path of an archive, or the stream itself
-    :param links_out: make links that lead out of the home, too; a home that is only tried must not have them
+    :param links_out: also make links that lead out of the home; a home that is only tried must not have them
     :param home: the home that it is to replace, for :attr:`Manifest.learnt`
-    :param descriptors: locks that must be held until it ends
-    :raises OpsError: like :func:`verify`; what *directory* holds by then is to be thrown away
+    :param descriptors: locks that the worker must hold until it ends
+    :raises OpsError: like :func:`verify`; discard what *directory* holds by then
     """
     with _source(source) as (descriptor, where):
         arguments = (descriptor, where, directory, links_out, _against(home))
@@ -171,7 +172,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
     :raises OpsError: when there is no such file
     """
     try:
-        # A pipe in its place must not make us wait.
+        # A pipe in its place must not block us.
         file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise failure("read", path, error) from None

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""config.yaml and .env as they last worked, put back without a backup."""
+"""Puts config.yaml and .env back as they last worked, without a backup."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .selection import ENV
 
 
 def put_back_kept(host: Installation, agent: Agent, say: Callable[[str], object]) -> str | None:
-    """Give config.yaml and .env back the copies that last proved to work, and the gateway a fresh start.
+    """Replace config.yaml and .env by the copies that last worked, and restart the gateway.
 
-    :returns: the directory that holds what was there; None when nothing differed
-    :raises OpsError: when nothing is kept, or the agent is not healthy with it either
+    :returns: the directory that holds the replaced files; None when nothing differed
+    :raises OpsError: no copies are kept, or the agent is not healthy with them either
     """
     records, owner = host.records(agent.name), host.owner_of(agent)
     aside = None
@@ -37,7 +37,7 @@ def put_back_kept(host: Installation, agent: Agent, say: Callable[[str], object]
         records.prepare()
         kept = {name: data for name in ("config.yaml", ENV) if (data := records.read_kept(name)) is not None}
         if not kept:
-            raise OpsError("nothing is kept yet: no agent was ever healthy here", fix="converge the host: site.yml")
+            raise OpsError("nothing is kept yet: the agent was never healthy here", fix="converge the host: site.yml")
         with records.lock():
             present = dict(zip(kept, read_as(owner, [os.path.join(agent.home, name) for name in kept])))
             differ = {name: data for name, data in kept.items() if data != present[name]}
@@ -53,18 +53,18 @@ def put_back_kept(host: Installation, agent: Agent, say: Callable[[str], object]
                 work(owner, "backup.kept:write", agent.home, texts, where=agent.home)
             for name in differ:
                 say(f"{name} is the last working copy again")
-        # One order: whoever ends us now ends no gateway.
+        # Restart is a single order, so killing this process leaves no gateway stopped.
         host.manager_of(agent).call("reset-failed", agent.unit, check=False)
         gateway.restart(supervisor_of(host), [agent], {agent.name: records}, [agent.name])
     result = health.wait([agent], supervisor_of(host))[0]
     say(result)
     if not result.ok:
-        raise OpsError("the agent is not healthy with what last worked either", fix="see what it says above")
+        raise OpsError("the agent is not healthy with what last worked either", fix="see its problems above")
     return aside
 
 
 def write(home: str, texts: dict[str, str]) -> None:
-    """Write files of a home. For workers.
+    """Write files of a home. Runs in workers.
 
     :param texts: name -> content in base64
     """

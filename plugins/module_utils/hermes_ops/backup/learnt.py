@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a home has learnt since a backup of it was made. For workers: they read what an agent wrote."""
+"""Finds what a home has learnt since its backup was made. Runs in workers, because it reads the agent's files."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _SECONDS = 30.0
 
 
 def since(home: str, question: str, created: float, saved: dict[str, str]) -> list[str]:
-    """What *home* knows that a backup cannot: one reason for each thing, ready to be read.
+    """What *home* has learnt since the backup was made: one sentence for each finding.
 
-    A home to which nobody ever said anything has learnt nothing, however new its files are: site.yml just wrote them.
+    A home without any conversation has learnt nothing, however new its files are: site.yml may have just written them.
 
-    :param question: what our own health checks say to an agent; no conversation
+    :param question: the prompt of our own health checks, which is no conversation
     :param created: when the backup was made, seconds since 1970
-    :param saved: path -> SHA-256 of what is in it
+    :param saved: path -> SHA-256 of the file in the backup
     """
     spoken = _last_said(home, question)
     if not spoken:
         return []
     if created > time.time() + FAST_CLOCK:
-        return [f"it was made with a clock that was fast ({moment(created)}), and nobody knows when"]
+        return [f"it was made with a clock that was fast ({moment(created)}), so its age is unknown"]
     reasons = []
     if spoken > created:
         reasons.append(f"somebody spoke to the agent on {moment(spoken)}")
@@ -49,7 +49,7 @@ def since(home: str, question: str, created: float, saved: dict[str, str]) -> li
 
 
 def _last_said(home: str, question: str) -> float:
-    """When somebody said the last thing that was no question of ours; 0.0: never, or that cannot be read."""
+    """Time of the last message of a user, without our own questions; 0.0: there is none, or it cannot be read."""
     query = "SELECT max(timestamp) FROM messages WHERE role = 'user' AND instr(coalesce(content, ''), ?) = 0"
     try:
         with sqlite.reading(os.path.join(home, FILE_NAME), seconds=_SECONDS) as database:
@@ -57,13 +57,13 @@ def _last_said(home: str, question: str) -> float:
                 return 0.0
             (when,) = database.execute(query, (question,)).fetchone()
     except OpsError:
-        # That is why one restores.
+        # A damaged database must not block the restore that repairs it.
         return 0.0
     return float(when) if isinstance(when, (int, float)) else 0.0
 
 
 def _newer(home: str, name: str, created: float, saved: dict[str, str]) -> Iterator[tuple[float, str]]:
-    """Files at or below *name* that were changed since the backup and are not as in it."""
+    """Time and path of files at or below *name* that changed since the backup and differ from it."""
     top = os.path.join(home, name)
     for path in [top] if not os.path.isdir(top) else _files(top):
         try:
@@ -74,7 +74,7 @@ def _newer(home: str, name: str, created: float, saved: dict[str, str]) -> Itera
             if saved.get(relative) != _sha256(path):
                 yield status.st_mtime, relative
         except OSError:
-            continue  # gone meanwhile, or nothing that could be in a backup
+            continue  # gone meanwhile, or not readable and so in no backup
 
 
 def _files(top: str) -> Iterator[str]:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Backups of an agent's home, made by a worker while its gateway runs, and checked by another."""
+"""Backs up an agent's home while its gateway runs: one worker writes the archive, another one checks it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from .settings import AGE
 
 # Seconds to wait for another backup.
 LOCK_TIMEOUT = 900.0
-# Seconds that a large home may take; also while it goes over a network.
+# Seconds that the backup of a large home may take: to a file, and over a network.
 _SECONDS, _SECONDS_AWAY = 2 * 3600.0, 12 * 3600.0
-# Seconds without a byte, after which a stream is given up.
+# Seconds without data after which a stream is given up.
 _STALLED = 900.0
 _MEMORY = 1024 * 2**20
 _PARTIAL = ".partial"
@@ -42,24 +42,24 @@ AGE_TIMEOUT = 60.0
 
 
 class Made(NamedTuple):
-    """A new archive, and what it says of itself."""
+    """A new archive and its manifest."""
 
     path: str
     manifest: Manifest
 
 
 def create(host: Installation, agent: Agent, directory: str, *, env: str = "exclude") -> Made:
-    """Make an archive of the agent's home in *directory*. It gets its name only after it was read to its end.
+    """Make an archive of the agent's home in *directory*. It gets its final name only after it was checked.
 
     :param agent: one of ``host.agents``
-    :param env: ``.env`` is left out (``exclude``), in it as it is (``include``), or encrypted: ``age:<recipient>``
-    :returns: mode 0600, complete, checked and on disk
-    :raises OpsError: it could not be made, and nothing of it is left
+    :param env: ``.env`` is left out (``exclude``), in plain text (``include``), or encrypted: ``age:<recipient>``
+    :returns: the archive: mode 0600, complete, checked and on disk
+    :raises OpsError: it could not be made, and no part of it is left
     """
     with _alone(host) as lock:
         if not os.path.isdir(directory):
             ensure_directory(directory, mode=0o700)
-        # What a killed one left.
+        # Leftovers of killed runs.
         for name in os.listdir(directory):
             if re.fullmatch(pattern(agent.name) + re.escape(_PARTIAL), name):
                 os.unlink(os.path.join(directory, name))
@@ -79,9 +79,9 @@ def create(host: Installation, agent: Agent, directory: str, *, env: str = "excl
 
 
 def stream(host: Installation, agent: Agent, out: BinaryIO, *, env: str = "exclude") -> Manifest:
-    """Write the same, not compressed, to *out*; it is checked on its way.
+    """Write an archive, not compressed, to *out*, and check it on its way. Parameters as in :func:`create`.
 
-    :raises OpsError: it ended early; what *out* has is no backup
+    :raises OpsError: it failed; what *out* has received is no backup
     :raises BrokenPipeError: nobody reads *out*
     """
     with _alone(host) as lock, contextlib.ExitStack() as stack:
@@ -100,7 +100,7 @@ def stream(host: Installation, agent: Agent, out: BinaryIO, *, env: str = "exclu
             if not data:
                 break
             out.write(data)
-            # What is read no longer was refused; why, it says itself.
+            # If the check no longer reads, it has refused the archive; its result gives the reason.
             with contextlib.suppress(BrokenPipeError):
                 copy.write(data)
         else:
@@ -133,9 +133,9 @@ def _collector(
 ) -> Worker:
     """A worker that writes an archive to *descriptor*.
 
-    :param lock: it holds that, too: should we be killed, nobody begins anew beside it
+    :param lock: of backups, which the worker inherits: if this process is killed, no backup starts beside the worker
     """
-    # Of the archive, and of a copy of a database on its way into it.
+    # Limits the archive, and the copy that the worker makes of a database.
     limit = space.free(descriptor) if where else resource.RLIM_INFINITY
     limits = Limits(seconds=seconds, memory=_MEMORY, file=limit)
     owner = host.owner_of(agent)
@@ -146,10 +146,10 @@ def _collector(
 
 
 def _sealed(owner: Owner, home: str, env: str) -> str | None:
-    """``.env`` of *home*, encrypted where *env* says so.
+    """``.env`` of *home*, encrypted, if *env* names a recipient; else None.
 
-    By age(1), as root: as the agent's user it could be traced by the agent. To age it is a row of bytes; by standard
-    input, so that nothing of it is in a list of processes or in a file.
+    age(1) runs as root, because the agent could trace a process of its own user. age does not interpret the content.
+    It gets the content by standard input, so that nothing of it is in a process list or a file.
     """
     if not env.startswith(AGE):
         return None
@@ -159,7 +159,7 @@ def _sealed(owner: Owner, home: str, env: str) -> str | None:
     try:
         text = base64.b64decode(said, validate=True)
     except (TypeError, ValueError):
-        raise OpsError("what was read of .env has no meaning", where=home) from None
+        raise OpsError(".env was read, but the worker's answer is not base64", where=home) from None
     return run_filter(["age", "--armor", "--recipient", env[len(AGE) :]], text, timeout=AGE_TIMEOUT).decode()
 
 
@@ -178,7 +178,7 @@ def _about(host: Installation, agent: Agent, env: str) -> dict[str, Any]:
 
 
 def refuse_unfinished(host: Installation) -> None:
-    """:raises OpsError: when a home may be half of what it was"""
+    """:raises OpsError: a restore or separation is unfinished, so a home may be incomplete"""
     for job in ("restore", "separate"):
         if host.unfinished(job):
             raise OpsError(
@@ -189,7 +189,7 @@ def refuse_unfinished(host: Installation) -> None:
 
 @contextlib.contextmanager
 def _alone(host: Installation) -> Iterator[int]:
-    """Be the only one who makes a backup; yields the lock."""
+    """Hold the lock of backups; yields its descriptor."""
     with host.lock("backup", timeout=LOCK_TIMEOUT) as lock:
         refuse_unfinished(host)
         yield lock

@@ -1,13 +1,13 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Backups off the host: an encrypted repository of restic (https://restic.net), in whatever it can reach.
+"""Backups off the host: an encrypted repository of restic (https://restic.net), on any back end that restic supports.
 
-Each snapshot is one file, the tar stream of :mod:`archive`. It has the tag ``hermes-unfinished`` until all of it is
-there: restic takes the end of a pipe for the end of the file, also where our process was killed.
+Each snapshot is one file, the tar stream of :mod:`tarstream`. It has the tag ``hermes-unfinished`` until it is
+complete, because restic takes the end of a pipe for the end of the file, even when our process was killed.
 
-The password is passed by a descriptor, the keys of a back end by the environment of restic alone, which is root's;
-never in a list of processes.
+The password is passed by a descriptor, the keys of a back end only in the environment of restic, which runs as root.
+Neither is ever in a process list.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from .extracting import Manifest
 
 TAG = "hermes"
 _UNFINISHED = "hermes-unfinished"
-# Exit statuses of restic since 0.17; before, only what it says tells (0.14, Debian 12).
+# Exit statuses of restic since 0.17; older ones (0.14, Debian 12) differ only in their messages.
 _NO_REPOSITORY, _WRONG_PASSWORD = 10, 12
 CACHE = "/var/cache/hermes-ops/restic"
-# Seconds for everything but moving data, which takes as long as the job that does it may.
+# Seconds for a command that moves no data. A command that moves data is limited by its job.
 TIMEOUT = 600.0
-# Seconds that restic gets to end by itself, where what it wrote was of no use.
+# Seconds that restic gets to exit after its output was refused, so that its own error is known.
 _LAST_WORDS = 5.0
-# Seconds between two looks at the repository as a whole; unused data is removed then, too.
+# Seconds between two checks of the whole repository, which remove unused data as well.
 CHECK_EVERY = 7 * 24 * 3600.0
 
 
@@ -58,9 +58,9 @@ class Snapshot:
 
 
 class Running:
-    """restic at work, with a pipe to or from it.
+    """A running restic, with a pipe to or from it.
 
-    :param failed: makes an error of what it said
+    :param failed: makes an error from its messages
     """
 
     def __init__(self, process: subprocess.Popen[bytes], failed: Callable[[], OpsError]) -> None:
@@ -76,9 +76,9 @@ class Running:
         return cast(BinaryIO, self.process.stdout)
 
     def finish(self) -> None:
-        """That was all.
+        """Close its input and wait for its end.
 
-        :raises OpsError: not for restic
+        :raises OpsError: it failed
         """
         if self.process.stdin:
             with contextlib.suppress(BrokenPipeError):
@@ -92,7 +92,7 @@ class Repository:
 
     ::
 
-        <ops_dir>/restic.json    which repository was found here before, and when it was checked
+        <ops_dir>/restic.json    which repository was used before, and when it was last checked
 
     :param settings: with a ``restic_repository``
     """
@@ -108,8 +108,9 @@ class Repository:
         }
 
     def exists(self) -> bool:
-        """Whether there is a repository. False before the first backup; one that was there and is gone is an error,
-        like a wrong password.
+        """Whether there is a repository. False only before the first backup.
+
+        :raises OpsError: a repository that was used before is gone, or cannot be opened (e.g. a wrong password)
         """
         done = self._run("cat", "config", check=False)
         if not done.ok and (self._known() or not self._is_missing(done)):
@@ -117,8 +118,9 @@ class Repository:
         return done.ok
 
     def prepare(self) -> None:
-        """Have a repository: the first time it is made. Locks whose process is dead or that are half an hour old are
-        taken away; a living one stays.
+        """Create the repository if there is none, and remove stale locks.
+
+        restic takes a lock for stale when its process is dead or it is half an hour old; a live process renews its own.
         """
         if not self.exists():
             self._run("init")
@@ -128,7 +130,7 @@ class Repository:
     def save(self, agent: Agent) -> Manifest:
         """Write a snapshot of the home of *agent*, with its ``.env``: the repository is encrypted.
 
-        It is checked on its way there, so that no snapshot is complete that cannot be restored.
+        The stream is checked on its way, so that only a snapshot that can be restored becomes a complete one.
         """
         name = agent.name
         with self._started(
@@ -139,7 +141,7 @@ class Repository:
             try:
                 manifest = making.stream(self.host, agent, restic.stdin, env="include")
             except BrokenPipeError:
-                # It ended by itself, and says why.
+                # restic exited early: finish() raises its own error.
                 restic.finish()
                 raise
             restic.finish()
@@ -152,7 +154,7 @@ class Repository:
         return manifest
 
     def forget(self, agent: str) -> None:
-        """Apply the retention to the snapshots of *agent* of this host."""
+        """Apply the retention to the snapshots of *agent* from this host."""
         keep = self.settings
         self._run(
             *("forget", "--host", socket.gethostname(), "--tag", f"{TAG},{self._tag(agent)}"),
@@ -162,7 +164,7 @@ class Repository:
         )
 
     def look_after(self) -> bool:
-        """Every :data:`CHECK_EVERY` remove data that nothing needs and check the rest; whether that was done now."""
+        """Every :data:`CHECK_EVERY`, remove unused data and check the repository; returns whether it was done now."""
         if 0 <= time.time() - self._memory().get("checked", 0.0) < CHECK_EVERY:
             return False
         self._run("prune", timeout=None)
@@ -182,7 +184,7 @@ class Repository:
     def find(self, wanted: str, agent: str | None) -> Snapshot:
         """A snapshot by its id; ``latest``: the newest of this host.
 
-        :raises OpsError: there is none; names those that there are
+        :raises OpsError: there is none; names the hosts that have snapshots
         """
         snapshots = self.snapshots(agent)
         if wanted == "latest":
@@ -197,9 +199,9 @@ class Repository:
 
     @contextlib.contextmanager
     def reading(self, snapshot: Snapshot) -> Iterator[Running]:
-        """restic while it writes the tar stream of *snapshot* to its ``stdout``.
+        """Run restic, which writes the tar stream of *snapshot* to its ``stdout``, during the block.
 
-        :raises OpsError: when there is no restic; and its own, where what reads the stream fails because it ends early
+        :raises OpsError: restic is missing; when the block raises an OpsError because restic failed, restic's own error
         """
         with self._started("dump", snapshot.id, f"/{snapshot.agent}.tar", stdout=subprocess.PIPE) as restic:
             try:
@@ -218,7 +220,7 @@ class Repository:
         tags = TAG if agent is None else f"{TAG},{self._tag(agent)}"
         return json.loads(self._run("snapshots", "--json", "--tag", tags).stdout or "[]") or []
 
-    # restic itself.
+    # Calls of restic.
 
     def _run(self, *arguments: str, check: bool = True, timeout: float | None = TIMEOUT) -> Completed:
         with self._password() as (descriptor, env):
@@ -230,7 +232,7 @@ class Repository:
 
     @contextlib.contextmanager
     def _started(self, *arguments: str, **pipes: Any) -> Iterator[Running]:
-        """restic while the block lasts; killed when that ends early, so that it takes nothing for the end."""
+        """Run restic during the block. If that ends early, restic is killed before it sees the end of its pipe."""
         with tempfile.TemporaryFile() as words, self._password() as (descriptor, env):
             try:
                 process = subprocess.Popen(
@@ -291,13 +293,13 @@ class Repository:
         return done.rc == _NO_REPOSITORY or "Is there a repository at the following location" in done.stderr
 
     def _hidden(self, text: str) -> str:
-        """*text* without anything secret that we gave restic."""
+        """*text* without the secrets that restic was given."""
         text = re.sub(r"//[^/@\s]+@", "//", text)
         for secret in (self.settings.restic_password, *self.settings.restic_environment.values()):
             text = text.replace(secret, "(secret)") if secret else text
         return text
 
-    # What is remembered.
+    # Records.
 
     @property
     def _fingerprint(self) -> str:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What workers do with an archive: check it, or put the home that is in it into a directory."""
+"""Checks an archive, or extracts its home to a directory. Runs in workers."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ def check(descriptor: int, where: str, against: list[str] | None) -> dict[str, A
     """Read an archive to its end.
 
     :param descriptor: of the archive, gzip or plain
-    :param where: what errors call it
-    :param against: the home that it would replace, and the question of :func:`learnt.since`; None: that is not asked
-    :returns: what :class:`extracting.Manifest` takes
+    :param where: name of the archive, for errors
+    :param against: the home that it would replace, and the question of :func:`learnt.since`; None: nothing is compared
+    :returns: the fields of :class:`extracting.Manifest`
     """
     return _read(descriptor, where, _Remembering(), against)
 
 
 def extract(descriptor: int, where: str, directory: str, links_out: bool, against: list[str] | None) -> dict[str, Any]:
-    """The same, and put it into *directory*, which must not exist or be empty.
+    """Like :func:`check`, and extract the home to *directory*, which must be missing or empty.
 
-    :param links_out: make links that lead out of the home, too
+    :param links_out: also make links that lead out of the home
     """
     manifest = _read(descriptor, where, Directory(directory, links_out), against)
     manifest["env_inside"] = os.path.lexists(os.path.join(directory, ENV))
-    # Before anybody relies on it, all of it is on disk.
+    # All of it must be on disk before anybody relies on it.
     os.sync()
     return manifest
 
 
 def put_env(home: str, stamp: str, text: str) -> None:
-    """Write ``.env`` into what was extracted.
+    """Write ``.env`` into the staging directory of a restore.
 
     :param text: in base64
     """
@@ -59,9 +59,9 @@ def _read(descriptor: int, where: str, sink: _Remembering, against: list[str] | 
 
 
 class _Remembering(tarstream.Nowhere):
-    """Remembers the checksums of what an agent learns.
+    """Remembers the checksums of files that an agent learns (:data:`selection.LEARNT`).
 
-    :ivar learnt: by path; of a home that is so full of them that they cannot be remembered, the first
+    :ivar learnt: path -> SHA-256, of the first :attr:`LIMIT` files
     """
 
     LIMIT = 100_000
@@ -75,9 +75,9 @@ class _Remembering(tarstream.Nowhere):
 
 
 class Directory(_Remembering):
-    """Puts a home into the directory *path*.
+    """Extracts a home to the directory *path*.
 
-    :raises OpsError: when *path* is there and not empty
+    :raises OpsError: when *path* exists and is not empty
     """
 
     def __init__(self, path: str, links_out: bool) -> None:
@@ -97,7 +97,7 @@ class Directory(_Remembering):
                 os.mkdir(full, 0o700)
 
     def left(self, path: str, mode: int) -> None:
-        # Only now: it may forbid to write into it.
+        # Set last, because the mode may forbid writing into it.
         with self._writing(path) as full:
             os.chmod(full, mode)
 
@@ -114,7 +114,7 @@ class Directory(_Remembering):
 
             def write(data: bytes) -> None:
                 with self._writing(path):
-                    # A hole stays a hole: what takes no space in an archive must not need it here.
+                    # Zeros become a hole: they take hardly any space in an archive, and must not take it here.
                     if data.count(0) == len(data):
                         stream.seek(len(data), os.SEEK_CUR)
                         return

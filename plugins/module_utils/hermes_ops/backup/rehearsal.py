@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The rehearsal of a restore: the newest backup, on a home of its own, with an agent that answers."""
+"""Rehearses a restore: puts the newest backup into a scratch home and lets an agent answer from it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from . import archives, databases, extracting, offsite, selection
 from .extracting import Manifest
 from .settings import Settings as BackupSettings
 
-# Of copies of homes, see canary.scratch.
+# Name of this job's copies of homes, see canary.scratch.
 SCRATCH = "rehearsal"
-# What looking at such a home may take, or removing it.
+# For a look at such a home.
 _LIMITS = Limits(seconds=1800.0)
-# Seconds to wait for an update or a restore, which want the canary or the home for themselves.
+# Seconds to wait for an update or a restore, which need the canary or the home for themselves.
 BUSY_TIMEOUT = 1800.0
 
 
@@ -35,7 +35,7 @@ BUSY_TIMEOUT = 1800.0
 class Settings:
     """``/etc/hermes-ops/rehearsal.json``.
 
-    :param reply: have the agent answer a chat, where a model is configured
+    :param reply: let the agent answer a chat, if a model is configured
     """
 
     reply: bool = True
@@ -48,12 +48,12 @@ def rehearse(
     backups: BackupSettings,
     say: Callable[[str], object],
 ) -> str:
-    """Restore the newest backup of *agent* into a scratch home and have the current release live on it.
+    """Restore the newest backup of *agent* into a scratch home and run the current release on it.
 
-    From the repository where there is one: that is the copy that is left when the host is not.
+    The backup comes from the repository if one is declared, because that copy survives the loss of the host.
 
-    :returns: what was proved, in one sentence
-    :raises OpsError: there is no backup, or it is no good; says why
+    :returns: the result in one sentence
+    :raises OpsError: there is no backup, or it does not work; says why
     """
     release = gateway.current_release(host.root)
     if release is None:
@@ -65,13 +65,13 @@ def rehearse(
         say(f"{agent.name}: {label} of {moment(manifest.created)}")
         found = work(owner, "backup.rehearsal:look", scratch, limits=_LIMITS, where=label)
         if not fits(found, {"databases": {str: str}, "model": object}):
-            raise WorkerDied("was looked at, and what came of it has not the form of an answer", where=label)
+            raise WorkerDied("was looked at, but the worker's answer has the wrong form", where=label)
         _refuse_damaged(found["databases"])
         if not manifest.env_inside:
             canary.lend_env(host, agent, scratch)
         described = canary.prepare(host, agent, scratch)
         reply = wanted.reply and bool(found["model"] or agent.config_scope == "managed")
-        # It is the backup that is tried, not the release: no need to watch it for long.
+        # This tests the backup and not the release, so a short watch is enough.
         answer = canary.boot(
             host,
             release,
@@ -99,9 +99,9 @@ def _extract(host: Installation, agent: Agent, backups: BackupSettings, scratch:
 
 
 def look(scratch: str) -> dict[str, Any]:
-    """What a home out of a backup holds. For workers.
+    """Look at a home that was extracted from a backup. Runs in a worker.
 
-    :returns: ``databases``: what is wrong with them, by name; ``model``: whether one is configured
+    :returns: ``databases``: the defects of up to ten, by name; ``model``: whether one is configured
     """
     wrong = databases.check(scratch, selection.databases(scratch))
     model = config.read_config(os.path.join(scratch, config.FILE_NAME)).get("model")

@@ -1,24 +1,24 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A home from a backup, or as it was before: nothing between, and nothing lost.
+"""Restores a home from a backup completely, or leaves it as it was. Nothing is lost.
 
 ::
 
     extract -> stop -> switch -> start
 
-``extract`` puts the home together inside of the old one, checked to the last byte, while the gateway still runs.
-``switch`` is renames only (:mod:`exchange`): what was there goes aside, what is new takes its place. It counts once the
-gateway is healthy in ``start``; whatever goes wrong until then leads back.
+``extract`` assembles the new content inside the old home and checks it to the last byte, while the gateway still runs.
+``switch`` only renames (:mod:`exchange`): the old content is set aside, and the new content takes its place. The
+restore counts once the gateway is healthy in ``start``; any failure until then leads back.
 
-All of that is done by workers as the agent's user: root opens nothing in a home. It only writes down each step before
-it begins, and in the end moves what was set aside, as a whole, to where the agent cannot change it::
+Workers do all of that as the agent's user: root opens nothing in a home. Root only writes down each step before it
+begins, and at the end moves the old content, as a whole, to where the agent cannot change it::
 
-    <ops_dir>/restore.json                       what was begun last, and what is needed to undo it
-    <ops_dir>/set-aside/<agent>-<time>/          what was in the home; stays until somebody removes it
-    <ops_dir>/set-aside/<agent>-<time>-undone/   what a restored home that was undone again had by then
+    <ops_dir>/restore.json                       the step that began last, and the facts needed to undo it
+    <ops_dir>/set-aside/<agent>-<time>/          the old content of the home; stays until somebody removes it
+    <ops_dir>/set-aside/<agent>-<time>-undone/   the content of a restored home when its restore was undone
 
-Where the ops directory is on another file system, both stay in the home.
+If the ops directory is on another file system, both stay in the home.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ from . import exchange, extracting, making
 from .extracting import Manifest
 from .selection import STAGING
 
-# What renaming the entries of a home may take, or removing what was put together.
+# For renaming the entries of a home, or removing the staging directory.
 _LIMITS = Limits(seconds=900.0)
 _UNDONE = "-undone"
 
 
 @dataclass
 class Journal:
-    """What is needed to undo a restore.
+    """The facts needed to undo a restore.
 
     :param home: of the agent
-    :param inode: its number, by which one sees that its volume is mounted
-    :param user: whose the home is
-    :param stamp: the time, in the names of all that belongs to this restore
-    :param running: whether its gateway ran
-    :param keep_env: ``.env`` stays where it is: the backup has none
-    :param step: that was begun last
+    :param inode: of the home; another one shows that its volume is not mounted
+    :param user: of the agent, who owns the home
+    :param stamp: the time, in the names of all directories of this restore
+    :param running: whether the gateway ran
+    :param keep_env: ``.env`` stays in place, because the backup has none
+    :param step: the step that began last
     """
 
     agent: str
@@ -80,7 +80,7 @@ class Journal:
 class Restore:
     """Restores on one host.
 
-    :param say: told what happens
+    :param say: called with each progress message
     """
 
     def __init__(self, host: Installation, say: Callable[[str], object]) -> None:
@@ -88,7 +88,7 @@ class Restore:
         self.supervisor = supervisor_of(host)
         self.say = say
         self.undertaking = Undertaking(host, "restore", needs=host.data_dir)
-        # A signal interrupts us, except while rolling back.
+        # Signals interrupt only restore(), and not while it goes back.
         self.undertaking.interruptible = False
 
     def restore(
@@ -103,11 +103,11 @@ class Restore:
         """Replace the home of *agent* by the one in *source*.
 
         :param source: path of an archive, or its tar stream
-        :param force: also where the home learnt something since the backup
+        :param force: restore even if the home has learnt something since the backup
         :param identity: file with age's identity, for an archive with an encrypted ``.env``
         :param finish: called when *source* was read to its end; raises when its sender failed
-        :returns: the directory that holds what was there
-        :raises OpsError: it was not done, and the home is what it was; says why
+        :returns: the directory that holds the old content
+        :raises OpsError: nothing was restored, and the home is as before; says why
         """
         with self.host.lock("restore") as lock:
             refuse_others(self.host)
@@ -134,7 +134,8 @@ class Restore:
                     self.say(health.wait([agent], self.supervisor)[0])
                 raise
             self.undertaking.interruptible = False
-            # From here on it counts. On a full disk that is not written down, and only what is set aside would stay.
+            # From here on the restore counts, even if a full disk prevents this record. After a kill, recovery would
+            # then undo the restore, or, once the old content is in the ops directory, just leave it there.
             with contextlib.suppress(OpsError):
                 self.undertaking.enter(journal, "keep")
             aside = self._keep(journal, exchange.SET_ASIDE, "")
@@ -149,7 +150,7 @@ class Restore:
         force: bool = False,
         finish: Callable[[], object] = lambda: None,
     ) -> str:
-        """What :meth:`restore` would do, without doing it.
+        """Preview :meth:`restore`; changes nothing.
 
         :raises OpsError: it would refuse, and why
         """
@@ -160,12 +161,12 @@ class Restore:
         return f"would restore {manifest.members} files of {manifest.agent} on {manifest.host}, {made}"
 
     def recover(self, *, boot: bool = False, locks: Sequence[int] = ()) -> bool:
-        """Undo what was killed, or finish what counted already; returns whether there was anything.
+        """Undo a restore that was killed, or finish one that counted already; returns whether there was one.
 
-        Call it while nobody else restores.
+        The caller must hold the lock of restores.
 
         :param boot: the host starts the gateways itself
-        :param locks: descriptors that workers hold, too, so that nobody begins anew beside them
+        :param locks: descriptors that workers inherit, so that no other restore starts beside them
         """
         value = self.undertaking.read()
         if value is None:
@@ -173,16 +174,16 @@ class Restore:
             return False
         journal = Journal(**value)
         if journal.step == "keep":
-            self.say(f"the restore of {journal.agent} was interrupted after it counted: it is finished")
-            self.say(f"what was in the home is in {self._keep(journal, exchange.SET_ASIDE, '')}")
+            self.say(f"the restore of {journal.agent} was interrupted after it had succeeded: finishing it")
+            self.say(f"the previous content of the home is in {self._keep(journal, exchange.SET_ASIDE, '')}")
             self.undertaking.end()
             return True
-        self.say(f"the restore of {journal.agent} was interrupted at {journal.step}: it is undone")
+        self.say(f"the restore of {journal.agent} was interrupted at {journal.step}: undoing it")
         agent = next((each for each in self.host.agents if each.name == journal.agent), None)
         self._undo(journal, agent, locks, boot=boot)
         return True
 
-    # There.
+    # Restore.
 
     def _extract(
         self,
@@ -193,7 +194,7 @@ class Restore:
         force: bool,
         lock: int,
     ) -> Manifest:
-        """Put the home together in the staging directory."""
+        """Assemble the new content in the staging directory."""
         owner, home = self.host.owner_of(agent), journal.home
         self._remove_staging(journal, owner, [lock])
         staging = os.path.join(home, STAGING + journal.stamp)
@@ -211,12 +212,12 @@ class Restore:
         elif manifest.sealed_env is not None:
             self.say(".env stays as it is: the one in the backup is encrypted, and no identity was named")
         for path, problem in sorted(manifest.problems.items()):
-            self.say(f"since the backup was made: {path} {problem}")
+            self.say(f"problem in the backup: {path} {problem}")
         return manifest
 
     def _switch(self, journal: Journal, agent: Agent, lock: int) -> None:
         with self.host.lock("backup", timeout=making.LOCK_TIMEOUT) as other:
-            # One that reads the home comes to its end; the next one finds our journal.
+            # A running backup finishes first; the next one is refused, because it finds our journal.
             self.undertaking.enter(journal, "stop")
             self._stop(agent)
             self._exchange(journal, agent, [lock, other])
@@ -224,7 +225,7 @@ class Restore:
     def _exchange(self, journal: Journal, agent: Agent, locks: Sequence[int]) -> None:
         records = self.host.records(journal.agent)
         records.prepare()
-        # A run of site.yml waits.
+        # This lock makes a run of site.yml wait.
         with records.lock():
             self.undertaking.enter(journal, "switch")
             self._work(journal, self.host.owner_of(agent), "exchange", locks)
@@ -233,37 +234,37 @@ class Restore:
     def _start(self, journal: Journal, agent: Agent, before: list[str]) -> None:
         self.undertaking.enter(journal, "start")
         records = {journal.agent: self.host.records(journal.agent)}
-        self.say("starting the gateway on it")
-        # Somebody may have started it before the exchange: it would go on with what was set aside.
+        self.say("starting the gateway on the restored home")
+        # Somebody may have started it before the exchange: it would go on with the old content.
         self.supervisor.stop([agent])
         gateway.start(self.supervisor, [agent], records)
         owner = self.host.owner_of(agent)
         result = health.wait([agent], self.supervisor, records)[0]
         self.say(result)
         if not set(result.causes) <= set(before):
-            raise OpsError(f"the agent is not healthy on the backup, so that was undone: {result}")
-        # Empty by now.
+            raise OpsError(f"the agent is not healthy on the backup, so the restore was undone: {result}")
+        # The staging directory is empty by now.
         self._remove_staging(journal, owner)
 
-    # And back.
+    # Undo.
 
     def _undo(self, journal: Journal, agent: Agent | None, locks: Sequence[int], *, boot: bool = False) -> None:
-        """Give the home back what was in it. Can be killed anywhere and called again.
+        """Put the previous content of the home back. Can be killed at any point and repeated.
 
-        :param agent: whose gateway is stopped before and started afterwards, if it ran; None: it is gone
-        :param boot: nobody runs
+        :param agent: its gateway is stopped before and, if it ran, started afterwards; None: the agent is gone
+        :param boot: no gateway runs, and none is started
         """
         owner = Owner.named(journal.user)
         stopped = None if boot else agent
         if journal.step in ("switch", "start"):
-            self.say("going back to what was there")
+            self.say("going back to the previous content")
             if stopped:
                 self._stop(stopped)
             if _inode(journal.home) != journal.inode:
                 raise OpsError("is another directory than before", where=journal.home, fix="mount its volume")
             if self._work(journal, owner, "put_back", locks) is True:
-                self.say(f"what was in the home by then is in {self._keep(journal, exchange.UNDONE, _UNDONE)}")
-            # From here on only the gateway is missing. On a full disk that is not written down, and done again.
+                self.say(f"the content of the home until now is in {self._keep(journal, exchange.UNDONE, _UNDONE)}")
+            # Only the gateway is still to be started. If a full disk prevents this record, recovery repeats the undo.
             with contextlib.suppress(OpsError):
                 self.undertaking.enter(journal, "stop")
         self._remove_staging(journal, owner, locks)
@@ -282,7 +283,7 @@ class Restore:
         )
 
     def _remove_staging(self, journal: Journal, owner: Owner, locks: Sequence[int] = ()) -> None:
-        """What cannot be removed is in nobody's way: each restore has a staging directory of its own."""
+        """Remove staging directories. A failure is only reported: each restore has a staging directory of its own."""
         try:
             function = "backup.exchange:remove_staging"
             failed = work(owner, function, journal.home, limits=_LIMITS, descriptors=locks, where=journal.home)
@@ -292,9 +293,9 @@ class Restore:
             self.say(f"left behind: {printable(each)}")
 
     def _keep(self, journal: Journal, prefix: str, suffix: str) -> str:
-        """Move a directory out of the home, as a whole, to where only root changes it.
+        """Move a directory out of the home, as a whole, to where only root can change it.
 
-        :returns: where it is now
+        :returns: its path; still in the home if it could not be moved
         """
         name = prefix + journal.stamp
         stays = os.path.join(journal.home, name)
@@ -306,14 +307,14 @@ class Restore:
                 home, ours = open_directory(journal.home), open_directory(target)
                 stack.callback(os.close, home)
                 stack.callback(os.close, ours)
-                # The agent may put anything in its place; nothing of ours looks into it.
+                # The agent may put anything in its place, so this only checks that it is a directory.
                 if not stat.S_ISDIR(os.lstat(name, dir_fd=home).st_mode):
                     return stays
                 os.rename(name, new, src_dir_fd=home, dst_dir_fd=ours)
                 os.fsync(ours)
                 return os.path.join(target, new)
             except (OpsError, OSError):
-                # Another file system, a full one, or gone: nothing that would undo a restore.
+                # Another file system, a full disk, or no such directory: no reason to undo a restore.
                 return stays
 
 
@@ -328,12 +329,12 @@ def _refuse_newer(manifest: Manifest) -> None:
     if manifest.learnt:
         raise OpsError(
             f"the home knows more than the backup of {moment(manifest.created)}: {'; '.join(manifest.learnt)}",
-            fix="say --force; what is there is set aside, not lost",
+            fix="use --force; the present content is set aside, not lost",
         )
 
 
 def refuse_others(host: Installation) -> None:
-    """:raises OpsError: an update or a separation is under way"""
+    """:raises OpsError: an update or a separation is running or unfinished"""
     for job, name in {"update": "an update", "separate": "a separation"}.items():
         if host.busy(job) or host.unfinished(job):
             raise OpsError(f"{name} is running or was interrupted", fix=f"wait for it, or: hermes-ops {job} --recover")

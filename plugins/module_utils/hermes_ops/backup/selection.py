@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What of a home belongs to a backup, and what is left out. For workers: they walk what an agent made."""
+"""Selects the files of a home that belong to a backup. Runs in workers, because an agent made these files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from ..system.files import failure, mount_of
 from .databases import SQLITE_COMPANIONS, is_database_at
 
-# Of the home itself: what a gateway writes about the process that it is, what it makes again, what grows without
-# being anybody's memory, and the homes of other profiles (0.19.0: hermes_cli/backup.py, hermes_cli/profiles.py,
+# Left out at the top of the home: state of the gateway's process, files that Hermes makes again, files that grow and
+# are no memory, and the homes of other profiles (0.19.0: hermes_cli/backup.py, hermes_cli/profiles.py,
 # gateway/platforms/base.py, hermes_cli/models.py).
 LEFT_OUT = {
     "profiles",
@@ -29,20 +29,20 @@ LEFT_OUT = {
     "processes.json",
 }
 LEFT_OUT_SUFFIXES = (".pid", ".lock", "_cache", "_cache.json")
-# At any depth.
+# Left out at any depth.
 LEFT_OUT_ANYWHERE = {".cache", ".venv", "__pycache__", "node_modules"}
-# Begins the names of the kit's own directories in a home; left out at any depth.
+# Prefix of the kit's own directories in a home; left out at any depth.
 OURS = ".hermes-ops-"
-# Where a restore puts a home together, inside of that home; followed by the time.
+# Prefix of the directory in the home in which a restore assembles the new content; the time follows.
 STAGING = f"{OURS}restore-"
-# A directory that says itself that it is a cache (https://bford.info/cachedir/).
+# A file that marks its directory as a cache (https://bford.info/cachedir/).
 CACHE_TAG = "CACHEDIR.TAG"
 _CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
-# What an agent learns by itself or is taught, besides its conversations. Never left out as a cache.
+# Everything that an agent learns or is taught, besides its conversations. Never left out as a cache.
 LEARNT = ("memories", "skills", "cron/jobs.json", "config.yaml", "SOUL.md", "webhook_subscriptions.json")
-# Copies of it that editors and Hermes leave (.env.bak, .env_*.tmp) hold the same secrets.
+# Used as a prefix: copies that editors and Hermes leave (.env.bak, .env_*.tmp) hold the same secrets.
 ENV = ".env"
-# Names in one directory; they are sorted in memory.
+# Most names in one directory; they are sorted in memory.
 NAMES_LIMIT = 200_000
 
 Note = Callable[[str, str], object]
@@ -58,9 +58,9 @@ def databases(home: str) -> list[str]:
 
 
 def replaced(names: list[str], *, keep_env: bool) -> list[str]:
-    """Those of the *names* in a home that a restore replaces.
+    """The *names* in a home that a restore replaces.
 
-    By name alone: a pipe, or a directory that calls itself a cache, gives way to what the backup holds.
+    Only the name decides: even a pipe, or a directory marked as a cache, gives way to the backup.
     """
     return sorted(name for name in names if not _stays(name) and not (keep_env and name.startswith(ENV)))
 
@@ -74,12 +74,12 @@ def _nowhere(_path: str, _why: str) -> None:
 
 
 def walk(home: str, problem: Note, left_out: Note) -> Iterator[tuple[str, os.stat_result]]:
-    """All that belongs to a backup of *home*: path relative to it, and status.
+    """Everything that belongs to a backup of *home*: relative path, and status.
 
-    In the order of an archive: a directory before what is in it, all of that before what follows, names sorted.
+    In the order of an archive: a directory precedes its content, which precedes its next sibling; names are sorted.
 
-    :param problem: told the path of what cannot be looked at, and why
-    :param left_out: told the path of what is left out although its name belongs to a backup, and why
+    :param problem: called with each path that cannot be read, and the reason
+    :param left_out: called with each path that is left out although its name belongs to a backup, and the reason
     :raises OpsError: when there is no home
     """
     descriptor = open_home(home)
@@ -127,7 +127,7 @@ def open_home(home: str) -> int:
 
 
 def _below(home: str, path: str, mount: int, problem: Note, left_out: Note) -> list[str] | None:
-    """The names in a directory; None when it is left out itself."""
+    """The names in a directory; None when the directory itself is left out."""
     full = os.path.join(home, path)
     try:
         descriptor = os.open(full, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -149,7 +149,7 @@ def _names(path: str, descriptor: int, problem: Note) -> list[str]:
         for entry in entries:
             names.append(entry.name)
             if len(names) > NAMES_LIMIT:
-                problem(path or ".", f"holds more than {NAMES_LIMIT} names, so none of them is in it")
+                problem(path or ".", f"holds more than {NAMES_LIMIT} names, so none of them is in the backup")
                 return []
     return sorted(names)
 
@@ -161,7 +161,7 @@ def _belongs(home: str, path: str, status: os.stat_result, left_out: Note) -> bo
     full = os.path.join(home, path)
     if stat.S_ISDIR(status.st_mode):
         if "/" in path and not is_learnt(path) and _is_cache(full):
-            left_out(path, f"says itself that it is a cache ({CACHE_TAG})")
+            left_out(path, f"is marked as a cache ({CACHE_TAG})")
             return False
         return True
     if not stat.S_ISREG(status.st_mode):
@@ -169,7 +169,7 @@ def _belongs(home: str, path: str, status: os.stat_result, left_out: Note) -> bo
             left_out(path, "is a pipe, a socket or a device")
             return False
         return True
-    # An unfinished file of ours (files.write_atomic), a lock that holds nothing, what belongs to a live database.
+    # An unfinished file of ours (files.write_atomic), an empty lock, or a companion of a live database.
     if (name.startswith(".") and name.endswith(".hermes-ops")) or (name.endswith(".lock") and not status.st_size):
         return False
     stem = next((full[: -len(end)] for end in SQLITE_COMPANIONS if name.endswith(end)), None)
@@ -193,9 +193,9 @@ def _is_cache(directory: str) -> bool:
 
 
 def link_target(home: str, path: str) -> str | None:
-    """Where a link leads; one into the home is made relative, so that it does so in any other place, too.
+    """The target of a link. A target in the home is made relative, so that it works wherever the home is restored.
 
-    :returns: None when it is gone
+    :returns: None when the link is gone
     """
     try:
         target = os.readlink(os.path.join(home, path))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which agents :mod:`separate` is about, and whether it can be done at all. Nothing here changes anything."""
+"""Decides which agents :mod:`separate` handles and whether each can be separated. Changes nothing."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ from ..system.text import printable
 from ..system.worker import Limits, work
 from .selection import OURS
 
-# The role base gives it to the users that it makes.
+# The comment (GECOS) of the users that the role base creates.
 COMMENT = "Hermes agent"
-# From here on one gateway serves all Hermes profiles of a home, and the other gateways stop with 78 (gateway/run.py).
+# Since this version one gateway serves all Hermes profiles of a home; the others exit with 78 (gateway/run.py).
 ONE_GATEWAY_SINCE = "0.21.4"
 SEPARATE = "give each a home of its own: hermes-ops separate"
-# Homes are small, but a disk may be slow.
+# For work on a whole home. Homes are small, but a disk may be slow.
 LIMITS = Limits(seconds=3600.0)
-# Where originals go that cannot go to the ops directory: beside the outermost home.
+# Directory beside the outermost home, for originals that cannot be renamed into the ops directory.
 ASIDE = f"{OURS}set-aside"
-# Patterns of names in a home that no copy gets: other agents' homes, and what a restore has left there.
+# Patterns of names in a home that are not copied: homes of other agents, and leftovers of a restore.
 LEFT_OUT = [PROFILES_DIRECTORY, f"{OURS}*"]
-# Characters, and lines, that are shown of what a worker says.
+# Most characters of a line, and most lines, that are shown of a worker's answer.
 LINE, LISTED = 300, 20
-# Bytes that stay free.
+# Bytes that must stay free.
 RESERVE = 256 * 2**20
 
 
 @dataclass
 class Journal:
-    """What is needed to undo, or to finish.
+    """The facts needed to undo or finish the separation of one agent.
 
-    :param before: the agent as it was
-    :param after: the same with its new home and user
+    :param before: the agent before the separation
+    :param after: the agent with its new home and user
     :param verbose: see :class:`units.Host`
     :param original: inode of the old home
-    :param aside: where the old home goes
+    :param aside: path that the old home is moved to
     :param began: seconds since 1970
-    :param copy: inode of the agent's new directory, once it is made
-    :param step: that was begun last
+    :param copy: inode of the agent's new directory; 0 until it is made
+    :param step: the step that began last
     """
 
     before: Agent
@@ -77,7 +77,7 @@ class Journal:
 
 @dataclass(frozen=True)
 class Survey:
-    """What :func:`carry.survey` says of a home, as far as it has the shape that it should have."""
+    """The answer of :func:`carry.survey` about a home, after its form was checked."""
 
     digest: str
     entries: int
@@ -93,12 +93,12 @@ class Survey:
 
 
 def lines(said: Any) -> list[str]:
-    """The lines of text that a worker answered, as far as they are such, fit to be shown."""
+    """The texts in a worker's answer, fit to be shown: bounded, one line each, secrets hidden."""
     return [quoted(line, LINE) for line in _texts(said)]
 
 
 def paths(said: Any) -> list[str]:
-    """The same for paths. They are not hidden, whatever they look like: somebody has to find the file."""
+    """The paths in a worker's answer, fit to be shown. Nothing in them is hidden: somebody has to find the file."""
     return [" ".join(printable(path[:LINE]).split()) for path in _texts(said)]
 
 
@@ -108,14 +108,14 @@ def _texts(said: Any) -> list[str]:
 
 
 def standard_home(agent: Agent) -> str:
-    """The home of an agent that has one of its own."""
+    """Path of the home of an agent that has one of its own."""
     return f"{agent.directory}/.hermes"
 
 
 def together(agents: list[Agent], gone: list[Separated]) -> list[Agent]:
-    """The adopted agents that are not apart: one's home lies in another's, or they have a user in common.
+    """The adopted agents that share something: one's home lies in another's, or two have the same user.
 
-    :param gone: where agents were that were separated before: who is left there, comes after them
+    :param gone: former homes and users of separated agents; an agent that still shares one of these is included
     """
 
     def share(one: Agent, other: Agent | Separated) -> bool:
@@ -128,12 +128,13 @@ def together(agents: list[Agent], gone: list[Separated]) -> list[Agent]:
 
 
 def choose(agents: list[Agent], names: list[str], gone: list[Separated]) -> list[Agent]:
-    """The agents to separate, a home before the one that it lies in.
+    """The agents to separate, each before the agent whose home contains its home.
 
-    :param agents: all that there are
-    :param names: of those that are wanted; empty: all that are :func:`together`
-    :param gone: see there
-    :raises OpsError: there is no such agent, it has a home of its own already, or others' homes lie in its home
+    :param agents: all agents of the host
+    :param names: the wanted agents; empty: all that are :func:`together`
+    :param gone: see :func:`together`
+    :raises OpsError: an agent is unknown, has a home of its own already, or its home contains that of an agent that is
+        not chosen
     """
     known = {agent.name: agent for agent in agents}
     for name in names:
@@ -154,9 +155,9 @@ def choose(agents: list[Agent], names: list[str], gone: list[Separated]) -> list
 
 
 def shared_homes(agents: list[Agent], version: str | None) -> list[str]:
-    """What a release of *version* makes of homes that hold several agents' homes, one sentence for each.
+    """Homes that contain other agents' homes and that *version* would serve from one gateway, one sentence each.
 
-    :param version: None, or a text that is none: nothing is known of it, and nothing said
+    :param version: of a release; when it is None or not a version, the result is empty
     """
     if not version or not is_version(version) or version_key(version) < version_key(ONE_GATEWAY_SINCE):
         return []
@@ -176,14 +177,14 @@ def _lies_in(home: str, other: str) -> bool:
 
 
 def plan(host: Installation, names: list[str]) -> list[tuple[Journal, Survey]]:
-    """What is to be done, and in which order; nothing is changed.
+    """The separations to do, in order. Changes nothing.
 
-    :param names: of the agents that are wanted, see :func:`choose`
-    :raises OpsError: it cannot be done for one of them
+    :param names: the wanted agents, see :func:`choose`
+    :raises OpsError: one of them cannot be separated
     """
     if host.scope != "system":
         raise OpsError(
-            "the gateways run below their users' own managers",
+            "the gateways run under their users' own service managers",
             fix="converge the host with gateway_scope: system first",
         )
     agents = host.agents
@@ -201,7 +202,7 @@ def plan(host: Installation, names: list[str]) -> list[tuple[Journal, Survey]]:
         verbose = _verbose(host, agent)
         if not supervisor_of(host).state([agent])[agent.name].running:
             raise OpsError(
-                f"agent {agent.name} does not run, so nobody could say whether it does as well afterwards",
+                f"agent {agent.name} does not run, so its health before and after cannot be compared",
                 where=agent.unit,
                 fix="start it, or converge the host: site.yml",
             )
@@ -224,14 +225,14 @@ def _refuse_leftovers(agent: Agent) -> None:
 
 
 def _refuse_mount(home: str) -> os.stat_result:
-    """What a rename moves has to be a directory, and none that something is mounted on."""
+    """The status of *home*, which must be a directory and not a mount point: the home is moved by a rename."""
     with opened(os.path.dirname(home)) as parent:
         status = os.stat(os.path.basename(home), dir_fd=parent, follow_symlinks=False)
         if not stat.S_ISDIR(status.st_mode):
             raise OpsError("is not a directory", where=home, fix="declare the real path as its home")
         if status.st_dev != os.fstat(parent).st_dev:
             raise OpsError(
-                "is a mount of its own, which cannot be set aside",
+                "is a mount point, which cannot be set aside",
                 where=home,
                 fix="mount the file system above it, and let the home be a directory in it",
             )
@@ -239,7 +240,7 @@ def _refuse_mount(home: str) -> os.stat_result:
 
 
 def _verbose(host: Installation, agent: Agent) -> bool:
-    """Whether its unit is the one for an audited host; it has to be as declared."""
+    """Whether the gateway of *agent* is verbose (:class:`units.Host`). Its drop-in must be as declared."""
     owner = host.owner_of(agent)
     found = read_text(units_host(host, False).drop_in_path(agent.name))
     for verbose in (False, True):
@@ -253,12 +254,12 @@ def _verbose(host: Installation, agent: Agent) -> bool:
 
 
 def units_host(host: Installation, verbose: bool) -> units.Host:
-    # A drop-in says nothing of the rest.
+    # A drop-in depends on none of the other fields.
     return units.Host(host.scope, host.root, 0, 0, 0, verbose=verbose)
 
 
 def survey(host: Installation, agent: Agent, before: Agent) -> Survey:
-    """Look at the home of *agent*, for what names the home or the user's home of *before*."""
+    """Survey the home of *agent* for files that name the home, or the user's home, of *before*."""
     roots = [before.home]
     home = units.user_home(before, host.owner_of(before))
     if home != before.directory:
@@ -268,7 +269,7 @@ def survey(host: Installation, agent: Agent, before: Agent) -> Survey:
 
 
 def check_user(user: str, agent: Agent, agents: list[Agent]) -> None:
-    """:raises OpsError: when *user* cannot be the user of *agent* and of no other agent"""
+    """:raises OpsError: when *user* cannot become the user of *agent* alone"""
     where = f"agent {agent.name}"
     if not USER_NAME.fullmatch(user):
         raise OpsError(
@@ -283,17 +284,19 @@ def check_user(user: str, agent: Agent, agents: list[Agent]) -> None:
         found = pwd.getpwnam(user)
         if found.pw_gecos.split(",")[0] != COMMENT or found.pw_dir != agent.directory or found.pw_uid == 0:
             raise OpsError(
-                f"there is a user {user} already, who is somebody else ({found.pw_gecos!r}, {found.pw_dir})",
+                f"user {user} exists already and is not this agent's ({found.pw_gecos!r}, {found.pw_dir})",
                 where=where,
                 fix="rename that user, or declare the agent under another name first",
             )
 
 
 def aside_parent(host: Installation, agent: Agent, agents: list[Agent], device: int) -> str:
-    """Where the old home of *agent* goes: with what is ours, or outside of all homes, wherever a rename leads.
+    """The directory that the old home of *agent* is moved to: in the ops directory, or beside the outermost home.
 
-    :param device: number of the file system that the home is on
-    :raises OpsError: it leads to neither
+    The home is moved by a rename, so the directory must be on the same file system.
+
+    :param device: number of the home's file system
+    :raises OpsError: neither directory is on that file system
     """
     homes = [other.home for other in agents if f"{agent.home}/".startswith(f"{other.home}/")]
     outermost = min(homes, key=len)
@@ -310,7 +313,7 @@ def aside_parent(host: Installation, agent: Agent, agents: list[Agent], device: 
 
 
 def new_directory(agent: Agent) -> str:
-    # No agent is called so.
+    # No name of an agent has a dot.
     return f"{agent.directory}.new"
 
 
@@ -319,9 +322,9 @@ def before_directory(agent: Agent) -> str:
 
 
 def identity(path: str, directory: int | None = None) -> int:
-    """The inode of *path*, which is below *directory* if one is given; 0 when there is nothing.
+    """The inode of *path*, relative to the descriptor *directory* if one is given; 0 when it does not exist.
 
-    It tells one directory from another after renames. The device's number would not be the same after a reboot.
+    It identifies a directory across renames. The device number is left out, because a reboot may change it.
     """
     try:
         return os.stat(path, dir_fd=directory, follow_symlinks=False).st_ino
@@ -330,5 +333,5 @@ def identity(path: str, directory: int | None = None) -> int:
 
 
 def opened(path: str) -> AbstractContextManager[int]:
-    """A descriptor of a directory, through no link of an agent's; what the system refuses is an error of ours."""
+    """A descriptor of the directory *path*, reached through no agent's link; an OSError in the block is an OpsError."""
     return changing(open_directory(path), path)

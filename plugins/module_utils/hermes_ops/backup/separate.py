@@ -1,25 +1,26 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An adopted home taken apart: its Hermes profiles become agents, each with a home and a user of its own.
+"""Takes an adopted home apart: its Hermes profiles become agents, each with a home and a user of its own.
 
-One agent after the other, a profile before the home that it lies in::
+Agents are separated one after the other, a profile before the home that contains it::
 
     copy -> switch -> start -> aside
 
-``copy`` stops the gateway and carries the home, as it is, to ``<data_dir>/agents/<name>.new``. Both are read once more
-and compared. In ``switch`` the copy becomes ``<data_dir>/agents/<name>`` by renames, and the gateway's unit and its
-record say the new home and user. The same unit runs before and after, so no two gateways can work on the same data. The
-gateway is started in ``start`` and has to be as healthy as before. Whatever goes wrong until then leads back to the
-original, which nobody has changed; a copy that was started is kept and named, for it may know more.
+``copy`` stops the gateway and copies the home, as it is, to ``<data_dir>/agents/<name>.new``. Both are then read again
+and compared. ``switch`` renames the copy to ``<data_dir>/agents/<name>``, and writes the new home and user to the
+gateway's unit and its record. The same unit runs before and after, so two gateways never work on the same data.
+``start`` starts the gateway, which must be as healthy as before. Any failure until then leads back to the original,
+which nobody has changed; a copy that was started is kept and named, because it may know more.
 
-From ``aside`` on it counts, and what is left is finished rather than undone: the original leaves its place by a rename,
-and is never deleted. The record remembers where the agent was, so that a declaration that still says so is refused.
+From ``aside`` on the separation counts, and recovery finishes it instead of undoing it: the original is moved away by a
+rename, and is never deleted. The record remembers where the agent was, so that a declaration of the old home is
+refused.
 
 The journal is written before each step and removed at the end::
 
-    <ops_dir>/separate.json                   the agent that is moved, and what is needed to go back
-    <ops_dir>/set-aside/<agent>-<time>/       the original; where no rename leads there from its file system, in
+    <ops_dir>/separate.json                   the agent that is moved, and the facts needed to go back
+    <ops_dir>/set-aside/<agent>-<time>/       the original; if it is on another file system, it goes to
                                               .hermes-ops-set-aside/ beside the outermost home
     <data_dir>/agents/<agent>.before/         the agent's own directory as it was; removed at the end if it is empty
     <data_dir>/agents/<agent>.undone-<time>/  a copy that was started and given up
@@ -49,16 +50,16 @@ from ..system.worker import Worker, work
 from . import making, separable
 from .separable import COMMENT, LEFT_OUT, LIMITS, Journal, Survey, before_directory, identity, new_directory, opened
 
-# As the role base has it.
+# The shell of the users that the role base creates.
 SHELL = "/bin/bash"
-# Jobs that want the homes for themselves; a backup comes to its end.
+# Jobs that must not run beside a separation, and seconds to wait for each: only a backup may finish.
 OTHERS = {"update": 1.0, "restore": 1.0, "rehearsal": 1.0, "backup": making.LOCK_TIMEOUT}
 
 
 class Separate:
     """Separations on one host.
 
-    :param say: told what happens
+    :param say: called with each progress message
     """
 
     def __init__(self, host: Installation, say: Callable[[str], object]) -> None:
@@ -68,9 +69,9 @@ class Separate:
         self.undertaking = Undertaking(host, "separate", needs=host.data_dir)
 
     def check(self, names: list[str]) -> list[dict[str, Any]]:
-        """What :meth:`separate` would do; changes nothing.
+        """Preview :meth:`separate`; changes nothing.
 
-        :returns: one mapping an agent, as :meth:`separate` does
+        :returns: one mapping for each agent, as :meth:`separate`
         :raises OpsError: it would refuse
         """
         return [self._result(journal, survey, []) for journal, survey in separable.plan(self.host, names)]
@@ -78,10 +79,10 @@ class Separate:
     def separate(self, names: list[str]) -> list[dict[str, Any]]:
         """Separate the agents called *names*, or all that are :func:`together`.
 
-        :returns: one mapping an agent: ``agent``, ``home`` and ``user`` (now), ``was`` (these before), ``aside`` (where
-            the original is), ``naming`` (files that name a path that is not there any more), ``jobs`` (cron jobs that
-            were changed)
-        :raises OpsError: it was not done for one agent, which is what it was; those before it are done
+        :returns: one mapping for each agent: ``agent``, ``home`` and ``user`` (the new ones), ``was`` (the old ones),
+            ``aside`` (path of the original), ``naming`` (files that name a path that no longer exists), ``jobs`` (cron
+            jobs that were changed)
+        :raises OpsError: one agent was not separated and is as before; the agents before it are separated
         """
         with self._alone():
             self.recover()
@@ -92,10 +93,10 @@ class Separate:
             return [self._one(journal) for journal, _survey in plans]
 
     def recover(self, *, boot: bool = False) -> str | None:
-        """Finish or undo what was interrupted.
+        """Finish or undo an interrupted separation.
 
-        :param boot: nothing runs yet, and nothing shall be started
-        :returns: the agent that it was about, if any
+        :param boot: no gateway runs yet, and none is to be started
+        :returns: the name of its agent; None: nothing was interrupted
         """
         found = self.undertaking.read()
         if found is None:
@@ -104,7 +105,7 @@ class Separate:
             return None
         self.undertaking.interruptible = False
         journal = parse(Journal, found, self.undertaking.path)
-        # Refuses a journal that somebody else than root could have put there.
+        # Raises an error if anybody but root could have written the journal.
         self.host.records(journal.name)
         if journal.step == "aside":
             self._finish(journal)
@@ -165,7 +166,7 @@ class Separate:
             raise OpsError(
                 f"is used by process {', '.join(company)}",
                 where=before.home,
-                fix="end what works there besides the gateway",
+                fix="end it; nothing but the gateway may work there",
             )
         directory = new_directory(before)
         os.mkdir(directory, 0o700)
@@ -184,7 +185,7 @@ class Separate:
             )
         paths = (copied.home, before.home, after.home)
         jobs = separable.lines(work(new, "agent.carry:move_jobs", *paths, where=journal.name))
-        # Before the first rename, all of it is on disk.
+        # All of the copy must be on disk before the first rename.
         os.sync()
         return surveys[0], jobs
 
@@ -203,18 +204,18 @@ class Separate:
         result = health.wait([journal.after], self.supervisor, records)[0]
         self.say(result)
         if not set(result.causes) <= set(causes):
-            raise OpsError(f"the agent is not healthy in its own home, so that was undone: {result}")
+            raise OpsError(f"the agent is not healthy in its own home, so the separation was undone: {result}")
 
     def _finish(self, journal: Journal) -> None:
-        """Set the original aside. Can be killed anywhere and called again."""
+        """Set the original aside. Can be killed at any point and repeated."""
         self.undertaking.enter(journal, "aside")
         home, before = journal.before.home, before_directory(journal.before)
         self._set_aside(journal)
-        # Empty, unless somebody kept something beside the home.
+        # Fails when somebody kept files beside the home: then the directory stays.
         with contextlib.suppress(OSError):
             os.rmdir(before)
         if os.path.lexists(before):
-            self.say(f"what was in {journal.before.directory} is in {before}")
+            self.say(f"the earlier content of {journal.before.directory} is in {before}")
         records = self.host.records(journal.name)
         records.write_separated(Separated(home, journal.before.user, journal.aside))
         self.say(f"the original is in {journal.aside}")
@@ -226,9 +227,9 @@ class Separate:
         with opened(os.path.dirname(home)) as source:
             found = identity(os.path.basename(home), source)
             if found != journal.original:
-                # Nothing there: we were killed after the rename.
+                # No directory: an earlier run was killed after the rename.
                 if found:
-                    self.say(f"{home} is not what was copied, and stays where it is")
+                    self.say(f"{home} is not the directory that was copied, so it stays where it is")
                 return
             with opened(parent) as directory, contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=directory)
@@ -237,15 +238,15 @@ class Separate:
                 os.fsync(target)
             os.fsync(source)
 
-    # And back.
+    # Undo.
 
     def _undo(self, journal: Journal, *, boot: bool = False) -> None:
-        """Let the agent be what it was. Can be killed anywhere and called again."""
+        """Give the agent its old home and user back. Can be killed at any point and repeated."""
         self.say(f"agent {journal.name}: going back to {journal.before.home}")
         if not boot:
             self._stop(journal.before)
         directory = journal.before.directory
-        # First, so that the unit never leads to where no home is.
+        # Before the renames, so that the unit never names a home that does not exist.
         if journal.step in ("switch", "start"):
             self._declare(journal, undo=True)
         if journal.copy and identity(directory) == journal.copy:
@@ -259,12 +260,12 @@ class Separate:
         self.undertaking.end()
 
     def _give_up(self, journal: Journal) -> None:
-        """Away with a copy that nobody used; one that a gateway was started on is kept."""
+        """Remove a copy that was never used; keep one on which a gateway was started."""
         new = new_directory(journal.before)
         if not os.path.lexists(new):
             return
         if journal.step != "start":
-            # That it cannot be removed must not keep the agent from its old home.
+            # A copy that cannot be removed must not keep the agent from its old home.
             with contextlib.suppress(OpsError, OSError):
                 home = f"{new}/.hermes"
                 work(self.host.owner_of(journal.after), "agent.carry:discard", home, limits=LIMITS, where=home)
@@ -280,12 +281,12 @@ class Separate:
         self.supervisor.stop([agent])
 
     def _declare(self, journal: Journal, *, undo: bool = False) -> None:
-        """Let units, records and commands say where the agent is now, or, to *undo* that, where it was."""
+        """Write the new home and user to units, records and commands; with *undo*, the old ones."""
         agents = [(agent, self.host.owner_of(agent)) for agent in (journal.before, journal.after)]
         before, after = reversed(agents) if undo else agents
         records = self.host.records(journal.name)
         records.prepare()
-        # A run of site.yml waits.
+        # This lock makes a run of site.yml wait.
         with records.lock():
             records.write_agent(after[0])
             moved.write(separable.units_host(self.host, journal.verbose), before, after)
@@ -293,9 +294,9 @@ class Separate:
 
 
 def make_user(user: str, home: str) -> None:
-    """Make *user* as the role base does, unless it is there.
+    """Create *user* as the role base does, unless it exists.
 
-    :raises OpsError: useradd(8) refuses
+    :raises OpsError: useradd(8) fails
     """
     with contextlib.suppress(KeyError):
         pwd.getpwnam(user)
@@ -305,7 +306,7 @@ def make_user(user: str, home: str) -> None:
 
 
 def carry_over(old: Owner, home: str, new: Owner, copy: str) -> None:
-    """Make *copy*, which is *new*'s, of *home*, which is *old*'s; see :mod:`carry`."""
+    """Copy *home*, which belongs to *old*, to *copy*, which belongs to *new*; see :mod:`carry`."""
     reading, writing = os.pipe()
     try:
         sender = Worker(old, "agent.carry:send", [home, LEFT_OUT, writing], LIMITS, [writing], home)
@@ -324,5 +325,5 @@ def carry_over(old: Owner, home: str, new: Owner, copy: str) -> None:
         sender.end()
         receiver.end()
     if problems:
-        # When one fails, the other misses it: only both together say why.
+        # When one worker fails, the other loses its pipe: only both errors together show the cause.
         raise OpsError("; ".join(problem.what for problem in problems), where=problems[0].where, fix=problems[0].fix)

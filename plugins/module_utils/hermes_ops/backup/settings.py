@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is declared of backups."""
+"""The declared settings of backups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ..system.errors import OpsError
 
-# Before the recipient's public key, where .env is to be encrypted.
+# Prefix of a recipient's public key; it means that .env is encrypted.
 AGE = "age:"
 
 
@@ -19,12 +19,12 @@ class Settings:
     """``/etc/hermes-ops/backup.json``.
 
     :param keep: how many archives of each agent stay on this host
-    :param env: what becomes of ``.env`` in them: ``exclude``, ``include``, ``encrypt``
-    :param age_recipient: for whom it is encrypted: a public key of age or SSH
-    :param restic_repository: where copies go off the host, as restic calls it; ``""``: nowhere
+    :param env: how archives include ``.env``: ``exclude``, ``include``, ``encrypt``
+    :param age_recipient: public key (age or SSH) for which ``.env`` is encrypted
+    :param restic_repository: repository for copies off the host, as restic names it; ``""``: none
     :param restic_password: of the repository
-    :param restic_environment: what its back end wants to know, e.g. ``AWS_ACCESS_KEY_ID``
-    :param restic_keep_daily: for how many days, weeks and months one copy each stays there
+    :param restic_environment: variables for its back end, e.g. ``AWS_ACCESS_KEY_ID``
+    :param restic_keep_daily: for how many days one copy each stays there; ``weekly``, ``monthly`` likewise
     """
 
     keep: int = 7
@@ -50,21 +50,21 @@ class Settings:
             raise OpsError("restic_password is missing", fix="declare one, and keep it elsewhere as well")
         for name, value in self.restic_environment.items():
             if not re.fullmatch(r"[A-Za-z_]\w*", name) or not isinstance(value, str):
-                raise OpsError(f"restic_environment: {name!r} is no variable with a text", fix="declare NAME: text")
+                raise OpsError(f"restic_environment: {name!r} is not a variable with a text", fix="declare NAME: text")
         keeps = (self.restic_keep_daily, self.restic_keep_weekly, self.restic_keep_monthly)
         if min(keeps) < 0 or not any(keeps):
             raise OpsError("restic_keep_… would keep nothing", fix="declare 1 or more for one of them")
 
     def env_of(self, choice: str | None = None) -> str:
-        """What :func:`create` takes for it.
+        """The parameter ``env`` of :func:`making.create`.
 
-        :param choice: instead of what is declared
+        :param choice: overrides the declared one
         """
         choice = choice or self.env
         if choice != "encrypt":
             return choice
         if not self.age_recipient:
-            raise OpsError("nobody is declared to encrypt .env for", fix="declare backup_age_recipient")
+            raise OpsError("no recipient is declared to encrypt .env for", fix="declare backup_age_recipient")
         return AGE + self.age_recipient
 
 

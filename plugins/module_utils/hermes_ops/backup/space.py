@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is left free on a disk that backups are written to."""
+"""The space that stays free on a disk to which backups are written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 from ..system.errors import OpsError
 
 MIB = 1024 * 1024
-# Bytes that are left free where we write: an agent whose volume is full cannot even say so.
+# Bytes that stay free on a disk we write to: an agent whose volume is full cannot even report it.
 RESERVE = 64 * MIB
 
 
@@ -24,14 +24,14 @@ def check_space(descriptor: int, path: str, size: int) -> None:
     """:raises OpsError: when *size* more bytes would leave less than :data:`RESERVE` free
 
     :param descriptor: of a file there
-    :param path: what errors call it
+    :param path: of the file, for errors
     """
     if free(descriptor) < size:
         raise no_room(path, size)
 
 
 def no_room(path: str, size: int = 0) -> OpsError:
-    """That *size* more bytes, or any, would leave less than :data:`RESERVE` free."""
+    """The error when *size* more bytes, or any, would leave less than :data:`RESERVE` free."""
     return OpsError(
         f"has no room for {size // MIB + 1} MiB more with {RESERVE // MIB} MiB left free",
         where=os.path.dirname(path),

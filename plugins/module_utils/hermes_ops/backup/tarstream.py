@@ -1,20 +1,20 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The format of a backup: a tar stream that says what it is first and what must have been in it last.
+"""The format of a backup: a tar stream. Its first member describes it, its last one proves that it is complete.
 
 ::
 
     about.json        format, agent, host, time, versions
     home/…            the files: regular ones, directories, symbolic links
-    env.age           .env as age encrypted it; only where that was asked for
-    summary.json      how many members these are, one SHA-256 over all of them, and notes; an archive without it is
-                      incomplete
+    env.age           .env, encrypted by age; only on request
+    summary.json      the number of members before it, one SHA-256 over all of them, and notes; an archive without it
+                      is incomplete
 
-A directory comes before what is in it, all of that before what follows, and names are sorted. So a member that is there
-twice is seen without remembering the others: reading and writing take the same little memory for ten files and for ten
-million. Nothing here knows Hermes. The reader trusts nothing: an archive may come from another host, a bad disk, a bad
-neighbour, or the agent itself.
+A directory precedes its content, all of its content precedes its next sibling, and names are sorted. So a duplicate
+member is found without remembering the others: reading and writing take the same little memory for ten files and for
+ten million. Nothing here knows Hermes. The reader trusts nothing: an archive may come from another host, a bad disk, a
+hostile neighbour, or the agent itself.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ SUMMARY = "summary.json"
 HOME = "home"
 SEALED_ENV = "env.age"
 
-# What about.json says, besides ``format``: whose home, on which host, when (seconds since 1970), by which kit; the
-# release and its version (texts, or None), and how .env is in it.
+# The keys of about.json besides ``format``: the agent and host, the time (seconds since 1970), the version of the kit,
+# the release and its version (None: there was no release), and how .env is included.
 ABOUT_KEYS: dict[str, Any] = {
     "agent": str,
     "host": str,
@@ -53,30 +53,31 @@ ABOUT_KEYS: dict[str, Any] = {
     "version": (str, type(None)),
     "env": str,
 }
-# What summary.json says besides ``members`` and ``sha256``, each by path: what could not be written as it was, and
-# why; what was left out although it has a name that belongs to a backup; the schema version of each database.
+# The keys of summary.json besides ``members`` and ``sha256``. Each maps paths: ``problems`` to the reason why a file
+# could not be written as it was; ``left_out`` to the reason why a path was left out although its name belongs to a
+# backup; ``schemas`` to the schema version of a database.
 NOTES: dict[str, Any] = {"problems": str, "left_out": str, "schemas": int}
 
 CHUNK = 1024 * 1024
-# Bytes of a path below the home: it has to fit below a longer one, where it is restored (Linux, PATH_MAX: 4096).
+# Longest path below the home, in bytes. A restore puts it below a longer path, within PATH_MAX of Linux (4096).
 PATH_LIMIT = 3072
-# Bytes of all notes together.
+# Most bytes of all notes together.
 NOTES_LIMIT = 256 * 1024
-# Bytes of what has to be held in memory as a whole: headers of tar (two paths), and our own members by name.
+# Most bytes of data that is held in memory as a whole: headers of tar (two paths), and our own members by name.
 _HEADER_LIMIT = 16 * 1024
 _LIMITS = {ABOUT: 64 * 1024, SEALED_ENV: 1024 * 1024, SUMMARY: 2 * NOTES_LIMIT}
-# Linux, PATH_MAX: of what a link says.
+# Longest target of a link, in bytes: PATH_MAX of Linux.
 _TARGET_LIMIT = 4096
-# Seconds since 1970 that every file system can write down.
+# Latest time that every file system can store, in seconds since 1970.
 _LATEST = 2**31 - 1
-# What may follow the last member: tar fills up with zeros.
+# Most bytes after the last member: tar pads the end with zeros.
 _PADDING_LIMIT = 64 * 1024
 
 _FIX = "take another one: hermes-ops backups"
 
 
 class _Members:
-    """What an archive holds, as far as it has come: in order, counted, and with one checksum."""
+    """The members of an archive so far: their order, number and common checksum."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -89,10 +90,10 @@ class _Members:
         self.digest.update(json.dumps(line).encode() + b"\n")
 
     def place(self, name: str) -> list[tuple[str, int]] | None:
-        """Have *name* come next below :data:`HOME`.
+        """Make *name* the next member below :data:`HOME`.
 
-        :returns: the directories that are complete by that, path and mode, innermost first; None: it must not come
-            here
+        :returns: path and mode of the directories that are complete now, innermost first; None: *name* is not allowed
+            at this position
         """
         if name == HOME:
             return None if self.open else []
@@ -117,11 +118,11 @@ class _Members:
 
 
 class Writer:
-    """Writes one archive to *out*. Members have to come in order.
+    """Writes one archive to *out*. Members must be added in order.
 
-    A context manager: left by an error, it writes no end.
+    A context manager: after an error it does not write the end of the archive.
 
-    :param about: what :data:`ABOUT_KEYS` names
+    :param about: the values of :data:`ABOUT_KEYS`
     """
 
     def __init__(self, out: BinaryIO, about: dict[str, Any]) -> None:
@@ -145,7 +146,7 @@ class Writer:
         self.tar.close()
 
     def write(self, data: bytes) -> int:
-        """For tarfile, which would finish a tar even while it is thrown away."""
+        """Called by tarfile. Drops the data after an error, because tarfile still writes the end of the archive."""
         return self.out.write(data) if self.out else len(data)
 
     def directory(self, name: str, mode: int) -> None:
@@ -159,10 +160,10 @@ class Writer:
         self.members.add(name, "link", target)
 
     def file(self, name: str, stream: BinaryIO, size: int, *, mode: int, mtime: float) -> bool:
-        """Write *size* bytes of *stream*; when it ends before, zeros stand for the rest.
+        """Write *size* bytes of *stream*; if it ends early, the rest is zeros.
 
-        :param mtime: seconds since 1970, as the system says
-        :returns: whether all was there
+        :param mtime: seconds since 1970, as in ``st_mtime``
+        :returns: whether *stream* had all of the bytes
         """
         source = _Hashing(stream, size)
         header = self._header(name, tarfile.REGTYPE, mode=mode)
@@ -178,14 +179,14 @@ class Writer:
         """Write the last member.
 
         :param notes: :data:`NOTES`
-        :returns: how many members there are before it
+        :returns: the number of members before it
         """
         said = self.members.said()
         self._json(SUMMARY, {**said, **notes})
         return said["members"]
 
     def _json(self, name: str, value: Any) -> None:
-        # Names that are no UTF-8 survive as the surrogates that Python makes of them.
+        # Names that are not UTF-8 survive as Python's surrogate escapes.
         self.data(name, json.dumps(value, sort_keys=True).encode())
 
     @staticmethod
@@ -196,12 +197,12 @@ class Writer:
 
     def _add(self, header: tarfile.TarInfo, source: Any = None) -> None:
         self.tar.addfile(header, source)
-        # tarfile remembers every header that it ever wrote.
+        # tarfile keeps every header that it ever wrote, which would take memory without bounds.
         self.tar.members = []
 
 
 class _Hashing:
-    """Reads exactly *size* bytes, and their digest with them."""
+    """Reads exactly *size* bytes, padded with zeros if *stream* ends early, and computes their SHA-256."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self.stream, self.left, self.missing = stream, size, 0
@@ -225,8 +226,8 @@ def _moment(seconds: float) -> int:
 def stays_inside(path: str, target: str) -> bool:
     """Whether the symbolic link *path* (relative to the home) to *target* can only lead into the home.
 
-    ``..`` counts only where it comes first: there it climbs real directories. After a name it might climb from
-    wherever another link leads.
+    ``..`` is allowed only at the start, where it climbs real directories. After a name it could climb from the target
+    of another link.
     """
     if target.startswith("/") or not target or "\0" in target:
         return False
@@ -241,9 +242,9 @@ def fits(path: str) -> bool:
 
 
 class _Header(tarfile.TarInfo):
-    """A header as :class:`Writer` makes them; no other is even looked into.
+    """A header of the kinds that :class:`Writer` makes. Others are refused before tarfile reads their data.
 
-    tarfile would read a name of a gigabyte into memory, or the map of a sparse file, because somebody wrote so.
+    tarfile would read a name of a gigabyte, or the map of a sparse file, into memory.
     """
 
     def _proc_member(self, *arguments: Any) -> tarfile.TarInfo:
@@ -260,19 +261,19 @@ class _Header(tarfile.TarInfo):
 
 
 class Sink(Protocol):
-    """Where :func:`read` puts a home. Paths are below it; ``""`` is the home itself."""
+    """Receives a home from :func:`read`. Paths are relative to the home; ``""`` is the home itself."""
 
     def directory(self, path: str) -> None: ...
 
     def left(self, path: str, mode: int) -> None:
-        """All that is in the directory *path* was put there."""
+        """The directory *path* is complete; *mode* is its final mode."""
 
     def link(self, path: str, target: str) -> None: ...
 
     def file(self, path: str, mode: int, mtime: int) -> AbstractContextManager[Callable[[bytes], None]]: ...
 
     def hashed(self, path: str, sha256: str) -> None:
-        """The file *path* was put there, and had this checksum."""
+        """The file *path* is complete and has this checksum."""
 
 
 class Nowhere:
@@ -296,20 +297,20 @@ class Nowhere:
 
 
 def read(source: BinaryIO, where: str, sink: Sink) -> dict[str, Any]:
-    """Check an archive from its first byte to its last, and hand what is in ``home/`` to *sink* meanwhile.
+    """Check an archive from its first byte to its last, and pass the content of ``home/`` to *sink* on the way.
 
     :param source: the tar stream, not compressed
-    :param where: what errors call it
+    :param where: name of the archive, for errors
     :returns: the content of about.json and of summary.json in one, and ``sealed_env`` (bytes, or None)
-    :raises OpsError: it is not whole, not ours, or holds something that could get out of the directory; what *sink*
-        has by then is to be thrown away
+    :raises OpsError: it is incomplete, is no backup, or holds a path that could leave the directory; discard what
+        *sink* has received by then
     """
     reader = _Reader(source, where)
     about = reader.json(reader.next(ABOUT), ABOUT)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise reader.refused("is of another format", fix="restore it with the kit that made it")
+        raise reader.refused("has another format", fix="restore it with the kit that made it")
     if not _says(about, ABOUT_KEYS) or not math.isfinite(about["created"]):
-        raise reader.refused(f"has an {ABOUT} that does not say what it must")
+        raise reader.refused(f"has an {ABOUT} with missing or wrong fields")
     sealed = None
     while (member := reader.next()).name != SUMMARY:
         if member.name == SEALED_ENV and sealed is None:
@@ -324,10 +325,10 @@ def read(source: BinaryIO, where: str, sink: Sink) -> dict[str, Any]:
     summary = reader.json(member, SUMMARY)
     reader.finish()
     if not isinstance(summary, dict) or {key: summary.get(key) for key in said} != said:
-        raise reader.refused("does not hold what its checksum says")
+        raise reader.refused("does not match its checksum")
     for notes, kind in NOTES.items():
         if not answer.fits(summary.get(notes), {str: kind}):
-            raise reader.refused(f"has a {SUMMARY} that does not say what it must")
+            raise reader.refused(f"has a {SUMMARY} with missing or wrong fields")
     return {
         **{key: about[key] for key in ABOUT_KEYS},
         **{key: summary[key] for key in ("members", *NOTES)},
@@ -347,7 +348,7 @@ def _take(reader: _Reader, member: tarfile.TarInfo, sink: Sink) -> None:
         raise reader.refused(f"holds {name[:100]!r}, which is not below {HOME}/")
     complete = reader.members.place(name)
     if complete is None:
-        raise reader.refused(f"holds {name[:100]!r} twice, outside of any directory of it, or out of order")
+        raise reader.refused(f"holds {name[:100]!r} twice, without its directory, or out of order")
     for directory, mode in complete:
         sink.left(directory[len(HOME) + 1 :], mode)
     mode = member.mode & 0o777
@@ -358,7 +359,7 @@ def _take(reader: _Reader, member: tarfile.TarInfo, sink: Sink) -> None:
     elif member.type == tarfile.SYMTYPE and path:
         target = member.linkname
         if not target or "\0" in target or len(os.fsencode(target)) > _TARGET_LIMIT:
-            raise reader.refused(f"holds a link that leads nowhere: {name[:100]!r}")
+            raise reader.refused(f"holds a link without a valid target: {name[:100]!r}")
         reader.members.add(name, "link", target)
         sink.link(path, target)
     elif member.type == tarfile.REGTYPE and path:
@@ -366,11 +367,11 @@ def _take(reader: _Reader, member: tarfile.TarInfo, sink: Sink) -> None:
             digest = reader.copy(member, write)
         sink.hashed(path, digest)
     else:
-        raise reader.refused(f"holds {name[:100]!r} as something else than a directory")
+        raise reader.refused(f"holds {name[:100]!r}, which is not a directory")
 
 
 class _Reader:
-    """tarfile, with one kind of error for all that may be wrong with an archive."""
+    """Reads members with tarfile, and reports every defect of an archive as an OpsError."""
 
     def __init__(self, source: BinaryIO, where: str) -> None:
         self.source, self.where = source, where
@@ -401,12 +402,12 @@ class _Reader:
         if wanted and member.name != wanted:
             raise self.refused(f"is no backup: it does not begin with {wanted}")
         if member.size < 0:
-            raise self.refused(f"holds {member.name[:100]!r} with a size that cannot be true")
+            raise self.refused(f"holds {member.name[:100]!r} with an impossible size")
         return member
 
     def moment(self, member: tarfile.TarInfo) -> int:
         if not math.isfinite(member.mtime):
-            raise self.refused(f"holds {member.name[:100]!r} with a time that cannot be true")
+            raise self.refused(f"holds {member.name[:100]!r} with an impossible time")
         return _moment(member.mtime)
 
     def copy(self, member: tarfile.TarInfo, write: Callable[[bytes], object]) -> str:
@@ -429,7 +430,7 @@ class _Reader:
 
     def whole(self, member: tarfile.TarInfo, name: str) -> bytes:
         if member.type != tarfile.REGTYPE or member.size > _LIMITS[name]:
-            raise self.refused(f"holds a {name} that cannot be true")
+            raise self.refused(f"holds a {name} that is too large or not a file")
         chunks: list[bytes] = []
         self.copy(member, chunks.append)
         return b"".join(chunks)
@@ -440,7 +441,7 @@ class _Reader:
             return json.loads(data)
 
     def finish(self) -> None:
-        """Read what follows, which must be nothing: only so gzip compares its own checksum."""
+        """Check that nothing follows. Reading to the end also makes gzip verify its own checksum."""
         with self._damage():
             if self.tar.next() is not None:
                 raise self.refused(f"goes on after {SUMMARY}")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops backup``: the agents' homes, on this host and off it; what the timer runs."""
+"""``hermes-ops backup``: back up the agents' homes, on this host and off it. The backup timer runs it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..system.files import check_trusted
 from ..system.text import printable
 from ..watch import heartbeat
 
-SUMMARY = "back the agents' homes up, while they work"
+SUMMARY = "back up the agents' homes while the agents run"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", help="this agent only")
-    parser.add_argument("--output", metavar="DIR", help="there and nowhere else, and nothing is removed there")
+    parser.add_argument("--output", metavar="DIR", help="write archives to DIR only, and remove none there")
     parser.add_argument("--env", choices=ENV_CHOICES, help=".env in the archive (default: as declared)")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
@@ -37,7 +37,7 @@ def work(arguments: argparse.Namespace) -> int:
     host = installation()
     wanted = declared()
     directory = _output(arguments.output) if arguments.output else archives.directory_of(host)
-    # What is not the whole of it says nothing about the nightly one.
+    # A partial backup must not be reported as the nightly one.
     whole = arguments.agent is None and arguments.output is None
     if whole:
         heartbeat.report(host, "backup", "start", "backup")
@@ -49,7 +49,7 @@ def work(arguments: argparse.Namespace) -> int:
         if not agents:
             raise OpsError("there is no agent", fix="converge the host: site.yml")
         for agent in agents:
-            # One agent's home must not keep the others from their backups.
+            # A failure with one agent must not keep the others from their backups.
             with _collected(failures, agent):
                 done = making.create(host, agent, directory, env=env)
                 made.append(_said(agent.name, done))
@@ -71,27 +71,27 @@ def work(arguments: argparse.Namespace) -> int:
         for each in made:
             say(f"agent {each['agent']}: {each['path']} ({each['size'] / 2**20:.1f} MiB)")
         for problem in problems:
-            say(f"not as it should be: {problem}")
+            say(f"problem: {problem}")
     if failures:
         raise OpsError("; ".join(failures))
     return EXIT_UNHEALTHY if problems else EXIT_OK
 
 
 def _output(directory: str) -> str:
-    """The directory that was named, or is made where it was; reached through no link.
+    """The real path of *directory*, which need not exist yet; no link is left in it.
 
-    :raises OpsError: somebody else could put another archive in the place of ours, and so choose what a restore brings
+    :raises OpsError: somebody other than root could replace an archive there, and so choose what a restore brings back
     """
     directory = there = os.path.realpath(directory)
     while not os.path.lexists(there):
         there = os.path.dirname(there)
-    check_trusted(there, "name a directory of root's: --output")
+    check_trusted(there, "name a directory that only root can change: --output")
     return directory
 
 
 @contextlib.contextmanager
 def _collected(failures: list[str], agent: Agent) -> Iterator[None]:
-    """Take what goes wrong with one agent for a failure of that agent."""
+    """Record an exception as a failure of *agent* and go on."""
     try:
         yield
     except Exception as error:
@@ -121,12 +121,12 @@ def _said(agent: str, done: making.Made) -> dict[str, Any]:
 
 def installation() -> Installation:
     if os.geteuid() != 0:
-        raise OpsError("backups are root's", fix="use sudo")
+        raise OpsError("only root can work with backups", fix="use sudo")
     return Installation.load()
 
 
 def declared() -> Settings:
-    """What the role backup wrote down, or what is so without it."""
+    """The settings that the role backup wrote, or the defaults where it did not run."""
     if os.path.exists(settings.path_of("backup")):
         return settings.load("backup", Settings)
     return Settings()

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops backups``: which there are, on this host and off it."""
+"""``hermes-ops backups``: list the backups, on this host and off it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..cli import EXIT_OK, say
 from ..host.installation import Installation
 from . import backup as command_backup
 
-SUMMARY = "which backups there are"
+SUMMARY = "list the backups"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,17 +32,17 @@ def work(arguments: argparse.Namespace) -> int:
         return EXIT_OK
     for archive in kept:
         say(f"{_when(archive.created)}  {archive.agent:20}  {archive.size / 2**20:8.1f} MiB  {archive.path}")
-    # Those on the host are told also where the repository is out of reach.
+    # The archives on the host are listed first, so that they are shown even when the repository is out of reach.
     snapshots = _snapshots(host, wanted, arguments.agent)
     for snapshot in snapshots:
         say(f"{_when(snapshot.created)}  {snapshot.agent:20}  {snapshot.host:12}  restic:{snapshot.id}")
     if not kept and not snapshots:
-        say("there is none; make one: hermes-ops backup")
+        say("there is no backup; make one: hermes-ops backup")
     return EXIT_OK
 
 
 def _snapshots(host: Installation, wanted: settings.Settings, agent: str | None) -> list[offsite.Snapshot]:
-    """Those off the host; none where nothing is kept there, or before the first backup."""
+    """The snapshots off the host; empty when no repository is declared, or before the first backup."""
     repository = offsite.Repository(host, wanted)
     return repository.snapshots(agent) if wanted.restic_repository and repository.exists() else []
 

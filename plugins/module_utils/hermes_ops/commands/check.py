@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops check``: whether all is well with the agents and their host, and if not, why not."""
+"""``hermes-ops check``: check the agents and their host; say what is wrong and how to fix it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..supervise.systemd import supervisor_of
 from ..watch import findings, look
 from ..watch.declared import declared
 
-SUMMARY = "whether all is well with the agents and their host, and if not, why not"
+SUMMARY = "check the agents and their host; say what is wrong and how to fix it"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
-    parser.add_argument("--agent", help="say only what concerns this agent")
+    parser.add_argument("--agent", help="report on this agent only")
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="first wait until every agent is healthy, or its time (health.timeout) is up",
+        help="first wait until every agent is healthy, or its health.timeout is over",
     )
 
 
@@ -46,13 +46,13 @@ def work(arguments: argparse.Namespace) -> int:
 
 
 def thresholds() -> findings.Settings:
-    """Those that were declared with the heartbeat, or ours."""
+    """The thresholds declared with the heartbeat, or the defaults."""
     wanted = declared()
     return wanted.thresholds() if wanted else findings.Settings()
 
 
 def lines(report: findings.Report) -> list[str]:
-    """*report* for people: what is wrong, then the logs of who is not healthy."""
+    """*report* for people: the findings, then the logs of unhealthy agents, then the conclusion."""
     said = [f"{'FAILURE' if finding.failure else 'warning'}  {finding}" for finding in report.findings]
     for result in report.agents:
         said += [f"  {result.agent} | {line}" for line in result.log]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops drill``: makes the alert arrive on purpose, and takes it back."""
+"""``hermes-ops drill``: raise the alert on purpose, and clear it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..watch import drill
 from ..watch.declared import declared
 from .heartbeat import SHARE, beat
 
-SUMMARY = "make the alert arrive on purpose, and take it back"
+SUMMARY = "raise the alert on purpose, and clear it"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["start", "stop", "show"])
     parser.add_argument(
-        "--silence", action="store_true", help="send nothing at all, as a host does that is gone; else send failures"
+        "--silence", action="store_true", help="send nothing, like a host that is down; without it, failures are sent"
     )
     parser.add_argument(
-        "--minutes", type=int, default=15, help="end by itself after so many (%(default)s): a drill is forgotten easily"
+        "--minutes", type=int, default=15, help="end after this many minutes (%(default)s), even if nobody stops it"
     )
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
@@ -39,16 +39,16 @@ def work(arguments: argparse.Namespace) -> int:
     status = EXIT_OK
     if arguments.action == "start":
         if arguments.minutes < 1:
-            raise OpsError("a drill lasts a minute or more", fix="say --minutes 15")
+            raise OpsError("a drill takes at least one minute", fix="say --minutes 15")
         kind = drill.SILENCE if arguments.silence else drill.FAIL
-        host.write_status(drill.JOB, kind, "a drill lasts", until=time.time() + 60 * arguments.minutes)
+        host.write_status(drill.JOB, kind, "a drill is in progress", until=time.time() + 60 * arguments.minutes)
     elif arguments.action == "stop":
-        host.write_status(drill.JOB, "ended", "no drill lasts")
+        host.write_status(drill.JOB, "ended", "no drill is in progress")
     lasting = drill.of(host)
     if arguments.json:
         say(json.dumps({"drill": lasting}))
     elif lasting == drill.SILENCE:
-        say("drill: no ping leaves; the alert arrives when the ping server's grace time is over")
+        say("drill: no pings are sent; the alert arrives when the ping server's grace time is over")
     elif lasting == drill.FAIL:
         say("drill: failures are sent; the alert arrives at once")
     else:

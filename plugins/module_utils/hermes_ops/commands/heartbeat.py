@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops heartbeat``: what the timer runs: look, and tell whoever is declared."""
+"""``hermes-ops heartbeat``: check the host and send the result to the declared receivers. The timer runs it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from ..system.errors import OpsError
 from ..system.files import write_atomic
 from ..watch import declared, drill, heartbeat, look, metrics, pings
 
-# Of its period, what a heartbeat may take.
-SUMMARY = "look as check does, and tell whoever is declared"
+SUMMARY = "check the host and send the result to the declared receivers"
+# Share of its period that a heartbeat may take.
 SHARE = 0.75
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "exit status: 0 it was told, 1 nobody could be told, 2 it could not be known, so nothing was told"
+    parser.epilog = (
+        "exit status: 0 sent; 1 a part could not be sent or written; 2 no check was possible, nothing was sent"
+    )
 
 
 def work(arguments: argparse.Namespace) -> int:
@@ -33,12 +35,12 @@ def work(arguments: argparse.Namespace) -> int:
 
 
 def beat(host: Installation, wanted: declared.Settings, deadline: float, *, quiet: bool = False) -> int:
-    """Look at the host, and tell it.
+    """Check the host and send the result.
 
-    :param deadline: of the monotonic clock
+    :param deadline: when the pings have to be done, by the monotonic clock
     :param quiet: print nothing but problems
     :returns: the exit status
-    :raises OpsError: when it cannot be known how the host is: nothing is told then
+    :raises OpsError: the host cannot be checked; nothing is sent
     """
     with host.alone(declared.JOB) as alone:
         if not alone and host.busy(declared.JOB):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops memory``: where an agent's memories, context and conversations speak of something."""
+"""``hermes-ops memory``: search the memories, context and conversations of agents."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ..system.errors import OpsError
 from ..system.text import moment, printable
 from ..system.worker import Limits, Worker
 
-# For one agent: its database may be large.
+# For one agent, whose database may be large.
 SECONDS = 60.0
 
 SUMMARY = "search what an agent knows: memories, context, conversations"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("query", help='words that have to stand together ("…" around a phrase); - for standard input')
+    parser.add_argument("query", help='words that a text must all contain ("…" around a phrase); - for standard input')
     parser.add_argument("--agent", help="this agent only")
-    parser.add_argument("--limit", type=int, default=10, help="so many of each kind at most (%(default)s)")
+    parser.add_argument("--limit", type=int, default=10, help="maximum number of results of each kind (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
@@ -54,7 +54,7 @@ def work(arguments: argparse.Namespace) -> int:
         except OpsError as error:
             found[name], problem = [], str(error)
         if problem is not None:
-            sys.stderr.write(f"hermes-ops: agent {name}: not all could be searched: {quoted(problem)}\n")
+            sys.stderr.write(f"hermes-ops: agent {name}: not everything could be searched: {quoted(problem)}\n")
             status = EXIT_UNHEALTHY
     if arguments.json:
         say(json.dumps({name: [dataclasses.asdict(place) for place in places] for name, places in found.items()}))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops module``: the work of a module of the Ansible collection. JSON comes in and goes out."""
+"""``hermes-ops module``: do the work of a module of the Ansible collection. JSON in, JSON out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .. import modules
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..modules.call import Call, answer
 
-SUMMARY = "what a module of the Ansible collection asks for, for its own use"
+SUMMARY = "do the work of a module of the Ansible collection (for its own use)"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

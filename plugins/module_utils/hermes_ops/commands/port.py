@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops port``: skills, or the home of an OpenClaw agent, to an agent."""
+"""``hermes-ops port``: bring skills, or the home of an OpenClaw agent, to an agent."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SUMMARY = "bring skills, or the home of an OpenClaw agent, to an agent"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", help="with skills (…/SKILL.md) in it, or the home of an OpenClaw agent")
-    parser.add_argument("--agent", help="the agent; without it the only one, or default")
+    parser.add_argument("directory", help="contains skills (…/SKILL.md), or is the home of an OpenClaw agent")
+    parser.add_argument("--agent", help="the agent (default: the only one, or the one named default)")
     parser.add_argument("--check", action="store_true", help="only say what would be done")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
@@ -67,7 +67,7 @@ def _port(host: Installation, agent: Agent, bring: Callable[..., list[transfer.I
         skills = [item.target for item in items if item.status == "ported" and item.target.startswith("skills/")]
         running = supervisor_of(host).state([agent])[agent.name].running
         if skills and running:
-            # A gateway remembers the list of skills that it once made (0.18.2 and 0.19.0 agent/prompt_builder.py).
+            # A gateway caches its list of skills until it restarts (0.18.2 and 0.19.0 agent/prompt_builder.py).
             records.request_restart([f"skill: {target}" for target in skills])
         items = bring(check=False)
     if skills and running:

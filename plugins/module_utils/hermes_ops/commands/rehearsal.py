@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops rehearsal``: prove that the newest backups restore; what the timer runs."""
+"""``hermes-ops rehearsal``: prove that the newest backups can be restored. The timer runs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..system.text import printable
 from ..watch import heartbeat
 from . import backup as command_backup
 
-SUMMARY = "prove that the newest backups restore, beside the agents"
+SUMMARY = "prove that the newest backups can be restored, without touching the agents"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

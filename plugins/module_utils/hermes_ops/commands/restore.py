@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops restore``: a home as it was in a backup, or its configuration as it last worked."""
+"""``hermes-ops restore``: restore a home from a backup, or its last working configuration."""
 
 from __future__ import annotations
 
@@ -23,27 +23,30 @@ from ..system.errors import OpsError
 from ..system.files import check_trusted
 from . import backup as command_backup
 
-SUMMARY = "make a home what it was in a backup, or its configuration what last worked"
+SUMMARY = "restore a home from a backup, or its last working configuration"
 RESTIC = "restic:"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "What is there is set aside, not lost. Unless the agent is healthy afterwards, it is put back. "
-        "exit status: 0 done, 2 not done: the home is what it was"
+        "The present home is set aside, not deleted, and put back if the agent is not healthy afterwards. "
+        "exit status: 0 restored; 2 not restored, and the home is as it was"
     )
     parser.add_argument(
         "source", nargs="?", default="latest", help="an archive, latest (default), restic:SNAPSHOT or restic:latest"
     )
-    parser.add_argument("--agent", help="whose home is replaced (default: the one that the backup is of, by its name)")
-    parser.add_argument("--force", action="store_true", help="also where the home knows more than the backup")
-    parser.add_argument("--check", action="store_true", help="only say whether it would be done")
-    parser.add_argument("--env-identity", metavar="FILE", help="age's identity, for an archive with an encrypted .env")
+    parser.add_argument("--agent", help="the agent whose home is replaced (default: the backup's)")
     parser.add_argument(
-        "--kept", action="store_true", help="no backup: config.yaml and .env as they were when the agent last was well"
+        "--force", action="store_true", help="restore even if the home holds newer data than the backup"
     )
-    parser.add_argument("--recover", action="store_true", help="only undo a restore that was interrupted")
-    # As the unit says it that undoes at boot.
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--check", action="store_true", help="only say whether it can be restored")
+    parser.add_argument("--env-identity", metavar="FILE", help="age identity, for an archive with an encrypted .env")
+    only.add_argument(
+        "--kept", action="store_true", help="no backup: put back config.yaml and .env as they last worked"
+    )
+    only.add_argument("--recover", action="store_true", help="only undo a restore that was interrupted")
+    # For the recovery unit, at boot.
     parser.add_argument("--boot", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -56,13 +59,13 @@ def work(arguments: argparse.Namespace) -> int:
         return EXIT_OK
     if arguments.kept:
         aside = put_back_kept(host, host.one(arguments.agent), say_now)
-        say(f"what was there is in {aside}" if aside else "nothing differed from what last worked")
+        say(f"what was there is in {aside}" if aside else "nothing to do: config.yaml and .env are what last worked")
         return EXIT_OK
     with _opened(host, arguments) as (agent, source, finish):
         if arguments.check:
             say(restore.check(agent, source, force=arguments.force, finish=finish))
             return EXIT_OK
-        # A closed terminal or a stopped unit leads back instead of ending us somewhere.
+        # A closed terminal or a stopped unit rolls back instead of stopping halfway.
         restore.undertaking.listen((signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
         try:
             aside = restore.restore(
@@ -76,7 +79,7 @@ def work(arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple[Agent, Any, Any]]:
-    """The agent, the archive or stream, and what says that the stream was whole."""
+    """The agent, the archive or stream, and a function that raises if the stream was not complete."""
     if arguments.source.startswith(RESTIC):
         wanted = command_backup.declared()
         if not wanted.restic_repository:
@@ -99,7 +102,7 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
             raise OpsError(f"there is no archive of {agent.name} here", fix="name one, or restic:latest")
         path = found[-1].path
     path = os.path.realpath(path)
-    # Before anything of it is written anywhere.
+    # The archive is verified before any of it is written.
     manifest = extracting.verify(path)
     agent = agent or host.one(arguments.agent or _agent_of(path, manifest))
     say(f"{path}: whole, {manifest.members} files of {manifest.agent} on {manifest.host}")
@@ -107,9 +110,12 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
 
 
 def _agent_of(path: str, manifest: extracting.Manifest) -> str:
-    """Whose home an archive replaces: what is in it may be written by anybody, its name where only root can write not.
+    """The agent whose home an archive replaces.
 
-    :raises OpsError: root has not named it, or not so
+    Anybody may have written the manifest inside. The file's name can be trusted, in a directory that only root can
+    change, so the two have to agree.
+
+    :raises OpsError: others can change the directory, or name and manifest do not agree
     """
     fix = f"say whose home it replaces: --agent {manifest.agent}"
     check_trusted(os.path.dirname(path), fix)

@@ -16,15 +16,15 @@ SUMMARY = "go back to a release that worked"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("--to", metavar="RELEASE", help="id or version; default: the one that was used last")
+    parser.add_argument("--to", metavar="RELEASE", help="id or version (default: the other release that was used last)")
     parser.add_argument(
         "--data",
         action="store_true",
-        help="also put back databases and config.yaml as they were when that release was left, where they have been "
-        "migrated since; what was learnt since is kept aside",
+        help="also put back the databases and config.yaml that were migrated since, as they were when that release was "
+        "left; newer data is set aside",
     )
     parser.add_argument("--check", action="store_true", help="only say what would be done")
-    parser.add_argument("--json", action="store_true", help="print JSON for programs; what happens goes to stderr")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs; progress goes to stderr")
     common(parser)
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops run``: a command of Hermes, as the right agent; what ``/usr/local/bin/hermes`` calls."""
+"""``hermes-ops run``: run a command of Hermes as the right agent. ``/usr/local/bin/hermes`` calls it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..supervise import command
 from ..system.errors import OpsError
 from ..system.files import Owner
 
-SUMMARY = "run a command of Hermes as an agent; hermes is short for this"
+SUMMARY = "run a command of Hermes as an agent (short: hermes)"
 VERBATIM = True
 
-# Options of Hermes before its command whose value follows, or may follow (0.19.0 hermes_cli/main.py:
+# Options before the command of Hermes that take a value, always or optionally (0.19.0 hermes_cli/main.py:
 # _apply_profile_override).
 _WITH_VALUE = frozenset(
     "-z --oneshot -m --model --provider -t --toolsets -r --resume -s --skills --usage-file".split()  # noqa: SIM905
@@ -27,7 +27,7 @@ _MAYBE_WITH_VALUE = ("-c", "--continue")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="*", help="[-p NAME] and what Hermes is to do; without it a chat")
+    parser.add_argument("words", nargs="*", help="[-p NAME] and the command of Hermes (default: a chat)")
 
 
 def work(arguments: argparse.Namespace) -> int:
@@ -40,16 +40,16 @@ def work(arguments: argparse.Namespace) -> int:
     if own and (name is None or name in [agent.name for agent in own]):
         _become(Installation.load(), choose(own, name), words, caller)
     try:
-        # As root, since only root can have it confined as the agent is.
+        # Through root: only root can start it in the agent's sandbox.
         os.execvp("sudo", ["sudo", "--user=root", "--", WRAPPER, *arguments.words])
     except OSError:
-        raise OpsError("only root may run an agent's commands, and there is no sudo", fix="call it as root") from None
+        raise OpsError("only root may run an agent's commands, and there is no sudo", fix="run it as root") from None
 
 
 def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The agent that is named before the command, None when none is, and the rest.
+    """The agent named before the command (None: no name), and the remaining words.
 
-    :raises OpsError: when its name is missing
+    :raises OpsError: ``-p`` or ``--profile`` without a name
     """
     words, place = list(words), 0
     while place < len(words):
@@ -70,7 +70,7 @@ def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def _become(host: Installation, agent: Published, words: Sequence[str], caller: Owner) -> None:
-    """Become Hermes: the caller is the agent's own user, and confined, or not, as it is."""
+    """Replace this process by Hermes. The caller is the agent's own user; no sandbox is added or removed."""
     environ = {**os.environ, "HOME": caller.home, **command.environment(agent.home)}
     environ.pop("HERMES_MANAGED_DIR", None)
     if agent.managed_dir:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops separate``: an adopted home with several profiles, taken apart."""
+"""``hermes-ops separate``: split an adopted home with several profiles."""
 
 from __future__ import annotations
 
@@ -23,24 +23,23 @@ SUMMARY = "give each agent of an adopted home a home and a user of its own"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "The homes are copied; each original is set aside once its agent is healthy in the new one, and until then it "
-        "leads back to it. exit status: 0 done, 2 not done: the agent named is what it was"
+        "Each home is copied. The original is set aside once the agent is healthy in its new home; any failure before "
+        "that returns the agent to the original. exit status: 0 done; 2 not done, and the agent named is as it was"
     )
     parser.add_argument(
-        "agents", nargs="*", metavar="AGENT", help="whom (default: all adopted that share a home or a user, or did)"
+        "agents", nargs="*", metavar="AGENT", help="default: all adopted agents that share or shared a home or a user"
     )
-    parser.add_argument("--check", action="store_true", help="only say what would be done")
-    parser.add_argument(
-        "--json", action="store_true", help="print the result as JSON; what happens goes to standard error"
-    )
-    parser.add_argument("--recover", action="store_true", help="only finish or undo what was interrupted")
-    # As the unit says it that recovers at boot.
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--check", action="store_true", help="only say what would be done")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
+    only.add_argument("--recover", action="store_true", help="only finish or undo an interrupted run")
+    # For the recovery unit, at boot.
     parser.add_argument("--boot", action="store_true", help=argparse.SUPPRESS)
 
 
 def work(arguments: argparse.Namespace) -> int:
     if os.geteuid() != 0:
-        raise OpsError("makes users and moves homes", fix="use sudo")
+        raise OpsError("only root can make users and move homes", fix="use sudo")
     host = Installation.load()
     separate = Separate(host, _to_stderr if arguments.json else say_now)
     if arguments.recover:
@@ -50,7 +49,7 @@ def work(arguments: argparse.Namespace) -> int:
     if arguments.check:
         results = separate.check(arguments.agents)
     else:
-        # A closed terminal or a stopped unit leads back instead of ending us somewhere.
+        # A closed terminal or a stopped unit rolls back instead of stopping halfway.
         separate.undertaking.listen([signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
         try:
             results = separate.separate(arguments.agents)
@@ -65,7 +64,7 @@ def work(arguments: argparse.Namespace) -> int:
 
 
 def lines(results: list[dict[str, Any]], *, check: bool) -> list[str]:
-    """*results* for people: what became of each agent, and what they have to do now."""
+    """*results* for people: where each agent went, and what is left to do by hand."""
     if not results:
         return ["no adopted agents share a home or a user"]
     said = []
@@ -75,7 +74,7 @@ def lines(results: list[dict[str, Any]], *, check: bool) -> list[str]:
             f"agent {name}: {'would go' if check else 'went'} from {was['home']} ({was['user']}) "
             f"to {result['home']} ({result['user']})"
         )
-        said += [f"  these name a path of {was['user']}'s: {', '.join(result['naming'])}"] if result["naming"] else []
+        said += [f"  still name a path of {was['user']}: {', '.join(result['naming'])}"] if result["naming"] else []
         said += [f"  cron job {line}" for line in result["jobs"]]
     names = ", ".join(result["agent"] for result in results)
     said.append(f"{'then' if check else 'now'} remove home and user of {names} in hermes_agents, and run site.yml")

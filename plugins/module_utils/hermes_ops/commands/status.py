@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops status``: one screen about this host, what is wrong first."""
+"""``hermes-ops status``: show this host on one screen, problems first."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ..system.errors import OpsError
 from ..watch import info, look
 from .check import thresholds
 
-SUMMARY = "what is installed, running, declared and drifted"
+SUMMARY = "show what is wrong, installed, running and changed by hand"
 WIDTH = 100
-# Of the words before what is said.
+# Width of the column with the labels.
 MARGIN = 11
-# Jobs that write down how they ended.
+# Jobs that record how they ended.
 JOBS = ("backup", "rehearsal", "update")
 # Escape sequences of a terminal (ECMA-48, SGR).
 RED, GREEN, YELLOW, BOLD = "31", "32", "33", "1"
@@ -46,7 +46,7 @@ def work(arguments: argparse.Namespace) -> int:
 
 
 def gather(host: Installation) -> dict[str, Any]:
-    """What :func:`info.gather` finds, and ``check``: a look at it; ``timers``; ``last``: how jobs ended."""
+    """The facts of :func:`info.gather`, plus ``check`` (a report), ``timers`` and ``last`` (how each job ended)."""
     report = look.look(host, thresholds())
     found = info.gather(
         agents=host.agents,
@@ -66,7 +66,7 @@ def _last(host: Installation, job: str) -> dict[str, Any]:
     try:
         return host.read_status(job)
     except OpsError:
-        # Which is among the findings.
+        # For a job that is declared, the check reports this as a finding.
         return {}
 
 

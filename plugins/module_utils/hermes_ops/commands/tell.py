@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops tell``: context from outside, kept in the agent's home, said to it, and its answer."""
+"""``hermes-ops tell``: keep a text in the agent's home as context, send it to the agent, print the answer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..supervise import servers
 from ..system.errors import OpsError
 from ..system.text import printable
 
-SUMMARY = "give an agent context: kept in its home, said to it, answered by it"
+SUMMARY = "give an agent context, and print its answer"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Keep the text on standard input in the agent's home, say it to the agent, print its answer."
-    parser.add_argument("--topic", help="what it is about; without it the first line of the text")
-    parser.add_argument("--agent", help="the agent; without it the only one, or default")
+    parser.description = "Keep the text on standard input in the agent's home, send it to the agent, print its answer."
+    parser.add_argument("--topic", help="what it is about (default: the first line of the text)")
+    parser.add_argument("--agent", help="the agent (default: the only one, or the one named default)")
     parser.add_argument("--webhook", default=tell.WEBHOOK, help="its webhook subscription (%(default)s)")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds the agent may take (%(default)g)")
     parser.add_argument("--check", action="store_true", help="only say what would be done")

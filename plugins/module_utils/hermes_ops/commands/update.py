@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops update``: to the newest release within what is declared, or back to what worked."""
+"""``hermes-ops update``: go to the newest release that the declaration allows, or back to the one that worked."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ..system.errors import OpsError
 from ..update.machine import Machine
 from ..update.settings import Settings
 
-SUMMARY = "go to the newest release within what is declared, or back to what worked"
+SUMMARY = "go to the newest release that the declaration allows, or back to the one that worked"
 EPILOG = (
-    "exit status: 0 success, up_to_date or held; 1 failed or rolled_back, and the agents run what they ran before; "
+    "exit status: 0 success, up_to_date or held; 1 failed or rolled_back: the agents run the same release as before; "
     "2 the command could not do its work, e.g. because another update is running"
 )
 
@@ -32,16 +32,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("--version", help="this version (git: tag) instead of the newest; within the declared range")
     parser.add_argument("--check", action="store_true", help="only say what would be done")
-    parser.add_argument("--json", action="store_true", help="print JSON for programs; what happens goes to stderr")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs; progress goes to stderr")
     common(parser)
-    parser.add_argument("--recover", action="store_true", help="only undo or finish what was interrupted")
-    # As the unit says it that recovers at boot.
+    parser.add_argument("--recover", action="store_true", help="only undo or finish an interrupted update")
+    # For the recovery unit, at boot.
     parser.add_argument("--boot", action="store_true", help=argparse.SUPPRESS)
 
 
 def common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--here", action="store_true", help="in this very process (units do), instead of one that outlives its caller"
+        "--here", action="store_true", help="work in this process, as units do, not in one that survives the caller"
     )
 
 
@@ -55,7 +55,7 @@ def work(arguments: argparse.Namespace) -> int:
         machine = Machine(host, settings_of(host), say_now)
         with host.lock("update"):
             outcome = machine.recover(boot=arguments.boot)
-        # What is undone has been recovered; only what could not be is a failure of this.
+        # An update that was undone counts as recovered.
         return EXIT_OK if outcome is None or outcome.status == "rolled_back" else outcome.exit_status
     if not arguments.here:
         options = ["--version", arguments.version] if arguments.version else []
@@ -66,7 +66,7 @@ def work(arguments: argparse.Namespace) -> int:
 
 
 def preview(found: tuple[str, str, Any], as_json: bool) -> None:
-    """Say what would be done: a status, a sentence, and the release it is about."""
+    """Print what would be done: a status, a sentence, and the release."""
     status, message, target = found
     facts = {"status": status, "message": message, "to": target.id if target else None}
     say(json.dumps(facts, indent=2) if as_json else f"{status}: {message}")
@@ -79,16 +79,16 @@ def installation() -> Installation:
 
 
 def settings_of(host: Installation, *, declared: bool = False) -> Settings:
-    """What is declared; where nothing is, what the current release says of itself.
+    """The declared settings. Without any, settings that match the current release.
 
-    :param declared: it has to be known what may replace the current release
+    :param declared: require declared settings, because the caller needs to know what may replace the current release
     """
     if os.path.exists(settings.path_of("update")):
         return settings.load("update", Settings)
     if declared:
         raise OpsError(
-            "nothing says what this host may be updated to",
-            fix="converge it with auto_update_enabled; auto_update_hold keeps it from all but a version that is named",
+            "no releases are declared that this host may be updated to",
+            fix="converge it with auto_update_enabled; with auto_update_hold it is updated to a named version only",
         )
     observed = observe(host.root)
     current = observed.find(observed.current)
@@ -98,12 +98,12 @@ def settings_of(host: Installation, *, declared: bool = False) -> Settings:
 
 
 def interruptible(machine: Machine) -> None:
-    """Let SIGTERM (systemctl stop, a time-out of the unit) lead back instead of ending us somewhere."""
+    """Let SIGTERM (systemctl stop, a timeout of the unit) roll back instead of stopping halfway."""
     machine.undertaking.listen([signal.SIGTERM])
 
 
 def hand_over(host: Installation, arguments: list[str], *, as_json: bool) -> int:
-    """Have systemd run it, show what it says, and how it ended."""
+    """Let systemd run the command, show its output, and return its exit status."""
     status = apart.follow(jobs.JOBS["update"], [*arguments, "--here"], to_stderr if as_json else say_now)
     if as_json and status in (0, 1):
         say(json.dumps(host.read_status("update"), indent=2))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops verify``: whether an archive is whole."""
+"""``hermes-ops verify``: check that an archive is complete and undamaged."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..system.errors import OpsError
 from . import backup as command_backup
 
-SUMMARY = "whether an archive is whole"
+SUMMARY = "check that an archive is complete and undamaged"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archive", nargs="?", default="latest", help="a file, or latest: the newest of each agent")
-    parser.add_argument("--agent", help="for latest: of this agent only")
+    parser.add_argument("--agent", help="with latest: this agent only")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 

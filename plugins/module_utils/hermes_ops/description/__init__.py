@@ -1,4 +1,4 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What may be declared of an agent, and what follows from it. Knows nothing of hosts."""
+"""The declaration of an agent: its schema, its checks, and the complete description. Knows nothing of hosts."""

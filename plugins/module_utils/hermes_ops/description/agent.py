@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an agent is, and where it runs: what :func:`declaration.resolve` makes of a declaration.
+"""The types of a resolved declaration: what an agent is, and where it runs. :func:`declaration.resolve` builds them.
 
-At the boundary stands plain JSON: what the filter ``resolve_agents`` hands over, and what a host's records hold. It is
-checked and becomes these types by ``from_plain``, and is made from them by ``to_plain``, and nowhere else.
+The filter ``resolve_agents`` and the records of a host hold them as plain JSON. Only ``from_plain`` checks that JSON
+and converts it into these types, and only ``to_plain`` converts it back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..system.typed import parse, plain
 class Server:
     """The address of one of the gateway's servers.
 
-    :param port: 0 where none is declared: of a server that is not enabled, or of an agent that is absent
+    :param port: 0 when none is declared, which only a disabled server or an absent agent may have
     """
 
     enabled: bool
@@ -28,15 +28,15 @@ class Server:
     port: int
 
     def to_plain(self) -> dict[str, Any]:
-        """For workers that call it."""
+        """As JSON, for the workers that call the server."""
         return plain(self)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the agent may take, in the words of systemd.resource-control(5).
+    """The agent's resource limits, in the forms of systemd.resource-control(5).
 
-    :param cpu: None: no limit
+    :param cpu: None for no limit
     """
 
     memory: str
@@ -46,10 +46,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """The walls around the gateway.
+    """The sandbox of the gateway.
 
-    :param open: the doors in them, of :data:`schema.DOORS`
-    :param paths: what the agent may write besides its own
+    :param open: the doors that are open, from :data:`schema.DOORS`
+    :param paths: paths outside its own directories that the agent may write
     """
 
     enabled: bool
@@ -59,12 +59,12 @@ class Sandbox:
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """What tells that the agent is healthy, besides that its gateway runs.
+    """The conditions under which the agent counts as healthy, besides a running gateway.
 
-    :param platforms: that have to be connected, as gateway_state.json calls them
-    :param reply: it has to answer a chat
-    :param webhook: the subscription that has to answer a call; None: none
-    :param timeout: seconds until all of that has to be so
+    :param platforms: the platforms that must be connected, by their names in gateway_state.json
+    :param reply: whether the agent must answer a chat message
+    :param webhook: the subscription that must answer a call; None for none
+    :param timeout: seconds within which all conditions must hold
     """
 
     platforms: tuple[str, ...]
@@ -75,14 +75,14 @@ class HealthCheck:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and as whom an agent runs.
+    """Where an agent runs, and as which user.
 
-    :param name: of the agent
+    :param name: the agent's name
     :param home: its HERMES_HOME
-    :param directory: its own, in which the home usually lies
-    :param unit: by which its supervisor knows its gateway
-    :param config_scope: ``home``, or ``managed``: where the declared configuration lies
-    :param managed_dir: of its managed scope, which it only has where *config_scope* says so
+    :param directory: the agent's own directory, which usually holds the home
+    :param unit: the systemd unit of its gateway
+    :param config_scope: where the declared configuration lies: ``home`` or ``managed``
+    :param managed_dir: the directory of its managed scope, used only when *config_scope* is ``managed``
     """
 
     name: str
@@ -97,23 +97,23 @@ class Placement:
 
     @property
     def managed(self) -> str | None:
-        """The directory of its managed scope; None: it has none."""
+        """The directory of its managed scope; None when it has none."""
         return self.managed_dir if self.config_scope == "managed" else None
 
     @property
     def servers(self) -> dict[str, Server]:
-        """The servers that are enabled, by the key under which they are declared."""
+        """The enabled servers, by the key under which they are declared."""
         return {key: server for key, server in (("api", self.api), ("webhook", self.webhook)) if server.enabled}
 
 
 @dataclass(frozen=True)
 class Agent(Placement):
-    """An agent as its host knows it: where it runs, and what supervising and watching it need of its description.
+    """An agent as its host knows it: where it runs, and everything that is needed to supervise and watch it.
 
-    No secrets: it goes through output and records as it is.
+    It holds no secrets, so it may appear in output and records.
 
     :param state: ``present`` or ``absent``
-    :param drain: seconds that the gateway may take to finish what it does, before it is stopped
+    :param drain: seconds that the gateway may take to finish its work before it is stopped
     """
 
     state: str
@@ -124,7 +124,7 @@ class Agent(Placement):
 
     @classmethod
     def from_plain(cls, value: Any, where: str) -> Agent:
-        """:raises OpsError: *value* is something else"""
+        """:raises OpsError: *value* is malformed"""
         return parse(cls, value, where)
 
     def to_plain(self) -> dict[str, Any]:
@@ -135,23 +135,23 @@ class Agent(Placement):
         return self.state == "present"
 
     def checked_by(self, **health: Any) -> Agent:
-        """The same with other fields of :class:`HealthCheck`."""
+        """The same agent, with the fields *health* of its :class:`HealthCheck` replaced."""
         return replace(self, health=replace(self.health, **health))
 
 
 @dataclass(frozen=True)
 class Description:
-    """What an agent is, wherever it runs: the content of its home.
+    """The content of an agent's home, independent of where it runs.
 
-    :param config: the keys of config.yaml
-    :param settings: of ``.env``, what may be shown
-    :param secrets: of ``.env``, what may not
-    :param generate: keys of ``.env`` that get a random value where they have none
-    :param webhooks: its webhook subscriptions, as :data:`schema.SUBSCRIPTION_KEYS` has them
-    :param webhooks_purge: others are removed
-    :param soul: SOUL.md; None: the agent's own
-    :param user_profile: what USER.md begins with
-    :param memory: what MEMORY.md begins with
+    :param config: keys of config.yaml
+    :param settings: variables of ``.env`` that may be shown
+    :param secrets: variables of ``.env`` that may not be shown
+    :param generate: variables of ``.env`` that get a random value if they have none
+    :param webhooks: its webhook subscriptions, with the keys of :data:`schema.SUBSCRIPTION_KEYS`
+    :param webhooks_purge: whether other subscriptions are removed
+    :param soul: the content of SOUL.md; None leaves the file to the agent
+    :param user_profile: the initial content of USER.md
+    :param memory: the initial content of MEMORY.md
     """
 
     name: str
@@ -170,7 +170,7 @@ class Description:
 class Declared:
     """One agent of ``hermes_agents``, checked and complete.
 
-    :param purge: of an agent that is absent nothing is to be left
+    :param purge: when the agent is absent, remove all of it, including its home
     """
 
     description: Description
@@ -179,16 +179,16 @@ class Declared:
 
     @classmethod
     def from_plain(cls, value: Any, where: str) -> Declared:
-        """:raises OpsError: *value* is something else"""
+        """:raises OpsError: *value* is malformed"""
         value = dict(value)
         gateway, purge = value.pop("gateway", None), value.pop("purge", False)
-        # Said once more for those that only read the JSON.
+        # `to_plain` repeats these for readers of the JSON; they are also in `gateway`.
         for name in ("state", "home"):
             value.pop(name, None)
         return cls(parse(Description, value, where), Agent.from_plain(gateway, f"{where}: gateway"), purge)
 
     def to_plain(self) -> dict[str, Any]:
-        """The keys of the description, ``gateway``: the :class:`Agent`, its ``state`` and ``home``, and ``purge``."""
+        """The keys of the description, the :class:`Agent` as ``gateway``, its ``state`` and ``home``, and ``purge``."""
         agent = self.agent
         also = {"state": agent.state, "purge": self.purge, "home": agent.home, "gateway": agent.to_plain()}
         return {**plain(self.description), **also}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What of a declaration cannot work, each with the key that says so and a fix."""
+"""Checks of a declaration. Every error names the key and a fix."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_wanted(subscription: Any) -> bool:
-    """Whether a declared webhook subscription is to be there; one that is malformed is refused later."""
+    """Whether a declared webhook subscription is to exist. A malformed one counts, and is refused later."""
     return not isinstance(subscription, dict) or subscription.get("state") != "absent"
 
 
@@ -64,7 +64,7 @@ def name_of(declared: dict[str, Any], number: int, where: str) -> str:
         )
     if name == PROFILES_DIRECTORY:
         raise OpsError(
-            f"entry {number} has the name {name!r}, by which Hermes knows the directory of its profiles",
+            f"entry {number} has the name {name!r}, which Hermes uses for the directory of its profiles",
             where=where,
             fix="use another name",
         )
@@ -72,20 +72,20 @@ def name_of(declared: dict[str, Any], number: int, where: str) -> str:
 
 
 def home_of(declared: dict[str, Any], directory: str, data_dir: str, where: str) -> str:
-    """The agent's HERMES_HOME: below *directory*, or the declared one, which is adopted."""
+    """The agent's HERMES_HOME: the declared one, which is adopted, else one below *directory*."""
     if "home" not in declared:
         return f"{directory}/.hermes"
     home = declared["home"].rstrip("/")
     check_path(home, f"{where}: home")
     if f"{data_dir}/".startswith(f"{home}/"):
         raise OpsError(
-            f"{home} holds hermes_data_dir ({data_dir}), which is root's",
+            f"{home} holds hermes_data_dir ({data_dir}), which belongs to root",
             where=f"{where}: home",
             fix="declare another hermes_data_dir",
         )
     parents = home.split("/")[:-1]
     if ".hermes" in parents and parents[-1] != PROFILES_DIRECTORY:
-        # With HERMES_HOME below its user's ~/.hermes Hermes takes the latter, unless it is a profile's directory.
+        # When HERMES_HOME lies below its user's ~/.hermes and is not a profile, Hermes uses ~/.hermes instead.
         raise OpsError(
             f"{home} lies in another home of Hermes, which Hermes would use instead",
             where=f"{where}: home",
@@ -107,7 +107,7 @@ def user_of(declared: dict[str, Any], where: str) -> str:
                 fix="declare user",
             )
         raise OpsError(
-            f"{user[:40]!r} is no name of a user",
+            f"{user[:40]!r} is not a valid user name",
             where=f"{where}: user",
             fix="use at most 32 lower-case letters, digits, '-' and '_', starting with a letter or '_'; "
             "the text for USER.md is declared as user_profile",
@@ -116,9 +116,9 @@ def user_of(declared: dict[str, Any], where: str) -> str:
 
 
 def server_of(declared: dict[str, Any], default: Server, is_checked: bool, where: str) -> Server:
-    """The server that is declared as *declared*, on top of *default*.
+    """The server with the fields of *declared*, and of *default* for the rest.
 
-    :param is_checked: whether its port has to be one
+    :param is_checked: whether its port must be valid
     """
     server = replace(default, **declared)
     if server.enabled and is_checked:
@@ -138,13 +138,13 @@ def _check_port(port: int, is_declared: bool, where: str) -> None:
 
 
 def env_texts(declared: dict[str, Any], table: str, where: str) -> dict[str, str]:
-    """The variables in the table *table* (``settings``, ``secrets``), as they stand in ``.env``."""
+    """The variables in the table *table* (``settings`` or ``secrets``), as text for ``.env``."""
     return {key: _env_text(key, value, f"{where}: {table}") for key, value in declared.get(table, {}).items()}
 
 
 def _env_text(key: Any, value: Any, where: str) -> str:
     if not isinstance(key, str) or not ENV_NAME.fullmatch(key):
-        raise OpsError(f"{key!r} is no name for a variable", where=where, fix="use letters, digits and '_'")
+        raise OpsError(f"{key!r} is not a valid variable name", where=where, fix="use letters, digits and '_'")
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (str, int, float)):
@@ -154,11 +154,11 @@ def _env_text(key: Any, value: Any, where: str) -> str:
 
 
 def check_value(name: str, value: object, where: str) -> None:
-    """:raises OpsError: when Hermes could not read *value* as it is; the value is not part of the message"""
+    """:raises OpsError: when Hermes could not read *value* unchanged; the message does not quote the value"""
     if not isinstance(value, str):
         raise OpsError(f"is {type(value).__name__}, not a string", where=where, fix="put it into quotes")
     if "\0" in value:
-        raise OpsError("holds a NUL, which no environment variable can", where=where, fix="remove it")
+        raise OpsError("holds a NUL, which no environment variable can hold", where=where, fix="remove it")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -172,7 +172,7 @@ def check_value(name: str, value: object, where: str) -> None:
 
 
 def check_texts(declared: dict[str, Any], where: str) -> None:
-    """What Hermes would cut off."""
+    """:raises OpsError: when Hermes would cut a text off"""
     for key, file in (("user_profile", "memories/USER.md"), ("memory", "memories/MEMORY.md")):
         if len(declared.get(key, "")) > MEMORY_LIMITS[file]:
             raise OpsError(
@@ -245,7 +245,7 @@ def check_subscription(subscription: Mapping[str, Any], where: str) -> None:
     name = subscription["name"]
     if not SUBSCRIPTION_NAME.fullmatch(name):
         raise OpsError(
-            f"{name!r} is no name of a webhook",
+            f"{name!r} is not a valid webhook name",
             where=where,
             fix="use lower-case letters, digits, hyphens and underscores, beginning with a letter or digit",
         )
@@ -254,14 +254,14 @@ def check_subscription(subscription: Mapping[str, Any], where: str) -> None:
             "has an empty secret, which the gateway refuses", where=where, fix="leave it out to have one generated"
         )
     if subscription.get("deliver_only") and subscription.get("deliver") in (None, "log"):
-        # One such route keeps the whole webhook platform from starting.
+        # With one such route the whole webhook platform does not start.
         raise OpsError(
             "is deliver_only without a target to deliver to",
             where=where,
             fix="set deliver to a platform, for example telegram",
         )
     if not isinstance(subscription.get("filters"), (dict, list, type(None))):
-        raise OpsError("has filters that are no list", where=where, fix="write a list of mappings")
+        raise OpsError("has filters that are not a list or mapping", where=where, fix="write a list of mappings")
 
 
 def check_config(config: dict[str, Any], where: str) -> None:
@@ -269,11 +269,11 @@ def check_config(config: dict[str, Any], where: str) -> None:
         found: Any = config
         for depth, name in enumerate(path):
             if not isinstance(found, dict):
-                # It would take away what belongs to the place.
+                # A value here would replace the mapping that holds the key of *place*.
                 raise OpsError(
                     "must be a mapping",
                     where=f"{where}: config{_dotted(path[:depth])}",
-                    fix=f"leave it out, or write a mapping: {place} lies in it",
+                    fix=f"leave it out, or write a mapping: {place} sets a key in it",
                 )
             if name not in found:
                 break
@@ -317,7 +317,7 @@ def sandbox_of(declared: dict[str, Any], where: str) -> Sandbox:
 
 
 def check_across(resolved: dict[str, Declared], where: str) -> None:
-    """What two agents must not share: a home, a port, a bot token."""
+    """:raises OpsError: when two agents share a home, a port or a bot token"""
     _check_homes(resolved, where)
     ports: dict[int, str] = {}
     tokens: dict[tuple[str, str], str] = {}
@@ -344,7 +344,7 @@ def check_across(resolved: dict[str, Declared], where: str) -> None:
 
 
 def _check_homes(resolved: dict[str, Declared], where: str) -> None:
-    """Homes lie apart, or one is a Hermes profile below another."""
+    """:raises OpsError: when a home lies in another one, unless it is a Hermes profile of that home"""
     for name, declared in resolved.items():
         for other, others in resolved.items():
             home, outer = declared.agent.home, others.agent.home

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an agent may declare, and what follows from it.
+"""Turns a declaration into complete descriptions.
 
-:func:`resolve` turns ``hermes_agents`` as a person writes it into one complete, checked description of
-every agent. It runs on the controller (filter ``resolve_agents``) and costs the host nothing.
+:func:`resolve` takes ``hermes_agents`` as a person writes it and returns one complete, checked description of every
+agent. It runs on the controller (filter ``resolve_agents``), so it costs the host nothing.
 """
 
 from __future__ import annotations
@@ -20,48 +20,48 @@ from . import checks
 from .agent import Agent, Declared, Description, HealthCheck, Placement, Server
 from .schema import AGENT_KEYS, DEFAULT_PROFILE, PROFILES_DIRECTORY, check_table, choice
 
-# Variables of versions in which all agents of a host shared a home and a user -> what is declared instead.
+# Variables of older versions, in which all agents of a host shared a home and a user -> their replacement.
 REPLACED_VARIABLES = {
     "hermes_profiles": "declare hermes_agents, a list as before: each agent gets a home and a user of its own",
     "hermes_user": "declare user for the agents in hermes_agents that an existing user is to run",
     "hermes_home": "declare home for the agent in hermes_agents that is to adopt it",
     "base_user_managed": "leave it out: a user that exists is never changed",
 }
-# A token that lets a platform connect, and the platform's name in gateway_state.json (0.19.0 gateway/config.py).
+# The token with which a platform connects -> its name in gateway_state.json (0.19.0 gateway/config.py).
 PLATFORM_TOKENS = {
     "DISCORD_BOT_TOKEN": "discord",
     "SLACK_BOT_TOKEN": "slack",
     "TELEGRAM_BOT_TOKEN": "telegram",
 }
 
-# What every agent gets unless its own ``config`` says otherwise. The unit is the supervisor, and this collection
-# the updater:
+# The configuration of every agent, unless its own ``config`` overrides it. systemd supervises the gateway and this
+# collection updates it, so Hermes must do neither.
 BASE_CONFIG: dict[str, Any] = {
     "gateway": {
-        # systemd delays restarts. Hermes' own breaker sleeps before it opens a port, which looks alive.
+        # systemd delays restarts. Hermes' own breaker would sleep before it opens a port, and look alive meanwhile.
         "respawn_storm": {"max_starts": 0},
     },
     "updates": {"check": False},
-    # Both grow for ever otherwise (docs/logs.md). Hermes removes sessions only that have ended, at its start, once a
-    # day at most; it does so by default in later versions, and keeps so many outputs of each cron job.
+    # Without limits, sessions and outputs of cron jobs grow for ever (docs/logs.md). Hermes removes only sessions that
+    # have ended, at its start, and at most once a day. Later versions prune by default and keep as many outputs a job.
     "sessions": {"auto_prune": True, "retention_days": 90},
     "cron": {
         "output_retention": 50,
-        # Jobs run in the gateway's own unit, within its sandbox and limits. By default, from 0.21.1 on, each one
-        # starts in the user's own manager, which is not there. Older versions ignore the key.
+        # Jobs run in the gateway's own unit, within its sandbox and limits. By default, from 0.21.1 on, each job
+        # starts in the user's own manager, which does not run here. Older versions ignore the key.
         "require_restart_safe_scope": False,
     },
     "security": {
-        # A gateway that installs packages into its release is another release.
+        # The gateway would install packages into its release, which must stay as it was built.
         "allow_lazy_installs": False,
-        # Downloads a binary at start.
+        # The gateway would download a binary at start.
         "tirith_enabled": False,
     },
 }
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """*base* with the leaves of *over* on top; lists are replaced as a whole. Neither argument changes."""
+    """*base* overridden by the leaves of *over*; lists are replaced as a whole. Neither argument changes."""
     merged = copy.deepcopy(base)
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
@@ -93,11 +93,11 @@ def resolve(
 
     :param agents: the list ``hermes_agents``
     :param host: the inventory's name of the host, for error messages
-    :param data_dir: absolute path of the directory below which the agents live
-    :param managed_root: directory below which the managed scope of each agent lies
-    :returns: by name, in the declared order. Secrets are in ``secrets`` and in ``webhooks[].secret`` of the description
-        and nowhere else
-    :raises OpsError: for the first thing that cannot work; names host, agent and key
+    :param data_dir: absolute path of the directory that holds the agents' directories
+    :param managed_root: directory that holds the managed scopes of the agents
+    :returns: the agents by name, in the declared order. Secrets are only in ``secrets`` and ``webhooks[].secret`` of
+        the description
+    :raises OpsError: for the first mistake; names host, agent and key
     """
     for name, path in (("hermes_data_dir", data_dir), ("hermes_managed_root", managed_root)):
         check_path(path, f"{host}: {name}")
@@ -118,19 +118,19 @@ def resolve(
 
 
 def home_arguments(home: str) -> list[str]:
-    """The arguments with which ``hermes`` uses exactly *home*, whatever ``active_profile`` in it says.
+    """The arguments with which ``hermes`` uses exactly *home*, whatever the file ``active_profile`` in it says.
 
-    The profile is always named, since the file ``active_profile`` wins over a HERMES_HOME that is no directory of a
-    profile, and a ``-p`` behind the command selects a profile unless one is named before (0.18.2 and 0.19.0
-    hermes_cli/main.py: _apply_profile_override). In a HERMES_HOME below ``profiles/`` the name ``default`` would mean
-    the home above it (hermes_constants.py: get_default_hermes_root).
+    They always name the profile, for two reasons (0.18.2 and 0.19.0 hermes_cli/main.py: _apply_profile_override): the
+    file ``active_profile`` wins over a HERMES_HOME that is not the directory of a profile, and a ``-p`` after the
+    command selects a profile unless one was named before. For a HERMES_HOME below ``profiles/`` the name is that of its
+    directory: ``default`` would select the home above (hermes_constants.py: get_default_hermes_root).
     """
     above, name = os.path.split(os.path.normpath(home))
     return ["--profile", name if os.path.basename(above) == PROFILES_DIRECTORY else "default"]
 
 
 def refuse_replaced(variables: Collection[str], host: str) -> None:
-    """:raises OpsError: when one of the names in *variables* is that of a variable of earlier versions"""
+    """:raises OpsError: when *variables* holds the name of a variable of older versions"""
     for name, fix in REPLACED_VARIABLES.items():
         if name in variables:
             raise OpsError("is not used any more", where=f"{host}: {name}", fix=f"{fix}; see docs/agents.md")
@@ -155,7 +155,7 @@ def _placement(declared: dict[str, Any], state: str, where: str, data_dir: str, 
     name = declared["name"]
     directory = f"{data_dir.rstrip('/')}/agents/{name}"
     wanted = any(checks.is_wanted(subscription) for subscription in declared.get("webhooks", []))
-    # Only the default agent has ports without declaring them.
+    # Only the default agent has default ports.
     ports = {"api": 8642, "webhook": 8644} if name == DEFAULT_PROFILE else {"api": 0, "webhook": 0}
     enabled = {"api": True, "webhook": "webhook" in declared or wanted}
     servers = {
@@ -198,7 +198,7 @@ def _description(declared: dict[str, Any], placement: Placement, drain: int, whe
 
 
 def _settings(declared: dict[str, Any], api: Server, secrets: dict[str, str], where: str) -> dict[str, str]:
-    """What is not secret of ``.env``."""
+    """The variables of ``.env`` that are not secret."""
     settings = checks.env_texts(declared, "settings", where)
     checks.check_env(settings, secrets, where)
     settings["API_SERVER_ENABLED"] = str(api.enabled).lower()
@@ -219,7 +219,7 @@ def _config(declared: dict[str, Any], webhook: Server, drain: int, where: str) -
 
 
 def _health(declared: dict[str, Any], placement: Placement, description: Description, where: str) -> HealthCheck:
-    """What tells that the agent is healthy."""
+    """The conditions under which the agent counts as healthy."""
     secrets = description.secrets
     connecting = sorted({platform for token, platform in PLATFORM_TOKENS.items() if secrets.get(token)})
     platforms = list(declared.get("platforms", connecting))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The schema of a declaration: which keys there are and what type each one has, and the names that count."""
+"""The schema of a declaration: its keys, their types, and the names and values that are accepted."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 
 from ..system.errors import OpsError
 
-# The agent that is meant where several are declared and none is named.
+# The agent that a command uses when several are declared and none is named.
 DEFAULT_PROFILE = "default"
 
-# Characters; Hermes cuts what is longer (0.19.0, documented limits of the memory tool).
+# Characters; Hermes cuts longer files (0.19.0, documented limits of the memory tool).
 MEMORY_LIMITS = {"memories/USER.md": 1375, "memories/MEMORY.md": 2200}
-# Part of a unit's name, a path and, unless one is declared, a user's name.
+# The name becomes a part of the unit's name, of paths and, unless a user is declared, of the user's name.
 AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-# Hermes takes a home for a profile of another one when its parent directory has this name (0.18.2 and 0.19.0
-# hermes_cli/main.py: _apply_profile_override, hermes_constants.py: get_default_hermes_root).
+# When the parent directory of a home has this name, Hermes treats the home as a profile of another home (0.18.2 and
+# 0.19.0 hermes_cli/main.py: _apply_profile_override, hermes_constants.py: get_default_hermes_root).
 PROFILES_DIRECTORY = "profiles"
-# What useradd(8) of Debian and Ubuntu accepts; a longer name does not fit into utmp.
+# The names that useradd(8) of Debian and Ubuntu accepts; a longer name does not fit into utmp.
 USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 USER_PREFIX = "hermes-"
 # 0.19.0 gateway/platforms/api_server.py and hermes_cli/auth.py: has_usable_secret(min_length=16).
@@ -42,12 +42,12 @@ PLACEHOLDER_SECRETS = frozenset(
         "your_api_key_here",
     }
 )
-# What `hermes webhook subscribe` accepts as a name (0.18.2 and 0.19.0 hermes_cli/webhook.py).
+# The names that `hermes webhook subscribe` accepts (0.18.2 and 0.19.0 hermes_cli/webhook.py).
 SUBSCRIPTION_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-# 0.19.0 gateway/platforms/webhook.py: this value switches the signature check off.
+# This secret switches the signature check off (0.19.0 gateway/platforms/webhook.py).
 UNSIGNED_WEBHOOK = "INSECURE_NO_AUTH"
 
-# Keys of config.yaml that have a place of their own in the declaration.
+# Keys of config.yaml that must not be declared in ``config`` -> the key of the declaration to use instead.
 OWNED_CONFIG = {
     ("platforms", "api_server", "enabled"): "api.enabled",
     ("platforms", "api_server", "extra", "host"): "api.host",
@@ -58,7 +58,7 @@ OWNED_CONFIG = {
     ("platforms", "webhook", "extra", "port"): "webhook.port",
     ("agent", "restart_drain_timeout"): "drain",
 }
-# The same in .env.
+# The same for variables of .env.
 OWNED_ENV = {
     "API_SERVER_ENABLED": "api.enabled",
     "API_SERVER_HOST": "api.host",
@@ -67,16 +67,16 @@ OWNED_ENV = {
     "WEBHOOK_PORT": "webhook.port",
 }
 
-# Hermes strips what is not ASCII from values of these names (0.18.2 and 0.19.0 hermes_cli/env_loader.py).
+# Hermes strips non-ASCII characters from variables with these endings (0.18.2 and 0.19.0 hermes_cli/env_loader.py).
 CREDENTIAL_SUFFIXES = ("_API_KEY", "_TOKEN", "_SECRET", "_KEY")
-# Where the gateway expands references; not below `platforms` (0.18.2 and 0.19.0).
+# Keys below which the gateway expands references; `platforms` is not one of them (0.18.2 and 0.19.0).
 EXPANDED_CONFIG = ("custom_providers", "mcp_servers", "model")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-# What a sandbox opens on request; what each door lifts is the supervisor's to know.
+# The parts of a sandbox that can be opened. The package `supervise` defines what each one lifts.
 DOORS = ("browser", "devices", "home", "metadata", "sudo", "system", "user_manager")
 
-# systemd.resource-control(5); a value it does not know is no limit, without an error.
+# Forms that systemd.resource-control(5) accepts. systemd ignores other values without an error, so they limit nothing.
 LIMITS = {
     "memory": (
         re.compile(r"[1-9]\d*[KMGT]?|([1-9]\d?|100)%|infinity", re.ASCII),
@@ -86,7 +86,7 @@ LIMITS = {
     "tasks": (re.compile(r"[1-9]\d*", re.ASCII), "write 1 or more"),
 }
 
-# The tables below are the schema: name -> type. A dict as type is a nested table, _TEXTS a list of text.
+# The tables below are the schema: name -> type. A dict as type is a nested table, _TEXTS is a list of text.
 _TEXTS = [str]
 _API = {"enabled": bool, "host": str, "port": int}
 _WEBHOOK = {"enabled": bool, "host": str, "port": int}
@@ -135,7 +135,7 @@ _TYPE_NAMES = {bool: "true or false", dict: "a mapping", int: "a whole number", 
 
 
 def check_table(declared: dict[str, Any], table: dict[str, Any], where: str, prefix: str = "") -> None:
-    """:raises OpsError: when *declared* has a key that *table* does not know, or a value of another type"""
+    """:raises OpsError: when *declared* has a key that is not in *table*, or a value of another type"""
     for key, value in declared.items():
         if key not in table:
             close = difflib.get_close_matches(str(key), list(table), n=1)
@@ -146,7 +146,7 @@ def check_table(declared: dict[str, Any], table: dict[str, Any], where: str, pre
             )
         expected = table[key]
         kind = expected if isinstance(expected, type) else type(expected)
-        # A bool is an int to Python, but not to a reader.
+        # In Python a bool is an int, but it is not accepted for one here.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise OpsError(
                 f"must be {_TYPE_NAMES[kind]}, not {type(value).__name__}",
@@ -162,7 +162,10 @@ def check_table(declared: dict[str, Any], table: dict[str, Any], where: str, pre
 
 
 def choice(declared: dict[str, Any], key: str, choices: tuple[str, ...], where: str) -> str:
-    """What *declared* says for *key*: one of *choices*, or else the first of them."""
+    """The value of *key* in *declared*; without one, the first of *choices*.
+
+    :raises OpsError: the value is not one of *choices*
+    """
     value = declared.get(key, choices[0])
     if value not in choices:
         raise OpsError(f"is {value!r}", where=f"{where}: {key}", fix="use one of: " + ", ".join(choices))

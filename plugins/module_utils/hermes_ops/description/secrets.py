@@ -1,14 +1,14 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is a secret, by its name, its look or its place: in what is declared, and in text that others wrote.
+"""Recognises secrets by name, form or place, in declarations and in text that others wrote.
 
-Two questions are asked of a value. *Is it a secret?* decides whether a declaration is refused, so it must not be wrong
-about plain values (:func:`is_secret`). *May it be one?* decides whether it is shown, so it must not be wrong about
-secrets (:func:`may_be_secret`, :func:`shown`, :func:`redact_text`).
+There are two questions. *Is it a secret?* decides whether a declaration is refused, so plain values must not be taken
+for secrets (:func:`is_secret`). *May it be one?* decides whether a value is shown, so no secret may be missed
+(:func:`may_be_secret`, :func:`shown`, :func:`redact_text`).
 
-Every pattern here takes time in proportion to the text: agents write what it is used on. A part that repeats begins
-where nothing like it stands before (a lookbehind), or is bounded.
+Every pattern here must run in linear time, because agents write the text that it is applied to. So a repetition is
+either bounded, or begins only where no character of its kind precedes it (a lookbehind).
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from ..system.text import printable
 
 Path = tuple[Any, ...]
 
-# The last words of a name whose value is a secret.
+# Names with these last words have a secret as value.
 _SECRET_NAME = re.compile(
     r"(^|_)(api_?keys?|authorization|cookies?|credentials?|key|pass|passphrase|passwd|passwords?|pwd|secrets?|token)$"
 )
-# Names whose value may be a secret, or a word that is none: `auth: oauth`.
+# Names whose value may be a secret or a plain word, as in `auth: oauth`.
 _PRIVATE_NAME = re.compile(
     r"(^|_)(auth|connection_string|dsn|j?sessionid|jwt|mnemonic|otp|phpsessid|pin|private|sig|signature"
     r"|(web)?hook(_url)?)$"
 )
-# Anywhere in a name (SLACK_TOKEN_PROD, password_hash), unless its last word says what else it is.
+# Words that mark a secret anywhere in a name (SLACK_TOKEN_PROD, password_hash), unless its last word is a harmless one.
 _SECRET_WORD = re.compile(r"(^|_)(apikey|api_key|credentials?|passphrase|passwd|password|secret|token)_")
 _HARMLESS_WORD = re.compile(
     r"_(at|budget|count|dir|endpoint|env|expiry|expires|file|id|in|length|limit|name|path|ttl|type|uri|url|usage|used)$"
 )
-# Characters of a name that are looked at.
+# Characters at the end of a name that are examined.
 _NAME_LENGTH = 128
-# Below these everything may be one: an MCP server's environment, the headers of a request.
+# Any text below these keys may be a secret: the environment of an MCP server, the headers of a request.
 SECRET_PARENTS = frozenset({"env", "headers", "extra_headers"})
 
-# Tokens that tell by their first characters whose they are.
+# Tokens with a known form, by issuer.
 _TOKEN = "|".join(
     (
-        r"sk-[\w-]{16,}",  # OpenAI and those like it
+        r"sk-[\w-]{16,}",  # OpenAI and compatible services
         r"[rs]k_(?:live|test)_\w{10,}",  # Stripe
         r"whsec_[\w+/=]{16,}",
         r"xox[a-z]-[\w-]{10,}|xapp-[\w-]{10,}",  # Slack
@@ -52,7 +52,7 @@ _TOKEN = "|".join(
         r"gl(?:pat|ptt|dt|rt|cbt)-[\w-]{16,}",
         r"A[KS]IA[A-Z0-9]{12,}",  # AWS
         r"AIza[\w-]{30,}|ya29\.[\w-]{10,}|GOCSPX-[\w-]{6,}",  # Google
-        r"hf_\w{20,}|r8_\w{20,}|gsk_\w{20,}|xai-[\w-]{20,}|pplx-\w{20,}|tvly-[\w-]{16,}",  # of models and searches
+        r"hf_\w{20,}|r8_\w{20,}|gsk_\w{20,}|xai-[\w-]{20,}|pplx-\w{20,}|tvly-[\w-]{16,}",  # model and search services
         r"npm_\w{30,}|pypi-[\w-]{30,}",
         r"do[opr]_v1_\w{30,}|hv[sb]\.[\w-]{20,}|tskey-[\w-]{10,}|SG\.[\w-]{16,}|ntn_\w{20,}|shp(?:at|ss)_\w{20,}",
         r"AGE-SECRET-KEY-1\w{20,}",
@@ -64,24 +64,24 @@ _TOKEN = "|".join(
 _SECRET_VALUE = re.compile(
     rf"(?:{_TOKEN}|-----BEGIN [A-Z ]*PRIVATE KEY|Bearer\s+\S{{8,}}$|Basic\s+(?=\S*[A-Z\d=])[A-Za-z\d+/]{{8,}}=*$)"
 )
-# A password in a URL, or, to HTTP, a user without one: a token.
+# A password in a URL; in an HTTP URL also a user without a password, which is a token.
 _URL_CREDENTIALS = re.compile(r"://[^/\s:@]*:[^/\s]+@|https?://[^/\s:@]+@", re.I)
-# Addresses that are the whole secret: who knows them may post. The prefix that may be shown.
+# URLs that are secret as a whole, because anybody who knows them can post. The match is the prefix that may be shown.
 _HOOK_URL = re.compile(
     r"(?:(?:hooks?\.[\w.-]+|[\w.-]+\.webhook\.office\.com|outlook\.office(?:365)?\.com/webhook"
     r"|[\w.-]+\.logic\.azure\.com(?::443)?|(?:[\w-]+\.)?discord(?:app)?\.com/api/(?:v\d+/)?webhooks"
     r"|chat\.googleapis\.com/v1/spaces|hc-ping\.com|maker\.ifttt\.com)/|api\.telegram\.org/(?:file/)?bot)(?=.)",
     re.I,
 )
-# What stands for a secret: a variable as Hermes' config (${NAME}) and its MCP servers (${env:NAME}) expand it, an
-# item of 1Password (0.18.2 and 0.19.0).
+# References to a secret: a variable, as Hermes expands it in its config (${NAME}) and for MCP servers (${env:NAME}),
+# or an item of 1Password (0.18.2 and 0.19.0).
 REFERENCE = re.compile(r"\$\{(env:)?[A-Za-z_][A-Za-z0-9_]*\}|^op://.*$")
-# An option of a command, which may name what follows it in a list of arguments.
+# An option of a command, which may name the next value in a list of arguments.
 _OPTION = re.compile(r"--?([A-Za-z][\w-]*)")
 _OPTION_VALUE = re.compile(r"--?([A-Za-z][\w-]*)=(.+)", re.S)
 
 
-# Names and looks
+# Names and forms
 
 
 def names_secret(name: str) -> bool:
@@ -103,7 +103,7 @@ def _is_no_word(value: str) -> bool:
 
 
 def _words(name: str) -> str:
-    """*name* in lower case, its words joined by ``_``, without a number at its end."""
+    """*name* in lower case, its words joined by ``_``, without leading or trailing digits."""
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name[-_NAME_LENGTH:])
     return re.sub(r"[\W_]+", "_", apart).lower().rstrip("_0123456789").lstrip("_0123456789")
 
@@ -117,12 +117,12 @@ def _looks_secret(text: str) -> bool:
 
 
 def is_secret(path: Path, value: Any, before: Any = None) -> bool:
-    """Whether the scalar *value* at *path* of a config is a secret, by its name or its look.
+    """Whether the scalar *value* at *path* of a config is a secret, by its name or its form.
 
-    One that holds a ``${REFERENCE}`` is none, unless what stands beside the reference looks like one.
+    A value with a ``${REFERENCE}`` is not, unless the text around the reference has the form of a secret.
 
-    :param path: names, and numbers for the places in lists
-    :param before: what stands before it in its list
+    :param path: names, and numbers for positions in lists
+    :param before: the element before it in its list
     """
     if value is None or isinstance(value, bool):
         return False
@@ -136,7 +136,7 @@ def is_secret(path: Path, value: Any, before: Any = None) -> bool:
 
 
 def may_be_secret(path: Path, value: Any, before: Any = None) -> bool:
-    """Whether *value* must not be shown: a secret, or any text below a key like ``env`` that is no reference."""
+    """Whether *value* must not be shown: it may be a secret, or is text below a key like ``env`` and no reference."""
     if is_secret(path, value, before):
         return True
     if value is None or isinstance(value, bool) or str(value) == "" or REFERENCE.sub("", str(value)) != str(value):
@@ -146,31 +146,34 @@ def may_be_secret(path: Path, value: Any, before: Any = None) -> bool:
 
 
 def _name_of(path: Path, before: Any) -> str:
-    """What names the value at *path*: the option before it, its key, or the list that it is in."""
+    """The name of the value at *path*: that of the option before it, its key, or the key of its list."""
     option = _OPTION.fullmatch(before) if isinstance(before, str) else None
     if option:
         return option[1]
     names = [part for part in path if isinstance(part, str)]
     if not names:
         return ""
-    # An element of `tokens` is a token; `max_tokens` itself is none.
+    # An element of `tokens` is a token, but the value of `max_tokens` is not.
     return names[-1] if path[-1] == names[-1] else names[-1].rstrip("s")
 
 
 def is_secret_setting(name: str, value: str) -> bool:
-    """Whether the variable *name* must not be shown with this *value*. Nothing in ``.env`` is a reference."""
+    """Whether the variable *name* of ``.env`` must not be shown with this *value*.
+
+    A name of a secret decides, even if the value is a reference.
+    """
     return bool(value) and (names_secret(name) or is_secret((name,), value))
 
 
 def secret_paths(value: Any, path: Path = ()) -> Iterator[Path]:
-    """Where in *value* secrets stand, within lists too."""
+    """The paths of secrets in *value*, also within lists."""
     for where, part, before in leaves_of(value, path):
         if is_secret(where, part, before):
             yield where
 
 
 def leaves_of(value: Any, path: Path = (), before: Any = None) -> Iterator[tuple[Path, Any, Any]]:
-    """The scalars of a tree: path, value, and what stands before it in its list."""
+    """The scalars of a tree: path, value, and the element before it in its list."""
     if isinstance(value, dict):
         for name, part in value.items():
             yield from leaves_of(part, (*path, str(name)))
@@ -182,7 +185,7 @@ def leaves_of(value: Any, path: Path = (), before: Any = None) -> Iterator[tuple
 
 
 def shown(path: Path, value: Any, before: Any = None) -> Any:
-    """*value*, a scalar or a tree, as it may be shown: with every secret hidden, within longer text too."""
+    """*value*, a scalar or a tree, with every secret hidden, also within longer text."""
     if isinstance(value, dict):
         return {name: shown((*path, str(name)), part) for name, part in value.items()}
     if isinstance(value, list):
@@ -198,24 +201,24 @@ def shown(path: Path, value: Any, before: Any = None) -> Any:
 
 
 def redact_text(text: str, limit: int | None = None) -> str:
-    """*text* that others wrote, as it may be shown, sent and stored: no secrets by name or look, printable, bounded.
+    """*text* from others, made safe to show, send and store: printable, bounded, without recognisable secrets.
 
-    It knows no secret of the host: it cannot hide what has neither a name nor a look.
+    It does not know the host's secrets. A secret that neither its name nor its form gives away is not hidden.
 
-    :param limit: characters of the result at most
+    :param limit: maximum length of the result, in characters
     """
     text = printable(without_secrets(text))
     return text if limit is None or len(text) <= limit else text[: max(0, limit - 1)] + "…"
 
 
-# Colours, and characters that nobody sees.
+# Colour codes and invisible characters.
 _UNSEEN = re.compile("\x1b\\[[\\d;]*[A-Za-z]|[\u00ad\u200b\u2060\ufeff]")
 _SPACE = r"(?:[ +]|%20)"
 _PEM_BEGIN = re.compile(
     rf"-----BEGIN{_SPACE}(?:[A-Z0-9]{{1,20}}{_SPACE}){{0,3}}PRIVATE{_SPACE}KEY(?:{_SPACE}BLOCK)?-----"
 )
 _PEM_END = re.compile(rf"-----END{_SPACE}(?:[A-Z0-9]{{1,20}}{_SPACE}){{0,3}}PRIVATE{_SPACE}KEY(?:{_SPACE}BLOCK)?-----")
-# Characters within which a key ends. Without its end, lines that end in base64 are taken for more of it.
+# Characters within which a key must end. If its end is missing, following lines that end in base64 count as part of it.
 _PEM_LENGTH = 16384
 _PEM_LINE = re.compile(
     r"[^\n]{0,200}?(?:[A-Za-z0-9+/]{16,}={0,2}|(?<![^\s:])[A-Za-z0-9+/]{1,16}={1,2})[^\S\n]*(?:\n|\Z)"
@@ -224,7 +227,7 @@ _URL = re.compile(r":(?:\\*/){2}((?:[^\s\"'<>\\`]+|\\+/)+)")
 _AUTHORIZATION = re.compile(
     r"\b((?i:bearer)\s+(?!\$\{)[^\s\"'\\]{8,}|(?i:basic)\s+(?=[^\s\"']*[A-Z\d=])[A-Za-z\d+/]{8,}=*)"
 )
-# A name, in quotes perhaps, and what stands between it and its value.
+# A name, perhaps in quotes, with the characters between it and its value.
 _ASSIGNMENT = re.compile(
     r"(?<![\w.-])([\w.-]+)(?:\\*[\"'`]|%2[27])?\s*"
     r"(?:=>|[:=：＝]=?|%3[ADad]|\((?=\\*[\"'`])|(?<=[\"'`]),\s*b?(?=\\*[\"'`]))[^\S\n]*"
@@ -243,29 +246,29 @@ _WRITTEN = re.compile(
 )
 _QUERY_CODE = re.compile(r"([?&]code=)[^&\s\"'<>\\]+")
 _QUOTE = re.compile(r"\\*[\"'`]|%2[27]")
-# Behind a closing quote. Anything else says that the value goes on: 'it''s', 'it'"'"'s'.
+# Text that may follow a closing quote. After anything else the value goes on: 'it''s', 'it'"'"'s'.
 _AFTER_QUOTE = re.compile(r"\\*[\"'`]?(?:[\s,;:)\]}>&|<.]|\\+[nrt\"']|\Z)")
 _WORD = re.compile(r"[^\s\"'`]+")
-# Characters of a value or line that are looked at.
+# Characters of a value or line that are examined.
 _VALUE_LENGTH = 65536
 _LINE_START = re.compile(r"(?:\A|\n)[ \t]*(?:-[ \t]+|export[ \t]+)?\Z")
-# Values that say that there is none.
+# Placeholders that stand for no secret.
 _NOTHING = re.compile(
     r"(?:null|none|nil|true|false|\*+|…|\$\{(?:env:)?\w+\})[,;)\]}.]*|\(secret\).*|[,;)\]}|>&]+", re.I
 )
 _HEADERS = ("authorization", "cookie")
 _TOKEN_IN_TEXT = re.compile(rf"(?<![A-Za-z0-9])(?:{_TOKEN})")
-# 40 random characters and more. Checksums, in lower-case hexadecimal, are none.
+# Words of at least 40 characters that may be random; `_is_random` rules out checksums in lower-case hexadecimal.
 _RANDOM = re.compile(r"(?<![\w+/.-])[\w+/-]{40,}={0,2}(?![\w+/.-])", re.A)
 
 
 def named_values(text: str) -> Iterator[str]:
-    """What in *text* has the name of a secret: the values that :func:`redact_text` hides for their name."""
+    """The values in *text* that :func:`redact_text` hides because of their name."""
     return (text[start:end].strip() for start, end in _named(text))
 
 
 def without_secrets(text: str) -> str:
-    """*text* without what is a secret by its name, its look, or its place in a URL; control characters stay."""
+    """*text* without secrets, recognised by name, form or place in a URL; control characters stay."""
     text = _UNSEEN.sub("", text)
     text = "".join(_without_keys(text))
     text = _URL.sub(_safe_url, text)
@@ -279,7 +282,7 @@ def without_secrets(text: str) -> str:
 
 
 def _without_keys(text: str) -> Iterator[str]:
-    """The pieces of *text* without private keys, also where each line has a prefix, or the end is missing."""
+    """The pieces of *text* without private keys, even if each line has a prefix or the end is missing."""
     position = 0
     while begin := _PEM_BEGIN.search(text, position):
         yield text[position : begin.start()]
@@ -297,7 +300,7 @@ def _without_keys(text: str) -> Iterator[str]:
 
 
 def _safe_url(match: re.Match[str]) -> str:
-    """A URL without user and password, and of one that is a secret as a whole, where it leads to."""
+    """A URL without credentials; of a URL that is secret as a whole, only the prefix that may be shown."""
     rest = match[1].replace("\\", "")
     before, colon, after = rest.partition("/")[0].partition(":")
     place = after if "@" not in before else ""
@@ -315,7 +318,7 @@ def _safe_url(match: re.Match[str]) -> str:
 
 
 def _without_named(text: str) -> Iterator[str]:
-    """The pieces of *text* without the values of what has the name of a secret."""
+    """The pieces of *text* without the values whose name is that of a secret."""
     position = 0
     for start, end in sorted(_named(text)):
         if start >= position:
@@ -326,12 +329,12 @@ def _without_named(text: str) -> Iterator[str]:
 
 
 def _named(text: str) -> Iterator[tuple[int, int]]:
-    """Where in *text* the values stand of what has the name of a secret."""
+    """Start and end of each value in *text* whose name is that of a secret."""
     yield from _blocks(text)
     for pattern in (_ASSIGNMENT, _ARGUMENT, _ELEMENT):
         taken = 0
         for found in pattern.finditer(text):
-            # What begins within a value ends with it.
+            # A name within the previous value does not count: that value is hidden as a whole.
             if found.end() < taken or not _may_name_secret(found[1], HIDDEN):
                 continue
             start, end = _value_at(text, found.end(), found if pattern is _ASSIGNMENT else None)
@@ -341,7 +344,7 @@ def _named(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _blocks(text: str) -> Iterator[tuple[int, int]]:
-    """Where the values of YAML stand that begin on the line below their key."""
+    """Start and end of each YAML value that begins on the line below its key."""
     for found in _BLOCK.finditer(text):
         if not names_secret(found[2]):
             continue
@@ -349,7 +352,7 @@ def _blocks(text: str) -> Iterator[tuple[int, int]]:
         while end < len(text):
             line = text[end : _end_of_line(text, end)]
             is_deeper = line.startswith(found[1]) and line[len(found[1]) :][:1] in (" ", "\t")
-            # Without `|` or `>` it may be a mapping.
+            # Without `|` or `>` the lines below the key may be a mapping or a list.
             if not is_deeper or (not found[3] and re.match(r"\s*(?:-\s|[\"']?[\w.-]+[\"']?:(?:\s|\Z))", line)):
                 break
             end += len(line) + 1
@@ -358,9 +361,9 @@ def _blocks(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _value_at(text: str, start: int, name: re.Match[str] | None = None) -> tuple[int, int]:
-    """Where the value begins and ends that stands at *start*; empty where there is none.
+    """Start and end of the value at *start*; both are equal when there is none.
 
-    :param name: of an assignment. At the beginning of a line its value is all of the line, as that of a header is
+    :param name: the match of an assignment. If it begins a line or names a header, its value is the rest of the line
     """
     quote = _QUOTE.match(text, start)
     if quote:
@@ -383,7 +386,7 @@ def _value_at(text: str, start: int, name: re.Match[str] | None = None) -> tuple
 
 
 def _closing(text: str, start: int, quote: str) -> int:
-    """Where the text in quotes ends that begins at *start*; the end of the line when they are never closed."""
+    """The end of the quoted text at *start*; the end of the line when the quote is never closed."""
     end_of_line, depth = _end_of_line(text, start), len(quote) - 1
     position = text.find(quote[-1], start, end_of_line)
     while position >= 0:
@@ -402,7 +405,7 @@ def _end_of_line(text: str, start: int) -> int:
 
 
 def _is_random(word: str) -> bool:
-    """Whether *word* is one that nobody made up: no path, no name, no checksum."""
+    """Whether *word* looks random: it is not a path, a name or a checksum."""
     digits = sum(character.isdigit() for character in word)
     upper = sum(character.isupper() for character in word)
     return (

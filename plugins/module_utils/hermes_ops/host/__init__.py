@@ -1,4 +1,4 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host has, beside its agents: what it was converged as, jobs, logs, the kit itself."""
+"""A host, apart from its agents: how it was converged, its jobs, logs, and the kit itself."""

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The journal, shipped off the host by systemd-journal-upload to a receiver that the host cannot change.
+"""Ship the journal off the host with systemd-journal-upload, to a receiver that the host cannot change.
 
-The unit is the Debian package's own; what is ours are drop-ins. As packaged (systemd 252) it is restarted 0.1 s after a
-failure and given up after five: a receiver that is gone for a second would end it for good.
+The unit is that of the Debian package; ours are only drop-ins. As packaged (systemd 252), the unit is restarted 0.1 s
+after a failure and given up after five failures, so a receiver that is gone for a second would stop it for good.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ TLS = "/etc/hermes-ops/audit"
 CA = f"{TLS}/ca.pem"
 CERTIFICATE = f"{TLS}/client.pem"
 KEY = f"{TLS}/client.key"
-# The unit's own user exists only while it runs; this group, in which it is, may read what it ships.
+# Owns the PEM files, and may read the journal. The unit's own user exists only while the unit runs, but is always in
+# this group.
 GROUP = "systemd-journal"
 RETRY_SECONDS = 30
 
@@ -51,18 +52,18 @@ _JOURNALD_TEXT = """\
 # Written by the Ansible collection alwayson.hermes.
 
 [Journal]
-# What was not shipped yet outlives a boot.
+# Entries that are not shipped yet survive a reboot.
 Storage=persistent
 """
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where to, and how both sides know each other.
+    """The receiver, and how both sides authenticate.
 
     :param url: of a systemd-journal-remote, e.g. ``https://logs.example.org:19532``
-    :param ca: PEM: the authority of the receiver's certificate
-    :param certificate: PEM: what the host shows the receiver
+    :param ca: PEM: the authority that signed the receiver's certificate
+    :param certificate: PEM: the certificate that the host shows the receiver
     :param key: PEM, a secret; all three are empty with ``http`` on loopback
     """
 
@@ -78,10 +79,10 @@ class Settings:
         except ValueError:
             scheme, host = "", ""
         if scheme not in ("http", "https") or not host or re.search(r"[\s%\"'\\\\]", self.url) or "@" in self.url:
-            raise OpsError(f"{self.url!r} is no URL of a receiver", where="audit_url", fix="declare https://HOST:19532")
+            raise OpsError(f"{self.url!r} is not a receiver's URL", where="audit_url", fix="declare https://HOST:19532")
         if scheme == "http" and not is_loopback(host):
             raise OpsError(
-                "would send the journal in clear over the network",
+                "would send the journal unencrypted over the network",
                 where="audit_url",
                 fix="use https, or http to a tunnel on 127.0.0.1",
             )
@@ -125,7 +126,7 @@ def plan_audit(settings: Settings, manager: Manager) -> Plan:
 
 
 def plan_no_audit(manager: Manager) -> Plan:
-    """Compare the host with one that ships nothing. systemd keeps how far it came, and would go on from there."""
+    """Compare the host with one that ships nothing. systemd keeps its position in the journal, and resumes there."""
     plan = Plan()
     plan_gone(plan, manager, UNIT, [DROP_IN, CONFIG, JOURNALD, CA, CERTIFICATE, KEY])
     if os.path.isdir(TLS):
@@ -134,7 +135,7 @@ def plan_no_audit(manager: Manager) -> Plan:
 
 
 def present() -> bool:
-    """Whether something of this is on the host."""
+    """Whether any of these files is on the host."""
     return any(map(os.path.lexists, (DROP_IN, CONFIG, JOURNALD)))
 
 

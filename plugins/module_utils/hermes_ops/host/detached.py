@@ -1,9 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A command of ``hermes-ops`` that must not end with its caller: systemd runs it, and we only watch.
+"""Run a command of ``hermes-ops`` that must outlive its caller: systemd runs it, and the caller only watches.
 
-A closed terminal, a lost connection or a killed playbook then means nothing to it; killed itself, it is begun again.
+The command survives a closed terminal, a lost connection and a killed playbook. If it is killed itself, systemd starts
+it again.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ POLL_SECONDS = 1.0
 
 
 def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> int:
-    """Run ``hermes-ops`` *arguments* as the timer would run *job*, and hand on what it says.
+    """Run ``hermes-ops`` *arguments* as the timer would run *job*, and pass on its output to *say*.
 
     :returns: its exit status
-    :raises OpsError: the same runs already, or systemd cannot run it
+    :raises OpsError: it is running already, systemd cannot start it, or it ended without an exit status
     """
     manager = Manager("system", Owner.current())
     unit = f"hermes-{job.name}-by-hand.service"
-    # Kept, after a failure, until somebody has seen it.
+    # systemd keeps a failed unit until it is reset.
     manager.call("reset-failed", unit, check=False)
     if not manager.units([unit])[unit].over:
         raise OpsError("runs already", where=unit, fix=f"wait for it: journalctl --follow --unit {unit}")
@@ -45,7 +46,7 @@ def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> 
         timeout=COMMAND_TIMEOUT,
     )
     while True:
-        # A busy systemd may not have begun with it yet.
+        # A busy systemd may not have started the unit yet.
         state = manager.units([unit])[unit]
         if state.over:
             run(["journalctl", "--sync"], timeout=COMMAND_TIMEOUT, check=False)
@@ -62,10 +63,10 @@ def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> 
 
 
 def _journal(unit: str, place: str) -> tuple[list[str], str]:
-    """What *unit* said since *place* in the journal, and the place to go on from.
+    """The lines of *unit* in the journal since *place*, and the place to continue from.
 
-    That is the option of journalctl: a time, then the cursor of a line of this unit (after the cursor of another one
-    journalctl of systemd 252 leaves out a line).
+    A place is an option of journalctl: first a time, then the cursor of a line of this unit. After the cursor of a line
+    of another unit, journalctl of systemd 252 leaves out a line.
     """
     text = run(
         ["journalctl", "--quiet", "--no-pager", "--output=cat", "--show-cursor", place, f"_SYSTEMD_UNIT={unit}"],

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host has of its own that agents need: system, packages, users, directories."""
+"""The prerequisites for agents on a host: system, packages, users, directories."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from ..system.process import run
 from .installation import HOST_FILE
 from .records import check_ops
 
-# systemd keeps a file there for each user whose manager runs without a login (loginctl(1), enable-linger).
+# systemd keeps one file here for each user whose manager runs without a login (loginctl(1), enable-linger).
 LINGER = "/var/lib/systemd/linger"
-# The comment by which a user that the role base made is known.
+# The comment in /etc/passwd that marks users made by the role base.
 COMMENT = "Hermes agent"
-# Below the ops directory, where a host kept its records when all agents shared a home and a user.
+# Below the ops directory: the records from the time when all agents shared a home and a user.
 SUPERSEDED_RECORDS = "profiles"
-# Others may pass, and neither list nor change what lies in it.
+# Others may pass through, but neither list nor change the content.
 PARENT_MODE = 0o711
 DIRECTORY_MODE = 0o700
 
 
 def look(agents: list[Agent], scope: str, data_dir: str, ops_dir: str, packages: list[str]) -> dict[str, Any]:
-    """What the role base decides by.
+    """The facts that the role base needs to decide.
 
-    :param scope: whose managers run the gateways, ``system`` or ``user``
+    :param scope: the managers that run the gateways, ``system`` or ``user``
     :param packages: names of Debian packages
     :returns: ``system``, ``missing_packages``, ``missing_users``, ``wrong_directories``, ``data_dir_owner``,
         ``linger``, ``superseded``; see the module info
@@ -49,9 +49,10 @@ def look(agents: list[Agent], scope: str, data_dir: str, ops_dir: str, packages:
 
 
 def missing_users(agents: list[Agent]) -> list[dict[str, Any]]:
-    """``name``, ``home`` and ``uid`` of the users that are to be made.
+    """``name``, ``home`` and ``uid`` of the users to make.
 
-    :returns: a uid where the agent's directory came with a data volume: its files keep their owner; otherwise None
+    :returns: the uid is None unless the agent's directory came with a data volume. Then it is the owner's, so that the
+        files keep their owner
     """
     found: dict[str, dict[str, Any]] = {}
     for agent in agents:
@@ -67,7 +68,7 @@ def _unclaimed_owner(path: str) -> int | None:
 
 
 def wrong_directories(agents: list[Agent], data_dir: str) -> list[dict[str, str]]:
-    """``path``, ``owner`` and ``mode`` of the directories that are not there, or not so."""
+    """The wanted ``path``, ``owner`` and ``mode`` of the directories that are missing or different."""
     wanted = [(data_dir, "root", PARENT_MODE), (os.path.join(data_dir, "agents"), "root", PARENT_MODE)]
     wanted += [(agent.directory, agent.user, DIRECTORY_MODE) for agent in agents]
     return [
@@ -88,12 +89,12 @@ def _is_directory(path: str, owner: str, mode: int) -> bool:
 
 
 def missing_linger(agents: list[Agent], scope: str) -> list[str]:
-    """The users whose manager has to run without a login and does not yet."""
+    """The users whose manager must run without a login and does not yet."""
     return sorted(user for user in _with_manager(agents, scope) if not os.path.exists(os.path.join(LINGER, user)))
 
 
 def needless_linger(agents: list[Agent], scope: str) -> list[str]:
-    """The users made by the role base whose manager runs without a login and need not any more."""
+    """The users made by the role base whose manager runs without a login, but no longer needs to."""
     users = {agent.user for agent in agents} - _with_manager(agents, scope)
     ours = {user for user in users if (account := _account(user)) and account.pw_gecos.split(",")[0] == COMMENT}
     return sorted(user for user in ours if os.path.exists(os.path.join(LINGER, user)))
@@ -106,7 +107,7 @@ def _with_manager(agents: list[Agent], scope: str) -> set[str]:
 
 
 def superseded(ops_dir: str) -> str | None:
-    """What shows that the host was converged when all agents still shared a home and a user."""
+    """A path that proves that the host was converged when all agents shared a home and a user; None: it was not."""
     if "hermes_home" in (read_json(HOST_FILE) or {}):
         return HOST_FILE
     if os.path.lexists(ops_dir):
@@ -119,8 +120,8 @@ def superseded(ops_dir: str) -> str | None:
 
 
 def system(path: str = "/etc/os-release") -> dict[str, Any]:
-    """``id``, ``name`` and ``version`` of os-release(5) (a system without a number has version ""), ``systemd``: it
-    was booted with systemd (sd_booted(3))."""
+    """``id``, ``name`` and ``version`` from os-release(5) (version is "" where the system has no number), and
+    ``systemd``: whether the host was booted with systemd (sd_booted(3))."""
     values = {}
     with open(path, encoding="utf-8", errors="replace") as stream:
         for line in stream:
@@ -136,11 +137,11 @@ def system(path: str = "/etc/os-release") -> dict[str, Any]:
 
 
 def missing_packages(names: list[str]) -> list[str]:
-    """Those of *names* that dpkg does not have installed; all where there is no dpkg."""
+    """The packages in *names* that are not installed; all of them where there is no dpkg."""
     if not names or not os.path.exists("/usr/bin/dpkg-query"):
         return names
     shown = "--showformat=${db:Status-Status} ${Package}\\n"
-    # It exits with 1 when it has never heard of one of them.
+    # dpkg-query exits with 1 when it does not know one of the packages.
     answer = run(["dpkg-query", "--show", shown, *names], timeout=60, check=False).stdout
     installed = {line.split()[1] for line in answer.splitlines() if line.startswith("installed ")}
     return [name for name in names if name not in installed]
@@ -159,7 +160,7 @@ def _named_owner_of(path: str) -> str | None:
 
 
 def _owner_of(path: str) -> tuple[int | None, str | None]:
-    """The owner's uid, None when *path* is not there, and name, None when nobody has that uid."""
+    """The owner's uid (None: *path* does not exist) and name (None: no user has that uid)."""
     try:
         uid = os.lstat(path).st_uid
     except OSError:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What undoes or finishes an interrupted job when the host boots."""
+"""Recover from an interrupted job when the host boots."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .installation import JOURNALS, Installation
 from .kit import COMMAND
 
 UNIT_DIRECTORY = "/etc/systemd/system"
-# Seconds that it may take.
+# Seconds for the recovery.
 TIMEOUT = 900
 
 
 class Guard:
     """A unit that exists only while a job is in progress: ``hermes-<job>-recovery.service``.
 
-    :param job: a key of :data:`JOURNALS`; ``hermes-ops <job> --recover --boot`` recovers
-    :param needs: a path, beside the journal's and the agents' homes, that has to be mounted for it
+    :param job: a key of :data:`JOURNALS`; the unit runs ``hermes-ops <job> --recover --boot``
+    :param needs: a path that must be mounted for the recovery, besides the journal and the agents' homes
     """
 
     def __init__(self, host: Installation, job: str, *, needs: str) -> None:
@@ -33,7 +33,7 @@ class Guard:
         self.link = os.path.join(UNIT_DIRECTORY, "multi-user.target.wants", name)
 
     def post(self) -> None:
-        """Have the next boot recover, should there be one before :meth:`lift`."""
+        """Install and enable the unit, so that a boot before :meth:`lift` recovers."""
         ensure_directory(os.path.dirname(self.link), mode=0o755)
         write_atomic(self.path, self.render(), mode=0o644)
         with contextlib.suppress(FileExistsError):
@@ -45,14 +45,14 @@ class Guard:
                 os.unlink(path)
 
     def _runners(self) -> list[str]:
-        """The units that start a release: gateways, or the managers of the users whose gateways they run."""
+        """The units that start a release: the gateways, or in user scope the managers of their users."""
         agents = self.host.agents
         if self.host.scope == "system":
             return [agent.unit for agent in agents]
         return sorted({f"user@{self.host.owner_of(agent).uid}.service" for agent in agents})
 
     def render(self) -> str:
-        """The unit: after the disks, before anything that runs a release."""
+        """The unit file: it starts after the disks are mounted and before anything that runs a release."""
         journal = os.path.join(self.host.ops_dir, JOURNALS[self.job])
         homes = [agent.home for agent in self.host.agents]
         return f"""\

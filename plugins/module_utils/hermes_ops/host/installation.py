@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""This host as it was last converged: what every command of ``hermes-ops`` starts from."""
+"""This host as it was last converged. Every command of ``hermes-ops`` starts from it."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from ..system.systemd import Manager
 from ..system.typed import parse
 from .records import Records, check_ops, remembered
 
-# Jobs that leave a journal until they are finished or undone; below ops_dir.
+# Jobs that keep a journal until they are finished or undone, and its path below ops_dir.
 JOURNALS = {"restore": "restore.json", "separate": "separate.json", "update": "update/journal.json"}
 # Written by the module kit; names and paths only.
 HOST_FILE = "/etc/hermes-ops/host.json"
-# <name>.json: what an agent's own user has to know of it, since only root reads the descriptions.
+# <name>.json: the facts that an agent's own user needs, since only root may read the descriptions.
 AGENTS = "/etc/hermes-ops/agents"
 
 
 @dataclass(frozen=True)
 class Published:
-    """What everybody on a host may know of an agent.
+    """The facts about an agent that everybody on the host may read.
 
-    :param managed_dir: of its managed scope; None: it has none
+    :param managed_dir: directory of its managed scope; None: it has none
     """
 
     name: str
@@ -47,12 +47,12 @@ _Named = TypeVar("_Named", Agent, Published)
 
 
 class Installation:
-    """Names and paths of a converged host, and the agents it was converged with.
+    """Names and paths of a converged host, and its agents.
 
     ::
 
         <ops_dir>/status/<job>.json    how a job (update, backup, …) ended last
-        <ops_dir>/<job>.lock           held by the one that does it
+        <ops_dir>/<job>.lock           held while the job runs
 
     :param host: the content of :data:`HOST_FILE`
     """
@@ -66,7 +66,7 @@ class Installation:
 
     @classmethod
     def load(cls, path: str = HOST_FILE) -> Installation:
-        """:raises OpsError: when the host was not converged"""
+        """:raises OpsError: the host was not converged, or last by an earlier version"""
         host = read_json(path)
         if host is None:
             raise OpsError("does not exist", where=path, fix="converge the host: site.yml")
@@ -77,12 +77,12 @@ class Installation:
     def owner_of(self, placement: Placement) -> Owner:
         """The user as whom an agent runs.
 
-        :raises OpsError: when there is no such user on this host
+        :raises OpsError: there is no such user on this host
         """
         return Owner.named(placement.user)
 
     def manager_of(self, placement: Placement) -> Manager:
-        """Who runs the gateway of an agent."""
+        """The manager that runs the gateway of an agent."""
         return Manager(self.scope, self.owner_of(placement))
 
     @cached_property
@@ -113,10 +113,10 @@ class Installation:
 
     @contextlib.contextmanager
     def lock(self, job: str, timeout: float = 1.0) -> Iterator[int]:
-        """Be the only one who does *job*.
+        """Hold the lock of *job*; yields its descriptor.
 
-        :param timeout: seconds to wait for another one; who only asks (:meth:`busy`) is gone in an instant
-        :raises OpsError: when another one still does it
+        :param timeout: seconds to wait for another holder; :meth:`busy` holds it, too, but only for an instant
+        :raises OpsError: another process still holds it
         """
         check_ops(self.ops_dir)
         ensure_directory(self.ops_dir, mode=0o700)
@@ -125,9 +125,9 @@ class Installation:
 
     @contextlib.contextmanager
     def alone(self, job: str, timeout: float = 1.0) -> Iterator[bool]:
-        """Like :meth:`lock`, for what has to be done anyway: yields whether we are the only one.
+        """Like :meth:`lock`, for work that has to be done in any case: yields whether the lock is held.
 
-        Not so when another one still does it after *timeout*, and neither on a disk that is read-only or not mounted.
+        It is not when another process still holds it after *timeout*, or on a disk that is read-only or not mounted.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -139,15 +139,15 @@ class Installation:
             yield alone
 
     def busy(self, job: str) -> bool:
-        """Whether somebody does *job* right now."""
+        """Whether *job* is running now."""
         return is_busy(self.ops_dir, job)
 
     def unfinished(self, job: str) -> bool:
-        """Whether *job* (of :data:`JOURNALS`) was begun and neither finished nor undone."""
+        """Whether *job* (a key of :data:`JOURNALS`) was begun, and neither finished nor undone."""
         return is_unfinished(self.ops_dir, job)
 
     def write_status(self, job: str, status: str, message: str, **more: Any) -> None:
-        """Remember how *job* ended.
+        """Record how *job* ended.
 
         :param status: one word for programs, e.g. ``success``
         :param message: one sentence for people
@@ -182,7 +182,7 @@ def choose(agents: Sequence[_Named], name: str | None) -> _Named:
 
 
 def publish(agent: Agent) -> None:
-    """Say to everybody on this host where the agent lies and as whom it runs; take it back when it is absent."""
+    """Publish the agent's home and user to everybody on this host, or remove the entry of an absent agent."""
     path = os.path.join(AGENTS, f"{agent.name}.json")
     if not agent.present:
         with contextlib.suppress(FileNotFoundError):
@@ -197,7 +197,7 @@ def publish(agent: Agent) -> None:
 def published() -> list[Published]:
     """The agents of this host, by name.
 
-    :raises OpsError: one of the files is none of ours
+    :raises OpsError: one of the files is damaged, or not written by us
     """
     try:
         names = sorted(os.listdir(AGENTS))
@@ -208,7 +208,7 @@ def published() -> list[Published]:
 
 
 def is_busy(ops_dir: str, job: str) -> bool:
-    """Whether somebody does *job* right now; known on a disk that is read-only, too."""
+    """Whether *job* is running now. Works on a read-only disk, too."""
     try:
         descriptor = os.open(os.path.join(ops_dir, f"{job}.lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

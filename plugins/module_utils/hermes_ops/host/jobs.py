@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a timer of systemd runs: a command of ``hermes-ops`` with settings of its own, one run at a time."""
+"""Jobs that systemd timers run: a command of ``hermes-ops`` with its own settings, one run at a time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from . import settings
 from .kit import COMMAND
 
 UNIT_DIRECTORY = "/etc/systemd/system"
-# Where systemd notes when a persistent timer last ran.
+# Where systemd records when a persistent timer last ran.
 STAMP_DIRECTORY = "/var/lib/systemd/timers"
 MACHINE_ID = "/etc/machine-id"
 SETTINGS_MODE = 0o600
 
-# Root's, and it has to see and change what it looks after: what is left to take away. Values as in systemd.exec(5).
+# Jobs run as root, and must be able to read and change what they look after. These restrictions remain possible. Values
+# as in systemd.exec(5).
 HARDENING = (
     ("UMask", "0077"),
     ("NoNewPrivileges", "yes"),
@@ -45,7 +46,7 @@ HARDENING = (
     ("RestrictSUIDSGID", "yes"),
     ("SystemCallArchitectures", "native"),
 )
-# For work that may take its time: the agents come first.
+# For work that is not urgent: the agents have priority.
 IN_THE_BACKGROUND = (("Nice", "10"), ("IOSchedulingClass", "best-effort"), ("IOSchedulingPriority", "7"))
 
 
@@ -54,11 +55,11 @@ class Job:
     """One command that a timer runs.
 
     :param name: of its units (``hermes-<name>``) and of its settings file
-    :param description: what it is for, as systemd shows it
+    :param description: its purpose, shown by systemd
     :param arguments: of ``hermes-ops``
     :param settings: ``module:Class`` of the kit: the dataclass that checks its settings
-    :param directives: more of its section ``[Service]``
-    :param unit: more of its section ``[Unit]``
+    :param directives: additional entries of ``[Service]``
+    :param unit: additional entries of ``[Unit]``
     """
 
     name: str
@@ -77,7 +78,7 @@ class Job:
         return f"hermes-{self.name}.timer"
 
     def check(self, values: dict[str, Any]) -> None:
-        """:raises OpsError: when *values* are no settings of this job"""
+        """:raises OpsError: *values* are not valid settings of this job"""
         module, name = self.settings.split(":")
         kind = getattr(importlib.import_module(f"..{module}", __package__), name)
         parse(kind, values, f"settings of {self.name}")
@@ -111,8 +112,8 @@ JOBS = {
             "Update of Hermes",
             ("update", "--here"),
             settings="update.settings:Settings",
-            # Killed it undoes what it had begun; what has ended by itself is not begun again, also where systemd calls
-            # it abnormal because a time-out was what it undid itself for.
+            # If killed, it is started again and rolls back. A finished run is never restarted, not even after a
+            # rollback that systemd calls abnormal because a timeout caused it.
             directives=(
                 *IN_THE_BACKGROUND,
                 ("Restart", "on-abnormal"),
@@ -128,12 +129,12 @@ JOBS = {
 
 @dataclass(frozen=True)
 class Schedule:
-    """When a job runs: every so often, or by the calendar.
+    """When a job runs: at an interval, or by the calendar.
 
-    :param every: seconds between the beginnings of two runs
-    :param calendar: in the words of systemd.time(7)
-    :param randomized_delay: seconds; each run begins up to so much later
-    :param timeout: seconds that a run may take
+    :param every: seconds from the start of one run to the start of the next
+    :param calendar: a calendar event as in systemd.time(7)
+    :param randomized_delay: maximum of the random delay of each run, in seconds
+    :param timeout: seconds for one run
     """
 
     every: int | None
@@ -142,9 +143,9 @@ class Schedule:
     timeout: int
 
     def check(self) -> None:
-        """:raises OpsError: when that is no time"""
+        """:raises OpsError: the schedule is not valid"""
         if (self.every is None) == (self.calendar is None):
-            raise OpsError("either every or calendar says when it runs", fix="declare one of the two")
+            raise OpsError("needs exactly one of every and calendar", fix="declare one of the two")
         for name in ("every", "timeout"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -158,10 +159,10 @@ class Schedule:
         """The section ``[Timer]``."""
         delay = [("RandomizedDelaySec", str(self.randomized_delay))] if self.randomized_delay else []
         if self.calendar is not None:
-            # Persistent: a host that was off at that time does it when it is back.
+            # Persistent: a host that was off at that time runs the job when it is back.
             return [("OnCalendar", self.calendar), *delay, ("Persistent", "true")]
-        # Hosts that boot together, or are converged together, do not speak together: each has its own place within
-        # the period. The first quarter is left to the gateways, which may be starting.
+        # Hosts that boot or are converged together must not all run the job at once, so each host has its own offset
+        # within the period. The first quarter is left free, because gateways may be starting.
         period = self.every or 0
         place = int(hashlib.sha256(machine_id.encode()).hexdigest(), 16) % max(1, period * 3 // 4)
         first = period // 4 + place
@@ -171,11 +172,11 @@ class Schedule:
 def _check_calendar(text: str) -> None:
     # One line, and nothing that systemd would expand in a unit.
     if not re.fullmatch(r"[\w ,.:*/~+-]+", text, re.ASCII):
-        raise OpsError(f"{text!r} is no time of the calendar", fix="see systemd.time(7), e.g. *-*-* 03:00:00")
+        raise OpsError(f"{text!r} is not a calendar event", fix="see systemd.time(7), e.g. *-*-* 03:00:00")
     done = run(["systemd-analyze", "calendar", "--iterations=1", text], timeout=20, check=False)
     if not done.ok:
         raise OpsError(
-            f"systemd does not know when {text!r} is: {done.last_words}",
+            f"systemd does not understand the calendar event {text!r}: {done.last_words}",
             fix="see systemd.time(7), e.g. *-*-* 03:00:00 Europe/London (which needs the package tzdata)",
         )
 
@@ -191,7 +192,7 @@ def render_service(job: Job, schedule: Schedule) -> str:
     unit = [("Description", job.description), ("Wants", "network-online.target"), ("After", "network-online.target")]
     unit += job.unit
     service = [
-        # No second run while one lasts: the timer does not start what is still starting.
+        # oneshot: the unit counts as starting while the job runs, and the timer does not start a second run then.
         ("Type", "oneshot"),
         ("ExecStart", " ".join((COMMAND, *job.arguments))),
         ("TimeoutStartSec", str(schedule.timeout)),
@@ -203,7 +204,7 @@ def render_service(job: Job, schedule: Schedule) -> str:
 
 def render_timer(job: Job, schedule: Schedule, machine_id: str) -> str:
     sections = [
-        _section("Unit", [("Description", f"{job.description}, in time")]),
+        _section("Unit", [("Description", f"{job.description} (timer)")]),
         _section("Timer", schedule.directives(machine_id)),
         _section("Install", [("WantedBy", "timers.target")]),
     ]
@@ -211,10 +212,10 @@ def render_timer(job: Job, schedule: Schedule, machine_id: str) -> str:
 
 
 def plan_present(job: Job, schedule: Schedule, values: dict[str, Any]) -> Plan:
-    """Compare the host with a job that runs in time.
+    """Compare the host with one where *job* runs by *schedule*.
 
     :param values: its settings; they may hold secrets
-    :raises OpsError: when schedule or settings are wrong; nothing is changed then
+    :raises OpsError: schedule or settings are not valid; nothing was changed
     """
     schedule.check()
     job.check(values)
@@ -227,16 +228,16 @@ def plan_present(job: Job, schedule: Schedule, values: dict[str, Any]) -> Plan:
 
 
 def plan_absent(job: Job) -> Plan:
-    """Compare the host with one where *job* never was. A run that lasts is let to its end."""
+    """Compare the host with one where *job* never existed. A run in progress is allowed to finish."""
     plan = Plan()
-    # With the time of its last run: a timer that comes back later has nothing to catch up.
+    # The stamp with the time of the last run goes, too: a timer that comes back later has nothing to catch up on.
     stamp = os.path.join(STAMP_DIRECTORY, f"stamp-{job.timer}")
     plan_gone(plan, _manager(), job.timer, [_timer_path(job), _service_path(job), settings.path_of(job.name), stamp])
     return plan
 
 
 def present() -> list[str]:
-    """The names of the jobs of which something is on the host."""
+    """The names of the jobs that have any file on the host."""
     return sorted(
         name
         for name, job in JOBS.items()
@@ -245,7 +246,7 @@ def present() -> list[str]:
 
 
 def next_runs() -> dict[str, dict[str, Any]]:
-    """Of each timer on the host: ``active``, and ``next`` and ``last``: when it runs, in seconds since 1970 or None."""
+    """By job, for each timer on the host: ``active``, ``next`` and ``last`` run (seconds since 1970, or None)."""
     found: dict[str, dict[str, Any]] = {
         JOBS[name].timer: {"job": name, "active": False, "next": None, "last": None}
         for name in present()
@@ -254,7 +255,7 @@ def next_runs() -> dict[str, dict[str, Any]]:
     if found:
         answer = _manager().call("list-timers", "--output=json", *found, check=False)
         for row in json.loads(answer.stdout or "[]"):
-            # An inactive timer is not listed; one whose job runs has no next time.
+            # An inactive timer is not listed. While its job runs, a timer has no next time.
             times = {key: row[key] / 1e6 if row[key] else None for key in ("next", "last")}
             found[row["unit"]].update(active=True, **times)
     return {timer.pop("job"): timer for timer in found.values()}

@@ -5,11 +5,11 @@
 
 ::
 
-    /usr/local/lib/hermes-ops/<hash>/hermes_ops/    the package and its byte code; the hash is of its sources
+    /usr/local/lib/hermes-ops/<hash>/hermes_ops/    the package and its byte code; the hash is that of its sources
     /usr/local/bin/hermes-ops                       runs the package of one hash
 
-A version of the kit is written beside the others and never changed. The command is switched to it by a rename, so it
-works at every moment.
+Each version of the kit is written beside the others and never changed. A rename switches the command to it, so the
+command works at every moment.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ COMMAND = "/usr/local/bin/hermes-ops"
 WRAPPER = "/usr/local/bin/hermes"
 INTERPRETER = "/usr/bin/python3"
 _PARTIAL = ".partial"
-# Seconds. Byte code takes less than one on a fast machine; disks may be slow.
+# Seconds. Compiling takes less than one second on a fast machine, but disks may be slow.
 _TIMEOUT = 300.0
 # Workers run as the agents' users and import the kit; it holds no secrets.
 _DIRECTORY_MODE, _FILE_MODE = 0o755, 0o644
 
 
 def sources() -> dict[str, bytes]:
-    """The kit's files: path below the directory that holds the package -> content."""
+    """The kit's files: path below the package's parent directory -> content."""
     names = ["__init__.py"]
     for module in pkgutil.walk_packages(package_path, prefix=f"{package}."):
         path = module.name[len(package) + 1 :].replace(".", "/")
@@ -49,9 +49,9 @@ def sources() -> dict[str, bytes]:
 
 
 def launcher(directory: str) -> str:
-    """``hermes-ops``: runs the kit in *directory*.
+    """The command ``hermes-ops``, which runs the kit in *directory*.
 
-    With ``-I`` neither the environment nor the working directory decides what is imported.
+    With ``-I``, neither the environment nor the working directory affects what is imported.
     """
     return f"""#!{INTERPRETER} -I
 # Written by the Ansible collection alwayson.hermes.
@@ -65,15 +65,15 @@ sys.exit(main())
 
 
 def wrapper() -> str:
-    """``hermes`` for people: :mod:`..commands.run` decides as whom and how it runs."""
+    """The command ``hermes`` for people. :mod:`..commands.run` decides as which user and how it runs."""
     return f'#!/bin/sh\nexec {COMMAND} run "$@"\n'
 
 
 def plan_kit(host: dict[str, Any], directory: str) -> Plan:
     """Compare the host's commands with what they should be.
 
-    :param host: what :meth:`installation.Installation.load` will read
-    :param directory: where this version of the kit has to lie, under its hash
+    :param host: the content of the file that :meth:`installation.Installation.load` reads
+    :param directory: the place of this version of the kit, named after its hash
     """
     plan = Plan()
     files = sources()
@@ -90,7 +90,7 @@ def plan_kit(host: dict[str, Any], directory: str) -> Plan:
 
 
 def _is_whole(directory: str, files: dict[str, bytes]) -> bool:
-    """Whether the kit lies in *directory*, readable by all and writable by its owner alone."""
+    """Whether the kit is complete in *directory*, readable by all and writable by its owner only."""
     try:
         return all(read_bytes(os.path.join(directory, name)) == data for name, data in files.items()) and all(
             stat.S_IMODE(os.lstat(path).st_mode) == mode for path, mode in _modes(directory)
@@ -100,9 +100,9 @@ def _is_whole(directory: str, files: dict[str, bytes]) -> bool:
 
 
 def _superfluous(directory: str) -> list[str]:
-    """What lies beside *directory* and nobody needs: unfinished versions, and all others but the last one in use.
+    """The paths beside *directory* that are not needed: unfinished versions, and all others but the last one in use.
 
-    A job that began before the switch imports parts of that one while it runs.
+    The last one in use stays, because a job that began before the switch still imports parts of it.
     """
     above = os.path.dirname(directory)
     try:
@@ -119,7 +119,7 @@ def _superfluous(directory: str) -> list[str]:
 def _install(directory: str, files: dict[str, bytes]) -> None:
     ensure_directory(os.path.dirname(directory), mode=_DIRECTORY_MODE)
     if os.path.isdir(directory):
-        # Somebody changed it. It may be in use, so each file is put right by itself.
+        # The version was changed by hand. It may be in use, so each file is repaired separately.
         _write(directory, files)
         _compile(directory)
         return
@@ -128,7 +128,7 @@ def _install(directory: str, files: dict[str, bytes]) -> None:
     try:
         _write(partial, files)
         _compile(partial)
-        # A version that a power cut left half on disk would look complete.
+        # Without the sync, a power cut could leave a version that looks complete but is only half on disk.
         run(["sync", "--file-system", partial], timeout=_TIMEOUT, check=False)
         os.rename(partial, directory)
         sync_directory(os.path.dirname(directory))
@@ -145,10 +145,10 @@ def _write(directory: str, files: dict[str, bytes]) -> None:
 
 
 def _compile(directory: str) -> None:
-    """Have the interpreter that runs the kit make its byte code.
+    """Compile the kit with the interpreter that runs it.
 
-    It carries the time and size of its source and the interpreter's name. Another interpreter, or another source,
-    ignores it.
+    Byte code records the time and size of its source and the interpreter's name. It is ignored by another interpreter,
+    and for a changed source.
     """
     compiler = [INTERPRETER, "-I", "-m", "compileall", "-q", "-f", "--invalidation-mode", "timestamp", directory]
     run(compiler, timeout=_TIMEOUT)
@@ -157,7 +157,7 @@ def _compile(directory: str) -> None:
 
 
 def _modes(directory: str) -> Iterator[tuple[str, int]]:
-    """Everything in *directory*, itself included, with the mode it should have."""
+    """All paths in *directory*, including itself, each with the mode that it should have."""
     yield directory, _DIRECTORY_MODE
     for place, directories, files in os.walk(directory):
         yield from ((os.path.join(place, name), _DIRECTORY_MODE) for name in directories)

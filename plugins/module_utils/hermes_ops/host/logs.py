@@ -4,18 +4,23 @@
 """Logs that stay small: logrotate for the files that Hermes does not bound itself, limits for the journal.
 
 What Hermes writes, who bounds it and how it is kept open stands in docs/logs.md, with the source of each fact.
+
+An agent can make its logs terabytes long, or have a hundred thousand of them. So each agent's are rotated by a unit of
+their own, with a configuration, a state file and limits of their own: an agent delays nobody's rotation but its own.
 """
 
 from __future__ import annotations
 
+import glob
 import grp
 import os
 import pwd
 import re
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from ..system.errors import OpsError
 from ..system.files import write_atomic
@@ -23,15 +28,17 @@ from ..system.plan import Plan
 from ..system.process import run
 from ..system.services import plan_active, plan_files_gone, plan_gone, plan_young
 from ..system.systemd import Manager
+from .jobs import HARDENING, IN_THE_BACKGROUND
 from .kit import COMMAND
 
-# Not in /etc/logrotate.d: the host's own run would start gzip as an agent's user, outside of the sandbox of our unit.
-CONFIG = "/etc/hermes-ops/logrotate.conf"
-# Where it was before.
-_FORMER_CONFIG = "/etc/logrotate.d/hermes"
-# As Debian and Red Hat build logrotate.
-_STATE_DIRECTORY = "/var/lib/logrotate"
+# Files of a rotation, by its name.
+#
+# Not in /etc/logrotate.d: the host's own run would start gzip as an agent's user, outside of the sandbox of our units.
+CONFIG = "/etc/hermes-ops/logrotate-{}.conf"
+STATE = "/var/lib/logrotate/hermes-{}.status"
+UNIT = "/etc/systemd/system/hermes-logrotate@{}.service"
 JOURNALD = "/etc/systemd/journald.conf.d/hermes.conf"
+# Starts the rotations, every hour.
 SERVICE = "/etc/systemd/system/hermes-logrotate.service"
 TIMER = "/etc/systemd/system/hermes-logrotate.timer"
 _TIMER_UNIT = os.path.basename(TIMER)
@@ -96,6 +103,20 @@ CONFINEMENT = (
     ("MemoryMax", "512M"),
     ("TasksMax", "32"),
 )
+# Resources of one rotation. A copy of 8 GB is compressed within 5 minutes by a gzip that does 30 MB a second.
+LIMITS = (
+    ("LimitFSIZE", "8G"),
+    # For logrotate and for each gzip. When a gzip is killed for it, logrotate removes the unfinished file and goes on.
+    ("LimitCPU", "5min"),
+    ("TimeoutStartSec", "15min"),
+    # An error for each of very many logs would push everybody's entries out of the journal.
+    ("LogRateLimitIntervalSec", "1h"),
+    ("LogRateLimitBurst", "200"),
+    ("Nice", "19"),
+    ("IOSchedulingClass", "best-effort"),
+    ("IOSchedulingPriority", "7"),
+)
+_HEADER = ("# Written by the Ansible collection alwayson.hermes.", "")
 
 # As many symbolic links as Linux follows on one way (path_resolution(7)).
 _LINKS = 40
@@ -145,13 +166,29 @@ class Settings:
 class Home:
     """An agent's home, and whose files lie in it.
 
+    :param name: the agent's
     :param path: absolute
     :param user: whose files they are; logrotate acts with the rights of *user* and *group*
     """
 
+    name: str
     path: str
     user: str
     group: str
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """The logs of one agent, or those of :attr:`Settings.paths` that lie with one user.
+
+    :param name: of its files and its unit: the agent's, or ``uid.<number>``, which is no agent's
+    :param config: what logrotate is told
+    :param opened: where its unit may write: the home, or the paths of the logs
+    """
+
+    name: str
+    config: str
+    opened: tuple[str, ...]
 
 
 def group_of(user: str) -> str:
@@ -183,21 +220,58 @@ def _first_of_others(path: str) -> tuple[str, int]:
     return here, uid
 
 
-def _owner_of_directory(path: str) -> str:
+def _owner_of_directory(path: str) -> pwd.struct_passwd:
     """The user with whose rights *path* is rotated: whose the first directory on its way is that is not root's."""
     here, uid = _first_of_others(path)
     try:
-        return pwd.getpwuid(uid).pw_name
+        return pwd.getpwuid(uid)
     except KeyError:
         raise OpsError(
             f"lies in {here}, which belongs to nobody (uid {uid})", where=path, fix="give the directory an owner"
         ) from None
 
 
-def render_config(settings: Settings, homes: Iterable[Home]) -> str:
-    """What logrotate is told."""
+def rotations(settings: Settings, homes: Iterable[Home]) -> list[Rotation]:
+    """One for each agent, and one for each user with whom some of the further logs lie.
+
+    :raises OpsError: a log would be rotated twice, or belongs to nobody
+    """
     homes = list(homes)
-    common = [
+    _refuse_twice(settings.paths, homes)
+    found = [Rotation(home.name, render_config(settings, home), (home.path,)) for home in homes]
+    owned: dict[pwd.struct_passwd, list[str]] = {}
+    for path in settings.paths:
+        owned.setdefault(_owner_of_directory(path), []).append(path)
+    for user, paths in owned.items():
+        su = f"su {user.pw_name} {group_of(user.pw_name)}"
+        section = _section("Their writers may keep them open.", paths, [*_common(settings), su, "copytruncate"])
+        found.append(Rotation(f"uid.{user.pw_uid}", "\n".join([*_HEADER, *section]), tuple(paths)))
+    return found
+
+
+def _refuse_twice(paths: Sequence[str], homes: Iterable[Home]) -> None:
+    """:raises OpsError: when two patterns name the same log, one of *paths* and another one"""
+    others = [f"{home.path}/{name}" for home in homes for name in (*KEPT_OPEN, *OPENED_ANEW)]
+    for path in paths:
+        for other in others:
+            if _overlap(path, other):
+                raise OpsError(
+                    f"is rotated already, as {other}",
+                    where=path,
+                    fix="correct logrotate_paths: two rotations of one log would each count their own",
+                )
+        others.append(path)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two patterns of glob(7) can name the same file, as far as one of them names the other in each part."""
+    parts, others = one.split("/"), other.split("/")
+    alike = (fnmatchcase(this, that) or fnmatchcase(that, this) for this, that in zip(parts, others))
+    return len(parts) == len(others) and all(alike)
+
+
+def _common(settings: Settings) -> list[str]:
+    return [
         "daily",
         f"rotate {settings.days}",
         f"maxage {settings.days}",
@@ -206,61 +280,79 @@ def render_config(settings: Settings, homes: Iterable[Home]) -> str:
         "missingok",
         "notifempty",
     ]
-    lines = ["# Written by the Ansible collection alwayson.hermes.", ""]
-    for home in homes:
-        su = f"su {home.user} {home.group}"
-        lines += _section(
-            "Their writers keep them open.",
-            [f"{home.path}/{name}" for name in KEPT_OPEN],
-            [*common, su, "copytruncate"],
-        )
-        lines += _section(
+
+
+def render_config(settings: Settings, home: Home) -> str:
+    """What logrotate is told of an agent's logs."""
+    common = [*_common(settings), f"su {home.user} {home.group}"]
+    kept_open, opened_anew = ([f"{home.path}/{name}" for name in names] for names in (KEPT_OPEN, OPENED_ANEW))
+    lines = [
+        *_HEADER,
+        *_section("Their writers keep them open.", kept_open, [*common, "copytruncate"]),
+        *_section(
             "Opened for each entry. The last writer may still be at it while the file is renamed.",
-            [f"{home.path}/{name}" for name in OPENED_ANEW],
-            [*common, su, "nocreate", "delaycompress"],
-        )
-    for path in settings.paths:
-        user = _owner_of_directory(path)
-        su = [f"su {user} {group_of(user)}"]
-        lines += _section("Its writer may keep it open.", [path], [*common, *su, "copytruncate"])
+            opened_anew,
+            [*common, "nocreate", "delaycompress"],
+        ),
+    ]
     return "\n".join(lines)
 
 
 def _section(comment: str, paths: list[str], directives: list[str]) -> list[str]:
-    """Nothing where there are no *paths*, as after the last agent has left: logrotate wants at least one."""
-    if not paths:
-        return []
     return [f"# {comment}", *paths, "{", *(f"    {directive}" for directive in directives), "}", ""]
 
 
-def render_service(settings: Settings, homes: Iterable[Home]) -> str:
-    """The unit that looks at the files every hour."""
-    confinement = "".join(f"{name}={value}\n" for name, value in CONFINEMENT)
-    opened = "".join(map(_opened, [*(home.path for home in homes), *settings.paths]))
+def render_service(settings: Settings, names: Iterable[str]) -> str:
+    """The unit that starts all rotations side by side, waits for them, and fails when one of them has.
+
+    :param names: of the rotations
+    """
+    wanted = " ".join(map(_unit_name, names))
+    directives = "".join(f"{name}={value}\n" for name, value in (*HARDENING, *IN_THE_BACKGROUND))
+    # systemctl refuses to start nothing, as there is when the last agent has left.
+    start = f"/usr/bin/systemctl start {wanted}" if wanted else "/usr/bin/true"
     return f"""\
 # Written by the Ansible collection alwayson.hermes.
 
 [Unit]
 Description=Rotate the logs of the Hermes agents
 Documentation=man:logrotate(8)
-# The host's own run fails when it finds the lock taken: it waits for ours.
-Before=logrotate.service
 
 [Service]
 Type=oneshot
-ExecStart=/usr/sbin/logrotate {CONFIG}
+ExecStart={start}
 # Also when a log of some agent could not be rotated.
 ExecStopPost={COMMAND} tidy --days {settings.days}
+# Longer than each of them may take.
+TimeoutStartSec=30min
+# For ExecStopPost, too: one agent may take its time.
+TimeoutStopSec=30min
+{directives}"""
+
+
+def _unit_name(name: str) -> str:
+    return os.path.basename(UNIT.format(name))
+
+
+def render_unit(rotation: Rotation) -> str:
+    """The unit of one rotation, in its sandbox."""
+    config, state = CONFIG.format(rotation.name), STATE.format(rotation.name)
+    directives = "".join(f"{name}={value}\n" for name, value in (*LIMITS, *CONFINEMENT))
+    return f"""\
+# Written by the Ansible collection alwayson.hermes.
+
+[Unit]
+Description=Rotate the logs of the Hermes agents: {rotation.name}
+Documentation=man:logrotate(8)
+
+[Service]
+Type=oneshot
+# A log that is too large to be copied is an error of that log: without the signal, logrotate goes on with the next.
+ExecStart=/bin/sh -c "trap '' XFSZ; exec /usr/sbin/logrotate --state {state} {config}"
 # logrotate's own word for: another one is at it.
 SuccessExitStatus=3
-TimeoutStartSec=1800
-# For ExecStopPost, too: one agent may take its time.
-TimeoutStopSec=1800
-Nice=19
-IOSchedulingClass=best-effort
-IOSchedulingPriority=7
-{confinement}ReadWritePaths=-{_STATE_DIRECTORY}
-{opened}"""
+{directives}ReadWritePaths=-{os.path.dirname(state)}
+{"".join(map(_opened, rotation.opened))}"""
 
 
 def _opened(path: str) -> str:
@@ -274,26 +366,19 @@ def _opened(path: str) -> str:
 
 def moved_config(text: str, before: Home, after: Home) -> str:
     """What :func:`render_config` said, for an agent whose home was *before* and is *after*."""
-    sections = text.split("\n\n")
-    for number, section in enumerate(sections):
-        lines = section.split("\n")
-        # Its first file: another home may lie below this one.
-        if not {f"{before.path}/{names[0]}" for names in (KEPT_OPEN, OPENED_ANEW)} & set(lines):
-            continue
-        prefix, su = f"{before.path}/", f"    su {before.user} {before.group}"
-        sections[number] = "\n".join(
-            f"{after.path}/{line[len(prefix) :]}"
-            if line.startswith(prefix)
-            else f"    su {after.user} {after.group}"
-            if line == su
-            else line
-            for line in lines
-        )
-    return "\n\n".join(sections)
+    prefix, su = f"{before.path}/", f"    su {before.user} {before.group}"
+    return "\n".join(
+        f"{after.path}/{line[len(prefix) :]}"
+        if line.startswith(prefix)
+        else f"    su {after.user} {after.group}"
+        if line == su
+        else line
+        for line in text.split("\n")
+    )
 
 
-def moved_service(text: str, before: Home, after: Home) -> str:
-    """The same for :func:`render_service`."""
+def moved_unit(text: str, before: Home, after: Home) -> str:
+    """The same for :func:`render_unit`."""
     return re.sub(rf"^# {re.escape(before.path)}\n(\w+=.*\n)+", lambda _found: _opened(after.path), text, flags=re.M)
 
 
@@ -322,21 +407,24 @@ def render_journald(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def check_config(text: str) -> None:
-    """Show *text* to logrotate, which looks at every word and file of it and changes nothing.
+def check_config(text: str, where: str) -> None:
+    """Show *text* to logrotate, which looks at every word of it, and at no log: they are an agent's.
 
+    :param where: the file that *text* is for
     :raises OpsError: when logrotate would refuse any of it, or is not installed
     """
     with tempfile.TemporaryDirectory(prefix="hermes-logrotate-") as directory:
         path = os.path.join(directory, "config")
+        # As the user that the configuration names, logrotate could not even look into our directory.
+        nowhere = re.sub("^/", "/nonexistent/", text, flags=re.M)
         # logrotate ignores a configuration that others than its owner may write to.
-        write_atomic(path, text, mode=CONFIG_MODE)
+        write_atomic(path, nowhere, mode=CONFIG_MODE)
         done = run(["logrotate", "--debug", "--state", os.path.join(directory, "state"), path], timeout=60, check=False)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     if errors or not done.ok:
         raise OpsError(
             f"logrotate refuses it: {errors[0][len('error:') :].strip() if errors else done.last_words}",
-            where=CONFIG,
+            where=where,
             fix="the old one is still in place; correct logrotate_paths, or see what stands at that file",
         )
 
@@ -347,13 +435,17 @@ def plan_logs(settings: Settings, homes: Iterable[Home], manager: Manager) -> Pl
     :param manager: the system's
     """
     plan = Plan()
-    homes = list(homes)
-    text = render_config(settings, homes)
-    plan_files_gone(plan, [_FORMER_CONFIG])
+    wanted = rotations(settings, homes)
+    names = [rotation.name for rotation in wanted]
+    _plan_rotations_gone(plan, manager, kept=names)
     checked = len(plan.actions)
-    if plan.add_file(CONFIG, text, mode=CONFIG_MODE):
-        plan.actions.insert(checked, lambda: check_config(text))
-    unit_files = {SERVICE: render_service(settings, homes), TIMER: render_timer()}
+    for rotation in wanted:
+        path, text = CONFIG.format(rotation.name), rotation.config
+        if plan.add_file(path, text, mode=CONFIG_MODE):
+            # All are checked before the first is written.
+            plan.actions.insert(checked, lambda path=path, text=text: check_config(text, path))
+    unit_files = {UNIT.format(rotation.name): render_unit(rotation) for rotation in wanted}
+    unit_files.update({SERVICE: render_service(settings, names), TIMER: render_timer()})
     plan_active(plan, manager, _TIMER_UNIT, unit_files=unit_files)
     plan.add_file(JOURNALD, render_journald(settings), mode=CONFIG_MODE)
     plan_young(plan, manager, manager.units([_JOURNALD_UNIT])[_JOURNALD_UNIT], [JOURNALD])
@@ -363,13 +455,29 @@ def plan_logs(settings: Settings, homes: Iterable[Home], manager: Manager) -> Pl
 def plan_no_logs(manager: Manager) -> Plan:
     """Compare the host with one where all of this never was. Logs, rotated or not, stay."""
     plan = Plan()
-    plan_gone(plan, manager, _TIMER_UNIT, [TIMER, SERVICE, CONFIG, _FORMER_CONFIG])
+    plan_gone(plan, manager, _TIMER_UNIT, [TIMER, SERVICE])
+    _plan_rotations_gone(plan, manager)
     if os.path.exists(JOURNALD):
         plan_files_gone(plan, [JOURNALD])
         plan.actions.append(lambda: manager.call("restart", _JOURNALD_UNIT))
     return plan
 
 
+def _plan_rotations_gone(plan: Plan, manager: Manager, kept: Iterable[str] = ()) -> None:
+    """Nothing is left of rotations but of those that are *kept*, as of an agent that has left."""
+    for name in sorted(_found() - set(kept)):
+        plan_gone(plan, manager, _unit_name(name), [pattern.format(name) for pattern in (UNIT, CONFIG, STATE)])
+
+
+def _found() -> set[str]:
+    """The names of the rotations of which there is a file."""
+    names = set()
+    for pattern in (UNIT, CONFIG, STATE):
+        before, after = pattern.split("{}")
+        names.update(path[len(before) : -len(after)] for path in glob.glob(pattern.format("*")))
+    return names
+
+
 def present() -> bool:
     """Whether something of this is on the host."""
-    return any(map(os.path.lexists, (CONFIG, _FORMER_CONFIG, TIMER, SERVICE, JOURNALD)))
+    return any(map(os.path.lexists, (TIMER, SERVICE, JOURNALD))) or bool(_found())

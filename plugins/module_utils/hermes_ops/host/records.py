@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What we remember about an agent, so that it outlives a run, a host and a kill."""
+"""The records of an agent. They survive a run, a kill, and the loss of the host."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from ..system.files import Owner, check_trusted, ensure_directory, lock, read_by
 from ..system.typed import parse
 from ..system.worker import WorkerDied, work
 
-# Bytes of a file that is kept; config.yaml and .env are far below that.
+# Maximum size of a file that is kept, in bytes; config.yaml and .env are far smaller.
 _KEPT_LIMIT = 1024 * 1024
-# The kind under which the agent itself is remembered.
+# The kind under which the agent itself is recorded.
 _AGENT = "gateway"
 
 
 def check_ops(ops_dir: str) -> None:
-    """Make sure that root may write into *ops_dir* and believe what is there; see :func:`files.check_trusted`.
+    """Make sure that only root can change *ops_dir*; see :func:`files.check_trusted`.
 
-    So what somebody else puts there while the volume is not mounted is not taken for ours.
+    So files that somebody else puts there while the volume is not mounted are not taken for ours.
 
-    :raises OpsError: it is not so
+    :raises OpsError: somebody else can change it
     """
     check_trusted(
         ops_dir,
-        fix="see whether its volume is mounted; or set hermes_ops_dir to a place of root's, such as "
+        fix="check that its volume is mounted; or set hermes_ops_dir to a place that only root can change, such as "
         "/var/lib/hermes-ops",
     )
 
 
 def contents(paths: list[str]) -> list[str | None]:
-    """The files of an agent, in base64; None for one that is not there. For workers."""
+    """The contents of an agent's files, in base64; None for a file that does not exist. Runs in a worker."""
     found = [read_bytes(path, _KEPT_LIMIT + 1) for path in paths]
     for path, data in zip(paths, found):
         if data is not None and len(data) > _KEPT_LIMIT:
@@ -49,23 +49,23 @@ def contents(paths: list[str]) -> list[str | None]:
 
 
 def read_as(owner: Owner, paths: list[str]) -> list[bytes | None]:
-    """What *owner* reads in *paths*: files of an agent's, where root must not look itself.
+    """Read an agent's files as *owner*, because root must not open them itself; None for a file that does not exist.
 
-    :raises OpsError: one of them is no regular file, too large, or not to be read
+    :raises OpsError: one is not a regular file, is too large, or cannot be read
     """
     answer = work(owner, "host.records:contents", paths)
     if not isinstance(answer, list) or len(answer) != len(paths):
-        raise WorkerDied("was read, and what came of it has not the form of an answer", where=owner.name)
+        raise WorkerDied("the worker's answer has the wrong form", where=owner.name)
     try:
         return [None if text is None else base64.b64decode(text) for text in answer]
     except (TypeError, ValueError):
-        raise WorkerDied("was read, and what came of it is not base64", where=owner.name) from None
+        raise WorkerDied("the worker's answer is not base64", where=owner.name) from None
 
 
 def remembered(ops_dir: str) -> list[str]:
-    """The names of all agents of which something is remembered.
+    """The names of all agents that have records.
 
-    :raises OpsError: when we may not read them
+    :raises OpsError: we may not read them
     """
     directory = os.path.join(ops_dir, "agents")
     try:
@@ -78,9 +78,9 @@ def remembered(ops_dir: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Separated:
-    """Where an agent was that has been taken out of an adopted home.
+    """The former place of an agent that was separated from an adopted home.
 
-    :param aside: where that home is now
+    :param aside: where the former home was set aside
     """
 
     home: str
@@ -89,20 +89,20 @@ class Separated:
 
 
 class Records:
-    """The directory ``<ops_dir>/agents/<name>/``: only the operator's, never the agent's.
+    """The directory ``<ops_dir>/agents/<name>/``, which belongs to the operator, never to the agent.
 
     ========================  ===========================================================================
     ``applied/<kind>.json``   what we last wrote into its home (kind: ``config``, ``env``, …)
     ``restart.json``          why the gateway must be restarted; written *before* a change, removed *after*
-                              the restart, so that a run killed between the two is finished by the next
+                              the restart, so that the next run finishes one that was killed in between
     ``kept/<file>``           the copy of an agent's file that last proved to work
-    ``separated.json``        where an agent was that has been taken out of an adopted home
-    ``lock``                  held by whoever changes the agent
+    ``separated.json``        the former place of an agent that was separated from an adopted home
+    ``lock``                  held by the process that changes the agent
     ========================  ===========================================================================
 
     :param ops_dir: absolute path, usually ``<hermes_data_dir>/ops``
     :param name: of the agent
-    :raises OpsError: when somebody else than root could put something else in the place of *ops_dir*
+    :raises OpsError: somebody other than root could replace *ops_dir*
     """
 
     def __init__(self, ops_dir: str, name: str) -> None:
@@ -124,7 +124,7 @@ class Records:
         return lock(os.path.join(self.directory, "lock"), timeout=timeout)
 
     def applied(self, kind: str) -> dict[str, Any]:
-        """What was last applied, ``{}`` when nothing ever was."""
+        """What was last applied; ``{}`` when nothing was yet."""
         return read_json(self._path_of(kind)) or {}
 
     def write_applied(self, kind: str, value: dict[str, Any]) -> None:
@@ -133,13 +133,13 @@ class Records:
     def agent(self) -> Agent | None:
         """The agent as it was last converged; None when it never was, or is absent.
 
-        :raises OpsError: what is remembered is none, as that of an earlier version
+        :raises OpsError: the record is not valid, for example that of an earlier version
         """
         found = self.applied(_AGENT)
         return Agent.from_plain(found, self._path_of(_AGENT)) if found else None
 
     def write_agent(self, agent: Agent) -> None:
-        """Remember it for ``hermes-ops``, which has no controller to ask; forget one that is absent."""
+        """Record *agent* for ``hermes-ops``, which has no controller to ask. Forget an absent agent."""
         if not agent.present:
             self.forget_applied(_AGENT)
         elif self.applied(_AGENT) != agent.to_plain():
@@ -147,9 +147,11 @@ class Records:
             self.write_applied(_AGENT, agent.to_plain())
 
     def keep(self, path: str, owner: Owner, *, replace: bool = False) -> None:
-        """Keep a copy of *path*; one that is already kept is only replaced when *replace* says it works.
+        """Keep a copy of *path*.
 
-        What cannot be read is not kept: an agent must not be able to make an update or a restore fail by it.
+        A file that cannot be read is skipped, so that an agent cannot make an update or a restore fail with it.
+
+        :param replace: the file is known to work, so it replaces a copy that is kept already
         """
         data = None
         with contextlib.suppress(OpsError):
@@ -166,11 +168,11 @@ class Records:
             write_atomic(kept, data, mode=0o600)
 
     def read_kept(self, name: str) -> bytes | None:
-        """What :meth:`keep` keeps of the file *name*; None when that is nothing."""
+        """The kept copy of the file *name*; None when there is none."""
         return read_bytes(os.path.join(self.directory, "kept", name))
 
     def request_restart(self, reasons: list[str]) -> None:
-        """Remember that the gateway has to be restarted, before the change that asks for it is made."""
+        """Record that the gateway has to be restarted. Called before the change that requires it."""
         if reasons:
             write_json(self._restart_path, {**self._requested(), **dict.fromkeys(reasons, time.time())})
 
@@ -179,7 +181,7 @@ class Records:
         return list(self._requested())
 
     def restarted(self, since: float) -> None:
-        """Forget what was asked for before *since* (seconds since 1970), when the restart began."""
+        """Forget the reasons recorded before *since*, the start of the restart in seconds since 1970."""
         if not os.path.exists(self._restart_path):
             return
         with self.lock():
@@ -193,12 +195,12 @@ class Records:
         return read_json(self._restart_path) or {}
 
     def forget_applied(self, kind: str) -> None:
-        """Take back :meth:`write_applied`."""
+        """Undo :meth:`write_applied`."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path_of(kind))
 
     def separated(self) -> Separated | None:
-        """Where the agent was before it was separated; None: it was not."""
+        """The agent's place before it was separated; None: it was not separated."""
         found = read_json(self._separated_path)
         return parse(Separated, found, self._separated_path) if found else None
 

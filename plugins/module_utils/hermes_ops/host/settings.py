@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The settings of a job of ``hermes-ops``: ``/etc/hermes-ops/<job>.json``, written by the module timer, root's only."""
+"""The settings of a job: ``/etc/hermes-ops/<job>.json``, written by the module timer, readable by root only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load(job: str, kind: type[T]) -> T:
     """The settings of *job*, checked.
 
     :param kind: a dataclass; see :func:`parse`
-    :raises OpsError: there are none, we may not read them, or they are wrong
+    :raises OpsError: the file does not exist, we may not read it, or the settings are not valid
     """
     path = path_of(job)
     if not os.path.exists(path):

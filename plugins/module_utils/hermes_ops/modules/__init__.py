@@ -1,4 +1,4 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What Ansible's modules of the same names ask of a host: ``work(call)`` in a file each."""
+"""The host's part of the Ansible modules of the same names: one file each, with ``work(call)``."""

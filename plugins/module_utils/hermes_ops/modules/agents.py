@@ -29,7 +29,7 @@ def work(call: Call) -> dict[str, Any]:
     if homes.get("failed"):
         return homes
     plan = converge_units(call, agents, {name: home["restart"] for name, home in homes["agents"].items()})
-    # After the units: a gateway that is to go has ended by now.
+    # After the units: the gateway of an agent that is purged has stopped by now.
     purged = purge(call, agents)
     diffs = [*homes["diff"], *([plan.diff("units")] if plan.changed else []), *purged["diff"]]
     return {
@@ -43,7 +43,7 @@ def work(call: Call) -> dict[str, Any]:
 
 
 def failure(errors: dict[str, OpsError]) -> dict[str, Any]:
-    """The part of a result that says what went wrong, by agent; empty when nothing did."""
+    """The part of a result that reports *errors* by agent; empty without errors."""
     if not errors:
         return {}
     return {"failed": True, "msg": "\n".join(f"agent {name}: {error}" for name, error in errors.items())}
@@ -53,7 +53,7 @@ def failure(errors: dict[str, OpsError]) -> dict[str, Any]:
 
 
 def converge_homes(call: Call, agents: list[Declared]) -> dict[str, Any]:
-    """Every home is made what is declared, whatever is wrong with another one."""
+    """Converge every home. An error with one home does not stop the others."""
     homes: dict[str, dict[str, Any]] = {}
     errors: dict[str, OpsError] = {}
     diffs: list[dict[str, str]] = []
@@ -80,10 +80,10 @@ def converge_homes(call: Call, agents: list[Declared]) -> dict[str, Any]:
 
 
 def home_owner_of(call: Call, agent: Placement) -> Owner:
-    """The user as whom the module looks at the home of *agent*, and in which it changes it.
+    """The user as whom the module reads and changes the home of *agent*.
 
-    In check mode on a host where that user is only planned there is either no home, or one that is adopted: then its
-    present user looks at it.
+    In check mode the declared user may not exist yet. Then there is either no home, or an adopted one, which is
+    read as its present user.
     """
     try:
         return Owner.named(agent.user)
@@ -94,7 +94,7 @@ def home_owner_of(call: Call, agent: Placement) -> Owner:
 
 
 def entries(outcome: converge.Outcome, kind: str) -> Iterator[dict[str, Any]]:
-    """What the parts of a home say of *kind*: those of config.yaml with values, the others with names only."""
+    """The entries of *kind* from all parts of a home: with values for config.yaml, names only for the others."""
     for name, file in parts.FILES.items():
         for entry in getattr(outcome.parts[name], kind):
             yield {"file": file, **(entry if isinstance(entry, dict) else {"key": entry})}
@@ -112,9 +112,9 @@ def diffs_of(agent: Placement, outcome: converge.Outcome) -> Iterator[dict[str, 
 
 
 def converge_units(call: Call, declared: list[Declared], restart: dict[str, list[str]]) -> gateway.GatewayPlan:
-    """Units are as declared, and the gateways that need it are restarted.
+    """Converge the units, and restart the gateways that need it.
 
-    :param restart: why the homes ask for it, by agent
+    :param restart: the homes' reasons for a restart, by agent
     """
     params = call.params
     agents = [each.agent for each in declared]
@@ -123,7 +123,7 @@ def converge_units(call: Call, declared: list[Declared], restart: dict[str, list
     names = dict.fromkeys([*(agent.name for agent in agents), *remembered(params["ops_dir"])])
     records = {name: Records(params["ops_dir"], name) for name in names}
     plan = gateway.plan_gateways(host, agents, manager, records, restart)
-    # After the units: what ran under such a manager is stopped by then.
+    # After the units: gateways that ran under such a manager are stopped by then.
     for user in groundwork.needless_linger(agents, params["scope"]):
         path, words = os.path.join(groundwork.LINGER, user), ["loginctl", "disable-linger", user]
         plan.add(Difference(path, "present", None), lambda words=words: run(words, timeout=60))
@@ -136,11 +136,11 @@ def converge_units(call: Call, declared: list[Declared], restart: dict[str, list
     return plan
 
 
-# Agents that are purged
+# Purge
 
 
 def purge(call: Call, agents: list[Declared]) -> dict[str, Any]:
-    """Agents that are to be purged are removed, each one whatever is wrong with another."""
+    """Remove the agents to be purged. An error with one agent does not stop the others."""
     purged: list[str] = []
     errors: dict[str, OpsError] = {}
     diffs: list[dict[str, str]] = []
@@ -163,7 +163,7 @@ def purge(call: Call, agents: list[Declared]) -> dict[str, Any]:
 
 def plan_purge(call: Call, agent: Placement) -> Plan:
     home = agent.home
-    # Of an agent that never was, neither data nor user are there.
+    # An agent that never existed has neither data nor a user.
     there = [path for path in (home, agent.directory) if os.path.lexists(path)]
     owner = home_owner_of(call, agent) if there else Owner.current()
     pid = removal.running(home, owner)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A call of one of Ansible's modules, and what several of them share."""
+"""A call of an Ansible module, and functions that several modules share."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ..system.systemd import Manager
 
 @dataclass
 class Call:
-    """What a module was called with; ``plugins/modules/host_kit.py`` sends it.
+    """One call of a module, as sent by ``plugins/modules/host_kit.py``.
 
     :param params: the module's arguments, checked by its specification
-    :param check_mode: nothing may be changed
-    :param diff_mode: the result is to tell what changes
-    :param place: where the kit that the controller has lies on hosts
-    :ivar warnings: what the caller is warned of
+    :param check_mode: change nothing
+    :param diff_mode: include the differences in the result
+    :param place: path on the host of the kit's version that the controller has
+    :ivar warnings: shown to the caller
     """
 
     params: dict[str, Any]
@@ -41,24 +41,24 @@ class Call:
         self.warnings.append(text)
 
     def done(self, plan: Plan, header: str) -> dict[str, Any]:
-        """Apply *plan*, but in check mode; what the module returns of it, with the diff below *header*."""
+        """Apply *plan* unless in check mode; returns ``changed`` and the diff, headed by *header*."""
         if not self.check_mode:
             plan.apply()
         return {"changed": plan.changed, "diff": plan.diff(header)}
 
 
 def answer(work: Callable[[Call], dict[str, Any]], call: Call) -> dict[str, Any]:
-    """What the module returns: the result of *work*, or the one clear error that it raised.
+    """The result that the module returns: that of *work*, or the error that it raised.
 
-    A result with ``failed`` and ``msg`` is a failure that tells more than an error could: what was done nevertheless.
+    *work* may also return ``failed`` and ``msg`` itself, to report a failure together with what was done nevertheless.
     """
     try:
         result = work(call)
     except (OpsError, OSError) as caught:
         error = as_error(caught)
         result = {"failed": True, "msg": str(error), "what": error.what, "where": error.where, "fix": error.fix}
-    # What -vvv shows of the arguments. Ansible hides what a specification names; a secret in a free-form mapping
-    # (config, settings, deliver_extra) only shows by its name or look.
+    # The arguments that -vvv shows. Ansible hides those that the specification marks as secret. A secret in a free-form
+    # mapping (config, settings, deliver_extra) can be recognized only by its name or look, so it is hidden here.
     return {**result, "warnings": call.warnings, "invocation": {"module_args": shown((), call.params)}}
 
 
@@ -68,9 +68,9 @@ def agents_of(call: Call) -> list[Agent]:
 
 
 def manager_of(call: Call) -> ManagerOf:
-    """Who runs the gateways of ``agents``, see :data:`managers.ManagerOf`.
+    """The managers that run the gateways of ``agents``, see :data:`managers.ManagerOf`.
 
-    Where the user is only planned (check mode), or never was (an agent that is absent), our own rights will do.
+    The user may not exist: not yet in check mode, and perhaps never for an absent agent. Then our own user stands in.
     """
 
     def manager(agent: Agent) -> Manager:
@@ -86,7 +86,7 @@ def manager_of(call: Call) -> ManagerOf:
 
 
 def units_host(call: Call, *, verbose: bool = False) -> units.Host:
-    """The host as units are written for it.
+    """The facts about the host that its units depend on.
 
     :param verbose: see :class:`units.Host`
     """

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Logs and journal stay small, or are left alone."""
+"""Limit the size of logs and journal, or leave them alone."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def work(call: Call) -> dict[str, Any]:
             journal_days=params["journal_days"],
         )
         present = [agent for agent in agents_of(call) if agent.present]
-        homes = [logs.Home(agent.home, agent.user, logs.group_of(agent.user)) for agent in present]
+        homes = [logs.Home(agent.name, agent.home, agent.user, logs.group_of(agent.user)) for agent in present]
         plan = logs.plan_logs(settings, homes, manager)
-    return {**call.done(plan, "logs"), "config": logs.CONFIG}
+    return {**call.done(plan, "logs"), "configs": logs.CONFIG.format("*")}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A release is there, and current."""
+"""Make a release present and current."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .call import Call
 
 
 def result_of(outcome: Outcome, root: str, diff: bool) -> dict[str, Any]:
-    """What the module returns."""
+    """The result that the module returns."""
     decision, stamp = outcome.decision, outcome.stamp or {}
     result: dict[str, Any] = {
         "changed": outcome.plan.changed,

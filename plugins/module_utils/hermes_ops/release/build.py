@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A release made true: built, proved, switched to, old ones pruned. What is to be done is decided in decide.py."""
+"""Apply a request for a release: build, prove, switch, prune. decide.py decides which of these are needed."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from .tree import from_tree, newest_tag
 from .uv import Index, building
 from .workshop import Workshop
 
-# Below this a build is not begun: a release with messaging is 281 MB (0.19.0), its wheels come on top.
+# A build is refused below this. A release with messaging takes 281 MB (0.19.0), and its wheels come on top.
 NEEDED_BYTES = 512 * 1024 * 1024
 
 
 @dataclass
 class Outcome:
-    """What was, or would be, done."""
+    """What was done, or in check mode would be."""
 
     plan: Plan
     decision: Decision
@@ -52,11 +52,11 @@ def ensure(
     timeout: float = 900.0,
     check: bool = False,
 ) -> Outcome:
-    """Make *request* true: build, prove, switch, prune. Nothing at all happens when it is true already.
+    """Satisfy *request*: build, prove, switch, prune. Does nothing when it is already satisfied.
 
-    :param timeout: seconds for each step of a build, and for another builder to finish
+    :param timeout: seconds for each step of a build, and to wait for another builder
     :param check: only say what would be done
-    :raises OpsError: and then the current release is what it was
+    :raises OpsError: it failed; the current release is unchanged
     """
     outcome = _consider(request, root, current, keep)
     if check or not outcome.plan.changed:
@@ -79,17 +79,17 @@ def ensure(
 
 
 def newest(request: Request, index: Index, *, root: str = "/opt/hermes", timeout: float = 900.0) -> Request:
-    """*request* pinned to the newest that is offered: a version of its range, a tag and commit of its channel.
+    """*request* pinned to the newest that is offered: a version of its range, or a tag and commit of its channel.
 
-    Nothing is built or changed. What is no range stands for itself, without a look at the network.
+    Builds and changes nothing. A request that is no range is returned as it is, without asking the network.
 
-    :param timeout: seconds for each question, and for a builder to finish
-    :raises OpsError: nothing in the range is offered, or whom to ask cannot be reached
+    :param timeout: seconds for each question, and to wait for another builder
+    :raises OpsError: nothing in the range is offered, or the index or repository cannot be reached
     """
     if not request.is_range:
         return request
     with _alone(root, timeout) as descriptor:
-        # Somebody else's who was killed.
+        # Left by a process that was killed.
         remove(os.path.join(root, "releases", "newest.work"))
         shop = Workshop(request, index, root, timeout, descriptor)
         with shop.opened("newest"):
@@ -98,7 +98,7 @@ def newest(request: Request, index: Index, *, root: str = "/opt/hermes", timeout
 
 @contextlib.contextmanager
 def _alone(root: str, timeout: float) -> Iterator[int]:
-    """The one builder below *root*; yields the descriptor of its lock."""
+    """Hold the lock of the only builder below *root*; yields its descriptor."""
     with building():
         for directory in (root, os.path.join(root, "releases"), os.path.join(root, "tools")):
             ensure_directory(directory, mode=0o755)
@@ -110,7 +110,7 @@ def _consider(request: Request, root: str, current: bool, keep: int) -> Outcome:
     observed = observe(root, request)
     decision = decide(request, observed, current=current, keep=keep)
     if decision.remove:
-        # Only now is it worth a walk through /proc.
+        # Walking /proc is slow, so it is done only when something could be removed.
         decision = decide(request, observed, current=current, keep=keep, in_use=used_by_processes(root))
     there = observed.find(decision.release_id)
     return Outcome(describe(decision, observed, request), decision, observed.current, there.stamp if there else None)
@@ -119,7 +119,7 @@ def _consider(request: Request, root: str, current: bool, keep: int) -> Outcome:
 def _after_build(
     before: Outcome, request: Request, root: str, current: bool, keep: int, stamp: dict[str, Any]
 ) -> Outcome:
-    """What is left to do now that the version is known and the release is there; what was done stays told."""
+    """The outcome now that the version is known and the release is built: the build, and what is left to do."""
     built = stamp["id"]
     observed = observe(root)
     switch = current and observed.current != built
@@ -163,7 +163,7 @@ def _fill(shop: Workshop, decision: Decision) -> dict[str, Any]:
     version = stamp["version"] = prove(shop, stamp["version"])
     identifier = release_id(shop.request, version, shop.tree)
     if decision.release_id is None:
-        # The newest of a range: only now is there a name to build under.
+        # For the newest of a range, the name is known only after the build.
         named = os.path.join(os.path.dirname(shop.partial), f"{identifier}.partial")
         os.rename(shop.partial, named)
         shop.partial = named
@@ -180,20 +180,20 @@ def _fill(shop: Workshop, decision: Decision) -> dict[str, Any]:
 
 
 def _complete(shop: Workshop, stamp: dict[str, Any]) -> None:
-    """Stamp it, get everything on disk, rename it: from then on it is a release."""
+    """Write the stamp, sync everything to disk, and rename the directory, which makes it a release."""
     write_json(os.path.join(shop.partial, STAMP), stamp, mode=0o644)
     # A release that a power cut left half on disk would look complete.
     run(["sync", "--file-system", shop.partial], timeout=shop.timeout, check=False)
     final = os.path.join(os.path.dirname(shop.partial), stamp["id"])
     if os.path.lexists(final):
-        # The same release, whose interpreter is gone.
+        # The same release, but its interpreter is gone.
         retire(os.path.dirname(final), stamp["id"])
     os.rename(shop.partial, final)
     sync_directory(os.path.dirname(final))
 
 
 def _close_to_others(path: str) -> None:
-    """Readable for everybody, writable for the owner only, whatever modes a wheel or a tree came with."""
+    """Make all files readable for everybody and writable for their owner only, whatever a wheel or tree had set."""
     for entry in _walk(path):
         mode = entry.stat(follow_symlinks=False).st_mode
         wanted = 0o755 if stat.S_ISDIR(mode) or mode & stat.S_IXUSR else 0o644

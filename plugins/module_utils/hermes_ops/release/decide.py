@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What to do so that a release is there, and current. Values in, values out; build.py does it."""
+"""Decide what to do so that a release is present and current. Pure functions; build.py acts on the decision."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .versions import satisfies, tag_key, version_key
 class Decision:
     """What is to be done.
 
-    :param version: what to build or what is there; None: the newest of a range, or only known after the build
-    :param release_id: None when that depends on a version not yet known
+    :param version: to build, or already present; None: the newest of a range, or known only after the build
+    :param release_id: None when it depends on a version that is not known yet
     """
 
     version: str | None
@@ -35,10 +35,10 @@ class Decision:
 
 
 def identity(request: Request, version: str | None, tree: Tree | None = None) -> dict[str, Any]:
-    """All that makes a release what it is. Two with the same identity are the same release.
+    """Everything that distinguishes one release from another. Equal identities mean the same release.
 
-    A range is not part of it, the version that came of it is. A shipped lock counts as ``auto``: one that is
-    regenerated, or shipped later for the version, does not rebuild what runs.
+    A range is not part of it, but the version chosen from the range is. A shipped lock counts as ``auto``: when it is
+    regenerated, or shipped later for the version, the installed release is not rebuilt.
     """
     value: dict[str, Any] = {"method": request.method, "extras": list(request.extras)}
     if request.method == "git":
@@ -65,10 +65,10 @@ def release_id(request: Request, version: str | None, tree: Tree | None = None) 
 
 
 def pin_installed(request: Request, observed: Observed) -> Request:
-    """A *request* for a channel, pinned to a tag of it that is installed: the current one, else the newest.
+    """A *request* for a channel, pinned to an installed tag of the channel: the current one, else the newest.
 
-    So nothing in a channel is ever replaced by an older one, and moving up is left to an update. Itself when there
-    is none, or when it is for no channel.
+    So an installed release is never replaced by an older one of its channel, and only an update moves up. The request
+    is returned as it is when no tag of the channel is installed, or when it names no channel.
     """
     if request.channel is None:
         return request
@@ -88,10 +88,10 @@ def _is_of_channel(release: Installed, request: Request) -> bool:
 
 
 def choose_version(request: Request, observed: Observed) -> str | None:
-    """The version that a request means, as far as that is known without the network.
+    """The version that a request means, as far as it is known without the network.
 
-    For a range: what is current, when it lies in the range; else the newest installed that would do as it is.
-    So nothing in a range is ever replaced by an older one, and moving up is left to an update. None: the
+    For a range: the current version if it lies in the range, else the newest installed one that fits unchanged.
+    So an installed version is never replaced by an older one of the range, and only an update moves up. None: the
     newest that the index has.
     """
     available = available_in(request, observed.tree.versions if observed.tree else None)
@@ -117,9 +117,9 @@ def _is_package(release: Installed) -> bool:
 def decide(request: Request, observed: Observed, *, current: bool, keep: int, in_use: Sequence[str] = ()) -> Decision:
     """What to do so that *request* is met. Pure.
 
-    :param current: the release shall be the current one
-    :param keep: how many releases stay besides the current one and the one that is asked for
-    :param in_use: ids of releases that running processes use; they stay in any case
+    :param current: make the release the current one
+    :param keep: how many releases to keep besides the current and the requested one
+    :param in_use: ids of releases that running processes use; these are always kept
     """
     request = pin_installed(request, observed)
     version = choose_version(request, observed) if request.method != "git" else None
@@ -144,7 +144,7 @@ def superfluous(
 ) -> tuple[str, ...]:
     """The ids of the releases to remove, longest unused first.
 
-    The one that is current until the switch counts as the last used, so it is always the first to be kept.
+    The release that is current before the switch counts as the last used, so it is kept first.
     """
     spared = {wanted, *in_use} if switch else {wanted, observed.current, *in_use}
     others = [

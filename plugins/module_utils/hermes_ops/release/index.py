@@ -52,9 +52,9 @@ def newest_version(shop: Workshop, specifier: str) -> str:
 
 
 def _check_metadata(shop: Workshop) -> str | None:
-    """``requires-python`` of what was installed.
+    """``requires-python`` of the installed hermes-agent.
 
-    :raises OpsError: there is no such extra; uv only warns
+    :raises OpsError: it has no such extra, which uv only warns about
     """
     metadata = _metadata(shop.packages)
     offered = {_normal(name) for name in re.findall(r"^Provides-Extra: (\S+)", metadata, re.MULTILINE)}
@@ -69,10 +69,10 @@ def _check_metadata(shop: Workshop) -> str | None:
 
 
 def _requires(shop: Workshop, version: str, lock: str | None) -> str | None:
-    """``requires-python`` of a version that we ship no lock for, from its own metadata.
+    """``requires-python`` from the metadata of a version for which no lock is shipped.
 
-    Asked before anything is resolved, because uv heeds the lower bound of it only: it would install on an
-    interpreter that is too new.
+    Read before anything is resolved, because uv heeds only the lower bound and would install on an interpreter that
+    is too new.
     """
     target = os.path.join(shop.work, "metadata")
     pins = ["--require-hashes", "--constraint", shop.write("given.txt", lock)] if lock else []
@@ -88,7 +88,7 @@ def _requires(shop: Workshop, version: str, lock: str | None) -> str | None:
 
 
 def _lock_for(shop: Workshop, version: str) -> tuple[str, str | None, str | None]:
-    """Kind of the lock, its text (None: there is none), and the ``requires-python`` that it knows of."""
+    """The kind of the lock, its text (None: no lock), and its ``requires-python`` (None: unknown)."""
     if shop.request.lock == "none":
         return "none", None, None
     if shop.request.lock != "auto":
@@ -100,7 +100,7 @@ def _lock_for(shop: Workshop, version: str) -> tuple[str, str | None, str | None
 
 
 def _metadata(packages: str) -> str:
-    """The METADATA of the hermes-agent that is installed in *packages*."""
+    """The METADATA of hermes-agent as installed in *packages*."""
     name = next(name for name in os.listdir(packages) if re.match(r"hermes_agent-.*\.dist-info$", name))
     return read_text(os.path.join(packages, name, "METADATA")) or ""
 

@@ -17,11 +17,11 @@ from .workshop import Workshop
 def interpreter_for(shop: Workshop, requires: str | None) -> str:
     """Path of the interpreter to build with.
 
-    :raises OpsError: it, or the one that was asked for, does not satisfy *requires*; names both
+    :raises OpsError: none is found, it does not satisfy *requires* (the error names both), or only root can run it
     """
     found = _find(shop, shop.request.python or requires)
     if found is None and not shop.request.python:
-        # None that fits: the host's own, for the error that names both.
+        # No interpreter fits. Take the host's own one for the error, which names its version and the required one.
         found = _find(shop, None)
     if found is None:
         needs = f" ({shop.about} requires {requires})" if requires else ""
@@ -38,15 +38,16 @@ def interpreter_for(shop: Workshop, requires: str | None) -> str:
         raise OpsError(
             f"{shop.about}: only root can run this interpreter; nothing was changed",
             where=found,
-            fix="name one in python that lies outside of a private directory, e.g. /usr/bin/python3.11",
+            fix="set python to one outside private directories, e.g. /usr/bin/python3.11",
         )
     return found
 
 
 def _find(shop: Workshop, request: str | None) -> str | None:
-    """What uv finds for *request*, its links resolved; None when there is no such interpreter.
+    """The interpreter that uv finds for *request*, its links resolved; None when there is none.
 
-    Not /usr/bin/python3: what that leads to changes with the distribution, a release must not.
+    Links are resolved because the target of /usr/bin/python3 changes with the distribution, but a release must not
+    change.
     """
     downloads = [] if shop.request.python_downloads else ["--no-python-downloads"]
     arguments = ["--no-project", "--system", *downloads, *([request] if request else [])]
@@ -54,7 +55,7 @@ def _find(shop: Workshop, request: str | None) -> str | None:
         return os.path.realpath(shop.uv("python", "find", *arguments, about=shop.about).strip())
     except OpsError:
         if shop.request.python_downloads and request:
-            # uv only fetches one where it is told to install.
+            # uv downloads an interpreter only when told to install one.
             shop.uv("python", "install", "--no-bin", request, about=f"Python {request}")
             return os.path.realpath(shop.uv("python", "find", *arguments, about=shop.about).strip())
         return None

@@ -1,23 +1,23 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Releases: one installed version of Hermes each, built aside, proved, and never changed again.
+"""Observe the releases on a host. Each is one installed version of Hermes, built aside, proved, then never changed.
 
 ::
 
     <root>/releases/<id>/            bin/python, bin/hermes, release.json, requirements.lock; src/ for git and path
     <root>/releases/<id>.partial/    being built; becomes <id> by rename(2) when it is complete and proved
-    <root>/releases/<id>.work/       what the build needs beside it (cache, temporary files)
-    <root>/releases/<id>.removed/    on its way out
+    <root>/releases/<id>.work/       cache and temporary files of the build
+    <root>/releases/<id>.removed/    being removed
     <root>/current -> releases/<id>  replaced by rename(2)
     <root>/.lock                     one builder at a time
 
-An id is ``<version>-<8 hex>`` (git: ``<ref>-…``; a tree: ``<its name>-…``). The hex digits are a digest of all
-that makes the release what it is, so the same version with other extras is another release. ``release.json`` is
-written last before the rename: a directory without it is no release, and what it says decides, without
-a look at Hermes or the network, whether there is anything to do.
+An id is ``<version>-<8 hex>`` (git: ``<ref>-…``; a tree: ``<its name>-…``). The hex digits are a digest of the
+identity (:func:`decide.identity`), so the same version with other extras is another release. ``release.json`` is
+written last, just before the rename. A directory without it is no release. Its content alone decides whether there is
+anything to do; neither Hermes nor the network is asked.
 
-Here is looked at what there is; nothing is touched or started.
+This module only reads; it changes and starts nothing.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from .versions import is_version, version_key
 
 STAMP = "release.json"
 GARBAGE = (".partial", ".work", ".removed")
-# Never part of a release: history, other people's environments, caches.
+# Never part of a release: history, virtual environments, caches.
 LEFT_OUT = (".git", ".venv", "venv", "node_modules", "__pycache__", ".pytest_cache")
 
 
 @dataclass(frozen=True)
 class Tree:
-    """What stands behind a ``path``: a source tree, or a directory of wheels with the versions in it."""
+    """The directory of method ``path``: a source tree, or a directory of wheels with the versions in it."""
 
     name: str
     fingerprint: str
@@ -54,8 +54,8 @@ class Tree:
 class Installed:
     """A complete release on the host.
 
-    :param used: when it was built or last became, or ceased to be, the current one (mtime of its directory)
-    :param intact: its interpreter is still there (an upgrade of the distribution may take it away)
+    :param used: when it was built, or last became or ceased to be the current one (mtime of its directory)
+    :param intact: its interpreter still exists (an upgrade of the distribution may remove it)
     """
 
     id: str
@@ -82,13 +82,13 @@ class Observed:
 
 
 def stamp_of(root: str, release: str | None) -> dict[str, Any]:
-    """What the release *release* says of itself; ``{}`` when it is none."""
+    """The stamp of the release *release*; ``{}`` when there is no such release."""
     stamp = read_json(os.path.join(root, "releases", release, STAMP)) if release else None
     return stamp if isinstance(stamp, dict) else {}
 
 
 def observe(root: str, request: Request | None = None) -> Observed:
-    """Read the stamps, the link, and for ``path`` what stands there. Touches nothing, starts nothing."""
+    """Read the stamps, the link ``current``, and for ``path`` the directory. Changes and starts nothing."""
     directory = os.path.join(root, "releases")
     releases: list[Installed] = []
     garbage: list[str] = []
@@ -115,7 +115,7 @@ def _installed(directory: str, name: str) -> list[Installed]:
             stamp = json.load(stream)
         used = os.stat(path).st_mtime
     except (OSError, ValueError):
-        # Somebody else's directory. It is neither used nor removed.
+        # Not a directory of ours: neither used nor removed.
         return []
     return [Installed(name, stamp, used, os.path.exists(os.path.join(path, "bin", "python")))]
 
@@ -123,10 +123,10 @@ def _installed(directory: str, name: str) -> list[Installed]:
 def examine(request: Request) -> Tree:
     """Look at the directory of method ``path``.
 
-    A tree is fingerprinted by its contents (a copied tree has new times but is the same), a directory
-    of wheels by the names and sizes of the files.
+    A source tree is fingerprinted by its contents, since a copied tree has new times but is the same. A directory of
+    wheels has no fingerprint: the version chosen from it counts.
 
-    :raises OpsError: it is neither
+    :raises OpsError: it is neither, or no wheel in it fits the request
     """
     path = request.path or ""
     if not os.path.isdir(path):
@@ -168,12 +168,12 @@ def _fingerprint(path: str) -> str:
 
 
 def used_by_processes(root: str) -> list[str]:
-    """Ids of the releases that a running process was started from or has loaded a library of."""
+    """Ids of the releases from which a running process was started or has loaded a library."""
     pattern = re.compile(re.escape(os.path.join(root, "releases", "")).encode() + rb"([^/\0\n]+)/")
     found: set[str] = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         for name in ("cmdline", "maps"):
-            # A process may end, or not be ours to look at.
+            # The process may have ended, or we may not be allowed to read it.
             with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as stream:
                 found.update(match.decode("utf-8", "replace") for match in pattern.findall(stream.read()))
     return sorted(found)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The patches of a release, each applied exactly or not at all."""
+"""Apply the patches of a release, each exactly or not at all."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .workshop import Workshop
 
 
 def apply_patches(shop: Workshop, tree: str) -> list[str]:
-    """Apply the patches to *tree*, each exactly: where a context differs it is for a person to look.
+    """Apply the patches to *tree*, each exactly: where a context differs, a person has to look.
 
-    By git, which hosts have (base_packages), and which applies a patch as a whole or not at all, never guesses
-    (GNU patch does, unless told) and writes nowhere outside of *tree*, not through a link either.
+    git applies them. Hosts have it (base_packages), it applies a patch as a whole or not at all, never guesses (GNU
+    patch does by default), and writes nothing outside *tree*, not even through a link.
 
     :returns: the files that were changed
-    :raises OpsError: one does not apply; names the patch, the file, and what was not found there
+    :raises OpsError: a patch does not apply; names the patch, the file, and the lines that were not found
     """
     changed: list[str] = []
     for name, text in read_patches(shop.request):
@@ -37,20 +37,20 @@ def apply_patches(shop: Workshop, tree: str) -> list[str]:
 
 
 def _apply(shop: Workshop, tree: str, *arguments: str) -> Completed:
-    # A repository that the tree happens to lie in is none of its business.
+    # git must ignore a repository that the tree happens to lie in.
     env = {"GIT_CEILING_DIRECTORIES": os.path.dirname(tree)}
     argv = ["git", "apply", "--whitespace=nowarn", *arguments]
     return shop.run(argv, env=env, cwd=tree)
 
 
 def _explain(shop: Workshop, name: str, said: str, *, there: bool) -> NoReturn:
-    """:raises OpsError: what ``git apply --check --verbose`` said, in our words"""
+    """:raises OpsError: explains the output of ``git apply --check --verbose``"""
     if there:
         raise OpsError(f"{shop.about}: {name} is in it already; nothing was changed", fix="take it out of patches")
     missing = re.search(r"^error: while searching for:\n(.*?)\nerror: ", said, re.MULTILINE | re.DOTALL)
     errors = [line[len("error: ") :] for line in said.splitlines() if line.startswith("error: ")]
     errors = [line for line in errors if line != "while searching for:"]
-    lines = f"; it looks for:\n{missing[1]}\n" if missing else "; "
+    lines = f"; these lines were not found:\n{missing[1]}\n" if missing else "; "
     raise OpsError(
         f"{shop.about}: {name} does not apply ({', '.join(errors)}){lines}nothing was changed",
         fix="adapt the patch to this version, or take it out of patches",

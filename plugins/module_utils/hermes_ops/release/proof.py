@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A release that was built proves that it starts."""
+"""Prove that a release that was built starts."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ..system.process import run
 from .versions import version_key
 from .workshop import Workshop
 
-# Extras that bring aiohttp (0.19.0 METADATA), without which the gateway has neither API server nor webhooks.
+# Extras that bring aiohttp (0.19.0 METADATA). Without it the gateway has neither API server nor webhooks.
 AIOHTTP_EXTRAS = frozenset({"all", "homeassistant", "matrix", "messaging", "slack", "sms", "teams", "termux-all"})
 _SAID_VERSION = re.compile(r"\bv?(\d+\.\d+[0-9A-Za-z.]*)")
 
 
 def prove(shop: Workshop, expected: str | None) -> str:
-    """Start what was built, as a user with no rights and without network; returns the version it says it is.
+    """Start the new release as an unprivileged user and without network; returns the version that it reports.
 
-    :raises OpsError: it does not start, lacks what its extras promise, or is another version
+    :raises OpsError: it does not start, lacks a package that its extras promise, or is another version
     """
     home = os.path.join(shop.work, "home")
     os.mkdir(home)
     if shop.nobody:
         os.chown(home, shop.nobody.uid, shop.nobody.gid)
-    # `hermes --version` asks the index for news (0.19.0 hermes_cli/banner.py): a dead proxy answers at once.
+    # `hermes --version` asks the index for updates (0.19.0 hermes_cli/banner.py). With a dead proxy that fails at once.
     dead = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),
                          "http://127.0.0.1:9")  # fmt: skip
     env = {**dead, "HOME": home, "HERMES_HOME": os.path.join(home, "hermes"), "no_proxy": "", "NO_PROXY": ""}
@@ -42,12 +42,12 @@ def prove(shop: Workshop, expected: str | None) -> str:
             raise OpsError(
                 f"{shop.about}: built, but {' '.join(map(os.path.basename, argv))} fails: {done.last_words}; "
                 "nothing was changed",
-                fix="take another version; see that all users may enter the install root",
+                fix="take another version; check that all users may enter the install root",
             )
         said = done.stdout
     match = _SAID_VERSION.search(said)
     if match is None:
         raise OpsError(f"{shop.about}: bin/hermes --version names no version; nothing was changed")
     if shop.request.method == "pypi" and version_key(match[1]) != version_key(expected or ""):
-        raise OpsError(f"{shop.about}: built, but it says it is {match[1]}; nothing was changed")
+        raise OpsError(f"{shop.about}: built, but it reports version {match[1]}; nothing was changed")
     return match[1]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A release as it is asked for."""
+"""A request for a release."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .versions import check_specifier, is_prerelease, is_version, satisfies
 _FULL_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
 _CHANNEL = re.compile(r"[A-Za-z0-9*?][A-Za-z0-9*?._/+-]*")
-# What a unified diff begins a file with.
+# The header of a file in a unified diff.
 _DIFF = re.compile(r"^--- \S.*\n\+\+\+ \S", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for. Raises OpsError when the parts do not make sense together.
+    """The release that is wanted. Raises OpsError when the parts do not make sense together.
 
     :param method: ``pypi``, ``git`` or ``path``
     :param version: ``pypi``, and ``path`` with wheels: exact, or a range such as ``>=0.18,<0.20``
@@ -34,14 +34,14 @@ class Request:
     :param url: ``git``: any URL that git fetches from, without credentials
     :param ref: ``git``: tag or branch; must be at *commit*
     :param commit: ``git``: full commit
-    :param channel: ``git``, instead of *ref* and *commit*: a glob of tags such as ``v2026.*``, which is to tags what a
-        range is to versions
+    :param channel: ``git``, instead of *ref* and *commit*: a glob of tags such as ``v2026.*``, the counterpart of a
+        range of versions
     :param path: ``path``: a source tree, or a directory with wheels, on the host
     :param lock: ``auto`` (shipped lock, or the tree's uv.lock), ``none``, an absolute path, or the text itself
-    :param python: interpreter: absolute path or version request as uv takes it; None: uv finds one
+    :param python: interpreter: absolute path, or version request in uv's syntax; None: uv finds one
     :param python_downloads: uv may download an interpreter when the host has none that fits
-    :param patches: unified diffs (``a/gateway/run.py``) that are applied to what is built, in this order: absolute
-        paths on the host, or the texts themselves
+    :param patches: unified diffs (``a/gateway/run.py``) applied to the release as it is built, in this order:
+        absolute paths on the host, or the texts themselves
     """
 
     method: str = "pypi"
@@ -85,17 +85,17 @@ class Request:
             parts = urllib.parse.urlsplit("-")
         if parts.path.startswith("-"):
             raise OpsError("is missing or no URL", where="url", fix="write https://HOST/PATH.git or git@HOST:PATH.git")
-        # A token is often the whole of it (https://TOKEN@…). Only to SSH a user is no secret.
+        # The user part is often a token (https://TOKEN@…). Only with SSH is the user no secret.
         if "@" in parts.netloc and (parts.password or parts.scheme != "ssh"):
             raise OpsError(
-                "holds credentials, which would be seen in the list of processes and in release.json",
+                "holds credentials, which would be visible in the process list and in release.json",
                 where="url",
                 fix="leave them to git's credential helper, ~/.netrc or an SSH key",
             )
         if self.channel is not None:
             if self.ref or self.commit or not _CHANNEL.fullmatch(self.channel):
                 raise OpsError(
-                    f"{self.channel!r} is no pattern of tags, or ref and commit are given as well",
+                    f"{self.channel!r} is not a pattern of tags, or ref or commit is given as well",
                     where="channel",
                     fix="write a pattern such as v2026.*, or ref and commit",
                 )
@@ -114,14 +114,14 @@ class Request:
         return self.version is not None and not is_version(self.version)
 
     def is_offered(self, tag: str) -> bool:
-        """Whether *tag* is a version of the channel; a pre-release only when the channel itself names one."""
+        """Whether *tag* is a version in the channel; a pre-release only when the channel itself names one."""
         channel = self.channel or ""
         named = is_prerelease(re.sub("[*?]", "0", channel))
         return is_version(tag) and fnmatch.fnmatchcase(tag, channel) and (named or not is_prerelease(tag))
 
 
 def available_in(request: Request, versions: Sequence[str] | None) -> list[str]:
-    """Those of *versions* that the request allows; a pre-release only when it is named."""
+    """The *versions* that the request allows; a pre-release only when it is named."""
     wanted = request.version or ">=0"
     specifier = wanted if request.is_range or not request.version else f"=={wanted}"
     return [version for version in versions or () if satisfies(version, specifier)]
@@ -132,7 +132,7 @@ def digest(text: str) -> str:
 
 
 def lock_text(value: str) -> str:
-    """The lock that the parameter ``lock`` gives, by path or as text."""
+    """The text of the lock in the parameter ``lock``, which is a path or the text itself."""
     if not value.startswith("/"):
         return value
     text = read_text(value)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The releases on a host: which one is current, and which ones go."""
+"""The releases on a host: make one current, remove others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .observe import observe, used_by_processes
 
 
 def switch(root: str, release: str) -> None:
-    """Let ``current`` be *release*, in one step. For who holds the lock of *root*."""
+    """Make *release* the current one, atomically. The caller holds the lock of *root*."""
     link = os.path.join(root, "current")
     fresh = os.path.join(root, ".current")
     with contextlib.suppress(FileNotFoundError):
@@ -27,18 +27,18 @@ def switch(root: str, release: str) -> None:
     os.symlink(os.path.join("releases", release), fresh)
     os.replace(fresh, link)
     sync_directory(root)
-    # The order in which releases were last used decides which are kept.
+    # Record the use: the order in which releases were last used decides which are kept.
     for path in (before, os.path.realpath(link)):
         with contextlib.suppress(OSError):
             os.utime(path)
 
 
 def prune(root: str, *, keep: int, first: Container[str] = ()) -> None:
-    """Remove all but the current release and *keep* others, the last used first; one that is in use stays.
+    """Remove all but the current release and the *keep* last used others. A release that is in use stays.
 
-    For who holds the lock of *root*.
+    The caller holds the lock of *root*.
 
-    :param first: ids of releases that nobody wants to go back to
+    :param first: ids of releases to remove first, since nobody wants to go back to them
     """
     observed = observe(root)
     releases = tuple(replace(each, used=0.0) if each.id in first else each for each in observed.releases)
@@ -49,7 +49,7 @@ def prune(root: str, *, keep: int, first: Container[str] = ()) -> None:
 
 
 def retire(releases: str, name: str) -> None:
-    # Without its stamp in place under its name it is no release any more, however far the removal gets.
+    # Renamed first: even if the removal stops halfway, the rest is not taken for a release.
     going = os.path.join(releases, f"{name}.removed")
     os.rename(os.path.join(releases, name), going)
     remove(going)

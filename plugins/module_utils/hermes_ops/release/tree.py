@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A release from a source tree: a commit of a repository, or a directory on the host."""
+"""Build a release from a source tree: a commit of a repository, or a directory on the host."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def from_tree(shop: Workshop) -> dict[str, Any]:
 
 
 def _git(shop: Workshop, *arguments: str) -> str:
-    """What git says; its repository is one of the work directory."""
+    """The output of git, run on the repository in the work directory."""
     env = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes")}
     if "GIT_SSL_CAINFO" in shop.uv.env:
         env["GIT_SSL_CAINFO"] = shop.uv.env["GIT_SSL_CAINFO"]
@@ -89,14 +89,14 @@ def _git(shop: Workshop, *arguments: str) -> str:
 
 
 def newest_tag(shop: Workshop) -> tuple[str, str]:
-    """The newest tag of the channel and its commit; a tag, never a branch."""
+    """The newest tag of the channel (never a branch) and its commit."""
     url = shop.request.url or ""
     shop.about = f"hermes-agent {shop.request.channel}"
     commits: dict[str, str] = {}
     for line in _git(shop, "ls-remote", "--tags", "--end-of-options", url).splitlines():
         commit, _separator, name = line.partition("\trefs/tags/")
         if name.endswith("^{}"):
-            # What an annotated tag, an object of its own, leads to.
+            # The commit of an annotated tag, which is an object of its own.
             commits[name[:-3]] = commit
         elif name:
             commits.setdefault(name, commit)
@@ -112,7 +112,7 @@ def newest_tag(shop: Workshop) -> tuple[str, str]:
 
 
 def _export(shop: Workshop, tree: str) -> None:
-    """The files of the commit, without history: a tree without .git is one that Hermes leaves alone."""
+    """Export the files of the commit without history: Hermes leaves a tree without .git alone."""
     url, ref, commit = shop.request.url or "", shop.request.ref or "", shop.request.commit or ""
     _git(shop, "init", "--quiet", "--bare")
     _git(shop, "fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, ref)
@@ -127,7 +127,7 @@ def _export(shop: Workshop, tree: str) -> None:
 
 
 def _mark_as_ours(shop: Workshop, tree: str) -> None:
-    """Tell Hermes' own updater that somebody else updates this tree (Hermes reads it since 0.21)."""
+    """Tell Hermes' own updater that this tree is updated from outside (read by Hermes since 0.21)."""
     path = os.path.join(tree, "install-stamp.json")
     try:
         known = json.loads(read_text(path) or "{}")
@@ -140,10 +140,10 @@ def _mark_as_ours(shop: Workshop, tree: str) -> None:
 
 
 def _install(shop: Workshop, tree: str) -> None:
-    """Make the tree importable where it lies, now and after the rename.
+    """Make the tree importable in place, before and after the rename.
 
-    As upstream installs it: the skills and other data of a tree are found beside its code, a wheel of it
-    has none. ``editable_mode=compat`` asks setuptools for a plain path file, in which the path can be relative.
+    Upstream installs it this way, too: Hermes finds its skills and other data beside the code, and a wheel would
+    have none. ``editable_mode=compat`` asks setuptools for a plain path file, in which the path can be relative.
     """
     shop.uv(
         "pip", "install", "--quiet", "--no-deps", "--python", shop.python, "--config-setting",

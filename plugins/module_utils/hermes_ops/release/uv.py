@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""uv, pinned: how it gets onto the host, how it is called, and what its errors mean.
+"""uv, pinned: how it is installed on the host, how it is called, and what its errors mean.
 
-uv 0.13.8. It does not read pip's settings, so those that name an index or a certificate bundle are handed on to
-it; credentials only ever travel in the environment, never in an argument that ``ps`` shows.
+Read from uv 0.13.8. uv does not read pip's settings, so those that name an index or a certificate bundle are passed
+on. Credentials are passed in the environment only, never in an argument that ``ps`` shows.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ..system.errors import OpsError
 from ..system.files import sync_directory
 from ..system.process import Completed, run
 
-# Where Debian and Ubuntu keep the certificates of the host, the operator's own included.
+# The host's certificates on Debian and Ubuntu, including those that the operator added.
 SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-# What interpreters are searched in: not the caller's PATH, which may lead into somebody's home.
+# Where interpreters are searched. The caller's PATH is not used, because it may lead into somebody's home.
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Variables that would make uv, pip or the interpreter build something else than was asked for.
+# Variables that would make uv, pip or the interpreter build something other than what was asked for.
 _MISLEADING = (
     "CONDA_PREFIX", "PIP_CONSTRAINT", "PIP_REQUIREMENT", "PIP_TARGET", "PIP_USER", "PYTHONHOME", "PYTHONPATH",
     "UV_BUILD_CONSTRAINT", "UV_CONSTRAINT", "UV_FROZEN", "UV_LINK_MODE", "UV_OVERRIDE", "UV_PROJECT",
@@ -42,11 +42,11 @@ _MISLEADING = (
 class Index:
     """Where packages come from.
 
-    :param url: a PEP 503 index; None: what the environment, pip's or uv's own configuration of the host say
-    :param username: for *url*; never written down
-    :param password: for *url*; never written down
+    :param url: a PEP 503 index; None: as set by the environment, or by the host's configuration of pip or uv
+    :param username: for *url*; never stored
+    :param password: for *url*; never stored
     :param ca_bundle: PEM file that replaces the host's certificates
-    :param wheels: directory on the host that replaces the index altogether
+    :param wheels: directory on the host that replaces the index entirely
     """
 
     url: str | None = None
@@ -65,7 +65,7 @@ class Index:
 
 
 def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """``index-url``, ``extra-index-url`` and ``cert`` as pip would see them: its files, then its variables."""
+    """``index-url``, ``extra-index-url`` and ``cert`` as pip reads them: from its files, then from its variables."""
     home = environ.get("HOME", "/root")
     files = [
         "/etc/pip.conf",
@@ -89,9 +89,9 @@ def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def index_environment(index: Index, environ: Mapping[str, str], pip: Mapping[str, str]) -> dict[str, str]:
-    """The variables by which uv and pip ask the same index and trust the same certificates.
+    """The variables that make uv and pip use the same index and trust the same certificates.
 
-    What is declared (*index*) goes before uv's own variables, those before pip's settings (*pip*).
+    The declaration (*index*) takes precedence over uv's own variables, and these over pip's settings (*pip*).
     """
     variables: dict[str, str] = {"UV_SYSTEM_CERTS": environ.get("UV_SYSTEM_CERTS", "true")}
     if index.url:
@@ -130,7 +130,7 @@ def redact(text: str) -> str:
 
 @contextlib.contextmanager
 def building() -> Iterator[None]:
-    """What is made inside can be read by the agent's user, and is not misled by the caller's environment."""
+    """Set a umask with which the agent's user can read the files, and ignore misleading variables of the caller."""
     before = dict(os.environ)
     mask = os.umask(0o022)
     for name in _MISLEADING:
@@ -147,11 +147,11 @@ class Uv:
     """uv at ``<root>/tools/uv``.
 
     :param root: usually ``/opt/hermes``
-    :param work: directory of this build, removed with it: temporary files, and the cache unless the caller has
-        one (``UV_CACHE_DIR``)
-    :param timeout: seconds that one call may take
-    :param lock: descriptor of the builder's lock, inherited by every child: a builder that was killed keeps the
-        next one out until its last child is gone
+    :param work: directory of this build, removed after it; holds temporary files, and the cache unless the caller
+        sets one (``UV_CACHE_DIR``)
+    :param timeout: seconds for one call
+    :param lock: descriptor of the builder's lock. Every child inherits it, so after a builder was killed the next one
+        waits until its last child is gone
     """
 
     def __init__(self, root: str, work: str, index: Index, *, timeout: float, lock: int) -> None:
@@ -164,12 +164,13 @@ class Uv:
         shared = os.environ.get("UV_CACHE_DIR")
         self.env = {
             **index_environment(index, os.environ, pip_settings(os.environ)),
-            # Its errors in one line each: it breaks them to the width of a terminal even where there is none.
+            # Keeps each error in one line: uv wraps its errors to the width of a terminal even without one.
             "COLUMNS": "1000",
             "PATH": SEARCH_PATH,
             "TMPDIR": os.path.join(work, "tmp"),
             "UV_CACHE_DIR": shared or os.path.join(work, "cache"),
-            # A hard link would let one who may write the cache change a release. Ours goes away with the build.
+            # With hard links, anybody who may write a shared cache could change a release. Our own cache is removed
+            # with the build.
             "UV_LINK_MODE": "copy" if shared else "hardlink",
             "UV_NO_PROGRESS": "1",
             "UV_PYTHON_INSTALL_DIR": os.path.join(root, "tools", "python"),
@@ -177,12 +178,12 @@ class Uv:
         }
 
     def ensure(self) -> None:
-        """Put the pinned uv in place when it is not there, from the same index, checked against its hash.
+        """Install the pinned uv if it is missing, from the same index, checked against its hash.
 
-        Run by the pip that lies in a wheel beside every ``venv`` module: two seconds faster than a venv of its
-        own, and nothing of it stays behind.
+        Runs pip from the wheel that comes with every ``venv`` module. This is two seconds faster than making a venv
+        for it, and leaves nothing behind.
 
-        :raises OpsError: no pip on the host, index out of reach, or another file than the pinned one
+        :raises OpsError: no pip on the host, the index cannot be reached, or it offers another file than the pinned one
         """
         from .pins import UV, UV_VERSION
 
@@ -207,9 +208,9 @@ class Uv:
         shutil.rmtree(target)
 
     def __call__(self, *arguments: str, about: str, cwd: str | None = None) -> str:
-        """Run ``uv`` with *arguments*, return its standard output.
+        """Run ``uv`` with *arguments* and return its standard output.
 
-        :param about: what is being installed, for the error
+        :param about: what is being installed, for the error message
         """
         done = self._run([self.path, *arguments], cwd=cwd)
         if not done.ok:
@@ -222,7 +223,7 @@ class Uv:
         return ["--no-index", "--find-links", self.index.wheels, "--offline"] if self.index.wheels else []
 
     def _run(self, argv: Sequence[str], cwd: str | None = None) -> Completed:
-        # An empty directory: neither a stray pyproject.toml nor a uv.toml of the caller's is found from there.
+        # From an empty directory, uv finds neither a stray pyproject.toml nor the caller's uv.toml.
         cwd = cwd or os.path.join(self.work, "tmp")
         try:
             return run(argv, timeout=self.timeout, check=False, env=self.env, cwd=cwd, pass_fds=(self.lock,))
@@ -236,7 +237,7 @@ class Uv:
 
 def _pip() -> list[str]:
     wheels = sorted(glob.glob("/usr/share/python-wheels/pip-*.whl"))
-    # Elsewhere than on Debian it lies in the standard library; where venv is a package apart, neither is there.
+    # Outside Debian the wheel is part of the standard library. Where venv is a separate package, both are missing.
     ensurepip = importlib.util.find_spec("ensurepip")
     if not wheels and ensurepip is not None and ensurepip.origin:
         wheels = sorted(glob.glob(os.path.join(os.path.dirname(ensurepip.origin), "_bundled", "pip-*.whl")))
@@ -247,7 +248,7 @@ def _pip() -> list[str]:
     raise OpsError("the host's Python comes without pip", where=sys.executable, fix="apt install python3-venv")
 
 
-# What uv 0.13 and pip say -> what it is, and what to do. The first that is found counts.
+# A pattern in the output of uv 0.13 or pip -> the cause, and the fix. The first match counts.
 _CAUSES = (
     (
         r"No space left on device|os error 28\b|Errno 28\b",
@@ -267,7 +268,7 @@ _CAUSES = (
     (
         r"Failed to extract archive: (?P<it>\S+)",
         "a broken file was offered{it}",
-        "nothing on this host is wrong: ask whoever runs the index",
+        "nothing is wrong on this host: ask the operator of the index",
     ),
     (
         r"(?i:invalid peer certificate|certificate verify failed|unknown ?issuer|self.signed certificate)",
@@ -276,13 +277,13 @@ _CAUSES = (
     ),
     (
         r"(?i:40[13] (Forbidden|Unauthorized)|HTTP status client error \(40[13]|Authentication failed)",
-        "the index{host} refuses us",
+        "the index{host} refuses access",
         "check index_username and index_password",
     ),
     (
         r"HTTP status (?:client|server) error \((?P<it>[^)]+)\)",
         "the index{host} answers with an error{it}",
-        "correct index_url, or ask whoever runs the index",
+        "correct index_url, or ask the operator of the index",
     ),
     (
         r"(?i:Failed to fetch|error sending request|dns error|Connection refused|timed out|Network is unreachable"
@@ -304,7 +305,7 @@ _CAUSES = (
         "correct version, or name an index that has it",
     ),
 )
-# The second is what uv says when it saw the file itself, not only the index's word for it.
+# uv words it the second way when it has read the file itself, not only the metadata of the index.
 _MISMATCH = (
     re.compile(r"Python version \((?P<python>[^)]+)\) does not satisfy Python(?P<requires>\S+)"),
     re.compile(r"(?P<python>)hermes-agent==\S+ requires Python (?P<requires>[<>=!~]\S+)"),
@@ -312,7 +313,7 @@ _MISMATCH = (
 
 
 class PythonMismatch(OpsError):
-    """The interpreter does not suit the release; carries both."""
+    """The interpreter does not suit the release; names both versions."""
 
     def __init__(self, about: str, python: str, requires: str, where: str | None = None) -> None:
         self.requires = requires
@@ -324,7 +325,7 @@ class PythonMismatch(OpsError):
 
 
 def explain(done: Completed, about: str, index: str | None = None) -> OpsError:
-    """The error of a uv or pip run, in our words, with the host of the index and without credentials."""
+    """The error of a failed run of uv or pip, as cause and fix, with the host of the index, without credentials."""
     said = redact(f"{done.stderr}\n{done.stdout}")
     for pattern in _MISMATCH:
         mismatch = pattern.search(said)

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""As much of PEP 440 as version ranges and ``requires-python`` need; hosts do not have ``packaging``.
+"""The part of PEP 440 that version ranges and ``requires-python`` need; hosts do not have ``packaging``.
 
-Left out on purpose: epochs, local versions (``+…``) and ``===``. Hermes and CPython use none of them; they
-are refused, not guessed at. As in PEP 440 a range only lets a pre-release in when it names one itself.
+Left out on purpose: epochs, local versions (``+…``) and ``===``. Hermes and CPython use none of them, and they are
+refused. As in PEP 440, a range includes pre-releases only when it names one itself.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def is_version(text: str) -> bool:
 
 
 def version_key(text: str) -> Key:
-    """A key by which versions sort as PEP 440 sorts them: dev < a < b < rc < final < post.
+    """A key that sorts versions as PEP 440 does: dev < a < b < rc < final < post.
 
-    :raises OpsError: when *text* is not a version we understand
+    :raises OpsError: *text* is not a supported version
     """
     match = _VERSION.fullmatch(text.strip())
     if match is None:
@@ -55,7 +55,7 @@ def version_key(text: str) -> Key:
 
 
 def tag_key(tag: str) -> tuple[bool, Key]:
-    """A key by which tags of Hermes sort by age: by version, the years (v2026.9.24) before v0.22.1, which followed."""
+    """A key that sorts tags of Hermes by age: by version, but years (v2026.9.24) before v0.22.1, which came later."""
     key = version_key(tag)
     return key[0][0] < 2000, key
 
@@ -66,7 +66,7 @@ def is_prerelease(text: str) -> bool:
 
 
 def check_specifier(specifier: str) -> None:
-    """:raises OpsError: when *specifier* is not a list of clauses such as ``>=0.18,<0.20``"""
+    """:raises OpsError: *specifier* is not a list of clauses such as ``>=0.18,<0.20``"""
     for clause in specifier.split(","):
         match = _CLAUSE.fullmatch(clause)
         if match is None or not is_version(match["version"]):
@@ -75,7 +75,7 @@ def check_specifier(specifier: str) -> None:
                 fix="write 0.19.0 or, as a range, >=0.18,<0.20",
             )
         if match["wildcard"] and match["operator"] not in ("==", "!="):
-            raise OpsError(f"{specifier!r}: .* goes with == and != only", fix="write ==0.19.*")
+            raise OpsError(f"{specifier!r}: .* works with == and != only", fix="write ==0.19.*")
         if match["operator"] == "~=" and "." not in match["version"]:
             raise OpsError(f"{specifier!r}: ~= needs at least two numbers", fix="write ~=0.19 or ~=0.19.0")
 
@@ -83,7 +83,7 @@ def check_specifier(specifier: str) -> None:
 def satisfies(version: str, specifier: str) -> bool:
     """Whether *version* lies in *specifier* (comma-separated clauses, all of which must hold).
 
-    :raises OpsError: when either cannot be understood
+    :raises OpsError: either is not supported
     """
     check_specifier(specifier)
     key = version_key(version)
@@ -103,10 +103,11 @@ def _holds(key: Key, operator: str, version: str, wildcard: str | None) -> bool:
         length = len(_VERSION.fullmatch(version)["release"].split("."))
         return _begins(key, version, length) == (operator == "==")
     if operator == ">":
-        # "1.0.post1" is not > "1.0": a post-release of the bound itself stays out. One in development has none.
+        # "1.0.post1" is not > "1.0": a post-release of the bound itself is excluded. If the bound is a development
+        # release, it has no post-releases.
         return key > other and not (key[:2] == other[:2] and key[2] >= 0 and other[2:] == (-1, float("inf")))
     if operator == "<" and not _early(other):
-        # "1.0rc1" is not < "1.0": nor does a pre-release of the bound come in.
+        # "1.0rc1" is not < "1.0": a pre-release of the bound is excluded as well.
         return key < version_key(f"{version}.dev0")
     return {"==": key == other, "!=": key != other, ">=": key >= other, "<=": key <= other, "<": key < other}[operator]
 

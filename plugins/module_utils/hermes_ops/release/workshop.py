@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where one release is built: directories that are gone afterwards, and the tools."""
+"""The workshop in which one release is built: temporary directories, and the tools."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .uv import Index, Uv
 
 
 class Workshop:
-    """One build. Whatever goes wrong, nothing of it is left behind.
+    """One build. It leaves nothing behind, whatever goes wrong.
 
     :param timeout: seconds for each step
     :param descriptor: of the builder's lock; every child inherits it
@@ -38,12 +38,12 @@ class Workshop:
             if self.tree.versions is not None:
                 self.index = Index(ca_bundle=index.ca_bundle, wheels=request.path)
         self.about = "hermes-agent"
-        # Who proves that an unprivileged user can run the release; nobody we could become when not root.
+        # The unprivileged user who proves that the release runs; None without root, since we cannot become that user.
         self.nobody = Owner("nobody", 65534, 65534, "/") if os.geteuid() == 0 else None
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[None]:
-        """uv, and directories to work in that are gone afterwards."""
+        """Provide uv and the working directories, which are removed afterwards."""
         releases = os.path.join(self.root, "releases")
         self.work = os.path.join(releases, f"{name}.work")
         self.partial = os.path.join(releases, f"{name}.partial")
@@ -64,11 +64,11 @@ class Workshop:
             remove(self.work)
 
     def run(self, argv: Sequence[str], *, cwd: str | None = None, env: Mapping[str, str] | None = None) -> Completed:
-        """Run a program that does not outlive the builder's lock, and return what it said, whatever its status."""
+        """Run a program that holds the builder's lock as long as it lives; returns its output, whatever its status."""
         return run(argv, timeout=self.timeout, check=False, env=env, cwd=cwd, pass_fds=(self.descriptor,))
 
     def resolve(self, requirement: str, python: str, *options: str) -> str:
-        """*requirement* and, unless *options* say otherwise, all that it needs, as uv pins them."""
+        """The versions that uv pins for *requirement* and, unless *options* exclude them, all its dependencies."""
         return self.uv(
             "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python", python, *options,
             *self.uv.source, self.write("requirements.in", requirement + "\n"), about=self.about,
@@ -102,16 +102,16 @@ class Workshop:
         )  # fmt: skip
 
     def compile(self, files: list[str]) -> None:
-        """Byte code of *files* anew, even where a file has the time and size that it had before."""
+        """Compile *files* again, even if a file has the same time and size as before."""
         sources = [path for path in files if path.endswith(".py") and os.path.exists(path)]
         if sources:
             self.run([self.python, "-m", "compileall", "-q", "-f", *sources])
 
 
 def locking(kind: str, text: str) -> dict[str, Any]:
-    """What the stamp says of the lock.
+    """The part of the stamp about the lock.
 
     :param kind: ``shipped``, ``given``, ``tree`` or ``none``
-    :param text: of what was installed, pinned
+    :param text: the pinned versions that were installed
     """
     return {"locked": kind != "none", "lock": {"kind": kind, "sha256": digest(text)}}

@@ -1,13 +1,13 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A release tried on a copy of a home, where it can do no harm.
+"""The canary: a release tried on a copy of a home, where it can do no harm.
 
-The canary is a gateway of its own, in a transient unit of the system's manager. It sees nothing of the agent but the
-copy, and of what a gateway does it only does two things: it serves the API, on a free port of the loopback address,
-and it answers a chat. Messaging platforms, webhooks, cron, kanban, hooks, plugins and MCP servers are off. That is
-said three times over: the copy has neither tokens nor jobs any more; a managed scope switches them off (see
-:mod:`copy` for both); and a canary whose own state file names another platform is ended at once.
+The canary is a separate gateway in a transient unit of the system's manager. It sees nothing of the agent except the
+copy. It does only two things: it serves the API on a free loopback port, and it answers a chat. Messaging platforms,
+webhooks, cron, kanban, hooks, plugins and MCP servers are off. Three measures ensure this: tokens and jobs are removed
+from the copy, a managed scope switches the rest off (:mod:`copy` does both), and a canary whose state file names any
+other platform is killed at once.
 
 The copy is as hostile as the home it was made from: only workers touch it.
 """
@@ -39,19 +39,19 @@ from .copy import MANAGED_NAME
 from .problems import Problem
 
 UNIT = "hermes-canary.service"
-# How long it has to stay the same process. Hermes' own periodic work begins at once and comes again after 30 s (the
-# heartbeat of its loop) and 60 s (cron, housekeeping): what does not die of its start dies of its first round, and a
-# death within 20 s has been seen in the wild.
+# Seconds that the canary must remain the same process. Hermes starts its periodic work at once and repeats it after
+# 30 s (heartbeat of its loop) and 60 s (cron, housekeeping). A release that survives its start but not this work fails
+# in the first round; in production, one died within 20 s.
 STABLE_SECONDS = 30.0
-# What a stop may take: nothing is to be drained.
+# Seconds that a stop may take. The canary has nothing to drain.
 STOP_SECONDS = units.STOP_MARGIN
-# Where Hermes looks for a managed scope that nobody named (hermes_cli/managed_scope.py).
+# Hermes' default directory for a managed scope (hermes_cli/managed_scope.py).
 DEFAULT_MANAGED_DIR = "/etc/hermes"
 LOOPBACK = "127.0.0.1"
-# Seconds for making the copy fit, and for removing it: the agent may have left millions of files.
+# Seconds to prepare the copy, and to remove it: the agent may have left millions of files.
 FIT_SECONDS = 60.0
 SWEEP_SECONDS = 120.0
-# Seconds for one look at the canary; its API server has five of them.
+# Seconds for one look at the canary, five of which are for its API server.
 LOOK_SECONDS = 15.0
 
 
@@ -74,12 +74,12 @@ class CanaryFailed(OpsError):
 
 @contextlib.contextmanager
 def scratch(host: Installation, agent: Agent, job: str, say: Callable[[str], object]) -> Iterator[str]:
-    """A directory for a copy of the home of *agent*: its user's, outside of every home, gone afterwards.
+    """A temporary directory for a copy of *agent*'s home, owned by the agent's user and outside every home.
 
-    It lies in a directory of root's: systemd binds it into the canary's sandbox by its path, which has to lead
-    there whatever the agent does meanwhile.
+    Its parent belongs to root: systemd binds the copy into the canary's sandbox by path, and the agent must not be able
+    to redirect that path.
 
-    :param job: that it is for; one at a time
+    :param job: the job that needs the copy; only one run of a job at a time
     """
     sweep(host, agent, job, say)
     try:
@@ -89,12 +89,12 @@ def scratch(host: Installation, agent: Agent, job: str, say: Callable[[str], obj
 
 
 def scratch_directory(host: Installation) -> str:
-    """Where the copies lie; on the file system of the agents' own directories."""
+    """The parent of all copies, on the same file system as the agents' directories."""
     return os.path.join(host.data_dir, "scratch")
 
 
 def _prefix(agent: Agent, job: str) -> str:
-    # No name of an agent has a dot.
+    # Unambiguous: the name of an agent never contains a dot.
     return f"{job}.{agent.name}."
 
 
@@ -111,18 +111,18 @@ def _make(host: Installation, agent: Agent, job: str) -> str:
 
 
 def sweep(host: Installation, agent: Agent, job: str, say: Callable[[str], object]) -> None:
-    """Away with the copies of *agent*, also of runs that were killed. One that cannot be removed is only said."""
+    """Remove all copies of *agent*'s home, including those of killed runs. A failure is reported, not raised."""
     pattern = os.path.join(glob.escape(scratch_directory(host)), f"{_prefix(agent, job)}*")
     for path in glob.glob(pattern):
         try:
             _remove(host.owner_of(agent), path, _named(agent))
         except (OpsError, OSError) as error:
-            say(f"a copy of the home of {_named(agent)} stays in {path}: {error}")
+            say(f"a copy of the home of {_named(agent)} could not be removed from {path}: {error}")
 
 
 def _remove(owner: Owner, path: str, where: str) -> None:
     with contextlib.suppress(OSError):
-        # A run that was killed at once has left an empty one, perhaps still root's.
+        # A run that was killed early leaves an empty directory, which may still belong to root.
         os.rmdir(path)
         return
     with changing(open_directory(path), path) as copy:
@@ -132,23 +132,27 @@ def _remove(owner: Owner, path: str, where: str) -> None:
 
 
 def prepare(host: Installation, agent: Agent, home: str) -> Agent:
-    """Make a copy of an agent's home fit for the canary, and describe the agent that it has become.
+    """Prepare a copy of an agent's home for the canary, and describe the agent that lives in the copy.
 
-    :param agent: whose home it is a copy of
-    :param home: the copy, outside of every agent's home
-    :returns: its ``health.reply`` says whether it can answer a chat: with a login that only the real agent may renew it
-        cannot
-    :raises OpsError: when a file of it does not parse; says which, and the line
+    :param agent: the original agent
+    :param home: the copy, outside every agent's home
+    :returns: the canary's agent. Its ``health.reply`` is false when the model needs a login that only the real agent
+        may renew
+    :raises OpsError: a file in the copy does not parse; names the file and the line
     """
     check_path(home, "the canary's home")
-    # Below a directory "profiles" Hermes takes it for a profile of another home (hermes_constants.py).
+    # Below a directory "profiles", Hermes treats the copy as a profile of another home (hermes_constants.py).
     homes = [each.home for each in [*host.agents, agent]]
     if any(os.path.commonpath([home, other]) in (home, other) for other in homes) or "profiles" in home.split(os.sep):
-        raise OpsError("is no place for a copy", where=home, fix=f"take one outside of {', '.join(homes)}")
+        raise OpsError(
+            "is not a safe place for a copy of a home",
+            where=home,
+            fix=f'choose one outside {", ".join(homes)} that is not below a directory "profiles"',
+        )
     scope = agent.managed or DEFAULT_MANAGED_DIR
     api = Server(True, LOOPBACK, _free_port())
     key = env.new_secret()
-    # A Hermes profile without a login of its own uses that of the home around it (hermes_cli/auth.py).
+    # A Hermes profile without its own login uses the login of the enclosing home (hermes_cli/auth.py).
     around = agent.home.rpartition(f"/{PROFILES_DIRECTORY}/")[0] or None
     limits = Limits(seconds=FIT_SECONDS)
     renewed = work(
@@ -175,7 +179,7 @@ def prepare(host: Installation, agent: Agent, home: str) -> Agent:
 
 
 def lend_env(host: Installation, agent: Agent, home: str) -> None:
-    """Put ``.env`` of *agent* into a copy that comes out of a backup, which has none: the model's keys."""
+    """Copy ``.env`` of *agent* into a copy made from a backup: backups hold no ``.env``, but the model needs keys."""
     work(host.owner_of(agent), "supervise.copy:lend_env", agent.home, home, where=_named(agent))
 
 
@@ -201,23 +205,24 @@ def boot(
     timeout: float,
     stable: float = STABLE_SECONDS,
 ) -> dict[str, Any]:
-    """Let *release* run on the copy: start, answer, stay, stop. One at a time on a host.
+    """Run *release* on the copy: start it, have it answer, see that it stays healthy, stop it. One at a time on a host.
 
-    :param release: id of a release that is installed
+    :param release: id of an installed release
     :param canary: from :func:`prepare`
-    :param reply: have it answer a chat as well, if it can
-    :param timeout: seconds until it must be healthy; also how long another canary is waited for
-    :param stable: seconds that it must stay the same, healthy process after that
-    :returns: ``version`` as it says itself, ``reply`` (None when it was not asked), ``seconds`` until it was healthy
-    :raises CanaryFailed: when it does not do all that; carries the last lines of its log
+    :param reply: also ask it for a chat reply, if it can answer
+    :param timeout: seconds until it must be healthy; also the longest wait for another canary to finish
+    :param stable: seconds that it must remain the same, healthy process after that
+    :returns: ``version`` as reported by the canary, ``reply`` (None when it was not asked), ``seconds`` until it was
+        healthy
+    :raises CanaryFailed: one of these steps failed; carries the last lines of the canary's log
     """
     reply = reply and canary.health.reply
-    # Whatever happens to us, it is gone after this.
+    # systemd ends the canary after this time, even if we were killed.
     longest = timeout + servers.REPLY_TIMEOUT + stable + 60
     with host.lock("canary", timeout=timeout):
         owner = host.owner_of(canary)
         manager = Manager("system", owner)
-        # Left over from a run that was killed.
+        # A killed run may have left its canary behind.
         end(manager)
         attempt = _Attempt(owner, release, canary, manager)
         program = os.path.join(host.root, "releases", release, "bin", "hermes")
@@ -245,13 +250,13 @@ def boot(
 
 
 def properties(host: Installation, canary: Agent, longest: float, *, online: bool) -> list[tuple[str, str | float]]:
-    """The directives of its unit: the sandbox of a gateway, closer.
+    """The directives of the canary's unit: a gateway's sandbox, made tighter.
 
-    :param longest: seconds after which systemd ends it
-    :param online: it has to reach a model
+    :param longest: seconds after which systemd ends the canary
+    :param online: whether it has to reach a model
     """
     home, limits = canary.home, canary.limits
-    # Hides whatever lies there, other agents, keys and backups included; the copy is put back into it.
+    # Hides these directories, with all other agents, keys and backups. BindPaths= makes the copy visible again.
     hidden = units.outermost([host.data_dir, *(agent.home for agent in host.agents)])
     network = {} if online else {"IPAddressAllow": "localhost", "IPAddressDeny": "any"}
     return [
@@ -270,7 +275,7 @@ def properties(host: Installation, canary: Agent, longest: float, *, online: boo
         ("SyslogIdentifier", UNIT),
         ("MemoryMax", limits.memory),
         ("TasksMax", limits.tasks),
-        # Where memory or time is short the real gateways go first.
+        # The real gateways have priority when memory or CPU time is short.
         ("OOMScoreAdjust", 900),
         ("Nice", 10),
         ("KillSignal", "SIGINT"),
@@ -281,14 +286,14 @@ def properties(host: Installation, canary: Agent, longest: float, *, online: boo
 
 
 def end(manager: Manager) -> None:
-    """End it, whatever it does; no error when there is none."""
+    """Kill the canary at once. No error when there is none."""
     manager.call("kill", "--signal=KILL", UNIT, check=False)
     manager.call("stop", UNIT, check=False)
     manager.call("reset-failed", UNIT, check=False)
 
 
 class _Attempt:
-    """One start of the canary, from its first second to its last."""
+    """One run of the canary, from start to stop."""
 
     def __init__(self, owner: Owner, release: str, canary: Agent, manager: Manager) -> None:
         self.owner = owner
@@ -303,9 +308,9 @@ class _Attempt:
         return time.monotonic() - self.started
 
     def failed(self, problem: Problem) -> CanaryFailed:
-        """The error, with the cause that the log names in front."""
+        """The error for *problem*, with the cause that the canary's log names, if any."""
         run(["journalctl", "--sync"], timeout=COMMAND_TIMEOUT, check=False)
-        # Anybody may have written there, any amount.
+        # Limited: the canary may have written any amount.
         lines = run_head(
             [
                 *("journalctl", *self.manager.journal(UNIT), f"--since=@{int(self.began)}", "--boot", "--no-pager"),
@@ -324,7 +329,7 @@ class _Attempt:
         )
 
     def await_health(self, timeout: float) -> str | None:
-        """:returns: the version that it says it is"""
+        """:returns: the version that the canary reports"""
         while True:
             problem, version = self._look()
             if problem is None:
@@ -344,7 +349,7 @@ class _Attempt:
             raise self.failed(problem) from None
 
     def stay(self, stable: float) -> None:
-        """From now on: on a busy host the start alone may take longer than *stable*."""
+        """Watch for *stable* seconds from now, not from the start: on a busy host the start may take longer."""
         until = time.monotonic() + stable
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(1.0, left))
@@ -361,16 +366,16 @@ class _Attempt:
             )
 
     def _look(self) -> tuple[Problem | None, str | None]:
-        """What is wrong with it, or the version that it says it is."""
+        """The canary's problem or None, and the version that it reports."""
         unit: Unit = self.manager.units([UNIT])[UNIT]
         if not unit.running:
-            return Problem("ended", f"ended by itself after {self.age:.0f} s", "see its log", True), None
+            return Problem("ended", f"exited on its own after {self.age:.0f} s", "see its log", True), None
         try:
             said = self._work("look", self.canary.home, self.canary.api.to_plain(), limits=Limits(seconds=LOOK_SECONDS))
             return judge(said, unit.pid, self.age), said.get("version")
         except (OpsError, LookupError, TypeError, ValueError, AttributeError):
-            # It says nonsense of itself, perhaps because it has just begun.
-            return Problem("not_ready", f"says nothing that can be read after {self.age:.0f} s", "see its log"), None
+            # The state is unreadable, perhaps because the canary has only just started.
+            return Problem("not_ready", f"reports no readable state after {self.age:.0f} s", "see its log"), None
 
     def _work(self, function: str, *arguments: Any, limits: Limits) -> Any:
         where = _named(self.canary)
@@ -378,13 +383,13 @@ class _Attempt:
 
 
 def judge(said: dict[str, Any], pid: int, age: float) -> Problem | None:
-    """What is wrong with a canary.
+    """The problem of a canary, None when it is healthy.
 
-    :param said: what :func:`copy.look` returned
-    :param pid: of its unit
+    :param said: the result of :func:`copy.look`
+    :param pid: main process of the canary's unit
     :param age: seconds since its start
     """
-    # Before anything else: it must not even get to try.
+    # Checked first, so that the canary is stopped before a foreign platform can connect.
     others = sorted(set(said["platforms"]) - {"api_server"})
     if others:
         what = f"started {quoted(', '.join(others))} although that was switched off"

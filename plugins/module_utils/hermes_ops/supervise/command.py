@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A command of Hermes, run as an agent for somebody at a terminal or in a script.
+"""Run a command of Hermes as an agent, from a terminal or a script.
 
-The agent's code is hostile. Run by root it gets a unit of its own, within the limits and the sandbox of the agent's
-gateway, and nothing of root's: no environment, no terminal (whoever has a terminal can type into it, TIOCSTI), no open
-file. systemd starts it, so it does not descend from root's shell either.
+The agent's code is hostile. When root runs a command, it gets a unit of its own with the limits and the sandbox of the
+agent's gateway. It inherits nothing from root: no environment, no open file, and no terminal, because any process on a
+terminal can type into it (TIOCSTI). systemd starts it, so it is not a child of root's shell either.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from ..system.errors import OpsError
 from ..system.systemd import COMMAND_TIMEOUT, Manager
 from . import units
 
-# Goes to the caller's directory, unless the agent may not or sees another one under that name (an empty /root), and
-# hands the exit status on: for systemd a service that SIGINT or SIGTERM ended has succeeded, a shell says 130 and 143.
+# Changes to the caller's directory, unless the agent has no access or sees another directory under that name (an empty
+# /root). Also preserves the exit status: systemd calls a service that SIGINT or SIGTERM ended successful, whereas a
+# shell returns 130 or 143.
 _SCRIPT = """\
 cd -- "$1" 2>/dev/null && [ "$(stat --format=%d:%i .)" = "$2" ] || cd -- "$HERMES_HOME"
 shift 2
@@ -39,22 +40,22 @@ trap : HUP INT QUIT TERM
 "$@"
 """
 _CHUNK = 1 << 16
-# Has systemd-run leave the caller's window as it is (docs/ENVIRONMENT.md of systemd 257).
+# Keeps systemd-run from changing the title and colour of the caller's window (docs/ENVIRONMENT.md of systemd 257).
 _PLAIN_TERMINAL = {"SYSTEMD_ADJUST_TERMINAL_TITLE": "0", "SYSTEMD_TINT_BACKGROUND": "0"}
 
 
 def hermes(root: str, home: str, words: Sequence[str]) -> list[str]:
-    """The command line of the current release."""
+    """The command line that runs ``hermes`` *words* with the current release."""
     return [os.path.join(root, "current", "bin", "hermes"), *home_arguments(home), *words]
 
 
 def environment(home: str) -> dict[str, str]:
-    """What Hermes needs to find its home, and to leave what is installed alone."""
+    """Variables that name Hermes' home and keep Hermes from installing packages."""
     return {"HERMES_HOME": home, "HERMES_DISABLE_LAZY_INSTALLS": "1"}
 
 
 def spoken(environ: Mapping[str, str]) -> dict[str, str]:
-    """What of the caller's environment a command may know: which terminal it is, and which language."""
+    """The variables that a command may inherit from its caller: type of terminal and language."""
     return {name: value for name, value in environ.items() if name in ("TERM", "LANG") or name.startswith("LC_")}
 
 
@@ -68,11 +69,11 @@ def unit_command(
     environ: Mapping[str, str],
     directory: tuple[str, str],
 ) -> list[str]:
-    """``systemd-run`` for *words* of Hermes as the agent *agent*.
+    """The ``systemd-run`` command line that runs ``hermes`` *words* as *agent*.
 
-    :param unit: its name
-    :param terminal: it gets a terminal of its own, which systemd-run copies to ours; otherwise what our standard
-        input, output and error are
+    :param unit: name of the transient unit
+    :param terminal: give the command a terminal of its own, which systemd-run connects to ours; otherwise it gets our
+        standard input, output and error
     :param environ: the caller's environment
     :param directory: the caller's working directory, from :func:`_directory`
     """
@@ -86,23 +87,23 @@ def unit_command(
     command = ["/bin/sh", "-c", _SCRIPT, "hermes", *directory, *hermes(host.root, home, words)]
     return [
         *("systemd-run", "--quiet", "--collect", "--wait", "--service-type=exec", f"--unit={unit}"),
-        # Otherwise the command line stands in the journal.
+        # The default description is the command line, which would end up in the journal.
         f"--description=Command of the Hermes agent {agent.name}",
         "--pty" if terminal else "--pipe",
         *(f"--setenv={name}={value}" for name, value in {**spoken(environ), **environment(home)}.items()),
         *(f"--property={name}={value}" for name, value in properties),
         "--",
-        # systemd puts variables in.
+        # systemd expands variables in the command line.
         *(word.replace("$", "$$") for word in command),
     ]
 
 
 def run_in_unit(host: Installation, agent: Agent, words: Sequence[str]) -> int:
-    """Run *words* of Hermes as the agent *agent*, connected to our standard input, output and error. Needs root.
+    """Run ``hermes`` *words* as *agent*, connected to our standard input, output and error. Needs root.
 
-    Does not return where all three are a terminal.
+    Does not return when all three are terminals: systemd-run replaces this process.
 
-    :returns: its exit status
+    :returns: the exit status of the command
     """
     manager = Manager("system", host.owner_of(agent))
     if not manager.reachable:
@@ -117,7 +118,7 @@ def run_in_unit(host: Installation, agent: Agent, words: Sequence[str]) -> int:
 
 
 def _directory() -> tuple[str, str]:
-    """Where we are: the path, and device and inode, by which it is known again; both empty when it is gone."""
+    """The working directory: its path, and ``device:inode`` to recognise it. Both are empty when it was removed."""
     try:
         status = os.stat(".")
         return os.getcwd(), f"{status.st_dev}:{status.st_ino}"
@@ -130,15 +131,15 @@ def _have_standard_streams() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            # Gets the lowest number that is free, which is this one.
+            # open() returns the lowest free descriptor, which is this one.
             os.open(os.devnull, os.O_RDWR)
 
 
 def _run_with_pipes(argv: Sequence[str], unit: str, manager: Manager) -> int:
-    """Run *argv* with pipes of its own, and copy: a file or terminal of root's in the hands of the agent could be read
-    from its beginning, cut off, or typed into.
+    """Run *argv* on its own pipes and copy the data: given root's file or terminal, the agent could read the file from
+    its beginning, truncate it, or type into the terminal.
     """
-    # So that lines keep their order.
+    # With one pipe for both, lines keep their order.
     joined = os.path.sameopenfile(1, 2)
     stop = {
         signal.SIGINT: ("kill", "--signal=INT", unit),
@@ -152,11 +153,11 @@ def _run_with_pipes(argv: Sequence[str], unit: str, manager: Manager) -> int:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if joined else subprocess.PIPE,
-        # Ctrl-C is for the command, not for systemd-run, which would leave it alone.
+        # Ctrl-C must reach the command. systemd-run would die of it and leave the command running.
         start_new_session=True,
         bufsize=0,
     )
-    # The input may never end.
+    # A daemon thread, because the input may never end.
     threading.Thread(target=_feed, args=(process.stdin,), daemon=True).start()
     outputs = [(process.stdout, 1), *([] if joined else [(process.stderr, 2)])]
     over, end = os.pipe()
@@ -171,17 +172,17 @@ def _run_with_pipes(argv: Sequence[str], unit: str, manager: Manager) -> int:
 
 
 def _feed(pipe: IO[bytes]) -> None:
-    """Copy our standard input to *pipe*, whose end the other side sees."""
+    """Copy our standard input to *pipe*, and close *pipe* at its end."""
     with contextlib.suppress(OSError), pipe:
         while data := os.read(0, _CHUNK):
             _write(pipe.fileno(), data)
 
 
 def _take(pipe: IO[bytes], target: int, over: int) -> None:
-    """Copy *pipe* to *target*; when nobody reads that any more, the other side is told so by a closed pipe.
+    """Copy *pipe* to *target*. When *target* has no reader left, *pipe* is closed, which tells its writer.
 
-    :param over: a pipe that ends when the command has. What is in *pipe* by then is copied, too. Its end is not waited
-        for: the command may have handed it to a process of the agent that outlives it, and that may write for ever
+    :param over: a pipe that is closed when the command has ended. Data already in *pipe* is still copied then, but its
+        end is not awaited: a surviving process of the agent may hold the pipe and write for ever
     """
     with contextlib.suppress(OSError), pipe:
         poll = select.poll()

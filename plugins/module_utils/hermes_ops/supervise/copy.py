@@ -1,13 +1,13 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The copy of a home that a canary lives on: made, looked at and removed by a worker, as the agent's user.
+"""The copy of a home on which a canary runs. Workers prepare it, look at it and remove it, as the agent's user.
 
-The copy has neither tokens nor jobs any more, and a managed scope, which in Hermes wins over every other source of
-settings, switches off whatever a gateway does beside the API.
+Tokens and jobs are removed from the copy. A managed scope, which overrides every other source of settings in Hermes,
+switches off everything that a gateway does besides serving the API.
 
 Sources: Hermes 0.18.2 and 0.19.0, gateway/config.py (what enables a platform), hermes_cli/env_loader.py (the order of
-the sources), hermes_cli/managed_scope.py, gateway/run.py (what is started beside the platforms), cron/jobs.py.
+the sources), hermes_cli/managed_scope.py, gateway/run.py (what starts besides the platforms), cron/jobs.py.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from ..system import trees
 from ..system.files import ensure_directory, failure, read_bytes, read_json, read_text, write_atomic, write_json
 from . import servers
 
-# Work that was interrupted less than so many seconds ago a gateway takes up again at its start (gateway/run.py); with 0
-# it always would. The agent itself is still at it.
+# A gateway resumes work at its start that was interrupted less than this many seconds ago; 0 would mean always
+# (gateway/run.py). The canary must not resume any: the real agent is still doing that work.
 _NEVER_FRESH = 0.001
-# Ours, in the copy.
+# The managed scope of the canary, inside the copy.
 MANAGED_NAME = ".canary"
 
 # Every platform but the API server: gateway/config.py (Platform) and plugins/platforms of 0.19.0, 0.18.2 has no other.
@@ -39,11 +39,12 @@ PLATFORMS = (
     "mattermost", "msgraph_webhook", "ntfy", "photon", "qqbot", "raft", "relay", "signal", "simplex", "slack", "sms",
     "teams", "telegram", "webhook", "wecom", "wecom_callback", "weixin", "whatsapp", "whatsapp_cloud", "yuanbao",
 )  # fmt: skip
-# Whose variables in .env are those of a platform.
+# Variables in .env that belong to a platform, by prefix.
 _PLATFORM_VARIABLE = re.compile(
     "(" + "|".join([*(name.upper() for name in PLATFORMS), "GATEWAY_RELAY", "HASS", "MSGRAPH", "QQ", "TWILIO"]) + ")_.+"
 )
-# Without these no variable enables a platform, wherever it comes from: Hermes can ask a password manager for more.
+# Every platform that a variable can enable needs one of these. They are set to empty in the managed scope, because
+# Hermes may also get variables from a password manager.
 _ENABLING_VARIABLES = (
     "BLUEBUBBLES_PASSWORD", "DINGTALK_CLIENT_SECRET", "DISCORD_BOT_TOKEN", "EMAIL_PASSWORD", "FEISHU_APP_SECRET",
     "GATEWAY_RELAY_URL", "HASS_TOKEN", "MATRIX_ACCESS_TOKEN", "MATRIX_PASSWORD", "MATTERMOST_TOKEN",
@@ -51,11 +52,11 @@ _ENABLING_VARIABLES = (
     "TELEGRAM_BOT_TOKEN", "TWILIO_ACCOUNT_SID", "WEBHOOK_ENABLED", "WECOM_CALLBACK_CORP_SECRET", "WECOM_SECRET",
     "WEIXIN_ACCOUNT_ID", "WEIXIN_TOKEN", "WHATSAPP_CLOUD_ACCESS_TOKEN", "WHATSAPP_ENABLED", "YUANBAO_APP_SECRET",
 )  # fmt: skip
-# What would lead it away from its copy.
+# Variables that would direct Hermes away from its copy.
 _LEADING_AWAY = ("HERMES_HOME", "HERMES_KANBAN_HOME", "HERMES_MANAGED_DIR")
 
-# What a gateway acts on without being asked, or takes for its own: scheduled jobs, hooks, the process it was before,
-# processes to look after, the configuration before config.yaml.
+# Files that make a gateway act on its own, or that describe another process: scheduled jobs, hooks, webhooks, the
+# previous gateway, supervised processes, and gateway.json, the predecessor of config.yaml.
 _REMOVED = (
     "cron/jobs.json",
     "gateway.json",
@@ -66,18 +67,18 @@ _REMOVED = (
     "processes.json",
     "webhook_subscriptions.json",
 )
-# Where logins lie whose refresh token works once: if the copy used it, the agent itself would be logged out.
+# Logins with a refresh token that works only once: if the canary used it, the real agent would be logged out.
 _LOGINS = ("auth.json", ".anthropic_oauth.json")
 _REFRESH_TOKENS = ("refresh_token", "refreshToken")
-# Characters of a word that the copy's gateway says of itself.
+# Longest text, in characters, that is taken from the state of the copy's gateway.
 _WORD = 300
 
 
 def clear(directory: int) -> None:
-    """Remove all that is in a copy, whatever its agent made of it.
+    """Remove everything in a copy, whatever files the agent left there.
 
-    :param directory: its descriptor
-    :raises OpsError: something of it stays
+    :param directory: descriptor of the copy
+    :raises OpsError: something could not be removed
     """
     try:
         os.fchmod(directory, 0o700)
@@ -87,7 +88,7 @@ def clear(directory: int) -> None:
 
 
 def lend_env(source: str, home: str) -> None:
-    """Put ``.env`` of the home *source* into the copy *home*, as long as that has none: the model's keys."""
+    """Copy ``.env``, which holds the model's keys, from the home *source* to the copy *home*."""
     target = os.path.join(home, dotenv.FILE_NAME)
     text = read_bytes(os.path.join(source, dotenv.FILE_NAME))
     if text is not None:
@@ -95,14 +96,14 @@ def lend_env(source: str, home: str) -> None:
 
 
 def fit(home: str, scope: str, api: dict[str, Any], key: str, around: str | None) -> bool:
-    """Make the copy *home* fit for a canary.
+    """Prepare the copy *home* for a canary.
 
-    :param scope: directory of the managed scope of its agent
+    :param scope: directory of the agent's managed scope
     :param api: host and port of the canary's API server
-    :param key: of the same
-    :param around: home of the profile whose logins Hermes takes where there are none here
-    :returns: whether the model may hang on a login that only the real agent may renew
-    :raises OpsError: a file of it does not parse; says which, and the line
+    :param key: API key of the canary's API server
+    :param around: enclosing home, whose logins Hermes uses when this one has none
+    :returns: whether the model may depend on a login that only the real agent may renew
+    :raises OpsError: a file in the copy does not parse; names the file and the line
     """
     managed_config = config.read_config(os.path.join(scope, config.FILE_NAME))
     managed_env = read_text(os.path.join(scope, dotenv.FILE_NAME)) or ""
@@ -112,14 +113,14 @@ def fit(home: str, scope: str, api: dict[str, Any], key: str, around: str | None
     path = os.path.join(home, config.FILE_NAME)
     own_config = config.read_config(path)
     if not own_config:
-        # Without it Hermes does not look at the managed one either.
+        # Hermes ignores the managed config.yaml when the home has none.
         write_atomic(path, "{}\n", mode=0o600)
     path = os.path.join(home, dotenv.FILE_NAME)
     write_atomic(path, _without_platforms(read_text(path) or "", path), mode=0o600)
     renewed = _take_logins(home)
     ensure_directory(managed, mode=0o700)
     imposed = merge(managed_config, settings(api, {**own_config, **managed_config}))
-    # JSON is YAML; what JSON has no words for (a date) is no setting of ours.
+    # JSON is valid YAML. Values that JSON cannot express, such as dates, become text: none of our settings is one.
     write_atomic(os.path.join(managed, config.FILE_NAME), json.dumps(imposed, default=str), mode=0o600)
     path = os.path.join(managed, dotenv.FILE_NAME)
     text = _without_platforms(managed_env, path)
@@ -130,10 +131,10 @@ def fit(home: str, scope: str, api: dict[str, Any], key: str, around: str | None
 
 
 def look(home: str, api: dict[str, Any]) -> dict[str, Any]:
-    """What the gateway on the copy says of itself, plain and bounded.
+    """The state of the gateway on the copy, as plain values of limited length.
 
     :returns: ``pid``, ``state``, ``platforms`` (name -> ``state``, ``error_message``, ``error_code``), and once it is
-        running ``problem`` of its API server (cause, what, fix; or None) and ``version``
+        running also ``problem`` of its API server (cause, what, fix; or None) and ``version``
     """
     state = checked(look_at_state(home))
     said: dict[str, Any] = {
@@ -157,10 +158,11 @@ def _word(value: Any) -> str:
 
 
 def settings(api: dict[str, Any], present: dict[Any, Any]) -> dict[str, Any]:
-    """What config.yaml of the managed scope imposes.
+    """The settings that config.yaml of the managed scope imposes.
 
     :param api: host and port of the API server
-    :param present: what is set otherwise: Hermes also reads a platform's settings at the top level
+    :param present: the agent's own settings. Hermes also reads settings of a platform at the top level, so platforms
+        found there are switched off there, too
     """
     off = {"enabled": False}
     platforms: dict[str, Any] = dict.fromkeys(PLATFORMS, off)
@@ -173,7 +175,7 @@ def settings(api: dict[str, Any], present: dict[Any, Any]) -> dict[str, Any]:
             "gateway": {"platforms": platforms, "relay_url": ""},
             "hooks_auto_accept": False,
             "kanban": {"dispatch_in_gateway": False},
-            # An external memory would learn from the copy's chat.
+            # An external memory would store the canary's chat.
             "memory": {"provider": ""},
             "multiplex_profiles": False,
             "platforms": platforms,
@@ -183,7 +185,7 @@ def settings(api: dict[str, Any], present: dict[Any, Any]) -> dict[str, Any]:
 
 
 def variables(api: dict[str, Any], key: str, home: str) -> dict[str, str]:
-    """What ``.env`` of the managed scope imposes: it is read last (hermes_cli/env_loader.py)."""
+    """The variables that ``.env`` of the managed scope imposes: Hermes reads it last (hermes_cli/env_loader.py)."""
     return {
         **dict.fromkeys(_ENABLING_VARIABLES, ""),
         "API_SERVER_ENABLED": "true",
@@ -197,7 +199,7 @@ def variables(api: dict[str, Any], key: str, home: str) -> dict[str, str]:
         "HERMES_ENABLE_PROJECT_PLUGINS": "0",
         "HERMES_GATEWAY_MAX_STARTS": "0",
         "HERMES_HOME": home,
-        # No plugins, which most platforms are, no MCP servers, no shell hooks.
+        # Loads no plugins (most platforms are plugins), no MCP servers and no shell hooks.
         "HERMES_SAFE_MODE": "1",
     }
 
@@ -208,7 +210,7 @@ def _without_platforms(text: str, path: str) -> str:
 
 
 def _take_logins(home: str) -> bool:
-    """Take away what renews a login; returns whether the model may hang on it."""
+    """Remove the refresh tokens from all logins; returns whether the model may depend on one of them."""
     renewed = False
     for name in _LOGINS:
         path = os.path.join(home, name)
@@ -220,7 +222,7 @@ def _take_logins(home: str) -> bool:
 
 
 def _has_login(store: Any) -> bool:
-    """Whether the active provider of an auth.json is one with a login."""
+    """Whether the active provider of an auth.json uses a login that has to be renewed."""
     if not isinstance(store, dict) or not isinstance(store.get("providers"), dict):
         return False
     return _refreshes(store["providers"].get(store.get("active_provider")))
@@ -238,7 +240,7 @@ def _without_refresh(value: Any) -> Any:
 
 def _remove(home: str, name: str) -> None:
     first = os.path.join(home, name.split("/", 1)[0])
-    # A copied link may lead back to the agent's own files.
+    # Never follow a copied link: it may point to the agent's own files.
     path = first if os.path.islink(first) else os.path.join(home, name)
     if os.path.isdir(path) and not os.path.islink(path):
         trees.remove(path)

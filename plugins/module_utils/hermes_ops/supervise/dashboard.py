@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The dashboard of a host: Hermes' web interface to one agent, as a unit like the gateways'."""
+"""The dashboard of a host: Hermes' web interface to one agent, in a unit like those of the gateways."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from .gateway import current_release, running_release
 from .journal import JOURNAL_BYTES
 from .managers import ManagerOf
 
-# Where Hermes asks for no login (0.18.2 and 0.19.0 hermes_cli/web_server.py: _LOOPBACK_HOST_VALUES).
+# Addresses on which Hermes requires no login (0.18.2 and 0.19.0 hermes_cli/web_server.py: _LOOPBACK_HOST_VALUES).
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# Variables that, together, let a login be asked for (0.18.2 and 0.19.0 plugins/dashboard_auth/). Without one of these
-# Hermes does not start on an address that others can reach.
+# Sets of variables, each of which configures a login (0.18.2 and 0.19.0 plugins/dashboard_auth/). Without a complete
+# set, the dashboard does not start on an address that others can reach.
 LOGINS = (
     ("HERMES_DASHBOARD_BASIC_AUTH_USERNAME", "HERMES_DASHBOARD_BASIC_AUTH_PASSWORD_HASH"),
     ("HERMES_DASHBOARD_BASIC_AUTH_USERNAME", "HERMES_DASHBOARD_BASIC_AUTH_PASSWORD"),
@@ -39,18 +39,18 @@ START_SECONDS = 60.0
 
 
 def check_address(address: str, port: int, agents: list[Agent], environment: list[str]) -> Agent:
-    """Whether the dashboard may be served there.
+    """Check that the dashboard may be served at *address* and *port*.
 
-    :param environment: names of the variables that are declared for that agent
-    :returns: the agent that it shows
-    :raises OpsError: that is not there, the port is declared for something else, or others could reach
-        the address without a login
+    :param environment: names of the variables that are declared for the agent that it shows
+    :returns: the agent that the dashboard shows: the only one, or the one named ``default``
+    :raises OpsError: there is no such agent, the port is declared for something else, or others could reach the
+        address without a login
     """
     present = [agent for agent in agents if agent.present]
     shown = present if len(present) == 1 else [agent for agent in present if agent.name == DEFAULT_PROFILE]
     if not shown:
         raise OpsError(
-            "shows the agent default, which is not declared, and there are others",
+            "there is more than one agent, and the dashboard shows the one named default, which is not declared",
             where="dashboard",
             fix="declare an agent named default; it may be without api and webhook",
         )
@@ -84,9 +84,9 @@ def plan_dashboard(
     port: int,
     environment: list[str],
 ) -> Plan:
-    """Compare the host with one that serves the dashboard at *address*; parameters as in :func:`check_address`.
+    """Plan a dashboard that is served at *address*; parameters as in :func:`check_address`.
 
-    The plan ends when it is served.
+    If the plan changes anything, its last action waits until the dashboard is served.
     """
     shown = check_address(address, port, agents, environment)
     plan = Plan()
@@ -110,7 +110,7 @@ def plan_dashboard(
         manager,
         units.DASHBOARD_NAME,
         unit_files={host.dashboard_path: units.render_dashboard(host, shown, owner, address, port)},
-        # Logins stand in it.
+        # Holds the dashboard's login.
         reads=[os.path.join(shown.home, ".env")],
         reasons=reasons,
     )
@@ -120,7 +120,7 @@ def plan_dashboard(
 
 
 def plan_no_dashboard(host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> Plan:
-    """Compare the host with one that never had a dashboard."""
+    """Plan a host without a dashboard, in either scope."""
     plan = Plan()
     for scope in units.UNIT_DIRECTORIES:
         _plan_gone(plan, replace(host, scope=scope), agents, manager_of)
@@ -128,24 +128,24 @@ def plan_no_dashboard(host: units.Host, agents: list[Agent], manager_of: Manager
 
 
 def present() -> bool:
-    """Whether the unit is on the host, in any scope."""
+    """Whether the unit exists on the host, in any scope."""
     return any(os.path.lexists(os.path.join(path, units.DASHBOARD_NAME)) for path in units.UNIT_DIRECTORIES.values())
 
 
 def _plan_other_scope(plan: Plan, host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> None:
-    """Take away what the other scope left, when ``gateway_scope`` was changed."""
+    """Remove the unit of the other scope, left there when ``gateway_scope`` was changed."""
     _plan_gone(plan, replace(host, scope="user" if host.scope == "system" else "system"), agents, manager_of)
 
 
 def _plan_gone(plan: Plan, host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> None:
     managers = [Manager(host.scope, manager_of(agent).owner) for agent in agents]
-    # In user scope the agent that it showed, and so the manager that runs it, may have been another one.
+    # In user scope, the unit may run under another manager: that of the agent which the dashboard showed before.
     runs = (manager for manager in managers if manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME].enabled)
     plan_gone(plan, next(runs, managers[0]), units.DASHBOARD_NAME, [host.dashboard_path])
 
 
 def _is_ours(unit: Unit, served: set[int]) -> bool:
-    # In a container even root may not see whose a socket is.
+    # Inside a container, even root may be unable to see which process owns a socket.
     return unit.running and (not served or unit.pid in served)
 
 
@@ -167,6 +167,6 @@ def _wait(manager: Manager, port: int, owner: Owner) -> None:
 
 
 def _last_words(manager: Manager) -> str:
-    # Anybody may have written there, any amount.
+    # Limited: the agent may have written any amount.
     command = ["journalctl", *manager.journal(units.DASHBOARD_NAME), "--boot", "--lines=20", "--output=cat"]
     return quoted(last_line(run_head(command, limit=JOURNAL_BYTES, timeout=20))) or "it said nothing"

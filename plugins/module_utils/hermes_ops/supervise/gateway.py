@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The gateways of a host: their units as declared, enabled, running, and running what is current."""
+"""The gateways of a host: units as declared, enabled, and running the current release."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ UNIT_MODE = 0o644
 
 @dataclass
 class GatewayPlan(Plan):
-    """What is to be done.
+    """A plan that also says which gateways to restart.
 
-    :param restart: agent -> reasons; only gateways that are running are restarted
+    :param restart: agent -> reasons; only running gateways are restarted
     """
 
     restart: dict[str, list[str]] = field(default_factory=dict)
 
 
 def running_release(pid: int, root: str) -> str | None:
-    """The release a process runs: the interpreter it was started with lies in it."""
+    """The release that a process runs, found from the path of its interpreter; None when it runs none of ours."""
     prefix = os.path.join(root, "releases") + os.sep
     for word in network.command_line(pid)[:2]:
         if word.startswith(prefix):
@@ -50,7 +50,7 @@ def running_release(pid: int, root: str) -> str | None:
 
 
 def current_release(root: str) -> str | None:
-    """The release that ``current`` points to."""
+    """The release that ``current`` points to; None when there is none."""
     try:
         return os.path.basename(os.readlink(os.path.join(root, "current")))
     except OSError:
@@ -73,9 +73,11 @@ def restart_reasons(
     host: units.Host,
     state: dict[str, Any],
 ) -> list[str]:
-    """Why a running gateway is not what is declared.
+    """The reasons to restart a running gateway, so that it runs as declared.
 
-    :param state: what Hermes says of itself, see :func:`state.read_state`
+    :param requested: reasons recorded earlier or asked for by the caller
+    :param changed_files: unit files that are going to be written
+    :param state: Hermes' own state, see :func:`state.read_state`
     """
     if not unit.running:
         return []
@@ -85,7 +87,7 @@ def restart_reasons(
     if now and wanted and now != wanted:
         reasons.append(f"release: {now} -> {wanted}")
     if state.get("pid") == unit.pid:
-        # Hermes never tries these again (0.19.0: a port that was taken at its start, though it is free by now).
+        # Hermes never retries a fatal platform, even when the cause has gone (0.19.0: a port that was taken at start).
         fatal = [name for name in agent.health.platforms if _platform(state, name) == "fatal"]
         reasons += [f"platform: {name} is fatal" for name in fatal]
     return reasons
@@ -106,11 +108,11 @@ def plan_gateways(
     records: dict[str, Records],
     requested: Mapping[str, list[str]] | None = None,
 ) -> GatewayPlan:
-    """Compare the host with *agents*. Nothing is changed, and nothing is restarted by the plan's actions:
-    :func:`restart` does that.
+    """Compare the host with *agents*, and plan the difference. The plan's actions restart no gateway; call
+    :func:`restart` with ``plan.restart`` for that.
 
-    :param records: of *agents*, and of all others that the host remembers
-    :param requested: why restarts are asked for, by agent, where check mode does not record it
+    :param records: records of *agents*, and of all other agents that the host remembers
+    :param requested: agent -> reasons for a restart that are not in the records, because check mode writes none
     """
     plan = GatewayPlan()
     present = [agent for agent in agents if agent.present]
@@ -130,7 +132,7 @@ def plan_gateways(
         reasons = restart_reasons(agent, unit, asked, changed, host, state)
         if reasons:
             plan.restart[name] = reasons
-            # Before the files change, so that a kill between the two still ends in a restart.
+            # Recorded before the files change, so that the restart is not lost when we are killed in between.
             plan.actions.append(lambda name=name, reasons=reasons: _request(records[name], reasons))
     for path in changed:
         plan.add(Difference(path, read_text(path), files[path]), lambda path=path: _write(path, files[path]))
@@ -171,7 +173,7 @@ def _plan_present(
                 Difference(agent.unit, "disabled", "enabled"),
                 lambda agent=agent: manager_of(agent).call("enable", agent.unit),
             )
-    # One that waits for its next start is not running either, and may wait for minutes.
+    # A unit in auto-restart is not running either: it may wait for minutes before its next start.
     dead = (*DEAD, "auto-restart")
     stopped = [p for p in agents if states[p.unit].active in dead or states[p.unit].sub in dead]
     for agent in stopped:
@@ -182,7 +184,7 @@ def _plan_present(
 
 
 def start(supervisor: Supervisor, agents: list[Agent], records: dict[str, Records]) -> None:
-    """Start the gateways of *agents*, and forget why they were to be restarted."""
+    """Start the gateways of *agents*, then clear their recorded reasons for a restart."""
     began = time.time()
     supervisor.start(agents)
     for agent in agents:
@@ -190,7 +192,7 @@ def start(supervisor: Supervisor, agents: list[Agent], records: dict[str, Record
 
 
 def restart(supervisor: Supervisor, agents: list[Agent], records: dict[str, Records], names: list[str]) -> None:
-    """Restart the named gateways, and only then forget why."""
+    """Restart the named gateways, and only then clear their recorded reasons."""
     chosen = [agent for agent in agents if agent.name in names]
     began = time.time()
     supervisor.restart(chosen)
@@ -205,11 +207,11 @@ def _plan_other_scope(
     manager_of: ManagerOf,
     records: dict[str, Records],
 ) -> None:
-    """Take away what the other scope left, when ``gateway_scope`` was changed."""
+    """Remove the units of the other scope, left there when ``gateway_scope`` was changed."""
     other = replace(host, scope="user" if host.scope == "system" else "system")
     if not os.path.exists(other.template_path):
         return
-    # Instances that are no longer declared hang on the template as well.
+    # Instances of agents that are no longer declared use the template, too.
     drop_ins = glob.glob(other.drop_in_path("*"))
     names = {os.path.basename(os.path.dirname(path))[len("hermes-gateway@") : -len(".service.d")] for path in drop_ins}
     known = {name: agent for name, record in records.items() if (agent := record.agent())}
@@ -236,7 +238,7 @@ def _plan_other_scope(
 
 
 def _plan_drop_in_gone(plan: Plan, host: units.Host, name: str) -> None:
-    """Take our drop-in away, and its directory with it unless somebody else's lies there."""
+    """Remove our drop-in, and its directory unless that holds other files."""
     path = host.drop_in_path(name)
     if os.path.exists(path):
         plan.add(Difference(path, "present", None), lambda: _remove_drop_in(path))
@@ -276,6 +278,6 @@ def _write(path: str, text: str) -> None:
 
 def _reload(manager: Manager) -> None:
     if not manager.reachable:
-        # The manager of a user that lingers, but has not been started since it does.
+        # Lingering was enabled, but the user's manager has not been started since.
         Manager("system", manager.owner).call("start", f"user@{manager.owner.uid}.service")
     manager.call("daemon-reload")

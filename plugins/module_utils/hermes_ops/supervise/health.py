@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether an agent really is there: more than ``active``, and if not, why not and what to do about it.
+"""The health of an agent. ``active`` in systemd is not enough; an unhealthy agent gets a cause and a fix.
 
 Sources: Hermes 0.18.2 and 0.19.0, gateway/status.py (gateway_state.json).
 """
@@ -28,15 +28,18 @@ from .supervisor import State, Supervisor
 
 # A gateway that is still the same process after this many seconds is not in a crash loop.
 STABLE_SECONDS = 3.0
-# So many further starts while we wait, and it is one.
+# A gateway that restarts this many times while we wait is in a crash loop.
 CRASH_LOOP = 3
 POLL_SECONDS = 0.5
-# Between two looks, so many times what the last one took.
+# The pause between two looks, as a multiple of the time that the last look took.
 REST = 4
 
 
 def platform_problems(state: dict[str, Any], declared: Sequence[str]) -> list[Problem]:
-    """Which declared platforms are not connected, from gateway_state.json."""
+    """The declared platforms that are not connected.
+
+    :param state: content of gateway_state.json
+    """
     problems = []
     for name in declared:
         platform = state["platforms"].get(name)
@@ -67,7 +70,8 @@ def wanted_ports(placement: Placement) -> dict[int, str]:
 
 
 def taken_ports(placement: Placement, listeners: dict[int, set[int]]) -> dict[str, Problem]:
-    """``api`` and ``webhook``, as far as somebody else has the port: another agent's gateway answers alike.
+    """``api`` and ``webhook``, where another process holds the port. An answer alone does not show this: the gateway of
+    another agent answers in the same way.
 
     :param listeners: see :func:`network.listeners`
     """
@@ -87,15 +91,15 @@ def taken_ports(placement: Placement, listeners: dict[int, set[int]]) -> dict[st
 
 
 def check(agent: Agent, owner: Owner, state: State) -> Health:
-    """Look once; wait for nothing.
+    """The health of one agent, without waiting for a change.
 
-    :param state: its gateway as it is now
+    :param state: the present state of its gateway
     """
     return check_all([(agent, owner)], {agent.name: state})[0]
 
 
 def check_all(agents: list[tuple[Agent, Owner]], states: Mapping[str, State]) -> list[Health]:
-    """Look once at each of *agents* (with its user), side by side."""
+    """The health of each of *agents* (agent, user), in order. Their workers run in parallel."""
     looked_at = [agent for agent, _owner in agents]
     listeners = network.listeners(port for agent in looked_at for port in wanted_ports(agent))
     started = [_see(agent, owner, states[agent.name], listeners) for agent, owner in agents]
@@ -103,23 +107,26 @@ def check_all(agents: list[tuple[Agent, Owner]], states: Mapping[str, State]) ->
 
 
 def _see(agent: Agent, owner: Owner, state: State, listeners: dict[int, set[int]]) -> Callable[[], Any]:
-    """Begin to look at an agent; what this returns waits for the answer."""
-    # Of one that has just started there is nothing to be known yet.
+    """Start to look at an agent.
+
+    :returns: a function that waits for the answer
+    """
+    # A gateway that has only just started has nothing to show yet.
     running = state.running and state.age >= STABLE_SECONDS
     wanted = sight.wanted_of(agent, running=running, blind=blind_ports(agent, listeners))
     return sight.start(owner, wanted) if running or wanted["blind"] else dict
 
 
 def blind_ports(placement: Placement, listeners: dict[int, set[int]]) -> list[int]:
-    """The agent's ports whose listener perhaps only the agent's own user can see."""
+    """The agent's ports whose listening process we cannot see. The agent's own user may be able to."""
     return [port for port in wanted_ports(placement) if listeners.get(port) == set()]
 
 
 def judge(agent: Agent, state: State, listeners: dict[int, set[int]], answer: Any) -> Health:
-    """The health of an agent, from what was seen of it.
+    """The health of an agent, from the results of one look.
 
     :param listeners: see :func:`network.listeners`
-    :param answer: of a worker that looked (:func:`sight.start`)
+    :param answer: the worker's answer, from :func:`sight.start`
     """
     health = Health(agent.name, pid=state.pid)
     seen = Sight.of(answer)
@@ -133,7 +140,7 @@ def judge(agent: Agent, state: State, listeners: dict[int, set[int]], answer: An
         what = f"{answer.where}: {answer.what}"
         health.problems.append(Problem("home_unreadable", what, answer.fix or "see what the agent left there"))
         return health
-    # Not by its age alone: that may have been less when it was looked at.
+    # The age alone does not decide: the gateway may have been too young when the worker was told what to look at.
     if state.age < STABLE_SECONDS or seen.servers is None:
         health.problems.append(
             Problem("not_stable", f"it has run for less than {STABLE_SECONDS:g} s", "wait, then look again")
@@ -160,17 +167,19 @@ def judge(agent: Agent, state: State, listeners: dict[int, set[int]], answer: An
 
 
 def _not_ready(said: dict[str, Any], pid: int) -> Problem:
-    earlier = ", of an earlier process" if said.get("pid", pid) != pid else ""
+    earlier = " (written by an earlier process)" if said.get("pid", pid) != pid else ""
     return Problem(
-        "not_ready", f"Hermes says it is {said.get('gateway_state', 'not started')}{earlier}", "wait, then see the log"
+        "not_ready",
+        f"Hermes reports its state as {said.get('gateway_state', 'not started')}{earlier}",
+        "wait, then see the log",
     )
 
 
 def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records] | None = None) -> list[Health]:
-    """Wait until every gateway is healthy, waiting cannot help, or its time (``health.timeout``) is over.
+    """Wait until every gateway is healthy, cannot become healthy, or has used up its ``health.timeout``.
 
-    :param records: where given, what proved to work (config.yaml, .env) is kept there
-    :returns: one result an agent, in order; unhealthy ones carry the last lines of their journal
+    :param records: where to keep a copy of the config.yaml and .env of each healthy agent, as the last working ones
+    :returns: one result per agent, in order; unhealthy ones carry the last lines of their journal
     """
     results: dict[str, Health] = {}
     first_restarts: dict[str, int] = {}
@@ -190,7 +199,7 @@ def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records
                 still.append(agent)
         waiting = still
         if waiting:
-            # A look costs each agent a process: most of the time belongs to what is waited for.
+            # Each look starts a process per agent. The pause leaves most of the CPU time to the starting gateways.
             time.sleep(max(POLL_SECONDS, REST * (time.monotonic() - began)))
     for agent in agents:
         health, owner = results[agent.name], supervisor.owner_of(agent)
@@ -205,9 +214,9 @@ def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records
 
 
 def _is_hopeless(health: Health, state: State, attempts: int) -> bool:
-    """Whether waiting cannot help. A crash loop is put among the problems.
+    """Whether waiting cannot help. Adds a crash loop to the problems.
 
-    :param attempts: starts since the first look
+    :param attempts: restarts since the first look
     """
     if attempts >= CRASH_LOOP:
         what = f"it was restarted {state.restarts} times; the last exit status was {state.status}"
@@ -217,7 +226,7 @@ def _is_hopeless(health: Health, state: State, attempts: int) -> bool:
 
 
 def _prove(agent: Agent, owner: Owner, health: Health) -> None:
-    """A real reply and a real webhook, where they are asked for."""
+    """Ask for a real reply and call a real webhook, where the agent declares that; adds a failure to the problems."""
     try:
         if agent.health.reply:
             health.reply = servers.ask(agent.api, owner, REPLY_PROMPT, key_in=[agent.home])

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the journal of a gateway says about itself."""
+"""Causes of a failure, found in the journal of a gateway."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .problems import CONFIG_FIX, Health, Problem
 from .supervisor import Supervisor
 
 JOURNAL_LINES = 40
-# One line of the journal may have megabytes, if its writer wants that.
+# Limited, because an agent can write lines of megabytes.
 JOURNAL_BYTES = 1024 * 1024
 _INVOCATION = re.compile(r"[0-9a-f]{1,32}")
 
-# What the journal of a gateway says about itself -> the problem . Only consulted for a gateway that is
-# already known to be unhealthy: a text that changes with Hermes' version costs an explanation, never a verdict.
+# Pattern of a journal line -> the problem that it shows. Used only for a gateway that is already known to be unhealthy:
+# when a new version of Hermes words a message differently, we lose an explanation, but the verdict stays correct.
 JOURNAL_CAUSES: list[tuple[re.Pattern[str], Problem]] = [
     (
         re.compile(r"API_SERVER_KEY is a placeholder or too short", re.I),
@@ -52,8 +52,8 @@ JOURNAL_CAUSES: list[tuple[re.Pattern[str], Problem]] = [
         ),
     ),
     (
-        # discord.py, python-telegram-bot and slack_sdk, as the adapters in plugins/platforms log them. Nothing of
-        # "Unauthorized": that is what Hermes calls a person who may not talk to it.
+        # Errors of discord.py, python-telegram-bot and slack_sdk, as logged by the adapters in plugins/platforms.
+        # "Unauthorized" does not count: Hermes logs it for a person who may not talk to the agent.
         re.compile(
             r"Improper token has been passed|The token \S* ?was rejected by the server"
             r"|'error': '(invalid_auth|not_authed|account_inactive|token_revoked|token_expired)'"
@@ -88,7 +88,7 @@ JOURNAL_CAUSES: list[tuple[re.Pattern[str], Problem]] = [
 
 
 def explain_journal(lines: list[str]) -> Problem | None:
-    """The first known cause that *lines* name, the newest line first."""
+    """The first known cause in *lines*, searched from the newest line back."""
     for line in reversed(lines):
         for pattern, problem in JOURNAL_CAUSES:
             if pattern.search(line):
@@ -97,28 +97,28 @@ def explain_journal(lines: list[str]) -> Problem | None:
 
 
 def explain(agent: Agent, supervisor: Supervisor, health: Health) -> None:
-    """Put the cause that the journal names in front, and the last lines of the journal beside it."""
+    """Add the last lines of the journal to *health*, and put the cause that they name first among its problems."""
     looping = any(problem.cause == "crash_loop" for problem in health.problems)
     lines = supervisor.log(agent, before=looping)
     health.log = [quoted(line) for line in lines]
     known = explain_journal(lines)
     if known is not None:
-        # What was found by looking says more.
+        # A problem found by looking at the agent has more detail than the generic text.
         cause = next((problem for problem in health.problems if problem.cause == known.cause), known)
         health.problems = [cause, *(problem for problem in health.problems if problem is not cause)]
 
 
 def last_lines(manager: Manager, agent: Agent, *, before: bool) -> list[str]:
-    """The last lines of the gateway's present process, or of its last one when there is none or between restarts.
+    """The last lines of the gateway's present process, or of its last one when it is not running.
 
-    :param before: of the process before too: in a crash loop the present one has hardly begun
+    :param before: include the previous process: in a crash loop the present one has hardly started
     """
     invocations: list[str] = []
-    # A user's manager is the agent's: it may say anything, or nothing.
+    # A user's manager is under the agent's control: it may answer anything, or nothing.
     with contextlib.suppress(OpsError):
         shown = manager.ask("show", "--property", "InvocationID", "--value", agent.unit)
         invocations = [word for word in shown.stdout.split() if _INVOCATION.fullmatch(word)][:1]
-    # systemd forgets those of a unit that was stopped and is not enabled.
+    # systemd forgets the invocation id of a unit that is stopped and not enabled, so the journal is asked instead.
     if before or not invocations:
         wanted = ["--lines", str(10 * JOURNAL_LINES), "--output-fields", "_SYSTEMD_INVOCATION_ID"]
         recent = _journalctl(manager, agent, *wanted)

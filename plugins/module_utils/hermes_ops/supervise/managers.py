@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Agents by the service manager that runs them: in system scope one for all, in user scope each user's own."""
+"""Agents grouped by service manager: in system scope one manager runs all, in user scope each user has one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..description.agent import Agent
 from ..system.errors import OpsError
 from ..system.systemd import Manager, Unit
 
-# An agent -> who runs its gateway; the manager's owner is the agent's user.
+# Agent -> the manager that runs its gateway. The manager's owner is the agent's user.
 ManagerOf = Callable[[Agent], Manager]
 
 
 def grouped(agents: Iterable[Agent], manager_of: ManagerOf) -> list[tuple[Manager, list[Agent]]]:
-    """Each manager once, with those of *agents* that it runs."""
+    """Each manager once, together with those of *agents* that it runs."""
     groups: dict[int | None, tuple[Manager, list[Agent]]] = {}
     for agent in agents:
         manager = manager_of(agent)
@@ -26,9 +26,9 @@ def grouped(agents: Iterable[Agent], manager_of: ManagerOf) -> list[tuple[Manage
 
 
 def units_of(agents: Iterable[Agent], manager_of: ManagerOf) -> dict[str, Unit]:
-    """The state of the gateways of *agents*, by the name of their unit; one call for each manager.
+    """The state of the gateways of *agents*, by unit name. Each manager is asked once.
 
-    A user's manager is the agent's own: when it does not answer, nothing is known of the units of that agent alone.
+    A user's manager is under the agent's control. When it does not answer, only the units of that user are unknown.
 
     :raises OpsError: the system's manager does not answer
     """

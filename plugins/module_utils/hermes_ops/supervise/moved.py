@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An agent that has moved, without a controller: all files of root's that name its home and its user.
+"""Update root's files that name the home and the user of an agent, after the agent has moved.
 
-They become what the next run of site.yml would write, so that it changes nothing.
+This works without a controller. The files get the text that site.yml would write, so its next run changes nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from . import units
 
 
 def write(host: units.Host, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> None:
-    """Let all that says *before* say *after*, and what says it already as it is.
+    """Change root's files from *before* to *after*. Files that already agree with *after* stay untouched.
 
-    :param host: only scope, root and verbose count
-    :param before: the agent as it was, and its user
-    :param after: the same, as it is now
+    :param host: only scope, root and verbose matter
+    :param before: the agent before its move, and its user
+    :param after: the agent as it is now, and its user
     """
     for path, text in plan(host, before, after).items():
         write_atomic(path, text, mode=0o644)
@@ -29,13 +29,14 @@ def write(host: units.Host, before: tuple[Agent, Owner], after: tuple[Agent, Own
 
 
 def plan(host: units.Host, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> dict[str, str]:
-    """Path -> new text of the files that have to change."""
-    homes = [logs.Home(agent.home, agent.user, logs.group_of(agent.user)) for agent, _owner in (before, after)]
+    """The files that have to change: path -> new text."""
+    agents = (before[0], after[0])
+    homes = [logs.Home(agent.name, agent.home, agent.user, logs.group_of(agent.user)) for agent in agents]
     texts = {
         host.drop_in_path(after[0].name): lambda _text: units.render_drop_in(host, *after),
         host.dashboard_path: lambda text: units.moved_dashboard(host, text, before, after),
-        logs.CONFIG: lambda text: logs.moved_config(text, *homes),
-        logs.SERVICE: lambda text: logs.moved_service(text, *homes),
+        logs.CONFIG.format(after[0].name): lambda text: logs.moved_config(text, *homes),
+        logs.UNIT.format(after[0].name): lambda text: logs.moved_unit(text, *homes),
     }
     found = {path: read_text(path) for path in texts if os.path.exists(path)}
     changed = {path: texts[path](text) for path, text in found.items() if text is not None}

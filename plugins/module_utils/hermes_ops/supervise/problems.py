@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Why an agent is not healthy."""
+"""The health of an agent, and the problems that make it unhealthy."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Problem:
 
     :param cause: stable name for programs, e.g. ``port_in_use``
     :param what: one sentence for people
-    :param fix: what to do
-    :param final: waiting will not help
+    :param fix: the remedy
+    :param final: whether waiting cannot help
     """
 
     cause: str
@@ -29,7 +29,7 @@ class Problem:
 
 @dataclass
 class Health:
-    """The result for one agent; healthy when there are no problems."""
+    """The health of one agent; it is healthy when there are no problems."""
 
     agent: str
     problems: list[Problem] = field(default_factory=list)

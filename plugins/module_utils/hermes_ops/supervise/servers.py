@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The servers of a gateway, asked: their health, a reply, a signed webhook call.
+"""Requests to the servers of a gateway: their health, a chat reply, a signed webhook call.
 
-Workers do the asking, as the agent's user, and only servers of that very user are asked: whoever else holds the port
-gets neither the key of the API nor the context (:mod:`request`).
+Workers send the requests, as the agent's user, and only to servers of the same user. Any other process that holds the
+port receives neither the API key nor the agent's context (:mod:`request`).
 
 Sources: Hermes 0.18.2 and 0.19.0, gateway/platforms/{api_server,webhook}.py.
 """
@@ -33,12 +33,12 @@ POLL_SECONDS = 0.5
 REPLY_TIMEOUT = 120.0
 REPLY_PROMPT = "Health check: answer with one short word."
 HEALTH_SECONDS = 5.0
-# Seconds beside those of a reply: for the worker itself.
+# Seconds for the worker itself, in addition to those of a reply.
 _MARGIN = 10.0
-# Bytes of an answer: to /health, to a chat.
+# Largest answer, in bytes: _SMALL for /health and webhooks, _LARGE for a chat.
 _SMALL = 64 * 1024
 _LARGE = 4 * 1024 * 1024
-# Characters of a reply that are handed on.
+# Longest reply that is passed on, in characters.
 _REPLY = 100_000
 
 MODEL_FIX = "check the model: its name, provider, key and quota"
@@ -48,10 +48,10 @@ MODEL_FIX = "check the model: its name, provider, key and quota"
 
 
 def server_problem(name: str, server: Server, expected: str, owner: Owner) -> tuple[Problem | None, dict[str, Any]]:
-    """Ask ``/health`` of a server of *owner*'s gateway.
+    """Ask a server of *owner*'s gateway for ``/health``.
 
-    :param expected: the platform it must say it is
-    :returns: what is wrong, and ``version`` as it says itself
+    :param expected: the platform that the answer must name
+    :returns: the problem, if any, and the ``version`` that the server reports
     """
     try:
         said = work(owner, "supervise.servers:look", {name: server.to_plain()}, where=name)
@@ -62,8 +62,8 @@ def server_problem(name: str, server: Server, expected: str, owner: Owner) -> tu
 
 
 def look(servers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """In a worker: what each server (a :class:`Server`, plain) answers at ``/health``: ``platform`` and ``version`` as
-    far as it says them, or ``problem``, and ``foreign`` where somebody else answers."""
+    """In a worker: the answer of each server (a :class:`Server`, plain) at ``/health``: ``platform`` and ``version``
+    where it gives them, or ``problem``. ``foreign`` is set when the answer does not come from the agent's Hermes."""
     return {name: _ask_health(Server(**server)) for name, server in servers.items()}
 
 
@@ -76,7 +76,7 @@ def _ask_health(server: Server) -> dict[str, Any]:
     except Foreign as error:
         return {"problem": error.what, "foreign": True}
     except worker.WorkerDied:
-        return {"problem": "is answered by something else than Hermes", "foreign": True}
+        return {"problem": "is answered by something other than Hermes", "foreign": True}
     except OpsError as error:
         return {"problem": error.what}
     answer = answer if isinstance(answer, dict) else {}
@@ -84,19 +84,25 @@ def _ask_health(server: Server) -> dict[str, Any]:
 
 
 def judge(name: str, server: Server, expected: str, said: Any) -> Problem | None:
-    """What is wrong with a server, from what :func:`look` says of it."""
+    """The problem of a server, None when it is healthy.
+
+    :param said: the server's part of the result of :func:`look`
+    """
     said = said if isinstance(said, dict) else {}
     where = url(server.host, server.port, "/health")
     if "problem" in said and not said.get("foreign"):
         return Problem("no_answer", f"{name} at {where}: {quoted(said['problem'])}", "see the log")
     if said.get("foreign") or said.get("platform") != expected:
-        reason = quoted(said.get("problem")) or "is answered by something else than Hermes"
+        reason = quoted(said.get("problem")) or "is answered by something other than Hermes"
         return Problem("foreign_answer", f"{where} {reason}", f"see who holds port {server.port}: ss -ltnp", True)
     return None
 
 
 def version_of(said: Any) -> str | None:
-    """The version that a server says it is."""
+    """The version that a server reports; None when it reports none.
+
+    :param said: as for :func:`judge`
+    """
     return (quoted(said.get("version"), 64) or None) if isinstance(said, dict) else None
 
 
@@ -106,8 +112,8 @@ def version_of(said: Any) -> str | None:
 def ask(server: Server, owner: Owner, prompt: str, *, key_in: Sequence[str], timeout: float = REPLY_TIMEOUT) -> str:
     """Have *owner*'s agent answer *prompt* through its API server.
 
-    :param key_in: directories whose ``.env`` may hold the key of the API; the last that does counts
-    :raises OpsError: when it does not; Hermes answers 200 with finish_reason ``error`` for a dead model
+    :param key_in: directories whose ``.env`` may hold the API key; the last one that does wins
+    :raises OpsError: there is no reply. When the model fails, Hermes still answers 200, with finish_reason ``error``
     """
     limits = Limits(seconds=timeout + _MARGIN)
     try:
@@ -146,7 +152,7 @@ def chat(server: dict[str, Any], prompt: str, key_in: list[str], timeout: float)
         choice = json.loads(reply.body)["choices"][0]
         text = choice["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError):
-        raise OpsError(f"status {reply.status} and no reply", where=where, fix="see the log") from None
+        raise OpsError(f"answers with status {reply.status} and no reply", where=where, fix="see the log") from None
     if choice.get("finish_reason") == "error" or not text:
         raise OpsError("the agent answered with an error instead of a reply", where=where, fix=MODEL_FIX)
     return str(text)[:_REPLY]
@@ -156,7 +162,7 @@ def chat(server: dict[str, Any], prompt: str, key_in: list[str], timeout: float)
 
 
 def sign(secret: str, body: bytes, timestamp: int) -> dict[str, str]:
-    """The headers of a signed webhook call: V2, bound to the time, and the one 0.13 knows."""
+    """The headers of a signed webhook call. The signature (V2) covers the body and the time."""
     mac = hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
     return {
         "Content-Type": "application/json",
@@ -167,9 +173,9 @@ def sign(secret: str, body: bytes, timestamp: int) -> dict[str, str]:
 
 
 def webhook_url(placement: Placement, owner: Owner, name: str) -> str:
-    """Where the subscription *name* is called.
+    """The URL at which the subscription *name* is called.
 
-    :raises OpsError: when there is none
+    :raises OpsError: there is no such subscription
     """
     try:
         work(owner, "supervise.servers:find_webhook", *_webhook_of(placement), name)
@@ -179,7 +185,7 @@ def webhook_url(placement: Placement, owner: Owner, name: str) -> str:
 
 
 def _webhook_of(placement: Placement) -> tuple[str, str, dict[str, Any]]:
-    """What a worker that is to call one of its subscriptions has to know."""
+    """The arguments that a worker needs to call a subscription of the agent."""
     return placement.name, placement.home, placement.webhook.to_plain()
 
 
@@ -206,14 +212,15 @@ def _subscription(agent: str, home: str, server: Server, name: str) -> dict[str,
 def call_webhook(
     placement: Placement, owner: Owner, name: str, payload: dict[str, Any], *, timeout: float = REPLY_TIMEOUT
 ) -> str:
-    """Post a signed call to the subscription *name* and wait until the agent has answered it.
+    """Post a signed call to the subscription *name*, and wait for the agent's answer.
 
-    :param payload: what the subscription's prompt may name
+    :param payload: the values that the subscription's prompt can use
     :param timeout: seconds that the agent may take
-    :returns: what the agent said last, wherever that was delivered: its own words, not printable as they are
-    :raises OpsError: when the call is refused, or no answer follows
+    :returns: the agent's last message, wherever it was delivered. These are raw words of the agent: quote them before
+        printing
+    :raises OpsError: the call was refused, or no answer followed
     """
-    # Once for the call to be taken, once for the answer.
+    # 30 s for the call to be accepted, *timeout* for the answer.
     limits = Limits(seconds=timeout + 30 + _MARGIN)
     arguments = (*_webhook_of(placement), name, payload, timeout)
     try:
@@ -243,13 +250,13 @@ def deliver(agent: str, home: str, server: dict[str, Any], name: str, payload: d
     )
     if reply.status == 200:
         raise OpsError(
-            "took a signed call without waking the agent",
+            "accepted a signed call without waking the agent",
             where=where,
-            fix="look at deliver_only and filters of the subscription",
+            fix="check deliver_only and filters of the subscription",
         )
     if reply.status != 202:
         raise OpsError(f"refused a signed call with status {reply.status}", where=where, fix="see the log")
-    # The delivery id, by which the conversation is known, is the request id we sent.
+    # Hermes names the conversation after the delivery id, which is the request id that we sent.
     return _await_answer(home, f"webhook:{name}:{headers['X-Request-ID']}", where, timeout)
 
 
@@ -263,5 +270,7 @@ def _await_answer(home: str, chat: str, where: str, timeout: float) -> str:
         if answer is not None:
             raise OpsError("the agent ended without an answer", where=where, fix=MODEL_FIX)
         if left <= 0:
-            raise OpsError(f"took the call, but no answer came within {timeout:g} s", where=where, fix="see the log")
+            raise OpsError(
+                f"accepted the call, but no answer came within {timeout:g} s", where=where, fix="see the log"
+            )
         time.sleep(min(POLL_SECONDS, left))

@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What there is to see of an agent in its home and at its servers, for its health.
+"""A look at an agent's home and servers, for its health.
 
-A worker looks (:func:`look`); who asked for it gets a :class:`Sight`, whose words may be repeated.
+A worker looks (:func:`look`). Its caller turns the answer into a :class:`Sight`, whose texts are safe to repeat.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from ..system.files import Owner
 from ..system.worker import Limits, Worker
 from . import servers
 
-# Both servers and the database may use up their time. Less than the shortest period of a heartbeat leaves.
+# Enough for both servers and the database to use up their time-outs, and short enough for the shortest heartbeat
+# period.
 LIMITS = Limits(seconds=15.0)
-# Bytes; a config.yaml has a few thousand.
+# Bytes; a normal config.yaml has a few thousand.
 _MAX_CONFIG = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What a worker saw; words may be repeated.
+    """The checked result of a look; its texts are safe to repeat.
 
     :param state: see :func:`state.checked`
-    :param config: why config.yaml does not parse, None when it does
-    :param servers: ``api`` and ``webhook`` -> see :func:`servers.look`; None: nothing of the gateway was looked at
+    :param config: why config.yaml does not parse; None when it does
+    :param servers: ``api`` and ``webhook`` -> see :func:`servers.look`; None: the gateway was not looked at
     :param listeners: see :func:`network.seen_listeners`; for :func:`network.merge_seen`
     """
 
@@ -45,7 +46,7 @@ class Sight:
 
     @classmethod
     def of(cls, answer: Any) -> Sight:
-        """From what a worker answered, whatever that is."""
+        """Check a worker's answer, which may be anything."""
         answer = answer if isinstance(answer, dict) else {}
         said = answer.get("servers")
         return cls(
@@ -57,10 +58,10 @@ class Sight:
 
 
 def wanted_of(placement: Placement, *, running: bool, blind: Iterable[int]) -> dict[str, Any]:
-    """What :func:`look` is told.
+    """The argument of :func:`look`.
 
-    :param running: whether there is a gateway to be asked
-    :param blind: ports whose listener only the agent's own user may see
+    :param running: whether there is a running gateway to ask
+    :param blind: ports whose listening process only the agent's own user may be able to see
     """
     enabled = {key: server.to_plain() for key, server in placement.servers.items()}
     return {"home": placement.home, "running": running, "servers": enabled, "blind": sorted(blind)}
@@ -69,7 +70,7 @@ def wanted_of(placement: Placement, *, running: bool, blind: Iterable[int]) -> d
 def start(owner: Owner, wanted: dict[str, Any], function: str = "supervise.sight:look") -> Callable[[], Any]:
     """Start a worker that looks.
 
-    :returns: waits for its answer; gives that, or the :class:`OpsError` that says why there is none
+    :returns: a function that waits, and returns the worker's answer or an :class:`OpsError` that explains its absence
     """
     try:
         worker = Worker(owner, function, (wanted,), LIMITS, where=wanted["home"])
@@ -87,7 +88,7 @@ def start(owner: Owner, wanted: dict[str, Any], function: str = "supervise.sight
 
 
 def look(wanted: dict[str, Any]) -> dict[str, Any]:
-    """In a worker: what there is to see, as :class:`Sight` takes it."""
+    """In a worker: look, and return an answer for :meth:`Sight.of`."""
     found: dict[str, Any] = {"listeners": network.seen_listeners(wanted["blind"])}
     if wanted["running"]:
         home = wanted["home"]
@@ -98,7 +99,7 @@ def look(wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _config_problem(path: str) -> str | None:
-    """Hermes runs on defaults, silently, when its config.yaml does not parse."""
+    """Why config.yaml does not parse; None when it does. Hermes would silently run on defaults."""
     try:
         if os.path.lexists(path) and os.path.getsize(path) > _MAX_CONFIG:
             return f"{path} is larger than {_MAX_CONFIG} bytes"

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who runs the gateways of a host, whatever that is: systemd, an engine of containers."""
+"""The interface to whatever runs the gateways of a host: systemd, or a container engine."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .problems import Problem
 
 @dataclass(frozen=True)
 class State:
-    """What a supervisor says of a gateway.
+    """The state of a gateway, as its supervisor reports it.
 
-    :param running: its process is there
-    :param passing: it is just being started or stopped
-    :param ended: it neither runs nor is about to, and nobody starts it again by itself
-    :param stopped: it has ended because somebody wanted that
-    :param pid: of its process; 0: there is none
-    :param entered: when it was started, seconds of the monotonic clock; 0.0: it was not
-    :param restarts: how often the supervisor has started it again by itself
-    :param status: with which its last process exited
-    :param problem: why it does not run; None: it does
-    :param log: what root types to read its log
-    :param restart: what root types to restart it
+    :param running: its process exists
+    :param passing: it is being started or stopped right now
+    :param ended: it is not running, and the supervisor will not start it again
+    :param stopped: it has ended because somebody stopped it
+    :param pid: its process id; 0: none
+    :param entered: when it was started, in seconds of the monotonic clock; 0.0: it is not running
+    :param restarts: number of automatic restarts by the supervisor
+    :param status: exit status of its last process
+    :param problem: why it is not running; None when it is
+    :param log: the command with which root reads its log
+    :param restart: the command with which root restarts it
     """
 
     running: bool
@@ -51,40 +51,40 @@ class State:
 
 
 class Supervisor(Protocol):
-    """Runs the gateways of agents; all that health, updates and restores need of whoever does."""
+    """Runs the gateways of agents. Health checks, updates and restores need no more than this interface."""
 
     def owner_of(self, agent: Agent) -> Owner:
-        """The user as whom an agent runs.
+        """The user that an agent runs as.
 
-        :raises OpsError: there is none
+        :raises OpsError: this user does not exist
         """
 
     def state(self, agents: Iterable[Agent]) -> Mapping[str, State]:
-        """How the gateways are, by the names of the agents."""
+        """The state of each gateway, by agent name."""
 
     def start(self, agents: Iterable[Agent]) -> None:
-        """Start the gateways, now, also those that were given up.
+        """Start the gateways now, including those that the supervisor gave up restarting.
 
         :raises OpsError: one cannot be started
         """
 
     def stop(self, agents: Iterable[Agent]) -> None:
-        """Stop the gateways, side by side; each may take the time that it has to drain.
+        """Stop the gateways in parallel; each may use its full drain time.
 
         :raises OpsError: one cannot be stopped
         """
 
     def restart(self, agents: Iterable[Agent]) -> None:
-        """Stop all of the gateways, then start them: one may take over a port that another one gives up.
+        """Stop all of the gateways, then start them, because one may take over a port that another one releases.
 
         :raises OpsError: one cannot be stopped or started
         """
 
     def log(self, agent: Agent, *, before: bool) -> list[str]:
-        """The last lines of the log of a gateway's present process, or of its last one when there is none.
+        """The last log lines of a gateway's present process, or of its last one when it is not running.
 
-        :param before: of the process before, too
+        :param before: include the previous process
         """
 
     def limits(self, agents: Iterable[Agent]) -> Mapping[str, int | None]:
-        """What counts against the limit of memory, in bytes, by the names of the agents; None: nobody counts it."""
+        """Memory that counts against the gateway's limit, in bytes, by agent name; None: not measured."""

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""systemd as the supervisor: a gateway is a unit, of the system's manager or of its user's own."""
+"""systemd as the supervisor: a gateway is a unit of the system's manager, or of its user's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .managers import ManagerOf, grouped, units_of
 from .problems import Problem
 from .supervisor import State, Supervisor
 
-# systemd's own exit code for "cannot execute" (systemd.exec(5)).
+# systemd's exit code for a program that it cannot execute (systemd.exec(5)).
 EXIT_EXEC = 203
 # Hermes' exit code for a configuration that cannot work (gateway/restart.py, since 0.18).
 EXIT_CONFIG = 78
@@ -26,14 +26,14 @@ _SIZE = re.compile(r"[0-9]{1,20}")
 
 
 def supervisor_of(host: Installation) -> Supervisor:
-    """Who runs the gateways of *host*."""
+    """The supervisor of the gateways of *host*."""
     return Systemd(host.manager_of)
 
 
 class Systemd:
-    """See :class:`Supervisor`.
+    """A :class:`Supervisor` on systemd.
 
-    :param manager_of: which manager runs an agent's unit
+    :param manager_of: agent -> the manager that runs its unit
     """
 
     def __init__(self, manager_of: ManagerOf) -> None:
@@ -50,7 +50,7 @@ class Systemd:
     def start(self, agents: Iterable[Agent]) -> None:
         for manager, members in grouped(agents, self.manager_of):
             names = [agent.unit for agent in members]
-            # Forgets the delay of a crash loop, too.
+            # Also resets the restart delay of a crash loop.
             manager.call("reset-failed", *names, check=False)
             manager.call("start", *names)
 
@@ -61,7 +61,7 @@ class Systemd:
     def restart(self, agents: Iterable[Agent]) -> None:
         agents = list(agents)
         if len(agents) == 1:
-            # One order: whoever ends us now ends no gateway.
+            # A single command: if we are killed in the middle, systemd still completes the restart.
             (agent,) = agents
             self.manager_of(agent).call("restart", agent.unit, timeout=stop_timeout(agents))
             return
@@ -80,11 +80,11 @@ class Systemd:
             try:
                 answer = manager.ask("show", "--property", "Id,MemoryCurrent", *names).stdout
             except OpsError:
-                # The state of these says so already.
+                # Not an error here: the state of these gateways already reports that the manager is silent.
                 continue
             for block in answer.split("\n\n"):
                 values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-                # "[not set]", or the largest number there is: without the controller.
+                # Without the memory controller, systemd reports "[not set]" or the largest 64-bit number.
                 number = values.get("MemoryCurrent", "")
                 if values.get("Id") in names and _SIZE.fullmatch(number) and int(number) < 2**63:
                     found[names[values["Id"]]] = int(number)
@@ -92,18 +92,18 @@ class Systemd:
 
 
 def stop_timeout(agents: Iterable[Agent]) -> float:
-    """Seconds that systemctl may take to stop them all, which it does side by side."""
+    """Seconds that systemctl may take to stop all of *agents*, in parallel."""
     return max(agent.drain for agent in agents) + 2.0 * units.STOP_MARGIN
 
 
 def state_of(unit: Unit) -> State:
-    """What systemd's words for a gateway's unit mean."""
+    """Translate systemd's state of a gateway's unit."""
     return State(
         running=unit.running,
-        # One that waits for its next start is not about to be there.
+        # A unit in auto-restart is not passing: it may wait for minutes before its next start.
         passing=unit.active in ("activating", "deactivating", "reloading") and unit.sub != "auto-restart",
         ended=unit.dead,
-        # systemd restarts whatever ends by itself.
+        # systemd restarts a gateway that ends on its own, so an inactive one was stopped.
         stopped=unit.active == "inactive",
         pid=unit.pid,
         entered=unit.entered,
@@ -116,13 +116,13 @@ def state_of(unit: Unit) -> State:
 
 
 def explain_unit(unit: Unit) -> Problem | None:
-    """What systemd itself knows about a unit that is not running."""
+    """The reason, as far as systemd knows it, why a unit is not running; None when it is."""
     if unit.running:
         return None
     if unit.unknown:
         return Problem(
             "manager_silent",
-            f"its user's manager says nothing of it: it {unit.unknown}",
+            f"its state is unknown because its user's manager {unit.unknown}",
             "end what that user runs (loginctl terminate-user), then converge the host: site.yml",
         )
     if unit.load == "not-found":
@@ -132,7 +132,7 @@ def explain_unit(unit: Unit) -> Problem | None:
             "wrong_binary",
             "systemd cannot execute the release's hermes (status 203/EXEC)",
             "converge the host: the role install repairs /opt/hermes/current",
-            # Before its next attempt it may be the account of one before a repair.
+            # While it is activating, the status may still be that of an attempt before a repair.
             final=unit.active != "activating",
         )
     if unit.result == "start-limit-hit":
@@ -145,7 +145,7 @@ def explain_unit(unit: Unit) -> Problem | None:
     if unit.result == "oom-kill":
         return Problem("out_of_memory", "it was killed for its memory limit", "raise limits.memory")
     if unit.status == EXIT_CONFIG:
-        return Problem("bad_configuration", "Hermes says its configuration cannot work (status 78)", "see its log")
+        return Problem("bad_configuration", "Hermes rejects its own configuration (exit status 78)", "see its log")
     return Problem(
         "not_running",
         f"the unit is {unit.active} ({unit.sub}; last result {unit.result or 'none'}, status {unit.status})",

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The systemd unit of a gateway, as text. Every directive stands here once, with its reason."""
+"""The text of the systemd units of gateways and of the dashboard. Each directive appears once, with its reason."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from ..system.systemd import check_path
 
 TEMPLATE_NAME = "hermes-gateway@.service"
 DASHBOARD_NAME = "hermes-dashboard.service"
-# systemd that knows RestartSteps= and RestartMaxDelaySec= (its NEWS, version 254).
+# The first systemd with RestartSteps= and RestartMaxDelaySec= (its NEWS, version 254).
 RESTART_STEPS_SINCE = 254
-# Time for Hermes to close its platforms and databases once the declared drain is over. Hermes asks for 30 s
-# more than its drain (0.19.0 gateway/shutdown_forensics.py: check_systemd_timing_alignment).
+# Seconds for Hermes to close its platforms and databases after the declared drain. Hermes asks for 30 s more than its
+# drain (0.19.0 gateway/shutdown_forensics.py: check_systemd_timing_alignment).
 STOP_MARGIN = 30
-# Time for the dashboard to say good-bye to its browsers. Whoever stops the gateway waits for it.
+# Seconds for the dashboard to close its browser connections. A stop of the gateway waits for the dashboard.
 DASHBOARD_STOP = 10
-# The link-local address where clouds hand out a machine's credentials.
+# Link-local addresses at which clouds hand out a machine's credentials.
 METADATA_ADDRESSES = "169.254.169.254 fd00:ec2::254"
 
 UNIT_DIRECTORIES = {"system": "/etc/systemd/system", "user": "/etc/systemd/user"}
 
-# Directive -> value. Proved with Hermes 0.18.2 and 0.19.0: chat, webhook, terminal tool and cron work inside.
+# Directive -> value. Tested with Hermes 0.18.2 and 0.19.0: chat, webhook, terminal tool and cron work inside.
 SANDBOX = {
     "NoNewPrivileges": "yes",
     "PrivateTmp": "yes",
     "PrivateDevices": "yes",
-    # The system's bus: over it a user may be allowed to have its own manager started (loginctl enable-linger), which
-    # would run the units that lie in the user's home.
+    # Hides the system bus. Over it, a user may be allowed to start its own manager (loginctl enable-linger), which
+    # would run units from the user's home outside this sandbox.
     "InaccessiblePaths": "-/run/dbus",
     "ProtectSystem": "strict",
-    # Hides /home, /root and /run/user, with it the user's own manager, whose processes would be outside of all this.
-    # Not "yes": into what that makes inaccessible, an adopted home could not be bound.
+    # Hides /home, /root and /run/user. Without /run/user the agent cannot reach its user's manager, whose processes
+    # run outside this sandbox. "yes" would not do: no adopted home could be bound into an inaccessible directory.
     "ProtectHome": "tmpfs",
     "ProtectClock": "yes",
     "ProtectControlGroups": "yes",
@@ -67,7 +67,7 @@ SANDBOX = {
     "UMask": "0077",
 }
 
-# What a user's manager can build without privileges: filters, no name spaces.
+# The directives that a user's manager can apply without privileges: filters, but no namespaces.
 USER_SANDBOX = (
     "NoNewPrivileges",
     "RestrictAddressFamilies",
@@ -81,7 +81,7 @@ USER_SANDBOX = (
     "UMask",
 )
 
-# What an opened door (description.schema.DOORS) lifts. None takes the directive away, a text replaces it.
+# Door (description.schema.DOORS) -> the directives that it lifts: None removes a directive, a text replaces its value.
 DOORS: dict[str, dict[str, str | None]] = {
     # Chromium builds its own sandbox from user namespaces.
     "browser": {"RestrictNamespaces": None, "SystemCallFilter": "@system-service @mount @sandbox chroot"},
@@ -95,7 +95,7 @@ DOORS: dict[str, dict[str, str | None]] = {
         "RestrictSUIDSGID": None,
         "SystemCallFilter": None,
         "InaccessiblePaths": None,
-        # These imply NoNewPrivileges=yes for a unit with User= in systemd before 255, or filter system calls:
+        # In systemd before 255 these imply NoNewPrivileges=yes for a unit with User=, or they filter system calls:
         "LockPersonality": None,
         "PrivateDevices": None,
         "ProtectClock": None,
@@ -109,13 +109,13 @@ DOORS: dict[str, dict[str, str | None]] = {
         "SystemCallArchitectures": None,
     },
     "system": {"ProtectSystem": None},
-    # :func:`_sandbox` binds the user's runtime directory, too, and :func:`_identity` says where it is.
+    # In addition, :func:`_sandbox` binds the user's runtime directory, and :func:`_identity` sets its variables.
     "user_manager": {"InaccessiblePaths": None},
 }
 
 
 def outermost(paths: Iterable[str]) -> list[str]:
-    """Those of *paths* that lie in none of the others, each once."""
+    """*paths* without duplicates and without those below another one."""
     distinct = list(dict.fromkeys(paths))
     return [path for path in distinct if not any(path != other and _is_below(path, other) for other in distinct)]
 
@@ -125,10 +125,10 @@ def _is_below(path: str, other: str) -> bool:
 
 
 def user_home(agent: Agent, owner: Owner) -> str:
-    """The directory in which *agent* works, and that it finds as ``~``.
+    """The working directory of *agent*, which is also its ``~``.
 
-    The home of its user. Where that is not the user's own directory (``/``, ``/nonexistent``, one of root's), the
-    directory of the agent.
+    This is the home of its user. If that is not a directory of the user's own (``/``, ``/nonexistent``, a directory of
+    root), it is the agent's directory.
     """
     try:
         status = os.lstat(owner.home)
@@ -139,20 +139,20 @@ def user_home(agent: Agent, owner: Owner) -> str:
 
 
 def data_paths(agent: Agent, owner: Owner) -> list[str]:
-    """Where the agent's data lies: its home, and its user's."""
+    """The directories with the agent's data: its home, and that of its user."""
     return outermost([user_home(agent, owner), agent.home])
 
 
 @dataclass(frozen=True)
 class Host:
-    """What the units of a host have in common.
+    """The settings that all units of a host share.
 
-    :param scope: ``system``, or ``user`` for the managers of the agents' users, who linger
-    :param root: where releases lie, ``/opt/hermes``
+    :param scope: ``system``, or ``user`` for the lingering managers of the agents' users
+    :param root: directory that holds the releases, ``/opt/hermes``
     :param systemd: the version of the host's systemd
-    :param restart_sec: seconds between a gateway's end and its next start
-    :param restart_max_delay_sec: what that grows to where systemd knows how
-    :param verbose: the gateways tell the journal what agent.log holds, not only warnings
+    :param restart_sec: seconds between the end of a gateway and its next start
+    :param restart_max_delay_sec: the longest such delay in a crash loop; needs :data:`RESTART_STEPS_SINCE`
+    :param verbose: log everything that agent.log holds to the journal, not only warnings
     """
 
     scope: str
@@ -182,18 +182,18 @@ class Host:
 
 
 def render_template(host: Host) -> str:
-    """The template unit that all gateways of a host are instances of.
+    """The template unit for all gateways of a host.
 
-    Not complete, and so never started, without the drop-in of an agent, which says as whom and what.
+    It is incomplete: it cannot be started without an agent's drop-in, which sets the user and the command.
     """
     return _unit(
         host,
         "Hermes gateway of agent %i",
         "hermes-gateway-%i",
         [
-            # Hermes asks to be restarted with 75 (EX_TEMPFAIL).
+            # Hermes exits with 75 (EX_TEMPFAIL) to be restarted.
             ("SuccessExitStatus", "75"),
-            # SIGTERM ends Hermes with status 1 and leaves "running" behind; SIGINT is its clean stop.
+            # SIGINT stops Hermes cleanly. On SIGTERM it exits with 1, and its state file still says "running".
             ("KillSignal", "SIGINT"),
         ],
     )
@@ -202,10 +202,12 @@ def render_template(host: Host) -> str:
 def render_dashboard(host: Host, agent: Agent, owner: Owner, address: str, port: int) -> str:
     """The unit of the dashboard.
 
-    :param agent: the agent that it shows: it works in its home, as its user, within its limits and its sandbox
+    :param agent: the agent that it shows. The dashboard runs as this agent's user, in its home, with its limits and its
+        sandbox
     """
-    # Built into the wheel: without --skip-build it would look for npm. SIGTERM is its clean stop (0.19.0
-    # hermes_cli/main.py: cmd_dashboard, hermes_cli/web_server.py: start_server).
+    # --skip-build, because the wheel holds the built pages; otherwise Hermes looks for npm. The dashboard needs no
+    # KillSignal=: SIGTERM stops it cleanly (0.19.0 hermes_cli/main.py: cmd_dashboard, hermes_cli/web_server.py:
+    # start_server).
     command = ["dashboard", "--host", address, "--port", str(port), "--no-open", "--skip-build"]
     own_unit, own_service = _identity(host, agent, owner, command)
     service = [("TimeoutStopSec", str(DASHBOARD_STOP)), *own_service, *confinement(agent, owner, host.scope)]
@@ -214,7 +216,7 @@ def render_dashboard(host: Host, agent: Agent, owner: Owner, address: str, port:
 
 
 def moved_dashboard(host: Host, text: str, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> str:
-    """The *text* of a dashboard's unit, for an agent that was *before* and is *after*; of another agent, as it is."""
+    """*text* of a dashboard's unit, changed from the agent *before* to *after*; unchanged if it shows another agent."""
     served = re.search(r"^ExecStart=.* dashboard --host (\S+) --port (\d+) ", text, re.M)
     if served:
         parts = (_own_parts(render_dashboard(host, *agent, served[1], int(served[2]))) for agent in (before, after))
@@ -224,7 +226,7 @@ def moved_dashboard(host: Host, text: str, before: tuple[Agent, Owner], after: t
 
 
 def _own_parts(text: str) -> list[str]:
-    """What a dashboard's unit says of its agent: a part of [Unit], and the end of [Service]."""
+    """The parts of a dashboard's unit that depend on its agent: a line of [Unit], and the end of [Service]."""
     return re.findall(r"^RequiresMountsFor=.*$|^TimeoutStopSec=(?:.+\n)+", text, re.M)
 
 
@@ -237,27 +239,27 @@ def _unit(
     unit: list[tuple[str, str]] | None = None,
     with_unit: str | None = None,
 ) -> str:
-    """A unit that runs ``hermes`` for ever.
+    """A unit that keeps ``hermes`` running.
 
     :param identifier: its name in the journal
-    :param service: more of its section ``[Service]``
-    :param unit: more of its section ``[Unit]``
-    :param with_unit: another unit with which it is started, and before whose stop it is stopped: who stops that one,
-        for an update or a restore, wants nobody to write in the home. It is gone, too, while that one waits for its
-        next start after a crash
+    :param service: further directives of ``[Service]``
+    :param unit: further directives of ``[Unit]``
+    :param with_unit: another unit that starts this one, and that stops only after this one: while a gateway is stopped
+        for an update or a restore, nothing may write to the home. This unit is also down while the other one waits to
+        be restarted after a crash
     """
     about = [
         ("Description", description),
         ("Documentation", "https://hermes-agent.nousresearch.com/docs/"),
-        # Restart for ever: the delay below is what keeps a crash loop cheap.
+        # Never stop restarting. The delay below keeps a crash loop cheap.
         ("StartLimitIntervalSec", "0"),
     ]
     common = [
         ("Type", "exec"),
         ("Environment", "PYTHONUNBUFFERED=1"),
-        # Hermes 0.21 and later install packages at run time unless told not to.
+        # Hermes 0.21 and later would install packages at run time.
         ("Environment", "HERMES_DISABLE_LAZY_INSTALLS=1"),
-        # A gateway may exit 0 after an unhandled error: on-failure would leave it dead.
+        # A gateway may exit with 0 after an unhandled error; on-failure would not restart it.
         ("Restart", "always"),
         ("RestartSec", str(host.restart_sec)),
     ]
@@ -275,11 +277,11 @@ def _unit(
 
 
 def render_drop_in(host: Host, agent: Agent, owner: Owner) -> str:
-    """All that is one agent's own: user, home, command, limits, time-outs, managed scope, sandbox.
+    """The drop-in with an agent's own directives: user, home, command, limits, time-outs, managed scope, sandbox.
 
-    :param owner: its user
+    :param owner: the agent's user
     """
-    # Below -v it says warnings only (0.19.0 gateway/run.py: start_gateway).
+    # Without -v, a gateway prints only warnings (0.19.0 gateway/run.py: start_gateway).
     command = ["gateway", "run", *(["-v"] if host.verbose else [])]
     unit, service = _identity(host, agent, owner, command)
     stop = ("TimeoutStopSec", str(agent.drain + STOP_MARGIN))
@@ -290,7 +292,7 @@ def render_drop_in(host: Host, agent: Agent, owner: Owner) -> str:
 def _identity(
     host: Host, agent: Agent, owner: Owner, command: list[str]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """As whom, where and what: directives of ``[Unit]`` and of ``[Service]``.
+    """Directives of ``[Unit]`` and of ``[Service]`` that set user, directory, environment and command.
 
     :param command: arguments of ``hermes``
     """
@@ -301,8 +303,8 @@ def _identity(
         ("Environment", f"HERMES_HOME={agent.home}"),
         ("Environment", f"HOME={home}"),
         ("WorkingDirectory", home),
-        # Resolves to releases/<id> at start (the script's interpreter is absolute): what is running never loads code
-        # of another release.
+        # Resolves to releases/<id> at the start, because the script names its interpreter by absolute path. A running
+        # process therefore never loads code of another release.
         ("ExecStart", " ".join([f"{host.root}/current/bin/hermes", *home_arguments(agent.home), *command])),
     ]
     if host.scope == "system":
@@ -323,10 +325,10 @@ def _runtime_directory(owner: Owner) -> str:
 
 
 def confinement(agent: Agent, owner: Owner, scope: str) -> list[tuple[str, str]]:
-    """Limits, managed scope and sandbox of whatever runs as the agent *agent*: its gateway, or a command."""
+    """Limits, managed scope and sandbox of every process of *agent*: its gateway, its dashboard or a command."""
     limits = agent.limits
     service = [("MemoryMax", limits.memory), ("TasksMax", str(limits.tasks))]
-    # systemd's own limit, half a million for each process, is more than a look at them has time for.
+    # systemd's default, half a million descriptors a process, is more than a health check has time to read.
     service.append(("LimitNOFILE", str(MOST_DESCRIPTORS)))
     if limits.cpu:
         service.append(("CPUQuota", limits.cpu))
@@ -355,7 +357,7 @@ def _sandbox(agent: Agent, owner: Owner, scope: str) -> list[tuple[str, str]]:
 
 
 def _below_home(paths: list[str]) -> list[str]:
-    """Those of *paths* that ProtectHome= would hide."""
+    """Those of *paths* that ProtectHome= hides."""
     return [path for path in paths if path.startswith(("/home/", "/root/", "/run/user/"))]
 
 

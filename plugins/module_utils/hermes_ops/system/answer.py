@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether what a worker answered has the form that it must have: the worker ran as the agent's user."""
+"""Checks the form of a worker's answer, which is not trusted: the worker ran as the agent's user."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Maybe:
-    """In the form of an answer: that form, or null."""
+    """A form that is either *form* or null."""
 
     form: Any
 
 
 def fits(value: Any, form: Any) -> bool:
-    """Whether *value*, of an answer, has the form *form*.
+    """Whether *value*, a part of an answer, has the form *form*.
 
-    :param form: a type; ``[form]``: a list of such; ``{str: form}``: a mapping from any names to such;
-        ``{"a": form, …}``: a mapping with exactly these keys; ``(form, form)``: a list of exactly these; :class:`Maybe`
+    :param form: a type; ``[form]``: a list whose elements have that form; ``{str: form}``: a mapping from any names to
+        values of that form; ``{"a": form, …}``: a mapping with exactly these keys; ``(form, form)``: a list with
+        exactly these elements; or a :class:`Maybe`
     """
     if isinstance(form, Maybe):
         return value is None or fits(value, form.form)

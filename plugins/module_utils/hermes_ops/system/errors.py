@@ -10,11 +10,11 @@ import traceback
 
 
 class OpsError(Exception):
-    """Something the operator has to know: what is wrong, where, and how to put it right.
+    """An error for the operator: what is wrong, where, and how to fix it.
 
     :param what: one sentence, without a trailing full stop
-    :param where: file (with ``:line`` or ``: key``), unit, URL or agent it is about
-    :param fix: what to do, as an imperative
+    :param where: the file (with ``:line`` or ``: key``), unit, URL or agent
+    :param fix: what the operator should do, as an imperative
     """
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
@@ -29,10 +29,10 @@ class OpsError(Exception):
 
 
 def as_error(caught: Exception) -> OpsError:
-    """*caught*, for whoever goes on with the other agents.
+    """*caught* as an :class:`OpsError`, so that the caller can go on with the other agents.
 
-    That may be a defect of ours, which an agent found: it is a failure of the look at this agent, and says where in the
-    kit it is.
+    An agent's data may trigger a defect of the kit. The defect then counts as a failure for this agent only, and the
+    error names the place in the kit.
     """
     if isinstance(caught, OpsError):
         return caught
@@ -40,5 +40,5 @@ def as_error(caught: Exception) -> OpsError:
         return OpsError(str(caught.strerror or caught), where=caught.filename)
     frames = traceback.extract_tb(caught.__traceback__)
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-    # Not in its own words: they may quote what nobody may see.
+    # Without the exception's own text, which may quote a secret.
     return OpsError(f"failed with {type(caught).__name__}{place}", fix="report it: this is a defect")

@@ -93,10 +93,19 @@ def read_bytes(path: str, limit: int = -1) -> bytes | None:
         # A pipe in its place must not make us wait.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            # Nor is one of /proc, which tells about the processes of others: reached by a link of an agent's only.
+            if not stat.S_ISREG(status.st_mode) or status.st_dev == os.stat("/proc").st_dev:
                 raise OpsError("is not a regular file", where=path, fix="move it away")
             return stream.read(limit)
     except FileNotFoundError:
+        if os.path.islink(path):
+            # Taken for no file, it would be replaced by one.
+            raise OpsError(
+                "is a symbolic link to nothing, or to what its agent may not see",
+                where=path,
+                fix="replace the symbolic link by what it stands for",
+            ) from None
         return None
     except OSError as error:
         raise failure("read", path, error) from None

@@ -1,12 +1,14 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who has which TCP socket of this host, from /proc alone."""
+"""The owners of this host's TCP sockets, read from /proc alone."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import pwd
 import re
 import socket
 import struct
@@ -17,19 +19,21 @@ from dataclasses import dataclass
 from .answer import fits
 from .files import Owner
 from .text import printable
-from .worker import work
+from .worker import WorkerDied, work
 
 # States of a socket in /proc/net/tcp (Linux, include/net/tcp_states.h).
 _ESTABLISHED = "01"
 _LISTEN = "0A"
+_NET = "/proc/net"
 _TABLES = ("tcp", "tcp6")
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _UNIT = re.compile(r"/hermes-gateway@([^/]+)\.service(?:/|$)", re.M)
-# Descriptors that a process of an agent may have, and so the most that are read of one.
+# The most descriptors that an agent's process may have; of a process with more, no socket is known.
 MOST_DESCRIPTORS = 65536
-# Seconds for the table of all sockets, and for the processes of one user: an agent may have very many of both.
+# Seconds for reading the tables of sockets, and for reading the processes of one user. An agent can have very many
+# sockets and processes.
 _SECONDS = 2.0
-# Bytes of a process's command line, and of its cgroups: both are its own to choose.
+# Bytes that are read of a process's command line and of its cgroups: the process chooses how long both are.
 _MUCH = 4096
 # An IPv4 address within IPv6, as the kernel writes it.
 _MAPPED = "0000000000000000FFFF0000"
@@ -39,8 +43,8 @@ _MAPPED = "0000000000000000FFFF0000"
 class _Row:
     """A socket in ``/proc/net/tcp`` or ``tcp6``; addresses as they stand there.
 
-    :param uid: who made it; 0 as well while nobody has accepted the connection
-    :param inode: ``0`` while nobody has accepted the connection
+    :param uid: the user who made the socket; 0 also for a connection that is not accepted yet
+    :param inode: ``0`` for a connection that is not accepted yet
     """
 
     local: str
@@ -54,11 +58,10 @@ class _Row:
         return int(self.local.rpartition(":")[2], 16)
 
 
-def _rows(net: str = "/proc/net") -> Iterator[_Row]:
-    """Those that can be read in time; the kernel puts listeners first."""
-    deadline = time.monotonic() + _SECONDS
-    for table in _TABLES:
-        with contextlib.suppress(OSError), open(f"{net}/{table}", encoding="utf-8") as stream:
+def _rows(deadline: float, *tables: str) -> Iterator[_Row]:
+    """The sockets in *tables* (paths), as many as can be read until *deadline* of the monotonic clock."""
+    for table in tables:
+        with contextlib.suppress(OSError), open(table, encoding="utf-8") as stream:
             next(stream, None)
             for line in stream:
                 if time.monotonic() >= deadline:
@@ -67,42 +70,76 @@ def _rows(net: str = "/proc/net") -> Iterator[_Row]:
                 yield _Row(fields[1], fields[2], fields[3], int(fields[7]), fields[9])
 
 
-def listeners(ports: Iterable[int], *owners: Owner) -> dict[int, set[int]]:
-    """Which of *ports* are listened on, and by whom.
+def _listening() -> Iterator[_Row]:
+    """The sockets that listen.
 
-    :param owners: users whose processes are looked at with their own rights too: in a container even root may
-        lack those to look at another user's
-    :returns: port -> process ids; an empty set when the process cannot be seen
+    The kernel lists listeners before connections (Linux, net/ipv4/tcp_ipv4.c: tcp_seq_start). Reading a table stops at
+    its first connection, because an agent can have very many connections.
+    """
+    deadline = time.monotonic() + _SECONDS
+    for table in _TABLES:
+        yield from itertools.takewhile(lambda row: row.state == _LISTEN, _rows(deadline, f"{_NET}/{table}"))
+
+
+@dataclass(frozen=True)
+class Listener:
+    """The users and processes that listen on a port.
+
+    :param uids: the users who made the sockets, as the kernel says
+    :param pids: the processes that hold the sockets. Empty when none can be seen; a user can hide its processes
+    """
+
+    uids: set[int]
+    pids: set[int]
+
+
+def listeners(ports: Iterable[int], *owners: Owner) -> dict[int, set[int]]:
+    """Port -> ids of the processes that listen on it. Parameters as in :func:`look_at_listeners`."""
+    return {port: listener.pids for port, listener in look_at_listeners(ports, *owners).items()}
+
+
+def look_at_listeners(ports: Iterable[int], *owners: Owner) -> dict[int, Listener]:
+    """The listener of each of *ports* that has one.
+
+    :param owners: users whose processes are also looked at by a worker with that user's rights. In a container even
+        root may lack the right to look at another user's processes
     """
     wanted = set(ports)
     if not wanted:
         return {}
-    sockets = [row for row in _rows() if row.state == _LISTEN and row.port in wanted]
-    found: dict[int, set[int]] = {row.port: set() for row in sockets}
+    sockets = [row for row in _listening() if row.port in wanted]
+    users: dict[int, set[int]] = {}
+    for row in sockets:
+        users.setdefault(row.port, set()).add(row.uid)
+    found: dict[int, set[int]] = {port: set() for port in users}
     _find(sockets, found)
     for owner in owners:
-        if not all(found.values()) and os.geteuid() != owner.uid:
-            merge_seen(found, work(owner, "system.network:seen_listeners", sorted(wanted)))
-    return found
+        unseen = [port for port, uids in users.items() if owner.uid in uids and not found[port]]
+        if unseen and os.geteuid() != owner.uid:
+            # An agent can stop a worker that runs as its user. The agent's listener stays unseen then, and the other
+            # users' processes are still looked at.
+            with contextlib.suppress(WorkerDied):
+                merge_seen(found, work(owner, "system.network:seen_listeners", sorted(unseen)))
+    return {port: Listener(uids, found[port]) for port, uids in users.items()}
 
 
 def seen_listeners(ports: list[int]) -> list[list[int]]:
-    """What :func:`listeners` finds, as JSON can say it: ``[port, process id]``."""
+    """In a worker: the result of :func:`listeners` for JSON, a list of ``[port, process id]``."""
     return [[port, pid] for port, pids in listeners(ports).items() for pid in sorted(pids)]
 
 
 def merge_seen(found: dict[int, set[int]], seen: object) -> None:
-    """Add to *found* what a worker saw (:func:`seen_listeners`)."""
+    """Add the answer of a worker (:func:`seen_listeners`) to *found*."""
     for pair in seen if isinstance(seen, list) else []:
         if fits(pair, (int, int)):
             found.get(pair[0], set()).add(pair[1])
 
 
 def _find(sockets: list[_Row], found: dict[int, set[int]]) -> None:
-    """Add to *found* every process that holds one of *sockets*, of the user who made it.
+    """Add to *found* every process that holds one of *sockets* and runs as the user who made the socket.
 
-    Each user's processes have a time of their own: who has a thousand of them with all the files that they may open
-    hides what they hold, and nobody else's.
+    Each user's processes are read within a time of their own. A user with a thousand processes full of open files hides
+    its own sockets that way, and no other user's.
     """
     ports = {row.inode: row.port for row in sockets}
     left = dict.fromkeys((row.uid for row in sockets), _SECONDS)
@@ -117,7 +154,7 @@ def _find(sockets: list[_Row], found: dict[int, set[int]]) -> None:
 
 
 def _user_of(pid: int) -> int:
-    """The user that a process runs as; -1 when it is gone, or not ours to see."""
+    """The user that a process runs as; -1 when the process has ended or may not be seen."""
     try:
         return os.stat(f"/proc/{pid}").st_uid
     except OSError:
@@ -125,9 +162,9 @@ def _user_of(pid: int) -> int:
 
 
 def sockets_of(pid: int, seconds: float = _SECONDS) -> list[str] | None:
-    """Of each open descriptor of a process the inode, when it is a socket, else ``""``.
+    """One entry for each open descriptor of a process: the inode of a socket, ``""`` for anything else.
 
-    :returns: None when we may not see them, or there are too many to be read within *seconds*
+    :returns: None when the descriptors may not be seen, or are too many to be read within *seconds*
     """
     deadline = time.monotonic() + seconds
     found = []
@@ -140,37 +177,41 @@ def sockets_of(pid: int, seconds: float = _SECONDS) -> list[str] | None:
                     match = _SOCKET.match(os.readlink(entry.path))
                     found.append(match[1] if match else "")
     except OSError:
-        # It may be gone meanwhile, or not ours to see.
+        # The process has ended, or may not be seen.
         return None
     return found
 
 
 def is_connected(pid: int, sockets: Iterable[str]) -> bool | None:
-    """Whether one of a process's *sockets* (inodes) is a TCP connection that it opened itself; None when there are more
-    connections on this host than can be read."""
+    """Whether one of a process's *sockets* (inodes) is a TCP connection that the process opened itself.
+
+    :returns: None when this host has more connections than can be read in time
+    """
     deadline = time.monotonic() + _SECONDS
     mine = set(sockets) - {""}
-    ours = [row for row in _rows(f"/proc/{pid}/net") if row.inode in mine]
+    tables = [f"/proc/{pid}/net/{table}" for table in _TABLES]
+    ours = [row for row in _rows(deadline, *tables) if row.inode in mine]
     ports = {row.port for row in ours if row.state == _LISTEN}
     connected = any(row.state == _ESTABLISHED and row.port not in ports for row in ours)
     return connected or (None if time.monotonic() >= deadline else False)
 
 
 def accepted_by(connection: socket.socket, deadline: float) -> int | None:
-    """The user id of whoever accepted our *connection* to a server on this host; None when nobody did.
+    """The user id of the process that accepted our *connection* to a server on this host.
 
-    A port can change hands between a look at who listens and a connection. A connection cannot: this one is the very
-    process's that will read what we send.
+    A port can change hands between a look at its listener and a connection. A connection cannot: the process that
+    accepted it reads everything that is sent over it.
 
-    :param deadline: of the monotonic clock
+    :param deadline: of the monotonic clock; nothing is read after the deadline
+    :returns: None when no process accepted the connection, or its row was not reached, before the deadline
     """
     local, remote = (_written(name, connection.family) for name in (connection.getpeername(), connection.getsockname()))
     wanted = {(local, remote)}
     if connection.family == socket.AF_INET:
-        # A server that listens on both families has it among those of IPv6.
+        # The connections of a server that listens on both families are listed under IPv6.
         wanted.add((_MAPPED + local, _MAPPED + remote))
     while True:
-        for row in _rows():
+        for row in _rows(deadline, *(f"{_NET}/{table}" for table in _TABLES)):
             if (row.local, row.remote) in wanted and row.inode != "0":
                 return row.uid
         if time.monotonic() >= deadline:
@@ -179,19 +220,19 @@ def accepted_by(connection: socket.socket, deadline: float) -> int | None:
 
 
 def _written(address: tuple, family: int) -> str:
-    """*address* as the kernel writes it in /proc/net/tcp: words of 32 bits, each in the byte order of the machine."""
+    """*address* in the form of /proc/net/tcp: words of 32 bits, each in the byte order of the machine."""
     packed = socket.inet_pton(family, address[0].partition("%")[0])
     words = struct.unpack(f"={len(packed) // 4}I", packed)
     return "".join(f"{word:08X}" for word in words) + f":{address[1]:04X}"
 
 
 def command_line(pid: int) -> list[str]:
-    """The first words of a process's command line; empty when it is gone."""
+    """The first words of a process's command line; empty when the process has ended."""
     return [word.decode("utf-8", "replace") for word in _beginning(pid, "cmdline").split(b"\0") if word]
 
 
 def gateway_of(pid: int) -> str | None:
-    """The agent whose unit, of any scope, a process belongs to."""
+    """The agent whose gateway's unit (of any scope) a process belongs to; None when it belongs to none."""
     match = _UNIT.search(_cgroups(pid))
     return match[1] if match else None
 
@@ -209,15 +250,26 @@ def _beginning(pid: int, name: str) -> bytes:
 
 
 def outsiders(pids: set[int], agents: set[str]) -> set[int]:
-    """Those of *pids* that belong to none of the gateways of *agents*, and have not ended meanwhile."""
+    """The processes of *pids* that belong to no gateway of *agents* and have not ended."""
     return {pid for pid in pids if gateway_of(pid) not in agents and command_line(pid)}
 
 
-def describe(pids: set[int]) -> str:
-    """``pid 12 (nginx)`` for people."""
+def describe(pids: set[int], uids: Iterable[int] = ()) -> str:
+    """*pids* in words, for people: ``pid 12 (nginx)``.
+
+    :param uids: the users who are named when *pids* is empty
+    """
     named = []
     for pid in sorted(pids)[:5]:
         gateway, words = gateway_of(pid), command_line(pid)
         program = printable(os.path.basename(words[0])[:64]) if words else "gone"
         named.append(f"pid {pid} ({f'the gateway of agent {printable(gateway)}' if gateway else program})")
-    return ", ".join(named) or "a process that cannot be seen"
+    users = " or ".join(_user_name(uid) for uid in sorted(uids)[:5])
+    return ", ".join(named) or f"a process{f' of user {users}' if users else ''} that cannot be seen"
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a module is about to change: the one source of ``changed`` and of the diff."""
+"""A plan: the changes that a module is about to make, as the one source of ``changed`` and of the diff."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .files import ensure_directory, read_bytes, write_atomic
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as declared.
+    """One deviation from the declaration.
 
-    :param what: key, file or unit
-    :param before: as it is, ready to be shown (a secret is shown as ``HIDDEN``); None when it does not exist
-    :param after: as it will be; None when it will be gone
+    :param what: the key, file or unit
+    :param before: the present state, ready to be shown (a secret is shown as ``HIDDEN``); None when it does not exist
+    :param after: the state afterwards; None when it will be gone
     """
 
     what: str
@@ -43,9 +43,10 @@ class Plan:
             self.actions.append(action)
 
     def add_file(self, path: str, data: bytes | str, *, mode: int, shown: bool = True) -> bool:
-        """*path* has to hold *data*; its directory is made, readable by all. True when it does not yet.
+        """Plan that *path* holds *data*. A missing directory is created, readable by all.
 
         :param shown: whether a diff may show the content
+        :returns: whether the file differs now
         """
         if isinstance(data, str):
             data = data.encode()

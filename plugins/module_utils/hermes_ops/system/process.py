@@ -19,15 +19,13 @@ from typing import Any, BinaryIO, cast
 from .errors import OpsError
 from .files import Owner
 
-# Where programs are looked for that run as somebody else.
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Bytes that a program may say: more than any of ours needs, and nothing that harms us.
+# Bytes that a program may print: more than any program here needs, and little enough to hold in memory.
 OUTPUT_LIMIT = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class Completed:
-    """What a program answered. ``rc`` is negative when a signal ended it, as in :mod:`subprocess`."""
+    """The result of a program. ``rc`` is negative when a signal ended it, as in :mod:`subprocess`."""
 
     argv: tuple[str, ...]
     rc: int
@@ -40,7 +38,7 @@ class Completed:
 
     @property
     def last_words(self) -> str:
-        """The last non-empty line it said, standard error first."""
+        """The last non-empty line of standard error, else of standard output, else the exit status."""
         return last_line(self.stderr) or last_line(self.stdout) or f"exit status {self.rc}"
 
 
@@ -61,16 +59,16 @@ def run(
     pass_fds: Sequence[int] = (),
     limit: int = OUTPUT_LIMIT,
 ) -> Completed:
-    """Run *argv* without a shell, kill its whole process group at the time-out, and return what it said.
+    """Run *argv* without a shell and return its output; at the time-out, kill its whole process group.
 
     :param timeout: seconds
-    :param check: raise when it exits with another status than 0
+    :param check: raise when the exit status is not 0
     :param env: added to its environment; secrets belong here, never in *argv*
-    :param user: run as this user (needs root). It gets nothing else of this process's environment than PATH: whoever
-        runs as that user can read it. Without another user it gets all of it
+    :param user: run as this user (needs root). Of this process's environment the program then gets PATH only, because
+        every process of that user can read it. Without another user the program gets the whole environment
     :param pass_fds: descriptors that it inherits
-    :param limit: bytes that it may say, by standard output and by standard error
-    :raises OpsError: program missing, time-out, more than *limit*, or failure with *check*
+    :param limit: bytes that it may print, separately for standard output and standard error
+    :raises OpsError: program missing, time-out, more output than *limit*, or failure with *check*
     """
     command = tuple(argv)
     shown = shlex.join(command)
@@ -81,7 +79,7 @@ def run(
     except TimeoutError:
         problem = f"did not finish within {timeout:g} s"
     except OverflowError:
-        problem = f"said more than {limit} bytes"
+        problem = f"printed more than {limit} bytes"
     finally:
         cast(BinaryIO, process.stdout).close()
         cast(BinaryIO, process.stderr).close()
@@ -95,10 +93,10 @@ def run(
 
 
 def _said(process: subprocess.Popen[bytes], deadline: float, limit: int) -> list[bytearray]:
-    """Standard output and error of *process*, once it has ended.
+    """Standard output and standard error of *process*, once it has ended.
 
-    :raises TimeoutError: it has not when it is time
-    :raises OverflowError: it said more than *limit*
+    :raises TimeoutError: it still runs at the *deadline*
+    :raises OverflowError: it printed more than *limit*
     """
     said = {cast(BinaryIO, stream): bytearray() for stream in (process.stdout, process.stderr)}
     with selectors.DefaultSelector() as selector:
@@ -125,7 +123,10 @@ def _said(process: subprocess.Popen[bytes], deadline: float, limit: int) -> list
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End *process* with its group, and wait for nobody else who may hold its pipes: that may be an agent's process."""
+    """Kill *process* and its group, and wait for *process* only.
+
+    Another process, perhaps an agent's, may still hold the pipes.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -133,7 +134,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _as_user(user: Owner | None) -> tuple[dict[str, Any], dict[str, str]]:
-    """What makes a process one of *user*'s, and its environment, which that user can read."""
+    """The arguments of Popen that switch to *user*, and the environment, which that user can read."""
     if user is None or os.geteuid() == user.uid:
         return {}, dict(os.environ)
     path = os.environ.get("PATH", os.defpath)
@@ -144,7 +145,7 @@ def _as_user(user: Owner | None) -> tuple[dict[str, Any], dict[str, str]]:
 def _start(
     command: tuple[str, ...], *, stderr: int, env: Mapping[str, str] | None, user: Owner | None, **options: Any
 ) -> subprocess.Popen[bytes]:
-    """Start *command* in a session of its own, with a pipe for what it says; see :func:`run`."""
+    """Start *command* in a session of its own, with a pipe for its output; see :func:`run`."""
     identity, environment = _as_user(user)
     try:
         return subprocess.Popen(
@@ -172,11 +173,11 @@ def run_tail(
     env: Mapping[str, str] | None = None,
     user: Owner | None = None,
 ) -> str:
-    """Run *argv*, which may say any amount, and return the end of it: standard output and error as they came.
+    """Run *argv*, whose output may have any length, and return the end: standard output and error, interleaved.
 
-    What it says further back is not kept. A line that is cut there is left out.
+    Earlier output is dropped, with the line that the cut goes through.
 
-    :param timeout: seconds, after which its process group is killed; what it has said until then counts
+    :param timeout: seconds, after which its process group is killed; the output until then is returned
     :param limit: bytes
     :param user: see :func:`run`
     :raises OpsError: program missing
@@ -199,13 +200,13 @@ def run_tail(
             del said[: -2 * limit]
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))
-        # With all that it started; also when it closed its output and goes on.
+        # Includes every process that it started, also when it closed its output and still runs.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     if cut:
         del said[:-limit]
         del said[: said.find(b"\n") + 1]
-    before = "[what it said before is left out]\n" if cut else ""
+    before = "[earlier output is left out]\n" if cut else ""
     after = f"[it did not finish within {timeout:g} s]\n" if late else ""
     if process.returncode > 0:
         after = f"[exit status {process.returncode}]\n"
@@ -213,7 +214,7 @@ def run_tail(
 
 
 def run_filter(argv: Sequence[str], data: bytes, *, timeout: float) -> bytes:
-    """Run *argv* on *data*, and return what it makes of them, byte for byte.
+    """Run *argv* with *data* as standard input, and return its standard output unchanged.
 
     :param timeout: seconds
     :raises OpsError: program missing, time-out, or failure
@@ -232,12 +233,12 @@ def run_filter(argv: Sequence[str], data: bytes, *, timeout: float) -> bytes:
 
 
 def run_head(argv: Sequence[str], *, limit: int, timeout: float) -> str:
-    """The first *limit* bytes of what *argv* says; for what others can make say without end.
+    """The first *limit* bytes that *argv* prints; for programs whose output others can make endless.
 
     :param timeout: seconds
     :raises OpsError: program missing
     """
-    # Ended by a program of its own: reading has no time-out.
+    # timeout(1) enforces the time-out, because reading from the pipe has none.
     command = ["timeout", "--signal=KILL", f"{timeout:g}", *argv]
     try:
         with subprocess.Popen(

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One HTTP request to a server on this host: bounded, in bounded time, and only to whom it is meant for.
+"""Sends one HTTP request to a server on this host, with limits on size and time, and only to the intended user.
 
-Any user can listen on a port above 1023, and an agent's server may answer with anything. So a request is sent after the
-kernel said who accepted the connection, and what comes back is read up to a limit until a deadline.
+Any user can listen on a port above 1023, and an agent's server may answer with anything. So the request is sent only
+after the kernel named the user that accepted the connection, and the answer is read up to a limit and a deadline.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from .errors import OpsError
 from .network import accepted_by
 
-# Bytes of an answer's head.
+# Bytes that the headers of an answer may have.
 _HEAD = 64 * 1024
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: |\r\n)")
 _LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.I)
 
 
 class Foreign(OpsError):
-    """The port is not held by whom the request is meant for. Nothing was sent."""
+    """A process of another user than expected accepted the connection. Nothing was sent."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Reply:
 
 
 def reachable(host: str) -> str:
-    """The address to ask a server that is bound to *host*."""
+    """The address under which this host reaches a server that is bound to *host*."""
     return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
 
 
 def url(host: str, port: int, path: str) -> str:
-    """The URL of *path* at a server that is bound to *host*, for people."""
+    """The URL of *path* on a server that is bound to *host*, for messages."""
     host = reachable(host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
@@ -58,11 +58,11 @@ def request(
 ) -> Reply:
     """GET *path*, or POST *body* to it, without proxies or redirects.
 
-    :param uid: the user whose process has to accept the connection
-    :param seconds: for all of it
-    :param limit: bytes of the answer's body
-    :raises Foreign: somebody else's process accepted the connection
-    :raises OpsError: no answer, one that is no HTTP, or a longer one
+    :param uid: the user whose process must accept the connection
+    :param seconds: time for the whole exchange
+    :param limit: bytes that the answer's body may have
+    :raises Foreign: another user's process accepted the connection
+    :raises OpsError: no answer, an answer that is not HTTP, or one that is too long
     """
     where, deadline = url(host, port, path), time.monotonic() + seconds
     try:
@@ -72,13 +72,13 @@ def request(
                 raise OpsError(f"no answer within {seconds:g} s", where=where, fix="see the log")
             if holder != uid:
                 raise Foreign(
-                    f"is answered by a process of user id {holder}, not of the agent's ({uid})",
+                    f"is answered by a process of user id {holder}, not the agent's ({uid})",
                     where=where,
                     fix=f"see who holds port {port}: ss -ltnp",
                 )
             connection.sendall(_head(host, port, path, body, headers or {}) + (body or b""))
             return _reply(connection, deadline, limit)
-    except (TimeoutError, socket.timeout):  # two of them before Python 3.10
+    except (TimeoutError, socket.timeout):  # two different classes before Python 3.10
         raise OpsError(f"no answer within {seconds:g} s", where=where, fix="see the log") from None
     except OSError as error:
         raise OpsError(f"does not answer ({error.strerror or error})", where=where, fix="see the log") from None
@@ -87,7 +87,7 @@ def request(
 
 
 def _head(host: str, port: int, path: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
-    # HTTP/1.0: the answer comes in one piece, and the server ends the connection.
+    # With HTTP/1.0 the answer is not chunked, and the server closes the connection after it.
     lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.0", f"Host: {reachable(host)}:{port}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if body is not None:
@@ -104,7 +104,7 @@ def _reply(connection: socket.socket, deadline: float, limit: int) -> Reply:
         if not part:
             raise ValueError("something that is not HTTP" if data else "nothing")
         data += part
-        # Also where a part ends within the mark.
+        # The search goes back 3 bytes, because a part may end within the blank line.
         end = data.find(b"\r\n\r\n", max(0, len(data) - len(part) - 3))
         if end < 0 and len(data) > _HEAD:
             raise ValueError(f"more than {_HEAD} bytes of headers")
@@ -119,7 +119,7 @@ def _reply(connection: socket.socket, deadline: float, limit: int) -> Reply:
         part = _receive(connection, deadline)
         if not part:
             if expected is not None:
-                raise ValueError("a part of an answer, then it ended")
+                raise ValueError("an incomplete answer")
             break
         body += part
     return Reply(int(status[1]), bytes(body[:expected]))

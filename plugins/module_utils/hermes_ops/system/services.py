@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A unit that is declared beside the gateways: its files, enabled, active, and as young as what it reads."""
+"""Plans units other than the gateways: their files, enabled, active, and restarted when what they read changed."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def plan_active(
     reads: Iterable[str] = (),
     reasons: Iterable[str] = (),
 ) -> None:
-    """The unit *name* has to be enabled and active, and not older than its files.
+    """Plan that the unit *name* is enabled, active, and started after its files were written.
 
-    :param unit_files: path -> text, of the unit itself, its drop-ins, and of units that belong to it
-    :param reads: other files that it only reads at its start, planned before
-    :param reasons: more reasons to restart it, as sentences for the diff
+    :param unit_files: path -> text, for the unit itself, its drop-ins, and units that belong to it
+    :param reads: other files that it reads only at its start; their changes are in *plan* already
+    :param reasons: further reasons to restart it, as sentences for the diff
     """
     unit_files = unit_files or {}
-    # Drop-ins are no units.
+    # A drop-in is not a unit that systemd can be asked about.
     units = manager.units([name, *(os.path.basename(path) for path in unit_files if not path.endswith(".conf"))])
     unit = units[name]
     changed = [path for path, text in unit_files.items() if plan.add_file(path, text, mode=UNIT_MODE)]
@@ -40,19 +40,19 @@ def plan_active(
     if not unit.enabled:
         plan.add(Difference(name, "not enabled", "enabled"), lambda: manager.call("enable", name))
     elif changed:
-        # It may be wanted by another unit than before.
+        # Its [Install] section may name another unit than before.
         plan.actions.append(lambda: manager.call("reenable", name))
     if unit.active not in ("active", "activating"):
         plan.add(Difference(f"{name} state", unit.active, "active"), lambda: _start(manager, name))
     else:
-        # What belongs to it reads its own file whenever it starts.
+        # Files of units that belong to it do not count: those units read them at their own start.
         plan_young(plan, manager, unit, [*(path for path in unit_files if name in path), *reads], reasons)
 
 
 def plan_young(plan: Plan, manager: Manager, unit: Unit, reads: Iterable[str], reasons: Iterable[str] = ()) -> None:
-    """The running *unit* must not be older than the files that it only reads at its start.
+    """Plan a restart of the running *unit* if one of the files that it reads only at its start changed.
 
-    :param reads: these files; what is planned for them stands in *plan* already
+    :param reads: these files; their changes are in *plan* already
     """
     written = {difference.what for difference in plan.differences}
     why = [path for path in reads if path in written or unit.is_older_than(path)]
@@ -62,9 +62,9 @@ def plan_young(plan: Plan, manager: Manager, unit: Unit, reads: Iterable[str], r
 
 
 def plan_gone(plan: Plan, manager: Manager, name: str, files: Iterable[str]) -> None:
-    """Nothing of the unit *name* is to be left: stopped, disabled, *files* removed with directories that get empty.
+    """Plan the removal of the unit *name*: stop and disable it, remove *files* and drop-in directories left empty.
 
-    :param files: of the unit, and what only it reads; at least one of them exists as long as there is something to do
+    :param files: its unit files, and files that only it reads. If none of them exists, nothing is done
     """
     found = [path for path in files if os.path.lexists(path)]
     if not found:
@@ -83,7 +83,7 @@ def plan_files_gone(plan: Plan, files: Iterable[str]) -> None:
 
 
 def _start(manager: Manager, name: str) -> None:
-    # Forgets a start limit, too.
+    # Also clears a start limit that was reached.
     manager.call("reset-failed", name, check=False)
     manager.call("start", name)
 

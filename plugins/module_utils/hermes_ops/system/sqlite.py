@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""SQLite databases that others write, opened to be read.
+"""Opens SQLite databases that others write, for reading.
 
-For workers only: a damaged or hostile file is good for anything inside SQLite, and not every loop there can be ended
-from here. A worker's deadline ends those.
+For workers only: a damaged or hostile file can crash SQLite or trap it in a loop. Not every such loop can be
+interrupted from here; the worker's deadline ends the rest.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from urllib.parse import quote
 
 from .errors import OpsError
 
-# What SQLite raises for a file that is damaged, or no database at all: its words about it may be no text either.
+# Raised by SQLite for a file that is damaged or no database. Its error message may quote bytes that are not UTF-8.
 ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
-# SQLite opens these beside a database, and would wait for the other end of a pipe.
+# SQLite opens these files along with a database, and would block if one were a named pipe.
 _BESIDE = ("", "-journal", "-wal", "-shm")
-# Virtual machine steps between two looks at the clock; a fraction of a millisecond.
+# Virtual machine steps between two checks of the clock; they take a fraction of a millisecond.
 _STEPS = 10_000
-# An action of sqlite3_set_authorizer() that Python's module does not name (sqlite3.h): a recursive query.
+# The authorizer's action code for a recursive query (SQLITE_RECURSIVE in sqlite3.h), which Python does not name.
 _RECURSIVE = 33
 
 
@@ -37,13 +37,14 @@ def reading(
 ) -> Iterator[sqlite3.Connection | None]:
     """The database at *path*; None when there is no such file.
 
-    It is opened read-only: a reader neither writes nor resets the write-ahead log, so the host's SQLite, which may be
-    one that can corrupt a database there (before 3.51.3), does no harm beside the writer's own. Tables are read,
-    views are refused: a view could compute for ever. Text that is not UTF-8 is read with replacement characters.
+    It is opened read-only, because SQLite before 3.51.3 can corrupt a database when it resets the write-ahead log, and
+    the host may have such a version. A reader neither writes nor resets the log, so it does no harm beside the writer.
+    Tables are read, views are refused: a view could compute for ever. Text that is not UTF-8 is read with replacement
+    characters.
 
-    :param seconds: that all queries together may take
+    :param seconds: time that all queries together may take
     :param wait: seconds to wait for a lock of another process
-    :param immutable: nobody writes it; locks and the write-ahead log are not looked at
+    :param immutable: nobody writes the file; locks and the write-ahead log are ignored
     :raises OpsError: it cannot be read, or reading it takes too long
     """
     try:
@@ -55,7 +56,7 @@ def reading(
             sqlite3.connect(f"file:{quote(path)}?{options}", uri=True, timeout=wait, isolation_level=None)
         ) as database:
             database.text_factory = lambda data: data.decode("utf-8", "replace")
-            # The schema is as hostile as the rows.
+            # The schema may be as hostile as the rows.
             database.execute("PRAGMA trusted_schema = OFF")
             database.set_authorizer(_authorize)
             deadline = time.monotonic() + seconds
@@ -64,7 +65,7 @@ def reading(
     except ERRORS as error:
         what = f"took longer than {seconds:g} s" if "interrupted" in str(error) else str(error)
         raise OpsError(
-            f"cannot be read ({what})", where=path, fix="see what Hermes says of it: hermes doctor"
+            f"cannot be read ({what})", where=path, fix="see what Hermes reports about it: hermes doctor"
         ) from None
 
 
@@ -86,5 +87,5 @@ def _is_there(path: str) -> bool:
 
 
 def _authorize(action: int, _first: Any, _second: Any, _database: Any, source: Any) -> int:
-    """:param source: the view or trigger that asks; None: our own query"""
+    """:param source: the view or trigger that causes the access; None: our own query"""
     return sqlite3.SQLITE_DENY if source is not None or action == _RECURSIVE else sqlite3.SQLITE_OK

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""systemd, asked and told through systemctl; the system's manager and a user's alike."""
+"""Queries and controls systemd through systemctl, both the system's manager and a user's."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .errors import OpsError
 from .files import Owner
 from .process import Completed, run
 
-# For everything but a stop, which takes as long as the gateway may drain.
+# Seconds, for every command except a stop, which takes as long as the gateway may drain.
 COMMAND_TIMEOUT = 120.0
-# For a user's manager that is asked something: it is the agent's, and may never answer.
+# Seconds, for queries to a user's manager: it belongs to the agent, and may never answer.
 ASK_TIMEOUT = 10.0
 
-# systemd's words for a unit that nobody starts again.
+# States of a unit that does not run and that systemd will not restart.
 DEAD = ("inactive", "failed")
 
-# What a path may hold so that it means itself in every directive: no white space, quote, `%`, `:` or `\`.
+# Paths that every directive takes literally: no white space, quote, `%`, `:` or `\`.
 UNIT_PATH = re.compile(r"/[\w./@+,=~-]*")
 
-# What systemd says of a unit, and how long a number of it may be.
+# Words and numbers that are accepted in systemd's answer, with their maximum lengths.
 _WORD = re.compile(r"[\w.@:\\-]{0,255}", re.ASCII)
 _NUMBER = re.compile(r"\d{1,20}", re.ASCII)
 
@@ -48,12 +48,12 @@ _PROPERTIES = {
 
 @dataclass(frozen=True)
 class Unit:
-    """What systemd says of a unit, in systemd's own words.
+    """The state of a unit, in systemd's own words.
 
-    :param entered: when it became active, seconds of the monotonic clock; 0.0 when it is not
-    :param user: whose manager runs it; "" for the system's
-    :param queued: systemd has yet to begin with something it was told to do with it
-    :param unknown: why nothing is known of it; "" when its state is
+    :param entered: when it became active, in seconds of the monotonic clock; 0.0 when it never did
+    :param user: the user whose manager runs it; "" for the system's manager
+    :param queued: systemd has a pending job for it
+    :param unknown: why its state is not known; "" when it is known
     """
 
     name: str
@@ -72,25 +72,25 @@ class Unit:
     unknown: str = ""
 
     def command(self, verb: str) -> str:
-        """What root types to have *verb* done to it."""
+        """The command with which root applies *verb* to it."""
         manager = f"systemctl --user -M {self.user}@" if self.user else "systemctl"
         return f"{manager} {verb} {self.name}"
 
     @property
     def log(self) -> str:
-        """What root types to read its log."""
-        # Of another user's units journalctl finds the lines by the identifier only, which ours have.
+        """The command with which root reads its log."""
+        # journalctl finds the lines of another user's unit only by their identifier, which our units set.
         identifier = self.name.removesuffix(".service").replace("@", "-")
         return f"journalctl -t {identifier}" if self.user else f"journalctl -u {self.name}"
 
     @property
     def dead(self) -> bool:
-        """Whether it has ended, and systemd does not start it again by itself."""
+        """Whether it ended and systemd will not restart it."""
         return self.active in DEAD
 
     @property
     def over(self) -> bool:
-        """Whether it neither runs nor is about to."""
+        """Whether it neither runs nor is about to start."""
         return self.dead and not self.queued
 
     @property
@@ -103,16 +103,16 @@ class Unit:
         return time.clock_gettime(time.CLOCK_MONOTONIC) - self.entered if self.entered else 0.0
 
     def is_older_than(self, path: str) -> bool:
-        """Whether *path* was written after it became active: what it reads at its start, it has not read.
+        """Whether *path* was written after the unit became active, so that the unit has not read it.
 
-        Files say so themselves, so nothing is lost when we are killed between writing one and a restart.
+        The file's own time decides, so a run that is killed between the write and the restart loses nothing.
         """
         try:
             written = os.stat(path).st_mtime
         except FileNotFoundError:
             return False
         now = time.time()
-        # A time that has yet to come says nothing: the clock was set back meanwhile.
+        # A time in the future is ignored: the clock was set back after the write.
         return bool(self.entered) and now - self.age < written <= now
 
 
@@ -120,7 +120,7 @@ class Manager:
     """One service manager.
 
     :param scope: ``system`` or ``user``
-    :param owner: whose manager it is, for ``user``
+    :param owner: the user whose manager it is, for ``user``
     """
 
     def __init__(self, scope: str, owner: Owner) -> None:
@@ -140,16 +140,16 @@ class Manager:
         )
 
     def ask(self, *arguments: str) -> Completed:
-        """Like :meth:`call`, for what only asks and may fail.
+        """Like :meth:`call`, for queries. A failed query is no error.
 
-        :raises OpsError: it does not answer, or without end
+        :raises OpsError: the manager does not answer in time, or its answer is too long
         """
         return self.call(*arguments, check=False, timeout=COMMAND_TIMEOUT if self.scope == "system" else ASK_TIMEOUT)
 
     def journal(self, unit: str) -> list[str]:
-        """The matches of journalctl for what *unit* says.
+        """The journalctl matches for the lines of *unit*.
 
-        By what journald itself notes of who speaks; its identifier is what any process likes to call itself.
+        They use fields that journald itself sets. The identifier is no proof: any process can choose its own.
         """
         if self.scope == "system":
             return [f"_SYSTEMD_UNIT={unit}"]
@@ -157,7 +157,7 @@ class Manager:
 
     @property
     def reachable(self) -> bool:
-        """Whether the manager runs: a user's does once the user lingers."""
+        """Whether the manager runs. A user's manager runs once lingering is enabled."""
         if self.scope == "system":
             return os.path.isdir("/run/systemd/system")
         return os.path.exists(f"/run/user/{self.owner.uid}/systemd/private")
@@ -175,12 +175,15 @@ class Manager:
         return {name: found.get(name) or self._unit(name, {}) for name in names}
 
     def unknown(self, name: str, why: str) -> Unit:
-        """A unit of which this manager says nothing."""
+        """A unit whose state this manager did not report.
+
+        :param why: the reason, for :attr:`Unit.unknown`
+        """
         states = dict.fromkeys(("LoadState", "ActiveState", "SubState"), "unknown")
         return replace(self._unit(name, states), unknown=why)
 
     def _unit(self, name: str, properties: dict[str, str]) -> Unit:
-        # A user's manager is the agent's: it may say anything.
+        # A user's manager belongs to the agent, so its answer is not trusted.
         values = {key: _word(properties.get(key, default)) for key, default in _PROPERTIES.items()}
         return Unit(
             name=name,
@@ -200,7 +203,7 @@ class Manager:
 
 
 def _word(value: str) -> str:
-    """*value*, as far as it is one of systemd's words, numbers, or names of units."""
+    """*value*, if it can be a word, number or unit name of systemd; else ``nonsense``."""
     return value if _WORD.fullmatch(value) else "nonsense"
 
 
@@ -209,7 +212,7 @@ def _number(value: str) -> int:
 
 
 def version() -> int:
-    """The version of the host's systemd, e.g. 252; 0 when it has none."""
+    """The version of the host's systemd, e.g. 252; 0 when the host does not run systemd."""
     if not os.path.isdir("/run/systemd/system"):
         return 0
     words = run(["systemctl", "--version"], timeout=10).stdout.split()
@@ -217,10 +220,10 @@ def version() -> int:
 
 
 def check_path(path: str, where: str) -> None:
-    """:raises OpsError: when *path* cannot stand in a unit as it is"""
+    """:raises OpsError: when *path* cannot be written literally into a unit"""
     if not UNIT_PATH.fullmatch(path) or ".." in path.split("/"):
         raise OpsError(
-            f"{path!r} cannot stand in a unit of systemd",
+            f"{path!r} cannot be used in a systemd unit",
             where=where,
             fix="use an absolute path of letters, digits and ._@+,=~- without '..'",
         )

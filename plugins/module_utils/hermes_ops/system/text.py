@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Text and numbers that others wrote, as they may be used."""
+"""Makes text and numbers from others safe to use."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import time
 import unicodedata
 from typing import Any
 
-# Characters that move the cursor, colour, reorder or hide text: controls, formats (also bidirectional overrides),
-# halves of surrogates, separators of lines and paragraphs.
+# Characters that move the cursor, or colour, reorder or hide text: control and format characters (including
+# bidirectional overrides), lone surrogates, line and paragraph separators.
 _HOSTILE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-# The joiners are format characters, too, but part of how some scripts and emoji are written.
+# The two joiners are format characters, but some scripts and emoji need them.
 _HARMLESS = "\n\t\u200c\u200d"
 
 
 def printable(text: str) -> str:
-    """*text* with every character that does something to a terminal replaced by its escape, e.g. ``\\x1b``."""
+    """*text* with every character that can affect a terminal replaced by its escape, e.g. ``\\x1b``."""
     return "".join(
         ascii(character)[1:-1]
         if unicodedata.category(character) in _HOSTILE and character not in _HARMLESS
@@ -27,7 +27,7 @@ def printable(text: str) -> str:
 
 
 def moment(when: float) -> str:
-    """*when* (seconds since 1970) for people, in UTC; a number that is no time stays a number."""
+    """*when* (seconds since 1970) for people, in UTC; a number out of range stays a number."""
     try:
         return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(when))
     except (OverflowError, ValueError, OSError):
@@ -35,7 +35,7 @@ def moment(when: float) -> str:
 
 
 def number(value: Any) -> float | None:
-    """*value*, when it is a number that one can reckon with."""
+    """*value* as a float, if it is a finite number below 1e15; else None."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:
         return float(value)
     return None

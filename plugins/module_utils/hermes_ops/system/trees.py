@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Trees of directories, perhaps made by somebody hostile, removed. It takes as long as there are files.
+"""Removes directory trees that may be hostile. The time is proportional to the number of entries.
 
-However deep a tree is, no path, stack or number of descriptors grows with it: what lies deep is first moved up. Links
-are removed and not followed. What is mounted in a tree is not entered, also when it is of the same file system.
+Directories deep in the tree are first moved up, so neither paths, stack nor open descriptors grow with the depth.
+Links are removed, not followed. Mounts in the tree are not entered, not even bind mounts of the same file system.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove(path: str) -> None:
-    """Remove *path* with all that is in it, also where it forbids that; no error when it is not there.
+    """Remove *path* with its contents, even where their modes forbid it; a missing *path* is no error.
 
-    :raises OpsError: something of it cannot be removed; all else is
+    :raises OpsError: something in it cannot be removed; everything else is removed
     """
     try:
         if not stat.S_ISDIR(os.lstat(path).st_mode):
@@ -45,10 +45,10 @@ def remove(path: str) -> None:
 
 
 def empty(directory: int, path: str = "") -> None:
-    """Remove all that is below *directory*, a descriptor, also where it forbids that.
+    """Remove everything below *directory*, a descriptor, even where modes forbid it.
 
-    :param path: its own, for errors
-    :raises OpsError: something cannot be removed; all else is
+    :param path: the path of *directory*, for errors
+    :raises OpsError: something cannot be removed; everything else is removed
     """
     mount = mount_of(directory)
     with contextlib.suppress(PermissionError):
@@ -72,7 +72,7 @@ def empty(directory: int, path: str = "") -> None:
 
 
 def _remove(name: str, top: int, mount: int, free_name: Callable[[], str]) -> None:
-    """Remove the entry *name* of the directory *top*; the directories in it become entries of *top*."""
+    """Remove the entry *name* of the directory *top*; the directories in it are moved into *top*."""
     if not stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
         os.unlink(name, dir_fd=top)
         return
@@ -85,7 +85,7 @@ def _remove(name: str, top: int, mount: int, free_name: Callable[[], str]) -> No
                 if not entry.is_dir(follow_symlinks=False):
                     os.unlink(entry.name, dir_fd=directory)
                     continue
-                # A directory that may not be written to cannot be moved either.
+                # Renaming a directory needs write permission for it: its entry `..` changes.
                 with contextlib.suppress(PermissionError):
                     os.chmod(entry.name, 0o700, dir_fd=directory)
                 os.rename(entry.name, free_name(), src_dir_fd=directory, dst_dir_fd=top)

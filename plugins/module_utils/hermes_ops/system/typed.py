@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Dataclasses from JSON, checked, and back: what others hand over is plain, what we work with is typed."""
+"""Converts plain JSON into dataclasses, checking it, and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .errors import OpsError
 
 T = TypeVar("T")
 
-# The types that a field may be annotated with -> what JSON may hold for it.
+# The types that a field may be annotated with -> the types that JSON may hold for it.
 _TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "int": (int,),
@@ -29,14 +29,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def parse(kind: type[T], values: Any, where: str) -> T:
-    """An instance of the dataclass *kind* from *values*; what it does not name has its default.
+    """An instance of the dataclass *kind* from *values*; fields that *values* does not name get their defaults.
 
     Fields are annotated ``bool``, ``int``, ``float``, ``str``, ``list[…]``, ``tuple[…]``, ``dict[…]``, one of these
-    ``| None``, or another such dataclass; more is checked by the class itself in ``__post_init__``. Text will do for a
-    number or a bool that it spells: that is what Ansible before 2.19 makes of what a template gives.
+    ``| None``, or another such dataclass. Further checks belong in the ``__post_init__`` of the class. Text that spells
+    a number or a bool is accepted for one, because Ansible before 2.19 turns the result of a template into text.
 
-    :param where: for errors: the file, or the variable
-    :raises OpsError: an unknown key (names the nearest known one), or a value of another type
+    :param where: the file or the variable, for errors
+    :raises OpsError: an unknown key (names the nearest known one), a missing key, or a value of another type
     """
     if not isinstance(values, dict):
         raise OpsError("is not a mapping", where=where, fix="converge the host again")
@@ -58,7 +58,7 @@ def parse(kind: type[T], values: Any, where: str) -> T:
         if not optional and (not isinstance(value, _TYPES[wanted]) or (isinstance(value, bool) and wanted != "bool")):
             raise OpsError(f"{name} is not of type {wanted}", where=where, fix=f"declare a {wanted}")
         if fields[name].startswith(("list[str", "tuple[str")) and not all(isinstance(each, str) for each in value):
-            raise OpsError(f"{name} holds something else than text", where=where, fix="quote its elements")
+            raise OpsError(f"{name} holds something other than text", where=where, fix="quote its elements")
         checked[name] = tuple(value) if wanted == "tuple" else value
     missing = [field.name for field in dataclasses.fields(kind) if _is_missing(field, checked)]
     if missing:
@@ -67,7 +67,10 @@ def parse(kind: type[T], values: Any, where: str) -> T:
 
 
 def _hints(kind: type) -> dict[str, Any]:
-    """Field -> type, of those whose annotation is the name of one; Python 3.9 does not know ``str | None``."""
+    """Field -> type, where the annotation names a class of the module; else None.
+
+    ``typing.get_type_hints`` cannot be used: Python 3.9 does not know ``str | None``.
+    """
     names = vars(sys.modules[kind.__module__])
     return {field.name: names.get(str(field.type)) for field in dataclasses.fields(kind)}
 
@@ -78,7 +81,7 @@ def _is_missing(field: dataclasses.Field[Any], values: dict[str, Any]) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """The dataclass *value* as JSON can say it, for :func:`parse`."""
+    """The dataclass *value* in the types of JSON, for :func:`parse`."""
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):

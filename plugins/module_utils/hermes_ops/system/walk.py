@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All that lies below a directory, by descriptors: no link is followed, however deep it is and whoever moves it."""
+"""Walks a directory tree by descriptors.
+
+No link is followed, at any depth, even while somebody else renames directories in the tree.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing below a directory.
+    """One entry below a directory.
 
-    :param path: below that directory
-    :param status: of itself, also where it is a link
-    :param directory: a descriptor of the directory it lies in, open until the next entry is asked for
+    :param path: its path below that directory
+    :param status: its own status, not that of a link's target
+    :param directory: a descriptor of its parent directory, open until the next entry is requested
     """
 
     path: str
@@ -35,13 +38,13 @@ class Entry:
 
 
 def walk(top: int, *, depth: int, enter: Callable[[Entry], bool] = lambda _entry: True) -> Iterator[Entry]:
-    """The entries below *top*, each directory before what is in it; not into other file systems.
+    """The entries below *top*, each directory before its contents. Other file systems are not entered.
 
-    What vanishes meanwhile, and directories that we may not read, are passed over.
+    Entries that vanish meanwhile, and the contents of unreadable directories, are skipped.
 
     :param top: a descriptor of a directory, which stays open
-    :param depth: of directories within each other that are entered; so many descriptors are used
-    :param enter: whether to go into this directory
+    :param depth: how many levels of directories are entered; each open level takes one descriptor
+    :param enter: whether to enter this directory
     """
     device = os.fstat(top).st_dev
     opened = [(top, "", _list(top))]
@@ -68,7 +71,7 @@ def walk(top: int, *, depth: int, enter: Callable[[Entry], bool] = lambda _entry
 
 
 def _list(directory: int) -> Iterator[str]:
-    """Names in *directory*, one by one: there may be millions."""
+    """Names in *directory*, one at a time, because there may be millions."""
     try:
         with os.scandir(directory) as entries:
             yield from (entry.name for entry in entries)

@@ -10,7 +10,8 @@ opens them itself: it starts a worker. A worker is a new Python process that
 - has nothing of root's environment, terminal or descriptors, but those it is handed;
 - is limited in memory, processor time, descriptors and the size of files;
 - starts no program, process or thread, since it may have none beside itself;
-- ends at its deadline, also when its caller was killed.
+- sees of /home and the like only what it works on (:mod:`.view`);
+- ends at its deadline, and with its caller.
 
 Its answer is JSON: bounded, parsed with care, and still only what the agent wants us to believe.
 
@@ -40,6 +41,7 @@ from typing import Any, BinaryIO, cast
 from .errors import OpsError
 from .files import Owner
 from .text import printable
+from .view import end_with, hide_others
 
 PACKAGE = __name__.rsplit(".", 2)[0]
 # Characters of an error that a worker reports.
@@ -112,6 +114,8 @@ class Worker:
         request = {
             "function": self.function,
             "arguments": list(self.arguments),
+            "caller": os.getpid(),
+            "home": self.owner.home,
             "uid": self.owner.uid,
             "gid": self.owner.gid,
             "seconds": self.limits.seconds,
@@ -308,10 +312,13 @@ def main() -> None:
 
 def _drop(request: dict[str, Any]) -> None:
     seconds = request["seconds"]
-    # Ends us even inside of C code, and when our caller was killed.
+    # Ends the worker inside of C code, too, where its caller hangs.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds + 1)
     processor = int(seconds) + 2
+    drops = os.geteuid() == 0 and request["uid"] != 0
+    if drops:
+        hide_others([request["arguments"], _own_home(request)])
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, processor),
@@ -323,10 +330,19 @@ def _drop(request: dict[str, Any]) -> None:
     ):
         _limit(kind, value)
     os.umask(0o077)
-    if os.geteuid() == 0 and request["uid"] != 0:
+    if drops:
         os.setgroups([request["gid"]])
         os.setresgid(request["gid"], request["gid"], request["gid"])
         os.setresuid(request["uid"], request["uid"], request["uid"])
+    end_with(request["caller"])
+
+
+def _own_home(request: dict[str, Any]) -> str | None:
+    """The home of the agent's user, which the agent's sandbox shows, too; None where it is somebody else's."""
+    with contextlib.suppress(OSError):
+        if os.lstat(request["home"]).st_uid == request["uid"]:
+            return request["home"]
+    return None
 
 
 def _limit(kind: int, value: int) -> None:

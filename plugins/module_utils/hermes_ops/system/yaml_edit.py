@@ -1,12 +1,12 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Single keys of a YAML text changed where they stand; every other character stays as it was.
+"""Changes single keys of a YAML text in place; every other character stays as it was.
 
-Read with PyYAML, since Hermes does: its YAML 1.1 decides what ``off``, ``012`` or ``1:30`` mean. Written by
-cutting and inserting at the positions PyYAML reports, not by dumping the tree: so comments, order, quotes, blank
-lines, the spelling of numbers and the kind of line break survive. Who edits compares the result with what it
-should be (:func:`same`), so that whatever is too exotic for this is refused, not damaged.
+Texts are read with PyYAML, as Hermes reads them: its YAML 1.1 decides what ``off``, ``012`` or ``1:30`` mean. Edits cut
+and insert at the positions that PyYAML reports; the tree is not dumped. So comments, order, quotes, blank lines, the
+spelling of numbers and the kind of line break survive. Callers compare the result with the intended tree
+(:func:`same`), so that a text too exotic for this module is refused, not damaged.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ except ImportError:  # a bare host, before the role base
 
 Path = Sequence[str]
 
-# End of a line: what Python and YAML both take for one in a text that was not translated.
+# The rest of a line, up to a line break that both Python and YAML know. The text keeps its own line breaks.
 _END_OF_LINE = re.compile(r"[^\r\n]*")
 _LINE_BREAK = re.compile(r"\r\n|\n|\r|\Z")
 _ALIAS = re.compile(r"\s*:\s*\*[^\s,\]}]+")
 _BRACKETS = re.compile(r"[\[\]{}]")
-# Brackets within brackets. libyaml's time grows with the square of their number.
+# Nested brackets that are accepted. libyaml's time grows with the square of their depth.
 _BRACKET_DEPTH = 200
-# Parts of a path that are remembered.
+# Names at the end of a path that are kept.
 _PATH = 8
-# What PyYAML quotes: a character, the name of a token ('<block end>'), or what stands in the file.
+# A quotation in PyYAML's messages: one character or the name of a token ('<block end>'), or else text of the file.
 _QUOTATION = re.compile(r"('.'|'<[a-z ]+>')|['\"].*", re.DOTALL)
-# PyYAML takes these for line breaks too, and Python's printable test does not know the last.
+# Further characters that PyYAML takes for line breaks, and the byte order mark: a value with one needs double quotes.
 _UNUSUAL_BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
 
 
-# What Hermes writes and people declare is far below these; more is damage, or somebody who wants us to choke on it.
+# Files of Hermes and of people stay far below these limits; more is damage or an attack.
 _DEPTH = 100
 _VALUES = 100_000
 
 
 def available() -> bool:
-    """Whether there is a PyYAML on this host."""
+    """Whether PyYAML is installed on this host."""
     return yaml is not None
 
 
 def load(text: str, path: str) -> dict[Any, Any]:
-    """The mapping that Hermes sees in *text*; ``{}`` when it holds nothing.
+    """The mapping that Hermes sees in *text*; ``{}`` when it is empty.
 
     :param path: named in errors
-    :raises OpsError: when it does not parse or is no mapping; says the line
+    :raises OpsError: when it does not parse or is not a mapping; names the line
     """
     require()
-    # The loader of Hermes (utils.py, fast_safe_load, 0.18.2 and 0.19.0).
+    # The same loader as in Hermes (utils.py, fast_safe_load, 0.18.2 and 0.19.0).
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _refuse_excess(text, loader, path)
@@ -65,7 +65,7 @@ def load(text: str, path: str) -> dict[Any, Any]:
     except yaml.YAMLError as error:
         raise _syntax_error(error, text, path) from None
     except (RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
-        # What PyYAML lets through from values that do not fit their tag.
+        # PyYAML does not catch these errors, which come from values that do not fit their tag.
         raise OpsError(
             f"is not YAML that Hermes can read ({type(error).__name__})", where=path, fix="repair it"
         ) from None
@@ -81,7 +81,7 @@ def load(text: str, path: str) -> dict[Any, Any]:
 
 
 def is_too_deep(text: str) -> bool:
-    """Whether *text* may open so many brackets that a YAML parser needs all memory or a time that nobody has."""
+    """Whether *text* may nest brackets so deeply that a YAML parser would exhaust memory or time."""
     depth = 0
     for bracket in _BRACKETS.finditer(text):
         depth = max(0, depth + (1 if bracket[0] in "[{" else -1))
@@ -91,14 +91,14 @@ def is_too_deep(text: str) -> bool:
 
 
 def scalars(text: str) -> Iterator[tuple[tuple[Any, ...], str, str | None]]:
-    """The scalars in *text*: path, value as it is spelled, and what stands before it in its list.
+    """The scalars in *text*: path, value as spelled, and the scalar before it in its list.
 
-    For text that may be hostile or broken: nothing is nested in calls or repeated for an alias, and what stands before
-    an error counts. Nothing without PyYAML.
+    Suitable for hostile or broken text: there is no recursion, aliases are not expanded, and the scalars before a
+    syntax error are returned. Without PyYAML there are none.
     """
     if yaml is None or is_too_deep(text):
         return
-    # An open collection: its path, whether it is a mapping, the key that waits for its value, the item before.
+    # For each open collection: its path, whether it is a mapping, the key that waits for a value, the previous item.
     stack: list[list[Any]] = []
     anchored: dict[str, str] = {}
     try:
@@ -111,7 +111,7 @@ def scalars(text: str) -> Iterator[tuple[tuple[Any, ...], str, str | None]]:
             top = stack[-1] if stack else [(), False, None, None]
             path, is_mapping, key, before = top
             if isinstance(event, yaml.events.CollectionStartEvent):
-                # No path needs to be deep: what names a value is near.
+                # Only the last names of a path are kept: the name of a value is close to it.
                 below = (*path, key if is_mapping else 0)[-_PATH:]
                 stack.append([below, isinstance(event, yaml.events.MappingStartEvent), None, None])
                 top[2:] = [None, None]
@@ -130,13 +130,13 @@ def scalars(text: str) -> Iterator[tuple[tuple[Any, ...], str, str | None]]:
 
 
 def _refuse_excess(text: str, loader: Any, path: str) -> None:
-    """Refuse a text that would take the stack or the memory of its parser, or of whoever walks the result.
+    """Refuse a text that would exhaust the stack or memory of its parser, or of code that walks the result.
 
-    Looks at the parser's events, each of which is small. An alias counts for all that its anchor holds.
+    Counts the parser's events, each of which is small. An alias counts as many values as its anchor holds.
 
     :raises OpsError: names the line
     """
-    # Values counted so far at the beginning of each open collection, with its anchor.
+    # For each open collection: its anchor, and the number of values before it.
     opened: list[tuple[str | None, int]] = []
     held: dict[str | None, int] = {}
     values = 0
@@ -145,7 +145,7 @@ def _refuse_excess(text: str, loader: Any, path: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             values += held.get(event.anchor, 0)
             if any(anchor == event.anchor for anchor, _before in opened):
-                excess = "has an alias that stands for what it is in"
+                excess = "has an alias that refers to a collection around it"
         elif isinstance(event, yaml.CollectionStartEvent):
             opened.append((event.anchor, values))
             values += 1
@@ -158,31 +158,31 @@ def _refuse_excess(text: str, loader: Any, path: str) -> None:
         if len(opened) > _DEPTH:
             excess = f"is nested more than {_DEPTH} levels deep"
         if values > _VALUES:
-            excess = f"holds more than {_VALUES} values, once each alias is replaced by what it stands for"
+            excess = f"holds more than {_VALUES} values, counting those that aliases refer to"
         if excess:
             place = f"{path}:{event.start_mark.line + 1}"
             raise OpsError(excess, where=place, fix="repair it; it was left as it is")
 
 
 def require() -> None:
-    """:raises OpsError: there is no PyYAML on this host"""
+    """:raises OpsError: PyYAML is not installed on this host"""
     if yaml is None:
         raise OpsError("PyYAML is missing on this host", fix="install the package python3-yaml, or run the role base")
 
 
 def _syntax_error(error: Exception, text: str, path: str) -> OpsError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    # A character that is not allowed: PyYAML gives a position only.
+    # For a character that is not allowed, PyYAML gives a position only.
     before = text.count("\n", 0, getattr(error, "position", None) or 0)
     line = (before if mark is None else mark.line) + 1
-    # Never the error's own text: it quotes the line. So does the problem, where it names a tag, an anchor or an alias.
+    # The error's full text quotes the line, which may hold a secret. So does `problem` for tags, anchors and aliases.
     reason = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
     reason = _QUOTATION.sub(lambda quoted: quoted[1] or "…", reason)
     return OpsError(f"is not YAML ({reason})", where=f"{path}:{line}", fix="repair it; it was left as it is")
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal in type as well: ``1``, ``1.0`` and ``true`` differ, NaN equals NaN."""
+    """Whether both are equal, also in type and order: ``1``, ``1.0`` and ``true`` differ, NaN equals NaN."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -201,13 +201,13 @@ def _key(key: Any) -> tuple[str, Any]:
 
 
 def key_in(mapping: dict[Any, Any], name: str) -> Any:
-    """The key of *mapping* that *name* means: itself, or the whole number it spells; None when there is none.
+    """The key of *mapping* that *name* means: *name*, or the integer that it spells; None when there is none.
 
-    Names come by way of JSON, which has no numbers for keys; files have them (``123456789: …``).
+    Names pass through JSON, which has text keys only; files also have integers (``123456789: …``).
     """
     if name in mapping:
         return name
-    # To Python True is a number too, but not one that a name spells.
+    # In Python a bool is an int, but no name spells one.
     numbers = (key for key in mapping if isinstance(key, int) and not isinstance(key, bool))
     return next((key for key in numbers if str(key) == name), None)
 
@@ -216,9 +216,9 @@ def key_in(mapping: dict[Any, Any], name: str) -> Any:
 
 
 def set_value(text: str, keys: Path, value: Any, path: str) -> str:
-    """*text* with *value* at *keys*; parents that are missing or no mappings are made mappings.
+    """*text* with *value* at *keys*; parents that are missing or not mappings become mappings.
 
-    :raises OpsError: when the place cannot be edited (an alias, a key that is there twice)
+    :raises OpsError: when the place cannot be edited (an alias, a key that occurs twice)
     """
     root = _compose(text, path)
     if root is None:
@@ -242,7 +242,7 @@ def set_value(text: str, keys: Path, value: Any, path: str) -> str:
 
 
 def delete(text: str, keys: Path, path: str) -> str:
-    """*text* without the key at *keys*, which is there; a mapping that loses its last key becomes ``{}``.
+    """*text* without the key at *keys*, which must exist; a mapping that loses its last key becomes ``{}``.
 
     :raises OpsError: when the place cannot be edited
     """
@@ -270,7 +270,7 @@ def delete(text: str, keys: Path, path: str) -> str:
 
 
 def line_of(text: str, keys: Path, path: str) -> int | None:
-    """The line of the key at *keys*, or of the nearest parent there is."""
+    """The line of the key at *keys*, or of its nearest existing parent; None when there is none."""
     node, line = _compose(text, path), None
     for name in keys:
         pairs = [pair for pair in getattr(node, "value", ()) if _is_named(pair[0], name)]
@@ -283,7 +283,7 @@ def line_of(text: str, keys: Path, path: str) -> int | None:
 def _compose(text: str, path: str):
     require()
     try:
-        # The pure Python loader: its marks count characters, those of libyaml miss a byte order mark.
+        # The pure Python loader, because its marks count characters; libyaml's marks skip a byte order mark.
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise _syntax_error(error, text, path) from None
@@ -302,7 +302,7 @@ def _pair(mapping, name: str, path: str):
     pairs = [pair for pair in mapping.value if _is_named(pair[0], name)]
     if len(pairs) > 1:
         raise OpsError(
-            f"{name!r} is there {len(pairs)} times",
+            f"{name!r} occurs {len(pairs)} times",
             where=f"{path}:{pairs[-1][0].start_mark.line + 1}",
             fix="keep the last one, which Hermes reads; the file was left as it is",
         )
@@ -310,7 +310,7 @@ def _pair(mapping, name: str, path: str):
 
 
 def _is_alias(key, value) -> bool:
-    # PyYAML puts the anchor's own node in the alias's place.
+    # PyYAML puts the anchor's node, which stands further up in the text, in place of the alias.
     return value.start_mark.index < key.end_mark.index
 
 
@@ -354,7 +354,7 @@ def _next_line(text: str, position: int) -> int:
 
 
 def _last_character(text: str, node) -> int:
-    """Where the last scalar in *node* ends, aliases not counted."""
+    """Where the last scalar in *node* ends, not counting aliases."""
     start, end = node.start_mark.index, node.end_mark.index
     if isinstance(node, yaml.ScalarNode):
         if node.style in ("|", ">"):
@@ -363,17 +363,17 @@ def _last_character(text: str, node) -> int:
     if node.flow_style:
         return end
     children = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
-    # An alias lies before: its node is the anchor's.
+    # The node of an alias is its anchor's: it begins before *node*, or is *node* itself.
     own = [child for child in children if child.start_mark.index >= start and child is not node]
     return max([start, *(_last_character(text, child) for child in own)])
 
 
 def _end(text: str, node) -> int:
-    """Where *node* ends, for a block collection the end of its last line that is no comment."""
+    """Where *node* ends; for a block collection, the end of its last line that is not a comment."""
     last = _last_character(text, node)
     if isinstance(node, yaml.ScalarNode) or node.flow_style:
         return last
-    # PyYAML ends a block where the next token begins: comments and blank lines between belong to nobody.
+    # PyYAML ends a block where the next token begins; comments and blank lines before that are not part of the block.
     end = node.end_mark.index
     while end > last:
         start = max(_line_start(text, end), last)
@@ -448,7 +448,7 @@ def _needs_block(value: Any) -> bool:
 
 
 def _literal(value: str) -> bool:
-    """Whether a text is best read as a literal block (``|``)."""
+    """Whether a text is written as a literal block (``|``)."""
     return (
         "\n" in value
         and all(line == line.rstrip() and line.replace("\t", "").isprintable() for line in value.split("\n"))
@@ -460,7 +460,7 @@ def _literal(value: str) -> bool:
 def _dumper(in_flow: bool):
     class Dumper(yaml.SafeDumper):
         def increase_indent(self, flow=False, indentless=False):
-            # Lists are indented below their key.
+            # Indents lists below their key.
             return super().increase_indent(flow, False)
 
         def ignore_aliases(self, data):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The agents of a host during an update: what they run, started, and judged against how they were before."""
+"""The agents of a host during an update: starts their gateways and compares their health with that before."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .verdict import worse
 
 
 class Agents:
-    """All that are present on *host*.
+    """All agents that are present on *host*.
 
-    :param say: told what happens, a line at a time
+    :param say: called with each progress message, one line
     """
 
     def __init__(self, host: Installation, settings: Settings, say: Callable[[str], object]) -> None:
@@ -32,7 +32,7 @@ class Agents:
         self.say = say
 
     def states(self) -> Mapping[str, State]:
-        """By agent how its gateway is now."""
+        """The present state of each gateway, by agent."""
         return self.supervisor.state(self.host.agents)
 
     def running(self) -> list[Agent]:
@@ -40,7 +40,10 @@ class Agents:
         return [agent for agent in self.host.agents if not states[agent.name].ended]
 
     def before(self, *, wait: bool = True) -> dict[str, list[str]]:
-        """Agent -> causes of its problems, of those whose gateway runs: they must not have more afterwards."""
+        """Agent -> causes of its problems, for each running gateway. It must not have more after the update.
+
+        :param wait: give gateways time to become healthy; False: look only once
+        """
         running = [self.asked(agent, []) for agent in self.running()]
         if wait:
             results = health.wait(running, self.supervisor)
@@ -54,13 +57,13 @@ class Agents:
 
     @contextlib.contextmanager
     def veto(self, name: str, *, counts: bool) -> Iterator[None]:
-        """What keeps us from looking after the data of the agent *name* keeps all from an update; or is only said.
+        """Let an error with the data of the agent *name* block the update if it *counts*; else only log the error.
 
-        Otherwise one agent that spoils its own files would keep its neighbours from updates for ever, and the operator
-        could do nothing about it but remove it.
+        An agent that spoils its own files could otherwise block updates of its neighbours for ever, and the operator
+        could only remove it. Now it is enough to stop its gateway.
 
-        :param counts: False for one whose gateway does not run: nothing migrates its data
-        :raises OpsError: that of the body, when it *counts*
+        :param counts: False for an agent whose gateway does not run, because nothing migrates its data
+        :raises OpsError: the error of the block, if the agent *counts*
         """
         try:
             yield
@@ -68,14 +71,14 @@ class Agents:
             if counts:
                 error.fix = f"{error.fix or 'see what it left in its home'}; or stop its gateway and update without it"
                 raise
-            self.say(f"{name} has no say, its gateway does not run: {error}")
+            self.say(f"{name} does not block this, its gateway does not run: {error}")
 
     def start(self, agents: list[Agent], wanted: str | None) -> None:
-        """Start their gateways with the release *wanted*."""
+        """Start the gateways of *agents* with the release *wanted*."""
         records = {agent.name: self.host.records(agent.name) for agent in agents}
         gateway.start(self.supervisor, agents, records)
         states = self.supervisor.state(agents)
-        # Somebody, or the supervisor, was faster than the switch.
+        # A person or the supervisor started these before the switch, so they run the other release.
         late = [
             each for each in agents if states[each.name].running and self._runs(states[each.name]) not in (None, wanted)
         ]
@@ -83,10 +86,11 @@ class Agents:
             self.supervisor.restart(late)
 
     def verify(self, agents: list[Agent], wanted: str, before: dict[str, list[str]], *, briefly: bool = False) -> None:
-        """The gateways run *wanted*, are as healthy as before, and stay so.
+        """Check that the gateways run *wanted*, are as healthy as before, and stay so.
 
-        A gateway that a person stopped meanwhile says nothing. *briefly*: what has been good may be trusted.
+        A gateway that a person stopped meanwhile is not judged.
 
+        :param briefly: do not watch whether they stay so; for a release that has proved itself before
         :raises OpsError: one is worse than before
         """
         began = time.monotonic()
@@ -105,17 +109,17 @@ class Agents:
             time.sleep(1.0)
             self._stays_up(pids, restarts)
         if pids:
-            # Not only alive, but still well. What was asked for a reply is not asked again.
+            # They must be healthy as well as alive. No agent is asked for a reply a second time.
             again = [agent.checked_by(reply=False, webhook=None) for agent, _state in watched]
             self._judge(agents, health.wait(again, self.supervisor), before)
 
     def _stays_up(self, pids: dict[str, int], restarts: dict[str, int]) -> None:
-        """:raises OpsError: a gateway is no longer the process that it was, and nobody asked for that"""
+        """:raises OpsError: a gateway has another process than before, and no person restarted it"""
         for name, state in self.states().items():
             if state.stopped:
                 pids.pop(name, None)
             elif name in pids and state.pid != pids[name] and state.restarts == restarts[name] == 0 and state.running:
-                # Somebody restarted it; the supervisor has not.
+                # A person restarted it; the supervisor did not.
                 pids[name] = state.pid
             elif name in pids and state.pid != pids[name]:
                 raise OpsError(
@@ -127,7 +131,7 @@ class Agents:
     def _judge(
         self, agents: list[Agent], results: list[health.Health], before: dict[str, list[str]]
     ) -> list[tuple[Agent, State]]:
-        """Those that count, with how their gateways are.
+        """The agents whose gateways nobody stopped, with their states.
 
         :raises OpsError: one is worse than before
         """
@@ -146,7 +150,7 @@ class Agents:
         return counted
 
     def asked(self, agent: Agent, before: list[str]) -> Agent:
-        """The agent, to be asked for a reply where settings say so and it gave one before."""
+        """The agent, which must reply if that is declared and it did not fail to reply before."""
         wanted = agent.health.reply or (self.settings.reply and agent.api.enabled)
         return agent.checked_by(reply=wanted and "no_reply" not in before)
 

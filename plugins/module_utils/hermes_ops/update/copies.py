@@ -1,14 +1,14 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a release may migrate in a home: copied, compared and put back by a worker, as the agent's user.
+"""Copies, compares and puts back the files of a home that a release may migrate. Runs in workers, as the agent's user.
 
-That is the SQLite files and config.yaml. Sources: Hermes 0.18.2 and 0.19.0, hermes_state.py (table schema_version,
+These are the SQLite files and config.yaml. Sources: Hermes 0.18.2 and 0.19.0, hermes_state.py (table schema_version,
 migrated when the file is opened, never back), hermes_cli/config.py (``_config_version``).
 
-Root hands over two directories as descriptors, the copies and what is set aside: no path leads the agent there. The
-copies hold what the agent wrote and are never opened as databases. Whether one was migrated is decided by its mark,
-which root keeps from the moment of the copy.
+Root passes two directories as descriptors, one for copies and one for replaced files: no path leads the agent there.
+The copies hold what the agent wrote, and are never opened as databases. A migration shows in a file's mark, which root
+stores when the copy is made.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from ..system import sqlite, trees
 from ..system.errors import OpsError
 from ..system.files import failure, read_bytes
 
-# What Hermes itself keeps, and migrates (0.18.2 and 0.19.0).
+# The databases that Hermes itself keeps and migrates (0.18.2 and 0.19.0).
 HERMES_DATABASES = frozenset({"state.db", "kanban.db", "response_store.db", "cron/executions.db"})
-# Bytes; a config.yaml of Hermes has a few kilobytes.
+# Largest config.yaml, in bytes; one of Hermes has a few kilobytes.
 LARGEST_CONFIG = 4 * 2**20
-# Seconds that reading a schema may take, and that a writer of an agent at work is waited for.
+# Seconds for reading a schema, and for waiting for a writer while the agent runs.
 SCHEMA_SECONDS = 10.0
 BUSY_SECONDS = 30.0
 _PARTIAL = ".partial"
-# Bytes that stay free where things are set aside.
+# Bytes that stay free on the disk of replaced files.
 _SPARED = 64 * 2**20
 _BLOCK = 1 << 20
-# A file that was changed that recently may have been changed once more without a trace in its time.
+# A file that was changed less than this many seconds ago may be changed again within the same mtime.
 _SETTLED_SECONDS = 1.0
 _CONFIG_VERSION = re.compile(rb"^_config_version:[ \t]*([^\s#]+)", re.M)
 _MADE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-# What the metadata of a database and of its log say: it differs after every write.
+# Metadata of a database and of its log; it differs after every write.
 Look = list[list[int]]
 
 
 def size(home: str) -> int:
-    """Bytes that the databases of *home* take on the disk."""
+    """Bytes that the databases of *home* take on disk."""
     total = 0
     for name in selection.databases(home):
         with contextlib.suppress(FileNotFoundError):
@@ -61,16 +61,16 @@ def size(home: str) -> int:
     return total
 
 
-# There.
+# Copying.
 
 
 def copy_ahead(home: str, copies: int, strict: bool, budget: int) -> dict[str, Look]:
     """Copy every database byte for byte while the agent goes on working, so that little is left for :func:`complete`.
 
     :param copies: descriptor of an empty directory
-    :param strict: a database of Hermes that cannot be copied is an error; else it is left out, like others always
+    :param strict: a database of Hermes that cannot be copied is an error; if False, it is left out. Others always are
     :param budget: bytes that the copies may take
-    :returns: database -> what its files looked like before they were copied
+    :returns: database -> the metadata of its files before they were copied
     :raises OpsError: config.yaml, or with *strict* a database of Hermes, cannot be copied
     """
     _read_config(home)
@@ -79,7 +79,7 @@ def copy_ahead(home: str, copies: int, strict: bool, budget: int) -> dict[str, L
     for name in selection.databases(home):
         look = _look(home, name)
         with copied.trying(name):
-            # Here an error costs nothing; once the agent is stopped it would.
+            # Opened as a database, too: an error costs nothing here, but downtime once the agent is stopped.
             with _open_database(home, name, BUSY_SECONDS) as (_database, stream):
                 copied.transfer(stream, name)
             seen[name] = look
@@ -87,17 +87,17 @@ def copy_ahead(home: str, copies: int, strict: bool, budget: int) -> dict[str, L
 
 
 def complete(home: str, copies: int, strict: bool, budget: int, seen: dict[str, Look]) -> dict[str, str]:
-    """Bring the copies up to date, now that the agent is stopped; only what changed since costs time.
+    """Bring the copies up to date while the agent is stopped. Only files that changed since take time.
 
     :param seen: what :func:`copy_ahead` returned
-    :returns: path -> its mark, of all that was copied, config.yaml included
+    :returns: path -> mark, of every copy, including config.yaml
     :raises OpsError: see :func:`copy_ahead`
     """
     marks: dict[str, str] = {}
     copied = _Copies(home, copies, strict, budget)
     for name in selection.databases(home):
         with copied.trying(name):
-            # SQLite's locks on a file go with any descriptor of it: the stream is closed last.
+            # Closing any descriptor of a file drops SQLite's locks on it, so the stream is closed last.
             with _open_database(home, name, SCHEMA_SECONDS) as (database, stream):
                 mark = _schema(database)
                 logged = _is_logged(home, name)
@@ -119,7 +119,7 @@ def complete(home: str, copies: int, strict: bool, budget: int, seen: dict[str, 
 
 
 class _Copies:
-    """The directory of copies, as far as its budget reaches."""
+    """The directory of copies, with its budget: ``left``, in bytes."""
 
     def __init__(self, home: str, directory: int, strict: bool, budget: int) -> None:
         self.home, self.directory, self.strict, self.left = home, directory, strict, budget
@@ -145,7 +145,7 @@ class _Copies:
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Any:
-        """The copy of *name*, to be written; on disk afterwards."""
+        """The copy of *name*, opened for writing, and synced to disk afterwards."""
         parent, file = os.path.split(name)
         directory = _open_below(self.directory, parent, make=True)
         try:
@@ -168,7 +168,7 @@ class _Copies:
 
 @contextlib.contextmanager
 def _open_database(home: str, name: str, wait: float) -> Any:
-    """The database *name*, and its bytes. As long as it is open, no page moves from the log to the file.
+    """The database *name*, and a stream of its file. While it is open, later writes stay in the log.
 
     :raises OpsError: it cannot be read
     """
@@ -191,7 +191,7 @@ def _look(home: str, name: str) -> Look:
     for suffix in ("", "-wal", "-journal"):
         with contextlib.suppress(FileNotFoundError):
             status = os.stat(os.path.join(home, name + suffix))
-            # A reader makes an empty log.
+            # An empty log is no change: a reader creates one.
             if status.st_size or not suffix:
                 found.append([status.st_ino, status.st_size, status.st_mtime_ns])
     newest = max((when for _inode, _size, when in found), default=0) / 1e9
@@ -199,7 +199,7 @@ def _look(home: str, name: str) -> Look:
 
 
 def _is_logged(home: str, name: str) -> bool:
-    """Whether part of the database is not in its file yet."""
+    """Whether part of the database is not in its file yet, but in a log beside it."""
     for suffix in ("-wal", "-journal"):
         with contextlib.suppress(FileNotFoundError):
             if os.stat(os.path.join(home, name + suffix)).st_size:
@@ -208,10 +208,10 @@ def _is_logged(home: str, name: str) -> bool:
 
 
 def _transfer_logged(home: str, name: str, database: sqlite3.Connection, copied: _Copies) -> None:
-    """Copy a database that somebody killed, or still writes, left partly in its log."""
-    # SQLite writes where a path leads, and none leads to the copies.
+    """Copy a database that is partly in its log, because its writer was killed or still runs."""
+    # SQLite needs a path to write to, and none leads to the copies: so a whole file is made in the home first.
     directory, file = os.path.split(os.path.join(home, name))
-    # A name that nothing in the home can have taken.
+    # A random name, so that the agent cannot have taken it.
     whole = os.path.join(directory, f".{file}.{secrets.token_hex(8)}.hermes-ops")
     try:
         with contextlib.closing(sqlite3.connect(whole)) as target:
@@ -226,7 +226,7 @@ def _transfer_logged(home: str, name: str, database: sqlite3.Connection, copied:
 
 
 def _schema(database: sqlite3.Connection) -> str:
-    """A digest of all by which a migration shows: versions and table definitions."""
+    """A digest of everything that a migration changes: versions and table definitions."""
     found = database.execute("PRAGMA user_version").fetchall()
     found += sorted(database.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"), key=repr)
     if any(row[1:2] == ("schema_version",) for row in found):
@@ -248,8 +248,10 @@ def _config_version(text: bytes) -> str:
 
 
 def _transfer(source: BinaryIO, target: BinaryIO) -> None:
-    """Make *target* the same as *source* by writing the blocks that differ: most of a large database does not, and
-    reading is faster than writing. Holes stay holes."""
+    """Make *target* the same as *source* by writing only the blocks that differ. Holes stay holes.
+
+    Most blocks of a large database do not differ, and reading is faster than writing.
+    """
     length = 0
     while block := source.read(_BLOCK):
         target.seek(length)
@@ -261,18 +263,18 @@ def _transfer(source: BinaryIO, target: BinaryIO) -> None:
     target.truncate(length)
 
 
-# And back.
+# Putting back.
 
 
 def put_back(home: str, copies: int, aside: int, marks: dict[str, str], compare: bool) -> dict[str, Any]:
-    """Give the home back what was frozen, where it has been migrated since; what stood there goes aside.
+    """Put back each frozen file that has been migrated since; the file it replaces is set aside.
 
-    Everything is a rename: needs no space where home and copies share a file system, and can be killed anywhere and
-    called again, until it returns.
+    Everything is a rename, which needs no space if home and copies share a file system. Can be killed at any point and
+    repeated, until it returns.
 
     :param aside: descriptor of a directory, empty until something is put back
     :param marks: what :func:`complete` returned
-    :param compare: False: put everything back, also what was not migrated
+    :param compare: False: put every file back, even if it was not migrated
     :returns: ``back``: paths below the home; ``failed``: path -> why it could not be put back
     """
     back: list[str] = []
@@ -290,7 +292,7 @@ def put_back(home: str, copies: int, aside: int, marks: dict[str, str], compare:
 
 
 def _mark(home: str, name: str) -> str | None:
-    """The mark of *name* as it is now; None where it cannot be read: that is as good as migrated."""
+    """The present mark of *name*; None when it cannot be read, which counts as migrated."""
     try:
         if name == config.FILE_NAME:
             text = _read_config(home)
@@ -306,9 +308,9 @@ def _is_aside(name: str, aside: int) -> bool:
 
 
 def _exchange(home: str, name: str, copies: int, aside: int) -> None:
-    """What needs space comes first: when that fails, the home still has what it had."""
+    """Put one copy back. The step that needs space comes first: if it fails, the home is unchanged."""
     if not _exists(name, copies):
-        return  # by a run that was killed afterwards
+        return  # put back by an earlier run, which was killed
     parent, file = os.path.split(name)
     partial = f".{file}{_PARTIAL}"
     with contextlib.ExitStack() as stack:
@@ -318,12 +320,12 @@ def _exchange(home: str, name: str, copies: int, aside: int) -> None:
         directory = _closing(stack, _open_below(top, parent, make=True))
         saved = _closing(stack, _open_below(copies, parent))
         gone = _closing(stack, _open_below(aside, parent, make=True))
-        # Still there after an error, or when it was the same file already.
+        # An error leaves the partial file, and so does a rename when both names are links to one file already.
         stack.callback(_remove, partial, directory)
         _remove(partial, directory)
         _bring(file, saved, partial, directory)
         if not _exists(file, gone):
-            # The database last: as long as it is here, it may need the others.
+            # The database last: while it is still in the home, it may need its companions.
             for suffix in (*databases.SQLITE_COMPANIONS, ""):
                 with contextlib.suppress(FileNotFoundError):
                     _take(file + suffix, directory, gone)
@@ -341,7 +343,7 @@ def _closing(stack: contextlib.ExitStack, descriptor: int) -> int:
 def _open_below(top: int, path: str, *, make: bool = False) -> int:
     """A descriptor of the directory *path* below *top*, through no link.
 
-    :param make: also where it is not there, or may not be written to
+    :param make: create missing directories, and give those without permissions the mode 0700
     """
     descriptor = os.dup(top)
     try:
@@ -359,7 +361,7 @@ def _open_below(top: int, path: str, *, make: bool = False) -> int:
     except OSError as error:
         os.close(descriptor)
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise OpsError("is no directory, or a symbolic link", where=path, fix="move it away") from None
+            raise OpsError("is not a directory, or is a symbolic link", where=path, fix="move it away") from None
         raise
     return descriptor
 
@@ -388,7 +390,7 @@ def _remove(name: str, directory: int) -> None:
 
 
 def _take(name: str, directory: int, gone: int) -> None:
-    """Move *name* aside, also to another file system."""
+    """Move *name* aside, even to another file system."""
     try:
         os.rename(name, name, src_dir_fd=directory, dst_dir_fd=gone)
         return
@@ -397,7 +399,7 @@ def _take(name: str, directory: int, gone: int) -> None:
             raise
     status, free = os.lstat(name, dir_fd=directory), os.fstatvfs(gone)
     if not stat.S_ISREG(status.st_mode) or status.st_blocks * 512 > free.f_bavail * free.f_frsize - _SPARED:
-        # No file, or one that would fill our disk: it need not leave the home.
+        # Not a regular file, or one that would fill our disk: it stays in the home under another name.
         os.rename(name, f"{name}.set-aside", src_dir_fd=directory, dst_dir_fd=directory)
         return
     partial = name + _PARTIAL
@@ -408,7 +410,7 @@ def _take(name: str, directory: int, gone: int) -> None:
 
 
 def _bring(file: str, saved: int, partial: str, directory: int) -> None:
-    """Let *partial* be the same as the copy: by a link, which needs no space, or on another file system by copying."""
+    """Make *partial* the same as the copy: by a hard link, which needs no space, or by copying between file systems."""
     try:
         os.link(file, partial, src_dir_fd=saved, dst_dir_fd=directory, follow_symlinks=False)
     except OSError as error:

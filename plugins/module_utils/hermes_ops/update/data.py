@@ -1,15 +1,15 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What updates keep below ``<ops_dir>/update``, besides the journal.
+"""The data and records of updates below ``<ops_dir>/update``, besides the journal.
 
 ::
 
-    frozen/<run>/           what the last update froze, see :mod:`frozen`; stays for a rollback by hand
-    previous.json           which release that run left
-    failed.json             releases that are not tried again by themselves, and why
+    frozen/<run>/           the copies of the last update, see :mod:`frozen`; they stay for a rollback by hand
+    previous.json           the release that this run left
+    failed.json             releases that are not tried again automatically, and why
     backups/                archives made before each update, the newest few
-    ../set-aside/<run>/     what an agent had written into data that was put back
+    ../set-aside/<run>/     the agents' files that were replaced when copies were put back
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ..system.files import ensure_directory, failure, read_json, write_json
 from .frozen import Frozen, discard
 from .journal import Journal
 
-# Bytes that are kept free for the way back: Hermes does not start on a disk without any (0.18.2, 0.19.0).
+# Bytes that are reserved for going back: Hermes does not start on a full disk (0.18.2, 0.19.0).
 RESERVE = 16 * 2**20
 
 
 class Data:
-    """The directories and records of updates. Only root enters them; homes and their copies are for workers."""
+    """The directories and records of updates. Only root enters them; only workers touch homes and their copies."""
 
     def __init__(self, host: Installation) -> None:
         self.host = host
@@ -41,7 +41,7 @@ class Data:
     # Copies.
 
     def frozen(self, journal: Journal, agent: Agent, earlier: str | None = None) -> Frozen:
-        """The copies of this run, or those of the *earlier* one."""
+        """The copies of this run, or of the *earlier* one."""
         name = agent.name
         aside = self.left(journal) if earlier else self.aside(journal)
         return Frozen(
@@ -50,22 +50,23 @@ class Data:
             self.host.owner_of(agent),
             os.path.join(self._run(earlier or journal.name), name),
             os.path.join(aside, name),
-            # Who goes back by hand may do so because a database is damaged; what does not run migrates nothing.
+            # Not for a rollback, whose reason may be a damaged database, nor for a gateway that does not run, because
+            # nothing migrates its data.
             strict=journal.kind == "update" and name in journal.before,
         )
 
     def left(self, journal: Journal) -> str:
-        """Where the data goes that a rollback leaves for that of an earlier run."""
+        """Directory for the data that a rollback replaces by that of an earlier run."""
         return os.path.join(self.host.ops_dir, "set-aside", journal.name)
 
     def aside(self, journal: Journal) -> str:
-        """Where an undo puts what it takes away."""
+        """Directory for the data that an undo replaces."""
         return self.left(journal) + ("-undone" if journal.kind == "rollback" else "")
 
     def reserve(self, journal: Journal) -> None:
-        """Take the space that going back needs.
+        """Allocate the space that going back needs.
 
-        :raises OpsError: there is none
+        :raises OpsError: the disk has none
         """
         path = self._reserve(journal)
         ensure_directory(os.path.dirname(path), mode=0o700)
@@ -80,25 +81,25 @@ class Data:
             os.unlink(self._reserve(journal))
 
     def keep(self, journal: Journal) -> None:
-        """Move the copies to what was set aside, out of the way of a later update."""
+        """Move the copies to the set-aside directory, so that a later update does not remove them."""
         with contextlib.suppress(OSError, OpsError):
             ensure_directory(self.aside(journal), mode=0o700)
             os.rename(self._run(journal.name), os.path.join(self.aside(journal), "before-the-switch"))
 
     def discard(self, journal: Journal) -> None:
-        """Away with the copies of this run."""
+        """Remove the copies of this run."""
         discard(self._run(journal.name))
         self.remove_empty(journal)
 
     def discard_others(self, journal: Journal) -> None:
-        """Away with the copies of all other runs."""
+        """Remove the copies of all other runs."""
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(os.path.join(self.directory, "frozen")):
                 if name != journal.name:
                     discard(self._run(name))
 
     def remove_empty(self, journal: Journal) -> None:
-        """Away with the directories made for what never had to be set aside."""
+        """Remove set-aside directories that stayed empty."""
         for top in (self.aside(journal), self.left(journal)):
             with contextlib.suppress(OSError):
                 for name in os.listdir(top):
@@ -115,9 +116,9 @@ class Data:
     # Records.
 
     def previous(self, target: str) -> str:
-        """The run that left *target*, and froze what was there.
+        """The name of the run that left *target* and froze its data.
 
-        :raises OpsError: it is not there any more
+        :raises OpsError: its copies are not kept any more
         """
         value = read_json(self._previous) or {}
         if value.get("source") != target or not os.path.isdir(self._run(str(value.get("run")))):
@@ -139,14 +140,17 @@ class Data:
         return os.path.join(self.directory, "previous.json")
 
     def failed(self) -> dict[str, Any]:
-        """Releases that are not tried again by themselves -> ``reason`` and ``when``."""
+        """Releases that are not tried again automatically -> ``reason`` and ``when``."""
         return read_json(self._failed) or {}
 
     def remember_failed(self, release: str, reason: str) -> None:
         self._write_failed({**self.failed(), release: _why(reason)})
 
     def remember_good(self, journal: Journal) -> dict[str, Any]:
-        """The target may be taken again; by hand the source was left on purpose. Returns what :meth:`failed` would."""
+        """Allow the target again. A rollback by hand left its source on purpose, so that is not tried again.
+
+        :returns: the new value of :meth:`failed`
+        """
         failed = self.failed()
         failed.pop(journal.target, None)
         if journal.kind == "rollback":

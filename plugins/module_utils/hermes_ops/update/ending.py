@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Everybody is told how an update ended. None of them can change that any more."""
+"""Reports how an update ended. A report that fails does not change the outcome."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .journal import Outcome
 
 # Seconds that the hook may take.
 HOOK_TIMEOUT = 60.0
-# Characters of what is said of a run; agents and releases have a word in it.
+# Most characters of a message about a run; agents and releases contribute text to it.
 LONGEST = 2000
 
 
@@ -26,7 +26,7 @@ def shown(text: str) -> str:
 
 
 def tell(host: Installation, hook: list[str], outcome: Outcome, say: Callable[[str], object]) -> None:
-    """Write the status, send the heartbeat and call the *hook*; what fails of that is only said."""
+    """Write the status, send the heartbeat and call the *hook*. A failure of these is only reported to *say*."""
     facts = {"from": outcome.source, "to": outcome.target, "failed_step": outcome.failed_step}
 
     def write() -> None:
@@ -47,7 +47,7 @@ def tell(host: Installation, hook: list[str], outcome: Outcome, say: Callable[[s
 
 
 def call_hook(hook: list[str], outcome: Outcome) -> None:
-    """Run the program that is declared, with the facts in its environment.
+    """Run the declared *hook*, with the facts in its environment; nothing if it is empty.
 
     :raises OpsError: it fails
     """

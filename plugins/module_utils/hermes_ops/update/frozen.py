@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a release may migrate in a home, kept as it was before, and the way back.
+"""Keeps copies of the files in a home that a release may migrate, and puts them back.
 
-Everything in a home and in a copy of it is what the agent wrote, so workers do all of it: see :mod:`copies`. Here is
-what root knows of it, and for how long it waits.
+The agent wrote everything in a home and in its copies, so workers do all of the work: see :mod:`copies`. This module
+holds root's part: the records and the time limits.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ..system.text import printable
 from ..system.worker import Limits, Worker, WorkerDied
 from . import copies
 
-# Seconds for an agent while it works, while it is stopped, and on the way back.
+# Seconds for copying while the agent runs, for completing the copies while it is stopped, and for putting them back.
 AHEAD_SECONDS = 900.0
 STOPPED_SECONDS = 300.0
 BACK_SECONDS = 300.0
 SIZE_SECONDS = 60.0
 REMOVE_SECONDS = 120.0
-# Databases of one home; Hermes has four.
+# Most databases of one home; Hermes has four.
 _MOST = 10_000
 _LONGEST_PATH = 4096
 
@@ -40,15 +40,15 @@ class Frozen:
     ::
 
         <directory>/<path below the home>    the copy: a file without companions
-        <directory>.json                     root's: the mark of each, by which a migration shows
-        <aside>/<path below the home>        what stood in the home when the copy was put back
+        <directory>.json                     root's record: the mark of each file, which shows a later migration
+        <aside>/<path below the home>        the file in the home that the copy has replaced
 
-    The two directories are the agent's user's, below directories that only root may enter.
+    Both directories belong to the agent's user, below directories that only root may enter.
 
     :param name: of the agent
-    :param home: where the agent's files are
-    :param strict: a database of Hermes that cannot be copied is an error; else it is left out, like others always, and
-        what cannot be copied at all is not kept
+    :param home: of the agent
+    :param strict: a database of Hermes that cannot be copied is an error; if False, it is left out. Other databases
+        that cannot be copied are always left out
     """
 
     def __init__(self, name: str, home: str, owner: Owner, directory: str, aside: str, *, strict: bool = True) -> None:
@@ -58,7 +58,7 @@ class Frozen:
         self.directory = directory
         self.aside = aside
         self.strict = strict
-        # What copy_ahead saw of each database; for complete.
+        # The metadata of each database before copy_ahead, for completing.
         self.seen: dict[str, copies.Look] = {}
 
     @property
@@ -68,7 +68,7 @@ class Frozen:
     def size(self) -> int:
         """Bytes that its databases take.
 
-        :raises OpsError: the home cannot be looked at
+        :raises OpsError: the home cannot be read
         """
         worker = Worker(self.owner, "update.copies:size", [self.home], Limits(seconds=SIZE_SECONDS), where=self.where)
         value = self._result(worker)
@@ -77,10 +77,10 @@ class Frozen:
         return value
 
     def copy_ahead(self, budget: int) -> None:
-        """Copy everything while the agent goes on working.
+        """Copy all databases while the agent goes on working.
 
         :param budget: bytes that the copies may take
-        :raises OpsError: a database cannot be read, the disk is full, or the agent keeps us from it
+        :raises OpsError: a database cannot be read, the disk is full, or the agent prevents the copy
         """
         with _directories(self.owner, self.directory) as (kept,):
             arguments = [self.home, kept, self.strict, budget]
@@ -89,24 +89,24 @@ class Frozen:
             self.seen = self._by_path(self._result(worker), list)
 
     def completing(self, budget: int) -> Worker:
-        """A worker that brings the copies up to date, now that the agent is stopped; for :meth:`completed`."""
+        """Start a worker that brings the copies up to date while the agent is stopped. Pass it to :meth:`completed`."""
         with _directories(self.owner, self.directory) as (kept,):
             arguments = [self.home, kept, self.strict, budget, self.seen]
             limits = Limits(seconds=STOPPED_SECONDS, file=budget)
             return Worker(self.owner, "update.copies:complete", arguments, limits, [kept], self.where)
 
     def completed(self, worker: Worker) -> None:
-        """Wait for it, and keep the marks.
+        """Wait for *worker*, and store the marks.
 
         :raises OpsError: see :meth:`copy_ahead`
         """
         write_json(f"{self.directory}.json", self._by_path(self._result(worker), str))
 
     def put_back(self) -> list[str]:
-        """Give the home back what was frozen, where it has been migrated since; what stood there goes aside.
+        """Put back each frozen file that has been migrated since; the file it replaces is set aside.
 
-        Can be killed anywhere and called again, until it returns. An agent that makes its databases impossible to
-        compare gets all of them back.
+        Can be killed at any point and repeated, until it returns. If an agent makes its databases impossible to
+        compare, all of them are put back.
 
         :returns: paths below the home
         :raises OpsError: some cannot be put back; the others are
@@ -129,7 +129,7 @@ class Frozen:
     def _put_back(self, marks: dict[str, str], *, compare: bool) -> dict[str, Any]:
         with _directories(self.owner, self.directory, self.aside) as (kept, aside):
             status = os.statvfs(self.aside)
-            # On two file systems what goes aside is copied.
+            # Between two file systems, a file is set aside by a copy, which needs space.
             limits = Limits(seconds=BACK_SECONDS, file=status.f_bavail * status.f_frsize)
             arguments = [self.home, kept, aside, marks, compare]
             worker = Worker(self.owner, "update.copies:put_back", arguments, limits, [kept, aside], self.where)
@@ -139,7 +139,7 @@ class Frozen:
         return answer
 
     def _result(self, worker: Worker) -> Any:
-        """What *worker* answers; its error names the agent."""
+        """The answer of *worker*; its errors name the agent."""
         try:
             return worker.result()
         except WorkerDied:
@@ -158,7 +158,7 @@ class Frozen:
         return value
 
     def _nonsense(self) -> WorkerDied:
-        return WorkerDied("a look at its databases answered with nonsense", where=self.where, fix="see its home")
+        return WorkerDied("a look at its databases gave an invalid answer", where=self.where, fix="see its home")
 
 
 def complete(
@@ -166,10 +166,10 @@ def complete(
     budget: int,
     veto: Callable[[Frozen], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> None:
-    """:meth:`Frozen.completing` of all *homes* side by side: the agents wait for it.
+    """Bring the copies of all *homes* up to date, in parallel, because the agents are stopped meanwhile.
 
-    :param veto: takes the errors of a home
-    :raises OpsError: of the first that cannot be copied
+    :param veto: context manager for each home, which may swallow its errors
+    :raises OpsError: the first error that *veto* does not swallow
     """
     workers: list[tuple[Frozen, Worker]] = []
     try:
@@ -183,7 +183,7 @@ def complete(
 
 
 def discard(run: str) -> None:
-    """Remove the copies of a *run*, as far as that is possible; what is left goes with a later one."""
+    """Remove the copies of a *run* (a directory) as far as possible; a later run removes the rest."""
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(run):
             path = os.path.join(run, name)
@@ -199,7 +199,7 @@ def discard(run: str) -> None:
 def _remove(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        # The agent may be gone by now, its user too.
+        # The agent and its user may be gone by now, so the owner is taken from the directory.
         status = os.fstat(descriptor)
         owner = _numbered(status.st_uid, status.st_gid)
         Worker(owner, "system.trees:empty", [descriptor], Limits(seconds=REMOVE_SECONDS), [descriptor], path).result()
@@ -218,7 +218,7 @@ def _numbered(uid: int, gid: int) -> Owner:
 
 @contextlib.contextmanager
 def _directories(owner: Owner, *paths: str) -> Iterator[list[int]]:
-    """Descriptors of directories that are *owner*'s, made where they are missing, below ones that only root enters."""
+    """Descriptors of directories of *owner*, created if missing, below directories that only root may enter."""
     with contextlib.ExitStack() as stack:
         opened = []
         for path in paths:

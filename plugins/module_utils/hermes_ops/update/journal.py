@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How far an update is, and how it ended."""
+"""The progress of an update, and its outcome."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ STEPS = (
     "verify",
     "prune",
 )
-# How a run may end, and with which exit status.
+# The outcomes of a run, and their exit statuses.
 ENDS = {"success": 0, "up_to_date": 0, "held": 0, "failed": 1, "rolled_back": 1}
 
 
 @dataclass
 class Journal:
-    """What has to be known to finish or undo what was begun.
+    """The facts needed to finish or undo a run.
 
     :param kind: ``update`` or ``rollback``
     :param began: seconds since 1970
@@ -35,10 +35,10 @@ class Journal:
     :param target: id of the release to go to
     :param gateways: agents whose gateways were stopped, and have to run again
     :param before: agent -> causes of the problems that its gateway had before
-    :param attempt: how often the run was begun
-    :param problem: why it goes back; empty: it does not
-    :param failed_step: where that happened
-    :param blame: the release is at fault
+    :param attempt: how often the run was begun, this time included
+    :param problem: why the run goes back; empty: it does not
+    :param failed_step: the step at which that happened
+    :param blame: whether the release is at fault
     """
 
     kind: str
@@ -55,7 +55,7 @@ class Journal:
 
     @property
     def name(self) -> str:
-        """Of all that this run leaves."""
+        """The name of this run, in all files and directories that it leaves."""
         return f"{self.kind}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self.began))}"
 
 
@@ -82,10 +82,10 @@ class Outcome:
 
 
 def after_kill(step: str) -> str:
-    """What is left to do when *step* was begun and nobody knows how far it came.
+    """How to recover from a kill during *step*.
 
-    :returns: ``again``: nothing that runs was touched; ``undo``: back to the old release; ``finish``: the new one
-        has proved itself
+    :returns: ``again``: nothing that runs was touched, so start again; ``undo``: go back to the old release;
+        ``finish``: the new release has proved itself
     """
     if step == "prune":
         return "finish"

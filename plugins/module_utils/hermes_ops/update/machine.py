@@ -1,17 +1,18 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Updates that cannot brick an agent: one state machine, which a timer, a person and a playbook drive alike.
+"""Updates that cannot brick an agent: one state machine, for the timer, the command line and the playbook alike.
 
 ::
 
     resolve -> preconditions -> build -> snapshot -> canary -> freeze -> stop -> switch -> start -> verify -> prune
 
-Up to ``stop`` nothing is touched that runs. From ``stop`` to ``verify`` whatever goes wrong leads back: the old
-release, and the data as it was where it has been migrated. With ``prune`` the new release is the good one.
+Before ``stop``, nothing that runs is touched. From ``stop`` to ``verify``, any failure leads back to the old release,
+and to the old data where it has been migrated. From ``prune`` on, the new release is accepted.
 
-The journal ``<ops_dir>/update/journal.json`` is written before each step and removed at the end: the step that was
-begun last, and what it needs to be undone. Recovery after a kill depends on it alone (:func:`after_kill`).
+The journal ``<ops_dir>/update/journal.json`` holds the step that began last and the facts needed to undo it. It is
+written before each step and removed at the end. Recovery after a kill depends on this journal only
+(:func:`after_kill`).
 """
 
 from __future__ import annotations
@@ -49,19 +50,19 @@ from .trial import SCRATCH, Trial
 from .troubles import Troubles
 from .verdict import Target, choose, choose_rollback, narrowed, to_start
 
-# Releases are removed at the end, not while one is built.
+# Keeps all releases while one is built; they are pruned at the end.
 _ALL = 10**6
-# A run that was killed so often before anything was touched is not begun again by itself.
+# A run that was killed this many times before it touched anything is not started again automatically.
 ATTEMPTS = 3
 
 
 class Machine:
-    """One run, on one host. Everything it says goes to *say*, a line at a time."""
+    """One run, on one host. Its progress messages go to *say*, one line each."""
 
     def __init__(self, host: Installation, settings: Settings, say: Callable[[str], object]) -> None:
         self.host = host
         self.settings = settings
-        # Agents and releases have a word in it.
+        # Agents and releases contribute text to the messages.
         self.say = lambda text: say(printable(text))
         self.data = Data(host)
         self.agents = Agents(host, settings, self.say)
@@ -71,10 +72,10 @@ class Machine:
         self.step = "resolve"
         self.attempt = 1
 
-    # What one can ask for.
+    # Requests.
 
     def check(self, version: str | None = None) -> tuple[str, str, Target | None]:
-        """What :meth:`update` would do: a status, a sentence, and the release it is about. Changes nothing."""
+        """Preview :meth:`update`: a status, a sentence, and the release it is about. Changes nothing."""
         if self.settings.hold and version is None:
             return "held", f"updates are held: {self.settings.hold}", None
         return self._resolve(version)
@@ -108,7 +109,7 @@ class Machine:
             return self._run(journal, lambda: self._prepare_update(journal, target))
 
     def check_rollback(self, to: str | None = None) -> tuple[str, str, Installed]:
-        """What :meth:`rollback` would do: a status, a sentence, and the release it is about. Changes nothing.
+        """Preview :meth:`rollback`: a status, a sentence, and the release it is about. Changes nothing.
 
         :raises OpsError: there is nothing to go back to
         """
@@ -123,7 +124,7 @@ class Machine:
         """Go back to the release that was current before, or to *to*, and stay there.
 
         :param to: id or version of a release on the host
-        :param data: also put back what was frozen when that release was left, where it has been migrated since
+        :param data: also put back the data that was frozen when that release was left, where it was migrated since
         :raises OpsError: another update is running, or there is nothing to go back to
         """
         with self._alone():
@@ -138,19 +139,20 @@ class Machine:
             previous = self.data.previous(target.id) if data else None
             self.step = "preconditions"
             journal = Journal("rollback", began, current, target.id, step="freeze")
-            # One look: what is left may well be what has to be left, and nobody waits for it.
+            # One look only: the present release may be the broken one, and nobody should wait for it.
             try:
                 journal.before = self.agents.before(wait=False)
             except (Exception, Interrupted) as error:
                 return self._end(Outcome("failed", self._reason(error), began, current, target.id, self.step))
-            self.say(f"{current} is left for {target.id}")
+            self.say(f"going back from {current} to {target.id}")
             heartbeat.report(self.host, "update", "start", f"rollback to {target.id}")
             return self._run(journal, lambda: None, previous)
 
     def recover(self, *, boot: bool = False) -> Outcome | None:
-        """Finish or undo what was killed; None when there is nothing to do.
+        """Finish or undo a run that was killed.
 
-        :param boot: only make release and data consistent, the host starts the gateways itself
+        :param boot: only make release and data consistent, because the host starts the gateways itself
+        :returns: None when nothing was left to do, or the caller may start the run again
         """
         value = self.undertaking.read()
         if value is None:
@@ -175,14 +177,14 @@ class Machine:
         if boot:
             journal.failed_step = journal.step
             return self._end(self._outcome("rolled_back", "was interrupted; nothing had been changed", journal))
-        # Our caller begins it again.
+        # The caller starts the run again.
         self.attempt = journal.attempt + 1
         return None
 
-    # There.
+    # Forward.
 
     def _run(self, journal: Journal, prepare: Callable[[], object], previous: str | None = None) -> Outcome:
-        """From the first change on: whatever goes wrong leads back."""
+        """Do everything from the first change on. Any failure leads back."""
         self.journal = journal
         try:
             self._enter(journal.step)
@@ -206,14 +208,14 @@ class Machine:
         return self._finish(journal)
 
     def _reason(self, error: BaseException) -> str:
-        """Why it failed, in one line; what there is besides goes to the log."""
+        """The cause of a failure, in one line; the details go to the log."""
         if isinstance(error, (OpsError, OSError, Interrupted)):
-            # A canary's log is part of its error.
+            # The error of a canary includes the canary's log.
             first, *log = str(error).splitlines() or [type(error).__name__]
             for line in log:
                 self.say(line)
             return shown(first)
-        # A defect of ours: the log shall say where.
+        # A defect of the kit: the log needs the traceback.
         self.say(traceback.format_exc())
         return shown(f"{type(error).__name__}: {error}")
 
@@ -226,7 +228,7 @@ class Machine:
             keep=_ALL,
             timeout=self.settings.build_timeout,
         )
-        # Of a branch, the version is known now.
+        # The version of a branch is known only after the build.
         built = observe(self.host.root).find(journal.target)
         self._refuse_shared_homes(built.version if built else None)
         self._enter("snapshot")
@@ -248,7 +250,7 @@ class Machine:
             with self._veto(home):
                 home.copy_ahead(self._budget())
                 homes.append(home)
-        # From here to the end nobody else may switch or remove releases.
+        # Until the end no other process may switch or remove releases.
         with lock(os.path.join(self.host.root, ".lock"), timeout=self.settings.build_timeout):
             with _in_a_hurry():
                 running = self.agents.running()
@@ -258,7 +260,7 @@ class Machine:
                 frozen.complete(homes, self._budget(), self._veto)
                 self._enter("switch")
                 if previous:
-                    # Used up, whatever comes of it.
+                    # These copies are used up, whatever the outcome.
                     self.data.forget_previous()
                     for agent in self.host.agents:
                         self._put_back(self.data.frozen(journal, agent, previous))
@@ -273,14 +275,14 @@ class Machine:
         return self.agents.veto(home.name, counts=home.strict)
 
     def _budget(self) -> int:
-        """Bytes that copies may take: what an agent lets grow must not fill root's disk."""
+        """Bytes that copies may take: the databases of an agent must not fill root's disk."""
         return max(0, shutil.disk_usage(self.host.ops_dir).free - RESERVE)
 
     def _put_back(self, home: frozen.Frozen) -> list[str]:
         return [f"{printable(name)} of {home.name}" for name in home.put_back()]
 
     def _finish(self, journal: Journal) -> Outcome:
-        """The release is the good one: remember what was left, and clear away what is not needed any more."""
+        """Accept the new release: remember the old one, and remove what is no longer needed."""
         self.undertaking.interruptible = False
         message = f"{journal.target} has replaced {journal.source}"
         try:
@@ -291,25 +293,25 @@ class Machine:
             with lock(os.path.join(self.host.root, ".lock"), timeout=self.settings.build_timeout):
                 store.prune(self.host.root, keep=self.settings.keep, first=failed)
         except Exception as error:
-            # The agents run what they should; the next run clears up.
+            # The agents run the right release, so this is no failure; the next run cleans up.
             message += f"; not everything could be cleared away: {self._reason(error)}"
         self.data.remove_empty(journal)
         left = self.data.left(journal)
         if journal.kind == "rollback" and os.path.isdir(left):
-            message += f"; what was written since into data that was put back lies in {left}"
+            message += f"; the data that was replaced by the earlier copies is in {left}"
         return self._done(journal, "success", message)
 
-    # And back.
+    # Back.
 
     def _undo(self, journal: Journal, *, killed: bool = False, boot: bool = False) -> Outcome:
-        """Back to the old release, and to the data as it was where the new one has migrated it.
+        """Go back to the old release, and to the old data where the new release has migrated it.
 
         :param killed: the previous process was killed, perhaps during this undo
         :param boot: the host starts the gateways itself
         """
         self.undertaking.interruptible = False
         if self._shutting_down():
-            # Nothing can be started any more. The next boot goes on from the journal.
+            # Nothing can be started any more. The next boot recovers from the journal.
             self.say("the host is going down")
             raise SystemExit(128 + signal.SIGTERM)
         self.data.release_reserve(journal)
@@ -319,29 +321,29 @@ class Machine:
             with troubles:
                 states = self.agents.states()
                 journal.gateways = to_start(journal.gateways, states, respect=step == "verify" and not killed)
-                # The disk may be full all the same. Without this a kill from here on would only start too many of them.
+                # The disk may still be full. Without this record, recovery after a kill only starts too many gateways.
                 with contextlib.suppress(OpsError):
                     self.undertaking.write(dataclasses.asdict(journal))
                 if not boot:
                     alive = [agents[name] for name, state in states.items() if not state.ended]
                     self.agents.supervisor.stop(alive)
             with troubles:
-                # Nothing was current: then there is nothing to go back to.
+                # Without a source, no release was current and there is none to switch back to.
                 if journal.source and gateway.current_release(self.host.root) != journal.source:
                     store.switch(self.host.root, journal.source)
             wanted = [agents[name] for name in journal.gateways if name in agents]
             if troubles.found:
-                # Which release the gateways would run with which data is not known: leave it to the next run.
+                # It is unknown which release would run with which data, so data is left to the next run.
                 return self._stuck(journal, wanted, troubles, boot)
             for agent in agents.values() if data_is_frozen(step) else ():
                 with troubles:
                     back += self._put_back(self.data.frozen(journal, agent))
             if troubles.found:
-                # The copies are the only ones: a later update must not take them for its own.
+                # These copies are the only ones: a later update must not take them for its own.
                 self.data.keep(journal)
                 troubles.found.append(f"copies from before the switch lie in {self.data.aside(journal)}")
             else:
-                # Before the gateways start: they may need the space.
+                # Before the gateways start, because they may need the space.
                 self.data.discard(journal)
             if not boot:
                 with troubles:
@@ -349,7 +351,7 @@ class Machine:
         message = f"{journal.problem}; went back to {journal.source}"
         if back:
             aside = self.data.aside(journal)
-            message += f"; {', '.join(back)} as before the switch, what was written since lies in {aside}"
+            message += f"; put back {', '.join(back)} as before the switch, the later versions are in {aside}"
         if boot:
             message += "; the gateways start with the host"
         else:
@@ -366,7 +368,7 @@ class Machine:
         return self._end(self._outcome(status, message, journal))
 
     def _stuck(self, journal: Journal, wanted: list[Agent], troubles: Troubles, boot: bool) -> Outcome:
-        """It cannot go back. Whatever can run shall run; the journal stays, so that the next run tries again."""
+        """Going back failed for now. Start all that can run; the journal stays, so that the next run tries again."""
         if not boot:
             with troubles:
                 self.agents.start(wanted, gateway.current_release(self.host.root))
@@ -398,10 +400,10 @@ class Machine:
             raise OpsError(problem, fix=separable.SEPARATE)
 
     def _preconditions(self, target: Target) -> dict[str, list[str]]:
-        # A rehearsal has a canary as well.
+        # A rehearsal uses the canary, too.
         self._refuse_company("restore", "separate", "rehearsal")
         self._refuse_shared_homes(target.version)
-        # A backup, a copy for the canary, and a frozen one are made.
+        # Databases are copied three times: to the backup, to the canary's home, and to the frozen copies.
         look = Journal("update", 0.0, "", "", before={agent.name: [] for agent in self.agents.running()})
         copies = 0
         for agent in self.host.agents:
@@ -426,7 +428,7 @@ class Machine:
 
     @contextlib.contextmanager
     def _release_lock(self) -> Iterator[None]:
-        """Against a site.yml that switches at the same time; going back does not wait for its build."""
+        """Keep site.yml from switching at the same time, if possible: going back does not wait for its build."""
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OpsError):
                 stack.enter_context(lock(os.path.join(self.host.root, ".lock"), timeout=10.0))
@@ -438,17 +440,17 @@ class Machine:
     def _alone(self) -> Iterator[None]:
         if self.host.busy("update"):
             raise OpsError("another update is running", fix="wait for it; it says how far it is in the journal")
-        # Somebody else may just be looking whether it is held.
+        # Another process may hold the lock for an instant, only to see whether it is held.
         with self.host.lock("update", timeout=2.0):
             yield
 
     def _enter(self, step: str) -> None:
-        """Write down that *step* begins."""
+        """Record that *step* begins."""
         self.say(step)
         self.undertaking.enter(cast(Journal, self.journal), step)
 
     def _sweep(self) -> None:
-        """Away with canaries and their copies, whoever left them."""
+        """Remove canaries and their copies, also those of other runs."""
         canary.end(Manager("system", Owner.current()))
         for agent in self.host.agents:
             canary.sweep(self.host, agent, SCRATCH, self.say)
@@ -473,7 +475,7 @@ class Machine:
 
 @contextlib.contextmanager
 def _in_a_hurry() -> Iterator[None]:
-    """While the agent is away we are not a job in the background, where we may say so."""
+    """Run with normal priority, not as a background job, while agents are stopped; if that is permitted."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, min(before, 0))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is declared of updates."""
+"""The declared settings of updates."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ..system.errors import OpsError
 class Settings:
     """``/etc/hermes-ops/update.json``: the release as the role install declares it, and how it is updated.
 
-    :param release: a range: what an update may go to
+    :param release: the range of releases that an update may go to
     :param index: where packages come from
     :param hold: why updates are paused (a named version is still installed); empty means not paused
-    :param min_free_mb: MiB that must be free where releases and data lie, beside what the copies need
+    :param min_free_mb: MiB that must be free on the disks of releases and data, in addition to what the copies need
     :param canary: try the release on a copy of every home first
     :param reply: the agent must answer a chat, on the copy and afterwards
     :param stable_seconds: how long the gateways must stay up until the release counts as good
-    :param keep: how many other releases stay
-    :param keep_backups: how many archives of each agent stay
+    :param keep: how many other releases stay on the host
+    :param keep_backups: how many archives of each agent, made before updates, stay
     :param build_timeout: seconds for each step of a build
-    :param hook: a program and its arguments, called at each end with the facts in its environment
+    :param hook: a program and its arguments, called at the end of each run with the facts in its environment
     """
 
     release: Request
@@ -54,5 +54,5 @@ class Settings:
 
     @classmethod
     def like(cls, current: Installed) -> Settings:
-        """For a way back on a host where nothing is declared of updates."""
+        """Settings for a rollback on a host where no updates are declared."""
         return cls(Request(version=f">={current.version}", extras=tuple(current.stamp["extras"])))

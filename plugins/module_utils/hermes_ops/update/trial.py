@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What has to go well with each agent before an update touches anything that runs: a backup, and a canary."""
+"""The tests that each agent must pass before an update touches anything that runs: a backup, and a canary."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .agents import Agents
 from .data import Data
 from .journal import Journal
 
-# Of copies of homes, see canary.scratch.
+# Name of this job's copies of homes, see canary.scratch.
 SCRATCH = "canary"
 
 
 class Trial:
-    """Of one update."""
+    """The backups and canaries of one update."""
 
     def __init__(self, agents: Agents, data: Data, journal: Journal) -> None:
         self.agents = agents
@@ -25,7 +25,7 @@ class Trial:
         self.journal = journal
 
     def snapshot(self, agent: Agent) -> str | None:
-        """Make a backup; returns its path, None where there is none of an agent that does not count."""
+        """Make a backup and return its path; None when it failed for an agent that does not count."""
         name = agent.name
         with self.agents.veto(name, counts=name in self.journal.before):
             path = making.create(self.agents.host, agent, self.data.backups).path
@@ -35,9 +35,9 @@ class Trial:
         return None
 
     def canary(self, agent: Agent, archive: str) -> None:
-        """Try the release on what comes out of the backup, which proves that one as well.
+        """Try the release on a home that is extracted from the backup, which tests the backup as well.
 
-        :param agent: whose gateway runs
+        :param agent: one whose gateway runs
         """
         host, name = self.agents.host, agent.name
         with (
@@ -47,7 +47,7 @@ class Trial:
             extracting.extract(archive, scratch, host.owner_of(agent))
             canary.lend_env(host, agent, scratch)
             copy = canary.prepare(host, agent, scratch)
-            # Where the agent does not answer now it would prove nothing.
+            # If the agent does not reply now, the missing reply of its canary would prove nothing.
             reply = self.agents.asked(agent, self.journal.before[name]).health.reply
             answer = canary.boot(
                 host,

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Errors that must not end what is going on."""
+"""Collects errors that must not stop the way back."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 
 class Troubles:
-    """Going back goes on: what goes wrong on the way is told at the end.
+    """A context manager that swallows and collects errors, so that going back continues; they are reported at the end.
 
-    :param reason: what an error is called
+    :param reason: makes the text for an error
     """
 
     def __init__(self, reason: Callable[[BaseException], str]) -> None:

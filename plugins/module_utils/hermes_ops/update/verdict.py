@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where to go, and whether the agents took it well. Values in, values out."""
+"""Decides which release to go to, and whether an agent is worse than before. Values in, values out."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ..system.errors import OpsError
 class Target:
     """A release that can be built.
 
-    :param request: exact
+    :param request: of one exact release
     """
 
     request: Request
 
     @property
     def version(self) -> str:
-        """As people call it: the version, or the tag."""
+        """The name that people use: the version, or the tag."""
         return self.request.ref or self.request.version or ""
 
     @property
@@ -38,7 +38,7 @@ class Target:
         return release_id(self.request, self.request.version)
 
     def is_older_than(self, other: Installed) -> bool:
-        """Whether it is an earlier one of the same kind."""
+        """Whether it is an earlier release than *other*, of the same kind (version or git tag)."""
         identity, tags = other.stamp["identity"], self.request.method == "git"
         if (identity["method"] == "git") != tags:
             return False
@@ -50,7 +50,7 @@ class Target:
 def choose(current: Installed, target: Target, failed: dict[str, Any], asked: bool) -> tuple[str, str]:
     """Whether to go from *current* to *target*.
 
-    :param failed: releases that are not tried again by themselves
+    :param failed: releases that are not tried again automatically
     :param asked: a person named this very version
     :returns: ``available``, ``up_to_date`` or ``held``, and a sentence
     """
@@ -65,9 +65,9 @@ def choose(current: Installed, target: Target, failed: dict[str, Any], asked: bo
 
 
 def narrowed(request: Request, version: str) -> Request:
-    """*request*, but of its range only *version*, of its channel only the tag *version*.
+    """*request*, narrowed to *version* in its range, or to the tag *version* in its channel.
 
-    :raises OpsError: that is not within it
+    :raises OpsError: *version* is not within it
     """
     if request.method == "git":
         if request.is_offered(version):
@@ -82,7 +82,7 @@ def narrowed(request: Request, version: str) -> Request:
 
 
 def choose_rollback(observed: Observed, failed: dict[str, Any], to: str | None) -> Installed:
-    """The release to go back to: the one that is named, by id or version, or the one that was used last.
+    """The release to go back to: the one that *to* names, by id or version, or the one that was used last.
 
     :raises OpsError: there is none
     """
@@ -105,8 +105,8 @@ def to_start(stopped: list[str], states: Mapping[str, State], *, respect: bool) 
 
     :param stopped: agents whose gateways were stopped for the update
     :param states: by agent how its gateway is now
-    :param respect: they have been started again since: one that is inactive was stopped by a person, and stays so,
-        for the supervisor restarts whatever ends by itself
+    :param respect: the gateways were started again since. Then an inactive one was stopped by a person, and stays
+        stopped, because the supervisor restarts any gateway that ends on its own
     """
     ours = [name for name in stopped if name in states and not (respect and states[name].stopped)]
     others = [name for name, state in states.items() if name not in ours and not state.ended]

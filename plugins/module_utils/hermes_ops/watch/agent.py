@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A look at one agent: its health, its process, its turns, and what only time shows."""
+"""A look at one agent: its health, its process, its turns, and changes since earlier looks."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from .serving import serving_findings
 from .sight import Closer
 from .turns import DATABASE_FIX, turn_findings
 
-# For how many seconds a job that takes a gateway down is an excuse.
+# Seconds for which a job that takes a gateway down excuses a finding.
 EXCUSED = 600
-# Since the event loop last turned, which it says every 30 s.
+# Seconds without a heartbeat of the event loop, which writes one every 30 s, after which the loop counts as frozen.
 FROZEN = 120.0
 
 
 class AgentLook:
-    """One agent, looked at. Its worker begins at once; :meth:`look` waits for it.
+    """A look at one agent. Its worker starts at once; :meth:`look` waits for the answer.
 
-    :param used: memory, as the supervisor counts it; None: it does not
+    :param used: memory in use, from the supervisor; None: not measured
     :param listeners: see :func:`network.listeners`
-    :param healths: of agents that somebody has just looked at, by agent
-    :ivar findings: what is wrong
-    :ivar figures: what was measured, for programs
-    :ivar memory: what to remember for the next look
+    :param healths: agent -> its health, for agents whose health was just checked
+    :ivar findings: the findings about this agent
+    :ivar figures: measured values, for programs
+    :ivar memory: data to remember for the next look
     """
 
     def __init__(
@@ -73,8 +73,10 @@ class AgentLook:
         self._answer = health_sight.start(self.owner, wanted, sight.FUNCTION)
 
     def look(self, known: dict[str, Any], busy: str | None) -> None:
-        """:param known: what was remembered of the agent
-        :param busy: what is being done to the host that may take it down
+        """Wait for the worker, and fill in findings, figures and memory.
+
+        :param known: :attr:`memory` of the previous look
+        :param busy: the running job that may take the agent down; None: there is none
         """
         answer = self._answer()
         if isinstance(answer, OpsError):
@@ -107,7 +109,7 @@ class AgentLook:
         self.memory["restarts"] = samples
         self.figures["restarts"] = restarts = history.climbed(samples)
         if restarts > self.settings.restarts:
-            what = f"it was restarted {restarts} times within the hour"
+            what = f"it was restarted {restarts} times within an hour"
             self._find("restarts", what, f"see why it ends: {self.gateway.log}")
 
     def _at_process(self, state: dict[str, Any], known: dict[str, Any]) -> None:
@@ -123,18 +125,20 @@ class AgentLook:
         self.memory["deaf"] = self._deaf(state, seen, known.get("deaf"))
         seconds = process.frozen_for(self.closer.beat, self.gateway.pid, time.monotonic())
         if seconds > FROZEN:
-            what = f"its event loop has not turned for {seconds:.0f} s"
+            what = f"its event loop has been stuck for {seconds:.0f} s"
             self._find("frozen", what, self.gateway.restart)
 
     def _deaf(self, state: dict[str, Any], seen: process.Process, known: Any) -> dict[str, Any]:
-        """:returns: what was deaf, for the next look: Telegram's connection is opened anew from time to time, so only
-        what is deaf twice is"""
+        """Report platforms that are deaf twice in a row: Telegram closes and reopens its connection from time to time.
+
+        :returns: the platforms that are deaf now, to remember for the next look
+        """
         deaf = process.deaf_platforms(state, seen) if state.get("pid") == self.gateway.pid else []
         if self.closer.telegram_calls:
             deaf = [name for name in deaf if name != "telegram"]
         now = {"pid": self.gateway.pid, "platforms": deaf}
         if deaf and known == now:
-            what = f"{', '.join(deaf)}: connected, says Hermes, but its process has no connection to anywhere"
+            what = f"{', '.join(deaf)}: connected according to Hermes, but its process has no outgoing connection"
             self._find("deaf", what, self.gateway.restart)
         return now
 

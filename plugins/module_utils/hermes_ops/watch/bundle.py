@@ -1,12 +1,12 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What somebody needs who is to find out from afar what is wrong with a host: all about it, nothing of its secrets,
-and nothing of what its agents remember or say.
+"""The support bundle: everything needed to diagnose a host from afar, without its secrets and without the memories and
+conversations of its agents.
 
-What an agent can write is looked at in workers (:mod:`inside`). Every text is then searched for the secrets that are
-known and for what looks like one, and once more as it stands in the archive. A part for which that cannot be vouched
-is left out, by name: no agent can keep the rest from being there.
+Workers read whatever an agent can write (:mod:`inside`). Each text is then searched for known secrets and for text that
+looks like a secret, and the finished archive is searched for known secrets again. A part that may still hold a secret
+is left out and listed, so one agent cannot prevent the rest of the bundle.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from ..system.worker import Limits, work
 from . import inside
 from .redaction import KnownSecrets
 
-# Seconds that one command may take, and a look into a home.
+# Limits of one command (seconds), and of a worker that reads a home.
 TIMEOUT = 60.0
 _LIMITS = Limits(seconds=20.0, answer=8 * 2**20)
-# Bytes of one part of the bundle, of which the end counts, and of all of them.
+# Limits of one part of the bundle and of the bundle, in bytes. The output of a command is cut at its beginning.
 PART_LIMIT = 2**19
 TOTAL_LIMIT = 24 * 2**20
 
-# Member -> the command whose output it is.
+# Member of the bundle -> the command that prints it.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "check.json": (kit.COMMAND, "check", "--json"),
     "status.json": (kit.COMMAND, "status", "--json"),
@@ -62,17 +62,17 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "system/timers.txt": ("systemctl", "list-timers", "--all", "--no-pager", "hermes-*"),
 }
 FILES = {"system/load.txt": "/proc/loadavg", "system/memory.txt": "/proc/meminfo", "system/os.txt": "/etc/os-release"}
-# What is remembered of a value to see that it was changed.
+# Fingerprints, by which changed values are recognised.
 _FINGERPRINT = re.compile(r"[0-9a-f]{32,}")
 
 
 @dataclass
 class Bundle:
-    """An archive for somebody else.
+    """An archive that may leave the host.
 
-    :param data: a ``tar.gz``
-    :param members: the names of what is in it
-    :param left_out: the names of what is not, and why
+    :param data: the ``tar.gz``
+    :param members: names of its members
+    :param left_out: name of a part that is not in it -> the reason
     """
 
     data: bytes = b""
@@ -81,10 +81,10 @@ class Bundle:
 
 
 def bundle(host: Installation, name: str, lines: int) -> Bundle:
-    """A bundle about *host*, searched for secrets.
+    """Make a bundle about *host*, searched for secrets.
 
-    :param name: of the directory in it
-    :param lines: so many of each journal
+    :param name: name of the directory in the archive
+    :param lines: number of lines from each journal
     """
     homes = {agent.name: Home(host, agent) for agent in host.agents}
     secrets = known_of(host, list(homes.values()))
@@ -115,7 +115,7 @@ def bundle(host: Installation, name: str, lines: int) -> Bundle:
 
 
 def _with_secrets(archive: bytes, secrets: KnownSecrets) -> list[str]:
-    """Which parts of the *archive*, as it will leave the host, hold one of *secrets*."""
+    """The parts of *archive*, in its final form, that hold one of *secrets*."""
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
         texts = {member.name.partition("/")[2]: opened.extractfile(member).read().decode() for member in opened}
     return [member for member, text in texts.items() if member != "left_out.txt" and secrets.stand_in(text)]
@@ -137,9 +137,10 @@ def _archive(name: str, members: dict[str, str]) -> bytes:
 
 
 class Home:
-    """What workers say of one agent's home.
+    """An agent's home, as read by workers.
 
-    :param agent: whose home it is
+    :param agent: the agent that lives in it
+    :ivar unknown: why not all of its secrets are known; ``""`` when they are
     """
 
     def __init__(self, host: Installation, agent: Agent) -> None:
@@ -157,7 +158,7 @@ class Home:
         return work(self._owner, f"watch.inside:{function}", self._home, *arguments, limits=_LIMITS, where=self._home)
 
     def secrets(self) -> tuple[list[str], list[str]]:
-        """Its secrets, and values that may be some. When these are not all, :attr:`unknown` says why."""
+        """The secrets of the home, and values that may be secret. Sets :attr:`unknown` when some are missing."""
         try:
             found = self._ask("secrets_in", self._copies)
             secrets, private, incomplete = (_texts(found[key]) for key in ("secrets", "private", "incomplete"))
@@ -165,16 +166,16 @@ class Home:
             self.unknown = printable(str(error))
             return [], []
         if incomplete:
-            self.unknown = f"too much is in {printable(', '.join(incomplete))[:200]}"
+            self.unknown = f"too much to read in {printable(', '.join(incomplete))[:200]}"
         return secrets, private
 
     def members(self) -> dict[str, str]:
-        """Parts of the bundle; what they hold is the agent's."""
+        """Parts of the bundle from this home. Their content is the agent's, so it is not trusted."""
         try:
             found = self._ask("members_of")
             return {name: found[name] for name in inside.MEMBERS if isinstance(found.get(name), str)}
         except (OpsError, AttributeError) as error:
-            return {"home.txt": f"could not be had: {error}\n"}
+            return {"home.txt": f"not available: {error}\n"}
 
 
 def _texts(value: Any) -> list[str]:
@@ -184,7 +185,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def known_of(host: Installation, homes: list[Home]) -> KnownSecrets:
-    """Every secret of the host's agents and jobs, wherever it is kept."""
+    """All secrets of the host's agents and jobs, from every place that holds some."""
     secrets, private = list(_private_values(settings.DIRECTORY)), []
     for home in homes:
         its_secrets, its_private = home.secrets()
@@ -194,7 +195,7 @@ def known_of(host: Installation, homes: list[Home]) -> KnownSecrets:
 
 
 def _private_values(top: str) -> Iterator[str]:
-    """The secrets in root's files that only root may read."""
+    """The secrets in files below *top* that only root may read."""
     for directory, _directories, names in os.walk(top):
         for name in names:
             path = os.path.join(directory, name)
@@ -204,7 +205,7 @@ def _private_values(top: str) -> Iterator[str]:
             yield from inside.json_secrets(text) if name.endswith(".json") else [text, *text.splitlines()]
 
 
-# Units of which there may be a journal, beside jobs and gateways.
+# Further units that may have a journal, besides jobs and gateways.
 OTHER_UNITS = [
     f"--unit={pattern}"
     for pattern in (
@@ -219,7 +220,7 @@ OTHER_UNITS = [
 
 
 def _collect(host: Installation, homes: dict[str, Home], lines: int) -> Iterator[tuple[str, Home | None, str]]:
-    """Each member's name, the agent that it is about, and content; one that cannot be had says why."""
+    """Yield each member's name, the home of the agent it is about, and its text, or the reason why there is none."""
     makers: dict[str, tuple[Home | None, Callable[[], str]]] = {}
 
     def add(members: dict[str, Callable[[], str]], home: Home | None = None) -> None:
@@ -232,7 +233,7 @@ def _collect(host: Installation, homes: dict[str, Home], lines: int) -> Iterator
     for job in jobs.JOBS.values():
         add(_unit(job.service, lambda *arguments: _output("systemctl", *arguments)))
         add({f"journal/{job.service}.txt": lambda job=job: _journal(lines, "--unit", job.service)})
-    # Whatever else there is: updates by hand, recoveries, the canary, the dashboard, what ships the journal.
+    # Updates by hand, recoveries, the canary, the dashboard, the journal upload.
     add({"journal/others.txt": lambda: _journal(lines, *OTHER_UNITS)})
     for agent in host.agents:
         name, home = agent.name, homes[agent.name]
@@ -245,7 +246,7 @@ def _collect(host: Installation, homes: dict[str, Home], lines: int) -> Iterator
         try:
             yield member, home_of, make()
         except (OpsError, OSError, ValueError, RecursionError) as error:
-            yield member, home_of, f"could not be had: {error}\n"
+            yield member, home_of, f"not available: {error}\n"
 
 
 def _about(host: Installation, homes: dict[str, Home]) -> str:
@@ -263,7 +264,7 @@ def _about(host: Installation, homes: dict[str, Home]) -> str:
             "ops directory": host.ops_dir,
             "agents": "; ".join(f"{p.name}: {p.home}, user {p.user}" for p in host.agents) or "none",
             "never in it": f"secrets (shown as {HIDDEN}), sessions, memories, context, logs of Hermes itself",
-            "searched for": "the secrets that the host knows, and what has the name or the look of one",
+            "searched for": "the secrets that the host knows, and values whose name or form is that of a secret",
             "agents whose secrets are not all known": inside.as_json(unknown).strip() if unknown else "none",
         }.items()
     )
@@ -277,7 +278,7 @@ def _unit(unit: str, ask: Callable[..., str]) -> dict[str, Callable[[], str]]:
 
 
 def _remembered(host: Installation, agent: Agent) -> dict[str, Callable[[], str]]:
-    """What root remembers of one agent, and what is managed of it."""
+    """Makers of the members about an agent that come from root's records and from its managed scope."""
     records, managed = host.records(agent.name), agent.managed_dir
     members = {
         "managed_config.yaml.json": lambda: _managed_config(os.path.join(managed, config.FILE_NAME)),
@@ -290,7 +291,7 @@ def _remembered(host: Installation, agent: Agent) -> dict[str, Callable[[], str]
 
 
 def without_fingerprints(value: Any) -> Any:
-    """What we remember of an agent, without what stands for its values."""
+    """*value* from our records of an agent, without salts and with placeholders for fingerprints."""
     if isinstance(value, dict):
         return {name: without_fingerprints(part) for name, part in value.items() if name != "salt"}
     if isinstance(value, list):
@@ -311,7 +312,7 @@ def _releases(host: Installation) -> dict[str, Any]:
 
 
 def _job_files(host: Installation) -> list[str]:
-    """How the jobs ended, and the journal of an update that has not."""
+    """The status files of all jobs, and the journal of an unfinished update."""
     patterns = ("status/*.json", "update/*.json")
     return sorted(path for pattern in patterns for path in glob.glob(os.path.join(glob.escape(host.ops_dir), pattern)))
 
@@ -327,7 +328,7 @@ def _own_journal(host: Installation, agent: Agent, lines: int) -> str:
 def _systemctl(host: Installation, agent: Agent, *arguments: str) -> str:
     if host.scope == "system":
         return _output("systemctl", *arguments)
-    # A manager of the agent's own: it says what the agent likes.
+    # The user's manager is under the agent's control: it may answer anything.
     owner = host.owner_of(agent)
     return _output("systemctl", "--user", *arguments, user=owner, env={"XDG_RUNTIME_DIR": f"/run/user/{owner.uid}"})
 
@@ -347,7 +348,7 @@ def _file(path: str) -> str:
 
 
 def _text(path: str, limit: int) -> str:
-    """What a file of root's holds; nothing when it cannot be read."""
+    """The text of a file of root's; ``""`` when it cannot be read."""
     try:
         return (read_bytes(path, limit) or b"").decode("utf-8", "replace")
     except OpsError:

@@ -1,9 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is declared of the heartbeat of a host, thresholds among it.
+"""The declared settings of a host's heartbeat, including its thresholds.
 
-Apart from who sends pings: a check every two minutes needs the thresholds only, and HTTP and TLS take long to import.
+Kept apart from the code that sends pings: the check, which runs every two minutes, needs only the thresholds, and
+importing HTTP and TLS is slow.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ JOB = "heartbeat"
 class Settings:
     """``/etc/hermes-ops/heartbeat.json``.
 
-    :param ping_url: what the host pings; ``""``: nothing
-    :param agent_urls: agent -> what is pinged for it alone
-    :param job_urls: ``update``, ``rehearsal``, ``backup`` -> what that job reports to, instead of ``ping_url``
+    :param ping_url: URL that the host pings; ``""``: none
+    :param agent_urls: agent -> URL that is pinged for this agent alone
+    :param job_urls: ``update``, ``rehearsal``, ``backup`` -> URL that the job pings instead of ``ping_url``
     :param textfile: a file for node_exporter's textfile collector; ``""``: none
-    :param period: seconds between two checks; nothing takes longer
+    :param period: seconds between two checks; also the time limit of a check
     :param check: thresholds, see :class:`findings.Settings`
     """
 
@@ -45,11 +46,16 @@ class Settings:
             check_url(name, url)
         for job in self.job_urls:
             if job not in ("update", "rehearsal", "backup"):
-                raise OpsError(f"job_urls: {job!r} reports nothing", fix="declare update, rehearsal or backup")
+                raise OpsError(
+                    f"job_urls: {job!r} is not a job that reports", fix="declare update, rehearsal or backup"
+                )
         if not (self.ping_url or self.agent_urls or self.textfile):
-            raise OpsError("nobody would hear the heartbeat", fix="declare ping_url, agent_urls or textfile")
+            raise OpsError("the heartbeat has no receiver", fix="declare ping_url, agent_urls or textfile")
         if self.textfile and not (os.path.isabs(self.textfile) and self.textfile.endswith(".prom")):
-            raise OpsError("textfile is no absolute path that ends in .prom", fix="node_exporter reads no other")
+            raise OpsError(
+                "textfile is not an absolute path that ends in .prom",
+                fix="declare such a path; node_exporter reads no other files",
+            )
         if self.period < 30:
             raise OpsError("period is less than 30 s", fix="declare 30 or more")
         thresholds = self.thresholds()
@@ -67,7 +73,7 @@ class Settings:
 
 
 def check_url(name: str, url: Any) -> None:
-    """:raises OpsError: when *url* is none; does not say what it is instead"""
+    """:raises OpsError: *url* is not a ping URL; the error does not quote *url*, which may hold a secret"""
     try:
         parts = urllib.parse.urlsplit(url)
         good = (
@@ -84,12 +90,14 @@ def check_url(name: str, url: Any) -> None:
     except (ValueError, AttributeError):
         good = False
     if not good:
-        raise OpsError(f"{name} is no ping URL", fix="declare one such as https://hc-ping.com/<uuid>, without a query")
+        raise OpsError(
+            f"{name} is not a ping URL", fix="declare one such as https://hc-ping.com/<uuid>, without a query"
+        )
 
 
 def declared() -> Settings | None:
-    """The settings of this host; None when nobody is to hear of it.
+    """The heartbeat settings of this host; None when no heartbeat is declared.
 
-    :raises OpsError: when they are wrong, or not ours to read
+    :raises OpsError: the settings are invalid, or we may not read them
     """
     return settings.load(JOB, Settings) if os.path.exists(settings.path_of(JOB)) else None

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A drill: the alert is made to arrive on purpose."""
+"""A drill: trigger the alert on purpose, to see that it arrives."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..system.errors import OpsError
 from .findings import Finding
 
 JOB = "drill"
-# What a drill may do: send failures, or nothing at all.
+# The kinds of a drill: send failures, or send nothing at all.
 FAIL = "fail"
 SILENCE = "silence"
 
 
 def of(host: Installation) -> str | None:
-    """The drill that lasts: :data:`FAIL`, :data:`SILENCE`, or None."""
+    """The drill in progress: :data:`FAIL`, :data:`SILENCE`, or None."""
     try:
         status = host.read_status(JOB)
     except OpsError:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""When certificates and tokens expire."""
+"""The expiry of certificates and tokens."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _JWT = re.compile(r"[\w-]+\.([\w-]+)\.[\w-]*", re.ASCII)
 
 
 def _der(data: bytes, start: int) -> tuple[int, int, int]:
-    """The element of ASN.1 (DER) at *start*: its tag, and where its content begins and ends.
+    """The ASN.1 element (DER) at *start*: its tag, and the start and end of its content.
 
-    :raises ValueError: when there is none
+    :raises ValueError: *data* holds no complete element there
     """
     try:
         tag, length, start = data[start], data[start + 1], start + 2
@@ -39,40 +39,40 @@ def _der(data: bytes, start: int) -> tuple[int, int, int]:
 
 
 def certificate_end(der: bytes) -> float:
-    """When an X.509 certificate expires (RFC 5280: notAfter), seconds since 1970.
+    """When an X.509 certificate expires (RFC 5280: notAfter), in seconds since 1970.
 
-    Python's ssl module tells that of a connection only.
+    Python's ssl module gives this only for a connection, not for a file.
 
-    :raises ValueError: when *der* is none
+    :raises ValueError: *der* is not a certificate
     """
     _tag, at, _end = _der(der, 0)
     _tag, at, _end = _der(der, at)
     tag, _start, end = _der(der, at)
-    # version (optional), serial number, signature and issuer come before validity.
+    # Validity follows version (optional, tag 0xA0), serial number, signature and issuer.
     for _each in range(3 if tag == 0xA0 else 2):
         _tag, _start, end = _der(der, end)
     _tag, start, _end = _der(der, end)
     _tag, _start, end = _der(der, start)
     tag, start, end = _der(der, end)
     text = der[start:end].decode("ascii")
-    # UTCTime has two digits for the year, GeneralizedTime four.
+    # UTCTime (tag 0x17) has two digits for the year, GeneralizedTime four.
     if tag == 0x17:
         text = ("19" if text[:2] >= "50" else "20") + text
     return calendar.timegm(time.strptime(text, "%Y%m%d%H%M%SZ"))
 
 
 def pem_end(text: str) -> float:
-    """When the first of the certificates in *text* expires.
+    """When the first of the certificates in *text* (PEM) expires, in seconds since 1970.
 
-    :raises ValueError: when there is none
+    :raises ValueError: *text* holds no certificate
     """
-    # Not by a pattern: of many beginnings without an end, each would be read to the end of the text.
+    # Not a regular expression: with many BEGIN lines and no END line, it would scan to the end of the text from each.
     blocks = [block.partition(_END) for block in text.split(_BEGIN)[1:]]
     return min(certificate_end(base64.b64decode(body)) for body, end, _more in blocks if end)
 
 
 def token_end(value: str) -> float | None:
-    """When a token expires that says so itself (a JSON Web Token with ``exp``), seconds since 1970; None: unknown."""
+    """When a JSON Web Token with ``exp`` expires, in seconds since 1970; None for any other token."""
     match = _JWT.fullmatch(value)
     if not match:
         return None
@@ -95,6 +95,6 @@ def certificate_findings(path: str, now: float, settings: Settings) -> list[Find
     try:
         end = pem_end(read_text(path) or "")
     except (ValueError, OpsError) as error:
-        reason = error.what if isinstance(error, OpsError) else "holds no X.509 certificate that can be read"
+        reason = error.what if isinstance(error, OpsError) else "holds no readable X.509 certificate"
         return [Finding("expiry_unknown", f"{path} {reason}", "correct heartbeat_certificates", False)]
     return expiry_findings(f"the certificate {path}", end, now, settings)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is not as it should be with a host and its agents, and where a figure becomes that."""
+"""Findings about a host and its agents, and the thresholds at which a figure becomes a finding."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from ..supervise.supervisor import State
 from ..system.errors import OpsError
 
 HOUR = 3600
-# A gateway that started so lately may still connect.
+# Seconds after its start during which a gateway may still be connecting.
 STARTING = 60.0
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def size(text: str, where: str) -> int:
-    """Bytes from ``512M`` or ``4G``, as systemd writes them.
+    """The number of bytes in a size such as ``512M`` or ``4G``, in systemd's notation.
 
-    :raises OpsError: when it is no size
+    :raises OpsError: *text* is not a size
     """
     match = re.fullmatch(r"(\d+)([KMGT]?)", text)
     if not match:
-        raise OpsError(f"{text!r} is no size", where=where, fix="write it like 512M or 4G")
+        raise OpsError(f"{text!r} is not a size", where=where, fix="declare one such as 512M or 4G")
     return int(match[1]) * _UNITS.get(match[2], 1)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where a figure becomes a finding.
+    """Thresholds at which a figure becomes a finding.
 
-    :param disk_percent: less of a file system is free
-    :param memory: more is used by the unit of a gateway; a size such as ``4G``
-    :param provider_error_percent: more of the last hour's calls to the model came to nothing
-    :param restarts: more restarts of a gateway within an hour
-    :param clock_seconds: the clock is off by more
-    :param expiry_days: a certificate or token expires sooner
-    :param certificates: files with X.509 certificates (PEM)
-    :param backup_hours: the last backup is older
-    :param data_volume: the data directory has to be a mount point, also where /etc/fstab does not say so
-    :param reply_minutes: an agent is asked for a real reply when its last one is older; 0: never
-    :param reply_seconds: what a reply may take
+    :param disk_percent: least free share of a file system
+    :param memory: most memory of a gateway's unit; a size such as ``4G``
+    :param provider_error_percent: largest share of the last hour's turns without an answer
+    :param restarts: most restarts of a gateway within an hour
+    :param clock_seconds: largest error of the clock
+    :param expiry_days: shortest time until a certificate or token expires
+    :param certificates: files with X.509 certificates (PEM) to check
+    :param backup_hours: greatest age of the last backup
+    :param data_volume: the data directory must be a mount point, even if /etc/fstab does not list it
+    :param reply_minutes: an agent is asked for a real reply when its last one is older than this; 0: never
+    :param reply_seconds: longest time for a reply
     """
 
     disk_percent: float = 10.0
@@ -65,7 +65,7 @@ class Settings:
         size(self.memory, "memory")
         for name in ("disk_percent", "provider_error_percent"):
             if not 0 <= getattr(self, name) <= 100:
-                raise OpsError(f"{name} is no percentage", fix="declare a number from 0 to 100")
+                raise OpsError(f"{name} is not a percentage", fix="declare a number from 0 to 100")
         for name in ("restarts", "clock_seconds", "expiry_days", "backup_hours", "reply_minutes"):
             if getattr(self, name) < 0:
                 raise OpsError(f"{name} is negative", fix="declare 0 or more")
@@ -75,13 +75,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be.
+    """One thing that is wrong.
 
     :param cause: stable name for programs, e.g. ``disk_full``
     :param what: one sentence for people
-    :param fix: what to do
-    :param failure: somebody has to be told at once; otherwise it is worth a look
-    :param agent: whose it is; None: the host's
+    :param fix: the remedy
+    :param failure: alert at once; otherwise it is a warning
+    :param agent: the agent that it is about; None: the host itself
     """
 
     cause: str
@@ -101,11 +101,11 @@ class Finding:
 
 @dataclass
 class Report:
-    """What a look at the host found.
+    """The result of a look at the host.
 
     :param findings: failures first
     :param agents: the health of each agent
-    :param figures: what was measured, for programs
+    :param figures: measured values, for programs
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -122,7 +122,7 @@ class Report:
 
     @property
     def message(self) -> str:
-        """One line."""
+        """The result in one line."""
         warnings = len(self.findings) - len(self.failures)
         more = f", {_count(warnings, 'warning')}" if warnings else ""
         if self.failures:
@@ -130,7 +130,7 @@ class Report:
         return f"{_count(len(self.agents), 'agent')} healthy{more}"
 
     def about(self, agent: str) -> Report:
-        """What of it concerns one agent."""
+        """The part of the report about one agent."""
         return Report(
             [finding for finding in self.findings if finding.agent == agent],
             [result for result in self.agents if result.agent == agent],
@@ -151,9 +151,9 @@ def _count(number: int, noun: str) -> str:
 
 
 def health_findings(result: Health, state: State, excuse: str | None) -> list[Finding]:
-    """What is wrong with an agent: a failure, unless it is only coming or going.
+    """An agent's problems as findings. They are failures, unless the agent is starting or stopping, or is excused.
 
-    :param excuse: what is being done to the host that may take it down
+    :param excuse: the running job that may take the agent down; None: there is none
     """
     starting = state.running and state.age < STARTING and not any(problem.final for problem in result.problems)
     failure = not (excuse or state.passing or starting)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who is told how a host and its agents are, and of what."""
+"""Reports on a host, its agents and its jobs to the declared ping URLs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from . import drill, findings
 from .declared import Settings, declared
 from .pings import Ping, send
 
-# For a job that reports: much less than any of them takes.
+# Time limit of a job's report, much shorter than any of the jobs.
 REPORT_SECONDS = 30.0
 
 
 def report(host: Installation, job: str, event: str, body: str) -> bool:
-    """Tell whoever is declared how *job* goes. Never raises, and takes :data:`REPORT_SECONDS` at the most.
+    """Report on *job* to its declared URL. Never raises, and takes at most :data:`REPORT_SECONDS`.
 
     :param job: ``check``, ``update``, ``rehearsal`` or ``backup``
     :param event: ``start``, ``success`` or ``fail``
     :param body: one line, or the reasons; no secrets
-    :returns: whether somebody heard it; False as well when nobody is to
+    :returns: whether the report arrived; also False when no URL is declared
     """
     try:
         wanted = declared()
@@ -34,7 +34,7 @@ def report(host: Installation, job: str, event: str, body: str) -> bool:
         return False
     url = wanted.job_urls.get(job)
     if not url:
-        # The host's check is not well because one of its jobs went well.
+        # A job's success must not mark the host's own check as healthy, so it is only logged there.
         url, event = wanted.ping_url, "log" if event == "success" else event
     if not url:
         return False
@@ -43,29 +43,29 @@ def report(host: Installation, job: str, event: str, body: str) -> bool:
 
 
 def conclude(host: Installation, job: str, failed: bool, message: str, **more: Any) -> None:
-    """Write down how *job* ended, and tell whoever is declared.
+    """Record the result of *job*, and report it.
 
     :param message: one sentence
     :param more: see :meth:`Installation.write_status`
-    :raises OpsError: it cannot be written down, which is told as a failure
+    :raises OpsError: the result cannot be recorded; this is reported as a failure
     """
     try:
         host.write_status(job, "failed" if failed else "success", message, **more)
     except OpsError as error:
-        report(host, job, "fail", f"{message}; this cannot be written down: {error}")
+        report(host, job, "fail", f"{message}; this result cannot be recorded: {error}")
         raise
     report(host, job, "fail" if failed else "success", message)
 
 
 def pings_of(wanted: Settings, report: findings.Report) -> list[Ping]:
-    """What is to be said of *report*: to the host's URL all of it, to an agent's what concerns that agent.
+    """The pings for *report*: all of it to the host's URL, and each agent's part to the URL of that agent.
 
-    Without a URL of the host, what is wrong with the host itself is said to all agents'.
+    If the host has no URL, findings about the host itself go to the URLs of all agents.
     """
     pings = [_ping_of("ping_url", wanted.ping_url, report)] if wanted.ping_url else []
     for name, url in wanted.agent_urls.items():
         part = report.about(name)
-        # One that is no longer there says nothing: that is an alert as well.
+        # No ping for an agent that no longer exists: the missing ping raises the alert.
         if part.agents:
             if not wanted.ping_url:
                 part.findings = [*(finding for finding in report.findings if not finding.agent), *part.findings]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What only time shows: figures from one look to the next."""
+"""Figures over time: restarts, open files and memory from one look to the next."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLIMB_HOURS = 12
 
 
 def remember_restarts(samples: Any, restarts: int, now: float) -> list[Any]:
-    """*samples* of the last hour, with what systemd counts now."""
+    """*samples* of the last hour, and a new one with systemd's present count of restarts."""
     samples = samples if isinstance(samples, list) else []
     known = [sample for sample in samples if isinstance(sample, list) and len(sample) == 2]
     known = [sample for sample in known if all(number(value) is not None for value in sample)]
@@ -24,13 +24,13 @@ def remember_restarts(samples: Any, restarts: int, now: float) -> list[Any]:
 
 
 def climbed(samples: list[Any]) -> int:
-    """How often systemd restarted a gateway while it was watched; a start by hand sets the counter back to 0."""
+    """How often systemd restarted a gateway during *samples*. A start by hand resets systemd's counter to 0."""
     counts = [int(sample[1]) for sample in samples]
     return sum(later - before if later >= before else later for before, later in zip(counts, counts[1:]))
 
 
 def remember_hour(kept: Any, pid: int, process: Process, now: float) -> dict[str, Any]:
-    """The least that a process used in each of the last hours: ``{"pid": …, "hours": [[hour, fds, memory], …]}``."""
+    """The lowest usage of a process in each of the last hours: ``{"pid": …, "hours": [[hour, fds, memory], …]}``."""
     hours = []
     if isinstance(kept, dict) and kept.get("pid") == pid and isinstance(kept.get("hours"), list):
         hours = [row for row in kept["hours"] if isinstance(row, list) and len(row) == 3]
@@ -43,7 +43,7 @@ def remember_hour(kept: Any, pid: int, process: Process, now: float) -> dict[str
 
 
 def climb_findings(hours: list[list[Any]], agent: str) -> list[Finding]:
-    """What grew with each of the last :data:`CLIMB_HOURS` hours, and never came down."""
+    """Open files or memory that never fell in the last :data:`CLIMB_HOURS` hours, and at least doubled."""
     if len(hours) < CLIMB_HOURS:
         return []
     found = []
@@ -54,8 +54,8 @@ def climb_findings(hours: list[list[Any]], agent: str) -> list[Finding]:
             found.append(
                 Finding(
                     "climbs",
-                    f"its {what} only climbed for {CLIMB_HOURS} h: {values[0] // unit:.0f} -> {values[-1] // unit:.0f}",
-                    "a leak of Hermes or of a tool: restart it in a quiet hour, and look for an update",
+                    f"its {what} only grew for {CLIMB_HOURS} h: {values[0] // unit:.0f} -> {values[-1] // unit:.0f}",
+                    "probably a leak in Hermes or a tool: restart it in a quiet hour, and look for an update",
                     False,
                     agent,
                 )

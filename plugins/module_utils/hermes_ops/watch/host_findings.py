@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wrong with a host itself: its disks, its jobs, its clock, its SQLite."""
+"""Findings about the host itself: its disks, its jobs, its clock, its SQLite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAFE_SQLITE = (3, 51, 3)
 
 
 def disk_findings(path: str, status: os.statvfs_result, settings: Settings) -> list[Finding]:
-    """What is wrong with the file system at *path*: full, or read-only."""
+    """Findings about the file system at *path*: full, or read-only."""
     found = []
     if status.f_flag & os.ST_RDONLY:
         found.append(
@@ -39,18 +39,18 @@ def disk_figures(status: os.statvfs_result) -> dict[str, float]:
 
 
 def _free(status: os.statvfs_result) -> float:
-    """Per cent of what its users can have, as df(1) counts."""
+    """Free space in per cent of what unprivileged users can use, as in df(1)."""
     used = status.f_blocks - status.f_bfree
     return 100.0 * status.f_bavail / ((used + status.f_bavail) or 1) if status.f_blocks else 100.0
 
 
 def _free_inodes(status: os.statvfs_result) -> float:
-    # Some file systems make them as they need them, and have none to count.
+    # Some file systems create inodes on demand and report a total of 0.
     return 100.0 * status.f_ffree / status.f_files if status.f_files else 100.0
 
 
 def volume_findings(data_dir: str, declared: bool, fstab: str) -> list[Finding]:
-    """Whether what has to be mounted is: *data_dir*, where it is *declared*, or the host's own *fstab* says so."""
+    """Check that *data_dir* is mounted, if that is *declared* or if the host's own *fstab* lists it."""
     places = {words[1] for words in map(str.split, fstab.splitlines()) if len(words) > 1 and words[0][0] != "#"}
     if os.path.ismount(data_dir) or not (declared or data_dir.rstrip("/") in places):
         return []
@@ -64,7 +64,7 @@ def volume_findings(data_dir: str, declared: bool, fstab: str) -> list[Finding]:
 
 
 def job_findings(name: str, status: dict[str, Any]) -> list[Finding]:
-    """What came of the last run of the job *name*, as it wrote down itself."""
+    """Findings from the recorded *status* of the last run of the job *name*."""
     if status.get("status") not in ("failed", "rolled_back"):
         return []
     message = str(status.get("message") or "it did not say why")
@@ -78,10 +78,10 @@ def job_findings(name: str, status: dict[str, Any]) -> list[Finding]:
 
 
 def backup_findings(status: dict[str, Any], since: float, now: float, settings: Settings) -> list[Finding]:
-    """Whether there is a young backup, on a host that makes some.
+    """Check that the last backup succeeded and is recent, on a host that makes backups.
 
-    :param status: of the job backup
-    :param since: when backups were declared (seconds since 1970): the first is still to come then
+    :param status: recorded status of the job backup
+    :param since: when backups were declared (seconds since 1970); the age counts from here until the first backup
     """
     failed = job_findings("backup", status)
     if failed:
@@ -100,29 +100,29 @@ def backup_findings(status: dict[str, Any], since: float, now: float, settings: 
 
 
 def clock_findings(offset: float | None, settings: Settings) -> list[Finding]:
-    """Whether the clock agrees with the ping server's.
+    """Check the host's clock against the ping server's.
 
-    :param offset: seconds that the server is ahead; None: nobody told
+    :param offset: seconds that the server is ahead; None: unknown
     """
     if offset is None or abs(offset) <= settings.clock_seconds:
         return []
     return [
         Finding(
             "clock_off",
-            f"the clock is {abs(offset):.0f} s {'behind' if offset > 0 else 'ahead'}, by the ping server's",
+            f"the clock is {abs(offset):.0f} s {'behind' if offset > 0 else 'ahead of'} the ping server's",
             "see timedatectl; install systemd-timesyncd or chrony. Signed webhooks are refused beyond 300 s",
         )
     ]
 
 
 def sqlite_findings(version: str) -> list[Finding]:
-    """An SQLite before 3.51.3 can damage a database in WAL mode when two connections meet in a reset of the WAL."""
+    """SQLite before 3.51.3 can damage a database in WAL mode when two connections reset the WAL at the same time."""
     if tuple(int(part) for part in re.findall(r"\d+", version)) >= SAFE_SQLITE:
         return []
     return [
         Finding(
             "sqlite_wal",
-            f"the release's SQLite is {version}; before 3.51.3 it can, rarely, damage a database in WAL mode",
+            f"the release's SQLite is {version}; versions before 3.51.3 can, rarely, damage a database in WAL mode",
             "build the release on a Python that brings a newer one (install_python_downloads); keep backups",
             False,
         )

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What there is on a host: installed, running, declared, drifted."""
+"""The state of a host: what is installed, runs, is declared and has drifted."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from ..system.files import Owner
 from ..system.systemd import Manager, Unit
 from ..system.worker import Worker
 
-# What we write into a home -> what is put before the name of its part that was changed by hand.
+# Each file that we write into a home -> the label of a part of it that was changed by hand.
 _KINDS = {config: "", env: "env: ", webhooks: "webhook: "}
-# Of names that an agent chose.
+# The most names that are taken from an agent.
 _MAX_NAMES = 1000
-# What a role can switch on and off, besides the jobs.
+# The features that a role can switch on and off, besides the jobs.
 FEATURES = {"audit": audit, "dashboard": dashboard, "logrotate": logs}
 
 
 def gather(*, agents: list[Agent], scope: str, ops_dir: str, root: str) -> dict[str, Any]:
-    """Everything :mod:`info` returns; works on a host where nothing of ours exists yet.
+    """Everything that the module ``info`` returns. Works on a host where nothing of ours exists yet.
 
-    :param agents: the agents, as they are declared or as the host remembers them
+    :param agents: the agents as they are declared, or as the host remembers them
     """
     owners = {agent.user: _owner(agent.user) for agent in agents}
     units = units_of(
@@ -73,7 +73,7 @@ def _owner(user: str) -> Owner | None:
 
 
 def _shared_users(agents: list[Agent]) -> dict[str, list[str]]:
-    """User -> names of the agents that it runs, where these are several: no wall stands between them."""
+    """User -> names of its agents, for each user with several agents: no wall stands between these agents."""
     users: dict[str, list[str]] = {}
     for agent in agents:
         if agent.present:
@@ -82,7 +82,7 @@ def _shared_users(agents: list[Agent]) -> dict[str, list[str]]:
 
 
 def _separated(agents: list[Agent], ops_dir: str) -> list[str]:
-    """Which declarations still say where an agent was before ``hermes-ops separate``, with what to do about it."""
+    """Declarations that still name an agent's home or user from before ``hermes-ops separate``, each with its fix."""
     found = []
     for agent in agents:
         was = Records(ops_dir, agent.name).separated()
@@ -96,7 +96,14 @@ def _separated(agents: list[Agent], ops_dir: str) -> list[str]:
 
 
 def port_conflicts(agents: list[Agent], owners: list[Owner]) -> list[str]:
-    """Declared ports that somebody else holds; a gateway of ours may hold any of them."""
+    """Declared ports that are taken. A port that the gateway of one of *agents* holds is not taken.
+
+    An agent can hide the process that listens, but the kernel still names the user of the socket. A hidden listener of
+    an agent's user is no conflict here: hiding it must not keep the whole host from being converged. Health reports it
+    for the agent that declares the port (:func:`health.taken_ports`).
+
+    :param owners: the users of *agents*
+    """
     wanted = {
         server.port: f"agent {agent.name}: {key}.port {server.port}"
         for agent in agents
@@ -104,13 +111,14 @@ def port_conflicts(agents: list[Agent], owners: list[Owner]) -> list[str]:
         for key, server in agent.servers.items()
     }
     known = {agent.name for agent in agents}
+    users = {owner.uid for owner in owners}
     conflicts = []
-    for port, pids in sorted(network.listeners(set(wanted), *owners).items()):
-        foreign = network.outsiders(pids, known)
-        if not foreign and pids:
+    for port, listener in sorted(network.look_at_listeners(set(wanted), *owners).items()):
+        foreign, strangers = network.outsiders(listener.pids, known), listener.uids - users
+        if not foreign and (listener.pids or not strangers):
             continue
         left = sorted({network.gateway_of(pid) or "" for pid in foreign} - {""})
-        who, hint = network.describe(foreign), "stop it, or declare another port"
+        who, hint = network.describe(foreign, strangers), "stop it, or declare another port"
         if left:
             who += ", no longer declared"
             hint = f"declare {' and '.join(left)} with state: absent, or declare another port"
@@ -134,7 +142,7 @@ def _releases(root: str) -> list[str]:
 
 
 def _undeclared(agents: list[Agent], seen: dict[str, dict[str, Any]]) -> list[str]:
-    """The homes of Hermes' own profiles below agents' homes that no agent has for its own."""
+    """The homes of Hermes' own profiles, below agents' homes, that are no declared agent's home."""
     found = {
         os.path.join(agent.home, PROFILES_DIRECTORY, name)
         for agent in agents
@@ -146,8 +154,10 @@ def _undeclared(agents: list[Agent], seen: dict[str, dict[str, Any]]) -> list[st
 def _see(
     agents: list[Agent], owners: dict[str, Owner | None], ops_dir: str, units: dict[str, Unit]
 ) -> dict[str, dict[str, Any]]:
-    """What workers see in the homes, side by side: ``state``, ``drift`` and ``profiles`` of each agent whose user there
-    is."""
+    """``state``, ``drift`` and ``profiles`` of each agent whose user exists, as workers see them in the homes.
+
+    The workers run side by side. A worker that dies is reported as drift of its agent.
+    """
     workers = {}
     for agent in agents:
         owner = owners[agent.user]
@@ -177,10 +187,10 @@ def _list(value: Any) -> list[Any]:
 
 
 def look(home: str, running: bool, applied: dict[str, Any]) -> dict[str, Any]:
-    """In a worker: what the gateway says of itself where it runs, what no longer holds what we wrote, and the names of
-    Hermes' own profiles below the home.
+    """In a worker: the gateway's own report, the drift, and the names of Hermes' own profiles below *home*.
 
-    :param applied: of each kind, see :meth:`Records.applied`
+    :param running: whether the gateway runs; the report of a stopped gateway is out of date
+    :param applied: the record of each kind, see :meth:`Records.applied`
     """
     names: list[str] = []
     with contextlib.suppress(OSError):
@@ -214,8 +224,8 @@ def _agent(agent: Agent, unit: Unit | None, records: Records, root: str, seen: d
 
 
 def _drift(home: str, applied: dict[str, Any]) -> list[str]:
-    """What no longer holds what we wrote: keys of config.yaml, and with what they are, keys of .env and
-    subscriptions. A file that cannot be read says so itself."""
+    """The names of declared parts that were changed by hand: keys of config.yaml, and with a label keys of .env and
+    webhooks. A file that cannot be read is listed with the reason."""
     found = []
     for kind, label in _KINDS.items():
         record = applied[kind.RECORD]

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a bundle needs of one agent's home: its secrets, to hide them elsewhere, and what may be told about it.
+"""The part of a bundle that comes from an agent's home: its secrets, to hide them everywhere, and what may be shown.
 
-Runs in a worker, as the agent. Everything it reads is the agent's, so everything has a limit; what did not fit is
-named, and whoever asked must not vouch for the agent then.
+Runs in a worker, as the agent. Everything that it reads is under the agent's control, so everything has a limit. Files
+with more secrets than the limit are named: the bundle then leaves out all parts about this agent.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ from ..system.errors import OpsError
 from ..system.files import read_bytes
 from ..system.text import moment, printable
 
-# Bytes of one file that are read, and characters of all secrets of one agent, and their number, that are told.
+# Limits: bytes of one file that are read, and total length and number of the secrets of one agent.
 FILE_LIMIT = 2**20
 SECRETS_LENGTH = 2**16
 SECRETS_NUMBER = 500
-# Other files below a home that hold credentials (0.19.0: auth.json, .anthropic_oauth.json, slack_tokens.json), or look
-# so; so many of them at most, so deep, among so many entries.
+# Further files in a home that hold credentials (0.19.0: auth.json, .anthropic_oauth.json, slack_tokens.json), or have
+# such a name; the most that are read, and the depth to which they are searched.
 CREDENTIALS = re.compile(r"(auth|cred|oauth|secret|token)[^/]*\.json$|\.(key|pem)$|^id_(rsa|ecdsa|ed25519)$", re.I)
 CREDENTIAL_FILES = 50
 DEPTH = 2
-# Entries of a home that are listed, and that are looked at.
+# The most entries of a home that are listed, and that are looked at.
 LISTED = 2000
 LOOKED_AT = 200_000
-# Values of a config.yaml.
+# The most values in a config.yaml.
 LEAVES = 20_000
-# A setting without a name that says secret may still be private: an account, a number of a person.
+# A value of at least this many characters counts as private even if its name is not that of a secret: it may be an
+# account, or a person's number.
 PRIVATE = 8
-# The names of settings, as people write them. Another one may be a piece of a key that was pasted.
+# Names that people give to settings. Any other name may be a piece of a pasted key.
 _SETTING = re.compile(r"[A-Z][A-Z0-9_]{0,63}|[a-z][a-z0-9_]{0,63}")
 _LONG_WORD = re.compile(r"[^\s\"'=:,;&|<>()\[\]{}]{16,}")
 _URL = re.compile(r"\S*://\S+")
@@ -53,7 +54,7 @@ _URL = re.compile(r"\S*://\S+")
 
 
 class Findings:
-    """The secrets of an agent, within limits."""
+    """Collects the secrets of an agent, within limits."""
 
     def __init__(self) -> None:
         self.secrets: dict[str, None] = {}
@@ -76,14 +77,14 @@ class Findings:
 def secrets_in(home: str, copies: list[list[str]]) -> dict[str, list[str]]:
     """The secrets of the agent that lives in *home*.
 
-    :param copies: name and text of files of it that lie elsewhere
-    :returns: ``secrets``, ``private`` (values that may be secret), ``incomplete`` (files that hold more than these)
+    :param copies: name and text of further files of the agent, stored elsewhere
+    :returns: ``secrets``, ``private`` (values that may be secret), ``incomplete`` (files not searched completely)
     """
     found = Findings()
     for name, text in copies:
         _take(found, name, text)
     for name in dict.fromkeys([dotenv.FILE_NAME, config.FILE_NAME, webhooks.FILE_NAME, *_credential_files(home)]):
-        with contextlib.suppress(OpsError):  # a pipe, or nothing that could be read into a log either
+        with contextlib.suppress(OpsError):  # unreadable (a pipe): no program can have copied it into a log either
             data = read_bytes(os.path.join(home, name), FILE_LIMIT + 1) or b""
             if len(data) > FILE_LIMIT:
                 found.incomplete.append(name)
@@ -113,9 +114,10 @@ def _take(found: Findings, name: str, text: str) -> None:
 
 
 def env_values(text: str) -> Iterator[tuple[str, bool]]:
-    """The values of a ``.env`` as its readers and as the eye see them, and whether they are secret or only private.
+    """The values of a ``.env``, and whether each is secret or only private.
 
-    A line that is neither a setting nor a comment is part of a secret that was pasted.
+    Values are yielded as parsed and as written. A line that is neither a setting nor a comment counts as part of a
+    pasted secret.
     """
     pairs = [(binding.name, value) for binding in dotenv.parse(text) for value in (binding.raw, binding.value) if value]
     for line in text.splitlines():
@@ -133,7 +135,7 @@ def env_values(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def config_secrets(text: str) -> Iterator[str]:
-    """The secrets in a ``config.yaml``, its comments, and a text that does not parse."""
+    """The secrets in a ``config.yaml`` and its comments, even if it does not parse."""
     yield from named_values(text)
     for path, value, before in yaml_edit.scalars(text):
         if may_be_secret(path, value, before):
@@ -141,7 +143,7 @@ def config_secrets(text: str) -> Iterator[str]:
 
 
 def json_secrets(text: str) -> Iterator[str]:
-    """The secrets in a JSON file, and every URL in it; all long words of one that does not parse."""
+    """The secrets and URLs in a JSON file; all long words when it does not parse."""
     try:
         for path, value, before in leaves_of(json.loads(text or "null")):
             if may_be_secret(path, value, before) or (isinstance(value, str) and _URL.fullmatch(value)):
@@ -150,16 +152,16 @@ def json_secrets(text: str) -> Iterator[str]:
         yield from _LONG_WORD.findall(text)
 
 
-# What may be told
+# Members of the bundle
 
 
 MEMBERS = ("config.yaml.json", "env_names.txt", "webhooks.json", "gateway_state.json", "home.txt")
-# Characters of one of them.
+# Longest member, in characters.
 MEMBER_LIMIT = 2**19
 
 
 def members_of(home: str) -> dict[str, str]:
-    """Member of the bundle -> its text: what lies in *home*, without values that are secret by name or look."""
+    """Member of the bundle -> its text, from *home*. Values whose name or form is that of a secret are hidden."""
     makers: dict[str, Callable[[], str]] = {
         "config.yaml.json": lambda: _config(home),
         "env_names.txt": lambda: env_names(_text(os.path.join(home, dotenv.FILE_NAME))),
@@ -172,7 +174,7 @@ def members_of(home: str) -> dict[str, str]:
         try:
             members[member] = make()[:MEMBER_LIMIT]
         except (OpsError, OSError, ValueError, RecursionError) as error:
-            members[member] = f"could not be had: {error}\n"
+            members[member] = f"not available: {error}\n"
     return members
 
 
@@ -182,27 +184,27 @@ def _text(path: str) -> str | None:
 
 
 def _config(home: str) -> str:
-    """A config.yaml as its values are, secrets hidden; without its comments, which may hold some."""
+    """The values of config.yaml, with secrets hidden. Comments are dropped: they may hold secrets."""
     text = _text(os.path.join(home, config.FILE_NAME))
     if text is None:
         return "there is none\n"
     if yaml_edit.is_too_deep(text):
-        raise OpsError("holds too many brackets within brackets", where=config.FILE_NAME)
+        raise OpsError("is nested too deeply", where=config.FILE_NAME)
     tree = yaml_edit.load(text, config.FILE_NAME)
-    # Aliases of aliases make a page of text more than fits into any memory.
+    # YAML aliases of aliases can expand a small file beyond any memory.
     if next(itertools.islice(leaves_of(tree), LEAVES, None), None):
         raise OpsError(f"holds more than {LEAVES} values", where=config.FILE_NAME)
     return as_json(shown((), tree))
 
 
 def env_names(text: str | None) -> str:
-    """The names in a ``.env``, one a line. What may be a piece of a pasted key is counted only."""
+    """The names in a ``.env``, one a line. Names that may be a piece of a pasted key are only counted."""
     if text is None:
         return "there is none\n"
     names = [binding.name for binding in dotenv.parse(text) if binding.raw is not None]
     good = [name for name in names if _SETTING.fullmatch(name)]
     others = len(names) - len(good)
-    return "".join(f"{name}\n" for name in good) + (f"and {others} that no setting is called\n" if others else "")
+    return "".join(f"{name}\n" for name in good) + (f"and {others} not named like a setting\n" if others else "")
 
 
 def _webhooks(home: str) -> str:
@@ -214,7 +216,7 @@ def as_json(value: Any) -> str:
 
 
 def listing(home: str) -> str:
-    """What lies in a home, with mode, owner, size and time; of what lies deeper how much it is."""
+    """The entries of a home with mode, owner, size and time. Deeper levels are only summed up."""
     lines: list[str] = []
     deeper: dict[str, list[int]] = {}
     looked_at = left_out = 0
@@ -237,7 +239,7 @@ def listing(home: str) -> str:
 
 
 def _entries(home: str) -> Iterator[tuple[str, os.stat_result]]:
-    """What lies in *home*, top down, by path below it; :data:`LOOKED_AT` at most."""
+    """Yield the entries of *home*, top down, as path relative to it and status; at most :data:`LOOKED_AT`."""
     left, number = deque([""]), 0
     while left:
         below = left.popleft()
@@ -251,7 +253,7 @@ def _entries(home: str) -> Iterator[tuple[str, os.stat_result]]:
             number += 1
             if number > LOOKED_AT:
                 return
-            with contextlib.suppress(OSError):  # the running agent removed it meanwhile; or its path is too long
+            with contextlib.suppress(OSError):  # the running agent has just removed it, or its path is too long
                 status = os.lstat(os.path.join(home, path))
                 if stat.S_ISDIR(status.st_mode):
                     left.append(path)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A look at the host and its agents, once: what ``check``, ``heartbeat`` and ``status`` have in common."""
+"""One look at the host and its agents, shared by ``check``, ``heartbeat`` and ``status``."""
 
 from __future__ import annotations
 
@@ -31,27 +31,28 @@ from .findings import Finding, Report, Settings
 
 JOB = "check"
 LOCK_SECONDS = 20.0
-# What may take a gateway down for a while: job -> why.
+# Jobs that may take a gateway down for a while -> the reason to report.
 BUSY = {
     "update": "an update is running",
     "restore": "a restore is running",
     "separate": "an agent is being separated",
 }
-# Units that a look has other means for; and the heartbeat, which fails when nobody can be told.
+# Failed units that need no finding here: gateways and the canary are checked by other means, and the heartbeat unit
+# fails when its ping cannot be delivered.
 OTHERWISE_SEEN = ("hermes-gateway@", "hermes-canary", "hermes-heartbeat")
 ASK_AGAIN_MINUTES = 10
 _SQLITE_VERSION = "import sqlite3; print(sqlite3.sqlite_version)"
 
 
 def look(host: Installation, settings: Settings, *, healths: Mapping[str, Health] | None = None) -> Report:
-    """Look at the host once; waits for nothing. What only time shows is remembered in ``status/check.json``.
+    """Look at the host once, without waiting for a change. Data for later looks is kept in ``status/check.json``.
 
-    :param healths: agent -> its health, where somebody has just looked
-    :raises OpsError: when it cannot be known which agents there are
+    :param healths: agent -> its health, for agents whose health was just checked
+    :raises OpsError: the agents of the host cannot be determined
     """
     with host.alone(JOB, timeout=LOCK_SECONDS) as alone:
         this = _Look(host, settings, healths or {})
-        # Meanwhile workers look at the agents.
+        # The workers look at the agents in the meantime.
         this.at_host()
         this.at_agents()
         this.at_sqlite()
@@ -59,12 +60,13 @@ def look(host: Installation, settings: Settings, *, healths: Mapping[str, Health
         report = this.report
         report.findings.sort(key=lambda finding: not finding.failure)
         if alone:
-            report.findings += _remember(host, report, this.memory)
+            # A failure: before the warnings.
+            report.findings[:0] = _remember(host, report, this.memory)
     return report
 
 
 def _failed_units() -> list[str]:
-    """The units of ours, gateways and all, that the system's manager calls failed."""
+    """All failed units of ours in the system's manager, gateways included."""
     patterns = ("hermes-*.service", "hermes-*.timer", "systemd-journal-upload.service")
     command = ["systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--no-pager", *patterns]
     answer = run(command, timeout=20, check=False).stdout
@@ -72,10 +74,10 @@ def _failed_units() -> list[str]:
 
 
 class _Look:
-    """One look. Workers begin at once to look at the agents.
+    """One look. Its workers start to look at the agents at once.
 
-    :ivar report: what it finds
-    :ivar memory: what earlier ones have left for it, and it leaves for the next
+    :ivar report: the result
+    :ivar memory: data from earlier looks, updated for the next one
     """
 
     def __init__(self, host: Installation, settings: Settings, healths: Mapping[str, Health]) -> None:
@@ -94,7 +96,7 @@ class _Look:
         ]
 
     def _status(self, job: str) -> dict[str, Any]:
-        """What a job wrote down; that it cannot be read is a finding."""
+        """The recorded status of a job. If it cannot be read, that is a finding."""
         try:
             return _mapping(self.host.read_status(job))
         except OpsError as error:
@@ -113,12 +115,12 @@ class _Look:
             try:
                 status = os.statvfs(path)
             except OSError as error:
-                self._find("disk_unknown", f"{path} cannot be looked at ({error.strerror})", "see dmesg")
+                self._find("disk_unknown", f"{path} cannot be examined ({error.strerror})", "see dmesg")
                 continue
             self.report.figures["disks"][path] = host_findings.disk_figures(status)
             found += host_findings.disk_findings(path, status, settings)
         for job in ("update", "rehearsal"):
-            # What is not done any more need not succeed any more.
+            # The last result of a job that is no longer declared does not matter.
             if os.path.exists(settings_path(job)):
                 found += host_findings.job_findings(job, self._status(job))
         declared = settings_path("backup")
@@ -132,22 +134,22 @@ class _Look:
         self._at_units()
 
     def _at_units(self) -> None:
-        """What else of ours has failed, and may have done so before it could tell anybody."""
+        """Find further failed units of ours, which may have failed before they could report it."""
         told = {finding.cause.partition("_")[0] for finding in self.report.findings}
         for name in _failed_units():
             job = name.removeprefix("hermes-").partition(".")[0]
             if job not in told and not name.startswith(OTHERWISE_SEEN):
-                # A warning: what harms an agent, or its data, has a finding of its own.
+                # Only a warning: anything that harms an agent or its data has a finding of its own.
                 self._find("unit_failed", f"{name} has failed", f"see why: journalctl -u {name}", failure=False)
 
     def at_sqlite(self) -> None:
-        """After the agents: whether it matters is theirs to say."""
+        """Check the SQLite of the current release. Runs after the agents, because only WAL databases are affected."""
         host, release = self.host, current_release(self.host.root)
         if release is None or not any(agent.closer.wal for agent in self.agents):
             return
         known = _mapping(self.memory.get("sqlite"))
         if known.get("release") != release:
-            # Root's, like all of a release; without site-packages, whose code is its makers'.
+            # Safe to run as root: releases belong to root, and -I -S keeps out third-party code in site-packages.
             python = [os.path.join(host.root, "releases", release, "bin", "python"), "-I", "-S"]
             try:
                 version = run([*python, "-c", _SQLITE_VERSION], timeout=20).stdout.strip()
@@ -159,7 +161,7 @@ class _Look:
         self.report.findings += host_findings.sqlite_findings(str(known.get("version")))
 
     def _version(self) -> str | None:
-        """The version of the release that is current."""
+        """The version of the current release."""
         return stamp_of(self.host.root, current_release(self.host.root)).get("version")
 
     # --- the agents --------------------------------------------------------------------------------------------
@@ -186,7 +188,7 @@ class _Look:
     # --- a real reply ------------------------------------------------------------------------------------------
 
     def ask(self) -> None:
-        """Ask for a real reply where one is due: at most one agent at each look, so that its cost is bounded."""
+        """Ask for a real reply where one is due. Each look asks at most one agent, to bound the cost."""
         before = _mapping(self.memory.pop("replies", None))
         if not self.settings.reply_minutes:
             return
@@ -199,7 +201,7 @@ class _Look:
             if replies[name].get("problem"):
                 minutes = min(minutes, ASK_AGAIN_MINUTES)
             asked = number(replies[name].get("asked")) or 0.0
-            # Asked in the future: by a clock that was fast.
+            # A time in the future comes from a clock that was fast; it counts as never asked.
             return asked + 60 * minutes if asked <= self.now else 0.0
 
         for name in sorted(replies, key=due)[:1]:
@@ -225,7 +227,7 @@ class _Look:
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    """*value*, when it is a mapping: a file that was damaged may hold anything."""
+    """*value* if it is a mapping, else ``{}``: a damaged file may hold anything."""
     return value if isinstance(value, dict) else {}
 
 
@@ -252,7 +254,7 @@ def _remember(host: Installation, report: Report, memory: dict[str, Any]) -> lis
 
 
 def remember_clock(host: Installation, offset: float) -> None:
-    """Keep for the next look how far the ping server's clock is ahead (seconds)."""
+    """Record for the next look by how many seconds the ping server's clock is ahead."""
     with host.alone(JOB, timeout=LOCK_SECONDS) as alone, contextlib.suppress(OpsError):
         status = _mapping(host.read_status(JOB))
         if alone and status:

@@ -26,12 +26,12 @@ def textfile(report: Report, now: float) -> str:
         found = figures.get("agents", {}).items()
         return [({"agent": name}, values[key]) for name, values in found if values.get(key) is not None]
 
-    metric("hermes_check_timestamp_seconds", "When the host was last looked at.", [({}, round(now))])
-    metric("hermes_healthy", "Whether nothing is wrong.", [({}, report.healthy)])
+    metric("hermes_check_timestamp_seconds", "Time of the last check of the host.", [({}, round(now))])
+    metric("hermes_healthy", "Whether there is no failure on the host.", [({}, report.healthy)])
     causes = Counter((finding.cause, finding.agent or "", finding.failure) for finding in report.findings)
     metric(
         "hermes_finding",
-        "What is wrong, by its cause.",
+        "Number of findings, by cause.",
         [
             ({"cause": cause, "agent": agent, "severity": "failure" if failure else "warning"}, number)
             for (cause, agent, failure), number in sorted(causes.items())
@@ -39,20 +39,26 @@ def textfile(report: Report, now: float) -> str:
     )
     metric(
         "hermes_gateway_healthy",
-        "Whether the agent is there.",
+        "Whether the agent is healthy.",
         [({"agent": result.agent}, result.ok) for result in report.agents],
     )
     metric("hermes_gateway_memory_bytes", "Memory of the gateway's unit.", per_agent("memory_bytes"))
     metric("hermes_gateway_open_files", "Open file descriptors of the gateway.", per_agent("open_files"))
     metric("hermes_gateway_restarts", "Restarts by systemd within the last hour.", per_agent("restarts"))
     metric("hermes_turns", "Messages to the agent within the last hour.", per_agent("turns"))
-    metric("hermes_turns_failed", "Of these, those without an answer.", per_agent("turns_failed"))
+    metric("hermes_turns_failed", "Messages among hermes_turns without an answer.", per_agent("turns_failed"))
     disks = figures.get("disks", {}).items()
     metric(
-        "hermes_disk_free_ratio", "Free share.", [({"path": path}, disk["free_percent"] / 100) for path, disk in disks]
+        "hermes_disk_free_ratio",
+        "Free share of the file system.",
+        [({"path": path}, disk["free_percent"] / 100) for path, disk in disks],
     )
     if figures.get("clock_offset") is not None:
-        metric("hermes_clock_offset_seconds", "How far the ping server is ahead.", [({}, figures["clock_offset"])])
+        metric(
+            "hermes_clock_offset_seconds",
+            "How far the ping server's clock is ahead of the host's.",
+            [({}, figures["clock_offset"])],
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Signs of life to a server that speaks the Healthchecks ping protocol (https://healthchecks.io/docs/http_api/).
+"""Pings to a server that speaks the Healthchecks ping protocol (https://healthchecks.io/docs/http_api/).
 
-A ping URL is a secret: whoever has it can keep the alert from coming. It stands in no error, and in no command line.
+A ping URL is a secret: anybody who has it can suppress the alert. It appears in no error and on no command line.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-# What is appended to a ping URL.
+# Event -> the suffix of its ping URL.
 EVENTS = {"start": "/start", "success": "", "fail": "/fail", "log": "/log"}
-# Healthchecks keeps 100 kB of a body; more than this is no reason, but a log.
+# Longest body. Healthchecks keeps 100 kB, but a ping only needs the reasons, not a log.
 BODY_BYTES = 10_000
 ATTEMPTS = 4
 ATTEMPT_SECONDS = 10.0
-# Before the second attempt, then twice as long each time.
+# Seconds before the second attempt; doubled before each further one.
 BACK_OFF = 1.0
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would arrive as a GET, without its body."""
+    """Follows no redirects: a redirected POST would arrive as a GET, without its body."""
 
     def redirect_request(self, *_arguments: Any) -> None:
         return None
@@ -38,11 +38,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a ping.
+    """The result of a ping.
 
-    :param problem: why it did not arrive, None when it did
-    :param final: trying again will not help
-    :param offset: seconds that the server's clock is ahead of ours, where it told
+    :param problem: why it did not arrive; None when it did
+    :param final: another attempt cannot help
+    :param offset: seconds that the server's clock is ahead of ours; None: unknown
     """
 
     problem: str | None
@@ -51,7 +51,7 @@ class Answer:
 
 
 def _post(url: str, body: bytes, timeout: float) -> Answer:
-    # Proxies as the environment says, like every other client.
+    # Like other clients, this one takes its proxies from the environment.
     opener = urllib.request.build_opener(_NoRedirect)
     headers = {"Content-Type": "text/plain; charset=utf-8", "User-Agent": "hermes-ops"}
     try:
@@ -65,7 +65,7 @@ def _post(url: str, body: bytes, timeout: float) -> Answer:
         return Answer(_reason(error.reason))
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Answer(_reason(error))
-    # An unknown UUID is answered so, with status 200 (healthchecks, hc/api/views.py: ping).
+    # The answer to an unknown UUID, with status 200 (healthchecks, hc/api/views.py: ping).
     if text.startswith("OK (not found)"):
         return Answer("the ping server does not know this check", final=True, offset=offset)
     return Answer(None, offset=offset)
@@ -75,13 +75,13 @@ def _refusal(status: int) -> Answer:
     if status in (404, 409, 410):
         return Answer(f"the ping server does not know this check (status {status})", final=True)
     if 300 <= status < 400:
-        return Answer(f"the ping server redirects (status {status}): declare where to", final=True)
-    # Too many at once, or its own trouble: that passes.
+        return Answer(f"the ping server redirects (status {status}): declare the URL that it leads to", final=True)
+    # Time-outs (408), rate limits (429) and errors of the server (5xx) are temporary.
     return Answer(f"the ping server answers with status {status}", final=status < 500 and status not in (408, 429))
 
 
 def _reason(error: Any) -> str:
-    """Why nothing came back, in words that hold nothing of the URL."""
+    """Why there was no answer, in a text without any part of the URL."""
     if isinstance(error, TimeoutError):
         return "the ping server does not answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -94,7 +94,7 @@ def _reason(error: Any) -> str:
 
 
 def _offset(date: str | None) -> float | None:
-    """Seconds that the header Date, which counts whole ones, is ahead of our clock."""
+    """Seconds by which the header Date is ahead of our clock. Half a second makes up for its whole seconds."""
     try:
         return parsedate_to_datetime(date).timestamp() + 0.5 - time.time() if date else None
     except (ValueError, TypeError, OverflowError):
@@ -102,7 +102,7 @@ def _offset(date: str | None) -> float | None:
 
 
 def _ping(url: str, event: str, body: str, deadline: float) -> Answer:
-    """Tell *url* of *event*; again after a while when that fails, until *deadline* (of the monotonic clock)."""
+    """Send *event* to *url*, with retries until *deadline* (monotonic clock)."""
     target = url.rstrip("/") + EVENTS[event]
     data = body.encode("utf-8", "replace")[:BODY_BYTES]
     pause = BACK_OFF
@@ -117,10 +117,10 @@ def _ping(url: str, event: str, body: str, deadline: float) -> Answer:
 
 @dataclass(frozen=True)
 class Ping:
-    """One sign of life.
+    """One ping.
 
-    :param name: of the URL, which itself is said nowhere
-    :param event: of :data:`EVENTS`
+    :param name: stands for the URL in messages, because the URL itself is secret
+    :param event: one of :data:`EVENTS`
     :param body: one line, or the reasons; no secrets
     """
 
@@ -131,15 +131,15 @@ class Ping:
 
 
 def send(pings: list[Ping], deadline: float) -> dict[str, Answer]:
-    """Send all of *pings* side by side.
+    """Send all of *pings* in parallel.
 
-    Whatever is not done at *deadline* (of the monotonic clock) is left behind: neither a resolver nor a server that
-    sends a byte a second can hold us up.
+    Pings that are not done at *deadline* (monotonic clock) are abandoned, so that neither a slow resolver nor a server
+    that sends one byte a second can hold us up.
 
-    :returns: what came of each, by its name
+    :returns: name of the ping -> its answer
     """
     answers = {ping.name: Answer("the ping server does not answer in time") for ping in pings}
-    # Not to be changed by a thread that is late.
+    # Late threads only change this dictionary, never the one that is returned.
     done: dict[str, Answer] = {}
 
     def work(ping: Ping) -> None:

@@ -14,8 +14,8 @@ from ..system import network
 from ..system.text import number
 from .findings import Finding, Settings, size
 
-# Platforms that hold a connection of their own out of the gateway's process, as long as they are connected (0.18.2
-# and 0.19.0, plugins/platforms: Discord's and Slack's web sockets, Telegram's long poll).
+# Platforms for which the gateway's process keeps an outgoing connection open while they are connected (0.18.2 and
+# 0.19.0, plugins/platforms: Discord's and Slack's web sockets, Telegram's long poll).
 OUTBOUND = {"discord", "slack", "telegram"}
 
 
@@ -23,9 +23,9 @@ OUTBOUND = {"discord", "slack", "telegram"}
 class Process:
     """A gateway's process, as the kernel sees it.
 
-    :param descriptors: open file descriptors, -1 when we may not see them
-    :param connected: whether it has a TCP connection that somebody else did not open; None when we cannot see
-    :param memory: bytes that cannot be had back, of its whole unit where that is known
+    :param descriptors: number of open file descriptors; -1 when we may not see them
+    :param connected: whether it has a TCP connection that it opened itself; None when we cannot see that
+    :param memory: bytes that the kernel cannot reclaim, for the whole unit if the supervisor measures it
     """
 
     descriptors: int
@@ -34,10 +34,13 @@ class Process:
 
 
 def look_at_process(pid: int, unit_memory: int | None) -> Process:
-    """:param unit_memory: what systemd says the unit uses (``MemoryCurrent``), None when it does not count"""
+    """Look at a gateway's process.
+
+    :param unit_memory: memory of its unit according to systemd (``MemoryCurrent``); None: not measured
+    """
     memory = _statm(pid)
     if unit_memory is not None:
-        # Of the page cache the kernel takes back what it needs.
+        # The kernel reclaims inactive page cache when it needs memory.
         memory = max(0, unit_memory - _inactive_file(pid))
     descriptors, connected = sockets(pid)
     return Process(descriptors, connected, memory)
@@ -46,7 +49,7 @@ def look_at_process(pid: int, unit_memory: int | None) -> Process:
 def sockets(pid: int) -> tuple[int, bool | None]:
     """How many descriptors a process has open, and whether it is connected; ``(-1, None)`` when we may not see them.
 
-    In a container even root may not see another user's: its own worker may.
+    Inside a container, even root may be unable to see those of another user. A worker of that user can.
     """
     inodes = network.sockets_of(pid)
     return (-1, None) if inodes is None else (len(inodes), network.is_connected(pid, inodes))
@@ -61,7 +64,7 @@ def _statm(pid: int) -> int:
 
 
 def _inactive_file(pid: int) -> int:
-    """Bytes of page cache in the unit's cgroup (version 2) that were not used lately; 0 when nobody counts."""
+    """Bytes of inactive page cache in the unit's cgroup (version 2); 0 when unknown."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         with open(f"/proc/{pid}/cgroup", encoding="utf-8") as stream:
             (path,) = [line[3:].strip() for line in stream if line.startswith("0::")]
@@ -84,7 +87,7 @@ def memory_findings(memory: int, settings: Settings, agent: str) -> list[Finding
 
 
 def deaf_platforms(state: dict[str, Any], process: Process) -> list[str]:
-    """Platforms that say they are connected, of a process that has no connection to anywhere."""
+    """Platforms whose state is connected, although the process has no outgoing connection."""
     if process.connected is not False:
         return []
     return sorted(name for name in OUTBOUND & set(state["platforms"]) if _is_connected(state["platforms"][name]))
@@ -95,11 +98,11 @@ def _is_connected(platform: dict[str, Any]) -> bool:
 
 
 def frozen_for(heartbeat: Any, pid: int, now: float) -> float:
-    """Seconds since the gateway's event loop last turned; 0.0 when it does not say.
+    """Seconds since the last heartbeat of the gateway's event loop; 0.0 when unknown.
 
     :param heartbeat: ``state/gateway.heartbeat``, written every 30 s by the loop itself (since 0.19.0,
         gateway/shutdown_watchdog.py)
-    :param now: of the monotonic clock, which is the host's
+    :param now: time on the monotonic clock, which all processes of the host share
     """
     if not isinstance(heartbeat, dict) or heartbeat.get("pid") != pid:
         return 0.0

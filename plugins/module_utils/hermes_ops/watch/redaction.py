@@ -1,14 +1,15 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Secrets that are known, taken out of text in whatever form they got there.
+"""Remove known secrets from text, in whatever form they appear there.
 
-Programs quote, escape, encode and wrap what they print, one on top of the other. So a text is not searched for each
-form of each secret. Both are reduced to their letters and digits, with escapes undone: a secret then reads the same
-in JSON within JSON, quoted for a shell, encoded twice for a URL, or broken over lines that each begin with a time and
-a name. Only base64 and hexadecimal make other letters of it, and are looked for as secrets of their own.
+Programs quote, escape, encode and wrap their output, often several times over, so a search for every form of every
+secret is impossible. Instead, both the text and the secrets are reduced to letters and digits, with escapes undone. A
+secret then reads the same in JSON within JSON, quoted for a shell, encoded twice for a URL, or broken over lines that
+each begin with a time and a name. Only base64 and hexadecimal change the letters; these forms are searched for as
+further secrets.
 
-What has no value that is known is the business of :func:`redact_text`.
+Secrets with an unknown value are left to :func:`redact_text`.
 """
 
 from __future__ import annotations
@@ -27,22 +28,24 @@ from ..system.plan import HIDDEN
 
 __all__ = ["KnownSecrets", "redact_text"]
 
-# Characters. A shorter secret is not looked for: its letters are in too many other words.
+# Characters. Shorter secrets are not searched for: their letters occur in too many other words.
 SHORTEST = 6
-# Different characters that it has at least: no text would be left without `00000000`.
+# A secret needs this many different characters: hiding `00000000` would spoil every text.
 DIFFERENT = 4
-# Letters and digits of a secret that are enough to be sure. With fewer of them it is looked for as a word by itself.
+# Letters, or digits if there are only digits, that identify a secret. One with fewer is searched for only as a separate
+# word.
 _ENOUGH, _ENOUGH_DIGITS = 8, 12
-# Of a long secret parts are known, too: texts are cut. So many letters, from every so many on.
+# Texts may be cut, so a long secret is also found by its parts: _PART letters long, starting at every _STEP-th letter.
 _PART, _STEP = 16, 8
-# A value without the name of a secret may be a sentence, of which parts stand elsewhere.
+# A private value may be a sentence whose words occur elsewhere, so its parts are longer.
 _PRIVATE_PART = 32
-# Of a longer one no form is looked for that makes it longer still: base64 of base64, escapes of escapes.
+# For secrets beyond this length, forms that make them even longer are not searched for: base64 of base64, escapes of
+# escapes.
 _LONGEST = 256
 
 _HEX = "[0-9a-fA-F]"
 _BACKSLASH = r"(?:\\|%(?:25)*5[Cc])+"
-# No percent-encoded backslash, which is a part of the former: the time would grow with the square of their number.
+# Excludes the percent-encoded backslash, which _BACKSLASH matches: with both, the time would be quadratic.
 _PERCENT = rf"%(?!(?:25)*5[Cc])(?:25)*{_HEX}{{2}}"
 _CODED = rf"{_BACKSLASH}(?:u{_HEX}{{4}}|U{_HEX}{{8}}|x{_HEX}{{2}}|[0-3][0-7]{{2}})|{_PERCENT}"
 _UNIT = re.compile(
@@ -55,13 +58,14 @@ _ENTITY = (
 _LETTERS = (
     rf"(?P<hidden>{re.escape(HIDDEN)})|(?P<word>[^\W_]+)|{_ENTITY}|(?P<coded>(?:{_CODED})+)|{_BACKSLASH}[abefnrtv0]?"
 )
-# What the journal (short-iso and short), `kubectl logs` and `docker compose logs` put before a line.
+# Line prefixes of the journal (short-iso and short), `kubectl logs` and `docker compose logs`.
 _STAMP = r"(?:[A-Z][a-z]{2} +\d{1,2} [\d:]{8}|\d{4}-\d\d-\d\d[T ][\d:.,]{8,18}(?:Z|[+-]\d\d:?\d\d)?)"
 _JOURNAL = rf"(?:\n|\\n)(?:{_STAMP} (?:\S{{1,255}} [^\s\[\]:]{{1,255}}(?:\[\d+\])?: )?|[\w.-]{{1,100}} +\| )"
-# What Hermes puts before a line of its logs (0.19.0 hermes_logging.py, _LOG_FORMAT and _LOG_FORMAT_VERBOSE).
+# Line prefixes of Hermes' logs (0.19.0 hermes_logging.py, _LOG_FORMAT and _LOG_FORMAT_VERBOSE).
 _LEVEL = r"(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)(?: ?\[[^\]\n]{0,100}\])?"
 _LOG = rf"(?:{_STAMP} )?(?:{_LEVEL} [\w.]{{1,100}}: |- [\w.]{{1,100}} - {_LEVEL} - )"
-# A line may go on behind its prefix. Which of it is prefix, only its reader knows: a text is read in each way.
+# A wrapped secret may continue after the prefix of a line. It is unknown which part is the prefix, so each text is read
+# in every one of these ways.
 _PREFIXES = (None, _JOURNAL, rf"(?:{_JOURNAL}|\n){_LOG}|{_JOURNAL}")
 _READINGS = [
     (prefix and re.compile(prefix), re.compile(f"{prefix}|{_LETTERS}" if prefix else _LETTERS)) for prefix in _PREFIXES
@@ -71,7 +75,7 @@ _WORD_BEFORE = 64
 
 
 class Letters:
-    """The letters and digits of a text, in lower case, with escapes undone, and where each stands in it."""
+    """The letters and digits of a text, in lower case and with escapes undone, and the place of each in the text."""
 
     def __init__(self, text: str, reading: re.Pattern[str] = _READINGS[0][1]) -> None:
         pieces: list[str] = []
@@ -91,7 +95,7 @@ class Letters:
         self.text = "".join(pieces)
 
     def place(self, start: int, end: int) -> tuple[int, int]:
-        """Where in the text the letters from *start* to before *end* stand."""
+        """The place in the text of the letters from *start* up to *end* (exclusive)."""
         first = bisect.bisect_right(self._starts, start) - 1
         last = bisect.bisect_right(self._starts, end - 1) - 1
         begin, _end, plain = self._places[first]
@@ -117,13 +121,13 @@ def _decoded(coded: str) -> str:
         else:
             characters.append(_text_of(bytes(number & 0xFF for number in numbers)))
     text = "".join(characters)
-    # Halves of surrogates belong together.
+    # Joins surrogate pairs.
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return _lower("".join(filter(str.isalnum, text)))
 
 
 def _text_of(data: bytes) -> str:
-    """UTF-8, and what is none as Python writes it: ``\\xe9`` is é."""
+    """*data* as UTF-8. Bytes that are not UTF-8 become the character with that number: ``\\xe9`` is é in Python."""
     text = data.decode("utf-8", "surrogateescape")
     return re.sub("[\udc80-\udcff]", lambda byte: chr(ord(byte[0]) - 0xDC00), text)
 
@@ -131,8 +135,8 @@ def _text_of(data: bytes) -> str:
 class KnownSecrets:
     """Secrets that must not leave the host.
 
-    :param secrets: their values, as they are
-    :param private: values that may be secret: they are hidden as a whole, and in parts of more letters
+    :param secrets: their plain values
+    :param private: values that may be secret: hidden as a whole, and in longer parts than those of secrets
     """
 
     def __init__(self, secrets: Iterable[str], private: Iterable[str] = ()) -> None:
@@ -148,12 +152,12 @@ class KnownSecrets:
                 for form in _encoded(value):
                     self._add(form, part)
         self._lengths = sorted({len(needle) for needle in self._needles}, reverse=True)
-        # What is hidden already is no secret, although an agent may call it one: nothing could be shown any more.
+        # HIDDEN itself is never a secret. Otherwise an agent could declare it one, and nothing could be shown any more.
         longest = sorted({*words, HIDDEN}, key=lambda word: (-len(word), word))
         self._words = re.compile("|".join(map(_alone, longest)))
 
     def _add(self, letters: str, part: int) -> bool:
-        """Look for *letters*; False when they are too few."""
+        """Search for *letters* from now on; returns False when they are too few to be unmistakable."""
         if len(letters) < (_ENOUGH_DIGITS if letters.isdigit() else _ENOUGH) or len(set(letters)) < DIFFERENT:
             return False
         length = min(len(letters), part)
@@ -179,7 +183,7 @@ class KnownSecrets:
         return bool(self._found(text))
 
     def _found(self, text: str) -> list[tuple[int, int]]:
-        """Where they stand in *text*, with the rest of the words that they are in, in order."""
+        """The places of secrets in *text*, in order, each extended to whole words."""
         spans = {found.span() for found in self._words.finditer(text) if not found["hidden"]}
         for prefix, reading in _READINGS:
             if prefix and not prefix.search(text):
@@ -213,10 +217,10 @@ def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def parts_of(value: str) -> Iterator[str]:
-    """What of *value* is looked for: all of it, and its lines; of a URL what makes it secret."""
+    """The parts of *value* to search for: the value and its lines; in a URL, only the parts that may be secret."""
     value = value.strip()
     if "://" in value and not re.search(r"\s", value):
-        # One that is none after all has no parts.
+        # An invalid URL cannot be split, so it is searched for as a whole.
         with contextlib.suppress(ValueError):
             url = urlsplit(value)
             yield url.password or url.username or ""
@@ -234,13 +238,13 @@ def _is_no_word(part: str) -> bool:
 
 
 def _written(value: str) -> set[str]:
-    """*value* as programs write it, where it has too few letters to be known by them."""
+    """The forms in which programs write *value*, for values that a search by letters may miss."""
     once = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], quote(_bytes(value), safe="")}
     return once | {json.dumps(form)[1:-1] for form in once} | {quote(_bytes(form), safe="") for form in once}
 
 
 def _encoded(value: str) -> Iterator[str]:
-    """The letters of *value* in hexadecimal and in base64, alone or within something longer, once and twice."""
+    """The letters of *value* in hexadecimal and in base64 (once and twice), alone or as part of a longer value."""
     data = _bytes(value)
     yield data.hex()
     for once in _base64(data):
@@ -253,7 +257,7 @@ def _encoded(value: str) -> Iterator[str]:
 def _base64(data: bytes) -> Iterator[str]:
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + data).decode().rstrip("=")
-        # What stands before it has a part in the first characters, what follows it in the last.
+        # Drops the first and last characters that depend on the neighbouring bytes.
         yield encoded[(0, 2, 3)[before] : len(encoded) - ((before + len(data)) % 3 > 0)]
 
 

@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which profiles a gateway serves: its own, and no other.
+"""The profiles that a gateway serves: it should serve its own only.
 
-Since 0.21.4 one gateway serves all profiles below its home, unless there is but one (gateway/status.py:
+Since 0.21.4 one gateway serves all profiles below its home, unless there is only one (gateway/status.py:
 ``served_profiles``, ``multiplex_standalone_reason``).
 """
 
@@ -13,15 +13,15 @@ from typing import Any
 
 from .findings import Finding
 
-# Why a gateway serves only its own profile, where that is as it should be.
+# The reason that Hermes gives when a home holds one profile only, which is the intended case.
 _ALONE = "single-profile"
 
 
 def serving_findings(state: dict[str, Any], parked: bool, agent: str) -> list[Finding]:
-    """What is odd about the profiles that a gateway serves.
+    """Findings about the profiles that a gateway serves.
 
-    :param state: what it says of itself, see :func:`state.checked`
-    :param parked: whether a file in its home keeps gateways from serving it
+    :param state: the gateway's own state, see :func:`state.checked`
+    :param parked: whether a file in the home keeps gateways from serving it
     """
     found = []
     served = state.get("served_profiles", [])
@@ -50,8 +50,8 @@ def serving_findings(state: dict[str, Any], parked: bool, agent: str) -> list[Fi
         found.append(
             Finding(
                 "standalone",
-                f"Hermes would let another gateway serve this profile, but for a reason: {reason}",
-                "give the agent a home of its own; upstream removes what keeps it alone here",
+                f"another gateway would serve this profile; so far Hermes makes an exception: {reason}",
+                "give the agent a home of its own: upstream is removing this exception",
                 False,
                 agent,
             )

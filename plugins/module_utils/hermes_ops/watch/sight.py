@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What there is to see of an agent in its home, beyond its health: for ``check``, ``heartbeat`` and ``status``.
+"""A closer look at an agent's home, beyond its health, for ``check``, ``heartbeat`` and ``status``.
 
-A worker looks (:func:`look`); who asked for it gets a :class:`Closer`, whose words may be repeated.
+A worker looks (:func:`look`). Its caller turns the answer into a :class:`Closer`, whose texts are safe to repeat.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .turns import Turns
 FUNCTION = "watch.sight:look"
 # Written by the gateway's event loop itself, every 30 s (since 0.19.0, gateway/shutdown_watchdog.py).
 HEARTBEAT = "state/gateway.heartbeat"
-# Keeps a gateway from serving the profile in whose directory it lies (since 0.21.4).
+# A file that keeps gateways from serving the profile in whose directory it lies (since 0.21.4).
 PARKED = "gateway.parked"
 _MAX_BYTES = 1024 * 1024
 _MAX_TOKENS = 100
@@ -35,15 +35,15 @@ _MAX_TOKENS = 100
 
 @dataclass(frozen=True)
 class Closer:
-    """What a worker saw; words may be repeated.
+    """The checked result of a closer look; its texts are safe to repeat.
 
     :param tokens: variable -> when its token expires (seconds since 1970)
-    :param telegram_calls: Telegram calls the gateway, instead of being called
-    :param beat: :data:`HEARTBEAT`, None when it says nothing
-    :param parked: whether :data:`PARKED` lies there
+    :param telegram_calls: Telegram calls the gateway's webhook, so the gateway opens no connection
+    :param beat: content of :data:`HEARTBEAT`; None when it is missing or invalid
+    :param parked: whether :data:`PARKED` lies in the home
     :param wal: whether the database is in WAL mode
-    :param turns: of the last hour; or why these are not known
-    :param sockets: see :func:`process.sockets`; None: it was not asked for
+    :param turns: the turns of the last hour, or why they are unknown
+    :param sockets: see :func:`process.sockets`; None: not asked for
     """
 
     tokens: dict[str, float] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Closer:
 
     @classmethod
     def of(cls, answer: Any) -> Closer:
-        """From what a worker answered, whatever that is."""
+        """Check a worker's answer, which may be anything."""
         answer = answer.get("closer") if isinstance(answer, dict) else None
         answer = answer if isinstance(answer, dict) else {}
         tokens = answer.get("tokens") if isinstance(answer.get("tokens"), dict) else {}
@@ -76,7 +76,7 @@ class Closer:
 def _turns(said: Any) -> Turns | str:
     if fits(said, (int, int)) and min(said) >= 0:
         return Turns(*said)
-    return quoted(said) or "cannot be read"
+    return quoted(said) or "its turns cannot be read"
 
 
 def _sockets(said: Any) -> tuple[int, bool | None] | None:
@@ -86,7 +86,7 @@ def _sockets(said: Any) -> tuple[int, bool | None] | None:
 
 
 def look(wanted: dict[str, Any]) -> dict[str, Any]:
-    """In a worker: what :func:`sight.look` finds, and what :class:`Closer` takes.
+    """In a worker: the result of :func:`sight.look`, with ``closer`` added for :meth:`Closer.of`.
 
     :param wanted: as for :func:`sight.look`, and ``managed_dir``, ``now`` (seconds since 1970), ``pid`` of a gateway
         whose sockets only its own user may see, else 0
@@ -107,7 +107,7 @@ def look(wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _environment(directories: list[str]) -> dict[str, str]:
-    """The agent's ``.env``, and that of its managed scope; what cannot be read holds no token for us."""
+    """The variables in the agent's ``.env`` and in that of its managed scope. Unreadable files are skipped."""
     found: dict[str, str] = {}
     for directory in directories:
         path = os.path.join(directory, dotenv.FILE_NAME)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was said to an agent in the last hour, and how often nothing came of it."""
+"""The turns of an agent in the last hour, and how many of them ended without an answer."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from .findings import HOUR, Finding, Settings
 
 # A turn younger than this, in seconds, may still be answered.
 PENDING = 120
-# As many rows of an hour as are looked at, the newest.
+# The most rows that are read, from the newest back.
 MAX_ROWS = 20_000
 DATABASE_SECONDS = 3.0
-DATABASE_FIX = "when it stays so, go back to the last backup: hermes-ops restore"
+DATABASE_FIX = "if this persists, go back to the last backup: hermes-ops restore"
 
 
 @dataclass(frozen=True)
 class Turns:
-    """The last hour of an agent: what was said to it, and how often nothing came of it."""
+    """The number of an agent's turns in the last hour, and of those without an answer."""
 
     total: int
     failed: int
 
 
 def count_turns(rows: Iterable[tuple[Any, Any, float]], now: float) -> Turns:
-    """Turns, and those of them that ended without an answer.
+    """Count the turns, and those that ended without an answer.
 
-    A turn is what one message to the agent sets off. When the model cannot be reached, or fails after all retries,
-    Hermes stores the message, perhaps results of tools, and no answer (0.18.2 and 0.19.0: agent/conversation_loop.py
-    persists the history as it is; both tried). One that was interrupted looks the same.
+    A turn is the work that one message to the agent triggers. When the model cannot be reached, or fails after all
+    retries, Hermes stores the message and perhaps results of tools, but no answer (0.18.2 and 0.19.0:
+    agent/conversation_loop.py persists the history as it is; both cases tried). An interrupted turn looks the same.
 
     :param rows: (session, role, seconds since 1970), the newest first; roles are ``user``, ``assistant``, ``tool``
     """
@@ -48,7 +48,7 @@ def count_turns(rows: Iterable[tuple[Any, Any, float]], now: float) -> Turns:
         if role != "user":
             continue
         del last[session]
-        # A young one may still be answered.
+        # A recent turn may still get its answer.
         if when < now - HOUR or (ended_by != "assistant" and ended_at > now - PENDING):
             continue
         total += 1
@@ -59,15 +59,15 @@ def count_turns(rows: Iterable[tuple[Any, Any, float]], now: float) -> Turns:
 def read_turns(home: str, now: float) -> Turns:
     """In a worker: the turns of the last hour, from the agent's ``state.db``.
 
-    That file, and not a log: it is not rotated, and does not change its words with Hermes' version or language.
+    A log would not do: logs are rotated, and their texts change with Hermes' version and language.
 
     :raises OpsError: see :func:`sqlite.reading`
     """
     with sqlite.reading(os.path.join(home, sessions.FILE_NAME), seconds=DATABASE_SECONDS, wait=1.0) as database:
         if database is None:
-            # Nobody has ever said anything to it.
+            # There is no database yet: nobody has written to the agent.
             return Turns(0, 0)
-        # By the primary key, the newest first: as much as belongs to that hour, whatever the size of the rest.
+        # Newest first, by primary key, so that the time depends on the last hours only and not on the whole table.
         rows = database.execute(
             "SELECT session_id, CAST(role AS TEXT), timestamp FROM messages WHERE observed IS NOT 1 AND role IN "
             "('user', 'assistant', 'tool') AND typeof(timestamp) IN ('real', 'integer') ORDER BY id DESC LIMIT ?",
@@ -85,9 +85,9 @@ def turn_findings(turns: Turns, settings: Settings, agent: str) -> list[Finding]
     return [
         Finding(
             "provider_errors",
-            f"{turns.failed} of the last hour's {turns.total} turns ended without an answer of the model",
+            f"{turns.failed} of the last hour's {turns.total} turns ended without an answer from the model",
             "check the model: its name, provider, key and quota; see logs/errors.log in the agent's home",
-            # A single one may be anybody's hiccup.
+            # A single failed turn may be a passing disturbance, so it is only a warning.
             turns.failed > 1,
             agent,
         )

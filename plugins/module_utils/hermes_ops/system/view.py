@@ -1,0 +1,124 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a worker sees of the directories of other people: nothing, as in its agent's sandbox.
+
+A gateway's sandbox hides /home, /root, /run/user and the shared /tmp (supervise.units). A worker is no part of that
+unit. Without a view of its own, a symbolic link that the agent puts in the place of its ``.env`` would be read with
+the eyes of the host, and would carry into the agent's hands what others let everybody read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from .errors import OpsError
+from .files import open_directory
+
+HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
+
+# From linux/sched.h, linux/mount.h and linux/prctl.h; Python has no names for them before 3.12.
+_CLONE_NEWNS = 0x00020000
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_SLAVE = 2, 4, 8, 1 << 12, 1 << 14, 1 << 19
+_PR_SET_PDEATHSIG = 1
+# A root that may not mount anything (in a container without CAP_SYS_ADMIN).
+_FORBIDDEN = (errno.EPERM, errno.EACCES)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def hide_others(arguments: Any) -> None:
+    """Give this process a mount namespace of its own in which :data:`HIDDEN` holds nothing but what it works on.
+
+    Where root may not mount, no unit of that host has a sandbox either, and everything stays as it is.
+
+    :param arguments: what the worker was asked; the absolute paths in it, at any depth, stay visible
+    :raises OSError: the namespace could not be made for another reason
+    """
+    hidden = sorted({os.path.realpath(path) for path in HIDDEN if os.path.isdir(path)})
+    try:
+        _call("unshare", ctypes.c_int(_CLONE_NEWNS))
+        # Nothing that is mounted here reaches the host; what the host unmounts goes here, too.
+        _mount(b"none", b"/", None, _MS_REC | _MS_SLAVE)
+        with contextlib.ExitStack() as stack:
+            # Opened in this namespace: one of the host's directories could not be bound here.
+            numbers = [stack.enter_context(_opened(path)) for path in _told(arguments)]
+            own = {os.readlink(f"/proc/self/fd/{number}"): number for number in numbers if number is not None}
+            for path in hidden:
+                _mount(b"tmpfs", os.fsencode(path), b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"mode=0755,size=1m")
+            for path, number in own.items():
+                # One inside of another is there with it: nothing is made where an agent can put a link.
+                if _is_below(path, hidden) and not _is_below(path, own):
+                    _make(path)
+                    _mount(f"/proc/self/fd/{number}".encode(), os.fsencode(path), None, _MS_BIND | _MS_REC)
+    except OSError as error:
+        if error.errno not in _FORBIDDEN:
+            raise
+
+
+def end_with(caller: int) -> None:
+    """Have the kernel kill this process when *caller*, its parent, ends. A change of user undoes that.
+
+    The agent may stop its worker (SIGSTOP), which delays every timer of the worker's own, but not this.
+
+    :param caller: process ID
+    """
+    _call("prctl", ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL))
+    if os.getppid() != caller:
+        os._exit(1)
+
+
+def _told(value: Any) -> Iterator[str]:
+    """The directories in *value* that would be hidden."""
+    if isinstance(value, str):
+        path = os.path.normpath(value)
+        if _is_below(path, HIDDEN) and "\0" not in path:
+            yield path
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _told(each)
+    elif isinstance(value, dict):
+        yield from _told(list(value.values()))
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int | None]:
+    """The directory *path*, or the nearest above it that is there; None: it is no longer below a hidden one."""
+    number = None
+    while number is None and _is_below(path, HIDDEN):
+        with contextlib.suppress(OpsError):
+            number = open_directory(path)
+        path = os.path.dirname(path)
+    try:
+        yield number
+    finally:
+        if number is not None:
+            os.close(number)
+
+
+def _make(path: str) -> None:
+    """Make the directory *path*, and those above it, open to everybody whatever the umask is."""
+    if not os.path.isdir(path):
+        _make(os.path.dirname(path))
+        os.mkdir(path)
+        os.chmod(path, 0o755)
+
+
+def _is_below(path: str, directories: Iterable[str]) -> bool:
+    return any(path.startswith(f"{directory}/") for directory in directories)
+
+
+def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int, options: bytes | None = None) -> None:
+    _call("mount", source, target, kind, ctypes.c_ulong(flags), options)
+
+
+def _call(name: str, *arguments: Any) -> None:
+    if getattr(_libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
