@@ -2,18 +2,18 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What site.yml costs, against the floor of the same machine in the same run. Run by hand; prints Markdown.
+"""Measures site.yml, and compares it with a baseline on the same machine in the same run. Run by hand; prints Markdown.
 
     script/bootstrap && .venv/bin/python bench/bench.py [BENCH …]
 
 ``first``     bare host to first answer, against bench/by_hand.sh
-``again``     no-change site.yml: module runs on the host, and time against 11 pings; the same for a second agent
+``again``     no-change site.yml: module runs on the host, and time against 11 pings; the same for each further agent
 ``everything``  module runs of a no-change site.yml with every role on
 ``fleet``     no-change site.yml on 1, 4 and 8 hosts; the controller's processor time for each of 24
-``exposure``  what systemd says about the gateway's sandbox
-``backup``    a home of 1 GB backed up, verified and restored: time, and memory at most
-``check``     a look at the host, as every two minutes: time and memory
-``update_downtime``  how long the agent does not answer while it is updated, and taken back, against a plain restart
+``exposure``  systemd's exposure level of the gateway's sandbox
+``backup``    a home of 1 GB backed up, verified and restored: time and peak memory
+``check``     a check of the host, as every two minutes: time and memory
+``update_downtime``  how long the agent is away during an update and a rollback, against a plain restart
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def processor(action: Callable[[], object]) -> float:
-    """Seconds of processor time of what *action* starts."""
+    """Seconds of processor time of the programs that *action* starts."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     action()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -77,9 +77,9 @@ def down(*names: str) -> None:
 
 
 class Site:
-    """A directory of a user's own: inventory, settings, nothing else.
+    """A directory as a user has it: an inventory and settings, nothing else.
 
-    :param hosts: names of boxes; or of hosts, each with the box that it is
+    :param hosts: names of boxes; or names of hosts -> their boxes
     """
 
     def __init__(self, directory: Path, hosts: list[str] | dict[str, str], agents: int = 1) -> None:
@@ -133,7 +133,7 @@ class Site:
         return self.play("alwayson.hermes.site", *arguments)
 
     def module_runs(self, *arguments: str) -> int:
-        """How often a no-change run executes something on the host, with pipelining one a module run."""
+        """How often a no-change run executes something on the host; with pipelining, once for each module run."""
         output = self.site("-vvv", *arguments)
         changed = re.findall(r"changed=(\d+)", output)
         assert set(changed) == {"0"}, "the host is not converged"
@@ -148,7 +148,7 @@ def pings(directory: Path, number: int) -> Path:
 
 
 def pairs(action: Callable[[], object], floor: Callable[[], object]) -> tuple[float, float, float]:
-    """Medians of both, and of the ratio pair by pair."""
+    """Median times of both actions, and the median ratio of the pairs."""
     rows = [(seconds(action), seconds(floor)) for _each in range(RUNS)]
     return (
         statistics.median(row[0] for row in rows),
@@ -157,7 +157,7 @@ def pairs(action: Callable[[], object], floor: Callable[[], object]) -> tuple[fl
     )
 
 
-# The run ends when the agent has really answered, as by hand.
+# With health.reply the run ends when the agent has answered, like by_hand.sh.
 ANSWERED = json.dumps({"hermes_agents": [{**Site.agent(0), "health": {"reply": True}}]})
 
 
@@ -178,7 +178,7 @@ def first(directory: Path) -> None:
     print(f"| bare host to first answer | {a:.1f} s | {b:.1f} s by hand | {ratio:.2f} × | ≤ 1.5 × |")
 
 
-# So many module runs a no-change run of one agent had, when budgets were set.
+# The number of module runs of a no-change run with one agent, when the budgets were set.
 PINGS = 11
 FURTHER = 4
 
@@ -202,7 +202,7 @@ def again(directory: Path) -> None:
     down("bench-one", "bench-more")
 
 
-# All that a host may do by itself.
+# Every optional feature of a host.
 EVERYTHING = {
     "hermes_version": ">=0.19,<0.20",
     "heartbeat_enabled": True,
@@ -235,7 +235,7 @@ def fleet(directory: Path) -> None:
     for count in (1, 4, 8):
         site = Site(directory, names[:count])
         times[count] = statistics.median(seconds(site.site) for _each in range(3))
-    # Three names for each host: what counts is what the controller does for a name.
+    # Three names for each host, because this measures the controller's work for each name.
     site = Site(directory, {f"{name}-{number}": name for name in names for number in range(3)})
     playbook = pings(directory, PINGS)
     ours, floor = (processor(action) / 24 for action in (site.site, lambda: site.play(playbook)))
@@ -259,7 +259,7 @@ def exposure(directory: Path) -> None:
     print(f"| exposure of the gateway unit | {figure.group(1) if figure else '?'} | | | ≤ 2.5 |")
 
 
-# Wall time, and the largest memory of the command and of all it ran, as /usr/bin/time -v counts.
+# Wall time, and the peak memory of the command and its children, as /usr/bin/time -v counts.
 COST = """
 import json, resource, subprocess, sys, time
 start = time.monotonic()
@@ -284,7 +284,7 @@ def check(directory: Path) -> None:
     down("bench-check")
 
 
-# How long nobody answered while a command ran, and until somebody answered again.
+# The longest time without an answer while a command runs, and until the next answer after it.
 AWAY = """
 import subprocess, sys, time, urllib.request
 command = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
@@ -301,7 +301,7 @@ while ended is None or last < ended:
         ended = time.monotonic()
 print(away, command.returncode)
 """
-# Not small, and not written to at the moment.
+# A large database that is not being written.
 LARGE = """
 import sqlite3
 database = sqlite3.connect("/var/lib/hermes/agents/default/.hermes/large.db")
@@ -328,7 +328,7 @@ def update_downtime(directory: Path) -> None:
 
     rows = []
     for _each in range(RUNS):
-        # What has been left by hand is not updated to again by itself.
+        # Otherwise the release that was rolled back by hand would not be installed again.
         run("docker", "exec", name, "rm", "-f", "/var/lib/hermes/ops/update/failed.json")
         for command in (("hermes-ops", "update"), ("hermes-ops", "rollback")):
             rows.append((away(*command), away("systemctl", "restart", "hermes-gateway@default")))
@@ -338,7 +338,7 @@ def update_downtime(directory: Path) -> None:
     print(f"| update, seen by a user | {ours:.2f} s | {floor:.2f} s for a restart | {ratio:.2f} × | ≤ 1.1 × |")
 
 
-# A home of 1 GB, half of it files that do not compress, half a database; then what a command costs on it.
+# A home of 1 GB, half of it incompressible files, half a database.
 HOME = "/var/lib/hermes/agents/default/.hermes"
 FILL = f"""
 set -e

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The floor of bench.py: the steps of site.yml for one agent, by hand, inside a bare host.
+# The baseline of bench.py: the steps of site.yml for one agent, by hand, inside a bare host.
 set -eu
 export DEBIAN_FRONTEND=noninteractive SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 export PIP_CERT=$SSL_CERT_FILE UV_SYSTEM_CERTS=true

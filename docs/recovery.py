@@ -127,8 +127,8 @@ STEPS: list[dict[str, Any]] = [
         "name": "The host is gone",
         "when": "A new host is ready; the backups are on the old disk, or in restic's repository.",
         "controller": ["ansible-playbook alwayson.hermes.site"],
-        "then": f"Then, on the new host: `{ops('backups')}` lists the backups, `{ops('restore ARCHIVE')}` takes the path "
-        "of an archive, or `restic:` and a snapshot's number from that list.",
+        "then": f"Then, on the new host: `{ops('backups')}` lists the backups, `{ops('restore ARCHIVE')}` takes the "
+        "path of an archive, or `restic:` and a snapshot's number from that list.",
     },
     {
         "name": "Somebody else has to look",

@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2154
 # Sourced by demo and test. Expects $root, the checkout.
 
-# Prepare the checkout, then run one of its programs as somebody who may talk to Docker. Where its socket is root's
-# alone that is root, through sudo; what was made meanwhile is given back to the caller.
+# Prepare the checkout, then run one of its programs as a user that may use Docker. If only root may, run it through
+# sudo, and give the files that it made back to the caller.
 run_in_checkout() { # PROGRAM [ARGUMENT…]
   if [ "${2:-}" = --help ] || [ "${2:-}" = -h ]; then
     exec python3 "$root/$1" --help

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From nothing to an agent that answers, before your eyes; called by script/demo."""
+"""Shows the way from a bare host to an agent that answers; called by script/demo."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ WEBHOOK_PORT = 8644
 MODEL_PORT = 18080
 WEBHOOK = "claude-context"
 ANSWER_SECONDS = 60
-# What the agent says to a webhook goes to the log where the subscription names nobody to deliver it to (0.19.0
+# The agent's answer to a webhook goes to the log if the subscription names no delivery (0.19.0
 # gateway/platforms/webhook.py); an entry ends where the next one begins.
 RESPONSE = re.compile(r"Response for webhook:\S+: (.*?)(?=^\d{4}-\d\d-\d\d |\Z)", re.M | re.S)
 
 
 class DemoError(Exception):
-    """The demo cannot go on; says why."""
+    """Why the demo cannot go on."""
 
 
 phases: list[tuple[str, float]] = []
@@ -83,7 +83,7 @@ def ask(url: str, body: bytes | None = None, headers: dict[str, str] | None = No
     :raises DemoError: when it refuses or is not there
     """
     request = urllib.request.Request(url, body, {"Content-Type": "application/json", **(headers or {})})
-    # The box is on this machine: a proxy for the world outside must not be asked.
+    # The box is on this machine, so a proxy must not be used.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=ANSWER_SECONDS) as response:
@@ -95,7 +95,7 @@ def ask(url: str, body: bytes | None = None, headers: dict[str, str] | None = No
 
 
 def start_model_server(image: str) -> None:
-    """The model server in a container of its own, where the agent finds it under the name of that container."""
+    """Start the model server in a container of its own; the agent reaches it by the container's name."""
     names = docker("network", "ls", "--filter", f"name=^{NETWORK}$", "--format", "{{.Name}}")
     if not names:
         docker("network", "create", NETWORK)
@@ -109,7 +109,7 @@ def start_model_server(image: str) -> None:
 
 
 def converge() -> None:
-    # The checkout's own Ansible and settings, wherever we were called from.
+    # The checkout's own Ansible and settings, whatever the current directory is.
     environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "PATH": os.pathsep.join([str(ROOT / ".venv/bin"), os.environ["PATH"]]),
@@ -120,7 +120,7 @@ def converge() -> None:
 
 def chat(address: str) -> None:
     key = (SECRETS / "api_server_key").read_text().strip()
-    # Nobody can have prepared an answer to this.
+    # A random token, so the answer cannot be prepared.
     token = secrets.token_hex(4)
     question = f"Hello agent, please say {token} back."
     body = {"model": "hermes-agent", "messages": [{"role": "user", "content": question}]}

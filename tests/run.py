@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs the tests side by side and says how they went; called by script/test."""
+"""Runs the tests in parallel and reports the results; called by script/test."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ LOGS = CACHE / "logs"
 COLLECTIONS = CACHE / "collections"
 NAME = "alwayson.hermes"
 
-# Scenarios that are about another Ansible than the one in .venv; they get the collection as users do, from the
-# built archive.
+# Scenarios that need another Ansible than the one in .venv; they get the collection as users do, from the built
+# archive.
 ENVIRONMENTS = {"oldest": "core-2.17"}
-# The order of the start: the longest first, as measured, so that none is left alone at the end; but unit, which needs
-# no host, beside the first two, which on a clean machine make the images that all others wait for.
+# The order of the start: longest first, as measured, so that no long job is left alone at the end. unit comes early,
+# because it needs no host: on a clean machine the first two make the images that all others wait for.
 ORDER = ("update", "operate", "unit", "agents", "refuse", "fleet", "default", "adopt", "oldest", "sanity", "secrets")
-# The version of Hermes whose behaviour unit tests compare with ours.
+# Environments with the versions of Hermes that unit tests compare with the kit.
 HERMES = ("hermes-0.19.0", "hermes-0.18.2")
 
-# Files of the workshop that are no part of the published collection: not ansible-test's business.
+# Development files that are not part of the published collection; ansible-test does not check them.
 WORKSHOP = (".ci", ".config", ".github", "bench", "molecule", "requirements", "script", "tests")
 
 # The closing line of a pytest run, and the counts in it.
@@ -49,14 +49,14 @@ TAIL_LINES = 60
 
 
 class TestFailed(Exception):
-    """One runner found something; its log says what."""
+    """A runner failed; its log says why."""
 
 
 @dataclass
 class Job:
     """One thing to test, with a log of its own.
 
-    :param work: does it; raises :class:`TestFailed`
+    :param work: runs the test; raises :class:`TestFailed`
     """
 
     name: str
@@ -76,9 +76,9 @@ class Job:
     ) -> str:
         """Run one command with its output in the log.
 
-        :param env: variables beside the ones we were called with
+        :param env: variables in addition to the current environment
         :param path: directories to search for programs before the usual ones
-        :returns: what it printed
+        :returns: its output
         :raises TestFailed: when it fails
         """
         environment = {**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "COLUMNS": "160", **(env or {})}
@@ -130,7 +130,7 @@ class Job:
             self.work(self)
         except TestFailed as failure:
             self.reason = str(failure)
-        except Exception as error:  # a defect of this program must not pass for a good test
+        except Exception as error:  # a defect of this program must not count as a passed test
             self.reason = f"{type(error).__name__}: {error}"
         self.seconds = time.monotonic() - started
         if not self.counts:
@@ -139,7 +139,7 @@ class Job:
             self.counts["failed"] += 1
 
 
-# --- what there is to test -------------------------------------------------------------------------------------
+# --- the jobs --------------------------------------------------------------------------------------------------
 
 
 def unit(job: Job) -> None:
@@ -180,7 +180,7 @@ def lint(job: Job) -> None:
 
 
 def sanity(job: Job) -> None:
-    """ansible-test wants a directory …/ansible_collections/alwayson/hermes for real, not a link."""
+    """ansible-test needs a real directory …/ansible_collections/alwayson/hermes, not a link."""
     base = CACHE / "ansible-test"
     target = base / "ansible_collections" / NAME.replace(".", "/")
     shutil.rmtree(target, ignore_errors=True)
@@ -188,7 +188,7 @@ def sanity(job: Job) -> None:
         if not name.startswith(tuple(f"{part}/" for part in WORKSHOP)) or name == "tests/config.yml":
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
-    # It asks git which files there are, and must not find the checkout that we are in.
+    # ansible-test asks git for the files, and must not find this checkout's repository.
     job.run("git", "init", "--quiet", ".", cwd=target)
     job.run("git", "add", "--force", ".", cwd=target)
     provide_pip(job, base)
@@ -202,7 +202,7 @@ def sanity(job: Job) -> None:
 
 
 def provide_pip(job: Job, base: Path) -> None:
-    """ansible-test makes environments with the get-pip.py of a server of its own: put one there that needs none."""
+    """ansible-test downloads a get-pip.py for its environments: put one into its cache that needs no network."""
     lock = ROOT / "requirements/sanity.txt"
     version = re.search(r"^pip==([\d.]+)", lock.read_text(), re.M)[1]
     wheel = base / f"pip-{version}"
@@ -222,7 +222,7 @@ def provide_pip(job: Job, base: Path) -> None:
 def working_pythons() -> str:
     """A search path without directories whose Pythons do not start, plus the Pythons that pyenv keeps.
 
-    ansible-test tries every pythonX.Y that it finds, and gives up when one is a shim that leads nowhere.
+    ansible-test tries every pythonX.Y that it finds, and fails on a shim without a target.
     """
     directories = [Path(entry) for entry in os.environ["PATH"].split(os.pathsep) if entry]
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
@@ -289,7 +289,7 @@ def scenarios() -> list[str]:
 
 def molecule(name: str) -> Callable[[Job], None]:
     def work(job: Job) -> None:
-        # What other scenarios wait for is made first, once.
+        # The engine is started first, once for all scenarios.
         job.run(sys.executable, ROOT / "tests/hosts/box.py", "engine")
         path, environment = [], {"MOLECULE_COMMAND_BORDERS": "0", "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS)}
         if name in ENVIRONMENTS:
@@ -312,7 +312,7 @@ def molecule(name: str) -> Callable[[Job], None]:
 
 
 def planned_after_converge(output: str) -> str:
-    """What the last check run of a scenario would change: its recap lines with a change in them."""
+    """The changes that the last check run of a scenario plans: its recap lines with a change."""
     steps = re.split(r"^INFO\s+\[\S+ > (\w+)\] Executing$", output, flags=re.M)[1:]
     checks = [text for step, text in zip(steps[::2], steps[1::2]) if step == "check"]
     if len(checks) < 2:
@@ -381,9 +381,9 @@ def main() -> int:
         parser.error("only molecule has scenarios")
     jobs = jobs_for(arguments.what, arguments.scenario)
     LOGS.mkdir(parents=True, exist_ok=True)
-    # What starts hundreds of times is not to be compiled each time.
+    # Programs that start hundreds of times must not be compiled each time.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    # Hosts often wait, for a time-out or for each other: one more than there are cores.
+    # One more than there are cores, because hosts often wait, for a time-out or for each other.
     workers = (os.cpu_count() or 1) + 1
     print(f"test: {', '.join(job.name for job in jobs)}; {workers} at a time, logs in .cache/logs/", flush=True)
     lock = threading.Lock()
@@ -398,7 +398,7 @@ def main() -> int:
         total += job.counts
         for line in job.skips:
             print(line)
-    # The runners' own last lines, last: that is what others read.
+    # The runners' own last lines come last, because other programs read them.
     for job in sorted(jobs, key=lambda job: bool(job.closings)):
         print(f"{job.name}: {'failed: ' + job.reason if job.reason else 'passed'}")
         for line in job.closings:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Agents for tests that are about little of one."""
+"""Agents for tests that need only a few of their settings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 
 
 def agent(name: str = "default", **over: Any) -> Agent:
-    """The agent *name* of whoever runs the tests, without servers.
+    """The agent *name*, which runs as the tests' own user and has no servers.
 
-    :param over: what is different, in the form of :meth:`Agent.to_plain`; tables are completed
+    :param over: other values, in the form of :meth:`Agent.to_plain`; tables are completed
     """
     found = declaration.resolve(
         [{"name": name, "api": {"enabled": False}}], host="", data_dir="/data", managed_root="/m"

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the servers of the tests have in common: quiet handlers, faults that are told, clients that may give up.
+"""Shared by the servers of the tests: quiet handlers, faults on request, clients that may give up.
 
 Standard library only: the directory is copied into a box, and a server runs there with the box's own Python.
 """
@@ -20,18 +20,18 @@ class Faults:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.faults: list[dict[str, Any]] = []
-        # Set when what a fault holds is to go on.
+        # Set when requests that a fault holds may go on.
         self.released = threading.Event()
 
     def forget(self) -> None:
-        """Have no faults any more, and hold nothing."""
+        """Remove all faults, and release held requests."""
         with self.lock:
             self.faults = []
             self.released.set()
             self.released = threading.Event()
 
     def next_fault(self) -> dict[str, Any]:
-        """What to do to this request; ``{}``: nothing."""
+        """The fault for this request; ``{}`` for none."""
         with self.lock:
             if not self.faults:
                 return {}
@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *arguments: Any) -> None:
-        """No access log: each server keeps what it was asked."""
+        """No access log: each server records its requests."""
 
     def body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     """:param address: host and port to listen on; port 0 takes a free one, then found in ``server_port``
-    :param state: what its handlers share
+    :param state: shared by its handlers
     """
 
     daemon_threads = True
@@ -78,6 +78,6 @@ class Server(ThreadingHTTPServer):
         super().__init__(address, handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that gave up is what several tests are about, not an event of this server.
+        # Several tests have clients that give up, so that is not an error.
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)

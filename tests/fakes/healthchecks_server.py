@@ -12,14 +12,14 @@ Control, for tests:
 
 ``POST /control/faults``  a list; each entry spoils the next ``times`` (default 1, 0: all) pings with one of ``status``
                           (an HTTP error), ``redirect`` (a URL), ``hold`` (no answer before ``POST /control/release``),
-                          ``cut`` (the connection ends without an answer), ``garbage`` (what is not HTTP), ``drip`` (a
-                          byte of the answer each so many seconds), ``unknown`` (no such check), or with ``clock``
-                          (seconds that this server's clock is ahead). A ping counts only where OK was the answer
-``GET /control/pings``    those that count, in order: uuid, kind (``success``, ``start``, ``fail``, ``log``), status,
-                          rid, method, body, time
-``GET /control/seen``     the kinds of all that arrived, whatever became of them
+                          ``cut`` (the connection ends without an answer), ``garbage`` (not HTTP), ``drip`` (seconds
+                          between the bytes of the answer), ``unknown`` (no such check), or with ``clock`` (seconds
+                          that this server's clock is ahead). A ping counts only if the answer was OK
+``GET /control/pings``    the pings that count, in order: uuid, kind (``success``, ``start``, ``fail``, ``log``),
+                          status, rid, method, body, time
+``GET /control/seen``     the kinds of all requests that arrived, whether they count or not
 ``GET /control/checks``   uuid -> ``up``, ``down``, ``started`` or ``new``, as Healthchecks would show it
-``DELETE /control``       forget all that, release what is held
+``DELETE /control``       forget everything, release held requests
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BODY_BYTES = 100_000
 
 
 class State(Faults):
-    """What the server was told, and what arrived; shared by the threads that serve requests."""
+    """The faults and the requests that arrived; shared by the threads that serve requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class PingHandler(Handler):
     def ping(self) -> None:
         parts = urllib.parse.urlsplit(self.path)
         match = PING.fullmatch(parts.path)
-        # Read before anything else, or the connection breaks under the client that still sends it.
+        # Read first, otherwise the connection breaks while the client still sends the body.
         body = self.body().decode("utf-8", "replace")
         if not match or ((match[2] or "0").isdigit() and int(match[2] or 0) > 255):
             self.answer(404, "not found")
@@ -143,7 +143,7 @@ class PingHandler(Handler):
         self.answer(200, "OK")
 
     def spoil(self, fault: dict[str, Any], released: threading.Event) -> bool:
-        """Do to this ping what *fault* says; False when it counts nevertheless."""
+        """Apply *fault* to this ping; False if the ping still counts."""
         self.clock = fault.get("clock", 0.0)
         if "hold" in fault:
             released.wait()

@@ -4,19 +4,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A model server for tests and demo: speaks the OpenAI chat API, answers predictably, misbehaves on request.
 
-``POST /v1/chat/completions`` (streaming or not) answers with what it was told last: ``The model heard: …`` for a
-person's message, ``The tool said: …`` for a tool's result. ``GET /v1/models`` names the one model.
+``POST /v1/chat/completions`` (streaming or not) repeats the last message: ``The model heard: …`` for a person's
+message, ``The tool said: …`` for a tool's result. ``GET /v1/models`` names the one model.
 
 Control, for tests:
 
 ``POST /control/faults``    a list; each entry spoils the next ``times`` (default 1, 0: all) chat requests with one or
                             more of ``status`` (an HTTP error; ``retry_after`` in seconds), ``delay`` (seconds
                             before the answer), ``hold`` (no answer before ``POST /control/release``), ``cut_after``
-                            (the connection breaks after so many pieces of a streamed answer)
+                            (number of pieces of a streamed answer after which the connection breaks)
 ``POST /control/script``    a list of answers for the next requests that offer tools, each ``{"text": …}`` or
                             ``{"tool": NAME, "arguments": {…}}``
-``GET /control/requests``   what was asked so far: path, authorization header and body of each request
-``DELETE /control``         forget faults, script and requests, release what is held
+``GET /control/requests``   the requests so far: path, authorization header and body of each
+``DELETE /control``         forget faults, script and requests, release held requests
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def text_of(content: Any) -> str:
 
 
 def answer_to(messages: list[dict[str, Any]]) -> str:
-    """What the model says when no script is set."""
+    """The model's answer when no script is set."""
     for message in reversed(messages):
         if message.get("role") == "tool":
             return f"The tool said: {text_of(message.get('content'))}"
@@ -50,13 +50,13 @@ def answer_to(messages: list[dict[str, Any]]) -> str:
 
 
 def pieces_of(text: str) -> list[str]:
-    """*text* in pieces that give it back when joined, as a model streams words."""
+    """*text* in pieces, as a model streams words; joined, they give *text* again."""
     words = text.split(" ")
     return [word if first else f" {word}" for first, word in zip([True] + [False] * len(words), words)]
 
 
 class State(Faults):
-    """What the server was told and asked; shared by the threads that serve requests."""
+    """The control settings and the requests; shared by the threads that serve requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class ModelHandler(Handler):
         self.end_headers()
         for sent, event in enumerate([*(json.dumps(event) for event in events), "[DONE]"]):
             if sent == fault.get("cut_after"):
-                # Without the closing chunk: to the client the connection broke in the middle.
+                # Without the closing chunk the connection looks broken to the client.
                 self.close_connection = True
                 return
             data = f"data: {event}\n\n".encode()

@@ -2,24 +2,23 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A package index with releases of Hermes that nobody published, which are good, or fail in the way one wants.
+"""A package index with made-up releases of Hermes, which are good or fail in a chosen way.
 
-It speaks the simple repository API (PEP 503 with PEP 691's JSON, and PEP 658) at ``/simple/``. Of hermes-agent it
-offers what the real index offers and what it is told to make up; for every other project it sends one on to the real
-index. A made-up release is the real 0.19.0 with another version and, at the end of some files, a few more lines
-(:data:`WRONG`). What it does wrong is told to the host it runs on, in :data:`TOLD`, so that one release, built once,
-can fail in every way.
+It speaks the simple repository API (PEP 503 with PEP 691's JSON, and PEP 658) at ``/simple/``. For hermes-agent it
+offers the real releases and the made-up ones; for every other project it redirects to the real index. A made-up release
+is the real 0.19.0 with another version and, at the end of some files, a few more lines (:data:`WRONG`). The file
+:data:`TOLD` on a host chooses the fault, so one release, built once, can fail in every way.
 
 Control, for tests:
 
-``POST /control/offer``    an object: version -> ``good``, or ``broken`` for a file with another content than its hash
-                           says; replaces what was offered before
-``POST /control/fault``    what happens to every request but these, as text: ``gone`` (the connection breaks), ``hang``
-                           (no answer before the fault is over), ``error`` (status 503), or an empty one for none
+``POST /control/offer``    an object: version -> ``good``, or ``broken`` for a file that does not match its hash;
+                           replaces the previous offer
+``POST /control/fault``    the fault of every request except control requests, as text: ``gone`` (the connection
+                           breaks), ``hang`` (no answer before the fault is over), ``error`` (status 503); empty: none
 ``GET /control/requests``  the paths that were asked for so far
 ``DELETE /control``        forget offer, fault and requests
 
-``package_index.py real-index`` prints where the real one is, as uv sees it.
+``package_index.py real-index`` prints the address of the real index, as uv sees it.
 
 ``package_index.py repository DIRECTORY`` makes a git repository of the published sources of 0.18.2 and 0.19.0 instead,
 with the tags that upstream has for them.
@@ -67,7 +66,7 @@ async def start_gateway(*arguments, **options):
     {action}
     return await _as_published(*arguments, **options)
 """
-# A file on the host: what a made-up release does wrong there, a key of WRONG; nothing, when it is empty or missing.
+# A file on the host with the fault of a made-up release there, a key of WRONG; empty or missing means no fault.
 TOLD = "/run/made-up"
 _READ_TOLD = f"""
 
@@ -77,7 +76,7 @@ try:
 except OSError:
     _told = ""
 """
-# What goes wrong -> the file that does it, and the lines.
+# Fault -> the file to change, and the lines to add.
 WRONG: dict[str, tuple[str, str]] = {
     "no_start": ("gateway/run.py", '\nraise SystemExit("made up: it does not start")\n'),
     "dies": ("gateway/run.py", _AT_START.format(action="_threading.Timer({dies_after}, _os._exit, [1]).start()")),
@@ -97,7 +96,7 @@ WRONG: dict[str, tuple[str, str]] = {
         "gateway/run.py",
         _AT_START.format(action='if outside: raise SystemExit("made up: it fails where it counts")'),
     ),
-    # Works, and migrates the data to something that an earlier release has not heard of.
+    # Works, and migrates the data to a schema that an earlier release does not know.
     "upgrades": (
         "gateway/run.py",
         _AT_START.format(
@@ -109,7 +108,7 @@ WRONG: dict[str, tuple[str, str]] = {
         database.close()"""
         ),
     ),
-    # Passes a canary, then leaves data behind with which no earlier release can work.
+    # Passes a canary, then leaves data with which no earlier release can work.
     "migrates": (
         "gateway/run.py",
         _AT_START.format(
@@ -145,7 +144,7 @@ class Page(HTMLParser):
 
 
 def real_index() -> str:
-    """The index that uv, which has to be there, takes where nobody names one.
+    """The default index of uv, which has to be installed.
 
     :returns: the address of its simple API
     """
@@ -155,9 +154,9 @@ def real_index() -> str:
 
 
 class RealIndex:
-    """What is really published of hermes-agent, asked for once.
+    """The published files of hermes-agent; the index is asked only once.
 
-    :param directory: where files that were fetched are kept
+    :param directory: where fetched files are kept
     """
 
     def __init__(self, url: str, directory: Path) -> None:
@@ -168,7 +167,7 @@ class RealIndex:
     def files(self) -> list[dict[str, Any]]:
         """Its files, as PEP 691 describes them."""
         if not self._files:
-            # HTML, which every index has.
+            # HTML, because every index has it.
             with urllib.request.urlopen(f"{self.url}/hermes-agent/", timeout=60) as answer:
                 page = Page(answer.url)
                 page.feed(answer.read().decode())
@@ -195,7 +194,7 @@ def name_of(version: str) -> str:
 
 
 def added(dies_after: float = DIES_AFTER) -> dict[str, str]:
-    """What a made-up release has besides the real one: file -> the lines at its end."""
+    """The additions of a made-up release: file -> the lines at its end."""
     lines: dict[str, str] = {}
     for wrong, (place, text) in WRONG.items():
         text = textwrap.indent(text.replace("{dies_after}", str(dies_after)), "    ")
@@ -204,7 +203,7 @@ def added(dies_after: float = DIES_AFTER) -> dict[str, str]:
 
 
 def make_up(published: Path, version: str, dies_after: float = DIES_AFTER) -> bytes:
-    """A wheel that says it is *version*.
+    """A wheel that claims to be *version*.
 
     :param published: the real wheel of :data:`BASE`
     """
@@ -223,7 +222,7 @@ def make_up(published: Path, version: str, dies_after: float = DIES_AFTER) -> by
                 data = edits[entry.filename](data.decode()).encode()
             entry.filename = entry.filename.replace(before, after)
             if entry.filename == f"{after}/RECORD":
-                # The last entry of a wheel, for it lists all others.
+                # RECORD is the last entry of a wheel, because it lists all others.
                 data = "".join([*record, f"{entry.filename},,\n"]).encode()
             target.writestr(entry, data, compresslevel=1)
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
@@ -240,7 +239,7 @@ def replaced(text: str, before: str, after: str) -> str:
 def make_repository(path: Path, real: RealIndex, prepare: Callable[[str], None] = lambda tag: None) -> dict[str, str]:
     """A git repository with the sources of :data:`TAGS`, one commit and one annotated tag each.
 
-    :param prepare: called with the tag when its tree lies in *path*, before it is committed
+    :param prepare: called with the tag after its tree was written to *path*, before the commit
     :returns: tag -> commit
     """
     path.mkdir(parents=True, exist_ok=True)
@@ -287,7 +286,7 @@ class State:
         self.over = threading.Event()
 
     def wheel(self, version: str) -> bytes:
-        """A made-up release that is offered, as it should be."""
+        """The undamaged wheel of an offered made-up release."""
         with self.lock:
             if version not in self.made:
                 self.made[version] = make_up(self.real.fetch(name_of(BASE)), version, self.dies_after)

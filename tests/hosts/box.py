@@ -4,12 +4,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Boxes: hosts with systemd, as containers, for tests and demo.
 
-What a container needs so that systemd boots in it depends on the machine (cgroup layout, whether it may be
-privileged) and on the version of systemd. That is found out by trying, once, and remembered in .cache/hosts.
+The options with which systemd boots in a container depend on the machine (cgroup layout, whether it may be privileged)
+and on the version of systemd. They are found by trying, once, and remembered in .cache/hosts.
 
-A host is named by its suite (``bookworm``): a bare one. With versions of Hermes (``bookworm+0.19.0``) it is prepared:
-on it the collection has installed the packages and built these releases already (prepared.yml), which are the two
-things that take long. Nothing else is there: no user, no data, and no release is the current one.
+A suite (``bookworm``) names a bare host. A suite with versions of Hermes (``bookworm+0.19.0``) names a prepared one:
+the collection has already installed the packages and built these releases on it (prepared.yml), which are the two slow
+steps. A prepared host has nothing else: no user, no data, and no current release.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CACHE = ROOT / ".cache" / "hosts"
 DEBIAN = ("bookworm", "trixie", "forky")
 UBUNTU = ("jammy", "noble")
 
-# Where distributions keep the bundle of authorities they trust; the boxes are Debian's.
+# The distributions' bundles of trusted certificate authorities; the boxes have Debian's.
 CA_BUNDLES = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt"))
 BOX_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -45,12 +45,12 @@ SEARCH_PATH = f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin"
 
 BOOT_SECONDS = 30
 
-# Where the releases lie, and where in an image: a directory of an image cannot be renamed in its containers
-# (overlayfs), as a release that goes is. So each box begins with a copy.
+# The directory of the releases on a host, and in an image. A container cannot rename a directory of its image
+# (overlayfs), and removing a release renames it. So each box starts with a copy.
 RELEASES, KEPT = "/opt/hermes", "/usr/share/hermes-test-releases"
-# What there is of them; a box gets those that it is said to have.
+# The versions in a prepared image; a box gets those that its name lists.
 VERSIONS = ("0.18.2", "0.19.0")
-# What a prepared host is made of beside the bare one; of the kit as much as a build imports.
+# The ingredients of a prepared image, besides the bare one; of the kit only the files that a build imports.
 PREPARED = HERE / "prepared.yml"
 MADE_OF = (
     Path(__file__),
@@ -64,7 +64,7 @@ LABEL = "hermes-test-prepared"
 
 
 class BoxError(Exception):
-    """Something about the machine that the person who runs the tests has to know."""
+    """A problem of this machine that the person who runs the tests has to solve."""
 
 
 def say(text: str) -> None:
@@ -93,7 +93,7 @@ def as_root(*command: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Two scenarios may want the same thing at the same moment: the second waits and finds it made."""
+    """Exclusive access: of two scenarios that need the same thing at once, the second waits and finds it made."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{name}.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -117,7 +117,7 @@ def install_packages(*names: str) -> None:
 
 
 def ensure_engine() -> None:
-    """Docker's engine, installed and started by ourselves where nobody did."""
+    """Install and start Docker's engine if it does not run."""
     with alone("engine"):
         if engine_answers():
             return
@@ -132,7 +132,7 @@ def ensure_engine() -> None:
             log = CACHE / "dockerd.log"
             say(f"starting dockerd (log: {log})")
             with log.open("a") as handle:
-                # Stays when we leave: the boxes live in it. close_fds keeps our lock out of it.
+                # It keeps running after this program, because it runs the boxes. close_fds keeps our lock out of it.
                 subprocess.Popen(
                     as_root("dockerd"),
                     stdin=subprocess.DEVNULL,
@@ -156,7 +156,7 @@ def image_exists(name: str) -> bool:
 
 
 def bootstrapped_base(suite: str) -> str:
-    """The base image that a registry would give, made from Debian's packages instead."""
+    """A base image made from Debian's packages, in place of a registry's."""
     name = f"hermes-test-base:{suite}"
     if image_exists(name):
         return name
@@ -188,7 +188,7 @@ def digest(*contents: bytes) -> str:
 
 
 def ensure_image(host: str) -> str:
-    """The image of a host, built once for what it is made of: one of a suite for all that are bare, one for the others.
+    """The image of a host, built once for its ingredients: for each suite one for bare hosts, one for prepared ones.
 
     :param host: a suite, or a suite and versions of Hermes: see above
     :returns: its name
@@ -212,7 +212,7 @@ def ensure_image(host: str) -> str:
 
 
 def with_imports(*files: Path) -> list[Path]:
-    """*files*, and what they import from the directory that they lie in."""
+    """*files*, and the files of their directory that they import."""
     found = list(files)
     for file in found:
         imports = re.findall(r"^\s*from \.(\w+| import .+)", file.read_text(encoding="utf-8"), re.MULTILINE)
@@ -224,10 +224,10 @@ def with_imports(*files: Path) -> list[Path]:
 def prepare(bare: str, prepared: str) -> None:
     """Make the image *prepared* from a host of the image *bare*.
 
-    In its container nothing runs, systemd neither: nothing is there that a host has made up at its first boot.
+    Nothing runs in its container, not even systemd, so the image has nothing that a host generates at its first boot.
     """
     container = f"{LABEL}-{os.getpid()}"
-    # Should we be killed, it is gone within the hour.
+    # If this program is killed, the container is gone within the hour.
     run("docker", "run", "--detach", "--rm", "--init", "--name", container, *trust(), bare, "sleep", "3600")
     try:
         run(
@@ -247,7 +247,7 @@ def prepare(bare: str, prepared: str) -> None:
         )
     finally:
         run("docker", "rm", "--force", "--volumes", container, check=False)
-    # Those of yesterday that no container uses.
+    # Removes prepared images that are older than a day and not used by a container.
     run("docker", "image", "prune", "--all", "--force", "--filter", f"label={LABEL}", "--filter", "until=24h")
 
 
@@ -262,13 +262,13 @@ def ways_to_boot() -> list[list[str]]:
     unified = Path("/sys/fs/cgroup/unified")
     layouts = [["--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw"]]
     if unified.is_dir():
-        # A hybrid machine: version 2 is there, to one side. New systemd accepts nothing else.
+        # On a hybrid machine version 2 is mounted separately. New versions of systemd accept nothing else.
         layouts.append(["--cgroupns=host", f"--volume={unified}:/sys/fs/cgroup:rw"])
     layouts.append(["--cgroupns=private"])
     some_rights = [
         "--cap-add=SYS_ADMIN",
         "--cap-add=NET_ADMIN",
-        # Root of a host can see whose socket a port is.
+        # Lets root in the box see who owns a socket, as on a real host.
         "--cap-add=SYS_PTRACE",
         "--security-opt=seccomp=unconfined",
         "--security-opt=apparmor=unconfined",
@@ -277,7 +277,7 @@ def ways_to_boot() -> list[list[str]]:
 
 
 def trust() -> list[str]:
-    """Behind a private authority the package registries are reached by what this machine trusts."""
+    """Options that mount this machine's certificate authorities, so that a private one is trusted in the box, too."""
     bundle = next((path for path in CA_BUNDLES if path.is_file()), None)
     return [f"--volume={bundle.resolve()}:{BOX_CA_BUNDLE}:ro"] if bundle else []
 
@@ -289,7 +289,7 @@ def wait_for_boot(name: str) -> str:
     """
     deadline = time.monotonic() + BOOT_SECONDS
     while True:
-        # Waits by itself, once there is somebody to ask.
+        # --wait only works once systemd answers.
         ask = ("docker", "exec", name, "systemctl", "is-system-running", "--wait")
         state = run(*ask, check=False, timeout=BOOT_SECONDS)
         word = (state.stdout or state.stderr).strip()
@@ -312,7 +312,7 @@ def start(name: str, image: str, options: list[str]) -> str:
 
 
 def up(name: str, host: str, authorized_key: Path | None, extra: list[str]) -> None:
-    """A running box *name*; one that runs already from the same image is left as it is."""
+    """Start the box *name*; one that already runs from the same image is left as it is."""
     suite, *versions = host.split("+")
     image = ensure_image(host)
     present = run("docker", "inspect", "--format", "{{.Config.Image}} {{.State.Running}}", name, check=False)
