@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes `import ansible_collections.alwayson.hermes…` find this checkout, wherever it lies."""
+"""Lets `import ansible_collections.alwayson.hermes…` find this checkout, wherever it is."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# script/bootstrap places the checkout there under the name that Ansible wants.
+# script/bootstrap links the checkout there, under the name that Ansible expects.
 COLLECTIONS = ROOT / ".cache" / "collections"
 
 if (COLLECTIONS / "ansible_collections/alwayson/hermes").resolve() != ROOT:
     raise RuntimeError(f"{COLLECTIONS} does not lead back to this checkout. Fix: run script/bootstrap")
 
-# The servers in tests/fakes import each other as they do in a box.
+# The servers in tests/fakes import each other by plain names, as in a box.
 sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests/fakes")]
 
-# Every property test follows one of two profiles. What a test needs fewer examples of, because each is expensive, takes
-# a fraction of the profile's: `@settings(max_examples=settings.default.max_examples // 4)`.
+# Every property test uses one of two profiles. A test with expensive examples takes a fraction of the profile's number:
+# `@settings(max_examples=settings.default.max_examples // 4)`.
 _SHARED = settings(
-    # The machine may be busy with other tests: time says nothing about ours.
+    # The machine may be busy with other tests, so times mean nothing.
     deadline=None,
-    # Fixtures that are used here are the same for each example.
+    # The fixtures of these tests are the same for each example.
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-    # Nothing that one run found decides what another one tries.
+    # A run must not depend on the findings of another one.
     database=None,
 )
-# The same examples each time, so that a run fails only for what has changed.
+# The same examples each time, so that a run fails only because of a change.
 settings.register_profile("same", _SHARED, derandomize=True, max_examples=100, print_blob=False)
 # script/test fuzz: other examples each time.
 settings.register_profile("search", _SHARED, max_examples=5000, print_blob=True)
@@ -79,7 +79,7 @@ def pinned_uv(ground: Path) -> Path:
                     raise
                 pytest.skip(f"SKIPPED, NOT PROVED: building releases, because no package index answers: {error}")
         kept.parent.mkdir(parents=True, exist_ok=True)
-        # Another worker may look for it at this very moment.
+        # Renamed into place, because another pytest worker may look for it at the same moment.
         whole = shutil.copy2(root / "tools" / "uv", kept.parent / f"{kept.name}.{os.getpid()}")
         os.replace(whole, kept)
     return kept
@@ -99,8 +99,8 @@ def root(ground: Path, pinned_uv: Path) -> Path:
 def leave_uncompiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A function after which releases are built without byte code.
 
-    That is most of the work of building Hermes itself; that there is some, release/test_build.py proves once for a
-    release from an index and once for one from git.
+    Compiling is most of the work of building Hermes. release/test_build.py proves once for a release from an index, and
+    once for one from git, that builds do compile.
     """
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import uv, workshop
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
@@ -135,12 +135,12 @@ def package_index():
 
 @pytest.fixture(scope="session")
 def published(package_index):
-    """What is really published of Hermes; files are kept between runs."""
+    """The published releases of Hermes; files are kept between runs."""
     return package_index.RealIndex(package_index.real_index(), ROOT / ".cache" / "published")
 
 
 class Systemd:
-    """systemctl as far as a plan needs it: units with a state, and what was asked of them."""
+    """Plays systemctl as far as a plan needs it: units with a state, and the calls that were made."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []
@@ -170,7 +170,7 @@ class Systemd:
 
 @pytest.fixture
 def systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Systemd:
-    """All managers of services, which look for units below the test's own directory."""
+    """Replaces all service managers; units are in the test's own directory."""
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import units
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
@@ -184,13 +184,13 @@ def systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Systemd:
 
 @pytest.fixture(scope="session")
 def killed_at_change() -> Callable[..., bool]:
-    """A function that does something in a process that is killed before one of the changes that it makes."""
+    """A function that runs an action in a process that is killed before one of its changes."""
 
     def do(number: int, action: Callable[[], object], is_change: Callable[[str, tuple[Any, ...]], object]) -> bool:
         """Do *action* in a process that kills itself right before its *number*-th change.
 
         :param is_change: whether an audit event, with its arguments, is one
-        :returns: whether it came to its end before
+        :returns: whether it ended before that
         """
         pid = os.fork()
         if pid == 0:
@@ -218,7 +218,7 @@ def killed_at_change() -> Callable[..., bool]:
 
 @pytest.fixture(autouse=True)
 def umask_of_the_tests():
-    """What a command does to the umask ends with its test."""
+    """Restores the umask after each test."""
     mask = os.umask(0o022)
     os.umask(mask)
     yield
@@ -227,9 +227,9 @@ def umask_of_the_tests():
 
 @pytest.fixture
 def run_module(monkeypatch, capsys) -> Callable[..., str]:
-    """A function that calls a module of Ansible's, in diff mode, and returns what it prints.
+    """A function that calls an Ansible module, in diff mode, and returns its output.
 
-    The kit works in this very process, so that a test can change what it finds.
+    The kit runs in the test's own process, so that a test can patch it.
     """
     testing = pytest.importorskip("ansible.module_utils.testing", reason="this ansible-core cannot run modules here")
     from ansible.module_utils.common.arg_spec import ArgumentSpecValidator

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Homes of another user, and mounts that only a test sees."""
+"""Homes of another user, and mounts that only the test sees."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def nobody() -> Owner:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory whose parents everybody may pass, which pytest's own are not."""
+    """A directory with parents that every user may enter, unlike pytest's own."""
     directory = Path(tempfile.mkdtemp())
     directory.chmod(0o755)
     yield directory
-    # rm knows directories of any depth, other than Python's rmtree.
+    # Unlike Python's rmtree, rm removes directories of any depth.
     subprocess.run(["rm", "-rf", str(directory)], check=True)
 
 
@@ -68,7 +68,7 @@ def unshare() -> None:
 
 @pytest.fixture
 def nest() -> Callable[[Path, int], None]:
-    """Makes directories within each other, more than a path can name, each with a file in it."""
+    """Makes nested directories, deeper than a path can name, each with a file in it."""
 
     def make(directory: Path, depth: int) -> None:
         descriptor = os.open(directory, os.O_RDONLY)

@@ -221,7 +221,7 @@ def test_declared_keys_arrive_and_foreign_keys_and_comments_survive(tree, declar
             assert yaml_edit.same(seen[key], before[key])
     assert after.startswith("# top\n")
     assert after.rstrip().endswith("# bottom") or not tree
-    # Again: nothing to do; and back: as before, where nothing of the old was replaced.
+    # A second run has nothing to do; removing the declaration restores the text, unless an old value was replaced.
     again = config.plan_config(seen, declared, record_of(plan))
     assert (again.edits, again.drift) == ([], [])
     new = all(
@@ -290,7 +290,7 @@ def test_what_upstream_retired_leaves_the_file_where_we_wrote_it():
         "gateway.multiplex_profiles",
         "gateway.auto_multiplex_migration",
     }
-    # Somebody else's is theirs.
+    # A key that somebody else changed stays.
     theirs = "gateway:\n  multiplex_profiles: false\n"
     assert changed(theirs, declaration.BASE_CONFIG)[0].startswith(theirs)
 

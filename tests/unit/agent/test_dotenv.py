@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 HERMES = [path for path in os.environ.get("TEST_HERMES_VENVS", "").split(":") if path]
 
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,12}", fullmatch=True).filter(lambda name: name != "NEXT")
-# Full of what is special to one reader or another.
+# Characters that are special to one reader or another.
 awkward = st.lists(
     st.sampled_from(
         [
@@ -87,14 +87,14 @@ quotes = st.lists(st.sampled_from(["A=", "B= ", "'", '"', "\\", "#", "\n", "x"])
 
 
 def installed_grammar() -> dotenv.Grammar:
-    """The one of the python-dotenv that :func:`by_real_dotenv` asks."""
+    """The version of the python-dotenv that :func:`by_real_dotenv` uses."""
     version = tuple(int(part) for part in importlib.metadata.version("python-dotenv").split("."))
     return dotenv.GRAMMARS["1.2.4" if version >= (1, 2, 4) else "1.2.2"]
 
 
 def by_real_dotenv(text: str, *, interpolate: bool = True) -> dict[str, str | None]:
     real = pytest.importorskip("dotenv", reason="python-dotenv is not installed: nothing to compare with")
-    # Text mode is what both of Hermes' readers open the file in.
+    # Both of Hermes' readers open the file in text mode.
     stream = io.StringIO(io.TextIOWrapper(io.BytesIO(text.encode())).read())
     return dict(real.dotenv_values(stream=stream, interpolate=interpolate))
 
@@ -203,7 +203,7 @@ def test_bad_names_are_refused(name):
 @pytest.mark.parametrize("text", ["A= #x\n", 'A="\\\\"\nB="x"\n'])
 def test_a_value_that_versions_of_dotenv_read_differently_is_not_known(text):
     assert "A" not in dotenv.read(text)
-    # The same again: whatever Hermes reads now, it reads what is declared afterwards.
+    # The same property: whatever Hermes reads before, afterwards it reads the declared values.
     for declared in ("#x", ""):
         result = dotenv.edit(text, {"A": declared}, [])
         for grammar in dotenv.GRAMMARS.values():

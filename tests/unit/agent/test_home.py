@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An agent's home: made, mended, seeded; what is the agent's stays the agent's."""
+"""An agent's home is created, corrected and seeded; the agent's own data stays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: 
 
 
 def converge(home, owner=ME, *, check=False, skipped=(), **texts):
-    """What differed, as converging the home said."""
+    """The differences that converging the home reported."""
     records = Records(str(home.parent / "ops"), "p")
     desired = agent.AgentHome(home=agent.Home(**texts, skipped=skipped))
     return agent.converge_home(str(home), owner, records, desired, check=check).parts["home"].differences
@@ -129,7 +129,7 @@ def test_what_root_left_behind_is_given_back(public, nobody):
     converge(home, nobody, skipped=("profiles",))
     for path in ("state.db", "sessions/1.json", "logs/today", "logs/today/now", "logs/today/now/log"):
         assert (home / path).stat().st_uid == nobody.uid, path
-    # Another profile is its own module run's business.
+    # Another profile is left to its own run of the module.
     assert other.stat().st_uid == 0
     assert not converge(home, nobody, skipped=("profiles",))
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whatever an agent leaves in its home is an error about that home, which names the file and what to do."""
+"""Anything hostile in a home is an error about that home, which names the file and the fix."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EVERYTHING = AgentHome(
 
 
 class Agent:
-    """An agent as the operator has it, with a home that it can do with what it wants."""
+    """An agent as an operator runs it, which may do anything to its home."""
 
     def __init__(self, directory: Path, name: str, owner: Owner) -> None:
         self.home = directory / name
@@ -65,7 +65,7 @@ def victim(public: Path) -> Agent:
 
 
 def put(path: Path, content: bytes | str | int) -> None:
-    """A file of the agent's, of that content or of so many bytes of nothing."""
+    """A file of the agent's, with a content, or as a hole of a size."""
     path.unlink(missing_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else b"" if isinstance(content, int) else content)
     if isinstance(content, int):
@@ -124,7 +124,7 @@ def test_a_file_in_a_directory_s_place(place, victim):
 
 
 def test_one_that_dies_over_a_file_names_it(victim, monkeypatch):
-    # Digits to the base of 60, which the parser multiplies for minutes.
+    # A base-60 number, which the YAML parser needs minutes to compute.
     put(victim.home / "config.yaml", "a: 1" + ":1" * 400_000)
     monkeypatch.setattr(agent, "LIMITS", agent.Limits(seconds=3))
     with pytest.raises(WorkerDied) as caught:
@@ -191,7 +191,7 @@ def test_a_look_without_the_agent_s_user_is_not_root_s(public):
 
 @pytest.mark.parametrize(("file", "kit"), [("config.yaml", config), ("webhook_subscriptions.json", webhooks)])
 def test_what_somebody_writes_meanwhile_is_not_lost(file, kit, victim, monkeypatch):
-    """Between our look at a file and our write of it, the agent writes: decided again, its key stays."""
+    """The agent writes between our read and our write of a file: the plan is made again, and its key stays."""
     put(victim.home / file, "")
     request = {
         "config.yaml": {"config": [{"keys": {"ours": 1}, "beside": False}, {}]},
@@ -289,7 +289,7 @@ def test_what_is_said_of_hostile_names_is_printable(victim):
     ],
 )
 def test_what_a_worker_says_is_not_believed(lie, victim, monkeypatch):
-    """Somebody who took over the worker writes neither records of another form, nor what root acts on."""
+    """A hostile worker can neither write records of another form, nor affect what root does."""
     real = agent.work
 
     def lying(*arguments, **options):
@@ -304,7 +304,7 @@ def test_what_a_worker_says_is_not_believed(lie, victim, monkeypatch):
 
 @needs_root
 def test_a_home_whose_user_is_only_planned_is_never_looked_at_as_root(public):
-    """In check mode; a link in its place says nothing about whose it leads to."""
+    """In check mode a link in the place of the home does not reveal the owner of its target."""
     theirs, ours = public / "theirs", public / "ours"
     for path in (theirs, ours):
         path.mkdir()

@@ -54,7 +54,7 @@ for name, role, content, when, state in messages:
     database._conn.execute("UPDATE messages SET timestamp=?, active=?, compacted=? WHERE id=?", (when, *values, number))
     database._conn.commit()
 """
-# The columns that are read here (0.18.2 and 0.19.0 hermes_state.py), for where no real Hermes is at hand.
+# The columns that the kit reads (0.18.2 and 0.19.0 hermes_state.py), for machines without a real Hermes.
 TABLES = """
 CREATE TABLE sessions (id TEXT PRIMARY KEY, source TEXT NOT NULL, chat_id TEXT, ended_at REAL);
 CREATE TABLE messages (id INTEGER PRIMARY KEY, session_id TEXT, role TEXT, content TEXT, timestamp REAL,
@@ -108,7 +108,7 @@ def test_the_newest_first_and_nothing_that_was_taken_back(home):
         (["hall", "zebra"], 1),
         (["lives in hall"], 1),
         (["hall lives"], 0),
-        # Parts of words, scripts without spaces, what LIKE and FTS5 would take for their own.
+        # Parts of words, scripts without spaces, characters that are special in LIKE and FTS5.
         (["ebra"], 3),
         (["别山"], 1),
         (["100%"], 1),
@@ -243,7 +243,7 @@ def test_a_query_has_words():
 
 @pytest.fixture
 def host(files, tmp_path, monkeypatch):
-    """An installation whose agents are one that has files and one that has none."""
+    """An installation with one agent that has files, and one that has none."""
     installed = Installation(
         {
             "scope": "system",

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Root gives away what it left in a home, and nothing that the agent has led it to."""
+"""Root gives away the files that it left in a home, and no others, whatever the agent does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def home(public: Path, nobody: Owner) -> Path:
 
 
 def given(home: Path, owner: Owner) -> list[str]:
-    """What one round of looking and giving gives."""
+    """The files that one round gives away."""
     found = worker.work(owner, "agent.ownership:find", str(home), [])
     return ownership.give_back(str(home), owner, found["paths"], mend=True)
 
@@ -47,7 +47,7 @@ def test_a_second_name_of_root_s_file_is_not_given(home, nobody, public):
 
 
 def test_where_users_may_link_root_s_files_none_is_given(home, nobody, public, monkeypatch):
-    # The other name of a file may be gone by now: then its one name proves nothing.
+    # The other name of a file may be gone by now, so a single name proves nothing.
     (public / "no").write_text("0\n")
     monkeypatch.setattr(ownership, "_PROTECTED_LINKS", str(public / "no"))
     (home / "file").write_text("")
@@ -93,7 +93,7 @@ def test_a_mount_of_the_same_file_system_is_not_entered(home, nobody, public, mo
 
 
 def test_a_swap_while_root_looks_changes_nothing(home, nobody, public, monkeypatch):
-    """What root gives away is what it has looked at, whatever has its name by then."""
+    """Root gives away the file that it examined, even if another one has its name by then."""
     (public / "victim").write_text("")
     (home / "file").write_text("")
 

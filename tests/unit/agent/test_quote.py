@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an agent says is repeated without secrets, printable and short."""
+"""An agent's text is repeated without secrets, printable and short."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 from hypothesis import given
 from hypothesis import strategies as st
 
-# Made up, and in pieces, so that nobody takes them for real ones.
+# Made up, and in pieces, so that no scanner takes them for real secrets.
 SECRETS = [
     "7712345678:AAF-" + "secretsecretsecretsecretsecret123",
     "sk-" + "abcdefghijklmnopqrstuvwx",
@@ -93,8 +93,8 @@ def test_it_is_always_short_and_printable(text):
     assert "\n" not in said
 
 
-# Each is what one of the patterns reads far into before it fails, or begins at everywhere: work that is not
-# proportional to such a text's length would take longer than anybody waits.
+# Texts on which one of the patterns reads far before it fails, or starts at every position. With more than linear work
+# these tests would take too long.
 @pytest.mark.parametrize(
     "text",
     [
@@ -112,6 +112,6 @@ def test_it_is_always_short_and_printable(text):
     ],
 )
 def test_the_patterns_take_no_longer_than_the_text(text, monkeypatch):
-    # Of a whole text, not only of its beginning.
+    # This holds for the whole text, not only for its beginning.
     monkeypatch.setattr(quote, "_LOOKED_AT", len(text))
     assert len(quoted(text)) <= MAX

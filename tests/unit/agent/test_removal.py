@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A home is removed whole, whatever is in it, and nothing that is not in it."""
+"""A home is removed completely, whatever is in it, and nothing outside of it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_home_with_a_mount_in_it_is_left(theirs, nobody, public, mounted):
 
 @pytest.mark.parametrize("place", ["workspace", "deep/er/workspace"])
 def test_a_mount_is_never_emptied(theirs, nobody, public, mounted, monkeypatch, place):
-    # As if it had been mounted after the look for mounts.
+    # As if it had been mounted after the check for mounts.
     monkeypatch.setattr(removal, "_refuse_mounts", lambda _home: None)
     photos = public / "photos"
     photos.mkdir()

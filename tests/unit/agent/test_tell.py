@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Context for an agent: kept first, then said by a signed webhook call, and answered. Not Hermes: its protocol."""
+"""Context for an agent is kept, sent by a signed webhook call, and answered; Hermes' protocol is played."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HOST = {
 
 
 class Gateway(http.server.BaseHTTPRequestHandler):
-    """What a gateway does with a call: checks the signature, answers, and writes the conversation down."""
+    """Plays a gateway: checks the signature of a call, answers, and stores the conversation."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))

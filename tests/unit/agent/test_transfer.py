@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Skills and an OpenClaw home brought to an agent: all is listed, nothing is overwritten, no link is followed."""
+"""Porting skills and an OpenClaw home: everything is listed, nothing is overwritten, no link is followed."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_tricks_are_refused(source, home, tmp_path, kind):
 
 
 def test_a_file_that_becomes_a_link_is_not_followed(source, home, tmp_path, monkeypatch):
-    """Root may be asked to port a directory that somebody else can change meanwhile."""
+    """Root may port a directory that somebody else changes at the same time."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/notes.md").write_text("secret")
     write(source, {"bread/SKILL.md": SKILL, "bread/references/notes.md": "x"})
@@ -185,7 +185,7 @@ def test_half_a_skill_is_never_seen(source, home, monkeypatch):
         with pytest.raises(OpsError, match="cannot be written"):
             ported(source, home)
     assert everything(home) == {"skills": None, "skills/imported": None}
-    # What a run left that was killed.
+    # Left behind by a killed run.
     write(home, {f"skills/imported/.bread{transfer._UNFINISHED}/SKILL.md": SKILL})
     assert ported(source, home) == [("ported", "bread", "skills/imported/bread")]
     assert sorted(os.listdir(home / "skills/imported")) == ["bread"]
@@ -354,7 +354,7 @@ def test_only_skills_and_texts_are_taken_along(source):
 
 @needs_root
 def test_a_source_of_another_agent_is_read_as_that_agent(public, home, nobody):
-    """Not as root, to whom a link in it could show everything."""
+    """The source is not read as root, because a link in it could then expose any file."""
     source, secret = public / "theirs", public / "secret"
     write(source, {"bread/SKILL.md": SKILL})
     secret.mkdir(mode=0o700)
@@ -440,7 +440,7 @@ def host(home, tmp_path, monkeypatch):
             return dict.fromkeys(names, self.unit)
 
         def call(self, *arguments, **_options):
-            # What asked for the restart is written down before it, and what it is for is there.
+            # The reason is recorded before the restart, after the skills are in place.
             assert installed.records("default").restart_reasons()
             assert (home / "skills").exists()
             calls.append(arguments)

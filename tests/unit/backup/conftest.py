@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Workers in the process of the test, where it acts between two steps of them."""
+"""Runs workers in the test's own process, so that a test can act between two of their steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system 
 
 
 class Inline:
-    """A worker that is no process of its own."""
+    """A worker without a process of its own."""
 
     def __init__(self, owner, function, arguments=(), limits=None, descriptors=(), where=None):
         module, name = function.split(":")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A home goes into an archive and comes out of it, whatever its agent does meanwhile; what is not whole is refused."""
+"""A home survives the way into an archive and back, whatever its agent does; incomplete archives are refused."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def host(tmp_path):
 
 @pytest.fixture
 def home(tmp_path):
-    """A home with something of everything."""
+    """A home with every kind of file."""
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     for name, text in {
@@ -179,7 +179,7 @@ def test_what_goes_in_comes_out_and_nothing_else(host, home, agent, tmp_path, me
     assert os.listdir(tmp_path / "out") == [os.path.basename(path)]
     manifest = extracting.extract(path, str(tmp_path / "again"), me, links_out=True)
     expected = without(tree(home), *LEFT_OUT, "state.db")
-    # A link into the home leads into the new one.
+    # A link into the home leads into the restored one.
     expected["skills/soul"] = ("link", "../SOUL.md")
     assert without(tree(tmp_path / "again"), "state.db") == expected
     assert list(manifest.left_out) == ["outside", "workspace/pipe", "workspace/target"]
@@ -200,7 +200,7 @@ def test_the_first_and_the_last_member_say_what_it_is(host, agent, tmp_path):
         about = json.load(opened.extractfile("about.json"))
     assert (names[0], names[-1]) == ("about.json", "summary.json")
     assert about["format"] == 2
-    # Anybody can look into one with tar alone.
+    # tar alone can read an archive.
     assert "home/memories/MEMORY.md" in names
 
 
@@ -234,7 +234,7 @@ def test_env_only_when_asked_for(host, home, agent, tmp_path, me):
 
 @pytest.mark.parametrize("owner", ["root", "nobody"])
 def test_env_is_encrypted_by_root_and_never_as_the_agent(host, home, agent, tmp_path, ground, monkeypatch, owner):
-    """What runs as the agent's user, and is not a worker, can be traced by the agent."""
+    """The agent can trace every process of its user that is not a worker."""
     if os.geteuid() != 0:
         pytest.skip("SKIPPED, NOT PROVED: as whom age runs; needs root")
     program = ground / f"bin-{owner}/age"
@@ -263,7 +263,7 @@ def test_an_env_that_is_none_is_not_handed_to_age(host, home, agent, tmp_path):
 
 
 def test_a_busy_database_is_consistent(host, home, agent, tmp_path, me):
-    """A writer that never stops, in WAL mode, each transaction of two rows: no copy has one of the two."""
+    """A writer in WAL mode never stops; each transaction writes two rows, and no copy has only one of them."""
     with contextlib.closing(sqlite3.connect(home / "state.db")) as database:
         database.executemany("INSERT INTO messages (content) VALUES (?)", [("x" * 500,)] * 20000)
         database.commit()
@@ -326,7 +326,7 @@ def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, agent, tmp_path,
     original = tarstream.Writer.file
 
     def file(self, name, *arguments, **options):
-        """The agent is always faster: it acts between our look at a file and the first byte that we read."""
+        """The agent is always faster: it acts between our stat of a file and the first byte that we read."""
         if name.endswith("/a"):
             (work / "vanishes").unlink()
         if name.endswith("/grows"):
@@ -364,7 +364,7 @@ def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, 
     (home / "roots").write_text("left by sudo")
     (home / "roots").chmod(0o600)
     with contextlib.closing(sqlite3.connect(home / "state.db")) as open_database:
-        # Its companions are the agent's, and stay so.
+        # The database's companion files still belong to the agent.
         open_database.execute("INSERT INTO messages (content) VALUES ('x')")
         open_database.commit()
         for name in os.listdir(home):
@@ -406,7 +406,7 @@ def test_one_that_fails_leaves_nothing(host, home, agent, tmp_path, monkeypatch,
 
 
 def test_a_worker_that_may_write_no_more_has_no_room(host, home, agent, tmp_path, monkeypatch):
-    """By the limit that root gave it, before it looks at the disk itself."""
+    """The limit that root sets applies before the worker checks the disk itself."""
     (home / "large").write_bytes(os.urandom(65536))
     monkeypatch.setattr(space, "free", lambda _descriptor: 4096)
     with pytest.raises(OpsError, match="no room"):
@@ -477,7 +477,7 @@ def test_memories_are_never_left_out_as_a_cache(host, home, agent, tmp_path, me)
     (home / "notes").mkdir()
     for name in ("notes/CACHEDIR.TAG", "workspace/CACHEDIR.TAG"):
         (home / name).write_text(tag)
-    # Empty, as `touch` makes it: no tag.
+    # An empty file, as from `touch`, is not a valid tag.
     (home / "workspace/work").mkdir()
     (home / "workspace/work/CACHEDIR.TAG").touch()
     manifest, again = made(host, agent, tmp_path, me)
@@ -620,7 +620,7 @@ def test_what_is_mounted_in_a_home_is_left_out_and_named(host, home, agent, tmp_
 
 
 def test_an_archive_that_does_not_verify_gets_no_name(host, home, agent, tmp_path, monkeypatch, inline_worker):
-    """Should making and verifying ever disagree."""
+    """For the case that making and verifying ever disagree."""
     good = making.create(host, agent, str(tmp_path / "out")).path
     monkeypatch.setattr(tarstream, "PATH_LIMIT", 5)
     monkeypatch.setattr(extracting, "Worker", inline_worker)
@@ -641,7 +641,7 @@ def test_a_stream_that_is_refused_on_its_way_is_an_error(host, home, agent, tmp_
 
 
 def test_one_of_ours_that_was_killed_leaves_a_lock_with_its_worker(host, home, agent, tmp_path):
-    """The worker writes on for a while; nobody may begin beside it."""
+    """A worker may outlive its killed caller; it holds the lock, so no second backup starts beside it."""
     with host.lock("backup") as lock:
         worker = making._collector(host, agent, os.open("/dev/null", os.O_WRONLY), "", "exclude", 60, lock)
         held = os.listdir(f"/proc/{worker._process.pid}/fd")
@@ -674,7 +674,7 @@ HOME = member("home", tarfile.DIRTYPE, mode=0o700)
 
 
 def tar(*members, about=ABOUT, summary=True, after=(), notes=None):
-    """A tar of *members*, with a summary that says what is really in it."""
+    """A tar of *members*, with a correct summary."""
     out = io.BytesIO()
     said = tarstream._Members()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as opened:
@@ -697,14 +697,14 @@ def tar(*members, about=ABOUT, summary=True, after=(), notes=None):
 
 
 def extract_bytes(data, target):
-    """What the worker does, in this process; links that lead out are not made."""
+    """Does the worker's job in this process; links that lead out are not made."""
     source = tarstream.unpacked(io.BufferedReader(data if isinstance(data, io.RawIOBase) else io.BytesIO(data)))
     with source as stream:
         return tarstream.read(stream, "the stream", reading.Directory(str(target), links_out=False))
 
 
 def check(data, tmp_path, me):
-    """What extract says to *data*; whatever that is, nothing is anywhere but below the directory."""
+    """The result of extracting *data*; checks that nothing was written outside of the directory."""
     target = tmp_path / "target"
     target.mkdir()
     (tmp_path / "beside").write_text("untouched")
@@ -876,19 +876,19 @@ def test_truncated_anywhere_is_refused(small, tmp_path_factory, position):
 @given(position=st.integers(0, 1 << 20), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_refused(small, tmp_path_factory, position, bit):
     packed = bytearray(small[0])
-    # Not in gzip's own header, where the time means nothing.
+    # Not in gzip's own header, because the time there is ignored.
     packed[10 + position % (len(packed) - 10)] ^= 1 << bit
     try:
         verify_bytes(bytes(packed), tmp_path_factory)
     except OpsError:
         return
-    # A run of zeros, say, may be written in two ways.
+    # Some data, such as a run of zeros, can be encoded in two ways.
     assert gzip.decompress(packed) == small[1]
 
 
 @given(position=st.integers(0, 1 << 20), bit=st.integers(0, 7))
 def test_a_flipped_bit_of_the_tar_itself_never_passes_as_something_else(small, tmp_path_factory, position, bit):
-    """Without gzip's checksum: what is taken says the same as the original."""
+    """Without gzip's checksum, data that is accepted equals the original."""
     raw = bytearray(small[1])
     raw[position % len(raw)] ^= 1 << bit
     try:

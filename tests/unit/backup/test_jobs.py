@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The nightly backup, its copies off the host, and the rehearsal: one agent's home is a matter of that agent alone."""
+"""The nightly backup, its copies off the host, and the rehearsal: a bad home affects only its own agent."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 PASSWORD = "the-password-of-the-repository"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root acts for an agent")
 
-# What it was called with, and its environment, one JSON a line; snapshots are files.
+# Plays restic: logs its arguments and environment, one JSON for each line; snapshots are files.
 RESTIC = """\
 #!{python} -I
 import json, os, sys, time
@@ -90,7 +90,7 @@ def restic(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
 
     def calls():
-        # One that was killed at once has said nothing.
+        # A restic that was killed at once has logged nothing.
         (directory / "calls").touch()
         return [json.loads(line) for line in (directory / "calls").read_text().splitlines()]
 
@@ -226,7 +226,7 @@ def test_scratch_homes_that_were_left_are_removed_whatever_is_in_them(host, grou
         path.mkdir()
         shutil.chown(path, "nobody")
         subprocess.run(["/usr/bin/python3", "-c", NEST, f"{path}/{name}"], user="nobody", check=True)
-    # A run that was killed before it had given it away.
+    # Left by a run that was killed before it changed the owner.
     (place / f"{rehearsal.SCRATCH}.default.three").mkdir()
     said = []
     with rehearsal.canary.scratch(host, agent, rehearsal.SCRATCH, said.append) as scratch:
@@ -263,7 +263,7 @@ def test_no_backup_is_written_where_others_can_replace_it(host, agents, restic, 
 
 @pytest.fixture
 def opened(host, agents, tmp_path, monkeypatch):
-    """Whose home ``hermes-ops restore WORDS`` would replace by the archive *path*."""
+    """The agent whose home ``hermes-ops restore WORDS`` would replace with the archive *path*."""
     monkeypatch.setattr(command_restore.command_backup, "installation", lambda: host)
     parser = argparse.ArgumentParser()
     command_restore.arguments(parser)
@@ -279,7 +279,7 @@ def opened(host, agents, tmp_path, monkeypatch):
 def test_whose_home_an_archive_replaces_is_said_by_its_name_and_not_by_what_is_in_it(host, agents, opened, tmp_path):
     made = making.create(host, agents[0], str(tmp_path / "made")).path
     assert opened(made) == "first"
-    # As an agent would want it: the archive of its own home says that it is of another agent.
+    # A hostile agent's archive of its own home claims to be of another agent.
     lying = making.create(host, replace(agents[0], name="second"), str(tmp_path / "made")).path
     renamed = os.path.join(os.path.dirname(made), "first-20260101T000000Z.tar.gz")
     os.rename(lying, renamed)

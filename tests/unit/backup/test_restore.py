@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A home is what it was in the backup, or what it was before; nothing between, wherever it is killed."""
+"""A home is either restored or unchanged, never in between, wherever the restore is killed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ REAL = worker.Worker
 
 @pytest.fixture
 def host(tmp_path, monkeypatch, inline):
-    """A host whose gateway runs as long as the file ``running`` is there, and is well unless ``sick`` is, too."""
+    """A host whose gateway runs while the file ``running`` exists, and is healthy unless ``sick`` exists, too."""
     host = Installation(
         {
             "scope": "system",
@@ -68,7 +68,7 @@ def host(tmp_path, monkeypatch, inline):
         if verb in ("start", "restart"):
             (tmp_path / "running").touch()
             if (tmp_path / "home/sick").exists():
-                # What a gateway makes beside a database would be taken for that of another one.
+                # If left behind, this companion file would be taken for the original database's.
                 (tmp_path / "home/state.db-wal").write_text("of the restored database")
                 (tmp_path / "home/made.json").write_text("{}")
         if verb == "stop":
@@ -175,7 +175,7 @@ def made(host, agent, tmp_path):
     return path, old, tree(home)
 
 
-# What a restore leaves where it is: the host's.
+# The host's own files, which a restore leaves in place.
 STAYS = ("logs", "profiles", "gateway_state.json", ".env")
 
 
@@ -198,7 +198,7 @@ def leftovers(tmp_path):
         os.path.join(directory, name)
         for directory, _names, files in os.walk(tmp_path / "units")
         for name in files
-        # Half of a unit, which the next writer of it sweeps.
+        # A partial unit file, which its next writer removes.
         if not name.endswith(".hermes-ops")
     ]
 
@@ -232,7 +232,7 @@ def test_an_empty_home_of_another_host(host, agent, made, tmp_path):
     path, old, _new = made
     shutil.rmtree(tmp_path / "home")
     (tmp_path / "home/memories").mkdir(parents=True)
-    # As site.yml made it just now.
+    # The home is as site.yml has just made it.
     (tmp_path / "home/config.yaml").write_text("model: two\n")
     (tmp_path / "home/.env").write_text("KEY=of another host\n")
     run(host, agent, path)
@@ -400,7 +400,7 @@ def test_somebody_who_writes_into_the_home_meanwhile_loses_nothing(host, agent, 
 
     def replaced(names, **options):
         names = original(names, **options)
-        # Once: when it is decided what goes aside.
+        # Only in the call that chooses the files to set aside.
         if "SOUL.md" in names:
             names.remove("config.yaml")
         return names
@@ -419,7 +419,7 @@ def test_links_out_of_the_home(host, agent, tmp_path):
     path = making.create(host, agent, str(tmp_path / "backups")).path
     run(host, agent, path)
     assert os.readlink(home / "workspace") == str(tmp_path / "elsewhere")
-    # As it was: it led nowhere.
+    # The link is unchanged, although it has no target.
     assert os.readlink(home / "gone") == "/nonexistent"
 
 
@@ -436,7 +436,7 @@ def killed_at(killed_at_change):
 
 
 def again(tmp_path):
-    """The home, and all of ours, as before the restore."""
+    """The home, and the kit's own records, as before the restore."""
     for name in ("home", "ops/set-aside", "units"):
         shutil.rmtree(tmp_path / name, ignore_errors=True)
     shutil.copytree(tmp_path / "saved", tmp_path / "home")
@@ -444,7 +444,7 @@ def again(tmp_path):
 
 
 def undone(host, tmp_path, new):
-    """What has to hold after a kill and a recovery."""
+    """Checks the state after a kill and a recovery."""
     assert tree(tmp_path / "home") == new
     assert leftovers(tmp_path) == []
     assert (tmp_path / "running").exists()
@@ -461,7 +461,7 @@ def test_killed_anywhere_it_is_undone(host, agent, made, tmp_path, killed_at):
         with host.lock("restore"):
             restore.Restore(host, lambda _text: None).recover()
         if tree(tmp_path / "home") == expected(old, new):
-            # Killed when it counted already.
+            # Killed after the restore had been found healthy.
             assert leftovers(tmp_path) == []
             continue
         undone(host, tmp_path, new)
@@ -500,7 +500,7 @@ def test_killed_anywhere_while_it_is_undone_it_is_undone_by_the_next(
             patch.setattr(restore.Restore, f"_{step}", stop_there)
             assert not killed_at(1000, lambda: run(host, agent, path, force=True))
         assert tree(tmp_path / "home") != new
-        # At boot nobody runs.
+        # At boot no gateway runs.
         over = killed_at(number, lambda: restore.Restore(host, lambda _text: None).recover(boot=True))
         restore.Restore(host, lambda _text: None).recover()
         (tmp_path / "running").touch()
@@ -594,7 +594,7 @@ def test_whatever_lies_in_a_home_gives_way_to_the_backup(host, nobodys, what):
 
 @needs_root
 def test_a_journal_that_an_agent_planted_is_not_believed(host, nobodys):
-    """As it could while the volume was not mounted."""
+    """The agent could do so while the volume was not mounted."""
     top, _home, agent = nobodys
     target = top / "cron.d"
     target.mkdir()
@@ -620,7 +620,7 @@ def test_a_journal_that_an_agent_planted_is_not_believed(host, nobodys):
 
 @needs_root
 def test_root_changes_nothing_where_a_journal_says_that_a_home_was(host, nobodys):
-    """Even one that is root's own: what is done, the agent does."""
+    """This holds even if the home is root's own: the work is done as the agent's user."""
     top, _home, _agent = nobodys
     target = top / "cron.d"
     stamp = "20260101T000000Z"
@@ -680,7 +680,7 @@ def test_directories_that_may_not_be_written_to_change_places_like_others(host, 
 
 @needs_root
 def test_an_agent_that_holds_everything_in_its_home_is_one_error(host, nobodys):
-    """Files of root's, closed to it: nothing of them is touched."""
+    """Files of root's that the agent cannot read are not touched."""
     top, home, agent = nobodys
     path = making.create(host, agent, str(top / "backups")).path
     (home / "memories/roots").mkdir(mode=0o700)
@@ -705,9 +705,9 @@ def test_what_last_worked_is_put_back(host, agent, tmp_path):
     assert (home / ".env").read_text() == "KEY=of the host\n"
     assert os.stat(home / ".env").st_mode & 0o777 == 0o600
     assert tree(aside) == {"config.yaml": b"broken: [", ".env": b"KEY=broken\n"}
-    # One order to systemd: whoever is killed after a stop has nobody who starts it.
+    # One call of systemctl: after a kill between a stop and a start nothing would start the gateway.
     assert orders(host) == ["restart"]
-    # Nothing differs: a fresh start is all there is to it.
+    # No file differs, so the gateway is only restarted.
     assert kept.put_back_kept(host, agent, said.append) is None
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An adopted home taken apart: every agent is what it was or has a home of its own, wherever it is killed."""
+"""An adopted home is taken apart: wherever it is killed, each agent is unchanged or has a home of its own."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def declared(top: Path, *, adopted: bool = True) -> dict[str, Agent]:
 
 
 class Host(Installation):
-    """A host whose systemd is a directory: a unit runs as long as it has a file there."""
+    """A host whose systemd is a directory: a unit runs while it has a file there."""
 
     def __init__(self, top: Path) -> None:
         super().__init__(
@@ -69,7 +69,7 @@ class Host(Installation):
         self.top = top
 
     def home_in_unit(self, name: str) -> Path:
-        """Where the gateway of agent *name* would work if it was started now."""
+        """The home in which the gateway of agent *name* would run if it were started now."""
         text = (self.top / f"units/hermes-gateway@{name}.service.d/agent.conf").read_text()
         return Path(re.search(r"^Environment=HERMES_HOME=(.*)$", text, re.M).group(1))
 
@@ -104,7 +104,7 @@ class Host(Installation):
 
 
 def fill(top: Path) -> None:
-    """Ada's home of Hermes, with a profile of an agent and one that nobody declared."""
+    """Ada's home, with one profile that is an agent, and one that is not declared."""
     home = top / "ada/.hermes"
     job = {"name": "tidy", "workdir": f"{home}/workspace", "script": f"{home}/scripts/tidy.sh", "prompt": f"in {home}"}
     for name, text in {
@@ -123,7 +123,7 @@ def fill(top: Path) -> None:
 
 @pytest.fixture
 def host(tmp_path, monkeypatch):
-    """Two agents in one home, converged; workers are calls, and all users are ours."""
+    """Two agents in one home, converged; workers are plain calls, and all users are the test's own."""
     host = Host(tmp_path)
     monkeypatch.setattr(Manager, "call", lambda _self, *words, **_options: host.call(*words))
     monkeypatch.setattr(Manager, "reachable", True)
@@ -139,7 +139,7 @@ def host(tmp_path, monkeypatch):
     for module in (separable, separate):
         monkeypatch.setattr(module, "work", called)
     monkeypatch.setattr(separate, "carry_over", copied)
-    # The disk is slow, and these tests cut no power.
+    # fsync is slow, and these tests cut no power.
     monkeypatch.setattr(os, "sync", lambda: None)
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
     converge(host)
@@ -199,7 +199,7 @@ def written(host: Host, agents: dict[str, Agent]) -> dict[Path, str]:
 
 
 def published(agent: Agent) -> str:
-    """What everybody may know of an agent; none of these has a managed scope."""
+    """The public facts about an agent; none of these agents has a managed scope."""
     said = {"name": agent.name, "user": agent.user, "home": agent.home, "managed_dir": None}
     return json.dumps(said, indent=2) + "\n"
 
@@ -432,7 +432,7 @@ def test_a_declaration_that_leads_back_is_an_objection(host):
 
 
 def test_who_is_left_behind_comes_with_the_next_run(host, monkeypatch):
-    """As when the first run was killed between the two agents."""
+    """The state after a first run that was killed between the two agents."""
     run(host, "work")
     host.__dict__.pop("agents")
     assert [result["agent"] for result in run(host)] == ["default"]
@@ -534,7 +534,7 @@ def test_what_else_was_in_the_agents_directory_is_named(host):
 
 
 def test_what_took_the_place_of_the_original_is_not_moved(host, monkeypatch):
-    """Between the start and the end somebody puts another directory where the original was."""
+    """Another directory appears in the place of the original during the run."""
     home = host.top / "ada/.hermes/profiles/work"
 
     def swapped(agents, *_more):
@@ -563,14 +563,14 @@ def killed_at(killed_at_change):
 
 
 def check_whole(host: Host, original: dict[str, object]) -> None:
-    """The original is whole, at its place or aside; and where the unit leads, the agent's data is."""
+    """The original is complete, in place or set aside, and the unit's home has the agent's data."""
     places = [host.top / "ada/.hermes/profiles/work", *(host.top / "data/ops/set-aside").glob("work-*")]
     assert [tree(place) for place in places if place.exists()] == [original]
     assert tree(host.home_in_unit("work")) == original
 
 
 def check_recovered(host: Host) -> None:
-    """It is one or the other, and nothing is left over."""
+    """The agent is separated or not, and nothing is left over."""
     assert not host.unfinished("separate")
     assert list((host.top / "guards").rglob("*.service")) == []
     gone = not (host.top / "ada/.hermes/profiles/work").exists()
@@ -629,7 +629,7 @@ def test_killed_anywhere_while_it_recovers_the_next_recovers(host, monkeypatch, 
 
 
 def test_a_signal_leads_back(host, monkeypatch):
-    """As a closed terminal does, in the middle of the copy."""
+    """A closed terminal interrupts the copy."""
     job = separate.Separate(host, lambda _text: None)
 
     def ended(*_arguments):
@@ -730,7 +730,7 @@ def test_a_copy_that_cannot_be_written_says_why(place):
 
 @needs_root
 def test_a_link_in_the_place_of_a_copy_leads_the_copy_nowhere(place):
-    """The old user's stream is hostile: it must not write anywhere but into the new home."""
+    """A hostile stream of the old user must not be written anywhere but into the new home."""
     old, new = Owner.named("nobody"), Owner.named("daemon")
     fill(place)
     home = place / "ada/.hermes"

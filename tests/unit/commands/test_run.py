@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes``: which agent is meant, and as whom its command runs."""
+"""``hermes``: which agent it selects, and as which user its command runs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_words_reach_it_as_they_are(monkeypatch):
 
 
 class Became(BaseException):
-    """What the process would be now."""
+    """The process that would be executed now."""
 
 
 AGENTS = [
@@ -71,7 +71,7 @@ class Host:
 
 @pytest.fixture
 def call(monkeypatch):
-    """A function that calls ``hermes`` as a user, and returns what happens."""
+    """A function that calls ``hermes`` as a user, and returns the result."""
 
     def become(path, argv, environ=None):
         raise Became(path, argv, environ)
@@ -126,7 +126,7 @@ def test_a_user_of_two_agents_names_one(call, capsys):
 
 
 def test_the_wrapper_hands_every_word_on(tmp_path):
-    """The command that it calls is another one here."""
+    """The wrapper calls another command here, which prints its arguments."""
     there = tmp_path / "hermes-ops"
     there.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
     there.chmod(0o755)

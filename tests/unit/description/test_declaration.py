@@ -24,7 +24,7 @@ HERMES = [path for path in os.environ.get("TEST_HERMES_VENVS", "").split(":") if
 
 
 def resolve(*agents):
-    """What the filter hands over, read again as the module does it."""
+    """The output of the filter, read again as the module reads it."""
     found = declaration.resolve(list(agents), host="box", data_dir="/data", managed_root="/etc/hermes-ops/managed")
     plain = {name: each.to_plain() for name, each in found.items()}
     assert {name: Declared.from_plain(json.loads(json.dumps(each)), "") for name, each in plain.items()} == found

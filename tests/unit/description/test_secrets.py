@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is taken for a secret, in what is declared, in what is shown, and in text that others wrote."""
+"""What counts as a secret: in a declaration, in output, and in text that others wrote."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_a_key_in_a_journal_ends_where_its_lines_end():
 def test_what_is_shown_is_printable_and_bounded():
     assert redact_text("a\x1b]0;title\x07b") == "a\\x1b]0;title\\x07b"
     assert redact_text("x" * 100, limit=10) == "x" * 9 + "…"
-    # What is cut is cut after the secret was hidden.
+    # Text is shortened after its secrets were hidden.
     assert redact_text(f"token={'s' * 50}", limit=10) == "token=(se…"
 
 
@@ -214,7 +214,7 @@ def test_keys_of_any_length_do_not_matter():
     assert redact_text(f"{'a' * 500}_token={SECRET}") == f"{'a' * 500}_token={HIDDEN}"
 
 
-# So long that a cost that grows with the square, let alone the cube, of the length would not end in this lifetime.
+# So long that work with the square or the cube of the length would never end.
 LONG = 200_000
 
 

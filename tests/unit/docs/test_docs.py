@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The pages in docs/ name what the code knows: every key of an agent, every door, every cause of ill health."""
+"""The pages in docs/ match the code: every key of an agent, every door, every cause and finding."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_every_finding_is_described():
     modules = (agent, serving, drill, expiry, findings, history, host_findings, look, process, turns)
     known = set().union(*(causes(module, call) for module in modules for call in ("Finding", "_find")))
     assert "disk_full" in known
-    # What is named after a job.
+    # Causes that the code builds from a job's name.
     known |= {"backup_failed", "rehearsal_failed", "update_failed", "update_rolled_back"}
     assert {
         cause for cell in listed for cause in re.findall(r"`([a-z_]+)`", cell) if "heartbeat_" not in cause
@@ -126,7 +126,7 @@ def test_every_threshold_is_the_documented_one():
 
 
 def test_examples_are_yaml():
-    """What a reader copies is YAML, and the agents in it resolve."""
+    """Examples are valid YAML, and the agents in them resolve."""
     for page in (ROOT / "README.md", *DOCS.glob("*.md"), *ROOT.glob("roles/*/README.md")):
         for indent, block in re.findall(r"^( *)```yaml\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.M | re.S):
             parsed = yaml.safe_load(re.sub(f"^{indent}", "", block, flags=re.M))

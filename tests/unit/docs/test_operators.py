@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What operators read names what there is: the page recovery is written from the code, and no command is made up."""
+"""The operators' pages match the code: docs/recovery.md is generated from it, and every command exists."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_page_knows_the_causes_of_the_code(writer):
     causes = writer.causes()
     assert causes["key_too_short"].startswith("declare one of at least 16 characters")
     assert causes["disk_full"]
-    # Everything that is only known on a host has a word that a reader understands.
+    # Every value that only a host knows has a placeholder that a reader understands.
     assert [fix for fix in causes.values() if "…" in fix] == []
 
 
@@ -63,5 +63,5 @@ def test_operators_know_variables_that_are_used():
 def test_operators_know_every_command_that_they_may_call():
     table = re.search(r"^\| `hermes-ops …` \|.*?(?=\n\n)", OPERATORS, re.M | re.S)[0]
     named = {words.split()[0] for words in re.findall(r"`([a-z][^`]*)`", table)} - {"hermes-ops"}
-    # What only timers and Ansible call.
+    # Commands that only timers and Ansible call.
     assert named == set(cli.commands()) - {"heartbeat", "module", "rehearsal", "tidy"}
