@@ -26,12 +26,12 @@ ROOMS = (
     "modules",
     "commands",
 )
-# The entrance, which opens every room, and the package itself, which holds its version.
+# The entry point, which imports every package, and the package itself, which has the version.
 ABOVE = "cli"
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """The rooms that *path* imports, with the line."""
+    """The packages that *path* imports, with the line."""
     package = path.relative_to(KIT).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -46,7 +46,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             assert not any(name.partition(".")[0] in ("ansible", "hermes_ops") for name in modules), path
 
 
-# Longer than a file or a function should be -> why.
+# Files that may exceed the limits for files and functions -> why.
 LONG = {"release/pins.py": "hashes, written by script/lock"}
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The made-up releases of the tests, asked for by uv as a host asks; and the newest of what an index offers."""
+"""uv finds the made-up releases of the tests as on a host; and the newest version that an index offers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def server(package_index: Any, published: Any) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def own_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an index once said must not be remembered by the next test."""
+    """Clears the cache of an index's answers between tests."""
     monkeypatch.setenv("UV_CACHE_DIR", str(root.parent / "cache"))
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
 
@@ -63,7 +63,7 @@ def test_the_newest_of_a_range_is_what_is_offered_and_nothing_is_built(server, r
     assert found == Request(version="0.19.3", extras=("sms",))
     assert build.newest(Request(version="<0.19.3"), index, root=str(root)).version == "0.19.1"
     control(server, "DELETE", "/control")
-    # uv keeps what an index said for some minutes when that is all the index tells it; this one says nothing.
+    # uv caches an index's answer for some minutes if the index sends a lifetime; this one sends none.
     assert build.newest(Request(version=">0.18,<0.20"), index, root=str(root)).version == "0.19.0"
     assert list((root / "releases").iterdir()) == []
     assert not (root / "current").exists()
@@ -89,7 +89,7 @@ def test_an_index_in_trouble_is_named_and_nothing_stays_behind(server, root, fau
 
 @pytest.mark.usefixtures("uncompiled")
 def test_a_made_up_release_installs_and_says_its_version(server, root, package_index, monkeypatch):
-    # Only of Hermes itself what is offered changes.
+    # Only the offer of Hermes itself changes.
     monkeypatch.setenv("UV_CACHE_DIR", str(CACHE))
     control(server, "POST", "/control/offer", {"0.19.5": "good"})
     outcome = build.ensure(Request(version="0.19.5"), Index(url=f"{server.url}/simple"), root=str(root))
@@ -149,7 +149,7 @@ TAGS = ("v2026.9.24", "v2026.10.1", "v2026.10.9rc1", "v0.22.10", "v0.22.9", "nig
 def test_the_newest_tag_of_a_channel_and_its_commit(server, root, tmp_path, channel, newest):
     commits = repository(tmp_path / "repository", *TAGS)
     asked = Request(method="git", url=(tmp_path / "repository").as_uri(), channel=channel)
-    # uv comes from an index, whatever Hermes comes from.
+    # uv always comes from an index, whatever the source of Hermes is.
     found = build.newest(asked, Index(url=f"{server.url}/simple"), root=str(root))
     assert (found.ref, found.commit, found.channel) == (newest, commits[newest], None)
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The journal, shipped: never in clear, its key never shown, and never given up."""
+"""Shipping the journal: never unencrypted, without showing the key, and without giving up."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Systemctl:
 
 @pytest.fixture
 def host(monkeypatch, tmp_path):
-    """A host whose files lie in tmp_path, and whose journal may be read by our own group."""
+    """A host with its files in tmp_path, and a journal that the test's own group may read."""
     told = Systemctl()
     monkeypatch.setattr(Manager, "call", lambda _manager, *words, **_options: told.call(*words))
     monkeypatch.setattr(Manager, "reachable", True)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A command in a unit of its own is followed to its end, line by line, and its exit status handed on."""
+"""A command in a unit of its own is followed to its end, line by line, and its exit status is passed on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNIT = "hermes-update-by-hand.service"
 
 
 class Systemd:
-    """Systemd and its journal: what each look finds."""
+    """Plays systemd and its journal: the state and the lines that each call finds."""
 
     def __init__(self, *looks):
         self.looks = list(looks)
@@ -59,7 +59,7 @@ def test_every_line_once_and_the_exit_status(follow):
     systemd = follow(
         ("activating", "", 0, []),
         ("activating", "", 0, ["build", "snapshot"]),
-        # Killed, and about to be begun again: not the end.
+        # Killed, and about to be started again, so this is not the end.
         ("activating", "signal", 9, []),
         ("failed", "exit-code", 1, ["rolled_back: it does not answer"]),
     )
@@ -68,7 +68,7 @@ def test_every_line_once_and_the_exit_status(follow):
     since, *after = systemd.places
     assert since.startswith("--since=@")
     assert [since, "--after-cursor=s=2", "--after-cursor=s=2"] == [after[0], *after[1:]]
-    # As the timer would run it, so that it survives what the timer's survives.
+    # The same restart setting as in the timer's unit, so that it survives the same faults.
     assert "--property=Restart=on-abnormal" in systemd.started
     assert systemd.started[-3:] == ["/usr/local/bin/hermes-ops", "update", "--here"]
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host brings: read right, whatever it is."""
+"""The state of a host is read correctly, whatever it is."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_who_lingers(tmp_path, monkeypatch):
     (tmp_path / "ours").touch()
     (tmp_path / "hers").touch()
     assert lingering(door, "system") == ([], [])
-    # Hers is hers.
+    # A person's own lingering stays on.
     assert lingering(agents, "system") == ([], ["ours"])
     assert lingering([agent("/a", "ours", state="absent")], "user") == ([], ["ours"])
 
@@ -123,7 +123,7 @@ def test_a_host_of_an_earlier_version_is_recognised(tmp_path, monkeypatch):
     records.write_applied("gateway", {"name": "default", "home": "/h", "user": "hermes-default"})
     (tmp_path / "host.json").write_text('{"ops_dir": "/o"}')
     assert groundwork.superseded(str(ops)) is None
-    # Records lay here then.
+    # The place of the records in earlier versions.
     old = ops / "profiles/default"
     (old / "applied").mkdir(parents=True)
     assert groundwork.superseded(str(ops)) is None
@@ -144,6 +144,6 @@ def test_whose_rights_a_module_uses_where_the_user_is_not_there(check_mode, stat
         with pytest.raises(OpsError, match="no user 'no-such-user'"):
             call.manager_of(asked)(one)
         return
-    # What is written about it is what it will be; what is looked at, we look at ourselves.
+    # Texts use the name and the home of the planned user; files are read as the current user.
     owner = call.manager_of(asked)(one).owner
     assert (owner.name, owner.home, owner.uid) == ("no-such-user", str(tmp_path), os.geteuid())

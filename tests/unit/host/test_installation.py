@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which agent is meant, and what everybody on the host may know of one."""
+"""Which agent a command selects, and the public facts about an agent."""
 
 from __future__ import annotations
 
@@ -69,5 +69,5 @@ def test_an_agent_s_own_user_can_find_it(public):
     assert installation.published() == [installation.Published("ada", "hermes-ada", "/srv/ada", "/m/ada")]
     installation.publish(replace(ADA, state="absent"))
     assert installation.published() == []
-    # And once more.
+    # A second time is no error.
     installation.publish(replace(ADA, state="absent"))

@@ -28,7 +28,7 @@ NIGHTLY = jobs.Schedule(every=None, calendar="*-*-* 03:00:00", randomized_delay=
 
 
 class Systemctl:
-    """Remembers what it was told, and what that makes of the one timer."""
+    """Plays systemctl: records calls, and the resulting state of the one timer."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
@@ -42,7 +42,7 @@ class Systemctl:
         self.active = {"start": True, "restart": True, "disable": False}.get(verb, self.active)
         shown = f"ActiveState={'active' if self.active else 'inactive'}\n"
         shown += f"UnitFileState={'enabled' if self.enabled else 'disabled'}\nLoadState=loaded\n"
-        # The same of each unit.
+        # The same state for each unit.
         return Completed(arguments, 0, "\n".join([shown] * len(arguments[3:])), "")
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The commands on the host: a directory with the whole kit, and what runs it."""
+"""The commands on the host: a directory with the complete kit, and the launchers."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def commands(tmp_path, monkeypatch):
 
 
 def place(commands):
-    """Where a kit with these sources lies."""
+    """The directory of a kit with these sources."""
     return str(commands / "lib" / hashlib.sha256(repr(sorted(kit.sources().items())).encode()).hexdigest()[:16])
 
 
@@ -119,7 +119,7 @@ def plan_kit(commands):
 
 @pytest.fixture
 def have(commands, monkeypatch):
-    """A function that puts another kit in the place of this one; its command says which it is."""
+    """A function that replaces this kit with another one, which prints its name."""
 
     def choose(word):
         files = {
@@ -204,7 +204,8 @@ def test_another_version_comes_beside_the_one_that_may_be_running(commands, have
     plan.apply()
     assert said(commands) == "second"
     assert kits(commands) == sorted([first, second])
-    # Back, and on to a third: the one that was in use until then stays, although it was written first.
+    # Back to the first, then to a third one: the first stays, because it was in use until then, although it is the
+    # oldest.
     have("first")
     plan_kit(commands).apply()
     assert said(commands) == "first"
@@ -231,7 +232,7 @@ def test_what_somebody_changed_is_put_right(commands, have):
 
 
 def test_byte_code_that_only_root_could_read_is_made_readable(commands, have):
-    """An upgrade of the interpreter: root's next call writes its own, with the command's umask."""
+    """After an upgrade of the interpreter, root's next call writes new byte code with the command's umask."""
     version = have("hello")
     plan_kit(commands).apply()
     code = next((commands / "lib" / version / "hermes_ops/__pycache__").glob("word.*"))
@@ -244,7 +245,7 @@ def test_byte_code_that_only_root_could_read_is_made_readable(commands, have):
 
 
 def test_killed_at_any_moment_the_command_works(commands, have, tmp_path_factory, killed_at):
-    """Each change of the disk is the last one once; the old command or the new one runs, and a next run ends it."""
+    """Killed before each change of the disk: the old command or the new one works, and the next run finishes."""
     for word in ("first", "second"):
         have(word)
         plan_kit(commands).apply()

@@ -37,7 +37,7 @@ class Outer:
             {"number": 2, "share": 3, "on": True, "text": "7", "maybe": None, "names": ["a"]},
             Some(2, 3, True, "7", None, ["a"]),
         ),
-        # What Ansible 2.17 makes of a template.
+        # The types that Ansible 2.17 makes of a template.
         ({"number": "2", "share": "2.5", "on": "True"}, Some(2, 2.5, True)),
     ],
 )

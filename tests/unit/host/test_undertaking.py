@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a job writes down, and how it is interrupted."""
+"""The journal of a job, and its interruption."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_journal_has_a_guard_as_long_as_it_is_there(undertaking, tmp_path):
 
 
 def test_the_guard_comes_first(undertaking, tmp_path, monkeypatch):
-    """A journal without one would wait until somebody looks."""
+    """A journal without a guard would stay interrupted until a person recovers it."""
 
     def killed():
         raise KeyboardInterrupt

@@ -47,9 +47,10 @@ parts = pytest.mark.parametrize("part", DECLARED)
 
 
 class Host:
-    """Where the module runs.
+    """The host on which the module runs.
 
-    :ivar recorded: by agent, why a restart was recorded when the units were looked at last; None: they were not
+    :ivar recorded: by agent, the reasons for a restart that were recorded when the units were last examined; None if
+        they never were
     """
 
     def __init__(self, top: Path, run_module: Callable[..., str]) -> None:
@@ -61,7 +62,7 @@ class Host:
         self.recorded: dict[str, list[str]] | None = None
 
     def agent(self, name: str = "default", *, owner: str | None = None, **declared: Any) -> dict[str, Any]:
-        """A description as the filter makes it, with nothing in its files but what is *declared*."""
+        """A description as from the filter, with only the *declared* content in its files."""
         user = owner or Owner.current().name
         words = {"name": name, "api": {"enabled": False}, "state": declared.pop("state", "present")}
         described = declaration.resolve(
@@ -163,7 +164,7 @@ def test_keys_of_the_managed_scope_stand_in_its_file(host):
     assert "enabled" not in (host.home / "config.yaml").read_text()
 
 
-# What the file holds, and what is said of it after its path.
+# The content of the file, and the error after its path.
 BROKEN = {
     "a tab": ("config", b"model:\n  default: x\n\tprovider: y\n", ":3: is not YAML (found "),
     "an open bracket": ("config", b"a: 1\nb: [1, 2\nc: 3\n", ":3: is not YAML ("),
@@ -186,7 +187,7 @@ def test_one_clear_message(case, host, systemd):
     result = host.run(host.agent(**{**DECLARED["config"], **DECLARED["env"], **DECLARED["webhooks"]}))
     assert result["failed"]
     assert result["msg"].startswith(f"agent default: {path}{error}")
-    # Nothing is written: not the file, nothing beside it, and nothing is remembered.
+    # Nothing is written: neither the file, nor one beside it, nor a record.
     assert path.read_bytes() == content
     assert (path.stat().st_ino, path.stat().st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
     assert os.listdir(host.home) == [path.name]
@@ -205,7 +206,7 @@ def test_one_broken_agent_keeps_no_other_from_being_converged(host, systemd):
     assert [error.partition(" is ")[0] for error in errors] == [
         f"agent {name}: {host.top / name}/config.yaml:1:" for name in ("bob", "eve")
     ]
-    # What was done nevertheless is said and remembered; units wait for the next run.
+    # The other agent's changes are reported and recorded; units wait for the next run.
     assert list(result["agents"]) == ["default"]
     assert result["changed"]
     assert all(each["after_header"].startswith("default: ") for each in result["diff"])
@@ -303,7 +304,7 @@ def test_a_manager_that_nothing_needs_any_more_runs_no_longer_than_that(host, sy
     assert f"{tmp_path}/linger/{user}: present" in checked["diff"][-1]["before"]
     assert asked == []
     host.run(host.agent())
-    # After the units.
+    # Lingering ends after all calls about units.
     assert [argv for argv, _after in asked] == [["loginctl", "disable-linger", user]]
     assert asked[0][1] == len(systemd.asked)
 
@@ -396,12 +397,12 @@ def test_it_imports_nothing_but_what_a_bare_host_has():
     ],
 )
 def test_arguments_show_no_secret(host, declared, broken):
-    """Neither in the arguments, which -vvv shows, nor in the diff; and neither where an agent's files are broken."""
+    """Neither the arguments, which -vvv shows, nor the diff; also if an agent's files are broken."""
     host.home.mkdir()
     if broken:
         (host.home / "webhook_subscriptions.json").write_text("{")
     result = host.run(host.agent(**declared))
-    # A setting of that name is refused.
+    # A secret under settings is refused.
     assert bool(result.get("failed")) == (broken or "settings" in declared)
     shown = json.dumps(result)
     assert "hunter2" not in shown
@@ -419,7 +420,7 @@ def test_arguments_show_no_secret(host, declared, broken):
     ],
 )
 def test_an_old_secret_is_not_shown_when_it_is_replaced_or_removed(host, replaced):
-    """The arguments, which Ansible masks, know nothing of it; every run looks for it in the output."""
+    """Ansible cannot mask the old secret, because the arguments do not have it; every run checks the output for it."""
     declared = {"secrets": DECLARED["env"]["secrets"], **DECLARED["webhooks"]}
     host.run(host.agent(**declared))
     result = host.run(host.agent(**{**declared, **replaced}))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the hosts of a fleet answered, as people read it; and what a hostile one answers."""
+"""The report about a fleet, also with the answer of a hostile host."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HOUR = 3600
 
 
 def answer(said: Any, rc: int = 0) -> dict[str, Any]:
-    """What a task registers when hermes-ops printed *said*."""
+    """The registered result of a task when hermes-ops printed *said*."""
     return {"rc": rc, "stdout": json.dumps(said), "stderr": "", "changed": False}
 
 
 def status(*findings: Finding, well: bool = True, **more: Any) -> dict[str, Any]:
-    """What hermes-ops status --json prints on a host with one agent; *more* replaces keys."""
+    """The output of hermes-ops status --json on a host with one agent; *more* replaces keys."""
     problems = [] if well else [Problem("port_in_use", "port 8642 is taken", "stop it")]
     check = Report(list(findings), [Health("default", problems)], {"agents": {}})
     return {
@@ -183,7 +183,7 @@ def test_the_page():
         "a-well well Hermes 0.19.0 agents: 1 healthy",
         "b-old-sqlite well Hermes 0.19.0 agents: 1 healthy",
     ]
-    # Those that are well are folded.
+    # Hosts that are well are folded.
     assert ["open" in host.attrib for host in cards.findall("details")] == [True, True, False, False]
     assert "success 2026-11-20 03:30 UTC , 7 h ago 1 archive next 2026-11-21 03:30 UTC" in words(cards)
 
@@ -207,7 +207,7 @@ def test_the_page_stands_alone_and_can_be_used_without_seeing_it():
         assert not element.get("href") or element.get("href")[1:] in names
         assert not element.get("aria-labelledby") or element.get("aria-labelledby") in names
     assert document.find(".").get("lang") == "en"
-    # No level of headings is left out.
+    # No level of headings is skipped.
     levels = [int(element.tag[1]) for element in document.iter() if element.tag in ("h1", "h2", "h3", "h4")]
     assert levels[0] == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:]))
@@ -235,7 +235,7 @@ EVIL = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[31m\u202e\r\n"
 
 
 def evil_status() -> dict[str, Any]:
-    """The answer of a host where every text, keys too, is an attack."""
+    """The answer of a host in which every text, including keys, is an attack."""
 
     def spoil(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):

@@ -60,7 +60,7 @@ def test_the_host_s_kit_is_run_by_one_interpreter():
 
 
 def test_every_module_that_works_on_a_host_is_run_by_the_action():
-    """And has its work in the kit; the others run where Ansible runs."""
+    """The work of each such module is in the kit; the other modules run on the controller."""
     modules = {path.stem for path in (PLUGINS / "modules").glob("*.py")} - {"fleet_report", "host_kit"}
     routing = yaml.safe_load((PLUGINS.parent / "meta/runtime.yml").read_text())["plugin_routing"]["modules"]
     assert routing == {name: {"action_plugin": "alwayson.hermes.host_kit"} for name in modules}
@@ -69,7 +69,7 @@ def test_every_module_that_works_on_a_host_is_run_by_the_action():
 
 
 def test_modules_import_nothing_of_the_kit():
-    """Ansible would pack and send it with each of them."""
+    """Otherwise Ansible would pack and send the kit with each module."""
     for path in (PLUGINS / "modules").glob("*.py"):
         assert not re.search(r"^\s*(from|import) .*\.hermes_ops", path.read_text(), re.M), path
 
@@ -97,11 +97,11 @@ class Controller:
         return self.kits / host_kit.version_of(str(self.collection / "plugins/module_utils"))
 
     def put_down(self) -> None:
-        """As the module kit does."""
+        """Install the kit, as the module kit does."""
         shutil.copytree(self.collection / "plugins/module_utils/hermes_ops", self.place / "hermes_ops")
 
     def run(self, *options: str, module: str = "info", **arguments: object) -> dict[str, object]:
-        """What the task returns, with what else was said under ``said``."""
+        """The task's result; ``said`` has all other output."""
         if module == "info":
             arguments = {"agents": [], "ops_dir": str(self.top / "ops"), **arguments}
         words = {name: value for name, value in arguments.items() if value is not None}
@@ -224,7 +224,7 @@ def test_the_texts_that_may_not_be_shown_are_found_wherever_they_are():
 
 
 def test_secrets_are_in_no_argument_that_is_shown_and_in_no_process_list(controller):
-    """Ansible itself puts arguments into files or pipes; the kit gets them by a pipe."""
+    """Ansible itself passes arguments in files or pipes; the kit gets them through a pipe."""
     path = controller.collection / "plugins/module_utils/hermes_ops/modules/timer.py"
     path.write_text(
         "import contextlib, glob\n"

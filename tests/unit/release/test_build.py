@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Releases that are really built: a stand-in for Hermes from wheels made here, and Hermes itself from the index.
+"""Builds real releases: a stand-in for Hermes from wheels made here, and Hermes itself from the index.
 
-The stand-in makes faults cheap (a broken release, a kill at every step); what uv, pip, git and the real package do
-is proved with the real ones. Needs a package index, or a cache filled by an earlier run; says so when it skips.
+The stand-in makes faults cheap (a broken release, a kill at every step); uv, pip, git and the package itself are the
+real ones. Needs a package index, or a cache filled by an earlier run; a skipped test names the reason.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def wheels(root: Path) -> Path:
 
 
 def make_wheels(path: Path) -> Path:
-    """A directory of wheels, with what Hermes needs."""
+    """A directory of wheels, with the dependencies of Hermes."""
     path.mkdir()
     make_wheel(path, "aiohttp", "3.0", {"aiohttp.py": ""})
     return path
@@ -121,7 +121,7 @@ def state(root: Path) -> dict[str, str]:
 
 
 def assert_complete(root: Path, version: str) -> None:
-    """current leads to a release that says *version*, and nothing half-built lies about."""
+    """``current`` is a release of *version*, and no unfinished build is left."""
     said = subprocess.run([root / "current/bin/hermes", "--version"], capture_output=True, text=True, check=False)
     assert f"v{version}" in said.stdout, said.stderr
     assert not [path.name for path in (root / "releases").iterdir() if path.name.endswith(observe.GARBAGE)]
@@ -129,7 +129,7 @@ def assert_complete(root: Path, version: str) -> None:
 
 
 def assert_compiled(directory: Path) -> None:
-    """The code of Hermes in *directory* was compiled by the build: what is asked for here nobody has imported."""
+    """The build has compiled the code of Hermes in *directory*: nothing has imported this file yet."""
     assert list((directory / "gateway/__pycache__").glob("run.*.pyc"))
 
 
@@ -187,7 +187,7 @@ def test_old_releases_are_kept_by_number_the_last_used_first(root, wheels) -> No
     for step, version in enumerate(("1.0.0", "1.1.0", "1.0.0", "1.2.0", "1.3.0")):
         outcome = build.ensure(from_wheels(wheels, version), Index(), root=str(root), keep=2)
         names[version] = outcome.stamp["id"]
-        # Directories' times decide; two steps within one tick of the clock would be a draw.
+        # The times of directories decide, and two steps within one tick of the clock would be equal.
         os.utime(root / "releases" / outcome.stamp["id"], (step, step))
     assert outcome.decision.remove == (names["1.1.0"],)
     assert {path.name for path in (root / "releases").iterdir()} == {names[v] for v in ("1.0.0", "1.2.0", "1.3.0")}
@@ -245,7 +245,7 @@ def test_what_cannot_work_never_becomes_current_and_leaves_nothing(root, wheels,
 
 @pytest.mark.parametrize("requires", [">=3.99", "<3.9,>=3.7"])
 def test_the_error_about_the_interpreter_names_both_whatever_lock(root, wheels, requires) -> None:
-    # uv itself does not heed the second: it takes upper bounds for advice.
+    # uv itself ignores the second one, because it ignores upper bounds.
     wheel = make_hermes(wheels, "1.0.0", python=requires)
     given_lock = f"hermes-agent==1.0.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
     for wanted in ("auto", "none", given_lock):
@@ -330,7 +330,7 @@ def test_a_patch_is_applied_compiled_and_part_of_what_the_release_is(root, wheel
     (compiled,) = (packages / "hermes_cli/__pycache__").glob("main.*.pyc")
     assert b"as we want it" in compiled.read_bytes()
     assert (packages / "hermes_cli/ours.py").read_text() == "OURS = True\n"
-    # The same text by another way is the same release.
+    # The same patch as a text instead of a file is the same release.
     again = build.ensure(from_wheels(wheels, patches=(GOOD_PATCH,)), Index(), root=str(root))
     assert not again.plan.changed
 
@@ -503,7 +503,7 @@ def start(script: str, *arguments: object) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def two_releases(ground: Path, pinned_uv: Path) -> tuple[Path, Path]:
-    """Where 1.1.0 came after 1.0.0, and wheels for one more: built once, for copies of it to be changed."""
+    """A root in which 1.1.0 replaced 1.0.0, and wheels for another release: built once, tests change copies of it."""
     top = Path(tempfile.mkdtemp(dir=ground))
     top.chmod(0o755)
     root, wheels = top / "opt", make_wheels(top / "wheels")
@@ -586,14 +586,14 @@ def test_of_two_builders_at_once_one_builds_and_both_are_content(root, wheels) -
     both = [start(ENSURE, root, wheels) for _ in range(2)]
     answers = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], answers
-    # A slow start may let the first finish before the second looks: then that one never planned to build either.
+    # After a slow start the first one may be done before the second one looks, which then has nothing to build.
     assert sorted(out.strip() for out, _ in answers) == ["False", "True"]
     assert_complete(root, "1.0.0")
 
 
 @pytest.fixture
 def dead_index() -> Iterator[str]:
-    """An index at a port that is taken, so nobody else gets it, and on which nobody listens."""
+    """An index at a port that is bound, so that no other process gets it, but on which nothing listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}/simple"
@@ -622,7 +622,7 @@ def test_without_network_not_even_uv_comes_and_the_error_says_so(root, dead_inde
 
 @pytest.fixture
 def private_index(wheels: Path) -> Iterator[str]:
-    """A PEP 503 index of the wheels made here, for those who know the password."""
+    """A PEP 503 index of the wheels made here, protected by a password."""
     login = "Basic " + base64.b64encode(b"me:p@ss/hunter2").decode()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -683,7 +683,7 @@ def test_a_private_index_is_asked_and_its_password_seen_nowhere(root, wheels, pr
 
 @pytest.fixture(scope="session")
 def index_answers(pinned_uv: Path, ground: Path) -> None:
-    """Skips, by name, what needs Hermes itself."""
+    """Skips tests that need Hermes itself, with the reason."""
     asked = subprocess.run(
         [pinned_uv, "pip", "compile", "--quiet", "--no-deps", "--system-certs", "--python-version", "3.11", "-"],
         input="hermes-agent==0.19.0",
@@ -747,11 +747,11 @@ def repository(pinned_uv: Path, index_answers: None, package_index: Any, publish
     kept = CHECKOUT / ".cache" / "repository"
     path, made = kept / "tree", kept / "made.json"
     maker = hashlib.sha256(Path(package_index.__file__).read_bytes() + Path(__file__).read_bytes()).hexdigest()
-    # The lock names the index that it was made with.
+    # The lock contains the address of the index.
     made_of = [maker, pins.UV_VERSION, published.url]
 
     def prepare(tag: str) -> None:
-        # To pack it for a fetch, as a server has long done, would take longer than all else of a build from git.
+        # Packed here, as on a real server; otherwise packing it for each fetch would take most of a build from git.
         for setting in ("core.compression", "pack.window"):
             subprocess.run(["git", "-C", path, "config", setting, "0"], check=True)
         if tag == "v2026.7.20":
@@ -784,7 +784,7 @@ def test_hermes_from_git_with_the_trees_own_lock_frozen(root, repository) -> Non
     source = root / "current" / "src"
     assert not (source / ".git").exists()
     assert json.loads((source / "install-stamp.json").read_text())["updateMechanism"] == "external"
-    # Imported from the tree, where the skills lie beside it, and not from its former name.
+    # Hermes is imported from the tree, beside its skills, and not from the path of the unfinished build.
     where = subprocess.run(
         [root / "current/bin/python", "-c", "import hermes_cli; print(hermes_cli.__file__)"],
         capture_output=True, text=True, check=True, cwd="/",
@@ -808,7 +808,7 @@ def test_hermes_from_a_channel_stays_what_it_is_and_the_newest_is_told(root, rep
     assert again.decision.release_id == outcome.stamp["id"]
     newest = build.newest(wider, Index(), root=str(root))
     assert (newest.ref, newest.commit) == ("v2026.7.20", commits["v2026.7.20"])
-    # What an update would build, said by name without building it.
+    # Check mode names the release that an update would build.
     told = build.ensure(newest, Index(), root=str(root), check=True)
     assert told.plan.changed
     assert told.decision.release_id.startswith("v2026.7.20-")

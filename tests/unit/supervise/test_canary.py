@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A copy of a home that Hermes itself, asked, will connect no platform from."""
+"""From a prepared copy of a home Hermes itself would connect no platform."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 VENVS = list(filter(None, os.environ.get("TEST_HERMES_VENVS", "").split(os.pathsep)))
 PLATFORM_SECRET = "a-token-of-a-platform"
 
-# Asks the real Hermes, in a process of its own, which platforms it would start: as `hermes gateway run` does, it reads
-# the .env files first.
+# Asks the real Hermes, in a process of its own, which platforms it would start. Like `hermes gateway run` it reads the
+# .env files first.
 ASK_HERMES = """
 import json, pathlib, sys
 from hermes_cli.env_loader import load_hermes_dotenv
@@ -107,7 +107,7 @@ def test_it_has_a_key_and_a_port_of_its_own_on_the_loopback_address(host, home):
     assert settings["platforms"]["api_server"] == {"enabled": True, "extra": {"host": "127.0.0.1", "port": port}}
     assert (variables["API_SERVER_HOST"], variables["API_SERVER_PORT"]) == ("127.0.0.1", str(port))
     assert len(variables["API_SERVER_KEY"]) == 64
-    # Work that was interrupted when the copy was made is the agent's own, not the canary's.
+    # Work that the copy interrupted belongs to the agent; the canary must not resume it.
     assert 0 < float(variables["HERMES_AUTO_CONTINUE_FRESHNESS"]) < 1
     assert 0 < settings["agent"]["gateway_auto_continue_freshness"] < 1
     assert not described.webhook.enabled
@@ -203,7 +203,7 @@ def test_its_unit_is_the_sandbox_of_a_gateway_and_sees_nothing_but_the_copy(host
     assert values["BindPaths"] == values["ReadWritePaths"] == [str(home)]
     offline = dict(canary.properties(host, described, 100.0, online=False))
     assert (offline["IPAddressDeny"], offline["IPAddressAllow"]) == ("any", "localhost")
-    # Who may list units may read these.
+    # Everybody who may list units can read these values.
     assert dotenv.read_env(os.path.join(described.managed_dir, ".env"))["API_SERVER_KEY"] not in str(pairs)
 
 
@@ -224,7 +224,7 @@ def every_way(packages: Path) -> tuple[set[str], dict]:
     plugins = [path.name for path in (packages / "plugins" / "platforms").iterdir() if path.is_dir()]
     platforms = {name: {"enabled": True, "token": PLATFORM_SECRET} for name in {*builtin, *plugins} - {"local"}}
     on = {"platforms": platforms, "gateway": {"platforms": platforms, "relay_url": "wss://x.invalid"}, **platforms}
-    # Else looking for their packages installs them.
+    # Otherwise Hermes would install the platforms' packages when it looks for them.
     on["security"] = {"allow_lazy_installs": False}
     return names - {"API_SERVER_PORT", "API_SERVER_HOST", "GATEWAY_MULTIPLEX_PROFILES"}, on
 
@@ -240,7 +240,8 @@ def test_hermes_itself_finds_only_the_api_server_however_platforms_are_enabled(h
     place.mkdir(parents=True, exist_ok=True)
     (place / ".env").write_text(text)
     (place / "config.yaml").write_text(yaml.safe_dump(settings))
-    # The layer before config.yaml, a second .env, and what the process was started with (as from a password manager).
+    # The settings layer below config.yaml, a second .env, and the environment of the process (as from a password
+    # manager).
     (home / "gateway.json").write_text(json.dumps({"platforms": settings["platforms"]}))
     (home / ".op.env").write_text(text)
     given = dict(line.split("=", 1) for line in text.splitlines())
@@ -265,11 +266,11 @@ def test_all_platforms_of_hermes_are_known(venv):
     assert set(settings["platforms"]) - {"api_server"} <= set(copy.PLATFORMS)
 
 
-# What a hostile copy does.
+# Hostile copies.
 
 
 def spoil(path: Path, kind: str) -> None:
-    """Put something in the place of a file that a parser, a reader or a walk would not come back from."""
+    """Replace a file with something from which a parser, a reader or a walk would never return."""
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "sparse":
@@ -321,7 +322,7 @@ def test_what_it_says_of_itself_is_looked_at(host, home):
 
 
 class Running:
-    """A manager whose canary runs."""
+    """A service manager in which the canary runs."""
 
     def units(self, names: list[str]) -> dict[str, Unit]:
         return {name: Unit(name, "loaded", "active", "running", True, 42, 0, "", 0, 0.0, False) for name in names}
@@ -387,7 +388,7 @@ def test_a_copy_that_cannot_be_removed_is_said_and_not_waited_for(host, monkeypa
 
 @pytest.fixture
 def nobodys(host):
-    """A host whose agent is nobody's, in a place that everybody may enter."""
+    """A host with an agent of the user nobody, in a directory that every user may enter."""
     place = Path(tempfile.mkdtemp(prefix="hermes-canary-"))
     place.chmod(0o711)
     host.owner_of = lambda _agent: Owner.named("nobody")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A command of Hermes for somebody on the host: what systemd-run is told, and which home Hermes takes."""
+"""A command of Hermes as an agent: the arguments of systemd-run, and the home that Hermes uses."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_no_word_is_an_option_or_a_variable_of_systemd_s(host):
     behind = built[built.index("--") + 1 :]
     assert behind[-4:] == ["--property=User=root", "$$HOME", "$${HOME}", "$$$$"]
     assert options(built, "--property").count("User=root") == 0
-    # Neither is what the command line says, which stands in the journal.
+    # The unit's description, which the journal shows, does not contain the command line.
     assert "HOME" not in "".join(options(built, "--description"))
 
 
@@ -149,7 +149,7 @@ def test_the_real_hermes_takes_the_home_that_we_mean(venv, below, tmp_path):
     home.mkdir(parents=True, exist_ok=True)
     (top / "active_profile").write_text("other\n")
     _hermes, *words = command.hermes("/r", str(home), ["config", "path", "-p", "other"])
-    # Hermes' own scan, without what it would do afterwards.
+    # Hermes' own scan of its arguments, without executing the command.
     code = (
         "import os, sys; sys.argv = ['hermes', *sys.argv[1:]]; import hermes_cli.main; print(os.environ['HERMES_HOME'])"
     )
@@ -173,7 +173,7 @@ sys.exit(command._run_with_pipes(["sh", "-c", sys.argv[1]], "u.service", None))
 
 
 def run_shell(script, reader="cat"):
-    """What a command that is *script* has said, and its exit status."""
+    """Standard output, standard error and exit status of the command *script*."""
     piped = ["bash", "-c", f'"$@" | {reader}; exit "${{PIPESTATUS[0]}}"', "-", sys.executable, "-c", RUN, script]
     done = subprocess.run(piped, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
     return done.stdout, done.stderr, done.returncode

@@ -174,7 +174,7 @@ def test_it_lives_by_the_rules_of_the_gateways(systemctl, host):
         "MemoryMax=1G",
         "ProtectSystem=strict",
         "NoNewPrivileges=yes",
-        # Who stops the gateway, for an update or a restore, wants nobody to write in the home.
+        # An update or a restore stops the gateway, and then the dashboard must not write in the home either.
         "StopPropagatedFrom=hermes-gateway@default.service",
         "After=hermes-gateway@default.service",
         "WantedBy=hermes-gateway@default.service",
@@ -230,7 +230,7 @@ def test_one_that_does_not_serve_is_an_error(systemctl, host, monkeypatch):
         asked.append(words)
         return "boom\n"
 
-    # Which reads no more than a limit: the agent may write there without end.
+    # The journal is read up to a limit, because the agent may write without end.
     monkeypatch.setattr(dashboard, "run_head", journalctl)
     with pytest.raises(OpsError, match=r"does not serve port 9119.*boom"):
         converge(host)

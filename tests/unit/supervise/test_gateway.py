@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is done to the gateways' units, decided without a systemd."""
+"""Plans for the gateways' units, without a systemd."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def agents(**over):
 
 
 def manager_of(host, users=()):
-    """Whose manager runs whose gateway; *users* have numbers of their own."""
+    """The service manager of each agent's gateway; *users* have numeric ids of their own."""
 
     def manager(agent):
         me = Owner.current()
@@ -85,7 +85,7 @@ def test_a_run_killed_before_the_restart_is_finished_by_the_next(systemd, host, 
     converge(host, agents(), records)
     changed = agents(limits={"memory": "1G"})
     plan = gateway.plan_gateways(host, changed, manager_of(host), records)
-    # Killed after any number of its steps, nothing restarted.
+    # After a kill at any step, before a restart, the next run still restarts the gateway.
     for steps in range(1, len(plan.actions) + 1):
         for action in plan.actions[:steps]:
             action()
@@ -127,7 +127,7 @@ def test_check_mode_knows_what_would_ask_for_it(systemd, host, records):
     asked = {"default": ["env: A"]}
     plan = gateway.plan_gateways(host, agents(), manager_of(host), records, asked)
     assert plan.restart == asked
-    # Recorded meanwhile, it is one reason and not two.
+    # A reason that has been recorded in the meantime is not listed twice.
     records["default"].prepare()
     records["default"].request_restart(["env: A"])
     assert gateway.plan_gateways(host, agents(), manager_of(host), records, asked).restart == asked

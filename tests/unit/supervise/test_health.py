@@ -113,7 +113,7 @@ def test_a_journal_without_a_known_cause(line):
 
 
 class Systemctl:
-    """A manager whose units had the process ``now`` last."""
+    """A service manager; the last process of its units is ``now``."""
 
     now = "c"
     journal = Manager("system", Owner.current()).journal
@@ -202,7 +202,7 @@ class Units:
 
 @pytest.fixture
 def seconds(monkeypatch):
-    """A clock that only sleeping moves; gives how long was slept."""
+    """A clock that moves only by sleeping; returns the time slept."""
     clock = [0.0]
 
     def sleep(length):
@@ -272,7 +272,7 @@ def test_a_broken_state_file_is_a_gateway_that_is_not_ready(tmp_path):
 
 
 def test_a_gateway_that_became_stable_while_it_was_judged_is_looked_at_again(tmp_path):
-    """When its age was asked for first it was too young for a look: nothing that answers is foreign for that."""
+    """At first it was too young to be checked; an answer on its port must not count as foreign because of that."""
     server = Address(True, "127.0.0.1", 8642)
     found = health.judge(agent(tmp_path, api=server), systemd.state_of(unit()), {}, {})
     assert [(problem.cause, problem.final) for problem in found.problems] == [("not_stable", False)]
@@ -388,7 +388,7 @@ def test_the_signature_is_the_one_that_hermes_computes():
 
 
 def test_a_journal_without_end_is_read_at_its_beginning(tmp_path, monkeypatch):
-    """Whoever may log may write lines of many megabytes."""
+    """A program may log lines of many megabytes."""
     program = tmp_path / "journalctl"
     program.write_text("#!/bin/sh\nexec yes a-line-of-the-log\n")
     program.chmod(0o755)

@@ -31,7 +31,7 @@ class Containers:
     """A supervisor whose gateways are numbers: 0 is down, any other one is a process.
 
     :ivar pids: by agent
-    :ivar words: what its log says
+    :ivar words: the content of its log
     """
 
     def __init__(self, **pids: int) -> None:
@@ -74,7 +74,7 @@ class Containers:
 
 @pytest.fixture
 def agent(tmp_path, monkeypatch):
-    """One whose home says that it runs as process 42. Nobody asks systemd for anything."""
+    """An agent whose state file names the process 42. A call of systemd fails the test."""
 
     def refuse(*arguments, **_options):
         pytest.fail(f"asked systemd: {arguments}")
@@ -133,6 +133,6 @@ def test_an_update_sees_that_it_is_worse(update, agent, monkeypatch):
     monkeypatch.setattr(agents.gateway, "running_release", lambda _pid, _root: "old")
     with pytest.raises(OpsError, match="runs old, not new"):
         update.verify([agent], "new", {})
-    # Somebody was faster than the switch.
+    # A gateway was started before the switch, so it has to be restarted.
     update.start([agent], "new")
     assert update.supervisor.told == ["start default", "restart default"]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The unit's text: for each systemd what it knows, for each door what it lifts."""
+"""The text of the units: directives for each version of systemd, and the effect of each door."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_an_audited_gateway_tells_the_journal_more(verbose, command):
 
 @pytest.mark.parametrize("scope", ["system", "user"])
 def test_without_an_agent_s_drop_in_there_is_nothing_to_start(scope):
-    # As root, and on a home that Hermes would choose itself.
+    # It would run as root, on a home that Hermes would choose.
     assert "ExecStart" not in section(units.render_template(host(scope)), "Service")
 
 

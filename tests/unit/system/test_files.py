@@ -129,7 +129,7 @@ def test_a_program_is_killed_with_its_children(tmp_path):
 
 
 def running(pid: int) -> bool:
-    """False as well for a zombie, which only waits for whoever adopted it."""
+    """Also False for a zombie, which only waits for its parent."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as stream:
             return stream.read().rsplit(")", 1)[1].split()[0] != "Z"
@@ -252,7 +252,7 @@ def test_what_the_kernel_tells_about_processes_is_no_file(tmp_path):
         files.read_bytes(str(tmp_path / ".env"))
 
 
-# In a process of its own: another thread, as pytest's workers have, would take the signals in our place.
+# Runs in a process of its own, because another thread of a pytest worker could take the signals.
 INTERRUPTED = """
 import contextlib, os, signal, subprocess, sys
 from hermes_ops.system import files

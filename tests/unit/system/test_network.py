@@ -128,7 +128,7 @@ def test_a_process_is_described_by_its_program():
     program = [sys.executable, "-c", "print(flush=True); input()"]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         try:
-            # Until it runs, the kernel has no command line for it.
+            # Before the program runs, the kernel has no command line for it.
             child.stdout.readline()
             assert network.describe({child.pid}) == f"pid {child.pid} ({os.path.basename(sys.executable)})"
         finally:

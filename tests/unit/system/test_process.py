@@ -66,7 +66,7 @@ def test_a_nul_is_an_error_like_others(options):
         ("sleep 1000", "did not finish within 1 s"),
         ("trap '' TERM; while :; do sleep 0.1; echo on; done", "did not finish within 1 s"),
         ("exec >&- 2>&-; sleep 1000", "did not finish within 1 s"),
-        # Who escaped from its group still holds the pipes.
+        # A process that has left the group still holds the pipes.
         ("setsid sleep 20 & sleep 1000", "did not finish within 1 s"),
         ("setsid sleep 20 &", "did not finish within 1 s"),
     ],

@@ -145,7 +145,7 @@ def test_a_header_cannot_become_two(serve):
     assert serve.asked == b""
 
 
-# Says what it was sent, as another user than who asks.
+# A server of another user, which prints the bytes that it received.
 STRANGER = """
 import os, socket, sys
 server = socket.create_server(("127.0.0.1", 0))
@@ -158,7 +158,7 @@ print(connection.recv(65536), flush=True)
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can be two users")
 def test_another_user_on_the_port_gets_not_one_byte():
-    """Also one that took over a socket which somebody else had opened: who accepts counts."""
+    """This holds even if another user opened the socket: the process that accepts the connection counts."""
     uid = Owner.named("nobody").uid
     command = [sys.executable, "-c", STRANGER, str(uid)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stranger:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A user's manager is the agent's: whatever it says, or keeps to itself, is about that agent and no other."""
+"""The agent controls its user's manager: a false answer, or none, affects only that agent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNIT = "hermes-gateway@work.service"
 
 @pytest.fixture
 def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A systemctl that does what a script says."""
+    """Replaces systemctl by a script."""
     monkeypatch.setattr(Manager, "reachable", True)
     monkeypatch.setattr(systemd, "ASK_TIMEOUT", 1.0, raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -61,7 +61,7 @@ def test_nonsense_is_no_number_and_no_word(systemctl, value):
     [
         ("sleep 1000", "did not finish"),
         ("yes", "printed more than"),
-        # A pipe that somebody holds whom no signal to the group reaches.
+        # A process outside of the group holds the pipe, so a signal to the group does not end it.
         ("setsid sleep 30 & disown; sleep 1000", "did not finish"),
         ("setsid sleep 30 & disown", "did not finish"),
     ],

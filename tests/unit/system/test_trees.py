@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A tree is removed whatever is in it, and nothing beside it."""
+"""A tree is removed completely, whatever is in it, and nothing outside of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_is_mounted_there_stays_and_is_named(tmp_path):
 
 
 def test_a_tree_is_removed_also_where_it_forbids_that(ground):
-    """As Go's module cache does."""
+    """Go's module cache has such directories."""
     owner = files.Owner.named("nobody") if os.geteuid() == 0 else files.Owner.current()
     place = ground / "forbidding"
     top = place / "top"
@@ -56,7 +56,7 @@ def test_a_tree_is_removed_also_where_it_forbids_that(ground):
 
 
 def nest(top, depth):
-    """*depth* directories in each other, however long the path becomes."""
+    """*depth* nested directories, however long the path becomes."""
     os.mkdir(top)
     descriptor = os.open(top, os.O_RDONLY)
     for _each in range(depth):
@@ -107,7 +107,7 @@ def bound(source, target):
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root mounts")
 @pytest.mark.parametrize("where", ["top/a/media", "top"])
 def test_what_is_mounted_below_a_tree_is_not_removed(tmp_path, where):
-    """Of the same file system, so that nothing but the mount itself tells."""
+    """The mount is of the same file system, so that only the mount itself can reveal it."""
     (tmp_path / "others").mkdir()
     (tmp_path / "others/precious").write_text("x")
     (tmp_path / "top/a/media").mkdir(parents=True)

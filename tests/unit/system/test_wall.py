@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""No program runs as an agent's user outside of its confinement, but those that are named here.
+"""No program runs as an agent's user outside of its confinement, except those that are listed here.
 
 A process of the agent's user that executed a program can be traced and changed by the agent, which reaches through it
 (``/proc/PID/root``) whatever its sandbox hides. Workers are safe (test_worker.py): they start nothing.
@@ -28,7 +28,7 @@ AS_A_USER = {
     "release/interpreter.py: _everybody_can_run": "as nobody, who is no agent",
     "release/proof.py: prove": "as nobody, who is no agent",
 }
-# Text of a unit or of a command line that makes a program somebody's -> why no agent gains by it.
+# Text of a unit or of a command line that sets a program's user -> why no agent gains by it.
 WORDS = {
     "supervise/units.py: User": "the gateway and the dashboard, with their confinement",
     "supervise/canary.py: User": "the canary, with a closer one",
@@ -36,7 +36,7 @@ WORDS = {
     "host/logs.py: su": "logrotate, and gzip, in a unit that can do no more than a gateway (test_logs.py)",
 }
 _WORDS = re.compile(r"^User(=|$)|(^|[/ ])(setpriv|runuser|su) |--(re)?uid\b", re.M)
-# What starts a program, or becomes one. In system/process.py it is what everybody else has to use.
+# Calls that start or execute a program. All other code has to use system/process.py.
 _STARTS = re.compile(
     r"(subprocess\.(Popen|run|call|check_\w+)|os\.(exec\w+|spawn\w+|posix_spawn\w*|system|popen|fork))$"
 )
@@ -55,7 +55,7 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    """Each call, with the innermost function that makes it."""
+    """Each call, with its innermost function."""
 
     def visit(node: ast.AST, function: str) -> Iterator[tuple[str, ast.Call]]:
         for child in ast.iter_child_nodes(node):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A worker has nothing of root's, ends in time, and whatever it answers harms nobody."""
+"""A worker has nothing of root's, ends in time, and its answer cannot do harm."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def nobody() -> Owner:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., object]]:
-    """A function that has a worker run the body of a function of its own, in a copy of the kit."""
-    # Root's and closed to others, as the place may be from which a module runs.
+    """A function that lets a worker run a given function body, in a copy of the kit."""
+    # Only root can read it, like the directory from which a module may run.
     directory = Path(tempfile.mkdtemp(prefix="hermes-kit-"))
     shutil.copytree(KIT, directory / "hermes_ops", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(worker, "_import_directory", lambda: str(directory))
@@ -102,7 +102,7 @@ def test_it_has_nothing_of_the_caller(call, nobody, monkeypatch, tmp_path):
 
 @needs_root
 def test_the_agent_cannot_read_its_environment_or_memory_nor_reach_through_it(call, nobody):
-    """Although both are the same user; the arguments are in its memory, and its root is outside of any sandbox."""
+    """Both have the same user, but the worker has secrets in memory, and its root is outside of any sandbox."""
     call("return None")
     acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
     acts.write_text("import os, time\ndef act(writing):\n    os.write(writing, b'x')\n    time.sleep(100)\n")
@@ -230,7 +230,7 @@ def test_one_that_does_not_end_is_killed_with_its_children(call):
 
 
 def test_one_that_hangs_in_c_ends_although_its_caller_was_killed(call, tmp_path):
-    """What never comes back to Python is deaf to Python's own time-outs."""
+    """Code that never returns to Python does not notice Python's own time-outs."""
     program = f"""
         import os, sys
         sys.path.insert(0, {worker._import_directory()!r})
@@ -291,12 +291,12 @@ def _pidfd(pid: int) -> int | None:
 
 
 def test_one_that_answered_in_time_is_heard_late(call):
-    """Who waits for several hears of the second when the first is over, which an agent may drag out."""
+    """A caller with several workers reads the second answer after the first, which a hostile agent may delay."""
     call("return None")
     acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
     acts.write_text("def act():\n    return 'x' * 500_000\n")
     late = worker.Worker(Owner.current(), "system.acts:act", (), Limits(seconds=20))
-    # It has ended, and nobody has read its answer yet.
+    # It has ended, but its answer has not been read yet.
     assert late._process.wait(timeout=20) == 0
     late._deadline = 0.0
     assert late.result() == "x" * 500_000

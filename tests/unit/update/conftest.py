@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The world of an update: real directories, databases, archives and locks; systemd, the build and what a release does
-when it runs are played. On real hosts with real releases the scenario `update` proves the same.
+"""The world of an update: real directories, databases, archives and locks.
 
-Workers run in the test's own process, so that a kill at any of their events is a kill of ours.
+systemd, the build and the behaviour of a release are played. The scenario `update` proves the same on real hosts with
+real releases. Workers run in the test's own process, so that a kill at any of their events kills the updater.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ RANGE = {"release": Request(version=">=0.18,<0.30"), "stable_seconds": 3}
 
 
 class Killed(BaseException):
-    """As SIGKILL: nothing of ours runs any more."""
+    """Plays SIGKILL: none of the kit's code runs after it."""
 
 
 class World:
-    """A host with releases, two agents, and what happens to them.
+    """A host with releases and two agents, and its behaviour.
 
-    :param broken: what the new release does wrong
+    :param broken: the fault of the new release
     """
 
     def __init__(self, top: Path, broken: str = "", **declared) -> None:
@@ -84,7 +84,7 @@ class World:
             managed_root=self.host.managed_root,
         )
         for name, each in resolved.items():
-            # Root cannot be declared, and is who runs these tests.
+            # The tests may run as root, which cannot be declared as an agent's user.
             agent = dataclasses.replace(each.agent, user=getpass.getuser())
             home = Path(agent.home)
             home.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ class World:
             self.host.records(name).write_agent(agent)
             self.start(agent.unit)
 
-    # What there is.
+    # The parts of the world.
 
     def install(self, version: str) -> str:
         request = Request(version=version)
@@ -167,13 +167,13 @@ class World:
     def journal(self) -> Path:
         return self.top / "data/ops/update/journal.json"
 
-    # How it is.
+    # Questions about its state.
 
     def states(self) -> dict[str, str]:
         return {name: unit["ActiveState"] for name, unit in self.units.items()}
 
     def runs(self, name: str) -> bool:
-        """All gateways run the release *name*."""
+        """Whether all gateways run the release *name*."""
         return all(
             unit["ActiveState"] == "active" and self.releases[int(unit["MainPID"])] == name
             for unit in self.units.values()
@@ -186,7 +186,7 @@ class World:
         assert not list(self.top.glob("**/.reserve"))
         assert not [path for path in self.top.glob("**/*.partial*") if "backups" not in str(path)]
 
-    # What systemd does.
+    # Played systemd.
 
     def call(self, manager, *arguments, **_options):
         if arguments[0] == "show":
@@ -218,7 +218,7 @@ class World:
         self.run_release(unit.split("@")[1].split(".")[0])
 
     def run_release(self, agent: str) -> None:
-        """What a release does as soon as it runs."""
+        """Plays a release as soon as it runs."""
         if self.current == self.old:
             return
         if self.broken != "migrates nothing":
@@ -227,7 +227,7 @@ class World:
         self.speak(agent, f"learnt by {agent}")
 
     def boot(self) -> None:
-        """The power comes back; what guards an update runs before the gateways."""
+        """The power comes back; the unit that recovers an update runs before the gateways."""
         for unit in self.units:
             self.stop(unit)
         guarded = (self.top / "system/multi-user.target.wants/hermes-update-recovery.service").exists()
@@ -236,7 +236,7 @@ class World:
         for unit in self.units:
             self.start(unit)
 
-    # What agents look like.
+    # Played agents.
 
     def wait(self, agents, _manager_of, records=None):
         results = []
@@ -246,7 +246,7 @@ class World:
             if unit["ActiveState"] != "active":
                 problems.append(Problem("not_running", "it does not run", "start it"))
             elif self.releases[int(unit["MainPID"])] == self.old:
-                # The old one cannot read what the new one has migrated.
+                # The old release cannot read data that the new one has migrated.
                 if self.schema(name) != 1:
                     problems.append(Problem("no_answer", "it cannot read its database", "put it back"))
             elif self.broken == "unhealthy":
@@ -276,7 +276,7 @@ class World:
         return Machine(self.host, self.settings, self.said.append)
 
     def tick(self) -> None:
-        """One more thing that may be the last."""
+        """Count an event, and kill the updater if it is the last one."""
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
@@ -289,12 +289,12 @@ class World:
             action()
         finished = self.left >= 0
         self.left = None
-        # The kernel closes what a dead process had open.
+        # As the kernel closes the files of a dead process.
         return not finished
 
 
 def play(patched: pytest.MonkeyPatch, world: World) -> World:
-    """Let the kit work in *world*."""
+    """Patch the kit so that it works in *world*."""
 
     def ticking(original):
         def call(*arguments, **options):
@@ -305,7 +305,7 @@ def play(patched: pytest.MonkeyPatch, world: World) -> World:
 
     for name in ("rename", "replace", "unlink", "link", "symlink", "mkdir", "chmod", "rmdir"):
         patched.setattr(os, name, ticking(getattr(os, name)))
-    # Thousands of them, and no power is cut here.
+    # fsync is called thousands of times, and these tests cut no power.
     patched.setattr(os, "fsync", lambda descriptor: None)
     patched.setattr(Manager, "call", lambda self, *a, **options: world.call(self, *a, **options))
     patched.setattr(Manager, "reachable", True)
@@ -379,7 +379,7 @@ def worlds(tmp_path, monkeypatch):
 
 
 class PlayedWorker:
-    """What goes in and comes out is JSON, as with a real one."""
+    """Arguments and answer pass through JSON, as with a real worker."""
 
     def __init__(self, owner, function, arguments=(), limits=None, descriptors=(), where=None) -> None:
         module, name = function.split(":")
@@ -406,7 +406,7 @@ def played_worker() -> type[PlayedWorker]:
 
 @pytest.fixture
 def real_workers() -> None:
-    """For tests of what a worker keeps from root."""
+    """Real workers, for tests of the separation between a worker and root."""
 
 
 @pytest.fixture(autouse=True)

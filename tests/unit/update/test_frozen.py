@@ -67,7 +67,7 @@ class World:
         self.frozen = self.again()
 
     def again(self) -> Frozen:
-        """As another process would see it."""
+        """Reads the database as another process would."""
         return Frozen("default", str(self.home), Owner.current(), str(self.directory), str(self.aside))
 
     def freeze(self) -> None:
@@ -210,7 +210,7 @@ class Killed(BaseException):
 
 
 def calls_until_killed(monkeypatch, count):
-    """From its *count*-th call on, whatever changes a disk kills us; as SIGKILL, no cleaning up comes after it."""
+    """From the *count*-th call on, every change of the disk plays SIGKILL: no clean-up runs after it."""
     left = [count]
 
     def wrap(original):
@@ -234,7 +234,7 @@ def test_killed_anywhere_and_called_again(tmp_path, separate):
         world = World(tmp_path / str(count))
         world.freeze()
         migrate(world.home / "state.db")
-        # Everything of it is in the log: the file alone looks as if it had never been migrated.
+        # The whole migration is in the WAL: the database file alone looks as if it had never been migrated.
         living = sqlite3.connect(world.home / "cron/executions.db", isolation_level=None)
         living.execute("PRAGMA wal_autocheckpoint = 0")
         living.execute("UPDATE schema_version SET version = 2")
@@ -272,7 +272,7 @@ def refuse(*_arguments, **_options):
 
 
 def across(rename, world):
-    """What rename does where home and copies lie on two file systems."""
+    """Plays rename between a home and copies on two file systems."""
 
     def call(source, target, *, src_dir_fd=None, dst_dir_fd=None):
         if src_dir_fd is not None and within(src_dir_fd, world.home) != within(dst_dir_fd, world.home):
@@ -298,7 +298,7 @@ def test_a_full_disk_leaves_the_home_as_it_is(world, monkeypatch):
     monkeypatch.setattr(copies, "_transfer", full)
     with pytest.raises(OpsError, match="free space"):
         world.again().put_back()
-    # The old release starts with what is there rather than with nothing.
+    # The old release starts with the data as it is, rather than not at all.
     assert rows(world.home / "state.db") == ["first", "learnt"]
 
 

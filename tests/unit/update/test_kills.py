@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 
 def consistent(world):
-    """Whatever happened: one release, its data, every word that was ever said, and agents that answer."""
+    """Checks the end state: one release, its data, every message that was ever stored, and agents that answer."""
     # What every run begins with finds nothing left to do.
     assert world.machine().recover() is None
     world.assert_clean()
@@ -37,7 +37,7 @@ def consistent(world):
 
 
 def recover(world, how):
-    """What comes after a kill."""
+    """Continues after a kill, as systemd would."""
     if how == "boot":
         world.boot()
     else:
@@ -63,9 +63,9 @@ def test_killed_anywhere(world_in, tmp_path, how, broken):
                 if how == "again" and not broken:
                     assert end == (world.old if step in STEPS[STEPS.index("stop") : -1] else world.new)
         shutil.rmtree(tmp_path / str(count))
-        # Everywhere while the agents are away; elsewhere here and there.
+        # At every event while the agents are down; elsewhere at every fourth event.
         count += 1 if step in ("stop", "switch", "start") else 4
-    # It was killed in every step that it writes down, and often.
+    # It was killed in every recorded step, and often.
     assert seen >= {None, *STEPS[2:]} - ({"prune"} if broken else set())
     assert count > 100
 
@@ -100,5 +100,5 @@ def test_a_run_that_is_killed_every_time_is_given_up(worlds):
     outcome = world.machine().update()
     assert (outcome.status, outcome.failed_step) == ("failed", "preconditions")
     assert "interrupted 3 times" in outcome.message
-    # The next night it may be another matter.
+    # The next night starts a new count of attempts.
     assert world.machine().update().status == "success"

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An update from its first step to its end, and whatever may happen meanwhile."""
+"""An update from its first step to its end, with everything that may go wrong."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_release_that_does_not_prove_itself_is_left_again(worlds, broken):
     for agent in ("default", "coder"):
         assert world.schema(agent) == 1
         assert world.heard(agent) == ["first"]
-    # What was learnt meanwhile is not lost, and named.
+    # Data that was learnt in the meantime is set aside, and the message names it.
     assert sorted(world.set_aside()) == ["first", "first", "learnt by coder", "learnt by default"]
     assert "set-aside/update-" in world.status["message"]
     assert world.reports[-1][0] == "fail"
@@ -133,7 +133,7 @@ def test_a_hold_holds(worlds):
     assert (outcome.status, outcome.message) == ("held", "updates are held: before the exhibition")
     assert world.current == world.old
     assert world.reports == [("success", outcome.message)]
-    # But not who names the version, as a rollout through a fleet does.
+    # A named version is not held, as in a rollout through a fleet.
     assert world.machine().update("0.19.0").status == "success"
 
 
@@ -271,7 +271,7 @@ def test_a_restore_that_fails_still_leaves_the_old_release_running(worlds, monke
     assert "Input/output error" in outcome.message
     assert world.reports[-1][0] == "fail"
     assert world.runs(world.old)
-    # The only copies of what was before: kept, and said where.
+    # The only copies of the old data are kept, and the message names their directory.
     (kept,) = (world.top / "data/ops/set-aside").glob("*/before-the-switch/default/state.db")
     assert str(kept.parents[2]) in outcome.message
     assert not world.journal.exists()
@@ -411,7 +411,7 @@ def test_somebody_else_started_the_old_release_meanwhile(worlds, monkeypatch):
     switch = store.switch
 
     def late(root, name):
-        # A site.yml that found the gateways down.
+        # As a site.yml would, if it found the gateways stopped.
         for unit in world.units:
             world.start(unit)
         switch(root, name)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Back by hand."""
+"""A manual rollback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_rollback_and_its_hold(worlds):
     assert outcome.status == "success"
     assert world.runs(world.old)
     assert world.heard("default") == ["first", "learnt by default"]
-    # The next night does not go where somebody has just come from.
+    # The next night does not install the release that was rolled back.
     assert world.machine().update().status == "held"
     assert world.machine().update("0.19.0").status == "success"
 
@@ -27,7 +27,7 @@ def test_a_rollback_to_what_cannot_read_the_data_goes_forward_again(worlds):
     outcome = world.machine().rollback()
     assert (outcome.status, outcome.failed_step) == ("rolled_back", "verify")
     assert world.runs(world.new)
-    # Started twice, and nothing was put back.
+    # The release was started twice, and no data was put back.
     assert world.heard("default") == ["first", "learnt by default", "learnt by default"]
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whatever an agent puts into its home: root does not hang, its disk does not fill up, and going back works."""
+"""Whatever an agent puts into its home, root does not hang, the disk does not fill up, and a rollback works."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ENDLESS = """
     CREATE VIEW schema_version AS
         WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x, hex(zeroblob(1000)) FROM c;
 """
-# One call of a function: no look at the clock ends it.
+# A single slow call of an SQL function, which SQLite's progress handler cannot interrupt.
 SLOW = """
     DROP TABLE IF EXISTS schema_version;
     CREATE TABLE schema_version (version);
@@ -103,7 +103,7 @@ def home(real_workers, place) -> Home:
 
 
 def deep(path: Path, owner: Owner, depth: int = 1300) -> None:
-    """Directories in each other, deeper than any path reaches and any stack of ours."""
+    """Nested directories, deeper than a path or the kit's own stack can be."""
     os.mkdir(path)
     os.chown(path, owner.uid, owner.gid)
     descriptor = os.open(path, os.O_RDONLY)
@@ -163,7 +163,7 @@ def test_a_view_that_never_ends_is_not_asked(home):
     home.sql("state.db", ENDLESS)
     with pytest.raises(OpsError, match="agent coder"):
         home.freeze()
-    # Instead of a schema that can be read: as good as migrated.
+    # A schema that cannot be read counts as migrated.
     assert home.frozen.put_back() == ["state.db"]
 
 
@@ -220,7 +220,7 @@ def test_a_lock_that_is_held_for_ever_does_not_keep_anybody_from_going_back(home
 
 @pytest.fixture
 def played_here(monkeypatch, played_worker) -> None:
-    """For what a worker waits for."""
+    """Runs workers in the test's own process, for tests about waiting."""
     monkeypatch.setattr(frozen, "Worker", played_worker)
 
 
@@ -385,7 +385,7 @@ def test_a_release_that_fails_is_left_with_workers_that_run_as_the_agent(world):
 
 
 def test_an_agent_that_makes_the_freeze_impossible_fails_the_update_by_name(world):
-    """After the backup and the canary, so that only the freeze stands between it and the stop."""
+    """It does so after the backup and the canary, so that only the freeze can notice before the stop."""
     world.meanwhile["canary"] = lambda: os.mkfifo(world.home("coder") / "state.db-journal")
     outcome = world.machine().update()
     assert (outcome.status, outcome.failed_step) == ("failed", "freeze")
@@ -416,7 +416,7 @@ def hang(world):
 
 @pytest.fixture
 def hanging(world, monkeypatch):
-    """Whoever looks at the databases of an agent is killed at its deadline, once a test wants that."""
+    """Once a test sets ``world.hanging``, workers on the agent's databases are killed at their deadline."""
     world.hanging, result = False, frozen.Worker.result
 
     def killed(self):
@@ -431,7 +431,7 @@ def hanging(world, monkeypatch):
 @pytest.mark.parametrize("when", ["before", "canary", "stop"])
 @pytest.mark.parametrize("spoil", [spoil_databases, spoil_config, spoil_home, hang])
 def test_an_agent_whose_gateway_is_stopped_keeps_nobody_from_an_update(world, hanging, spoil, when):
-    """That is how an operator updates the others, when one makes its own files impossible to look after."""
+    """This is how an operator updates the other agents if one agent makes its own files unusable."""
     world.stop("hermes-gateway@coder.service")
     if when == "before":
         spoil(world)
@@ -492,7 +492,7 @@ def test_an_agent_that_spoils_its_home_while_the_new_release_runs_goes_back(worl
 
 
 def test_a_journal_that_somebody_planted_is_not_followed(world):
-    """While the data volume is not mounted, its place may be the agent's."""
+    """While the data volume is not mounted, the agent may control its mount point."""
     ops, agent = Path(world.host.ops_dir), Owner.named("nobody")
     shutil.rmtree(ops)
     (ops / "update").mkdir(parents=True)

@@ -159,7 +159,7 @@ def test_no_planted_secret_is_in_the_bundle(host):
     assert found["journal/hermes-gateway-default.txt"].count("said: ") > 100
     everything = "\n".join([*found, *found.values()])
     for place, value in PLANTED.items():
-        # Of a few letters only the word itself is one.
+        # A short secret is hidden only after its name.
         for form in forms(value) if len(value) >= redact.SHORTEST else [f"PASSWORD={value}"]:
             assert form not in everything, place
 
@@ -212,7 +212,7 @@ def test_a_secret_broken_over_lines_is_hidden(host, tmp_path, break_over):
 
 
 def test_the_search_does_not_trust_the_hiding(host, tmp_path, monkeypatch, capsys):
-    """What is still there in the archive as it leaves is left out, by name; the rest of the bundle is not."""
+    """A part that still holds a secret is left out and named; the rest of the bundle stays."""
     host.says["uname --all"] = f"Linux {PLANTED['managed env']}\n"
     monkeypatch.setattr(redact.KnownSecrets, "hide", lambda self, text: text)
     assert cli.main(["debug", "--output", str(tmp_path / "x.tar.gz")]) == cli.EXIT_OK

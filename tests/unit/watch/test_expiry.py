@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""When certificates and tokens expire, and what is none."""
+"""The expiry of certificates and tokens, and input that is neither."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def certificate(tmp_path_factory):
     return make
 
 
-# Beyond 2049 the time is written in another way.
+# After 2049 a certificate encodes the time differently.
 @pytest.mark.parametrize("days", [1, 20, 10000])
 def test_certificates_are_read_as_openssl_reads_them(certificate, days):
     path, end = certificate(days)
@@ -143,6 +143,6 @@ def test_a_token_may_hold_anything(value):
 
 
 def test_a_million_beginnings_are_read_once():
-    """Reading to the end from each of them would take days."""
+    """Reading to the end from each position would take days."""
     with pytest.raises(ValueError, match=r"."):
         expiry.pem_end("-----BEGIN CERTIFICATE-----" * 10**6)

@@ -54,7 +54,7 @@ HOPELESS = Problem("port_in_use", "port 1 is taken", "stop it", True)
         (PROBLEM, unit, None, True),
         (PROBLEM, functools.partial(unit, "failed", "failed"), None, True),
         (PROBLEM, functools.partial(unit, "activating", "auto-restart"), None, True),
-        # On its way up or down. (Made by the test itself: what waits for its turn grows old.)
+        # Starting or stopping. (The unit is made when the test runs, because its age counts.)
         (PROBLEM, functools.partial(unit, "activating", "start"), None, False),
         (PROBLEM, functools.partial(unit, "deactivating", "stop-sigterm"), None, False),
         (PROBLEM, functools.partial(unit, age=20.0), None, False),

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Signs of life: against a server that speaks the Healthchecks protocol, and against what it may do instead."""
+"""The heartbeat, with a server that speaks the Healthchecks protocol, and with servers that misbehave."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_nothing_takes_longer_than_it_may(server, fault):
     started = time.monotonic()
     answer = send(server.url(), seconds=1.0)
     assert "does not answer in time" in answer.problem
-    # Left behind, not waited for: a drip alone would last for minutes.
+    # The connection is abandoned: a slow answer alone would last for minutes.
     assert time.monotonic() - started < 10
 
 
@@ -378,7 +378,7 @@ def test_a_job_reports_to_its_own_url_or_the_host_s(beat, server, host):
     assert [(ping["uuid"], ping["kind"], ping["body"]) for ping in server.state.pings] == [
         (BACKUP, "start", ""),
         (BACKUP, "fail", "the disk is full"),
-        # That would end an alarm of the host itself.
+        # A success would end an alarm of the host itself.
         (HOST, "log", "0.18.2 -> 0.19.0"),
     ]
 
@@ -506,7 +506,7 @@ def test_the_textfile_of_a_host():
 def test_whatever_the_names_are(path, cause, value):
     finding = Finding(cause, "x", "y")
     disks = {path: {"free_percent": value}}
-    # A line break of Unicode is none of the format.
+    # Line breaks of Unicode are not line breaks in this format.
     check_exposition(metrics.textfile(Report([finding, finding], [], {"disks": disks}), 0))
 
 

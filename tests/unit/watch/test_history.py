@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What only time shows."""
+"""Findings that need a history."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_samples_may_be_anything(value):
 def hours(files, memory=lambda number: 0):
     kept = {}
     for number in range(20):
-        # Twice an hour: what is let go of within it does not count.
+        # Two values in an hour: memory that is freed within the hour does not count.
         for more in (50, 0):
             process = Process(files(number) + more, None, memory(number))
             kept = history.remember_hour(kept, 7, process, NOW + HOUR * number + more)

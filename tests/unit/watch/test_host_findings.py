@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wrong with a host, whatever its jobs wrote down."""
+"""Problems of a host, whatever its jobs' records contain."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An agent that does its worst to whoever looks at it: it is a finding about that agent, and of no other."""
+"""An agent attacks the check: the result is a finding about that agent, and about no other."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def fifo_beside(home: Path) -> None:
     os.mkfifo(home / "state.db-journal")
 
 
-# What an agent does -> the findings about it.
+# Attack of an agent -> the findings about it.
 DEEDS: dict[str, tuple[Any, set[str]]] = {
     "hole for a state": (lambda home: hole(home / "gateway_state.json"), {"not_ready"}),
     "deep state": (lambda home: (home / "gateway_state.json").write_text("[" * 10**5), {"not_ready"}),
@@ -161,7 +161,7 @@ def test_what_an_agent_does_to_its_home_harms_no_look(host, deed, capsys):
     about = {cause for agent, cause in found if agent == "bad"}
     assert not {cause for agent, cause in found if agent == "good"}
     if expected == {"any"}:
-        # Whether its parser says so or dies of it.
+        # The parser may report the error, or die of it.
         assert about & {"config_unparsable", "home_unreadable"}
     else:
         assert about == expected
@@ -199,7 +199,7 @@ def test_a_token_and_escapes_in_its_words_are_repeated_nowhere(host, capsys, mon
         assert "u001b" not in text
 
 
-# A gateway of somebody else: says what it was sent.
+# A gateway of another user, which prints the bytes that it received.
 STRANGER = """
 import os, socket, sys
 os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
@@ -242,7 +242,7 @@ def test_whoever_took_the_webhook_s_port_gets_no_context(host, stranger, capsys,
 
 
 def test_whoever_took_the_api_s_port_gets_no_key(host, stranger, monkeypatch):
-    # As if the neighbour had a unit of its own of that very name.
+    # As if the other process ran in a unit of the same name.
     monkeypatch.setattr(health.network, "gateway_of", lambda _pid: "bad")
     (agent,) = host.select("bad")
     agent = replace(agent.checked_by(reply=True), api=Server(True, "127.0.0.1", stranger.port))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What there is on a host, also on one where files are not what they should be."""
+"""The state of a host, also of one with damaged files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The bundle, made by root, about an agent that leaves in its home what no reader expects."""
+"""A bundle, made by root, about an agent with a hostile home."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_nothing_in_a_home_keeps_the_rest_from_being_there(host, spoil):
     else:
         assert JOURNAL in found
     if spoil == "directories":
-        # Python's own way to remove them gives up.
+        # Python's rmtree cannot remove directories of this depth.
         subprocess.run(["rm", "-r", str(host.top / "bad" / ("d" * 200))], check=True)
 
 

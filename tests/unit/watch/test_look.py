@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A look at a host and its agents: what is remembered from one to the next, and what harms it not."""
+"""A check of a host and its agents: its history, and faults that must not harm it."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_no_agent_at_all_is_no_good_sign(see, host):
     shutil.rmtree(host.ops_dir)
     report = see()
     assert causes(report) == [("no_agent", "failure")]
-    # And nothing is made where the volume will be mounted.
+    # Nothing is created at the mount point of the volume.
     assert not os.path.exists(host.ops_dir)
 
 
@@ -185,7 +185,7 @@ def test_an_sqlite_with_the_fault_is_asked_once_a_release(see, host, tmp_path):
     python = release / "bin/python"
     python.write_text(f"#!/bin/sh\necho asked >>{tmp_path}/asked\necho 3.40.1\n")
     python.chmod(0o755)
-    # Nobody's database is in WAL mode, so nobody is asked.
+    # No database is in WAL mode, so the release is not asked.
     assert see().findings == []
     with contextlib.closing(sqlite3.connect(tmp_path / "home/state.db")) as connection, connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -223,13 +223,13 @@ def test_a_reply_is_asked_for_when_it_is_due(see, host, tmp_path, monkeypatch):
         assert asked == [([str(tmp_path / "home"), str(tmp_path / "managed")], 9)] * count
     host.now, host.dead = NOW + 3600, True
     assert causes(see(**every)) == [("no_reply", "failure")]
-    # Sooner than usual, and still bad until it is good.
+    # After a failure the agent is asked again sooner, and the finding stays until it answers.
     host.now += 120
     assert causes(see(**every)) == [("no_reply", "failure")]
     assert len(asked) == 3
     host.now, host.dead = host.now + 60 * look.ASK_AGAIN_MINUTES, False
     assert see(**every).findings == []
-    # A clock that was put back by a year.
+    # The clock was set back by a year.
     host.now -= 365 * 86400
     see(**every)
     assert len(asked) == 5

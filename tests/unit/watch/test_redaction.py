@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Secrets that are known are taken out of text, however often it was quoted, escaped, encoded and wrapped."""
+"""Known secrets are hidden in text, however often it was quoted, escaped, encoded and wrapped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 SECRET = "q7Zp+aR/9xK&vL2\"mN4w'Yt8 é\\n%41"
-# What programs do to a text without making other letters of it.
+# Changes of a text by programs that keep its letters.
 ESCAPES = {
     "nothing": lambda text: text,
     "JSON": lambda text: json.dumps({"x": text}),
@@ -41,7 +41,7 @@ ESCAPES = {
     "octal": lambda text: "".join(f"\\{byte:03o}" for byte in text.encode("utf-8", "surrogatepass")),
     "hexadecimal escapes": lambda text: "".join(f"\\x{byte:02x}" for byte in text.encode("utf-8", "surrogatepass")),
 }
-# And what programs make other letters of it by.
+# Encodings by programs that change its letters.
 CODES = {
     "nothing": lambda text: text,
     "base64": lambda text: base64.b64encode(text.encode()).decode(),
@@ -100,7 +100,7 @@ def test_parts_of_a_long_secret_are_hidden():
 
 
 def test_words_that_are_part_of_a_private_value_stay():
-    """What has no name of a secret may be a sentence."""
+    """Text without the name of a secret may be a sentence."""
     sentence = "please answer in German whenever the user asks for something"
     known = KnownSecrets([], [sentence])
     assert known.hide(f"x {sentence} y") == f"x {HIDDEN} y"
@@ -126,7 +126,7 @@ def test_a_number_is_one_by_itself_only():
 
 @pytest.mark.parametrize("value", ["secret", "(secret)", "(secret", "secret)", "=(secret", "(secret)(secret)"])
 def test_an_agent_that_calls_our_own_mark_a_secret_hides_nothing_more(value):
-    """One line of its .env would leave every part out of every bundle."""
+    """Otherwise one line of its .env would remove every part from every bundle."""
     known = KnownSecrets([value, "hunter2-and-more"])
     for text in ("password=hunter2-and-more", f"a={HIDDEN}{HIDDEN} b={HIDDEN}", f"what is {value} is hidden"):
         hidden = known.hide(known.hide(text))
@@ -141,7 +141,7 @@ def test_nothing_known_hides_nothing():
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-# An escape of every single character, of an escape, is the one thing that is not undone.
+# Escaping every single character of an escaped text is the one case that is not undone.
 EVERY = {"URL, every character", "octal", "hexadecimal escapes"}
 chains = st.tuples(
     st.sampled_from(sorted(ESCAPES)), st.lists(st.sampled_from(sorted(ESCAPES.keys() - EVERY)), max_size=2)
@@ -154,7 +154,7 @@ chains = st.tuples(
 @example(value="00000000000001\x80²¹", before="", after="", chain=["Python", "URL"])
 @example(value="p\\alpha\\x41beta", before="\\", after="", chain=["JSON", "JSON"])
 def test_any_secret_is_hidden_whatever_was_done_to_it(value, before, after, chain):
-    """What it was put into is kept apart from it by a blank: letters beside it may make another escape of its ends."""
+    """A blank separates the secret from the surrounding text, whose letters could change the escapes at its ends."""
     assume(len(value.strip()) >= SHORTEST and len(set(value.strip())) >= DIFFERENT)
     assume("://" not in value)
     known = KnownSecrets([value])

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A gateway serves its own profile: anything else is said, and is no failure by itself."""
+"""A gateway serves its own profile; anything else is reported, but is not a failure."""
 
 from __future__ import annotations
 

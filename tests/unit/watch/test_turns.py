@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Turns that came to nothing, counted in whatever lies in the place of a database."""
+"""Failed turns are counted, whatever is in the place of the database."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_database_that_somebody_locked_says_so_soon(database, tmp_path):
     "schema",
     [
         "CREATE TABLE messages (id INTEGER PRIMARY KEY)",
-        # Somebody's idea of a joke: it never ends.
+        # A hostile view that never ends.
         "CREATE VIEW messages AS WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n) SELECT i AS id, "
         "'a' AS session_id, 'user' AS role, 0.0 AS timestamp, 0 AS observed FROM n",
     ],
