@@ -20,7 +20,8 @@ author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
   - Turns C(hermes_agents) as a person writes it into one complete description of each agent, with its user, paths,
-    ports, unit name and the configuration that follows from them.
+    ports, unit name and the configuration that every agent gets. Keys of C(config.yaml) and C(.env) that name its
+    addresses are not in it; the module M(alwayson.hermes.agents) derives them from the ports.
   - Refuses what could not work with one error that names host, agent, key and fix. Nothing on the host is
     looked at or changed.
 positional: _input

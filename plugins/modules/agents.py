@@ -80,6 +80,12 @@ options:
             C(config.yaml) an empty one is written, for Hermes reads the managed one only beside it. When the scope
             changes, the keys leave the other file.
           - Its C(directory) is the agent's own, in which the home usually lies.
+          - Its C(api) and C(webhook) are the addresses of the agent's servers. C(API_SERVER_ENABLED),
+            C(API_SERVER_HOST) and C(API_SERVER_PORT) in C(.env) follow from C(api); C(enabled), C(extra.host) and
+            C(extra.port) below C(platforms.webhook) in C(config.yaml) follow from C(webhook) where it is enabled.
+          - An enabled API server needs C(API_SERVER_KEY) in C(.env). When it is neither declared in O(agents[].secrets)
+            nor in the file, the host generates 64 hexadecimal digits. A value that is in the file is kept, whoever made
+            it.
         type: dict
         required: true
       soul:
@@ -105,7 +111,7 @@ options:
         default: {}
       settings:
         description:
-          - Keys of C(.env) whose values may be shown, for example V(API_SERVER_PORT).
+          - Keys of C(.env) whose values may be shown, for example V(HERMES_TIMEZONE).
           - Integers and booleans are written as C(8642), C(true) and C(false).
           - A name that says that its value is secret, such as C(..._KEY) or C(..._TOKEN), is refused. It belongs
             in O(agents[].secrets).
@@ -120,14 +126,6 @@ options:
             C(_TOKEN), C(_SECRET) or C(_KEY), so such a value is refused.
         type: dict
         default: {}
-      generate:
-        description:
-          - Names of keys of C(.env) that get a random value of 64 hexadecimal digits, made on the host, when they are
-            neither declared nor in the file.
-          - A value that is there is kept, whoever made it. It is never changed again.
-        type: list
-        elements: str
-        default: []
       webhooks:
         description:
           - The webhook subscriptions of the agent. Of an existing one only the declared fields change; its secret,
@@ -362,7 +360,6 @@ AGENT_ARGUMENTS: dict[str, dict[str, Any]] = {
     "config": {"type": "dict", "default": {}},
     "settings": {"type": "dict", "default": {}},
     "secrets": {"type": "dict", "default": {}, "no_log": True},
-    "generate": {"type": "list", "elements": "str", "default": []},
     "webhooks": {"type": "list", "elements": "dict", "default": [], "options": WEBHOOK_ARGUMENTS},
     "webhooks_purge": {"type": "bool", "default": False},
     "purge": {"type": "bool", "default": False},
