@@ -79,6 +79,12 @@ options:
             home has no C(config.yaml), an empty one is written, because Hermes reads the managed one only beside it.
             When the scope changes, the keys leave the other file.
           - Its C(directory) is the agent's own directory, which usually contains the home.
+          - Its C(api) and C(webhook) are the addresses of the agent's servers. C(API_SERVER_ENABLED),
+            C(API_SERVER_HOST) and C(API_SERVER_PORT) in C(.env) follow from C(api). C(enabled), C(extra.host) and
+            C(extra.port) below C(platforms.webhook) in C(config.yaml) follow from C(webhook), if it is enabled.
+          - An enabled API server needs C(API_SERVER_KEY) in C(.env). If the key is neither declared in
+            O(agents[].secrets) nor in the file, the host generates 64 hexadecimal digits. An existing value is kept,
+            whoever made it.
         type: dict
         required: true
       soul:
@@ -104,7 +110,7 @@ options:
         default: {}
       settings:
         description:
-          - Keys of C(.env) whose values may be shown, for example V(API_SERVER_PORT).
+          - Keys of C(.env) whose values may be shown, for example V(HERMES_TIMEZONE).
           - Integers and booleans are written as C(8642), C(true) and C(false).
           - The name of a secret, such as C(..._KEY) or C(..._TOKEN), is refused. It belongs in O(agents[].secrets).
         type: dict
@@ -118,14 +124,6 @@ options:
             C(_TOKEN), C(_SECRET) or C(_KEY), so such a value is refused.
         type: dict
         default: {}
-      generate:
-        description:
-          - Names of keys of C(.env) that get a random value of 64 hexadecimal digits, generated on the host, if they
-            are neither declared nor in the file.
-          - An existing value is kept, whoever made it. It is never changed again.
-        type: list
-        elements: str
-        default: []
       webhooks:
         description:
           - The webhook subscriptions of the agent. Of an existing one only the declared fields change; its secret,
@@ -361,7 +359,6 @@ AGENT_ARGUMENTS: dict[str, dict[str, Any]] = {
     "config": {"type": "dict", "default": {}},
     "settings": {"type": "dict", "default": {}},
     "secrets": {"type": "dict", "default": {}, "no_log": True},
-    "generate": {"type": "list", "elements": "str", "default": []},
     "webhooks": {"type": "list", "elements": "dict", "default": [], "options": WEBHOOK_ARGUMENTS},
     "webhooks_purge": {"type": "bool", "default": False},
     "purge": {"type": "bool", "default": False},

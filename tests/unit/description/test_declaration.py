@@ -47,9 +47,35 @@ def test_the_default_agent_needs_nothing():
     assert agent["gateway"]["user"] == "hermes-default"
     assert agent["gateway"]["unit"] == "hermes-gateway@default.service"
     assert agent["gateway"]["api"] == {"enabled": True, "host": "127.0.0.1", "port": 8642}
-    assert agent["settings"]["API_SERVER_PORT"] == "8642"
-    assert agent["generate"] == ["API_SERVER_KEY"]
     assert agent["gateway"]["health"]["platforms"] == ["api_server"]
+
+
+def test_a_description_is_the_same_wherever_the_agent_runs():
+    described = {
+        "name": "coder",
+        "drain": 5,
+        "config": {"platforms": {"webhook": {"extra": {"rate_limit": 5}}}, "model": {"default": "a/b"}},
+        "settings": {"A": "b"},
+        "secrets": {"A_TOKEN": "top-secret", "API_SERVER_KEY": KEY},
+    }
+    elsewhere = {
+        "api": {"host": "0.0.0.0", "port": 9001},
+        "webhook": {"host": "0.0.0.0", "port": 9002},
+        "user": "ada",
+        "home": "/home/ada/.hermes",
+        "config_scope": "managed",
+    }
+    closed = {"api": {"enabled": False}, "webhook": {"enabled": False}}
+    found = []
+    for placed, data_dir in (({"api": {"port": 8700}}, "/data"), (closed, "/data"), (elsewhere, "/srv")):
+        agents = [{**described, **placed}]
+        found += declaration.resolve(agents, host="box", data_dir=data_dir, managed_root=f"{data_dir}/m").values()
+    description = found[0].description
+    assert [each.description for each in found] == [description] * 3
+    assert len({str(each.agent) for each in found}) == 3
+    assert description.settings == {"A": "b"}
+    assert description.config["platforms"] == described["config"]["platforms"]
+    assert description.config["agent"] == {"restart_drain_timeout": 5}
 
 
 def test_every_agent_has_a_home_and_a_user_of_its_own():
@@ -108,8 +134,7 @@ def test_declared_config_wins_over_ours():
 
 def test_webhooks_open_the_server_on_loopback():
     agent = resolve({"name": "default", "webhooks": [{"name": "a"}]})["default"]
-    extra = agent["config"]["platforms"]["webhook"]["extra"]
-    assert extra == {"host": "127.0.0.1", "port": 8644}
+    assert agent["gateway"]["webhook"] == {"enabled": True, "host": "127.0.0.1", "port": 8644}
     assert agent["gateway"]["health"]["platforms"] == ["api_server", "webhook"]
 
 
@@ -118,11 +143,11 @@ def test_a_subscription_that_shall_be_gone_opens_no_server():
     assert not gateway["webhook"]["enabled"]
 
 
-def test_a_cron_only_agent_has_no_platform_and_no_key():
-    agent = resolve({"name": "nightly", "api": {"enabled": False}})["nightly"]
-    assert agent["gateway"]["health"]["platforms"] == []
-    assert agent["generate"] == []
-    assert agent["settings"] == {"API_SERVER_ENABLED": "false"}
+def test_a_cron_only_agent_has_no_platform_and_no_server():
+    gateway = resolve({"name": "nightly", "api": {"enabled": False}})["nightly"]["gateway"]
+    assert gateway["health"]["platforms"] == []
+    assert not gateway["api"]["enabled"]
+    assert not gateway["webhook"]["enabled"]
 
 
 def test_a_bot_token_makes_its_platform_expected():
@@ -425,7 +450,7 @@ def test_everything_else_can_be_reached(host):
 def test_what_is_beside_the_keys_with_a_place_of_their_own_can_be_declared():
     declared = {"platforms": {"webhook": {"extra": {"rate_limit": 5}}, "api_server": {}}, "agent": {"max_turns": 9}}
     config = resolve({"name": "default", "config": declared, "webhooks": [{"name": "a"}]})["default"]["config"]
-    assert config["platforms"]["webhook"]["extra"] == {"host": "127.0.0.1", "port": 8644, "rate_limit": 5}
+    assert config["platforms"] == declared["platforms"]
     assert config["agent"] == {"max_turns": 9, "restart_drain_timeout": 30}
 
 

@@ -122,7 +122,7 @@ def test_every_threshold_is_the_documented_one():
     for name in ("disk_percent", "memory", "provider_error_percent", "restarts", "clock_seconds", "expiry_days"):
         assert f"`heartbeat_{name}`, {defaults[f'heartbeat_{name}']}" in page
     for name, metric in re.findall(r"`(hermes_(\w+))", page.partition("## node_exporter")[2]):
-        assert f'metric("{name}"' in inspect.getsource(metrics).replace("metric(\n        ", "metric("), metric
+        assert f'metric("{name}"' in re.sub(r"metric\(\s+", "metric(", inspect.getsource(metrics)), metric
 
 
 def test_examples_are_yaml():

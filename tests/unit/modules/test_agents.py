@@ -31,16 +31,21 @@ from ansible_collections.alwayson.hermes.plugins.modules import agents
 
 SECRET = "s3cret-'value'"
 UNIT = "hermes-gateway@default.service"
-# One part of an agent's files each.
+# One part of an agent's files each, with the keys that follow from the addresses of its servers.
 DECLARED: dict[str, dict[str, Any]] = {
-    "config": {"config": {"platforms": {"webhook": {"enabled": True}}, "model": {"default": "off"}}},
-    "env": {"settings": {"PORT": 8642, "ON": True}, "secrets": {"MY_TOKEN": SECRET}, "generate": ["A_KEY"]},
+    "config": {"config": {"model": {"default": "off"}}, "webhook": {"port": 8700}},
+    "env": {"settings": {"PORT": 8642, "ON": True}, "secrets": {"MY_TOKEN": SECRET}, "api": {"port": 8701}},
     "webhooks": {"webhooks": [{"name": "hook", "prompt": "p", "secret": SECRET}]},
 }
+# The API server is closed unless `api` is declared, and every `.env` says which.
+CLOSED = "env: API_SERVER_ENABLED"
 RESTART = {
-    "config": ["config: platforms.webhook.enabled"],
-    "env": ["env: PORT", "env: ON", "env: MY_TOKEN", "env: A_KEY"],
-    "webhooks": [],
+    "config": [*(f"config: platforms.webhook.{key}" for key in ("enabled", "extra.host", "extra.port")), CLOSED],
+    "env": [
+        *("env: PORT", "env: ON", "env: API_SERVER_ENABLED", "env: API_SERVER_HOST", "env: API_SERVER_PORT"),
+        *("env: MY_TOKEN", "env: API_SERVER_KEY"),
+    ],
+    "webhooks": [CLOSED],
 }
 FILES = {"config": config.FILE_NAME, "env": dotenv.FILE_NAME, "webhooks": webhooks.FILE_NAME}
 parts = pytest.mark.parametrize("part", DECLARED)
@@ -62,16 +67,20 @@ class Host:
         self.recorded: dict[str, list[str]] | None = None
 
     def agent(self, name: str = "default", *, owner: str | None = None, **declared: Any) -> dict[str, Any]:
-        """A description as from the filter, with only the *declared* content in its files."""
+        """A description as from the filter, with only the *declared* content in its files.
+
+        In addition its `.env` says that the API server is closed.
+        """
         user = owner or Owner.current().name
         words = {"name": name, "api": {"enabled": False}, "state": declared.pop("state", "present")}
+        words.update({key: declared.pop(key) for key in ("api", "webhook") if key in declared})
         described = declaration.resolve(
             [words], host="box", data_dir=str(self.top), managed_root=str(self.top / "managed")
         )
         (agent,) = (each.to_plain() for each in described.values())
         home = str(self.home if name == "default" else self.top / name)
         scope = declared.pop("config_scope", "home")
-        agent.update({"home": home, "config": {}, "settings": {}, "generate": [], **declared})
+        agent.update({"home": home, "config": {}, "settings": {}, **declared})
         agent["gateway"].update(home=home, user=user, config_scope=scope)
         return agent
 
@@ -106,7 +115,8 @@ def test_check_mode_where_nothing_exists(host, part, open_to_all, systemd):
     assert result["changed"]
     assert result["agents"]["default"]["changed"]
     headers = [each["after_header"] for each in result["diff"]]
-    assert headers == [f"default: {host.home}/", f"default: {host.home}/{FILES[part]}", "units"]
+    files = [name for name in FILES.values() if name in (FILES[part], dotenv.FILE_NAME)]
+    assert headers == [f"default: {host.home}/", *(f"default: {host.home}/{name}" for name in files), "units"]
     assert all(each["after"] for each in result["diff"])
     assert not host.home.exists()
     assert not os.path.exists(host.ops)
@@ -143,7 +153,7 @@ def test_what_came_of_each_file_is_said_with_its_name(host):
     declared = {**DECLARED["env"], **DECLARED["config"], "webhooks": [{"name": "hook", "prompt": "p"}]}
     first = host.run(host.agent(**declared))
     assert first["agents"]["default"]["generated"] == [
-        {"file": ".env", "key": "A_KEY"},
+        {"file": ".env", "key": "API_SERVER_KEY"},
         {"file": "webhook_subscriptions.json", "key": "hook"},
     ]
     assert first["units"] == [UNIT]

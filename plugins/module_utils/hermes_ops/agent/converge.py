@@ -23,7 +23,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..description.agent import Description, Placement
+from ..description.agent import Description, Placement, Server
+from ..description.declaration import BASE_CONFIG, merge
 from ..description.schema import PROFILES_DIRECTORY
 from ..host.records import Records
 from ..system import yaml_edit
@@ -130,15 +131,41 @@ def converge(description: Description, placement: Placement, owner: Owner, recor
 
 
 def desired(description: Description, placement: Placement) -> AgentHome:
-    """The declaration of the home at *placement* that follows from *description*."""
-    settings = {name: env.as_text(value) for name, value in description.settings.items()}
+    """The declaration of the home at *placement* that follows from *description*.
+
+    The addresses of the agent's servers come from *placement*, everything else from *description*.
+    """
     return AgentHome(
         # In an adopted home, Hermes' profiles may be the homes of other agents.
         home=Home(description.soul, description.user_profile, description.memory, (PROFILES_DIRECTORY,)),
-        config=Config(description.config, placement.managed),
-        env=Env(settings, description.secrets, description.generate),
+        config=Config(_config(description, placement.webhook), placement.managed),
+        env=_env(description, placement.api),
         webhooks=Webhooks(description.webhooks, description.webhooks_purge),
     )
+
+
+def _config(description: Description, webhook: Server) -> dict[str, Any]:
+    """The keys of ``config.yaml``: those of *description*, and the address of the server that takes webhooks."""
+    declared = description.config
+    if not webhook.enabled:
+        return declared
+    server = {"enabled": True, "extra": {"host": webhook.host, "port": webhook.port}}
+    # A new file gets its keys in this order: those of every agent, the server's, the declared ones.
+    common = {key: value for key, value in declared.items() if key in (*BASE_CONFIG, "agent")}
+    return merge({**common, "platforms": {"webhook": server}}, declared)
+
+
+def _env(description: Description, api: Server) -> Env:
+    """The variables of ``.env``: those of *description*, and those that open the API server.
+
+    The API server needs a key. Without a declared one, the host generates it.
+    """
+    settings = {**description.settings, "API_SERVER_ENABLED": api.enabled}
+    if api.enabled:
+        settings.update(API_SERVER_HOST=api.host, API_SERVER_PORT=api.port)
+    texts = {name: env.as_text(value) for name, value in settings.items()}
+    own_key = api.enabled and "API_SERVER_KEY" not in description.secrets
+    return Env(texts, description.secrets, ("API_SERVER_KEY",) if own_key else ())
 
 
 def converge_home(path: str, owner: Owner, records: Records, desired: AgentHome, *, check: bool) -> Outcome:

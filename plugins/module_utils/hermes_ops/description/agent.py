@@ -75,7 +75,7 @@ class HealthCheck:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an agent runs, and as which user.
+    """Where an agent runs, as which user, and at which addresses it serves.
 
     :param name: the agent's name
     :param home: its HERMES_HOME
@@ -83,6 +83,8 @@ class Placement:
     :param unit: the systemd unit of its gateway
     :param config_scope: where the declared configuration lies: ``home`` or ``managed``
     :param managed_dir: the directory of its managed scope, used only when *config_scope* is ``managed``
+    :param api: the address of its API server
+    :param webhook: the address of the server that takes webhooks
     """
 
     name: str
@@ -143,10 +145,12 @@ class Agent(Placement):
 class Description:
     """The content of an agent's home, independent of where it runs.
 
+    The keys of config.yaml and ``.env`` that name an address are not in it: ``agent.converge`` derives them from the
+    :class:`Placement`.
+
     :param config: keys of config.yaml
     :param settings: variables of ``.env`` that may be shown
     :param secrets: variables of ``.env`` that may not be shown
-    :param generate: variables of ``.env`` that get a random value if they have none
     :param webhooks: its webhook subscriptions, with the keys of :data:`schema.SUBSCRIPTION_KEYS`
     :param webhooks_purge: whether other subscriptions are removed
     :param soul: the content of SOUL.md; None leaves the file to the agent
@@ -158,7 +162,6 @@ class Description:
     config: dict[str, Any]
     settings: dict[str, Any]
     secrets: dict[str, str] = field(repr=False)
-    generate: tuple[str, ...]
     webhooks: tuple[Mapping[str, Any], ...] = field(repr=False)
     webhooks_purge: bool
     soul: str | None

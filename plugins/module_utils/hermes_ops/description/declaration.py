@@ -145,7 +145,10 @@ def _resolve_one(declared: dict[str, Any], number: int, where: str, data_dir: st
     drain = declared.get("drain", 30)
     limits = checks.limits_of(declared.get("limits", {}), where)
     sandbox = checks.sandbox_of(declared.get("sandbox", {}), where)
-    description = _description(declared, placement, drain, where)
+    secrets = checks.env_texts(declared, "secrets", where)
+    checks.check_api_key(placement.api, secrets, where)
+    checks.check_webhooks(placement.webhook, declared.get("webhooks", []), where)
+    description = _description(declared, secrets, drain, where)
     health = _health(declared.get("health", {}), placement, description, where)
     agent = Agent(**vars(placement), state=state, drain=drain, limits=limits, sandbox=sandbox, health=health)
     return Declared(description, agent, declared.get("purge", False))
@@ -176,46 +179,24 @@ def _placement(declared: dict[str, Any], state: str, where: str, data_dir: str, 
     )
 
 
-def _description(declared: dict[str, Any], placement: Placement, drain: int, where: str) -> Description:
-    secrets = checks.env_texts(declared, "secrets", where)
-    subscriptions = declared.get("webhooks", [])
-    checks.check_api_key(placement.api, secrets, where)
-    checks.check_webhooks(placement.webhook, subscriptions, where)
+def _description(declared: dict[str, Any], secrets: dict[str, str], drain: int, where: str) -> Description:
+    """The description, which must stay the same wherever the agent is placed."""
     checks.check_texts(declared, where)
-    own_key = placement.api.enabled and "API_SERVER_KEY" not in secrets
+    config = declared.get("config", {})
+    checks.check_config(config, where)
+    settings = checks.env_texts(declared, "settings", where)
+    checks.check_env(settings, secrets, where)
     return Description(
-        name=placement.name,
-        config=_config(declared.get("config", {}), placement.webhook, drain, where),
-        settings=_settings(declared, placement.api, secrets, where),
+        name=declared["name"],
+        config=merge(merge(BASE_CONFIG, {"agent": {"restart_drain_timeout": drain}}), config),
+        settings=settings,
         secrets=secrets,
-        generate=("API_SERVER_KEY",) if own_key else (),
-        webhooks=tuple(subscriptions),
+        webhooks=tuple(declared.get("webhooks", [])),
         webhooks_purge=declared.get("webhooks_purge", False),
         soul=declared.get("soul"),
         user_profile=declared.get("user_profile"),
         memory=declared.get("memory"),
     )
-
-
-def _settings(declared: dict[str, Any], api: Server, secrets: dict[str, str], where: str) -> dict[str, str]:
-    """The variables of ``.env`` that are not secret."""
-    settings = checks.env_texts(declared, "settings", where)
-    checks.check_env(settings, secrets, where)
-    settings["API_SERVER_ENABLED"] = str(api.enabled).lower()
-    if api.enabled:
-        settings["API_SERVER_HOST"] = api.host
-        settings["API_SERVER_PORT"] = str(api.port)
-    return settings
-
-
-def _config(declared: dict[str, Any], webhook: Server, drain: int, where: str) -> dict[str, Any]:
-    """The keys of ``config.yaml``."""
-    checks.check_config(declared, where)
-    config = merge(BASE_CONFIG, {"agent": {"restart_drain_timeout": drain}})
-    if webhook.enabled:
-        server = {"enabled": True, "extra": {"host": webhook.host, "port": webhook.port}}
-        config["platforms"] = {"webhook": server}
-    return merge(config, declared)
 
 
 def _health(declared: dict[str, Any], placement: Placement, description: Description, where: str) -> HealthCheck:
