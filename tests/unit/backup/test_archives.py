@@ -644,7 +644,7 @@ def test_one_of_ours_that_was_killed_leaves_a_lock_with_its_worker(host, home, a
     """A worker may outlive its killed caller; it holds the lock, so no second backup starts beside it."""
     with host.lock("backup") as lock:
         worker = making._collector(host, agent, os.open("/dev/null", os.O_WRONLY), "", "exclude", 60, lock)
-        held = os.listdir(f"/proc/{worker._process.pid}/fd")
+        held = os.listdir(f"/proc/{worker._status.pid}/fd")
         worker.end()
     assert str(lock) in held
 

@@ -42,11 +42,14 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., object]]:
     monkeypatch.setattr(worker, "_import_directory", lambda: str(directory))
 
     def run(body: str, *arguments: object, owner: Owner | None = None, **options: object) -> object:
-        text = "import os, sys, time\nfrom ..system.errors import OpsError\ndef act(*arguments):\n"
+        text = "import os, subprocess, sys, threading, time\nfrom .errors import OpsError\ndef act(*arguments):\n"
         (directory / "hermes_ops/system/acts.py").write_text(text + textwrap.indent(textwrap.dedent(body), "    "))
+        # The one that is there has imported the last body.
+        worker.end_server()
         return worker.work(owner or Owner.current(), "system.acts:act", *arguments, **options)
 
     yield run
+    worker.end_server()
     shutil.rmtree(directory)
 
 
@@ -106,6 +109,7 @@ def test_the_agent_cannot_read_its_environment_or_memory_nor_reach_through_it(ca
     call("return None")
     acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
     acts.write_text("import os, time\ndef act(writing):\n    os.write(writing, b'x')\n    time.sleep(100)\n")
+    worker.end_server()
     reading, writing = os.pipe()
     it = worker.Worker(nobody, "system.acts:act", (writing,), descriptors=[writing])
     try:
@@ -113,10 +117,10 @@ def test_the_agent_cannot_read_its_environment_or_memory_nor_reach_through_it(ca
         assert os.read(reading, 1) == b"x"
         look = f"""
 import os
-for what in (lambda: open("/proc/{it._process.pid}/environ", "rb").read(1),
-             lambda: open("/proc/{it._process.pid}/mem", "rb").read(1),
-             lambda: os.listdir("/proc/{it._process.pid}/fd"),
-             lambda: os.listdir("/proc/{it._process.pid}/root/")):
+for what in (lambda: open("/proc/{it._status.pid}/environ", "rb").read(1),
+             lambda: open("/proc/{it._status.pid}/mem", "rb").read(1),
+             lambda: os.listdir("/proc/{it._status.pid}/fd"),
+             lambda: os.listdir("/proc/{it._status.pid}/root/")):
     try:
         print(what())
     except PermissionError:
@@ -237,12 +241,13 @@ def test_one_that_hangs_in_c_ends_although_its_caller_was_killed(call, tmp_path)
         from hermes_ops.system import worker
         from hermes_ops.system.files import Owner
         it = worker.Worker(Owner.current(), "system.acts:act", (), worker.Limits(seconds=0.5))
-        print(it._process.pid, flush=True)
+        print(it._status.pid, flush=True)
         os.kill(os.getpid(), 9)
         """
     call("return None")
     acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
     acts.write_text("import re\ndef act():\n    re.match('(a+)+$', 'a' * 64 + 'b')\n")
+    worker.end_server()
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
     pid = int(done.stdout)
     # Nobody waits for it but init, or whoever reaps here.
@@ -260,14 +265,16 @@ def test_one_that_its_agent_stopped_ends_with_its_caller(call, nobody):
     call("return None")
     acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
     acts.write_text("import os, signal\ndef act():\n    os.kill(os.getpid(), signal.SIGSTOP)\n")
+    worker.end_server()
     program = f"""
         import os, sys, time
         sys.path.insert(0, {worker._import_directory()!r})
         from hermes_ops.system import worker
         from hermes_ops.system.files import Owner
         it = worker.Worker(Owner.named("nobody"), "system.acts:act", (), worker.Limits(seconds=1000))
-        os.waitid(os.P_PID, it._process.pid, os.WSTOPPED)
-        print(it._process.pid, flush=True)
+        while open(f"/proc/{{it._status.pid}}/stat").read().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.01)
+        print(it._status.pid, flush=True)
         os.kill(os.getpid(), 9)
         """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
@@ -295,9 +302,11 @@ def test_one_that_answered_in_time_is_heard_late(call):
     call("return None")
     acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
     acts.write_text("def act():\n    return 'x' * 500_000\n")
+    worker.end_server()
     late = worker.Worker(Owner.current(), "system.acts:act", (), Limits(seconds=20))
     # It has ended, but its answer has not been read yet.
     assert late._process.wait(timeout=20) == 0
+    assert late._status.wait(20) == 0
     late._deadline = 0.0
     assert late.result() == "x" * 500_000
 

@@ -4,9 +4,9 @@
 """Work on what an agent can write, done by the kit again, as the agent's user.
 
 An agent does what a language model says, so its files, databases, archives and servers are hostile input. Root never
-opens them itself: it starts a worker. A worker is a new Python process that
+opens them itself: it starts a worker. A worker is a process of its own (:mod:`.forkserver`) that
 
-- imports the function it was named, then gives up root for good and calls the function;
+- gives up root for good, then calls the function it was named;
 - has nothing of root's environment, terminal or descriptors, but those it is handed;
 - is limited in memory, processor time, descriptors and the size of files;
 - starts no program, process or thread, since it may have none beside itself;
@@ -22,26 +22,26 @@ sandbox hides, although both run as the same user: the kernel keeps a process th
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
-import importlib
 import json
 import math
 import os
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from .errors import OpsError
 from .files import Owner
 from .text import printable
-from .view import end_with, hide_others
 
 PACKAGE = __name__.rsplit(".", 2)[0]
 # Characters of an error that a worker reports.
@@ -53,12 +53,12 @@ _DEPTH = 128
 # F_SETPIPE_SZ (fcntl(2)), which Python's module names since 3.10, and the most that anybody may ask for.
 _SET_PIPE_SIZE = 1031
 _PIPE_BYTES = 1 << 20
-# What a worker is started with: the same package, under its plain name, from where this one was imported.
+# What the fork server is started with: the same package, under its plain name, from where this one was imported.
 _START = """\
 import sys
 sys.path.insert(0, sys.argv[1])
-from hermes_ops.system import worker
-worker.main()
+from hermes_ops.system import forkserver
+forkserver.main(int(sys.argv[2]), int(sys.argv[3]))
 """
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 
@@ -105,7 +105,10 @@ class Worker:
     limits: Limits = DEFAULT
     descriptors: Sequence[int] = ()
     where: str | None = None
-    _process: subprocess.Popen[bytes] = field(init=False, repr=False)
+    _server: _Server = field(init=False, repr=False)
+    _number: int = field(init=False, repr=False)
+    _answer: int = field(init=False, repr=False)
+    _status: _Status = field(init=False, repr=False)
     _deadline: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -114,7 +117,7 @@ class Worker:
         request = {
             "function": self.function,
             "arguments": list(self.arguments),
-            "caller": os.getpid(),
+            "environment": {"HOME": self.owner.home, "USER": self.owner.name, "LOGNAME": self.owner.name},
             "home": self.owner.home,
             "uid": self.owner.uid,
             "gid": self.owner.gid,
@@ -123,30 +126,21 @@ class Worker:
             "file": self.limits.file,
             "descriptors": self.limits.descriptors,
         }
-        environment = {
-            **_ENVIRONMENT,
-            "HOME": self.owner.home,
-            "USER": self.owner.name,
-            "LOGNAME": self.owner.name,
-        }
-        # In memory: never too large for a pipe that nobody reads.
-        with os.fdopen(os.memfd_create("request"), "w+b") as stream:
+        self._deadline = time.monotonic() + self.limits.seconds
+        with contextlib.ExitStack() as theirs:
+            # In memory: never too large for a pipe that nobody reads.
+            stream = theirs.enter_context(os.fdopen(os.memfd_create("request"), "w+b"))
             stream.write(json.dumps(request).encode())
             stream.seek(0)
-            self._deadline = time.monotonic() + self.limits.seconds
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _START, _import_directory()],
-                stdin=stream,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                cwd="/",
-                start_new_session=True,
-                pass_fds=tuple(self.descriptors),
-            )
-        # It need not wait with its answer until somebody reads it.
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(cast(BinaryIO, self._process.stdout), _SET_PIPE_SIZE, _PIPE_BYTES)
+            self._answer, answer = _pipe(theirs)
+            status, said = _pipe(theirs)
+            self._status = _Status(status)
+            # It need not wait with its answer until somebody reads it.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self._answer, _SET_PIPE_SIZE, _PIPE_BYTES)
+            self._server = _fork_server()
+            module = self.function.partition(":")[0]
+            self._number = self._server.start(module, [stream.fileno(), answer, said], self.descriptors)
 
     def result(self) -> Any:
         """What the function returned.
@@ -156,7 +150,7 @@ class Worker:
         """
         try:
             said = self._read()
-            self._reap(max(0.0, self._deadline - time.monotonic()))
+            self._status.wait(max(0.0, self._deadline - time.monotonic()))
         finally:
             self.end()
         if not said:
@@ -173,38 +167,37 @@ class Worker:
         raise self._died(_words(answer.get("defect")) or "answered with something else than an answer")
 
     def end(self) -> None:
-        """Kill it, if it is still there, with all that it started."""
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._reap(5.0)
-        cast(BinaryIO, self._process.stdout).close()
+        """Kill it, if it is still there."""
+        if self._status.wait(0.0) is None:
+            self._server.kill(self._number)
+            # A process that the kernel cannot end (a dead network file system) must not hold us.
+            self._status.wait(5.0)
+        self._status.close()
+        if self._answer >= 0:
+            os.close(self._answer)
+            self._answer = -1
 
     def _read(self) -> bytes:
-        stream = cast(BinaryIO, self._process.stdout)
         said = bytearray()
         poll = select.poll()
-        poll.register(stream, select.POLLIN | select.POLLHUP)
+        poll.register(self._answer, select.POLLIN | select.POLLHUP)
         while True:
             # It may have answered in time, although whoever waits for several looks late.
             remaining = max(0.0, self._deadline - time.monotonic())
             if not poll.poll(remaining * 1000):
                 raise self._died(f"did not finish within {self.limits.seconds:g} s")
-            part = os.read(stream.fileno(), 1 << 16)
+            part = os.read(self._answer, 1 << 16)
             if not part:
                 return bytes(said)
             said += part
             if len(said) > self.limits.answer:
                 raise self._died(f"answered with more than {self.limits.answer} bytes")
 
-    def _reap(self, seconds: float) -> None:
-        # A process that the kernel cannot end (a dead network file system) must not hold us.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=seconds)
-
     def _death(self) -> str:
-        status = self._process.returncode
-        if status is not None and status < 0:
+        status = self._status.wait(0.0)
+        if status is None:
+            return "ended without an answer"
+        if status < 0:
             return f"was killed by {signal.Signals(-status).name}"
         return f"ended with status {status} and no answer"
 
@@ -214,6 +207,116 @@ class Worker:
             where=self.where or self.owner.name,
             fix="see what the agent left there; it is its own, and may be damaged or hostile",
         )
+
+
+class _Status:
+    """What the fork server says of a worker: its process ID, and once it has ended how."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._said = b""
+
+    @property
+    def pid(self) -> int:
+        """0: it was not started."""
+        self._listen(lambda: b"\n" in self._said, 5.0)
+        return int(self._said.partition(b"\n")[0] or 0)
+
+    def wait(self, seconds: float) -> int | None:
+        """How it ended (:func:`os.waitstatus_to_exitcode`); None: not within *seconds*, or nobody knows any more."""
+        self._listen(lambda: self._said.count(b"\n") > 1, seconds)
+        said = self._said.split(b"\n")
+        return int(said[1]) if len(said) > 2 else None
+
+    def _listen(self, enough: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._descriptor >= 0 and not enough():
+            poll = select.poll()
+            poll.register(self._descriptor, select.POLLIN | select.POLLHUP)
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                break
+            part = os.read(self._descriptor, 64)
+            self._said += part
+            if not part:
+                self.close()
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class _Server:
+    """The process from which this one's workers are forked (:mod:`.forkserver`)."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory, self.caller = directory, os.getpid()
+        self._started = 0
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _START, directory, str(theirs.fileno()), str(self.caller)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=_ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,
+                pass_fds=[theirs.fileno()],
+            )
+        self._channel = ours
+        atexit.register(self.end)
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is there, and this process's own."""
+        return self.caller == os.getpid() and self._process.poll() is None and self.directory == _import_directory()
+
+    def start(self, module: str, descriptors: Sequence[int], handed: Sequence[int]) -> int:
+        """Have a worker forked; the number by which it can be killed."""
+        self._started += 1
+        self._send({"start": self._started, "module": module, "numbers": list(handed)}, [*descriptors, *handed])
+        return self._started
+
+    def kill(self, number: int) -> None:
+        self._send({"kill": number}, [])
+
+    def end(self) -> None:
+        """End it, and with it all workers that still run."""
+        atexit.unregister(self.end)
+        self._channel.close()
+        if self.caller == os.getpid():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5.0)
+
+    def _send(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
+        # A server that was killed: the worker's pipes say so.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            socket.send_fds(self._channel, [json.dumps(message).encode()], descriptors)
+
+
+_servers: list[_Server] = []
+
+
+def _fork_server() -> _Server:
+    """This process's own, started at the first need."""
+    if not _servers or not _servers[0].serves:
+        end_server()
+        _servers.append(_Server(_import_directory()))
+    return _servers[0]
+
+
+def end_server() -> None:
+    """End the fork server, if there is one. The next worker gets a new one."""
+    while _servers:
+        _servers.pop().end()
+
+
+def _pipe(theirs: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe to read from, and its other end, which *theirs* closes."""
+    reading, writing = os.pipe()
+    theirs.callback(os.close, writing)
+    return reading, writing
 
 
 def work(
@@ -282,71 +385,3 @@ def _words(text: Any) -> str | None:
 def _import_directory() -> str:
     """What Python has to search to find this package as ``hermes_ops``: a directory, or a place in a zip file."""
     return os.path.dirname(os.path.abspath(sys.modules[PACKAGE].__path__[0]))
-
-
-# From here on in the worker.
-
-
-def main() -> None:
-    """Read the request, drop what root has, call the function, write the answer."""
-    request = json.loads(sys.stdin.buffer.read())
-    module, name = request["function"].split(":")
-    # While files of root's can still be read: where the kit lies, others may not be able to look.
-    function = getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)
-    _drop(request)
-    try:
-        answer = json.dumps({"value": function(*request["arguments"])}, allow_nan=False)
-    except OpsError as error:
-        answer = json.dumps({"error": {"what": error.what, "where": error.where, "fix": error.fix}})
-    except MemoryError:
-        answer = json.dumps({"defect": "needs more memory than it may have"})
-    except Exception as error:
-        # What the agent wrote is good for any exception; its text is the agent's, too.
-        answer = json.dumps({"defect": f"failed with {type(error).__name__}: {error}"[:_WORDS]})
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(answer)
-        sys.stdout.flush()
-    # Threads and exit handlers have nothing left to do that anybody waits for.
-    os._exit(0)
-
-
-def _drop(request: dict[str, Any]) -> None:
-    seconds = request["seconds"]
-    # Ends the worker inside of C code, too, where its caller hangs.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds + 1)
-    processor = int(seconds) + 2
-    drops = os.geteuid() == 0 and request["uid"] != 0
-    if drops:
-        hide_others([request["arguments"], _own_home(request)])
-    for kind, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, processor),
-        (resource.RLIMIT_AS, request["memory"]),
-        (resource.RLIMIT_FSIZE, request["file"]),
-        (resource.RLIMIT_NOFILE, request["descriptors"]),
-        # What its user runs counts, itself included: no fork(2), and so no other program.
-        (resource.RLIMIT_NPROC, 0),
-    ):
-        _limit(kind, value)
-    os.umask(0o077)
-    if drops:
-        os.setgroups([request["gid"]])
-        os.setresgid(request["gid"], request["gid"], request["gid"])
-        os.setresuid(request["uid"], request["uid"], request["uid"])
-    end_with(request["caller"])
-
-
-def _own_home(request: dict[str, Any]) -> str | None:
-    """The home of the agent's user, which the agent's sandbox shows, too; None where it is somebody else's."""
-    with contextlib.suppress(OSError):
-        if os.lstat(request["home"]).st_uid == request["uid"]:
-            return request["home"]
-    return None
-
-
-def _limit(kind: int, value: int) -> None:
-    _soft, hard = resource.getrlimit(kind)
-    if hard != resource.RLIM_INFINITY and (value == resource.RLIM_INFINITY or value > hard):
-        value = hard
-    resource.setrlimit(kind, (value, value))
