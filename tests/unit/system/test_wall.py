@@ -42,7 +42,8 @@ _STARTS = re.compile(
 )
 STARTED_DIRECTLY = {
     "system/process.py": "the one way to run a program",
-    "system/worker.py": "a worker",
+    "system/worker.py": "the process from which workers are forked",
+    "system/forkserver.py": "workers",
     "supervise/command.py": "systemd-run, as root",
     "backup/offsite.py": "restic, as root",
     "commands/run.py": "sudo, or Hermes, in the place of a caller who is that user already",
