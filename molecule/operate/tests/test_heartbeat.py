@@ -233,7 +233,7 @@ def test_a_ping_server_that_hangs_holds_up_nothing(controller, beat, pings):
             f"--value {SERVICE}) = activating ]; do sleep 0.2; done"
         )
     shown = controller.shell(f"systemctl show --property Result,ExecMainStatus {SERVICE}")
-    # It ended by itself, not by systemd's time-out.
+    # It ended on its own, not by systemd's time-out.
     assert "Result=exit-code" in shown
     assert "ExecMainStatus=1" in shown
     pings.tell("DELETE", "")
