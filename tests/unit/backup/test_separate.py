@@ -180,7 +180,7 @@ def converge(host: Host) -> None:
 
 def written(host: Host, agents: dict[str, Agent]) -> dict[Path, str]:
     """What site.yml writes for *agents* on a host where everything is on."""
-    units_host = units.Host("system", host.root, 252, 10, 300)
+    unit_settings = units.UnitSettings("system", host.root, 252, 10, 300)
     homes = [logs.Home(each.name, each.home, each.user, logs.group_of(each.user)) for each in agents.values()]
     rotations = logs.rotations(SETTINGS, homes)
     first = agents["default"]
@@ -188,11 +188,11 @@ def written(host: Host, agents: dict[str, Agent]) -> dict[Path, str]:
         **{Path(installation.AGENTS, f"{name}.json"): published(agent) for name, agent in agents.items()},
         **{Path(logs.CONFIG.format(each.name)): each.config for each in rotations},
         **{Path(logs.UNIT.format(each.name)): logs.render_unit(each) for each in rotations},
-        Path(units_host.dashboard_path): units.render_dashboard(
-            units_host, first, host.owner_of(first), "127.0.0.1", 9119
+        Path(unit_settings.dashboard_path): units.render_dashboard(
+            unit_settings, first, host.owner_of(first), "127.0.0.1", 9119
         ),
         **{
-            Path(units_host.drop_in_path(name)): units.render_drop_in(units_host, agent, host.owner_of(agent))
+            Path(unit_settings.drop_in_path(name)): units.render_drop_in(unit_settings, agent, host.owner_of(agent))
             for name, agent in agents.items()
         },
     }

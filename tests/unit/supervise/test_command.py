@@ -84,7 +84,7 @@ def test_nothing_of_the_caller_s_environment_but_terminal_and_language(host):
 def test_it_is_confined_as_the_agent_s_gateway_is(host, scope, declared):
     host.scope = scope
     agent = resolved(**declared)
-    unit = units.Host(scope=scope, root="/opt/hermes", systemd=257, restart_sec=10, restart_max_delay_sec=300)
+    unit = units.UnitSettings(scope=scope, root="/opt/hermes", systemd=257, restart_sec=10, restart_max_delay_sec=300)
     lines = units.render_drop_in(unit, agent, Owner.named("nobody")).splitlines()
     # The gateway's own: what it runs, where, and for how long; HERMES_HOME is set for a command, too.
     own = (

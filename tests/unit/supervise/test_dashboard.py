@@ -128,7 +128,7 @@ def systemctl(monkeypatch, tmp_path):
 @pytest.fixture
 def host(tmp_path):
     (tmp_path / "agents/default/.hermes").mkdir(parents=True)
-    return units.Host(
+    return units.UnitSettings(
         scope="system",
         root=str(tmp_path / "opt"),
         systemd=257,

@@ -20,7 +20,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 
 @pytest.fixture
 def host(tmp_path):
-    return units.Host(
+    return units.UnitSettings(
         scope="system",
         root=str(tmp_path / "opt"),
         systemd=252,

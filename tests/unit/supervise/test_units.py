@@ -18,7 +18,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 
 
 def host(scope="system", systemd=257):
-    return units.Host(
+    return units.UnitSettings(
         scope=scope,
         root="/opt/hermes",
         systemd=systemd,

@@ -53,7 +53,7 @@ class Journal:
 
     :param before: the agent before the separation
     :param after: the agent with its new home and user
-    :param verbose: see :class:`units.Host`
+    :param verbose: see :class:`units.UnitSettings`
     :param original: inode of the old home
     :param aside: path that the old home is moved to
     :param began: seconds since 1970
@@ -240,22 +240,22 @@ def _refuse_mount(home: str) -> os.stat_result:
 
 
 def _verbose(host: Installation, agent: Agent) -> bool:
-    """Whether the gateway of *agent* is verbose (:class:`units.Host`). Its drop-in must be as declared."""
+    """Whether the gateway of *agent* is verbose (:class:`units.UnitSettings`). Its drop-in must be as declared."""
     owner = host.owner_of(agent)
-    found = read_text(units_host(host, False).drop_in_path(agent.name))
+    found = read_text(unit_settings(host, False).drop_in_path(agent.name))
     for verbose in (False, True):
-        if found == units.render_drop_in(units_host(host, verbose), agent, owner):
+        if found == units.render_drop_in(unit_settings(host, verbose), agent, owner):
             return verbose
     raise OpsError(
         "is not what the host was converged to",
-        where=units_host(host, False).drop_in_path(agent.name),
+        where=unit_settings(host, False).drop_in_path(agent.name),
         fix="converge the host: site.yml",
     )
 
 
-def units_host(host: Installation, verbose: bool) -> units.Host:
+def unit_settings(host: Installation, verbose: bool) -> units.UnitSettings:
     # A drop-in depends on none of the other fields.
-    return units.Host(host.scope, host.root, 0, 0, 0, verbose=verbose)
+    return units.UnitSettings(host.scope, host.root, 0, 0, 0, verbose=verbose)
 
 
 def survey(host: Installation, agent: Agent, before: Agent) -> Survey:

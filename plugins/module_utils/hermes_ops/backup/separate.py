@@ -289,7 +289,7 @@ class Separate:
         # This lock makes a run of site.yml wait.
         with records.lock():
             records.write_agent(after[0])
-            moved.write(separable.units_host(self.host, journal.verbose), before, after)
+            moved.write(separable.unit_settings(self.host, journal.verbose), before, after)
         self.host.manager_of(after[0]).call("daemon-reload")
 
 

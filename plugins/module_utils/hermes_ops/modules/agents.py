@@ -20,7 +20,7 @@ from ..system.errors import OpsError, as_error
 from ..system.files import Owner
 from ..system.plan import Difference, Plan, diff
 from ..system.process import run
-from .call import Call, manager_of, units_host
+from .call import Call, manager_of, unit_settings
 
 
 def work(call: Call) -> dict[str, Any]:
@@ -119,10 +119,10 @@ def converge_units(call: Call, declared: list[Declared], restart: dict[str, list
     params = call.params
     agents = [each.agent for each in declared]
     manager = manager_of(call)
-    host = units_host(call, verbose=params["verbose"])
+    settings = unit_settings(call, verbose=params["verbose"])
     names = dict.fromkeys([*(agent.name for agent in agents), *remembered(params["ops_dir"])])
     records = {name: Records(params["ops_dir"], name) for name in names}
-    plan = gateway.plan_gateways(host, agents, manager, records, restart)
+    plan = gateway.plan_gateways(settings, agents, manager, records, restart)
     # After the units: gateways that ran under such a manager are stopped by then.
     for user in groundwork.needless_linger(agents, params["scope"]):
         path, words = os.path.join(groundwork.LINGER, user), ["loginctl", "disable-linger", user]

@@ -85,13 +85,13 @@ def manager_of(call: Call) -> ManagerOf:
     return manager
 
 
-def units_host(call: Call, *, verbose: bool = False) -> units.Host:
+def unit_settings(call: Call, *, verbose: bool = False) -> units.UnitSettings:
     """The facts about the host that its units depend on.
 
-    :param verbose: see :class:`units.Host`
+    :param verbose: see :class:`units.UnitSettings`
     """
     params = call.params
-    return units.Host(
+    return units.UnitSettings(
         scope=params["scope"],
         root=params["root"],
         systemd=systemd.version(),

@@ -8,14 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 from ..supervise import dashboard, units
-from .call import Call, agents_of, manager_of, units_host
+from .call import Call, agents_of, manager_of, unit_settings
 
 
 def work(call: Call) -> dict[str, Any]:
     params = call.params
-    host, manager, agents = units_host(call), manager_of(call), agents_of(call)
+    settings, manager, agents = unit_settings(call), manager_of(call), agents_of(call)
     if params["state"] == "absent":
-        plan = dashboard.plan_no_dashboard(host, agents, manager)
+        plan = dashboard.plan_no_dashboard(settings, agents, manager)
     else:
-        plan = dashboard.plan_dashboard(host, agents, manager, params["host"], params["port"], params["environment"])
+        plan = dashboard.plan_dashboard(
+            settings, agents, manager, params["host"], params["port"], params["environment"]
+        )
     return {**call.done(plan, "dashboard"), "unit": units.DASHBOARD_NAME}

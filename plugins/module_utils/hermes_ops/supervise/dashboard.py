@@ -77,7 +77,7 @@ def check_address(address: str, port: int, agents: list[Agent], environment: lis
 
 
 def plan_dashboard(
-    host: units.Host,
+    settings: units.UnitSettings,
     agents: list[Agent],
     manager_of: ManagerOf,
     address: str,
@@ -92,7 +92,7 @@ def plan_dashboard(
     plan = Plan()
     manager = manager_of(shown)
     owner = manager.owner
-    _plan_other_scope(plan, host, agents, manager_of)
+    _plan_other_scope(plan, settings, agents, manager_of)
     unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
     served = network.listeners({port}, owner).get(port)
     if served is not None and not _is_ours(unit, served):
@@ -102,14 +102,14 @@ def plan_dashboard(
             fix="stop it, or declare another port",
         )
     reasons = []
-    now, wanted = running_release(unit.pid, host.root) if unit.running else None, current_release(host.root)
+    now, wanted = running_release(unit.pid, settings.root) if unit.running else None, current_release(settings.root)
     if now and wanted and now != wanted:
         reasons.append(f"release: {now} -> {wanted}")
     plan_active(
         plan,
         manager,
         units.DASHBOARD_NAME,
-        unit_files={host.dashboard_path: units.render_dashboard(host, shown, owner, address, port)},
+        unit_files={settings.dashboard_path: units.render_dashboard(settings, shown, owner, address, port)},
         # Holds the dashboard's login.
         reads=[os.path.join(shown.home, ".env")],
         reasons=reasons,
@@ -119,11 +119,11 @@ def plan_dashboard(
     return plan
 
 
-def plan_no_dashboard(host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> Plan:
+def plan_no_dashboard(settings: units.UnitSettings, agents: list[Agent], manager_of: ManagerOf) -> Plan:
     """Plan a host without a dashboard, in either scope."""
     plan = Plan()
     for scope in units.UNIT_DIRECTORIES:
-        _plan_gone(plan, replace(host, scope=scope), agents, manager_of)
+        _plan_gone(plan, replace(settings, scope=scope), agents, manager_of)
     return plan
 
 
@@ -132,16 +132,16 @@ def present() -> bool:
     return any(os.path.lexists(os.path.join(path, units.DASHBOARD_NAME)) for path in units.UNIT_DIRECTORIES.values())
 
 
-def _plan_other_scope(plan: Plan, host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> None:
+def _plan_other_scope(plan: Plan, settings: units.UnitSettings, agents: list[Agent], manager_of: ManagerOf) -> None:
     """Remove the unit of the other scope, left there when ``gateway_scope`` was changed."""
-    _plan_gone(plan, replace(host, scope="user" if host.scope == "system" else "system"), agents, manager_of)
+    _plan_gone(plan, replace(settings, scope="user" if settings.scope == "system" else "system"), agents, manager_of)
 
 
-def _plan_gone(plan: Plan, host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> None:
-    managers = [Manager(host.scope, manager_of(agent).owner) for agent in agents]
+def _plan_gone(plan: Plan, settings: units.UnitSettings, agents: list[Agent], manager_of: ManagerOf) -> None:
+    managers = [Manager(settings.scope, manager_of(agent).owner) for agent in agents]
     # In user scope, the unit may run under another manager: that of the agent which the dashboard showed before.
     runs = (manager for manager in managers if manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME].enabled)
-    plan_gone(plan, next(runs, managers[0]), units.DASHBOARD_NAME, [host.dashboard_path])
+    plan_gone(plan, next(runs, managers[0]), units.DASHBOARD_NAME, [settings.dashboard_path])
 
 
 def _is_ours(unit: Unit, served: set[int]) -> bool:

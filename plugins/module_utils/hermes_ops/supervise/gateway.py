@@ -57,11 +57,11 @@ def current_release(root: str) -> str | None:
         return None
 
 
-def plan_files(host: units.Host, agents: list[Agent], manager_of: ManagerOf) -> dict[str, str]:
+def plan_files(settings: units.UnitSettings, agents: list[Agent], manager_of: ManagerOf) -> dict[str, str]:
     """Every unit file that should exist: path -> text."""
-    files = {host.template_path: units.render_template(host)}
+    files = {settings.template_path: units.render_template(settings)}
     for agent in agents:
-        files[host.drop_in_path(agent.name)] = units.render_drop_in(host, agent, manager_of(agent).owner)
+        files[settings.drop_in_path(agent.name)] = units.render_drop_in(settings, agent, manager_of(agent).owner)
     return files
 
 
@@ -70,7 +70,7 @@ def restart_reasons(
     unit: Unit,
     requested: list[str],
     changed_files: list[str],
-    host: units.Host,
+    settings: units.UnitSettings,
     state: dict[str, Any],
 ) -> list[str]:
     """The reasons to restart a running gateway, so that it runs as declared.
@@ -82,8 +82,8 @@ def restart_reasons(
     if not unit.running:
         return []
     reasons = list(requested)
-    reasons += [f"unit: {path}" for path in changed_files if path in _files_of(host, agent.name)]
-    now, wanted = running_release(unit.pid, host.root), current_release(host.root)
+    reasons += [f"unit: {path}" for path in changed_files if path in _files_of(settings, agent.name)]
+    now, wanted = running_release(unit.pid, settings.root), current_release(settings.root)
     if now and wanted and now != wanted:
         reasons.append(f"release: {now} -> {wanted}")
     if state.get("pid") == unit.pid:
@@ -97,12 +97,12 @@ def _platform(state: dict[str, Any], name: str) -> Any:
     return state.get("platforms", {}).get(name, {}).get("state")
 
 
-def _files_of(host: units.Host, agent: str) -> tuple[str, str]:
-    return host.template_path, host.drop_in_path(agent)
+def _files_of(settings: units.UnitSettings, agent: str) -> tuple[str, str]:
+    return settings.template_path, settings.drop_in_path(agent)
 
 
 def plan_gateways(
-    host: units.Host,
+    settings: units.UnitSettings,
     agents: list[Agent],
     manager_of: ManagerOf,
     records: dict[str, Records],
@@ -121,15 +121,15 @@ def plan_gateways(
     for unit in states.values():
         if unit.unknown:
             raise OpsError(f"the manager of {unit.user} {unit.unknown}", where=unit.name, fix="see what that user runs")
-    _plan_other_scope(plan, host, agents, manager_of, records)
+    _plan_other_scope(plan, settings, agents, manager_of, records)
 
-    files = plan_files(host, present, manager_of)
+    files = plan_files(settings, present, manager_of)
     changed = [path for path, text in files.items() if _differs(path, text)]
     for agent in present:
         unit, name = states[agent.unit], agent.name
         state = read_state(agent.home, manager_of(agent).owner) if unit.running else {}
         asked = list(dict.fromkeys([*records[name].restart_reasons(), *(requested or {}).get(name, [])]))
-        reasons = restart_reasons(agent, unit, asked, changed, host, state)
+        reasons = restart_reasons(agent, unit, asked, changed, settings, state)
         if reasons:
             plan.restart[name] = reasons
             # Recorded before the files change, so that the restart is not lost when we are killed in between.
@@ -137,7 +137,7 @@ def plan_gateways(
     for path in changed:
         plan.add(Difference(path, read_text(path), files[path]), lambda path=path: _write(path, files[path]))
 
-    _plan_absent(plan, host, manager_of, absent, states)
+    _plan_absent(plan, settings, manager_of, absent, states)
     if plan.changed or any(unit.stale for unit in states.values()):
         for manager, _members in grouped(agents, manager_of):
             plan.actions.append(lambda manager=manager: _reload(manager))
@@ -148,7 +148,7 @@ def plan_gateways(
 
 
 def _plan_absent(
-    plan: Plan, host: units.Host, manager_of: ManagerOf, agents: list[Agent], states: dict[str, Unit]
+    plan: Plan, settings: units.UnitSettings, manager_of: ManagerOf, agents: list[Agent], states: dict[str, Unit]
 ) -> None:
     for agent in agents:
         unit = states[agent.unit]
@@ -157,7 +157,7 @@ def _plan_absent(
                 Difference(unit.name, f"{unit.active}, {_enabled(unit)}", "stopped, disabled"),
                 lambda agent=agent: _disable(manager_of(agent), agent),
             )
-        _plan_drop_in_gone(plan, host, agent.name)
+        _plan_drop_in_gone(plan, settings, agent.name)
 
 
 def _plan_present(
@@ -202,13 +202,13 @@ def restart(supervisor: Supervisor, agents: list[Agent], records: dict[str, Reco
 
 def _plan_other_scope(
     plan: Plan,
-    host: units.Host,
+    settings: units.UnitSettings,
     agents: list[Agent],
     manager_of: ManagerOf,
     records: dict[str, Records],
 ) -> None:
     """Remove the units of the other scope, left there when ``gateway_scope`` was changed."""
-    other = replace(host, scope="user" if host.scope == "system" else "system")
+    other = replace(settings, scope="user" if settings.scope == "system" else "system")
     if not os.path.exists(other.template_path):
         return
     # Instances of agents that are no longer declared use the template, too.
@@ -237,9 +237,9 @@ def _plan_other_scope(
         plan.actions.append(lambda manager=manager: manager.reachable and manager.call("daemon-reload"))
 
 
-def _plan_drop_in_gone(plan: Plan, host: units.Host, name: str) -> None:
+def _plan_drop_in_gone(plan: Plan, settings: units.UnitSettings, name: str) -> None:
     """Remove our drop-in, and its directory unless that holds other files."""
-    path = host.drop_in_path(name)
+    path = settings.drop_in_path(name)
     if os.path.exists(path):
         plan.add(Difference(path, "present", None), lambda: _remove_drop_in(path))
 

@@ -16,25 +16,25 @@ from ..system.files import Owner, read_text, write_atomic
 from . import units
 
 
-def write(host: units.Host, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> None:
+def write(settings: units.UnitSettings, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> None:
     """Change root's files from *before* to *after*. Files that already agree with *after* stay untouched.
 
-    :param host: only scope, root and verbose matter
+    :param settings: only scope, root and verbose matter
     :param before: the agent before its move, and its user
     :param after: the agent as it is now, and its user
     """
-    for path, text in plan(host, before, after).items():
+    for path, text in plan(settings, before, after).items():
         write_atomic(path, text, mode=0o644)
     installation.publish(after[0])
 
 
-def plan(host: units.Host, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> dict[str, str]:
+def plan(settings: units.UnitSettings, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> dict[str, str]:
     """The files that have to change: path -> new text."""
     agents = (before[0], after[0])
     homes = [logs.Home(agent.name, agent.home, agent.user, logs.group_of(agent.user)) for agent in agents]
     texts = {
-        host.drop_in_path(after[0].name): lambda _text: units.render_drop_in(host, *after),
-        host.dashboard_path: lambda text: units.moved_dashboard(host, text, before, after),
+        settings.drop_in_path(after[0].name): lambda _text: units.render_drop_in(settings, *after),
+        settings.dashboard_path: lambda text: units.moved_dashboard(settings, text, before, after),
         logs.CONFIG.format(after[0].name): lambda text: logs.moved_config(text, *homes),
         logs.UNIT.format(after[0].name): lambda text: logs.moved_unit(text, *homes),
     }

@@ -144,7 +144,7 @@ def data_paths(agent: Agent, owner: Owner) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Host:
+class UnitSettings:
     """The settings that all units of a host share.
 
     :param scope: ``system``, or ``user`` for the lingering managers of the agents' users
@@ -181,13 +181,13 @@ class Host:
         return os.path.join(self.directory, f"hermes-gateway@{agent}.service.d", "agent.conf")
 
 
-def render_template(host: Host) -> str:
+def render_template(settings: UnitSettings) -> str:
     """The template unit for all gateways of a host.
 
     It is incomplete: it cannot be started without an agent's drop-in, which sets the user and the command.
     """
     return _unit(
-        host,
+        settings,
         "Hermes gateway of agent %i",
         "hermes-gateway-%i",
         [
@@ -199,7 +199,7 @@ def render_template(host: Host) -> str:
     )
 
 
-def render_dashboard(host: Host, agent: Agent, owner: Owner, address: str, port: int) -> str:
+def render_dashboard(settings: UnitSettings, agent: Agent, owner: Owner, address: str, port: int) -> str:
     """The unit of the dashboard.
 
     :param agent: the agent that it shows. The dashboard runs as this agent's user, in its home, with its limits and its
@@ -209,17 +209,17 @@ def render_dashboard(host: Host, agent: Agent, owner: Owner, address: str, port:
     # KillSignal=: SIGTERM stops it cleanly (0.19.0 hermes_cli/main.py: cmd_dashboard, hermes_cli/web_server.py:
     # start_server).
     command = ["dashboard", "--host", address, "--port", str(port), "--no-open", "--skip-build"]
-    own_unit, own_service = _identity(host, agent, owner, command)
-    service = [("TimeoutStopSec", str(DASHBOARD_STOP)), *own_service, *confinement(agent, owner, host.scope)]
+    own_unit, own_service = _identity(settings, agent, owner, command)
+    service = [("TimeoutStopSec", str(DASHBOARD_STOP)), *own_service, *confinement(agent, owner, settings.scope)]
     name = "Hermes dashboard"
-    return _unit(host, name, "hermes-dashboard", service, unit=own_unit, with_unit=agent.unit)
+    return _unit(settings, name, "hermes-dashboard", service, unit=own_unit, with_unit=agent.unit)
 
 
-def moved_dashboard(host: Host, text: str, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> str:
+def moved_dashboard(settings: UnitSettings, text: str, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> str:
     """*text* of a dashboard's unit, changed from the agent *before* to *after*; unchanged if it shows another agent."""
     served = re.search(r"^ExecStart=.* dashboard --host (\S+) --port (\d+) ", text, re.M)
     if served:
-        parts = (_own_parts(render_dashboard(host, *agent, served[1], int(served[2]))) for agent in (before, after))
+        parts = (_own_parts(render_dashboard(settings, *agent, served[1], int(served[2]))) for agent in (before, after))
         for old, new in zip(*parts):
             text = text.replace(old, new, 1)
     return text
@@ -231,7 +231,7 @@ def _own_parts(text: str) -> list[str]:
 
 
 def _unit(
-    host: Host,
+    settings: UnitSettings,
     description: str,
     identifier: str,
     service: list[tuple[str, str]],
@@ -261,14 +261,14 @@ def _unit(
         ("Environment", "HERMES_DISABLE_LAZY_INSTALLS=1"),
         # A gateway may exit with 0 after an unhandled error; on-failure would not restart it.
         ("Restart", "always"),
-        ("RestartSec", str(host.restart_sec)),
+        ("RestartSec", str(settings.restart_sec)),
     ]
-    if host.systemd >= RESTART_STEPS_SINCE:
-        common += [("RestartSteps", "6"), ("RestartMaxDelaySec", str(host.restart_max_delay_sec))]
+    if settings.systemd >= RESTART_STEPS_SINCE:
+        common += [("RestartSteps", "6"), ("RestartMaxDelaySec", str(settings.restart_max_delay_sec))]
     common += [("KillMode", "mixed"), ("SyslogIdentifier", identifier), ("OOMPolicy", "stop"), *service]
-    if host.scope == "system":
+    if settings.scope == "system":
         about += [("Wants", "network-online.target"), ("After", "network-online.target")]
-    target = "multi-user.target" if host.scope == "system" else "default.target"
+    target = "multi-user.target" if settings.scope == "system" else "default.target"
     about += unit or []
     if with_unit:
         about += [("After", with_unit), ("StopPropagatedFrom", with_unit)]
@@ -276,21 +276,21 @@ def _unit(
     return _text([("Unit", about), ("Service", common), ("Install", install)])
 
 
-def render_drop_in(host: Host, agent: Agent, owner: Owner) -> str:
+def render_drop_in(settings: UnitSettings, agent: Agent, owner: Owner) -> str:
     """The drop-in with an agent's own directives: user, home, command, limits, time-outs, managed scope, sandbox.
 
     :param owner: the agent's user
     """
     # Without -v, a gateway prints only warnings (0.19.0 gateway/run.py: start_gateway).
-    command = ["gateway", "run", *(["-v"] if host.verbose else [])]
-    unit, service = _identity(host, agent, owner, command)
+    command = ["gateway", "run", *(["-v"] if settings.verbose else [])]
+    unit, service = _identity(settings, agent, owner, command)
     stop = ("TimeoutStopSec", str(agent.drain + STOP_MARGIN))
-    sections = [("Service", [*service, stop, *confinement(agent, owner, host.scope)])]
+    sections = [("Service", [*service, stop, *confinement(agent, owner, settings.scope)])]
     return _text([("Unit", unit), *sections] if unit else sections)
 
 
 def _identity(
-    host: Host, agent: Agent, owner: Owner, command: list[str]
+    settings: UnitSettings, agent: Agent, owner: Owner, command: list[str]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Directives of ``[Unit]`` and of ``[Service]`` that set user, directory, environment and command.
 
@@ -305,9 +305,9 @@ def _identity(
         ("WorkingDirectory", home),
         # Resolves to releases/<id> at the start, because the script names its interpreter by absolute path. A running
         # process therefore never loads code of another release.
-        ("ExecStart", " ".join([f"{host.root}/current/bin/hermes", *home_arguments(agent.home), *command])),
+        ("ExecStart", " ".join([f"{settings.root}/current/bin/hermes", *home_arguments(agent.home), *command])),
     ]
-    if host.scope == "system":
+    if settings.scope == "system":
         unit.append(("RequiresMountsFor", " ".join(data_paths(agent, owner))))
         service.insert(0, ("User", owner.name))
         if "user_manager" in agent.sandbox.open:
