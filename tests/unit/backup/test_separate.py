@@ -628,6 +628,52 @@ def test_killed_anywhere_while_it_recovers_the_next_recovers(host, monkeypatch, 
     assert number >= 3
 
 
+def test_an_original_that_cannot_be_set_aside_blocks_nobody(host, monkeypatch):
+    """Another agent of the same user has put a link in the place of its parent, while its gateway was started."""
+    profiles, start = host.top / "ada/.hermes/profiles", separate.Separate._start
+
+    def started(self, *arguments):
+        start(self, *arguments)
+        profiles.rename(host.top / "ada/.hermes/moved")
+        profiles.symlink_to("/etc")
+
+    def refuse(path):
+        if path == str(profiles):
+            raise OpsError("is reached through a link", where=path)
+        return opened(path)
+
+    opened = separate.opened
+    monkeypatch.setattr(separate.Separate, "_start", started)
+    monkeypatch.setattr(separate, "opened", refuse)
+    said = []
+    (result,) = run(host, "work", say=said.append)
+    assert result["aside"] == str(profiles / "work")
+    assert any("cannot be set aside" in str(line) for line in said)
+    assert not host.unfinished("separate")
+    assert is_apart(host, "work")
+
+
+def test_a_gateway_that_does_not_start_again_blocks_nobody(host, monkeypatch):
+    """Another agent of the same user has removed its home meanwhile."""
+
+    def removed(_old, home, *_more):
+        shutil.rmtree(home)
+        raise OpsError("is gone", where=home)
+
+    def failing(verb, *names):
+        if verb == "start":
+            raise OpsError("exited with status 1", where="systemctl start")
+        return call(verb, *names)
+
+    call = host.call
+    monkeypatch.setattr(separate, "carry_over", removed)
+    monkeypatch.setattr(host, "call", failing)
+    with pytest.raises(OpsError, match="is gone"):
+        run(host, "work")
+    assert not host.unfinished("separate")
+    assert {path: path.read_text() for path in written(host, declared(host.top))} == written(host, declared(host.top))
+
+
 def test_a_signal_leads_back(host, monkeypatch):
     """A closed terminal interrupts the copy."""
     job = separate.Separate(host, lambda _text: None)

@@ -14,6 +14,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.re
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network as ports
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
@@ -105,6 +106,38 @@ def test_in_user_scope_each_user_s_own_manager_is_told(host, records, monkeypatc
         (4000, ("stop", "hermes-gateway@coder.service")),
     }
     assert both[1] == ("stop", "hermes-gateway@default.service", "hermes-gateway@coder.service")
+
+
+@pytest.fixture
+def held_up(host, monkeypatch):
+    """In user scope the manager of the first agent is stopped by its user; it answers again once it was ended."""
+    told = []
+
+    def call(self, *words, **_options):
+        told.append((self.scope, *words))
+        if self.scope == "system":
+            return
+        if self.owner.uid == 4000 and ("system", "stop", "user@4000.service") not in told:
+            raise OpsError("did not finish within 90 s", where="systemctl --user")
+
+    monkeypatch.setattr(Manager, "call", call)
+    return Systemd(manager_of(dataclasses.replace(host, scope="user"), users=["default"])), told
+
+
+def test_a_user_s_manager_that_is_held_up_is_ended_by_the_system_s(held_up):
+    supervisor, told = held_up
+    supervisor.stop(agents())
+    assert told[1:] == [("system", "stop", "user@4000.service"), ("user", "stop", "hermes-gateway@coder.service")]
+    supervisor.start(agents())
+    assert ("system", "start", "user@4000.service") in told
+    assert ("user", "start", "hermes-gateway@default.service") in told
+
+
+def test_a_user_s_manager_that_is_held_up_keeps_no_other_from_its_start(held_up):
+    supervisor, told = held_up
+    with pytest.raises(OpsError, match=r"agent default: .*90 s"):
+        supervisor.start(agents())
+    assert told[-1] == ("user", "start", "hermes-gateway@coder.service")
 
 
 def test_a_new_template_restarts_all(systemd, host, records):

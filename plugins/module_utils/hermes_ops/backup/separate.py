@@ -210,7 +210,13 @@ class Separate:
         """Set the original aside. Can be killed at any point and repeated."""
         self.undertaking.enter(journal, "aside")
         home, before = journal.before.home, before_directory(journal.before)
-        self._set_aside(journal)
+        try:
+            self._set_aside(journal)
+        except OpsError as error:
+            # An agent may write around the original. It must not keep the separation unfinished, because that blocks
+            # the backups and updates of all agents.
+            self.say(f"the original cannot be set aside and stays where it is: {error}")
+            journal.aside = home
         # Fails when somebody kept files beside the home: then the directory stays.
         with contextlib.suppress(OSError):
             os.rmdir(before)
@@ -256,7 +262,11 @@ class Separate:
         self._give_up(journal)
         sync_directory(os.path.dirname(directory))
         if not boot:
-            gateway.start(self.supervisor, [journal.before], {journal.name: self.host.records(journal.name)})
+            try:
+                gateway.start(self.supervisor, [journal.before], {journal.name: self.host.records(journal.name)})
+            except OpsError as error:
+                # The same: its home may have been spoiled meanwhile. Nothing is left to undo.
+                self.say(f"the gateway does not start: {error}")
         self.undertaking.end()
 
     def _give_up(self, journal: Journal) -> None:

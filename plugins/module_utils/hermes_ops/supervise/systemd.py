@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..description.agent import Agent
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.files import Owner
-from ..system.systemd import Unit
+from ..system.systemd import Manager, Unit
 from . import journal, units
 from .managers import ManagerOf, grouped, units_of
 from .problems import Problem
@@ -22,6 +22,8 @@ from .supervisor import State, Supervisor
 EXIT_EXEC = 203
 # Hermes' exit code for a configuration that cannot work (gateway/restart.py, since 0.18).
 EXIT_CONFIG = 78
+# Seconds for the end of a user's manager: systemd kills it after 120 s.
+USER_MANAGER_TIMEOUT = 180.0
 _SIZE = re.compile(r"[0-9]{1,20}")
 
 
@@ -48,15 +50,10 @@ class Systemd:
         return {agent.name: state_of(found[agent.unit]) for agent in agents}
 
     def start(self, agents: Iterable[Agent]) -> None:
-        for manager, members in grouped(agents, self.manager_of):
-            names = [agent.unit for agent in members]
-            # Also resets the restart delay of a crash loop.
-            manager.call("reset-failed", *names, check=False)
-            manager.call("start", *names)
+        _with_each(grouped(agents, self.manager_of), _start_afresh)
 
     def stop(self, agents: Iterable[Agent]) -> None:
-        for manager, members in grouped(agents, self.manager_of):
-            manager.call("stop", *(agent.unit for agent in members), timeout=stop_timeout(members))
+        _with_each(grouped(agents, self.manager_of), _stop)
 
     def restart(self, agents: Iterable[Agent]) -> None:
         agents = list(agents)
@@ -66,8 +63,7 @@ class Systemd:
             self.manager_of(agent).call("restart", agent.unit, timeout=stop_timeout(agents))
             return
         self.stop(agents)
-        for manager, members in grouped(agents, self.manager_of):
-            manager.call("start", *(agent.unit for agent in members))
+        _with_each(grouped(agents, self.manager_of), _start)
 
     def log(self, agent: Agent, *, before: bool) -> list[str]:
         return journal.last_lines(self.manager_of(agent), agent, before=before)
@@ -89,6 +85,55 @@ class Systemd:
                 if values.get("Id") in names and _SIZE.fullmatch(number) and int(number) < 2**63:
                     found[names[values["Id"]]] = int(number)
         return found
+
+
+def _with_each(groups: list[tuple[Manager, list[Agent]]], action: Callable[[Manager, list[Agent]], object]) -> None:
+    """Call *action* for each manager. The failure of one, which may be its agent's doing, stops none of the others.
+
+    :raises OpsError: of the managers that failed
+    """
+    errors = []
+    for manager, members in groups:
+        try:
+            action(manager, members)
+        except OpsError as error:
+            names = ", ".join(agent.name for agent in members)
+            errors.append(error if manager.scope == "system" else _named(error, names))
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise OpsError("; ".join(map(str, errors)))
+
+
+def _named(error: OpsError, names: str) -> OpsError:
+    return OpsError(error.what, where=f"agent {names}: {error.where}", fix=error.fix or "see what its user runs")
+
+
+def _start_afresh(manager: Manager, agents: list[Agent]) -> None:
+    # Also resets the restart delay of a crash loop.
+    manager.call("reset-failed", *(agent.unit for agent in agents), check=False)
+    _start(manager, agents)
+
+
+def _start(manager: Manager, agents: list[Agent]) -> None:
+    if manager.scope == "user":
+        # It has been ended if it was silent at a stop.
+        _system(manager).call("start", f"user@{manager.owner.uid}.service")
+    manager.call("start", *(agent.unit for agent in agents))
+
+
+def _stop(manager: Manager, agents: list[Agent]) -> None:
+    try:
+        manager.call("stop", *(agent.unit for agent in agents), timeout=stop_timeout(agents))
+    except OpsError:
+        if manager.scope == "system":
+            raise
+        # A user's manager is its agent's to hold up. The system's ends it, with everything that it runs.
+        _system(manager).call("stop", f"user@{manager.owner.uid}.service", timeout=USER_MANAGER_TIMEOUT)
+
+
+def _system(manager: Manager) -> Manager:
+    return Manager("system", manager.owner)
 
 
 def stop_timeout(agents: Iterable[Agent]) -> float:
