@@ -161,6 +161,28 @@ def test_a_defect_that_one_agent_found_keeps_no_other_from_its_backup(host, agen
     assert "first: " in job.ended[0]
 
 
+@pytest.mark.parametrize("where", ["here", "away"])
+def test_an_agent_whose_backup_used_up_the_time_comes_last_from_then_on(host, agents, restic, job, monkeypatch, where):
+    done = []
+    owner, name = {"here": (backup.making, "create"), "away": (Repository, "save")}[where]
+    original, record = getattr(owner, name), backup._record
+    with monkeypatch.context() as patch:
+        # As killed in the middle of the first agent's: nothing runs after it.
+        patch.setattr(owner, name, lambda *_arguments, **_options: (_ for _ in ()).throw(KeyboardInterrupt))
+        began = backup._NEVER_ENDED
+        patch.setattr(backup, "_record", lambda *said: record(*said) if where != said[2] or said[3] == began else None)
+        with pytest.raises(KeyboardInterrupt):
+            job()
+
+    def noted(*arguments, **options):
+        done.append(next(each.name for each in arguments if hasattr(each, "unit")))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, noted)
+    job()
+    assert done == ["second", "first"]
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -359,6 +359,14 @@ def test_no_backup_of_a_home_that_is_half_restored(host, agent, tmp_path):
         making.create(host, agent, str(tmp_path / "backups"))
 
 
+def test_a_restore_that_cannot_be_undone_keeps_nobody_else_from_a_backup(host, agent, tmp_path):
+    other = dataclasses.replace(agent, name="other")
+    (tmp_path / "ops/restore.json").write_text(json.dumps({"agent": "other"}))
+    assert os.path.exists(making.create(host, agent, str(tmp_path / "backups")).path)
+    with pytest.raises(OpsError, match="was interrupted"):
+        making.create(host, other, str(tmp_path / "backups"))
+
+
 def test_a_backup_of_the_future_is_not_known_to_be_newer(host, agent, made, tmp_path, monkeypatch):
     path, _old, new = made
     ten_years = 10 * 365 * 86400
@@ -590,6 +598,45 @@ def test_whatever_lies_in_a_home_gives_way_to_the_backup(host, nobodys, what):
     assert (home / "memories/MEMORY.md").read_text() == "old\n"
     assert not (home / "memories").is_symlink()
     assert {os.lstat(each).st_uid for each in home.rglob("*")} == {Owner.named("nobody").uid}
+
+
+IN_THE_WAY = {
+    "files": "[open(name, 'w') for name in names]",
+    "closed directories": "[os.mkdir(name, 0) for name in names]",
+    "links": "[os.symlink('/etc', name) for name in names]",
+    "full directories": "[os.makedirs(name + '/full') for name in names]",
+}
+
+
+@needs_root
+@pytest.mark.parametrize("what", IN_THE_WAY)
+@pytest.mark.parametrize("step", ["_switch", "_start"])
+def test_an_agent_that_takes_the_names_of_its_restore_gets_its_home_back(host, nobodys, monkeypatch, step, what):
+    """It sees the time of the restore in the name of the first directory, while its gateway runs."""
+    top, home, agent = nobodys
+    path = making.create(host, agent, str(top / "backups")).path
+    (home / "config.yaml").write_text("model: two\n")
+    original = getattr(restore.Restore, step)
+
+    def plant(self, journal, *arguments):
+        ours = ("setting-aside", "going-back", "undone", *(("set-aside",) if step == "_switch" else ()))
+        as_agent(
+            f"import os, sys; os.chdir(sys.argv[1]); names = sys.argv[2:]; {IN_THE_WAY[what]}; os.chmod('.', 0o500)",
+            home,
+            *(f".hermes-ops-{name}-{journal.stamp}" for name in ours),
+        )
+        monkeypatch.setattr(restore.Restore, "_start", fail)
+        return None if step == "_start" and fail() else original(self, journal, *arguments)
+
+    def fail(*_arguments):
+        raise OpsError("is not healthy")
+
+    monkeypatch.setattr(restore.Restore, step, plant)
+    with pytest.raises(OpsError):
+        run(host, agent, path, force=True)
+    assert not (top / "ops/restore.json").exists()
+    assert (home / "config.yaml").read_text() == "model: two\n"
+    assert restore.Restore(host, print).recover() is False
 
 
 @needs_root

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import worker
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import view, worker
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import run
@@ -205,6 +206,62 @@ def test_it_sees_its_users_own_home(call, nobody, theirs):
 
 
 @needs_root
+@pytest.mark.parametrize("link", ["its home", "what is above"])
+def test_it_sees_a_home_that_the_operator_moved_elsewhere(call, nobody, link):
+    """With a link of root's in its old place."""
+    place = Path(tempfile.mkdtemp(prefix="hermes-view-", dir="/home"))
+    elsewhere = Path(tempfile.mkdtemp(prefix="hermes-view-", dir="/var/lib"))
+    try:
+        for path in (place, elsewhere, elsewhere / "bob", elsewhere / "bob/.hermes"):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o755)
+        (elsewhere / "bob/.hermes/file").write_text("own")
+        (elsewhere / "bob/.profile").write_text("own")
+        subprocess.run(["chown", "-R", str(nobody.uid), str(elsewhere / "bob")], check=True)
+        if link == "its home":
+            (place / "bob").symlink_to(elsewhere / "bob")
+        else:
+            place.rmdir()
+            place.symlink_to(elsewhere)
+        look = "return [os.path.isfile(path) for path in (arguments[0] + '/file', arguments[0] + '/../.profile')]"
+        seen = call(look, f"{place}/bob/.hermes", owner=replace(nobody, home=f"{place}/bob"))
+        assert seen == [True, True]
+    finally:
+        place.unlink() if place.is_symlink() else shutil.rmtree(place)
+        shutil.rmtree(elsewhere)
+
+
+def test_a_directory_below_home_has_two_names_where_home_is_a_link(monkeypatch, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "home").symlink_to("real")
+    monkeypatch.setattr(view, "HIDDEN", (f"{tmp_path}/home",))
+    told = [f"{tmp_path}/home/bob", {"home": f"{tmp_path}/real/eve/x"}, f"{tmp_path}/other", "home/bob"]
+    assert list(view._told(told, [f"{tmp_path}/real"])) == [f"{tmp_path}/real/bob", f"{tmp_path}/real/eve/x"]
+
+
+@needs_root
+def test_it_sorts_what_is_larger_than_its_memory_for_that(call, nobody):
+    """SQLite would make a temporary file, and finds no directory for it."""
+    directory = Path(tempfile.mkdtemp(prefix="hermes-view-", dir="/var/lib"))
+    try:
+        directory.chmod(0o755)
+        with contextlib.closing(sqlite3.connect(directory / "state.db")) as database:
+            database.execute("CREATE TABLE sessions (id, source)")
+            database.execute(
+                "CREATE TABLE messages (id INTEGER, session_id, role, content, timestamp, active, compacted)"
+            )
+            database.execute("INSERT INTO sessions VALUES ('s', 'cli')")
+            rows = ((n, "s", "user", "word " + "x" * 2**20, float(9 - n), 1, 0) for n in range(10))
+            database.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            database.commit()
+        answer = worker.work(nobody, "agent.memory:search", str(directory), ["word"], 8)
+        assert answer["problem"] is None
+        assert [place["when"] for place in answer["found"]] == [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0]
+    finally:
+        shutil.rmtree(directory)
+
+
+@needs_root
 def test_a_link_in_the_place_of_its_home_leads_nowhere(call, nobody):
     directory = Path(tempfile.mkdtemp(prefix="hermes-view-"))
     try:
@@ -238,7 +295,7 @@ def test_one_that_hangs_in_c_ends_although_its_caller_was_killed(call, tmp_path)
     program = f"""
         import os, sys
         sys.path.insert(0, {worker._import_directory()!r})
-        from hermes_ops.system import worker
+        from hermes_ops.system import view, worker
         from hermes_ops.system.files import Owner
         it = worker.Worker(Owner.current(), "system.acts:act", (), worker.Limits(seconds=0.5))
         print(it._status.pid, flush=True)
@@ -269,7 +326,7 @@ def test_one_that_its_agent_stopped_ends_with_its_caller(call, nobody):
     program = f"""
         import os, sys, time
         sys.path.insert(0, {worker._import_directory()!r})
-        from hermes_ops.system import worker
+        from hermes_ops.system import view, worker
         from hermes_ops.system.files import Owner
         it = worker.Worker(Owner.named("nobody"), "system.acts:act", (), worker.Limits(seconds=1000))
         while open(f"/proc/{{it._status.pid}}/stat").read().rpartition(")")[2].split()[0] != "T":

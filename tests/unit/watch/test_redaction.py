@@ -9,6 +9,7 @@ import base64
 import html
 import json
 import shlex
+import time
 from functools import reduce
 from urllib.parse import quote, quote_plus
 
@@ -19,6 +20,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.r
     SHORTEST,
     KnownSecrets,
     Letters,
+    Words,
 )
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -177,3 +179,25 @@ def test_any_text_comes_back(said):
 def test_the_time_it_takes_grows_with_the_text_only(part):
     known = KnownSecrets([SECRET, "some-other-secret-1"])
     assert known.hide(part * (200_000 // len(part)) + f"\n {SECRET}").endswith(HIDDEN)
+
+
+ALIKE = "\\%&ab"
+
+
+@pytest.mark.parametrize(
+    "words", [[ALIKE * 25 + str(n) for n in range(450)], ["\\" * n + "abcdef" for n in range(1, 250)]]
+)
+def test_many_secrets_that_are_alike_take_no_longer(words):
+    """An agent chooses its secrets and its log, and root reads both."""
+    known = KnownSecrets(words)
+    text = f"{words[-1][:-1]} " * (100_000 // len(words[-1]))
+    began = time.monotonic()
+    known.hide(text)
+    assert time.monotonic() - began < 10
+
+
+def test_of_words_the_longest_that_stands_alone_counts():
+    words = Words(["a-b", "a-b-c", "-b", "a-", "x"])
+    text = "a-b-cd a-b-c -b xx x xa-b é-b a-!"
+    assert [text[start:end] for start, end in words.found(text)] == ["a-b", "a-b-c", "-b", "x", "a-"]
+    assert list(Words([]).found("anything")) == []

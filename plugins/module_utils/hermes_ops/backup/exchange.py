@@ -11,6 +11,9 @@ killed at any point and undone::
     .hermes-ops-set-aside-<time>/       holds all of the old content; the content of the backup takes its place
     .hermes-ops-going-back-<time>/      the old content, which returns from here into the home
     .hermes-ops-undone-<time>/          what stood in its way: from the backup, the agent that ran on it, or others
+
+The agent learns these names while its gateway runs, and may take them or change what they stand for. What is in the way
+then becomes ``.hermes-ops-in-the-way``; it must not keep a restore from being undone.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ _SETTING_ASIDE = f"{OURS}setting-aside-"
 SET_ASIDE = f"{OURS}set-aside-"
 _GOING_BACK = f"{OURS}going-back-"
 UNDONE = f"{OURS}undone-"
+_IN_THE_WAY = f"{OURS}in-the-way"
 
 
 def exchange(home: str, stamp: str, keep_env: bool) -> None:
@@ -42,6 +46,9 @@ def exchange(home: str, stamp: str, keep_env: bool) -> None:
     :raises OpsError: another process creates files in the home meanwhile, or the home cannot be changed
     """
     with _opened(home) as top, _opened(home, STAGING + stamp) as staging:
+        # None of these is ours yet.
+        for prefix in (_SETTING_ASIDE, SET_ASIDE, _GOING_BACK, UNDONE):
+            _out_of_the_way(prefix + stamp, top)
         with _made(home, _SETTING_ASIDE + stamp) as aside:
             for name in selection.replaced(os.listdir(top), keep_env=keep_env):
                 _move(name, top, name, aside)
@@ -65,7 +72,7 @@ def put_back(home: str, stamp: str, keep_env: bool) -> bool:
     :returns: whether something had to leave the home for this; it is in ``.hermes-ops-undone-<time>`` now
     """
     back = _GOING_BACK + stamp
-    with _opened(home) as top, _made(home, UNDONE + stamp) as undone:
+    with _usable(home, stamp) as top, _made(home, UNDONE + stamp) as undone:
         if _exists(SET_ASIDE + stamp, top):
             # All of the old content is set aside, so everything in the home came later. A name that is still in the
             # staging directory did not come from the backup: it is somebody else's, and stays.
@@ -111,6 +118,32 @@ def _opened(home: str, name: str = "") -> AbstractContextManager[int]:
     except OSError as error:
         raise failure("opened", path, error) from None
     return changing(descriptor, path)
+
+
+@contextlib.contextmanager
+def _usable(home: str, stamp: str) -> Iterator[int]:
+    """*home*, opened, after everything in it that an undo relies on was made usable again."""
+    with contextlib.suppress(OSError):
+        os.chmod(home, stat.S_IMODE(os.stat(home).st_mode) | 0o700)
+    with _opened(home) as top:
+        for prefix in (STAGING, _SETTING_ASIDE, SET_ASIDE, _GOING_BACK, UNDONE):
+            name = prefix + stamp
+            if not _exists(name, top):
+                continue
+            if stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
+                with contextlib.suppress(PermissionError):
+                    os.chmod(name, 0o700, dir_fd=top)
+            else:
+                _out_of_the_way(name, top)
+        if _exists(SET_ASIDE + stamp, top) or _exists(_SETTING_ASIDE + stamp, top):
+            # The old content is still there: nothing has begun to return.
+            _out_of_the_way(_GOING_BACK + stamp, top)
+        yield top
+
+
+def _out_of_the_way(name: str, top: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(name, _free(_IN_THE_WAY, top), src_dir_fd=top, dst_dir_fd=top)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def put_back_kept(host: Installation, agent: Agent, say: Callable[[str], object]
     aside = None
     with host.lock("restore"):
         refuse_others(host)
-        refuse_unfinished(host)
+        refuse_unfinished(host, agent)
         records.prepare()
         kept = {name: data for name in ("config.yaml", ENV) if (data := records.read_kept(name)) is not None}
         if not kept:

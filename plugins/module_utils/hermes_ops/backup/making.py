@@ -18,11 +18,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 from .. import __version__
 from ..description.agent import Agent
-from ..host.installation import Installation
+from ..host.installation import JOURNALS, Installation
+from ..host.records import check_ops
 from ..release.observe import stamp_of
 from ..supervise import gateway
 from ..system.errors import OpsError
-from ..system.files import Owner, ensure_directory, failure, sync_directory
+from ..system.files import Owner, ensure_directory, failure, read_json, sync_directory
 from ..system.process import run_filter
 from ..system.worker import Limits, Worker, work
 from . import extracting, space, tarstream
@@ -56,7 +57,7 @@ def create(host: Installation, agent: Agent, directory: str, *, env: str = "excl
     :returns: the archive: mode 0600, complete, checked and on disk
     :raises OpsError: it could not be made, and no part of it is left
     """
-    with _alone(host) as lock:
+    with _alone(host, agent) as lock:
         if not os.path.isdir(directory):
             ensure_directory(directory, mode=0o700)
         # Leftovers of killed runs.
@@ -84,7 +85,7 @@ def stream(host: Installation, agent: Agent, out: BinaryIO, *, env: str = "exclu
     :raises OpsError: it failed; what *out* has received is no backup
     :raises BrokenPipeError: nobody reads *out*
     """
-    with _alone(host) as lock, contextlib.ExitStack() as stack:
+    with _alone(host, agent) as lock, contextlib.ExitStack() as stack:
         source, end = _pipe(stack)
         check, copy = _pipe(stack)
         collector = _collector(host, agent, end.fileno(), "", env, _SECONDS_AWAY, lock)
@@ -177,19 +178,31 @@ def _about(host: Installation, agent: Agent, env: str) -> dict[str, Any]:
     }
 
 
-def refuse_unfinished(host: Installation) -> None:
-    """:raises OpsError: a restore or separation is unfinished, so a home may be incomplete"""
+def refuse_unfinished(host: Installation, agent: Agent) -> None:
+    """:raises OpsError: a separation, or a restore of *agent*, is unfinished, so its home may be incomplete"""
     for job in ("restore", "separate"):
-        if host.unfinished(job):
+        # An agent can make the undoing of its restore fail, which must not keep the others from their backups.
+        if host.unfinished(job) and not (job == "restore" and _is_of_another(host, agent)):
             raise OpsError(
                 f"a {job} is under way or was interrupted",
                 fix=f"wait for it, or have it undone: hermes-ops {job} --recover",
             )
 
 
+def _is_of_another(host: Installation, agent: Agent) -> bool:
+    """Whether the journal of a restore names another agent than *agent*."""
+    check_ops(host.ops_dir)
+    try:
+        journal = read_json(os.path.join(host.ops_dir, JOURNALS["restore"]))
+    except OpsError:
+        return False
+    name = journal.get("agent") if isinstance(journal, dict) else None
+    return isinstance(name, str) and name != agent.name
+
+
 @contextlib.contextmanager
-def _alone(host: Installation) -> Iterator[int]:
+def _alone(host: Installation, agent: Agent) -> Iterator[int]:
     """Hold the lock of backups; yields its descriptor."""
     with host.lock("backup", timeout=LOCK_TIMEOUT) as lock:
-        refuse_unfinished(host)
+        refuse_unfinished(host, agent)
         yield lock

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +19,16 @@ from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..description.agent import Agent
 from ..host import settings
 from ..host.installation import Installation
+from ..system import answer
 from ..system.errors import OpsError, as_error
-from ..system.files import check_trusted
+from ..system.files import check_trusted, read_json, write_json
 from ..system.text import printable
 from ..watch import heartbeat
+
+# How long backups took, in the ops directory; only decides their order.
+_DURATIONS = "backup-durations.json"
+HERE, AWAY = "here", "away"
+_NEVER_ENDED = 1e9
 
 SUMMARY = "back up the agents' homes while the agents run"
 
@@ -48,9 +55,9 @@ def work(arguments: argparse.Namespace) -> int:
         agents = host.select(arguments.agent)
         if not agents:
             raise OpsError("there is no agent", fix="converge the host: site.yml")
-        for agent in agents:
+        for agent in _quickest_first(host, agents, HERE):
             # A failure with one agent must not keep the others from their backups.
-            with _collected(failures, agent):
+            with _collected(failures, agent), _timed(host, agent, HERE):
                 done = making.create(host, agent, directory, env=env)
                 made.append(_said(agent.name, done))
                 if arguments.output is None:
@@ -98,11 +105,48 @@ def _collected(failures: list[str], agent: Agent) -> Iterator[None]:
         failures.append(f"{agent.name}: {printable(str(as_error(error)))}")
 
 
+def _quickest_first(host: Installation, agents: list[Agent], where: str) -> list[Agent]:
+    """*agents*, with those last whose backup took longest the last time.
+
+    An agent can make its backup take hours, which must not use up the time of the job before the others have theirs.
+    """
+    took = _durations(host)[where]
+    return sorted(agents, key=lambda agent: took.get(agent.name, 0.0))
+
+
+@contextlib.contextmanager
+def _timed(host: Installation, agent: Agent, where: str) -> Iterator[None]:
+    """Record how long the backup of *agent* takes. One whose job is killed took longest of all."""
+    began = time.monotonic()
+    _record(host, agent, where, _NEVER_ENDED)
+    try:
+        yield
+    finally:
+        _record(host, agent, where, time.monotonic() - began)
+
+
+def _durations(host: Installation) -> dict[str, dict[str, float]]:
+    """Seconds that the backup of each agent took last, on this host (:data:`HERE`) and off it (:data:`AWAY`)."""
+    try:
+        found = read_json(os.path.join(host.ops_dir, _DURATIONS))
+    except OpsError:
+        found = None
+    return found if answer.fits(found, {HERE: {str: float}, AWAY: {str: float}}) else {HERE: {}, AWAY: {}}
+
+
+def _record(host: Installation, agent: Agent, where: str, seconds: float) -> None:
+    durations = _durations(host)
+    durations[where][agent.name] = seconds
+    # On a full disk the backup itself says so.
+    with contextlib.suppress(OpsError):
+        write_json(os.path.join(host.ops_dir, _DURATIONS), durations)
+
+
 def _off_the_host(host: Installation, wanted: Settings, agents: list[Agent], failures: list[str]) -> None:
     repository = offsite.Repository(host, wanted)
     repository.prepare()
-    for agent in agents:
-        with _collected(failures, agent):
+    for agent in _quickest_first(host, agents, AWAY):
+        with _collected(failures, agent), _timed(host, agent, AWAY):
             repository.save(agent)
             repository.forget(agent.name)
     repository.look_after()

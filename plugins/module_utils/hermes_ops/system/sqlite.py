@@ -56,6 +56,8 @@ def reading(
             sqlite3.connect(f"file:{quote(path)}?{options}", uri=True, timeout=wait, isolation_level=None)
         ) as database:
             database.text_factory = lambda data: data.decode("utf-8", "replace")
+            # A worker has no directory for temporary files, which SQLite makes to sort what is large.
+            database.execute("PRAGMA temp_store = MEMORY")
             # The schema may be as hostile as the rows.
             database.execute("PRAGMA trusted_schema = OFF")
             database.set_authorizer(_authorize)

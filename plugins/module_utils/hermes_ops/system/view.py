@@ -15,7 +15,7 @@ import ctypes
 import errno
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .errors import OpsError
@@ -48,13 +48,14 @@ def hide_others(arguments: Any) -> None:
         _mount(b"none", b"/", None, _MS_REC | _MS_SLAVE)
         with contextlib.ExitStack() as stack:
             # Opened in this namespace: one of the host's directories could not be bound here.
-            numbers = [stack.enter_context(_opened(path)) for path in _told(arguments)]
-            own = {os.readlink(f"/proc/self/fd/{number}"): number for number in numbers if number is not None}
+            found = [stack.enter_context(_opened(path, hidden)) for path in _told(arguments, hidden)]
+            # Under the names that it was told, which may lead through links of the operator's.
+            own = {path: number for path, number in found if number is not None}
             for path in hidden:
                 _mount(b"tmpfs", os.fsencode(path), b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"mode=0755,size=1m")
             for path, number in own.items():
                 # One inside of another is there with it: nothing is made where an agent can put a link.
-                if _is_below(path, hidden) and not _is_below(path, own):
+                if not _is_below(path, own):
                     _make(path)
                     _mount(f"/proc/self/fd/{number}".encode(), os.fsencode(path), None, _MS_BIND | _MS_REC)
     except OSError as error:
@@ -74,29 +75,35 @@ def end_with(caller: int) -> None:
         os._exit(1)
 
 
-def _told(value: Any) -> Iterator[str]:
-    """The directories in *value* that would be hidden."""
+def _told(value: Any, hidden: Sequence[str]) -> Iterator[str]:
+    """The directories in *value* that would be hidden, each below one of *hidden*."""
     if isinstance(value, str):
         path = os.path.normpath(value)
-        if _is_below(path, HIDDEN) and "\0" not in path:
+        for directory in HIDDEN:
+            # A host may have /home elsewhere, and call its directories by both names.
+            if path.startswith(f"{directory}/"):
+                path = os.path.realpath(directory) + path[len(directory) :]
+                break
+        if _is_below(path, hidden) and "\0" not in path:
             yield path
     elif isinstance(value, (list, tuple)):
         for each in value:
-            yield from _told(each)
+            yield from _told(each, hidden)
     elif isinstance(value, dict):
-        yield from _told(list(value.values()))
+        yield from _told(list(value.values()), hidden)
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[int | None]:
-    """The directory *path*, or the nearest above it that is there; None: it is no longer below a hidden one."""
+def _opened(path: str, hidden: Sequence[str]) -> Iterator[tuple[str, int | None]]:
+    """The directory *path*, or the nearest above it that is there; None: that is no longer below one of *hidden*."""
     number = None
-    while number is None and _is_below(path, HIDDEN):
+    while _is_below(path, hidden):
         with contextlib.suppress(OpsError):
             number = open_directory(path)
+            break
         path = os.path.dirname(path)
     try:
-        yield number
+        yield path, number
     finally:
         if number is not None:
             os.close(number)

@@ -132,6 +132,52 @@ def _text_of(data: bytes) -> str:
     return re.sub("[\udc80-\udcff]", lambda byte: chr(ord(byte[0]) - 0xDC00), text)
 
 
+class Words:
+    """Finds words in texts. An agent chooses both, so one look takes as long for a thousand words as for ten."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        # HIDDEN itself is never a secret. Otherwise an agent could declare it one, and nothing could be shown any more.
+        self._words = sorted({*words} - {"", HIDDEN})
+        self._longest = max(map(len, self._words), default=0)
+        # For each word, the place of the longest other one that it begins with; -1: there is none.
+        self._shorter: list[int] = []
+        open_: list[int] = []
+        for place, word in enumerate(self._words):
+            while open_ and not word.startswith(self._words[open_[-1]]):
+                open_.pop()
+            self._shorter.append(open_[-1] if open_ else -1)
+            open_.append(place)
+        heads = "".join(re.escape(head) for head in sorted({word[0] for word in self._words}))
+        self._starts = re.compile(rf"(?P<hidden>{re.escape(HIDDEN)})" + (rf"|(?<!\w)[{heads}]" if heads else ""))
+
+    def found(self, text: str) -> Iterator[tuple[int, int]]:
+        """The places in *text* of the longest words that stand alone."""
+        position = 0
+        for found in self._starts.finditer(text):
+            start = found.start()
+            if start < position:
+                continue
+            if found["hidden"]:
+                position = found.end()
+                continue
+            end = self._end(text, start)
+            if end:
+                position = end
+                yield start, end
+
+    def _end(self, text: str, start: int) -> int:
+        """The end of the longest word that stands at *start*; 0 when none does."""
+        rest = text[start : start + self._longest]
+        # Every word that *rest* begins with is one that the word before *rest* begins with, or that word itself.
+        place = bisect.bisect_right(self._words, rest) - 1
+        while place >= 0:
+            end = start + len(self._words[place])
+            if rest.startswith(self._words[place]) and not re.match(r"\w", text[end : end + 1]):
+                return end
+            place = self._shorter[place]
+        return 0
+
+
 class KnownSecrets:
     """Secrets that must not leave the host.
 
@@ -152,9 +198,7 @@ class KnownSecrets:
                 for form in _encoded(value):
                     self._add(form, part)
         self._lengths = sorted({len(needle) for needle in self._needles}, reverse=True)
-        # HIDDEN itself is never a secret. Otherwise an agent could declare it one, and nothing could be shown any more.
-        longest = sorted({*words, HIDDEN}, key=lambda word: (-len(word), word))
-        self._words = re.compile("|".join(map(_alone, longest)))
+        self._words = Words(words)
 
     def _add(self, letters: str, part: int) -> bool:
         """Search for *letters* from now on; returns False when they are too few to be unmistakable."""
@@ -184,7 +228,7 @@ class KnownSecrets:
 
     def _found(self, text: str) -> list[tuple[int, int]]:
         """The places of secrets in *text*, in order, each extended to whole words."""
-        spans = {found.span() for found in self._words.finditer(text) if not found["hidden"]}
+        spans = set(self._words.found(text))
         for prefix, reading in _READINGS:
             if prefix and not prefix.search(text):
                 continue
@@ -201,11 +245,6 @@ class KnownSecrets:
                     if letters[start : start + length] in needles:
                         yield start, start + length
                         break
-
-
-def _alone(word: str) -> str:
-    escaped = re.escape(word)
-    return f"(?P<hidden>{escaped})" if word == HIDDEN else rf"(?<!\w){escaped}(?!\w)"
 
 
 def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
