@@ -15,6 +15,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import dashboard, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.network import Listener
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
@@ -89,7 +90,7 @@ class Systemctl:
     def __init__(self):
         self.asked: list[str] = []
         self.state: dict[str, str] = {}
-        self.others = False
+        self.others: Listener | None = None
         self.serves = True
 
     def call(self, *arguments):
@@ -109,9 +110,9 @@ class Systemctl:
 
     def listeners(self, ports, owner):
         if self.others:
-            return {port: {1} for port in ports}
+            return dict.fromkeys(ports, self.others)
         running = self.state.get("ActiveState") == "active"
-        return {port: {4711} for port in ports} if running and self.serves else {}
+        return dict.fromkeys(ports, Listener({owner.uid}, {4711})) if running and self.serves else {}
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def systemctl(monkeypatch, tmp_path):
     told = Systemctl()
     monkeypatch.setattr(Manager, "call", lambda _manager, *words, **_options: told.call(*words))
     monkeypatch.setattr(Manager, "reachable", True)
-    monkeypatch.setattr(dashboard.network, "listeners", told.listeners)
+    monkeypatch.setattr(dashboard.network, "look_at_listeners", told.listeners)
     monkeypatch.setattr(dashboard, "START_SECONDS", 0.3)
     monkeypatch.setattr(units, "UNIT_DIRECTORIES", {scope: str(tmp_path / scope) for scope in ("system", "user")})
     return told
@@ -215,11 +216,27 @@ def test_another_release_restarts_it(systemctl, host, monkeypatch):
 
 
 def test_a_port_that_somebody_else_has_is_refused_before_anything_is_changed(systemctl, host):
-    systemctl.others = True
+    systemctl.others = Listener({0}, {1})
     with pytest.raises(OpsError, match="9119 is taken by pid 1"):
         converge(host)
     assert systemctl.asked == []
     assert not dashboard.present()
+
+
+def test_a_hidden_process_of_another_user_is_not_the_dashboard(systemctl, host):
+    converge(host)
+    systemctl.others = Listener({4_000_000_000}, set())
+    with pytest.raises(OpsError, match="9119 is taken by a process of user 4000000000 that cannot be seen"):
+        plan(host)
+    systemctl.others = Listener({Owner.current().uid}, set())
+    assert not plan(host).changed
+
+
+def test_a_start_is_not_over_while_a_hidden_process_of_another_user_serves(systemctl, host):
+    planned = plan(host)
+    systemctl.others = Listener({4_000_000_000}, set())
+    with pytest.raises(OpsError, match="does not serve port 9119"):
+        planned.apply()
 
 
 def test_one_that_does_not_serve_is_an_error(systemctl, host, monkeypatch):

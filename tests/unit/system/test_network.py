@@ -190,6 +190,8 @@ def crowd(tmp_path, monkeypatch):
 
     monkeypatch.setattr(network, "time", SimpleNamespace(monotonic=tick, sleep=sleep))
     monkeypatch.setattr(network, "open", opened, raising=False)
+    # As where the kernel answers no questions about a single socket.
+    monkeypatch.setattr(network, "_ask_kernel", lambda *_question: None)
     clock.write = write
     return clock
 
@@ -215,6 +217,20 @@ def test_very_many_connections_delay_no_request_beyond_its_deadline(crowd):
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         assert network.accepted_by(client, 1.0) is None
     assert crowd.now < 1.1
+
+
+def test_however_many_connections_there_are_no_table_is_read_for_one(monkeypatch):
+    monkeypatch.setattr(network, "_rows", lambda *_arguments: iter(()))
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert network.accepted_by(client, time.monotonic() + 0.1) is None
+        with server.accept()[0]:
+            assert network.accepted_by(client, time.monotonic() + 1) == os.getuid()
+
+
+def test_of_a_connection_that_is_none_the_kernel_says_nothing():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        name = server.getsockname()
+        assert network._ask_kernel(server.family, name, ("127.0.0.1", 1)) is None
 
 
 def test_among_very_many_connections_one_is_found_as_long_as_there_is_time(crowd):

@@ -348,7 +348,8 @@ Documentation=man:logrotate(8)
 [Service]
 Type=oneshot
 # A log that is too large to be copied is an error of that log: without the signal, logrotate goes on with the next.
-ExecStart=/bin/sh -c "trap '' XFSZ; exec /usr/sbin/logrotate --state {state} {config}"
+# Whatever further groups it has, logrotate hands on to gzip: in a container, systemd is of the group root.
+ExecStart=/bin/sh -c "trap '' XFSZ; exec setpriv --clear-groups /usr/sbin/logrotate --state {state} {config}"
 # logrotate's own word for: another one is at it.
 SuccessExitStatus=3
 {directives}ReadWritePaths=-{os.path.dirname(state)}

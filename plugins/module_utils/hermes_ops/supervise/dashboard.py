@@ -94,10 +94,10 @@ def plan_dashboard(
     owner = manager.owner
     _plan_other_scope(plan, settings, agents, manager_of)
     unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
-    served = network.listeners({port}, owner).get(port)
-    if served is not None and not _is_ours(unit, served):
+    served = network.look_at_listeners({port}, owner).get(port)
+    if served is not None and not _is_ours(unit, owner, served):
         raise OpsError(
-            f"{port} is taken by {network.describe(served)}",
+            f"{port} is taken by {network.describe(served.pids, served.uids)}",
             where="dashboard_port",
             fix="stop it, or declare another port",
         )
@@ -144,17 +144,18 @@ def _plan_gone(plan: Plan, settings: units.UnitSettings, agents: list[Agent], ma
     plan_gone(plan, next(runs, managers[0]), units.DASHBOARD_NAME, [settings.dashboard_path])
 
 
-def _is_ours(unit: Unit, served: set[int]) -> bool:
-    # Inside a container, even root may be unable to see which process owns a socket.
-    return unit.running and (not served or unit.pid in served)
+def _is_ours(unit: Unit, owner: Owner, served: network.Listener) -> bool:
+    # Inside a container, even root may be unable to see which process owns a socket, and another agent can hide its
+    # own. The user whose socket it is can always be seen.
+    return unit.running and owner.uid in served.uids and (not served.pids or unit.pid in served.pids)
 
 
 def _wait(manager: Manager, port: int, owner: Owner) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
-        served = network.listeners({port}, owner).get(port)
-        if served is not None and _is_ours(unit, served):
+        served = network.look_at_listeners({port}, owner).get(port)
+        if served is not None and _is_ours(unit, owner, served):
             return
         if time.monotonic() > deadline:
             said = _last_words(manager)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The owners of this host's TCP sockets, read from /proc alone."""
+"""The owners of this host's TCP sockets: one connection's asked of the kernel, all others read from /proc."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ _SECONDS = 2.0
 _MUCH = 4096
 # An IPv4 address within IPv6, as the kernel writes it.
 _MAPPED = "0000000000000000FFFF0000"
+# Questions about a single socket (sock_diag(7); Linux, include/uapi/linux/{netlink,sock_diag,inet_diag}.h), and
+# seconds until the kernel has answered.
+_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST = 1
+_ANY_STATE = _ANY_COOKIE = 0xFFFFFFFF
+_KERNEL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -205,18 +212,51 @@ def accepted_by(connection: socket.socket, deadline: float) -> int | None:
     :param deadline: of the monotonic clock; nothing is read after the deadline
     :returns: None when no process accepted the connection, or its row was not reached, before the deadline
     """
-    local, remote = (_written(name, connection.family) for name in (connection.getpeername(), connection.getsockname()))
+    ends = connection.getpeername(), connection.getsockname()
+    local, remote = (_written(name, connection.family) for name in ends)
     wanted = {(local, remote)}
     if connection.family == socket.AF_INET:
         # The connections of a server that listens on both families are listed under IPv6.
         wanted.add((_MAPPED + local, _MAPPED + remote))
     while True:
-        for row in _rows(deadline, *(f"{_NET}/{table}" for table in _TABLES)):
-            if (row.local, row.remote) in wanted and row.inode != "0":
-                return row.uid
+        # An agent can have more connections than the tables can be read in time.
+        found = _ask_kernel(connection.family, *ends)
+        if found is None:
+            rows = _rows(deadline, *(f"{_NET}/{table}" for table in _TABLES))
+            found = next(((row.uid, row.inode) for row in rows if (row.local, row.remote) in wanted), (0, "0"))
+        if found[1] != "0":
+            return found[0]
         if time.monotonic() >= deadline:
             return None
         time.sleep(0.01)
+
+
+def _ask_kernel(family: int, local: tuple, remote: tuple) -> tuple[int, str] | None:
+    """User id and inode of the socket whose connection leads from *local* to *remote*, among however many others.
+
+    :returns: None when the kernel knows none, or answers no such question
+    """
+    addresses = b"".join(socket.inet_pton(family, end[0].partition("%")[0]).ljust(16, b"\0") for end in (local, remote))
+    question = (
+        struct.pack("=BBxxI", family, socket.IPPROTO_TCP, _ANY_STATE)
+        + struct.pack("!HH", local[1], remote[1])
+        + addresses
+        + struct.pack("=III", 0, _ANY_COOKIE, _ANY_COOKIE)
+    )
+    head = struct.pack("=IHHII", 16 + len(question), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _SOCK_DIAG) as kernel:
+            kernel.settimeout(_KERNEL_SECONDS)
+            kernel.sendto(head + question, (0, 0))
+            answer, (sender, _groups) = kernel.recvfrom(_MUCH)
+        kind, ports = struct.unpack_from("=4xH", answer)[0], struct.unpack_from("!HH", answer, 20)
+        uid, inode = struct.unpack_from("=II", answer, 80)
+    except (OSError, struct.error):
+        return None
+    # Where there is no such connection, the kernel names the socket that listens.
+    if sender != 0 or kind != _SOCK_DIAG_BY_FAMILY or ports != (local[1], remote[1]):
+        return None
+    return uid, str(inode)
 
 
 def _written(address: tuple, family: int) -> str:

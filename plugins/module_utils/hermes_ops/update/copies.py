@@ -266,12 +266,14 @@ def _transfer(source: BinaryIO, target: BinaryIO) -> None:
 # Putting back.
 
 
-def put_back(home: str, copies: int, aside: int, marks: dict[str, str], compare: bool) -> dict[str, Any]:
+def put_back(home: str, top: int, copies: int, aside: int, marks: dict[str, str], compare: bool) -> dict[str, Any]:
     """Put back each frozen file that has been migrated since; the file it replaces is set aside.
 
     Everything is a rename, which needs no space if home and copies share a file system. Can be killed at any point and
     repeated, until it returns.
 
+    :param top: descriptor of *home*. A worker has other mounts than root: from a directory that the worker opened itself
+        nothing could be renamed to one that root opened
     :param aside: descriptor of a directory, empty until something is put back
     :param marks: what :func:`complete` returned
     :param compare: False: put every file back, even if it was not migrated
@@ -282,7 +284,7 @@ def put_back(home: str, copies: int, aside: int, marks: dict[str, str], compare:
     for name, mark in sorted(marks.items()):
         try:
             if _is_aside(name, aside) or not compare or _mark(home, name) != mark:
-                _exchange(home, name, copies, aside)
+                _exchange(top, name, copies, aside)
                 back.append(name)
         except OpsError as error:
             failed[name] = str(error)
@@ -307,7 +309,7 @@ def _is_aside(name: str, aside: int) -> bool:
     return any(_exists(name + suffix, aside) for suffix in ("", *databases.SQLITE_COMPANIONS))
 
 
-def _exchange(home: str, name: str, copies: int, aside: int) -> None:
+def _exchange(top: int, name: str, copies: int, aside: int) -> None:
     """Put one copy back. The step that needs space comes first: if it fails, the home is unchanged."""
     if not _exists(name, copies):
         return  # put back by an earlier run, which was killed
@@ -315,8 +317,7 @@ def _exchange(home: str, name: str, copies: int, aside: int) -> None:
     partial = f".{file}{_PARTIAL}"
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(PermissionError):
-            os.chmod(home, stat.S_IMODE(os.stat(home).st_mode) | 0o700)
-        top = _closing(stack, os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            os.fchmod(top, stat.S_IMODE(os.fstat(top).st_mode) | 0o700)
         directory = _closing(stack, _open_below(top, parent, make=True))
         saved = _closing(stack, _open_below(copies, parent))
         gone = _closing(stack, _open_below(aside, parent, make=True))
@@ -398,8 +399,8 @@ def _take(name: str, directory: int, gone: int) -> None:
         if error.errno != errno.EXDEV:
             raise
     status, free = os.lstat(name, dir_fd=directory), os.fstatvfs(gone)
-    if not stat.S_ISREG(status.st_mode) or status.st_blocks * 512 > free.f_bavail * free.f_frsize - _SPARED:
-        # Not a regular file, or one that would fill our disk: it stays in the home under another name.
+    if not stat.S_ISREG(status.st_mode) or status.st_size > free.f_bavail * free.f_frsize - _SPARED:
+        # Not a regular file, or one that would fill our disk or take hours: it stays in the home under another name.
         os.rename(name, f"{name}.set-aside", src_dir_fd=directory, dst_dir_fd=directory)
         return
     partial = name + _PARTIAL

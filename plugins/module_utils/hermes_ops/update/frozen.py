@@ -18,7 +18,16 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ..system.errors import OpsError
-from ..system.files import Owner, ensure_directory, failure, read_json, sync_directory, write_json
+from ..system.files import (
+    Owner,
+    changing,
+    ensure_directory,
+    failure,
+    open_directory,
+    read_json,
+    sync_directory,
+    write_json,
+)
 from ..system.text import printable
 from ..system.worker import Limits, Worker, WorkerDied
 from . import copies
@@ -131,9 +140,11 @@ class Frozen:
             status = os.statvfs(self.aside)
             # Between two file systems, a file is set aside by a copy, which needs space.
             limits = Limits(seconds=BACK_SECONDS, file=status.f_bavail * status.f_frsize)
-            arguments = [self.home, kept, aside, marks, compare]
-            worker = Worker(self.owner, "update.copies:put_back", arguments, limits, [kept, aside], self.where)
-            answer = self._result(worker)
+            with changing(open_directory(self.home), self.home) as top:
+                arguments = [self.home, top, kept, aside, marks, compare]
+                handed = [top, kept, aside]
+                worker = Worker(self.owner, "update.copies:put_back", arguments, limits, handed, self.where)
+                answer = self._result(worker)
         if not isinstance(answer, dict):
             raise self._nonsense()
         return answer
