@@ -122,6 +122,30 @@ def test_variables_of_earlier_versions_are_refused(run_as, unharmed):
         assert (cases[case].failed, cases[case].changed) == (1, 0), case
 
 
+# Variables of roles, also of those that would run last.
+VARIABLES = {
+    "two roles": (
+        {"backup_keep": "seven", "gateway_scope": "both"},
+        "gateway_scope: is 'both'. Fix: known ones are system, user (role common)",
+        "backup_keep: is 'seven', not a whole number. Fix: write a whole number (role backup)",
+    ),
+    "a secret": (
+        {"backup_restic_environment": [TOKEN]},
+        "backup_restic_environment: is not a mapping. Fix: write a mapping (role backup)",
+    ),
+}
+
+
+def test_variables_of_all_roles_are_refused_at_once(run_as, unharmed):
+    run, cases = run_as({case: variables for case, (variables, *_errors) in VARIABLES.items()})
+    for case, (_variables, *errors) in VARIABLES.items():
+        for error in errors:
+            assert f"{cases[case].name}: {error}" in run.text, case
+        assert (cases[case].failed, cases[case].changed) == (1, 0), case
+    assert "Look at the host" not in run.output
+    assert TOKEN not in run.output
+
+
 def test_declarations_are_refused(run_as, unharmed):
     run, cases = run_as({case: {"hermes_agents": agents} for case, (agents, _error) in DECLARATIONS.items()})
     for case, (_agents, error) in DECLARATIONS.items():
