@@ -272,8 +272,8 @@ def put_back(home: str, top: int, copies: int, aside: int, marks: dict[str, str]
     Everything is a rename, which needs no space if home and copies share a file system. Can be killed at any point and
     repeated, until it returns.
 
-    :param top: descriptor of *home*. A worker has other mounts than root: from a directory that the worker opened itself
-        nothing could be renamed to one that root opened
+    :param top: descriptor of *home*, opened by root. A worker has mounts of its own: from a directory that it opened
+        itself, nothing could be renamed to one that root opened
     :param aside: descriptor of a directory, empty until something is put back
     :param marks: what :func:`complete` returned
     :param compare: False: put every file back, even if it was not migrated
