@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import grp
 import json
 import os
 import re
@@ -206,6 +207,33 @@ def test_what_logrotate_starts_as_an_agent_can_do_no_more_than_the_agent():
 def test_the_hosts_own_run_of_logrotate_knows_no_agent():
     """It is not in our sandbox."""
     assert not logs.CONFIG.startswith("/etc/logrotate.d/")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
+@pytest.mark.parametrize(("mode", "refused"), [(0o755, False), (0o775, False), (0o757, True), (0o1777, True)])
+def test_root_rotates_nothing_among_names_of_others(tmp_path, mode, refused):
+    directory = tmp_path / "bridge"
+    directory.mkdir()
+    directory.chmod(mode)
+    settings = dataclasses.replace(SETTINGS, paths=(f"{directory}/*.log",))
+    if refused:
+        with pytest.raises(OpsError, match="put links for root to follow"):
+            logs.rotations(settings, HOMES)
+    else:
+        assert logs.rotations(settings, HOMES)[-1].name == "uid.0"
+    # The group that may write is an agent's.
+    os.chown(directory, 0, 65534)
+    home = logs.Home("work", "/data/agents/work/.hermes", "nobody", grp.getgrgid(65534).gr_name)
+    if mode & 0o022:
+        with pytest.raises(OpsError, match="put links for root to follow"):
+            logs.rotations(settings, [home])
+
+
+def test_a_rotation_ends_with_its_agents_gateway():
+    """While that is stopped for a copy or a restore, nothing that is the agent's may write into its home."""
+    for rotation in logs.rotations(dataclasses.replace(SETTINGS, paths=("/nowhere/b.log",)), HOMES):
+        part_of = re.findall("^PartOf=(.*)$", logs.render_unit(rotation), re.M)
+        assert part_of == ([] if rotation.name == "uid.0" else [f"hermes-gateway@{rotation.name}.service"])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
@@ -487,11 +515,11 @@ def test_a_link_of_an_agent_s_leads_to_no_other_rights_than_its_own(tmp_path):
     (tmp_path / "link").symlink_to("theirs")
     os.chown(theirs, 65534, 65534)
     for path in ("theirs/own/*.log", "link/own/x.log", "theirs/none/x.log", "theirs/x.log"):
-        assert logs._owner_of_directory(str(tmp_path / path)).pw_name == "nobody"
+        assert logs.owner_of_directory(str(tmp_path / path), ()).pw_name == "nobody"
     (tmp_path / "root-s").symlink_to(ours)
     (tmp_path / "loop").symlink_to("loop")
     for path in ("ours/x.log", "root-s/x.log", "root-s/none/x.log", "loop/x.log"):
-        assert logs._owner_of_directory(str(tmp_path / path)).pw_name == "root"
+        assert logs.owner_of_directory(str(tmp_path / path), ()).pw_name == "root"
 
 
 @pytest.mark.parametrize(

@@ -317,6 +317,25 @@ def test_one_that_hangs_in_c_ends_although_its_caller_was_killed(call, tmp_path)
 
 
 @needs_root
+def test_one_that_its_agent_stopped_is_not_waited_for(call, nobody, monkeypatch):
+    """The collector of a backup may take two hours, and holds a lock that others wait for."""
+    monkeypatch.setattr(worker, "_LOOK_SECONDS", 0.2)
+    with pytest.raises(WorkerDied, match="was stopped by a signal"):
+        call("import signal; os.kill(os.getpid(), signal.SIGSTOP)", owner=nobody, limits=Limits(seconds=7200))
+
+
+def test_one_that_is_slow_is_waited_for(call, monkeypatch):
+    monkeypatch.setattr(worker, "_LOOK_SECONDS", 0.1)
+    assert call("time.sleep(1); return 7", limits=Limits(seconds=60)) == 7
+
+
+@needs_root
+def test_it_cannot_read_its_own_request(call, nobody, tmp_path):
+    """A link of the agent's may lead to /dev/stdin."""
+    assert call("return open('/dev/stdin', 'rb').read().decode()", "a secret", owner=nobody) == ""
+
+
+@needs_root
 def test_one_that_its_agent_stopped_ends_with_its_caller(call, nobody):
     """A stopped process is deaf to its timers; what it holds, like the lock of a job, it would hold for ever."""
     call("return None")

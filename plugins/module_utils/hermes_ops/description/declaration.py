@@ -18,7 +18,7 @@ from ..system.errors import OpsError
 from ..system.systemd import check_path
 from . import checks
 from .agent import Agent, Declared, Description, HealthCheck, Placement, Server
-from .schema import AGENT_KEYS, DEFAULT_PROFILE, PROFILES_DIRECTORY, check_table, choice
+from .schema import AGENT_KEYS, DEFAULT_PROFILE, GATEWAY_UNIT, PROFILES_DIRECTORY, check_table, choice
 
 # Variables of older versions, in which all agents of a host shared a home and a user -> their replacement.
 REPLACED_VARIABLES = {
@@ -172,7 +172,7 @@ def _placement(declared: dict[str, Any], state: str, where: str, data_dir: str, 
         user=checks.user_of(declared, where),
         home=checks.home_of(declared, directory, data_dir, where),
         directory=directory,
-        unit=f"hermes-gateway@{name}.service",
+        unit=GATEWAY_UNIT.format(name),
         config_scope=choice(declared, "config_scope", ("home", "managed"), where),
         managed_dir=f"{managed_root}/{name}",
         **servers,

@@ -13,6 +13,8 @@ from ..system.errors import OpsError
 
 # The agent that a command uses when several are declared and none is named.
 DEFAULT_PROFILE = "default"
+# By which systemd knows the gateway of an agent.
+GATEWAY_UNIT = "hermes-gateway@{}.service"
 
 # Characters; Hermes cuts longer files (0.19.0, documented limits of the memory tool).
 MEMORY_LIMITS = {"memories/USER.md": 1375, "memories/MEMORY.md": 2200}

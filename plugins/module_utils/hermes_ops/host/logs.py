@@ -16,12 +16,12 @@ import grp
 import os
 import pwd
 import re
-import stat
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from ..description.schema import GATEWAY_UNIT
 from ..system.errors import OpsError
 from ..system.files import write_atomic
 from ..system.plan import Plan
@@ -30,6 +30,7 @@ from ..system.services import plan_active, plan_files_gone, plan_gone, plan_youn
 from ..system.systemd import Manager
 from .jobs import HARDENING, IN_THE_BACKGROUND
 from .kit import COMMAND
+from .log_owner import first_of_others, owner_of_directory
 
 # Files of a rotation, by its name.
 #
@@ -118,8 +119,6 @@ LIMITS = (
 )
 _HEADER = ("# Written by the Ansible collection alwayson.hermes.", "")
 
-# As many symbolic links as Linux follows on one way (path_resolution(7)).
-_LINKS = 40
 # A file that logrotate can be given: absolute (it expands no `~`), patterns of glob(7) within it.
 _PATH = re.compile(r"/[\w./@+,=:*?\[\]-]+")
 _SIZE = re.compile(r"[1-9]\d*[kMG]?", re.ASCII)
@@ -199,38 +198,6 @@ def group_of(user: str) -> str:
         return user
 
 
-def _first_of_others(path: str) -> tuple[str, int]:
-    """The first directory on the way to the file *path* that is not root's, or the last one, and its owner's uid."""
-    directory, here, uid, links = "/", "/", 0, 0
-    ahead = os.path.dirname(re.split(r"[*?\[]", path)[0]).split("/")
-    # What lies in another user's directory may be a link of that user's: nobody follows it.
-    while ahead and uid == 0:
-        here = os.path.normpath(os.path.join(directory, ahead.pop(0)))
-        try:
-            status = os.lstat(here)
-            target = os.readlink(here) if stat.S_ISLNK(status.st_mode) and links < _LINKS else None
-        except OSError:
-            break
-        uid = status.st_uid
-        if target is None:
-            directory = here
-        else:
-            links += 1
-            ahead = ["/" if target.startswith("/") else ".", *target.split("/"), *ahead]
-    return here, uid
-
-
-def _owner_of_directory(path: str) -> pwd.struct_passwd:
-    """The user with whose rights *path* is rotated: whose the first directory on its way is that is not root's."""
-    here, uid = _first_of_others(path)
-    try:
-        return pwd.getpwuid(uid)
-    except KeyError:
-        raise OpsError(
-            f"lies in {here}, which belongs to nobody (uid {uid})", where=path, fix="give the directory an owner"
-        ) from None
-
-
 def rotations(settings: Settings, homes: Iterable[Home]) -> list[Rotation]:
     """One for each agent, and one for each user with whom some of the further logs lie.
 
@@ -241,7 +208,7 @@ def rotations(settings: Settings, homes: Iterable[Home]) -> list[Rotation]:
     found = [Rotation(home.name, render_config(settings, home), (home.path,)) for home in homes]
     owned: dict[pwd.struct_passwd, list[str]] = {}
     for path in settings.paths:
-        owned.setdefault(_owner_of_directory(path), []).append(path)
+        owned.setdefault(owner_of_directory(path, {home.group for home in homes}), []).append(path)
     for user, paths in owned.items():
         su = f"su {user.pw_name} {group_of(user.pw_name)}"
         section = _section("Their writers may keep them open.", paths, [*_common(settings), su, "copytruncate"])
@@ -338,13 +305,16 @@ def render_unit(rotation: Rotation) -> str:
     """The unit of one rotation, in its sandbox."""
     config, state = CONFIG.format(rotation.name), STATE.format(rotation.name)
     directives = "".join(f"{name}={value}\n" for name, value in (*LIMITS, *CONFINEMENT))
+    # The agent can have gzip, which is its user's, write into its home: not while its gateway is stopped for a copy, a
+    # restore or its removal. A name with a dot is no agent's.
+    part_of = "" if "." in rotation.name else f"PartOf={GATEWAY_UNIT.format(rotation.name)}\n"
     return f"""\
 # Written by the Ansible collection alwayson.hermes.
 
 [Unit]
 Description=Rotate the logs of the Hermes agents: {rotation.name}
 Documentation=man:logrotate(8)
-
+{part_of}
 [Service]
 Type=oneshot
 # A log that is too large to be copied is an error of that log: without the signal, logrotate goes on with the next.
@@ -361,7 +331,7 @@ def _opened(path: str) -> str:
 
     The directory is one of root's, or lies in one: the agent can put no link, or nothing at all, in its place.
     """
-    directory = _first_of_others(os.path.join(path, ""))[0]
+    directory = first_of_others(os.path.join(path, ""))[0]
     return f"# {path}\nBindPaths=-{directory}\nReadWritePaths=-{directory}\n"
 
 

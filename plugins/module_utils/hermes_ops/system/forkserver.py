@@ -23,7 +23,7 @@ import sys
 from typing import Any
 
 from .errors import OpsError
-from .view import end_with, hide_others
+from .view import end_with, forbid_tracing, hide_others
 
 PACKAGE = __name__.rsplit(".", 2)[0]
 # Bytes of a message, and descriptors that one may carry (SCM_MAX_FD, unix(7)).
@@ -141,6 +141,8 @@ def _work(server: int) -> None:
     """Read the request, drop what root has, call the function, write the answer."""
     with open(0, "rb", closefd=False) as stream:
         request = json.loads(stream.read())
+    # A link to /dev/stdin would lead to the request.
+    os.dup2(2, 0)
     os.environ.update(request["environment"])
     module, name = request["function"].split(":")
     # While files of root's can still be read: where the kit lies, others may not be able to look.
@@ -184,6 +186,7 @@ def _drop(request: dict[str, Any], server: int) -> None:
         os.setgroups([request["gid"]])
         os.setresgid(request["gid"], request["gid"], request["gid"])
         os.setresuid(request["uid"], request["uid"], request["uid"])
+        forbid_tracing()
     end_with(server)
 
 

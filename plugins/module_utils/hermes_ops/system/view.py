@@ -26,7 +26,7 @@ HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 # From linux/sched.h, linux/mount.h and linux/prctl.h; Python has no names for them before 3.12.
 _CLONE_NEWNS = 0x00020000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_SLAVE = 2, 4, 8, 1 << 12, 1 << 14, 1 << 19
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 # A root that may not mount anything (in a container without CAP_SYS_ADMIN).
 _FORBIDDEN = (errno.EPERM, errno.EACCES)
 
@@ -73,6 +73,11 @@ def end_with(caller: int) -> None:
     _call("prctl", ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL))
     if os.getppid() != caller:
         os._exit(1)
+
+
+def forbid_tracing() -> None:
+    """Keep this process's own user from tracing it. A change of user does the same, unless fs.suid_dumpable is 1."""
+    _call("prctl", ctypes.c_int(_PR_SET_DUMPABLE), ctypes.c_ulong(0))
 
 
 def _told(value: Any, hidden: Sequence[str]) -> Iterator[str]:

@@ -46,6 +46,8 @@ from .text import printable
 PACKAGE = __name__.rsplit(".", 2)[0]
 # Characters of an error that a worker reports.
 _WORDS = 2000
+# Seconds between two looks at a worker that says nothing: its agent can stop it, and it may hold a lock meanwhile.
+_LOOK_SECONDS = 5.0
 # Digits of a whole number in an answer. Python takes quadratic time for long ones before 3.11.
 _DIGITS = 30
 # Levels of an answer. What an agent's file may have (100), and what we put around it.
@@ -178,14 +180,19 @@ class Worker:
             self._answer = -1
 
     def _read(self) -> bytes:
-        said = bytearray()
+        said, stopped = bytearray(), 0
         poll = select.poll()
         poll.register(self._answer, select.POLLIN | select.POLLHUP)
         while True:
             # It may have answered in time, although whoever waits for several looks late.
             remaining = max(0.0, self._deadline - time.monotonic())
-            if not poll.poll(remaining * 1000):
-                raise self._died(f"did not finish within {self.limits.seconds:g} s")
+            if not poll.poll(min(remaining, _LOOK_SECONDS) * 1000):
+                if remaining <= _LOOK_SECONDS:
+                    raise self._died(f"did not finish within {self.limits.seconds:g} s")
+                stopped = stopped + 1 if self._status.is_stopped() else 0
+                if stopped > 1:
+                    raise self._died("was stopped by a signal, which only the agent's user and root can send")
+                continue
             part = os.read(self._answer, 1 << 16)
             if not part:
                 return bytes(said)
@@ -227,6 +234,14 @@ class _Status:
         self._listen(lambda: self._said.count(b"\n") > 1, seconds)
         said = self._said.split(b"\n")
         return int(said[1]) if len(said) > 2 else None
+
+    def is_stopped(self) -> bool:
+        """Whether it waits for a SIGCONT."""
+        try:
+            with open(f"/proc/{self.pid}/stat", encoding="utf-8", errors="replace") as stream:
+                return stream.read().rpartition(")")[2].split()[0] in ("T", "t")
+        except (OSError, IndexError):
+            return False
 
     def _listen(self, enough: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
