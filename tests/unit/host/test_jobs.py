@@ -229,3 +229,10 @@ def test_the_module_refuses_without_the_secret(run):
     output = json.loads(run(settings={"ping_url": SECRET + "?x=1"}))
     assert output["failed"]
     assert "0d338dcc" not in str(output)
+
+
+def test_a_job_may_give_its_workers_a_view_of_their_own():
+    """They need a mount namespace each (system/view.py). Without the right to one they would see all of /home."""
+    assert not {"RestrictNamespaces", "SystemCallFilter", "CapabilityBoundingSet"} & {
+        name for name, _ in jobs.HARDENING
+    }
