@@ -640,12 +640,17 @@ def test_a_stream_that_is_refused_on_its_way_is_an_error(host, home, agent, tmp_
         making.stream(host, agent, out)
 
 
-def test_one_of_ours_that_was_killed_leaves_a_lock_with_its_worker(host, home, agent, tmp_path):
-    """A worker may outlive its killed caller; it holds the lock, so no second backup starts beside it."""
+def test_the_lock_of_a_backup_is_also_its_workers(host, home, agent):
+    """No second backup starts beside a worker, whatever became of its caller."""
+    reading, writing = os.pipe()
     with host.lock("backup") as lock:
-        worker = making._collector(host, agent, os.open("/dev/null", os.O_WRONLY), "", "exclude", 60, lock)
+        worker = making._collector(host, agent, writing, "", "exclude", 60, lock)
+        os.close(writing)
+        # When it writes, it has everything that it was handed.
+        os.read(reading, 1)
         held = os.listdir(f"/proc/{worker._status.pid}/fd")
         worker.end()
+    os.close(reading)
     assert str(lock) in held
 
 

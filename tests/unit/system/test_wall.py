@@ -33,6 +33,7 @@ WORDS = {
     "supervise/units.py: User": "the gateway and the dashboard, with their confinement",
     "supervise/canary.py: User": "the canary, with a closer one",
     "supervise/command.py: User": "a command, with the gateway's confinement",
+    "host/logs.py: setpriv": "root stays root, and loses its other groups",
     "host/logs.py: su": "logrotate, and gzip, in a unit that can do no more than a gateway (test_logs.py)",
 }
 _WORDS = re.compile(r"^User(=|$)|(^|[/ ])(setpriv|runuser|su) |--(re)?uid\b", re.M)
