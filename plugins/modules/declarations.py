@@ -18,7 +18,7 @@ description:
   - Fails with one line for each variable that is wrong, with the host, the variable, the role and the fix. The value of
     a secret is not shown.
   - Ansible's own check of a role, which costs a task for each role, can then be turned off by C(rolespec_validate) of
-    M(ansible.builtin.import_role) and M(ansible.builtin.include_role).
+    C(import_role) and C(include_role).
 attributes:
   check_mode:
     support: full
