@@ -44,14 +44,19 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., object]]:
 
     def run(body: str, *arguments: object, owner: Owner | None = None, **options: object) -> object:
         text = "import os, subprocess, sys, threading, time\nfrom .errors import OpsError\ndef act(*arguments):\n"
-        (directory / "hermes_ops/system/acts.py").write_text(text + textwrap.indent(textwrap.dedent(body), "    "))
-        # The one that is there has imported the last body.
-        worker.end_server()
+        acts(text + textwrap.indent(textwrap.dedent(body), "    "))
         return worker.work(owner or Owner.current(), "system.acts:act", *arguments, **options)
 
     yield run
     worker.end_server()
     shutil.rmtree(directory)
+
+
+def acts(text: str) -> None:
+    """Make *text* the module ``system.acts`` of the kit's copy that the fixture ``call`` has made."""
+    Path(worker._import_directory(), "hermes_ops/system/acts.py").write_text(text)
+    # The one that is there has imported the last text.
+    worker.end_server()
 
 
 def test_it_returns_what_the_function_returned(call):
@@ -107,10 +112,7 @@ def test_it_has_nothing_of_the_caller(call, nobody, monkeypatch, tmp_path):
 @needs_root
 def test_the_agent_cannot_read_its_environment_or_memory_nor_reach_through_it(call, nobody):
     """Both have the same user, but the worker has secrets in memory, and its root is outside of any sandbox."""
-    call("return None")
-    acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
-    acts.write_text("import os, time\ndef act(writing):\n    os.write(writing, b'x')\n    time.sleep(100)\n")
-    worker.end_server()
+    acts("import os, time\ndef act(writing):\n    os.write(writing, b'x')\n    time.sleep(100)\n")
     reading, writing = os.pipe()
     it = worker.Worker(nobody, "system.acts:act", (writing,), descriptors=[writing])
     try:
@@ -301,10 +303,7 @@ def test_one_that_hangs_in_c_ends_although_its_caller_was_killed(call, tmp_path)
         print(it._status.pid, flush=True)
         os.kill(os.getpid(), 9)
         """
-    call("return None")
-    acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
-    acts.write_text("import re\ndef act():\n    re.match('(a+)+$', 'a' * 64 + 'b')\n")
-    worker.end_server()
+    acts("import re\ndef act():\n    re.match('(a+)+$', 'a' * 64 + 'b')\n")
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
     pid = int(done.stdout)
     # Nobody waits for it but init, or whoever reaps here.
@@ -338,10 +337,7 @@ def test_it_cannot_read_its_own_request(call, nobody, tmp_path):
 @needs_root
 def test_one_that_its_agent_stopped_ends_with_its_caller(call, nobody):
     """A stopped process is deaf to its timers; what it holds, like the lock of a job, it would hold for ever."""
-    call("return None")
-    acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
-    acts.write_text("import os, signal\ndef act():\n    os.kill(os.getpid(), signal.SIGSTOP)\n")
-    worker.end_server()
+    acts("import os, signal\ndef act():\n    os.kill(os.getpid(), signal.SIGSTOP)\n")
     program = f"""
         import os, sys, time
         sys.path.insert(0, {worker._import_directory()!r})
@@ -375,10 +371,7 @@ def _pidfd(pid: int) -> int | None:
 
 def test_one_that_answered_in_time_is_heard_late(call):
     """A caller with several workers reads the second answer after the first, which a hostile agent may delay."""
-    call("return None")
-    acts = Path(worker._import_directory()) / "hermes_ops/system/acts.py"
-    acts.write_text("def act():\n    return 'x' * 500_000\n")
-    worker.end_server()
+    acts("def act():\n    return 'x' * 500_000\n")
     late = worker.Worker(Owner.current(), "system.acts:act", (), Limits(seconds=20))
     # It has ended, but its answer has not been read yet.
     assert late._status.wait(20) == 0

@@ -192,9 +192,10 @@ def _drop(request: dict[str, Any], server: int) -> None:
 
 def _own_home(request: dict[str, Any]) -> str | None:
     """The home of the agent's user, which the agent's sandbox shows, too; None where it is somebody else's."""
+    home = request["environment"]["HOME"]
     with contextlib.suppress(OSError):
-        if os.stat(request["home"]).st_uid == request["uid"]:
-            return request["home"]
+        if os.stat(home).st_uid == request["uid"]:
+            return home
     return None
 
 

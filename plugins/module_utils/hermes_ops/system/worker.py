@@ -120,7 +120,6 @@ class Worker:
             "function": self.function,
             "arguments": list(self.arguments),
             "environment": {"HOME": self.owner.home, "USER": self.owner.name, "LOGNAME": self.owner.name},
-            "home": self.owner.home,
             "uid": self.owner.uid,
             "gid": self.owner.gid,
             "seconds": self.limits.seconds,
