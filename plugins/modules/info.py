@@ -158,7 +158,7 @@ busy:
   elements: str
   sample: []
 unfinished:
-  description: The jobs of the same kinds that were interrupted and neither finished nor undone.
+  description: The jobs of the same kinds that were interrupted and neither finished nor undone, each with the fix.
   returned: always
   type: list
   elements: str

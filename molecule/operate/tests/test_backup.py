@@ -71,7 +71,7 @@ class Host:
         for each in (self.agent, self.work):
             self.wait_until(each.is_healthy, f"{each.name} answers")
             assert each.reply("well?") == "The model heard: well?"
-        left = f"{OPS}/restore.json {HOME}/.hermes-ops-* /etc/systemd/system/hermes-restore-recovery.service"
+        left = f"{OPS}/agents/*/restore.json {HOME}/.hermes-ops-* /etc/systemd/system/hermes-restore-recovery.service"
         assert not self.shell(f"ls --directory {left} 2>/dev/null || true")
 
 
@@ -274,7 +274,7 @@ def test_two_at_once(box):
     archive = box.backup()
     said = box.shell(
         f"hermes-ops restore --force {archive} >/root/first 2>&1 & first=$!; "
-        f"until [ -e {OPS}/restore.json ]; do sleep 0.02; done; "
+        f"until [ -e {OPS}/agents/default/restore.json ]; do sleep 0.02; done; "
         f"hermes-ops restore --force {archive} 2>&1 && exit 1; wait $first"
     )
     assert "is held by another process" in said

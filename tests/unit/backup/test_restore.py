@@ -187,13 +187,13 @@ def expected(old, new):
 
 def run(host, agent, path, **options):
     said = []
-    aside = restore.Restore(host, said.append).restore(agent, path, **options)
+    aside = restore.Restore(host, agent.name, said.append).restore(path, **options)
     return aside, said
 
 
 def leftovers(tmp_path):
     """What a restore must not leave behind."""
-    paths = [tmp_path / "ops/restore.json", *(tmp_path / "home").glob(f"{selection.OURS}*")]
+    paths = [tmp_path / "ops/agents/default/restore.json", *(tmp_path / "home").glob(f"{selection.OURS}*")]
     return [str(path) for path in paths if path.exists()] + [
         os.path.join(directory, name)
         for directory, _names, files in os.walk(tmp_path / "units")
@@ -261,8 +261,8 @@ def test_a_home_that_knows_more_is_not_overwritten(host, agent, tmp_path, what):
     assert ("somebody spoke" if what == "message" else what) in str(caught.value)
     assert "--force" in caught.value.fix
     with pytest.raises(OpsError, match="knows more than the backup"):
-        restore.Restore(host, print).check(agent, path)
-    assert "would restore" in restore.Restore(host, print).check(agent, path, force=True)
+        restore.Restore(host, agent.name, print).check(path)
+    assert "would restore" in restore.Restore(host, agent.name, print).check(path, force=True)
     assert tree(home) == before
     assert leftovers(tmp_path) == []
     run(host, agent, path, force=True)
@@ -354,14 +354,15 @@ def test_only_one_at_a_time_and_not_during_an_update(host, agent, made):
 
 
 def test_no_backup_of_a_home_that_is_half_restored(host, agent, tmp_path):
-    (tmp_path / "ops/restore.json").write_text("{}")
+    (tmp_path / "ops/agents/default/restore.json").write_text("{}")
     with pytest.raises(OpsError, match="was interrupted"):
         making.create(host, agent, str(tmp_path / "backups"))
 
 
 def test_a_restore_that_cannot_be_undone_keeps_nobody_else_from_a_backup(host, agent, tmp_path):
     other = dataclasses.replace(agent, name="other")
-    (tmp_path / "ops/restore.json").write_text(json.dumps({"agent": "other"}))
+    host.records("other").prepare()
+    (tmp_path / "ops/agents/other/restore.json").write_text("{}")
     assert os.path.exists(making.create(host, agent, str(tmp_path / "backups")).path)
     with pytest.raises(OpsError, match="was interrupted"):
         making.create(host, other, str(tmp_path / "backups"))
@@ -467,7 +468,7 @@ def test_killed_anywhere_it_is_undone(host, agent, made, tmp_path, killed_at):
         if killed_at(number, lambda: run(host, agent, path, force=True)):
             break
         with host.lock("restore"):
-            restore.Restore(host, lambda _text: None).recover()
+            restore.Restore(host, "default", lambda _text: None).recover()
         if tree(tmp_path / "home") == expected(old, new):
             # Killed after the restore had been found healthy.
             assert leftovers(tmp_path) == []
@@ -484,7 +485,7 @@ def test_killed_when_it_counts_it_is_finished(host, agent, made, tmp_path, monke
         patch.setattr(restore.Restore, "_keep", lambda *_arguments: os.kill(os.getpid(), signal.SIGKILL))
         assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
     said: list[str] = []
-    assert restore.Restore(host, said.append).recover()
+    assert restore.Restore(host, "default", said.append).recover()
     assert "interrupted after it had succeeded: finishing it" in said[0]
     assert tree(tmp_path / "home") == expected(old, new)
     assert leftovers(tmp_path) == []
@@ -509,8 +510,8 @@ def test_killed_anywhere_while_it_is_undone_it_is_undone_by_the_next(
             assert not killed_at(1000, lambda: run(host, agent, path, force=True))
         assert tree(tmp_path / "home") != new
         # At boot no gateway runs.
-        over = killed_at(number, lambda: restore.Restore(host, lambda _text: None).recover(boot=True))
-        restore.Restore(host, lambda _text: None).recover()
+        over = killed_at(number, lambda: restore.Restore(host, "default", lambda _text: None).recover(boot=True))
+        restore.Restore(host, "default", lambda _text: None).recover()
         (tmp_path / "running").touch()
         undone(host, tmp_path, new)
         if over:
@@ -521,7 +522,7 @@ def test_killed_anywhere_while_it_is_undone_it_is_undone_by_the_next(
 def test_the_next_restore_undoes_the_one_that_was_killed_and_does_its_own(host, agent, made, tmp_path, killed_at):
     path, old, new = made
     assert not killed_at(20, lambda: run(host, agent, path, force=True))
-    assert (tmp_path / "ops/restore.json").exists()
+    assert (tmp_path / "ops/agents/default/restore.json").exists()
     guards = [name for _d, _n, files in os.walk(tmp_path / "units") for name in files]
     assert "hermes-restore-recovery.service" in guards
     time.sleep(1.1)
@@ -578,7 +579,7 @@ def test_deep_directories_in_the_way_stop_neither_restores_nor_backups(host, nob
     assert not (home / ".hermes-ops-restore-1").exists()
     making.create(host, agent, str(top / "backups"))
     assert not (home / ".hermes-ops-copy-1").exists()
-    assert restore.Restore(host, print).recover() is False
+    assert restore.Restore(host, "default", print).recover() is False
 
 
 @needs_root
@@ -634,9 +635,9 @@ def test_an_agent_that_takes_the_names_of_its_restore_gets_its_home_back(host, n
     monkeypatch.setattr(restore.Restore, step, plant)
     with pytest.raises(OpsError):
         run(host, agent, path, force=True)
-    assert not (top / "ops/restore.json").exists()
+    assert not (top / "ops/agents/default/restore.json").exists()
     assert (home / "config.yaml").read_text() == "model: two\n"
-    assert restore.Restore(host, print).recover() is False
+    assert restore.Restore(host, "default", print).recover() is False
 
 
 @needs_root
@@ -656,7 +657,7 @@ def test_a_journal_that_an_agent_planted_is_not_believed(host, nobodys):
         json.dumps(journal),
     )
     with pytest.raises(OpsError, match="cannot be trusted"):
-        restore.Restore(host, print).recover(boot=True)
+        restore.Restore(host, "default", print).recover(boot=True)
     for job in ("restore", "backup"):
         with pytest.raises(OpsError, match="cannot be trusted"), host.lock(job):
             pass
@@ -675,9 +676,9 @@ def test_root_changes_nothing_where_a_journal_says_that_a_home_was(host, nobodys
     (target / f".hermes-ops-set-aside-{stamp}/evil").touch()
     inode = os.stat(target).st_ino
     journal = restore.Journal("x", "nobody", str(target), inode, stamp, running=False, step="switch")
-    restore.Restore(host, print).undertaking.write(dataclasses.asdict(journal))
+    restore.Restore(host, "default", print).undertaking.write(dataclasses.asdict(journal))
     with pytest.raises(OpsError):
-        restore.Restore(host, print).recover(boot=True)
+        restore.Restore(host, "default", print).recover(boot=True)
     assert os.listdir(target) == [f".hermes-ops-set-aside-{stamp}"]
 
 
@@ -690,13 +691,13 @@ def test_a_home_whose_volume_is_not_mounted_is_left_alone(host, nobodys, killed_
         assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
     home.rename(top / "unmounted")
     home.mkdir()
-    with pytest.raises(OpsError, match="is another directory than before"):
-        restore.Restore(host, print).recover()
-    assert (top / "ops/restore.json").exists()
+    with pytest.raises(OpsError, match="is another directory than before.*Fix: mount its volume"):
+        restore.Restore(host, "default", print).recover()
+    assert (top / "ops/agents/default/restore.json").exists()
     home.rmdir()
     (top / "unmounted").rename(home)
-    assert restore.Restore(host, print).recover()
-    assert not (top / "ops/restore.json").exists()
+    assert restore.Restore(host, "default", print).recover()
+    assert not (top / "ops/agents/default/restore.json").exists()
 
 
 @needs_root
@@ -771,3 +772,34 @@ def test_check_is_no_word_beside_what_changes_something(command, other, capsys):
 def test_nothing_was_ever_kept(host, agent):
     with pytest.raises(OpsError, match="nothing is kept"):
         kept.put_back_kept(host, agent, print)
+
+
+@needs_root
+def test_an_agent_that_prevents_the_undoing_of_its_restore_is_named_and_blocks_nobody_else(host, nobodys, killed_at):
+    top, home, agent = nobodys
+    path = making.create(host, agent, str(top / "backups")).path
+    make_home(top / "other")
+    subprocess.run(["chown", "-R", "nobody", str(top / "other")], check=True)
+    other = dataclasses.replace(agent, name="other", home=str(top / "other"), unit="hermes-gateway@other.service")
+    host.records("other").write_agent(other)
+    del host.agents
+    before = tree(top / "other")
+    theirs = making.create(host, other, str(top / "backups")).path
+    for each, archive in ((agent, path), (other, theirs)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(restore.Restore, "_start", lambda *_arguments: os.kill(os.getpid(), signal.SIGKILL))
+            assert not killed_at(10**6, lambda each=each, archive=archive: run(host, each, archive, force=True))
+    home.rename(top / "away")
+    with pytest.raises(OpsError) as caught:
+        restore.recover_all(host, print)
+    journal = top / "ops/agents/default/restore.json"
+    assert str(caught.value).startswith(f"agent default: {home}: is another directory than before. Fix: ")
+    assert f"rm {journal}" in str(caught.value)
+    assert journal.exists()
+    # The other agent's was undone, and it can be backed up and restored again.
+    assert tree(top / "other") == before
+    run(host, other, making.create(host, other, str(top / "backups")).path, force=True)
+    (top / "away").rename(home)
+    restore.recover_all(host, print)
+    assert not host.unfinished("restore")
+    assert not os.path.exists(restore.Restore(host, "default", print).undertaking.guard.path)

@@ -333,14 +333,29 @@ def test_gateways_of_users_own_managers_are_refused(host):
         run(host)
 
 
-@pytest.mark.parametrize("job", ["update", "restore"])
-def test_nothing_is_begun_on_top_of_another_interrupted_job(host, job):
-    path = host.top / "data/ops" / JOURNALS[job]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("{}")
-    with pytest.raises(OpsError, match=f"{job} was interrupted"):
+@pytest.mark.parametrize(
+    "job, path, words",
+    [
+        ("update", "update/journal.json", "an update was interrupted.*update --recover"),
+        ("restore", "agents/work/restore.json", "a restore .* was interrupted.*restore --recover"),
+    ],
+)
+def test_nothing_is_begun_on_top_of_another_interrupted_job(host, job, path, words):
+    journal = host.top / "data/ops" / path
+    journal.parent.mkdir(exist_ok=True)
+    journal.write_text("{}")
+    assert host.unfinished(job)
+    with pytest.raises(OpsError, match=words):
         run(host)
     check_before(host)
+
+
+def test_the_restore_of_another_agent_keeps_nobody_from_a_separation(host):
+    journal = host.top / "data/ops/agents/other/restore.json"
+    journal.parent.mkdir()
+    journal.write_text("{}")
+    run(host)
+    assert journal.exists()
 
 
 def test_check_changes_nothing_and_says_the_same(host):

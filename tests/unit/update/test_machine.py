@@ -154,18 +154,12 @@ def test_while_data_is_restored_there_is_no_update(worlds):
     assert (outcome.status, outcome.failed_step) == ("failed", "preconditions")
 
 
-@pytest.mark.parametrize("job", ["restore", "update"])
-def test_what_was_left_half_restored_is_undone_first(worlds, job):
+def test_an_agent_whose_restore_cannot_be_undone_keeps_nobody_from_updates(worlds):
     world = worlds()
-    (Path(world.host.ops_dir) / "restore.json").write_text("{}")
-    if job == "update":
-        outcome = world.machine().update()
-        assert (outcome.status, outcome.failed_step) == ("failed", "preconditions")
-        assert "restore --recover" in outcome.message
-    else:
-        with pytest.raises(OpsError, match="restore was interrupted"):
-            world.machine().rollback()
-    assert world.runs(world.old)
+    (Path(world.host.ops_dir) / "agents/default").mkdir(parents=True, exist_ok=True)
+    (Path(world.host.ops_dir) / "agents/default/restore.json").write_text("{}")
+    assert world.host.unfinished("restore")
+    assert world.machine().update().status == "success"
 
 
 def test_a_home_that_was_left_half_taken_apart_is_recovered_first(worlds):

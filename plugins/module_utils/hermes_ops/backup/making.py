@@ -18,12 +18,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 from .. import __version__
 from ..description.agent import Agent
-from ..host.installation import JOURNALS, Installation
-from ..host.records import check_ops
+from ..host.installation import Installation
 from ..release.observe import stamp_of
 from ..supervise import gateway
 from ..system.errors import OpsError
-from ..system.files import Owner, ensure_directory, failure, read_json, sync_directory
+from ..system.files import Owner, ensure_directory, failure, sync_directory
 from ..system.process import run_filter
 from ..system.worker import Limits, Worker, work
 from . import extracting, space, tarstream
@@ -181,23 +180,11 @@ def _about(host: Installation, agent: Agent, env: str) -> dict[str, Any]:
 def refuse_unfinished(host: Installation, agent: Agent) -> None:
     """:raises OpsError: a separation, or a restore of *agent*, is unfinished, so its home may be incomplete"""
     for job in ("restore", "separate"):
-        # An agent can make the undoing of its restore fail, which must not keep the others from their backups.
-        if host.unfinished(job) and not (job == "restore" and _is_of_another(host, agent)):
+        if host.unfinished(job, agent.name):
             raise OpsError(
                 f"a {job} is under way or was interrupted",
                 fix=f"wait for it, or have it undone: hermes-ops {job} --recover",
             )
-
-
-def _is_of_another(host: Installation, agent: Agent) -> bool:
-    """Whether the journal of a restore names another agent than *agent*."""
-    check_ops(host.ops_dir)
-    try:
-        journal = read_json(os.path.join(host.ops_dir, JOURNALS["restore"]))
-    except OpsError:
-        return False
-    name = journal.get("agent") if isinstance(journal, dict) else None
-    return isinstance(name, str) and name != agent.name
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ restore counts once the gateway is healthy in ``start``; any failure until then 
 Workers do all of that as the agent's user: root opens nothing in a home. Root only writes down each step before it
 begins, and at the end moves the old content, as a whole, to where the agent cannot change it::
 
-    <ops_dir>/restore.json                       the step that began last, and the facts needed to undo it
+    <ops_dir>/agents/<agent>/restore.json        the step that began last, and the facts needed to undo it
     <ops_dir>/set-aside/<agent>-<time>/          the old content of the home; stays until somebody removes it
     <ops_dir>/set-aside/<agent>-<time>-undone/   the content of a restored home when its restore was undone
 
@@ -35,12 +35,13 @@ from typing import Any, BinaryIO
 
 from ..agent import webhooks
 from ..description.agent import Agent
-from ..host.installation import Installation
+from ..host.guard import Guard
+from ..host.installation import Installation, journals
 from ..host.undertaking import Undertaking
 from ..supervise import gateway, health
 from ..supervise.systemd import supervisor_of
 from ..system.answer import fits
-from ..system.errors import OpsError
+from ..system.errors import OpsError, as_error
 from ..system.files import Owner, ensure_directory, open_directory
 from ..system.process import run_filter
 from ..system.text import moment, printable
@@ -78,29 +79,30 @@ class Journal:
 
 
 class Restore:
-    """Restores on one host.
+    """Restores of one agent.
 
+    :param name: of the agent
     :param say: called with each progress message
     """
 
-    def __init__(self, host: Installation, say: Callable[[str], object]) -> None:
+    def __init__(self, host: Installation, name: str, say: Callable[[str], object]) -> None:
         self.host = host
+        self.name = name
         self.supervisor = supervisor_of(host)
         self.say = say
-        self.undertaking = Undertaking(host, "restore", needs=host.data_dir)
+        self.undertaking = Undertaking(host, "restore", needs=host.data_dir, agent=name)
         # Signals interrupt only restore(), and not while it goes back.
         self.undertaking.interruptible = False
 
     def restore(
         self,
-        agent: Agent,
         source: str | BinaryIO,
         *,
         force: bool = False,
         identity: str | None = None,
         finish: Callable[[], object] = lambda: None,
     ) -> str:
-        """Replace the home of *agent* by the one in *source*.
+        """Replace the agent's home by the one in *source*.
 
         :param source: path of an archive, or its tar stream
         :param force: restore even if the home has learnt something since the backup
@@ -109,14 +111,19 @@ class Restore:
         :returns: the directory that holds the old content
         :raises OpsError: nothing was restored, and the home is as before; says why
         """
+        agent = self.host.one(self.name)
         with self.host.lock("restore") as lock:
             refuse_others(self.host)
             self.recover(locks=[lock])
+            self.host.records(agent.name).prepare()
             state = self.supervisor.state([agent])[agent.name]
             running = not state.ended
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
             home = agent.home
-            journal = Journal(agent.name, agent.user, home, _inode(home), stamp, running)
+            inode = _inode(home)
+            if not inode:
+                raise OpsError("cannot be found", where=home, fix="mount its volume")
+            journal = Journal(agent.name, agent.user, home, inode, stamp, running)
             before = health.check(agent, self.host.owner_of(agent), state).causes if running else []
             try:
                 self.undertaking.write(dataclasses.asdict(journal))
@@ -144,7 +151,6 @@ class Restore:
 
     def check(
         self,
-        agent: Agent,
         source: str | BinaryIO,
         *,
         force: bool = False,
@@ -154,6 +160,7 @@ class Restore:
 
         :raises OpsError: it would refuse, and why
         """
+        agent = self.host.one(self.name)
         manifest = extracting.compare(source, self.host.owner_of(agent), None if force else agent.home)
         finish()
         _refuse_newer(manifest)
@@ -179,7 +186,7 @@ class Restore:
             self.undertaking.end()
             return True
         self.say(f"the restore of {journal.agent} was interrupted at {journal.step}: undoing it")
-        agent = next((each for each in self.host.agents if each.name == journal.agent), None)
+        agent = next((each for each in self.host.agents if each.name == self.name), None)
         self._undo(journal, agent, locks, boot=boot)
         return True
 
@@ -260,9 +267,7 @@ class Restore:
             self.say("going back to the previous content")
             if stopped:
                 self._stop(stopped)
-            if _inode(journal.home) != journal.inode:
-                raise OpsError("is another directory than before", where=journal.home, fix="mount its volume")
-            if self._work(journal, owner, "put_back", locks) is True:
+            if self._put_back(journal, owner, locks):
                 self.say(f"the content of the home until now is in {self._keep(journal, exchange.UNDONE, _UNDONE)}")
             # Only the gateway is still to be started. If a full disk prevents this record, recovery repeats the undo.
             with contextlib.suppress(OpsError):
@@ -271,6 +276,21 @@ class Restore:
         if stopped and journal.running and journal.step != "extract":
             gateway.start(self.supervisor, [stopped], {journal.agent: self.host.records(journal.agent)})
         self.undertaking.end()
+
+    def _put_back(self, journal: Journal, owner: Owner, locks: Sequence[int]) -> bool:
+        """See :func:`exchange.put_back`.
+
+        :raises OpsError: it is not possible now; the agent may be the cause, and only a person can tell
+        """
+        again = f"then: hermes-ops restore --recover. Or go on with what is there: rm {self.undertaking.path}"
+        if _inode(journal.home) != journal.inode:
+            fix = f"mount its volume, or move the directory with the inode {journal.inode} back, {again}"
+            raise OpsError("is another directory than before", where=journal.home, fix=fix)
+        try:
+            return self._work(journal, owner, "put_back", locks) is True
+        except OpsError as error:
+            fix = f"see what the agent left beside {exchange.SET_ASIDE}{journal.stamp}, {again}"
+            raise OpsError(f"cannot be put back: {error.what}", where=error.where or journal.home, fix=fix) from None
 
     def _stop(self, agent: Agent) -> None:
         self.say("stopping the gateway")
@@ -318,11 +338,34 @@ class Restore:
                 return stays
 
 
+def recover_all(
+    host: Installation, say: Callable[[str], object], *, boot: bool = False, locks: Sequence[int] = ()
+) -> None:
+    """:meth:`Restore.recover` for every agent. An error with one agent does not stop the others.
+
+    :raises OpsError: at least one restore could not be undone
+    """
+    # The directory that holds a journal is named after the agent.
+    names = [os.path.basename(os.path.dirname(path)) for path in journals(host.ops_dir, "restore")]
+    errors = []
+    for name in names:
+        try:
+            Restore(host, name, say).recover(boot=boot, locks=locks)
+        except Exception as caught:
+            errors.append(f"agent {name}: {as_error(caught)}")
+    if not names:
+        # A run that was killed at its very end may have left its guard.
+        Guard(host, "restore", needs=host.data_dir).lift()
+    if errors:
+        raise OpsError("\n".join(errors))
+
+
 def _inode(path: str) -> int:
+    """The inode of the directory *path*; 0 when there is none."""
     try:
         return os.stat(path).st_ino
-    except OSError as error:
-        raise OpsError(f"cannot be found ({error.strerror})", where=path, fix="mount its volume") from None
+    except OSError:
+        return 0
 
 
 def _refuse_newer(manifest: Manifest) -> None:

@@ -28,6 +28,7 @@ from ..system.errors import OpsError
 from ..system.files import changing, open_directory, read_text
 from ..system.text import printable
 from ..system.worker import Limits, work
+from .making import refuse_unfinished
 from .selection import OURS
 
 # The comment (GECOS) of the users that the role base creates.
@@ -193,6 +194,7 @@ def plan(host: Installation, names: list[str]) -> list[tuple[Journal, Survey]]:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     plans = []
     for agent in chosen:
+        refuse_unfinished(host, agent)
         user = USER_PREFIX + agent.name
         after = replace(agent, user=user, home=standard_home(agent))
         check_user(user, agent, agents)

@@ -119,9 +119,8 @@ class Separate:
             stack.enter_context(self.host.lock("separate"))
             for job, seconds in OTHERS.items():
                 stack.enter_context(self.host.lock(job, timeout=seconds))
-            for job in ("update", "restore"):
-                if self.host.unfinished(job):
-                    raise OpsError(f"{job} was interrupted", fix=f"have it undone: hermes-ops {job} --recover")
+            if self.host.unfinished("update"):
+                raise OpsError("an update was interrupted", fix="have it undone: hermes-ops update --recover")
             yield
 
     # One agent.

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..backup import archives, extracting, offsite
 from ..backup.kept import put_back_kept
-from ..backup.restore import Restore
+from ..backup.restore import Restore, recover_all
 from ..cli import EXIT_OK, say, say_now
 from ..description.agent import Agent
 from ..host.installation import Installation
@@ -52,25 +52,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     host = command_backup.installation()
-    restore = Restore(host, say_now)
     if arguments.recover:
         with host.lock("restore") as lock:
-            restore.recover(boot=arguments.boot, locks=[lock])
+            recover_all(host, say_now, boot=arguments.boot, locks=[lock])
         return EXIT_OK
     if arguments.kept:
         aside = put_back_kept(host, host.one(arguments.agent), say_now)
         say(f"what was there is in {aside}" if aside else "nothing to do: config.yaml and .env are what last worked")
         return EXIT_OK
     with _opened(host, arguments) as (agent, source, finish):
+        restore = Restore(host, agent.name, say_now)
         if arguments.check:
-            say(restore.check(agent, source, force=arguments.force, finish=finish))
+            say(restore.check(source, force=arguments.force, finish=finish))
             return EXIT_OK
         # A closed terminal or a stopped unit rolls back instead of stopping halfway.
         restore.undertaking.listen((signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
         try:
-            aside = restore.restore(
-                agent, source, force=arguments.force, identity=arguments.env_identity, finish=finish
-            )
+            aside = restore.restore(source, force=arguments.force, identity=arguments.env_identity, finish=finish)
         except Interrupted as error:
             raise OpsError(f"{error}; the home is what it was", fix="run it again") from None
     say(f"agent {agent.name}: restored; what was there is in {aside}")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 
 from ..system.files import ensure_directory, write_atomic
@@ -53,15 +54,15 @@ class Guard:
 
     def render(self) -> str:
         """The unit file: it starts after the disks are mounted and before anything that runs a release."""
-        journal = os.path.join(self.host.ops_dir, JOURNALS[self.job])
+        journals = os.path.join(glob.escape(self.host.ops_dir), JOURNALS[self.job])
         homes = [agent.home for agent in self.host.agents]
         return f"""\
 # Written by hermes-ops. Exists only while the job is in progress.
 
 [Unit]
 Description=Recover from an interrupted {self.job} of Hermes
-ConditionPathExists={journal}
-RequiresMountsFor={" ".join([journal, self.needs, *homes])}
+ConditionPathExistsGlob={journals}
+RequiresMountsFor={" ".join([self.host.ops_dir, self.needs, *homes])}
 Before={" ".join(self._runners())} hermes-update.service
 
 [Service]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,9 @@ from ..system.systemd import Manager
 from ..system.typed import parse
 from .records import Records, check_ops, remembered
 
-# Jobs that keep a journal until they are finished or undone, and its path below ops_dir.
-JOURNALS = {"restore": "restore.json", "separate": "separate.json", "update": "update/journal.json"}
+# Jobs that keep a journal until they are finished or undone, and its path below ops_dir. Each restore has one of its
+# own, in the records of its agent: an agent can make the undoing of its restore fail, which must not block the others.
+JOURNALS = {"restore": "agents/*/restore.json", "separate": "separate.json", "update": "update/journal.json"}
 # Written by the module kit; names and paths only.
 HOST_FILE = "/etc/hermes-ops/host.json"
 # <name>.json: the facts that an agent's own user needs, since only root may read the descriptions.
@@ -142,9 +144,12 @@ class Installation:
         """Whether *job* is running now."""
         return is_busy(self.ops_dir, job)
 
-    def unfinished(self, job: str) -> bool:
-        """Whether *job* (a key of :data:`JOURNALS`) was begun, and neither finished nor undone."""
-        return is_unfinished(self.ops_dir, job)
+    def unfinished(self, job: str, agent: str = "*") -> bool:
+        """Whether *job* (a key of :data:`JOURNALS`) was begun, and neither finished nor undone.
+
+        :param agent: only that of this agent, if *job* has a journal for each
+        """
+        return bool(journals(self.ops_dir, job, agent))
 
     def write_status(self, job: str, status: str, message: str, **more: Any) -> None:
         """Record how *job* ended.
@@ -222,6 +227,6 @@ def is_busy(ops_dir: str, job: str) -> bool:
     return False
 
 
-def is_unfinished(ops_dir: str, job: str) -> bool:
-    """See :meth:`Installation.unfinished`."""
-    return os.path.lexists(os.path.join(ops_dir, JOURNALS[job]))
+def journals(ops_dir: str, job: str, agent: str = "*") -> list[str]:
+    """The paths of the journals that exist; see :meth:`Installation.unfinished`."""
+    return sorted(glob.glob(os.path.join(glob.escape(ops_dir), JOURNALS[job].replace("*", agent))))

@@ -97,6 +97,7 @@ class Records:
                               the restart, so that the next run finishes one that was killed in between
     ``kept/<file>``           the copy of an agent's file that last proved to work
     ``separated.json``        the former place of an agent that was separated from an adopted home
+    ``restore.json``          the journal of a restore of its home; exists only while it is under way
     ``lock``                  held by the process that changes the agent
     ========================  ===========================================================================
 

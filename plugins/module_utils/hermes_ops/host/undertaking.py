@@ -28,11 +28,13 @@ class Undertaking:
 
     :param job: a key of :data:`JOURNALS`
     :param needs: a path that must be mounted for recovery, besides the journal
+    :param agent: the agent that the job is about, if *job* has a journal for each
     """
 
-    def __init__(self, host: Installation, job: str, *, needs: str) -> None:
-        self.ops_dir = host.ops_dir
-        self.path = os.path.join(host.ops_dir, JOURNALS[job])
+    def __init__(self, host: Installation, job: str, *, needs: str, agent: str = "") -> None:
+        self.host = host
+        self.job = job
+        self.path = os.path.join(host.ops_dir, JOURNALS[job].replace("*", agent))
         self.guard = Guard(host, job, needs=needs)
         # False while the job rolls back: signals must not interrupt that.
         self.interruptible = True
@@ -69,15 +71,16 @@ class Undertaking:
 
     def _check(self) -> None:
         # While the data volume is not mounted, anybody may put files in its place.
-        if os.path.lexists(self.ops_dir):
-            check_ops(self.ops_dir)
+        if os.path.lexists(self.host.ops_dir):
+            check_ops(self.host.ops_dir)
 
     def end(self) -> None:
-        """Remove journal and guard: nothing is left to recover."""
+        """Remove the journal, and the guard unless it has others to recover from."""
         if os.path.lexists(self.path):
             os.unlink(self.path)
             sync_directory(os.path.dirname(self.path))
-        self.guard.lift()
+        if not self.host.unfinished(self.job):
+            self.guard.lift()
 
     def listen(self, signals: Sequence[signal.Signals]) -> None:
         """Let *signals* raise :class:`Interrupted` while :attr:`interruptible` is true."""

@@ -391,9 +391,10 @@ class Machine:
         for job in jobs:
             if self.host.busy(job):
                 raise OpsError(f"a {job} is running", fix="wait for it")
-        for job in ("restore", "separate"):
-            if self.host.unfinished(job):
-                raise OpsError(f"a {job} was interrupted", fix=f"have it undone first: hermes-ops {job} --recover")
+        # An interrupted restore is no reason to refuse: it can be undone as well on another release, and an agent can
+        # prevent that for ever.
+        if self.host.unfinished("separate"):
+            raise OpsError("a separation was interrupted", fix="have it undone first: hermes-ops separate --recover")
 
     def _refuse_shared_homes(self, version: str | None) -> None:
         for problem in separable.shared_homes(self.host.agents, version):

@@ -16,7 +16,7 @@ from ..agent.state import look as look_at_state
 from ..description.agent import Agent
 from ..description.schema import PROFILES_DIRECTORY
 from ..host import audit, jobs, logs
-from ..host.installation import JOURNALS, is_busy, is_unfinished
+from ..host.installation import JOURNALS, is_busy, journals
 from ..host.records import Records
 from ..release.observe import stamp_of
 from ..supervise import dashboard, gateway
@@ -61,8 +61,18 @@ def gather(*, agents: list[Agent], scope: str, ops_dir: str, root: str) -> dict[
         "port_conflicts": port_conflicts(agents, [owner for owner in owners.values() if owner]),
         "jobs": sorted([*jobs.present(), *(name for name, feature in FEATURES.items() if feature.present())]),
         "busy": [job for job in JOURNALS if is_busy(ops_dir, job)],
-        "unfinished": [job for job in JOURNALS if is_unfinished(ops_dir, job) and not is_busy(ops_dir, job)],
+        "unfinished": _unfinished(ops_dir),
     }
+
+
+def _unfinished(ops_dir: str) -> list[str]:
+    """The jobs that were interrupted, each with the fix."""
+    found = []
+    for job in JOURNALS:
+        for path in journals(ops_dir, job) if not is_busy(ops_dir, job) else []:
+            of = f" of agent {os.path.basename(os.path.dirname(path))}" if "*" in JOURNALS[job] else ""
+            found.append(f"{job}{of} was interrupted on this host. Fix: have it undone: hermes-ops {job} --recover")
+    return found
 
 
 def _owner(user: str) -> Owner | None:
