@@ -691,7 +691,7 @@ def test_a_home_whose_volume_is_not_mounted_is_left_alone(host, nobodys, killed_
         assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
     home.rename(top / "unmounted")
     home.mkdir()
-    with pytest.raises(OpsError, match="is another directory than before.*Fix: mount its volume"):
+    with pytest.raises(OpsError, match=r"is another directory than before.*Fix: mount its volume"):
         restore.Restore(host, "default", print).recover()
     assert (top / "ops/agents/default/restore.json").exists()
     home.rmdir()
@@ -782,7 +782,7 @@ def test_an_agent_that_prevents_the_undoing_of_its_restore_is_named_and_blocks_n
     subprocess.run(["chown", "-R", "nobody", str(top / "other")], check=True)
     other = dataclasses.replace(agent, name="other", home=str(top / "other"), unit="hermes-gateway@other.service")
     host.records("other").write_agent(other)
-    del host.agents
+    host.__dict__.pop("agents", None)
     before = tree(top / "other")
     theirs = making.create(host, other, str(top / "backups")).path
     for each, archive in ((agent, path), (other, theirs)):

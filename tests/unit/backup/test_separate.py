@@ -27,7 +27,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.command
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Agent
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard, installation, logs
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import JOURNALS, Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import Interrupted
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
@@ -334,7 +334,7 @@ def test_gateways_of_users_own_managers_are_refused(host):
 
 
 @pytest.mark.parametrize(
-    "job, path, words",
+    ("job", "path", "words"),
     [
         ("update", "update/journal.json", "an update was interrupted.*update --recover"),
         ("restore", "agents/work/restore.json", "a restore .* was interrupted.*restore --recover"),

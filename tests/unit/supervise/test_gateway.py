@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
@@ -138,6 +139,27 @@ def test_a_user_s_manager_that_is_held_up_keeps_no_other_from_its_start(held_up)
     with pytest.raises(OpsError, match=r"agent default: .*90 s"):
         supervisor.start(agents())
     assert told[-1] == ("user", "start", "hermes-gateway@coder.service")
+
+
+def test_a_user_s_manager_that_is_silent_keeps_no_other_from_being_converged(systemd, host, records, monkeypatch):
+    converge(host, agents(), records)
+    seen = gateway.units_of
+
+    def units_of(*arguments):
+        found = seen(*arguments)
+        silent = dataclasses.replace(found["hermes-gateway@coder.service"], unknown="did not answer", user="alice")
+        return {**found, silent.name: silent}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway, "units_of", units_of)
+        slower = dataclasses.replace(host, restart_sec=20)
+        plan = converge(slower, agents(limits={"memory": "1G"}), records)
+        assert list(plan.restart) == ["default"]
+        assert "the manager of alice did not answer. Fix: " in str(plan.errors["coder"])
+        assert "MemoryMax=1G" not in Path(host.drop_in_path("coder")).read_text(encoding="utf-8")
+    # Its restart for the template, which all share, is made up for.
+    plan = gateway.plan_gateways(slower, agents(), manager_of(host), records)
+    assert plan.restart["coder"] == [f"unit: {host.template_path}"]
 
 
 def test_a_new_template_restarts_all(systemd, host, records):

@@ -278,6 +278,47 @@ def test_a_gateway_that_became_stable_while_it_was_judged_is_looked_at_again(tmp
     assert [(problem.cause, problem.final) for problem in found.problems] == [("not_stable", False)]
 
 
+@pytest.mark.parametrize(("works_at_once", "asked"), [(True, 1), (False, 2)])
+def test_a_reply_is_asked_for_while_a_gateway_is_too_young_to_be_stable(
+    works_at_once, asked, tmp_path, seconds, monkeypatch
+):
+    """That hides the time it takes. Only what a gateway does once it is stable counts against it."""
+    (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
+    answers = []
+
+    def ask(*_arguments, **_options):
+        answers.append(seconds[0])
+        if not works_at_once and len(answers) == 1:
+            raise OpsError("refuses the connection", where="http://127.0.0.1:8642")
+        return "yes"
+
+    monkeypatch.setattr(health.servers, "ask", ask)
+    now = time.clock_gettime(time.CLOCK_MONOTONIC)
+    manager = Units(unit(entered=now), unit(entered=now), unit())
+    asking = agent(tmp_path, health=replace(agent(tmp_path).health, reply=True))
+    (found,) = health.wait([asking], systemd.Systemd(lambda _agent: manager))
+    assert (found.ok, found.reply, len(answers)) == (True, "yes", asked)
+    assert answers[0] == 0
+
+
+def test_a_reply_of_an_earlier_process_does_not_count(tmp_path, seconds, monkeypatch):
+    (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
+    pids = []
+
+    def ask(*_arguments, **_options):
+        pids.append(json.loads((tmp_path / "gateway_state.json").read_text())["pid"])
+        (tmp_path / "gateway_state.json").write_text('{"pid": 43, "gateway_state": "running"}')
+        return "yes"
+
+    monkeypatch.setattr(health.servers, "ask", ask)
+    now = time.clock_gettime(time.CLOCK_MONOTONIC)
+    manager = Units(unit(entered=now), unit(pid=43, restarts=1))
+    asking = agent(tmp_path, health=replace(agent(tmp_path).health, reply=True))
+    (found,) = health.wait([asking], systemd.Systemd(lambda _agent: manager))
+    assert found.ok
+    assert pids == [42, 43]
+
+
 def test_platforms_must_be_connected():
     state = {
         "platforms": {

@@ -104,7 +104,8 @@ def test_a_version_that_failed_is_not_tried_again_until_there_is_a_newer_one(wor
     assert (outcome.status, outcome.exit_status) == ("held", 0)
     assert not world.asked
     world.offered = "0.19.1"
-    assert world.machine().update().status == "success"
+    outcome = world.machine().update()
+    assert outcome.status == "success", outcome.message
     assert world.status["to"].startswith("0.19.1-")
 
 
@@ -124,7 +125,8 @@ def test_what_is_not_the_versions_fault_is_tried_again(worlds, broken):
     assert world.failed == {}
     world.assert_clean()
     world.broken = ""
-    assert world.machine().update().status == "success"
+    outcome = world.machine().update()
+    assert outcome.status == "success", outcome.message
 
 
 def test_a_hold_holds(worlds):
@@ -154,12 +156,17 @@ def test_while_data_is_restored_there_is_no_update(worlds):
     assert (outcome.status, outcome.failed_step) == ("failed", "preconditions")
 
 
-def test_an_agent_whose_restore_cannot_be_undone_keeps_nobody_from_updates(worlds):
+def test_an_agent_whose_restore_cannot_be_undone_keeps_nobody_from_an_update(worlds):
+    """Trying to undo it has stopped its gateway. One that runs again is named, with the way out."""
     world = worlds()
-    (Path(world.host.ops_dir) / "agents/default").mkdir(parents=True, exist_ok=True)
-    (Path(world.host.ops_dir) / "agents/default/restore.json").write_text("{}")
-    assert world.host.unfinished("restore")
-    assert world.machine().update().status == "success"
+    world.host.records("coder").prepare()
+    (Path(world.host.ops_dir) / "agents/coder/restore.json").write_text("{}")
+    outcome = world.machine().update()
+    assert (outcome.status, outcome.failed_step) == ("failed", "snapshot")
+    assert "restore --recover; or stop its gateway" in outcome.message
+    world.stop("hermes-gateway@coder.service")
+    outcome = world.machine().update()
+    assert outcome.status == "success", outcome.message
 
 
 def test_a_home_that_was_left_half_taken_apart_is_recovered_first(worlds):
@@ -199,7 +206,8 @@ def test_the_second_of_two_updaters_says_so(worlds):
 def test_a_gateway_that_a_person_had_stopped_stays_stopped(worlds):
     world = worlds()
     world.stop("hermes-gateway@coder.service")
-    assert world.machine().update().status == "success"
+    outcome = world.machine().update()
+    assert outcome.status == "success", outcome.message
     assert world.states()["hermes-gateway@coder.service"] == "inactive"
     assert [agent for _name, agent, _reply in world.canaries] == ["default"]
 
@@ -233,7 +241,8 @@ def test_an_agent_that_was_unhealthy_before_does_not_keep_the_others_from_an_upd
         return results
 
     monkeypatch.setattr(health, "wait", wait)
-    assert world.machine().update().status == "success"
+    outcome = world.machine().update()
+    assert outcome.status == "success", outcome.message
 
 
 def test_no_reply_is_asked_for_that_was_not_given_before(worlds, monkeypatch):
@@ -249,7 +258,8 @@ def test_no_reply_is_asked_for_that_was_not_given_before(worlds, monkeypatch):
         return results
 
     monkeypatch.setattr(health, "wait", wait)
-    assert world.machine().update().status == "success"
+    outcome = world.machine().update()
+    assert outcome.status == "success", outcome.message
     assert [reply for _name, _agent, reply in world.canaries] == [False, False]
 
 
@@ -296,7 +306,8 @@ def test_backups_are_made_before_and_pruned_by_their_number(worlds):
     directory = world.top / "data/ops/update/backups"
     for version in ("0.19.0", "0.19.1", "0.19.2"):
         world.offered = version
-        assert world.machine().update().status == "success"
+        outcome = world.machine().update()
+    assert outcome.status == "success", outcome.message
     for agent in ("default", "coder"):
         assert len(archives.listed(str(directory), agent)) == 2
 
@@ -305,7 +316,8 @@ def test_a_release_that_failed_goes_before_one_that_was_good(worlds):
     world = worlds("unhealthy", keep=1)
     world.machine().update()
     world.broken, world.offered = "", "0.19.1"
-    assert world.machine().update().status == "success"
+    outcome = world.machine().update()
+    assert outcome.status == "success", outcome.message
     there = {path.name for path in (world.top / "opt/releases").iterdir()}
     assert there == {world.old, world.current}
 
@@ -313,7 +325,8 @@ def test_a_release_that_failed_goes_before_one_that_was_good(worlds):
 def test_the_hook_is_told_and_cannot_fail_the_update(worlds, tmp_path):
     facts = tmp_path / "facts"
     world = worlds(hook=["sh", "-c", f"env | grep ^HERMES_UPDATE >{facts}; exit 3"])
-    assert world.machine().update().status == "success"
+    outcome = world.machine().update()
+    assert outcome.status == "success", outcome.message
     assert sorted(facts.read_text().splitlines()) == [
         "HERMES_UPDATE_FAILED_STEP=",
         f"HERMES_UPDATE_FROM={world.old}",
@@ -395,7 +408,8 @@ def test_a_status_that_cannot_be_written_keeps_nobody_from_being_told(worlds, mo
         raise ValueError("a defect")
 
     monkeypatch.setattr(Installation, "write_status", full)
-    assert world.machine().update().status == "success"
+    outcome = world.machine().update()
+    assert outcome.status == "success", outcome.message
     assert world.reports[-1][0] == "success"
     world.assert_clean()
 
@@ -411,7 +425,8 @@ def test_somebody_else_started_the_old_release_meanwhile(worlds, monkeypatch):
         switch(root, name)
 
     monkeypatch.setattr(store, "switch", late)
-    assert world.machine().update().status == "success"
+    outcome = world.machine().update()
+    assert outcome.status == "success", outcome.message
     assert world.runs(world.new)
 
 

@@ -30,7 +30,7 @@ def work(call: Call) -> dict[str, Any]:
         return homes
     plan = converge_units(call, agents, {name: home["restart"] for name, home in homes["agents"].items()})
     # After the units: the gateway of an agent that is purged has stopped by now.
-    purged = purge(call, agents)
+    purged = purge(call, [declared for declared in agents if declared.agent.name not in plan.errors], plan.errors)
     diffs = [*homes["diff"], *([plan.diff("units")] if plan.changed else []), *purged["diff"]]
     return {
         **homes,
@@ -130,8 +130,9 @@ def converge_units(call: Call, declared: list[Declared], restart: dict[str, list
     if not call.check_mode:
         plan.apply()
         for agent in agents:
-            records[agent.name].write_agent(agent)
-            installation.publish(agent)
+            if agent.name not in plan.errors:
+                records[agent.name].write_agent(agent)
+                installation.publish(agent)
         gateway.restart(Systemd(manager), agents, records, list(plan.restart))
     return plan
 
@@ -139,10 +140,13 @@ def converge_units(call: Call, declared: list[Declared], restart: dict[str, list
 # Purge
 
 
-def purge(call: Call, agents: list[Declared]) -> dict[str, Any]:
-    """Remove the agents to be purged. An error with one agent does not stop the others."""
+def purge(call: Call, agents: list[Declared], before: dict[str, OpsError]) -> dict[str, Any]:
+    """Remove the agents to be purged. An error with one agent does not stop the others.
+
+    :param before: the errors with agents until now, which the result reports as well
+    """
     purged: list[str] = []
-    errors: dict[str, OpsError] = {}
+    errors = dict(before)
     diffs: list[dict[str, str]] = []
     for declared in agents:
         agent = declared.agent

@@ -35,9 +35,11 @@ class GatewayPlan(Plan):
     """A plan that also says which gateways to restart.
 
     :param restart: agent -> reasons; only running gateways are restarted
+    :param errors: agent -> why its unit is left as it is
     """
 
     restart: dict[str, list[str]] = field(default_factory=dict)
+    errors: dict[str, OpsError] = field(default_factory=dict)
 
 
 def running_release(pid: int, root: str) -> str | None:
@@ -115,13 +117,14 @@ def plan_gateways(
     :param requested: agent -> reasons for a restart that are not in the records, because check mode writes none
     """
     plan = GatewayPlan()
+    states = units_of(agents, manager_of)
+    _plan_other_scope(plan, settings, agents, manager_of, records)
+    # A user's manager is its agent's to hold up, which must not keep the others from being converged.
+    plan.errors = {agent.name: _silent(states[agent.unit]) for agent in agents if states[agent.unit].unknown}
+    agents = [agent for agent in agents if agent.name not in plan.errors]
+    states = {agent.unit: states[agent.unit] for agent in agents}
     present = [agent for agent in agents if agent.present]
     absent = [agent for agent in agents if not agent.present]
-    states = units_of(agents, manager_of)
-    for unit in states.values():
-        if unit.unknown:
-            raise OpsError(f"the manager of {unit.user} {unit.unknown}", where=unit.name, fix="see what that user runs")
-    _plan_other_scope(plan, settings, agents, manager_of, records)
 
     files = plan_files(settings, present, manager_of)
     changed = [path for path, text in files.items() if _differs(path, text)]
@@ -134,6 +137,9 @@ def plan_gateways(
             plan.restart[name] = reasons
             # Recorded before the files change, so that the restart is not lost when we are killed in between.
             plan.actions.append(lambda name=name, reasons=reasons: _request(records[name], reasons))
+    for name in plan.errors if settings.template_path in changed else ():
+        # All units share the template.
+        plan.actions.append(lambda name=name: _request(records[name], [f"unit: {settings.template_path}"]))
     for path in changed:
         plan.add(Difference(path, read_text(path), files[path]), lambda path=path: _write(path, files[path]))
 
@@ -145,6 +151,15 @@ def plan_gateways(
     for name, reasons in plan.restart.items():
         plan.differences.append(Difference(f"hermes-gateway@{name}.service restart", None, "; ".join(reasons)))
     return plan
+
+
+def _silent(unit: Unit) -> OpsError:
+    """Why a unit can be neither changed nor looked at."""
+    return OpsError(
+        f"the manager of {unit.user} {unit.unknown}",
+        where=unit.name,
+        fix=f"see what that user runs; loginctl terminate-user {unit.user} ends all of it",
+    )
 
 
 def _plan_absent(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from ..agent import config, dotenv
 from ..description.agent import Agent, Placement
@@ -33,6 +33,9 @@ CRASH_LOOP = 3
 POLL_SECONDS = 0.5
 # The pause between two looks, as a multiple of the time that the last look took.
 REST = 4
+
+# The reply, if one was asked for, and what went wrong.
+Proof = tuple[Optional[str], Optional[Problem]]
 
 
 def platform_problems(state: dict[str, Any], declared: Sequence[str]) -> list[Problem]:
@@ -111,10 +114,8 @@ def _see(agent: Agent, owner: Owner, state: State, listeners: dict[int, set[int]
 
     :returns: a function that waits for the answer
     """
-    # A gateway that has only just started has nothing to show yet.
-    running = state.running and state.age >= STABLE_SECONDS
-    wanted = sight.wanted_of(agent, running=running, blind=blind_ports(agent, listeners))
-    return sight.start(owner, wanted) if running or wanted["blind"] else dict
+    wanted = sight.wanted_of(agent, running=state.running, blind=blind_ports(agent, listeners))
+    return sight.start(owner, wanted) if state.running or wanted["blind"] else dict
 
 
 def blind_ports(placement: Placement, listeners: dict[int, set[int]]) -> list[int]:
@@ -140,11 +141,10 @@ def judge(agent: Agent, state: State, listeners: dict[int, set[int]], answer: An
         what = f"{answer.where}: {answer.what}"
         health.problems.append(Problem("home_unreadable", what, answer.fix or "see what the agent left there"))
         return health
-    # The age alone does not decide: the gateway may have been too young when the worker was told what to look at.
-    if state.age < STABLE_SECONDS or seen.servers is None:
-        health.problems.append(
-            Problem("not_stable", f"it has run for less than {STABLE_SECONDS:g} s", "wait, then look again")
-        )
+    not_stable = Problem("not_stable", f"it has run for less than {STABLE_SECONDS:g} s", "wait, then look again")
+    if seen.servers is None:
+        # It did not run yet when the worker was told what to look at.
+        health.problems.append(not_stable)
         return health
     if seen.config:
         health.problems.append(Problem("config_unparsable", f"{seen.config}, so it runs on defaults", CONFIG_FIX, True))
@@ -163,6 +163,8 @@ def judge(agent: Agent, state: State, listeners: dict[int, set[int]], answer: An
                 health.problems.append(problem)
             elif key == "api":
                 health.version = servers.version_of(answered)
+    if health.ok and state.age < STABLE_SECONDS:
+        health.problems.append(not_stable)
     return health
 
 
@@ -183,6 +185,7 @@ def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records
     """
     results: dict[str, Health] = {}
     first_restarts: dict[str, int] = {}
+    proofs: dict[tuple[str, int], Proof] = {}
     started = time.monotonic()
     waiting = list(agents)
     while waiting:
@@ -195,6 +198,9 @@ def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records
             results[agent.name] = health
             attempts = state.restarts - first_restarts.setdefault(agent.name, state.restarts)
             over = time.monotonic() - started >= agent.health.timeout
+            if health.causes == ["not_stable"] and (agent.name, health.pid) not in proofs:
+                # It serves already. A reply takes about as long as is left until it is stable.
+                proofs[agent.name, health.pid] = _prove(agent, supervisor.owner_of(agent))
             if not health.ok and not over and not _is_hopeless(health, state, attempts):
                 still.append(agent)
         waiting = still
@@ -204,7 +210,9 @@ def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records
     for agent in agents:
         health, owner = results[agent.name], supervisor.owner_of(agent)
         if health.ok:
-            _prove(agent, owner, health)
+            proof = proofs.get((agent.name, health.pid))
+            health.reply, problem = proof if proof and not proof[1] else _prove(agent, owner)
+            health.problems += [problem] if problem else []
         if health.ok and records:
             for name in (config.FILE_NAME, dotenv.FILE_NAME):
                 records[agent.name].keep(os.path.join(agent.home, name), owner, replace=True)
@@ -225,15 +233,16 @@ def _is_hopeless(health: Health, state: State, attempts: int) -> bool:
     return any(problem.final or (problem.cause == "wrong_binary" and attempts > 0) for problem in health.problems)
 
 
-def _prove(agent: Agent, owner: Owner, health: Health) -> None:
-    """Ask for a real reply and call a real webhook, where the agent declares that; adds a failure to the problems."""
+def _prove(agent: Agent, owner: Owner) -> Proof:
+    """Ask for a real reply and call a real webhook, where the agent declares that."""
+    reply = None
     try:
         if agent.health.reply:
-            health.reply = servers.ask(agent.api, owner, REPLY_PROMPT, key_in=[agent.home])
+            reply = servers.ask(agent.api, owner, REPLY_PROMPT, key_in=[agent.home])
         if agent.health.webhook:
             payload = {"topic": "health", "body": REPLY_PROMPT}
             servers.call_webhook(agent, owner, agent.health.webhook, payload)
     except OpsError as error:
-        health.problems.append(
-            Problem("no_reply", f"{error.where}: {error.what}" if error.where else error.what, error.fix or "")
-        )
+        what = f"{error.where}: {error.what}" if error.where else error.what
+        return reply, Problem("no_reply", what, error.fix or "")
+    return reply, None
