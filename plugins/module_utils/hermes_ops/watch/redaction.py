@@ -52,11 +52,15 @@ _UNIT = re.compile(
     rf"{_BACKSLASH}(?:[uU](?P<character>{_HEX}{{4,8}})|x(?P<hex>{_HEX}{{2}})|(?P<octal>[0-3][0-7]{{2}}))"
     rf"|%(?:25)*(?P<percent>{_HEX}{{2}})"
 )
+_SEMICOLON = "(?:;|%(?:25)*3[Bb])"
+# Escaped several times, its ampersand is `&amp;amp;`.
 _ENTITY = (
-    rf"(?:&|%(?:25)*26)(?:amp|apos|gt|lt|nbsp|quot|(?:\#|%(?:25)*23)(?:\d{{1,6}}|x{_HEX}{{1,5}}))(?:;|%(?:25)*3[Bb])"
+    rf"(?:&|%(?:25)*26)(?:amp{_SEMICOLON})*"
+    rf"(?:amp|apos|gt|lt|nbsp|quot|(?:\#|%(?:25)*23)(?:\d{{1,6}}|x{_HEX}{{1,5}})){_SEMICOLON}"
 )
 _LETTERS = (
-    rf"(?P<hidden>{re.escape(HIDDEN)})|(?P<word>[^\W_]+)|{_ENTITY}|(?P<coded>(?:{_CODED})+)|{_BACKSLASH}[abefnrtv0]?"
+    rf"(?P<hidden>{re.escape(HIDDEN)})|(?P<word>[^\W_]+)|{_ENTITY}"
+    rf"|(?P<coded>(?:(?!{_ENTITY})(?:{_CODED}))+)|{_BACKSLASH}[abefnrtv0]?"
 )
 # Line prefixes of the journal (short-iso and short), `kubectl logs` and `docker compose logs`.
 _STAMP = r"(?:[A-Z][a-z]{2} +\d{1,2} [\d:]{8}|\d{4}-\d\d-\d\d[T ][\d:.,]{8,18}(?:Z|[+-]\d\d:?\d\d)?)"
