@@ -69,7 +69,6 @@ AGENT = declaration.resolve([{"name": "default"}], host="", data_dir=HOST.data_d
     "default"
 ].agent
 UNIT = AGENT.unit
-IDENTIFIER = f"hermes-gateway-{AGENT.name}"
 
 
 def ops(command: str) -> str:
@@ -86,7 +85,7 @@ STEPS: list[dict[str, Any]] = [
     {
         "name": "What is wrong?",
         "when": "Each line names a cause and its fix; problems come first. Often that is all you need.",
-        "commands": [ops("check"), ops("status"), f"journalctl --identifier {IDENTIFIER} --lines 50 --no-pager"],
+        "commands": [ops("check"), ops("status"), f"journalctl --unit {UNIT} --lines 50 --no-pager"],
         "then": "`check` ends with 0 when all is well, 1 when something is wrong, 2 when it could not check.",
     },
     {
@@ -141,7 +140,7 @@ STEPS: list[dict[str, Any]] = [
 PLACES = [
     ("agents' homes", f"{HOST.data_dir}/agents/NAME/.hermes, or as declared"),
     ("their settings", f"{health.config.FILE_NAME}, {health.dotenv.FILE_NAME}, {servers.webhooks.FILE_NAME} in it"),
-    ("their logs", f"journalctl --identifier {IDENTIFIER.replace('default', 'NAME')}; logs/ in the home"),
+    ("their logs", f"journalctl --unit {UNIT.replace('default', 'NAME')}; logs/ in the home"),
     ("units", f"{UNIT.replace('default', 'NAME')}, {', '.join(job.timer for job in jobs.JOBS.values())}"),
     ("last copies that worked", f"{HOST.ops_dir}/agents/NAME/kept/"),
     ("backups", archives.directory_of(HOST)),

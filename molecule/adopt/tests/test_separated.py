@@ -92,7 +92,7 @@ def test_killed_in_the_middle_it_goes_back(controller, killer, bob, work, wait_u
     killer.obeyed()
     run = controller.run()
     assert run.rc != 0
-    assert "separate was interrupted on this host. Fix: have it undone: hermes-ops separate --recover" in run.text
+    assert "separate was interrupted on this host. Fix: undo it: hermes-ops separate --recover" in run.text
     controller.shell("hermes-ops separate --recover")
     controller.shell("hermes-ops check --wait")
     check_as_before(controller, use(bob, HOME), use(work, WORK), wait_until, "back again")

@@ -203,7 +203,7 @@ def test_skill_port_refuses_links(controller, play, claw):
     (claw / "workspace/skills/shadow").symlink_to("/etc")
     run = play("skill_port", {"skill_port_source": str(claw / "workspace/skills"), "skill_port_agent": "work"})
     assert run.rc != 0
-    assert re.search(r"refused +sourdough: \S*passwd is no regular file", run.text)
+    assert re.search(r"refused +sourdough: \S*passwd is not a regular file", run.text)
     assert not controller.shell("find /var/lib/hermes/agents/work/.hermes/skills -name 'passwd*' -o -name 'shadow*'")
     assert "DIRECTORY" in play("skill_port", {"skill_port_source": "/nowhere"}).text
     assert not left_behind(controller)

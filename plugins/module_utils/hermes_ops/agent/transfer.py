@@ -199,7 +199,7 @@ def _plan_skill(source: Parcel, directory: str, target: str, present: dict[str, 
     for path in paths:
         if not (source.is_file(path) or source.is_directory(path)):
             return Item(
-                "refused", shown, note=f"{path} is no regular file (a symbolic link, a pipe): put the file there"
+                "refused", shown, note=f"{path} is not a regular file (a symbolic link, a pipe): put the file there"
             )
         if printable(path) != path or "\n" in path or "\t" in path:
             return Item("refused", shown, note=f"{path!r} has control characters in its name; rename it")
@@ -365,7 +365,7 @@ def _texts(source: Parcel, paths: list[str]) -> tuple[list[str], Item | None]:
     try:
         for path in paths:
             if not source.is_file(path):
-                raise OpsError("is no regular file (a symbolic link, a pipe): put the file there", where=path)
+                raise OpsError("is not a regular file (a symbolic link, a pipe): put the file there", where=path)
         return [source.text(path) for path in paths], None
     except OpsError as error:
         return [], Item("refused", error.where or paths[0], note=error.what)

@@ -183,7 +183,7 @@ def refuse_unfinished(host: Installation, agent: Agent) -> None:
         if host.unfinished(job, agent.name):
             raise OpsError(
                 f"a {job} is under way or was interrupted",
-                fix=f"wait for it, or have it undone: hermes-ops {job} --recover",
+                fix=f"wait for it, or undo it: hermes-ops {job} --recover",
             )
 
 

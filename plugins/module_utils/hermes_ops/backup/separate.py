@@ -120,7 +120,7 @@ class Separate:
             for job, seconds in OTHERS.items():
                 stack.enter_context(self.host.lock(job, timeout=seconds))
             if self.host.unfinished("update"):
-                raise OpsError("an update was interrupted", fix="have it undone: hermes-ops update --recover")
+                raise OpsError("an update was interrupted", fix="undo it: hermes-ops update --recover")
             yield
 
     # One agent.

@@ -162,7 +162,7 @@ def _wait(manager: Manager, port: int, owner: Owner) -> None:
             raise OpsError(
                 f"does not serve port {port} {START_SECONDS:.0f} s after its start ({unit.active}): {said}",
                 where=units.DASHBOARD_NAME,
-                fix="see journalctl -t hermes-dashboard",
+                fix="see journalctl -u hermes-dashboard",
             )
         time.sleep(0.2)
 

@@ -79,9 +79,8 @@ class Unit:
     @property
     def log(self) -> str:
         """The command with which root reads its log."""
-        # journalctl finds the lines of another user's unit only by their identifier, which our units set.
-        identifier = self.name.removesuffix(".service").replace("@", "-")
-        return f"journalctl -t {identifier}" if self.user else f"journalctl -u {self.name}"
+        # journald sets this field itself; an identifier is chosen by whoever writes.
+        return f"journalctl _SYSTEMD_USER_UNIT={self.name}" if self.user else f"journalctl -u {self.name}"
 
     @property
     def dead(self) -> bool:

@@ -394,7 +394,7 @@ class Machine:
         # An interrupted restore is no reason to refuse: it can be undone as well on another release, and an agent can
         # prevent that for ever.
         if self.host.unfinished("separate"):
-            raise OpsError("a separation was interrupted", fix="have it undone first: hermes-ops separate --recover")
+            raise OpsError("a separation was interrupted", fix="undo it first: hermes-ops separate --recover")
 
     def _refuse_shared_homes(self, version: str | None) -> None:
         for problem in separable.shared_homes(self.host.agents, version):

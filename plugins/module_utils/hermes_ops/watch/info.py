@@ -71,7 +71,7 @@ def _unfinished(ops_dir: str) -> list[str]:
     for job in JOURNALS:
         for path in journals(ops_dir, job) if not is_busy(ops_dir, job) else []:
             of = f" of agent {os.path.basename(os.path.dirname(path))}" if "*" in JOURNALS[job] else ""
-            found.append(f"{job}{of} was interrupted on this host. Fix: have it undone: hermes-ops {job} --recover")
+            found.append(f"{job}{of} was interrupted on this host. Fix: undo it: hermes-ops {job} --recover")
     return found
 
 
