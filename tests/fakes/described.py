@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Agent
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 
 
 def agent(name: str = "default", **over: Any) -> Agent:
@@ -20,7 +20,7 @@ def agent(name: str = "default", **over: Any) -> Agent:
     found = declaration.resolve(
         [{"name": name, "api": {"enabled": False}}], host="", data_dir="/data", managed_root="/m"
     )
-    plain = {**found[name].agent.to_plain(), "user": Owner.current().name}
+    plain = {**found[name].agent.to_plain(), "user": Account.current().name}
     for key, value in over.items():
         plain[key] = {**plain[key], **value} if isinstance(value, dict) else value
     return Agent.from_plain(plain, "over")

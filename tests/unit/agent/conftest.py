@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 
 
 @pytest.fixture
-def nobody() -> Owner:
-    return Owner.named("nobody")
+def nobody() -> Account:
+    return Account.named("nobody")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import yaml_edit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import HIDDEN
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -408,7 +408,7 @@ def the_agent(tmp_path):
     def converge(declared, *, managed_dir=None, check=False):
         desired = AgentHome(config=Config(copy.deepcopy(declared), managed_dir))
         records = Records(str(tmp_path / "ops"), "p")
-        return agent.converge_home(str(home), Owner.current(), records, desired, check=check).parts["config"]
+        return agent.converge_home(str(home), Account.current(), records, desired, check=check).parts["config"]
 
     converge.home = str(home)
     converge.file = home / "config.yaml"

@@ -20,7 +20,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.c
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Declared, Server
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 
 KEY = "0123456789abcdef0123456789abcdef"
 OPEN = {"API_SERVER_ENABLED": "true", "API_SERVER_HOST": "127.0.0.1", "API_SERVER_PORT": "8642"}
@@ -130,7 +130,7 @@ def test_an_agent_that_moves_to_another_address_is_restarted_for_that_and_keeps_
     records = Records(str(tmp_path / "ops"), "default")
 
     def run(placement, *, check=False):
-        return converge(found.description, placement, Owner.current(), records, check=check)
+        return converge(found.description, placement, Account.current(), records, check=check)
 
     here = replace(found.agent, home=str(tmp_path / "home"))
     assert run(here).parts["env"].generated == ["API_SERVER_KEY"]

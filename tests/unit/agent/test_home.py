@@ -16,19 +16,19 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent i
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import parts, removal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-ME = Owner.current()
+ME = Account.current()
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can act as somebody else")
 
 
-def converge(home, owner=ME, *, check=False, skipped=(), **texts):
+def converge(home, account=ME, *, check=False, skipped=(), **texts):
     """The differences that converging the home reported."""
     records = Records(str(home.parent / "ops"), "p")
     desired = agent.AgentHome(home=agent.Home(**texts, skipped=skipped))
-    return agent.converge_home(str(home), owner, records, desired, check=check).parts["home"].differences
+    return agent.converge_home(str(home), account, records, desired, check=check).parts["home"].differences
 
 
 def mode(path):

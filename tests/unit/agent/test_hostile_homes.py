@@ -23,7 +23,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.c
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import WorkerDied
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can act as somebody else")
@@ -39,13 +39,13 @@ EVERYTHING = AgentHome(
 class Agent:
     """An agent as an operator runs it, which may do anything to its home."""
 
-    def __init__(self, directory: Path, name: str, owner: Owner) -> None:
+    def __init__(self, directory: Path, name: str, account: Account) -> None:
         self.home = directory / name
-        self.owner = owner
+        self.account = account
         self.records = Records(str(directory / "ops"), name)
 
     def converge(self, desired: AgentHome = EVERYTHING, *, check: bool = False) -> agent.Outcome:
-        return agent.converge_home(str(self.home), self.owner, self.records, desired, check=check)
+        return agent.converge_home(str(self.home), self.account, self.records, desired, check=check)
 
     def refused(self, file: str, *, check: bool) -> OpsError:
         with pytest.raises(OpsError) as caught:
@@ -59,7 +59,7 @@ class Agent:
 @pytest.fixture
 def victim(public: Path) -> Agent:
     """Converged once, so that its home is there."""
-    victim = Agent(public, "a", Owner.named("nobody") if os.geteuid() == 0 else Owner.current())
+    victim = Agent(public, "a", Account.named("nobody") if os.geteuid() == 0 else Account.current())
     victim.converge()
     return victim
 
@@ -72,7 +72,7 @@ def put(path: Path, content: bytes | str | int) -> None:
         os.truncate(path, content)
     path.chmod(0o600)
     if os.geteuid() == 0:
-        nobody = Owner.named("nobody")
+        nobody = Account.named("nobody")
         os.chown(path, nobody.uid, nobody.gid)
 
 
@@ -134,7 +134,7 @@ def test_one_that_dies_over_a_file_names_it(victim, monkeypatch):
 
 def test_others_converge_all_the_same(victim, public):
     put(victim.home / "config.yaml", "a: " + "[" * 100_000)
-    other = Agent(public, "b", victim.owner)
+    other = Agent(public, "b", victim.account)
     failed = []
     for each in (victim, other):
         try:
@@ -183,10 +183,10 @@ def test_a_link_to_what_others_let_everybody_read_is_refused(file, check, victim
 def test_a_look_without_the_agent_s_user_is_not_root_s(public):
     home = public / "home"
     home.mkdir()
-    assert agent.reader(str(home)).uid == Owner.named("nobody").uid
+    assert agent.reader(str(home)).uid == Account.named("nobody").uid
     os.chown(home, 4711, 4712)
     assert (agent.reader(str(home)).uid, agent.reader(str(home)).gid) == (4711, 4712)
-    assert agent.reader(str(public / "none")).uid == Owner.named("nobody").uid
+    assert agent.reader(str(public / "none")).uid == Account.named("nobody").uid
 
 
 @pytest.mark.parametrize(("file", "kit"), [("config.yaml", config), ("webhook_subscriptions.json", webhooks)])
@@ -234,10 +234,10 @@ def test_a_change_since_the_look_asks_for_its_restart_before_it_is_made(victim, 
     os.unlink(os.path.join(victim.records.directory, "restart.json"))
     asked = []
 
-    def ask(owner, function, *arguments, work=agent.work, **options):
+    def ask(account, function, *arguments, work=agent.work, **options):
         if function.endswith(":apply") and not asked:
             put(victim.home / "config.yaml", "model: {default: a/b}\napprovals: {mode: smart}\nport: 2\n")
-        answer = work(owner, function, *arguments, **options)
+        answer = work(account, function, *arguments, **options)
         if function.endswith(":apply"):
             asked.append((victim.records.restart_reasons(), "port: 2" in (victim.home / "config.yaml").read_text()))
         return answer
@@ -308,7 +308,7 @@ def test_a_home_whose_user_is_only_planned_is_never_looked_at_as_root(public):
     theirs, ours = public / "theirs", public / "ours"
     for path in (theirs, ours):
         path.mkdir()
-    daemon, nobody = Owner.named("daemon").uid, Owner.named("nobody").uid
+    daemon, nobody = Account.named("daemon").uid, Account.named("nobody").uid
     os.chown(theirs, daemon, -1)
     links = {}
     for name, target, owner in (("to_ours", ours, daemon), ("to_theirs", theirs, 0)):

@@ -18,10 +18,10 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent i
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import text
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 
 HERMES = [path for path in os.environ.get("TEST_HERMES_VENVS", "").split(":") if path]
-OWNER = Owner.current()
+OWNER = Account.current()
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x AS id FROM n"
 # Conversations: id, source, chat, ended; and what was said in them.
 CONVERSATIONS = [

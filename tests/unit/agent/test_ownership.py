@@ -11,23 +11,23 @@ from pathlib import Path
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import ownership
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import worker
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give files away")
 
 
 @pytest.fixture
-def home(public: Path, nobody: Owner) -> Path:
+def home(public: Path, nobody: Account) -> Path:
     home = public / "home"
     home.mkdir()
     os.chown(home, nobody.uid, nobody.gid)
     return home
 
 
-def given(home: Path, owner: Owner) -> list[str]:
+def given(home: Path, account: Account) -> list[str]:
     """The files that one round gives away."""
-    found = worker.work(owner, "agent.ownership:find", str(home), [])
-    return ownership.give_back(str(home), owner, found["paths"], mend=True)
+    found = worker.work(account, "agent.ownership:find", str(home), [])
+    return ownership.give_back(str(home), account, found["paths"], mend=True)
 
 
 def test_files_and_directories(home, nobody):

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import removal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 
-ME = Owner.current()
+ME = Account.current()
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def home(public: Path) -> Path:
 
 
 @pytest.fixture
-def theirs(home: Path, nobody: Owner) -> Path:
+def theirs(home: Path, nobody: Account) -> Path:
     if os.geteuid() != 0:
         pytest.skip("SKIPPED, NOT PROVED: only root can act as somebody else")
     subprocess.run(["chown", "-R", f"{nobody.uid}:{nobody.gid}", str(home)], check=True)
@@ -148,6 +148,6 @@ def test_a_gateway_of_somebody_else_does_not_keep_a_home(theirs, nobody):
             (theirs / "gateway_state.json").write_text(f'{{"pid": {process.pid}}}')
             assert removal.running(str(theirs), nobody) == 0
             (theirs / "gateway_state.json").chmod(0o644)
-            assert removal.running(str(theirs), Owner("they", 4711, 4711, "/")) == process.pid
+            assert removal.running(str(theirs), Account("they", 4711, 4711, "/")) == process.pid
         finally:
             process.kill()

@@ -10,11 +10,11 @@ import os
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import state
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from hypothesis import given
 from hypothesis import strategies as st
 
-OWNER = Owner.current()
+OWNER = Account.current()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),

@@ -25,7 +25,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.in
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 
 SECRET = "the-secret-of-the-tests"
 HOST = {
@@ -193,18 +193,18 @@ def test_a_topic_is_no_path():
 
 def test_nothing_is_replaced(tmp_path):
     path = str(tmp_path / "context" / "x.md")
-    tell.archive(path, Owner.current(), "one", "body")
+    tell.archive(path, Account.current(), "one", "body")
     with pytest.raises(OpsError, match="exists already"):
-        tell.archive(path, Owner.current(), "two", "body")
+        tell.archive(path, Account.current(), "two", "body")
     assert Path(path).read_text().startswith("# one")
 
 
 def test_the_health_check_uses_the_same_call(gateway):
     agent = gateway.agent.checked_by(webhook="claude-context")
     result = Health("default")
-    health._prove(agent, Owner.current(), result)
+    health._prove(agent, Account.current(), result)
     assert result.ok
     assert gateway.calls[0]["topic"] == "health"
     gateway.answer = ""
-    health._prove(agent, Owner.current(), result)
+    health._prove(agent, Account.current(), result)
     assert [problem.cause for problem in result.problems] == ["no_reply"]

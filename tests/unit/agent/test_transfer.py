@@ -18,12 +18,12 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent i
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Unit
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-OWNER = Owner.current()
+OWNER = Account.current()
 DEFAULT_SOUL = "You are Hermes Agent."
 
 
@@ -379,7 +379,7 @@ def test_a_source_of_another_agent_is_read_as_that_agent(public, home, nobody):
 def test_an_answer_that_is_none_is_refused(home, monkeypatch, answer):
     monkeypatch.setattr(transfer, "work", lambda *_arguments, **_options: answer)
     with pytest.raises(OpsError, match="malformed answer"):
-        transfer.port("x", {}, 0, str(home), Owner.current(), soul=None, check=True)
+        transfer.port("x", {}, 0, str(home), Account.current(), soul=None, check=True)
 
 
 def test_entries_are_what_is_said_below_which_headings():
@@ -433,7 +433,7 @@ def host(home, tmp_path, monkeypatch):
     calls = []
 
     class Manager:
-        scope, owner = "system", OWNER
+        scope, account = "system", OWNER
         unit = Unit("", "loaded", "active", "running", True, os.getpid(), 0, "", 0, 0.0, False)
 
         def units(self, names):

@@ -15,7 +15,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent i
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import AgentHome, Webhooks
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -143,7 +143,7 @@ def the_agent(tmp_path):
     def converge(*declared, check=False):
         records = Records(str(tmp_path / "ops"), "p")
         desired = AgentHome(webhooks=Webhooks(declared))
-        return agent.converge_home(str(home), Owner.current(), records, desired, check=check).parts["webhooks"]
+        return agent.converge_home(str(home), Account.current(), records, desired, check=check).parts["webhooks"]
 
     converge.file = home / "webhook_subscriptions.json"
     return converge

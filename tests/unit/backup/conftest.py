@@ -16,7 +16,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system 
 class Inline:
     """A worker without a process of its own."""
 
-    def __init__(self, owner, function, arguments=(), limits=None, descriptors=(), where=None):
+    def __init__(self, account, function, arguments=(), limits=None, descriptors=(), where=None):
         module, name = function.split(":")
         self.function = getattr(importlib.import_module(f"{worker.PACKAGE}.{module}"), name)
         self.arguments = json.loads(json.dumps(arguments))

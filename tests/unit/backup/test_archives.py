@@ -38,7 +38,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -146,7 +146,7 @@ def agent(home):
 
 @pytest.fixture
 def me():
-    return Owner.current()
+    return Account.current()
 
 
 def tree(top):
@@ -233,20 +233,20 @@ def test_env_only_when_asked_for(host, home, agent, tmp_path, me):
 
 
 @pytest.mark.parametrize("owner", ["root", "nobody"])
-def test_env_is_encrypted_by_root_and_never_as_the_agent(host, home, agent, tmp_path, ground, monkeypatch, owner):
+def test_env_is_encrypted_by_root_and_never_as_the_agent(host, home, agent, tmp_path, ground, monkeypatch, account):
     """The agent can trace every process of its user that is not a worker."""
     if os.geteuid() != 0:
         pytest.skip("SKIPPED, NOT PROVED: as whom age runs; needs root")
-    program = ground / f"bin-{owner}/age"
+    program = ground / f"bin-{account}/age"
     program.parent.mkdir()
     program.write_text('#!/bin/sh\necho "$(id -un) $*"; rev\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    mine = ground / f"home-{owner}"
+    mine = ground / f"home-{account}"
     shutil.copytree(home, mine, symlinks=True, ignore=shutil.ignore_patterns("pipe"))
     for path in (mine, *mine.rglob("*")):
-        os.chown(path, *pwd.getpwnam(owner)[2:4], follow_symlinks=False)
-    where = replace(agent, home=str(mine), user=owner)
+        os.chown(path, *pwd.getpwnam(account)[2:4], follow_symlinks=False)
+    where = replace(agent, home=str(mine), user=account)
     path = making.create(host, where, str(tmp_path / "out"), env="age:age1xyz").path
     assert (
         extracting.verify(path).sealed_env == b"root --armor --recipient age1xyz\nemoh-eht-fo-terces-a=YEK_REVRES_IPA\n"
@@ -349,7 +349,7 @@ def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, agent, tmp_path,
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, agent, tmp_path):
-    nobody = Owner.named("nobody")
+    nobody = Account.named("nobody")
     agent = replace(agent, user="nobody")
     os.chmod(tmp_path, 0o711)
     for directory in tmp_path.parents:
@@ -376,7 +376,9 @@ def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, 
     (tmp_path / "again").mkdir()
     os.chown(tmp_path / "again", nobody.uid, nobody.gid)
     extracting.extract(path, str(tmp_path / "again"), nobody)
-    owners = {os.lstat(os.path.join(top, n)).st_uid for top, d, f in os.walk(tmp_path / "again") for n in [".", *d, *f]}
+    owners = {
+        os.lstat(os.path.join(top, n)).st_uid for top, d, f in os.walk(tmp_path / "again") for n in [".", *d, *f]
+    }
     assert owners == {nobody.uid}
     with contextlib.closing(sqlite3.connect(tmp_path / "again/state.db")) as database:
         assert database.execute("SELECT content FROM messages").fetchall() == [("x",)]

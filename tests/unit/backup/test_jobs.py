@@ -32,7 +32,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.command
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import process
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import WorkerDied
 
 PASSWORD = "the-password-of-the-repository"
@@ -164,11 +164,11 @@ def test_a_defect_that_one_agent_found_keeps_no_other_from_its_backup(host, agen
 @pytest.mark.parametrize("where", ["here", "away"])
 def test_an_agent_whose_backup_used_up_the_time_comes_last_from_then_on(host, agents, restic, job, monkeypatch, where):
     done = []
-    owner, name = {"here": (backup.making, "create"), "away": (Repository, "save")}[where]
-    original, record = getattr(owner, name), backup._record
+    account, name = {"here": (backup.making, "create"), "away": (Repository, "save")}[where]
+    original, record = getattr(account, name), backup._record
     with monkeypatch.context() as patch:
         # As killed in the middle of the first agent's: nothing runs after it.
-        patch.setattr(owner, name, lambda *_arguments, **_options: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(account, name, lambda *_arguments, **_options: (_ for _ in ()).throw(KeyboardInterrupt))
         began = backup._NEVER_ENDED
         patch.setattr(backup, "_record", lambda *said: record(*said) if where != said[2] or said[3] == began else None)
         with pytest.raises(KeyboardInterrupt):
@@ -178,7 +178,7 @@ def test_an_agent_whose_backup_used_up_the_time_comes_last_from_then_on(host, ag
         done.append(next(each.name for each in arguments if hasattr(each, "unit")))
         return original(*arguments, **options)
 
-    monkeypatch.setattr(owner, name, noted)
+    monkeypatch.setattr(account, name, noted)
     job()
     assert done == ["second", "first"]
 
@@ -219,10 +219,10 @@ def test_a_backup_that_fails_removes_no_older_one(host, agents, restic, job, tmp
 @needs_root
 def test_nothing_of_root_s_environment_reaches_what_runs_as_the_agent(monkeypatch):
     monkeypatch.setenv("RESTIC_PASSWORD", PASSWORD)
-    said = process.run(["env"], timeout=20, user=Owner.named("nobody"), env={"GIVEN": "yes"}).stdout
+    said = process.run(["env"], timeout=20, user=Account.named("nobody"), env={"GIVEN": "yes"}).stdout
     assert PASSWORD not in said
     assert "GIVEN=yes" in said.splitlines()
-    assert "HOME=" + Owner.named("nobody").home in said.splitlines()
+    assert "HOME=" + Account.named("nobody").home in said.splitlines()
 
 
 NEST = """

@@ -34,7 +34,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.in
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import systemd, worker
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
@@ -247,7 +247,7 @@ def test_a_home_that_knows_more_is_not_overwritten(host, agent, tmp_path, what):
     home = tmp_path / "home"
     say_to(home, "hello", time.time() - 100)
     path = making.create(host, agent, str(tmp_path / "backups")).path
-    assert extracting.compare(path, Owner.current(), str(home)).learnt == []
+    assert extracting.compare(path, Account.current(), str(home)).learnt == []
     later = time.time() + 60
     if what == "message":
         say_to(home, "and this?", later)
@@ -598,7 +598,7 @@ def test_whatever_lies_in_a_home_gives_way_to_the_backup(host, nobodys, what):
     assert (home / "config.yaml").read_text() == "model: one\n"
     assert (home / "memories/MEMORY.md").read_text() == "old\n"
     assert not (home / "memories").is_symlink()
-    assert {os.lstat(each).st_uid for each in home.rglob("*")} == {Owner.named("nobody").uid}
+    assert {os.lstat(each).st_uid for each in home.rglob("*")} == {Account.named("nobody").uid}
 
 
 IN_THE_WAY = {
@@ -744,7 +744,7 @@ def test_an_agent_that_holds_everything_in_its_home_is_one_error(host, nobodys):
 def test_what_last_worked_is_put_back(host, agent, tmp_path):
     home, records = tmp_path / "home", host.records("default")
     for name in ("config.yaml", ".env"):
-        records.keep(str(home / name), Owner.current(), replace=True)
+        records.keep(str(home / name), Account.current(), replace=True)
     (home / "config.yaml").write_text("broken: [")
     (home / ".env").write_text("KEY=broken\n")
     said = []

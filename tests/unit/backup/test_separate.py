@@ -31,7 +31,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.in
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import Interrupted
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
@@ -133,8 +133,8 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(installation, "AGENTS", str(tmp_path / "agents"))
     monkeypatch.setattr(logs, "CONFIG", str(tmp_path / "logrotate-{}"))
     monkeypatch.setattr(logs, "UNIT", str(tmp_path / "logrotate@{}.service"))
-    me = Owner.current()
-    monkeypatch.setattr(Owner, "named", lambda name: Owner(name, me.uid, me.gid, "/nonexistent"))
+    me = Account.current()
+    monkeypatch.setattr(Account, "named", lambda name: Account(name, me.uid, me.gid, "/nonexistent"))
     monkeypatch.setattr(separate, "make_user", lambda user, _home: None)
     for module in (separable, separate):
         monkeypatch.setattr(module, "work", called)
@@ -146,7 +146,7 @@ def host(tmp_path, monkeypatch):
     return host
 
 
-def called(_owner, function, *arguments, **_options):
+def called(_account, function, *arguments, **_options):
     module, name = function.split(":")
     return getattr(importlib.import_module(f"{KIT}.{module}"), name)(*arguments)
 
@@ -189,10 +189,10 @@ def written(host: Host, agents: dict[str, Agent]) -> dict[Path, str]:
         **{Path(logs.CONFIG.format(each.name)): each.config for each in rotations},
         **{Path(logs.UNIT.format(each.name)): logs.render_unit(each) for each in rotations},
         Path(unit_settings.dashboard_path): units.render_dashboard(
-            unit_settings, first, host.owner_of(first), "127.0.0.1", 9119
+            unit_settings, first, host.account_of(first), "127.0.0.1", 9119
         ),
         **{
-            Path(unit_settings.drop_in_path(name)): units.render_drop_in(unit_settings, agent, host.owner_of(agent))
+            Path(unit_settings.drop_in_path(name)): units.render_drop_in(unit_settings, agent, host.account_of(agent))
             for name, agent in agents.items()
         },
     }
@@ -507,10 +507,10 @@ def test_a_home_that_changes_while_it_is_copied_goes_back(host, monkeypatch):
 
 
 def test_a_copy_that_cannot_be_removed_is_kept_and_the_agent_runs(host, monkeypatch):
-    def refused(owner, function, *arguments, **options):
+    def refused(account, function, *arguments, **options):
         if function.endswith(":discard"):
             raise OpsError("will not go")
-        return called(owner, function, *arguments, **options)
+        return called(account, function, *arguments, **options)
 
     def broken(*arguments):
         copied(*arguments)
@@ -719,14 +719,14 @@ def place():
     shutil.rmtree(path)
 
 
-def give(path: Path, owner: Owner) -> None:
+def give(path: Path, account: Account) -> None:
     for each in (path, *path.rglob("*")):
-        os.chown(each, owner.uid, owner.gid, follow_symlinks=False)
+        os.chown(each, account.uid, account.gid, follow_symlinks=False)
 
 
 @needs_root
 def test_all_of_a_home_arrives_as_it_is_and_belongs_to_the_other_user(place):
-    old, new = Owner.named("nobody"), Owner.named("daemon")
+    old, new = Account.named("nobody"), Account.named("daemon")
     home, top = place / "old", place / "new"
     fill(place)
     (place / "ada/.hermes").rename(home)
@@ -745,8 +745,8 @@ def test_all_of_a_home_arrives_as_it_is_and_belongs_to_the_other_user(place):
     os.chown(top, new.uid, new.gid)
     separate.carry_over(old, str(home), new, str(top / "home"))
     seen = [
-        separable.work(owner, "agent.carry:survey", str(path), separable.LEFT_OUT, [])
-        for owner, path in ((old, home), (new, top / "home"))
+        separable.work(account, "agent.carry:survey", str(path), separable.LEFT_OUT, [])
+        for account, path in ((old, home), (new, top / "home"))
     ]
     assert seen[0] == {**seen[1], "size": seen[0]["size"]}
     # A hole stays one.
@@ -763,7 +763,7 @@ def test_all_of_a_home_arrives_as_it_is_and_belongs_to_the_other_user(place):
 
 @needs_root
 def test_what_cannot_be_read_is_named_and_nothing_is_left_out_silently(place):
-    old, new = Owner.named("nobody"), Owner.named("daemon")
+    old, new = Account.named("nobody"), Account.named("daemon")
     fill(place)
     home = place / "ada/.hermes"
     give(home, old)
@@ -779,7 +779,7 @@ def test_what_cannot_be_read_is_named_and_nothing_is_left_out_silently(place):
 
 @needs_root
 def test_a_copy_that_cannot_be_written_says_why(place):
-    old, new = Owner.named("nobody"), Owner.named("daemon")
+    old, new = Account.named("nobody"), Account.named("daemon")
     fill(place)
     home = place / "ada/.hermes"
     (home / "large").write_bytes(os.urandom(4 * 2**20))
@@ -792,7 +792,7 @@ def test_a_copy_that_cannot_be_written_says_why(place):
 @needs_root
 def test_a_link_in_the_place_of_a_copy_leads_the_copy_nowhere(place):
     """A hostile stream of the old user must not be written anywhere but into the new home."""
-    old, new = Owner.named("nobody"), Owner.named("daemon")
+    old, new = Account.named("nobody"), Account.named("daemon")
     fill(place)
     home = place / "ada/.hermes"
     (place / "outside").mkdir()

@@ -14,7 +14,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import run
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import kit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Published
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,9 @@ def call(monkeypatch):
         raise Became(path, argv, environ)
 
     def call(user, *words):
-        monkeypatch.setattr(Owner, "current", lambda: Owner(user, 0 if user == "root" else 1000, 1000, f"/home/{user}"))
+        monkeypatch.setattr(
+            Account, "current", lambda: Account(user, 0 if user == "root" else 1000, 1000, f"/home/{user}")
+        )
         monkeypatch.setattr(run.Installation, "load", Host)
         monkeypatch.setattr(run, "published", lambda: AGENTS)
         monkeypatch.setattr(run.command, "run_in_unit", lambda _host, agent, words: (agent.name, words))

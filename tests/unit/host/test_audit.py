@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import audit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
@@ -24,7 +24,7 @@ PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"
 SECRET = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC"
 KEY = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
 SETTINGS = audit.Settings(url="https://logs.example.org:19532", ca=PEM, certificate=PEM, key=KEY)
-MANAGER = Manager("system", Owner.current())
+MANAGER = Manager("system", Account.current())
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.in
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import services
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Plan
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
@@ -107,7 +107,7 @@ def test_each_agent_s_logs_are_rotated_as_its_user_by_a_unit_that_sees_no_other_
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
 def test_a_log_of_one_s_own_is_rotated_as_the_user_of_its_directory(tmp_path):
     (tmp_path / "bridge").mkdir()
-    nobody = Owner.named("nobody")
+    nobody = Account.named("nobody")
     os.chown(tmp_path / "bridge", nobody.uid, nobody.gid)
     paths = (f"{tmp_path}/bridge/*.log", f"{tmp_path}/bridge/later/a.log", "/nowhere/b.log")
     found = {each.name: each for each in logs.rotations(dataclasses.replace(SETTINGS, paths=paths), [])}
@@ -281,7 +281,7 @@ def write_events(home: Path) -> None:
 
 
 def tidy(monkeypatch, *homes: Path) -> int:
-    agents = [Published(home.name, Owner.current().name, str(home), None) for home in homes]
+    agents = [Published(home.name, Account.current().name, str(home), None) for home in homes]
     monkeypatch.setattr(command_tidy, "published", lambda: agents)
     return cli.call(["tidy", "--days", "14"])
 
@@ -343,7 +343,7 @@ def systemctl(monkeypatch):
     return told
 
 
-MANAGER = Manager("system", Owner.current())
+MANAGER = Manager("system", Account.current())
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import logs
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import run
 
 pytestmark = pytest.mark.skipif(
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SETTINGS = logs.Settings(days=14, max_size="1k", paths=(), journal_max_use="500M", journal_days=0)
-ME = Owner.current().name
+ME = Account.current().name
 
 
 def write(path: str) -> str:

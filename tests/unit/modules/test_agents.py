@@ -26,7 +26,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import systemd as systemd_module
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.modules import agents
 
 SECRET = "s3cret-'value'"
@@ -66,12 +66,12 @@ class Host:
         self.records = Records(self.ops, "default")
         self.recorded: dict[str, list[str]] | None = None
 
-    def agent(self, name: str = "default", *, owner: str | None = None, **declared: Any) -> dict[str, Any]:
+    def agent(self, name: str = "default", *, account: str | None = None, **declared: Any) -> dict[str, Any]:
         """A description as from the filter, with only the *declared* content in its files.
 
         In addition its `.env` says that the API server is closed.
         """
-        user = owner or Owner.current().name
+        user = account or Account.current().name
         words = {"name": name, "api": {"enabled": False}, "state": declared.pop("state", "present")}
         words.update({key: declared.pop(key) for key in ("api", "webhook") if key in declared})
         described = declaration.resolve(
@@ -111,7 +111,7 @@ def host(tmp_path, run_module, monkeypatch, systemd):
 @parts
 def test_check_mode_where_nothing_exists(host, part, open_to_all, systemd):
     host.home = open_to_all / "home"
-    result = host.run(host.agent(owner="no-such-user", **DECLARED[part]), _ansible_check_mode=True)
+    result = host.run(host.agent(account="no-such-user", **DECLARED[part]), _ansible_check_mode=True)
     assert result["changed"]
     assert result["agents"]["default"]["changed"]
     headers = [each["after_header"] for each in result["diff"]]
@@ -378,7 +378,7 @@ def test_as_another_user(host, part, open_to_all):
     for path in (host.home, target):
         os.chown(path, nobody.pw_uid, nobody.pw_gid)
     (host.home / FILES[part]).symlink_to(target)
-    assert host.run(host.agent(owner="nobody", **DECLARED[part]))["changed"]
+    assert host.run(host.agent(account="nobody", **DECLARED[part]))["changed"]
     status = os.lstat(host.home / FILES[part])
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (nobody.pw_uid, 0o600)
     assert target.read_text() == "{}"

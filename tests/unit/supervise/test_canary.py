@@ -21,7 +21,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import canary, copy, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Unit
 
 VENVS = list(filter(None, os.environ.get("TEST_HERMES_VENVS", "").split(os.pathsep)))
@@ -50,7 +50,7 @@ def host(tmp_path: Path) -> Installation:
             "managed_root": str(tmp_path / "managed"),
         }
     )
-    made.__dict__.update(agents=[], owner_of=lambda _agent: Owner.current())
+    made.__dict__.update(agents=[], account_of=lambda _agent: Account.current())
     return made
 
 
@@ -309,7 +309,7 @@ def test_an_env_that_nobody_can_read_is_lent_to_nobody(host, home, tmp_path, kin
 def test_a_state_that_nobody_can_read_is_not_ready(host, home, kind):
     described = canary.prepare(host, agent(host), str(home))
     spoil(home / "gateway_state.json", kind)
-    attempt = canary._Attempt(Owner.current(), "r", described, Running())
+    attempt = canary._Attempt(Account.current(), "r", described, Running())
     problem, version = attempt._look()
     assert (problem.cause, version) == ("not_ready", None)
 
@@ -317,7 +317,7 @@ def test_a_state_that_nobody_can_read_is_not_ready(host, home, kind):
 def test_what_it_says_of_itself_is_looked_at(host, home):
     described = canary.prepare(host, agent(host), str(home))
     (home / "gateway_state.json").write_text(json.dumps({"pid": 42, "gateway_state": "starting"}))
-    problem, _version = canary._Attempt(Owner.current(), "r", described, Running())._look()
+    problem, _version = canary._Attempt(Account.current(), "r", described, Running())._look()
     assert problem.what.startswith("is not ready (starting)")
 
 
@@ -391,7 +391,7 @@ def nobodys(host):
     """A host with an agent of the user nobody, in a directory that every user may enter."""
     place = Path(tempfile.mkdtemp(prefix="hermes-canary-"))
     place.chmod(0o711)
-    host.owner_of = lambda _agent: Owner.named("nobody")
+    host.account_of = lambda _agent: Account.named("nobody")
     host.data_dir = str(place)
     directory = place / "agents/default"
     directory.mkdir(parents=True)

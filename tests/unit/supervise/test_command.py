@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import command, units
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 
 ENVIRON = {
     "TERM": "xterm",
@@ -85,7 +85,7 @@ def test_it_is_confined_as_the_agent_s_gateway_is(host, scope, declared):
     host.scope = scope
     agent = resolved(**declared)
     unit = units.UnitSettings(scope=scope, root="/opt/hermes", systemd=257, restart_sec=10, restart_max_delay_sec=300)
-    lines = units.render_drop_in(unit, agent, Owner.named("nobody")).splitlines()
+    lines = units.render_drop_in(unit, agent, Account.named("nobody")).splitlines()
     # The gateway's own: what it runs, where, and for how long; HERMES_HOME is set for a command, too.
     own = (
         "TimeoutStopSec=",

@@ -14,7 +14,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import dashboard, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.network import Listener
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
@@ -30,7 +30,7 @@ def gateways(data_dir="/d", **over):
 
 
 def manager_of(host):
-    return lambda _agent: Manager(host.scope, Owner.current())
+    return lambda _agent: Manager(host.scope, Account.current())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "::1"])
@@ -108,11 +108,11 @@ class Systemctl:
             self.state = {"ActiveState": "inactive", "UnitFileState": "disabled"}
         return Completed(arguments, 0, "", "")
 
-    def listeners(self, ports, owner):
+    def listeners(self, ports, account):
         if self.others:
             return dict.fromkeys(ports, self.others)
         running = self.state.get("ActiveState") == "active"
-        return dict.fromkeys(ports, Listener({owner.uid}, {4711})) if running and self.serves else {}
+        return dict.fromkeys(ports, Listener({account.uid}, {4711})) if running and self.serves else {}
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_it_lives_by_the_rules_of_the_gateways(systemctl, host):
         "Restart=always",
         "RestartSec=10",
         "RestartMaxDelaySec=300",
-        f"User={Owner.current().name}",
+        f"User={Account.current().name}",
         "SyslogIdentifier=hermes-dashboard",
         "MemoryMax=1G",
         "ProtectSystem=strict",
@@ -228,7 +228,7 @@ def test_a_hidden_process_of_another_user_is_not_the_dashboard(systemctl, host):
     systemctl.others = Listener({4_000_000_000}, set())
     with pytest.raises(OpsError, match="9119 is taken by a process of user 4000000000 that cannot be seen"):
         plan(host)
-    systemctl.others = Listener({Owner.current().uid}, set())
+    systemctl.others = Listener({Account.current().uid}, set())
     assert not plan(host).changed
 
 

@@ -16,7 +16,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network as ports
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
 
@@ -46,7 +46,7 @@ def manager_of(host, users=()):
     """The service manager of each agent's gateway; *users* have numeric ids of their own."""
 
     def manager(agent):
-        me = Owner.current()
+        me = Account.current()
         return Manager(host.scope, me if agent.name not in users else dataclasses.replace(me, uid=4000))
 
     return manager
@@ -97,13 +97,13 @@ def test_a_run_killed_before_the_restart_is_finished_by_the_next(systemd, host, 
 
 def test_in_user_scope_each_user_s_own_manager_is_told(host, records, monkeypatch):
     told = []
-    monkeypatch.setattr(Manager, "call", lambda self, *words, **_options: told.append((self.owner.uid, words)))
+    monkeypatch.setattr(Manager, "call", lambda self, *words, **_options: told.append((self.account.uid, words)))
     user = dataclasses.replace(host, scope="user")
     Systemd(manager_of(user, users=["coder"])).stop(agents())
     Systemd(manager_of(host, users=["coder"])).stop(agents())
     one, other, both = told
     assert {one, other} == {
-        (Owner.current().uid, ("stop", "hermes-gateway@default.service")),
+        (Account.current().uid, ("stop", "hermes-gateway@default.service")),
         (4000, ("stop", "hermes-gateway@coder.service")),
     }
     assert both[1] == ("stop", "hermes-gateway@default.service", "hermes-gateway@coder.service")
@@ -118,7 +118,7 @@ def held_up(host, monkeypatch):
         told.append((self.scope, *words))
         if self.scope == "system":
             return
-        if self.owner.uid == 4000 and ("system", "stop", "user@4000.service") not in told:
+        if self.account.uid == 4000 and ("system", "stop", "user@4000.service") not in told:
             raise OpsError("did not finish within 90 s", where="systemctl --user")
 
     monkeypatch.setattr(Manager, "call", call)
@@ -200,7 +200,7 @@ def test_another_release_asks_for_a_restart(systemd, host, records, monkeypatch,
 def test_a_platform_that_hermes_gave_up_asks_for_a_restart(systemd, host, records, monkeypatch):
     converge(host, agents(), records)
     states = {"/d/agents/default/.hermes": {"pid": os.getpid(), "platforms": {"api_server": {"state": "fatal"}}}}
-    monkeypatch.setattr(gateway, "read_state", lambda home, owner: states.get(home, {}))
+    monkeypatch.setattr(gateway, "read_state", lambda home, account: states.get(home, {}))
     plan = gateway.plan_gateways(host, agents(), manager_of(host), records)
     assert plan.restart == {"default": ["platform: api_server is fatal"]}
     states["/d/agents/default/.hermes"]["pid"] = 1
@@ -243,7 +243,7 @@ def test_a_change_of_scope_ends_what_is_no_longer_declared_in_its_own_user_s_man
 
     def listen(self, *words, **options):
         if words[0] == "disable":
-            told.append((self.scope, self.owner.uid, words[-1]))
+            told.append((self.scope, self.account.uid, words[-1]))
         return call(self, *words, **options)
 
     monkeypatch.setattr(Manager, "call", listen)

@@ -24,7 +24,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
 
@@ -116,7 +116,7 @@ class Systemctl:
     """A service manager; the last process of its units is ``now``."""
 
     now = "c"
-    journal = Manager("system", Owner.current()).journal
+    journal = Manager("system", Account.current()).journal
 
     def ask(self, *arguments):
         assert "InvocationID" in arguments
@@ -186,8 +186,8 @@ def test_of_a_unit_that_systemd_forgot_the_last_process_explains(written, monkey
 class Units:
     """A manager whose unit is in one state after the other, and then stays in the last."""
 
-    scope, owner = "system", Owner.current()
-    journal = Manager("system", owner).journal
+    scope, account = "system", Account.current()
+    journal = Manager("system", account).journal
 
     def __init__(self, *states):
         self.states = list(states)
@@ -243,19 +243,19 @@ def test_a_failure_to_execute_that_was_tried_again_is_final(states, tmp_path, wr
 )
 def test_a_state_file_that_says_nothing(content, tmp_path):
     (tmp_path / "gateway_state.json").write_bytes(content.encode(errors="surrogateescape"))
-    state = read_state(str(tmp_path), Owner.current())
+    state = read_state(str(tmp_path), Account.current())
     assert not state.get("platforms")
     assert not state.get("pid")
 
 
 def test_no_state_file(tmp_path):
-    assert read_state(str(tmp_path), Owner.current()) == {}
+    assert read_state(str(tmp_path), Account.current()) == {}
 
 
 def test_of_a_state_file_what_can_be_used_is(tmp_path):
     platforms = {"a": 1, "discord": {"state": "connected"}}
     (tmp_path / "gateway_state.json").write_text(json.dumps({"pid": 42, "platforms": platforms}))
-    state = read_state(str(tmp_path), Owner.current())
+    state = read_state(str(tmp_path), Account.current())
     assert (state["pid"], state["platforms"]) == (42, {"discord": {"state": "connected"}})
 
 
@@ -265,7 +265,7 @@ def agent(home, **over):
 
 def test_a_broken_state_file_is_a_gateway_that_is_not_ready(tmp_path):
     (tmp_path / "gateway_state.json").write_text('[{"platforms": {"a": 1}}]')
-    found = health.check(agent(tmp_path), Owner.current(), systemd.state_of(unit()))
+    found = health.check(agent(tmp_path), Account.current(), systemd.state_of(unit()))
     assert [(problem.cause, problem.what) for problem in found.problems] == [
         ("not_ready", "Hermes reports its state as not started")
     ]
@@ -363,14 +363,14 @@ def server():
 
 def test_health_must_come_from_hermes(server, monkeypatch):
     monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
-    problem, answer = servers.server_problem("the api server", server, "hermes-agent", Owner.current())
+    problem, answer = servers.server_problem("the api server", server, "hermes-agent", Account.current())
     assert problem is None
     assert answer["version"] == "0.19.0"
     monkeypatch.setattr(Server, "answer", (200, b"<html>It works!</html>"))
-    problem, _answer = servers.server_problem("the api server", server, "hermes-agent", Owner.current())
+    problem, _answer = servers.server_problem("the api server", server, "hermes-agent", Account.current())
     assert problem is not None
     monkeypatch.setattr(Server, "answer", (200, {"platform": "webhook"}))
-    problem, _answer = servers.server_problem("the api server", server, "hermes-agent", Owner.current())
+    problem, _answer = servers.server_problem("the api server", server, "hermes-agent", Account.current())
     assert problem.cause == "foreign_answer"
 
 
@@ -379,7 +379,7 @@ def test_the_api_server_must_be_this_agents(server, holder, causes, tmp_path, mo
     monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
     monkeypatch.setattr(network, "gateway_of", lambda pid: holder)
     (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
-    found = health.check(agent(tmp_path, api=server), Owner.current(), systemd.state_of(unit()))
+    found = health.check(agent(tmp_path, api=server), Account.current(), systemd.state_of(unit()))
     assert [problem.cause for problem in found.problems] == causes
     assert found.version == (None if causes else "0.19.0")
     if holder == "bridge":
@@ -389,14 +389,14 @@ def test_the_api_server_must_be_this_agents(server, holder, causes, tmp_path, mo
 
 def test_a_port_that_is_taken_explains_a_gateway_that_ends(server, tmp_path):
     ended = unit(active="activating", sub="auto-restart", pid=0, status=1)
-    found = health.check(agent(tmp_path, webhook=server), Owner.current(), systemd.state_of(ended))
+    found = health.check(agent(tmp_path, webhook=server), Account.current(), systemd.state_of(ended))
     assert [problem.cause for problem in found.problems] == ["port_in_use", "not_running"]
     assert found.problems[0].final
 
 
 def test_nobody_listens():
     problem, _answer = servers.server_problem(
-        "the api server", Address(True, "127.0.0.1", 1), "hermes-agent", Owner.current()
+        "the api server", Address(True, "127.0.0.1", 1), "hermes-agent", Account.current()
     )
     assert problem.cause == "no_answer"
 
@@ -405,20 +405,20 @@ def test_a_dead_model_is_no_reply(server, monkeypatch):
     dead = {"choices": [{"message": {"content": "API call failed"}, "finish_reason": "error"}]}
     monkeypatch.setattr(Server, "answer", (200, dead))
     with pytest.raises(OpsError, match="check the model"):
-        servers.ask(server, Owner.current(), "hello", key_in=[], timeout=5)
+        servers.ask(server, Account.current(), "hello", key_in=[], timeout=5)
 
 
 def test_a_wrong_key_is_named(server, monkeypatch):
     monkeypatch.setattr(Server, "answer", (401, {}))
     with pytest.raises(OpsError, match="API_SERVER_KEY"):
-        servers.ask(server, Owner.current(), "hello", key_in=[], timeout=5)
+        servers.ask(server, Account.current(), "hello", key_in=[], timeout=5)
 
 
 def test_a_real_reply(server, monkeypatch):
     monkeypatch.setattr(
         Server, "answer", (200, {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]})
     )
-    assert servers.ask(server, Owner.current(), "hello", key_in=[], timeout=5) == "yes"
+    assert servers.ask(server, Account.current(), "hello", key_in=[], timeout=5) == "yes"
 
 
 def test_the_signature_is_the_one_that_hermes_computes():

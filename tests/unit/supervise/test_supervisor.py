@@ -20,7 +20,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Problem
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.supervisor import State
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import agents
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.settings import Settings
@@ -39,8 +39,8 @@ class Containers:
         self.words = ["INFO waiting"]
         self.told: list[str] = []
 
-    def owner_of(self, agent):
-        return Owner.current()
+    def account_of(self, agent):
+        return Account.current()
 
     def state(self, agents):
         return {agent.name: self._state(self.pids[agent.name]) for agent in agents}
@@ -110,7 +110,7 @@ def update(agent, tmp_path, monkeypatch):
     host = SimpleNamespace(
         agents=[agent],
         root=str(tmp_path),
-        owner_of=lambda _agent: Owner.current(),
+        account_of=lambda _agent: Account.current(),
         manager_of=None,
         records=lambda _name: SimpleNamespace(restarted=lambda _since: None),
     )

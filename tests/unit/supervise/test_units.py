@@ -14,7 +14,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 
 
 def host(scope="system", systemd=257):
@@ -33,11 +33,11 @@ def description(**declared):
 
 
 # Its user's home is not there, so it lives in its own directory.
-OWNER = Owner("hermes-default", 999, 999, "/nonexistent")
+OWNER = Account("hermes-default", 999, 999, "/nonexistent")
 
 
-def drop_in(scope="system", owner=OWNER, verbose=False, **declared):
-    return units.render_drop_in(dataclasses.replace(host(scope), verbose=verbose), description(**declared), owner)
+def drop_in(scope="system", account=OWNER, verbose=False, **declared):
+    return units.render_drop_in(dataclasses.replace(host(scope), verbose=verbose), description(**declared), account)
 
 
 def section(text, name):
@@ -85,17 +85,17 @@ def test_a_profile_of_an_adopted_home_is_chosen_by_its_directory():
 
 
 def test_a_user_who_was_there_works_in_its_own_home(tmp_path):
-    ada = Owner("ada", os.geteuid(), os.getegid(), str(tmp_path))
-    service = section(drop_in(owner=ada, user="ada", home=f"{tmp_path}/.hermes"), "Service")
+    ada = Account("ada", os.geteuid(), os.getegid(), str(tmp_path))
+    service = section(drop_in(account=ada, user="ada", home=f"{tmp_path}/.hermes"), "Service")
     assert service["WorkingDirectory"] == [str(tmp_path)]
     assert service["ReadWritePaths"] == [f"-{tmp_path}"]
-    elsewhere = section(drop_in(owner=ada, user="ada", home="/srv/hermes"), "Service")
+    elsewhere = section(drop_in(account=ada, user="ada", home="/srv/hermes"), "Service")
     assert elsewhere["ReadWritePaths"] == [f"-{tmp_path} -/srv/hermes"]
 
 
 @pytest.mark.parametrize("home", ["/", "/nonexistent", "/proc"])
 def test_a_home_that_is_not_the_user_s_own_is_not_opened(home):
-    service = section(drop_in(owner=Owner("daemon", 1, 1, home), user="daemon"), "Service")
+    service = section(drop_in(account=Account("daemon", 1, 1, home), user="daemon"), "Service")
     assert service["ReadWritePaths"] == ["-/data/agents/default"]
     assert "HOME=/data/agents/default" in service["Environment"]
 
@@ -170,7 +170,7 @@ def test_a_path_that_would_break_the_unit_is_refused(tmp_path):
     odd = tmp_path / "a b"
     odd.mkdir()
     with pytest.raises(OpsError, match="home of the user ada"):
-        drop_in(owner=Owner("ada", os.geteuid(), os.getegid(), str(odd)))
+        drop_in(account=Account("ada", os.geteuid(), os.getegid(), str(odd)))
 
 
 def test_the_managed_scope_is_the_agent_s_own():

@@ -104,7 +104,7 @@ def test_directories_get_their_mode(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
 def test_root_acts_as_the_agent(tmp_path):
-    nobody = files.Owner.named("nobody")
+    nobody = files.Account.named("nobody")
     tmp_path.chmod(0o755)
     secret = tmp_path / "secret"
     secret.write_text("root's")
@@ -117,7 +117,7 @@ def test_root_acts_as_the_agent(tmp_path):
 
 def test_an_unknown_user_is_one_clear_error():
     with pytest.raises(OpsError, match="no user 'nobody-here'"):
-        files.Owner.named("nobody-here")
+        files.Account.named("nobody-here")
 
 
 def test_a_program_is_killed_with_its_children(tmp_path):
@@ -167,7 +167,7 @@ def test_a_restart_is_asked_for_until_it_is_done(tmp_path):
 def test_a_copy_that_works_is_only_replaced_by_one_that_does(tmp_path):
     records = Records(str(tmp_path / "ops"), "default")
     records.prepare()
-    me, path = files.Owner.current(), tmp_path / "config.yaml"
+    me, path = files.Account.current(), tmp_path / "config.yaml"
     kept = tmp_path / "ops/agents/default/kept/config.yaml"
     path.write_text("first")
     records.keep(str(path), me)
@@ -185,7 +185,7 @@ def test_what_an_agent_puts_in_the_place_of_a_file_is_not_kept(ground, what):
     directory.chmod(0o755)
     records = Records(str(directory / "ops"), "default")
     records.prepare()
-    owner = files.Owner.named("nobody") if os.geteuid() == 0 else files.Owner.current()
+    account = files.Account.named("nobody") if os.geteuid() == 0 else files.Account.current()
     path = directory / "config.yaml"
     if what == "a pipe":
         os.mkfifo(path, 0o666)
@@ -195,7 +195,7 @@ def test_what_an_agent_puts_in_the_place_of_a_file_is_not_kept(ground, what):
         secret = directory / "ops/secret"
         secret.write_text("root's")
         path.symlink_to(secret)
-    records.keep(str(path), owner, replace=True)
+    records.keep(str(path), account, replace=True)
     kept = os.listdir(directory / "ops/agents/default/kept")
     assert kept == [] or (what == "a link to a secret" and os.geteuid() != 0)
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import WorkerDied
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info, process
 
@@ -280,7 +280,7 @@ def test_a_declared_port_that_somebody_else_holds_is_a_conflict(listening):
 
 def test_a_port_whose_listener_cannot_be_seen_is_its_user_s(listening, monkeypatch):
     monkeypatch.setattr(network, "_find", lambda *arguments: None)
-    me = Owner.current()
+    me = Account.current()
     (conflict,) = info.port_conflicts([declared(listening)], [])
     assert f"taken by a process of user {me.name} that cannot be seen. Fix: " in conflict
     other = replace(me, name="other", uid=me.uid + 1)
@@ -294,13 +294,13 @@ def test_an_agent_that_hides_a_listener_and_stops_its_worker_ends_no_look(hoarde
     monkeypatch.setattr(network, "MOST_DESCRIPTORS", 500)
     asked = []
 
-    def work(owner, function, ports):
-        asked.append((owner.name, ports))
+    def work(account, function, ports):
+        asked.append((account.name, ports))
         raise WorkerDied("a look did not finish within 10 s")
 
     monkeypatch.setattr(network, "work", work)
     port = hoarder(600, NOBODY)[1]
-    nobody, daemon = Owner.named("nobody"), Owner.named("daemon")
+    nobody, daemon = Account.named("nobody"), Account.named("daemon")
     assert info.port_conflicts([declared(port)], [daemon, nobody]) == []
     assert asked == [("nobody", [port])]
 

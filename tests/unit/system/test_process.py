@@ -10,7 +10,7 @@ import time
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import run, run_tail
 
 
@@ -27,7 +27,7 @@ def secret(monkeypatch):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: what a program of another user gets; needs root")
 def test_a_program_of_another_user_gets_nothing_of_ours(secret):
-    nobody = Owner.named("nobody")
+    nobody = Account.named("nobody")
     assert environment(user=nobody, env={"XDG_RUNTIME_DIR": "/run/user/1"}) == {
         "PATH": os.environ["PATH"],
         "LC_ALL": "C.UTF-8",
@@ -40,14 +40,14 @@ def test_a_program_of_another_user_gets_nothing_of_ours(secret):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: what a program of another user gets; needs root")
 def test_nor_does_one_whose_end_is_kept(secret):
-    said = run_tail(["env"], timeout=20, limit=10_000, user=Owner.named("nobody"))
+    said = run_tail(["env"], timeout=20, limit=10_000, user=Account.named("nobody"))
     assert "USER=nobody" in said
     assert "RESTIC_PASSWORD" not in said
     assert "HOME=/root" not in said
 
 
 def test_one_of_our_own_gets_what_we_have(secret):
-    found = environment(user=Owner.current(), env={"MORE": "1"})
+    found = environment(user=Account.current(), env={"MORE": "1"})
     assert (found["RESTIC_PASSWORD"], found["HOME"], found["MORE"]) == ("hunter2", "/root", "1")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.request import Foreign, request
 
 Handler = Callable[[socket.socket], None]
@@ -159,7 +159,7 @@ print(connection.recv(65536), flush=True)
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can be two users")
 def test_another_user_on_the_port_gets_not_one_byte():
     """This holds even if another user opened the socket: the process that accepts the connection counts."""
-    uid = Owner.named("nobody").uid
+    uid = Account.named("nobody").uid
     command = [sys.executable, "-c", STRANGER, str(uid)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stranger:
         port = int(stranger.stdout.readline())

@@ -15,7 +15,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import systemd as supervise_systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
 UNIT = "hermes-gateway@work.service"
@@ -31,7 +31,7 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def does(script: str) -> Manager:
         (tmp_path / "systemctl").write_text(f"#!/bin/bash\n{script}\n")
         (tmp_path / "systemctl").chmod(0o755)
-        return Manager("user", Owner.current())
+        return Manager("user", Account.current())
 
     return does
 
@@ -69,7 +69,7 @@ def test_nonsense_is_no_number_and_no_word(systemctl, value):
 def test_one_that_does_not_answer_is_a_finding_about_its_agent_alone(systemctl, script, why):
     hanging = systemctl(script)
     other = type("Answers", (Manager,), {"units": lambda self, names: {n: self._unit(n, {}) for n in names}})
-    by_name = {"work": hanging, "play": other("user", Owner("play", 1234567, 1234567, "/"))}
+    by_name = {"work": hanging, "play": other("user", Account("play", 1234567, 1234567, "/"))}
     agents = [described.agent(name) for name in by_name]
     began = time.monotonic()
     found = managers.units_of(agents, lambda agent: by_name[agent.name])
@@ -87,14 +87,14 @@ def test_of_the_systems_manager_it_is_an_error(systemctl, monkeypatch):
     monkeypatch.setattr(systemd, "COMMAND_TIMEOUT", 1.0)
     systemctl("sleep 1000")
     with pytest.raises(OpsError, match="did not finish"):
-        managers.units_of([described.agent("work")], lambda _agent: Manager("system", Owner.current()))
+        managers.units_of([described.agent("work")], lambda _agent: Manager("system", Account.current()))
 
 
 def test_a_journal_is_found_by_what_nobody_can_call_himself():
     """Fields with a leading underscore are journald's own (systemd.journal-fields(7))."""
-    owner = Owner("work", 1234, 1234, "/")
-    assert Manager("system", owner).journal(UNIT) == [f"_SYSTEMD_UNIT={UNIT}"]
-    assert Manager("user", owner).journal(UNIT) == [f"_SYSTEMD_USER_UNIT={UNIT}", "_UID=1234"]
+    account = Account("work", 1234, 1234, "/")
+    assert Manager("system", account).journal(UNIT) == [f"_SYSTEMD_UNIT={UNIT}"]
+    assert Manager("user", account).journal(UNIT) == [f"_SYSTEMD_USER_UNIT={UNIT}", "_UID=1234"]
 
 
 def test_the_kit_asks_for_no_journal_by_an_identifier():

@@ -39,17 +39,17 @@ def test_what_is_mounted_there_stays_and_is_named(tmp_path):
 
 def test_a_tree_is_removed_also_where_it_forbids_that(ground):
     """Go's module cache has such directories."""
-    owner = files.Owner.named("nobody") if os.geteuid() == 0 else files.Owner.current()
+    account = files.Account.named("nobody") if os.geteuid() == 0 else files.Account.current()
     place = ground / "forbidding"
     top = place / "top"
     below = top / "pkg/mod"
     below.mkdir(parents=True)
     (below / "file").write_text("x")
     for path in (top, top / "pkg", below):
-        os.chown(path, owner.uid, owner.gid)
+        os.chown(path, account.uid, account.gid)
         path.chmod(0o555)
     place.chmod(0o777)
-    with files.acting_as(owner):
+    with files.acting_as(account):
         trees.remove(str(top))
         assert not top.exists()
         trees.remove(str(top))

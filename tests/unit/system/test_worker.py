@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import view, worker
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import run
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import Limits, WorkerDied
 
@@ -30,8 +30,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: 
 
 
 @pytest.fixture
-def nobody() -> Owner:
-    return Owner.named("nobody")
+def nobody() -> Account:
+    return Account.named("nobody")
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., object]]:
     shutil.copytree(KIT, directory / "hermes_ops", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(worker, "_import_directory", lambda: str(directory))
 
-    def run(body: str, *arguments: object, owner: Owner | None = None, **options: object) -> object:
+    def run(body: str, *arguments: object, account: Account | None = None, **options: object) -> object:
         text = "import os, subprocess, sys, threading, time\nfrom .errors import OpsError\ndef act(*arguments):\n"
         acts(text + textwrap.indent(textwrap.dedent(body), "    "))
-        return worker.work(owner or Owner.current(), "system.acts:act", *arguments, **options)
+        return worker.work(account or Account.current(), "system.acts:act", *arguments, **options)
 
     yield run
     worker.end_server()
@@ -79,14 +79,14 @@ def test_an_error_is_printable_and_bounded(call):
 
 @needs_root
 def test_it_is_the_agent_s_user_and_no_longer_root(call, nobody):
-    ids = call("return [os.getresuid(), os.getresgid(), os.getgroups()]", owner=nobody)
+    ids = call("return [os.getresuid(), os.getresgid(), os.getgroups()]", account=nobody)
     assert ids == [[nobody.uid] * 3, [nobody.gid] * 3, [nobody.gid]]
 
 
 @needs_root
 def test_it_cannot_become_root_again(call, nobody):
     with pytest.raises(WorkerDied, match="PermissionError"):
-        call("os.setuid(0)", owner=nobody)
+        call("os.setuid(0)", account=nobody)
 
 
 @needs_root
@@ -100,7 +100,7 @@ def test_it_has_nothing_of_the_caller(call, nobody, monkeypatch, tmp_path):
                     if os.path.lexists(f"/proc/self/fd/{number}")]
             return {"environment": dict(os.environ), "files": held, "session": os.getsid(0) == os.getpid()}
             """,
-            owner=nobody,
+            account=nobody,
         )
     assert "RESTIC_PASSWORD" not in seen["environment"]
     assert seen["environment"]["HOME"] == nobody.home
@@ -150,7 +150,7 @@ for what in (lambda: open("/proc/{it._status.pid}/environ", "rb").read(1),
 def test_it_starts_no_program(call, nobody, start):
     """Another program could be traced by the agent, whose user it would have, and is not in the agent's sandbox."""
     with pytest.raises(WorkerDied, match=r"BlockingIOError|can't start new thread"):
-        call(start, owner=nobody)
+        call(start, account=nobody)
 
 
 @needs_root
@@ -180,7 +180,7 @@ def test_it_sees_what_it_works_on_and_nothing_else_of_other_people(call, nobody,
             open(os.path.join(arguments[0]["home"], "written"), "w").close()
             return [read(name) for name in ("file", "link", "up")]
             """
-        assert call(look, {"home": str(own)}, owner=nobody) == ["own", None, None]
+        assert call(look, {"home": str(own)}, account=nobody) == ["own", None, None]
         assert (own / "written").stat().st_uid == nobody.uid
         # Ours is as it was: what a worker mounts, nobody else sees.
         assert (other / "file").read_text() == "other"
@@ -202,7 +202,7 @@ def test_it_sees_its_users_own_home(call, nobody, theirs):
             os.chown(home, nobody.uid, nobody.gid)
         # In two, so that it is not something to work on.
         body = f"return os.path.exists('/home/' + '{home.name}/file')"
-        assert call(body, owner=replace(nobody, home=str(home))) is theirs
+        assert call(body, account=replace(nobody, home=str(home))) is theirs
     finally:
         shutil.rmtree(home)
 
@@ -226,7 +226,7 @@ def test_it_sees_a_home_that_the_operator_moved_elsewhere(call, nobody, link):
             place.rmdir()
             place.symlink_to(elsewhere)
         look = "return [os.path.isfile(path) for path in (arguments[0] + '/file', arguments[0] + '/../.profile')]"
-        seen = call(look, f"{place}/bob/.hermes", owner=replace(nobody, home=f"{place}/bob"))
+        seen = call(look, f"{place}/bob/.hermes", account=replace(nobody, home=f"{place}/bob"))
         assert seen == [True, True]
     finally:
         place.unlink() if place.is_symlink() else shutil.rmtree(place)
@@ -274,7 +274,7 @@ def test_a_link_in_the_place_of_its_home_leads_nowhere(call, nobody):
         os.chown(directory / "agents", nobody.uid, nobody.gid)
         (directory / "agents/home").symlink_to(directory / "other")
         look = "return [os.path.lexists(path) for path in (arguments[0], arguments[0] + '/file')]"
-        assert call(look, f"{directory}/agents/home", owner=nobody) == [True, False]
+        assert call(look, f"{directory}/agents/home", account=nobody) == [True, False]
     finally:
         shutil.rmtree(directory)
 
@@ -320,7 +320,7 @@ def test_one_that_its_agent_stopped_is_not_waited_for(call, nobody, monkeypatch)
     """The collector of a backup may take two hours, and holds a lock that others wait for."""
     monkeypatch.setattr(worker, "_LOOK_SECONDS", 0.2)
     with pytest.raises(WorkerDied, match="was stopped by a signal"):
-        call("import signal; os.kill(os.getpid(), signal.SIGSTOP)", owner=nobody, limits=Limits(seconds=7200))
+        call("import signal; os.kill(os.getpid(), signal.SIGSTOP)", account=nobody, limits=Limits(seconds=7200))
 
 
 def test_one_that_is_slow_is_waited_for(call, monkeypatch):
@@ -331,7 +331,7 @@ def test_one_that_is_slow_is_waited_for(call, monkeypatch):
 @needs_root
 def test_it_cannot_read_its_own_request(call, nobody, tmp_path):
     """A link of the agent's may lead to /dev/stdin."""
-    assert call("return open('/dev/stdin', 'rb').read().decode()", "a secret", owner=nobody) == ""
+    assert call("return open('/dev/stdin', 'rb').read().decode()", "a secret", account=nobody) == ""
 
 
 @needs_root
@@ -372,7 +372,7 @@ def _pidfd(pid: int) -> int | None:
 def test_one_that_answered_in_time_is_heard_late(call):
     """A caller with several workers reads the second answer after the first, which a hostile agent may delay."""
     acts("def act():\n    return 'x' * 500_000\n")
-    late = worker.Worker(Owner.current(), "system.acts:act", (), Limits(seconds=20))
+    late = worker.Worker(Account.current(), "system.acts:act", (), Limits(seconds=20))
     # It has ended, but its answer has not been read yet.
     assert late._status.wait(20) == 0
     late._deadline = 0.0

@@ -311,7 +311,7 @@ def play(patched: pytest.MonkeyPatch, world: World) -> World:
     patched.setattr(Manager, "reachable", True)
     patched.setattr(gateway, "running_release", lambda pid, root: world.releases.get(pid))
     patched.setattr(health, "wait", world.wait)
-    patched.setattr(health, "check", lambda agent, owner, unit: world.wait([agent], None)[0])
+    patched.setattr(health, "check", lambda agent, account, unit: world.wait([agent], None)[0])
     patched.setattr(heartbeat, "report", lambda host, job, event, body: world.reports.append((event, body)))
     patched.setattr(canary, "boot", lambda *a, **options: played_canary(world, *a, **options))
     patched.setattr(build, "newest", lambda request, index, **_o: played_newest(world, request))
@@ -381,7 +381,7 @@ def worlds(tmp_path, monkeypatch):
 class PlayedWorker:
     """Arguments and answer pass through JSON, as with a real worker."""
 
-    def __init__(self, owner, function, arguments=(), limits=None, descriptors=(), where=None) -> None:
+    def __init__(self, account, function, arguments=(), limits=None, descriptors=(), where=None) -> None:
         module, name = function.split(":")
         call = getattr(importlib.import_module(f"{worker.PACKAGE}.{module}"), name)
         self.value, self.error = None, None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import copies, frozen
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.frozen import Frozen
 
@@ -68,7 +68,7 @@ class World:
 
     def again(self) -> Frozen:
         """Reads the database as another process would."""
-        return Frozen("default", str(self.home), Owner.current(), str(self.directory), str(self.aside))
+        return Frozen("default", str(self.home), Account.current(), str(self.directory), str(self.aside))
 
     def freeze(self) -> None:
         self.frozen.copy_ahead(BUDGET)

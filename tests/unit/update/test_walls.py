@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import canary
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import WorkerDied
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import copies, frozen
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.frozen import Frozen
@@ -50,7 +50,7 @@ class Home:
     """The home of an agent that runs as nobody, and what root froze of it."""
 
     def __init__(self, top: Path) -> None:
-        self.owner = Owner.named("nobody")
+        self.account = Account.named("nobody")
         self.home = top / "home"
         self.home.mkdir()
         self.own(self.home)
@@ -59,11 +59,11 @@ class Home:
             self.sql(name, "CREATE TABLE schema_version (version); INSERT INTO schema_version VALUES (1)")
         self.put("config.yaml", b"_config_version: 33\n")
         self.frozen = Frozen(
-            "coder", str(self.home), self.owner, str(self.ops / "frozen/run/coder"), str(self.ops / "aside/run/coder")
+            "coder", str(self.home), self.account, str(self.ops / "frozen/run/coder"), str(self.ops / "aside/run/coder")
         )
 
     def own(self, path: Path) -> None:
-        os.chown(path, self.owner.uid, self.owner.gid, follow_symlinks=False)
+        os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
 
     def put(self, name: str, text: bytes) -> Path:
         path = self.home / name
@@ -102,14 +102,14 @@ def home(real_workers, place) -> Home:
     return Home(place)
 
 
-def deep(path: Path, owner: Owner, depth: int = 1300) -> None:
+def deep(path: Path, account: Account, depth: int = 1300) -> None:
     """Nested directories, deeper than a path or the kit's own stack can be."""
     os.mkdir(path)
-    os.chown(path, owner.uid, owner.gid)
+    os.chown(path, account.uid, account.gid)
     descriptor = os.open(path, os.O_RDONLY)
     for _ in range(depth):
         os.mkdir("d", dir_fd=descriptor)
-        os.chown("d", owner.uid, owner.gid, dir_fd=descriptor)
+        os.chown("d", account.uid, account.gid, dir_fd=descriptor)
         below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
         os.close(descriptor)
         descriptor = below
@@ -119,10 +119,10 @@ def deep(path: Path, owner: Owner, depth: int = 1300) -> None:
 def test_copies_are_the_agent_s_where_only_root_may_enter(home):
     home.freeze()
     inside = home.ops / "frozen/run/coder"
-    assert inside.stat().st_uid == (inside / "state.db").stat().st_uid == home.owner.uid
+    assert inside.stat().st_uid == (inside / "state.db").stat().st_uid == home.account.uid
     for path in (home.ops, home.ops / "frozen", home.ops / "frozen/run", home.ops / "frozen/run/coder.json"):
         assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode) & 0o077) == (0, 0)
-    reached = subprocess.run(["ls", inside], user="nobody", group=home.owner.gid, extra_groups=[], check=False)
+    reached = subprocess.run(["ls", inside], user="nobody", group=home.account.gid, extra_groups=[], check=False)
     assert reached.returncode != 0
 
 
@@ -267,7 +267,7 @@ def test_a_config_that_is_none_afterwards_goes_back(home, kind):
     (home.home / "config.yaml").unlink()
     test = {"pipe": lambda: home.pipe("config.yaml"), "sparse": lambda: home.put("config.yaml", b"")}
     if kind == "directory":
-        deep(home.home / "config.yaml", home.owner)
+        deep(home.home / "config.yaml", home.account)
     else:
         test[kind]()
         if kind == "sparse":
@@ -284,7 +284,7 @@ def test_names_that_are_taken_keep_nobody_from_anything(home):
         for path in home.home.glob("state.db-*"):
             path.chmod(0o666)
         (home.home / ".state.db.hermes-ops").mkdir()
-        deep(home.home / ".state.db.partial", home.owner)
+        deep(home.home / ".state.db.partial", home.account)
         home.freeze()
         living.execute("CREATE TABLE more (text)")
         assert home.frozen.put_back() == ["state.db"]
@@ -327,7 +327,7 @@ def tables(path: Path) -> list[tuple[str]]:
 def test_copies_are_removed_whatever_is_in_them(home):
     home.freeze()
     inside = home.ops / "frozen/run/coder"
-    deep(inside / "deep", home.owner)
+    deep(inside / "deep", home.account)
     os.mkfifo(inside / "pipe")
     (inside / "shut").mkdir()
     (inside / "shut" / "file").touch()
@@ -356,7 +356,7 @@ def test_copies_of_a_user_that_is_gone_are_removed(home):
 def world(real_workers, world_in, place, monkeypatch):
     """A host whose agents run as nobody."""
     world = world_in(monkeypatch, place / "world")
-    agent = Owner.named("nobody")
+    agent = Account.named("nobody")
     for name in ("default", "coder"):
         records = world.host.records(name)
         records.write_agent(replace(records.agent(), user=agent.name))
@@ -380,7 +380,7 @@ def test_a_release_that_fails_is_left_with_workers_that_run_as_the_agent(world):
     world.broken = "unhealthy"
     assert world.machine().update().status == "rolled_back"
     assert [world.heard(name) for name in ("default", "coder")] == [["first"], ["first"]]
-    assert os.stat(world.home("coder") / "state.db").st_uid == Owner.named("nobody").uid
+    assert os.stat(world.home("coder") / "state.db").st_uid == Account.named("nobody").uid
     world.assert_clean()
 
 
@@ -493,7 +493,7 @@ def test_an_agent_that_spoils_its_home_while_the_new_release_runs_goes_back(worl
 
 def test_a_journal_that_somebody_planted_is_not_followed(world):
     """While the data volume is not mounted, the agent may control its mount point."""
-    ops, agent = Path(world.host.ops_dir), Owner.named("nobody")
+    ops, agent = Path(world.host.ops_dir), Account.named("nobody")
     shutil.rmtree(ops)
     (ops / "update").mkdir(parents=True)
     planted = {"kind": "update", "began": 1.0, "source": "../../planted", "target": world.new, "step": "start"}
@@ -506,7 +506,7 @@ def test_a_journal_that_somebody_planted_is_not_followed(world):
 
 
 def test_a_copy_for_the_canary_that_nobody_can_remove_by_recursion(world):
-    agent = Owner.named("nobody")
+    agent = Account.named("nobody")
     place = Path(canary.scratch_directory(world.host))
     place.mkdir()
     deep(place / "canary.default.x", agent)

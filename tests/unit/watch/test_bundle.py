@@ -20,7 +20,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent i
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import bundle as debug
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import inside
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import redaction as redact
@@ -72,7 +72,7 @@ def host(tmp_path, monkeypatch):
         return says.get(" ".join(argv), f"{argv[0]} says nothing\n")
 
     monkeypatch.setattr(debug, "run_tail", run)
-    installed.__dict__.update(agents=[agent], owner_of=lambda _agent: Owner.current())
+    installed.__dict__.update(agents=[agent], account_of=lambda _agent: Account.current())
     monkeypatch.setattr(Installation, "load", lambda: installed)
 
     records = installed.records("default")

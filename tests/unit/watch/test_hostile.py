@@ -27,7 +27,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info, look
 
@@ -42,7 +42,7 @@ NAMES = ("bad", "good")
 @pytest.fixture
 def host(ground, tmp_path, monkeypatch):
     """A host with two agents of the user nobody, whose gateways are this very process. ``home(name)`` is a home."""
-    nobody = Owner.named("nobody")
+    nobody = Account.named("nobody")
     base = ground / f"hostile-{tmp_path.name}"
     base.mkdir()
     base.chmod(0o755)
@@ -82,7 +82,7 @@ def host(ground, tmp_path, monkeypatch):
 
 @contextlib.contextmanager
 def as_the_agent():
-    nobody = Owner.named("nobody")
+    nobody = Account.named("nobody")
     os.setegid(nobody.gid)
     os.seteuid(nobody.uid)
     try:
@@ -217,7 +217,7 @@ def stranger():
     """A free port that a process of the user daemon holds; ``said()`` ends it and gives what it was sent."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    command = [sys.executable, "-c", STRANGER, str(Owner.named("daemon").uid), str(port)]
+    command = [sys.executable, "-c", STRANGER, str(Account.named("daemon").uid), str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
 

@@ -20,7 +20,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.c
     converge_home,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner, lock
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account, lock
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
 
@@ -83,7 +83,7 @@ SECRET = "0123456789abcdef"
 @pytest.fixture
 def converged(host, tmp_path):
     """A key of each kind as the modules write it; gives the home and what :func:`info.gather` says drifted."""
-    home, owner, records = str(tmp_path / "home"), Owner.current(), Records(host["ops_dir"], "default")
+    home, account, records = str(tmp_path / "home"), Account.current(), Records(host["ops_dir"], "default")
     records.prepare()
     (tmp_path / "home" / "config.yaml").write_text("a: 1\n")
     records.write_applied("config", {"keys": [[["a"], config.fingerprint(1)]]})
@@ -91,7 +91,7 @@ def converged(host, tmp_path):
         env=Env({"LEVEL": "1"}, {"A_TOKEN": SECRET}, ("A_KEY",)),
         webhooks=Webhooks(({"name": "build", "prompt": "look", "secret": SECRET}, {"name": "open"})),
     )
-    converge_home(home, owner, records, desired, check=False)
+    converge_home(home, account, records, desired, check=False)
     return tmp_path / "home", lambda: info.gather(**host)["agents"]["default"]["drift"]
 
 

@@ -19,7 +19,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Owner
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import HIDDEN
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import run_tail
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import bundle as debug
@@ -39,7 +39,7 @@ def host(monkeypatch):
         pytest.skip("SKIPPED, NOT PROVED: what root does about an agent's home, because we are not root")
     top = Path(tempfile.mkdtemp(prefix="hermes-bundle-", dir="/tmp"))
     top.chmod(0o755)
-    nobody = Owner.named("nobody")
+    nobody = Account.named("nobody")
     monkeypatch.setattr(settings, "DIRECTORY", str(top / "etc"))
     (top / "etc").mkdir()
     (top / "out").mkdir(mode=0o700)
@@ -73,7 +73,7 @@ def put(host, name, content):
     path = host.top / "bad" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    nobody = Owner.named("nobody")
+    nobody = Account.named("nobody")
     os.chown(path, nobody.uid, nobody.gid)
     path.chmod(0o600)
 
@@ -181,7 +181,7 @@ def test_nothing_in_a_home_keeps_the_rest_from_being_there(host, spoil):
     """The other agent's part and the host's are there; so is what the agent said, where all its secrets are known."""
     put(host, "notes", "x")
     SPOILS[spoil](host.top / "bad")
-    nobody = Owner.named("nobody")
+    nobody = Account.named("nobody")
     for path in (host.top / "bad").iterdir():
         os.lchown(path, nobody.uid, nobody.gid)
     host.says["uname --all"] = "Linux box\n"

@@ -30,7 +30,7 @@ from ..host.records import Records
 from ..system import yaml_edit
 from ..system.answer import fits
 from ..system.errors import OpsError
-from ..system.files import Owner, check_trusted, ensure_directory, open_directory
+from ..system.files import Account, check_trusted, ensure_directory, open_directory
 from ..system.plan import Difference
 from ..system.text import printable
 from ..system.worker import Limits, WorkerDied, work
@@ -125,9 +125,11 @@ class Outcome:
 # As root
 
 
-def converge(description: Description, placement: Placement, owner: Owner, records: Records, *, check: bool) -> Outcome:
+def converge(
+    description: Description, placement: Placement, account: Account, records: Records, *, check: bool
+) -> Outcome:
     """Converge the home of an agent; see :func:`converge_home`."""
-    return converge_home(placement.home, owner, records, desired(description, placement), check=check)
+    return converge_home(placement.home, account, records, desired(description, placement), check=check)
 
 
 def desired(description: Description, placement: Placement) -> AgentHome:
@@ -168,10 +170,10 @@ def _env(description: Description, api: Server) -> Env:
     return Env(texts, description.secrets, ("API_SERVER_KEY",) if own_key else ())
 
 
-def converge_home(path: str, owner: Owner, records: Records, desired: AgentHome, *, check: bool) -> Outcome:
+def converge_home(path: str, account: Account, records: Records, desired: AgentHome, *, check: bool) -> Outcome:
     """Converge the home at *path* to *desired*.
 
-    :param owner: the agent's user; in check mode, :func:`reader` for a user that does not exist yet
+    :param account: the agent's user; in check mode, :func:`reader` for a user that does not exist yet
     :raises OpsError: names the file; if the look finds a part that cannot be corrected, nothing is changed
     :raises WorkerDied: the worker died while reading the home; names the file
     """
@@ -179,7 +181,7 @@ def converge_home(path: str, owner: Owner, records: Records, desired: AgentHome,
         home.check_declared(asdict(desired.home))
     if desired.config is not None and not check:
         yaml_edit.require()
-    job = _Job(path, owner, records, desired)
+    job = _Job(path, account, records, desired)
     outcome = job.look()
     if check or not job.pending(outcome):
         return outcome
@@ -191,7 +193,7 @@ def converge_home(path: str, owner: Owner, records: Records, desired: AgentHome,
     return outcome
 
 
-def reader(path: str) -> Owner:
+def reader(path: str) -> Account:
     """The user that reads the home at *path* while the agent's user does not exist yet.
 
     :returns: the owner of the home; ``nobody`` when that is root, or when there is no home
@@ -199,22 +201,22 @@ def reader(path: str) -> Owner:
     try:
         status = os.lstat(path)
         if status.st_uid:
-            return Owner(str(status.st_uid), status.st_uid, status.st_gid, path)
+            return Account(str(status.st_uid), status.st_uid, status.st_gid, path)
     except OSError:
         pass
     try:
         nobody = pwd.getpwnam("nobody")
     except KeyError:
-        return Owner("nobody", 65534, 65534, "/")
-    return Owner("nobody", nobody.pw_uid, nobody.pw_gid, "/")
+        return Account("nobody", 65534, 65534, "/")
+    return Account("nobody", nobody.pw_uid, nobody.pw_gid, "/")
 
 
 class _Job:
     """:func:`converge_home` for one home."""
 
-    def __init__(self, path: str, owner: Owner, records: Records, desired: AgentHome) -> None:
+    def __init__(self, path: str, account: Account, records: Records, desired: AgentHome) -> None:
         self.path = path
-        self.owner = owner
+        self.account = account
         self.records = records
         self.desired = desired
 
@@ -239,7 +241,7 @@ class _Job:
             raise OpsError(unknown[0].unpredicted or "", where=unknown[0].path, fix="give it to the agent's user")
         for each in reversed(given):
             what = f"{printable(os.path.join(self.path, each)).rstrip('/')} owner"
-            heard["home"].differences.insert(0, Difference(what, "0", str(self.owner.uid)))
+            heard["home"].differences.insert(0, Difference(what, "0", str(self.account.uid)))
         for part in self.managed:
             heard["config"].join(part)
         incomplete = answer["found"] is not None and not answer["found"]["complete"]
@@ -269,7 +271,7 @@ class _Job:
         for part in self.managed:
             self._write_managed(part)
         if self.desired.home is not None and not os.path.lexists(self.path):
-            _make_home(self.path, self.owner)
+            _make_home(self.path, self.account)
         if changing:
             self._apply(outcome)
         for name, part in self._of(outcome):
@@ -297,7 +299,7 @@ class _Job:
     @property
     def _seeks(self) -> bool:
         """Whether the home is searched for files of root."""
-        return self.desired.home is not None and os.geteuid() == 0 and self.owner.uid != 0
+        return self.desired.home is not None and os.geteuid() == 0 and self.account.uid != 0
 
     def _applied(self) -> dict[str, dict[str, Any]]:
         return {name: self.records.applied(name) for name in parts.FILES if getattr(self.desired, name) is not None}
@@ -356,7 +358,7 @@ class _Job:
 
         :raises OpsError: the answer is malformed
         """
-        call = (self.owner, f"agent.parts:{what}", self.path)
+        call = (self.account, f"agent.parts:{what}", self.path)
         where = parts.place(self.path, next(iter(self.requests)))
         try:
             answer = work(*call, self.requests, more, limits=LIMITS, where=where)
@@ -384,8 +386,8 @@ class _Job:
         """The paths that are given to the agent's user; without *mend*, those that would be."""
         if found is None or not os.path.lexists(self.path):
             return []
-        ownership.check(self.path, self.owner)
-        return ownership.give_back(self.path, self.owner, found["paths"], mend=mend)
+        ownership.check(self.path, self.account)
+        return ownership.give_back(self.path, self.account, found["paths"], mend=mend)
 
     # Files of root
 
@@ -414,7 +416,7 @@ def _managed(directory: str, keys: Mapping[str, Any], record: Mapping[str, Any])
     return config.decide_file(path, keys, record, mode=_MANAGED_MODE, prefix="managed: ")
 
 
-def _make_home(path: str, owner: Owner) -> None:
+def _make_home(path: str, account: Account) -> None:
     """Create the directory *path* if its nearest existing parent belongs to root; else the worker creates it."""
     missing: list[str] = []
     parent = path
@@ -432,6 +434,6 @@ def _make_home(path: str, owner: Owner) -> None:
             descriptor = below
             if name is not missing[-1]:
                 os.fchmod(descriptor, 0o755)
-        os.fchown(descriptor, owner.uid, owner.gid)
+        os.fchown(descriptor, account.uid, account.gid)
     finally:
         os.close(descriptor)

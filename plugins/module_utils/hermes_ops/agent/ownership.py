@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..system.errors import OpsError
-from ..system.files import Owner, failure, open_directory
+from ..system.files import Account, failure, open_directory
 from ..system.walk import Entry, walk
 
 # Levels of directories that are searched. Files of a `sudo hermes` do not lie that deep.
@@ -60,23 +60,23 @@ def find(home: str, skipped: Iterable[str]) -> dict[str, Any]:
     return {"paths": paths, "complete": True}
 
 
-def check(home: str, owner: Owner) -> None:
+def check(home: str, account: Account) -> None:
     """:raises OpsError: when the path of *home* leads through another user's link, or *home* belongs to another user"""
     descriptor = open_directory(home)
     try:
         uid = os.fstat(descriptor).st_uid
     finally:
         os.close(descriptor)
-    if uid not in (0, owner.uid):
+    if uid not in (0, account.uid):
         raise OpsError(
-            f"belongs to user id {uid}, not to {owner.name!r}",
+            f"belongs to user id {uid}, not to {account.name!r}",
             where=home,
-            fix=f"declare that user, or change the owner: chown -R --from={uid} {owner.name}: {home}",
+            fix=f"declare that user, or change the owner: chown -R --from={uid} {account.name}: {home}",
         )
 
 
-def give_back(home: str, owner: Owner, paths: Iterable[str], *, mend: bool) -> list[str]:
-    """Give the finds of :func:`find` at *paths* to *owner*, as root, where that is safe.
+def give_back(home: str, account: Account, paths: Iterable[str], *, mend: bool) -> list[str]:
+    """Give the finds of :func:`find` at *paths* to *account*, as root, where that is safe.
 
     :param mend: whether to change the owner; otherwise nothing is changed
     :returns: the paths that are given, or without *mend* would be
@@ -97,7 +97,7 @@ def give_back(home: str, owner: Owner, paths: Iterable[str], *, mend: bool) -> l
                 given.append(path)
                 if mend:
                     # By descriptor, because another file may have the name by now.
-                    os.chown(f"/proc/self/fd/{descriptor}", owner.uid, owner.gid)
+                    os.chown(f"/proc/self/fd/{descriptor}", account.uid, account.gid)
     finally:
         os.close(top)
     return given

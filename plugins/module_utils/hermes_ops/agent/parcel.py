@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from ..system.answer import Maybe, fits
 from ..system.errors import OpsError
-from ..system.files import Owner, failure, open_directory
+from ..system.files import Account, failure, open_directory
 from ..system.walk import walk
 from ..system.worker import Limits, work
 
@@ -108,12 +108,12 @@ def packed(path: str) -> Iterator[tuple[dict[str, Any], int]]:
         top = open_directory(path)
         stack.callback(os.close, top)
         status = os.fstat(top)
-        owner = Owner(f"uid {status.st_uid}", status.st_uid, status.st_gid, path)
+        account = Account(f"uid {status.st_uid}", status.st_uid, status.st_gid, path)
         if os.geteuid() != 0:
-            owner = Owner.current()
+            account = Account.current()
         file = stack.enter_context(tempfile.TemporaryFile())
         number = file.fileno()
-        index = work(owner, "agent.parcel:pack", top, number, limits=_LIMITS, descriptors=(top, number), where=path)
+        index = work(account, "agent.parcel:pack", top, number, limits=_LIMITS, descriptors=(top, number), where=path)
         if not fits(index, _FORM) or len(index["entries"]) > _ENTRIES:
             raise OpsError("the worker that read it gave a malformed answer", where=path, fix="see what lies there")
         yield index, number

@@ -15,7 +15,7 @@ from itertools import islice
 from ..description.schema import PROFILES_DIRECTORY
 from ..system.answer import fits
 from ..system.errors import OpsError
-from ..system.files import Owner, failure, open_directory
+from ..system.files import Account, failure, open_directory
 from ..system.network import command_line
 from ..system.worker import Limits, WorkerDied, work
 from . import ownership
@@ -31,10 +31,10 @@ _AT_ONCE = 10_000
 _ROUNDS = 50
 
 
-def running(home: str, owner: Owner) -> int:
+def running(home: str, account: Account) -> int:
     """The process id of the gateway that runs on *home*; 0 when none does."""
     try:
-        pid = work(owner, "agent.removal:said_pid", home, where=home)
+        pid = work(account, "agent.removal:said_pid", home, where=home)
     except WorkerDied:
         # The agent can make the worker die, but must not thereby prevent the removal.
         return 0
@@ -45,12 +45,12 @@ def running(home: str, owner: Owner) -> int:
         uid = os.stat(f"/proc/{pid}").st_uid
     except OSError:
         return 0
-    return pid if uid in (owner.uid, 0) and any("hermes" in word for word in command_line(pid)) else 0
+    return pid if uid in (account.uid, 0) and any("hermes" in word for word in command_line(pid)) else 0
 
 
-def refuse_profiles(home: str, owner: Owner) -> None:
+def refuse_profiles(home: str, account: Account) -> None:
     """:raises OpsError: when *home* holds Hermes profiles, whose data may belong to others"""
-    found = work(owner, "agent.removal:profiles_in", home, where=home)
+    found = work(account, "agent.removal:profiles_in", home, where=home)
     if not fits(found, [str]):
         raise OpsError("the worker that read it gave a malformed answer", where=home, fix="remove it by hand")
     if found:
@@ -74,7 +74,7 @@ def said_pid(home: str) -> int:
     return checked(look(home)).get("pid", 0)
 
 
-def remove(home: str, owner: Owner) -> None:
+def remove(home: str, account: Account) -> None:
     """Remove *home*, which must exist.
 
     :raises OpsError: something in it cannot be removed, or something is mounted below it; names the paths
@@ -82,18 +82,18 @@ def remove(home: str, owner: Owner) -> None:
     _refuse_mounts(home)
     left = None
     for _round in range(_ROUNDS):
-        ownership.check(home, owner)
-        found = work(owner, "agent.removal:empty", home, limits=_LIMITS, where=home)
+        ownership.check(home, account)
+        found = work(account, "agent.removal:empty", home, limits=_LIMITS, where=home)
         if not fits(found, {"left": [str], "of_root": [str]}):
             raise OpsError("the worker that removes it gave a malformed answer", where=home, fix="remove it by hand")
         if not found["left"]:
             _remove_directory(home)
             return
-        if os.geteuid() != 0 or not ownership.give_back(home, owner, found["of_root"], mend=True):
+        if os.geteuid() != 0 or not ownership.give_back(home, account, found["of_root"], mend=True):
             left = found["left"]
             break
     named = ", ".join(left or [])
-    raise OpsError(f"cannot be removed as {owner.name!r}: {named}", where=home, fix="unmount or remove it by hand")
+    raise OpsError(f"cannot be removed as {account.name!r}: {named}", where=home, fix="unmount or remove it by hand")
 
 
 def _refuse_mounts(home: str) -> None:

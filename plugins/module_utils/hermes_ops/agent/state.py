@@ -15,7 +15,7 @@ from typing import Any
 
 from ..system import worker
 from ..system.errors import OpsError
-from ..system.files import Owner, read_bytes
+from ..system.files import Account, read_bytes
 from .quote import quoted
 
 FILE_NAME = "gateway_state.json"
@@ -25,10 +25,10 @@ _MAX_NAMES = 100
 _PLATFORM = ("state", "error_code", "error_message")
 
 
-def read_state(home: str, owner: Owner) -> dict[str, Any]:
+def read_state(home: str, account: Account) -> dict[str, Any]:
     """The state in gateway_state.json, see :func:`checked`; ``{}`` when the file cannot be used."""
     try:
-        return checked(worker.work(owner, "agent.state:look", home, where=home))
+        return checked(worker.work(account, "agent.state:look", home, where=home))
     except OpsError:
         return {}
 

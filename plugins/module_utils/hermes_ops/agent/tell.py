@@ -10,7 +10,7 @@ import re
 import time
 
 from ..system.errors import OpsError
-from ..system.files import Owner, ensure_directory, write_atomic
+from ..system.files import Account, ensure_directory, write_atomic
 from ..system.worker import work
 
 # Below the agent's home.
@@ -55,12 +55,12 @@ def archive_path(home: str, topic: str, when: float) -> str:
     return os.path.join(home, DIRECTORY, "-".join(filter(None, (stamp, slug))) + ".md")
 
 
-def archive(path: str, owner: Owner, topic: str, body: str) -> None:
+def archive(path: str, account: Account, topic: str, body: str) -> None:
     """Write the context to *path*, as the agent's user.
 
     :raises OpsError: when it cannot be written, or *path* already exists
     """
-    work(owner, "agent.tell:keep", path, f"# {topic}\n\n{body}\n", where=path)
+    work(account, "agent.tell:keep", path, f"# {topic}\n\n{body}\n", where=path)
 
 
 def keep(path: str, text: str) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from ..description.schema import MEMORY_LIMITS
 from ..system.answer import fits
 from ..system.errors import OpsError
-from ..system.files import Owner, failure, read_bytes, read_text, write_atomic
+from ..system.files import Account, failure, read_bytes, read_text, write_atomic
 from ..system.text import printable
 from ..system.walk import walk
 from ..system.worker import Limits, work
@@ -93,7 +93,7 @@ class Item:
 
 
 def port(
-    name: str, index: Mapping[str, Any], descriptor: int, home: str, owner: Owner, *, soul: str | None, check: bool
+    name: str, index: Mapping[str, Any], descriptor: int, home: str, account: Account, *, soul: str | None, check: bool
 ) -> list[Item]:
     """Import a parcel into an agent's home; with *check*, only say what would be done.
 
@@ -102,7 +102,7 @@ def port(
     :raises OpsError: when the home cannot be read or written; items that were ported before the error stay
     """
     arguments = (home, name, index, descriptor, soul, check)
-    items = work(owner, "agent.transfer:unpack", *arguments, limits=_LIMITS, descriptors=(descriptor,), where=home)
+    items = work(account, "agent.transfer:unpack", *arguments, limits=_LIMITS, descriptors=(descriptor,), where=home)
     if not fits(items, [(str, str, str, str)]) or not {status for status, *_rest in items} <= {*STATUSES}:
         raise OpsError(
             "the worker that read it gave a malformed answer", where=home, fix="see what the agent left there"

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from ..system import sqlite, trees
 from ..system.errors import OpsError
-from ..system.files import Owner, failure
+from ..system.files import Account, failure
 from ..system.worker import Limits, work
 from . import space
 
@@ -44,8 +44,8 @@ class NotCopied(Exception):
         self.locked = locked
 
 
-def copy_database(source: str, target: str, owner: Owner) -> None:
-    """Copy the live database *source* to *target* by SQLite's own backup interface, as *owner*.
+def copy_database(source: str, target: str, account: Account) -> None:
+    """Copy the live database *source* to *target* by SQLite's own backup interface, as *account*.
 
     :param target: created (0600) by this process, with its own rights
     :raises OpsError: *source* is damaged or locked for too long, or the copy would fill the disk
@@ -56,7 +56,7 @@ def copy_database(source: str, target: str, owner: Owner) -> None:
         raise failure("written", target, error) from None
     try:
         limits = Limits(seconds=_COPY_SECONDS, file=space.free(descriptor))
-        work(owner, "backup.databases:copy_into", source, descriptor, limits=limits, descriptors=[descriptor])
+        work(account, "backup.databases:copy_into", source, descriptor, limits=limits, descriptors=[descriptor])
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from ..supervise import health
 from ..system.errors import OpsError
-from ..system.files import Owner, failure
+from ..system.files import Account, failure
 from ..system.text import printable
 from ..system.worker import Limits, Worker, WorkerDied
 
@@ -108,37 +108,37 @@ class Checking:
         self.worker.end()
 
 
-def checking(descriptor: int, where: str, owner: Owner | None = None, home: str | None = None) -> Checking:
+def checking(descriptor: int, where: str, account: Account | None = None, home: str | None = None) -> Checking:
     """Begin to check the archive that can be read from *descriptor*.
 
-    :param owner: the user that reads it; None: one without rights
-    :param home: of *owner*, to be compared with the archive; None: nothing is compared
+    :param account: the user that reads it; None: one without rights
+    :param home: of *account*, to be compared with the archive; None: nothing is compared
     """
-    reader = owner or (Owner.named(_NOBODY) if os.geteuid() == 0 else Owner.current())
+    reader = account or (Account.named(_NOBODY) if os.geteuid() == 0 else Account.current())
     arguments = (descriptor, where, _against(home))
     return Checking(Worker(reader, "backup.reading:check", arguments, LIMITS, [descriptor], where), where)
 
 
-def compare(source: str | BinaryIO, owner: Owner, home: str | None) -> Manifest:
+def compare(source: str | BinaryIO, account: Account, home: str | None) -> Manifest:
     """Like :func:`verify`, and also find what *home* has learnt since.
 
     :param source: path of an archive, or the stream itself
-    :param home: of *owner*; None: nothing is compared
+    :param home: of *account*; None: nothing is compared
     """
     with _source(source) as (descriptor, where):
-        return checking(descriptor, where, owner, home).result()
+        return checking(descriptor, where, account, home).result()
 
 
 def extract(
     source: str | BinaryIO,
     directory: str,
-    owner: Owner,
+    account: Account,
     *,
     links_out: bool = False,
     home: str | None = None,
     descriptors: Sequence[int] = (),
 ) -> Manifest:
-    """Extract the home in an archive to *directory*, which must be missing or empty, all of it as *owner*.
+    """Extract the home in an archive to *directory*, which must be missing or empty, all of it as *account*.
 
     :param source: path of an archive, or the stream itself
     :param links_out: also make links that lead out of the home; a home that is only tried must not have them
@@ -148,7 +148,7 @@ def extract(
     """
     with _source(source) as (descriptor, where):
         arguments = (descriptor, where, directory, links_out, _against(home))
-        worker = Worker(owner, "backup.reading:extract", arguments, LIMITS, [descriptor, *descriptors], where)
+        worker = Worker(account, "backup.reading:extract", arguments, LIMITS, [descriptor, *descriptors], where)
         return Manifest.of(worker.result(), where)
 
 

@@ -29,7 +29,7 @@ def put_back_kept(host: Installation, agent: Agent, say: Callable[[str], object]
     :returns: the directory that holds the replaced files; None when nothing differed
     :raises OpsError: no copies are kept, or the agent is not healthy with them either
     """
-    records, owner = host.records(agent.name), host.owner_of(agent)
+    records, account = host.records(agent.name), host.account_of(agent)
     aside = None
     with host.lock("restore"):
         refuse_others(host)
@@ -39,7 +39,7 @@ def put_back_kept(host: Installation, agent: Agent, say: Callable[[str], object]
         if not kept:
             raise OpsError("nothing is kept yet: the agent was never healthy here", fix="converge the host: site.yml")
         with records.lock():
-            present = dict(zip(kept, read_as(owner, [os.path.join(agent.home, name) for name in kept])))
+            present = dict(zip(kept, read_as(account, [os.path.join(agent.home, name) for name in kept])))
             differ = {name: data for name, data in kept.items() if data != present[name]}
             if differ:
                 stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -50,7 +50,7 @@ def put_back_kept(host: Installation, agent: Agent, say: Callable[[str], object]
                     write_atomic(os.path.join(aside, name), present[name], mode=0o600)
             texts = {name: base64.b64encode(data).decode() for name, data in differ.items()}
             if differ:
-                work(owner, "backup.kept:write", agent.home, texts, where=agent.home)
+                work(account, "backup.kept:write", agent.home, texts, where=agent.home)
             for name in differ:
                 say(f"{name} is the last working copy again")
         # Restart is a single order, so killing this process leaves no gateway stopped.

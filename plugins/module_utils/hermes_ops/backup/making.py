@@ -22,7 +22,7 @@ from ..host.installation import Installation
 from ..release.observe import stamp_of
 from ..supervise import gateway
 from ..system.errors import OpsError
-from ..system.files import Owner, ensure_directory, failure, sync_directory
+from ..system.files import Account, ensure_directory, failure, sync_directory
 from ..system.process import run_filter
 from ..system.worker import Limits, Worker, work
 from . import extracting, space, tarstream
@@ -138,14 +138,14 @@ def _collector(
     # Limits the archive, and the copy that the worker makes of a database.
     limit = space.free(descriptor) if where else resource.RLIM_INFINITY
     limits = Limits(seconds=seconds, memory=_MEMORY, file=limit)
-    owner = host.owner_of(agent)
-    sealed = _sealed(owner, agent.home, env)
+    account = host.account_of(agent)
+    sealed = _sealed(account, agent.home, env)
     about = _about(host, agent, env)
     arguments = (descriptor, where, agent.home, about, env == "include", sealed, bool(where))
-    return Worker(owner, "backup.collecting:collect", arguments, limits, [descriptor, lock], agent.home)
+    return Worker(account, "backup.collecting:collect", arguments, limits, [descriptor, lock], agent.home)
 
 
-def _sealed(owner: Owner, home: str, env: str) -> str | None:
+def _sealed(account: Account, home: str, env: str) -> str | None:
     """``.env`` of *home*, encrypted, if *env* names a recipient; else None.
 
     age(1) runs as root, because the agent could trace a process of its own user. age does not interpret the content.
@@ -153,7 +153,7 @@ def _sealed(owner: Owner, home: str, env: str) -> str | None:
     """
     if not env.startswith(AGE):
         return None
-    said = work(owner, "backup.collecting:env_of", home, where=home)
+    said = work(account, "backup.collecting:env_of", home, where=home)
     if said is None:
         return None
     try:

@@ -59,11 +59,11 @@ def rehearse(
     if release is None:
         raise OpsError("there is no current release", where=host.root, fix="converge the host: site.yml")
     _wait_for_others(host)
-    owner = host.owner_of(agent)
+    account = host.account_of(agent)
     with canary.scratch(host, agent, SCRATCH, say) as scratch:
         label, manifest = _extract(host, agent, backups, scratch)
         say(f"{agent.name}: {label} of {moment(manifest.created)}")
-        found = work(owner, "backup.rehearsal:look", scratch, limits=_LIMITS, where=label)
+        found = work(account, "backup.rehearsal:look", scratch, limits=_LIMITS, where=label)
         if not fits(found, {"databases": {str: str}, "model": object}):
             raise WorkerDied("was looked at, but the worker's answer has the wrong form", where=label)
         _refuse_damaged(found["databases"])
@@ -89,13 +89,13 @@ def _extract(host: Installation, agent: Agent, backups: BackupSettings, scratch:
         repository = offsite.Repository(host, backups)
         snapshot = repository.find("latest", agent.name)
         with repository.reading(snapshot) as restic:
-            manifest = extracting.extract(restic.stdout, scratch, host.owner_of(agent))
+            manifest = extracting.extract(restic.stdout, scratch, host.account_of(agent))
             restic.finish()
         return f"the snapshot {snapshot.id}", manifest
     found = archives.listed(archives.directory_of(host), agent.name)
     if not found:
         raise OpsError(f"there is no backup of {agent.name}", fix="make one: hermes-ops backup")
-    return os.path.basename(found[-1].path), extracting.extract(found[-1].path, scratch, host.owner_of(agent))
+    return os.path.basename(found[-1].path), extracting.extract(found[-1].path, scratch, host.account_of(agent))
 
 
 def look(scratch: str) -> dict[str, Any]:

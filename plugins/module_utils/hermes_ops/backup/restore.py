@@ -42,7 +42,7 @@ from ..supervise import gateway, health
 from ..supervise.systemd import supervisor_of
 from ..system.answer import fits
 from ..system.errors import OpsError, as_error
-from ..system.files import Owner, ensure_directory, open_directory
+from ..system.files import Account, ensure_directory, open_directory
 from ..system.process import run_filter
 from ..system.text import moment, printable
 from ..system.worker import Limits, work
@@ -124,7 +124,7 @@ class Restore:
             if not inode:
                 raise OpsError("cannot be found", where=home, fix="mount its volume")
             journal = Journal(agent.name, agent.user, home, inode, stamp, running)
-            before = health.check(agent, self.host.owner_of(agent), state).causes if running else []
+            before = health.check(agent, self.host.account_of(agent), state).causes if running else []
             try:
                 self.undertaking.write(dataclasses.asdict(journal))
                 self.undertaking.interruptible = True
@@ -161,7 +161,7 @@ class Restore:
         :raises OpsError: it would refuse, and why
         """
         agent = self.host.one(self.name)
-        manifest = extracting.compare(source, self.host.owner_of(agent), None if force else agent.home)
+        manifest = extracting.compare(source, self.host.account_of(agent), None if force else agent.home)
         finish()
         _refuse_newer(manifest)
         made = moment(manifest.created)
@@ -202,11 +202,11 @@ class Restore:
         lock: int,
     ) -> Manifest:
         """Assemble the new content in the staging directory."""
-        owner, home = self.host.owner_of(agent), journal.home
-        self._remove_staging(journal, owner, [lock])
+        account, home = self.host.account_of(agent), journal.home
+        self._remove_staging(journal, account, [lock])
         staging = os.path.join(home, STAGING + journal.stamp)
         manifest = extracting.extract(
-            source, staging, owner, links_out=True, home=None if force else home, descriptors=[lock]
+            source, staging, account, links_out=True, home=None if force else home, descriptors=[lock]
         )
         journal.keep_env = not manifest.env_inside
         if manifest.sealed_env is not None and identity:
@@ -214,7 +214,7 @@ class Restore:
                 raise OpsError("there is no such file", where=identity, fix="name the file with age's identity")
             command = ["age", "--decrypt", "--identity", identity]
             text = run_filter(command, manifest.sealed_env, timeout=making.AGE_TIMEOUT)
-            work(owner, "backup.reading:put_env", home, journal.stamp, base64.b64encode(text).decode())
+            work(account, "backup.reading:put_env", home, journal.stamp, base64.b64encode(text).decode())
             journal.keep_env = False
         elif manifest.sealed_env is not None:
             self.say(".env stays as it is: the one in the backup is encrypted, and no identity was named")
@@ -235,7 +235,7 @@ class Restore:
         # This lock makes a run of site.yml wait.
         with records.lock():
             self.undertaking.enter(journal, "switch")
-            self._work(journal, self.host.owner_of(agent), "exchange", locks)
+            self._work(journal, self.host.account_of(agent), "exchange", locks)
             webhooks.forget_time(records)
 
     def _start(self, journal: Journal, agent: Agent, before: list[str]) -> None:
@@ -245,13 +245,13 @@ class Restore:
         # Somebody may have started it before the exchange: it would go on with the old content.
         self.supervisor.stop([agent])
         gateway.start(self.supervisor, [agent], records)
-        owner = self.host.owner_of(agent)
+        account = self.host.account_of(agent)
         result = health.wait([agent], self.supervisor, records)[0]
         self.say(result)
         if not set(result.causes) <= set(before):
             raise OpsError(f"the agent is not healthy on the backup, so the restore was undone: {result}")
         # The staging directory is empty by now.
-        self._remove_staging(journal, owner)
+        self._remove_staging(journal, account)
 
     # Undo.
 
@@ -261,23 +261,23 @@ class Restore:
         :param agent: its gateway is stopped before and, if it ran, started afterwards; None: the agent is gone
         :param boot: no gateway runs, and none is started
         """
-        owner = Owner.named(journal.user)
+        account = Account.named(journal.user)
         stopped = None if boot else agent
         if journal.step in ("switch", "start"):
             self.say("going back to the previous content")
             if stopped:
                 self._stop(stopped)
-            if self._put_back(journal, owner, locks):
+            if self._put_back(journal, account, locks):
                 self.say(f"the content of the home until now is in {self._keep(journal, exchange.UNDONE, _UNDONE)}")
             # Only the gateway is still to be started. If a full disk prevents this record, recovery repeats the undo.
             with contextlib.suppress(OpsError):
                 self.undertaking.enter(journal, "stop")
-        self._remove_staging(journal, owner, locks)
+        self._remove_staging(journal, account, locks)
         if stopped and journal.running and journal.step != "extract":
             gateway.start(self.supervisor, [stopped], {journal.agent: self.host.records(journal.agent)})
         self.undertaking.end()
 
-    def _put_back(self, journal: Journal, owner: Owner, locks: Sequence[int]) -> bool:
+    def _put_back(self, journal: Journal, account: Account, locks: Sequence[int]) -> bool:
         """See :func:`exchange.put_back`.
 
         :raises OpsError: it is not possible now; the agent may be the cause, and only a person can tell
@@ -287,7 +287,7 @@ class Restore:
             fix = f"mount its volume, or move the directory with the inode {journal.inode} back, {again}"
             raise OpsError("is another directory than before", where=journal.home, fix=fix)
         try:
-            return self._work(journal, owner, "put_back", locks) is True
+            return self._work(journal, account, "put_back", locks) is True
         except OpsError as error:
             fix = f"see what the agent left beside {exchange.SET_ASIDE}{journal.stamp}, {again}"
             raise OpsError(f"cannot be put back: {error.what}", where=error.where or journal.home, fix=fix) from None
@@ -296,17 +296,17 @@ class Restore:
         self.say("stopping the gateway")
         self.supervisor.stop([agent])
 
-    def _work(self, journal: Journal, owner: Owner, function: str, locks: Sequence[int]) -> Any:
+    def _work(self, journal: Journal, account: Account, function: str, locks: Sequence[int]) -> Any:
         arguments = (journal.home, journal.stamp, journal.keep_env)
         return work(
-            owner, f"backup.exchange:{function}", *arguments, limits=_LIMITS, descriptors=locks, where=journal.home
+            account, f"backup.exchange:{function}", *arguments, limits=_LIMITS, descriptors=locks, where=journal.home
         )
 
-    def _remove_staging(self, journal: Journal, owner: Owner, locks: Sequence[int] = ()) -> None:
+    def _remove_staging(self, journal: Journal, account: Account, locks: Sequence[int] = ()) -> None:
         """Remove staging directories. A failure is only reported: each restore has a staging directory of its own."""
         try:
             function = "backup.exchange:remove_staging"
-            failed = work(owner, function, journal.home, limits=_LIMITS, descriptors=locks, where=journal.home)
+            failed = work(account, function, journal.home, limits=_LIMITS, descriptors=locks, where=journal.home)
         except OpsError as error:
             failed = [str(error)]
         for each in failed if fits(failed, [str]) else []:

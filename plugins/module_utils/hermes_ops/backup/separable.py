@@ -243,10 +243,10 @@ def _refuse_mount(home: str) -> os.stat_result:
 
 def _verbose(host: Installation, agent: Agent) -> bool:
     """Whether the gateway of *agent* is verbose (:class:`units.UnitSettings`). Its drop-in must be as declared."""
-    owner = host.owner_of(agent)
+    account = host.account_of(agent)
     found = read_text(unit_settings(host, False).drop_in_path(agent.name))
     for verbose in (False, True):
-        if found == units.render_drop_in(unit_settings(host, verbose), agent, owner):
+        if found == units.render_drop_in(unit_settings(host, verbose), agent, account):
             return verbose
     raise OpsError(
         "is not what the host was converged to",
@@ -263,11 +263,11 @@ def unit_settings(host: Installation, verbose: bool) -> units.UnitSettings:
 def survey(host: Installation, agent: Agent, before: Agent) -> Survey:
     """Survey the home of *agent* for files that name the home, or the user's home, of *before*."""
     roots = [before.home]
-    home = units.user_home(before, host.owner_of(before))
+    home = units.user_home(before, host.account_of(before))
     if home != before.directory:
         roots.append(home)
-    owner, where = host.owner_of(agent), agent.home
-    return Survey.of(work(owner, "agent.carry:survey", where, LEFT_OUT, roots, limits=LIMITS, where=where), where)
+    account, where = host.account_of(agent), agent.home
+    return Survey.of(work(account, "agent.carry:survey", where, LEFT_OUT, roots, limits=LIMITS, where=where), where)
 
 
 def check_user(user: str, agent: Agent, agents: list[Agent]) -> None:

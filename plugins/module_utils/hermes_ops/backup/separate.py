@@ -43,7 +43,7 @@ from ..host.undertaking import Undertaking
 from ..supervise import gateway, health, moved
 from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
-from ..system.files import Owner, sync_directory
+from ..system.files import Account, sync_directory
 from ..system.process import run
 from ..system.typed import parse
 from ..system.worker import Worker, work
@@ -158,7 +158,7 @@ class Separate:
 
     def _copy(self, journal: Journal) -> tuple[Survey, list[str]]:
         before, after = journal.before, journal.after
-        old, new = self.host.owner_of(before), self.host.owner_of(after)
+        old, new = self.host.account_of(before), self.host.account_of(after)
         self._stop(before)
         company = separable.lines(work(old, "agent.carry:who_works", before.home, LEFT_OUT, where=before.home))
         if company:
@@ -277,7 +277,7 @@ class Separate:
             # A copy that cannot be removed must not keep the agent from its old home.
             with contextlib.suppress(OpsError, OSError):
                 home = f"{new}/.hermes"
-                work(self.host.owner_of(journal.after), "agent.carry:discard", home, limits=LIMITS, where=home)
+                work(self.host.account_of(journal.after), "agent.carry:discard", home, limits=LIMITS, where=home)
                 os.rmdir(new)
         if os.path.lexists(new):
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(journal.began))
@@ -291,7 +291,7 @@ class Separate:
 
     def _declare(self, journal: Journal, *, undo: bool = False) -> None:
         """Write the new home and user to units, records and commands; with *undo*, the old ones."""
-        agents = [(agent, self.host.owner_of(agent)) for agent in (journal.before, journal.after)]
+        agents = [(agent, self.host.account_of(agent)) for agent in (journal.before, journal.after)]
         before, after = reversed(agents) if undo else agents
         records = self.host.records(journal.name)
         records.prepare()
@@ -314,7 +314,7 @@ def make_user(user: str, home: str) -> None:
     run(["useradd", *options, "--home-dir", home, user], timeout=60)
 
 
-def carry_over(old: Owner, home: str, new: Owner, copy: str) -> None:
+def carry_over(old: Account, home: str, new: Account, copy: str) -> None:
     """Copy *home*, which belongs to *old*, to *copy*, which belongs to *new*; see :mod:`carry`."""
     reading, writing = os.pipe()
     try:

@@ -40,7 +40,7 @@ def work(arguments: argparse.Namespace) -> int:
     status = EXIT_OK
     workers = {
         agent.name: Worker(
-            host.owner_of(agent),
+            host.account_of(agent),
             "agent.memory:search",
             (agent.home, words, arguments.limit),
             Limits(seconds=SECONDS),

@@ -54,7 +54,7 @@ def _bring(
     host: Installation, agent: Agent, name: str, index: dict[str, Any], descriptor: int, *, check: bool
 ) -> list[transfer.Item]:
     soul = transfer.default_soul(host.root)
-    return transfer.port(name, index, descriptor, agent.home, host.owner_of(agent), soul=soul, check=check)
+    return transfer.port(name, index, descriptor, agent.home, host.account_of(agent), soul=soul, check=check)
 
 
 def _port(host: Installation, agent: Agent, bring: Callable[..., list[transfer.Item]]) -> list[transfer.Item]:

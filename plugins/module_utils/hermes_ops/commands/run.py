@@ -13,7 +13,7 @@ from ..host.installation import Installation, Published, choose, published
 from ..host.kit import WRAPPER
 from ..supervise import command
 from ..system.errors import OpsError
-from ..system.files import Owner
+from ..system.files import Account
 
 SUMMARY = "run a command of Hermes as an agent (short: hermes)"
 VERBATIM = True
@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     name, words = split(arguments.words)
-    caller = Owner.current()
+    caller = Account.current()
     if caller.uid == 0:
         host = Installation.load()
         return command.run_in_unit(host, host.one(name), words)
@@ -69,7 +69,7 @@ def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, words
 
 
-def _become(host: Installation, agent: Published, words: Sequence[str], caller: Owner) -> None:
+def _become(host: Installation, agent: Published, words: Sequence[str], caller: Account) -> None:
     """Replace this process by Hermes. The caller is the agent's own user; no sandbox is added or removed."""
     environ = {**os.environ, "HOME": caller.home, **command.environment(agent.home)}
     environ.pop("HERMES_MANAGED_DIR", None)

@@ -33,17 +33,17 @@ def work(arguments: argparse.Namespace) -> int:
     agent = host.one(arguments.agent)
     topic, body = tell.parse(sys.stdin.buffer.read(tell.MAX_BYTES + 1), arguments.topic)
     path = tell.archive_path(agent.home, topic, time.time())
-    owner = host.owner_of(agent)
-    url = servers.webhook_url(agent, owner, arguments.webhook)
+    account = host.account_of(agent)
+    url = servers.webhook_url(agent, account, arguments.webhook)
     if arguments.check:
         say(f"would keep: {path}")
         say(f"would tell: agent {agent.name}, by {url}: {printable(topic)} ({len(body)} characters)")
         return EXIT_OK
-    tell.archive(path, owner, topic, body)
+    tell.archive(path, account, topic, body)
     say(f"kept:   {path}")
     try:
         answer = servers.call_webhook(
-            agent, owner, arguments.webhook, {"topic": topic, "body": body}, timeout=arguments.timeout
+            agent, account, arguments.webhook, {"topic": topic, "body": body}, timeout=arguments.timeout
         )
     except OpsError as error:
         sys.stderr.write(f"hermes-ops: kept, but the agent has not answered: {printable(str(error))}\n")

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..system.errors import OpsError
-from ..system.files import Owner
+from ..system.files import Account
 from ..system.process import run
 from ..system.systemd import COMMAND_TIMEOUT, Manager
 from .jobs import HARDENING, Job
@@ -29,7 +29,7 @@ def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> 
     :returns: its exit status
     :raises OpsError: it is running already, systemd cannot start it, or it ended without an exit status
     """
-    manager = Manager("system", Owner.current())
+    manager = Manager("system", Account.current())
     unit = f"hermes-{job.name}-by-hand.service"
     # systemd keeps a failed unit until it is reset.
     manager.call("reset-failed", unit, check=False)

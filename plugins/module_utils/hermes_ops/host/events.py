@@ -11,7 +11,7 @@ import os
 import stat
 import time
 
-from ..system.files import Owner, changing, open_directory
+from ..system.files import Account, changing, open_directory
 from ..system.worker import Limits, work
 from .installation import Published
 
@@ -27,9 +27,9 @@ def remove(agent: Published, days: int) -> None:
 
     :raises OpsError: that cannot be done
     """
-    owner, home = Owner.named(agent.user), agent.home
+    account, home = Account.named(agent.user), agent.home
     with changing(open_directory(home), home) as top:
-        work(owner, "host.events:remove_in", top, days, limits=_LIMITS, descriptors=[top], where=home)
+        work(account, "host.events:remove_in", top, days, limits=_LIMITS, descriptors=[top], where=home)
 
 
 def remove_in(home: int, days: int) -> None:

@@ -50,7 +50,7 @@ class Guard:
         agents = self.host.agents
         if self.host.scope == "system":
             return [agent.unit for agent in agents]
-        return sorted({f"user@{self.host.owner_of(agent).uid}.service" for agent in agents})
+        return sorted({f"user@{self.host.account_of(agent).uid}.service" for agent in agents})
 
     def render(self) -> str:
         """The unit file: it starts after the disks are mounted and before anything that runs a release."""

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from ..description.agent import Agent, Placement
 from ..description.schema import DEFAULT_PROFILE
 from ..system.errors import OpsError
-from ..system.files import Owner, ensure_directory, lock, read_json, write_json
+from ..system.files import Account, ensure_directory, lock, read_json, write_json
 from ..system.systemd import Manager
 from ..system.typed import parse
 from .records import Records, check_ops, remembered
@@ -76,16 +76,16 @@ class Installation:
             raise OpsError("is of an earlier version", where=path, fix="take the host over: docs/adopting.md")
         return cls(host)
 
-    def owner_of(self, placement: Placement) -> Owner:
+    def account_of(self, placement: Placement) -> Account:
         """The user as whom an agent runs.
 
         :raises OpsError: there is no such user on this host
         """
-        return Owner.named(placement.user)
+        return Account.named(placement.user)
 
     def manager_of(self, placement: Placement) -> Manager:
         """The manager that runs the gateway of an agent."""
-        return Manager(self.scope, self.owner_of(placement))
+        return Manager(self.scope, self.account_of(placement))
 
     @cached_property
     def agents(self) -> list[Agent]:

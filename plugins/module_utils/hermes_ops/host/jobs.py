@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..system.errors import OpsError
-from ..system.files import Owner, read_text
+from ..system.files import Account, read_text
 from ..system.plan import Plan
 from ..system.process import run
 from ..system.services import plan_active, plan_gone
@@ -262,7 +262,7 @@ def next_runs() -> dict[str, dict[str, Any]]:
 
 
 def _manager() -> Manager:
-    return Manager("system", Owner.current())
+    return Manager("system", Account.current())
 
 
 def _unit_files(job: Job, schedule: Schedule) -> dict[str, str]:

@@ -15,7 +15,16 @@ from typing import Any
 
 from ..description.agent import Agent
 from ..system.errors import OpsError
-from ..system.files import Owner, check_trusted, ensure_directory, lock, read_bytes, read_json, write_atomic, write_json
+from ..system.files import (
+    Account,
+    check_trusted,
+    ensure_directory,
+    lock,
+    read_bytes,
+    read_json,
+    write_atomic,
+    write_json,
+)
 from ..system.typed import parse
 from ..system.worker import WorkerDied, work
 
@@ -48,18 +57,18 @@ def contents(paths: list[str]) -> list[str | None]:
     return [None if data is None else base64.b64encode(data).decode() for data in found]
 
 
-def read_as(owner: Owner, paths: list[str]) -> list[bytes | None]:
-    """Read an agent's files as *owner*, because root must not open them itself; None for a file that does not exist.
+def read_as(account: Account, paths: list[str]) -> list[bytes | None]:
+    """Read an agent's files as *account*, because root must not open them itself; None for a file that does not exist.
 
     :raises OpsError: one is not a regular file, is too large, or cannot be read
     """
-    answer = work(owner, "host.records:contents", paths)
+    answer = work(account, "host.records:contents", paths)
     if not isinstance(answer, list) or len(answer) != len(paths):
-        raise WorkerDied("the worker's answer has the wrong form", where=owner.name)
+        raise WorkerDied("the worker's answer has the wrong form", where=account.name)
     try:
         return [None if text is None else base64.b64decode(text) for text in answer]
     except (TypeError, ValueError):
-        raise WorkerDied("the worker's answer is not base64", where=owner.name) from None
+        raise WorkerDied("the worker's answer is not base64", where=account.name) from None
 
 
 def remembered(ops_dir: str) -> list[str]:
@@ -147,7 +156,7 @@ class Records:
             self.prepare()
             self.write_applied(_AGENT, agent.to_plain())
 
-    def keep(self, path: str, owner: Owner, *, replace: bool = False) -> None:
+    def keep(self, path: str, account: Account, *, replace: bool = False) -> None:
         """Keep a copy of *path*.
 
         A file that cannot be read is skipped, so that an agent cannot make an update or a restore fail with it.
@@ -156,7 +165,7 @@ class Records:
         """
         data = None
         with contextlib.suppress(OpsError):
-            (data,) = read_as(owner, [path])
+            (data,) = read_as(account, [path])
         if data is not None:
             self.keep_content(os.path.basename(path), data, replace=replace)
 

@@ -17,7 +17,7 @@ from ..host.records import Records, remembered
 from ..supervise import gateway
 from ..supervise.systemd import Systemd
 from ..system.errors import OpsError, as_error
-from ..system.files import Owner
+from ..system.files import Account
 from ..system.plan import Difference, Plan, diff
 from ..system.process import run
 from .call import Call, manager_of, unit_settings
@@ -62,8 +62,8 @@ def converge_homes(call: Call, agents: list[Declared]) -> dict[str, Any]:
         if not agent.present:
             continue
         try:
-            owner, records = home_owner_of(call, agent), Records(call.params["ops_dir"], agent.name)
-            outcome = converge.converge(declared.description, agent, owner, records, check=call.check_mode)
+            account, records = account_of(call, agent), Records(call.params["ops_dir"], agent.name)
+            outcome = converge.converge(declared.description, agent, account, records, check=call.check_mode)
         except Exception as caught:
             errors[agent.name] = as_error(caught)
             continue
@@ -79,14 +79,14 @@ def converge_homes(call: Call, agents: list[Declared]) -> dict[str, Any]:
     return {"changed": bool(diffs), "agents": homes, "diff": diffs, **failure(errors)}
 
 
-def home_owner_of(call: Call, agent: Placement) -> Owner:
+def account_of(call: Call, agent: Placement) -> Account:
     """The user as whom the module reads and changes the home of *agent*.
 
     In check mode the declared user may not exist yet. Then there is either no home, or an adopted one, which is
     read as its present user.
     """
     try:
-        return Owner.named(agent.user)
+        return Account.named(agent.user)
     except OpsError:
         if call.check_mode:
             return converge.reader(agent.home)
@@ -169,14 +169,14 @@ def plan_purge(call: Call, agent: Placement) -> Plan:
     home = agent.home
     # An agent that never existed has neither data nor a user.
     there = [path for path in (home, agent.directory) if os.path.lexists(path)]
-    owner = home_owner_of(call, agent) if there else Owner.current()
-    pid = removal.running(home, owner)
+    account = account_of(call, agent) if there else Account.current()
+    pid = removal.running(home, account)
     if pid and not call.check_mode:
         raise OpsError(f"a gateway (pid {pid}) runs on it", where=home, fix="stop it first")
-    removal.refuse_profiles(home, owner)
+    removal.refuse_profiles(home, account)
     plan = Plan()
     for path in there:
-        plan.add(Difference(path, "present", None), lambda path=path: removal.remove(path, owner))
+        plan.add(Difference(path, "present", None), lambda path=path: removal.remove(path, account))
     records = Records(call.params["ops_dir"], agent.name)
     if records.exist():
         plan.add(Difference(records.directory, "present", None), records.remove)

@@ -15,7 +15,7 @@ from ..supervise import units
 from ..supervise.managers import ManagerOf
 from ..system import systemd
 from ..system.errors import OpsError, as_error
-from ..system.files import Owner
+from ..system.files import Account
 from ..system.plan import Plan
 from ..system.systemd import Manager
 
@@ -75,12 +75,12 @@ def manager_of(call: Call) -> ManagerOf:
 
     def manager(agent: Agent) -> Manager:
         try:
-            owner = Owner.named(agent.user)
+            account = Account.named(agent.user)
         except OpsError:
             if not call.check_mode and agent.present:
                 raise
-            owner = replace(Owner.current(), name=agent.user, home=agent.directory)
-        return Manager(call.params["scope"], owner)
+            account = replace(Account.current(), name=agent.user, home=agent.directory)
+        return Manager(call.params["scope"], account)
 
     return manager
 

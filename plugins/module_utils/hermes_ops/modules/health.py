@@ -19,7 +19,7 @@ def work(call: Call) -> dict[str, Any]:
     supervisor = Systemd(manager_of(call))
     if call.check_mode:
         states = supervisor.state(agents)
-        results = [health.check(agent, supervisor.owner_of(agent), states[agent.name]) for agent in agents]
+        results = [health.check(agent, supervisor.account_of(agent), states[agent.name]) for agent in agents]
     else:
         records = {agent.name: Records(params["ops_dir"], agent.name) for agent in agents}
         results = health.wait(agents, supervisor, records)

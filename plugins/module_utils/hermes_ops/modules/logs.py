@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from ..host import logs
-from ..system.files import Owner
+from ..system.files import Account
 from ..system.systemd import Manager
 from .call import Call, agents_of
 
 
 def work(call: Call) -> dict[str, Any]:
     params = call.params
-    manager = Manager("system", Owner.current())
+    manager = Manager("system", Account.current())
     if params["state"] == "absent":
         plan = logs.plan_no_logs(manager)
     else:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..system.errors import OpsError
-from ..system.files import Owner
+from ..system.files import Account
 from ..system.process import Completed, run
 from .observe import Tree, examine
 from .request import Request, digest
@@ -39,7 +39,7 @@ class Workshop:
                 self.index = Index(ca_bundle=index.ca_bundle, wheels=request.path)
         self.about = "hermes-agent"
         # The unprivileged user who proves that the release runs; None without root, since we cannot become that user.
-        self.nobody = Owner("nobody", 65534, 65534, "/") if os.geteuid() == 0 else None
+        self.nobody = Account("nobody", 65534, 65534, "/") if os.geteuid() == 0 else None
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[None]:

@@ -30,7 +30,7 @@ from ..description.agent import Agent, Server
 from ..description.schema import PROFILES_DIRECTORY
 from ..host.installation import Installation
 from ..system.errors import OpsError
-from ..system.files import Owner, changing, check_trusted, ensure_directory, failure, open_directory
+from ..system.files import Account, changing, check_trusted, ensure_directory, failure, open_directory
 from ..system.process import run, run_head
 from ..system.systemd import COMMAND_TIMEOUT, Manager, Unit, check_path
 from ..system.worker import Limits, work
@@ -99,12 +99,12 @@ def _prefix(agent: Agent, job: str) -> str:
 
 
 def _make(host: Installation, agent: Agent, job: str) -> str:
-    parent, owner = scratch_directory(host), host.owner_of(agent)
+    parent, account = scratch_directory(host), host.account_of(agent)
     ensure_directory(parent, mode=0o711)
     check_trusted(parent, fix="see whether the data volume is mounted; hermes_data_dir has to be root's")
     try:
         path = tempfile.mkdtemp(prefix=_prefix(agent, job), dir=parent)
-        os.chown(path, owner.uid, owner.gid)
+        os.chown(path, account.uid, account.gid)
     except OSError as error:
         raise failure("written", parent, error) from None
     return path
@@ -115,19 +115,19 @@ def sweep(host: Installation, agent: Agent, job: str, say: Callable[[str], objec
     pattern = os.path.join(glob.escape(scratch_directory(host)), f"{_prefix(agent, job)}*")
     for path in glob.glob(pattern):
         try:
-            _remove(host.owner_of(agent), path, _named(agent))
+            _remove(host.account_of(agent), path, _named(agent))
         except (OpsError, OSError) as error:
             say(f"a copy of the home of {_named(agent)} could not be removed from {path}: {error}")
 
 
-def _remove(owner: Owner, path: str, where: str) -> None:
+def _remove(account: Account, path: str, where: str) -> None:
     with contextlib.suppress(OSError):
         # A run that was killed early leaves an empty directory, which may still belong to root.
         os.rmdir(path)
         return
     with changing(open_directory(path), path) as copy:
         limits = Limits(seconds=SWEEP_SECONDS)
-        work(owner, "supervise.copy:clear", copy, limits=limits, descriptors=[copy], where=where)
+        work(account, "supervise.copy:clear", copy, limits=limits, descriptors=[copy], where=where)
     os.rmdir(path)
 
 
@@ -156,7 +156,7 @@ def prepare(host: Installation, agent: Agent, home: str) -> Agent:
     around = agent.home.rpartition(f"/{PROFILES_DIRECTORY}/")[0] or None
     limits = Limits(seconds=FIT_SECONDS)
     renewed = work(
-        host.owner_of(agent),
+        host.account_of(agent),
         "supervise.copy:fit",
         home,
         scope,
@@ -180,7 +180,7 @@ def prepare(host: Installation, agent: Agent, home: str) -> Agent:
 
 def lend_env(host: Installation, agent: Agent, home: str) -> None:
     """Copy ``.env`` of *agent* into a copy made from a backup: backups hold no ``.env``, but the model needs keys."""
-    work(host.owner_of(agent), "supervise.copy:lend_env", agent.home, home, where=_named(agent))
+    work(host.account_of(agent), "supervise.copy:lend_env", agent.home, home, where=_named(agent))
 
 
 def _named(agent: Agent) -> str:
@@ -220,11 +220,11 @@ def boot(
     # systemd ends the canary after this time, even if we were killed.
     longest = timeout + servers.REPLY_TIMEOUT + stable + 60
     with host.lock("canary", timeout=timeout):
-        owner = host.owner_of(canary)
-        manager = Manager("system", owner)
+        account = host.account_of(canary)
+        manager = Manager("system", account)
         # A killed run may have left its canary behind.
         end(manager)
-        attempt = _Attempt(owner, release, canary, manager)
+        attempt = _Attempt(account, release, canary, manager)
         program = os.path.join(host.root, "releases", release, "bin", "hermes")
         try:
             run(
@@ -266,7 +266,7 @@ def properties(host: Installation, canary: Agent, longest: float, *, online: boo
         ("BindReadOnlyPaths", host.root),
         ("BindPaths", home),
         ("ReadWritePaths", home),
-        ("User", host.owner_of(canary).name),
+        ("User", host.account_of(canary).name),
         ("WorkingDirectory", home),
         ("Environment", f"HOME={home}"),
         ("Environment", f"HERMES_HOME={home}"),
@@ -295,8 +295,8 @@ def end(manager: Manager) -> None:
 class _Attempt:
     """One run of the canary, from start to stop."""
 
-    def __init__(self, owner: Owner, release: str, canary: Agent, manager: Manager) -> None:
-        self.owner = owner
+    def __init__(self, account: Account, release: str, canary: Agent, manager: Manager) -> None:
+        self.account = account
         self.release = release
         self.canary = canary
         self.manager = manager
@@ -341,7 +341,7 @@ class _Attempt:
     def ask(self) -> str:
         key_in = [self.canary.managed_dir]
         try:
-            return servers.ask(self.canary.api, self.owner, servers.REPLY_PROMPT, key_in=key_in)
+            return servers.ask(self.canary.api, self.account, servers.REPLY_PROMPT, key_in=key_in)
         except OpsError as error:
             problem, _version = self._look()
             if problem is None or problem.cause != "ended":
@@ -379,7 +379,7 @@ class _Attempt:
 
     def _work(self, function: str, *arguments: Any, limits: Limits) -> Any:
         where = _named(self.canary)
-        return work(self.owner, f"supervise.copy:{function}", *arguments, limits=limits, where=where)
+        return work(self.account, f"supervise.copy:{function}", *arguments, limits=limits, where=where)
 
 
 def judge(said: dict[str, Any], pid: int, age: float) -> Problem | None:

@@ -77,12 +77,12 @@ def unit_command(
     :param environ: the caller's environment
     :param directory: the caller's working directory, from :func:`_directory`
     """
-    owner, home = host.owner_of(agent), agent.home
+    account, home = host.account_of(agent), agent.home
     properties = [
-        ("User", owner.name),
+        ("User", account.name),
         ("WorkingDirectory", home),
-        ("Environment", f"HOME={units.user_home(agent, owner)}"),
-        *units.confinement(agent, owner, host.scope),
+        ("Environment", f"HOME={units.user_home(agent, account)}"),
+        *units.confinement(agent, account, host.scope),
     ]
     command = ["/bin/sh", "-c", _SCRIPT, "hermes", *directory, *hermes(host.root, home, words)]
     return [
@@ -105,7 +105,7 @@ def run_in_unit(host: Installation, agent: Agent, words: Sequence[str]) -> int:
 
     :returns: the exit status of the command
     """
-    manager = Manager("system", host.owner_of(agent))
+    manager = Manager("system", host.account_of(agent))
     if not manager.reachable:
         raise OpsError("systemd does not run here", fix="run it as the agent's user")
     _have_standard_streams()

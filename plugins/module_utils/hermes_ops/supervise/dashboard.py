@@ -15,7 +15,7 @@ from ..description.agent import Agent
 from ..description.schema import DEFAULT_PROFILE
 from ..system import network
 from ..system.errors import OpsError
-from ..system.files import Owner
+from ..system.files import Account
 from ..system.plan import Plan
 from ..system.process import last_line, run_head
 from ..system.services import plan_active, plan_gone
@@ -91,11 +91,11 @@ def plan_dashboard(
     shown = check_address(address, port, agents, environment)
     plan = Plan()
     manager = manager_of(shown)
-    owner = manager.owner
+    account = manager.account
     _plan_other_scope(plan, settings, agents, manager_of)
     unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
-    served = network.look_at_listeners({port}, owner).get(port)
-    if served is not None and not _is_ours(unit, owner, served):
+    served = network.look_at_listeners({port}, account).get(port)
+    if served is not None and not _is_ours(unit, account, served):
         raise OpsError(
             f"{port} is taken by {network.describe(served.pids, served.uids)}",
             where="dashboard_port",
@@ -109,13 +109,13 @@ def plan_dashboard(
         plan,
         manager,
         units.DASHBOARD_NAME,
-        unit_files={settings.dashboard_path: units.render_dashboard(settings, shown, owner, address, port)},
+        unit_files={settings.dashboard_path: units.render_dashboard(settings, shown, account, address, port)},
         # Holds the dashboard's login.
         reads=[os.path.join(shown.home, ".env")],
         reasons=reasons,
     )
     if plan.changed:
-        plan.actions.append(lambda: _wait(manager, port, owner))
+        plan.actions.append(lambda: _wait(manager, port, account))
     return plan
 
 
@@ -138,24 +138,24 @@ def _plan_other_scope(plan: Plan, settings: units.UnitSettings, agents: list[Age
 
 
 def _plan_gone(plan: Plan, settings: units.UnitSettings, agents: list[Agent], manager_of: ManagerOf) -> None:
-    managers = [Manager(settings.scope, manager_of(agent).owner) for agent in agents]
+    managers = [Manager(settings.scope, manager_of(agent).account) for agent in agents]
     # In user scope, the unit may run under another manager: that of the agent which the dashboard showed before.
     runs = (manager for manager in managers if manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME].enabled)
     plan_gone(plan, next(runs, managers[0]), units.DASHBOARD_NAME, [settings.dashboard_path])
 
 
-def _is_ours(unit: Unit, owner: Owner, served: network.Listener) -> bool:
+def _is_ours(unit: Unit, account: Account, served: network.Listener) -> bool:
     # Inside a container, even root may be unable to see which process owns a socket, and another agent can hide its
     # own. The user whose socket it is can always be seen.
-    return unit.running and owner.uid in served.uids and (not served.pids or unit.pid in served.pids)
+    return unit.running and account.uid in served.uids and (not served.pids or unit.pid in served.pids)
 
 
-def _wait(manager: Manager, port: int, owner: Owner) -> None:
+def _wait(manager: Manager, port: int, account: Account) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         unit = manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
-        served = network.look_at_listeners({port}, owner).get(port)
-        if served is not None and _is_ours(unit, owner, served):
+        served = network.look_at_listeners({port}, account).get(port)
+        if served is not None and _is_ours(unit, account, served):
             return
         if time.monotonic() > deadline:
             said = _last_words(manager)

@@ -63,7 +63,7 @@ def plan_files(settings: units.UnitSettings, agents: list[Agent], manager_of: Ma
     """Every unit file that should exist: path -> text."""
     files = {settings.template_path: units.render_template(settings)}
     for agent in agents:
-        files[settings.drop_in_path(agent.name)] = units.render_drop_in(settings, agent, manager_of(agent).owner)
+        files[settings.drop_in_path(agent.name)] = units.render_drop_in(settings, agent, manager_of(agent).account)
     return files
 
 
@@ -130,7 +130,7 @@ def plan_gateways(
     changed = [path for path, text in files.items() if _differs(path, text)]
     for agent in present:
         unit, name = states[agent.unit], agent.name
-        state = read_state(agent.home, manager_of(agent).owner) if unit.running else {}
+        state = read_state(agent.home, manager_of(agent).account) if unit.running else {}
         asked = list(dict.fromkeys([*records[name].restart_reasons(), *(requested or {}).get(name, [])]))
         reasons = restart_reasons(agent, unit, asked, changed, settings, state)
         if reasons:
@@ -234,7 +234,7 @@ def _plan_other_scope(
     members = [known[name] for name in sorted(names | {agent.name for agent in agents}) if name in known]
 
     def manager_before(agent: Agent) -> Manager:
-        return Manager(other.scope, manager_of(agent).owner)
+        return Manager(other.scope, manager_of(agent).account)
 
     for manager, group in grouped(members, manager_before):
         for unit in manager.units(agent.unit for agent in group).values():
@@ -294,5 +294,5 @@ def _write(path: str, text: str) -> None:
 def _reload(manager: Manager) -> None:
     if not manager.reachable:
         # Lingering was enabled, but the user's manager has not been started since.
-        Manager("system", manager.owner).call("start", f"user@{manager.owner.uid}.service")
+        Manager("system", manager.account).call("start", f"user@{manager.account.uid}.service")
     manager.call("daemon-reload")

@@ -18,7 +18,7 @@ from ..description.agent import Agent, Placement
 from ..host.records import Records
 from ..system import network
 from ..system.errors import OpsError
-from ..system.files import Owner
+from ..system.files import Account
 from . import servers, sight
 from .journal import explain
 from .problems import CONFIG_FIX, Health, Problem
@@ -93,29 +93,29 @@ def taken_ports(placement: Placement, listeners: dict[int, set[int]]) -> dict[st
     return taken
 
 
-def check(agent: Agent, owner: Owner, state: State) -> Health:
+def check(agent: Agent, account: Account, state: State) -> Health:
     """The health of one agent, without waiting for a change.
 
     :param state: the present state of its gateway
     """
-    return check_all([(agent, owner)], {agent.name: state})[0]
+    return check_all([(agent, account)], {agent.name: state})[0]
 
 
-def check_all(agents: list[tuple[Agent, Owner]], states: Mapping[str, State]) -> list[Health]:
+def check_all(agents: list[tuple[Agent, Account]], states: Mapping[str, State]) -> list[Health]:
     """The health of each of *agents* (agent, user), in order. Their workers run in parallel."""
-    looked_at = [agent for agent, _owner in agents]
+    looked_at = [agent for agent, _account in agents]
     listeners = network.listeners(port for agent in looked_at for port in wanted_ports(agent))
-    started = [_see(agent, owner, states[agent.name], listeners) for agent, owner in agents]
+    started = [_see(agent, account, states[agent.name], listeners) for agent, account in agents]
     return [judge(agent, states[agent.name], listeners, answer()) for agent, answer in zip(looked_at, started)]
 
 
-def _see(agent: Agent, owner: Owner, state: State, listeners: dict[int, set[int]]) -> Callable[[], Any]:
+def _see(agent: Agent, account: Account, state: State, listeners: dict[int, set[int]]) -> Callable[[], Any]:
     """Start to look at an agent.
 
     :returns: a function that waits for the answer
     """
     wanted = sight.wanted_of(agent, running=state.running, blind=blind_ports(agent, listeners))
-    return sight.start(owner, wanted) if state.running or wanted["blind"] else dict
+    return sight.start(account, wanted) if state.running or wanted["blind"] else dict
 
 
 def blind_ports(placement: Placement, listeners: dict[int, set[int]]) -> list[int]:
@@ -191,7 +191,7 @@ def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records
     while waiting:
         states = supervisor.state(waiting)
         began = time.monotonic()
-        looked = check_all([(agent, supervisor.owner_of(agent)) for agent in waiting], states)
+        looked = check_all([(agent, supervisor.account_of(agent)) for agent in waiting], states)
         still = []
         for agent, health in zip(waiting, looked):
             state = states[agent.name]
@@ -200,7 +200,7 @@ def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records
             over = time.monotonic() - started >= agent.health.timeout
             if health.causes == ["not_stable"] and (agent.name, health.pid) not in proofs:
                 # It serves already. A reply takes about as long as is left until it is stable.
-                proofs[agent.name, health.pid] = _prove(agent, supervisor.owner_of(agent))
+                proofs[agent.name, health.pid] = _prove(agent, supervisor.account_of(agent))
             if not health.ok and not over and not _is_hopeless(health, state, attempts):
                 still.append(agent)
         waiting = still
@@ -208,14 +208,14 @@ def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records
             # Each look starts a process per agent. The pause leaves most of the CPU time to the starting gateways.
             time.sleep(max(POLL_SECONDS, REST * (time.monotonic() - began)))
     for agent in agents:
-        health, owner = results[agent.name], supervisor.owner_of(agent)
+        health, account = results[agent.name], supervisor.account_of(agent)
         if health.ok:
             proof = proofs.get((agent.name, health.pid))
-            health.reply, problem = proof if proof and not proof[1] else _prove(agent, owner)
+            health.reply, problem = proof if proof and not proof[1] else _prove(agent, account)
             health.problems += [problem] if problem else []
         if health.ok and records:
             for name in (config.FILE_NAME, dotenv.FILE_NAME):
-                records[agent.name].keep(os.path.join(agent.home, name), owner, replace=True)
+                records[agent.name].keep(os.path.join(agent.home, name), account, replace=True)
         elif not health.ok:
             explain(agent, supervisor, health)
     return [results[agent.name] for agent in agents]
@@ -233,15 +233,15 @@ def _is_hopeless(health: Health, state: State, attempts: int) -> bool:
     return any(problem.final or (problem.cause == "wrong_binary" and attempts > 0) for problem in health.problems)
 
 
-def _prove(agent: Agent, owner: Owner) -> Proof:
+def _prove(agent: Agent, account: Account) -> Proof:
     """Ask for a real reply and call a real webhook, where the agent declares that."""
     reply = None
     try:
         if agent.health.reply:
-            reply = servers.ask(agent.api, owner, REPLY_PROMPT, key_in=[agent.home])
+            reply = servers.ask(agent.api, account, REPLY_PROMPT, key_in=[agent.home])
         if agent.health.webhook:
             payload = {"topic": "health", "body": REPLY_PROMPT}
-            servers.call_webhook(agent, owner, agent.health.webhook, payload)
+            servers.call_webhook(agent, account, agent.health.webhook, payload)
     except OpsError as error:
         what = f"{error.where}: {error.what}" if error.where else error.what
         return reply, Problem("no_reply", what, error.fix or "")

@@ -11,7 +11,7 @@ from ..description.agent import Agent
 from ..system.errors import OpsError
 from ..system.systemd import Manager, Unit
 
-# Agent -> the manager that runs its gateway. The manager's owner is the agent's user.
+# Agent -> the manager that runs its gateway. The manager's account is that of the agent's user.
 ManagerOf = Callable[[Agent], Manager]
 
 
@@ -20,7 +20,7 @@ def grouped(agents: Iterable[Agent], manager_of: ManagerOf) -> list[tuple[Manage
     groups: dict[int | None, tuple[Manager, list[Agent]]] = {}
     for agent in agents:
         manager = manager_of(agent)
-        key = manager.owner.uid if manager.scope == "user" else None
+        key = manager.account.uid if manager.scope == "user" else None
         groups.setdefault(key, (manager, []))[1].append(agent)
     return list(groups.values())
 

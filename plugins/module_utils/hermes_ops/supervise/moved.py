@@ -12,11 +12,11 @@ import os
 
 from ..description.agent import Agent
 from ..host import installation, logs
-from ..system.files import Owner, read_text, write_atomic
+from ..system.files import Account, read_text, write_atomic
 from . import units
 
 
-def write(settings: units.UnitSettings, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> None:
+def write(settings: units.UnitSettings, before: tuple[Agent, Account], after: tuple[Agent, Account]) -> None:
     """Change root's files from *before* to *after*. Files that already agree with *after* stay untouched.
 
     :param settings: only scope, root and verbose matter
@@ -28,7 +28,7 @@ def write(settings: units.UnitSettings, before: tuple[Agent, Owner], after: tupl
     installation.publish(after[0])
 
 
-def plan(settings: units.UnitSettings, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> dict[str, str]:
+def plan(settings: units.UnitSettings, before: tuple[Agent, Account], after: tuple[Agent, Account]) -> dict[str, str]:
     """The files that have to change: path -> new text."""
     agents = (before[0], after[0])
     homes = [logs.Home(agent.name, agent.home, agent.user, logs.group_of(agent.user)) for agent in agents]

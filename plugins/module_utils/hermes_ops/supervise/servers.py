@@ -24,7 +24,7 @@ from ..agent.quote import quoted, quoted_error
 from ..description.agent import Placement, Server
 from ..system import request, worker
 from ..system.errors import OpsError
-from ..system.files import Owner
+from ..system.files import Account
 from ..system.request import Foreign, url
 from ..system.worker import Limits, work
 from .problems import Problem
@@ -47,14 +47,14 @@ MODEL_FIX = "check the model: its name, provider, key and quota"
 # Health
 
 
-def server_problem(name: str, server: Server, expected: str, owner: Owner) -> tuple[Problem | None, dict[str, Any]]:
-    """Ask a server of *owner*'s gateway for ``/health``.
+def server_problem(name: str, server: Server, expected: str, account: Account) -> tuple[Problem | None, dict[str, Any]]:
+    """Ask a server of *account*'s gateway for ``/health``.
 
     :param expected: the platform that the answer must name
     :returns: the problem, if any, and the ``version`` that the server reports
     """
     try:
-        said = work(owner, "supervise.servers:look", {name: server.to_plain()}, where=name)
+        said = work(account, "supervise.servers:look", {name: server.to_plain()}, where=name)
     except OpsError as error:
         return Problem("no_answer", f"{name}: {quoted_error(error).what}", "see the log"), {}
     said = said.get(name) if isinstance(said, dict) else None
@@ -109,8 +109,8 @@ def version_of(said: Any) -> str | None:
 # A reply
 
 
-def ask(server: Server, owner: Owner, prompt: str, *, key_in: Sequence[str], timeout: float = REPLY_TIMEOUT) -> str:
-    """Have *owner*'s agent answer *prompt* through its API server.
+def ask(server: Server, account: Account, prompt: str, *, key_in: Sequence[str], timeout: float = REPLY_TIMEOUT) -> str:
+    """Have *account*'s agent answer *prompt* through its API server.
 
     :param key_in: directories whose ``.env`` may hold the API key; the last one that does wins
     :raises OpsError: there is no reply. When the model fails, Hermes still answers 200, with finish_reason ``error``
@@ -118,7 +118,7 @@ def ask(server: Server, owner: Owner, prompt: str, *, key_in: Sequence[str], tim
     limits = Limits(seconds=timeout + _MARGIN)
     try:
         return quoted(
-            work(owner, "supervise.servers:chat", server.to_plain(), prompt, list(key_in), timeout, limits=limits)
+            work(account, "supervise.servers:chat", server.to_plain(), prompt, list(key_in), timeout, limits=limits)
         )
     except OpsError as error:
         raise quoted_error(error) from None
@@ -172,13 +172,13 @@ def sign(secret: str, body: bytes, timestamp: int) -> dict[str, str]:
     }
 
 
-def webhook_url(placement: Placement, owner: Owner, name: str) -> str:
+def webhook_url(placement: Placement, account: Account, name: str) -> str:
     """The URL at which the subscription *name* is called.
 
     :raises OpsError: there is no such subscription
     """
     try:
-        work(owner, "supervise.servers:find_webhook", *_webhook_of(placement), name)
+        work(account, "supervise.servers:find_webhook", *_webhook_of(placement), name)
     except OpsError as error:
         raise quoted_error(error) from None
     return _webhook_url(placement.webhook, name)
@@ -210,7 +210,7 @@ def _subscription(agent: str, home: str, server: Server, name: str) -> dict[str,
 
 
 def call_webhook(
-    placement: Placement, owner: Owner, name: str, payload: dict[str, Any], *, timeout: float = REPLY_TIMEOUT
+    placement: Placement, account: Account, name: str, payload: dict[str, Any], *, timeout: float = REPLY_TIMEOUT
 ) -> str:
     """Post a signed call to the subscription *name*, and wait for the agent's answer.
 
@@ -224,7 +224,7 @@ def call_webhook(
     limits = Limits(seconds=timeout + 30 + _MARGIN)
     arguments = (*_webhook_of(placement), name, payload, timeout)
     try:
-        return str(work(owner, "supervise.servers:deliver", *arguments, limits=limits))
+        return str(work(account, "supervise.servers:deliver", *arguments, limits=limits))
     except OpsError as error:
         raise quoted_error(error) from None
 

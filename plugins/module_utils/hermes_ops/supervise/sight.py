@@ -18,7 +18,7 @@ from ..agent.quote import quoted, quoted_error
 from ..description.agent import Placement
 from ..system import network, yaml_edit
 from ..system.errors import OpsError
-from ..system.files import Owner
+from ..system.files import Account
 from ..system.worker import Limits, Worker
 from . import servers
 
@@ -67,13 +67,13 @@ def wanted_of(placement: Placement, *, running: bool, blind: Iterable[int]) -> d
     return {"home": placement.home, "running": running, "servers": enabled, "blind": sorted(blind)}
 
 
-def start(owner: Owner, wanted: dict[str, Any], function: str = "supervise.sight:look") -> Callable[[], Any]:
+def start(account: Account, wanted: dict[str, Any], function: str = "supervise.sight:look") -> Callable[[], Any]:
     """Start a worker that looks.
 
     :returns: a function that waits, and returns the worker's answer or an :class:`OpsError` that explains its absence
     """
     try:
-        worker = Worker(owner, function, (wanted,), LIMITS, where=wanted["home"])
+        worker = Worker(account, function, (wanted,), LIMITS, where=wanted["home"])
     except OpsError as error:
         failed = error
         return lambda: failed

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..description.agent import Agent
-from ..system.files import Owner
+from ..system.files import Account
 from .problems import Problem
 
 
@@ -53,7 +53,7 @@ class State:
 class Supervisor(Protocol):
     """Runs the gateways of agents. Health checks, updates and restores need no more than this interface."""
 
-    def owner_of(self, agent: Agent) -> Owner:
+    def account_of(self, agent: Agent) -> Account:
         """The user that an agent runs as.
 
         :raises OpsError: this user does not exist

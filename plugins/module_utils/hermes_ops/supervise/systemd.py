@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from ..description.agent import Agent
 from ..host.installation import Installation
 from ..system.errors import OpsError
-from ..system.files import Owner
+from ..system.files import Account
 from ..system.systemd import Manager, Unit
 from . import journal, units
 from .managers import ManagerOf, grouped, units_of
@@ -41,8 +41,8 @@ class Systemd:
     def __init__(self, manager_of: ManagerOf) -> None:
         self.manager_of = manager_of
 
-    def owner_of(self, agent: Agent) -> Owner:
-        return self.manager_of(agent).owner
+    def account_of(self, agent: Agent) -> Account:
+        return self.manager_of(agent).account
 
     def state(self, agents: Iterable[Agent]) -> dict[str, State]:
         agents = list(agents)
@@ -118,7 +118,7 @@ def _start_afresh(manager: Manager, agents: list[Agent]) -> None:
 def _start(manager: Manager, agents: list[Agent]) -> None:
     if manager.scope == "user":
         # It has been ended if it was silent at a stop.
-        _system(manager).call("start", f"user@{manager.owner.uid}.service")
+        _system(manager).call("start", f"user@{manager.account.uid}.service")
     manager.call("start", *(agent.unit for agent in agents))
 
 
@@ -129,11 +129,11 @@ def _stop(manager: Manager, agents: list[Agent]) -> None:
         if manager.scope == "system":
             raise
         # A user's manager is its agent's to hold up. The system's ends it, with everything that it runs.
-        _system(manager).call("stop", f"user@{manager.owner.uid}.service", timeout=USER_MANAGER_TIMEOUT)
+        _system(manager).call("stop", f"user@{manager.account.uid}.service", timeout=USER_MANAGER_TIMEOUT)
 
 
 def _system(manager: Manager) -> Manager:
-    return Manager("system", manager.owner)
+    return Manager("system", manager.account)
 
 
 def stop_timeout(agents: Iterable[Agent]) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..description.agent import Agent
 from ..description.declaration import home_arguments
-from ..system.files import Owner
+from ..system.files import Account
 from ..system.network import MOST_DESCRIPTORS
 from ..system.systemd import check_path
 
@@ -124,23 +124,23 @@ def _is_below(path: str, other: str) -> bool:
     return path.startswith(other.rstrip("/") + "/")
 
 
-def user_home(agent: Agent, owner: Owner) -> str:
+def user_home(agent: Agent, account: Account) -> str:
     """The working directory of *agent*, which is also its ``~``.
 
     This is the home of its user. If that is not a directory of the user's own (``/``, ``/nonexistent``, a directory of
     root), it is the agent's directory.
     """
     try:
-        status = os.lstat(owner.home)
+        status = os.lstat(account.home)
     except OSError:
         return agent.directory
-    own = stat.S_ISDIR(status.st_mode) and status.st_uid == owner.uid and owner.home != "/"
-    return owner.home if own else agent.directory
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == account.uid and account.home != "/"
+    return account.home if own else agent.directory
 
 
-def data_paths(agent: Agent, owner: Owner) -> list[str]:
+def data_paths(agent: Agent, account: Account) -> list[str]:
     """The directories with the agent's data: its home, and that of its user."""
-    return outermost([user_home(agent, owner), agent.home])
+    return outermost([user_home(agent, account), agent.home])
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def render_template(settings: UnitSettings) -> str:
     )
 
 
-def render_dashboard(settings: UnitSettings, agent: Agent, owner: Owner, address: str, port: int) -> str:
+def render_dashboard(settings: UnitSettings, agent: Agent, account: Account, address: str, port: int) -> str:
     """The unit of the dashboard.
 
     :param agent: the agent that it shows. The dashboard runs as this agent's user, in its home, with its limits and its
@@ -209,13 +209,15 @@ def render_dashboard(settings: UnitSettings, agent: Agent, owner: Owner, address
     # KillSignal=: SIGTERM stops it cleanly (0.19.0 hermes_cli/main.py: cmd_dashboard, hermes_cli/web_server.py:
     # start_server).
     command = ["dashboard", "--host", address, "--port", str(port), "--no-open", "--skip-build"]
-    own_unit, own_service = _identity(settings, agent, owner, command)
-    service = [("TimeoutStopSec", str(DASHBOARD_STOP)), *own_service, *confinement(agent, owner, settings.scope)]
+    own_unit, own_service = _identity(settings, agent, account, command)
+    service = [("TimeoutStopSec", str(DASHBOARD_STOP)), *own_service, *confinement(agent, account, settings.scope)]
     name = "Hermes dashboard"
     return _unit(settings, name, "hermes-dashboard", service, unit=own_unit, with_unit=agent.unit)
 
 
-def moved_dashboard(settings: UnitSettings, text: str, before: tuple[Agent, Owner], after: tuple[Agent, Owner]) -> str:
+def moved_dashboard(
+    settings: UnitSettings, text: str, before: tuple[Agent, Account], after: tuple[Agent, Account]
+) -> str:
     """*text* of a dashboard's unit, changed from the agent *before* to *after*; unchanged if it shows another agent."""
     served = re.search(r"^ExecStart=.* dashboard --host (\S+) --port (\d+) ", text, re.M)
     if served:
@@ -276,28 +278,28 @@ def _unit(
     return _text([("Unit", about), ("Service", common), ("Install", install)])
 
 
-def render_drop_in(settings: UnitSettings, agent: Agent, owner: Owner) -> str:
+def render_drop_in(settings: UnitSettings, agent: Agent, account: Account) -> str:
     """The drop-in with an agent's own directives: user, home, command, limits, time-outs, managed scope, sandbox.
 
-    :param owner: the agent's user
+    :param account: the agent's user
     """
     # Without -v, a gateway prints only warnings (0.19.0 gateway/run.py: start_gateway).
     command = ["gateway", "run", *(["-v"] if settings.verbose else [])]
-    unit, service = _identity(settings, agent, owner, command)
+    unit, service = _identity(settings, agent, account, command)
     stop = ("TimeoutStopSec", str(agent.drain + STOP_MARGIN))
-    sections = [("Service", [*service, stop, *confinement(agent, owner, settings.scope)])]
+    sections = [("Service", [*service, stop, *confinement(agent, account, settings.scope)])]
     return _text([("Unit", unit), *sections] if unit else sections)
 
 
 def _identity(
-    settings: UnitSettings, agent: Agent, owner: Owner, command: list[str]
+    settings: UnitSettings, agent: Agent, account: Account, command: list[str]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Directives of ``[Unit]`` and of ``[Service]`` that set user, directory, environment and command.
 
     :param command: arguments of ``hermes``
     """
-    home = user_home(agent, owner)
-    check_path(home, f"the home of the user {owner.name}")
+    home = user_home(agent, account)
+    check_path(home, f"the home of the user {account.name}")
     unit: list[tuple[str, str]] = []
     service = [
         ("Environment", f"HERMES_HOME={agent.home}"),
@@ -308,23 +310,23 @@ def _identity(
         ("ExecStart", " ".join([f"{settings.root}/current/bin/hermes", *home_arguments(agent.home), *command])),
     ]
     if settings.scope == "system":
-        unit.append(("RequiresMountsFor", " ".join(data_paths(agent, owner))))
-        service.insert(0, ("User", owner.name))
+        unit.append(("RequiresMountsFor", " ".join(data_paths(agent, account))))
+        service.insert(0, ("User", account.name))
         if "user_manager" in agent.sandbox.open:
-            manager = f"user@{owner.uid}.service"
+            manager = f"user@{account.uid}.service"
             unit += [("Wants", manager), ("After", manager)]
             service += [
-                ("Environment", f"XDG_RUNTIME_DIR={_runtime_directory(owner)}"),
-                ("Environment", f"DBUS_SESSION_BUS_ADDRESS=unix:path={_runtime_directory(owner)}/bus"),
+                ("Environment", f"XDG_RUNTIME_DIR={_runtime_directory(account)}"),
+                ("Environment", f"DBUS_SESSION_BUS_ADDRESS=unix:path={_runtime_directory(account)}/bus"),
             ]
     return unit, service
 
 
-def _runtime_directory(owner: Owner) -> str:
-    return f"/run/user/{owner.uid}"
+def _runtime_directory(account: Account) -> str:
+    return f"/run/user/{account.uid}"
 
 
-def confinement(agent: Agent, owner: Owner, scope: str) -> list[tuple[str, str]]:
+def confinement(agent: Agent, account: Account, scope: str) -> list[tuple[str, str]]:
     """Limits, managed scope and sandbox of every process of *agent*: its gateway, its dashboard or a command."""
     limits = agent.limits
     service = [("MemoryMax", limits.memory), ("TasksMax", str(limits.tasks))]
@@ -335,20 +337,20 @@ def confinement(agent: Agent, owner: Owner, scope: str) -> list[tuple[str, str]]
     if agent.managed:
         service.append(("Environment", f"HERMES_MANAGED_DIR={agent.managed}"))
     if agent.sandbox.enabled:
-        service += _sandbox(agent, owner, scope)
+        service += _sandbox(agent, account, scope)
     return service
 
 
-def _sandbox(agent: Agent, owner: Owner, scope: str) -> list[tuple[str, str]]:
+def _sandbox(agent: Agent, account: Account, scope: str) -> list[tuple[str, str]]:
     sandbox = agent.sandbox
     directives: dict[str, str | None] = dict(SANDBOX)
     for door in sandbox.open:
         directives.update(DOORS[door])
     if scope == "user":
         return [(name, directives[name]) for name in USER_SANDBOX if directives[name] is not None]
-    paths = outermost([*data_paths(agent, owner), *sandbox.paths])
+    paths = outermost([*data_paths(agent, account), *sandbox.paths])
     result = [(name, value) for name, value in directives.items() if value is not None]
-    visible = _below_home(paths) + ([_runtime_directory(owner)] if "user_manager" in sandbox.open else [])
+    visible = _below_home(paths) + ([_runtime_directory(account)] if "user_manager" in sandbox.open else [])
     if directives["ProtectHome"] is not None and visible:
         result.append(("BindPaths", " ".join(f"-{path}" for path in visible)))
     if directives["ProtectSystem"] is not None:

@@ -24,8 +24,8 @@ from .errors import OpsError
 
 
 @dataclass(frozen=True)
-class Owner:
-    """A user and its primary group, as numbers and as a name."""
+class Account:
+    """A UNIX user as this host knows it: its name, its id, the id of its primary group, its home."""
 
     name: str
     uid: int
@@ -33,7 +33,7 @@ class Owner:
     home: str
 
     @classmethod
-    def named(cls, name: str) -> Owner:
+    def named(cls, name: str) -> Account:
         """Look *name* up in the host's user database.
 
         :raises OpsError: when there is no such user
@@ -48,30 +48,30 @@ class Owner:
         return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
 
     @classmethod
-    def current(cls) -> Owner:
+    def current(cls) -> Account:
         entry = pwd.getpwuid(os.geteuid())
         return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
 
 
 @contextlib.contextmanager
-def acting_as(owner: Owner) -> Iterator[None]:
-    """Touch files with *owner*'s rights while root.
+def acting_as(account: Account) -> Iterator[None]:
+    """Touch files with *account*'s rights while root.
 
     A home belongs to its agent, and the agent may put a symbolic link anywhere in it: root must not
     follow it. No effect when we already are that user.
     """
-    if os.geteuid() == owner.uid:
+    if os.geteuid() == account.uid:
         yield
         return
     if os.geteuid() != 0:
-        raise OpsError(f"cannot act as {owner.name!r} without being root", fix="run as root (become: true)")
+        raise OpsError(f"cannot act as {account.name!r} without being root", fix="run as root (become: true)")
     uid, gid, groups = os.geteuid(), os.getegid(), os.getgroups()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         try:
-            os.setgroups([owner.gid])
-            os.setegid(owner.gid)
-            os.seteuid(owner.uid)
+            os.setgroups([account.gid])
+            os.setegid(account.gid)
+            os.seteuid(account.uid)
             yield
         finally:
             # A handler that raises in the middle of what follows would leave us half somebody else.

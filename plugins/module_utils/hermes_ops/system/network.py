@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .answer import fits
-from .files import Owner
+from .files import Account
 from .text import printable
 from .worker import WorkerDied, work
 
@@ -100,15 +100,15 @@ class Listener:
     pids: set[int]
 
 
-def listeners(ports: Iterable[int], *owners: Owner) -> dict[int, set[int]]:
+def listeners(ports: Iterable[int], *accounts: Account) -> dict[int, set[int]]:
     """Port -> ids of the processes that listen on it. Parameters as in :func:`look_at_listeners`."""
-    return {port: listener.pids for port, listener in look_at_listeners(ports, *owners).items()}
+    return {port: listener.pids for port, listener in look_at_listeners(ports, *accounts).items()}
 
 
-def look_at_listeners(ports: Iterable[int], *owners: Owner) -> dict[int, Listener]:
+def look_at_listeners(ports: Iterable[int], *accounts: Account) -> dict[int, Listener]:
     """The listener of each of *ports* that has one.
 
-    :param owners: users whose processes are also looked at by a worker with that user's rights. In a container even
+    :param accounts: users whose processes are also looked at by a worker with that user's rights. In a container even
         root may lack the right to look at another user's processes
     """
     wanted = set(ports)
@@ -120,13 +120,13 @@ def look_at_listeners(ports: Iterable[int], *owners: Owner) -> dict[int, Listene
         users.setdefault(row.port, set()).add(row.uid)
     found: dict[int, set[int]] = {port: set() for port in users}
     _find(sockets, found)
-    for owner in owners:
-        unseen = [port for port, uids in users.items() if owner.uid in uids and not found[port]]
-        if unseen and os.geteuid() != owner.uid:
+    for account in accounts:
+        unseen = [port for port, uids in users.items() if account.uid in uids and not found[port]]
+        if unseen and os.geteuid() != account.uid:
             # An agent can stop a worker that runs as its user. The agent's listener stays unseen then, and the other
             # users' processes are still looked at.
             with contextlib.suppress(WorkerDied):
-                merge_seen(found, work(owner, "system.network:seen_listeners", sorted(unseen)))
+                merge_seen(found, work(account, "system.network:seen_listeners", sorted(unseen)))
     return {port: Listener(uids, found[port]) for port, uids in users.items()}
 
 

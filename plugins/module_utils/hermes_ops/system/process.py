@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from .errors import OpsError
-from .files import Owner
+from .files import Account
 
 # Bytes that a program may print: more than any program here needs, and little enough to hold in memory.
 OUTPUT_LIMIT = 16 * 2**20
@@ -55,7 +55,7 @@ def run(
     check: bool = True,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
-    user: Owner | None = None,
+    user: Account | None = None,
     pass_fds: Sequence[int] = (),
     limit: int = OUTPUT_LIMIT,
 ) -> Completed:
@@ -133,7 +133,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.wait(5.0)
 
 
-def _as_user(user: Owner | None) -> tuple[dict[str, Any], dict[str, str]]:
+def _as_user(user: Account | None) -> tuple[dict[str, Any], dict[str, str]]:
     """The arguments of Popen that switch to *user*, and the environment, which that user can read."""
     if user is None or os.geteuid() == user.uid:
         return {}, dict(os.environ)
@@ -143,7 +143,7 @@ def _as_user(user: Owner | None) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _start(
-    command: tuple[str, ...], *, stderr: int, env: Mapping[str, str] | None, user: Owner | None, **options: Any
+    command: tuple[str, ...], *, stderr: int, env: Mapping[str, str] | None, user: Account | None, **options: Any
 ) -> subprocess.Popen[bytes]:
     """Start *command* in a session of its own, with a pipe for its output; see :func:`run`."""
     identity, environment = _as_user(user)
@@ -171,7 +171,7 @@ def run_tail(
     timeout: float,
     limit: int,
     env: Mapping[str, str] | None = None,
-    user: Owner | None = None,
+    user: Account | None = None,
 ) -> str:
     """Run *argv*, whose output may have any length, and return the end: standard output and error, interleaved.
 

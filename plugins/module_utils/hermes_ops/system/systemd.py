@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from .errors import OpsError
-from .files import Owner
+from .files import Account
 from .process import Completed, run
 
 # Seconds, for every command except a stop, which takes as long as the gateway may drain.
@@ -119,12 +119,12 @@ class Manager:
     """One service manager.
 
     :param scope: ``system`` or ``user``
-    :param owner: the user whose manager it is, for ``user``
+    :param account: the user whose manager it is, for ``user``
     """
 
-    def __init__(self, scope: str, owner: Owner) -> None:
+    def __init__(self, scope: str, account: Account) -> None:
         self.scope = scope
-        self.owner = owner
+        self.account = account
 
     def call(self, *arguments: str, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Completed:
         """Run ``systemctl [--user] arguments``."""
@@ -134,8 +134,8 @@ class Manager:
             ["systemctl", "--user", *arguments],
             timeout=timeout,
             check=check,
-            user=self.owner,
-            env={"XDG_RUNTIME_DIR": f"/run/user/{self.owner.uid}"},
+            user=self.account,
+            env={"XDG_RUNTIME_DIR": f"/run/user/{self.account.uid}"},
         )
 
     def ask(self, *arguments: str) -> Completed:
@@ -152,14 +152,14 @@ class Manager:
         """
         if self.scope == "system":
             return [f"_SYSTEMD_UNIT={unit}"]
-        return [f"_SYSTEMD_USER_UNIT={unit}", f"_UID={self.owner.uid}"]
+        return [f"_SYSTEMD_USER_UNIT={unit}", f"_UID={self.account.uid}"]
 
     @property
     def reachable(self) -> bool:
         """Whether the manager runs. A user's manager runs once lingering is enabled."""
         if self.scope == "system":
             return os.path.isdir("/run/systemd/system")
-        return os.path.exists(f"/run/user/{self.owner.uid}/systemd/private")
+        return os.path.exists(f"/run/user/{self.account.uid}/systemd/private")
 
     def units(self, names: Iterable[str]) -> dict[str, Unit]:
         """The state of the named units, in one call."""
@@ -196,7 +196,7 @@ class Manager:
             status=_number(values["ExecMainStatus"]),
             entered=_number(values["ActiveEnterTimestampMonotonic"]) / 1e6,
             stale=values["NeedDaemonReload"] == "yes",
-            user=self.owner.name if self.scope == "user" else "",
+            user=self.account.name if self.scope == "user" else "",
             queued=bool(values["Job"]),
         )
 

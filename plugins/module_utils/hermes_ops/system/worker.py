@@ -40,7 +40,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import OpsError
-from .files import Owner
+from .files import Account
 from .text import printable
 
 PACKAGE = __name__.rsplit(".", 2)[0]
@@ -94,14 +94,14 @@ DEFAULT = Limits()
 class Worker:
     """A function of the kit, called by another process. Begins at once; :meth:`result` waits for it.
 
-    :param owner: whose files it works on: the worker runs as this user
+    :param account: whose files it works on: the worker runs as this user
     :param function: ``room.module:function``; takes and returns what JSON can say
     :param arguments: for the function; they may hold secrets
     :param descriptors: stay open in the worker, under the same numbers
     :param where: names the agent, its home or a file, for errors
     """
 
-    owner: Owner
+    account: Account
     function: str
     arguments: Sequence[Any] = ()
     limits: Limits = DEFAULT
@@ -114,14 +114,14 @@ class Worker:
     _deadline: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if os.geteuid() not in (0, self.owner.uid):
-            raise OpsError(f"cannot act as {self.owner.name!r} without being root", fix="run as root (become: true)")
+        if os.geteuid() not in (0, self.account.uid):
+            raise OpsError(f"cannot act as {self.account.name!r} without being root", fix="run as root (become: true)")
         request = {
             "function": self.function,
             "arguments": list(self.arguments),
-            "environment": {"HOME": self.owner.home, "USER": self.owner.name, "LOGNAME": self.owner.name},
-            "uid": self.owner.uid,
-            "gid": self.owner.gid,
+            "environment": {"HOME": self.account.home, "USER": self.account.name, "LOGNAME": self.account.name},
+            "uid": self.account.uid,
+            "gid": self.account.gid,
             "seconds": self.limits.seconds,
             "memory": self.limits.memory,
             "file": self.limits.file,
@@ -210,7 +210,7 @@ class Worker:
     def _died(self, how: str) -> WorkerDied:
         return WorkerDied(
             f"a look at what the agent wrote {how}",
-            where=self.where or self.owner.name,
+            where=self.where or self.account.name,
             fix="see what the agent left there; it is its own, and may be damaged or hostile",
         )
 
@@ -334,7 +334,7 @@ def _pipe(theirs: contextlib.ExitStack) -> tuple[int, int]:
 
 
 def work(
-    owner: Owner,
+    account: Account,
     function: str,
     *arguments: Any,
     limits: Limits = DEFAULT,
@@ -342,7 +342,7 @@ def work(
     where: str | None = None,
 ) -> Any:
     """Start a :class:`Worker` and wait for what it returns."""
-    return Worker(owner, function, arguments, limits, descriptors, where).result()
+    return Worker(account, function, arguments, limits, descriptors, where).result()
 
 
 def parse(text: bytes) -> Any:

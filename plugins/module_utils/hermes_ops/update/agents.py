@@ -49,7 +49,7 @@ class Agents:
             results = health.wait(running, self.supervisor)
         else:
             states = self.states()
-            results = [health.check(agent, self.host.owner_of(agent), states[agent.name]) for agent in running]
+            results = [health.check(agent, self.host.account_of(agent), states[agent.name]) for agent in running]
         for result in results:
             if not result.ok:
                 self.say(f"before: {result}")

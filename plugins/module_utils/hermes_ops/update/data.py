@@ -47,7 +47,7 @@ class Data:
         return Frozen(
             name,
             agent.home,
-            self.host.owner_of(agent),
+            self.host.account_of(agent),
             os.path.join(self._run(earlier or journal.name), name),
             os.path.join(aside, name),
             # Not for a rollback, whose reason may be a damaged database, nor for a gateway that does not run, because

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..system.errors import OpsError
 from ..system.files import (
-    Owner,
+    Account,
     changing,
     ensure_directory,
     failure,
@@ -60,10 +60,12 @@ class Frozen:
         that cannot be copied are always left out
     """
 
-    def __init__(self, name: str, home: str, owner: Owner, directory: str, aside: str, *, strict: bool = True) -> None:
+    def __init__(
+        self, name: str, home: str, account: Account, directory: str, aside: str, *, strict: bool = True
+    ) -> None:
         self.name = name
         self.home = home
-        self.owner = owner
+        self.account = account
         self.directory = directory
         self.aside = aside
         self.strict = strict
@@ -79,7 +81,7 @@ class Frozen:
 
         :raises OpsError: the home cannot be read
         """
-        worker = Worker(self.owner, "update.copies:size", [self.home], Limits(seconds=SIZE_SECONDS), where=self.where)
+        worker = Worker(self.account, "update.copies:size", [self.home], Limits(seconds=SIZE_SECONDS), where=self.where)
         value = self._result(worker)
         if not isinstance(value, int) or value < 0:
             raise self._nonsense()
@@ -91,18 +93,18 @@ class Frozen:
         :param budget: bytes that the copies may take
         :raises OpsError: a database cannot be read, the disk is full, or the agent prevents the copy
         """
-        with _directories(self.owner, self.directory) as (kept,):
+        with _directories(self.account, self.directory) as (kept,):
             arguments = [self.home, kept, self.strict, budget]
             limits = Limits(seconds=AHEAD_SECONDS, file=budget)
-            worker = Worker(self.owner, "update.copies:copy_ahead", arguments, limits, [kept], self.where)
+            worker = Worker(self.account, "update.copies:copy_ahead", arguments, limits, [kept], self.where)
             self.seen = self._by_path(self._result(worker), list)
 
     def completing(self, budget: int) -> Worker:
         """Start a worker that brings the copies up to date while the agent is stopped. Pass it to :meth:`completed`."""
-        with _directories(self.owner, self.directory) as (kept,):
+        with _directories(self.account, self.directory) as (kept,):
             arguments = [self.home, kept, self.strict, budget, self.seen]
             limits = Limits(seconds=STOPPED_SECONDS, file=budget)
-            return Worker(self.owner, "update.copies:complete", arguments, limits, [kept], self.where)
+            return Worker(self.account, "update.copies:complete", arguments, limits, [kept], self.where)
 
     def completed(self, worker: Worker) -> None:
         """Wait for *worker*, and store the marks.
@@ -136,14 +138,14 @@ class Frozen:
         return back
 
     def _put_back(self, marks: dict[str, str], *, compare: bool) -> dict[str, Any]:
-        with _directories(self.owner, self.directory, self.aside) as (kept, aside):
+        with _directories(self.account, self.directory, self.aside) as (kept, aside):
             status = os.statvfs(self.aside)
             # Between two file systems, a file is set aside by a copy, which needs space.
             limits = Limits(seconds=BACK_SECONDS, file=status.f_bavail * status.f_frsize)
             with changing(open_directory(self.home), self.home) as top:
                 arguments = [self.home, top, kept, aside, marks, compare]
                 handed = [top, kept, aside]
-                worker = Worker(self.owner, "update.copies:put_back", arguments, limits, handed, self.where)
+                worker = Worker(self.account, "update.copies:put_back", arguments, limits, handed, self.where)
                 answer = self._result(worker)
         if not isinstance(answer, dict):
             raise self._nonsense()
@@ -212,41 +214,41 @@ def _remove(path: str) -> None:
     try:
         # The agent and its user may be gone by now, so the owner is taken from the directory.
         status = os.fstat(descriptor)
-        owner = _numbered(status.st_uid, status.st_gid)
-        Worker(owner, "system.trees:empty", [descriptor], Limits(seconds=REMOVE_SECONDS), [descriptor], path).result()
+        account = _numbered(status.st_uid, status.st_gid)
+        Worker(account, "system.trees:empty", [descriptor], Limits(seconds=REMOVE_SECONDS), [descriptor], path).result()
     finally:
         os.close(descriptor)
     os.rmdir(path)
 
 
-def _numbered(uid: int, gid: int) -> Owner:
+def _numbered(uid: int, gid: int) -> Account:
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:
         name = f"uid {uid}"
-    return Owner(name, uid, gid, "/")
+    return Account(name, uid, gid, "/")
 
 
 @contextlib.contextmanager
-def _directories(owner: Owner, *paths: str) -> Iterator[list[int]]:
-    """Descriptors of directories of *owner*, created if missing, below directories that only root may enter."""
+def _directories(account: Account, *paths: str) -> Iterator[list[int]]:
+    """Descriptors of directories of *account*, created if missing, below directories that only root may enter."""
     with contextlib.ExitStack() as stack:
         opened = []
         for path in paths:
             try:
-                opened.append(_make(path, owner))
+                opened.append(_make(path, account))
             except OSError as error:
                 raise failure("made", path, error) from None
             stack.callback(os.close, opened[-1])
         yield opened
 
 
-def _make(path: str, owner: Owner) -> int:
+def _make(path: str, account: Account) -> int:
     ensure_directory(os.path.dirname(path), mode=0o700)
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
         sync_directory(os.path.dirname(path))
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     if os.geteuid() == 0:
-        os.fchown(descriptor, owner.uid, owner.gid)
+        os.fchown(descriptor, account.uid, account.gid)
     return descriptor

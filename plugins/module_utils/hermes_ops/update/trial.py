@@ -44,7 +44,7 @@ class Trial:
             self.agents.veto(name, counts=True),
             canary.scratch(host, agent, SCRATCH, self.agents.say) as scratch,
         ):
-            extracting.extract(archive, scratch, host.owner_of(agent))
+            extracting.extract(archive, scratch, host.account_of(agent))
             canary.lend_env(host, agent, scratch)
             copy = canary.prepare(host, agent, scratch)
             # If the agent does not reply now, the missing reply of its canary would prove nothing.

@@ -56,7 +56,7 @@ class AgentLook:
         self.host, self.settings, self.agent, self.gateway = host, settings, agent, state
         self.listeners, self.now = listeners, now
         self.name: str = agent.name
-        self.owner = host.owner_of(agent)
+        self.account = host.account_of(agent)
         self.findings: list[Finding] = []
         self.figures: dict[str, Any] = {"up": state.running}
         self.memory: dict[str, Any] = {}
@@ -70,7 +70,7 @@ class AgentLook:
             "now": now,
             "pid": state.pid if self._process and self._process.descriptors < 0 else 0,
         }
-        self._answer = health_sight.start(self.owner, wanted, sight.FUNCTION)
+        self._answer = health_sight.start(self.account, wanted, sight.FUNCTION)
 
     def look(self, known: dict[str, Any], busy: str | None) -> None:
         """Wait for the worker, and fill in findings, figures and memory.

@@ -33,7 +33,7 @@ from ..host.installation import Installation
 from ..supervise import gateway
 from ..system import yaml_edit
 from ..system.errors import OpsError
-from ..system.files import Owner, read_bytes, read_json
+from ..system.files import Account, read_bytes, read_json
 from ..system.plan import HIDDEN
 from ..system.process import run_tail
 from ..system.text import moment, printable
@@ -146,7 +146,7 @@ class Home:
     def __init__(self, host: Installation, agent: Agent) -> None:
         self.name: str = agent.name
         self.unknown = ""
-        self._home, self._owner = agent.home, host.owner_of(agent)
+        self._home, self._account = agent.home, host.account_of(agent)
         kept = os.path.join(host.records(self.name).directory, "kept")
         self._copies = [
             [f"{os.path.basename(directory)}/{name}", _text(os.path.join(directory, name), inside.FILE_LIMIT)]
@@ -155,7 +155,7 @@ class Home:
         ]
 
     def _ask(self, function: str, *arguments: Any) -> Any:
-        return work(self._owner, f"watch.inside:{function}", self._home, *arguments, limits=_LIMITS, where=self._home)
+        return work(self._account, f"watch.inside:{function}", self._home, *arguments, limits=_LIMITS, where=self._home)
 
     def secrets(self) -> tuple[list[str], list[str]]:
         """The secrets of the home, and values that may be secret. Sets :attr:`unknown` when some are missing."""
@@ -329,11 +329,11 @@ def _systemctl(host: Installation, agent: Agent, *arguments: str) -> str:
     if host.scope == "system":
         return _output("systemctl", *arguments)
     # The user's manager is under the agent's control: it may answer anything.
-    owner = host.owner_of(agent)
-    return _output("systemctl", "--user", *arguments, user=owner, env={"XDG_RUNTIME_DIR": f"/run/user/{owner.uid}"})
+    account = host.account_of(agent)
+    return _output("systemctl", "--user", *arguments, user=account, env={"XDG_RUNTIME_DIR": f"/run/user/{account.uid}"})
 
 
-def _output(*argv: str, user: Owner | None = None, env: dict[str, str] | None = None) -> str:
+def _output(*argv: str, user: Account | None = None, env: dict[str, str] | None = None) -> str:
     return run_tail(argv, timeout=TIMEOUT, limit=PART_LIMIT, user=user, env=env)
 
 

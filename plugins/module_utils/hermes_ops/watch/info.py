@@ -23,7 +23,7 @@ from ..supervise import dashboard, gateway
 from ..supervise.managers import units_of
 from ..system import network, systemd
 from ..system.errors import OpsError
-from ..system.files import Owner
+from ..system.files import Account
 from ..system.systemd import Manager, Unit
 from ..system.worker import Worker
 
@@ -40,13 +40,13 @@ def gather(*, agents: list[Agent], scope: str, ops_dir: str, root: str) -> dict[
 
     :param agents: the agents as they are declared, or as the host remembers them
     """
-    owners = {agent.user: _owner(agent.user) for agent in agents}
+    accounts = {agent.user: _account(agent.user) for agent in agents}
     units = units_of(
-        [agent for agent in agents if owners[agent.user]],
-        lambda agent: Manager(scope, cast(Owner, owners[agent.user])),
+        [agent for agent in agents if accounts[agent.user]],
+        lambda agent: Manager(scope, cast(Account, accounts[agent.user])),
     )
     current = gateway.current_release(root)
-    seen = _see(agents, owners, ops_dir, units)
+    seen = _see(agents, accounts, ops_dir, units)
     return {
         "systemd": systemd.version(),
         "release": _release(root, current) if current else None,
@@ -58,7 +58,7 @@ def gather(*, agents: list[Agent], scope: str, ops_dir: str, root: str) -> dict[
         "shared_users": _shared_users(agents),
         "undeclared_profiles": _undeclared(agents, seen),
         "separated": _separated(agents, ops_dir),
-        "port_conflicts": port_conflicts(agents, [owner for owner in owners.values() if owner]),
+        "port_conflicts": port_conflicts(agents, [account for account in accounts.values() if account]),
         "jobs": sorted([*jobs.present(), *(name for name, feature in FEATURES.items() if feature.present())]),
         "busy": [job for job in JOURNALS if is_busy(ops_dir, job)],
         "unfinished": _unfinished(ops_dir),
@@ -75,9 +75,9 @@ def _unfinished(ops_dir: str) -> list[str]:
     return found
 
 
-def _owner(user: str) -> Owner | None:
+def _account(user: str) -> Account | None:
     try:
-        return Owner.named(user)
+        return Account.named(user)
     except OpsError:
         return None
 
@@ -105,14 +105,14 @@ def _separated(agents: list[Agent], ops_dir: str) -> list[str]:
     return found
 
 
-def port_conflicts(agents: list[Agent], owners: list[Owner]) -> list[str]:
+def port_conflicts(agents: list[Agent], accounts: list[Account]) -> list[str]:
     """Declared ports that are taken. A port that the gateway of one of *agents* holds is not taken.
 
     An agent can hide the process that listens, but the kernel still names the user of the socket. A hidden listener of
     an agent's user is no conflict here: hiding it must not keep the whole host from being converged. Health reports it
     for the agent that declares the port (:func:`health.taken_ports`).
 
-    :param owners: the users of *agents*
+    :param accounts: the users of *agents*
     """
     wanted = {
         server.port: f"agent {agent.name}: {key}.port {server.port}"
@@ -121,9 +121,9 @@ def port_conflicts(agents: list[Agent], owners: list[Owner]) -> list[str]:
         for key, server in agent.servers.items()
     }
     known = {agent.name for agent in agents}
-    users = {owner.uid for owner in owners}
+    users = {account.uid for account in accounts}
     conflicts = []
-    for port, listener in sorted(network.look_at_listeners(set(wanted), *owners).items()):
+    for port, listener in sorted(network.look_at_listeners(set(wanted), *accounts).items()):
         foreign, strangers = network.outsiders(listener.pids, known), listener.uids - users
         if not foreign and (listener.pids or not strangers):
             continue
@@ -162,7 +162,7 @@ def _undeclared(agents: list[Agent], seen: dict[str, dict[str, Any]]) -> list[st
 
 
 def _see(
-    agents: list[Agent], owners: dict[str, Owner | None], ops_dir: str, units: dict[str, Unit]
+    agents: list[Agent], accounts: dict[str, Account | None], ops_dir: str, units: dict[str, Unit]
 ) -> dict[str, dict[str, Any]]:
     """``state``, ``drift`` and ``profiles`` of each agent whose user exists, as workers see them in the homes.
 
@@ -170,13 +170,13 @@ def _see(
     """
     workers = {}
     for agent in agents:
-        owner = owners[agent.user]
-        if owner is None:
+        account = accounts[agent.user]
+        if account is None:
             continue
         records, unit = Records(ops_dir, agent.name), units.get(agent.unit)
         applied = {kind.RECORD: records.applied(kind.RECORD) for kind in _KINDS}
         wanted = (agent.home, bool(unit and unit.running), applied)
-        workers[agent.name] = Worker(owner, "watch.info:look", wanted, where=agent.home)
+        workers[agent.name] = Worker(account, "watch.info:look", wanted, where=agent.home)
     found = {}
     for name, worker in workers.items():
         try:

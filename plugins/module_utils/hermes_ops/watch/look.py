@@ -219,7 +219,7 @@ class _Look:
         key_in = [placement.home, placement.managed_dir]
         try:
             servers.ask(
-                placement.api, agent.owner, servers.REPLY_PROMPT, key_in=key_in, timeout=self.settings.reply_seconds
+                placement.api, agent.account, servers.REPLY_PROMPT, key_in=key_in, timeout=self.settings.reply_seconds
             )
         except OpsError as error:
             return {"problem": error.what, "fix": error.fix}
