@@ -23,7 +23,6 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import sessions, tell
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 
@@ -201,10 +200,8 @@ def test_nothing_is_replaced(tmp_path):
 
 def test_the_health_check_uses_the_same_call(gateway):
     agent = gateway.agent.checked_by(webhook="claude-context")
-    result = Health("default")
-    health._prove(agent, Account.current(), result)
-    assert result.ok
+    assert health._prove(agent, Account.current()) == (None, None)
     assert gateway.calls[0]["topic"] == "health"
     gateway.answer = ""
-    health._prove(agent, Account.current(), result)
-    assert [problem.cause for problem in result.problems] == ["no_reply"]
+    _reply, problem = health._prove(agent, Account.current())
+    assert problem.cause == "no_reply"

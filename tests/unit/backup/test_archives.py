@@ -232,21 +232,21 @@ def test_env_only_when_asked_for(host, home, agent, tmp_path, me):
     assert (tmp_path / "again/.env").read_text() == (home / ".env").read_text()
 
 
-@pytest.mark.parametrize("owner", ["root", "nobody"])
-def test_env_is_encrypted_by_root_and_never_as_the_agent(host, home, agent, tmp_path, ground, monkeypatch, account):
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_env_is_encrypted_by_root_and_never_as_the_agent(host, home, agent, tmp_path, ground, monkeypatch, user):
     """The agent can trace every process of its user that is not a worker."""
     if os.geteuid() != 0:
         pytest.skip("SKIPPED, NOT PROVED: as whom age runs; needs root")
-    program = ground / f"bin-{account}/age"
+    program = ground / f"bin-{user}/age"
     program.parent.mkdir()
     program.write_text('#!/bin/sh\necho "$(id -un) $*"; rev\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    mine = ground / f"home-{account}"
+    mine = ground / f"home-{user}"
     shutil.copytree(home, mine, symlinks=True, ignore=shutil.ignore_patterns("pipe"))
     for path in (mine, *mine.rglob("*")):
-        os.chown(path, *pwd.getpwnam(account)[2:4], follow_symlinks=False)
-    where = replace(agent, home=str(mine), user=account)
+        os.chown(path, *pwd.getpwnam(user)[2:4], follow_symlinks=False)
+    where = replace(agent, home=str(mine), user=user)
     path = making.create(host, where, str(tmp_path / "out"), env="age:age1xyz").path
     assert (
         extracting.verify(path).sealed_env == b"root --armor --recipient age1xyz\nemoh-eht-fo-terces-a=YEK_REVRES_IPA\n"
@@ -376,9 +376,7 @@ def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, 
     (tmp_path / "again").mkdir()
     os.chown(tmp_path / "again", nobody.uid, nobody.gid)
     extracting.extract(path, str(tmp_path / "again"), nobody)
-    owners = {
-        os.lstat(os.path.join(top, n)).st_uid for top, d, f in os.walk(tmp_path / "again") for n in [".", *d, *f]
-    }
+    owners = {os.lstat(os.path.join(top, n)).st_uid for top, d, f in os.walk(tmp_path / "again") for n in [".", *d, *f]}
     assert owners == {nobody.uid}
     with contextlib.closing(sqlite3.connect(tmp_path / "again/state.db")) as database:
         assert database.execute("SELECT content FROM messages").fetchall() == [("x",)]

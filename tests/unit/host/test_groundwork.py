@@ -145,5 +145,5 @@ def test_whose_rights_a_module_uses_where_the_user_is_not_there(check_mode, stat
             call.manager_of(asked)(one)
         return
     # Texts use the name and the home of the planned user; files are read as the current user.
-    owner = call.manager_of(asked)(one).owner
-    assert (owner.name, owner.home, owner.uid) == ("no-such-user", str(tmp_path), os.geteuid())
+    account = call.manager_of(asked)(one).account
+    assert (account.name, account.home, account.uid) == ("no-such-user", str(tmp_path), os.geteuid())

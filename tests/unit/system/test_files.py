@@ -261,7 +261,7 @@ INTERRUPTED = """
 import contextlib, os, signal, subprocess, sys
 from hermes_ops.system import files
 
-nobody, armed = files.Owner.named("nobody"), False
+nobody, armed = files.Account.named("nobody"), False
 before = (os.geteuid(), os.getegid(), os.getgroups())
 
 class Ended(Exception):

@@ -298,8 +298,8 @@ def test_one_that_hangs_in_c_ends_although_its_caller_was_killed(call, tmp_path)
         import os, sys
         sys.path.insert(0, {worker._import_directory()!r})
         from hermes_ops.system import view, worker
-        from hermes_ops.system.files import Owner
-        it = worker.Worker(Owner.current(), "system.acts:act", (), worker.Limits(seconds=0.5))
+        from hermes_ops.system.files import Account
+        it = worker.Worker(Account.current(), "system.acts:act", (), worker.Limits(seconds=0.5))
         print(it._status.pid, flush=True)
         os.kill(os.getpid(), 9)
         """
@@ -342,8 +342,8 @@ def test_one_that_its_agent_stopped_ends_with_its_caller(call, nobody):
         import os, sys, time
         sys.path.insert(0, {worker._import_directory()!r})
         from hermes_ops.system import view, worker
-        from hermes_ops.system.files import Owner
-        it = worker.Worker(Owner.named("nobody"), "system.acts:act", (), worker.Limits(seconds=1000))
+        from hermes_ops.system.files import Account
+        it = worker.Worker(Account.named("nobody"), "system.acts:act", (), worker.Limits(seconds=1000))
         while open(f"/proc/{{it._status.pid}}/stat").read().rpartition(")")[2].split()[0] != "T":
             time.sleep(0.01)
         print(it._status.pid, flush=True)
