@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -46,5 +47,5 @@ class ActionModule(ActionBase):
                 write_atomic(path, fleet.page(hosts, now), mode=0o644)
             except OpsError as error:
                 return {**result, "failed": True, "msg": str(error)}
-            display.display(f"The page: {path}")
+            display.display(f"The page: {Path(path).as_uri()}")
         return {**result, "changed": False, "wrong": wrong}
