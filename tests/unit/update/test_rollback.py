@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+from pathlib import Path
+
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
@@ -51,6 +55,27 @@ def test_a_rollback_with_data(worlds):
     assert world.runs(world.old)
     assert world.heard("default") == ["first"]
     assert "a day later" in world.set_aside()
+    world.assert_clean()
+
+
+def test_an_agent_that_keeps_its_data_from_being_put_back_keeps_nobody_else_s(worlds):
+    world = worlds()
+    own = world.home("coder") / "own"
+    own.mkdir()
+    with contextlib.closing(sqlite3.connect(own / "notes.db")) as database:
+        database.execute("CREATE TABLE note (text)")
+    world.machine().update()
+    own.rename(own.with_name("elsewhere"))
+    own.write_text("in the way")
+    world.stop("hermes-gateway@coder.service")
+    outcome = world.machine().rollback(data=True)
+    assert outcome.status == "failed"
+    assert "agent coder: own: is not a directory" in outcome.message
+    assert world.current == world.old
+    assert world.heard("default") == ["first"]
+    (kept,) = Path(world.host.ops_dir, "set-aside").glob("rollback-*")
+    assert str(kept) in outcome.message
+    assert (kept / "before-the-switch/coder/own/notes.db").is_file()
     world.assert_clean()
 
 

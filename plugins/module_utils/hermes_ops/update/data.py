@@ -80,11 +80,16 @@ class Data:
         with contextlib.suppress(OSError):
             os.unlink(self._reserve(journal))
 
-    def keep(self, journal: Journal) -> None:
-        """Move the copies to the set-aside directory, so that a later update does not remove them."""
+    def keep(self, journal: Journal, earlier: str | None = None) -> str:
+        """Move the copies to the set-aside directory, so that a later update does not remove them; says where they lie.
+
+        :param earlier: those of this run
+        """
+        aside = self.left(journal) if earlier else self.aside(journal)
         with contextlib.suppress(OSError, OpsError):
-            ensure_directory(self.aside(journal), mode=0o700)
-            os.rename(self._run(journal.name), os.path.join(self.aside(journal), "before-the-switch"))
+            ensure_directory(aside, mode=0o700)
+            os.rename(self._run(earlier or journal.name), os.path.join(aside, "before-the-switch"))
+        return f"copies from before the switch lie in {aside}"
 
     def discard(self, journal: Journal) -> None:
         """Remove the copies of this run."""

@@ -39,6 +39,7 @@ class Journal:
     :param problem: why the run goes back; empty: it does not
     :param failed_step: the step at which that happened
     :param blame: whether the release is at fault
+    :param lacks: what a rollback with data could not put back; empty: nothing
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Journal:
     problem: str = ""
     failed_step: str = ""
     blame: bool = False
+    lacks: str = ""
 
     @property
     def name(self) -> str:

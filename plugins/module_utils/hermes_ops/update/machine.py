@@ -260,10 +260,7 @@ class Machine:
                 frozen.complete(homes, self._budget(), self._veto)
                 self._enter("switch")
                 if previous:
-                    # These copies are used up, whatever the outcome.
-                    self.data.forget_previous()
-                    for agent in self.host.agents:
-                        self._put_back(self.data.frozen(journal, agent, previous))
+                    self._put_back_earlier(journal, previous)
                 store.switch(self.host.root, journal.target)
                 self._enter("start")
                 self.agents.start(running, journal.target)
@@ -280,6 +277,18 @@ class Machine:
 
     def _put_back(self, home: frozen.Frozen) -> list[str]:
         return [f"{printable(name)} of {home.name}" for name in home.put_back()]
+
+    def _put_back_earlier(self, journal: Journal, previous: str) -> None:
+        """For a rollback with data. If an agent prevents it, only its own data stays as it is."""
+        # These copies are used up, whatever the outcome.
+        self.data.forget_previous()
+        troubles = Troubles(self._reason)
+        for agent in self.host.agents:
+            with troubles:
+                self._put_back(self.data.frozen(journal, agent, previous))
+        if troubles.found:
+            journal.lacks = f"not all data could be put back: {troubles}; {self.data.keep(journal, previous)}"
+            self.say(journal.lacks)
 
     def _finish(self, journal: Journal) -> Outcome:
         """Accept the new release: remember the old one, and remove what is no longer needed."""
@@ -299,6 +308,8 @@ class Machine:
         left = self.data.left(journal)
         if journal.kind == "rollback" and os.path.isdir(left):
             message += f"; the data that was replaced by the earlier copies is in {left}"
+        if journal.lacks:
+            return self._done(journal, "failed", f"{message}; but {journal.lacks}")
         return self._done(journal, "success", message)
 
     # Back.
@@ -340,8 +351,7 @@ class Machine:
                     back += self._put_back(self.data.frozen(journal, agent))
             if troubles.found:
                 # These copies are the only ones: a later update must not take them for its own.
-                self.data.keep(journal)
-                troubles.found.append(f"copies from before the switch lie in {self.data.aside(journal)}")
+                troubles.found.append(self.data.keep(journal))
             else:
                 # Before the gateways start, because they may need the space.
                 self.data.discard(journal)
