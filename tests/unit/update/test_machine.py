@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives, making
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import Interrupted
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, store
@@ -441,6 +441,18 @@ def test_asked_to_stop_it_goes_back(worlds):
     assert (outcome.status, outcome.failed_step) == ("rolled_back", "verify")
     assert world.failed == {}
     assert world.runs(world.old)
+
+
+def test_a_timeout_names_the_agent_at_whose_files_it_worked(worlds, monkeypatch):
+    world = worlds()
+
+    def never_ends(*_arguments, **_options):
+        raise Interrupted("was ended by SIGTERM")
+
+    monkeypatch.setattr(making, "create", never_ends)
+    outcome = world.machine().update()
+    assert (outcome.status, outcome.failed_step) == ("failed", "snapshot")
+    assert outcome.message == "was ended by SIGTERM at agent coder; nothing was changed"
 
 
 def test_when_the_host_goes_down_the_next_boot_goes_back(worlds):

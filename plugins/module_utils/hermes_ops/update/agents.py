@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from ..description.agent import Agent
 from ..host.installation import Installation
+from ..host.undertaking import Interrupted
 from ..supervise import gateway, health
 from ..supervise.supervisor import State
 from ..supervise.systemd import supervisor_of
@@ -64,6 +65,7 @@ class Agents:
 
         :param counts: False for an agent whose gateway does not run, because nothing migrates its data
         :raises OpsError: the error of the block, if the agent *counts*
+        :raises Interrupted: a signal has ended the block; names the agent
         """
         try:
             yield
@@ -72,6 +74,9 @@ class Agents:
                 error.fix = f"{error.fix or 'see what it left in its home'}; or stop its gateway and update without it"
                 raise
             self.say(f"{name} does not block this, its gateway does not run: {error}")
+        except Interrupted as error:
+            # A timeout, perhaps: by then this agent has kept us waiting.
+            raise Interrupted(f"{error} at agent {name}") from None
 
     def start(self, agents: list[Agent], wanted: str | None) -> None:
         """Start the gateways of *agents* with the release *wanted*."""
