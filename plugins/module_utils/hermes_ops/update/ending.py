@@ -17,12 +17,20 @@ from .journal import Outcome
 HOOK_TIMEOUT = 60.0
 # Most characters of a message about a run; agents and releases contribute text to it.
 LONGEST = 2000
+# Most files of one agent that a message names; Hermes has five that it migrates.
+FILES = 5
 
 
-def shown(text: str) -> str:
+def shown(text: str, longest: int = LONGEST) -> str:
     """*text* on one line, printable and bounded."""
     text = " ".join(printable(text).split())
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def summed_up(agent: str, names: list[str]) -> list[str]:
+    """The files of *agent*, so few and so short that a message has room for the others': their names are its own."""
+    few = [f"{shown(name, 60)} of {agent}" for name in names[:FILES]]
+    return few if len(names) <= FILES else [*few, f"{len(names) - FILES} more of {agent}"]
 
 
 def tell(host: Installation, hook: list[str], outcome: Outcome, say: Callable[[str], object]) -> None:

@@ -43,7 +43,7 @@ from ..watch import heartbeat
 from . import frozen
 from .agents import Agents
 from .data import RESERVE, Data
-from .ending import shown, tell
+from .ending import shown, summed_up, tell
 from .journal import Journal, Outcome, after_kill, data_is_frozen
 from .settings import Settings
 from .trial import SCRATCH, Trial
@@ -54,6 +54,8 @@ from .verdict import Target, choose, choose_rollback, narrowed, to_start
 _ALL = 10**6
 # A run that was killed this many times before it touched anything is not started again automatically.
 ATTEMPTS = 3
+# Most characters of one cause in a message, in which there may be others.
+CAUSE = 500
 
 
 class Machine:
@@ -214,7 +216,9 @@ class Machine:
             first, *log = str(error).splitlines() or [type(error).__name__]
             for line in log:
                 self.say(line)
-            return shown(first)
+            if len(first) > CAUSE:
+                self.say(first)
+            return shown(first, CAUSE)
         # A defect of the kit: the log needs the traceback.
         self.say(traceback.format_exc())
         return shown(f"{type(error).__name__}: {error}")
@@ -276,7 +280,7 @@ class Machine:
         return max(0, shutil.disk_usage(self.host.ops_dir).free - RESERVE)
 
     def _put_back(self, home: frozen.Frozen) -> list[str]:
-        return [f"{printable(name)} of {home.name}" for name in home.put_back()]
+        return summed_up(home.name, home.put_back())
 
     def _put_back_earlier(self, journal: Journal, previous: str) -> None:
         """For a rollback with data. If an agent prevents it, only its own data stays as it is."""
@@ -367,9 +371,9 @@ class Machine:
         else:
             with troubles:
                 self.agents.verify(wanted, journal.source, journal.before, briefly=True)
+        self._remember_failed(journal)
         if troubles.found:
             return self._done(journal, "failed", f"{message}; but {troubles}")
-        self._remember_failed(journal)
         return self._done(journal, "rolled_back", message)
 
     def _done(self, journal: Journal, status: str, message: str) -> Outcome:
