@@ -10,6 +10,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.data import Data
 
 
 def make(*paths: Path) -> None:
@@ -51,3 +52,15 @@ def test_a_release_that_was_worse_is_not_tried_again_even_if_not_all_went_back(o
     world, outcome = outcome
     assert list(world.failed) == [world.new]
     assert world.machine().update().status == "held"
+
+
+def test_what_is_reserved_for_going_back_is_released_when_no_agent_can_take_it(worlds, monkeypatch):
+    world, states, release = worlds("unhealthy"), [], Data.release_reserve
+
+    def noted(*arguments):
+        states.append(set(world.states().values()))
+        release(*arguments)
+
+    monkeypatch.setattr(Data, "release_reserve", noted)
+    assert world.machine().update().status == "rolled_back"
+    assert states == [{"inactive"}]

@@ -329,7 +329,6 @@ class Machine:
             # Nothing can be started any more. The next boot recovers from the journal.
             self.say("the host is going down")
             raise SystemExit(128 + signal.SIGTERM)
-        self.data.release_reserve(journal)
         step, troubles, back = journal.step, Troubles(self._reason), list[str]()
         agents = {agent.name: agent for agent in self.host.agents}
         with self._release_lock(), _in_a_hurry():
@@ -342,6 +341,8 @@ class Machine:
                 if not boot:
                     alive = [agents[name] for name, state in states.items() if not state.ended]
                     self.agents.supervisor.stop(alive)
+            # Not before: an agent that has filled the disk would have taken this, too.
+            self.data.release_reserve(journal)
             with troubles:
                 # Without a source, no release was current and there is none to switch back to.
                 if journal.source and gateway.current_release(self.host.root) != journal.source:
