@@ -223,6 +223,24 @@ def test_the_search_does_not_trust_the_hiding(host, tmp_path, monkeypatch, capsy
     assert found["system/ports.txt"] == "ss says nothing\n"
 
 
+@pytest.mark.parametrize(
+    ("said", "secrets"),
+    [
+        pytest.param("2 agents healthy, no warning", ["healthy", f"agents {HIDDEN} no warning"], id="placeholder"),
+        pytest.param("restarts_allowed: 0, one agent", ["restarts", "_allowed"], id="rest of a word"),
+    ],
+)
+def test_no_choice_of_secrets_leaves_out_a_part_about_others(host, tmp_path, said, secrets):
+    """Hiding one of them makes another one recognisable."""
+    host.says["uname --all"] = f"{said}\nLinux\n"
+    host.put(tmp_path / "home/.env", lines(f'X{number}_TOKEN="{value}"' for number, value in enumerate(secrets)))
+    made = debug.bundle(host, "bundle", 7)
+    assert made.left_out == {}
+    kernel = contents(made.data)["system/kernel.txt"]
+    assert kernel.endswith("\nLinux\n")
+    assert secrets[0] not in kernel
+
+
 def test_a_file_with_a_secret_in_its_name_is_not_shown_by_it(host):
     (host.tmp_path / "home" / PLANTED["managed env"]).write_text("x")
     found = contents(debug.bundle(host, "bundle", 7).data)

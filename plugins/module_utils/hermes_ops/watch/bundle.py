@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import glob
 import io
+import itertools
 import os
 import platform
 import re
@@ -47,6 +48,8 @@ _LIMITS = Limits(seconds=20.0, answer=8 * 2**20)
 # Limits of one part of the bundle and of the bundle, in bytes. The output of a command is cut at its beginning.
 PART_LIMIT = 2**19
 TOTAL_LIMIT = 24 * 2**20
+# How often a part that still holds a secret is searched again before it is left out.
+_AGAIN = 3
 
 # Member of the bundle -> the command that prints it.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -102,12 +105,17 @@ def bundle(host: Installation, name: str, lines: int) -> Bundle:
             made.left_out[member] = f"the bundle is full ({TOTAL_LIMIT} bytes)"
             continue
         texts[member] = text
-    while True:
+    for again in itertools.count():
         made.data = _archive(name, {**texts, "left_out.txt": _left_out(made.left_out)})
         found = _with_secrets(made.data, secrets)
         if not found:
             break
         for member in found:
+            # Hiding one secret can make another one recognisable. An agent chooses its own, and must not thereby have
+            # the parts about others left out.
+            if again < _AGAIN:
+                texts[member] = redact_text(secrets.hide(texts[member]))
+                continue
             del texts[member]
             made.left_out[member] = "a secret of this host is in it, in a form that could not be hidden"
     made.members = sorted([*texts, "left_out.txt"])

@@ -194,7 +194,8 @@ class KnownSecrets:
         self._needles: set[str] = set()
         words: set[str] = set()
         for values, part in ((secrets, _PART), (private, _PRIVATE_PART)):
-            for value in {each for whole in values for each in parts_of(whole)}:
+            # HIDDEN is no part of a secret. Otherwise each part that was hidden could make up a new one.
+            for value in {part for whole in values for each in parts_of(whole) for part in each.split(HIDDEN)}:
                 if len(value) < SHORTEST or len(set(value)) < DIFFERENT:
                     continue
                 if not self._add(Letters(value).text, part) or re.search(r"[\\%&]", value):
