@@ -183,6 +183,24 @@ def test_an_agent_whose_backup_used_up_the_time_comes_last_from_then_on(host, ag
     assert done == ["second", "first"]
 
 
+def test_an_agent_whose_backup_here_used_up_the_time_keeps_no_other_from_its_copy_away(
+    host, agents, restic, job, monkeypatch
+):
+    backup._record(host, agents[0], "here", backup._NEVER_ENDED)
+    saved = []
+    monkeypatch.setattr(Repository, "save", lambda _self, agent: saved.append(agent.name))
+
+    def endless(host, agent, *_arguments, **_options):
+        if agent.name == "first":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(backup.making, "create", endless)
+    monkeypatch.setattr(backup, "_said", lambda *_arguments: {"agent": "second", "problems": {}})
+    with pytest.raises(KeyboardInterrupt):
+        job()
+    assert saved == ["first", "second"]
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -55,15 +55,20 @@ def work(arguments: argparse.Namespace) -> int:
         agents = host.select(arguments.agent)
         if not agents:
             raise OpsError("there is no agent", fix="converge the host: site.yml")
-        for agent in _quickest_first(host, agents, HERE):
+        repository = _repository(host, wanted, failures) if arguments.output is None else None
+        for agent, where in _quickest_first(host, agents, away=repository is not None):
             # A failure with one agent must not keep the others from their backups.
-            with _collected(failures, agent), _timed(host, agent, HERE):
+            with _collected(failures, agent), _timed(host, agent, where):
+                if repository and where == AWAY:
+                    repository.save(agent)
+                    repository.forget(agent.name)
+                    continue
                 done = making.create(host, agent, directory, env=env)
                 made.append(_said(agent.name, done))
                 if arguments.output is None:
                     archives.prune(directory, agent.name, wanted.keep)
-        if arguments.output is None and wanted.restic_repository:
-            _off_the_host(host, wanted, agents, failures)
+        if repository:
+            repository.look_after()
     except (OpsError, OSError) as error:
         failures.append(str(error))
     problems = [f"{each['agent']}: {path} {why}" for each in made for path, why in each["problems"].items()]
@@ -105,13 +110,28 @@ def _collected(failures: list[str], agent: Agent) -> Iterator[None]:
         failures.append(f"{agent.name}: {printable(str(as_error(error)))}")
 
 
-def _quickest_first(host: Installation, agents: list[Agent], where: str) -> list[Agent]:
-    """*agents*, with those last whose backup took longest the last time.
+def _repository(host: Installation, wanted: Settings, failures: list[str]) -> offsite.Repository | None:
+    """The declared repository, ready for use; None when there is none, or when it fails, which is recorded."""
+    if not wanted.restic_repository:
+        return None
+    repository = offsite.Repository(host, wanted)
+    try:
+        repository.prepare()
+    except (OpsError, OSError) as error:
+        failures.append(str(error))
+        return None
+    return repository
 
-    An agent can make its backup take hours, which must not use up the time of the job before the others have theirs.
+
+def _quickest_first(host: Installation, agents: list[Agent], *, away: bool) -> list[tuple[Agent, str]]:
+    """The backups to make on this host and, with *away*, off it. Those that took longest the last time come last.
+
+    An agent can make each of its backups take hours, which must not use up the time of the job before the others have
+    theirs, in both places.
     """
-    took = _durations(host)[where]
-    return sorted(agents, key=lambda agent: took.get(agent.name, 0.0))
+    took = _durations(host)
+    backups = [(agent, where) for where in (HERE, AWAY)[: 1 + away] for agent in agents]
+    return sorted(backups, key=lambda backup: took[backup[1]].get(backup[0].name, 0.0))
 
 
 @contextlib.contextmanager
@@ -140,16 +160,6 @@ def _record(host: Installation, agent: Agent, where: str, seconds: float) -> Non
     # On a full disk the backup itself says so.
     with contextlib.suppress(OpsError):
         write_json(os.path.join(host.ops_dir, _DURATIONS), durations)
-
-
-def _off_the_host(host: Installation, wanted: Settings, agents: list[Agent], failures: list[str]) -> None:
-    repository = offsite.Repository(host, wanted)
-    repository.prepare()
-    for agent in _quickest_first(host, agents, AWAY):
-        with _collected(failures, agent), _timed(host, agent, AWAY):
-            repository.save(agent)
-            repository.forget(agent.name)
-    repository.look_after()
 
 
 def _said(agent: str, done: making.Made) -> dict[str, Any]:
