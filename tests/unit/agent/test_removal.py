@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,29 @@ def test_directories_may_be_deeper_than_a_path_can_say(home, nest):
     nest(home, 5000)
     removal.remove(str(home), ME)
     assert not home.exists()
+
+
+@pytest.mark.parametrize("wide", ["beside each other", "at the bottom"])
+def test_many_directories_are_no_matter_of_memory(home, wide, monkeypatch):
+    """The worker's is limited, and the agent chooses how many there are, and how long their paths."""
+    monkeypatch.setattr(removal, "_AT_ONCE", 100)
+    descriptor = os.open(home, os.O_RDONLY)
+    for _level in range(1000 if wide == "at the bottom" else 0):
+        os.mkdir("d" * 250, dir_fd=descriptor)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    for number in range(90 if wide == "at the bottom" else 6_000):
+        for name in (f"{number}", f"{number}/x"):
+            os.mkdir(name, dir_fd=descriptor)
+    os.close(descriptor)
+    tracemalloc.start()
+    try:
+        assert removal.empty(str(home)) == {"left": [], "of_root": []}
+        assert tracemalloc.get_traced_memory()[1] < 5 * 2**17
+    finally:
+        tracemalloc.stop()
+    assert os.listdir(home) == []
 
 
 def test_what_is_closed_to_its_own_owner_goes(theirs, nobody):

@@ -27,6 +27,8 @@ _LIMITS = Limits(seconds=900)
 _NAMED = 20
 _FINDS = 1_000
 _AT_ONCE = 10_000
+# Characters of an original path that are kept: below a thousand directories they would fill the worker's memory.
+_ORIGIN = 4096
 # Rounds of giving files back: a directory of root may hide more files of root.
 _ROUNDS = 50
 
@@ -147,9 +149,11 @@ def empty(home: str) -> dict[str, list[str]]:
         with contextlib.suppress(PermissionError):
             os.fchmod(top, 0o700)
         removal = _Removal(top)
-        removal.clear(top, "")
-        while removal.moved:
-            removal.clear_moved(*removal.moved.popitem())
+        complete = False
+        while not complete:
+            complete = removal.clear(top, "")
+            while removal.moved:
+                complete = removal.clear_moved(*removal.moved.popitem()) and complete
         # In a directory of root nothing can be removed, not even files of the agent's user.
         of_root = [""] if removal.left and os.fstat(top).st_uid == 0 else []
         return {"left": removal.left[:_NAMED], "of_root": of_root + removal.of_root}
@@ -160,7 +164,8 @@ def empty(home: str) -> dict[str, list[str]]:
 class _Removal:
     """The state of :func:`empty`.
 
-    ``moved`` holds the directories that are not emptied yet: name in the top directory -> original path.
+    ``moved`` holds the directories that are to be emptied next: name in the top directory -> original path. It is
+    bounded: while it is full, directories stay as they are, and are found in the top directory later.
     """
 
     def __init__(self, top: int) -> None:
@@ -172,7 +177,8 @@ class _Removal:
         self._number = 0
         self._given_up: set[str] = set()
 
-    def clear_moved(self, name: str, origin: str) -> None:
+    def clear_moved(self, name: str, origin: str) -> bool:
+        """:returns: as :meth:`clear`"""
         try:
             # Its mode may lock out even its owner.
             os.chmod(name, 0o700, dir_fd=self.top)
@@ -180,19 +186,25 @@ class _Removal:
             directory = os.open(name, flags, dir_fd=self.top)
         except OSError:
             self._leave(self.top, name, name, origin)
-            return
+            return True
         try:
-            self.clear(directory, name, origin)
+            complete = self.clear(directory, name, origin)
         finally:
             os.close(directory)
-        with contextlib.suppress(OSError):
+        try:
             os.rmdir(name, dir_fd=self.top)
+        except OSError:
+            if complete:
+                # What is left in it cannot be removed.
+                self._given_up.add(name)
+        return complete
 
-    def clear(self, directory: int, now: str, origin: str = "") -> None:
+    def clear(self, directory: int, now: str, origin: str = "") -> bool:
         """Remove the entries of *directory*; directories that are not empty are moved to the top instead.
 
         :param now: the directory's present path below the top
         :param origin: its original path
+        :returns: whether nothing is left to be tried in it; False when ``moved`` is full
         """
         stuck: set[str] = set()
         while True:
@@ -201,8 +213,10 @@ class _Removal:
                 fresh = (each.name for each in entries if each.name not in stuck and each.name not in self.moved)
                 names = list(islice((name for name in fresh if name not in self._given_up), _AT_ONCE))
             if not names:
-                return
+                return True
             for name in names:
+                if len(self.moved) >= _AT_ONCE:
+                    return False
                 if not self._remove(directory, name, os.path.join(origin, name)):
                     stuck.add(name)
                     self._leave(directory, name, os.path.join(now, name), os.path.join(origin, name))
@@ -225,7 +239,7 @@ class _Removal:
             self._number += 1
             moved = f"{self._mark}{self._number}"
             os.rename(name, moved, src_dir_fd=directory, dst_dir_fd=self.top)
-            self.moved[moved] = origin
+            self.moved[moved] = origin[:_ORIGIN]
         except FileNotFoundError:
             pass
         except OSError:
