@@ -28,6 +28,7 @@ import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import (
     archives,
+    collecting,
     databases,
     extracting,
     making,
@@ -570,6 +571,21 @@ def test_more_holes_than_an_archive_takes_are_refused_by_name(host, home, agent,
     assert sorted(manifest.problems) == ["workspace/db", "workspace/huge"]
     assert "are holes" in manifest.problems["workspace/huge"]
     assert (again / "workspace/z").stat().st_size == 10 << 20
+
+
+def test_further_names_of_a_file_do_not_make_an_archive_larger_than_the_limit(home, monkeypatch):
+    """No quota of the agent's user counts them."""
+    monkeypatch.setattr(collecting, "NAMES_LIMIT", 25 << 20)
+    for name in ("a", "z"):
+        (home / "workspace" / name).write_bytes(os.urandom(10 << 20))
+    for number in range(5):
+        os.link(home / "workspace/a", home / f"workspace/name-{number}")
+    out = io.BytesIO()
+    about = {"agent": "default", "host": "h", "created": 0, "kit": "1", "env": "exclude", "release": None}
+    collection = collecting.Collection(str(home), False, None)
+    collection.write(out, {**about, "version": None})
+    assert sorted(collection.notes.notes["problems"]) == [f"workspace/name-{number}" for number in (2, 3, 4)]
+    assert 40 << 20 <= len(out.getvalue()) < 50 << 20
 
 
 @pytest.mark.parametrize("depth", [1300, 3000])

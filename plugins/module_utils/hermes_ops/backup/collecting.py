@@ -31,6 +31,11 @@ from .space import check_space, no_room
 ENV_LIMIT = 2**20
 # Most bytes of holes in all files together: they take no space in the home, but time and space in an archive.
 HOLES_LIMIT = 1024 * 2**20
+# The same for further names (hard links) of files that are in the archive already: each name gets a copy there, and no
+# quota of the agent's user counts an archive, which is root's.
+NAMES_LIMIT = 1024 * 2**20
+# Files with several names that are remembered; the data of any further one counts as that of another name.
+_REMEMBERED = 2_000_000
 # Most seeks for the holes of one file.
 _LOOKS = 10_000
 
@@ -138,6 +143,9 @@ class Collection:
         self.home, self.with_env, self.sealed = home, with_env, sealed
         self.notes = _Notes()
         self.holes = 0
+        # The numbers of the files with several names so far, and the bytes of all of their further names.
+        self.named: set[int] = set()
+        self.names = 0
 
     def write(self, out: BinaryIO, about: dict[str, Any]) -> int:
         """:returns: the number of members"""
@@ -194,11 +202,26 @@ class Collection:
                 )
                 return
             self.holes += holes
+            if not self._may_have_name(path, status):
+                return
             if not is_database(file):
                 self._add_plain(writer, name, path, file, status)
                 return
         # The file must be closed by now: a later close would drop the locks that SQLite sets on it (POSIX).
         self._add_database(writer, name, path, status)
+
+    def _may_have_name(self, path: str, status: os.stat_result) -> bool:
+        """Whether the file at *path*, perhaps a further name of one in the archive, still fits into it."""
+        if status.st_nlink < 2 or not status.st_size:
+            return True
+        if status.st_ino not in self.named and len(self.named) < _REMEMBERED:
+            self.named.add(status.st_ino)
+            return True
+        if self.names + status.st_size > NAMES_LIMIT:
+            self._problem(path, "is not in the backup: further names (hard links) of its files would make it too large")
+            return False
+        self.names += status.st_size
+        return True
 
     def _add_database(self, writer: tarstream.Writer, name: str, path: str, status: os.stat_result) -> None:
         full = os.path.join(self.home, path)
