@@ -190,6 +190,19 @@ def test_it_sees_what_it_works_on_and_nothing_else_of_other_people(call, nobody,
 
 
 @needs_root
+def test_it_does_not_see_what_a_record_or_a_declaration_names(call, nobody):
+    """A record holds what an agent wrote (the version in its config.yaml), which may be a directory of others."""
+    directory = Path(tempfile.mkdtemp(prefix="hermes-view-", dir="/root"))
+    try:
+        directory.chmod(0o755)
+        told = [{"keys": {"model": str(directory)}}, {"config_version": str(directory)}]
+        body = f"return os.path.exists('/root/' + '{directory.name}')"
+        assert call(body, "/nowhere", {"config": told}, {"config": {"config": told[1]}}, account=nobody) is False
+    finally:
+        shutil.rmtree(directory)
+
+
+@needs_root
 @pytest.mark.parametrize("theirs", [True, False])
 def test_it_sees_its_users_own_home(call, nobody, theirs):
     """An adopted agent keeps its skills elsewhere in its user's home, say; its gateway sees that home, too."""

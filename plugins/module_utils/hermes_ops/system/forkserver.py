@@ -170,7 +170,7 @@ def _drop(request: dict[str, Any], server: int) -> None:
     processor = int(seconds) + 2
     drops = os.geteuid() == 0 and request["uid"] != 0
     if drops:
-        hide_others([request["arguments"], _own_home(request)])
+        hide_others([*request["arguments"], _own_home(request)])
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, processor),

@@ -22,6 +22,9 @@ from .errors import OpsError
 from .files import open_directory
 
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
+# Levels of a worker's arguments that name what it works on: an argument, and each of a list or mapping. Below lie
+# declarations, records and texts, into which the agent may have put any path.
+_LEVELS = 2
 
 # From linux/sched.h, linux/mount.h and linux/prctl.h; Python has no names for them before 3.12.
 _CLONE_NEWNS = 0x00020000
@@ -33,12 +36,12 @@ _FORBIDDEN = (errno.EPERM, errno.EACCES)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def hide_others(arguments: Any) -> None:
+def hide_others(arguments: Sequence[Any]) -> None:
     """Give this process a mount namespace of its own in which :data:`HIDDEN` holds nothing but what it works on.
 
     Where root may not mount, no unit of that host has a sandbox either, and everything stays as it is.
 
-    :param arguments: what the worker was asked; the absolute paths in it, at any depth, stay visible
+    :param arguments: of the worker; the absolute paths among them, down to :data:`_LEVELS`, stay visible
     :raises OSError: the namespace could not be made for another reason
     """
     hidden = sorted({os.path.realpath(path) for path in HIDDEN if os.path.isdir(path)})
@@ -80,7 +83,7 @@ def forbid_tracing() -> None:
     _call("prctl", ctypes.c_int(_PR_SET_DUMPABLE), ctypes.c_ulong(0))
 
 
-def _told(value: Any, hidden: Sequence[str]) -> Iterator[str]:
+def _told(value: Any, hidden: Sequence[str], levels: int = _LEVELS) -> Iterator[str]:
     """The directories in *value* that would be hidden, each below one of *hidden*."""
     if isinstance(value, str):
         path = os.path.normpath(value)
@@ -91,11 +94,9 @@ def _told(value: Any, hidden: Sequence[str]) -> Iterator[str]:
                 break
         if _is_below(path, hidden) and "\0" not in path:
             yield path
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _told(each, hidden)
-    elif isinstance(value, dict):
-        yield from _told(list(value.values()), hidden)
+    elif levels and isinstance(value, (list, tuple, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _told(each, hidden, levels - 1)
 
 
 @contextlib.contextmanager
