@@ -316,7 +316,7 @@ restarted:
   sample:
     default: ["config: platforms.webhook.extra.port"]
 units:
-  description: The units of the present agents.
+  description: The units of the present agents whose homes could be converged.
   returned: when every home could be converged
   type: list
   elements: str

@@ -216,20 +216,41 @@ def test_one_broken_agent_keeps_no_other_from_being_converged(host, systemd):
     assert [error.partition(" is ")[0] for error in errors] == [
         f"agent {name}: {host.top / name}/config.yaml:1:" for name in ("bob", "eve")
     ]
-    # The other agent's changes are reported and recorded; units wait for the next run.
+    # The other agent runs as declared; the units of the broken ones wait for a run that can converge their homes.
     assert list(result["agents"]) == ["default"]
     assert result["changed"]
-    assert all(each["after_header"].startswith("default: ") for each in result["diff"])
+    assert result["units"] == [UNIT]
     assert "enabled: true" in (host.home / "config.yaml").read_text()
-    assert host.records.restart_reasons() == RESTART["config"]
-    assert host.recorded is None
-    assert systemd.asked == []
-    assert not (host.top / "system").exists()
+    assert host.recorded["default"] == RESTART["config"]
+    assert any(verb.startswith("start ") and UNIT in verb for verb in systemd.verbs)
+    assert not any(name in verb for verb in systemd.verbs for name in ("bob", "eve"))
+    for name in ("bob", "eve"):
+        # What all units share has changed.
+        (reason,) = Records(host.ops, name).restart_reasons()
+        assert reason.endswith("/hermes-gateway@.service")
+        assert Records(host.ops, name).agent() is None
+    systemd.asked.clear()
     for name in ("bob", "eve"):
         (host.top / name / "config.yaml").unlink()
     repaired = host.run(*described)
     assert [repaired["agents"][name]["changed"] for name in ("bob", "default", "eve")] == [True, False, True]
-    assert any(verb.startswith("start ") and UNIT in verb for verb in systemd.verbs)
+    assert any(verb.startswith("start ") and "@bob" in verb and "@eve" in verb for verb in systemd.verbs)
+
+
+def test_a_broken_agent_does_not_keep_another_one_running(host, systemd):
+    """The operator takes an agent away, or has its gateway restarted, whatever the agent beside it has written."""
+    host.run(host.agent(), host.agent("bob"), host.agent("eve"))
+    (host.top / "bob/config.yaml").write_text("- a\n")
+    systemd.asked.clear()
+    changed = (host.agent(settings={"PORT": "1"}), host.agent("bob", settings={"PORT": "1"}))
+    result = host.run(*changed, host.agent("eve", state="absent", purge=True))
+    assert result["failed"]
+    assert result["msg"].startswith(f"agent bob: {host.top}/bob/config.yaml:1: ")
+    assert result["restarted"] == {"default": ["env: PORT"]}
+    assert result["purged"] == ["eve"]
+    assert f"restart {UNIT}" in systemd.verbs
+    assert any("@eve" in verb for verb in systemd.verbs)
+    assert not any("@bob" in verb for verb in systemd.verbs)
 
 
 def test_a_defect_that_one_agent_found_keeps_no_other_from_being_converged(host, systemd, monkeypatch):

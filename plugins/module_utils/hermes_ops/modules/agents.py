@@ -26,19 +26,23 @@ from .call import Call, manager_of, unit_settings
 def work(call: Call) -> dict[str, Any]:
     agents = [Declared.from_plain(each, f"agents: {each['name']}") for each in call.params["agents"]]
     homes = converge_homes(call, agents)
-    if homes.get("failed"):
+    # An agent can write what no run can converge. Its unit is left as it is, and the others do not wait for it.
+    whole = [each for each in agents if not each.agent.present or each.agent.name in homes["agents"]]
+    if not whole:
         return homes
-    plan = converge_units(call, agents, {name: home["restart"] for name, home in homes["agents"].items()})
+    plan = converge_units(call, agents, whole, {name: home["restart"] for name, home in homes["agents"].items()})
     # After the units: the gateway of an agent that is purged has stopped by now.
     purged = purge(call, [declared for declared in agents if declared.agent.name not in plan.errors], plan.errors)
     diffs = [*homes["diff"], *([plan.diff("units")] if plan.changed else []), *purged["diff"]]
+    messages = [result["msg"] for result in (homes, purged) if "msg" in result]
     return {
         **homes,
         "restarted": plan.restart,
-        "units": [declared.agent.unit for declared in agents if declared.agent.present],
+        "units": [declared.agent.unit for declared in whole if declared.agent.present],
         **purged,
         "diff": diffs,
         "changed": bool(diffs),
+        **({"msg": "\n".join(messages)} if messages else {}),
     }
 
 
@@ -111,20 +115,27 @@ def diffs_of(agent: Placement, outcome: converge.Outcome) -> Iterator[dict[str, 
 # Units
 
 
-def converge_units(call: Call, declared: list[Declared], restart: dict[str, list[str]]) -> gateway.GatewayPlan:
+def converge_units(
+    call: Call, declared: list[Declared], whole: list[Declared], restart: dict[str, list[str]]
+) -> gateway.GatewayPlan:
     """Converge the units, and restart the gateways that need it.
 
+    :param whole: those of *declared* whose homes are converged; the units of the others are left as they are
     :param restart: the homes' reasons for a restart, by agent
     """
     params = call.params
-    agents = [each.agent for each in declared]
+    agents = [each.agent for each in whole]
+    left = [each.agent.name for each in declared if each not in whole]
     manager = manager_of(call)
     settings = unit_settings(call, verbose=params["verbose"])
-    names = dict.fromkeys([*(agent.name for agent in agents), *remembered(params["ops_dir"])])
+    names = dict.fromkeys([*(each.agent.name for each in declared), *remembered(params["ops_dir"])])
     records = {name: Records(params["ops_dir"], name) for name in names}
     plan = gateway.plan_gateways(settings, agents, manager, records, restart)
+    if any(difference.what == settings.template_path for difference in plan.differences):
+        # All units share it. Before it is written, so that a kill in between loses no restart.
+        plan.actions[:0] = [lambda name=name: _request(records[name], settings.template_path) for name in left]
     # After the units: gateways that ran under such a manager are stopped by then.
-    for user in groundwork.needless_linger(agents, params["scope"]):
+    for user in groundwork.needless_linger([each.agent for each in declared], params["scope"]):
         path, words = os.path.join(groundwork.LINGER, user), ["loginctl", "disable-linger", user]
         plan.add(Difference(path, "present", None), lambda words=words: run(words, timeout=60))
     if not call.check_mode:
@@ -135,6 +146,12 @@ def converge_units(call: Call, declared: list[Declared], restart: dict[str, list
                 installation.publish(agent)
         gateway.restart(Systemd(manager), agents, records, list(plan.restart))
     return plan
+
+
+def _request(records: Records, path: str) -> None:
+    records.prepare()
+    with records.lock():
+        records.request_restart([f"unit: {path}"])
 
 
 # Purge
