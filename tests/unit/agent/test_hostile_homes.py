@@ -157,9 +157,11 @@ def test_check_mode_reads_no_link_to_a_file_of_root_s(file, victim):
         outcome = victim.converge(check=True)
         assert "ROOTS-SECRET" not in repr(outcome)
         assert any(each.unpredicted for each in outcome.parts.values())
-        with pytest.raises(OpsError, match="may not read it") as caught:
+        with pytest.raises(OpsError, match="is a symbolic link to what the agent's user may not read") as caught:
             victim.converge()
         assert "ROOTS-SECRET" not in str(caught.value)
+        # Whoever does as it says does not give the file of root's away.
+        assert "chown --no-dereference " in caught.value.fix
 
 
 @needs_root

@@ -238,7 +238,11 @@ class _Job:
         heard = {name: self._heard(name, said) for name, said in answer["parts"].items()}
         unknown = [part for part in heard.values() if part.unpredicted]
         if unknown and mend:
-            raise OpsError(unknown[0].unpredicted or "", where=unknown[0].path, fix="give it to the agent's user")
+            # Not "give it to the agent's user": chown(1) follows the link that an agent puts in the place of a file.
+            fix = (
+                f"give it to the agent's user: chown --no-dereference {self.account.name}; or replace the symbolic link"
+            )
+            raise OpsError(unknown[0].unpredicted or "", where=unknown[0].path, fix=fix)
         for each in reversed(given):
             what = f"{printable(os.path.join(self.path, each)).rstrip('/')} owner"
             heard["home"].differences.insert(0, Difference(what, "0", str(self.account.uid)))

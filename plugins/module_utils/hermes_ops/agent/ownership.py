@@ -4,8 +4,9 @@
 """Gives files that root left in an agent's home, for example by ``sudo hermes``, to the agent's user.
 
 The agent's user searches for them, because root must not walk a tree that the agent controls. Root then opens each
-find by descriptors, and gives it away only if nobody can have planted it: it belongs to root, is a directory or a file
-with exactly one name, and lies in the same mount as the home.
+find by descriptors, and gives it away only if nobody can have linked or mounted it there: it belongs to root, is a
+directory or a file with exactly one name, and lies in the same mount as the home. A file that root kept beside the
+home, in a directory of the same user, may have been moved into it (docs/security.md).
 """
 
 from __future__ import annotations

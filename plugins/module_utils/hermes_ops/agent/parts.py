@@ -66,8 +66,10 @@ def _look(path: str, name: str, declared: Mapping[str, Any], record: Mapping[str
     file = place(path, name)
     # A file of root will be given to the agent's user, but cannot be read before that.
     files = (path, os.path.join(path, home.SOUL)) if name == "home" else (file,)
-    if not all(map(_readable, files)):
-        return Part.unpredictable(file, "the agent's user may not read it")
+    for each in files:
+        if not _readable(each):
+            link = "a symbolic link to what " if os.path.islink(each) else "something that "
+            return Part.unpredictable(file, f"{os.path.basename(each)} is {link}the agent's user may not read")
     return _decide(path, name, declared, record)
 
 
