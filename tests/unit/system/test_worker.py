@@ -198,6 +198,8 @@ def test_it_does_not_see_what_a_record_or_a_declaration_names(call, nobody):
         told = [{"keys": {"model": str(directory)}}, {"config_version": str(directory)}]
         body = f"return os.path.exists('/root/' + '{directory.name}')"
         assert call(body, "/nowhere", {"config": told}, {"config": {"config": told[1]}}, account=nobody) is False
+        # The marks of an update: file -> version.
+        assert call(body, "/nowhere", {"config.yaml": str(directory)}, account=nobody) is False
     finally:
         shutil.rmtree(directory)
 

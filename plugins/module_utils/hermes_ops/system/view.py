@@ -22,9 +22,10 @@ from .errors import OpsError
 from .files import open_directory
 
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
-# Levels of a worker's arguments that name what it works on: an argument, and each of a list or mapping. Below lie
-# declarations, records and texts, into which the agent may have put any path.
+# What a worker works on is named by an argument, each of a list, and these of a mapping. All else is declarations,
+# records and texts, into which the agent may have put any path.
 _LEVELS = 2
+_NAMES = ("home", "managed_dir")
 
 # From linux/sched.h, linux/mount.h and linux/prctl.h; Python has no names for them before 3.12.
 _CLONE_NEWNS = 0x00020000
@@ -95,7 +96,7 @@ def _told(value: Any, hidden: Sequence[str], levels: int = _LEVELS) -> Iterator[
         if _is_below(path, hidden) and "\0" not in path:
             yield path
     elif levels and isinstance(value, (list, tuple, dict)):
-        for each in value.values() if isinstance(value, dict) else value:
+        for each in map(value.get, _NAMES) if isinstance(value, dict) else value:
             yield from _told(each, hidden, levels - 1)
 
 
