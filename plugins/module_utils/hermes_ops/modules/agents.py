@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..agent import converge, parts, removal
-from ..description.agent import Declared, Placement
+from ..description.agent import Agent, Declared, Placement
 from ..host import groundwork, installation
 from ..host.records import Records, remembered
 from ..supervise import gateway
@@ -25,24 +25,25 @@ from .call import Call, manager_of, unit_settings
 
 def work(call: Call) -> dict[str, Any]:
     agents = [Declared.from_plain(each, f"agents: {each['name']}") for each in call.params["agents"]]
-    homes = converge_homes(call, agents)
-    # An agent can write what no run can converge. Its unit is left as it is, and the others do not wait for it.
-    whole = [each for each in agents if not each.agent.present or each.agent.name in homes["agents"]]
-    if not whole:
-        return homes
-    plan = converge_units(call, agents, whole, {name: home["restart"] for name, home in homes["agents"].items()})
+    # An agent can write what no run can converge. Then its unit is left as it is, and the others do not wait for it.
+    homes, diffs, errors = converge_homes(call, agents)
+    if len(errors) == len(agents):
+        return {"agents": homes, "diff": diffs, "changed": False, **failure(errors)}
+    plan = converge_units(
+        call, [each.agent for each in agents], {name: home["restart"] for name, home in homes.items()}, errors
+    )
+    whole = [declared for declared in agents if declared.agent.name not in plan.errors]
     # After the units: the gateway of an agent that is purged has stopped by now.
-    purged = purge(call, [declared for declared in agents if declared.agent.name not in plan.errors], plan.errors)
-    diffs = [*homes["diff"], *([plan.diff("units")] if plan.changed else []), *purged["diff"]]
-    messages = [result["msg"] for result in (homes, purged) if "msg" in result]
+    purged, removed, refused = purge(call, whole)
+    diffs += [*([plan.diff("units")] if plan.changed else []), *removed]
     return {
-        **homes,
+        "agents": homes,
         "restarted": plan.restart,
         "units": [declared.agent.unit for declared in whole if declared.agent.present],
-        **purged,
+        "purged": purged,
         "diff": diffs,
         "changed": bool(diffs),
-        **({"msg": "\n".join(messages)} if messages else {}),
+        **failure({**plan.errors, **refused}),
     }
 
 
@@ -56,8 +57,13 @@ def failure(errors: dict[str, OpsError]) -> dict[str, Any]:
 # Homes
 
 
-def converge_homes(call: Call, agents: list[Declared]) -> dict[str, Any]:
-    """Converge every home. An error with one home does not stop the others."""
+def converge_homes(
+    call: Call, agents: list[Declared]
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]], dict[str, OpsError]]:
+    """Converge every home. An error with one home does not stop the others.
+
+    :returns: the result of each home, by agent; the differences; the errors, by agent
+    """
     homes: dict[str, dict[str, Any]] = {}
     errors: dict[str, OpsError] = {}
     diffs: list[dict[str, str]] = []
@@ -80,7 +86,7 @@ def converge_homes(call: Call, agents: list[Declared]) -> dict[str, Any]:
             "restart": outcome.restart,
             **{kind: list(entries(outcome, kind)) for kind in ("drift", "migrated", "left", "generated")},
         }
-    return {"changed": bool(diffs), "agents": homes, "diff": diffs, **failure(errors)}
+    return homes, diffs, errors
 
 
 def account_of(call: Call, agent: Placement) -> Account:
@@ -116,26 +122,21 @@ def diffs_of(agent: Placement, outcome: converge.Outcome) -> Iterator[dict[str, 
 
 
 def converge_units(
-    call: Call, declared: list[Declared], whole: list[Declared], restart: dict[str, list[str]]
+    call: Call, agents: list[Agent], restart: dict[str, list[str]], errors: dict[str, OpsError]
 ) -> gateway.GatewayPlan:
     """Converge the units, and restart the gateways that need it.
 
-    :param whole: those of *declared* whose homes are converged; the units of the others are left as they are
     :param restart: the homes' reasons for a restart, by agent
+    :param errors: the agents whose units are left as they are, with the reason
     """
     params = call.params
-    agents = [each.agent for each in whole]
-    left = [each.agent.name for each in declared if each not in whole]
     manager = manager_of(call)
     settings = unit_settings(call, verbose=params["verbose"])
-    names = dict.fromkeys([*(each.agent.name for each in declared), *remembered(params["ops_dir"])])
+    names = dict.fromkeys([*(agent.name for agent in agents), *remembered(params["ops_dir"])])
     records = {name: Records(params["ops_dir"], name) for name in names}
-    plan = gateway.plan_gateways(settings, agents, manager, records, restart)
-    if any(difference.what == settings.template_path for difference in plan.differences):
-        # All units share it. Before it is written, so that a kill in between loses no restart.
-        plan.actions[:0] = [lambda name=name: _request(records[name], settings.template_path) for name in left]
+    plan = gateway.plan_gateways(settings, agents, manager, records, restart, errors)
     # After the units: gateways that ran under such a manager are stopped by then.
-    for user in groundwork.needless_linger([each.agent for each in declared], params["scope"]):
+    for user in groundwork.needless_linger(agents, params["scope"]):
         path, words = os.path.join(groundwork.LINGER, user), ["loginctl", "disable-linger", user]
         plan.add(Difference(path, "present", None), lambda words=words: run(words, timeout=60))
     if not call.check_mode:
@@ -148,22 +149,16 @@ def converge_units(
     return plan
 
 
-def _request(records: Records, path: str) -> None:
-    records.prepare()
-    with records.lock():
-        records.request_restart([f"unit: {path}"])
-
-
 # Purge
 
 
-def purge(call: Call, agents: list[Declared], before: dict[str, OpsError]) -> dict[str, Any]:
+def purge(call: Call, agents: list[Declared]) -> tuple[list[str], list[dict[str, str]], dict[str, OpsError]]:
     """Remove the agents to be purged. An error with one agent does not stop the others.
 
-    :param before: the errors with agents until now, which the result reports as well
+    :returns: the names of those that were purged; the differences; the errors, by agent
     """
     purged: list[str] = []
-    errors = dict(before)
+    errors: dict[str, OpsError] = {}
     diffs: list[dict[str, str]] = []
     for declared in agents:
         agent = declared.agent
@@ -179,7 +174,7 @@ def purge(call: Call, agents: list[Declared], before: dict[str, OpsError]) -> di
         if plan.changed:
             purged.append(agent.name)
             diffs.append(plan.diff(f"{agent.name}: purged"))
-    return {"purged": purged, "diff": diffs, **failure(errors)}
+    return purged, diffs, errors
 
 
 def plan_purge(call: Call, agent: Placement) -> Plan:

@@ -406,8 +406,7 @@ class Machine:
         for job in jobs:
             if self.host.busy(job):
                 raise OpsError(f"a {job} is running", fix="wait for it")
-        # An interrupted restore is no reason to refuse: it can be undone as well on another release, and an agent can
-        # prevent that for ever.
+        # A restore can be undone on another release as well, and an agent can prevent that for ever.
         if self.host.unfinished("separate"):
             raise OpsError("a separation was interrupted", fix="undo it first: hermes-ops separate --recover")
 
