@@ -62,7 +62,8 @@ class ActionModule(ActionBase):
         wrong = list(self._wrong(options["roles"]))
         if not wrong:
             return {**result, "changed": False}
-        # Ansible would name the task as the origin of the error, which is not where the mistake is.
+        # Ansible would name this task as the origin of the error, and the mistake is elsewhere. There is no public way
+        # to prevent that. Where this one has no effect, only that wrong origin is shown.
         self._task._ds = None
         host = self._variables["inventory_hostname"]
         return {**result, "failed": True, "msg": "\n".join(f"{host}: {error}" for error in wrong)}
@@ -83,12 +84,14 @@ class ActionModule(ActionBase):
                 found.setdefault(variable, f"{variable}: {error}{place}")
         yield from self._doubled()
         yield from found.values()
-        # These take values that fit their descriptions.
-        agents = [] if found or "common" not in roles else list(self._agents())
+        # The rest takes values that fit their descriptions, and those of the role common for all roles.
+        if "common" not in roles or found.keys() & self._specifications["common"].keys():
+            return
+        agents = list(self._agents())
         yield from agents
         if not agents:
             for role in roles:
-                if not any(variable in found for variable in self._specifications[role]):
+                if not found.keys() & self._specifications[role].keys():
                     yield from self._settings(role)
 
     def _at(self, variable: str, more: str = "", keys: list[str] | None = None) -> str:
@@ -114,8 +117,8 @@ class ActionModule(ActionBase):
                 continue
             near = variables.nearest(name, known, prefixes)
             if near:
-                own = "give it another name if it is your own"
-                yield name, f"is not a variable of this collection. Fix: did you mean {near}? {own.capitalize()}"
+                own = "Give it another name if it is your own"
+                yield name, f"is not a variable of this collection. Fix: did you mean {near}? {own}"
 
     def _doubled(self) -> Iterator[str]:
         """The keys that stand twice in a mapping of a file that declares one of our variables."""
@@ -126,7 +129,7 @@ class ActionModule(ActionBase):
             if name in known
             for part in (name, value)
         ]
-        for path in sorted({place[0] for place in places if place and place}):
+        for path in sorted({place[0] for place in places if place}):
             for key, first, second in variables.doubled(path):
                 place = variables.shown((path, second))
                 yield (
@@ -279,5 +282,9 @@ def not_evaluated(error: Exception, *, secret: bool) -> str:
     undefined = re.findall(r"'([A-Za-z_]\w*)' is undefined", str(error))
     if undefined:
         return f"uses {undefined[-1]}, which is undefined. Fix: define {undefined[-1]}, or correct its name here"
+    if "no vault secrets" in str(error):
+        return (
+            "is encrypted, and there is no password for it. Fix: give it with --ask-vault-pass or --vault-password-file"
+        )
     reason = "" if secret else f": {' '.join(str(error).split())}"
     return f"cannot be evaluated{reason.rstrip('.')}. Fix: correct the template"

@@ -161,6 +161,17 @@ def test_a_secret_in_a_wrong_value_is_not_shown(check):
     )
 
 
+def test_a_value_of_a_vault_whose_password_is_missing(tmp_path):
+    (tmp_path / "password").write_text("of the vault")
+    line = ["ansible-vault", "encrypt_string", "--vault-password-file", "password", "--name", "audit_key", SECRET]
+    encrypted = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    declare(tmp_path, "zeus", f"audit_enabled: true\n{encrypted}")
+    done = playbook(tmp_path, "-i", "hosts.json", str(SITE))
+    error = "audit_key: is encrypted, and there is no password for it. Fix: give it with --ask-vault-pass"
+    assert f"zeus: {error}" in done.stdout
+    assert "host_vars/zeus.yml:2" in done.stdout
+
+
 def test_what_works_passes_also_in_check_mode(check):
     for options in ((), ("--check",), ("--tags", "none")):
         lines, said = check(
@@ -270,6 +281,26 @@ def test_what_the_kit_would_refuse_is_refused_here_in_the_names_of_variables(cas
     # Only what we say, and not where our own task stands.
     for noise in ("caused by", "Finalization", "filter plugin", "Origin: "):
         assert noise not in said
+
+
+def test_mistakes_of_all_kinds_are_told_at_once(check):
+    lines, said = check(
+        backup_keep="seven",
+        backup_timezone="Europe/Lodnon",
+        heartbeat_enabled=True,
+        heartbeat_agent_urls={"wrok": "https://example.com/1"},
+        hermes_agent=[],
+        hermes_agents=[{"name": "default"}, {"name": "default"}],
+    )
+    assert [line.split(": ")[1] for line in lines] == ["hermes_agent", "backup_keep", "hermes_agents"]
+    lines, said = check(
+        gateway_scope="both",
+        heartbeat_enabled=True,
+        heartbeat_agent_urls={"wrok": "https://example.com/1"},
+        hermes_agents=[{"name": "default"}, {"name": "default"}],
+    )
+    assert [line.split(": ")[1] for line in lines] == ["gateway_scope"]
+    assert "caused by" not in said
 
 
 def test_a_list_that_became_one_mapping_is_refused(tmp_path):
