@@ -53,11 +53,12 @@ def playbook(host, declared, tmp_path):
 
 @pytest.fixture
 def converge(playbook):
-    """A function that converges this host to its current declaration."""
+    """A function that converges this host to its current declaration, and returns the output."""
 
     def run(**variables):
         done = subprocess.run(playbook(**variables), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     return run
 

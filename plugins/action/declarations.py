@@ -15,10 +15,23 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.errors import ArgumentValueError, ElementError, RequiredError
 from ansible.plugins.action import ActionBase
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.plugin_utils import settings, variables
+from ansible_collections.alwayson.hermes.plugins.plugin_utils.variables import LOADER
+
+try:
+    from ansible.template import trust_as_template
+except ImportError:
+
+    def trust_as_template(value: str) -> str:
+        """Before ansible-core 2.19 every text is a template."""
+        return value
+
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
-# The parser in C takes a tenth of the time of the one in Python.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# The variables of the playbooks that begin like those of the roles.
+PLAYBOOK_VARIABLES = ("hermes_hosts", "backup_agent", "backup_fetch")
 # A type of an argument specification: what a value must be, and what its elements must be.
 TYPES = {
     "str": ("text", "texts"),
@@ -45,20 +58,89 @@ class ActionModule(ActionBase):
             argument_spec={"roles": {"type": "list", "elements": "str", "required": True}}
         )
         self._variables = task_vars or {}
+        self._specifications = {path.name: specification_of(path.name) for path in ROLES.iterdir() if path.is_dir()}
+        wrong = list(self._wrong(options["roles"]))
+        if not wrong:
+            return {**result, "changed": False}
+        # Ansible would name this task as the origin of the error, and the mistake is elsewhere. There is no public way
+        # to prevent that. Where this one has no effect, only that wrong origin is shown.
+        self._task._ds = None
+        host = self._variables["inventory_hostname"]
+        return {**result, "failed": True, "msg": "\n".join(f"{host}: {error}" for error in wrong)}
+
+    def _wrong(self, roles: list[str]) -> Iterator[str]:
+        """What is wrong with the host's declarations: a line each, with the fix, and with the place if it is known."""
+        user = self.get_become_option("become_user") if self._connection.become else None
+        if user not in (None, "root"):
+            yield f"not root: this play becomes {user}. Fix: take become_user and ansible_become_user away"
+            return
         # By variable, because two roles may describe the same one.
         found: dict[str, str] = {}
-        for role in options["roles"]:
+        for variable, error in self._unknown():
+            found[variable] = f"{variable}: {error}{self._at(variable)}"
+        for role in roles:
             for variable, error in self._errors_of(role):
-                found.setdefault(variable, f"{variable}: {error} (role {role})")
-        if found:
-            host = self._variables["inventory_hostname"]
-            return {**result, "failed": True, "msg": "\n".join(f"{host}: {error}" for error in found.values())}
-        return {**result, "changed": False}
+                place = self._at(variable, f"role {role}")
+                found.setdefault(variable, f"{variable}: {error}{place}")
+        yield from self._doubled()
+        yield from found.values()
+        # The rest takes values that fit their descriptions, and those of the role common for all roles.
+        if "common" not in roles or found.keys() & self._specifications["common"].keys():
+            return
+        agents = list(self._agents())
+        yield from agents
+        if not agents:
+            for role in roles:
+                if not found.keys() & self._specifications[role].keys():
+                    yield from self._settings(role)
+
+    def _at(self, variable: str, more: str = "", keys: list[str] | None = None) -> str:
+        """The place where *variable* is declared, and *more* about it, in parentheses."""
+        place = variables.place_in(self._variables.get(variable), keys or [])
+        texts = [more, variables.shown(place or self._place_of_name(variable))]
+        return f" ({'; '.join(filter(None, texts))})" if any(texts) else ""
+
+    def _place_of_name(self, variable: str) -> variables.Place | None:
+        """Some values (true, false) have no place, but their names do."""
+        return next((variables.place_of(name) for name in self._variables if name == variable), None)
+
+    def _known(self) -> set[str]:
+        return {*PLAYBOOK_VARIABLES, *(name for options in self._specifications.values() for name in options)}
+
+    def _unknown(self) -> Iterator[tuple[str, str]]:
+        """The variables that nothing reads, and whose names are a slip of one that is read."""
+        known = self._known()
+        prefixes = prefixes_of(self._specifications)
+        for name in map(str, self._variables):
+            if name in declaration.REPLACED_VARIABLES:
+                yield name, f"is not used any more. Fix: {declaration.REPLACED_VARIABLES[name]}; see docs/agents.md"
+                continue
+            near = variables.nearest(name, known, prefixes)
+            if near:
+                own = "Give it another name if it is your own"
+                yield name, f"is not a variable of this collection. Fix: did you mean {near}? {own}"
+
+    def _doubled(self) -> Iterator[str]:
+        """The keys that stand twice in a mapping of a file that declares one of our variables."""
+        known = self._known()
+        places = [
+            variables.place_of(part)
+            for name, value in self._variables.items()
+            if name in known
+            for part in (name, value)
+        ]
+        for path in sorted({place[0] for place in places if place}):
+            for key, first, second in variables.doubled(path):
+                place = variables.shown((path, second))
+                yield (
+                    f"{place}: {key} stands twice in one mapping, so the one in line {first} is lost. "
+                    "Fix: begin each entry of a list with '- ', or remove one of the two"
+                )
 
     def _errors_of(self, role: str) -> Iterator[tuple[str, str]]:
         """The variables of *role* that are declared wrongly, each with the reason and the fix."""
-        if not re.fullmatch(r"\w+", role) or not (ROLES / role).is_dir():
-            known = ", ".join(sorted(path.name for path in ROLES.iterdir() if path.is_dir()))
+        if role not in self._specifications:
+            known = ", ".join(sorted(self._specifications))
             raise AnsibleActionFail(f"declarations: roles: there is no role {role}. Fix: known ones are {known}")
         switch = f"{role}_enabled"
         rule = {switch: {"type": "bool"}}
@@ -67,7 +149,7 @@ class ActionModule(ActionBase):
         yield from wrong.items()
         if not wrong and ArgumentSpecValidator(rule).validate(values).validated_parameters.get(switch) is False:
             return
-        specification = specification_of(role)
+        specification = self._specifications[role]
         values, wrong = self._values(role, specification)
         yield from wrong.items()
         yield from errors({name: rule for name, rule in specification.items() if name not in wrong}, values)
@@ -80,10 +162,7 @@ class ActionModule(ActionBase):
         except AnsibleError:
             # Rarely; found one by one below.
             pass
-        # A declared value may use a default of the role, which Ansible knows only once the role runs.
-        defaults = ROLES / role / "defaults/main.yml"
-        known = self._loader.load_from_file(str(defaults)) if defaults.is_file() else {}
-        templar = self._templar.copy_with_new_env(available_variables={**(known or {}), **self._variables})
+        templar = self._templar_of(role)
         values, wrong = {}, {}
         for name, value in declared.items():
             try:
@@ -92,12 +171,66 @@ class ActionModule(ActionBase):
                 wrong[name] = not_evaluated(error, secret=bool(specification[name].get("no_log")))
         return values, wrong
 
+    def _templar_of(self, *roles: str) -> Any:
+        """A templar that knows the defaults and the variables of *roles*. Ansible itself does once a role runs."""
+        known: dict[str, Any] = {}
+        for part in ("defaults", "vars"):
+            for role in roles:
+                known.update(_trusted(_load(ROLES / role / part / "main.yml") or {}))
+        return self._templar.copy_with_new_env(available_variables={**known, **self._variables})
+
+    def _agents(self) -> Iterator[str]:
+        """The first mistake in hermes_agents, if there is any."""
+        names = ("hermes_agents", "hermes_data_dir", "hermes_managed_root")
+        templar = self._templar_of("common")
+        agents, data_dir, managed_root = (templar.template(trust_as_template(f"{{{{ {name} }}}}")) for name in names)
+        host = self._variables["inventory_hostname"]
+        try:
+            declaration.resolve(
+                variables.plain(agents), host=host, data_dir=str(data_dir), managed_root=str(managed_root)
+            )
+        except OpsError as error:
+            _host, variable, *path = str(error.where).split(": ")
+            keys = [key for each in path for key in each.removeprefix("agent ").split(".")]
+            yield f"{str(error).removeprefix(f'{host}: ')}{self._at(variable, keys=keys)}"
+
+    def _settings(self, role: str) -> Iterator[str]:
+        """What the kit would refuse of the settings of *role*, in the names of its variables."""
+        roles = ("common", "install", role) if role == "auto_update" else ("common", role)
+        templar = self._templar_of(*roles)
+
+        def value(expression: str) -> Any:
+            return variables.plain(templar.template(trust_as_template(f"{{{{ {expression} }}}}")))
+
+        for error in settings.problems(role, value):
+            variable, what, fix = settings.in_variables(error, role, self._known())
+            yield f"{variable}: {what}. Fix: {fix}{self._at(variable, f'role {role}')}"
+
+
+def prefixes_of(specifications: dict[str, dict[str, Any]]) -> list[str]:
+    """The beginnings of our variables. The role common has those of others beside ``hermes_`` and ``gateway_``."""
+    roles = {f"{role}_" for role in specifications}
+    options = (option for options in specifications.values() for option in options)
+    return sorted(roles | {f"{option.split('_')[0]}_" for option in options if not option.startswith(tuple(roles))})
+
+
+def _load(path: Path) -> Any:
+    # LOADER is a safe loader.
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER) if path.is_file() else None
+
+
+def _trusted(value: Any) -> Any:
+    """*value*, from a file of ours, with its texts as templates."""
+    if isinstance(value, dict):
+        return {key: _trusted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_trusted(each) for each in value]
+    return trust_as_template(value) if isinstance(value, str) else value
+
 
 def specification_of(role: str) -> dict[str, dict[str, Any]]:
     """The options of *role*, from its argument specification."""
-    text = (ROLES / role / "meta/argument_specs.yml").read_text(encoding="utf-8")
-    # LOADER is a safe loader.
-    return yaml.load(text, Loader=LOADER)["argument_specs"]["main"].get("options") or {}
+    return _load(ROLES / role / "meta/argument_specs.yml")["argument_specs"]["main"].get("options") or {}
 
 
 def errors(specification: dict[str, dict[str, Any]], values: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -149,5 +282,9 @@ def not_evaluated(error: Exception, *, secret: bool) -> str:
     undefined = re.findall(r"'([A-Za-z_]\w*)' is undefined", str(error))
     if undefined:
         return f"uses {undefined[-1]}, which is undefined. Fix: define {undefined[-1]}, or correct its name here"
+    if "no vault secrets" in str(error):
+        return (
+            "is encrypted, and there is no password for it. Fix: give it with --ask-vault-pass or --vault-password-file"
+        )
     reason = "" if secret else f": {' '.join(str(error).split())}"
     return f"cannot be evaluated{reason.rstrip('.')}. Fix: correct the template"

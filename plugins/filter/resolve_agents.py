@@ -11,6 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.plugin_utils.variables import plain
 
 DOCUMENTATION = r"""
 name: resolve_agents
@@ -67,24 +68,12 @@ _value:
 """
 
 
-def _plain(value: Any) -> Any:
-    """Templated, tagged and vaulted values as plain Python."""
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    # In ansible-core < 2.19 a vaulted string is not a str, but str() decrypts it.
-    if isinstance(value, str) or hasattr(value, "__ENCRYPTED__"):
-        return str(value)
-    return value
-
-
 def resolve_agents(
     agents: Any, host: str, data_dir: str, managed_root: str, declared: Iterable[str] = ()
 ) -> dict[str, Any]:
     try:
-        declaration.refuse_replaced(_plain(declared), host)
-        resolved = declaration.resolve(_plain(agents), host=host, data_dir=data_dir, managed_root=managed_root)
+        declaration.refuse_replaced(plain(declared), host)
+        resolved = declaration.resolve(plain(agents), host=host, data_dir=data_dir, managed_root=managed_root)
     except OpsError as error:
         raise AnsibleFilterError(str(error)) from None
     return {name: each.to_plain() for name, each in resolved.items()}

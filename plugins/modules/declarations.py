@@ -15,8 +15,13 @@ author:
 description:
   - Checks the variables that a host declares for roles of this collection against the roles' argument specifications,
     in one task. It runs on the controller and contacts no host.
-  - Fails with one line for each variable that is wrong, with the host, the variable, the role and the fix. The value of
-    a secret is not shown.
+  - Then makes the checks of the settings that the host would make later, such as those of C(hermes_agents), of ping
+    URLs and of time zones.
+  - Refuses a variable that no role knows if its name is a slip of one that a role knows. A name that only begins like
+    ours is the user's own. Also refuses a variable of an earlier version, a key that stands twice in a mapping of a
+    file that declares one of our variables, and another C(become_user) than root.
+  - Fails with one line for each mistake, with the host, the variable, the role, the fix, and the file and line where
+    the value was written, as far as Ansible knows them. The value of a secret is not shown.
   - Ansible's own check of a role, which costs a task for each role, can then be turned off by C(rolespec_validate) of
     C(import_role) and C(include_role).
 attributes:
@@ -53,8 +58,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 msg:
-  description: What is wrong, one line for each variable.
+  description: What is wrong, one line for each mistake.
   returned: failure
   type: str
-  sample: "zeus: backup_keep: is 'seven', not a whole number. Fix: write a whole number (role backup)"
+  sample: >-
+    zeus: backup_keep: is 'seven', not a whole number. Fix: write a whole number (role backup; group_vars/hermes.yml:7)
 """

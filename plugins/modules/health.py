@@ -16,7 +16,8 @@ description:
   - An active unit says little about an agent. Healthy means that the unit runs, its process is stable, Hermes itself
     reports that it runs, this Hermes answers C(/health), and every declared platform is connected.
   - If it is declared for an agent, the agent must also give a real reply, and answer a signed webhook call.
-  - On failure the message names the cause and its fix, followed by the last lines of the gateway's journal.
+  - On failure the message names the cause of each unhealthy agent and its fix. RV(agents) has the last lines of its
+    journal.
   - The config.yaml and C(.env) of a healthy agent are kept as its last working copy.
 extends_documentation_fragment:
   - alwayson.hermes.gateways

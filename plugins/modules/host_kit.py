@@ -14,6 +14,7 @@ author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
   - The collection's modules call this one. No task needs it.
+  - Refuses to work as another user than root.
   - Hands the arguments of a module, as JSON, to C(hermes-ops module) of the same kit that the controller has. On the
     host that kit is in a directory named by its hash. So Ansible sends only arguments, and the code that converges a
     host also runs on it at night.
@@ -74,6 +75,7 @@ missing:
 import hashlib
 import json
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +129,10 @@ def version_of(directory: str) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
 def answer_of(kit: str, name: str, call: dict[str, Any]) -> dict[str, Any]:
     """Run the module *name* and return its answer.
 
@@ -153,6 +159,13 @@ def main() -> None:
     params = module.params
     # Ansible must not show the arguments; the kit's answer includes those that may be shown.
     nothing = {"module_args": {}}
+    if not is_root():
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        module.fail_json(
+            f"not root: Ansible works as {user} here. Fix: let it become root (take become: false, ansible_become and "
+            "become_user away), and allow the user who logs in to use sudo",
+            invocation=nothing,
+        )
     if not params["sent"] and not is_whole(params["place"]):
         module.exit_json(changed=False, missing=True, invocation=nothing)
     call = {

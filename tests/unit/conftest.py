@@ -242,6 +242,7 @@ def run_module(monkeypatch, capsys) -> Callable[..., str]:
         cli.call(["module", name])
         return json.loads(capsys.readouterr().out)
 
+    monkeypatch.setattr(host_kit, "is_root", lambda: True)
     monkeypatch.setattr(host_kit, "is_whole", lambda place: True)
     monkeypatch.setattr(host_kit, "answer_of", answer_of)
 

@@ -141,8 +141,9 @@ def test_a_change_restarts_only_whom_it_has_to(agents, declared, converge, resta
     declared["family"]["limits"] = {"memory": "1G"}
     key = secrets.token_hex(16)
     declared["bridge"]["secrets"]["API_SERVER_KEY"] = key
-    converge()
+    said = converge()
     assert restarted() == {"family", "bridge"}
+    assert set(re.findall(r"agent (\w+) was restarted: ", said)) == {"family", "bridge"}
 
     work.reply("hello")
     assert {request["body"]["model"] for request in model.requests()} == {"another-model"}

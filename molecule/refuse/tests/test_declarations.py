@@ -126,12 +126,26 @@ def test_variables_of_earlier_versions_are_refused(run_as, unharmed):
 VARIABLES = {
     "two roles": (
         {"backup_keep": "seven", "gateway_scope": "both"},
-        "gateway_scope: is 'both'. Fix: known ones are system, user (role common)",
-        "backup_keep: is 'seven', not a whole number. Fix: write a whole number (role backup)",
+        "gateway_scope: is 'both'. Fix: known ones are system, user (role common; ",
+        "backup_keep: is 'seven', not a whole number. Fix: write a whole number (role backup; ",
     ),
     "a secret": (
         {"backup_restic_environment": [TOKEN]},
-        "backup_restic_environment: is not a mapping. Fix: write a mapping (role backup)",
+        "backup_restic_environment: is not a mapping. Fix: write a mapping (role backup; ",
+    ),
+    "what only the host used to find": (
+        {"hermes_version": "latest", "backup_restic_repository": "/mnt/backup", "backup_timezone": "Europe/Lodnon"},
+        "hermes_version: 'latest' is neither a version nor a range. Fix: write 0.19.0",
+        "backup_restic_password: is missing. Fix: declare one",
+        "backup_timezone: 'Europe/Lodnon' is not a time zone. Fix: did you mean Europe/London?",
+    ),
+    "a slip": (
+        {"backup_restic_repo": "/mnt/backup"},
+        "backup_restic_repo: is not a variable of this collection. Fix: did you mean backup_restic_repository?",
+    ),
+    "credentials in the URL": (
+        {"install_index_url": "https://me:tell-nobody@127.0.0.1:9/simple"},
+        "install_index_url: holds a user name or a password. Fix: move them to install_index_username and",
     ),
 }
 
@@ -143,7 +157,8 @@ def test_variables_of_all_roles_are_refused_at_once(run_as, unharmed):
             assert f"{cases[case].name}: {error}" in run.text, case
         assert (cases[case].failed, cases[case].changed) == (1, 0), case
     assert "Look at the host" not in run.output
-    assert TOKEN not in run.output
+    for secret in (TOKEN, "tell-nobody"):
+        assert secret not in run.output
 
 
 def test_declarations_are_refused(run_as, unharmed):
@@ -152,13 +167,13 @@ def test_declarations_are_refused(run_as, unharmed):
         assert f"{cases[case].name}: hermes_agents: {error}" in run.text, case
         assert cases[case].failed == 1, case
         assert cases[case].changed == 0, case
-    assert "Traceback" not in run.output
+    for noise in ("Traceback", "caused by", "Finalization", "Look at the host"):
+        assert noise not in run.output
     for secret in (TOKEN, "sk-of-the-tests-0123456789"):
         assert secret not in run.output
 
 
 RELEASES = {
-    "no version": ({"hermes_version": "latest"}, "'latest'"),
     "a version that does not exist": (
         {"hermes_version": "0.19.99"},
         "hermes-agent 0.19.99: the index has no such version (hermes-agent==0.19.99); nothing was changed. "
@@ -182,10 +197,6 @@ RELEASES = {
             "install_index_password": "tell-nobody",
         },
         "hermes-agent 0.18.2: the index 127.0.0.1:9 cannot be reached; nothing was changed",
-    ),
-    "credentials in the URL": (
-        {"hermes_version": "0.18.2", "install_index_url": "https://me:tell-nobody@127.0.0.1:9/simple"},
-        "index_url: holds a user name or a password. Fix: move them to index_username and index_password",
     ),
 }
 

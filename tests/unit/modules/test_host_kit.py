@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -90,7 +91,9 @@ class Controller:
             self.collection.mkdir(parents=True, exist_ok=True)
             copy(PLUGINS.parent / name, self.collection / name)
         path = self.collection / "plugins/modules/host_kit.py"
-        path.write_text(path.read_text().replace('"/usr/local/lib/hermes-ops"', repr(str(self.kits))))
+        text = path.read_text().replace('"/usr/local/lib/hermes-ops"', repr(str(self.kits)))
+        # The tests may run as any user.
+        path.write_text(text.replace("return os.geteuid() == 0", "return True"))
 
     @property
     def place(self) -> Path:
@@ -179,6 +182,15 @@ def test_a_kit_that_breaks_down_is_an_error_with_its_words(controller):
     assert result["msg"].startswith(f"{controller.place}: ended with status 2 and no answer: Traceback ")
     assert "a defect" in result["msg"]
     assert result["msg"].endswith(f"Fix: remove {controller.place}, and run again; it will be sent again")
+
+
+def test_another_user_than_root_is_refused_before_a_kit_is_sent(controller):
+    path = controller.collection / "plugins/modules/host_kit.py"
+    root = "def is_root() -> bool:\n    return "
+    path.write_text(path.read_text().replace(f"{root}True", f"{root}False"))
+    result = controller.run("-vvv")
+    assert result["msg"].startswith(f"not root: Ansible works as {getpass.getuser()} here. Fix: let it become root ")
+    assert not sent(controller, result)
 
 
 def test_an_error_of_the_kit_is_the_module_s(controller):

@@ -26,5 +26,6 @@ def work(call: Call) -> dict[str, Any]:
     healthy = all(result.ok for result in results)
     result = {"changed": False, "healthy": healthy, "agents": [result.as_dict() for result in results]}
     if not healthy and not call.check_mode:
-        result.update(failed=True, msg="\n".join(str(result) for result in results if not result.ok))
+        # Without the logs, which `agents` has: Ansible shows it before the message, in the order of the alphabet.
+        result.update(failed=True, msg="\n".join(each.causes_and_fixes for each in results if not each.ok))
     return result

@@ -62,5 +62,10 @@ class Health:
     def __str__(self) -> str:
         if self.ok:
             return f"agent {self.agent}: healthy"
-        lines = [f"agent {self.agent}: {problem.what}. Fix: {problem.fix}" for problem in self.problems]
-        return "\n".join(lines + [f"  | {line}" for line in self.log])
+        # The causes last, where a person looks.
+        return "\n".join([*(f"  | {line}" for line in self.log), self.causes_and_fixes])
+
+    @property
+    def causes_and_fixes(self) -> str:
+        """A line for each problem."""
+        return "\n".join(f"agent {self.agent}: {problem.what}. Fix: {problem.fix}" for problem in self.problems)

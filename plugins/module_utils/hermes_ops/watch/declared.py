@@ -50,7 +50,10 @@ class Settings:
                     f"job_urls: {job!r} is not a job that reports", fix="declare update, rehearsal or backup"
                 )
         if not (self.ping_url or self.agent_urls or self.textfile):
-            raise OpsError("the heartbeat has no receiver", fix="declare ping_url, agent_urls or textfile")
+            raise OpsError(
+                "the heartbeat has no receiver",
+                fix="declare heartbeat_ping_url, heartbeat_agent_urls or heartbeat_textfile",
+            )
         if self.textfile and not (os.path.isabs(self.textfile) and self.textfile.endswith(".prom")):
             raise OpsError(
                 "textfile is not an absolute path that ends in .prom",

@@ -1,0 +1,118 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The checks that the kit makes on a host of the settings that roles hand to it, made before any host is touched."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+import zoneinfo
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.typed import parse
+
+KIT = "ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops"
+# Role -> the module of the kit whose class Settings checks them, and the role's variable that holds them.
+SETTINGS = {
+    "backup": ("backup.settings", "backup_jobs.backup.settings"),
+    "heartbeat": ("watch.declared", "heartbeat_settings"),
+    "auto_update": ("update.settings", "auto_update_settings"),
+}
+# The fields of the kit's Request that are variables of the role install.
+_RELEASE = ("method", "extras", "url", "ref", "commit", "channel", "path", "lock", "python", "patches")
+# One expression for all of them, because only that keeps the types of the values in every version of Ansible.
+_RELEASE_EXPRESSION = f"{{{', '.join(f'{field!r}: install_{field} | default(none)' for field in _RELEASE)}}}"
+
+
+def problems(role: str, value: Callable[[str], Any]) -> Iterator[OpsError]:
+    """What the settings of *role* are refused for, if it has any and is enabled; see :func:`in_variables`.
+
+    :param value: the value of an expression, with the variables and defaults of the role
+    """
+    checks: list[Callable[[], None]] = []
+    if role == "install":
+        checks += [lambda: _check_release(value), lambda: _check_index(value)]
+    elif role in SETTINGS and value(f"{role}_enabled | bool"):
+        checks.append(lambda: _check_job(role, value))
+        if role == "heartbeat":
+            checks.append(lambda: _check_agents(value("heartbeat_agent_urls.keys() | list"), value("common_present")))
+        else:
+            checks.append(lambda: check_timezone(value(f"{role}_timezone")))
+    for check in checks:
+        try:
+            check()
+        except OpsError as error:
+            yield error
+
+
+def _check_job(role: str, value: Callable[[str], Any]) -> None:
+    module, expression = SETTINGS[role]
+    # Imported only where they are needed, because a host costs the controller this time.
+    parse(importlib.import_module(f"{KIT}.{module}").Settings, value(expression), role)
+
+
+def _check_release(value: Callable[[str], Any]) -> None:
+    declared = {name: each for name, each in value(_RELEASE_EXPRESSION).items() if each is not None}
+    if declared["method"] != "git":
+        declared["version"] = str(value("hermes_version"))
+    parse(Request, declared, "install")
+
+
+def _check_index(value: Callable[[str], Any]) -> None:
+    url = value("install_index_url | default('')")
+    if url:
+        importlib.import_module(f"{KIT}.release.uv").Index(url=url)
+
+
+def _check_agents(named: list[str], present: list[str]) -> None:
+    unknown = [name for name in named if name not in present]
+    if unknown:
+        known = ", ".join(present)
+        raise OpsError(f"there is no agent {', '.join(unknown)}", where="agent_urls", fix=f"known ones are {known}")
+
+
+def check_timezone(name: str) -> None:
+    """:raises OpsError: *name* is no time zone that the controller knows; one without the database knows none"""
+    if not name or _is_timezone(name) or not _is_timezone("Europe/London"):
+        return
+    near = difflib.get_close_matches(name, sorted(zoneinfo.available_timezones()), 1)
+    fix = f"did you mean {near[0]}?" if near else "write one such as Europe/London"
+    raise OpsError(f"{name!r} is not a time zone", where="timezone", fix=fix)
+
+
+def _is_timezone(name: str) -> bool:
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
+
+
+def in_variables(error: OpsError, role: str, known: Collection[str]) -> tuple[str, str, str]:
+    """The variable that *error* is about, what is wrong with it, and the fix, in the names that a person declared.
+
+    The kit names its own settings: ``keep`` for ``backup_keep``.
+
+    :param known: the names of all variables
+    """
+
+    def variable_of(setting: str) -> str | None:
+        names = ("hermes_version",) if setting == "version" else (f"{role}_{setting}", f"install_{setting}")
+        return next((name for name in names if name in known), None)
+
+    what = error.what.removeprefix("check: ")
+    first, _space, rest = what.partition(" ")
+    by_where = variable_of((error.where or "").rpartition(": ")[2])
+    by_word = variable_of(first.rstrip(":"))
+    fix = re.sub(r"\b[a-z]+_[a-z_]+\b", lambda word: variable_of(word[0]) or word[0], error.fix or "")
+    if by_where:
+        return by_where, what, fix
+    if by_word:
+        return by_word, rest, fix
+    # The version is the only part of a release that is checked without being named.
+    return ("hermes_version" if role == "install" else f"{role}_enabled"), what, fix
