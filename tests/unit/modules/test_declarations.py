@@ -332,7 +332,8 @@ def test_another_user_than_root_is_refused_first(tmp_path):
     assert done.stdout.count("TASK [") == 1
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in SITE.parent.glob("*.yml")))
+# init runs before there are hosts.
+@pytest.mark.parametrize("name", sorted({path.stem for path in SITE.parent.glob("*.yml")} - {"init"}))
 def test_a_pattern_that_matches_no_host_ends_the_run(name, tmp_path):
     declare(tmp_path, "zeus", {})
     path = str(SITE.parent / f"{name}.yml")
