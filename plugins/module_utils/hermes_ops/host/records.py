@@ -10,10 +10,11 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..description.agent import Agent
+from ..description.agent import Agent, Placement
 from ..system.errors import OpsError
 from ..system.files import (
     Account,
@@ -83,6 +84,24 @@ def remembered(ops_dir: str) -> list[str]:
         return []
     except PermissionError:
         raise OpsError("may only be read by root", where=directory, fix="use sudo") from None
+
+
+def undeclared(ops_dir: str, declared: Collection[str]) -> list[Agent]:
+    """The agents that the host has, and that are not among *declared*: nobody said what is to become of them.
+
+    :param declared: the names of the declared agents, absent ones included
+    """
+    found = [Records(ops_dir, name).agent() for name in remembered(ops_dir) if name not in declared]
+    return [agent for agent in found if agent]
+
+
+def decision(agent: Agent) -> str:
+    """What to declare for an agent that left the list ``hermes_agents``."""
+    place = f", user: {agent.user}, home: {agent.home}" if agent.adopted else ""
+    return (
+        f"declare it in hermes_agents as {{name: {agent.name}{place}, state: absent}}, with purge: true to remove its "
+        "data as well; or declare it as before"
+    )
 
 
 @dataclass(frozen=True)
@@ -213,6 +232,10 @@ class Records:
         """The agent's place before it was separated; None: it was not separated."""
         found = read_json(self._separated_path)
         return parse(Separated, found, self._separated_path) if found else None
+
+    def adopted(self, placement: Placement) -> bool:
+        """Whether the agent's home holds what its owner had, also after the agent was separated from the first one."""
+        return placement.adopted or self.separated() is not None
 
     def write_separated(self, was: Separated) -> None:
         write_json(self._separated_path, asdict(was))
