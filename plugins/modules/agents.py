@@ -309,21 +309,28 @@ agents:
       left: []
       generated:
         - {file: .env, key: API_SERVER_KEY}
+errors:
+  description: >-
+    Agents that were left as they are, with the error and its fix. The module fails with them, after it has converged
+    the others.
+  returned: always
+  type: dict
+  sample: {}
 restarted:
   description: The running gateways that were restarted (in check mode, would be restarted), with the reasons.
-  returned: when every home could be converged
+  returned: when at least one home could be converged
   type: dict
   sample:
     default: ["config: platforms.webhook.extra.port"]
 units:
   description: The units of the present agents.
-  returned: when every home could be converged
+  returned: when at least one home could be converged
   type: list
   elements: str
   sample: [hermes-gateway@default.service]
 purged:
   description: The agents with data that was removed because of O(agents[].purge).
-  returned: when every home could be converged
+  returned: when at least one home could be converged
   type: list
   elements: str
   sample: []

@@ -95,6 +95,10 @@ def undeclared(ops_dir: str, declared: Collection[str]) -> list[Agent]:
     return [agent for agent in found if agent]
 
 
+# What an agent does that left the declaration.
+STAYS = "it runs on as it was, also after updates, until that is decided"
+
+
 def decision(agent: Agent) -> str:
     """What to declare for an agent that left the list ``hermes_agents``."""
     place = f", user: {agent.user}, home: {agent.home}" if agent.adopted else ""
@@ -126,6 +130,7 @@ class Records:
     ``kept/<file>``           the copy of an agent's file that last proved to work
     ``separated.json``        the former place of an agent that was separated from an adopted home
     ``restore.json``          the journal of a restore of its home; exists only while it is under way
+    ``undeclared.json``       exists while the host has an agent that is no longer declared
     ``lock``                  held by the process that changes the agent
     ========================  ===========================================================================
 
@@ -240,6 +245,17 @@ class Records:
     def write_separated(self, was: Separated) -> None:
         write_json(self._separated_path, asdict(was))
 
+    def mark_undeclared(self, marked: bool) -> None:
+        """Record that the agent is on the host, but no longer declared; or that it is."""
+        if marked != self.is_undeclared():
+            if marked:
+                write_json(self._undeclared_path, {"since": time.time()})
+            else:
+                os.unlink(self._undeclared_path)
+
+    def is_undeclared(self) -> bool:
+        return os.path.exists(self._undeclared_path)
+
     def exist(self) -> bool:
         return os.path.isdir(self.directory)
 
@@ -253,6 +269,10 @@ class Records:
     @property
     def _separated_path(self) -> str:
         return os.path.join(self.directory, "separated.json")
+
+    @property
+    def _undeclared_path(self) -> str:
+        return os.path.join(self.directory, "undeclared.json")
 
     @property
     def _restart_path(self) -> str:

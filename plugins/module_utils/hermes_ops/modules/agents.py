@@ -11,24 +11,26 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..agent import converge, parts, removal
+from ..agent.losses import losses
 from ..description.agent import Declared, Placement
 from ..host import groundwork, installation
-from ..host.records import Records, remembered
+from ..host.records import STAYS, Records, decision, remembered, undeclared
 from ..supervise import gateway
 from ..supervise.systemd import Systemd
 from ..system.errors import OpsError, as_error
 from ..system.files import Account
 from ..system.plan import Difference, Plan, diff
 from ..system.process import run
-from .call import Call, manager_of, unit_settings
+from .call import Call, manager_of, node, unit_settings
 
 
 def work(call: Call) -> dict[str, Any]:
     agents = [Declared.from_plain(each, f"agents: {each['name']}") for each in call.params["agents"]]
-    homes = converge_homes(call, agents)
-    if homes.get("failed"):
-        return homes
-    plan = converge_units(call, agents, {name: home["restart"] for name, home in homes["agents"].items()})
+    say_undeclared(call, [declared.agent.name for declared in agents])
+    homes, errors = converge_homes(call, agents)
+    if errors.keys() >= {declared.agent.name for declared in agents}:
+        return {**homes, **failure(errors)}
+    plan = converge_units(call, agents, {name: home["restart"] for name, home in homes["agents"].items()}, errors)
     # After the units: the gateway of an agent that is purged has stopped by now.
     purged = purge(call, [declared for declared in agents if declared.agent.name not in plan.errors], plan.errors)
     diffs = [*homes["diff"], *([plan.diff("units")] if plan.changed else []), *purged["diff"]]
@@ -43,17 +45,35 @@ def work(call: Call) -> dict[str, Any]:
 
 
 def failure(errors: dict[str, OpsError]) -> dict[str, Any]:
-    """The part of a result that reports *errors* by agent; empty without errors."""
-    if not errors:
-        return {}
-    return {"failed": True, "msg": "\n".join(f"agent {name}: {error}" for name, error in errors.items())}
+    """The part of a result that reports *errors* by agent."""
+    said = {name: str(error) for name, error in errors.items()}
+    if not said:
+        return {"errors": said}
+    return {"errors": said, "failed": True, "msg": "\n".join(f"agent {name}: {text}" for name, text in said.items())}
+
+
+def say_undeclared(call: Call, declared: list[str]) -> None:
+    """Warn of agents that left the list, and record it for ``hermes-ops check``, until somebody decides about them.
+
+    :param declared: the names of the agents in the list
+    """
+    ops_dir = call.params["ops_dir"]
+    left = {agent.name: agent for agent in undeclared(ops_dir, declared)}
+    for agent in left.values():
+        call.warn(f"agent {agent.name} left hermes_agents, but not {node()}: {STAYS}. Fix: {decision(agent)}")
+    if not call.check_mode:
+        for name in remembered(ops_dir):
+            Records(ops_dir, name).mark_undeclared(name in left)
 
 
 # Homes
 
 
-def converge_homes(call: Call, agents: list[Declared]) -> dict[str, Any]:
-    """Converge every home. An error with one home does not stop the others."""
+def converge_homes(call: Call, agents: list[Declared]) -> tuple[dict[str, Any], dict[str, OpsError]]:
+    """Converge every home. An error with one home does not stop the others.
+
+    :returns: a part of the result, and the errors by agent
+    """
     homes: dict[str, dict[str, Any]] = {}
     errors: dict[str, OpsError] = {}
     diffs: list[dict[str, str]] = []
@@ -69,6 +89,9 @@ def converge_homes(call: Call, agents: list[Declared]) -> dict[str, Any]:
             continue
         for note in outcome.notes:
             call.warn(note)
+        lost = losses(outcome.parts)
+        if lost:
+            call.warn(f"agent {agent.name} on {node()} loses what is no longer declared: {', '.join(lost)}")
         diffs += diffs_of(agent, outcome)
         homes[agent.name] = {
             "changed": outcome.changed,
@@ -76,7 +99,7 @@ def converge_homes(call: Call, agents: list[Declared]) -> dict[str, Any]:
             "restart": outcome.restart,
             **{kind: list(entries(outcome, kind)) for kind in ("drift", "migrated", "left", "generated")},
         }
-    return {"changed": bool(diffs), "agents": homes, "diff": diffs, **failure(errors)}
+    return {"changed": bool(diffs), "agents": homes, "diff": diffs}, errors
 
 
 def account_of(call: Call, agent: Placement) -> Account:
@@ -111,10 +134,13 @@ def diffs_of(agent: Placement, outcome: converge.Outcome) -> Iterator[dict[str, 
 # Units
 
 
-def converge_units(call: Call, declared: list[Declared], restart: dict[str, list[str]]) -> gateway.GatewayPlan:
+def converge_units(
+    call: Call, declared: list[Declared], restart: dict[str, list[str]], errors: dict[str, OpsError]
+) -> gateway.GatewayPlan:
     """Converge the units, and restart the gateways that need it.
 
     :param restart: the homes' reasons for a restart, by agent
+    :param errors: agent -> why its home could not be converged; its unit is left alone
     """
     params = call.params
     agents = [each.agent for each in declared]
@@ -122,7 +148,7 @@ def converge_units(call: Call, declared: list[Declared], restart: dict[str, list
     settings = unit_settings(call, verbose=params["verbose"])
     names = dict.fromkeys([*(agent.name for agent in agents), *remembered(params["ops_dir"])])
     records = {name: Records(params["ops_dir"], name) for name in names}
-    plan = gateway.plan_gateways(settings, agents, manager, records, restart)
+    plan = gateway.plan_gateways(settings, agents, manager, records, restart, errors)
     # After the units: gateways that ran under such a manager are stopped by then.
     for user in groundwork.needless_linger(agents, params["scope"]):
         path, words = os.path.join(groundwork.LINGER, user), ["loginctl", "disable-linger", user]

@@ -109,18 +109,21 @@ def plan_gateways(
     manager_of: ManagerOf,
     records: dict[str, Records],
     requested: Mapping[str, list[str]] | None = None,
+    errors: Mapping[str, OpsError] | None = None,
 ) -> GatewayPlan:
     """Compare the host with *agents*, and plan the difference. The plan's actions restart no gateway; call
     :func:`restart` with ``plan.restart`` for that.
 
     :param records: records of *agents*, and of all other agents that the host remembers
     :param requested: agent -> reasons for a restart that are not in the records, because check mode writes none
+    :param errors: agent -> why its unit must be left as it is
     """
-    plan = GatewayPlan()
+    plan = GatewayPlan(errors=dict(errors or {}))
+    agents = [agent for agent in agents if agent.name not in plan.errors]
     states = units_of(agents, manager_of)
     _plan_other_scope(plan, settings, agents, manager_of, records)
     # A user's manager is its agent's to hold up, which must not keep the others from being converged.
-    plan.errors = {agent.name: _silent(states[agent.unit]) for agent in agents if states[agent.unit].unknown}
+    plan.errors.update({agent.name: _silent(states[agent.unit]) for agent in agents if states[agent.unit].unknown})
     agents = [agent for agent in agents if agent.name not in plan.errors]
     states = {agent.unit: states[agent.unit] for agent in agents}
     present = [agent for agent in agents if agent.present]
