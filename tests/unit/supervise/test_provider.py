@@ -80,6 +80,7 @@ def has_none(tmp_path) -> Iterator[Callable[..., bool]]:
     def judge(environment: dict[str, str], files: dict[str, str]) -> bool:
         environment = written(tmp_path, environment, files)
         (tmp_path / "release/bin").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "release/pyvenv.cfg").touch()
         # Started as a gateway is: the first word of its command line is the release's Python.
         python = str(tmp_path / "release/bin/python")
         process = subprocess.Popen([python, "60"], executable="/usr/bin/sleep", env=environment)
@@ -116,8 +117,15 @@ def test_a_profile_sees_the_logins_of_the_home_around_it(tmp_path, has_none):
     assert not provider.has_none(str(tmp_path / "shared/profiles/work"), os.getpid())
 
 
-def test_a_process_that_cannot_be_read_is_not_judged(tmp_path):
+def test_a_process_that_cannot_be_read_or_is_no_release_is_not_judged(tmp_path, has_none):
     assert not provider.has_none(str(tmp_path), 2**22 + 1)
+    assert has_none({}, {})
+    process = subprocess.Popen(["/usr/bin/sleep", "60"], env=written(tmp_path, {}, {}))
+    try:
+        assert not provider.has_none(str(tmp_path / ".hermes"), process.pid)
+    finally:
+        process.kill()
+        process.wait()
 
 
 RESOLVE = """

@@ -27,7 +27,7 @@ def work(call: Call) -> dict[str, Any]:
     healthy = all(result.ok for result in results) and not errors
     result = {"changed": False, "healthy": healthy, "agents": [result.as_dict() for result in results]}
     unhealthy = [] if call.check_mode else [str(result) for result in results if not result.ok]
-    said = [*unhealthy, *(f"agent {name} was left as it is: {error}" for name, error in errors.items())]
+    said = [*unhealthy, *(f"agent {name}: {error}" for name, error in errors.items())]
     if said:
         result.update(failed=True, msg="\n".join(said))
     return result

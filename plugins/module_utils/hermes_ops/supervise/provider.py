@@ -122,4 +122,6 @@ def _may_ask_aws(pid: int) -> bool:
     with open(f"/proc/{pid}/cmdline", "rb") as stream:
         python = stream.read(4096).split(b"\0")[0].decode("utf-8", "replace")
     release = os.path.dirname(os.path.dirname(python))
-    return not os.path.isabs(release) or bool(glob.glob(f"{glob.escape(release)}/lib/python*/site-packages/botocore"))
+    if not os.path.exists(os.path.join(release, "pyvenv.cfg")):
+        return True
+    return bool(glob.glob(f"{glob.escape(release)}/lib/python*/site-packages/botocore"))
