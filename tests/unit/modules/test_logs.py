@@ -49,6 +49,8 @@ def test_the_logs_of_an_agent_that_left_the_list_are_rotated_until_it_is_declare
     left, strange = agent("left"), replace(agent("strange"), user="no-such-user")
     for each in (left, strange):
         Records(str(tmp_path), each.name).write_agent(each)
+    Records(str(tmp_path), "broken").prepare()
+    Records(str(tmp_path), "broken").write_applied("gateway", {"name": "broken"})
     assert names(agent("default")) == ["default", "left"]
     assert names(agent("default"), left) == ["default", "left"]
     assert names(agent("default"), agent("left", state="absent")) == ["default"]

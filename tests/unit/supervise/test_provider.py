@@ -63,13 +63,29 @@ UNSURE: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 }
 
 
+# The rest of the environment of a gateway's unit.
+UNIT = {
+    "USER": "hermes-default",
+    "LOGNAME": "hermes-default",
+    "SHELL": "/bin/bash",
+    "PWD": "/var/lib/hermes/agents/default",
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "INVOCATION_ID": "a2d91ce8e5ae4185bf595f01c78899ff",
+    "JOURNAL_STREAM": "9:102446250",
+    "SYSTEMD_EXEC_PID": "1007",
+    "PYTHONUNBUFFERED": "1",
+    "HERMES_DISABLE_LAZY_INSTALLS": "1",
+}
+
+
 def written(tmp_path: Path, environment: dict[str, str], files: dict[str, str]) -> dict[str, str]:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     (tmp_path / ".hermes").mkdir(exist_ok=True)
-    own = {"HOME": str(tmp_path), "HERMES_HOME": str(tmp_path / ".hermes"), "PATH": "/usr/bin:/bin"}
-    return {**own, **{name: value.replace("{}", str(tmp_path)) for name, value in environment.items()}}
+    own = {"HOME": str(tmp_path), "HERMES_HOME": str(tmp_path / ".hermes")}
+    return {**UNIT, **own, **{name: value.replace("{}", str(tmp_path)) for name, value in environment.items()}}
 
 
 @pytest.fixture

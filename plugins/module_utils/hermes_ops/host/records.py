@@ -91,8 +91,13 @@ def undeclared(ops_dir: str, declared: Collection[str]) -> list[Agent]:
 
     :param declared: the names of the declared agents, absent ones included
     """
-    found = [Records(ops_dir, name).agent() for name in remembered(ops_dir) if name not in declared]
-    return [agent for agent in found if agent]
+    found = []
+    for name in remembered(ops_dir):
+        # A record that is not valid must not block the declared agents; `hermes-ops check` reports it.
+        with contextlib.suppress(OpsError):
+            agent = Records(ops_dir, name).agent() if name not in declared else None
+            found += [agent] if agent else []
+    return found
 
 
 # What an agent does that left the declaration.

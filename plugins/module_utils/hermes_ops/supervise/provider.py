@@ -29,8 +29,8 @@ from ..system.files import read_bytes
 
 # Names of variables that may select a provider or give access to one, besides those of secrets.
 _LEADING = re.compile(r"AWS_\w+|GOOGLE_\w+|VERTEX_\w+|AZURE_\w+|HERMES_INFERENCE_\w+|\w+_BASE_URL")
-# Secrets of other things: the agent's own servers, and platforms.
-_OTHER = re.compile(r"API_SERVER_KEY|\w*WEBHOOK_SECRET|\w+_(BOT|APP|USER)_TOKEN")
+# Secrets of other things: the agent's own servers, and platforms. And a directory that is named like a password.
+_OTHER = re.compile(r"PWD|API_SERVER_KEY|\w*WEBHOOK_SECRET|\w+_(BOT|APP|USER)_TOKEN")
 # Keys of config.yaml below which other providers may be declared.
 _SECTIONS = ("custom_providers", "fallback_model", "fallback_providers", "plugins", "providers", "secrets")
 # Below the user's home: logins of other programs that Hermes uses as well.
