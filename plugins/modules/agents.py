@@ -23,8 +23,11 @@ description:
     that were made for it, and a manual change is reported in RV(agents) and reverted. A key of C(config.yaml) or
     C(.env) that left the declaration after somebody had changed it by hand is theirs, and stays.
   - A file that does not parse, or in which a key cannot be changed without changing others, is an error that names
-    the line. Such an agent is left as it is. The others are converged. Then the module fails with all errors, before
-    it touches any unit.
+    the line. Such an agent is left as it is, its unit as well. The others are converged. Then the module fails with all
+    errors, which are also in RV(errors).
+  - In an adopted home, growth limits apply only if they are declared under O(agents[].config).
+  - Warns when it removes the model or the key of a provider from an agent, and of agents that are on the host but not
+    among O(agents). These are left alone.
   - Writes the template unit C(hermes-gateway@.service) and a drop-in for each agent, enables and starts the
     gateways of present agents, stops and disables those of absent ones.
   - Restarts a running gateway only if something changed that it cannot pick up while running. The reasons are recorded
