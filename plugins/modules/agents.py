@@ -23,8 +23,11 @@ description:
     that were made for it, and a manual change is reported in RV(agents) and reverted. A key of C(config.yaml) or
     C(.env) that left the declaration after somebody had changed it by hand is theirs, and stays.
   - A file that does not parse, or in which a key cannot be changed without changing others, is an error that names
-    the line. Such an agent is left as it is. The others are converged. Then the module fails with all errors, before
-    it touches any unit.
+    the line. Such an agent is left as it is, its unit as well. The others are converged. Then the module fails with all
+    errors, which are also in RV(errors).
+  - In an adopted home, growth limits apply only if they are declared under O(agents[].config).
+  - Warns when it removes the model or the key of a provider from an agent, and of agents that are on the host but not
+    among O(agents). These are left alone.
   - Writes the template unit C(hermes-gateway@.service) and a drop-in for each agent, enables and starts the
     gateways of present agents, stops and disables those of absent ones.
   - Restarts a running gateway only if something changed that it cannot pick up while running. The reasons are recorded
@@ -309,21 +312,28 @@ agents:
       left: []
       generated:
         - {file: .env, key: API_SERVER_KEY}
+errors:
+  description: >-
+    Agents that were left as they are, with the error and its fix. The module fails with them, after it has converged
+    the others.
+  returned: always
+  type: dict
+  sample: {}
 restarted:
   description: The running gateways that were restarted (in check mode, would be restarted), with the reasons.
-  returned: when every home could be converged
+  returned: when at least one home could be converged
   type: dict
   sample:
     default: ["config: platforms.webhook.extra.port"]
 units:
-  description: The units of the present agents whose homes could be converged.
-  returned: when every home could be converged
+  description: The units of the present agents that could be converged.
+  returned: when at least one agent could be converged
   type: list
   elements: str
   sample: [hermes-gateway@default.service]
 purged:
   description: The agents with data that was removed because of O(agents[].purge).
-  returned: when every home could be converged
+  returned: when at least one home could be converged
   type: list
   elements: str
   sample: []

@@ -26,10 +26,17 @@ options:
     description: Directory of the records, outside every agent's reach.
     type: path
     required: true
+  errors:
+    description:
+      - Agents that could not be converged, with the errors that M(alwayson.hermes.agents) returned.
+      - They are not looked at. The module fails with these errors after it has looked at the others, also in check
+        mode.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     support: full
-    description: Waits for nothing and never fails, because nothing was converged.
+    description: Waits for nothing, and fails only with O(errors), because nothing was converged.
   diff_mode:
     support: none
     description: Changes nothing.
@@ -70,7 +77,11 @@ from typing import Any
 
 from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
-ARGUMENTS: dict[str, dict[str, Any]] = {**arguments.GATEWAYS, "ops_dir": {"type": "path", "required": True}}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    **arguments.GATEWAYS,
+    "ops_dir": {"type": "path", "required": True},
+    "errors": {"type": "dict", "default": {}},
+}
 SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
 
 

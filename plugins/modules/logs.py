@@ -42,10 +42,18 @@ options:
     type: list
     elements: dict
     required: true
+  ops_dir:
+    description:
+      - Directory of the agents' records.
+      - An agent in them that is not among O(agents) has left the declaration, but not the host. Its logs are still
+        rotated.
+    type: path
+    required: true
   days:
-    description: For how many days rotated logs are kept.
+    description:
+      - For how many days rotated logs are kept; 14 if not declared.
+      - The logs in an adopted home are rotated only if this is declared.
     type: int
-    default: 14
   max_size:
     description: A larger log is rotated before its day is over.
     type: str
@@ -74,6 +82,7 @@ EXAMPLES = r"""
 - name: Logs stay small
   alwayson.hermes.logs:
     agents: "{{ common_gateways }}"
+    ops_dir: /var/lib/hermes/ops
     days: 30
     paths:
       - /var/lib/hermes/agents/default/bridges/*.log
@@ -94,7 +103,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "agents": {"type": "list", "elements": "dict", "required": True},
-    "days": {"type": "int", "default": 14},
+    "ops_dir": {"type": "path", "required": True},
+    "days": {"type": "int"},
     "max_size": {"type": "str", "default": "50M"},
     "paths": {"type": "list", "elements": "str", "default": []},
     "journal_max_use": {"type": "str", "default": "500M"},

@@ -17,6 +17,7 @@ description:
     C(hermes-<name>.timer), and keeps the timer enabled and started.
   - The settings are checked by the job's own code before anything is changed.
   - This module neither interrupts a running job nor starts it a second time.
+  - Warns when it takes the repository off the host from the settings of V(backup).
 attributes:
   check_mode:
     support: full

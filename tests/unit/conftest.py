@@ -229,7 +229,8 @@ def umask_of_the_tests():
 def run_module(monkeypatch, capsys) -> Callable[..., str]:
     """A function that calls an Ansible module, in diff mode, and returns its output.
 
-    The kit runs in the test's own process, so that a test can patch it.
+    The kit runs in the test's own process, so that a test can patch it. The function's ``warnings`` are those of its
+    last call; on a real host Ansible shows them.
     """
     testing = pytest.importorskip("ansible.module_utils.testing", reason="this ansible-core cannot run modules here")
     from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -245,6 +246,7 @@ def run_module(monkeypatch, capsys) -> Callable[..., str]:
     monkeypatch.setattr(host_kit, "is_root", lambda: True)
     monkeypatch.setattr(host_kit, "is_whole", lambda place: True)
     monkeypatch.setattr(host_kit, "answer_of", answer_of)
+    monkeypatch.setattr(host_kit.Module, "warn", lambda _module, text: run.warnings.append(text))
 
     def run(module: ModuleType, given: dict[str, Any]) -> str:
         internal = {name: given.pop(name) for name in list(given) if name.startswith("_ansible_")}
@@ -252,6 +254,7 @@ def run_module(monkeypatch, capsys) -> Callable[..., str]:
         checked = ArgumentSpecValidator(action.on_host(specification)).validate(given)
         assert checked.error_messages == []
         arguments = checked.validated_parameters
+        run.warnings = []
         words = {
             "name": module.__name__.rpartition(".")[2],
             "arguments": arguments,

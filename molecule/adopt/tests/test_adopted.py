@@ -38,11 +38,7 @@ CONFIG_CHANGES = """\
 +    max_starts: 0
 +updates:
 +  check: false
-+sessions:
-+  auto_prune: true
-+  retention_days: 90
 +cron:
-+  output_retention: 50
 +  require_restart_safe_scope: false
 +security:
 +  allow_lazy_installs: false
@@ -142,6 +138,25 @@ def test_her_sessions_are_there(controller, alices):
     messages = controller.shell('python3 -c "$1"', ask)
     assert "remember the sourdough" in messages
     assert "another one" in messages
+
+
+def test_her_old_sessions_and_logs_stay_until_she_decides(controller, alices, wait_until):
+    old = (
+        "import sqlite3, time; old = time.time() - 200 * 86400; "
+        f"database = sqlite3.connect('{HOME}/state.db', timeout=30); "
+        "database.execute('INSERT INTO sessions (id, source, started_at, ended_at) VALUES (?, ?, ?, ?)', "
+        "('of-last-winter', 'cli', old, old + 60)); database.commit()"
+    )
+    log = f"{HOME}/sessions/request_dump_of-last-winter.json"
+    controller.shell('runuser -u alice -- python3 -c "$1"', old)
+    controller.shell('runuser -u alice -- touch --date "20 days ago" "$1"', log)
+    controller.shell("systemctl restart hermes-gateway@default && systemctl start hermes-logrotate")
+    wait_until(alices.is_healthy, "her agent after the restart")
+    count = "import sqlite3; print(sqlite3.connect('{}/state.db').execute(\"{}\").fetchone()[0])"
+    query = "select count(*) from sessions where id = 'of-last-winter'"
+    assert controller.shell('python3 -c "$1"', count.format(HOME, query)) == "1\n"
+    controller.shell('test -e "$1"', log)
+    assert "would remove 1 session that ended" in controller.shell("hermes-ops check --agent default")
 
 
 def test_modes_and_owners_are_right(controller):

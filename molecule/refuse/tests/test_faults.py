@@ -105,6 +105,54 @@ def test_a_file_that_does_not_parse(name, controller, changed_agents):
         controller.write(path, good)
 
 
+def test_a_broken_agent_keeps_no_other_and_one_that_leaves_the_list_is_said(controller, changed_agents, agent):
+    (default,) = changed_agents
+    other = {**default, "name": "other", "api": {"port": 8655}, "webhook": {"port": 8656}}
+    path = f"{HOME}/config.yaml"
+    good = controller.read(path)
+    controller.write(path, BROKEN_FILES["config.yaml"][0])
+    try:
+        run = controller.run({"hermes_agents": [default, other]})
+    finally:
+        controller.write(path, good)
+    assert run.rc != 0
+    last = run.text[run.text.rindex("TASK [") :]
+    assert f"agent default: {HOME}/config.yaml:3: is not YAML" in last
+    assert "Fix: repair it" in last
+    # Unit, answer and rotation of the other one are there.
+    assert agent("other", port=8655).reply("well?") == "The model heard: well?"
+    controller.shell("systemctl is-enabled hermes-gateway@other; test -e /etc/hermes-ops/logrotate-other.conf")
+
+    pid = agent("other", port=8655).pid
+    for options in (["--check"], []):
+        run = controller.run(None, *options)
+        assert run.rc == 0
+        assert "agent other left hermes_agents" in run.text
+        assert "{name: other, state: absent}" in run.text
+    controller.shell("test -e /etc/hermes-ops/logrotate-other.conf; systemctl start hermes-logrotate@other")
+    assert agent("other", port=8655).pid == pid
+    assert "agent other: it left hermes_agents" in controller.shell("hermes-ops status")
+    gone = [default, {"name": "other", "state": "absent", "purge": True}]
+    assert "left hermes_agents" not in controller.converge({"hermes_agents": gone}).text
+    controller.shell("test ! -e /etc/hermes-ops/logrotate-other.conf; test ! -e /var/lib/hermes/agents/other")
+    # As the scenario declares it again.
+    controller.converge()
+
+
+def test_a_declaration_that_lost_its_model_says_so_and_is_not_healthy(controller, agent):
+    nothing = {"hermes_agents": [{"name": "default"}]}
+    lost = "loses what is no longer declared: model."
+    run = controller.run(nothing, "--check")
+    assert run.rc == 0
+    assert lost in run.text
+    run = controller.run(nothing)
+    assert run.rc != 0
+    assert lost in run.text
+    assert "agent default: it has no provider of models" in run.text
+    controller.converge()
+    assert agent().reply("well?") == "The model heard: well?"
+
+
 def test_what_somebody_else_has_taken(run_as, controller, changed_agents, unharmed):
     # Another process has a port, one disk is full and the other nearly full; each affects only the cases that need it.
     squat = (

@@ -10,6 +10,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import (
     AgentHome,
     Config,
@@ -19,7 +20,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.c
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Declared, Server
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records, Separated
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -81,7 +82,8 @@ def test_webhooks_open_the_server_where_the_agent_is_placed():
 def test_without_the_server_for_webhooks_config_is_as_described():
     for words in ({}, {"webhook": {"enabled": False}}, {"webhooks": [{"name": "a", "state": "absent"}]}):
         found = resolved(**words)
-        assert desired(found.description, found.agent).config == Config(found.description.config)
+        config = declaration.merge(declaration.GROWTH_LIMITS, found.description.config)
+        assert desired(found.description, found.agent).config == Config(config)
         assert "platforms" not in found.description.config
 
 
@@ -99,13 +101,50 @@ def test_a_new_file_gets_the_keys_of_every_agent_then_the_address_then_the_decla
         "updates": {"check": True},
     }
     config = config_of(config=declared, **HOOK)
-    assert list(config) == [*declaration.BASE_CONFIG, "agent", "platforms", "model"]
+    assert list(config) == [*declaration.BASE_CONFIG, "agent", "sessions", "platforms", "model"]
     assert json.dumps(config["platforms"]) == (
         '{"webhook": {"enabled": true, "extra": {"host": "127.0.0.1", "port": 8644, "rate_limit": 5}}, '
         '"telegram": {"x": 1}}'
     )
     assert config["updates"] == {"check": True}
     assert config["agent"] == {"restart_drain_timeout": 30, "max_turns": 9}
+
+
+LIMITS = [("sessions", "auto_prune"), ("sessions", "retention_days"), ("cron", "output_retention")]
+PRUNED = {"sessions": {"auto_prune": True, "retention_days": 365}}
+
+
+@pytest.mark.parametrize("config_scope", ["home", "managed"])
+def test_in_an_adopted_home_nothing_is_removed_until_that_is_declared(tmp_path, config_scope):
+    def run(**words):
+        agents = [{"name": "default", "user": "ada", "config_scope": config_scope, **words}]
+        found = declaration.resolve(agents, host="box", data_dir=str(tmp_path), managed_root=str(tmp_path / "managed"))
+        one = found["default"]
+        outcome = converge(one.description, one.agent, Account.current(), records, check=True)
+        said = {each.what.removeprefix("managed: "): each.after for each in outcome.parts["config"].differences}
+        return {what: after for what, after in said.items() if "/" not in what}
+
+    records = Records(str(tmp_path / "ops"), "default")
+    home = tmp_path / "hers/.hermes"
+    home.mkdir(parents=True)
+    limits = [".".join(path) for path in LIMITS]
+    adopted = run(home=str(home))
+    assert set(limits) & set(adopted) == set()
+    # All else is as for any other agent.
+    assert {*adopted, *limits} == set(run())
+    declared = run(home=str(home), config=PRUNED)
+    assert {name: declared[name] for name in limits if name in declared} == {limits[0]: "true", limits[1]: "365"}
+
+
+def test_an_agent_that_was_separated_keeps_what_it_brought(tmp_path):
+    found, records = resolved(), Records(str(tmp_path / "ops"), "default")
+    placement = replace(found.agent, home=str(tmp_path / ".hermes"), directory=str(tmp_path))
+    records.prepare()
+    for adopted in (False, True):
+        if adopted:
+            records.write_separated(Separated("/home/ada/.hermes", "ada", "/aside"))
+        outcome = converge(found.description, placement, Account.current(), records, check=True)
+        assert ("sessions.auto_prune" in {each.what for each in outcome.parts["config"].differences}) != adopted
 
 
 def test_neither_the_description_nor_what_every_agent_gets_is_changed():
@@ -119,7 +158,9 @@ def test_neither_the_description_nor_what_every_agent_gets_is_changed():
 
 
 def test_the_keys_go_where_the_placement_has_them():
-    assert home_of().config == Config(resolved().description.config, None)
+    here = home_of().config
+    assert here is not None
+    assert here.managed_dir is None
     managed = home_of(config_scope="managed").config
     assert managed is not None
     assert managed.managed_dir == "/managed/default"

@@ -27,6 +27,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch i
     drill,
     expiry,
     findings,
+    growth,
     history,
     host_findings,
     look,
@@ -65,6 +66,14 @@ def causes(module: Any, name: str) -> set[str]:
     }
 
 
+# What agents get in their config.yaml.
+GIVEN = {
+    ".".join(path)
+    for given in (declaration.BASE_CONFIG, declaration.GROWTH_LIMITS)
+    for path, _value in declaration.leaves(given)
+}
+
+
 @pytest.mark.parametrize("key", [*keys(schema.AGENT_KEYS), *keys(schema.SUBSCRIPTION_KEYS, "webhooks[].")])
 def test_every_key_of_an_agent_is_described(key):
     assert key in first_cells("agents.md")
@@ -73,13 +82,12 @@ def test_every_key_of_an_agent_is_described(key):
 def test_no_key_is_described_that_does_not_exist():
     known = {*keys(schema.AGENT_KEYS), *keys(schema.SUBSCRIPTION_KEYS, "webhooks[].")}
     known |= {name for name, kind in schema.AGENT_KEYS.items() if isinstance(kind, dict)}
-    # The table of what every agent gets in its config.yaml.
-    known |= {".".join(path) for path, _value in declaration.leaves(declaration.BASE_CONFIG)}
+    known |= GIVEN
     assert first_cells("agents.md") - known == set()
 
 
 def test_what_every_agent_gets_is_described():
-    assert {".".join(path) for path, _value in declaration.leaves(declaration.BASE_CONFIG)} <= first_cells("agents.md")
+    assert first_cells("agents.md") >= GIVEN
 
 
 def test_every_door_is_described():
@@ -103,7 +111,7 @@ def test_every_cause_of_ill_health_is_described():
 def test_every_finding_is_described():
     page = (DOCS / "monitoring.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| (`[a-z_]+`(?:, `[a-z_]+`)*) \| .*\| .*\|.*\|$", page, re.M)
-    modules = (agent, serving, drill, expiry, findings, history, host_findings, look, process, turns)
+    modules = (agent, serving, drill, expiry, findings, growth, history, host_findings, look, process, turns)
     known = set().union(*(causes(module, call) for module in modules for call in ("Finding", "_find")))
     assert "disk_full" in known
     # Causes that the code builds from a job's name.

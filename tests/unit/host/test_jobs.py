@@ -225,6 +225,28 @@ def test_the_module_says_what_it_does_and_no_secret(run):
     assert json.loads(run(state="absent"))["changed"] is True
 
 
+REPOSITORY = "rest:https://ada:hunter2@backup.example.org/hermes"
+
+
+def test_the_end_of_the_last_copy_off_the_host_is_said(run, run_module):
+    def backup(**options):
+        schedule = {"every": None, "calendar": "*-*-* 02:00:00"}
+        output = run(name="backup", **{**schedule, **options})
+        assert "hunter2" not in output + "".join(run_module.warnings)
+        return run_module.warnings
+
+    away = {"restic_repository": REPOSITORY, "restic_password": "p"}
+    assert backup(settings={}) == []
+    assert backup(settings=away) == []
+    assert backup(settings={**away, "restic_repository": "/mnt/other"}) == []
+    assert backup(settings=away) == []
+    for options in ({"settings": {}}, {"state": "absent"}):
+        (warning,) = backup(_ansible_check_mode=True, **options)
+        assert "are no longer copied off the host" in warning
+    assert len(backup(settings={})) == 1
+    assert backup(settings={}) == backup(state="absent") == []
+
+
 def test_the_module_refuses_without_the_secret(run):
     output = json.loads(run(settings={"ping_url": SECRET + "?x=1"}))
     assert output["failed"]

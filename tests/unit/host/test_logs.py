@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.converge import desired
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import tidy as command_tidy
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import events, logs
@@ -283,18 +284,31 @@ def write_events(home: Path) -> None:
 def tidy(monkeypatch, *homes: Path) -> int:
     agents = [Published(home.name, Account.current().name, str(home), None) for home in homes]
     monkeypatch.setattr(command_tidy, "published", lambda: agents)
+    monkeypatch.setattr(logs, "CONFIG", str(homes[0].parent / "logrotate-{}.conf"))
+    for home in homes:
+        Path(logs.CONFIG.format(home.name)).touch()
     return cli.call(["tidy", "--days", "14"])
 
 
 def test_files_of_one_event_are_removed_by_age(tmp_path, monkeypatch):
-    write_events(tmp_path)
-    assert tidy(monkeypatch, tmp_path) == 0
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
+    home = tmp_path / "home"
+    write_events(home)
+    assert tidy(monkeypatch, home) == 0
+    assert sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()) == [
         "logs/agent.log.3",
         "logs/subagent-timeout-b-20260101_000000.log",
         "sessions/session.jsonl",
         "workspace/logs/subagent-timeout-mine.log",
     ]
+
+
+def test_where_logs_are_not_rotated_none_are_removed(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    write_events(home)
+    before = sorted(home.rglob("*"))
+    monkeypatch.setattr(logs, "rotated", lambda name: False)
+    assert tidy(monkeypatch, home) == 0
+    assert sorted(home.rglob("*")) == before
 
 
 def test_through_no_link_and_one_agent_keeps_no_other_from_it(tmp_path, monkeypatch, capsys):
@@ -635,7 +649,8 @@ def test_hermes_still_rotates_what_is_left_to_it(tmp_path, venv):
 def test_hermes_prunes_as_declared(tmp_path, venv, declared):
     agent = {"name": "default", "config": declared}
     resolved = declaration.resolve([agent], host="box", data_dir=str(tmp_path), managed_root="/m")["default"]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(resolved.description.config))
+    config = desired(resolved.description, resolved.agent).config
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.declared))
     kept, outputs = json.loads(hermes(venv, tmp_path, PRUNE))
     assert kept == (["goes-on", "new", "old"] if declared else ["goes-on", "new"])
     assert len(outputs) == (7 if declared else 50)

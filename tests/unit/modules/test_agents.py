@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ class Host:
         they never were
     """
 
-    def __init__(self, top: Path, run_module: Callable[..., str]) -> None:
+    def __init__(self, top: Path, run_module: Any) -> None:
         self.top = top
         self.run_module = run_module
         self.home = top / "home"
@@ -87,8 +86,9 @@ class Host:
     def run(self, *described: dict[str, Any], **internal: Any) -> dict[str, Any]:
         self.recorded = None
         output = self.run_module(agents, {"agents": list(described), "ops_dir": self.ops, **internal})
-        assert SECRET not in output
-        return json.loads(output)
+        warnings = self.run_module.warnings
+        assert SECRET not in output + "".join(warnings)
+        return {**json.loads(output), "warnings": warnings}
 
 
 @pytest.fixture
@@ -216,6 +216,9 @@ def test_one_broken_agent_keeps_no_other_from_being_converged(host, systemd):
     assert [error.partition(" is ")[0] for error in errors] == [
         f"agent {name}: {host.top / name}/config.yaml:1:" for name in ("bob", "eve")
     ]
+    assert result["errors"] == {
+        name: error.removeprefix(f"agent {name}: ") for name, error in zip(("bob", "eve"), errors)
+    }
     # The other agent runs as declared; the units of the broken ones wait for a run that can converge their homes.
     assert list(result["agents"]) == ["default"]
     assert result["changed"]
@@ -229,6 +232,9 @@ def test_one_broken_agent_keeps_no_other_from_being_converged(host, systemd):
         (reason,) = Records(host.ops, name).restart_reasons()
         assert reason.endswith("/hermes-gateway@.service")
         assert Records(host.ops, name).agent() is None
+    assert {each["after_header"].partition(":")[0] for each in result["diff"]} == {"default", "units"}
+    assert [path.name for path in (host.top / "system").glob("*@*.d")] == [f"{UNIT}.d"]
+    assert not host.run(host.agent(**DECLARED["config"]), *described[::2])["changed"]
     systemd.asked.clear()
     for name in ("bob", "eve"):
         (host.top / name / "config.yaml").unlink()
@@ -251,6 +257,19 @@ def test_a_broken_agent_does_not_keep_another_one_running(host, systemd):
     assert f"restart {UNIT}" in systemd.verbs
     assert any("@eve" in verb for verb in systemd.verbs)
     assert not any("@bob" in verb for verb in systemd.verbs)
+
+
+def test_the_gateway_of_a_broken_agent_is_restarted_later_for_what_all_units_share(host, systemd):
+    bob = host.agent("bob")
+    host.run(host.agent(), bob)
+    (host.top / "bob/config.yaml").write_text("- a\n")
+    systemd.asked.clear()
+    settings = {"restart_sec": 11}
+    assert list(host.run(host.agent(), bob, **settings)["errors"]) == ["bob"]
+    assert not any("@bob." in verb for verb in systemd.verbs)
+    (host.top / "bob/config.yaml").unlink()
+    (reason,) = (each for each in host.run(host.agent(), bob, **settings)["restarted"]["bob"] if "unit" in each)
+    assert reason.endswith("hermes-gateway@.service")
 
 
 def test_a_defect_that_one_agent_found_keeps_no_other_from_being_converged(host, systemd, monkeypatch):
@@ -374,6 +393,57 @@ def test_a_home_that_cannot_be_purged_keeps_no_other(host, systemd):
     assert result["purged"] == ["eve"]
     assert (host.top / "bob").exists()
     assert not (host.top / "eve").exists()
+
+
+# What a run takes away
+
+
+def test_an_agent_that_leaves_the_list_is_said_until_it_is_decided(host, systemd):
+    left = Records(host.ops, "left")
+    assert host.run(host.agent(), host.agent("left"))["warnings"] == []
+    systemd.asked.clear()
+    for check_mode in (True, False, False):
+        marked = left.is_undeclared()
+        (warning,) = host.run(host.agent(), _ansible_check_mode=check_mode)["warnings"]
+        assert warning.startswith("agent left left hermes_agents, but not ")
+        # It lies elsewhere than a home of its own, so its place belongs to the declaration.
+        assert f"home: {host.top}/left, state: absent" in warning
+        assert "purge: true" in warning
+        assert left.is_undeclared() == (marked or not check_mode)
+    assert systemd.asked == []
+    assert host.run(host.agent(), host.agent("left"))["warnings"] == []
+    assert not left.is_undeclared()
+    assert host.run(host.agent(), host.agent("left", state="absent"))["warnings"] == []
+    assert host.run(host.agent())["warnings"] == []
+
+
+MODEL = {"model": {"default": "a/b", "provider": "openrouter"}, "display": {"compact": True}}
+KEYS = {"OPENROUTER_API_KEY": SECRET, "DISCORD_BOT_TOKEN": "x.y.z", "HF_TOKEN": SECRET}
+
+
+def test_a_model_and_keys_that_a_run_takes_away_are_said(host, systemd):
+    declared = host.agent(config=MODEL, secrets=KEYS)
+    assert host.run(declared)["warnings"] == []
+    for check_mode in (True, False):
+        (warning,) = host.run(host.agent(), _ansible_check_mode=check_mode)["warnings"]
+        assert warning.endswith(
+            "loses what is no longer declared: model.default, model.provider, OPENROUTER_API_KEY, HF_TOKEN"
+        )
+    assert host.run(host.agent())["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"config": {"model": {"default": "c/d", "provider": "nous"}}, "secrets": {**KEYS, "HF_TOKEN": "other"}},
+        {"config": MODEL, "secrets": KEYS, "config_scope": "managed"},
+        {"config": MODEL, "secrets": {name: KEYS[name] for name in KEYS if name != "DISCORD_BOT_TOKEN"}},
+    ],
+    ids=["another model", "another scope", "another secret"],
+)
+def test_what_is_replaced_or_moved_is_not_said_to_be_lost(host, systemd, changed):
+    host.run(host.agent(config=MODEL, secrets=KEYS))
+    assert host.run(host.agent(**changed))["warnings"] == []
 
 
 # Rights and secrets

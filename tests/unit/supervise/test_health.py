@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import described
 import pytest
@@ -269,6 +270,18 @@ def test_a_broken_state_file_is_a_gateway_that_is_not_ready(tmp_path):
     assert [(problem.cause, problem.what) for problem in found.problems] == [
         ("not_ready", "Hermes reports its state as not started")
     ]
+
+
+def test_an_agent_without_a_provider_is_not_healthy_however_well_it_serves(tmp_path):
+    said = {"pid": 42, "gateway_state": "running", "platforms": {}}
+    answer = {"state": said, "config": None, "servers": {}, "no_provider": False}
+    judged = partial(health.judge, agent(tmp_path), systemd.state_of(unit()), {})
+    assert judged(answer).ok
+    (problem,) = judged({**answer, "no_provider": True}).problems
+    assert (problem.cause, problem.final) == ("no_provider", True)
+    assert problem.fix == "declare its model under config and the model's key under secrets, in hermes_agents"
+    # A hostile worker's answer.
+    assert judged({**answer, "no_provider": "yes"}).ok
 
 
 def test_a_gateway_that_became_stable_while_it_was_judged_is_looked_at_again(tmp_path):

@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import described
 import pytest
@@ -104,6 +105,30 @@ def test_an_agent_that_is_down_is_explained(see, host):
     assert report.agents[0].log == ["its last words"]
     assert report.message == "1 failure: the api server does not answer"
     assert host.read_status("check")["status"] == "failed"
+
+
+def test_an_agent_that_left_the_list_is_reported_until_it_is_declared(see, host):
+    host.records("default").mark_undeclared(True)
+    report = see()
+    assert causes(report) == [("undeclared", "warning")]
+    assert "state: absent}, with purge: true" in report.findings[0].fix
+    assert report.healthy
+    host.records("default").mark_undeclared(False)
+    assert see().findings == []
+
+
+def test_an_adopted_home_with_old_sessions_is_reported(see, host):
+    home = Path(host.agents[0].home)
+    with sqlite3.connect(home / "state.db") as database:
+        database.execute(SCHEMA)
+        database.execute("CREATE TABLE sessions (id, started_at, ended_at)")
+        database.execute("INSERT INTO sessions VALUES ('old', 1, 2)")
+    database.close()
+    report = see()
+    assert causes(report) == [("unlimited", "warning")]
+    assert "would remove 1 session that ended" in report.findings[0].what
+    (home / "config.yaml").write_text("sessions: {auto_prune: false}\n")
+    assert see().findings == []
 
 
 def test_while_an_update_runs_it_may_be_down_for_a_while(see, host, monkeypatch):

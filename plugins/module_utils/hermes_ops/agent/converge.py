@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..description.agent import Description, Placement, Server
-from ..description.declaration import BASE_CONFIG, merge
+from ..description.declaration import BASE_CONFIG, GROWTH_LIMITS, merge
 from ..description.schema import PROFILES_DIRECTORY
 from ..host.records import Records
 from ..system import yaml_edit
@@ -129,32 +129,35 @@ def converge(
     description: Description, placement: Placement, account: Account, records: Records, *, check: bool
 ) -> Outcome:
     """Converge the home of an agent; see :func:`converge_home`."""
-    return converge_home(placement.home, account, records, desired(description, placement), check=check)
+    wanted = desired(description, placement, limited=not records.adopted(placement))
+    return converge_home(placement.home, account, records, wanted, check=check)
 
 
-def desired(description: Description, placement: Placement) -> AgentHome:
+def desired(description: Description, placement: Placement, *, limited: bool = True) -> AgentHome:
     """The declaration of the home at *placement* that follows from *description*.
 
     The addresses of the agent's servers come from *placement*, everything else from *description*.
+
+    :param limited: whether growth limits that *description* does not name apply
     """
     return AgentHome(
         # In an adopted home, Hermes' profiles may be the homes of other agents.
         home=Home(description.soul, description.user_profile, description.memory, (PROFILES_DIRECTORY,)),
-        config=Config(_config(description, placement.webhook), placement.managed),
+        config=Config(_config(description, placement.webhook, limited), placement.managed),
         env=_env(description, placement.api),
         webhooks=Webhooks(description.webhooks, description.webhooks_purge),
     )
 
 
-def _config(description: Description, webhook: Server) -> dict[str, Any]:
-    """The keys of ``config.yaml``: those of *description*, and the address of the server that takes webhooks."""
+def _config(description: Description, webhook: Server, limited: bool) -> dict[str, Any]:
+    """The keys of ``config.yaml``: those of *description*, and below them the growth limits, and the address of the
+    server that takes webhooks."""
     declared = description.config
-    if not webhook.enabled:
-        return declared
     server = {"enabled": True, "extra": {"host": webhook.host, "port": webhook.port}}
-    # A new file gets its keys in this order: those of every agent, the server's, the declared ones.
+    # A new file gets its keys in this order: those of every agent, the limits, the server's, the declared ones.
     common = {key: value for key, value in declared.items() if key in (*BASE_CONFIG, "agent")}
-    return merge({**common, "platforms": {"webhook": server}}, declared)
+    ours = merge(common, GROWTH_LIMITS) if limited else common
+    return merge({**ours, **({"platforms": {"webhook": server}} if webhook.enabled else {})}, declared)
 
 
 def _env(description: Description, api: Server) -> Env:

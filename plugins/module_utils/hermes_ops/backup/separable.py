@@ -124,7 +124,7 @@ def together(agents: list[Agent], gone: list[Separated]) -> list[Agent]:
         return nested or one.user == other.user
 
     others: list[Agent | Separated] = [*agents, *gone]
-    adopted = [agent for agent in agents if agent.home != standard_home(agent)]
+    adopted = [agent for agent in agents if agent.adopted]
     return [one for one in adopted if any(other is not one and share(one, other) for other in others)]
 
 

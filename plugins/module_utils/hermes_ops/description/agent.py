@@ -98,6 +98,11 @@ class Placement:
     webhook: Server
 
     @property
+    def adopted(self) -> bool:
+        """Whether its home was declared: one that somebody else may have made, and that may hold what is theirs."""
+        return self.home != f"{self.directory}/.hermes"
+
+    @property
     def managed(self) -> str | None:
         """The directory of its managed scope; None when it has none."""
         return self.managed_dir if self.config_scope == "managed" else None

@@ -42,11 +42,7 @@ BASE_CONFIG: dict[str, Any] = {
         "respawn_storm": {"max_starts": 0},
     },
     "updates": {"check": False},
-    # Without limits, sessions and outputs of cron jobs grow for ever (docs/logs.md). Hermes removes only sessions that
-    # have ended, at its start, and at most once a day. Later versions prune by default and keep as many outputs a job.
-    "sessions": {"auto_prune": True, "retention_days": 90},
     "cron": {
-        "output_retention": 50,
         # Jobs run in the gateway's own unit, within its sandbox and limits. By default, from 0.21.1 on, each job
         # starts in the user's own manager, which does not run here. Older versions ignore the key.
         "require_restart_safe_scope": False,
@@ -57,6 +53,14 @@ BASE_CONFIG: dict[str, Any] = {
         # The gateway would download a binary at start.
         "tirith_enabled": False,
     },
+}
+
+# Also the configuration of every agent, except in an adopted home, whose owner decides what is removed. Without limits,
+# sessions and outputs of cron jobs grow for ever (docs/logs.md). Hermes removes only sessions that have ended, at its
+# start, and at most once a day. Later versions prune by default and keep as many outputs a job.
+GROWTH_LIMITS: dict[str, Any] = {
+    "sessions": {"auto_prune": True, "retention_days": 90},
+    "cron": {"output_retention": 50},
 }
 
 

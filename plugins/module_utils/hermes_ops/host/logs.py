@@ -45,6 +45,8 @@ TIMER = "/etc/systemd/system/hermes-logrotate.timer"
 _TIMER_UNIT = os.path.basename(TIMER)
 _JOURNALD_UNIT = "systemd-journald.service"
 CONFIG_MODE = 0o644
+# For how many days rotated logs are kept, unless that is declared.
+DAYS = 14
 
 # Below an agent's home (Hermes 0.18.2 and 0.19.0; the sources stand in docs/logs.md). Not here, because Hermes
 # rotates them itself: logs/{agent,errors,gateway,gui,tool_calls}.log.
@@ -421,6 +423,11 @@ def plan_logs(settings: Settings, homes: Iterable[Home], manager: Manager) -> Pl
     plan.add_file(JOURNALD, render_journald(settings), mode=CONFIG_MODE)
     plan_young(plan, manager, manager.units([_JOURNALD_UNIT])[_JOURNALD_UNIT], [JOURNALD])
     return plan
+
+
+def rotated(name: str) -> bool:
+    """Whether the logs of the agent *name* are rotated here."""
+    return os.path.exists(CONFIG.format(name))
 
 
 def plan_no_logs(manager: Manager) -> Plan:

@@ -10,10 +10,11 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..description.agent import Agent
+from ..description.agent import Agent, Placement
 from ..system.errors import OpsError
 from ..system.files import (
     Account,
@@ -85,6 +86,33 @@ def remembered(ops_dir: str) -> list[str]:
         raise OpsError("may only be read by root", where=directory, fix="use sudo") from None
 
 
+def undeclared(ops_dir: str, declared: Collection[str]) -> list[Agent]:
+    """The agents that the host has, and that are not among *declared*: nobody said what is to become of them.
+
+    :param declared: the names of the declared agents, absent ones included
+    """
+    found = []
+    for name in remembered(ops_dir):
+        # A record that is not valid must not block the declared agents; `hermes-ops check` reports it.
+        with contextlib.suppress(OpsError):
+            agent = Records(ops_dir, name).agent() if name not in declared else None
+            found += [agent] if agent else []
+    return found
+
+
+# What an agent does that left the declaration.
+STAYS = "it runs on as it was, also after updates, until that is decided"
+
+
+def decision(agent: Agent) -> str:
+    """What to declare for an agent that left the list ``hermes_agents``."""
+    place = f", user: {agent.user}, home: {agent.home}" if agent.adopted else ""
+    return (
+        f"declare it in hermes_agents as {{name: {agent.name}{place}, state: absent}}, with purge: true to remove its "
+        "data as well; or declare it as before"
+    )
+
+
 @dataclass(frozen=True)
 class Separated:
     """The former place of an agent that was separated from an adopted home.
@@ -107,6 +135,7 @@ class Records:
     ``kept/<file>``           the copy of an agent's file that last proved to work
     ``separated.json``        the former place of an agent that was separated from an adopted home
     ``restore.json``          the journal of a restore of its home; exists only while it is under way
+    ``undeclared.json``       exists while the host has an agent that is no longer declared
     ``lock``                  held by the process that changes the agent
     ========================  ===========================================================================
 
@@ -214,8 +243,23 @@ class Records:
         found = read_json(self._separated_path)
         return parse(Separated, found, self._separated_path) if found else None
 
+    def adopted(self, placement: Placement) -> bool:
+        """Whether the agent's home holds what its owner had, also after the agent was separated from the first one."""
+        return placement.adopted or self.separated() is not None
+
     def write_separated(self, was: Separated) -> None:
         write_json(self._separated_path, asdict(was))
+
+    def mark_undeclared(self, marked: bool) -> None:
+        """Record that the agent is on the host, but no longer declared; or that it is."""
+        if marked != self.is_undeclared():
+            if marked:
+                write_json(self._undeclared_path, {"since": time.time()})
+            else:
+                os.unlink(self._undeclared_path)
+
+    def is_undeclared(self) -> bool:
+        return os.path.exists(self._undeclared_path)
 
     def exist(self) -> bool:
         return os.path.isdir(self.directory)
@@ -230,6 +274,10 @@ class Records:
     @property
     def _separated_path(self) -> str:
         return os.path.join(self.directory, "separated.json")
+
+    @property
+    def _undeclared_path(self) -> str:
+        return os.path.join(self.directory, "undeclared.json")
 
     @property
     def _restart_path(self) -> str:

@@ -11,20 +11,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..agent import converge, parts, removal
+from ..agent.losses import losses
 from ..description.agent import Agent, Declared, Placement
 from ..host import groundwork, installation
-from ..host.records import Records, remembered
+from ..host.records import STAYS, Records, decision, remembered, undeclared
 from ..supervise import gateway
 from ..supervise.systemd import Systemd
 from ..system.errors import OpsError, as_error
 from ..system.files import Account
 from ..system.plan import Difference, Plan, diff
 from ..system.process import run
-from .call import Call, manager_of, unit_settings
+from .call import Call, manager_of, node, unit_settings
 
 
 def work(call: Call) -> dict[str, Any]:
     agents = [Declared.from_plain(each, f"agents: {each['name']}") for each in call.params["agents"]]
+    say_undeclared(call, [declared.agent.name for declared in agents])
     # An agent can write what no run can converge. Then its unit is left as it is, and the others do not wait for it.
     homes, diffs, errors = converge_homes(call, agents)
     if len(errors) == len(agents):
@@ -48,10 +50,25 @@ def work(call: Call) -> dict[str, Any]:
 
 
 def failure(errors: dict[str, OpsError]) -> dict[str, Any]:
-    """The part of a result that reports *errors* by agent; empty without errors."""
-    if not errors:
-        return {}
-    return {"failed": True, "msg": "\n".join(f"agent {name}: {error}" for name, error in errors.items())}
+    """The part of a result that reports *errors* by agent."""
+    said = {name: str(error) for name, error in errors.items()}
+    if not said:
+        return {"errors": said}
+    return {"errors": said, "failed": True, "msg": "\n".join(f"agent {name}: {text}" for name, text in said.items())}
+
+
+def say_undeclared(call: Call, declared: list[str]) -> None:
+    """Warn of agents that left the list, and record it for ``hermes-ops check``, until somebody decides about them.
+
+    :param declared: the names of the agents in the list
+    """
+    ops_dir = call.params["ops_dir"]
+    left = {agent.name: agent for agent in undeclared(ops_dir, declared)}
+    for agent in left.values():
+        call.warn(f"agent {agent.name} left hermes_agents, but not {node()}: {STAYS}. Fix: {decision(agent)}")
+    if not call.check_mode:
+        for name in remembered(ops_dir):
+            Records(ops_dir, name).mark_undeclared(name in left)
 
 
 # Homes
@@ -79,6 +96,9 @@ def converge_homes(
             continue
         for note in outcome.notes:
             call.warn(note)
+        lost = losses(outcome.parts)
+        if lost:
+            call.warn(f"agent {agent.name} on {node()} loses what is no longer declared: {', '.join(lost)}")
         diffs += diffs_of(agent, outcome)
         homes[agent.name] = {
             "changed": outcome.changed,

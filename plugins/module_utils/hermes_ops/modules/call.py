@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -83,6 +84,11 @@ def manager_of(call: Call) -> ManagerOf:
         return Manager(call.params["scope"], account)
 
     return manager
+
+
+def node() -> str:
+    """The host's own name, for warnings: Ansible shows a warning of several hosts only once, and names none."""
+    return os.uname().nodename
 
 
 def unit_settings(call: Call, *, verbose: bool = False) -> units.UnitSettings:

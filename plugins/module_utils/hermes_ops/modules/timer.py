@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..host import jobs
-from .call import Call
+from ..description.secrets import shown
+from ..host import jobs, settings
+from ..system.errors import OpsError
+from ..system.files import read_json
+from .call import Call, node
 
 
 def work(call: Call) -> dict[str, Any]:
@@ -24,4 +27,19 @@ def work(call: Call) -> dict[str, Any]:
             timeout=params["timeout"],
         )
         plan = jobs.plan_present(job, schedule, params["settings"])
+    repository = lost_repository(params)
+    if repository:
+        call.warn(f"backups of {node()} are no longer copied off the host: {repository} is no longer declared")
     return {**call.done(plan, job.timer), "timer": job.timer}
+
+
+def lost_repository(params: dict[str, Any]) -> str | None:
+    """The repository off the host that this call takes away, fit to be shown; None: it takes none."""
+    if params["name"] != "backup" or (params["state"] == "present" and params["settings"].get("restic_repository")):
+        return None
+    try:
+        before = read_json(settings.path_of("backup")) or {}
+    except OpsError:
+        return None
+    repository = before.get("restic_repository")
+    return shown((), repository) if repository else None

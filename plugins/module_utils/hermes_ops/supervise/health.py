@@ -21,7 +21,7 @@ from ..system.errors import OpsError
 from ..system.files import Account
 from . import servers, sight
 from .journal import explain
-from .problems import CONFIG_FIX, Health, Problem
+from .problems import CONFIG_FIX, PROVIDER_FIX, Health, Problem
 from .servers import REPLY_PROMPT
 from .sight import Sight
 from .supervisor import State, Supervisor
@@ -114,7 +114,7 @@ def _see(agent: Agent, account: Account, state: State, listeners: dict[int, set[
 
     :returns: a function that waits for the answer
     """
-    wanted = sight.wanted_of(agent, running=state.running, blind=blind_ports(agent, listeners))
+    wanted = sight.wanted_of(agent, gateway=state.pid if state.running else 0, blind=blind_ports(agent, listeners))
     return sight.start(account, wanted) if state.running or wanted["blind"] else dict
 
 
@@ -148,6 +148,9 @@ def judge(agent: Agent, state: State, listeners: dict[int, set[int]], answer: An
         return health
     if seen.config:
         health.problems.append(Problem("config_unparsable", f"{seen.config}, so it runs on defaults", CONFIG_FIX, True))
+    if seen.no_provider:
+        what = "it has no provider of models, neither in its configuration nor a key or a login, so it cannot answer"
+        health.problems.append(Problem("no_provider", what, PROVIDER_FIX, True))
     said = seen.state
     if said.get("pid") != state.pid or said.get("gateway_state") != "running":
         health.problems.append(_not_ready(said, state.pid))

@@ -10,6 +10,8 @@ from typing import Any
 
 CONFIG_FIX = "repair the file, or put the last working copy back: hermes-ops restore --kept"
 
+PROVIDER_FIX = "declare its model under config and the model's key under secrets, in hermes_agents"
+
 
 @dataclass(frozen=True)
 class Problem:

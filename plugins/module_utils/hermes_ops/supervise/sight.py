@@ -20,7 +20,7 @@ from ..system import network, yaml_edit
 from ..system.errors import OpsError
 from ..system.files import Account
 from ..system.worker import Limits, Worker
-from . import servers
+from . import provider, servers
 
 # Enough for both servers and the database to use up their time-outs, and short enough for the shortest heartbeat
 # period.
@@ -35,12 +35,14 @@ class Sight:
 
     :param state: see :func:`state.checked`
     :param config: why config.yaml does not parse; None when it does
+    :param no_provider: whether it certainly has no provider of models
     :param servers: ``api`` and ``webhook`` -> see :func:`servers.look`; None: the gateway was not looked at
     :param listeners: see :func:`network.seen_listeners`; for :func:`network.merge_seen`
     """
 
     state: dict[str, Any] = field(default_factory=dict)
     config: str | None = None
+    no_provider: bool = False
     servers: dict[str, Any] | None = None
     listeners: Any = None
 
@@ -52,19 +54,20 @@ class Sight:
         return cls(
             state.checked(answer.get("state")),
             quoted(answer.get("config")) or None,
+            answer.get("no_provider") is True,
             said if isinstance(said, dict) else None,
             answer.get("listeners"),
         )
 
 
-def wanted_of(placement: Placement, *, running: bool, blind: Iterable[int]) -> dict[str, Any]:
+def wanted_of(placement: Placement, *, gateway: int, blind: Iterable[int]) -> dict[str, Any]:
     """The argument of :func:`look`.
 
-    :param running: whether there is a running gateway to ask
+    :param gateway: the process of the running gateway to ask; 0: there is none
     :param blind: ports whose listening process only the agent's own user may be able to see
     """
     enabled = {key: server.to_plain() for key, server in placement.servers.items()}
-    return {"home": placement.home, "running": running, "servers": enabled, "blind": sorted(blind)}
+    return {"home": placement.home, "gateway": gateway, "servers": enabled, "blind": sorted(blind)}
 
 
 def start(account: Account, wanted: dict[str, Any], function: str = "supervise.sight:look") -> Callable[[], Any]:
@@ -90,10 +93,11 @@ def start(account: Account, wanted: dict[str, Any], function: str = "supervise.s
 def look(wanted: dict[str, Any]) -> dict[str, Any]:
     """In a worker: look, and return an answer for :meth:`Sight.of`."""
     found: dict[str, Any] = {"listeners": network.seen_listeners(wanted["blind"])}
-    if wanted["running"]:
+    if wanted["gateway"]:
         home = wanted["home"]
         found["state"] = state.checked(state.look(home))
         found["config"] = _config_problem(os.path.join(home, config.FILE_NAME))
+        found["no_provider"] = provider.has_none(home, wanted["gateway"])
         found["servers"] = servers.look(wanted["servers"])
     return found
 

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from ..description.agent import Agent
+from ..host import logs
 from ..host.installation import Installation
+from ..host.records import STAYS, decision
 from ..supervise import health, journal
 from ..supervise import sight as health_sight
 from ..supervise.problems import Health
@@ -21,6 +24,7 @@ from ..system.errors import OpsError
 from ..system.text import number
 from . import expiry, history, process, sight
 from .findings import Finding, Settings, health_findings
+from .growth import growth_findings
 from .serving import serving_findings
 from .sight import Closer
 from .turns import DATABASE_FIX, turn_findings
@@ -65,9 +69,11 @@ class AgentLook:
         self._process = process.look_at_process(state.pid, used) if state.running else None
         blind = health.blind_ports(agent, listeners)
         wanted = {
-            **health_sight.wanted_of(agent, running=state.running, blind=blind),
+            **health_sight.wanted_of(agent, gateway=state.pid if state.running else 0, blind=blind),
             "managed_dir": agent.managed_dir,
             "now": now,
+            "adopted": host.records(agent.name).adopted(agent),
+            "rotated": logs.rotated(agent.name) or not os.path.exists(logs.TIMER),
             "pid": state.pid if self._process and self._process.descriptors < 0 else 0,
         }
         self._answer = health_sight.start(self.account, wanted, sight.FUNCTION)
@@ -86,6 +92,8 @@ class AgentLook:
         if self.health is None:
             self.health = health.judge(self.agent, self.gateway, self.listeners, answer)
         self._at_health(self.health, known, busy)
+        if self.host.records(self.name).is_undeclared():
+            self._find("undeclared", f"it left hermes_agents; {STAYS}", decision(self.agent), failure=False)
         self._at_restarts(known)
         self._at_process(Sight.of(answer).state, known)
         self._at_files(Sight.of(answer).state)
@@ -145,6 +153,7 @@ class AgentLook:
     def _at_files(self, state: dict[str, Any]) -> None:
         for name, end in self.closer.tokens.items():
             self.findings += expiry.expiry_findings(f"the token {name}", end, self.now, self.settings, self.name)
+        self.findings += growth_findings(self.closer.kept, self.name)
         own = state if state.get("pid") == self.gateway.pid else {}
         self.findings += serving_findings(own, self.closer.parked, self.name)
         counted = self.closer.turns

@@ -21,7 +21,7 @@ from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.files import read_bytes
 from ..system.text import number
-from . import expiry, process, turns
+from . import expiry, growth, process, turns
 from .turns import Turns
 
 FUNCTION = "watch.sight:look"
@@ -43,6 +43,7 @@ class Closer:
     :param parked: whether :data:`PARKED` lies in the home
     :param wal: whether the database is in WAL mode
     :param turns: the turns of the last hour, or why they are unknown
+    :param kept: see :func:`growth.growth_findings`
     :param sockets: see :func:`process.sockets`; None: not asked for
     """
 
@@ -52,6 +53,7 @@ class Closer:
     parked: bool = False
     wal: bool = False
     turns: Turns | str | None = None
+    kept: tuple[int, int] = (0, 0)
     sockets: tuple[int, bool | None] | None = None
 
     @classmethod
@@ -69,6 +71,7 @@ class Closer:
             parked=answer.get("parked") is True,
             wal=answer.get("wal") is True,
             turns=_turns(answer.get("turns")),
+            kept=_kept(answer.get("kept")),
             sockets=_sockets(answer.get("sockets")),
         )
 
@@ -77,6 +80,10 @@ def _turns(said: Any) -> Turns | str:
     if fits(said, (int, int)) and min(said) >= 0:
         return Turns(*said)
     return quoted(said) or "its turns cannot be read"
+
+
+def _kept(said: Any) -> tuple[int, int]:
+    return (said[0], said[1]) if fits(said, (int, int)) and min(said) >= 0 else (0, 0)
 
 
 def _sockets(said: Any) -> tuple[int, bool | None] | None:
@@ -89,7 +96,8 @@ def look(wanted: dict[str, Any]) -> dict[str, Any]:
     """In a worker: the result of :func:`sight.look`, with ``closer`` added for :meth:`Closer.of`.
 
     :param wanted: as for :func:`sight.look`, and ``managed_dir``, ``now`` (seconds since 1970), ``pid`` of a gateway
-        whose sockets only its own user may see, else 0
+        whose sockets only its own user may see, else 0, ``adopted``: whether the home is, ``rotated``: whether old logs
+        are removed from it, or from no home of this host
     """
     home = wanted["home"]
     environment = _environment([home, wanted["managed_dir"]])
@@ -101,6 +109,10 @@ def look(wanted: dict[str, Any]) -> dict[str, Any]:
         "parked": os.path.lexists(os.path.join(home, PARKED)),
         "wal": _uses_wal(os.path.join(home, sessions.FILE_NAME)),
         "turns": _read_turns(home, wanted["now"]),
+        "kept": [
+            growth.old_sessions(home, wanted["managed_dir"], wanted["now"]) if wanted["adopted"] else 0,
+            growth.old_logs(home, wanted["now"]) if wanted["adopted"] and not wanted["rotated"] else 0,
+        ],
         "sockets": process.sockets(wanted["pid"]) if wanted["pid"] else None,
     }
     return {**sight.look(wanted), "closer": found}
