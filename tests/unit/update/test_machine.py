@@ -16,7 +16,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.un
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, store
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.health import Problem
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError, Refused
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import frozen
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.journal import (
     STEPS,
@@ -151,9 +151,13 @@ def test_too_little_space(worlds, monkeypatch):
 
 def test_while_data_is_restored_there_is_no_update(worlds):
     world = worlds()
-    with world.host.lock("restore"):
-        outcome = world.machine().update()
-    assert (outcome.status, outcome.failed_step) == ("failed", "preconditions")
+    for action in (world.machine().update, world.machine().rollback):
+        with world.host.lock("restore"), pytest.raises(Refused, match="a restore is running"):
+            action()
+    # A refusal is no outcome: it hides neither that of the last run nor its report.
+    assert world.status == {}
+    assert world.reports == []
+    world.assert_clean()
 
 
 def test_an_agent_whose_restore_cannot_be_undone_keeps_nobody_from_an_update(worlds):
@@ -198,7 +202,7 @@ def test_no_release_that_serves_several_agents_from_one_gateway(worlds, offered,
 
 def test_the_second_of_two_updaters_says_so(worlds):
     world = worlds()
-    with world.host.lock("update"), pytest.raises(OpsError, match="another update is running"):
+    with world.host.lock("update"), pytest.raises(Refused, match="another update is running"):
         world.machine().update()
     assert world.status == {}
 

@@ -41,7 +41,7 @@ from ..host.undertaking import Undertaking
 from ..supervise import gateway, health
 from ..supervise.systemd import supervisor_of
 from ..system.answer import fits
-from ..system.errors import OpsError, as_error
+from ..system.errors import OpsError, Refused, as_error
 from ..system.files import Account, ensure_directory, open_directory
 from ..system.process import run_filter
 from ..system.text import moment, printable
@@ -377,7 +377,12 @@ def _refuse_newer(manifest: Manifest) -> None:
 
 
 def refuse_others(host: Installation) -> None:
-    """:raises OpsError: an update or a separation is running or unfinished"""
+    """
+    :raises Refused: an update or a separation is running
+    :raises OpsError: one was interrupted
+    """
     for job, name in {"update": "an update", "separate": "a separation"}.items():
-        if host.busy(job) or host.unfinished(job):
-            raise OpsError(f"{name} is running or was interrupted", fix=f"wait for it, or: hermes-ops {job} --recover")
+        if host.busy(job):
+            raise Refused(f"{name} is running", fix="wait for it")
+        if host.unfinished(job):
+            raise OpsError(f"{name} was interrupted", fix=f"undo it first: hermes-ops {job} --recover")

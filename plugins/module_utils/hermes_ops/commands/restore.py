@@ -30,7 +30,8 @@ RESTIC = "restic:"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "The present home is set aside, not deleted, and put back if the agent is not healthy afterwards. "
-        "exit status: 0 restored; 2 not restored, and the home is as it was"
+        "exit status: 0 restored; 2 not restored, and the home is as it was; "
+        "3 the same, because another job is under way"
     )
     parser.add_argument(
         "source", nargs="?", default="latest", help="an archive, latest (default), restic:SNAPSHOT or restic:latest"

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import OpsError
+from .errors import OpsError, Refused
 
 
 @dataclass(frozen=True)
@@ -352,7 +352,8 @@ def lock(path: str, *, timeout: float = 60.0) -> Iterator[int]:
     Yields the descriptor: a child that inherits it (``run(…, pass_fds=…)``) keeps the lock when we are killed.
 
     :param timeout: seconds to wait for another holder
-    :raises OpsError: when somebody else still holds it after *timeout*, or it cannot be made
+    :raises Refused: somebody else still holds it after *timeout*
+    :raises OpsError: it cannot be made
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -366,7 +367,7 @@ def lock(path: str, *, timeout: float = 60.0) -> Iterator[int]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise OpsError(
+                    raise Refused(
                         f"is held by another process for more than {timeout:g} s",
                         where=path,
                         fix="wait for it, or see who holds it: fuser -v " + path,

@@ -34,7 +34,7 @@ from ..host.undertaking import Interrupted, Undertaking
 from ..release import build, store
 from ..release.observe import Installed, observe
 from ..supervise import canary, gateway
-from ..system.errors import OpsError
+from ..system.errors import OpsError, Refused
 from ..system.files import Account, lock
 from ..system.process import run
 from ..system.systemd import Manager
@@ -83,7 +83,7 @@ class Machine:
     def update(self, version: str | None = None) -> Outcome:
         """Go to the newest release in the declared range, or to *version* in it.
 
-        :raises OpsError: another update is running
+        :raises Refused: another job is running
         """
         with self._alone():
             done = self.recover()
@@ -103,6 +103,9 @@ class Machine:
                 if attempt > ATTEMPTS:
                     raise OpsError(f"was interrupted {ATTEMPTS} times in a row", fix="see its log")
                 heartbeat.report(self.host, "update", "start", message)
+            except Refused:
+                # Neither an outcome nor a report of this run: they would hide those of the run before.
+                raise
             except (Exception, Interrupted) as error:
                 reason = self._reason(error)
                 return self._end(Outcome("failed", reason, began, current, target.id if target else None, self.step))
@@ -125,7 +128,8 @@ class Machine:
 
         :param to: id or version of a release on the host
         :param data: also put back the data that was frozen when that release was left, where it was migrated since
-        :raises OpsError: another update is running, or there is nothing to go back to
+        :raises Refused: another job is running
+        :raises OpsError: there is nothing to go back to
         """
         with self._alone():
             done = self.recover()
@@ -390,7 +394,7 @@ class Machine:
     def _refuse_company(self, *jobs: str) -> None:
         for job in jobs:
             if self.host.busy(job):
-                raise OpsError(f"a {job} is running", fix="wait for it")
+                raise Refused(f"a {job} is running", fix="wait for it, and begin again")
         # An interrupted restore is no reason to refuse: it can be undone as well on another release, and an agent can
         # prevent that for ever.
         if self.host.unfinished("separate"):
@@ -440,7 +444,7 @@ class Machine:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         if self.host.busy("update"):
-            raise OpsError("another update is running", fix="wait for it; it says how far it is in the journal")
+            raise Refused("another update is running", fix="wait for it; it says how far it is in the journal")
         # Another process may hold the lock for an instant, only to see whether it is held.
         with self.host.lock("update", timeout=2.0):
             yield
