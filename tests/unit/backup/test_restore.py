@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -31,6 +32,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import RESERVE
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import systemd, worker
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError, Refused
@@ -193,7 +195,7 @@ def run(host, agent, path, **options):
 
 def leftovers(tmp_path):
     """What a restore must not leave behind."""
-    paths = [tmp_path / "ops/agents/default/restore.json", *(tmp_path / "home").glob(f"{selection.OURS}*")]
+    paths = [*(tmp_path / "ops/agents/default").glob("restore.*"), *(tmp_path / "home").glob(f"{selection.OURS}*")]
     return [str(path) for path in paths if path.exists()] + [
         os.path.join(directory, name)
         for directory, _names, files in os.walk(tmp_path / "units")
@@ -528,6 +530,65 @@ def test_the_next_restore_undoes_the_one_that_was_killed_and_does_its_own(host, 
     time.sleep(1.1)
     run(host, agent, path, force=True)
     assert tree(tmp_path / "home") == expected(old, new)
+    assert leftovers(tmp_path) == []
+
+
+RESERVES = ("ops/agents/default/restore.reserve", "home/.hermes-ops-restore-*.reserve")
+
+
+def reserves(tmp_path):
+    """The reserves that exist: pattern -> bytes on the disk."""
+    return {name: path.stat().st_blocks * 512 for name in RESERVES for path in tmp_path.glob(name)}
+
+
+@pytest.mark.parametrize("step", ["switch", "start"])
+@pytest.mark.parametrize("boot", [True, False])
+def test_interrupted_on_a_full_disk_it_is_undone_by_what_was_reserved(
+    host, agent, made, tmp_path, monkeypatch, killed_at, step, boot
+):
+    """``restore --recover`` said that there was no space left, and the agent stayed down until somebody made some."""
+    path, _old, new = made
+    again(tmp_path)
+
+    def stop_there(*arguments):
+        original(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    original = getattr(restore.Restore, f"_{step}") if step == "switch" else lambda *_arguments: None
+    with monkeypatch.context() as patch:
+        patch.setattr(restore.Restore, f"_{step}", stop_there)
+        assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
+    taken = reserves(tmp_path)
+    mkdir = os.mkdir
+
+    def full(*arguments, **options):
+        # Both are needed: home and journal may be on two disks.
+        if set(taken) != set(RESERVES) or reserves(tmp_path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        mkdir(*arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", full)
+    restore.Restore(host, "default", lambda _text: None).recover(boot=boot)
+    (tmp_path / "running").touch()
+    undone(host, tmp_path, new)
+    assert min(taken.values()) >= RESERVE
+
+
+@pytest.mark.parametrize("where", ["ops", "home"])
+def test_without_space_to_go_back_nothing_is_begun(host, agent, made, tmp_path, monkeypatch, where):
+    path, _old, new = made
+    fallocate = os.posix_fallocate
+
+    def full(descriptor, *arguments):
+        if os.readlink(f"/proc/self/fd/{descriptor}").startswith(f"{tmp_path}/{where}/"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fallocate(descriptor, *arguments)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OpsError, match=r"No space left.*Fix: free space"):
+        run(host, agent, path, force=True)
+    assert tree(tmp_path / "home") == new
+    assert orders(host) == []
     assert leftovers(tmp_path) == []
 
 

@@ -179,11 +179,15 @@ class World:
             for unit in self.units.values()
         )
 
+    @property
+    def reserve(self) -> Path:
+        return self.journal.with_suffix(".reserve")
+
     def assert_clean(self) -> None:
         assert not self.journal.exists()
         assert not list((self.top / "system").glob("**/*.service"))
         assert not list((self.top / "data").glob("scratch/*"))
-        assert not list(self.top.glob("**/.reserve"))
+        assert not list(self.top.glob("**/*.reserve"))
         assert not [path for path in self.top.glob("**/*.partial*") if "backups" not in str(path)]
 
     # Played systemd.

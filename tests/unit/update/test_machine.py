@@ -86,6 +86,17 @@ def test_a_release_that_does_not_prove_itself_is_left_again(worlds, broken):
     world.assert_clean()
 
 
+def test_the_space_to_go_back_is_reserved_while_agents_are_down_and_freed_before_they_start_again(worlds):
+    world = worlds("unhealthy")
+    seen = []
+    world.meanwhile["stop"] = lambda: seen.append(world.reserve.stat().st_blocks * 512)
+    # The first look after the release has failed.
+    world.meanwhile["verify"] = lambda: world.meanwhile.update(stop=lambda: seen.append(world.reserve.exists()))
+    assert world.machine().update().status == "rolled_back"
+    assert seen == [seen[0], False]
+    assert seen[0] >= 16 * 2**20
+
+
 def test_data_that_was_not_migrated_is_left_alone(worlds):
     world = worlds("unhealthy")
     world.broken = "migrates nothing"

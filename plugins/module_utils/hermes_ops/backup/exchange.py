@@ -6,6 +6,7 @@
 Everything is a rename inside the home. The directories that exist show how far the exchange has come, so it can be
 killed at any point and undone::
 
+    .hermes-ops-restore-<time>.reserve  space for going back
     .hermes-ops-restore-<time>/         the content of the backup
     .hermes-ops-setting-aside-<time>/   receives the old content of the home
     .hermes-ops-set-aside-<time>/       holds all of the old content; the content of the backup takes its place
@@ -27,7 +28,7 @@ from contextlib import AbstractContextManager
 
 from ..system import trees
 from ..system.errors import OpsError
-from ..system.files import changing, failure
+from ..system.files import allocate, changing, failure
 from . import selection
 from .selection import OURS, STAGING
 
@@ -36,6 +37,20 @@ SET_ASIDE = f"{OURS}set-aside-"
 _GOING_BACK = f"{OURS}going-back-"
 UNDONE = f"{OURS}undone-"
 _IN_THE_WAY = f"{OURS}in-the-way"
+
+
+def reserve(home: str, stamp: str, size: int) -> None:
+    """Allocate *size* bytes in *home*, the space that going back needs. :func:`put_back` and :func:`remove_staging` release it.
+
+    The agent's user does this: part of a disk is for root only, and reserving that would not help the agent.
+
+    :raises OpsError: the disk has none
+    """
+    allocate(os.path.join(home, _reserve(stamp)), size)
+
+
+def _reserve(stamp: str) -> str:
+    return f"{STAGING}{stamp}.reserve"
 
 
 def exchange(home: str, stamp: str, keep_env: bool) -> None:
@@ -99,7 +114,7 @@ def put_back(home: str, stamp: str, keep_env: bool) -> bool:
 
 
 def remove_staging(home: str) -> list[str]:
-    """Remove the staging directories in *home*; returns an error for each that could not be removed."""
+    """Remove staging directories and reserves in *home*; returns an error for each that could not be removed."""
     failed = []
     for name in os.listdir(home):
         if name.startswith(STAGING):
@@ -126,6 +141,8 @@ def _usable(home: str, stamp: str) -> Iterator[int]:
     with contextlib.suppress(OSError):
         os.chmod(home, stat.S_IMODE(os.stat(home).st_mode) | 0o700)
     with _opened(home) as top:
+        with contextlib.suppress(OSError):
+            os.unlink(_reserve(stamp), dir_fd=top)
         for prefix in (STAGING, _SETTING_ASIDE, SET_ASIDE, _GOING_BACK, UNDONE):
             name = prefix + stamp
             if not _exists(name, top):

@@ -19,6 +19,9 @@ begins, and at the end moves the old content, as a whole, to where the agent can
     <ops_dir>/set-aside/<agent>-<time>-undone/   the content of a restored home when its restore was undone
 
 If the ops directory is on another file system, both stay in the home.
+
+Space for going back is reserved before anything changes, in the home and beside the journal, and released first:
+otherwise a restore that was interrupted on a full disk could not be undone, and the agent would stay down.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from ..agent import webhooks
 from ..description.agent import Agent
 from ..host.guard import Guard
 from ..host.installation import Installation, journals
-from ..host.undertaking import Undertaking
+from ..host.undertaking import RESERVE, Undertaking
 from ..supervise import gateway, health
 from ..supervise.systemd import supervisor_of
 from ..system.answer import fits
@@ -128,6 +131,7 @@ class Restore:
             try:
                 self.undertaking.write(dataclasses.asdict(journal))
                 self.undertaking.interruptible = True
+                self.undertaking.reserve()
                 manifest = self._extract(journal, agent, source, identity, force, lock)
                 finish()
                 _refuse_newer(manifest)
@@ -204,6 +208,7 @@ class Restore:
         """Assemble the new content in the staging directory."""
         account, home = self.host.account_of(agent), journal.home
         self._remove_staging(journal, account, [lock])
+        work(account, "backup.exchange:reserve", home, journal.stamp, RESERVE, descriptors=[lock], where=home)
         staging = os.path.join(home, STAGING + journal.stamp)
         manifest = extracting.extract(
             source, staging, account, links_out=True, home=None if force else home, descriptors=[lock]
@@ -250,7 +255,7 @@ class Restore:
         self.say(result)
         if not set(result.causes) <= set(before):
             raise OpsError(f"the agent is not healthy on the backup, so the restore was undone: {result}")
-        # The staging directory is empty by now.
+        # The staging directory is empty by now. The reserve goes with it.
         self._remove_staging(journal, account)
 
     # Undo.
@@ -261,6 +266,7 @@ class Restore:
         :param agent: its gateway is stopped before and, if it ran, started afterwards; None: the agent is gone
         :param boot: no gateway runs, and none is started
         """
+        self.undertaking.release()
         account = Account.named(journal.user)
         stopped = None if boot else agent
         if journal.step in ("switch", "start"):

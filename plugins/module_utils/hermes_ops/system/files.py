@@ -240,6 +240,25 @@ def write_json(path: str, value: Any, *, mode: int = 0o600) -> None:
     write_atomic(path, json.dumps(value, indent=2) + "\n", mode=mode)
 
 
+def allocate(path: str, size: int) -> None:
+    """Make the file *path*, of *size* bytes that nothing else on that disk can use until it is removed.
+
+    :raises OpsError: the disk has no such space, or something is there already; then nothing is left
+    """
+    made = False
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        made = True
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if made:
+            os.unlink(path)
+        raise failure("written", path, error) from None
+
+
 def sync_directory(path: str) -> None:
     """Make renames and removals in *path* survive a power cut."""
     descriptor = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY)

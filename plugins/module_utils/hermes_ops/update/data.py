@@ -22,12 +22,9 @@ from typing import Any
 from ..description.agent import Agent
 from ..host.installation import Installation
 from ..system.errors import OpsError
-from ..system.files import ensure_directory, failure, read_json, write_json
+from ..system.files import ensure_directory, read_json, write_json
 from .frozen import Frozen, discard
 from .journal import Journal
-
-# Bytes that are reserved for going back: Hermes does not start on a full disk (0.18.2, 0.19.0).
-RESERVE = 16 * 2**20
 
 
 class Data:
@@ -63,23 +60,6 @@ class Data:
         """Directory for the data that an undo replaces."""
         return self.left(journal) + ("-undone" if journal.kind == "rollback" else "")
 
-    def reserve(self, journal: Journal) -> None:
-        """Allocate the space that going back needs.
-
-        :raises OpsError: the disk has none
-        """
-        path = self._reserve(journal)
-        ensure_directory(os.path.dirname(path), mode=0o700)
-        try:
-            with open(path, "wb") as stream:
-                os.posix_fallocate(stream.fileno(), 0, RESERVE)
-        except OSError as error:
-            raise failure("written", path, error) from None
-
-    def release_reserve(self, journal: Journal) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(self._reserve(journal))
-
     def keep(self, journal: Journal) -> None:
         """Move the copies to the set-aside directory, so that a later update does not remove them."""
         with contextlib.suppress(OSError, OpsError):
@@ -109,9 +89,6 @@ class Data:
 
     def _run(self, name: str) -> str:
         return os.path.join(self.directory, "frozen", name)
-
-    def _reserve(self, journal: Journal) -> str:
-        return os.path.join(self._run(journal.name), ".reserve")
 
     # Records.
 

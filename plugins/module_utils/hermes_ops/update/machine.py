@@ -30,7 +30,7 @@ from typing import cast
 from ..backup import separable
 from ..description.agent import Agent
 from ..host.installation import Installation
-from ..host.undertaking import Interrupted, Undertaking
+from ..host.undertaking import RESERVE, Interrupted, Undertaking
 from ..release import build, store
 from ..release.observe import Installed, observe
 from ..supervise import canary, gateway
@@ -42,7 +42,7 @@ from ..system.text import printable
 from ..watch import heartbeat
 from . import frozen
 from .agents import Agents
-from .data import RESERVE, Data
+from .data import Data
 from .ending import shown, tell
 from .journal import Journal, Outcome, after_kill, data_is_frozen
 from .settings import Settings
@@ -247,7 +247,7 @@ class Machine:
         if journal.step != "freeze":
             self._enter("freeze")
         self.data.discard(journal)
-        self.data.reserve(journal)
+        self.undertaking.reserve()
         homes = []
         for agent in self.host.agents:
             home = self.data.frozen(journal, agent)
@@ -290,7 +290,7 @@ class Machine:
         self.undertaking.interruptible = False
         message = f"{journal.target} has replaced {journal.source}"
         try:
-            self.data.release_reserve(journal)
+            self.undertaking.release()
             self.data.remember_previous(journal)
             failed = self.data.remember_good(journal)
             self.data.discard_others(journal)
@@ -318,7 +318,7 @@ class Machine:
             # Nothing can be started any more. The next boot recovers from the journal.
             self.say("the host is going down")
             raise SystemExit(128 + signal.SIGTERM)
-        self.data.release_reserve(journal)
+        self.undertaking.release()
         step, troubles, back = journal.step, Troubles(self._reason), list[str]()
         agents = {agent.name: agent for agent in self.host.agents}
         with self._release_lock(), _in_a_hurry():
