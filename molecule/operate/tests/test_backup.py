@@ -335,7 +335,8 @@ def test_interrupted_on_a_full_disk_it_goes_back_by_what_was_reserved(box, kille
         assert box.work.reply("well?") == "The model heard: well?"
     finally:
         box.shell(
-            f"systemctl stop hermes-gateway@work; umount {WORK}; rm -rf /root/work; systemctl start hermes-gateway@work",
+            f"systemctl stop hermes-gateway@work; umount {WORK}; rm -rf /root/work; "
+            "systemctl start hermes-gateway@work",
             check=False,
         )
     box.well()

@@ -187,8 +187,11 @@ def test_back_by_hand_with_data(box, agent, well):
     assert done.returncode == 0, done.stderr
     well("0.18.2")
     assert "said to what upgraded" not in box.words()
-    aside = re.search(rf"{OPS}/set-aside/rollback-\w+", json.loads(done.stdout)["message"])[0]
+    message = json.loads(done.stdout)["message"]
+    aside = re.search(rf"{OPS}/set-aside/rollback-\w+", message)[0]
     assert "said to what upgraded" in box.words(home=f"{aside}/default")
+    assert "came in meanwhile that default does not know any more" in message
+    assert "said to what upgraded" in box.shell(f"cat {aside}/default/messages.jsonl")
 
 
 def test_a_restore_that_fails(box, agent, wait_until):

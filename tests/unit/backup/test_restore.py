@@ -334,6 +334,67 @@ def test_an_agent_that_is_not_well_on_it_gets_its_home_back(host, agent, tmp_pat
     assert {"sick", "made.json", "state.db"} < set(gone)
 
 
+def undone_by(host, agent, tmp_path, monkeypatch, *messages):
+    """The error of a restore that is undone after *messages* came in."""
+    home = tmp_path / "home"
+    (home / "sick").touch()
+    path = making.create(host, agent, str(tmp_path / "backups")).path
+    (home / "sick").unlink()
+    start = restore.gateway.start
+
+    def start_and_receive(*arguments):
+        start(*arguments)
+        if (home / "sick").exists():
+            (home / "state.db-wal").unlink()
+            for text in messages:
+                say_to(home, text, time.time() + 2)
+
+    monkeypatch.setattr(restore.gateway, "start", start_and_receive)
+    with pytest.raises(OpsError, match="it is sick") as caught:
+        run(host, agent, path, force=True)
+    return str(caught.value)
+
+
+def test_messages_to_a_restored_agent_that_was_not_well_are_named_last(host, agent, tmp_path, monkeypatch):
+    say_to(tmp_path / "home", "before", time.time() - 100)
+    said = undone_by(host, agent, tmp_path, monkeypatch, "one", "two", health.REPLY_PROMPT)
+    assert "2 messages came in meanwhile that default does not know any more: read them (less /" in said
+    assert said.endswith("and send again what still counts")
+    lines = Path(said.partition("(less ")[2].partition(")")[0]).read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["one", "two"]
+    assert leftovers(tmp_path) == []
+
+
+def test_without_such_messages_nothing_is_said_about_them(host, agent, tmp_path, monkeypatch):
+    assert "came in meanwhile" not in undone_by(host, agent, tmp_path, monkeypatch)
+    assert not list((tmp_path / "ops/set-aside").glob("*/messages.jsonl"))
+
+
+def test_killed_on_its_way_back_it_still_says_so(host, agent, made, tmp_path, monkeypatch, killed_at):
+    path, _old, _new = made
+
+    def stop_there(*_arguments):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for number in range(100):
+        again(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(restore.Restore, "_start", stop_there)
+            assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
+        say_to(tmp_path / "home", "to the restored one", time.time() + 2)
+        killed = not killed_at(number, lambda: restore.Restore(host, "default", lambda _text: None).recover(boot=True))
+        moved = list((tmp_path / "ops").glob("set-aside/*-undone"))
+        said: list[str] = []
+        restore.Restore(host, "default", said.append).recover(boot=True)
+        (found,) = list((tmp_path / "ops/set-aside").glob("*-undone/messages.jsonl"))
+        assert '"to the restored one"' in found.read_text()
+        if not killed:
+            break
+        # Once the messages are where they stay, status shows them, and the rest of the way back says nothing new.
+        assert moved or said[-1].startswith("1 message came in meanwhile")
+    assert number > 10
+
+
 def test_an_agent_that_was_not_well_before_either_keeps_it(host, agent, made, tmp_path):
     (tmp_path / "home/sick").touch()
     run(host, agent, made[0], force=True)
@@ -699,6 +760,25 @@ def test_an_agent_that_takes_the_names_of_its_restore_gets_its_home_back(host, n
     assert not (top / "ops/agents/default/restore.json").exists()
     assert (home / "config.yaml").read_text() == "model: two\n"
     assert restore.Restore(host, "default", print).recover() is False
+
+
+@needs_root
+def test_a_hostile_database_keeps_no_home_from_being_put_back(host, nobodys, monkeypatch):
+    top, home, agent = nobodys
+    path = making.create(host, agent, str(top / "backups")).path
+    before = tree(home)
+
+    def spoil(*_arguments):
+        with contextlib.closing(sqlite3.connect(home / "state.db")) as database:
+            database.execute("INSERT INTO messages VALUES ('s', 'user', x'ff', 'late')")
+            database.execute("INSERT INTO messages VALUES ('s', 'user', zeroblob(300000000), 9e99)")
+            database.commit()
+        raise OpsError("is not healthy")
+
+    monkeypatch.setattr(restore.Restore, "_start", spoil)
+    with pytest.raises(OpsError, match="is not healthy"):
+        run(host, agent, path, force=True)
+    assert tree(home) == before
 
 
 @needs_root

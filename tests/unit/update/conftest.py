@@ -91,6 +91,8 @@ class World:
             (home / ".env").write_text("A_KEY=of-the-model\n")
             (home / "config.yaml").write_text("_config_version: 33\n")
             with self.database(name) as connection:
+                connection.execute("CREATE TABLE sessions (id TEXT, source TEXT)")
+                connection.execute("CREATE TABLE messages (session_id TEXT, role TEXT, content TEXT, timestamp REAL)")
                 connection.execute("CREATE TABLE schema_version (version INTEGER)")
                 connection.execute("INSERT INTO schema_version VALUES (1)")
                 connection.execute("CREATE TABLE said (text TEXT)")
@@ -138,6 +140,12 @@ class World:
     def speak(self, agent: str, text: str) -> None:
         with self.database(agent) as connection:
             connection.execute("INSERT INTO said VALUES (?)", (text,))
+
+    def receive(self, agent: str, *texts: str) -> None:
+        """Messages of a user reach the agent."""
+        with self.database(agent) as connection:
+            for text in texts:
+                connection.execute("INSERT INTO messages VALUES ('s', 'user', ?, ?)", (text, time.time()))
 
     def heard(self, agent: str) -> list[str]:
         with self.database(agent) as connection:

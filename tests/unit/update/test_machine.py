@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +97,41 @@ def test_the_space_to_go_back_is_reserved_while_agents_are_down_and_freed_before
     assert world.machine().update().status == "rolled_back"
     assert seen == [seen[0], False]
     assert seen[0] >= 16 * 2**20
+
+
+def read(note: str) -> list[str]:
+    """The messages in the file that *note* names."""
+    (path,) = re.findall(r"less (\S+)\)", note)
+    return [json.loads(line)["text"] for line in Path(path).read_text().splitlines()]
+
+
+def test_a_way_back_ends_with_the_messages_that_it_sets_aside(worlds):
+    world = worlds("unhealthy")
+    world.receive("coder", "before")
+    world.meanwhile["build"] = lambda: world.receive("coder", "still to the old release")
+    world.meanwhile["verify"] = lambda: world.receive("coder", "one", "two\x1b[2J", health.REPLY_PROMPT)
+    outcome = world.machine().update()
+    assert outcome.status == "rolled_back"
+    assert world.said[-1].endswith("and send again what still counts")
+    note = outcome.message.rpartition("; ")[2]
+    assert note.startswith("2 messages came in meanwhile that coder does not know any more: read them (less /")
+    assert read(note) == ["one", "two\x1b[2J"]
+    assert "\x1b" not in next(world.top.glob("**/messages.jsonl")).read_text()
+    # The other agent got none, and nothing is said about it.
+    assert outcome.message.count("came in meanwhile") == 1
+
+
+def test_messages_are_no_reason_not_to_go_back(worlds):
+    world = worlds("unhealthy")
+
+    def spoil():
+        with world.database("coder") as connection:
+            connection.execute("DROP TABLE messages")
+
+    world.meanwhile["verify"] = spoil
+    outcome = world.machine().update()
+    assert outcome.status == "rolled_back"
+    assert "came in meanwhile" not in outcome.message
 
 
 def test_data_that_was_not_migrated_is_left_alone(worlds):

@@ -54,6 +54,17 @@ def test_a_rollback_with_data(worlds):
     world.assert_clean()
 
 
+def test_a_rollback_with_data_ends_with_the_messages_since(worlds):
+    world = worlds()
+    world.machine().update()
+    world.receive("default", "a day later")
+    outcome = world.machine().rollback(data=True)
+    assert outcome.status == "success"
+    note = outcome.message.rpartition("; ")[2]
+    assert note.startswith("1 message came in meanwhile that default does not know any more: read it (less ")
+    assert '"a day later"' in (world.top / note.partition("less ")[2].partition(")")[0]).read_text()
+
+
 def test_a_rollback_with_data_that_is_not_kept_any_more(worlds):
     world = worlds()
     world.install("0.17.0")

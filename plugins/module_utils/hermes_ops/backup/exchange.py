@@ -29,7 +29,7 @@ from contextlib import AbstractContextManager
 from ..system import trees
 from ..system.errors import OpsError
 from ..system.files import allocate, changing, failure
-from . import selection
+from . import meanwhile, selection
 from .selection import OURS, STAGING
 
 _SETTING_ASIDE = f"{OURS}setting-aside-"
@@ -40,8 +40,9 @@ _IN_THE_WAY = f"{OURS}in-the-way"
 
 
 def reserve(home: str, stamp: str, size: int) -> None:
-    """Allocate *size* bytes in *home*, the space that going back needs. :func:`put_back` and :func:`remove_staging` release it.
+    """Allocate *size* bytes in *home*: the space that going back needs.
 
+    :func:`put_back` and :func:`remove_staging` release it.
     The agent's user does this: part of a disk is for root only, and reserving that would not help the agent.
 
     :raises OpsError: the disk has none
@@ -81,10 +82,22 @@ def exchange(home: str, stamp: str, keep_env: bool) -> None:
         os.fsync(top)
 
 
-def put_back(home: str, stamp: str, keep_env: bool) -> bool:
+def keep_messages(home: str, stamp: str, since: float, question: str) -> None:
+    """:func:`meanwhile.save`, beside what :func:`put_back` takes out of the home. Can be killed and repeated.
+
+    For a worker of its own: a hostile database may end it, and must not keep the home from being put back.
+    """
+    with _usable(home, stamp) as top:
+        if _exists(SET_ASIDE + stamp, top):
+            with _made(home, UNDONE + stamp) as undone:
+                meanwhile.save(home, since, question, undone)
+
+
+def put_back(home: str, stamp: str, keep_env: bool) -> tuple[bool, int]:
     """Undo :func:`exchange`, wherever it was killed. Can be killed at any point and repeated.
 
-    :returns: whether something had to leave the home for this; it is in ``.hermes-ops-undone-<time>`` now
+    :returns: whether something had to leave the home for this, which is in ``.hermes-ops-undone-<time>`` now; and how
+        many messages :func:`keep_messages` found
     """
     back = _GOING_BACK + stamp
     with _usable(home, stamp) as top, _made(home, UNDONE + stamp) as undone:
@@ -107,10 +120,10 @@ def put_back(home: str, stamp: str, keep_env: bool) -> bool:
                     _move(name, aside, name, top)
             os.fsync(top)
             os.rmdir(back, dir_fd=top)
-        left = bool(os.listdir(undone))
+        left, came = bool(os.listdir(undone)), meanwhile.saved(undone)
     if not left:
         os.rmdir(os.path.join(home, UNDONE + stamp))
-    return left
+    return left, came
 
 
 def remove_staging(home: str) -> list[str]:

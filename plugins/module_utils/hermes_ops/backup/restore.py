@@ -27,6 +27,7 @@ otherwise a restore that was interrupted on a full disk could not be undone, and
 from __future__ import annotations
 
 import base64
+import calendar
 import contextlib
 import dataclasses
 import os
@@ -49,13 +50,15 @@ from ..system.files import Account, ensure_directory, open_directory
 from ..system.process import run_filter
 from ..system.text import moment, printable
 from ..system.worker import Limits, work
-from . import exchange, extracting, making
+from . import exchange, extracting, making, meanwhile
 from .extracting import Manifest
 from .selection import STAGING
 
 # For renaming the entries of a home, or removing the staging directory.
 _LIMITS = Limits(seconds=900.0)
+_READING = Limits(seconds=60.0)
 _UNDONE = "-undone"
+_STAMP = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass
@@ -93,6 +96,8 @@ class Restore:
         self.name = name
         self.supervisor = supervisor_of(host)
         self.say = say
+        # Said last: that going back has set aside messages which came in meanwhile.
+        self.note = ""
         self.undertaking = Undertaking(host, "restore", needs=host.data_dir, agent=name)
         # Signals interrupt only restore(), and not while it goes back.
         self.undertaking.interruptible = False
@@ -121,7 +126,7 @@ class Restore:
             self.host.records(agent.name).prepare()
             state = self.supervisor.state([agent])[agent.name]
             running = not state.ended
-            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            stamp = time.strftime(_STAMP, time.gmtime())
             home = agent.home
             inode = _inode(home)
             if not inode:
@@ -137,12 +142,14 @@ class Restore:
                 _refuse_newer(manifest)
                 self._switch(journal, agent, lock)
                 self._start(journal, agent, before)
-            except BaseException:
+            except BaseException as error:
                 self.undertaking.interruptible = False
                 touched = journal.step != "extract"
                 self._undo(journal, agent, [lock])
                 if touched and running:
                     self.say(health.wait([agent], self.supervisor)[0])
+                if self.note and isinstance(error, OpsError):
+                    error.what += f"; {self.note}"
                 raise
             self.undertaking.interruptible = False
             # From here on the restore counts, even if a full disk prevents this record. After a kill, recovery would
@@ -192,6 +199,8 @@ class Restore:
         self.say(f"the restore of {journal.agent} was interrupted at {journal.step}: undoing it")
         agent = next((each for each in self.host.agents if each.name == self.name), None)
         self._undo(journal, agent, locks, boot=boot)
+        if self.note:
+            self.say(self.note)
         return True
 
     # Restore.
@@ -273,8 +282,12 @@ class Restore:
             self.say("going back to the previous content")
             if stopped:
                 self._stop(stopped)
-            if self._put_back(journal, account, locks):
-                self.say(f"the content of the home until now is in {self._keep(journal, exchange.UNDONE, _UNDONE)}")
+            self._keep_messages(journal, account, locks)
+            left, came = self._put_back(journal, account, locks)
+            if left:
+                aside = self._keep(journal, exchange.UNDONE, _UNDONE)
+                self.say(f"the content of the home until now is in {aside}")
+                self.note = meanwhile.note(journal.agent, came, aside) if came > 0 else ""
             # Only the gateway is still to be started. If a full disk prevents this record, recovery repeats the undo.
             with contextlib.suppress(OpsError):
                 self.undertaking.enter(journal, "stop")
@@ -283,7 +296,7 @@ class Restore:
             gateway.start(self.supervisor, [stopped], {journal.agent: self.host.records(journal.agent)})
         self.undertaking.end()
 
-    def _put_back(self, journal: Journal, account: Account, locks: Sequence[int]) -> bool:
+    def _put_back(self, journal: Journal, account: Account, locks: Sequence[int]) -> tuple[bool, int]:
         """See :func:`exchange.put_back`.
 
         :raises OpsError: it is not possible now; the agent may be the cause, and only a person can tell
@@ -293,7 +306,8 @@ class Restore:
             fix = f"mount its volume, or move the directory with the inode {journal.inode} back, {again}"
             raise OpsError("is another directory than before", where=journal.home, fix=fix)
         try:
-            return self._work(journal, account, "put_back", locks) is True
+            answer = self._work(journal, account, "put_back", locks)
+            return (answer[0] is True, answer[1]) if fits(answer, (object, int)) else (True, 0)
         except OpsError as error:
             fix = f"see what the agent left beside {exchange.SET_ASIDE}{journal.stamp}, {again}"
             raise OpsError(f"cannot be put back: {error.what}", where=error.where or journal.home, fix=fix) from None
@@ -301,6 +315,14 @@ class Restore:
     def _stop(self, agent: Agent) -> None:
         self.say("stopping the gateway")
         self.supervisor.stop([agent])
+
+    def _keep_messages(self, journal: Journal, account: Account, locks: Sequence[int]) -> None:
+        # No gateway starts within the second in which its restore began.
+        since = calendar.timegm(time.strptime(journal.stamp, _STAMP)) + 1
+        arguments = (journal.home, journal.stamp, since, health.REPLY_PROMPT)
+        # Whatever the agent made of its database, its home is put back.
+        with contextlib.suppress(OpsError):
+            work(account, "backup.exchange:keep_messages", *arguments, limits=_READING, descriptors=locks)
 
     def _work(self, journal: Journal, account: Account, function: str, locks: Sequence[int]) -> Any:
         arguments = (journal.home, journal.stamp, journal.keep_env)

@@ -71,7 +71,8 @@ def work(arguments: argparse.Namespace) -> int:
         try:
             aside = restore.restore(source, force=arguments.force, identity=arguments.env_identity, finish=finish)
         except Interrupted as error:
-            raise OpsError(f"{error}; the home is what it was", fix="run it again") from None
+            what = "; ".join(filter(None, (str(error), "the home is what it was", restore.note)))
+            raise OpsError(what, fix="run it again") from None
     say(f"agent {agent.name}: restored; what was there is in {aside}")
     return EXIT_OK
 

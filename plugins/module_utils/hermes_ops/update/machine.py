@@ -27,7 +27,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from ..backup import separable
+from ..backup import meanwhile, separable
 from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.undertaking import RESERVE, Interrupted, Undertaking
@@ -71,6 +71,8 @@ class Machine:
         self.journal: Journal | None = None
         self.step = "resolve"
         self.attempt = 1
+        # Said last: that going back has set aside messages which came in meanwhile.
+        self.notes: list[str] = []
 
     # Requests.
 
@@ -283,7 +285,12 @@ class Machine:
         return max(0, shutil.disk_usage(self.host.ops_dir).free - RESERVE)
 
     def _put_back(self, home: frozen.Frozen) -> list[str]:
-        return [f"{printable(name)} of {home.name}" for name in home.put_back()]
+        try:
+            back = home.put_back()
+        finally:
+            if home.came > 0:
+                self.notes.append(meanwhile.note(home.name, home.came, home.aside))
+        return [f"{printable(name)} of {home.name}" for name in back]
 
     def _finish(self, journal: Journal) -> Outcome:
         """Accept the new release: remember the old one, and remove what is no longer needed."""
@@ -369,7 +376,7 @@ class Machine:
     def _done(self, journal: Journal, status: str, message: str) -> Outcome:
         self.data.remove_empty(journal)
         self.undertaking.end()
-        return self._end(self._outcome(status, message, journal))
+        return self._end(self._outcome(status, "; ".join([message, *self.notes]), journal))
 
     def _stuck(self, journal: Journal, wanted: list[Agent], troubles: Troubles, boot: bool) -> Outcome:
         """Going back failed for now. Start all that can run; the journal stays, so that the next run tries again."""
