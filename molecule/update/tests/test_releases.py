@@ -192,6 +192,11 @@ def test_back_by_hand_with_data(box, agent, well):
     assert "said to what upgraded" in box.words(home=f"{aside}/default")
     assert "came in meanwhile that default does not know any more" in message
     assert "said to what upgraded" in box.shell(f"cat {aside}/default/messages.jsonl")
+    shown = json.loads(box.shell("hermes-ops status --json"))["set_aside"]
+    (item,) = [each for each in shown if each["path"] == aside]
+    assert item["complete"]
+    assert item["bytes"] > 100_000
+    assert aside in box.shell("hermes-ops status")
 
 
 def test_a_restore_that_fails(box, agent, wait_until):

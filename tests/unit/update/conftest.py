@@ -191,7 +191,20 @@ class World:
     def reserve(self) -> Path:
         return self.journal.with_suffix(".reserve")
 
+    @property
+    def frozen(self) -> set[str]:
+        """The runs whose copies are kept."""
+        path = self.top / "data/ops/update/frozen"
+        return {each.name for each in path.iterdir()} if path.exists() else set()
+
+    @property
+    def previous(self) -> set[str]:
+        """The run whose copies ``rollback --data`` takes."""
+        path = self.top / "data/ops/update/previous.json"
+        return {json.loads(path.read_text())["run"]} if path.exists() else set()
+
     def assert_clean(self) -> None:
+        assert self.frozen <= self.previous
         assert not self.journal.exists()
         assert not list((self.top / "system").glob("**/*.service"))
         assert not list((self.top / "data").glob("scratch/*"))

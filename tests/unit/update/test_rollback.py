@@ -73,6 +73,19 @@ def test_a_rollback_with_data_that_is_not_kept_any_more(worlds):
         world.machine().rollback("0.17.0", data=True)
 
 
+def test_copies_that_a_failed_rollback_used_up_do_not_stay(worlds):
+    """They stayed, and nothing said what they were, until another update succeeded."""
+    world = worlds()
+    world.machine().update()
+    assert world.frozen == world.previous != set()
+    # The first look at the old release.
+    world.meanwhile["preconditions"] = lambda: 1 / 0
+    outcome = world.machine().rollback(data=True)
+    assert (outcome.status, world.previous) == ("rolled_back", set())
+    assert world.runs(world.new)
+    world.assert_clean()
+
+
 def test_a_rollback_needs_somewhere_to_go(worlds):
     world = worlds()
     with pytest.raises(OpsError, match="no release to go back to"):

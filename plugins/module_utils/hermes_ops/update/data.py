@@ -20,7 +20,7 @@ import time
 from typing import Any
 
 from ..description.agent import Agent
-from ..host.installation import Installation
+from ..host.installation import JOURNALS, Installation
 from ..system.errors import OpsError
 from ..system.files import ensure_directory, read_json, write_json
 from .frozen import Frozen, discard
@@ -71,12 +71,31 @@ class Data:
         discard(self._run(journal.name))
         self.remove_empty(journal)
 
-    def discard_others(self, journal: Journal) -> None:
-        """Remove the copies of all other runs."""
-        with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(os.path.join(self.directory, "frozen")):
-                if name != journal.name:
-                    discard(self._run(name))
+    def sweep(self) -> None:
+        """Remove the copies that nobody can need: all but those for ``rollback --data``. No run is under way.
+
+        A run that was killed or met a full disk may leave its copies, and so does a rollback that used them up. What
+        cannot be removed now is left to the next run.
+        """
+        with contextlib.suppress(OSError, OpsError):
+            for path, use in self.uses().items():
+                if not use:
+                    discard(path)
+
+    def uses(self) -> dict[str, str]:
+        """The directory of each run's copies -> what they are needed for; empty: for nothing.
+
+        :raises OpsError: the record of the last run is damaged
+        """
+        kept, running = read_json(self._previous) or {}, read_json(self._journal)
+        try:
+            names = sorted(os.listdir(os.path.join(self.directory, "frozen")))
+        except FileNotFoundError:
+            return {}
+        uses = {kept.get("run"): f"rollback --data --to {kept.get('source')}"}
+        if running:
+            uses = dict.fromkeys(names, "the update that is under way, or was interrupted")
+        return {self._run(name): uses.get(name, "") for name in names}
 
     def remove_empty(self, journal: Journal) -> None:
         """Remove set-aside directories that stayed empty."""
@@ -111,6 +130,10 @@ class Data:
     def forget_previous(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._previous)
+
+    @property
+    def _journal(self) -> str:
+        return os.path.join(self.host.ops_dir, JOURNALS["update"])
 
     @property
     def _previous(self) -> str:

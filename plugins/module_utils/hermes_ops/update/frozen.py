@@ -219,14 +219,15 @@ def _remove(path: str) -> None:
     try:
         # The agent and its user may be gone by now, so the owner is taken from the directory.
         status = os.fstat(descriptor)
-        account = _numbered(status.st_uid, status.st_gid)
+        account = numbered(status.st_uid, status.st_gid)
         Worker(account, "system.trees:empty", [descriptor], Limits(seconds=REMOVE_SECONDS), [descriptor], path).result()
     finally:
         os.close(descriptor)
     os.rmdir(path)
 
 
-def _numbered(uid: int, gid: int) -> Account:
+def numbered(uid: int, gid: int) -> Account:
+    """The user with this id, who need not exist any more."""
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -162,8 +162,9 @@ class Machine:
         """
         value = self.undertaking.read()
         if value is None:
-            # A run that was killed at its very end may have left its guard.
+            # A run that was killed at its very end may have left its guard, and copies that it was about to remove.
             self.undertaking.end()
+            self.data.sweep()
             return None
         if not boot:
             self._refuse_company("restore")
@@ -300,7 +301,6 @@ class Machine:
             self.undertaking.release()
             self.data.remember_previous(journal)
             failed = self.data.remember_good(journal)
-            self.data.discard_others(journal)
             with lock(os.path.join(self.host.root, ".lock"), timeout=self.settings.build_timeout):
                 store.prune(self.host.root, keep=self.settings.keep, first=failed)
         except Exception as error:
@@ -376,6 +376,7 @@ class Machine:
     def _done(self, journal: Journal, status: str, message: str) -> Outcome:
         self.data.remove_empty(journal)
         self.undertaking.end()
+        self.data.sweep()
         return self._end(self._outcome(status, "; ".join([message, *self.notes]), journal))
 
     def _stuck(self, journal: Journal, wanted: list[Agent], troubles: Troubles, boot: bool) -> Outcome:
