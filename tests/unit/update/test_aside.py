@@ -63,6 +63,8 @@ def test_while_it_is_not_known_what_is_needed_all_stays(worlds):
     (world.top / "data/ops/update/previous.json").write_text("{")
     assert world.machine().update().status == "up_to_date"
     assert run.exists()
+    (world.top / "data/ops/set-aside/default-20260102T030405Z").mkdir(parents=True)
+    assert [os.path.basename(item["path"]) for item in aside.found(world.host)] == ["default-20260102T030405Z"]
 
 
 def test_each_is_found_with_its_size_its_time_and_its_use(worlds):
@@ -98,6 +100,29 @@ def test_a_tree_is_as_large_as_what_it_takes_on_the_disk(tmp_path):
     (tmp_path / "a/b").chmod(0)
     assert walk.size(top, 10.0)[1] is False
     os.close(top)
+
+
+def test_what_stayed_in_a_home_is_found_and_an_agent_cannot_name_anything_else(worlds, monkeypatch):
+    world = worlds()
+    name = ".hermes-ops-undone-20260102T030405Z"
+    (world.home("coder") / name).mkdir()
+    (world.home("coder") / name / "file").write_bytes(b"x" * MIB)
+    (world.home("coder") / ".hermes-ops-set-aside-20260102T030405Z").symlink_to("/usr")
+    (item,) = aside.found(world.host)
+    assert (item["path"], item["since"]) == (str(world.home("coder") / name), 1767323045.0)
+    assert (item["bytes"] // MIB, item["complete"]) == (1, True)
+    for answer in (
+        None,
+        {"a": 1},
+        [[name]],
+        [["../" + name, 1, True]],
+        [[name + "/../x", 1, True]],
+        [[".hermes-ops-undone-99999999T999999Z", 1, True]],
+        [[name, -1, True]],
+        [[name, 1e9, True]],
+    ):
+        monkeypatch.setattr(aside, "work", lambda *_arguments, answer=answer, **_options: answer)
+        assert aside.found(world.host) == []
 
 
 def test_during_an_update_nothing_of_it_is_called_useless(worlds):

@@ -18,8 +18,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from ..backup.exchange import SET_ASIDE, UNDONE
+from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.records import check_ops
+from ..system import walk
 from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.worker import Limits, work
@@ -32,6 +35,9 @@ _SECONDS_EACH = 3.0
 # Levels of root's own directories: set-aside/update-<time>/before-the-switch/<agent>.
 _DEPTH = 3
 _STAMP = re.compile(r"\d{8}T\d{6}Z")
+# What a restore leaves in a home that is on another disk. Most of these that an agent is believed to have.
+_IN_HOME = re.compile(f"({re.escape(SET_ASIDE)}|{re.escape(UNDONE)})({_STAMP.pattern})")
+_MOST = 100
 
 
 def found(host: Installation) -> list[dict[str, Any]]:
@@ -41,17 +47,57 @@ def found(host: Installation) -> list[dict[str, Any]]:
         are all; otherwise there are more); ``use`` (what it is still needed for; empty: for nothing but to be read)
     """
     deadline = time.monotonic() + SECONDS
-    items = []
+    items: list[dict[str, Any]] = []
+    uses: dict[str, str] = {}
     with contextlib.suppress(OpsError):
         check_ops(host.ops_dir)
-        uses = Data(host).uses()
+        # A damaged record of updates hides their copies, and nothing else.
+        with contextlib.suppress(OpsError):
+            uses = Data(host).uses()
         for path in [*_entries(os.path.join(host.ops_dir, "set-aside")), *uses]:
-            # Gone meanwhile.
-            with contextlib.suppress(FileNotFoundError):
+            # Gone meanwhile, for example.
+            with contextlib.suppress(OSError):
                 size, complete = _measure(path, deadline, _DEPTH)
-                facts = {"path": path, "since": _since(path), "bytes": size, "complete": complete}
-                items.append({**facts, "use": uses.get(path, "")})
+                since = _since(os.path.basename(path)) or os.lstat(path).st_ctime
+                items.append(_item(path, since, size, complete, uses.get(path, "")))
+        for agent in host.agents:
+            items += _of_home(host, agent, deadline)
     return sorted(items, key=lambda item: item["since"], reverse=True)
+
+
+def _of_home(host: Installation, agent: Agent, deadline: float) -> list[dict[str, Any]]:
+    seconds = min(_SECONDS_EACH, deadline - time.monotonic())
+    answer: Any = []
+    with contextlib.suppress(OpsError):
+        if seconds > 0:
+            account, limits = host.account_of(agent), Limits(seconds=seconds + 1.0)
+            answer = work(account, "update.aside:in_home", agent.home, seconds, limits=limits, where=agent.home)
+    if not fits(answer, [(str, int, object)]):
+        return []
+    return [
+        _item(os.path.join(agent.home, name), since, size, complete is True, "")
+        for name, size, complete in answer[:_MOST]
+        if _IN_HOME.fullmatch(name) and size >= 0 and (since := _since(name)) is not None
+    ]
+
+
+def _item(path: str, since: float, size: int, complete: bool, use: str) -> dict[str, Any]:
+    return {"path": path, "since": since, "bytes": size, "complete": complete, "use": use}
+
+
+def in_home(home: str, seconds: float) -> list[tuple[str, int, bool]]:
+    """What restores left in *home*: name, bytes, and whether these are all. Runs in workers."""
+    deadline = time.monotonic() + seconds
+    found = []
+    for name in sorted(filter(_IN_HOME.fullmatch, os.listdir(home)))[:_MOST]:
+        with contextlib.suppress(OSError):
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(os.path.join(home, name), flags)
+            try:
+                found.append((name, *walk.size(descriptor, deadline - time.monotonic())))
+            finally:
+                os.close(descriptor)
+    return found
 
 
 def _entries(directory: str) -> Iterator[str]:
@@ -59,13 +105,12 @@ def _entries(directory: str) -> Iterator[str]:
         yield from (os.path.join(directory, name) for name in sorted(os.listdir(directory)))
 
 
-def _since(path: str) -> float:
-    """The time in the name of *path*, or when it was last renamed."""
-    stamp = _STAMP.search(os.path.basename(path))
+def _since(name: str) -> float | None:
+    """The time in *name*, in seconds since 1970."""
+    stamp = _STAMP.search(name)
     with contextlib.suppress(ValueError):
-        if stamp:
-            return float(calendar.timegm(time.strptime(stamp[0], "%Y%m%dT%H%M%SZ")))
-    return os.lstat(path).st_ctime
+        return float(calendar.timegm(time.strptime(stamp[0], "%Y%m%dT%H%M%SZ"))) if stamp else None
+    return None
 
 
 def _measure(path: str, deadline: float, depth: int) -> tuple[int, bool]:
