@@ -832,8 +832,12 @@ def test_a_home_whose_volume_is_not_mounted_is_left_alone(host, nobodys, killed_
         assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
     home.rename(top / "unmounted")
     home.mkdir()
+    # As after a mount of an old copy: not even a name that is ours is touched.
+    (stamp,) = (path.name[-16:] for path in (top / "unmounted").glob(".hermes-ops-set-aside-*"))
+    (home / f".hermes-ops-restore-{stamp}.reserve").touch()
     with pytest.raises(OpsError, match=r"is another directory than before.*Fix: mount its volume"):
         restore.Restore(host, "default", print).recover()
+    (home / f".hermes-ops-restore-{stamp}.reserve").unlink()
     assert (top / "ops/agents/default/restore.json").exists()
     home.rmdir()
     (top / "unmounted").rename(home)

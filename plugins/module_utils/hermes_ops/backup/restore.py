@@ -282,7 +282,6 @@ class Restore:
             self.say("going back to the previous content")
             if stopped:
                 self._stop(stopped)
-            self._keep_messages(journal, account, locks)
             left, came = self._put_back(journal, account, locks)
             if left:
                 aside = self._keep(journal, exchange.UNDONE, _UNDONE)
@@ -297,7 +296,7 @@ class Restore:
         self.undertaking.end()
 
     def _put_back(self, journal: Journal, account: Account, locks: Sequence[int]) -> tuple[bool, int]:
-        """See :func:`exchange.put_back`.
+        """See :func:`exchange.put_back`. The messages that came in meanwhile are kept first.
 
         :raises OpsError: it is not possible now; the agent may be the cause, and only a person can tell
         """
@@ -305,6 +304,7 @@ class Restore:
         if _inode(journal.home) != journal.inode:
             fix = f"mount its volume, or move the directory with the inode {journal.inode} back, {again}"
             raise OpsError("is another directory than before", where=journal.home, fix=fix)
+        self._keep_messages(journal, account, locks)
         try:
             answer = self._work(journal, account, "put_back", locks)
             return (answer[0] is True, answer[1]) if fits(answer, (object, int)) else (True, 0)
