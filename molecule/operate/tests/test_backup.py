@@ -296,7 +296,7 @@ def test_full_disk(box):
         # A home on a disk of its own, which has no room for both the old home and the restored one.
         box.shell(
             "systemctl stop hermes-gateway@work; "
-            f'mount -t tmpfs -o "size=100m,mode=0700,uid=$(id -u hermes-work),gid=$(id -g hermes-work)" tmpfs {WORK}; '
+            f'mount -t tmpfs -o "size=116m,mode=0700,uid=$(id -u hermes-work),gid=$(id -g hermes-work)" tmpfs {WORK}; '
             f"cp -a /root/work/. {WORK}/; head -c 25M /dev/urandom >{WORK}/workspace/other; "
             "systemctl start hermes-gateway@work"
         )
@@ -312,6 +312,31 @@ def test_full_disk(box):
         box.shell(
             f"systemctl stop hermes-gateway@work; umount {WORK}; umount /mnt/small; "
             f"rm -rf /mnt/small /root/work {large}; systemctl start hermes-gateway@work",
+            check=False,
+        )
+    box.well()
+
+
+def test_interrupted_on_a_full_disk_it_goes_back_by_what_was_reserved(box, killer):
+    (made,) = json.loads(box.ops("backup --agent work --output /root/backups --json"))
+    box.shell(
+        f"cp -a {WORK} /root/work; systemctl stop hermes-gateway@work; "
+        f'mount -t tmpfs -o "size=160m,mode=0700,uid=$(id -u hermes-work),gid=$(id -g hermes-work)" tmpfs {WORK}; '
+        f"cp -a /root/work/. {WORK}/; systemctl start hermes-gateway@work"
+    )
+    try:
+        box.wait_until(box.work.is_healthy, "work on its small disk")
+        killer.order("subprocess.Popen", "'start', 'hermes-gateway@work.service'")
+        box.ops(f"restore --force {made['path']}", status=128 + 9)
+        killer.obeyed()
+        box.shell(f"dd if=/dev/zero of={WORK}/logs/filler bs=4k 2>/dev/null || true")
+        box.ops("restore --recover")
+        box.wait_until(box.work.is_healthy, "work, after its restore was undone")
+        assert box.work.reply("well?") == "The model heard: well?"
+    finally:
+        box.shell(
+            f"systemctl stop hermes-gateway@work; umount {WORK}; rm -rf /root/work; "
+            "systemctl start hermes-gateway@work",
             check=False,
         )
     box.well()

@@ -143,7 +143,7 @@ def test_two_updaters_a_person_who_stops_a_gateway_and_a_caller_who_leaves(box, 
     assert box.status()["status"] == "success", box.log()
     second = box.shell("cat /run/second")
     assert "runs already" in second or "another update is running" in second
-    assert second.split()[-1] == "2"
+    assert second.split()[-1] == "3"
     assert agent("jobs").show("ActiveState") == "inactive"
     box.shell("systemctl start hermes-gateway@jobs.service")
     well(MADE_UP)
@@ -187,8 +187,16 @@ def test_back_by_hand_with_data(box, agent, well):
     assert done.returncode == 0, done.stderr
     well("0.18.2")
     assert "said to what upgraded" not in box.words()
-    aside = re.search(rf"{OPS}/set-aside/rollback-\w+", json.loads(done.stdout)["message"])[0]
+    message = json.loads(done.stdout)["message"]
+    aside = re.search(rf"{OPS}/set-aside/rollback-\w+", message)[0]
     assert "said to what upgraded" in box.words(home=f"{aside}/default")
+    assert "came in meanwhile that default does not know any more" in message
+    assert "said to what upgraded" in box.shell(f"cat {aside}/default/messages.jsonl")
+    shown = json.loads(box.shell("hermes-ops status --json"))["set_aside"]
+    (item,) = [each for each in shown if each["path"] == aside]
+    assert item["complete"]
+    assert item["bytes"] > 100_000
+    assert aside in box.shell("hermes-ops status")
 
 
 def test_a_restore_that_fails(box, agent, wait_until):

@@ -19,7 +19,7 @@ from .system.errors import OpsError
 
 EXIT_OK = 0
 EXIT_UNHEALTHY = 1
-EXIT_ERROR = 2
+EXIT_ERROR = OpsError.exit_status
 
 
 def say(text: object) -> None:
@@ -67,7 +67,7 @@ def parser(names: Sequence[str]) -> argparse.ArgumentParser:
         prog="hermes-ops",
         description="Operate the Hermes agents of this host.",
         epilog="exit status: 0 done, or all is healthy; 1 something is unhealthy or failed; 2 the command could not do "
-        "its work, or only part of it",
+        "its work, or only part of it; 3 refused, because another job is under way: nothing was changed",
     )
     # On a host the directory's name is the hash of the kit.
     place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
         return call(argv)
     except OpsError as error:
         sys.stderr.write(f"hermes-ops: {error}\n")
-        return EXIT_ERROR
+        return error.exit_status
     except BrokenPipeError:
         # The reader of our output, such as head, closed the pipe.
         sys.stderr.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -31,9 +32,10 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import RESERVE
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import systemd, worker
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError, Refused
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
@@ -193,7 +195,7 @@ def run(host, agent, path, **options):
 
 def leftovers(tmp_path):
     """What a restore must not leave behind."""
-    paths = [tmp_path / "ops/agents/default/restore.json", *(tmp_path / "home").glob(f"{selection.OURS}*")]
+    paths = [*(tmp_path / "ops/agents/default").glob("restore.*"), *(tmp_path / "home").glob(f"{selection.OURS}*")]
     return [str(path) for path in paths if path.exists()] + [
         os.path.join(directory, name)
         for directory, _names, files in os.walk(tmp_path / "units")
@@ -332,6 +334,67 @@ def test_an_agent_that_is_not_well_on_it_gets_its_home_back(host, agent, tmp_pat
     assert {"sick", "made.json", "state.db"} < set(gone)
 
 
+def undone_by(host, agent, tmp_path, monkeypatch, *messages):
+    """The error of a restore that is undone after *messages* came in."""
+    home = tmp_path / "home"
+    (home / "sick").touch()
+    path = making.create(host, agent, str(tmp_path / "backups")).path
+    (home / "sick").unlink()
+    start = restore.gateway.start
+
+    def start_and_receive(*arguments):
+        start(*arguments)
+        if (home / "sick").exists():
+            (home / "state.db-wal").unlink()
+            for text in messages:
+                say_to(home, text, time.time() + 2)
+
+    monkeypatch.setattr(restore.gateway, "start", start_and_receive)
+    with pytest.raises(OpsError, match="it is sick") as caught:
+        run(host, agent, path, force=True)
+    return str(caught.value)
+
+
+def test_messages_to_a_restored_agent_that_was_not_well_are_named_last(host, agent, tmp_path, monkeypatch):
+    say_to(tmp_path / "home", "before", time.time() - 100)
+    said = undone_by(host, agent, tmp_path, monkeypatch, "one", "two", health.REPLY_PROMPT)
+    assert "2 messages came in meanwhile that default does not know any more: read them (less /" in said
+    assert said.endswith("and send again what still counts")
+    lines = Path(said.partition("(less ")[2].partition(")")[0]).read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["one", "two"]
+    assert leftovers(tmp_path) == []
+
+
+def test_without_such_messages_nothing_is_said_about_them(host, agent, tmp_path, monkeypatch):
+    assert "came in meanwhile" not in undone_by(host, agent, tmp_path, monkeypatch)
+    assert not list((tmp_path / "ops/set-aside").glob("*/messages.jsonl"))
+
+
+def test_killed_on_its_way_back_it_still_says_so(host, agent, made, tmp_path, monkeypatch, killed_at):
+    path, _old, _new = made
+
+    def stop_there(*_arguments):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for number in range(100):
+        again(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(restore.Restore, "_start", stop_there)
+            assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
+        say_to(tmp_path / "home", "to the restored one", time.time() + 2)
+        killed = not killed_at(number, lambda: restore.Restore(host, "default", lambda _text: None).recover(boot=True))
+        moved = list((tmp_path / "ops").glob("set-aside/*-undone"))
+        said: list[str] = []
+        restore.Restore(host, "default", said.append).recover(boot=True)
+        (found,) = list((tmp_path / "ops/set-aside").glob("*-undone/messages.jsonl"))
+        assert '"to the restored one"' in found.read_text()
+        if not killed:
+            break
+        # Once the messages are where they stay, status shows them, and the rest of the way back says nothing new.
+        assert moved or said[-1].startswith("1 message came in meanwhile")
+    assert number > 10
+
+
 def test_an_agent_that_was_not_well_before_either_keeps_it(host, agent, made, tmp_path):
     (tmp_path / "home/sick").touch()
     run(host, agent, made[0], force=True)
@@ -344,12 +407,12 @@ def test_an_agent_that_was_not_well_before_either_keeps_it(host, agent, made, tm
 
 def test_only_one_at_a_time_and_not_during_an_update(host, agent, made):
     path = made[0]
-    with host.lock("restore"), pytest.raises(OpsError, match="is held by another process"):
+    with host.lock("restore"), pytest.raises(Refused, match="is held by another process"):
         run(host, agent, path, force=True)
-    with host.lock("update"), pytest.raises(OpsError, match="an update is running"):
+    with host.lock("update"), pytest.raises(Refused, match="an update is running"):
         run(host, agent, path, force=True)
     (Path(host.ops_dir) / "separate.json").write_text("{}")
-    with pytest.raises(OpsError, match=r"a separation is running or was interrupted.*separate --recover"):
+    with pytest.raises(OpsError, match=r"a separation was interrupted.*separate --recover"):
         run(host, agent, path, force=True)
 
 
@@ -531,6 +594,65 @@ def test_the_next_restore_undoes_the_one_that_was_killed_and_does_its_own(host, 
     assert leftovers(tmp_path) == []
 
 
+RESERVES = ("ops/agents/default/restore.reserve", "home/.hermes-ops-restore-*.reserve")
+
+
+def reserves(tmp_path):
+    """The reserves that exist: pattern -> bytes on the disk."""
+    return {name: path.stat().st_blocks * 512 for name in RESERVES for path in tmp_path.glob(name)}
+
+
+@pytest.mark.parametrize("step", ["switch", "start"])
+@pytest.mark.parametrize("boot", [True, False])
+def test_interrupted_on_a_full_disk_it_is_undone_by_what_was_reserved(
+    host, agent, made, tmp_path, monkeypatch, killed_at, step, boot
+):
+    """``restore --recover`` said that there was no space left, and the agent stayed down until somebody made some."""
+    path, _old, new = made
+    again(tmp_path)
+
+    def stop_there(*arguments):
+        original(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    original = getattr(restore.Restore, f"_{step}") if step == "switch" else lambda *_arguments: None
+    with monkeypatch.context() as patch:
+        patch.setattr(restore.Restore, f"_{step}", stop_there)
+        assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
+    taken = reserves(tmp_path)
+    mkdir = os.mkdir
+
+    def full(*arguments, **options):
+        # Both are needed: home and journal may be on two disks.
+        if set(taken) != set(RESERVES) or reserves(tmp_path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        mkdir(*arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", full)
+    restore.Restore(host, "default", lambda _text: None).recover(boot=boot)
+    (tmp_path / "running").touch()
+    undone(host, tmp_path, new)
+    assert min(taken.values()) >= RESERVE
+
+
+@pytest.mark.parametrize("where", ["ops", "home"])
+def test_without_space_to_go_back_nothing_is_begun(host, agent, made, tmp_path, monkeypatch, where):
+    path, _old, new = made
+    fallocate = os.posix_fallocate
+
+    def full(descriptor, *arguments):
+        if os.readlink(f"/proc/self/fd/{descriptor}").startswith(f"{tmp_path}/{where}/"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fallocate(descriptor, *arguments)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OpsError, match=r"No space left.*Fix: free space"):
+        run(host, agent, path, force=True)
+    assert tree(tmp_path / "home") == new
+    assert orders(host) == []
+    assert leftovers(tmp_path) == []
+
+
 # What an agent may do to it
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root acts for an agent")
@@ -641,6 +763,25 @@ def test_an_agent_that_takes_the_names_of_its_restore_gets_its_home_back(host, n
 
 
 @needs_root
+def test_a_hostile_database_keeps_no_home_from_being_put_back(host, nobodys, monkeypatch):
+    top, home, agent = nobodys
+    path = making.create(host, agent, str(top / "backups")).path
+    before = tree(home)
+
+    def spoil(*_arguments):
+        with contextlib.closing(sqlite3.connect(home / "state.db")) as database:
+            database.execute("INSERT INTO messages VALUES ('s', 'user', x'ff', 'late')")
+            database.execute("INSERT INTO messages VALUES ('s', 'user', zeroblob(300000000), 9e99)")
+            database.commit()
+        raise OpsError("is not healthy")
+
+    monkeypatch.setattr(restore.Restore, "_start", spoil)
+    with pytest.raises(OpsError, match="is not healthy"):
+        run(host, agent, path, force=True)
+    assert tree(home) == before
+
+
+@needs_root
 def test_a_journal_that_an_agent_planted_is_not_believed(host, nobodys):
     """The agent could do so while the volume was not mounted."""
     top, _home, agent = nobodys
@@ -691,8 +832,12 @@ def test_a_home_whose_volume_is_not_mounted_is_left_alone(host, nobodys, killed_
         assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
     home.rename(top / "unmounted")
     home.mkdir()
+    # As after a mount of an old copy: not even a name that is ours is touched.
+    (stamp,) = (path.name[-16:] for path in (top / "unmounted").glob(".hermes-ops-set-aside-*"))
+    (home / f".hermes-ops-restore-{stamp}.reserve").touch()
     with pytest.raises(OpsError, match=r"is another directory than before.*Fix: mount its volume"):
         restore.Restore(host, "default", print).recover()
+    (home / f".hermes-ops-restore-{stamp}.reserve").unlink()
     assert (top / "ops/agents/default/restore.json").exists()
     home.rmdir()
     (top / "unmounted").rename(home)

@@ -16,7 +16,7 @@ import yaml
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import jobs, settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import systemd
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError, Refused
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.modules import timer as timer_module
 
@@ -102,6 +102,18 @@ def test_a_changed_time_restarts_the_timer_changed_settings_do_not(systemctl):
     converge(jobs.Schedule(every=300, calendar=None, randomized_delay=0, timeout=60))
     assert systemctl.calls[0] == ("daemon-reload",)
     assert systemctl.calls[-1] == ("restart", HEARTBEAT.timer)
+
+
+@pytest.mark.parametrize("job", jobs.JOBS.values(), ids=jobs.JOBS)
+def test_a_run_that_was_refused_has_not_failed(job, monkeypatch, capsys):
+    """Of an update by hand and the timer's, one is refused: that left its unit failed until somebody reset it."""
+    monkeypatch.setattr(cli, "call", lambda _argv: (_ for _ in ()).throw(Refused("another update is running")))
+    status = cli.main(["update"])
+    assert status == 3
+    assert "another update is running" in capsys.readouterr().err
+    assert f"\nSuccessExitStatus={status}\n" in jobs.render_service(job, EVERY)
+    # A unit by hand is read by its caller, after systemd has forgotten the status of one that succeeded.
+    assert "SuccessExitStatus" not in dict(job.directives)
 
 
 def test_a_timer_that_somebody_stopped_runs_again(systemctl):

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import (
+    RESERVE,
     Interrupted,
     Undertaking,
 )
@@ -52,6 +53,21 @@ def test_the_guard_comes_first(undertaking, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         undertaking.write({"step": "one"})
     assert undertaking.read() is None
+
+
+def test_space_to_go_back_is_there_until_it_is_needed(undertaking, tmp_path):
+    undertaking.write({"step": "one"})
+    undertaking.reserve()
+    reserve = tmp_path / "ops/update/journal.reserve"
+    assert reserve.stat().st_blocks * 512 >= RESERVE
+    undertaking.release()
+    undertaking.release()
+    assert not reserve.exists()
+    # A run that was killed has left one.
+    undertaking.reserve()
+    undertaking.reserve()
+    undertaking.end()
+    assert os.listdir(reserve.parent) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root has what others may not change")

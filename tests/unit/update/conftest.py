@@ -91,6 +91,8 @@ class World:
             (home / ".env").write_text("A_KEY=of-the-model\n")
             (home / "config.yaml").write_text("_config_version: 33\n")
             with self.database(name) as connection:
+                connection.execute("CREATE TABLE sessions (id TEXT, source TEXT)")
+                connection.execute("CREATE TABLE messages (session_id TEXT, role TEXT, content TEXT, timestamp REAL)")
                 connection.execute("CREATE TABLE schema_version (version INTEGER)")
                 connection.execute("INSERT INTO schema_version VALUES (1)")
                 connection.execute("CREATE TABLE said (text TEXT)")
@@ -139,6 +141,12 @@ class World:
         with self.database(agent) as connection:
             connection.execute("INSERT INTO said VALUES (?)", (text,))
 
+    def receive(self, agent: str, *texts: str) -> None:
+        """Messages of a user reach the agent."""
+        with self.database(agent) as connection:
+            for text in texts:
+                connection.execute("INSERT INTO messages VALUES ('s', 'user', ?, ?)", (text, time.time()))
+
     def heard(self, agent: str) -> list[str]:
         with self.database(agent) as connection:
             return [row[0] for row in connection.execute("SELECT text FROM said")]
@@ -179,11 +187,28 @@ class World:
             for unit in self.units.values()
         )
 
+    @property
+    def reserve(self) -> Path:
+        return self.journal.with_suffix(".reserve")
+
+    @property
+    def frozen(self) -> set[str]:
+        """The runs whose copies are kept."""
+        path = self.top / "data/ops/update/frozen"
+        return {each.name for each in path.iterdir()} if path.exists() else set()
+
+    @property
+    def previous(self) -> set[str]:
+        """The run whose copies ``rollback --data`` takes."""
+        path = self.top / "data/ops/update/previous.json"
+        return {json.loads(path.read_text())["run"]} if path.exists() else set()
+
     def assert_clean(self) -> None:
+        assert self.frozen <= self.previous
         assert not self.journal.exists()
         assert not list((self.top / "system").glob("**/*.service"))
         assert not list((self.top / "data").glob("scratch/*"))
-        assert not list(self.top.glob("**/.reserve"))
+        assert not list(self.top.glob("**/*.reserve"))
         assert not [path for path in self.top.glob("**/*.partial*") if "backups" not in str(path)]
 
     # Played systemd.

@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.data import Data
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import Undertaking
 
 
 def make(*paths: Path) -> None:
@@ -55,12 +55,13 @@ def test_a_release_that_was_worse_is_not_tried_again_even_if_not_all_went_back(o
 
 
 def test_what_is_reserved_for_going_back_is_released_when_no_agent_can_take_it(worlds, monkeypatch):
-    world, states, release = worlds("unhealthy"), [], Data.release_reserve
+    world, states, release = worlds("unhealthy"), [], Undertaking.release
 
-    def noted(*arguments):
-        states.append(set(world.states().values()))
-        release(*arguments)
+    def noted(undertaking):
+        if world.reserve.exists():
+            states.append(set(world.states().values()))
+        release(undertaking)
 
-    monkeypatch.setattr(Data, "release_reserve", noted)
+    monkeypatch.setattr(Undertaking, "release", noted)
     assert world.machine().update().status == "rolled_back"
     assert states == [{"inactive"}]

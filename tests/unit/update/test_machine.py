@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.un
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, store
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.health import Problem
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError, Refused
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import frozen
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.journal import (
     STEPS,
@@ -86,6 +88,53 @@ def test_a_release_that_does_not_prove_itself_is_left_again(worlds, broken):
     world.assert_clean()
 
 
+def test_the_space_to_go_back_is_reserved_while_agents_are_down_and_freed_before_they_start_again(worlds):
+    world = worlds("unhealthy")
+    seen = []
+    world.meanwhile["stop"] = lambda: seen.append(world.reserve.stat().st_blocks * 512)
+    # Once more when the agents run on the old release again.
+    again = {"preconditions": lambda: seen.append(world.reserve.exists())}
+    world.meanwhile["verify"] = lambda: world.meanwhile.update(again)
+    assert world.machine().update().status == "rolled_back"
+    assert seen == [seen[0], False]
+    assert seen[0] >= 16 * 2**20
+
+
+def read(note: str) -> list[str]:
+    """The messages in the file that *note* names."""
+    (path,) = re.findall(r"less (\S+)\)", note)
+    return [json.loads(line)["text"] for line in Path(path).read_text().splitlines()]
+
+
+def test_a_way_back_ends_with_the_messages_that_it_sets_aside(worlds):
+    world = worlds("unhealthy")
+    world.receive("coder", "before")
+    world.meanwhile["build"] = lambda: world.receive("coder", "still to the old release")
+    world.meanwhile["verify"] = lambda: world.receive("coder", "one", "two\x1b[2J", health.REPLY_PROMPT)
+    outcome = world.machine().update()
+    assert outcome.status == "rolled_back"
+    assert world.said[-1].endswith("and send again what still counts")
+    note = outcome.message.rpartition("; ")[2]
+    assert note.startswith("2 messages came in meanwhile that coder does not know any more: read them (less /")
+    assert read(note) == ["one", "two\x1b[2J"]
+    assert "\x1b" not in next(world.top.glob("**/messages.jsonl")).read_text()
+    # The other agent got none, and nothing is said about it.
+    assert outcome.message.count("came in meanwhile") == 1
+
+
+def test_messages_are_no_reason_not_to_go_back(worlds):
+    world = worlds("unhealthy")
+
+    def spoil():
+        with world.database("coder") as connection:
+            connection.execute("DROP TABLE messages")
+
+    world.meanwhile["verify"] = spoil
+    outcome = world.machine().update()
+    assert outcome.status == "rolled_back"
+    assert "came in meanwhile" not in outcome.message
+
+
 def test_data_that_was_not_migrated_is_left_alone(worlds):
     world = worlds("unhealthy")
     world.broken = "migrates nothing"
@@ -151,9 +200,13 @@ def test_too_little_space(worlds, monkeypatch):
 
 def test_while_data_is_restored_there_is_no_update(worlds):
     world = worlds()
-    with world.host.lock("restore"):
-        outcome = world.machine().update()
-    assert (outcome.status, outcome.failed_step) == ("failed", "preconditions")
+    for action in (world.machine().update, world.machine().rollback):
+        with world.host.lock("restore"), pytest.raises(Refused, match="a restore is running"):
+            action()
+    # A refusal is no outcome: it hides neither that of the last run nor its report.
+    assert world.status == {}
+    assert world.reports == []
+    world.assert_clean()
 
 
 def test_an_agent_whose_restore_cannot_be_undone_keeps_nobody_from_an_update(worlds):
@@ -198,7 +251,7 @@ def test_no_release_that_serves_several_agents_from_one_gateway(worlds, offered,
 
 def test_the_second_of_two_updaters_says_so(worlds):
     world = worlds()
-    with world.host.lock("update"), pytest.raises(OpsError, match="another update is running"):
+    with world.host.lock("update"), pytest.raises(Refused, match="another update is running"):
         world.machine().update()
     assert world.status == {}
 

@@ -79,12 +79,36 @@ def test_an_agent_that_keeps_its_data_from_being_put_back_keeps_nobody_else_s(wo
     world.assert_clean()
 
 
+def test_a_rollback_with_data_ends_with_the_messages_since(worlds):
+    world = worlds()
+    world.machine().update()
+    world.receive("default", "a day later")
+    outcome = world.machine().rollback(data=True)
+    assert outcome.status == "success"
+    note = outcome.message.rpartition("; ")[2]
+    assert note.startswith("1 message came in meanwhile that default does not know any more: read it (less ")
+    assert '"a day later"' in (world.top / note.partition("less ")[2].partition(")")[0]).read_text()
+
+
 def test_a_rollback_with_data_that_is_not_kept_any_more(worlds):
     world = worlds()
     world.install("0.17.0")
     world.machine().update()
     with pytest.raises(OpsError, match="not kept any more"):
         world.machine().rollback("0.17.0", data=True)
+
+
+def test_copies_that_a_failed_rollback_used_up_do_not_stay(worlds):
+    """They stayed, and nothing said what they were, until another update succeeded."""
+    world = worlds()
+    world.machine().update()
+    assert world.frozen == world.previous != set()
+    # The first look at the old release.
+    world.meanwhile["preconditions"] = lambda: 1 / 0
+    outcome = world.machine().rollback(data=True)
+    assert (outcome.status, world.previous) == ("rolled_back", set())
+    assert world.runs(world.new)
+    world.assert_clean()
 
 
 def test_a_rollback_needs_somewhere_to_go(worlds):

@@ -6,6 +6,7 @@
 Everything is a rename inside the home. The directories that exist show how far the exchange has come, so it can be
 killed at any point and undone::
 
+    .hermes-ops-restore-<time>.reserve  space for going back
     .hermes-ops-restore-<time>/         the content of the backup
     .hermes-ops-setting-aside-<time>/   receives the old content of the home
     .hermes-ops-set-aside-<time>/       holds all of the old content; the content of the backup takes its place
@@ -27,8 +28,8 @@ from contextlib import AbstractContextManager
 
 from ..system import trees
 from ..system.errors import OpsError
-from ..system.files import changing, failure
-from . import selection
+from ..system.files import allocate, changing, failure
+from . import meanwhile, selection
 from .selection import OURS, STAGING
 
 _SETTING_ASIDE = f"{OURS}setting-aside-"
@@ -36,6 +37,21 @@ SET_ASIDE = f"{OURS}set-aside-"
 _GOING_BACK = f"{OURS}going-back-"
 UNDONE = f"{OURS}undone-"
 _IN_THE_WAY = f"{OURS}in-the-way"
+
+
+def reserve(home: str, stamp: str, size: int) -> None:
+    """Allocate *size* bytes in *home*: the space that going back needs.
+
+    :func:`put_back` and :func:`remove_staging` release it.
+    The agent's user does this: part of a disk is for root only, and reserving that would not help the agent.
+
+    :raises OpsError: the disk has none
+    """
+    allocate(os.path.join(home, _reserve(stamp)), size)
+
+
+def _reserve(stamp: str) -> str:
+    return f"{STAGING}{stamp}.reserve"
 
 
 def exchange(home: str, stamp: str, keep_env: bool) -> None:
@@ -66,10 +82,22 @@ def exchange(home: str, stamp: str, keep_env: bool) -> None:
         os.fsync(top)
 
 
-def put_back(home: str, stamp: str, keep_env: bool) -> bool:
+def keep_messages(home: str, stamp: str, since: float, question: str) -> None:
+    """:func:`meanwhile.save`, beside what :func:`put_back` takes out of the home. Can be killed and repeated.
+
+    For a worker of its own: a hostile database may end it, and must not keep the home from being put back.
+    """
+    with _usable(home, stamp) as top:
+        if _exists(SET_ASIDE + stamp, top):
+            with _made(home, UNDONE + stamp) as undone:
+                meanwhile.save(home, since, question, undone)
+
+
+def put_back(home: str, stamp: str, keep_env: bool) -> tuple[bool, int]:
     """Undo :func:`exchange`, wherever it was killed. Can be killed at any point and repeated.
 
-    :returns: whether something had to leave the home for this; it is in ``.hermes-ops-undone-<time>`` now
+    :returns: whether something had to leave the home for this, which is in ``.hermes-ops-undone-<time>`` now; and how
+        many messages :func:`keep_messages` found
     """
     back = _GOING_BACK + stamp
     with _usable(home, stamp) as top, _made(home, UNDONE + stamp) as undone:
@@ -92,14 +120,14 @@ def put_back(home: str, stamp: str, keep_env: bool) -> bool:
                     _move(name, aside, name, top)
             os.fsync(top)
             os.rmdir(back, dir_fd=top)
-        left = bool(os.listdir(undone))
+        left, came = bool(os.listdir(undone)), meanwhile.saved(undone)
     if not left:
         os.rmdir(os.path.join(home, UNDONE + stamp))
-    return left
+    return left, came
 
 
 def remove_staging(home: str) -> list[str]:
-    """Remove the staging directories in *home*; returns an error for each that could not be removed."""
+    """Remove staging directories and reserves in *home*; returns an error for each that could not be removed."""
     failed = []
     for name in os.listdir(home):
         if name.startswith(STAGING):
@@ -126,6 +154,8 @@ def _usable(home: str, stamp: str) -> Iterator[int]:
     with contextlib.suppress(OSError):
         os.chmod(home, stat.S_IMODE(os.stat(home).st_mode) | 0o700)
     with _opened(home) as top:
+        with contextlib.suppress(OSError):
+            os.unlink(_reserve(stamp), dir_fd=top)
         for prefix in (STAGING, _SETTING_ASIDE, SET_ASIDE, _GOING_BACK, UNDONE):
             name = prefix + stamp
             if not _exists(name, top):

@@ -19,11 +19,15 @@ begins, and at the end moves the old content, as a whole, to where the agent can
     <ops_dir>/set-aside/<agent>-<time>-undone/   the content of a restored home when its restore was undone
 
 If the ops directory is on another file system, both stay in the home.
+
+Space for going back is reserved before anything changes, in the home and beside the journal, and released first:
+otherwise a restore that was interrupted on a full disk could not be undone, and the agent would stay down.
 """
 
 from __future__ import annotations
 
 import base64
+import calendar
 import contextlib
 import dataclasses
 import os
@@ -37,22 +41,24 @@ from ..agent import webhooks
 from ..description.agent import Agent
 from ..host.guard import Guard
 from ..host.installation import Installation, journals
-from ..host.undertaking import Undertaking
+from ..host.undertaking import RESERVE, Undertaking
 from ..supervise import gateway, health
 from ..supervise.systemd import supervisor_of
 from ..system.answer import fits
-from ..system.errors import OpsError, as_error
+from ..system.errors import OpsError, Refused, as_error
 from ..system.files import Account, ensure_directory, open_directory
 from ..system.process import run_filter
 from ..system.text import moment, printable
 from ..system.worker import Limits, work
-from . import exchange, extracting, making
+from . import exchange, extracting, making, meanwhile
 from .extracting import Manifest
 from .selection import STAGING
 
 # For renaming the entries of a home, or removing the staging directory.
 _LIMITS = Limits(seconds=900.0)
+_READING = Limits(seconds=60.0)
 _UNDONE = "-undone"
+_STAMP = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass
@@ -90,6 +96,8 @@ class Restore:
         self.name = name
         self.supervisor = supervisor_of(host)
         self.say = say
+        # Said last: that going back has set aside messages which came in meanwhile.
+        self.note = ""
         self.undertaking = Undertaking(host, "restore", needs=host.data_dir, agent=name)
         # Signals interrupt only restore(), and not while it goes back.
         self.undertaking.interruptible = False
@@ -118,7 +126,7 @@ class Restore:
             self.host.records(agent.name).prepare()
             state = self.supervisor.state([agent])[agent.name]
             running = not state.ended
-            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            stamp = time.strftime(_STAMP, time.gmtime())
             home = agent.home
             inode = _inode(home)
             if not inode:
@@ -128,17 +136,20 @@ class Restore:
             try:
                 self.undertaking.write(dataclasses.asdict(journal))
                 self.undertaking.interruptible = True
+                self.undertaking.reserve()
                 manifest = self._extract(journal, agent, source, identity, force, lock)
                 finish()
                 _refuse_newer(manifest)
                 self._switch(journal, agent, lock)
                 self._start(journal, agent, before)
-            except BaseException:
+            except BaseException as error:
                 self.undertaking.interruptible = False
                 touched = journal.step != "extract"
                 self._undo(journal, agent, [lock])
                 if touched and running:
                     self.say(health.wait([agent], self.supervisor)[0])
+                if self.note and isinstance(error, OpsError):
+                    error.what += f"; {self.note}"
                 raise
             self.undertaking.interruptible = False
             # From here on the restore counts, even if a full disk prevents this record. After a kill, recovery would
@@ -188,6 +199,8 @@ class Restore:
         self.say(f"the restore of {journal.agent} was interrupted at {journal.step}: undoing it")
         agent = next((each for each in self.host.agents if each.name == self.name), None)
         self._undo(journal, agent, locks, boot=boot)
+        if self.note:
+            self.say(self.note)
         return True
 
     # Restore.
@@ -204,6 +217,7 @@ class Restore:
         """Assemble the new content in the staging directory."""
         account, home = self.host.account_of(agent), journal.home
         self._remove_staging(journal, account, [lock])
+        work(account, "backup.exchange:reserve", home, journal.stamp, RESERVE, descriptors=[lock], where=home)
         staging = os.path.join(home, STAGING + journal.stamp)
         manifest = extracting.extract(
             source, staging, account, links_out=True, home=None if force else home, descriptors=[lock]
@@ -250,7 +264,7 @@ class Restore:
         self.say(result)
         if not set(result.causes) <= set(before):
             raise OpsError(f"the agent is not healthy on the backup, so the restore was undone: {result}")
-        # The staging directory is empty by now.
+        # The staging directory is empty by now. The reserve goes with it.
         self._remove_staging(journal, account)
 
     # Undo.
@@ -263,12 +277,18 @@ class Restore:
         """
         account = Account.named(journal.user)
         stopped = None if boot else agent
-        if journal.step in ("switch", "start"):
+        going_back = journal.step in ("switch", "start")
+        if going_back and stopped:
+            self._stop(stopped)
+        # Not before: an agent that has filled the disk would have taken this, too.
+        self.undertaking.release()
+        if going_back:
             self.say("going back to the previous content")
-            if stopped:
-                self._stop(stopped)
-            if self._put_back(journal, account, locks):
-                self.say(f"the content of the home until now is in {self._keep(journal, exchange.UNDONE, _UNDONE)}")
+            left, came = self._put_back(journal, account, locks)
+            if left:
+                aside = self._keep(journal, exchange.UNDONE, _UNDONE)
+                self.say(f"the content of the home until now is in {aside}")
+                self.note = meanwhile.note(journal.agent, came, aside) if came > 0 else ""
             # Only the gateway is still to be started. If a full disk prevents this record, recovery repeats the undo.
             with contextlib.suppress(OpsError):
                 self.undertaking.enter(journal, "stop")
@@ -277,8 +297,8 @@ class Restore:
             gateway.start(self.supervisor, [stopped], {journal.agent: self.host.records(journal.agent)})
         self.undertaking.end()
 
-    def _put_back(self, journal: Journal, account: Account, locks: Sequence[int]) -> bool:
-        """See :func:`exchange.put_back`.
+    def _put_back(self, journal: Journal, account: Account, locks: Sequence[int]) -> tuple[bool, int]:
+        """See :func:`exchange.put_back`. The messages that came in meanwhile are kept first.
 
         :raises OpsError: it is not possible now; the agent may be the cause, and only a person can tell
         """
@@ -286,8 +306,10 @@ class Restore:
         if _inode(journal.home) != journal.inode:
             fix = f"mount its volume, or move the directory with the inode {journal.inode} back, {again}"
             raise OpsError("is another directory than before", where=journal.home, fix=fix)
+        self._keep_messages(journal, account, locks)
         try:
-            return self._work(journal, account, "put_back", locks) is True
+            answer = self._work(journal, account, "put_back", locks)
+            return (answer[0] is True, answer[1]) if fits(answer, (object, int)) else (True, 0)
         except OpsError as error:
             fix = f"see what the agent left beside {exchange.SET_ASIDE}{journal.stamp}, {again}"
             raise OpsError(f"cannot be put back: {error.what}", where=error.where or journal.home, fix=fix) from None
@@ -295,6 +317,14 @@ class Restore:
     def _stop(self, agent: Agent) -> None:
         self.say("stopping the gateway")
         self.supervisor.stop([agent])
+
+    def _keep_messages(self, journal: Journal, account: Account, locks: Sequence[int]) -> None:
+        # No gateway starts within the second in which its restore began.
+        since = calendar.timegm(time.strptime(journal.stamp, _STAMP)) + 1
+        arguments = (journal.home, journal.stamp, since, health.REPLY_PROMPT)
+        # Whatever the agent made of its database, its home is put back.
+        with contextlib.suppress(OpsError):
+            work(account, "backup.exchange:keep_messages", *arguments, limits=_READING, descriptors=locks)
 
     def _work(self, journal: Journal, account: Account, function: str, locks: Sequence[int]) -> Any:
         arguments = (journal.home, journal.stamp, journal.keep_env)
@@ -377,7 +407,12 @@ def _refuse_newer(manifest: Manifest) -> None:
 
 
 def refuse_others(host: Installation) -> None:
-    """:raises OpsError: an update or a separation is running or unfinished"""
+    """
+    :raises Refused: an update or a separation is running
+    :raises OpsError: one was interrupted
+    """
     for job, name in {"update": "an update", "separate": "a separation"}.items():
-        if host.busy(job) or host.unfinished(job):
-            raise OpsError(f"{name} is running or was interrupted", fix=f"wait for it, or: hermes-ops {job} --recover")
+        if host.busy(job):
+            raise Refused(f"{name} is running", fix="wait for it")
+        if host.unfinished(job):
+            raise OpsError(f"{name} was interrupted", fix=f"undo it first: hermes-ops {job} --recover")

@@ -30,7 +30,8 @@ RESTIC = "restic:"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "The present home is set aside, not deleted, and put back if the agent is not healthy afterwards. "
-        "exit status: 0 restored; 2 not restored, and the home is as it was"
+        "exit status: 0 restored; 2 not restored, and the home is as it was; "
+        "3 the same, because another job is under way"
     )
     parser.add_argument(
         "source", nargs="?", default="latest", help="an archive, latest (default), restic:SNAPSHOT or restic:latest"
@@ -70,7 +71,8 @@ def work(arguments: argparse.Namespace) -> int:
         try:
             aside = restore.restore(source, force=arguments.force, identity=arguments.env_identity, finish=finish)
         except Interrupted as error:
-            raise OpsError(f"{error}; the home is what it was", fix="run it again") from None
+            what = "; ".join(filter(None, (str(error), "the home is what it was", restore.note)))
+            raise OpsError(what, fix="run it again") from None
     say(f"agent {agent.name}: restored; what was there is in {aside}")
     return EXIT_OK
 

@@ -24,7 +24,8 @@ SUMMARY = "give each agent of an adopted home a home and a user of its own"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Each home is copied. The original is set aside once the agent is healthy in its new home; any failure before "
-        "that returns the agent to the original. exit status: 0 done; 2 not done, and the agent named is as it was"
+        "that returns the agent to the original. exit status: 0 done; 2 not done, and the agent named is as it was; "
+        "3 refused, because another job is under way"
     )
     parser.add_argument(
         "agents", nargs="*", metavar="AGENT", help="default: all adopted agents that share or shared a home or a user"

@@ -17,6 +17,8 @@ from ..cli import EXIT_OK, say
 from ..host import jobs
 from ..host.installation import Installation
 from ..system.errors import OpsError
+from ..system.text import printable
+from ..update import aside
 from ..watch import info, look
 from .check import thresholds
 
@@ -26,6 +28,8 @@ WIDTH = 100
 MARGIN = 11
 # Jobs that record how they ended.
 JOBS = ("backup", "rehearsal", "update")
+# Lines about what is set aside.
+MOST_ASIDE = 8
 # Escape sequences of a terminal (ECMA-48, SGR).
 RED, GREEN, YELLOW, BOLD = "31", "32", "33", "1"
 
@@ -46,7 +50,8 @@ def work(arguments: argparse.Namespace) -> int:
 
 
 def gather(host: Installation) -> dict[str, Any]:
-    """The facts of :func:`info.gather`, plus ``check`` (a report), ``timers`` and ``last`` (how each job ended)."""
+    """The facts of :func:`info.gather`, plus ``check`` (a report), ``timers``, ``last`` (how each job ended) and
+    ``set_aside`` (see :func:`aside.found`)."""
     report = look.look(host, thresholds())
     found = info.gather(
         agents=host.agents,
@@ -58,6 +63,7 @@ def gather(host: Installation) -> dict[str, Any]:
         **found,
         "check": report.as_dict(),
         "timers": jobs.next_runs(),
+        "set_aside": aside.found(host),
         "last": {job: status for job in JOBS if (status := _last(host, job))},
     }
 
@@ -101,7 +107,26 @@ def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
         if timer:
             said.append(f"next {_at(timer['next'])}" if timer["active"] else paint("its timer does not run", RED))
         lines.append(f"{job:<{MARGIN}}{'; '.join(said)}")
-    return lines
+    return lines + _aside_lines(found["set_aside"], now)
+
+
+def _aside_lines(items: list[dict[str, Any]], now: float) -> list[str]:
+    lines = [
+        f"{_size(item)}, {_ago(item['since'], now)}: {printable(item['path'])}"
+        + (f" (for {item['use']})" if item["use"] else "")
+        for item in items[:MOST_ASIDE]
+    ]
+    if rest := items[MOST_ASIDE:]:
+        together = {"bytes": sum(item["bytes"] for item in rest), "complete": all(item["complete"] for item in rest)}
+        lines.append(f"{_size(together)} in {len(rest)} more, which are older; see --json")
+    if not lines:
+        return []
+    first, *others = lines
+    return ["", f"{'set aside':<{MARGIN}}{first}", *(" " * MARGIN + line for line in others)]
+
+
+def _size(item: dict[str, Any]) -> str:
+    return f"{'' if item['complete'] else 'at least '}{item['bytes'] / 2**20:.1f} MiB"
 
 
 def _agent_lines(name: str, agent: dict[str, Any], figures: dict[str, Any], paint: Any) -> list[str]:

@@ -24,7 +24,7 @@ from ..update.settings import Settings
 SUMMARY = "go to the newest release that the declaration allows, or back to the one that worked"
 EPILOG = (
     "exit status: 0 success, up_to_date or held; 1 failed or rolled_back: the agents run the same release as before; "
-    "2 the command could not do its work, e.g. because another update is running"
+    "2 the command could not do its work; 3 refused, because another job is under way: nothing was changed"
 )
 
 

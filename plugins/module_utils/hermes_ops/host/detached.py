@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from ..system.errors import OpsError
+from ..system.errors import OpsError, Refused
 from ..system.files import Account
 from ..system.process import run
 from ..system.systemd import COMMAND_TIMEOUT, Manager
@@ -27,14 +27,15 @@ def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> 
     """Run ``hermes-ops`` *arguments* as the timer would run *job*, and pass on its output to *say*.
 
     :returns: its exit status
-    :raises OpsError: it is running already, systemd cannot start it, or it ended without an exit status
+    :raises Refused: it is running already
+    :raises OpsError: systemd cannot start it, or it ended without an exit status
     """
     manager = Manager("system", Account.current())
     unit = f"hermes-{job.name}-by-hand.service"
     # systemd keeps a failed unit until it is reset.
     manager.call("reset-failed", unit, check=False)
     if not manager.units([unit])[unit].over:
-        raise OpsError("runs already", where=unit, fix=f"wait for it: journalctl --follow --unit {unit}")
+        raise Refused("runs already", where=unit, fix=f"wait for it: journalctl --follow --unit {unit}")
     place = f"--since=@{time.time():.6f}"
     properties = (("Type", "oneshot"), *HARDENING, *job.directives, *job.unit)
     run(

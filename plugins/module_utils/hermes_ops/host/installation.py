@@ -118,7 +118,7 @@ class Installation:
         """Hold the lock of *job*; yields its descriptor.
 
         :param timeout: seconds to wait for another holder; :meth:`busy` holds it, too, but only for an instant
-        :raises OpsError: another process still holds it
+        :raises Refused: another process still holds it
         """
         check_ops(self.ops_dir)
         ensure_directory(self.ops_dir, mode=0o700)

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..system.errors import OpsError
+from ..system.errors import OpsError, Refused
 from ..system.files import Account, read_text
 from ..system.plan import Plan
 from ..system.process import run
@@ -196,6 +196,8 @@ def render_service(job: Job, schedule: Schedule) -> str:
         ("Type", "oneshot"),
         ("ExecStart", " ".join((COMMAND, *job.arguments))),
         ("TimeoutStartSec", str(schedule.timeout)),
+        # Not for a run by hand (detached.py): its caller asks for the status, which systemd forgets after a success.
+        ("SuccessExitStatus", str(Refused.exit_status)),
         *HARDENING,
         *job.directives,
     ]

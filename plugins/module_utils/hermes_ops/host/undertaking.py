@@ -1,20 +1,25 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A job that may be killed at any point: its journal, and the unit that recovers from it."""
+"""A job that may be killed at any point: its journal, the space to go back, and the unit that recovers from it."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
 from collections.abc import Sequence
 from typing import Any
 
-from ..system.files import ensure_directory, read_json, sync_directory, write_json
+from ..system.files import allocate, ensure_directory, read_json, sync_directory, write_json
 from .guard import Guard
 from .installation import JOURNALS, Installation
 from .records import check_ops
+
+# Bytes that are reserved for going back on each disk that this needs: Hermes does not start on a full one (0.18.2,
+# 0.19.0).
+RESERVE = 16 * 2**20
 
 
 class Interrupted(BaseException):
@@ -24,7 +29,10 @@ class Interrupted(BaseException):
 class Undertaking:
     """The journal of a job, and the unit that recovers at the next boot.
 
-    The journal is written before each step and removed at the end. Recovery depends on the journal only.
+    The journal is written before each step and removed at the end. Recovery depends on the journal only::
+
+        <journal>.json       the step that began last, and the facts needed to undo it
+        <journal>.reserve    space for going back, if the job reserved it
 
     :param job: a key of :data:`JOURNALS`
     :param needs: a path that must be mounted for recovery, besides the journal
@@ -69,13 +77,33 @@ class Undertaking:
         self.write({**dataclasses.asdict(journal), "step": step})
         journal.step = step
 
+    def reserve(self) -> None:
+        """Allocate the space that going back needs on the disk of the journal.
+
+        :raises OpsError: the disk has none
+        """
+        self._check()
+        self.release()
+        ensure_directory(os.path.dirname(self.path), mode=0o700)
+        allocate(self._reserve, RESERVE)
+
+    def release(self) -> None:
+        """Free the reserved space: the first step of going back."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._reserve)
+
+    @property
+    def _reserve(self) -> str:
+        return f"{os.path.splitext(self.path)[0]}.reserve"
+
     def _check(self) -> None:
         # While the data volume is not mounted, anybody may put files in its place.
         if os.path.lexists(self.host.ops_dir):
             check_ops(self.host.ops_dir)
 
     def end(self) -> None:
-        """Remove the journal, and the guard unless it has others to recover from."""
+        """Remove reserve and journal, and the guard unless it has others to recover from."""
+        self.release()
         if os.path.lexists(self.path):
             os.unlink(self.path)
             sync_directory(os.path.dirname(self.path))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one error of the kit."""
+"""The one error of the kit, and the one kind of it that is no failure."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ class OpsError(Exception):
     :param fix: what the operator should do, as an imperative
     """
 
+    # Of the command that it ends.
+    exit_status = 2
+
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         self.what = what
         self.where = where
@@ -26,6 +29,15 @@ class OpsError(Exception):
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}. Fix: {self.fix}" if self.fix else text
+
+
+class Refused(OpsError):
+    """Another job is under way. Nothing was changed, and the same command can succeed once that job is over.
+
+    The job that goes on does the work or reports its own failure, so a unit that was refused has not failed.
+    """
+
+    exit_status = 3
 
 
 def as_error(caught: Exception) -> OpsError:

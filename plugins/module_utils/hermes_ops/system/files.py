@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import OpsError
+from .errors import OpsError, Refused
 
 
 @dataclass(frozen=True)
@@ -240,6 +240,25 @@ def write_json(path: str, value: Any, *, mode: int = 0o600) -> None:
     write_atomic(path, json.dumps(value, indent=2) + "\n", mode=mode)
 
 
+def allocate(path: str, size: int) -> None:
+    """Make the file *path*, of *size* bytes that nothing else on that disk can use until it is removed.
+
+    :raises OpsError: the disk has no such space, or something is there already; then nothing is left
+    """
+    made = False
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        made = True
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if made:
+            os.unlink(path)
+        raise failure("written", path, error) from None
+
+
 def sync_directory(path: str) -> None:
     """Make renames and removals in *path* survive a power cut."""
     descriptor = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY)
@@ -352,7 +371,8 @@ def lock(path: str, *, timeout: float = 60.0) -> Iterator[int]:
     Yields the descriptor: a child that inherits it (``run(…, pass_fds=…)``) keeps the lock when we are killed.
 
     :param timeout: seconds to wait for another holder
-    :raises OpsError: when somebody else still holds it after *timeout*, or it cannot be made
+    :raises Refused: somebody else still holds it after *timeout*
+    :raises OpsError: it cannot be made
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -366,7 +386,7 @@ def lock(path: str, *, timeout: float = 60.0) -> Iterator[int]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise OpsError(
+                    raise Refused(
                         f"is held by another process for more than {timeout:g} s",
                         where=path,
                         fix="wait for it, or see who holds it: fuser -v " + path,

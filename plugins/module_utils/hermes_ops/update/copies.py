@@ -24,8 +24,8 @@ import stat
 import time
 from typing import Any, BinaryIO
 
-from ..agent import config
-from ..backup import databases, selection
+from ..agent import config, sessions
+from ..backup import databases, meanwhile, selection
 from ..system import sqlite, trees
 from ..system.errors import OpsError
 from ..system.files import failure, read_bytes
@@ -266,7 +266,16 @@ def _transfer(source: BinaryIO, target: BinaryIO) -> None:
 # Putting back.
 
 
-def put_back(home: str, top: int, copies: int, aside: int, marks: dict[str, str], compare: bool) -> dict[str, Any]:
+def put_back(
+    home: str,
+    top: int,
+    copies: int,
+    aside: int,
+    marks: dict[str, str],
+    compare: bool,
+    since: float,
+    question: str,
+) -> dict[str, Any]:
     """Put back each frozen file that has been migrated since; the file it replaces is set aside.
 
     Everything is a rename, which needs no space if home and copies share a file system. Can be killed at any point and
@@ -276,21 +285,26 @@ def put_back(home: str, top: int, copies: int, aside: int, marks: dict[str, str]
         itself, nothing could be renamed to one that root opened
     :param aside: descriptor of a directory, empty until something is put back
     :param marks: what :func:`complete` returned
-    :param compare: False: put every file back, even if it was not migrated
-    :returns: ``back``: paths below the home; ``failed``: path -> why it could not be put back
+    :param compare: False: put every file back, even if it was not migrated, and open none
+    :param since: when the copies were made, for :func:`meanwhile.save`; ``question`` likewise
+    :returns: ``back``: paths below the home; ``failed``: path -> why it could not be put back; ``came``: number of the
+        messages that came in meanwhile
     """
     back: list[str] = []
     failed: dict[str, str] = {}
     for name, mark in sorted(marks.items()):
         try:
-            if _is_aside(name, aside) or not compare or _mark(home, name) != mark:
+            begun = _is_aside(name, aside)
+            if begun or not compare or _mark(home, name) != mark:
+                if name == sessions.FILE_NAME and compare and not begun:
+                    meanwhile.save(home, since, question, aside)
                 _exchange(top, name, copies, aside)
                 back.append(name)
         except OpsError as error:
             failed[name] = str(error)
         except OSError as error:
             failed[name] = str(failure("put back", os.path.join(home, name), error))
-    return {"back": back, "failed": failed}
+    return {"back": back, "failed": failed, "came": meanwhile.saved(aside)}
 
 
 def _mark(home: str, name: str) -> str | None:

@@ -20,14 +20,11 @@ import time
 from typing import Any
 
 from ..description.agent import Agent
-from ..host.installation import Installation
+from ..host.installation import JOURNALS, Installation
 from ..system.errors import OpsError
-from ..system.files import ensure_directory, failure, read_json, write_json
+from ..system.files import ensure_directory, read_json, write_json
 from .frozen import Frozen, discard
 from .journal import Journal
-
-# Bytes that are reserved for going back: Hermes does not start on a full disk (0.18.2, 0.19.0).
-RESERVE = 16 * 2**20
 
 
 class Data:
@@ -63,23 +60,6 @@ class Data:
         """Directory for the data that an undo replaces."""
         return self.left(journal) + ("-undone" if journal.kind == "rollback" else "")
 
-    def reserve(self, journal: Journal) -> None:
-        """Allocate the space that going back needs.
-
-        :raises OpsError: the disk has none
-        """
-        path = self._reserve(journal)
-        ensure_directory(os.path.dirname(path), mode=0o700)
-        try:
-            with open(path, "wb") as stream:
-                os.posix_fallocate(stream.fileno(), 0, RESERVE)
-        except OSError as error:
-            raise failure("written", path, error) from None
-
-    def release_reserve(self, journal: Journal) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(self._reserve(journal))
-
     def keep(self, journal: Journal, earlier: str | None = None) -> str:
         """Move the copies to the set-aside directory, so that a later update does not remove them; says where they lie.
 
@@ -96,12 +76,31 @@ class Data:
         discard(self._run(journal.name))
         self.remove_empty(journal)
 
-    def discard_others(self, journal: Journal) -> None:
-        """Remove the copies of all other runs."""
-        with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(os.path.join(self.directory, "frozen")):
-                if name != journal.name:
-                    discard(self._run(name))
+    def sweep(self) -> None:
+        """Remove the copies that nobody can need: all but those for ``rollback --data``. No run is under way.
+
+        A run that was killed or met a full disk may leave its copies, and so does a rollback that used them up. What
+        cannot be removed now is left to the next run.
+        """
+        with contextlib.suppress(OSError, OpsError):
+            for path, use in self.uses().items():
+                if not use:
+                    discard(path)
+
+    def uses(self) -> dict[str, str]:
+        """The directory of each run's copies -> what they are needed for; empty: for nothing.
+
+        :raises OpsError: the record of the last run is damaged
+        """
+        kept, running = read_json(self._previous) or {}, read_json(self._journal)
+        try:
+            names = sorted(os.listdir(os.path.join(self.directory, "frozen")))
+        except FileNotFoundError:
+            return {}
+        uses = {kept.get("run"): f"rollback --data --to {kept.get('source')}"}
+        if running:
+            uses = dict.fromkeys(names, "the update that is under way, or was interrupted")
+        return {self._run(name): uses.get(name, "") for name in names}
 
     def remove_empty(self, journal: Journal) -> None:
         """Remove set-aside directories that stayed empty."""
@@ -114,9 +113,6 @@ class Data:
 
     def _run(self, name: str) -> str:
         return os.path.join(self.directory, "frozen", name)
-
-    def _reserve(self, journal: Journal) -> str:
-        return os.path.join(self._run(journal.name), ".reserve")
 
     # Records.
 
@@ -139,6 +135,10 @@ class Data:
     def forget_previous(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._previous)
+
+    @property
+    def _journal(self) -> str:
+        return os.path.join(self.host.ops_dir, JOURNALS["update"])
 
     @property
     def _previous(self) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from ..supervise.servers import REPLY_PROMPT
+from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.files import (
     Account,
@@ -71,6 +73,8 @@ class Frozen:
         self.strict = strict
         # The metadata of each database before copy_ahead, for completing.
         self.seen: dict[str, copies.Look] = {}
+        # How many messages put_back has set aside, which came in since the copies were made.
+        self.came = 0
 
     @property
     def where(self) -> str:
@@ -129,26 +133,27 @@ class Frozen:
             answer = self._put_back(marks, compare=True)
         except WorkerDied:
             answer = self._put_back(marks, compare=False)
-        back, failed = answer.get("back"), answer.get("failed")
-        if not isinstance(back, list) or not set(map(str, back)) <= set(marks) or not isinstance(failed, dict):
+        if not fits(answer, {"back": [str], "failed": {str: str}, "came": int}):
+            raise self._nonsense()
+        back, failed, self.came = answer["back"], answer["failed"], answer["came"]
+        if not set(back) <= set(marks):
             raise self._nonsense()
         if failed:
-            reasons = [printable(str(reason))[:500] for _name, reason in sorted(failed.items())]
+            reasons = [printable(reason)[:500] for _name, reason in sorted(failed.items())]
             raise OpsError("; ".join(reasons[:5]), where=self.where)
         return back
 
-    def _put_back(self, marks: dict[str, str], *, compare: bool) -> dict[str, Any]:
+    def _put_back(self, marks: dict[str, str], *, compare: bool) -> Any:
         with _directories(self.account, self.directory, self.aside) as (kept, aside):
             status = os.statvfs(self.aside)
             # Between two file systems, a file is set aside by a copy, which needs space.
             limits = Limits(seconds=BACK_SECONDS, file=status.f_bavail * status.f_frsize)
             with changing(open_directory(self.home), self.home) as top:
-                arguments = [self.home, top, kept, aside, marks, compare]
+                since = os.stat(f"{self.directory}.json").st_mtime
+                arguments = [self.home, top, kept, aside, marks, compare, since, REPLY_PROMPT]
                 handed = [top, kept, aside]
                 worker = Worker(self.account, "update.copies:put_back", arguments, limits, handed, self.where)
                 answer = self._result(worker)
-        if not isinstance(answer, dict):
-            raise self._nonsense()
         return answer
 
     def _result(self, worker: Worker) -> Any:
@@ -214,14 +219,15 @@ def _remove(path: str) -> None:
     try:
         # The agent and its user may be gone by now, so the owner is taken from the directory.
         status = os.fstat(descriptor)
-        account = _numbered(status.st_uid, status.st_gid)
+        account = numbered(status.st_uid, status.st_gid)
         Worker(account, "system.trees:empty", [descriptor], Limits(seconds=REMOVE_SECONDS), [descriptor], path).result()
     finally:
         os.close(descriptor)
     os.rmdir(path)
 
 
-def _numbered(uid: int, gid: int) -> Account:
+def numbered(uid: int, gid: int) -> Account:
+    """The user with this id, who need not exist any more."""
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:

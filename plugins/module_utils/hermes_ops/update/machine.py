@@ -27,22 +27,22 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from ..backup import separable
+from ..backup import meanwhile
 from ..description.agent import Agent
 from ..host.installation import Installation
-from ..host.undertaking import Interrupted, Undertaking
+from ..host.undertaking import RESERVE, Interrupted, Undertaking
 from ..release import build, store
 from ..release.observe import Installed, observe
 from ..supervise import canary, gateway
-from ..system.errors import OpsError
+from ..system.errors import OpsError, Refused
 from ..system.files import Account, lock
 from ..system.process import run
 from ..system.systemd import Manager
 from ..system.text import printable
 from ..watch import heartbeat
-from . import frozen
+from . import frozen, preconditions
 from .agents import Agents
-from .data import RESERVE, Data
+from .data import Data
 from .ending import shown, summed_up, tell
 from .journal import Journal, Outcome, after_kill, data_is_frozen
 from .settings import Settings
@@ -73,6 +73,8 @@ class Machine:
         self.journal: Journal | None = None
         self.step = "resolve"
         self.attempt = 1
+        # Said last: that going back has set aside messages which came in meanwhile.
+        self.notes: list[str] = []
 
     # Requests.
 
@@ -85,7 +87,7 @@ class Machine:
     def update(self, version: str | None = None) -> Outcome:
         """Go to the newest release in the declared range, or to *version* in it.
 
-        :raises OpsError: another update is running
+        :raises Refused: another job is running
         """
         with self._alone():
             done = self.recover()
@@ -105,6 +107,9 @@ class Machine:
                 if attempt > ATTEMPTS:
                     raise OpsError(f"was interrupted {ATTEMPTS} times in a row", fix="see its log")
                 heartbeat.report(self.host, "update", "start", message)
+            except Refused:
+                # Neither an outcome nor a report of this run: they would hide those of the run before.
+                raise
             except (Exception, Interrupted) as error:
                 reason = self._reason(error)
                 return self._end(Outcome("failed", reason, began, current, target.id if target else None, self.step))
@@ -127,14 +132,15 @@ class Machine:
 
         :param to: id or version of a release on the host
         :param data: also put back the data that was frozen when that release was left, where it was migrated since
-        :raises OpsError: another update is running, or there is nothing to go back to
+        :raises Refused: another job is running
+        :raises OpsError: there is nothing to go back to
         """
         with self._alone():
             done = self.recover()
             if done is not None:
                 return done
             began, current = time.time(), gateway.current_release(self.host.root) or ""
-            self._refuse_company("restore")
+            preconditions.refuse_company(self.host, "restore")
             status, message, target = self.check_rollback(to)
             if status == "up_to_date":
                 return self._end(Outcome(status, message, began, current, target.id))
@@ -158,11 +164,12 @@ class Machine:
         """
         value = self.undertaking.read()
         if value is None:
-            # A run that was killed at its very end may have left its guard.
+            # A run that was killed at its very end may have left its guard, and copies that it was about to remove.
             self.undertaking.end()
+            self.data.sweep()
             return None
         if not boot:
-            self._refuse_company("restore")
+            preconditions.refuse_company(self.host, "restore")
         journal = self.journal = Journal(**value)
         self._sweep()
         what = after_kill(journal.step)
@@ -234,7 +241,7 @@ class Machine:
         )
         # The version of a branch is known only after the build.
         built = observe(self.host.root).find(journal.target)
-        self._refuse_shared_homes(built.version if built else None)
+        preconditions.refuse_shared_homes(self.host, built.version if built else None)
         self._enter("snapshot")
         trial = Trial(self.agents, self.data, journal)
         archives = [(agent, trial.snapshot(agent)) for agent in self.host.agents]
@@ -247,7 +254,7 @@ class Machine:
         if journal.step != "freeze":
             self._enter("freeze")
         self.data.discard(journal)
-        self.data.reserve(journal)
+        self.undertaking.reserve()
         homes = []
         for agent in self.host.agents:
             home = self.data.frozen(journal, agent)
@@ -280,7 +287,12 @@ class Machine:
         return max(0, shutil.disk_usage(self.host.ops_dir).free - RESERVE)
 
     def _put_back(self, home: frozen.Frozen) -> list[str]:
-        return summed_up(home.name, home.put_back())
+        try:
+            back = home.put_back()
+        finally:
+            if home.came > 0:
+                self.notes.append(meanwhile.note(home.name, home.came, home.aside))
+        return summed_up(home.name, back)
 
     def _put_back_earlier(self, journal: Journal, previous: str) -> None:
         """For a rollback with data. If an agent prevents it, only its own data stays as it is."""
@@ -299,10 +311,9 @@ class Machine:
         self.undertaking.interruptible = False
         message = f"{journal.target} has replaced {journal.source}"
         try:
-            self.data.release_reserve(journal)
+            self.undertaking.release()
             self.data.remember_previous(journal)
             failed = self.data.remember_good(journal)
-            self.data.discard_others(journal)
             with lock(os.path.join(self.host.root, ".lock"), timeout=self.settings.build_timeout):
                 store.prune(self.host.root, keep=self.settings.keep, first=failed)
         except Exception as error:
@@ -342,7 +353,7 @@ class Machine:
                     alive = [agents[name] for name, state in states.items() if not state.ended]
                     self.agents.supervisor.stop(alive)
             # Not before: an agent that has filled the disk would have taken this, too.
-            self.data.release_reserve(journal)
+            self.undertaking.release()
             with troubles:
                 # Without a source, no release was current and there is none to switch back to.
                 if journal.source and gateway.current_release(self.host.root) != journal.source:
@@ -380,7 +391,8 @@ class Machine:
     def _done(self, journal: Journal, status: str, message: str) -> Outcome:
         self.data.remove_empty(journal)
         self.undertaking.end()
-        return self._end(self._outcome(status, message, journal))
+        self.data.sweep()
+        return self._end(self._outcome(status, "; ".join([message, *self.notes]), journal))
 
     def _stuck(self, journal: Journal, wanted: list[Agent], troubles: Troubles, boot: bool) -> Outcome:
         """Going back failed for now. Start all that can run; the journal stays, so that the next run tries again."""
@@ -402,22 +414,10 @@ class Machine:
         target = Target(build.newest(request, self.settings.index, root=root, timeout=self.settings.build_timeout))
         return *choose(current, target, self.data.failed(), asked=version is not None), target
 
-    def _refuse_company(self, *jobs: str) -> None:
-        for job in jobs:
-            if self.host.busy(job):
-                raise OpsError(f"a {job} is running", fix="wait for it")
-        # A restore can be undone on another release as well, and an agent can prevent that for ever.
-        if self.host.unfinished("separate"):
-            raise OpsError("a separation was interrupted", fix="undo it first: hermes-ops separate --recover")
-
-    def _refuse_shared_homes(self, version: str | None) -> None:
-        for problem in separable.shared_homes(self.host.agents, version):
-            raise OpsError(problem, fix=separable.SEPARATE)
-
     def _preconditions(self, target: Target) -> dict[str, list[str]]:
         # A rehearsal uses the canary, too.
-        self._refuse_company("restore", "separate", "rehearsal")
-        self._refuse_shared_homes(target.version)
+        preconditions.refuse_company(self.host, "restore", "separate", "rehearsal")
+        preconditions.refuse_shared_homes(self.host, target.version)
         # Databases are copied three times: to the backup, to the canary's home, and to the frozen copies.
         look = Journal("update", 0.0, "", "", before={agent.name: [] for agent in self.agents.running()})
         copies = 0
@@ -425,14 +425,7 @@ class Machine:
             home = self.data.frozen(look, agent)
             with self._veto(home):
                 copies += 3 * home.size()
-        for path, more in ((self.host.root, 0), (self.host.ops_dir, copies), (self.host.data_dir, 0)):
-            free, wanted = shutil.disk_usage(path).free, self.settings.min_free_mb * 2**20 + more
-            if free < wanted:
-                raise OpsError(
-                    f"has {free // 2**20} MB free, an update wants {wanted // 2**20} MB; nothing was changed",
-                    where=path,
-                    fix="free space there",
-                )
+        preconditions.refuse_full_disks(self.host, self.settings, copies)
         return self.agents.before()
 
     def _shutting_down(self) -> bool:
@@ -454,7 +447,7 @@ class Machine:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         if self.host.busy("update"):
-            raise OpsError("another update is running", fix="wait for it; it says how far it is in the journal")
+            raise Refused("another update is running", fix="wait for it; it says how far it is in the journal")
         # Another process may hold the lock for an instant, only to see whether it is held.
         with self.host.lock("update", timeout=2.0):
             yield
