@@ -54,6 +54,7 @@ def host(ground, tmp_path, monkeypatch):
         }
     )
     os.mkdir(host.ops_dir, 0o700)
+    described.release(host.root)
     entered = time.clock_gettime(time.CLOCK_MONOTONIC) - 1000
     for name in NAMES:
         home = base / name

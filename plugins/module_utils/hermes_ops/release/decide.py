@@ -83,9 +83,9 @@ def choose_id(request: Request, version: str | None, observed: Observed) -> str:
 
 
 def is_usable(release: Installed, request: Request, version: str | None) -> bool:
-    """Whether *release*, which has the identity of *request*, still has its interpreter, and the lock if one is shipped.
+    """Whether *release*, which has the identity of *request*, has its interpreter, and its lock if one is shipped.
 
-    It lacks the lock if that is shipped since a later version of the collection.
+    It lacks the lock if a later version of the collection was the first to ship one.
     """
     unlocked = release.stamp.get("locked") is False
     return release.intact and not (unlocked and _is_package(release) and shipped_lock(request, version) is not None)

@@ -144,7 +144,7 @@ def lock_text(value: str) -> str:
 
 
 def shipped_lock(request: Request, version: str | None) -> str | None:
-    """The text of the shipped lock with which *request* installs *version* from an index or wheels; None: no such lock."""
+    """The shipped lock with which *request* installs *version* from an index or wheels; None: there is none."""
     if request.lock != "auto":
         return None
     from .pins import HERMES

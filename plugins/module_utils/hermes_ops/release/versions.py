@@ -32,7 +32,7 @@ def is_version(text: str) -> bool:
 
 
 def normal(text: str) -> str:
-    """*text* in the only form in which a version is stored, compared as text, or part of a name; ``0.19`` is ``0.19.0``.
+    """The version *text* in the one form for records, names and comparisons: ``0.19`` is ``0.19.0``.
 
     It has at least three numbers, as Hermes writes them, and pre-releases as in PEP 440. Other text stays as it is.
     """
