@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..host import jobs
+from ..backup import offsite
+from ..backup.settings import Settings
+from ..host import jobs, settings
+from ..system.files import read_json
+from ..system.plan import Plan
+from ..system.typed import parse
 from .call import Call
 
 
@@ -24,4 +29,13 @@ def work(call: Call) -> dict[str, Any]:
             timeout=params["timeout"],
         )
         plan = jobs.plan_present(job, schedule, params["settings"])
+        if job.name == "backup":
+            plan = _password_first(plan, params["settings"])
     return {**call.done(plan, job.timer), "timer": job.timer}
+
+
+def _password_first(plan: Plan, values: dict[str, Any]) -> Plan:
+    """*plan* with the change of the repository's password first: the settings hold the old one until it is done."""
+    before = read_json(settings.path_of("backup"))
+    change = offsite.plan_password(before, parse(Settings, values, "settings of backup"))
+    return Plan([*change.differences, *plan.differences], [*change.actions, *plan.actions])
