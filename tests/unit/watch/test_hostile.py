@@ -238,7 +238,7 @@ def test_whoever_took_the_webhook_s_port_gets_no_context(host, stranger, capsys,
     subscriptions.chmod(0o644)
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=SimpleNamespace(read=lambda _limit: b"confidential")))
     assert cli.main(["tell", "--agent", "bad", "--topic", "x"]) == cli.EXIT_UNHEALTHY
-    assert "kept, but the agent has not answered" in capsys.readouterr().err
+    assert "kept, but not delivered" in capsys.readouterr().err
     assert set(stranger.said().split("\n")) <= {"b''", ""}
 
 
