@@ -392,7 +392,7 @@ def test_the_password_of_restic_changes_with_its_declaration(box, controller):
 def test_a_relative_repository_is_refused(box, controller):
     run = controller.run({"backup_restic_repository": "backups"})
     assert run.rc != 0
-    assert "restic_repository is a relative path" in run.text
+    assert "backup_restic_repository: is a relative path" in run.text
     assert json.loads(box.read(SETTINGS))["restic_repository"] == REPOSITORY
 
 

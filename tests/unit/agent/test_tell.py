@@ -185,6 +185,7 @@ def test_a_gateway_that_is_gone_has_got_nothing(gateway, call, capsys):
     printed = capsys.readouterr().err
     assert printed.startswith(SAID["not delivered"][0])
     assert "does not answer" in printed
+    assert "Fix: start the agent, or see why it does not answer: hermes-ops check" in printed
     assert printed.endswith(SAID["not delivered"][1])
     assert len(kept(gateway)) == 1
 

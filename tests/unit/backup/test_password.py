@@ -54,7 +54,7 @@ def test_a_repository_that_is_the_same_place_from_everywhere_is_accepted(reposit
     "repository", ["backups", "./backups", "../backups", "~/backups", "local:backups", "srv:/backups"]
 )
 def test_a_relative_repository_is_refused_without_showing_it(repository):
-    with pytest.raises(OpsError, match="restic_repository is a relative path") as refused:
+    with pytest.raises(OpsError, match="backup_restic_repository: is a relative path") as refused:
         Settings(restic_repository=repository, restic_password=OLD)
     assert repository not in refused.value.what
     assert "write an absolute path, or begin with a back end of restic: azure:, b2:" in refused.value.fix

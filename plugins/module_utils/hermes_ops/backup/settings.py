@@ -50,7 +50,8 @@ class Settings:
         if self.restic_repository and not is_definite(self.restic_repository):
             # Not shown, because it may hold credentials.
             raise OpsError(
-                "restic_repository is a relative path, which means another place in each working directory",
+                "is a relative path, which means another place in each working directory",
+                where="backup_restic_repository",
                 fix=f"write an absolute path, or begin with a back end of restic: {':, '.join(BACK_ENDS)}:",
             )
         if self.restic_repository and not self.restic_password:

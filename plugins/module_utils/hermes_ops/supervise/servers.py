@@ -309,8 +309,11 @@ def _post(address: Server, name: str, subscription: dict[str, Any], payload: dic
             body=body,
             headers=headers,
         )
-    except NotSent:
+    except Foreign:
         raise
+    except NotSent as error:
+        fix = "start the agent, or see why it does not answer: hermes-ops check"
+        raise OpsError(error.what, where=error.where, fix=fix) from None
     except OpsError as error:
         raise _Sent(error.what, where=error.where, fix=error.fix) from None
     if reply.status == 200:
