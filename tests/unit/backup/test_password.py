@@ -248,6 +248,12 @@ def test_converging_changes_the_password_before_the_settings_that_name_the_old_o
     assert json.loads((tmp_path / "backup.json").read_text())["restic_password"] == NEW
 
 
+def test_damaged_settings_are_replaced(converge, keys, tmp_path):
+    (tmp_path / "backup.json").write_text("{")
+    assert converge()["changed"]
+    assert json.loads((tmp_path / "backup.json").read_text())["restic_password"] == OLD
+
+
 def test_another_repository_is_not_touched_and_gets_the_declared_password(keys):
     keys.make(OLD)
     before = {"restic_repository": "/somewhere", "restic_password": OLD}

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from ..backup import offsite
 from ..backup.settings import Settings
 from ..host import jobs, settings
+from ..system.errors import OpsError
 from ..system.files import read_json
 from ..system.plan import Plan
 from ..system.typed import parse
@@ -36,6 +38,9 @@ def work(call: Call) -> dict[str, Any]:
 
 def _password_first(plan: Plan, values: dict[str, Any]) -> Plan:
     """*plan* with the change of the repository's password first: the settings hold the old one until it is done."""
-    before = read_json(settings.path_of("backup"))
+    before = None
+    # A damaged file is replaced, like any other.
+    with contextlib.suppress(OpsError):
+        before = read_json(settings.path_of("backup"))
     change = offsite.plan_password(before, parse(Settings, values, "settings of backup"))
     return Plan([*change.differences, *plan.differences], [*change.actions, *plan.actions])
