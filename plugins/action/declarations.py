@@ -153,6 +153,13 @@ class ActionModule(ActionBase):
         values, wrong = self._values(role, specification)
         yield from wrong.items()
         yield from errors({name: rule for name, rule in specification.items() if name not in wrong}, values)
+        version = values.get("hermes_version")
+        if isinstance(version, float) and len(str(version).partition(".")[2]) == 1:
+            # YAML reads 0.20 as 0.2, which is another version. It reads 0.19 as it is written.
+            yield (
+                "hermes_version",
+                f"is the number {version}, which may have been written {version}0. Fix: put it in quotes",
+            )
 
     def _values(self, role: str, specification: dict[str, dict[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
         """The values of the declared variables among those of *specification*, and why others have none."""

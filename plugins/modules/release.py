@@ -15,7 +15,8 @@ author:
 description:
   - A release is one installed version of Hermes in a directory of its own, C(ROOT/releases/ID), with its own virtual
     environment. It is built under another name with uv, proved to start for an unprivileged user, renamed into place,
-    and never changed again.
+    and never changed again. One that was built without the lock that is shipped for it now, or whose interpreter is
+    gone, is built anew beside it.
   - C(ROOT/current) is a symbolic link to one release, switched by a rename. A broken or half-built release never
     becomes current. After a run that was killed at any moment, the next one finishes or cleans up.
   - The files C(release.json) alone decide whether there is anything to do, without starting Hermes and without network.
@@ -33,7 +34,7 @@ options:
     default: pypi
   version:
     description:
-      - Exact version such as V(0.19.0), or a range such as V(>=0.18,<0.20).
+      - Exact version such as V(0.19.0), or a range such as V(>=0.18,<0.20). V(0.19) is V(0.19.0).
       - An installed release within the range is kept, without using the network. It is never replaced by an older one,
         and moving up is left to updates. If none is installed, the newest in the range is taken.
       - Required with O(method=pypi). With O(method=path) and a directory of wheels it defaults to the newest there.

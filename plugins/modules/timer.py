@@ -16,6 +16,8 @@ description:
   - Writes the job's settings, which only root may read, and the units C(hermes-<name>.service) and
     C(hermes-<name>.timer), and keeps the timer enabled and started.
   - The settings are checked by the job's own code before anything is changed.
+  - If C(backup) gets another C(restic_password) for the same repository, the key in the repository is replaced first,
+    by C(restic key passwd). If that fails, the settings stay as they were.
   - This module neither interrupts a running job nor starts it a second time.
   - Warns when it takes the repository off the host from the settings of V(backup).
 attributes:

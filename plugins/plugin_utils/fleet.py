@@ -9,8 +9,10 @@ A host may be compromised. So every part of an answer is treated as text of boun
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +28,10 @@ LIST_LIMIT = 50
 
 # Worst first.
 STATES = ("trouble", "unreachable", "unknown", "well")
+# What the module command says of a program that it cannot start: in ansible-core 2.19, and before.
+_NOT_STARTED = re.compile(
+    r"Error executing command\.|\[Errno 2\] No such file or directory: b?'/usr/local/bin/hermes-ops'"
+)
 UTC = datetime.timezone.utc
 
 # --- hostile input --------------------------------------------------------------------------------------------------
@@ -148,7 +154,8 @@ class Host:
 def silence(answer: dict[str, Any]) -> Finding:
     """Why *answer* has no document, in the words of Ansible or ``hermes-ops``."""
     lines = texts([answer.get(key) for key in ("stderr", "module_stderr", "msg", "stdout")])
-    if any("No such file or directory" in line for line in lines):
+    # The only line, because what did not start has no output.
+    if answer.get("rc") == errno.ENOENT and len(lines) == 1 and _NOT_STARTED.fullmatch(text(answer.get("msg"))):
         return Finding("", "there is no hermes-ops", "converge the host: alwayson.hermes.site")
     return Finding("", lines[0] if lines else "hermes-ops said nothing", "")
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
@@ -24,3 +26,15 @@ def agent(name: str = "default", **over: Any) -> Agent:
     for key, value in over.items():
         plain[key] = {**plain[key], **value} if isinstance(value, dict) else value
     return Agent.from_plain(plain, "over")
+
+
+def release(root: str, name: str = "0.19.0-22c8bba0") -> Path:
+    """The release *name* below *root*, as much of it as a look at a host needs; it is the current one."""
+    path = Path(root, "releases", name)
+    (path / "bin").mkdir(parents=True)
+    python = path / "bin/python"
+    python.write_text("#!/bin/sh\necho 3.51.3\n")
+    python.chmod(0o755)
+    Path(root, "current").unlink(missing_ok=True)
+    os.symlink(f"releases/{name}", Path(root, "current"))
+    return path

@@ -394,6 +394,33 @@ def test_restic_with_a_wrong_password_or_without_its_repository(box):
     assert json.loads(box.read(f"{OPS}/status/backup.json"))["status"] == "success"
 
 
+def test_the_password_of_restic_changes_with_its_declaration(box, controller):
+    """In the repository as well: an older snapshot is restored with the new one."""
+    new = {"backup_restic_password": "another-password-of-the-repository"}
+    box.remember("before the change")
+    box.ops("backup")
+    try:
+        assert "another-password" not in controller.converge(new).output
+        assert controller.converge(new).changed == 0
+        box.remember("lost")
+        box.ops("restore restic:latest --agent default --force")
+        assert box.memory() == "before the change\n"
+        box.ops("backup")
+    finally:
+        controller.converge()
+        box.shell(f"systemctl stop {TIMERS}")
+    box.ops("backup")
+    # The first password's key is the only one.
+    assert len(box.shell(f"ls {REPOSITORY}/keys").split()) == 1
+
+
+def test_a_relative_repository_is_refused(box, controller):
+    run = controller.run({"backup_restic_repository": "backups"})
+    assert run.rc != 0
+    assert "backup_restic_repository: is a relative path" in run.text
+    assert json.loads(box.read(SETTINGS))["restic_repository"] == REPOSITORY
+
+
 def test_restic_killed_leaves_no_half_snapshot(box, killer):
     box.ops("backup")
     before = box.ops("backups")

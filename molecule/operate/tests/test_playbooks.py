@@ -109,7 +109,8 @@ def test_what_cannot_be_said_is_kept(controller, play, agent, wait_until):
     finally:
         controller.shell("systemctl start hermes-gateway@default")
     assert run.rc != 0
-    assert "kept, but the agent has not answered" in run.text
+    assert "kept, but not delivered" in run.text
+    assert "Send it again once that is done: the agent has not got it." in run.text
     assert "The zebra left." in controller.shell(f"cat {HOME}/context/*-while-you-slept.md")
     wait_until(agent().is_healthy, "the agent is back")
 

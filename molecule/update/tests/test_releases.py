@@ -223,3 +223,18 @@ def test_a_restore_that_fails(box, agent, wait_until):
     wait_until(agent().is_healthy, "the agent with what was kept")
     assert agent().reply("well?") == "The model heard: well?"
     assert "said to 0.18.2" in box.words()
+
+
+def test_a_release_without_its_lock_is_built_anew_beside_it(controller, box, agent, well):
+    """However the version is spelt. The old one is not changed, and the gateways move to the new one."""
+    old = box.release
+    stamp = f"/opt/hermes/releases/{old}/release.json"
+    box.shell(f"""sed --in-place 's/"locked": true/"locked": false/' {stamp}; grep '"locked": false' {stamp}""")
+    before = box.shell(f"find /opt/hermes/releases/{old} -type f | sort | xargs sha256sum | sha256sum")
+    declared = {"hermes_version": "v0.18.2.0", "auto_update_enabled": False}
+    controller.converge(declared)
+    assert box.release == f"{old}-2"
+    assert box.shell(f"find /opt/hermes/releases/{old} -type f | sort | xargs sha256sum | sha256sum") == before
+    assert json.loads(controller.read(f"/opt/hermes/releases/{old}-2/release.json"))["locked"] is True
+    well("0.18.2")
+    assert controller.converge(declared).changed == 0

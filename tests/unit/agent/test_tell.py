@@ -22,11 +22,26 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent import sessions, tell
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, servers
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import WorkerDied
 
 SECRET = "the-secret-of-the-tests"
+# An answer in a conversation that goes on.
+UNENDED = "I am still thinking."
+# Whether the agent has got the text -> the first words and the last.
+SAID = {
+    "delivered": ("hermes-ops: kept and delivered, but not answered: ", "Do not send it again: the agent has it.\n"),
+    "not delivered": (
+        "hermes-ops: kept, but not delivered: ",
+        "Send it again once that is done: the agent has not got it.\n",
+    ),
+    "unknown": (
+        "hermes-ops: kept, but it is unknown whether it was delivered: ",
+        "search its conversations (hermes-ops memory), before you send it again.\n",
+    ),
+}
 HOST = {
     "scope": "system",
     "data_dir": "/d",
@@ -45,6 +60,8 @@ class Gateway(http.server.BaseHTTPRequestHandler):
         expected = hmac.new(SECRET.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
         signed = hmac.compare_digest(expected, self.headers["X-Webhook-Signature-V2"])
         self.server.calls.append(json.loads(body))
+        if self.server.status is None:
+            return
         self.send_response(self.server.status if signed else 401)
         self.send_header("Content-Length", "2")
         self.end_headers()
@@ -53,7 +70,8 @@ class Gateway(http.server.BaseHTTPRequestHandler):
             chat = f"webhook:{self.path.rpartition('/')[2]}:{self.headers['X-Request-ID']}"
             database = sqlite3.connect(self.server.database)
             with database:
-                database.execute("INSERT INTO sessions VALUES (?, 'webhook', ?, 1.0)", (chat, chat))
+                ended = None if self.server.answer is UNENDED else 1.0
+                database.execute("INSERT INTO sessions VALUES (?, 'webhook', ?, ?)", (chat, chat, ended))
                 database.execute(
                     "INSERT INTO messages (session_id, role, content, timestamp) VALUES (?, 'assistant', ?, 1.0)",
                     (chat, self.server.answer),
@@ -133,30 +151,55 @@ def test_check_does_nothing(gateway, call, capsys):
 
 
 @pytest.mark.parametrize(
-    ("status", "answer", "said"),
+    ("status", "answer", "said", "delivered"),
     [
-        (401, None, "status 401"),
-        (200, None, "without waking"),
-        (202, "", "ended without an answer"),
-        (202, None, "no answer came within 0.5 s"),
+        (401, None, "status 401", "not delivered"),
+        (503, None, "status 503", "not delivered"),
+        (200, None, "without waking", "not delivered"),
+        (202, "", "ended without an answer", "delivered"),
+        (202, UNENDED, "no answer came within 0.5 s", "delivered"),
+        # Hermes accepts calls while it stops, and drops them.
+        (202, None, "no answer came within 0.5 s", "unknown"),
+        # The connection ends after the call was read.
+        (None, None, "answers with nothing", "unknown"),
     ],
 )
-def test_what_was_not_answered_is_kept_all_the_same(gateway, call, capsys, status, answer, said):
+def test_what_was_not_answered_is_kept_and_it_says_whether_it_was_delivered(
+    gateway, call, capsys, status, answer, said, delivered
+):
     gateway.status, gateway.answer = status, answer
-    timeout = "60" if answer is not None else "0.5"
+    timeout = "60" if answer == "" else "0.5"
     assert call("All of it.", "--topic", "x", "--timeout", timeout) == cli.EXIT_UNHEALTHY
     printed = capsys.readouterr()
-    assert "kept, but the agent has not answered" in printed.err
+    assert printed.err.startswith(SAID[delivered][0])
+    assert printed.err.endswith(SAID[delivered][1])
     assert said in printed.err
     assert len(kept(gateway)) == 1
 
 
-def test_a_gateway_that_is_gone(gateway, call, capsys):
+def test_a_gateway_that_is_gone_has_got_nothing(gateway, call, capsys):
     gateway.shutdown()
     gateway.server_close()
     assert call("All of it.", "--topic", "x") == cli.EXIT_UNHEALTHY
-    assert "does not answer" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert printed.startswith(SAID["not delivered"][0])
+    assert "does not answer" in printed
+    assert "Fix: start the agent, or see why it does not answer: hermes-ops check" in printed
+    assert printed.endswith(SAID["not delivered"][1])
     assert len(kept(gateway)) == 1
+
+
+def test_a_process_that_died_leaves_it_unknown(gateway, call, capsys, monkeypatch):
+    def died(account, function, *_arguments, **_options):
+        if function.endswith(":deliver"):
+            raise WorkerDied("was killed")
+
+    monkeypatch.setattr(servers, "work", died)
+    assert call("All of it.", "--topic", "x") == cli.EXIT_UNHEALTHY
+    assert capsys.readouterr().err.startswith(SAID["unknown"][0])
+    monkeypatch.setattr(servers, "work", lambda *_arguments, **_options: {"answer": 7})
+    assert call("All of it.", "--topic", "y") == cli.EXIT_UNHEALTHY
+    assert capsys.readouterr().err.startswith(SAID["unknown"][0])
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,26 @@ def test_each_error_is_one_line_with_host_variable_role_fix_and_place(check):
     assert "EXEC" not in said
 
 
+@pytest.mark.parametrize(("number", "right"), [(0.19, True), (0.2, False), (1.0, False)])
+def test_a_version_without_quotes_is_refused_only_if_yaml_may_have_changed_it(check, number, right):
+    lines, _said = check(roles=["common", "install"], hermes_version=number)
+    error = (
+        f"zeus: hermes_version: is the number {number}, which may have been written {number}0. Fix: put it in quotes"
+    )
+    assert lines == ([] if right else [f"{error} (role common; host_vars/zeus.yml:1)"])
+
+
+def test_a_version_without_quotes_is_text_in_the_settings_of_updates(tmp_path):
+    files = [
+        f"{TOP}/roles/{role}/{what}/main.yml" for role, what in (("auto_update", "defaults"), ("auto_update", "vars"))
+    ]
+    task = {"ansible.builtin.assert": {"that": "auto_update_settings.release.version is string"}}
+    play = {"hosts": "localhost", "gather_facts": False, "vars_files": files, "tasks": [task]}
+    (tmp_path / "play.yml").write_text(json.dumps([{**play, "vars": {"hermes_version": 0.19}}]))
+    done = playbook(tmp_path, "play.yml")
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_secret_in_a_wrong_value_is_not_shown(check):
     lines, said = check(
         heartbeat_enabled=True,

@@ -143,6 +143,32 @@ SILENT = {
         {"rc": 2, "msg": "[Errno 2] No such file or directory: b'/usr/local/bin/hermes-ops'", "stdout": ""},
         "there is no hermes-ops. Fix: converge the host: alwayson.hermes.site",
     ),
+    "without the kit, since ansible-core 2.19": (
+        {
+            "rc": 2,
+            "msg": "Error executing command.",
+            "stdout": "",
+            "stderr": "",
+            "cmd": "/usr/local/bin/hermes-ops status",
+        },
+        "there is no hermes-ops. Fix: converge the host: alwayson.hermes.site",
+    ),
+    "another file that is missing": (
+        {"rc": 2, "stdout": "", "stderr": "hermes-ops: ss: cannot be run (No such file or directory)", "start": "now"},
+        "hermes-ops: ss: cannot be run (No such file or directory)",
+    ),
+    "another program that is missing": (
+        {"rc": 2, "msg": "[Errno 2] No such file or directory: b'/usr/bin/sudo'", "stdout": ""},
+        "[Errno 2] No such file or directory: b'/usr/bin/sudo'",
+    ),
+    "a module that is missing": (
+        {
+            "rc": 127,
+            "msg": "MODULE FAILURE",
+            "module_stderr": "/bin/sh: 1: /usr/bin/python3: No such file or directory",
+        },
+        "/bin/sh: 1: /usr/bin/python3: No such file or directory",
+    ),
     "an error of the kit": (
         {"rc": 2, "stdout": "", "stderr": "hermes-ops: /etc/hermes-ops/host.json: does not exist. Fix: site.yml"},
         "hermes-ops: /etc/hermes-ops/host.json: does not exist. Fix: site.yml",

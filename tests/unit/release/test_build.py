@@ -399,15 +399,56 @@ def test_what_is_no_patch_is_refused_before_anything_is_begun(root, wheels, patc
     assert not (root / "releases").exists()
 
 
-def test_a_release_whose_interpreter_went_away_is_built_anew(root, wheels) -> None:
+def test_a_release_whose_interpreter_went_away_is_built_anew_beside_it(root, wheels) -> None:
     make_hermes(wheels, "1.0.0")
     name = build.ensure(from_wheels(wheels), Index(), root=str(root)).stamp["id"]
     python = root / "releases" / name / "bin" / "python"
     python.unlink()
     python.symlink_to("/usr/bin/python3.0")
+    before = (root / "releases" / name).stat().st_ino
     outcome = build.ensure(from_wheels(wheels), Index(), root=str(root))
-    assert (outcome.decision.build, outcome.decision.switch, outcome.stamp["id"]) == (True, False, name)
+    assert (outcome.decision.build, outcome.decision.switch, outcome.stamp["id"]) == (True, True, f"{name}-2")
+    assert (root / "releases" / name).stat().st_ino == before
     assert_complete(root, "1.0.0")
+    assert not build.ensure(from_wheels(wheels), Index(), root=str(root)).plan.changed
+
+
+@pytest.mark.parametrize("spelt", ["1", "1.0", "v1.0.0", "1.0.0.0"])
+def test_another_spelling_of_the_version_is_the_same_release(root, wheels, spelt) -> None:
+    make_hermes(wheels, "1.0.0")
+    there = build.ensure(from_wheels(wheels, "1.0.0"), Index(), root=str(root)).stamp
+    outcome = build.ensure(from_wheels(wheels, spelt), Index(), root=str(root))
+    assert not outcome.plan.changed
+    assert (outcome.stamp["built"], [*state(root)]) == (there["built"], [*state(root)])
+
+
+def test_a_wheel_whose_version_is_spelt_shorter_has_the_normal_form_in_name_and_stamp(root, wheels) -> None:
+    make_hermes(wheels, "1.0")
+    outcome = build.ensure(from_wheels(wheels), Index(), root=str(root))
+    assert outcome.stamp["id"].startswith("1.0.0-")
+    assert (outcome.stamp["version"], outcome.stamp["identity"]["version"]) == ("1.0.0", "1.0.0")
+    assert not build.ensure(from_wheels(wheels, "1.0.0"), Index(), root=str(root)).plan.changed
+
+
+def test_a_release_that_was_built_without_its_lock_is_built_anew_beside_it(root, wheels, monkeypatch) -> None:
+    make_hermes(wheels, "1.0.0")
+    name = build.ensure(from_wheels(wheels, "1.0.0"), Index(), root=str(root)).stamp["id"]
+    # The next version of the collection ships a lock.
+    digests = {path.name.split("-")[0]: hashlib.sha256(path.read_bytes()).hexdigest() for path in wheels.iterdir()}
+    lines = (("aiohttp", "3.0"), ("hermes_agent", "1.0.0"))
+    text = "".join(
+        f"{package.replace('_', '-')}=={version} --hash=sha256:{digests[package]}\n" for package, version in lines
+    )
+    monkeypatch.setitem(pins.HERMES, "1.0.0", text)
+    before = (root / "releases" / name / "release.json").read_bytes()
+    foreseen = build.ensure(from_wheels(wheels, "1.0"), Index(), root=str(root), check=True)
+    assert foreseen.decision.release_id == f"{name}-2"
+    outcome = build.ensure(from_wheels(wheels, "1.0"), Index(), root=str(root))
+    assert (outcome.stamp["locked"], outcome.decision.switch) == (True, True)
+    assert os.readlink(root / "current") == f"releases/{name}-2"
+    assert (root / "releases" / name / "release.json").read_bytes() == before
+    assert_complete(root, "1.0.0")
+    assert not build.ensure(from_wheels(wheels, "1.0.0"), Index(), root=str(root)).plan.changed
 
 
 def test_what_is_not_ours_below_releases_stays(root, wheels) -> None:

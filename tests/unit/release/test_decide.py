@@ -22,7 +22,10 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release
     Observed,
     Tree,
 )
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import (
+    Request,
+    shipped_lock,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from hypothesis import example, given
@@ -134,6 +137,34 @@ def test_the_order_of_extras_a_range_and_downloads_do_not_make_another_release()
     assert decide.release_id(one, "0.19.0") == decide.release_id(other, "0.19.0")
 
 
+@pytest.mark.parametrize("spelt", ["0.19", "v0.19", "0.19.0.0", "0.19.0"])
+def test_a_version_has_one_normal_form(spelt) -> None:
+    request = Request(version=spelt)
+    assert request == Request(version="0.19.0")
+    there = installed(Request(version="0.19.0"), "0.19.0")
+    assert not decide.decide(request, Observed((there,), there.id), current=True, keep=2).build
+    assert shipped_lock(request, request.version) == pins.HERMES["0.19.0"]
+
+
+@given(version_texts)
+def test_the_normal_form_is_the_same_version_and_there_is_only_one(text: str) -> None:
+    form = versions.normal(text)
+    assert Version(form) == Version(text)
+    assert versions.normal(form) == form
+    assert versions.normal(f"v{Version(text)}") == form
+    assert versions.normal(re.sub(r"^[\d.]*\d", lambda release: release[0] + ".0", text)) == form
+    assert versions.is_version(form)
+
+
+def test_what_is_no_version_stays_as_it_is() -> None:
+    for text in (">=0.19,<0.20", "0.19.0-22c8bba0", "latest", ""):
+        assert versions.normal(text) == text
+
+
+def test_the_shipped_locks_are_found_by_the_normal_form() -> None:
+    assert all(versions.normal(version) == version for version in pins.HERMES)
+
+
 def test_what_is_there_and_current_leaves_nothing_to_do() -> None:
     request = Request(version="0.19.0")
     there = installed(request, "0.19.0")
@@ -141,12 +172,43 @@ def test_what_is_there_and_current_leaves_nothing_to_do() -> None:
     assert (decision.build, decision.switch, decision.remove) == (False, False, ())
 
 
-def test_a_release_whose_interpreter_is_gone_is_built_again() -> None:
+def test_a_release_whose_interpreter_is_gone_is_built_again_beside_it() -> None:
     request = Request(version="0.19.0")
     there = installed(request, "0.19.0", intact=False)
     decision = decide.decide(request, Observed((there,), there.id), current=True, keep=2)
-    assert decision.build
-    assert decision.release_id == there.id
+    assert (decision.build, decision.switch, decision.release_id) == (True, True, f"{there.id}-2")
+
+
+def locked(release: Installed, *, value: bool = False, suffix: str = "") -> Installed:
+    return dataclasses.replace(release, id=release.id + suffix, stamp={**release.stamp, "locked": value})
+
+
+@pytest.mark.parametrize("asked", ["0.19.0", "0.19", ">=0.18,<0.20"])
+def test_a_release_without_its_lock_is_noticed_and_built_again_beside_it(asked) -> None:
+    request = Request(version=asked)
+    there = locked(installed(Request(version="0.19.0"), "0.19.0"))
+    decision = decide.decide(request, Observed((there,), there.id), current=True, keep=2)
+    assert (decision.build, decision.switch, decision.release_id) == (True, True, f"{there.id}-2")
+    # Nothing of another's is taken for it, nor overwritten.
+    foreign = Observed((there,), there.id, foreign=(f"{there.id}-2",))
+    assert decide.decide(request, foreign, current=True, keep=2).release_id == f"{there.id}-3"
+    again = locked(installed(Request(version="0.19.0"), "0.19.0"), value=True, suffix="-2")
+    decision = decide.decide(request, Observed((there, again), again.id), current=True, keep=2)
+    assert (decision.build, decision.switch, decision.release_id) == (False, False, again.id)
+
+
+def test_a_release_that_has_no_lock_to_use_stays() -> None:
+    for request in (Request(version="0.17.0"), Request(version="0.19.0", lock="none")):
+        there = locked(installed(request, request.version))
+        decision = decide.decide(request, Observed((there,), there.id), current=True, keep=2)
+        assert (decision.build, decision.release_id) == (False, there.id)
+    request = Request(**GIT)
+    there = locked(
+        dataclasses.replace(
+            installed(request, None), stamp={"version": "0.19.0", "identity": decide.identity(request, None)}
+        )
+    )
+    assert not decide.decide(request, Observed((there,), there.id), current=True, keep=2).build
 
 
 def test_within_a_range_the_current_version_stays_even_with_other_extras() -> None:

@@ -106,10 +106,15 @@ class World:
         request = Request(version=version)
         name = release_id(request, version)
         path = self.top / "opt/releases" / name
-        (path / "bin").mkdir(parents=True, exist_ok=True)
-        (path / "bin/python").touch()
+        if path.exists():
+            return name
+        partial = self.top / "opt" / name
+        (partial / "bin").mkdir(parents=True, exist_ok=True)
+        (partial / "bin/python").touch()
         stamp = {"id": name, "version": version, "extras": ["homeassistant"]}
-        (path / "release.json").write_text(json.dumps({**stamp, "identity": identity(request, version)}))
+        (partial / "release.json").write_text(json.dumps({**stamp, "identity": identity(request, version)}))
+        # A release that is not complete never has its name.
+        partial.rename(path)
         return name
 
     @property

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import identity
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.decide import identity, release_id
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.observe import Installed, Observed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import state_of
@@ -62,6 +62,24 @@ def test_back_to_what_was_used_last_and_has_not_failed():
     assert verdict.choose_rollback(there, {"0.17-x": {}}, None).version == "0.18"
     assert verdict.choose_rollback(there, {"0.17-x": {}}, "0.17").version == "0.17"
     assert verdict.choose_rollback(there, {}, "0.18-x").version == "0.18"
+
+
+def test_a_version_may_be_spelt_in_any_way_when_a_person_names_it():
+    assert verdict.narrowed(Request(version=">=0.18,<0.20"), "0.19") == Request(version="0.19.0")
+    there = Observed((installed("0.19.0", 3), installed("0.18.0", 2)), "x")
+    assert verdict.choose_rollback(there, {}, "0.18").version == "0.18.0"
+
+
+def test_a_current_release_without_its_lock_is_replaced_by_the_same_version_with_it():
+    request = Request(version="0.19.0")
+    name, stamp = release_id(request, "0.19.0"), {"version": "0.19.0", "identity": identity(request, "0.19.0")}
+    current = Installed(name, {**stamp, "locked": False}, 0.0, True)
+    target = verdict.Target(Request(version="0.19"), Observed((current,), name))
+    assert target.id == f"{name}-2"
+    assert verdict.choose(current, target, {}, False)[0] == "available"
+    again = Installed(target.id, {**stamp, "locked": True}, 0.0, True)
+    target = verdict.Target(request, Observed((current, again), again.id))
+    assert verdict.choose(again, target, {}, False)[0] == "up_to_date"
 
 
 def state(active):

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from types import SimpleNamespace
 
+import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (
     host_findings,
@@ -50,6 +52,33 @@ def test_disks(status, expected):
     found = host_findings.disk_findings("/data", status, Settings())
     assert causes(found) == expected
     assert all("/data" in finding.what for finding in found)
+
+
+def test_a_release_that_is_there_or_gone(tmp_path):
+    described.release(str(tmp_path), "0.19.0-22c8bba0")
+
+    def found(release="0.19.0-22c8bba0"):
+        return host_findings.release_findings(str(tmp_path), release)
+
+    assert found() == []
+    python = tmp_path / "releases/0.19.0-22c8bba0/bin/python"
+    python.unlink()
+    python.symlink_to("/usr/bin/python3.0")
+    (finding,) = found()
+    assert (finding.cause, finding.what) == (
+        "release_gone",
+        "the Python interpreter of the current release 0.19.0-22c8bba0 is gone, so no gateway can start",
+    )
+    shutil.rmtree(tmp_path / "releases/0.19.0-22c8bba0")
+    said = [(finding.cause, finding.failure, finding.what) for finding in (*found(), *found(None))]
+    assert said == [
+        (
+            "release_gone",
+            True,
+            f"the current release 0.19.0-22c8bba0 is gone from {tmp_path}/releases, so no gateway can start",
+        ),
+        ("release_gone", True, f"no release is current: {tmp_path}/current leads nowhere, so no gateway can start"),
+    ]
 
 
 def test_what_root_keeps_for_itself_is_not_free():

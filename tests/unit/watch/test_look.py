@@ -59,6 +59,7 @@ def host(tmp_path, monkeypatch):
         }
     )
     ops.mkdir(mode=0o700)
+    described.release(host.root)
     host.records("default").write_agent(
         described.agent(
             home=str(home),
@@ -153,6 +154,15 @@ def test_failures_come_first(see, host):
     assert report.message == "1 failure, 1 warning: the api server does not answer"
 
 
+def test_a_current_release_that_is_gone_is_a_failure_of_the_host_and_of_every_agent(see, host, tmp_path):
+    shutil.rmtree(tmp_path / "root/releases")
+    report = see()
+    assert causes(report) == [("release_gone", "failure")]
+    assert not report.healthy
+    assert not report.about("default").healthy
+    assert report.findings[0].fix == "converge the host, which builds it: site.yml"
+
+
 def test_restarts_are_seen_from_one_look_to_the_next(see, host):
     for count in (0, 2, 4):
         host.state = unit(restarts=count)
@@ -204,9 +214,7 @@ def test_a_disk_that_takes_nothing(see, host, monkeypatch):
 
 
 def test_an_sqlite_with_the_fault_is_asked_once_a_release(see, host, tmp_path):
-    release = tmp_path / "root/releases/1.0"
-    (release / "bin").mkdir(parents=True)
-    (tmp_path / "root/current").symlink_to(release)
+    release = described.release(host.root, "1.0")
     python = release / "bin/python"
     python.write_text(f"#!/bin/sh\necho asked >>{tmp_path}/asked\necho 3.40.1\n")
     python.chmod(0o755)
@@ -323,10 +331,8 @@ def test_a_home_of_several_agents_is_named_once_one_gateway_serves_them_all(see,
     os.makedirs(inner.home)
     host.records("work").write_agent(inner)
     del host.agents
-    release = tmp_path / f"root/releases/{version}"
-    release.mkdir(parents=True)
+    release = described.release(host.root, version)
     (release / "release.json").write_text(json.dumps({"version": version}))
-    (tmp_path / "root/current").symlink_to(f"releases/{version}")
     report = see()
     assert causes(report) == found
     assert all("holds the homes of default and work" in finding.what for finding in report.findings)

@@ -109,6 +109,17 @@ def last_words(home: str, chat: str) -> str | None:
         return said[0].text if said else ""
 
 
+def has_begun(home: str, chat: str) -> bool:
+    """Whether the conversation *chat* has begun: Hermes accepts calls that it then drops, e.g. while it stops.
+
+    :param chat: as for :func:`last_words`
+    :raises OpsError: see :func:`reading`
+    """
+    with reading(home) as database:
+        found = database and database.execute("SELECT 1 FROM sessions WHERE chat_id = ?", [chat]).fetchone()
+        return found is not None
+
+
 def last_said(home: str, question: str) -> float:
     """In a worker: the time of the last user message without *question*, in seconds since 1970; 0.0 for none.
 

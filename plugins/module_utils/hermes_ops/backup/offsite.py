@@ -22,14 +22,15 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 
 from ..description.agent import Agent
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.files import read_json, write_json
+from ..system.plan import HIDDEN, Difference, Plan
 from ..system.process import Completed, last_line, run
 from . import archives, making, settings
 from .extracting import Manifest
@@ -37,14 +38,32 @@ from .extracting import Manifest
 TAG = "hermes"
 _UNFINISHED = "hermes-unfinished"
 # Exit statuses of restic since 0.17; older ones (0.14, Debian 12) differ only in their messages.
-_NO_REPOSITORY, _WRONG_PASSWORD = 10, 12
+_NO_REPOSITORY, _LOCK_FAILED, _WRONG_PASSWORD = 10, 11, 12
 CACHE = "/var/cache/hermes-ops/restic"
 # Seconds for a command that moves no data. A command that moves data is limited by its job.
 TIMEOUT = 600.0
 # Seconds that restic gets to exit after its output was refused, so that its own error is known.
 _LAST_WORDS = 5.0
+# Seconds to wait for a lock of another host or job on the repository, and between two attempts.
+_LOCKED, _PAUSE = 30.0, 3.0
 # Seconds between two checks of the whole repository, which remove unused data as well.
 CHECK_EVERY = 7 * 24 * 3600.0
+
+
+def plan_password(before: Any, wanted: settings.Settings) -> Plan:
+    """Plan that the password of *wanted* opens the repository, if it differs from the one used until now.
+
+    :param before: the settings as they were written last; anything, if there are none
+    """
+    plan = Plan()
+    if isinstance(before, dict) and before.get("restic_repository") == wanted.restic_repository != "":
+        old = before.get("restic_password")
+        if isinstance(old, str) and old not in ("", wanted.restic_password):
+            plan.add(
+                Difference("password of the restic repository", HIDDEN, HIDDEN),
+                lambda: Repository(Installation.load(), wanted).change_password(old),
+            )
+    return plan
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,8 @@ class Repository:
 
     ::
 
-        <ops_dir>/restic.json    which repository was used before, and when it was last checked
+        <ops_dir>/restic.json    which repository was used before, when it was last checked, and whether its password is
+                             being changed
 
     :param settings: with a ``restic_repository``
     """
@@ -112,7 +132,7 @@ class Repository:
 
         :raises OpsError: a repository that was used before is gone, or cannot be opened (e.g. a wrong password)
         """
-        done = self._run("cat", "config", check=False)
+        done = self._open()
         if not done.ok and (self._known() or not self._is_missing(done)):
             raise self._failed(done)
         return done.ok
@@ -126,6 +146,60 @@ class Repository:
             self._run("init")
         self._remember(repository=self._fingerprint)
         self._run("unlock")
+
+    def change_password(self, old: str) -> None:
+        """Replace the key of the password *old* by one of the declared password, with ``restic key passwd``.
+
+        restic (0.14, 0.18) adds the new key, sees that it opens the repository, and only then removes the old one. So
+        one of the two passwords opens it whenever this is killed, and the next call finishes it. A key that somebody
+        else has added for the declared password is used, and then the old key stays: it may be in use elsewhere.
+
+        :raises OpsError: neither password opens the repository, it cannot be reached, or it stays locked
+        """
+        begun = self._memory().get("password_change") == self._fingerprint
+        if self._opens() and not begun:
+            return
+        former = Repository(self.host, replace(self.settings, restic_password=old))
+        if former._opens():
+            self._remember(password_change=self._fingerprint)
+            former._replace_key(self)
+        elif not self._opens():
+            raise OpsError(
+                "neither the declared password nor the one before opens the repository",
+                where="restic",
+                fix="correct backup_restic_password",
+            )
+        self._remember(password_change="")
+
+    def _replace_key(self, new: Repository) -> None:
+        self._run("unlock")
+        deadline = time.monotonic() + _LOCKED
+        while True:
+            with new._password() as (descriptor, _env):
+                words = ("key", "passwd", "--new-password-file", f"/proc/self/fd/{descriptor}")
+                done = self._run(*words, check=False, descriptors=[descriptor])
+            # Another host that shares the repository may change it at the same time.
+            if done.ok or (not self._opens() and new._opens()):
+                return
+            if not _is_locked(done) or time.monotonic() > deadline:
+                raise self._failed(done)
+            time.sleep(_PAUSE)
+
+    def _opens(self) -> bool:
+        """Whether the password opens the repository, or there is none yet, which will be made with it.
+
+        :raises OpsError: it cannot be reached, or was there before and is gone
+        """
+        done = self._open()
+        if _is_wrong_password(done):
+            return False
+        if not done.ok and (self._known() or not self._is_missing(done)):
+            raise self._failed(done)
+        return True
+
+    def _open(self) -> Completed:
+        # Without a lock of its own: restic refuses to make one beside the lock of a restic that was killed (0.14).
+        return self._run("cat", "config", "--no-lock", check=False)
 
     def save(self, agent: Agent) -> Manifest:
         """Write a snapshot of the home of *agent*, with its ``.env``: the repository is encrypted.
@@ -222,10 +296,12 @@ class Repository:
 
     # Calls of restic.
 
-    def _run(self, *arguments: str, check: bool = True, timeout: float | None = TIMEOUT) -> Completed:
+    def _run(
+        self, *arguments: str, check: bool = True, timeout: float | None = TIMEOUT, descriptors: Sequence[int] = ()
+    ) -> Completed:
         with self._password() as (descriptor, env):
-            command = ["restic", "--quiet", *arguments]
-            done = run(command, timeout=timeout or 24 * 3600.0, check=False, env=env, pass_fds=[descriptor])
+            command, inherited = ["restic", "--quiet", *arguments], [descriptor, *descriptors]
+            done = run(command, timeout=timeout or 24 * 3600.0, check=False, env=env, pass_fds=inherited)
         if check and not done.ok:
             raise self._failed(done)
         return done
@@ -270,9 +346,15 @@ class Repository:
             yield stream.fileno(), {**self.env, "RESTIC_PASSWORD_FILE": f"/proc/self/fd/{stream.fileno()}"}
 
     def _failed(self, done: Completed) -> OpsError:
-        if done.rc == _WRONG_PASSWORD or "wrong password" in done.stderr:
+        if _is_wrong_password(done):
             return OpsError(
                 "the password does not open the repository", where="restic", fix="correct backup_restic_password"
+            )
+        if _is_locked(done):
+            return OpsError(
+                "the repository is in use: it stays locked",
+                where="restic",
+                fix="wait until the backups of all hosts that share it are over, and try again",
             )
         if self._is_missing(done) and self._known():
             return OpsError(
@@ -318,6 +400,14 @@ class Repository:
 
 
 _INSTALL = "converge the host with the role backup, or install the package"
+
+
+def _is_wrong_password(done: Completed) -> bool:
+    return done.rc == _WRONG_PASSWORD or "wrong password" in done.stderr
+
+
+def _is_locked(done: Completed) -> bool:
+    return done.rc == _LOCK_FAILED or "repository is already locked" in done.stderr
 
 
 def _created(snapshot: dict[str, Any]) -> float:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 
@@ -46,6 +47,13 @@ class Settings:
             raise OpsError("age_recipient is missing", fix="make a pair with age-keygen and declare its public key")
         if self.age_recipient and not re.fullmatch(r"age1[a-z0-9]+|ssh-(ed25519|rsa) \S+( .*)?", self.age_recipient):
             raise OpsError("age_recipient is no public key", fix="declare one that begins with age1 or ssh-")
+        if self.restic_repository and not is_definite(self.restic_repository):
+            # Not shown, because it may hold credentials.
+            raise OpsError(
+                "is a relative path, which means another place in each working directory",
+                where="backup_restic_repository",
+                fix=f"write an absolute path, or begin with a back end of restic: {':, '.join(BACK_ENDS)}:",
+            )
         if self.restic_repository and not self.restic_password:
             raise OpsError("restic_password is missing", fix="declare one, and keep it elsewhere as well")
         for name, value in self.restic_environment.items():
@@ -69,3 +77,11 @@ class Settings:
 
 
 ENV_CHOICES = ("exclude", "include", "encrypt")
+# restic's back ends besides local (0.14 internal/backend/location, 0.18 internal/backend/all). What follows their names
+# is resolved by the server or, for rclone, by its configuration, so it is the same from every working directory.
+BACK_ENDS = ("azure", "b2", "gs", "rclone", "rest", "s3", "sftp", "swift")
+
+
+def is_definite(repository: str) -> bool:
+    """Whether *repository* names the same place from every working directory."""
+    return os.path.isabs(repository.removeprefix("local:")) or repository.partition(":")[0] in BACK_ENDS

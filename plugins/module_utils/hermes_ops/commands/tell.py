@@ -13,8 +13,17 @@ from ..agent import tell
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host.installation import Installation
 from ..supervise import servers
-from ..system.errors import OpsError
 from ..system.text import printable
+
+# Whether the agent has got a text that it has not answered -> how that is said, and what the operator does then.
+_UNANSWERED = {
+    "yes": ("kept and delivered, but not answered", "Do not send it again: the agent has it."),
+    "no": ("kept, but not delivered", "Send it again once that is done: the agent has not got it."),
+    "unknown": (
+        "kept, but it is unknown whether it was delivered",
+        "Ask the agent, or search its conversations (hermes-ops memory), before you send it again.",
+    ),
+}
 
 SUMMARY = "give an agent context, and print its answer"
 
@@ -45,8 +54,9 @@ def work(arguments: argparse.Namespace) -> int:
         answer = servers.call_webhook(
             agent, account, arguments.webhook, {"topic": topic, "body": body}, timeout=arguments.timeout
         )
-    except OpsError as error:
-        sys.stderr.write(f"hermes-ops: kept, but the agent has not answered: {printable(str(error))}\n")
+    except servers.NotAnswered as error:
+        what, then = _UNANSWERED.get(error.delivered, _UNANSWERED["unknown"])
+        sys.stderr.write(f"hermes-ops: {what}: {printable(str(error))}\n{then}\n")
         return EXIT_UNHEALTHY
     say(f"told:   agent {agent.name}, by {url}")
     say(f"answer: {printable(answer)}")

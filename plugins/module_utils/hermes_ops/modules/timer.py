@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..backup import offsite
+from ..backup.settings import Settings
 from ..description.secrets import shown
 from ..host import jobs, settings
 from ..system.errors import OpsError
 from ..system.files import read_json
+from ..system.plan import Plan
+from ..system.typed import parse
 from .call import Call, node
 
 
@@ -27,6 +31,8 @@ def work(call: Call) -> dict[str, Any]:
             timeout=params["timeout"],
         )
         plan = jobs.plan_present(job, schedule, params["settings"])
+        if job.name == "backup":
+            plan = _password_first(plan, params["settings"])
     repository = lost_repository(params)
     if repository:
         call.warn(f"backups of {node()} are no longer copied off the host: {repository} is no longer declared")
@@ -37,9 +43,19 @@ def lost_repository(params: dict[str, Any]) -> str | None:
     """The repository off the host that this call takes away, fit to be shown; None: it takes none."""
     if params["name"] != "backup" or (params["state"] == "present" and params["settings"].get("restic_repository")):
         return None
+    repository = (_settings_before() or {}).get("restic_repository")
+    return shown((), repository) if repository else None
+
+
+def _password_first(plan: Plan, values: dict[str, Any]) -> Plan:
+    """*plan* with the change of the repository's password first: the settings hold the old one until it is done."""
+    change = offsite.plan_password(_settings_before(), parse(Settings, values, "settings of backup"))
+    return Plan([*change.differences, *plan.differences], [*change.actions, *plan.actions])
+
+
+def _settings_before() -> dict[str, Any] | None:
+    """The backup's settings on the host. A damaged file is replaced like any other."""
     try:
-        before = read_json(settings.path_of("backup")) or {}
+        return read_json(settings.path_of("backup"))
     except OpsError:
         return None
-    repository = before.get("restic_repository")
-    return shown((), repository) if repository else None

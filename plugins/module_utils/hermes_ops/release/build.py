@@ -18,7 +18,7 @@ from ..system.errors import OpsError
 from ..system.files import ensure_directory, lock, sync_directory, write_json
 from ..system.plan import Plan
 from ..system.process import run
-from .decide import Decision, decide, describe, identity, pin_installed, release_id, superfluous
+from .decide import Decision, choose_id, decide, describe, identity, pin_installed, superfluous
 from .index import from_index, newest_version
 from .observe import STAMP, observe, used_by_processes
 from .proof import prove
@@ -68,9 +68,11 @@ def ensure(
         for name in outcome.decision.garbage:
             remove(os.path.join(releases, name))
         if outcome.decision.build:
-            wanted = pin_installed(request, observe(root))
+            before = observe(root)
+            wanted = pin_installed(request, before)
             stamp = build(Workshop(wanted, index, root, timeout, descriptor), outcome.decision)
-            outcome = _after_build(outcome, request, root, current, keep, stamp)
+            built = before.find(stamp["id"]) is None
+            outcome = _after_build(outcome, request, root, current, keep, stamp, built)
         if outcome.decision.switch:
             switch(root, outcome.decision.release_id or "")
         for name in outcome.decision.remove:
@@ -117,21 +119,24 @@ def _consider(request: Request, root: str, current: bool, keep: int) -> Outcome:
 
 
 def _after_build(
-    before: Outcome, request: Request, root: str, current: bool, keep: int, stamp: dict[str, Any]
+    before: Outcome, request: Request, root: str, current: bool, keep: int, stamp: dict[str, Any], built: bool
 ) -> Outcome:
-    """The outcome now that the version is known and the release is built: the build, and what is left to do."""
-    built = stamp["id"]
+    """The outcome now that the version is known and the release is there: the build, and what is left to do.
+
+    :param built: it was built now; the newest of a range may have been there
+    """
+    name = stamp["id"]
     observed = observe(root)
-    switch = current and observed.current != built
-    gone = superfluous(observed, built, switch=switch, keep=keep)
+    switch = current and observed.current != name
+    gone = superfluous(observed, name, switch=switch, keep=keep)
     if gone:
-        gone = superfluous(observed, built, switch=switch, keep=keep, in_use=used_by_processes(root))
-    decision = Decision(stamp["version"], built, True, switch, gone, before.decision.garbage)
+        gone = superfluous(observed, name, switch=switch, keep=keep, in_use=used_by_processes(root))
+    decision = Decision(stamp["version"], name, built, switch, gone, before.decision.garbage)
     return Outcome(describe(decision, observed, request), decision, before.previous, stamp)
 
 
 def build(shop: Workshop, decision: Decision) -> dict[str, Any]:
-    """Build what *decision* names and return its stamp."""
+    """Build what *decision* names, beside all other releases, and return its stamp."""
     free = shutil.disk_usage(shop.root).free
     if free < NEEDED_BYTES:
         raise OpsError(
@@ -140,9 +145,17 @@ def build(shop: Workshop, decision: Decision) -> dict[str, Any]:
             fix="free space there",
         )
     with shop.opened(decision.release_id or "unresolved"):
-        if shop.request.channel:
+        version, name = decision.version, decision.release_id
+        if name is None:
+            # The newest of a range or channel, whose name is known only now.
             shop.request = _pin(shop)
-        stamp = _fill(shop, decision)
+            version, observed = shop.request.version, observe(shop.root)
+            name = choose_id(shop.request, version, observed)
+            there = observed.find(name)
+            if there:
+                return there.stamp
+            shop.partial = os.path.join(os.path.dirname(shop.partial), f"{name}.partial")
+        stamp = _fill(shop, version, name)
         _complete(shop, stamp)
     return stamp
 
@@ -154,21 +167,15 @@ def _pin(shop: Workshop) -> Request:
     return replace(shop.request, version=newest_version(shop, shop.request.version or ""))
 
 
-def _fill(shop: Workshop, decision: Decision) -> dict[str, Any]:
+def _fill(shop: Workshop, version: str | None, name: str) -> dict[str, Any]:
     if shop.request.method == "git" or (shop.tree is not None and shop.tree.versions is None):
         stamp = from_tree(shop)
     else:
-        stamp = from_index(shop, decision.version)
+        stamp = from_index(shop, version or "")
     _close_to_others(shop.partial)
     version = stamp["version"] = prove(shop, stamp["version"])
-    identifier = release_id(shop.request, version, shop.tree)
-    if decision.release_id is None:
-        # For the newest of a range, the name is known only after the build.
-        named = os.path.join(os.path.dirname(shop.partial), f"{identifier}.partial")
-        os.rename(shop.partial, named)
-        shop.partial = named
     return {
-        "id": identifier,
+        "id": name,
         "method": shop.request.method,
         **stamp,
         "extras": list(shop.request.extras),
@@ -180,14 +187,14 @@ def _fill(shop: Workshop, decision: Decision) -> dict[str, Any]:
 
 
 def _complete(shop: Workshop, stamp: dict[str, Any]) -> None:
-    """Write the stamp, sync everything to disk, and rename the directory, which makes it a release."""
+    """Write the stamp, sync everything to disk, and rename the directory, which makes it a release.
+
+    Its name is free (:func:`decide.choose_id`): a complete release is never replaced.
+    """
     write_json(os.path.join(shop.partial, STAMP), stamp, mode=0o644)
     # A release that a power cut left half on disk would look complete.
     run(["sync", "--file-system", shop.partial], timeout=shop.timeout, check=False)
     final = os.path.join(os.path.dirname(shop.partial), stamp["id"])
-    if os.path.lexists(final):
-        # The same release, but its interpreter is gone.
-        retire(os.path.dirname(final), stamp["id"])
     os.rename(shop.partial, final)
     sync_directory(os.path.dirname(final))
 

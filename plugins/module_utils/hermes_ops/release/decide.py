@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 from ..system.plan import Difference, Plan
 from .observe import Installed, Observed, Tree
-from .request import Request, available_in, digest, lock_text, read_patches
+from .request import Request, available_in, digest, lock_text, read_patches, shipped_lock
 from .uv import redact
 from .versions import satisfies, tag_key, version_key
 
@@ -38,7 +39,7 @@ def identity(request: Request, version: str | None, tree: Tree | None = None) ->
     """Everything that distinguishes one release from another. Equal identities mean the same release.
 
     A range is not part of it, but the version chosen from the range is. A shipped lock counts as ``auto``: when it is
-    regenerated, or shipped later for the version, the installed release is not rebuilt.
+    regenerated, the installed release is not rebuilt.
     """
     value: dict[str, Any] = {"method": request.method, "extras": list(request.extras)}
     if request.method == "git":
@@ -57,11 +58,37 @@ def identity(request: Request, version: str | None, tree: Tree | None = None) ->
 
 
 def release_id(request: Request, version: str | None, tree: Tree | None = None) -> str:
-    """The name of the release's directory: readable, and unique for its :func:`identity`."""
+    """The name of the release's directory: readable, and unique for its :func:`identity`. See :func:`choose_id`."""
     value = identity(request, version, tree)
     label = request.ref if request.method == "git" else value.get("version") or (tree.name if tree else "tree")
     label = re.sub(r"[^A-Za-z0-9._+-]+", "-", label or "").strip("-.") or "tree"
     return f"{label[:64]}-{digest(json.dumps(value, sort_keys=True))[:8]}"
+
+
+def choose_id(request: Request, version: str | None, observed: Observed) -> str:
+    """The id of the release that *request* means: of an installed one that can be used, else a free one to build.
+
+    A complete release is never changed, since gateways may run from it. So one that cannot be used is not built again
+    in its place, but beside it, as ``<id>-2``.
+    """
+    name = release_id(request, version, observed.tree)
+    again = re.compile(rf"{re.escape(name)}(-\d+)?")
+    usable = [
+        release for release in observed.releases if again.fullmatch(release.id) and is_usable(release, request, version)
+    ]
+    if usable:
+        return max(usable, key=lambda release: (release.id == observed.current, release.used)).id
+    taken = {*(release.id for release in observed.releases), *observed.foreign}
+    return next(free for n in itertools.count(1) if (free := f"{name}-{n}" if n > 1 else name) not in taken)
+
+
+def is_usable(release: Installed, request: Request, version: str | None) -> bool:
+    """Whether *release*, which has the identity of *request*, has its interpreter, and its lock if one is shipped.
+
+    It lacks the lock if a later version of the collection was the first to ship one.
+    """
+    unlocked = release.stamp.get("locked") is False
+    return release.intact and not (unlocked and _is_package(release) and shipped_lock(request, version) is not None)
 
 
 def pin_installed(request: Request, observed: Observed) -> Request:
@@ -125,9 +152,9 @@ def decide(request: Request, observed: Observed, *, current: bool, keep: int, in
     version = choose_version(request, observed) if request.method != "git" else None
     is_tree = observed.tree is not None and not observed.tree.versions
     known = version is not None or is_tree or (request.method == "git" and not request.is_range)
-    wanted = release_id(request, version, observed.tree) if known else None
+    wanted = choose_id(request, version, observed) if known else None
     there = observed.find(wanted)
-    build = there is None or not there.intact
+    build = there is None
     switch = current and (wanted is None or observed.current != wanted)
     return Decision(
         version=there.version if there else version,

@@ -13,14 +13,12 @@ from ..system.errors import OpsError
 from ..system.files import read_text
 from .interpreter import interpreter_for
 from .patches import apply_patches
-from .request import lock_text
+from .request import lock_text, shipped_lock
 from .uv import PythonMismatch
 from .workshop import Workshop, locking
 
 
-def from_index(shop: Workshop, version: str | None) -> dict[str, Any]:
-    if version is None:
-        version = newest_version(shop, shop.request.version or "")
+def from_index(shop: Workshop, version: str) -> dict[str, Any]:
     shop.about = f"hermes-agent {version}"
     extras = f"[{','.join(shop.request.extras)}]" if shop.request.extras else ""
     requirement = f"hermes-agent{extras}=={version}"
@@ -93,10 +91,12 @@ def _lock_for(shop: Workshop, version: str) -> tuple[str, str | None, str | None
         return "none", None, None
     if shop.request.lock != "auto":
         return "given", lock_text(shop.request.lock), None
-    from .pins import HERMES, REQUIRES_PYTHON
+    text = shipped_lock(shop.request, version)
+    if text is None:
+        return "none", None, None
+    from .pins import REQUIRES_PYTHON
 
-    text = HERMES.get(version)
-    return ("shipped", text, REQUIRES_PYTHON) if text is not None else ("none", None, None)
+    return "shipped", text, REQUIRES_PYTHON
 
 
 def _metadata(packages: str) -> str:

@@ -13,9 +13,10 @@
     <root>/.lock                     one builder at a time
 
 An id is ``<version>-<8 hex>`` (git: ``<ref>-…``; a tree: ``<its name>-…``). The hex digits are a digest of the
-identity (:func:`decide.identity`), so the same version with other extras is another release. ``release.json`` is
-written last, just before the rename. A directory without it is no release. Its content alone decides whether there is
-anything to do; neither Hermes nor the network is asked.
+identity (:func:`decide.identity`), so the same version with other extras is another release. If that release cannot be
+used any more, it is built again as ``<id>-2`` beside it, and so on. ``release.json`` is written last, just before the
+rename. A directory without it is no release. Its content alone decides whether there is anything to do; neither Hermes
+nor the network is asked.
 
 This module only reads; it changes and starts nothing.
 """
@@ -33,7 +34,7 @@ from typing import Any
 from ..system.errors import OpsError
 from ..system.files import read_json
 from .request import Request, available_in
-from .versions import is_version, version_key
+from .versions import is_version, normal, version_key
 
 STAMP = "release.json"
 GARBAGE = (".partial", ".work", ".removed")
@@ -70,12 +71,17 @@ class Installed:
 
 @dataclass(frozen=True)
 class Observed:
-    """What is on the host."""
+    """What is on the host.
+
+    :param garbage: directories that builds and removals left
+    :param foreign: all other names in the directory of releases, which are neither used nor removed
+    """
 
     releases: tuple[Installed, ...] = ()
     current: str | None = None
     garbage: tuple[str, ...] = ()
     tree: Tree | None = None
+    foreign: tuple[str, ...] = ()
 
     def find(self, release_id: str | None) -> Installed | None:
         return next((release for release in self.releases if release.id == release_id), None)
@@ -92,12 +98,15 @@ def observe(root: str, request: Request | None = None) -> Observed:
     directory = os.path.join(root, "releases")
     releases: list[Installed] = []
     garbage: list[str] = []
+    foreign: list[str] = []
     with contextlib.suppress(FileNotFoundError):
         for name in sorted(os.listdir(directory)):
             if name.endswith(GARBAGE):
                 garbage.append(name)
+            elif found := _installed(directory, name):
+                releases.append(found)
             else:
-                releases += _installed(directory, name)
+                foreign.append(name)
     try:
         current = os.path.basename(os.readlink(os.path.join(root, "current")))
     except FileNotFoundError:
@@ -105,19 +114,18 @@ def observe(root: str, request: Request | None = None) -> Observed:
     except OSError:
         raise OpsError("is not a symbolic link", where=os.path.join(root, "current"), fix="move it away") from None
     tree = examine(request) if request is not None and request.method == "path" else None
-    return Observed(tuple(releases), current, tuple(garbage), tree)
+    return Observed(tuple(releases), current, tuple(garbage), tree, tuple(foreign))
 
 
-def _installed(directory: str, name: str) -> list[Installed]:
+def _installed(directory: str, name: str) -> Installed | None:
     path = os.path.join(directory, name)
     try:
         with open(os.path.join(path, STAMP), encoding="utf-8") as stream:
             stamp = json.load(stream)
         used = os.stat(path).st_mtime
     except (OSError, ValueError):
-        # Not a directory of ours: neither used nor removed.
-        return []
-    return [Installed(name, stamp, used, os.path.exists(os.path.join(path, "bin", "python")))]
+        return None
+    return Installed(name, stamp, used, os.path.exists(os.path.join(path, "bin", "python")))
 
 
 def examine(request: Request) -> Tree:
@@ -136,7 +144,7 @@ def examine(request: Request) -> Tree:
         return Tree(name, _fingerprint(path))
     files = sorted(entry.name for entry in os.scandir(path) if entry.is_file())
     versions = {m[1] for m in (re.match(r"hermes_agent-([^-]+?)(?:-.*\.whl|\.tar\.gz)$", file) for file in files) if m}
-    usable = tuple(sorted((v for v in versions if is_version(v)), key=version_key))
+    usable = tuple(sorted({normal(v) for v in versions if is_version(v)}, key=version_key))
     if not usable:
         raise OpsError(
             "is neither a source tree (no pyproject.toml) nor a directory with a wheel of hermes-agent",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ..system.errors import OpsError
 from ..system.files import read_text
-from .versions import check_specifier, is_prerelease, is_version, satisfies
+from .versions import check_specifier, is_prerelease, is_version, normal, satisfies
 
 _FULL_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
@@ -62,8 +62,10 @@ class Request:
         for extra in self.extras:
             if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", extra):
                 raise OpsError(f"{extra!r} is not the name of an extra", where="extras", fix="see the docs of Hermes")
-        if self.version is not None and not is_version(self.version):
-            check_specifier(self.version)
+        if self.version is not None:
+            object.__setattr__(self, "version", normal(self.version))
+            if not is_version(self.version):
+                check_specifier(self.version)
         if self.method == "pypi" and not self.version:
             raise OpsError("is missing", where="version", fix="write 0.19.0 or, as a range, >=0.18,<0.20")
         if self.method == "git":
@@ -139,6 +141,15 @@ def lock_text(value: str) -> str:
     if text is None:
         raise OpsError("there is no such lock file on the host", where=value, fix="copy it there, or give its text")
     return text
+
+
+def shipped_lock(request: Request, version: str | None) -> str | None:
+    """The shipped lock with which *request* installs *version* from an index or wheels; None: there is none."""
+    if request.lock != "auto":
+        return None
+    from .pins import HERMES
+
+    return HERMES.get(version or "")
 
 
 def read_patches(request: Request) -> list[tuple[str, str]]:

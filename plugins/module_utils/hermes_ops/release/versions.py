@@ -31,6 +31,23 @@ def is_version(text: str) -> bool:
     return _VERSION.fullmatch(text) is not None
 
 
+def normal(text: str) -> str:
+    """The version *text* in the one form for records, names and comparisons: ``0.19`` is ``0.19.0``.
+
+    It has at least three numbers, as Hermes writes them, and pre-releases as in PEP 440. Other text stays as it is.
+    """
+    match = _VERSION.fullmatch(text)
+    if match is None:
+        return text
+    release = [int(part) for part in match["release"].split(".")]
+    while len(release) > 3 and release[-1] == 0:
+        release.pop()
+    release += [0] * (3 - len(release))
+    pre = f"{_PRE[match['pre'].lower()]}{int(match['pre_n'] or 0)}" if match["pre"] else ""
+    post, dev = (f".{name}{int(match[name] or 0)}" if match[name] is not None else "" for name in ("post", "dev"))
+    return ".".join(map(str, release)) + pre + post + dev
+
+
 def version_key(text: str) -> Key:
     """A key that sorts versions as PEP 440 does: dev < a < b < rc < final < post.
 

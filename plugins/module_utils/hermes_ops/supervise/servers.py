@@ -23,9 +23,10 @@ from ..agent import dotenv, sessions, webhooks
 from ..agent.quote import quoted, quoted_error
 from ..description.agent import Placement, Server
 from ..system import request, worker
+from ..system.answer import Maybe, fits
 from ..system.errors import OpsError
 from ..system.files import Account
-from ..system.request import Foreign, url
+from ..system.request import Foreign, NotSent, url
 from ..system.worker import Limits, work
 from .problems import Problem
 
@@ -161,6 +162,27 @@ def chat(server: dict[str, Any], prompt: str, key_in: list[str], timeout: float)
 # A webhook
 
 
+class NotAnswered(OpsError):
+    """The agent did not answer a call of a webhook.
+
+    :ivar delivered: whether the agent has got it: ``yes``, ``no`` or ``unknown``
+    """
+
+    delivered = "unknown"
+
+    @classmethod
+    def because(cls, error: OpsError, delivered: str = "unknown") -> NotAnswered:
+        """From the *error* of a worker, whose words are made safe to repeat."""
+        error = quoted_error(error)
+        made = cls(error.what, where=error.where, fix=error.fix)
+        made.delivered = delivered
+        return made
+
+
+# The form of what :func:`deliver` returns.
+_OUTCOME = {"answer": Maybe(str), "delivered": str, "what": str, "where": Maybe(str), "fix": Maybe(str)}
+
+
 def sign(secret: str, body: bytes, timestamp: int) -> dict[str, str]:
     """The headers of a signed webhook call. The signature (V2) covers the body and the time."""
     mac = hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
@@ -168,7 +190,6 @@ def sign(secret: str, body: bytes, timestamp: int) -> dict[str, str]:
         "Content-Type": "application/json",
         "X-Webhook-Timestamp": str(timestamp),
         "X-Webhook-Signature-V2": mac,
-        "X-Request-ID": os.urandom(16).hex(),
     }
 
 
@@ -218,36 +239,83 @@ def call_webhook(
     :param timeout: seconds that the agent may take
     :returns: the agent's last message, wherever it was delivered. These are raw words of the agent: quote them before
         printing
-    :raises OpsError: the call was refused, or no answer followed
+    :raises NotAnswered: the call was refused, or no answer followed
     """
     # 30 s for the call to be accepted, *timeout* for the answer.
     limits = Limits(seconds=timeout + 30 + _MARGIN)
     arguments = (*_webhook_of(placement), name, payload, timeout)
     try:
-        return str(work(account, "supervise.servers:deliver", *arguments, limits=limits))
+        outcome = work(account, "supervise.servers:deliver", *arguments, limits=limits)
     except OpsError as error:
-        raise quoted_error(error) from None
+        raise NotAnswered.because(error) from None
+    if not fits(outcome, _OUTCOME):
+        raise NotAnswered("the process that called the webhook returned something else", fix="see the log")
+    if outcome["answer"] is None:
+        error = OpsError(outcome["what"], where=outcome["where"], fix=outcome["fix"])
+        raise NotAnswered.because(error, quoted(outcome["delivered"]))
+    return str(outcome["answer"])
 
 
-def deliver(agent: str, home: str, server: dict[str, Any], name: str, payload: dict[str, Any], timeout: float) -> str:
-    """In a worker: see :func:`call_webhook`."""
-    address = Server(**server)
-    subscription, where = _subscription(agent, home, address, name), _webhook_url(address, name)
+def deliver(
+    agent: str, home: str, server: dict[str, Any], name: str, payload: dict[str, Any], timeout: float
+) -> dict[str, str | None]:
+    """In a worker: see :func:`call_webhook`.
+
+    :returns: ``answer``; if it is None, ``delivered`` as in :class:`NotAnswered`, and the error
+    """
+    address, chat = Server(**server), f"webhook:{name}:{os.urandom(16).hex()}"
+    try:
+        _post(address, name, _subscription(agent, home, address, name), payload, chat)
+    except OpsError as error:
+        return _unanswered(error, "unknown" if isinstance(error, _Sent) else "no")
+    try:
+        answer = _await_answer(home, chat, _webhook_url(address, name), timeout)
+    except OpsError as error:
+        # Hermes accepts calls while it stops, and drops them (0.19.0).
+        return _unanswered(error, "yes" if sessions.has_begun(home, chat) else "unknown")
+    return {"answer": answer, "delivered": "yes", "what": "", "where": None, "fix": None}
+
+
+def _unanswered(error: OpsError, delivered: str) -> dict[str, str | None]:
+    return {"answer": None, "delivered": delivered, "what": error.what, "where": error.where, "fix": error.fix}
+
+
+class _Sent(OpsError):
+    """A call that was sent has no reply that says whether it was accepted."""
+
+
+def _post(address: Server, name: str, subscription: dict[str, Any], payload: dict[str, Any], chat: str) -> None:
+    """Post the call that begins the conversation *chat*.
+
+    :raises _Sent: it may have been accepted
+    :raises OpsError: it was not
+    """
+    where = _webhook_url(address, name)
     body = json.dumps(payload, ensure_ascii=False).encode()
     headers = sign(str(subscription.get("secret", "")), body, int(time.time()))
+    # Hermes names the conversation after the delivery id, which is the request id that we send.
+    headers["X-Request-ID"] = chat.rpartition(":")[2]
     events = subscription.get("events")
     if events and isinstance(events, list):
         headers["X-GitHub-Event"] = str(events[0])
-    reply = request.request(
-        address.host,
-        address.port,
-        f"/webhooks/{name}",
-        uid=os.getuid(),
-        seconds=30,
-        limit=_SMALL,
-        body=body,
-        headers=headers,
-    )
+    try:
+        reply = request.request(
+            address.host,
+            address.port,
+            f"/webhooks/{name}",
+            uid=os.getuid(),
+            seconds=30,
+            limit=_SMALL,
+            body=body,
+            headers=headers,
+        )
+    except Foreign:
+        raise
+    except NotSent as error:
+        fix = "start the agent, or see why it does not answer: hermes-ops check"
+        raise OpsError(error.what, where=error.where, fix=fix) from None
+    except OpsError as error:
+        raise _Sent(error.what, where=error.where, fix=error.fix) from None
     if reply.status == 200:
         raise OpsError(
             "accepted a signed call without waking the agent",
@@ -256,8 +324,6 @@ def deliver(agent: str, home: str, server: dict[str, Any], name: str, payload: d
         )
     if reply.status != 202:
         raise OpsError(f"refused a signed call with status {reply.status}", where=where, fix="see the log")
-    # Hermes names the conversation after the delivery id, which is the request id that we sent.
-    return _await_answer(home, f"webhook:{name}:{headers['X-Request-ID']}", where, timeout)
 
 
 def _await_answer(home: str, chat: str, where: str, timeout: float) -> str:

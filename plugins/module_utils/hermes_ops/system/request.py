@@ -24,7 +24,11 @@ _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: |\r\n)")
 _LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.I)
 
 
-class Foreign(OpsError):
+class NotSent(OpsError):
+    """Nothing was sent, because nobody has accepted the connection."""
+
+
+class Foreign(NotSent):
     """A process of another user than expected accepted the connection. Nothing was sent."""
 
 
@@ -62,28 +66,32 @@ def request(
     :param seconds: time for the whole exchange
     :param limit: bytes that the answer's body may have
     :raises Foreign: another user's process accepted the connection
+    :raises NotSent: nobody accepted it
     :raises OpsError: no answer, an answer that is not HTTP, or one that is too long
     """
     where, deadline = url(host, port, path), time.monotonic() + seconds
+    kind: type[OpsError] = NotSent
     try:
         with socket.create_connection((reachable(host).encode(), port), timeout=seconds) as connection:
             holder = accepted_by(connection, deadline)
             if holder is None:
-                raise OpsError(f"no answer within {seconds:g} s", where=where, fix="see the log")
+                raise NotSent(f"no answer within {seconds:g} s", where=where, fix="see the log")
             if holder != uid:
                 raise Foreign(
                     f"is answered by a process of user id {holder}, not the agent's ({uid})",
                     where=where,
                     fix=f"see who holds port {port}: ss -ltnp",
                 )
-            connection.sendall(_head(host, port, path, body, headers or {}) + (body or b""))
+            data = _head(host, port, path, body, headers or {}) + (body or b"")
+            kind = OpsError
+            connection.sendall(data)
             return _reply(connection, deadline, limit)
     except (TimeoutError, socket.timeout):  # two different classes before Python 3.10
-        raise OpsError(f"no answer within {seconds:g} s", where=where, fix="see the log") from None
+        raise kind(f"no answer within {seconds:g} s", where=where, fix="see the log") from None
     except OSError as error:
-        raise OpsError(f"does not answer ({error.strerror or error})", where=where, fix="see the log") from None
+        raise kind(f"does not answer ({error.strerror or error})", where=where, fix="see the log") from None
     except ValueError as error:
-        raise OpsError(f"answers with {error}", where=where, fix="see the log") from None
+        raise kind(f"answers with {error}", where=where, fix="see the log") from None
 
 
 def _head(host: str, port: int, path: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:

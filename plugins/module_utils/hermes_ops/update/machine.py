@@ -48,7 +48,7 @@ from .journal import Journal, Outcome, after_kill, data_is_frozen
 from .settings import Settings
 from .trial import SCRATCH, Trial
 from .troubles import Troubles
-from .verdict import Target, choose, choose_rollback, narrowed, to_start
+from .verdict import Target, choose, choose_rollback, is_called, narrowed, to_start
 
 # Keeps all releases while one is built; they are pruned at the end.
 _ALL = 10**6
@@ -122,7 +122,7 @@ class Machine:
         """
         observed = observe(self.host.root)
         current = observed.find(observed.current)
-        if current and to in (current.id, current.version):
+        if current and to and is_called(current, to):
             return "up_to_date", f"{current.id} is current", current
         target = choose_rollback(observed, self.data.failed(), to)
         return "available", f"{target.id} can replace {observed.current}", target
@@ -411,7 +411,8 @@ class Machine:
         if current is None:
             raise OpsError("there is no current release", where=root, fix="converge the host: site.yml")
         request = self.settings.release if version is None else narrowed(self.settings.release, version)
-        target = Target(build.newest(request, self.settings.index, root=root, timeout=self.settings.build_timeout))
+        newest = build.newest(request, self.settings.index, root=root, timeout=self.settings.build_timeout)
+        target = Target(newest, observed)
         return *choose(current, target, self.data.failed(), asked=version is not None), target
 
     def _preconditions(self, target: Target) -> dict[str, list[str]]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..release.decide import release_id
+from ..release.decide import choose_id
 from ..release.observe import Installed, Observed
 from ..release.request import Request
-from ..release.versions import is_version, satisfies, tag_key, version_key
+from ..release.versions import is_version, normal, satisfies, tag_key, version_key
 from ..supervise import health
 from ..supervise.supervisor import State
 from ..system.errors import OpsError
@@ -24,9 +24,11 @@ class Target:
     """A release that can be built.
 
     :param request: of one exact release
+    :param observed: the releases on the host, one of which it may be
     """
 
     request: Request
+    observed: Observed = field(default_factory=Observed)
 
     @property
     def version(self) -> str:
@@ -35,7 +37,7 @@ class Target:
 
     @property
     def id(self) -> str:
-        return release_id(self.request, self.request.version)
+        return choose_id(self.request, self.request.version, self.observed)
 
     def is_older_than(self, other: Installed) -> bool:
         """Whether it is an earlier release than *other*, of the same kind (version or git tag)."""
@@ -88,7 +90,7 @@ def choose_rollback(observed: Observed, failed: dict[str, Any], to: str | None) 
     """
     there = [r for r in observed.releases if r.intact and r.id != observed.current]
     if to is not None:
-        there = [release for release in there if to in (release.id, release.version)]
+        there = [release for release in there if is_called(release, to)]
     else:
         there = [release for release in there if release.id not in failed]
     if not there:
@@ -98,6 +100,11 @@ def choose_rollback(observed: Observed, failed: dict[str, Any], to: str | None) 
             fix=f"other releases on this host: {known}; hermes-ops rollback --to ID",
         )
     return max(there, key=lambda release: release.used)
+
+
+def is_called(release: Installed, name: str) -> bool:
+    """Whether *name* is the id or the version of *release*."""
+    return name == release.id or normal(name) == normal(release.version)
 
 
 def to_start(stopped: list[str], states: Mapping[str, State], *, respect: bool) -> list[str]:

@@ -130,9 +130,9 @@ class Report:
         return f"{_count(len(self.agents), 'agent')} healthy{more}"
 
     def about(self, agent: str) -> Report:
-        """The part of the report about one agent."""
+        """The part of the report about one agent, with the findings about the host that concern every agent."""
         return Report(
-            [finding for finding in self.findings if finding.agent == agent],
+            [finding for finding in self.findings if finding.agent == agent or finding.cause == "release_gone"],
             [result for result in self.agents if result.agent == agent],
         )
 

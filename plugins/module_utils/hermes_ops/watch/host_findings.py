@@ -49,6 +49,24 @@ def _free_inodes(status: os.statvfs_result) -> float:
     return 100.0 * status.f_ffree / status.f_files if status.f_files else 100.0
 
 
+def release_findings(root: str, release: str | None) -> list[Finding]:
+    """Check that the release to which the link ``current`` below *root* leads is there, and its interpreter.
+
+    Gateways that already run may go on for a long time without it, but they can neither load code nor start again.
+
+    :param release: its id; None: there is no such link
+    """
+    if release is None:
+        what = f"no release is current: {root}/current leads nowhere"
+    elif not os.path.isdir(os.path.join(root, "releases", release)):
+        what = f"the current release {release} is gone from {root}/releases"
+    elif not os.path.exists(os.path.join(root, "releases", release, "bin", "python")):
+        what = f"the Python interpreter of the current release {release} is gone"
+    else:
+        return []
+    return [Finding("release_gone", f"{what}, so no gateway can start", "converge the host, which builds it: site.yml")]
+
+
 def volume_findings(data_dir: str, declared: bool, fstab: str) -> list[Finding]:
     """Check that *data_dir* is mounted, if that is *declared* or if the host's own *fstab* lists it."""
     places = {words[1] for words in map(str.split, fstab.splitlines()) if len(words) > 1 and words[0][0] != "#"}

@@ -110,6 +110,7 @@ class _Look:
 
     def at_host(self) -> None:
         found, settings = self.report.findings, self.settings
+        found += host_findings.release_findings(self.host.root, current_release(self.host.root))
         found += host_findings.volume_findings(self.host.data_dir, settings.data_volume, _fstab())
         for path in dict.fromkeys((self.host.data_dir, "/")):
             try:
@@ -146,6 +147,8 @@ class _Look:
         """Check the SQLite of the current release. Runs after the agents, because only WAL databases are affected."""
         host, release = self.host, current_release(self.host.root)
         if release is None or not any(agent.closer.wal for agent in self.agents):
+            return
+        if host_findings.release_findings(host.root, release):
             return
         known = _mapping(self.memory.get("sqlite"))
         if known.get("release") != release:
