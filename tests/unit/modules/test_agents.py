@@ -330,9 +330,9 @@ def test_a_restart_that_a_killed_run_asked_for_is_done_by_the_next(host, systemd
     def killed(*_arguments):
         raise OpsError("killed")
 
-    for step in ("plan_gateways", "restart"):
+    for place, step in ((gateway, "plan_gateways"), (gateway.GatewayPlan, "restart_due")):
         with monkeypatch.context() as patch:
-            patch.setattr(gateway, step, killed)
+            patch.setattr(place, step, killed)
             assert host.run(changed)["failed"]
     systemd.asked.clear()
     result = host.run(changed)

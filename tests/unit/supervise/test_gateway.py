@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -302,3 +303,76 @@ def test_the_host_remembers_what_it_runs(host, records):
     (default, _coder) = agents()
     records["default"].write_agent(default)
     assert records["default"].agent() == default
+
+
+@pytest.fixture
+def prevented(systemd, monkeypatch):
+    """Orders that agent coder's user has its manager refuse: verbs."""
+    refused = set()
+
+    def call(_self, *words, **_options):
+        if words[0] in refused and "hermes-gateway@coder.service" in words:
+            # systemctl does what it can with the others that it was named.
+            systemd.call(words[0], *(word for word in words[1:] if "@coder" not in word))
+            raise OpsError("is masked", where=f"systemctl {' '.join(words)}")
+        return systemd.call(*words)
+
+    monkeypatch.setattr(Manager, "call", call)
+    return refused
+
+
+@pytest.mark.parametrize("verb", ["enable", "start"])
+def test_an_agent_that_prevents_its_own_start_keeps_no_other_from_it(systemd, host, records, prevented, verb):
+    prevented.add(verb)
+    plan = converge(host, agents(), records)
+    assert list(plan.failed) == ["coder"]
+    assert "is masked" in str(plan.failed["coder"])
+    assert systemd.states["hermes-gateway@default.service"]["ActiveState"] == "active"
+    prevented.clear()
+    assert not converge(host, agents(), records).failed
+    assert systemd.states["hermes-gateway@coder.service"]["ActiveState"] == "active"
+
+
+def test_an_agent_that_prevents_its_own_end_keeps_no_other_from_it(systemd, host, records, prevented):
+    converge(host, agents(), records)
+    prevented.add("disable")
+    gone = [dataclasses.replace(agent, state="absent") for agent in agents()]
+    assert list(converge(host, gone[::-1], records).failed) == ["coder"]
+    assert systemd.states["hermes-gateway@default.service"]["ActiveState"] == "inactive"
+
+
+def test_an_agent_that_prevents_its_own_restart_keeps_no_other_from_it(systemd, host, records, prevented):
+    converge(host, agents(), records)
+    for each in records.values():
+        each.prepare()
+        each.request_restart(["env: PORT"])
+    plan = gateway.plan_gateways(host, agents(), manager_of(host), records)
+    plan.apply()
+    systemd.asked.clear()
+    prevented.update({"start", "restart"})
+    entered = f"{(time.clock_gettime(time.CLOCK_MONOTONIC) + 60) * 1e6:.0f}"
+    systemd.states["hermes-gateway@default.service"]["ActiveEnterTimestampMonotonic"] = entered
+    plan.restart_due(Systemd(manager_of(host)), agents()[::-1], records)
+    assert list(plan.failed) == ["coder"]
+    assert records["coder"].restart_reasons() == ["env: PORT"]
+    assert records["default"].restart_reasons() == []
+    assert not any(verb == "restart hermes-gateway@default.service" for verb in systemd.verbs)
+
+
+def test_a_user_s_manager_that_is_held_up_keeps_nobody_from_another_scope(systemd, host, records, monkeypatch):
+    user = dataclasses.replace(host, scope="user")
+    converge(user, agents(), records)
+    told = []
+
+    def call(self, *words, **_options):
+        told.append((self.scope, *words))
+        if (self.scope, self.account.uid) == ("user", 4000):
+            raise OpsError("did not finish within 10 s", where="systemctl --user")
+        return systemd.call(*words)
+
+    monkeypatch.setattr(Manager, "call", call)
+    plan = gateway.plan_gateways(host, agents(), manager_of(host, users=["coder"]), records)
+    plan.apply()
+    assert not plan.failed
+    assert ("system", "stop", "user@4000.service") in told
+    assert not os.path.exists(user.template_path)

@@ -34,7 +34,8 @@ def work(call: Call) -> dict[str, Any]:
     plan = converge_units(
         call, [each.agent for each in agents], {name: home["restart"] for name, home in homes.items()}, errors
     )
-    whole = [declared for declared in agents if declared.agent.name not in plan.errors]
+    errors = {**plan.errors, **plan.failed}
+    whole = [declared for declared in agents if declared.agent.name not in errors]
     # After the units: the gateway of an agent that is purged has stopped by now.
     purged, removed, refused = purge(call, whole)
     diffs += [*([plan.diff("units")] if plan.changed else []), *removed]
@@ -45,7 +46,7 @@ def work(call: Call) -> dict[str, Any]:
         "purged": purged,
         "diff": diffs,
         "changed": bool(diffs),
-        **failure({**plan.errors, **refused}),
+        **failure({**errors, **refused}),
     }
 
 
@@ -162,10 +163,11 @@ def converge_units(
     if not call.check_mode:
         plan.apply()
         for agent in agents:
-            if agent.name not in plan.errors:
+            # One that could not be stopped is not forgotten.
+            if agent.name not in plan.errors and (agent.present or agent.name not in plan.failed):
                 records[agent.name].write_agent(agent)
                 installation.publish(agent)
-        gateway.restart(Systemd(manager), agents, records, list(plan.restart))
+        plan.restart_due(Systemd(manager), agents, records)
     return plan
 
 

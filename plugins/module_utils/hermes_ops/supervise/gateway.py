@@ -10,7 +10,7 @@ import glob
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..system.systemd import DEAD, Manager, Unit
 from . import units
 from .managers import ManagerOf, grouped, units_of
 from .supervisor import Supervisor
-from .systemd import Systemd, stop_timeout
+from .systemd import Systemd, end_manager, stop_timeout
 
 UNIT_MODE = 0o644
 
@@ -36,10 +36,41 @@ class GatewayPlan(Plan):
 
     :param restart: agent -> reasons; only running gateways are restarted
     :param errors: agent -> why its unit is left as it is
+    :param failed: agent -> what could not be done with its unit, once the plan was applied
     """
 
     restart: dict[str, list[str]] = field(default_factory=dict)
     errors: dict[str, OpsError] = field(default_factory=dict)
+    failed: dict[str, OpsError] = field(default_factory=dict)
+
+    def with_each(self, agents: list[Agent], action: Callable[[list[Agent]], object]) -> None:
+        """Call *action* with *agents*, without those that have failed before. If it fails, call it for each by itself.
+
+        An agent can prevent what is done with its unit: a user's manager is its own, and so is what a unit starts.
+        """
+        agents = [agent for agent in agents if agent.name not in self.failed]
+        try:
+            if agents:
+                action(agents)
+        except OpsError as error:
+            if len(agents) == 1:
+                self.failed[agents[0].name] = error
+                return
+            for agent in agents:
+                self.with_each([agent], action)
+
+    def restart_due(self, supervisor: Supervisor, agents: list[Agent], records: dict[str, Records]) -> None:
+        """Restart those of *agents* that are due. None is restarted twice, even if another one fails."""
+        since, began = time.clock_gettime(time.CLOCK_MONOTONIC), time.time()
+
+        def again(due: list[Agent]) -> None:
+            states = supervisor.state(due)
+            done = [each for each in due if states[each.name].running and states[each.name].entered >= since]
+            supervisor.restart([each for each in due if each not in done])
+            for each in due:
+                records[each.name].restarted(began)
+
+        self.with_each([agent for agent in agents if agent.name in self.restart], again)
 
 
 def running_release(pid: int, root: str) -> str | None:
@@ -148,8 +179,8 @@ def plan_gateways(
 
     _plan_absent(plan, settings, manager_of, absent, states)
     if plan.changed or any(unit.stale for unit in states.values()):
-        for manager, _members in grouped(agents, manager_of):
-            plan.actions.append(lambda manager=manager: _reload(manager))
+        for manager, members in grouped(agents, manager_of):
+            plan.actions.append(lambda manager=manager, members=members: _reload(plan, manager, members))
     _plan_present(plan, manager_of, present, states, records)
     for name, reasons in plan.restart.items():
         plan.differences.append(Difference(f"hermes-gateway@{name}.service restart", None, "; ".join(reasons)))
@@ -166,20 +197,20 @@ def _silent(unit: Unit) -> OpsError:
 
 
 def _plan_absent(
-    plan: Plan, settings: units.UnitSettings, manager_of: ManagerOf, agents: list[Agent], states: dict[str, Unit]
+    plan: GatewayPlan, settings: units.UnitSettings, manager_of: ManagerOf, agents: list[Agent], states: dict[str, Unit]
 ) -> None:
     for agent in agents:
         unit = states[agent.unit]
         if not unit.dead or unit.enabled:
             plan.add(
                 Difference(unit.name, f"{unit.active}, {_enabled(unit)}", "stopped, disabled"),
-                lambda agent=agent: _disable(manager_of(agent), agent),
+                lambda agent=agent: plan.with_each([agent], lambda _agents: _disable(manager_of(agent), agent)),
             )
         _plan_drop_in_gone(plan, settings, agent.name)
 
 
 def _plan_present(
-    plan: Plan,
+    plan: GatewayPlan,
     manager_of: ManagerOf,
     agents: list[Agent],
     states: dict[str, Unit],
@@ -189,7 +220,9 @@ def _plan_present(
         if not states[agent.unit].enabled:
             plan.add(
                 Difference(agent.unit, "disabled", "enabled"),
-                lambda agent=agent: manager_of(agent).call("enable", agent.unit),
+                lambda agent=agent: plan.with_each(
+                    [agent], lambda _agents: manager_of(agent).call("enable", agent.unit)
+                ),
             )
     # A unit in auto-restart is not running either: it may wait for minutes before its next start.
     dead = (*DEAD, "auto-restart")
@@ -198,7 +231,8 @@ def _plan_present(
         unit = states[agent.unit]
         plan.differences.append(Difference(f"{unit.name} state", f"{unit.active} ({unit.sub})", "active"))
     if stopped:
-        plan.actions.append(lambda: start(Systemd(manager_of), stopped, records))
+        supervisor = Systemd(manager_of)
+        plan.actions.append(lambda: plan.with_each(stopped, lambda agents: start(supervisor, agents, records)))
 
 
 def start(supervisor: Supervisor, agents: list[Agent], records: dict[str, Records]) -> None:
@@ -219,7 +253,7 @@ def restart(supervisor: Supervisor, agents: list[Agent], records: dict[str, Reco
 
 
 def _plan_other_scope(
-    plan: Plan,
+    plan: GatewayPlan,
     settings: units.UnitSettings,
     agents: list[Agent],
     manager_of: ManagerOf,
@@ -239,20 +273,19 @@ def _plan_other_scope(
     def manager_before(agent: Agent) -> Manager:
         return Manager(other.scope, manager_of(agent).account)
 
-    for manager, group in grouped(members, manager_before):
-        for unit in manager.units(agent.unit for agent in group).values():
-            if unit.enabled or unit.active not in DEAD:
-                plan.add(
-                    Difference(f"{unit.name} ({other.scope} scope)", f"{unit.active}, {_enabled(unit)}", None),
-                    lambda manager=manager, name=unit.name: manager.call(
-                        "disable", "--now", name, timeout=stop_timeout(members)
-                    ),
-                )
+    found = units_of(members, manager_before)
+    for agent in members:
+        unit, manager = found[agent.unit], manager_before(agent)
+        if unit.enabled or unit.active not in DEAD:
+            plan.add(
+                Difference(f"{unit.name} ({other.scope} scope)", f"{unit.active}, {_enabled(unit)}", None),
+                lambda agent=agent, manager=manager: plan.with_each([agent], lambda _agents: _leave(manager, agent)),
+            )
     for name in sorted(names):
         _plan_drop_in_gone(plan, other, name)
     plan.add(Difference(other.template_path, "present", None), lambda: os.unlink(other.template_path))
     for manager, _group in grouped(members, manager_before):
-        plan.actions.append(lambda manager=manager: manager.reachable and manager.call("daemon-reload"))
+        plan.actions.append(lambda manager=manager: _reload_before(manager))
 
 
 def _plan_drop_in_gone(plan: Plan, settings: units.UnitSettings, name: str) -> None:
@@ -276,6 +309,23 @@ def _disable(manager: Manager, agent: Agent) -> None:
     manager.call("disable", "--now", agent.unit, timeout=stop_timeout([agent]))
 
 
+def _leave(manager: Manager, agent: Agent) -> None:
+    """Stop and disable the gateway of *agent* in a manager that is to run it no longer."""
+    try:
+        _disable(manager, agent)
+    except OpsError:
+        if manager.scope == "system":
+            raise
+        # A user's manager is its agent's to hold up. What it may still want to start has no unit any more.
+        end_manager(manager)
+
+
+def _reload_before(manager: Manager) -> None:
+    with contextlib.suppress(*([OpsError] if manager.scope == "user" else [])):
+        if manager.reachable:
+            manager.call("daemon-reload")
+
+
 def _enabled(unit: Unit) -> str:
     return "enabled" if unit.enabled else "disabled"
 
@@ -294,8 +344,13 @@ def _write(path: str, text: str) -> None:
     write_atomic(path, text, mode=UNIT_MODE)
 
 
-def _reload(manager: Manager) -> None:
-    if not manager.reachable:
-        # Lingering was enabled, but the user's manager has not been started since.
-        Manager("system", manager.account).call("start", f"user@{manager.account.uid}.service")
-    manager.call("daemon-reload")
+def _reload(plan: GatewayPlan, manager: Manager, members: list[Agent]) -> None:
+    try:
+        if not manager.reachable:
+            # Lingering was enabled, but the user's manager has not been started since.
+            Manager("system", manager.account).call("start", f"user@{manager.account.uid}.service")
+        manager.call("daemon-reload")
+    except OpsError as error:
+        if manager.scope == "system":
+            raise
+        plan.failed.update((agent.name, error) for agent in members)

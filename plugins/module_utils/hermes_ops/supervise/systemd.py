@@ -128,8 +128,13 @@ def _stop(manager: Manager, agents: list[Agent]) -> None:
     except OpsError:
         if manager.scope == "system":
             raise
-        # A user's manager is its agent's to hold up. The system's ends it, with everything that it runs.
-        _system(manager).call("stop", f"user@{manager.account.uid}.service", timeout=USER_MANAGER_TIMEOUT)
+        # A user's manager is its agent's to hold up.
+        end_manager(manager)
+
+
+def end_manager(manager: Manager) -> None:
+    """Have the system's manager end that of a user, with everything that it runs."""
+    _system(manager).call("stop", f"user@{manager.account.uid}.service", timeout=USER_MANAGER_TIMEOUT)
 
 
 def _system(manager: Manager) -> Manager:
