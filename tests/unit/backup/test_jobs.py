@@ -10,9 +10,11 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,6 +127,7 @@ def job(host, monkeypatch):
     monkeypatch.setattr(backup, "installation", lambda: host)
     monkeypatch.setattr(backup, "declared", lambda: SETTINGS)
     monkeypatch.setattr(backup.heartbeat, "report", lambda *_arguments: None)
+    before = signal.getsignal(signal.SIGTERM)
     ended = []
     monkeypatch.setattr(backup.heartbeat, "conclude", lambda _host, _job, failed, said, **_more: ended.append(said))
 
@@ -133,7 +136,8 @@ def job(host, monkeypatch):
         return ended
 
     run.ended = ended
-    return run
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_a_home_that_cannot_be_read_keeps_no_other_agent_from_its_backup(host, agents, restic, job, tmp_path):
@@ -161,6 +165,13 @@ def test_a_defect_that_one_agent_found_keeps_no_other_from_its_backup(host, agen
     assert "first: " in job.ended[0]
 
 
+def test_the_name_of_a_file_cannot_pass_for_a_line_about_another_agent(host, agents, restic, job, tmp_path):
+    (tmp_path / "first/memories/x\nagent second: is lost\x1b[31m").write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    said = job()[0]
+    assert said.startswith("first: memories/x\\nagent second: is lost\\x1b[31m is damaged")
+    assert len(said.splitlines()) == 1
+
+
 @pytest.mark.parametrize("where", ["here", "away"])
 def test_an_agent_whose_backup_used_up_the_time_comes_last_from_then_on(host, agents, restic, job, monkeypatch, where):
     done = []
@@ -179,8 +190,10 @@ def test_an_agent_whose_backup_used_up_the_time_comes_last_from_then_on(host, ag
         return original(*arguments, **options)
 
     monkeypatch.setattr(account, name, noted)
-    job()
-    assert done == ["second", "first"]
+    # Being quick once does not make up for it.
+    for _night in range(3):
+        job()
+    assert done == 3 * ["second", "first"]
 
 
 def test_an_agent_whose_backup_here_used_up_the_time_keeps_no_other_from_its_copy_away(
@@ -198,7 +211,30 @@ def test_an_agent_whose_backup_here_used_up_the_time_keeps_no_other_from_its_cop
     monkeypatch.setattr(backup, "_said", lambda *_arguments: {"agent": "second", "problems": {}})
     with pytest.raises(KeyboardInterrupt):
         job()
-    assert saved == ["first", "second"]
+    assert saved == ["second", "first"]
+
+
+def test_a_backup_that_runs_out_of_time_is_a_failure_that_names_the_agent(host, agents, restic, job, monkeypatch):
+    create = backup.making.create
+
+    def endless(host, agent, *arguments, **options):
+        if agent.name == "second":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        return create(host, agent, *arguments, **options)
+
+    monkeypatch.setattr(backup.making, "create", endless)
+    with pytest.raises(OpsError, match="was ended by SIGTERM at agent second"):
+        job()
+    assert "at agent second" in job.ended[0]
+    assert backup._durations(host)["here"]["second"] == backup._NEVER_ENDED
+
+
+def test_an_agent_that_was_slow_here_comes_last_in_both_places(host, agents, restic, job, monkeypatch):
+    backup._record(host, agents[0], "here", backup._NEVER_ENDED)
+    backup._record(host, agents[1], "away", 5.0)
+    order = [(agent.name, where) for agent, where in backup._quickest_first(host, agents, away=True)]
+    assert order == [("second", "here"), ("second", "away"), ("first", "away"), ("first", "here")]
 
 
 @pytest.mark.parametrize(

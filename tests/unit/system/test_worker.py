@@ -72,8 +72,8 @@ def test_an_error_of_the_function_is_an_error_here(call):
 
 def test_an_error_is_printable_and_bounded(call):
     with pytest.raises(OpsError) as caught:
-        call(r"raise OpsError('\x1b[2J' + 'x' * 10**6)")
-    assert caught.value.what.startswith("\\x1b[2J")
+        call(r"raise OpsError('\x1b[2J\nagent other: ' + 'x' * 10**6)")
+    assert caught.value.what.startswith("\\x1b[2J\\nagent other: x")
     assert len(caught.value.what) < 3000
 
 

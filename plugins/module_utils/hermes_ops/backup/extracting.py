@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from ..supervise import health
 from ..system.errors import OpsError
 from ..system.files import Account, failure
-from ..system.text import printable
+from ..system.text import one_line
 from ..system.worker import Limits, Worker, WorkerDied
 
 # For reading an archive: seconds for a large one on a slow disk; its size does not change the memory.
@@ -60,7 +60,7 @@ class Manifest:
 
     @classmethod
     def of(cls, answer: Any, where: str) -> Manifest:
-        """The manifest in the *answer* of a worker, its form checked, its texts printable and bounded."""
+        """The manifest in the *answer* of a worker, its form checked, its texts bounded and on one line each."""
         try:
             known = {field.name for field in fields(cls)}
             values = {key: _plain(value) for key, value in answer.items() if key in known}
@@ -79,7 +79,7 @@ class Manifest:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
-        return printable(value[:_TEXT])
+        return one_line(value[:_TEXT])
     if isinstance(value, dict):
         return {_plain(key): _plain(below) for key, below in value.items()}
     return [_plain(below) for below in value] if isinstance(value, list) else value

@@ -17,7 +17,7 @@ from ..host.installation import Installation
 from ..supervise import canary, gateway, health
 from ..system.answer import fits
 from ..system.errors import OpsError
-from ..system.text import moment, printable
+from ..system.text import moment, one_line
 from ..system.worker import Limits, WorkerDied, work
 from . import archives, databases, extracting, offsite, selection
 from .extracting import Manifest
@@ -111,7 +111,7 @@ def look(scratch: str) -> dict[str, Any]:
 def _refuse_damaged(wrong: dict[str, str]) -> None:
     for name, why in wrong.items():
         raise OpsError(
-            f"the backup's {printable(name)} is damaged ({printable(why)})",
+            f"the backup's {one_line(name)} is damaged ({one_line(why)})",
             fix="see whether the agent's own is: sqlite3 FILE 'PRAGMA integrity_check'; take an older backup",
         )
 

@@ -48,7 +48,7 @@ from ..system.answer import fits
 from ..system.errors import OpsError, Refused, as_error
 from ..system.files import Account, ensure_directory, open_directory
 from ..system.process import run_filter
-from ..system.text import moment, printable
+from ..system.text import moment, one_line
 from ..system.worker import Limits, work
 from . import exchange, extracting, making, meanwhile
 from .extracting import Manifest
@@ -340,7 +340,7 @@ class Restore:
         except OpsError as error:
             failed = [str(error)]
         for each in failed if fits(failed, [str]) else []:
-            self.say(f"left behind: {printable(each)}")
+            self.say(f"left behind: {one_line(each)}")
 
     def _keep(self, journal: Journal, prefix: str, suffix: str) -> str:
         """Move a directory out of the home, as a whole, to where only root can change it.

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..description.agent import Agent
 from ..host import settings
 from ..host.installation import Installation
+from ..host.undertaking import Interrupted
 from ..system import answer
 from ..system.errors import OpsError, as_error
 from ..system.files import check_trusted, read_json, write_json
@@ -51,6 +53,9 @@ def work(arguments: argparse.Namespace) -> int:
     made: list[dict[str, Any]] = []
     failures: list[str] = []
     try:
+        if whole:
+            # The unit's time-out. What was done until then is recorded.
+            signal.signal(signal.SIGTERM, _end)
         env = wanted.env_of(arguments.env)
         agents = host.select(arguments.agent)
         if not agents:
@@ -69,7 +74,7 @@ def work(arguments: argparse.Namespace) -> int:
                     archives.prune(directory, agent.name, wanted.keep)
         if repository:
             repository.look_after()
-    except (OpsError, OSError) as error:
+    except (OpsError, OSError, Interrupted) as error:
         failures.append(str(error))
     problems = [f"{each['agent']}: {path} {why}" for each in made for path, why in each["problems"].items()]
     wrong = [*failures, *problems]
@@ -89,6 +94,11 @@ def work(arguments: argparse.Namespace) -> int:
     return EXIT_UNHEALTHY if problems else EXIT_OK
 
 
+def _end(number: int, _frame: Any) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise Interrupted(f"was ended by {signal.Signals(number).name}")
+
+
 def _output(directory: str) -> str:
     """The real path of *directory*, which need not exist yet; no link is left in it.
 
@@ -103,9 +113,14 @@ def _output(directory: str) -> str:
 
 @contextlib.contextmanager
 def _collected(failures: list[str], agent: Agent) -> Iterator[None]:
-    """Record an exception as a failure of *agent* and go on."""
+    """Record an exception as a failure of *agent* and go on.
+
+    :raises Interrupted: a signal has ended the job; names the agent, who may have used up its time
+    """
     try:
         yield
+    except Interrupted as error:
+        raise Interrupted(f"{error} at agent {agent.name}") from None
     except Exception as error:
         failures.append(f"{agent.name}: {printable(str(as_error(error)))}")
 
@@ -131,18 +146,33 @@ def _quickest_first(host: Installation, agents: list[Agent], *, away: bool) -> l
     """
     took = _durations(host)
     backups = [(agent, where) for where in (HERE, AWAY)[: 1 + away] for agent in agents]
-    return sorted(backups, key=lambda backup: took[backup[1]].get(backup[0].name, 0.0))
+
+    def slowness(backup: tuple[Agent, str]) -> tuple[float, float]:
+        # An agent that was slow in one place may be slow in the other the next time.
+        name, where = backup[0].name, backup[1]
+        return max(took[HERE].get(name, 0.0), took[AWAY].get(name, 0.0)), took[where].get(name, 0.0)
+
+    return sorted(backups, key=slowness)
 
 
 @contextlib.contextmanager
 def _timed(host: Installation, agent: Agent, where: str) -> Iterator[None]:
-    """Record how long the backup of *agent* takes. One whose job is killed took longest of all."""
-    began = time.monotonic()
+    """Record how long the backup of *agent* takes. One whose job is killed took longest of all.
+
+    A long one is forgotten slowly, by half each time: otherwise an agent could be quick every second night, come first
+    in the next, and use up the job's time again.
+    """
+    began, before = time.monotonic(), _durations(host)[where].get(agent.name, 0.0)
     _record(host, agent, where, _NEVER_ENDED)
+    ended = True
     try:
         yield
+    except Interrupted:
+        ended = False
+        raise
     finally:
-        _record(host, agent, where, time.monotonic() - began)
+        if ended:
+            _record(host, agent, where, max(time.monotonic() - began, before / 2))
 
 
 def _durations(host: Installation) -> dict[str, dict[str, float]]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from .answer import fits
 from .files import Account
-from .text import printable
+from .text import one_line
 from .worker import WorkerDied, work
 
 # States of a socket in /proc/net/tcp (Linux, include/net/tcp_states.h).
@@ -302,8 +302,8 @@ def describe(pids: set[int], uids: Iterable[int] = ()) -> str:
     named = []
     for pid in sorted(pids)[:5]:
         gateway, words = gateway_of(pid), command_line(pid)
-        program = printable(os.path.basename(words[0])[:64]) if words else "gone"
-        named.append(f"pid {pid} ({f'the gateway of agent {printable(gateway)}' if gateway else program})")
+        program = one_line(os.path.basename(words[0])[:64]) if words else "gone"
+        named.append(f"pid {pid} ({f'the gateway of agent {one_line(gateway)}' if gateway else program})")
     users = " or ".join(_user_name(uid) for uid in sorted(uids)[:5])
     return ", ".join(named) or f"a process{f' of user {users}' if users else ''} that cannot be seen"
 

@@ -26,6 +26,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """*text*, :func:`printable` and without line breaks: what an agent chose must not look like a line of ours."""
+    return printable(text).replace("\n", "\\n")
+
+
 def moment(when: float) -> str:
     """*when* (seconds since 1970) for people, in UTC; a number out of range stays a number."""
     try:

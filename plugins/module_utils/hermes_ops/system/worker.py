@@ -41,7 +41,7 @@ from typing import Any
 
 from .errors import OpsError
 from .files import Account
-from .text import printable
+from .text import one_line
 
 PACKAGE = __name__.rsplit(".", 2)[0]
 # Characters of an error that a worker reports.
@@ -393,7 +393,7 @@ def _no_number(name: str) -> float:
 
 
 def _words(text: Any) -> str | None:
-    return printable(text[:_WORDS]) if isinstance(text, str) else None
+    return one_line(text[:_WORDS]) if isinstance(text, str) else None
 
 
 def _import_directory() -> str:

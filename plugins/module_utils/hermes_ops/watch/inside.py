@@ -25,7 +25,7 @@ from ..description.secrets import is_secret_setting, leaves_of, may_be_secret, n
 from ..system import yaml_edit
 from ..system.errors import OpsError
 from ..system.files import read_bytes
-from ..system.text import moment, printable
+from ..system.text import moment, one_line
 
 # Limits: bytes of one file that are read, and total length and number of the secrets of one agent.
 FILE_LIMIT = 2**20
@@ -228,10 +228,10 @@ def listing(home: str) -> str:
             total[1] += status.st_size
         elif len(lines) < LISTED:
             about = f"{stat.filemode(status.st_mode)} {status.st_uid:>6} {status.st_size:>12}"
-            lines.append(f"{about} {moment(status.st_mtime)} {printable(path)}")
+            lines.append(f"{about} {moment(status.st_mtime)} {one_line(path)}")
         else:
             left_out += 1
-    more = [f"{printable(path)}/…: {number} entries, {size} bytes" for path, (number, size) in sorted(deeper.items())]
+    more = [f"{one_line(path)}/…: {number} entries, {size} bytes" for path, (number, size) in sorted(deeper.items())]
     notes = [f"and {left_out} more"] if left_out else []
     if looked_at >= LOOKED_AT:
         notes.append(f"only the first {LOOKED_AT} entries were looked at")
