@@ -25,6 +25,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
     archives,
     extracting,
     making,
+    order,
     rehearsal,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.offsite import Repository
@@ -175,13 +176,13 @@ def test_the_name_of_a_file_cannot_pass_for_a_line_about_another_agent(host, age
 @pytest.mark.parametrize("where", ["here", "away"])
 def test_an_agent_whose_backup_used_up_the_time_comes_last_from_then_on(host, agents, restic, job, monkeypatch, where):
     done = []
-    account, name = {"here": (backup.making, "create"), "away": (Repository, "save")}[where]
-    original, record = getattr(account, name), backup._record
+    holder, name = {"here": (making, "create"), "away": (Repository, "save")}[where]
+    original, record = getattr(holder, name), order._record
     with monkeypatch.context() as patch:
         # As killed in the middle of the first agent's: nothing runs after it.
-        patch.setattr(account, name, lambda *_arguments, **_options: (_ for _ in ()).throw(KeyboardInterrupt))
-        began = backup._NEVER_ENDED
-        patch.setattr(backup, "_record", lambda *said: record(*said) if where != said[2] or said[3] == began else None)
+        patch.setattr(holder, name, lambda *_arguments, **_options: (_ for _ in ()).throw(KeyboardInterrupt))
+        began = order._NEVER_ENDED
+        patch.setattr(order, "_record", lambda *said: record(*said) if where != said[2] or said[3] == began else None)
         with pytest.raises(KeyboardInterrupt):
             job()
 
@@ -189,7 +190,7 @@ def test_an_agent_whose_backup_used_up_the_time_comes_last_from_then_on(host, ag
         done.append(next(each.name for each in arguments if hasattr(each, "unit")))
         return original(*arguments, **options)
 
-    monkeypatch.setattr(account, name, noted)
+    monkeypatch.setattr(holder, name, noted)
     # Being quick once does not make up for it.
     for _night in range(3):
         job()
@@ -199,7 +200,7 @@ def test_an_agent_whose_backup_used_up_the_time_comes_last_from_then_on(host, ag
 def test_an_agent_whose_backup_here_used_up_the_time_keeps_no_other_from_its_copy_away(
     host, agents, restic, job, monkeypatch
 ):
-    backup._record(host, agents[0], "here", backup._NEVER_ENDED)
+    order._record(host, agents[0], "here", order._NEVER_ENDED)
     saved = []
     monkeypatch.setattr(Repository, "save", lambda _self, agent: saved.append(agent.name))
 
@@ -227,14 +228,14 @@ def test_a_backup_that_runs_out_of_time_is_a_failure_that_names_the_agent(host, 
     with pytest.raises(OpsError, match="was ended by SIGTERM at agent second"):
         job()
     assert "at agent second" in job.ended[0]
-    assert backup._durations(host)["here"]["second"] == backup._NEVER_ENDED
+    assert order._durations(host)["here"]["second"] == order._NEVER_ENDED
 
 
 def test_an_agent_that_was_slow_here_comes_last_in_both_places(host, agents, restic, job, monkeypatch):
-    backup._record(host, agents[0], "here", backup._NEVER_ENDED)
-    backup._record(host, agents[1], "away", 5.0)
-    order = [(agent.name, where) for agent, where in backup._quickest_first(host, agents, away=True)]
-    assert order == [("second", "here"), ("second", "away"), ("first", "away"), ("first", "here")]
+    order._record(host, agents[0], "here", order._NEVER_ENDED)
+    order._record(host, agents[1], "away", 5.0)
+    backups = [(agent.name, where) for agent, where in order.quickest_first(host, agents, away=True)]
+    assert backups == [("second", "here"), ("second", "away"), ("first", "away"), ("first", "here")]
 
 
 @pytest.mark.parametrize(

@@ -10,27 +10,20 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from typing import Any
 
-from ..backup import archives, making, offsite
+from ..backup import archives, making, offsite, order
 from ..backup.settings import ENV_CHOICES, Settings
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..description.agent import Agent
 from ..host import settings
 from ..host.installation import Installation
 from ..host.undertaking import Interrupted
-from ..system import answer
 from ..system.errors import OpsError, as_error
-from ..system.files import check_trusted, read_json, write_json
+from ..system.files import check_trusted
 from ..system.text import printable
 from ..watch import heartbeat
-
-# How long backups took, in the ops directory; only decides their order.
-_DURATIONS = "backup-durations.json"
-HERE, AWAY = "here", "away"
-_NEVER_ENDED = 1e9
 
 SUMMARY = "back up the agents' homes while the agents run"
 
@@ -61,10 +54,10 @@ def work(arguments: argparse.Namespace) -> int:
         if not agents:
             raise OpsError("there is no agent", fix="converge the host: site.yml")
         repository = _repository(host, wanted, failures) if arguments.output is None else None
-        for agent, where in _quickest_first(host, agents, away=repository is not None):
+        for agent, where in order.quickest_first(host, agents, away=repository is not None):
             # A failure with one agent must not keep the others from their backups.
-            with _collected(failures, agent), _timed(host, agent, where):
-                if repository and where == AWAY:
+            with _collected(failures, agent), order.timed(host, agent, where):
+                if repository and where == order.AWAY:
                     repository.save(agent)
                     repository.forget(agent.name)
                     continue
@@ -136,60 +129,6 @@ def _repository(host: Installation, wanted: Settings, failures: list[str]) -> of
         failures.append(str(error))
         return None
     return repository
-
-
-def _quickest_first(host: Installation, agents: list[Agent], *, away: bool) -> list[tuple[Agent, str]]:
-    """The backups to make on this host and, with *away*, off it. Those that took longest the last time come last.
-
-    An agent can make each of its backups take hours, which must not use up the time of the job before the others have
-    theirs, in both places.
-    """
-    took = _durations(host)
-    backups = [(agent, where) for where in (HERE, AWAY)[: 1 + away] for agent in agents]
-
-    def slowness(backup: tuple[Agent, str]) -> tuple[float, float]:
-        # An agent that was slow in one place may be slow in the other the next time.
-        name, where = backup[0].name, backup[1]
-        return max(took[HERE].get(name, 0.0), took[AWAY].get(name, 0.0)), took[where].get(name, 0.0)
-
-    return sorted(backups, key=slowness)
-
-
-@contextlib.contextmanager
-def _timed(host: Installation, agent: Agent, where: str) -> Iterator[None]:
-    """Record how long the backup of *agent* takes. One whose job is killed took longest of all.
-
-    A long one is forgotten slowly, by half each time: otherwise an agent could be quick every second night, come first
-    in the next, and use up the job's time again.
-    """
-    began, before = time.monotonic(), _durations(host)[where].get(agent.name, 0.0)
-    _record(host, agent, where, _NEVER_ENDED)
-    ended = True
-    try:
-        yield
-    except Interrupted:
-        ended = False
-        raise
-    finally:
-        if ended:
-            _record(host, agent, where, max(time.monotonic() - began, before / 2))
-
-
-def _durations(host: Installation) -> dict[str, dict[str, float]]:
-    """Seconds that the backup of each agent took last, on this host (:data:`HERE`) and off it (:data:`AWAY`)."""
-    try:
-        found = read_json(os.path.join(host.ops_dir, _DURATIONS))
-    except OpsError:
-        found = None
-    return found if answer.fits(found, {HERE: {str: float}, AWAY: {str: float}}) else {HERE: {}, AWAY: {}}
-
-
-def _record(host: Installation, agent: Agent, where: str, seconds: float) -> None:
-    durations = _durations(host)
-    durations[where][agent.name] = seconds
-    # On a full disk the backup itself says so.
-    with contextlib.suppress(OpsError):
-        write_json(os.path.join(host.ops_dir, _DURATIONS), durations)
 
 
 def _said(agent: str, done: making.Made) -> dict[str, Any]:
