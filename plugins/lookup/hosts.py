@@ -5,13 +5,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ansible import context
-from ansible.errors import AnsibleLookupError
-from ansible.plugins.loader import lookup_loader
-from ansible.plugins.lookup import LookupBase
-
 DOCUMENTATION = r"""
 name: hosts
 short_description: The hosts of a play, of which there must be some
@@ -40,6 +33,13 @@ _raw:
   type: list
   elements: str
 """
+
+from typing import Any
+
+from ansible import context
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.loader import lookup_loader
+from ansible.plugins.lookup import LookupBase
 
 
 class LookupModule(LookupBase):
