@@ -102,7 +102,7 @@ def in_variables(error: OpsError, role: str, known: Collection[str]) -> tuple[st
     """
 
     def variable_of(setting: str) -> str | None:
-        names = ("hermes_version",) if setting == "version" else (f"{role}_{setting}", f"install_{setting}")
+        names = ("hermes_version",) if setting == "version" else (setting, f"{role}_{setting}", f"install_{setting}")
         return next((name for name in names if name in known), None)
 
     what = error.what.removeprefix("check: ")

@@ -264,6 +264,12 @@ SETTINGS = {
         "install_index_url: holds a user name or a password. Fix: move them to install_index_username and "
         "install_index_password, which are kept out of sight (role install; host_vars/zeus.yml:1)",
     ),
+    "a repository in a relative path": (
+        {"backup_restic_repository": "backups", "backup_restic_password": SECRET},
+        "backup_restic_repository: is a relative path, which means another place in each working directory. Fix: write "
+        "an absolute path, or begin with a back end of restic: azure:, b2:, gs:, rclone:, rest:, s3:, sftp:, swift: "
+        "(role backup; host_vars/zeus.yml:1)",
+    ),
     "a key of an agent": (
         {"hermes_agents": [{"name": "default"}, {"name": "work", "api": {"port": 8700}, "confg": {}}]},
         "hermes_agents: agent work: unknown key confg. Fix: did you mean config? (host_vars/zeus.yml:3)",
