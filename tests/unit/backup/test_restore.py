@@ -948,3 +948,29 @@ def test_an_agent_that_prevents_the_undoing_of_its_restore_is_named_and_blocks_n
     restore.recover_all(host, print)
     assert not host.unfinished("restore")
     assert not os.path.exists(restore.Restore(host, "default", print).undertaking.guard.path)
+
+
+def test_at_boot_no_agent_uses_up_the_time_of_the_others(host, agent, made, monkeypatch, killed_at):
+    """All gateways wait for the unit that recovers."""
+    path, _old, _new = made
+    with monkeypatch.context() as patch:
+        patch.setattr(restore.Restore, "_start", lambda *_arguments: os.kill(os.getpid(), signal.SIGKILL))
+        assert not killed_at(10**6, lambda: run(host, agent, path, force=True))
+    host.records("other").prepare()
+    host.records("third").prepare()
+    for name in ("other", "third"):
+        journal = restore.Journal(name, agent.user, "/nonexistent", 1, "20260101T000000Z", running=False, step="switch")
+        restore.Restore(host, name, print).undertaking.write(dataclasses.asdict(journal))
+    seconds, work = [], restore.work
+
+    def noted(*arguments, limits, **options):
+        seconds.append(limits.seconds)
+        return work(*arguments, limits=limits, **options)
+
+    monkeypatch.setattr(restore, "work", noted)
+    with pytest.raises(OpsError, match="agent other: /nonexistent: is another directory") as caught:
+        restore.recover_all(host, print, boot=True)
+    assert "agent third: " in str(caught.value)
+    # The content is put back, and the staging directory is removed.
+    assert len(seconds) >= 2
+    assert 3 * 2 * max(seconds) <= guard.TIMEOUT

@@ -39,6 +39,7 @@ from typing import Any, BinaryIO
 
 from ..agent import webhooks
 from ..description.agent import Agent
+from ..host.guard import TIMEOUT as GUARD_TIMEOUT
 from ..host.guard import Guard
 from ..host.installation import Installation, journals
 from ..host.undertaking import RESERVE, Undertaking
@@ -99,6 +100,7 @@ class Restore:
         # Said last: that going back has set aside messages which came in meanwhile.
         self.note = ""
         self.undertaking = Undertaking(host, "restore", needs=host.data_dir, agent=name)
+        self.limits = _LIMITS
         # Signals interrupt only restore(), and not while it goes back.
         self.undertaking.interruptible = False
 
@@ -329,14 +331,19 @@ class Restore:
     def _work(self, journal: Journal, account: Account, function: str, locks: Sequence[int]) -> Any:
         arguments = (journal.home, journal.stamp, journal.keep_env)
         return work(
-            account, f"backup.exchange:{function}", *arguments, limits=_LIMITS, descriptors=locks, where=journal.home
+            account,
+            f"backup.exchange:{function}",
+            *arguments,
+            limits=self.limits,
+            descriptors=locks,
+            where=journal.home,
         )
 
     def _remove_staging(self, journal: Journal, account: Account, locks: Sequence[int] = ()) -> None:
         """Remove staging directories. A failure is only reported: each restore has a staging directory of its own."""
         try:
             function = "backup.exchange:remove_staging"
-            failed = work(account, function, journal.home, limits=_LIMITS, descriptors=locks, where=journal.home)
+            failed = work(account, function, journal.home, limits=self.limits, descriptors=locks, where=journal.home)
         except OpsError as error:
             failed = [str(error)]
         for each in failed if fits(failed, [str]) else []:
@@ -379,8 +386,12 @@ def recover_all(
     names = [os.path.basename(os.path.dirname(path)) for path in journals(host.ops_dir, "restore")]
     errors = []
     for name in names:
+        restore = Restore(host, name, say)
+        if boot:
+            # The gateways wait for this unit. No agent may use up its time before the others are recovered.
+            restore.limits = Limits(seconds=GUARD_TIMEOUT / 3 / len(names))
         try:
-            Restore(host, name, say).recover(boot=boot, locks=locks)
+            restore.recover(boot=boot, locks=locks)
         except Exception as caught:
             errors.append(f"agent {name}: {as_error(caught)}")
     if not names:
