@@ -195,6 +195,7 @@ def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records
         states = supervisor.state(waiting)
         began = time.monotonic()
         looked = check_all([(agent, supervisor.account_of(agent)) for agent in waiting], states)
+        took = time.monotonic() - began
         still = []
         for agent, health in zip(waiting, looked):
             state = states[agent.name]
@@ -209,7 +210,7 @@ def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records
         waiting = still
         if waiting:
             # Each look starts a process per agent. The pause leaves most of the CPU time to the starting gateways.
-            time.sleep(max(POLL_SECONDS, REST * (time.monotonic() - began)))
+            time.sleep(max(POLL_SECONDS, REST * took))
     for agent in agents:
         health, account = results[agent.name], supervisor.account_of(agent)
         if health.ok:
