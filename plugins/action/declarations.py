@@ -90,7 +90,7 @@ class ActionModule(ActionBase):
         agents = list(self._agents())
         yield from agents
         if not agents:
-            for role in roles:
+            for role in filter(settings.CHECKED.__contains__, roles):
                 if not found.keys() & self._specifications[role].keys():
                     yield from self._settings(role)
 

@@ -23,6 +23,8 @@ SETTINGS = {
     "heartbeat": ("watch.declared", "heartbeat_settings"),
     "auto_update": ("update.settings", "auto_update_settings"),
 }
+# The roles for which there is something to check. For the others the controller is spared their variables.
+CHECKED = frozenset({"install", *SETTINGS})
 # The fields of the kit's Request that are variables of the role install.
 _RELEASE = ("method", "extras", "url", "ref", "commit", "channel", "path", "lock", "python", "patches")
 # One expression for all of them, because only that keeps the types of the values in every version of Ansible.
@@ -30,14 +32,14 @@ _RELEASE_EXPRESSION = f"{{{', '.join(f'{field!r}: install_{field} | default(none
 
 
 def problems(role: str, value: Callable[[str], Any]) -> Iterator[OpsError]:
-    """What the settings of *role* are refused for, if it has any and is enabled; see :func:`in_variables`.
+    """What the settings of *role*, one of :data:`CHECKED`, are refused for if it is enabled; see :func:`in_variables`.
 
     :param value: the value of an expression, with the variables and defaults of the role
     """
     checks: list[Callable[[], None]] = []
     if role == "install":
         checks += [lambda: _check_release(value), lambda: _check_index(value)]
-    elif role in SETTINGS and value(f"{role}_enabled | bool"):
+    elif value(f"{role}_enabled | bool"):
         checks.append(lambda: _check_job(role, value))
         if role == "heartbeat":
             checks.append(lambda: _check_agents(value("heartbeat_agent_urls.keys() | list"), value("common_present")))

@@ -79,7 +79,7 @@ def test_a_changed_drop_in_restarts_exactly_one(systemd, host, records):
     plan = converge(host, agents(limits={"memory": "1G"}), records)
     assert list(plan.restart) == ["coder"]
     assert systemd.verbs == ["daemon-reload"]
-    gateway.restart(Systemd(manager_of(host)), agents(), records, list(plan.restart))
+    gateway.restart(Systemd(manager_of(host)), [each for each in agents() if each.name in plan.restart], records)
     assert systemd.verbs[-1] == "restart hermes-gateway@coder.service"
     assert not gateway.plan_gateways(host, agents(limits={"memory": "1G"}), manager_of(host), records).changed
 
@@ -285,7 +285,7 @@ def test_a_gateway_that_waits_for_its_next_start_is_started_now(systemd, host, r
 def test_two_gateways_may_swap_their_ports(systemd, host, records):
     converge(host, agents(), records)
     systemd.asked.clear()
-    gateway.restart(Systemd(manager_of(host)), agents(), records, ["default", "coder"])
+    gateway.restart(Systemd(manager_of(host)), agents(), records)
     both = "hermes-gateway@default.service hermes-gateway@coder.service"
     assert systemd.verbs == [f"stop {both}", f"start {both}"]
 

@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable
 
 from ..description.agent import Agent
-from ..host.installation import Installation
+from ..host.installation import Installation, refuse_unfinished
 from ..host.records import read_as
 from ..supervise import gateway, health
 from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
 from ..system.files import ensure_directory, write_atomic
 from ..system.worker import work
-from .making import refuse_unfinished
 from .restore import refuse_others
 from .selection import ENV
 
@@ -55,7 +54,7 @@ def put_back_kept(host: Installation, agent: Agent, say: Callable[[str], object]
                 say(f"{name} is the last working copy again")
         # Restart is a single order, so killing this process leaves no gateway stopped.
         host.manager_of(agent).call("reset-failed", agent.unit, check=False)
-        gateway.restart(supervisor_of(host), [agent], {agent.name: records}, [agent.name])
+        gateway.restart(supervisor_of(host), [agent], {agent.name: records})
     result = health.wait([agent], supervisor_of(host))[0]
     say(result)
     if not result.ok:

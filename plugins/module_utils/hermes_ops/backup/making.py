@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from .. import __version__
 from ..description.agent import Agent
-from ..host.installation import Installation
+from ..host.installation import Installation, refuse_unfinished
 from ..release.observe import stamp_of
 from ..supervise import gateway
 from ..system.errors import OpsError
@@ -175,16 +175,6 @@ def _about(host: Installation, agent: Agent, env: str) -> dict[str, Any]:
         "version": stamp.get("version"),
         "env": "encrypt" if env.startswith(AGE) else env,
     }
-
-
-def refuse_unfinished(host: Installation, agent: Agent) -> None:
-    """:raises OpsError: a separation, or a restore of *agent*, is unfinished, so its home may be incomplete"""
-    for job in ("restore", "separate"):
-        if host.unfinished(job, agent.name):
-            raise OpsError(
-                f"a {job} is under way or was interrupted",
-                fix=f"wait for it, or undo it: hermes-ops {job} --recover",
-            )
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 from ..agent.quote import quoted
 from ..description.agent import Agent
 from ..description.schema import PROFILES_DIRECTORY, USER_NAME, USER_PREFIX
-from ..host.installation import Installation
+from ..host.installation import Installation, refuse_unfinished
 from ..host.records import Separated, remembered
 from ..release.versions import is_version, version_key
 from ..supervise import units
@@ -28,7 +28,6 @@ from ..system.errors import OpsError
 from ..system.files import changing, open_directory, read_text
 from ..system.text import printable
 from ..system.worker import Limits, work
-from .making import refuse_unfinished
 from .selection import OURS
 
 # The comment (GECOS) of the users that the role base creates.

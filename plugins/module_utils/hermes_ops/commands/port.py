@@ -71,7 +71,7 @@ def _port(host: Installation, agent: Agent, bring: Callable[..., list[transfer.I
             records.request_restart([f"skill: {target}" for target in skills])
         items = bring(check=False)
     if skills and running:
-        gateway.restart(supervisor_of(host), [agent], {agent.name: records}, [agent.name])
+        gateway.restart(supervisor_of(host), [agent], {agent.name: records})
         (result,) = health.wait([agent], supervisor_of(host))
         if not result.ok:
             raise OpsError(f"all was ported, but after its restart the agent is not healthy: {result}")

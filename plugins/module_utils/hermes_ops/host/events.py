@@ -17,6 +17,8 @@ from .installation import Published
 
 # Directories of a home, and the names in them (Hermes 0.18.2 and 0.19.0; the sources stand in docs/logs.md).
 EVENTS = (("logs", "subagent-timeout-*.log"), ("sessions", "request_dump_*.json"))
+# For how many days these and rotated logs are kept, unless that is declared.
+DAYS = 14
 # Seconds: an agent may have left millions of files.
 _LIMITS = Limits(seconds=30.0)
 _DAY = 86400.0

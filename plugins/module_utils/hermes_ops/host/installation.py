@@ -227,6 +227,16 @@ def is_busy(ops_dir: str, job: str) -> bool:
     return False
 
 
+def refuse_unfinished(host: Installation, agent: Agent) -> None:
+    """:raises OpsError: a separation, or a restore of *agent*, is unfinished, so its home may be incomplete"""
+    for job in ("restore", "separate"):
+        if host.unfinished(job, agent.name):
+            raise OpsError(
+                f"a {job} is under way or was interrupted",
+                fix=f"wait for it, or undo it: hermes-ops {job} --recover",
+            )
+
+
 def journals(ops_dir: str, job: str, agent: str = "*") -> list[str]:
     """The paths of the journals that exist; see :meth:`Installation.unfinished`."""
     return sorted(glob.glob(os.path.join(glob.escape(ops_dir), JOURNALS[job].replace("*", agent))))

@@ -45,8 +45,6 @@ TIMER = "/etc/systemd/system/hermes-logrotate.timer"
 _TIMER_UNIT = os.path.basename(TIMER)
 _JOURNALD_UNIT = "systemd-journald.service"
 CONFIG_MODE = 0o644
-# For how many days rotated logs are kept, unless that is declared.
-DAYS = 14
 
 # Below an agent's home (Hermes 0.18.2 and 0.19.0; the sources stand in docs/logs.md). Not here, because Hermes
 # rotates them itself: logs/{agent,errors,gateway,gui,tool_calls}.log.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..description.agent import Agent
-from ..host import logs
+from ..host import events, logs
 from ..host.records import Records, undeclared
 from ..system.errors import OpsError
 from ..system.files import Account
@@ -23,7 +23,7 @@ def work(call: Call) -> dict[str, Any]:
         plan = logs.plan_no_logs(manager)
     else:
         settings = logs.Settings(
-            days=logs.DAYS if params["days"] is None else params["days"],
+            days=events.DAYS if params["days"] is None else params["days"],
             max_size=params["max_size"],
             paths=tuple(params["paths"]),
             journal_max_use=params["journal_max_use"],

@@ -143,7 +143,7 @@ def plan_gateways(
     errors: Mapping[str, OpsError] | None = None,
 ) -> GatewayPlan:
     """Compare the host with *agents*, and plan the difference. The plan's actions restart no gateway; call
-    :func:`restart` with ``plan.restart`` for that.
+    :meth:`GatewayPlan.restart_due` for that.
 
     :param records: records of *agents*, and of all other agents that the host remembers
     :param requested: agent -> reasons for a restart that are not in the records, because check mode writes none
@@ -243,12 +243,11 @@ def start(supervisor: Supervisor, agents: list[Agent], records: dict[str, Record
         records[agent.name].restarted(began)
 
 
-def restart(supervisor: Supervisor, agents: list[Agent], records: dict[str, Records], names: list[str]) -> None:
-    """Restart the named gateways, and only then clear their recorded reasons."""
-    chosen = [agent for agent in agents if agent.name in names]
+def restart(supervisor: Supervisor, agents: list[Agent], records: dict[str, Records]) -> None:
+    """Restart the gateways of *agents*, and only then clear their recorded reasons."""
     began = time.time()
-    supervisor.restart(chosen)
-    for agent in chosen:
+    supervisor.restart(agents)
+    for agent in agents:
         records[agent.name].restarted(began)
 
 
@@ -321,9 +320,12 @@ def _leave(manager: Manager, agent: Agent) -> None:
 
 
 def _reload_before(manager: Manager) -> None:
-    with contextlib.suppress(*([OpsError] if manager.scope == "user" else [])):
+    try:
         if manager.reachable:
             manager.call("daemon-reload")
+    except OpsError:
+        if manager.scope == "system":
+            raise
 
 
 def _enabled(unit: Unit) -> str:

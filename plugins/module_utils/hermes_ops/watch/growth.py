@@ -11,8 +11,7 @@ import os
 
 from ..agent import config, sessions
 from ..description.declaration import GROWTH_LIMITS
-from ..host.events import EVENTS
-from ..host.logs import DAYS
+from ..host.events import DAYS, EVENTS
 from ..system import sqlite
 from ..system.errors import OpsError
 from .findings import Finding
