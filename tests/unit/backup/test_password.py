@@ -81,13 +81,27 @@ def step(name):
         os.kill(os.getpid(), signal.SIGKILL)
 if not os.path.exists(top + "/config"):
     sys.exit("Fatal: unable to open config file\\nIs there a repository at the following location?\\n/somewhere")
+if os.path.exists(top + "/replacing"):
+    os.unlink(top + "/replacing")
+    sys.exit("open /somewhere/keys/1: no such file or directory")
 if not mine:
     sys.exit("Fatal: wrong password or no key found")
+holder = read(top + "/holder") if os.path.exists(top + "/holder") else None
+if words == ["unlock"] and holder == "dead":
+    os.unlink(top + "/holder")
+if words == ["key", "list", "--json"]:
+    print(json.dumps([{{"id": name, "current": name == mine[0]}} for name in sorted(os.listdir(keys))]))
+if words[:2] == ["key", "remove"]:
+    assert words[2] != mine[0]
+    os.unlink(keys + "/" + words[2])
 if words[:2] == ["key", "passwd"]:
+    if holder:
+        with open(top + "/holder", "w") as stream:
+            stream.write("dead")
     left = int(read(top + "/locked")) if os.path.exists(top + "/locked") else 0
-    if left:
+    if left or holder:
         with open(top + "/locked", "w") as stream:
-            stream.write(str(left - 1))
+            stream.write(str(max(left - 1, 0)))
         sys.exit("unable to create lock in backend: repository is already locked by PID 7 on other by root")
     step("add")
     with open(keys + "/key" + str(os.getpid()), "w") as stream:
@@ -168,6 +182,21 @@ def test_killed_anywhere_one_of_both_opens_it_and_the_next_run_finishes(host, ke
     assert not json.loads((tmp_path / "ops/restic.json").read_text())["password_change"]
 
 
+def test_after_two_that_were_killed_no_key_of_the_old_password_is_left(host, keys, tmp_path):
+    """Killed before the old key is removed, one ends with two keys of the new password; the next takes both away."""
+    keys.make(OLD, OLD)
+    (tmp_path / "restic/killed").write_text("remove")
+    pid = os.fork()
+    if not pid:
+        change(host)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert keys.open() == sorted([OLD, OLD, NEW])
+    (tmp_path / "restic/killed").unlink()
+    change(host)
+    assert keys.open() == [NEW]
+
+
 def test_a_key_that_somebody_has_added_is_used_and_the_old_one_stays(host, keys):
     keys.make(OLD, NEW)
     change(host)
@@ -202,6 +231,21 @@ def test_a_lock_of_somebody_else_is_waited_for_but_not_for_ever(host, keys, tmp_
     with pytest.raises(OpsError, match="the repository is in use") as error:
         change(host, NEW, replace(WANTED, restic_password=OLD))
     assert "try again" in error.value.fix
+    assert keys.open() == [NEW]
+
+
+def test_the_lock_of_a_holder_that_is_killed_meanwhile_is_removed(host, keys, tmp_path, monkeypatch):
+    monkeypatch.setattr(offsite, "_LOCKED", 5.0)
+    keys.make(OLD)
+    (tmp_path / "restic/holder").write_text("alive")
+    change(host)
+    assert keys.open() == [NEW]
+
+
+def test_a_key_that_another_host_replaces_while_this_one_reads_it(host, keys, tmp_path):
+    keys.make(OLD)
+    (tmp_path / "restic/replacing").touch()
+    change(host)
     assert keys.open() == [NEW]
 
 
@@ -277,16 +321,16 @@ def test_the_real_restic_killed_at_any_moment_is_always_open_to_one_of_both(host
     Repository(host, old).prepare()
 
     def opens():
-        return [each.restic_password for each in (old, new) if Repository(host, each)._open().ok]
+        return [each.restic_password for each in (old, new) if Repository(host, each)._opens()]
 
     began = time.monotonic()
     change(host, OLD, new)
     took = time.monotonic() - began
     assert opens() == [NEW]
-    for part, survivors in ((1, False), (2, True), (2, False), (3, False)):
+    for part, survivors in ((1, False), (2, True), (3, False)):
         pid = os.fork()
         if not pid:
-            change(host, NEW, old)
+            change(host, new.restic_password, old)
             os._exit(0)
         time.sleep(took * part / 4)
         with open(f"/proc/{pid}/task/{pid}/children") as stream:
@@ -297,9 +341,8 @@ def test_the_real_restic_killed_at_any_moment_is_always_open_to_one_of_both(host
                 os.kill(each, signal.SIGKILL)
         os.waitpid(pid, 0)
         assert opens()
-        change(host, NEW, old)
-        assert opens() == [OLD]
-        change(host, OLD, new)
-        assert opens() == [NEW]
+        change(host, new.restic_password, old)
+        assert opens() == [old.restic_password]
+        old, new = new, old
     # Backups go on.
     Repository(host, new).prepare()

@@ -148,11 +148,12 @@ class Repository:
         self._run("unlock")
 
     def change_password(self, old: str) -> None:
-        """Replace the key of the password *old* by one of the declared password, with ``restic key passwd``.
+        """Replace the keys of the password *old* by one of the declared password, with ``restic key``.
 
-        restic (0.14, 0.18) adds the new key, sees that it opens the repository, and only then removes the old one. So
-        one of the two passwords opens it whenever this is killed, and the next call finishes it. A key that somebody
-        else has added for the declared password is used, and then the old key stays: it may be in use elsewhere.
+        ``restic key passwd`` (0.14, 0.18) adds the new key, sees that it opens the repository, and only then removes
+        the one that it was opened with. So one of the two passwords opens it whenever this is killed, and the next call
+        finishes it. A key that somebody else has added for the declared password is used, and then those of *old* stay:
+        they may be in use elsewhere.
 
         :raises OpsError: neither password opens the repository, it cannot be reached, or it stays locked
         """
@@ -162,7 +163,7 @@ class Repository:
         former = Repository(self.host, replace(self.settings, restic_password=old))
         if former._opens():
             self._remember(password_change=self._fingerprint)
-            former._replace_key(self)
+            self._replace_keys(former)
         elif not self._opens():
             raise OpsError(
                 "neither the declared password nor the one before opens the repository",
@@ -171,15 +172,31 @@ class Repository:
             )
         self._remember(password_change="")
 
-    def _replace_key(self, new: Repository) -> None:
-        self._run("unlock")
+    def _replace_keys(self, former: Repository) -> None:
+        def over() -> bool:
+            # Another host that shares the repository may change it at the same time.
+            return self._opens() and not former._opens()
+
+        if not self._opens():
+            with self._password() as (descriptor, _env):
+                words = ("key", "passwd", "--new-password-file", f"/proc/self/fd/{descriptor}")
+                former._insist(over, *words, descriptors=[descriptor])
+        # Each of them: a change that was killed leaves two keys of one password.
+        while former._opens():
+            keys = json.loads(former._run("key", "list", "--json").stdout)
+            self._insist(over, "key", "remove", next(key["id"] for key in keys if key["current"]))
+
+    def _insist(self, over: Callable[[], bool], *arguments: str, descriptors: Sequence[int] = ()) -> None:
+        """Run restic until it gets the lock, or until *over*.
+
+        :raises OpsError: it failed, or did not get the lock in time
+        """
         deadline = time.monotonic() + _LOCKED
         while True:
-            with new._password() as (descriptor, _env):
-                words = ("key", "passwd", "--new-password-file", f"/proc/self/fd/{descriptor}")
-                done = self._run(*words, check=False, descriptors=[descriptor])
-            # Another host that shares the repository may change it at the same time.
-            if done.ok or (not self._opens() and new._opens()):
+            # Each time: who holds the lock may be killed meanwhile, and the dead look alive until they are waited for.
+            self._run("unlock", check=False)
+            done = self._run(*arguments, check=False, descriptors=descriptors)
+            if done.ok or over():
                 return
             if not _is_locked(done) or time.monotonic() > deadline:
                 raise self._failed(done)
@@ -199,6 +216,10 @@ class Repository:
 
     def _open(self) -> Completed:
         # Without a lock of its own: restic refuses to make one beside the lock of a restic that was killed (0.14).
+        done = self._run("cat", "config", "--no-lock", check=False)
+        if done.ok or _is_wrong_password(done) or self._is_missing(done):
+            return done
+        # restic lists the keys and then reads them: it fails if one is replaced meanwhile, by another host.
         return self._run("cat", "config", "--no-lock", check=False)
 
     def save(self, agent: Agent) -> Manifest:
