@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.errors import ArgumentValueError, ElementError, RequiredError
@@ -18,20 +16,11 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.plugin_utils import settings, variables
-from ansible_collections.alwayson.hermes.plugins.plugin_utils.variables import LOADER
+from ansible_collections.alwayson.hermes.plugins.plugin_utils.roles import SPECIFICATIONS, VALUES, trust_as_template
 
-try:
-    from ansible.template import trust_as_template
-except ImportError:
-
-    def trust_as_template(value: str) -> str:
-        """Before ansible-core 2.19 every text is a template."""
-        return value
-
-
-ROLES = Path(__file__).resolve().parents[2] / "roles"
 # The variables of the playbooks that begin like those of the roles.
 PLAYBOOK_VARIABLES = ("hermes_hosts", "backup_agent", "backup_fetch")
+KNOWN = frozenset(PLAYBOOK_VARIABLES).union(*SPECIFICATIONS.values())
 # A type of an argument specification: what a value must be, and what its elements must be.
 TYPES = {
     "str": ("text", "texts"),
@@ -46,6 +35,18 @@ TYPES = {
 _SHOWN = 60
 
 
+def _prefixes() -> list[str]:
+    """The beginnings of our variables. The role common has those of others beside ``hermes_`` and ``gateway_``."""
+    roles = {f"{role}_" for role in SPECIFICATIONS}
+    options = (option for options in SPECIFICATIONS.values() for option in options)
+    return sorted(roles | {f"{option.split('_')[0]}_" for option in options if not option.startswith(tuple(roles))})
+
+
+PREFIXES = _prefixes()
+# The role common is known in the whole play, so its defaults are among the variables.
+_DEFAULTS = VALUES["common"]
+
+
 class ActionModule(ActionBase):
     """Runs on the controller only."""
 
@@ -58,7 +59,6 @@ class ActionModule(ActionBase):
             argument_spec={"roles": {"type": "list", "elements": "str", "required": True}}
         )
         self._variables = task_vars or {}
-        self._specifications = {path.name: specification_of(path.name) for path in ROLES.iterdir() if path.is_dir()}
         wrong = list(self._wrong(options["roles"]))
         if not wrong:
             return {**result, "changed": False}
@@ -85,13 +85,13 @@ class ActionModule(ActionBase):
         yield from self._doubled()
         yield from found.values()
         # The rest takes values that fit their descriptions, and those of the role common for all roles.
-        if "common" not in roles or found.keys() & self._specifications["common"].keys():
+        if "common" not in roles or found.keys() & SPECIFICATIONS["common"].keys():
             return
         agents = list(self._agents())
         yield from agents
         if not agents:
             for role in filter(settings.CHECKED.__contains__, roles):
-                if not found.keys() & self._specifications[role].keys():
+                if self._is_declared(role) and not found.keys() & SPECIFICATIONS[role].keys():
                     yield from self._settings(role)
 
     def _at(self, variable: str, more: str = "", keys: list[str] | None = None) -> str:
@@ -104,29 +104,23 @@ class ActionModule(ActionBase):
         """Some values (true, false) have no place, but their names do."""
         return next((variables.place_of(name) for name in self._variables if name == variable), None)
 
-    def _known(self) -> set[str]:
-        return {*PLAYBOOK_VARIABLES, *(name for options in self._specifications.values() for name in options)}
-
     def _unknown(self) -> Iterator[tuple[str, str]]:
         """The variables that nothing reads, and whose names are a slip of one that is read."""
-        known = self._known()
-        prefixes = prefixes_of(self._specifications)
         for name in map(str, self._variables):
             if name in declaration.REPLACED_VARIABLES:
                 yield name, f"is not used any more. Fix: {declaration.REPLACED_VARIABLES[name]}; see docs/agents.md"
                 continue
-            near = variables.nearest(name, known, prefixes)
+            near = variables.nearest(name, KNOWN, PREFIXES)
             if near:
                 own = "Give it another name if it is your own"
                 yield name, f"is not a variable of this collection. Fix: did you mean {near}? {own}"
 
     def _doubled(self) -> Iterator[str]:
         """The keys that stand twice in a mapping of a file that declares one of our variables."""
-        known = self._known()
         places = [
             variables.place_of(part)
             for name, value in self._variables.items()
-            if name in known
+            if name in KNOWN
             for part in (name, value)
         ]
         for path in sorted({place[0] for place in places if place}):
@@ -139,8 +133,8 @@ class ActionModule(ActionBase):
 
     def _errors_of(self, role: str) -> Iterator[tuple[str, str]]:
         """The variables of *role* that are declared wrongly, each with the reason and the fix."""
-        if role not in self._specifications:
-            known = ", ".join(sorted(self._specifications))
+        if role not in SPECIFICATIONS:
+            known = ", ".join(sorted(SPECIFICATIONS))
             raise AnsibleActionFail(f"declarations: roles: there is no role {role}. Fix: known ones are {known}")
         switch = f"{role}_enabled"
         rule = {switch: {"type": "bool"}}
@@ -149,7 +143,7 @@ class ActionModule(ActionBase):
         yield from wrong.items()
         if not wrong and ArgumentSpecValidator(rule).validate(values).validated_parameters.get(switch) is False:
             return
-        specification = self._specifications[role]
+        specification = SPECIFICATIONS[role]
         values, wrong = self._values(role, specification)
         yield from wrong.items()
         yield from errors({name: rule for name, rule in specification.items() if name not in wrong}, values)
@@ -180,10 +174,7 @@ class ActionModule(ActionBase):
 
     def _templar_of(self, *roles: str) -> Any:
         """A templar that knows the defaults and the variables of *roles*. Ansible itself does once a role runs."""
-        known: dict[str, Any] = {}
-        for part in ("defaults", "vars"):
-            for role in roles:
-                known.update(_trusted(_load(ROLES / role / part / "main.yml") or {}))
+        known = {name: value for role in roles for name, value in VALUES[role].items()}
         return self._templar.copy_with_new_env(available_variables={**known, **self._variables})
 
     def _agents(self) -> Iterator[str]:
@@ -201,6 +192,14 @@ class ActionModule(ActionBase):
             keys = [key for each in path for key in each.removeprefix("agent ").split(".")]
             yield f"{str(error).removeprefix(f'{host}: ')}{self._at(variable, keys=keys)}"
 
+    def _is_declared(self, role: str) -> bool:
+        """Whether somebody declared a variable that the settings of *role* are made of: our defaults fit.
+
+        For a fleet this is most of the time that the check takes.
+        """
+        own = [*SPECIFICATIONS[role], "hermes_version"]
+        return any(name in self._variables and self._variables[name] != _DEFAULTS.get(name) for name in own)
+
     def _settings(self, role: str) -> Iterator[str]:
         """What the kit would refuse of the settings of *role*, in the names of its variables."""
         roles = ("common", "install", role) if role == "auto_update" else ("common", role)
@@ -210,34 +209,8 @@ class ActionModule(ActionBase):
             return variables.plain(templar.template(trust_as_template(f"{{{{ {expression} }}}}")))
 
         for error in settings.problems(role, value):
-            variable, what, fix = settings.in_variables(error, role, self._known())
+            variable, what, fix = settings.in_variables(error, role, KNOWN)
             yield f"{variable}: {what}. Fix: {fix}{self._at(variable, f'role {role}')}"
-
-
-def prefixes_of(specifications: dict[str, dict[str, Any]]) -> list[str]:
-    """The beginnings of our variables. The role common has those of others beside ``hermes_`` and ``gateway_``."""
-    roles = {f"{role}_" for role in specifications}
-    options = (option for options in specifications.values() for option in options)
-    return sorted(roles | {f"{option.split('_')[0]}_" for option in options if not option.startswith(tuple(roles))})
-
-
-def _load(path: Path) -> Any:
-    # LOADER is a safe loader.
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER) if path.is_file() else None
-
-
-def _trusted(value: Any) -> Any:
-    """*value*, from a file of ours, with its texts as templates."""
-    if isinstance(value, dict):
-        return {key: _trusted(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_trusted(each) for each in value]
-    return trust_as_template(value) if isinstance(value, str) else value
-
-
-def specification_of(role: str) -> dict[str, dict[str, Any]]:
-    """The options of *role*, from its argument specification."""
-    return _load(ROLES / role / "meta/argument_specs.yml")["argument_specs"]["main"].get("options") or {}
 
 
 def errors(specification: dict[str, dict[str, Any]], values: dict[str, Any]) -> Iterator[tuple[str, str]]:

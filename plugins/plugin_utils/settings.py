@@ -6,22 +6,24 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import re
 import zoneinfo
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.settings import Settings as Backup
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.uv import Index
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.typed import parse
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.settings import Settings as Update
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.declared import Settings as Heartbeat
 
-KIT = "ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops"
-# Role -> the module of the kit whose class Settings checks them, and the role's variable that holds them.
+# Role -> the class of the kit that checks them, and the role's variable that holds them.
 SETTINGS = {
-    "backup": ("backup.settings", "backup_jobs.backup.settings"),
-    "heartbeat": ("watch.declared", "heartbeat_settings"),
-    "auto_update": ("update.settings", "auto_update_settings"),
+    "backup": (Backup, "backup_jobs.backup.settings"),
+    "heartbeat": (Heartbeat, "heartbeat_settings"),
+    "auto_update": (Update, "auto_update_settings"),
 }
 # The roles for which there is something to check. For the others the controller is spared their variables.
 CHECKED = frozenset({"install", *SETTINGS})
@@ -53,9 +55,8 @@ def problems(role: str, value: Callable[[str], Any]) -> Iterator[OpsError]:
 
 
 def _check_job(role: str, value: Callable[[str], Any]) -> None:
-    module, expression = SETTINGS[role]
-    # Imported only where they are needed, because a host costs the controller this time.
-    parse(importlib.import_module(f"{KIT}.{module}").Settings, value(expression), role)
+    kind, expression = SETTINGS[role]
+    parse(kind, value(expression), role)
 
 
 def _check_release(value: Callable[[str], Any]) -> None:
@@ -68,7 +69,7 @@ def _check_release(value: Callable[[str], Any]) -> None:
 def _check_index(value: Callable[[str], Any]) -> None:
     url = value("install_index_url | default('')")
     if url:
-        importlib.import_module(f"{KIT}.release.uv").Index(url=url)
+        Index(url=url)
 
 
 def _check_agents(named: list[str], present: list[str]) -> None:

@@ -13,14 +13,13 @@ from typing import Any, Optional
 
 import yaml
 
+from .roles import LOADER, ROLES
+
 # File and line, where Ansible knows them.
 Place = tuple[str, Optional[int]]
 
-# The parser in C takes a tenth of the time of the one in Python.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # How similar two names must be, without their common prefix, to be taken for the same.
 _SIMILAR = 0.7
-_ROLES = Path(__file__).resolve().parents[2] / "roles"
 # A shorter abbreviation says too little.
 _ABBREVIATION = 4
 
@@ -56,7 +55,7 @@ def place_of(value: Any) -> Place | None:
     tags = getattr(value, "_ansible_tags_mapping", {}).values()
     places = [(tag.path, tag.line_num) for tag in tags if getattr(tag, "path", None)]
     path, line = (*position[:2],) if position else next(iter(places), (None, None))
-    return (path, line) if path and not os.path.realpath(path).startswith(f"{_ROLES}/") else None
+    return (path, line) if path and not os.path.realpath(path).startswith(f"{ROLES}/") else None
 
 
 def place_in(value: Any, keys: list[str]) -> Place | None:
