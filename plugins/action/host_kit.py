@@ -27,6 +27,8 @@ from ansible_collections.alwayson.hermes.plugins.modules.host_kit import DIRECTO
 COLLECTION = "ansible_collections.alwayson.hermes"
 # The controller's directory with the package hermes_ops.
 SOURCES = Path(__file__).resolve().parent.parent / "module_utils"
+# Read when this is imported: Ansible does that once, before it forks a worker for each task and host.
+VERSION = version_of(str(SOURCES))
 
 
 class ActionModule(ActionBase):
@@ -40,16 +42,15 @@ class ActionModule(ActionBase):
         for option, value in paths(specification["argument_spec"], arguments):
             if not value.startswith("/"):
                 raise AnsibleActionFail(f"{name}: {option}: is {value!r}. Fix: write a path that begins with /")
-        version = version_of(str(SOURCES))
         call = {
             "name": name,
             "arguments": arguments,
             "secrets": sorted(set(secrets(specification["argument_spec"], arguments))),
-            "place": f"{DIRECTORY}/{version}",
+            "place": f"{DIRECTORY}/{VERSION}",
         }
         answer = self._ask(call, task_vars)
         if answer.get("missing"):
-            answer = self._ask({**call, "sent": self._send(archive(version))}, task_vars)
+            answer = self._ask({**call, "sent": self._send(archive())}, task_vars)
         return {**result, **answer}
 
     def _checked(self, name: str, specification: dict[str, Any]) -> dict[str, Any]:
@@ -134,9 +135,9 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def archive(version: str) -> str:
+def archive() -> str:
     """Path of the kit as a zip file, from which Python can import; made once in a run of Ansible."""
-    path = os.path.join(constants.DEFAULT_LOCAL_TMP, f"hermes-ops-{version}.zip")
+    path = os.path.join(constants.DEFAULT_LOCAL_TMP, f"hermes-ops-{VERSION}.zip")
     if not os.path.exists(path):
         # The tasks of several hosts run in parallel processes, so the file appears by a rename.
         handle, unfinished = tempfile.mkstemp(dir=constants.DEFAULT_LOCAL_TMP)
