@@ -324,6 +324,13 @@ def test_nothing_hostile_reaches_the_terminal(host, files, capsys):
     assert not set(printed) & set("\x1b\x07\x9b\u202e\u2066\u2028\r")
 
 
+def test_the_name_of_a_file_is_no_line_of_ours(host, files, capsys):
+    with open(os.path.join(files, "memories", "x\nagent work: 1 found\n.md"), "w") as stream:
+        stream.write("needle")
+    assert cli.main(["memory", "needle"]) == cli.EXIT_OK
+    assert "agent work: 1 found" not in capsys.readouterr().out.splitlines()
+
+
 def test_what_is_written_stays_readable():
     shown = "Grüße, 大别山 👩\u200d💻\tend"
     assert text.printable(shown) == shown

@@ -106,6 +106,16 @@ def test_what_a_third_user_left_is_named(theirs, nobody):
     assert not (theirs / "skills").exists()
 
 
+def test_what_is_named_cannot_act_on_a_terminal(theirs, nobody):
+    (theirs / "evil\x1b[2J\nTASK [all is well\u202e]").mkdir()
+    (theirs / "evil\x1b[2J\nTASK [all is well\u202e]/file").write_text("")
+    os.chown(theirs / "evil\x1b[2J\nTASK [all is well\u202e]", 4711, 4711)
+    with pytest.raises(OpsError) as caught:
+        removal.remove(str(theirs), nobody)
+    assert r"evil\x1b[2J\nTASK [all is well\u202e]" in str(caught.value)
+    assert not set(str(caught.value)) & set("\x1b\n\u202e")
+
+
 def test_a_home_with_a_mount_in_it_is_left(theirs, nobody, public, mounted):
     (public / "photos").mkdir()
     (public / "photos/family").write_text("")

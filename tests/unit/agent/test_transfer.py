@@ -157,6 +157,12 @@ def test_tricks_are_refused(source, home, tmp_path, kind):
     assert not any("evil" in path for path in everything(home))
 
 
+def test_the_name_of_a_file_is_no_line_of_ours():
+    item = transfer.Item("left", "x\nported         all -> skills/all\x1b[2J")
+    assert len(str(item).splitlines()) == 1
+    assert "\x1b" not in str(item)
+
+
 def test_a_file_that_becomes_a_link_is_not_followed(source, home, tmp_path, monkeypatch):
     """Root may port a directory that somebody else changes at the same time."""
     (tmp_path / "elsewhere").mkdir()

@@ -17,6 +17,7 @@ from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.files import Account, failure, open_directory
 from ..system.network import command_line
+from ..system.text import one_line
 from ..system.worker import Limits, WorkerDied, work
 from . import ownership
 from .quote import quoted
@@ -94,7 +95,7 @@ def remove(home: str, account: Account) -> None:
         if os.geteuid() != 0 or not ownership.give_back(home, account, found["of_root"], mend=True):
             left = found["left"]
             break
-    named = ", ".join(left or [])
+    named = ", ".join(map(one_line, left or []))
     raise OpsError(f"cannot be removed as {account.name!r}: {named}", where=home, fix="unmount or remove it by hand")
 
 

@@ -25,7 +25,7 @@ from ..description.schema import MEMORY_LIMITS
 from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.files import Account, failure, read_bytes, read_text, write_atomic
-from ..system.text import printable
+from ..system.text import one_line, printable
 from ..system.walk import walk
 from ..system.worker import Limits, work
 from .parcel import LARGEST_FILE, LEFT_OUT, SKILL_FILE, TEXT_SUFFIX, Parcel, parents
@@ -82,7 +82,7 @@ class Item:
 
     def __str__(self) -> str:
         arrow = f" -> {self.target}" if self.target else ""
-        return printable(f"{self.status:13}  {self.source}{arrow}{f': {self.note}' if self.note else ''}")
+        return one_line(f"{self.status:13}  {self.source}{arrow}{f': {self.note}' if self.note else ''}")
 
     @property
     def failed(self) -> bool:

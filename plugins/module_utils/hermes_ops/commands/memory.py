@@ -16,7 +16,7 @@ from ..agent.quote import quoted
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host.installation import Installation
 from ..system.errors import OpsError
-from ..system.text import moment, printable
+from ..system.text import moment, one_line
 from ..system.worker import Limits, Worker
 
 # For one agent, whose database may be large.
@@ -67,5 +67,5 @@ def _print(found: dict[str, list[Any]]) -> None:
     for name, places in found.items():
         say(f"agent {name}: {len(places) or 'nothing'} found")
         for place in places:
-            say(f"  {printable(place.where)}  {moment(place.when)}")
-            say(f"      {printable(place.text)}")
+            say(f"  {one_line(place.where)}  {moment(place.when)}")
+            say(f"      {one_line(place.text)}")
