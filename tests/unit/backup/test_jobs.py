@@ -31,8 +31,10 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.offsite import Repository
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.settings import Settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backup
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import rehearsal as command_rehearsal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import restore as command_restore
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.canary import CanaryFailed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import process
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
@@ -257,6 +259,38 @@ def test_a_look_at_a_backup_that_has_no_form_is_a_finding(host, agents, monkeypa
     monkeypatch.setattr(rehearsal, "work", lambda *_arguments, **_options: answer)
     with pytest.raises(WorkerDied, match=r"first\.tar\.gz: .*answer has the wrong form"):
         rehearsal.rehearse(host, agents[0], rehearsal.Settings(), SETTINGS, lambda text: None)
+
+
+def test_the_log_of_an_agent_is_no_part_of_the_message(host, agents, monkeypatch, capsys):
+    """It may have thousands of characters, and the failures of the others come after it."""
+
+    def fail(_host, agent, *_more):
+        lines = ["x" * 500] * 40
+        what = "does not start " + "y" * 5000 if agent.name == "first" else "is damaged"
+        raise CanaryFailed(what, where=f"agent {agent.name}", fix="see the log", log=lines)
+
+    monkeypatch.setattr(command_rehearsal.command_backup, "installation", lambda: host)
+    monkeypatch.setattr(command_rehearsal.command_backup, "declared", lambda: SETTINGS)
+    monkeypatch.setattr(command_rehearsal.rehearsal, "rehearse", fail)
+    assert command_rehearsal.work(argparse.Namespace(agent=None)) == 1
+    message = host.read_status("rehearsal")["message"]
+    assert "second: agent second: is damaged. Fix: see the log" in message
+    assert len(message) < 2 * command_rehearsal.CAUSE
+    assert "x" * 500 in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [1, 3, 1000])
+def test_the_problems_of_an_agent_leave_room_for_the_others(number):
+    problems = {f"memories/{each}{'x' * 200}": "cannot be read" for each in range(number)}
+    made = [
+        {"agent": "first", "problems": {**problems, "evil\nagent second: well": "y" * 5000}},
+        {"agent": "second", "problems": {"state.db": "is damaged"}},
+    ]
+    said = backup.summed_up(made)
+    assert said[-1] == "second: state.db is damaged"
+    assert len("; ".join(said)) < 2000
+    assert "\n" not in "".join(said)
+    assert number < 3 or said[-2] == f"first: {number - 2} more files with a problem"
 
 
 def test_a_backup_that_fails_removes_no_older_one(host, agents, restic, job, tmp_path):

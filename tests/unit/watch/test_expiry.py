@@ -142,6 +142,18 @@ def test_a_token_may_hold_anything(value):
         expiry.token_end(value)
 
 
+@pytest.mark.parametrize("number", [0, 1, 5, 6, 100])
+def test_however_many_tokens_an_agent_has_there_are_few_findings(number):
+    """A report of hundreds would hide what is wrong with the other agents."""
+    ends = {f"SOON_{each}": NOW + DAY for each in range(number)}
+    found = expiry.token_findings({**ends, "EXPIRED": NOW - DAY}, NOW, Settings(), "work")
+    assert len(found) == min(number + 1, expiry.MOST_TOKENS + 1)
+    assert found[0].what == "the token EXPIRED has expired"
+    assert [finding.failure for finding in found] == [True, *[False] * (len(found) - 1)]
+    if number > 4:
+        assert found[-1].what.startswith(f"{number + 1 - expiry.MOST_TOKENS} more of its tokens")
+
+
 def test_a_million_beginnings_are_read_once():
     """Reading to the end from each position would take days."""
     with pytest.raises(ValueError, match=r"."):

@@ -254,6 +254,25 @@ def said(values, found):
     return {ping.name: (ping.event, ping.body) for ping in heartbeat.pings_of(declared.Settings(**values), found)}
 
 
+@pytest.mark.parametrize(
+    "loud",
+    [
+        [
+            Finding("expiry", f"the token T{number:060} has expired", "get a new one", agent="first")
+            for number in range(100)
+        ],
+        [Finding("rehearsal_failed", "the last rehearsal: first: " + "x" * 20_000, "see the log")],
+        [Finding("rehearsal_failed", "the last rehearsal: first: bad\nagent work: fine", "see the log")],
+    ],
+    ids=["many", "long", "lines"],
+)
+def test_no_agent_has_the_room_of_the_others(loud):
+    body = said({"ping_url": URL}, report(*loud, DOWN, SQLITE))["ping_url"][1].encode()[: pings.BODY_BYTES].decode()
+    assert str(DOWN) in body.splitlines()
+    assert "agent work: fine" not in body.splitlines()
+    assert body.startswith(str(loud[0])[:400].replace("\n", " "))
+
+
 def test_the_host_says_all_and_an_agent_its_own():
     urls = {"ping_url": URL, "agent_urls": {"work": URL, "default": URL, "gone": URL}}
     assert said(urls, report(SQLITE)) == {

@@ -22,8 +22,11 @@ from ..host.installation import Installation
 from ..host.undertaking import Interrupted
 from ..system.errors import OpsError, as_error
 from ..system.files import check_trusted
-from ..system.text import printable
+from ..system.text import brief, printable
 from ..watch import heartbeat
+
+# Most characters of one failure or problem, and most problems of one agent, in the message about a run.
+CAUSE, FILES = 300, 3
 
 SUMMARY = "back up the agents' homes while the agents run"
 
@@ -70,7 +73,7 @@ def work(arguments: argparse.Namespace) -> int:
     except (OpsError, OSError, Interrupted) as error:
         failures.append(str(error))
     problems = [f"{each['agent']}: {path} {why}" for each in made for path, why in each["problems"].items()]
-    wrong = [*failures, *problems]
+    wrong = [*(brief(failure, CAUSE) for failure in failures), *summed_up(made)]
     message = "; ".join(wrong) or f"backed up: {', '.join(each['agent'] for each in made)}"
     if whole:
         with contextlib.suppress(OpsError) if failures else contextlib.nullcontext():
@@ -85,6 +88,17 @@ def work(arguments: argparse.Namespace) -> int:
     if failures:
         raise OpsError("; ".join(failures))
     return EXIT_UNHEALTHY if problems else EXIT_OK
+
+
+def summed_up(made: list[dict[str, Any]]) -> list[str]:
+    """The problems in the archives *made*: so few and so short that those of the other agents have room as well."""
+    said = []
+    for each in made:
+        found = [brief(f"{each['agent']}: {path} {why}", CAUSE) for path, why in each["problems"].items()]
+        said += found[:FILES]
+        if len(found) > FILES:
+            said.append(f"{each['agent']}: {len(found) - FILES} more files with a problem")
+    return said
 
 
 def _end(number: int, _frame: Any) -> None:

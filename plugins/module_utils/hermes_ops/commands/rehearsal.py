@@ -13,9 +13,12 @@ from ..backup import rehearsal
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host import settings
 from ..system.errors import as_error
-from ..system.text import printable
+from ..system.text import brief, printable
 from ..watch import heartbeat
 from . import backup as command_backup
+
+# Most characters of one agent's failure in the message about a run, in which there may be others'.
+CAUSE = 500
 
 SUMMARY = "prove that the newest backups can be restored, without touching the agents"
 
@@ -40,8 +43,10 @@ def work(arguments: argparse.Namespace) -> int:
                 results.append(rehearsal.rehearse(host, agent, wanted, backups, say))
                 say(results[-1])
             except Exception as error:
-                failures.append(f"{agent.name}: {printable(str(as_error(error)))}")
-                say(failures[-1])
+                said = f"{agent.name}: {printable(str(as_error(error)))}"
+                # The error of a canary includes the canary's log, which is the agent's to fill.
+                failures.append(brief(said.partition("\n")[0], CAUSE))
+                say(said)
         if not results and not failures:
             failures.append("there is no agent")
         message = "; ".join(failures or results)

@@ -31,6 +31,12 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n")
 
 
+def brief(text: str, longest: int) -> str:
+    """*text* on one line, :func:`printable`, and of at most *longest* characters."""
+    text = " ".join(printable(text).split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
 def moment(when: float) -> str:
     """*when* (seconds since 1970) for people, in UTC; a number out of range stays a number."""
     try:

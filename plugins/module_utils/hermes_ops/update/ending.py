@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ..host.installation import Installation
 from ..system.process import run
-from ..system.text import printable
+from ..system.text import brief
 from ..watch import heartbeat
 from .journal import Outcome
 
@@ -23,8 +23,7 @@ FILES = 5
 
 def shown(text: str, longest: int = LONGEST) -> str:
     """*text* on one line, printable and bounded."""
-    text = " ".join(printable(text).split())
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+    return brief(text, longest)
 
 
 def summed_up(agent: str, names: list[str]) -> list[str]:

@@ -151,8 +151,7 @@ class AgentLook:
         return now
 
     def _at_files(self, state: dict[str, Any]) -> None:
-        for name, end in self.closer.tokens.items():
-            self.findings += expiry.expiry_findings(f"the token {name}", end, self.now, self.settings, self.name)
+        self.findings += expiry.token_findings(self.closer.tokens, self.now, self.settings, self.name)
         self.findings += growth_findings(self.closer.kept, self.name)
         own = state if state.get("pid") == self.gateway.pid else {}
         self.findings += serving_findings(own, self.closer.parked, self.name)

@@ -16,6 +16,8 @@ from ..system.files import read_text
 from ..system.text import number
 from .findings import Finding, Settings
 
+# Most tokens of an agent with a finding of their own.
+MOST_TOKENS = 5
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 _JWT = re.compile(r"[\w-]+\.([\w-]+)\.[\w-]*", re.ASCII)
 
@@ -89,6 +91,24 @@ def expiry_findings(what: str, end: float, now: float, settings: Settings, agent
         return []
     text = f"{what} expires in {days:.0f} days" if days >= 0 else f"{what} has expired"
     return [Finding("expiry", text, "get a new one, and declare it", days < 0, agent)]
+
+
+def token_findings(tokens: dict[str, float], now: float, settings: Settings, agent: str) -> list[Finding]:
+    """Findings about the tokens of an agent, the expired ones first: few, because it can have any number of them.
+
+    :param tokens: variable -> when its token expires
+    """
+    found = [
+        finding
+        for name, end in tokens.items()
+        for finding in expiry_findings(f"the token {name}", end, now, settings, agent)
+    ]
+    found.sort(key=lambda finding: not finding.failure)
+    if len(found) > MOST_TOKENS:
+        what = f"{len(found) - MOST_TOKENS} more of its tokens expire or have expired"
+        fix = "get new ones, and declare them"
+        found[MOST_TOKENS:] = [Finding("expiry", what, fix, found[MOST_TOKENS].failure, agent)]
+    return found
 
 
 def certificate_findings(path: str, now: float, settings: Settings) -> list[Finding]:

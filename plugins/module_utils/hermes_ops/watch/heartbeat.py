@@ -5,17 +5,22 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import time
 from typing import Any
 
 from ..host.installation import Installation
 from ..system.errors import OpsError
+from ..system.text import brief
 from . import drill, findings
 from .declared import Settings, declared
 from .pings import Ping, send
 
 # Time limit of a job's report, much shorter than any of the jobs.
 REPORT_SECONDS = 30.0
+# Most characters of what is wrong in one finding, and of its fix: agents contribute text to both.
+LONGEST = 500
 
 
 def report(host: Installation, job: str, event: str, body: str) -> bool:
@@ -76,4 +81,22 @@ def pings_of(wanted: Settings, report: findings.Report) -> list[Ping]:
 def _ping_of(name: str, url: str, report: findings.Report) -> Ping:
     if report.healthy:
         return Ping(name, url, "success", report.message)
-    return Ping(name, url, "fail", "\n".join(str(finding) for finding in report.findings))
+    return Ping(name, url, "fail", "\n".join(_shown(finding) for finding in _in_turn(report.findings)))
+
+
+def _in_turn(found: list[findings.Finding]) -> list[findings.Finding]:
+    """*found*, failures first, and in both one of the host and of each agent in turn.
+
+    A ping is cut at its end, and an agent can see to it that there are any number of findings about itself.
+    """
+    told: collections.Counter[tuple[bool, str | None]] = collections.Counter()
+    turns = []
+    for finding in found:
+        about = (not finding.failure, finding.agent)
+        turns.append((about[0], told[about], finding))
+        told[about] += 1
+    return [finding for _warning, _turn, finding in sorted(turns, key=lambda each: each[:2])]
+
+
+def _shown(finding: findings.Finding) -> str:
+    return str(dataclasses.replace(finding, what=brief(finding.what, LONGEST), fix=brief(finding.fix, LONGEST)))
