@@ -136,12 +136,9 @@ class Host:
     jobs: list[Job] = field(default_factory=list)
 
     @property
-    def healthy(self) -> str:
-        """How many of its agents are healthy, of those with a known state."""
-        known = [agent.well for agent in self.agents if agent.well is not None]
-        if not known:
-            return ""
-        return f"{sum(known)} healthy" if all(known) else f"{sum(known)} of {len(known)} healthy"
+    def named(self) -> str:
+        """The names of its agents, each with its state unless that is well or unknown."""
+        return ", ".join(f"{agent.name} (not healthy)" if agent.well is False else agent.name for agent in self.agents)
 
     def last(self, job: str, now: datetime.datetime) -> str:
         """How *job* last ended, for a cell of a table."""
@@ -247,19 +244,20 @@ class Outcome:
 
     :param wrong: somebody has to look at it; a host that was not reached does not count
     :param result: one or two words
+    :param lines: what the host said, or what it made
     """
 
     host: str
     wrong: bool
     result: str
-    message: str
+    lines: list[str]
 
 
 def outcomes(answers: Mapping[str, Any]) -> list[Outcome]:
     """How a command ended on each host, in the order of the hosts.
 
-    The command printed ``{"status": …, "message": …}``, or the archives that it made (``backup``) or found
-    (``backups``), or that the host is not well (``check``).
+    The command printed ``{"status": …, "message": …}``, or the archives that it made (``backup``), or that the host is
+    not well (``check``).
     """
     found = []
     for key, value in answers.items():
@@ -267,23 +265,21 @@ def outcomes(answers: Mapping[str, Any]) -> list[Outcome]:
         said = document(answer.get("stdout"))
         failed = answer.get("rc") != 0
         if answer.get("unreachable"):
-            found.append(Outcome(name, True, "unreachable", text(answer.get("msg"))))
+            found.append(Outcome(name, True, "unreachable", [text(answer.get("msg"))]))
         elif answer.get("skipped") or not answer:
-            found.append(Outcome(name, False, "not reached", "nothing was done"))
+            found.append(Outcome(name, False, "not reached", ["nothing was done"]))
         elif text(mapping(said).get("status")):
-            found.append(Outcome(name, failed, text(said["status"]), text(said.get("message"))))
+            found.append(Outcome(name, failed, text(said["status"]), [text(said.get("message"))]))
         elif mapping(said).get("healthy") is False:
-            found.append(Outcome(name, True, "not healthy", text(said.get("message"))))
+            found.append(Outcome(name, True, "not healthy", [text(said.get("message"))]))
         elif isinstance(said, list):
             found.append(Outcome(name, failed, "failed" if failed else "success", archives(said)))
-        elif "archives" in mapping(said) and not failed:
-            found.append(Outcome(name, False, "has", archives(said["archives"])))
         else:
-            found.append(Outcome(name, True, "error", str(silence(answer))))
+            found.append(Outcome(name, True, "error", [str(silence(answer))]))
     return found
 
 
-def archives(entries: Any) -> str:
+def archives(entries: Any) -> list[str]:
     """The paths of archives, each with its problems.
 
     :param entries: mappings with ``path`` and ``problems``, a mapping of files and reasons
@@ -291,8 +287,8 @@ def archives(entries: Any) -> str:
     found = []
     for entry in map(mapping, sequence(entries)):
         problems = [f"{text(file)} {text(why)}" for file, why in mapping(entry.get("problems")).items()]
-        found.append(" ".join([text(entry.get("path")), *(f"({problem})" for problem in problems)]))
-    return text(", ".join(found)) or "no archive"
+        found.append(text(" ".join([text(entry.get("path")), *(f"({problem})" for problem in problems)])))
+    return found or ["no archive"]
 
 
 # --- how it is shown ------------------------------------------------------------------------------------------------
@@ -347,14 +343,15 @@ def status_lines(hosts: list[Host], now: datetime.datetime) -> list[str]:
     lines = [summary(hosts)]
     lines += [f"{host.name}: {finding}" for host in hosts for finding in host.failures]
     lines += [f"Worth a look: {warning} ({', '.join(names)})" for warning, names in grouped(hosts)]
-    heads = ("HOST", "STATE", "RELEASE", "AGENTS", "BACKUP", "REHEARSAL", "UPDATE")
+    # The names of many agents are long, so they come last.
+    heads = ("HOST", "STATE", "RELEASE", "BACKUP", "REHEARSAL", "UPDATE", "AGENTS")
     rows = [
         (
             host.name,
             WORDS[host.state],
             host.release or "-",
-            host.healthy or "-",
             *(host.last(job, now) for job in ("backup", "rehearsal", "update")),
+            host.named or "-",
         )
         for host in hosts
     ]
@@ -362,7 +359,11 @@ def status_lines(hosts: list[Host], now: datetime.datetime) -> list[str]:
 
 
 def outcome_lines(found: list[Outcome]) -> list[str]:
-    return table([("HOST", "RESULT", ""), *((outcome.host, outcome.result, outcome.message) for outcome in found)])
+    rows = [("HOST", "RESULT", "")]
+    for outcome in found:
+        first, *others = outcome.lines
+        rows += [(outcome.host, outcome.result, first), *(("", "", line) for line in others)]
+    return table(rows)
 
 
 def page(hosts: list[Host], now: datetime.datetime) -> str:

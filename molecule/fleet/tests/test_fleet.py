@@ -107,15 +107,15 @@ def test_status(fleet, tmp_path, wait_until):
         r"^fleet-gone: .*Connection refused.* Fix: start the host, or repair the connection to it$", run.output, re.M
     )
     alpha = next(line for line in run.output.splitlines() if line.startswith("fleet-alpha  "))
-    assert re.search(r" 0\.18\.3 +1 healthy +.* (success|up_to_date) \S", alpha)
+    assert re.search(r" 0\.18\.3 +.* (success|up_to_date) \S.* default$", alpha)
 
     document = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(page.read_text())
     summaries = [" ".join("".join(host.itertext()).split()) for host in document.iter("summary")]
     assert summaries == [
-        "fleet-beta in trouble Hermes 0.18.3 agents: 0 of 1 healthy",
+        "fleet-beta in trouble Hermes 0.18.3 agents: default (not healthy)",
         "fleet-gone unreachable",
-        "fleet-alpha well Hermes 0.18.3 agents: 1 healthy",
-        "fleet-gamma well Hermes 0.18.3 agents: 1 healthy",
+        "fleet-alpha well Hermes 0.18.3 agents: default",
+        "fleet-gamma well Hermes 0.18.3 agents: default",
     ]
 
 

@@ -92,19 +92,29 @@ def test_the_terminal():
         "d-gone: ssh: Connection timed out. Fix: start the host, or repair the connection to it",
         "Worth a look: the release's SQLite is 3.40.1. Fix: build it on a newer Python (c-full, b-old-sqlite)",
         "",
-        "HOST          STATE        RELEASE  AGENTS     BACKUP           REHEARSAL  UPDATE",
-        "c-full        in trouble   0.19.0   1 healthy  success 7 h ago  -          -",
-        "d-gone        unreachable  -        -          -                -          -",
-        "a-well        well         0.19.0   1 healthy  success 7 h ago  -          -",
-        "b-old-sqlite  well         0.19.0   1 healthy  success 7 h ago  -          -",
+        "HOST          STATE        RELEASE  BACKUP           REHEARSAL  UPDATE  AGENTS",
+        "c-full        in trouble   0.19.0   success 7 h ago  -          -       default",
+        "d-gone        unreachable  -        -                -          -       -",
+        "a-well        well         0.19.0   success 7 h ago  -          -       default",
+        "b-old-sqlite  well         0.19.0   success 7 h ago  -          -       default",
     ]
 
 
 def test_an_agent_that_is_not_healthy():
     finding = Finding("port_in_use", "port 8642 is taken", "stop it", agent="default")
     (host,) = fleet.status({"host": answer(status(finding, well=False))})
-    assert (host.state, host.healthy) == ("trouble", "0 of 1 healthy")
+    assert (host.state, host.named) == ("trouble", "default (not healthy)")
     assert str(host.failures[0]) == "agent default: port 8642 is taken. Fix: stop it"
+
+
+def test_agents_are_named_as_tell_wants_them_on_the_terminal_and_on_the_page():
+    said = status()
+    said["agents"]["research_2"] = said["agents"]["default"]
+    said["check"]["agents"].append({"agent": "research_2", "healthy": False})
+    hosts = fleet.status({"host": answer(said)})
+    assert fleet.status_lines(hosts, NOW)[-1].endswith("  default, research_2 (not healthy)")
+    (summary,) = parse(fleet.page(hosts, NOW)).findall(".//details/summary")
+    assert words(summary).endswith("agents: default, research_2 (not healthy)")
 
 
 def test_what_waits_and_what_was_changed_by_hand():
@@ -204,10 +214,10 @@ def test_the_page():
     ]
     assert words(warnings.find("article")).endswith("Fix: build it on a newer Python c-full, b-old-sqlite")
     assert [words(host.find("summary")) for host in cards.findall("details")] == [
-        "c-full in trouble Hermes 0.19.0 agents: 1 healthy",
+        "c-full in trouble Hermes 0.19.0 agents: default",
         "d-gone unreachable",
-        "a-well well Hermes 0.19.0 agents: 1 healthy",
-        "b-old-sqlite well Hermes 0.19.0 agents: 1 healthy",
+        "a-well well Hermes 0.19.0 agents: default",
+        "b-old-sqlite well Hermes 0.19.0 agents: default",
     ]
     # Hosts that are well are folded.
     assert ["open" in host.attrib for host in cards.findall("details")] == [True, True, False, False]
@@ -344,18 +354,21 @@ def test_how_a_command_ended_on_each_host():
 
 def test_backups_on_each_host():
     made = {"agent": "default", "path": "/o/default-1.tar.gz", "size": 9, "problems": {}}
+    many = [{**made, "path": f"/var/lib/hermes/ops/backups/agent{number}.tar.gz"} for number in range(20)]
     found = fleet.outcomes(
         {
             "first": answer([made, {**made, "path": "/o/work-1.tar.gz"}]),
             "second": answer([{**made, "problems": {"state.db": "is damaged"}}], rc=1),
-            "third": answer({"archives": [made], "snapshots": []}),
-            "fourth": answer({"archives": [], "snapshots": []}),
+            "third": answer([]),
+            "fourth": answer(many),
         }
     )
     assert [outcome.host for outcome in found if outcome.wrong] == ["second"]
-    assert fleet.outcome_lines(found)[1:] == [
-        "first   success  /o/default-1.tar.gz, /o/work-1.tar.gz",
+    lines = fleet.outcome_lines(found)[1:]
+    assert lines[:4] == [
+        "first   success  /o/default-1.tar.gz",
+        "                 /o/work-1.tar.gz",
         "second  failed   /o/default-1.tar.gz (state.db is damaged)",
-        "third   has      /o/default-1.tar.gz",
-        "fourth  has      no archive",
+        "third   success  no archive",
     ]
+    assert [line.split()[-1] for line in lines[4:]] == [each["path"] for each in many]
