@@ -135,7 +135,8 @@ def job(host, monkeypatch):
     monkeypatch.setattr(backup.heartbeat, "conclude", lambda _host, _job, failed, said, **_more: ended.append(said))
 
     def run(**options):
-        backup.work(argparse.Namespace(**{"agent": None, "output": None, "env": None, "json": False, **options}))
+        given = {"agent": None, "output": None, "env": None, "check": False, "json": False, **options}
+        backup.work(argparse.Namespace(**given))
         return ended
 
     run.ended = ended

@@ -34,7 +34,7 @@ def directory_of(host: Installation) -> str:
 
 
 def listed(directory: str, agent: str | None = None) -> list[Archive]:
-    """The complete archives in *directory*, of all agents or one, oldest first; see :func:`age_key`."""
+    """The complete archives in *directory*, of all agents or one, :func:`in_order`."""
     found = []
     for name in os.listdir(directory) if os.path.isdir(directory) else []:
         match = re.fullmatch(pattern(None), name)
@@ -46,6 +46,11 @@ def listed(directory: str, agent: str | None = None) -> list[Archive]:
         except ValueError:
             continue  # not a date, so not a name of ours
         found.append(Archive(path, match["agent"], created, os.stat(path).st_size))
+    return in_order(found)
+
+
+def in_order(found: list[Archive]) -> list[Archive]:
+    """*found*, oldest first; see :func:`age_key`."""
     return sorted(found, key=lambda each: (age_key(each.created), each.path))
 
 
@@ -60,10 +65,15 @@ def age_key(created: float) -> tuple[bool, float]:
 
 def prune(directory: str, agent: str, keep: int) -> list[str]:
     """Remove all but the newest *keep* archives of *agent*; returns their paths."""
-    surplus = [each.path for each in listed(directory, agent)[: -max(keep, 1)]]
-    for path in surplus:
+    removed = [each.path for each in surplus(listed(directory, agent), keep)]
+    for path in removed:
         os.unlink(path)
-    return surplus
+    return removed
+
+
+def surplus(found: list[Archive], keep: int) -> list[Archive]:
+    """All but the newest *keep* of *found*, the archives of one agent, oldest first."""
+    return found[: -max(keep, 1)]
 
 
 def agent_of(path: str) -> str | None:

@@ -34,6 +34,7 @@ from ..system.plan import HIDDEN, Difference, Plan
 from ..system.process import Completed, last_line, run
 from . import archives, making, settings
 from .extracting import Manifest
+from .retention import superfluous
 
 TAG = "hermes"
 _UNFINISHED = "hermes-unfinished"
@@ -260,12 +261,32 @@ class Repository:
 
     def look_after(self) -> bool:
         """Every :data:`CHECK_EVERY`, remove unused data and check the repository; returns whether it was done now."""
-        if 0 <= time.time() - self._memory().get("checked", 0.0) < CHECK_EVERY:
+        if not self.check_is_due():
             return False
         self._run("prune", timeout=None)
         self._run("check", timeout=None)
         self._remember(checked=time.time())
         return True
+
+    def check_is_due(self) -> bool:
+        """Whether :meth:`look_after` would do something now."""
+        return not 0 <= time.time() - self._memory().get("checked", 0.0) < CHECK_EVERY
+
+    def would_forget(self, agent: str) -> list[Snapshot]:
+        """The snapshots of *agent* that :meth:`save` and :meth:`forget` would remove now, in groups of equal tags."""
+        own = [each for each in self._list(agent) if each["hostname"] == socket.gethostname()]
+        gone = [each for each in own if _UNFINISHED in each["tags"]]
+        tags = {TAG, self._tag(agent)}
+        keep = {period: getattr(self.settings, f"restic_keep_{period}") for period in ("daily", "weekly", "monthly")}
+        version = re.findall(r"\d+", self._run("version").stdout)[:2]
+        for group in {frozenset(each["tags"]) for each in own if each not in gone} | {frozenset(tags)}:
+            members = [each for each in own if set(each["tags"]) == group]
+            made = [_moment(each) for each in members]
+            # The new snapshot counts as well.
+            made += [datetime.datetime.now().astimezone()] if group == tags else []
+            gone += [members[index] for index in superfluous(made, keep, tuple(map(int, version)))]
+        gone.sort(key=_created)
+        return [Snapshot(each["id"][:8], agent, each["hostname"], _created(each)) for each in gone]
 
     def snapshots(self, agent: str | None = None) -> list[Snapshot]:
         """Complete snapshots of all hosts, of all agents or one, oldest first."""
@@ -432,8 +453,13 @@ def _is_locked(done: Completed) -> bool:
 
 
 def _created(snapshot: dict[str, Any]) -> float:
-    """Seconds since 1970; restic writes nanoseconds, and any offset from UTC."""
+    """Seconds since 1970."""
+    return _moment(snapshot).timestamp()
+
+
+def _moment(snapshot: dict[str, Any]) -> datetime.datetime:
+    """When *snapshot* was made; restic writes nanoseconds, and any offset from UTC."""
     match = re.fullmatch(r"([\d-]+T[\d:]+)(?:\.\d+)?(Z|[+-]\d\d:\d\d)", snapshot["time"])
     if match is None:
-        return 0.0
-    return datetime.datetime.fromisoformat(match[1] + match[2].replace("Z", "+00:00")).timestamp()
+        return datetime.datetime.fromtimestamp(0, datetime.timezone.utc)
+    return datetime.datetime.fromisoformat(match[1] + match[2].replace("Z", "+00:00"))

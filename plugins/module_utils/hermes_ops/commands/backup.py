@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-from ..backup import archives, making, offsite, order
+from ..backup import archives, making, offsite, order, preview
 from ..backup.settings import ENV_CHOICES, Settings
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..description.agent import Agent
@@ -35,12 +35,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", help="this agent only")
     parser.add_argument("--output", metavar="DIR", help="write archives to DIR only, and remove none there")
     parser.add_argument("--env", choices=ENV_CHOICES, help=".env in the archive (default: as declared)")
+    parser.add_argument("--check", action="store_true", help="only say what would be made and removed")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def work(arguments: argparse.Namespace) -> int:
     host = installation()
     wanted = declared()
+    if arguments.check:
+        return _preview(host, wanted, arguments)
     directory = _output(arguments.output) if arguments.output else archives.directory_of(host)
     # A partial backup must not be reported as the nightly one.
     whole = arguments.agent is None and arguments.output is None
@@ -53,9 +56,7 @@ def work(arguments: argparse.Namespace) -> int:
             # The unit's time-out. What was done until then is recorded.
             signal.signal(signal.SIGTERM, _end)
         env = wanted.env_of(arguments.env)
-        agents = host.select(arguments.agent)
-        if not agents:
-            raise OpsError("there is no agent", fix="converge the host: site.yml")
+        agents = _chosen(host, arguments.agent)
         repository = _repository(host, wanted, failures) if arguments.output is None else None
         for agent, where in order.quickest_first(host, agents, away=repository is not None):
             # A failure with one agent must not keep the others from their backups.
@@ -99,6 +100,26 @@ def summed_up(made: list[dict[str, Any]]) -> list[str]:
         if len(found) > FILES:
             said.append(f"{each['agent']}: {len(found) - FILES} more files with a problem")
     return said
+
+
+def _preview(host: Installation, wanted: Settings, arguments: argparse.Namespace) -> int:
+    output = _output(arguments.output) if arguments.output else None
+    wanted.env_of(arguments.env)
+    env = arguments.env or wanted.env
+    found = preview.preview(host, _chosen(host, arguments.agent), wanted, output=output, env=env)
+    for line in [json.dumps(found.as_dict(), indent=2)] if arguments.json else found.lines():
+        say(line)
+    if found.failures:
+        raise OpsError("; ".join(found.failures))
+    return EXIT_OK
+
+
+def _chosen(host: Installation, name: str | None) -> list[Agent]:
+    """:raises OpsError: there is no such agent, or none at all"""
+    agents = host.select(name)
+    if not agents:
+        raise OpsError("there is no agent", fix="converge the host: site.yml")
+    return agents
 
 
 def _end(number: int, _frame: Any) -> None:
