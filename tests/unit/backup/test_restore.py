@@ -30,6 +30,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
     restore,
     selection,
 )
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import restore as command_restore
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import RESERVE
@@ -893,6 +894,9 @@ def test_what_last_worked_is_put_back(host, agent, tmp_path):
     (home / "config.yaml").write_text("broken: [")
     (home / ".env").write_text("KEY=broken\n")
     said = []
+    assert kept.check_kept(host, agent) == ["config.yaml", ".env"]
+    assert (home / "config.yaml").read_text() == "broken: ["
+    assert orders(host) == []
     aside = kept.put_back_kept(host, agent, said.append)
     assert (home / "config.yaml").read_text() == "model: one\n"
     assert (home / ".env").read_text() == "KEY=of the host\n"
@@ -901,16 +905,37 @@ def test_what_last_worked_is_put_back(host, agent, tmp_path):
     # One call of systemctl: after a kill between a stop and a start nothing would start the gateway.
     assert orders(host) == ["restart"]
     # No file differs, so the gateway is only restarted.
+    assert kept.check_kept(host, agent) == []
     assert kept.put_back_kept(host, agent, said.append) is None
 
 
-@pytest.mark.parametrize(
-    ("command", "other"), [("restore", "--kept"), ("restore", "--recover"), ("separate", "--recover")]
-)
-def test_check_is_no_word_beside_what_changes_something(command, other, capsys):
+def test_what_last_worked_is_only_compared_with_check(host, agent, tmp_path, monkeypatch, capsys):
     """``restore --kept --check`` restored: of two things to do, one was forgotten."""
+    host.records("default").write_agent(agent)
+    host.records("default").keep(str(tmp_path / "home/config.yaml"), Account.current(), replace=True)
+    monkeypatch.setattr(command_restore.command_backup, "installation", lambda: host)
+    for text, said in (
+        ("broken: [", "agent default: would put back config.yaml; would restart it\n"),
+        ("model: one\n", "agent default: config.yaml and .env are what last worked; would restart it\n"),
+    ):
+        (tmp_path / "home/config.yaml").write_text(text)
+        assert cli.main(["restore", "--kept", "--check"]) == 0
+        assert capsys.readouterr().out == said
+        assert (tmp_path / "home/config.yaml").read_text() == text
+    assert orders(host) == []
+
+
+@pytest.mark.parametrize("other", [["--recover"], ["restic:latest"]])
+def test_what_last_worked_comes_from_no_backup(host, monkeypatch, other, capsys):
+    monkeypatch.setattr(command_restore.command_backup, "installation", lambda: host)
+    assert cli.main(["restore", "--kept", *other]) == 2
+    assert "--kept takes no backup" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["restore", "separate"])
+def test_check_is_no_word_beside_what_changes_something(command, capsys):
     with pytest.raises(SystemExit):
-        cli.main([command, "--check", other])
+        cli.main([command, "--check", "--recover"])
     assert "not allowed with argument --check" in capsys.readouterr().err
 
 

@@ -31,14 +31,10 @@ def put_back_kept(host: Installation, agent: Agent, say: Callable[[str], object]
     records, account = host.records(agent.name), host.account_of(agent)
     aside = None
     with host.lock("restore"):
-        refuse_others(host)
-        refuse_unfinished(host, agent)
+        _refuse(host, agent)
         records.prepare()
-        kept = {name: data for name in ("config.yaml", ENV) if (data := records.read_kept(name)) is not None}
-        if not kept:
-            raise OpsError("nothing is kept yet: the agent was never healthy here", fix="converge the host: site.yml")
         with records.lock():
-            present = dict(zip(kept, read_as(account, [os.path.join(agent.home, name) for name in kept])))
+            kept, present = _copies(host, agent)
             differ = {name: data for name, data in kept.items() if data != present[name]}
             if differ:
                 stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -60,6 +56,31 @@ def put_back_kept(host: Installation, agent: Agent, say: Callable[[str], object]
     if not result.ok:
         raise OpsError("the agent is not healthy with what last worked either", fix="see its problems above")
     return aside
+
+
+def check_kept(host: Installation, agent: Agent) -> list[str]:
+    """The names of the files that :func:`put_back_kept` would replace.
+
+    :raises OpsError: no copies are kept, or another job prevents it
+    """
+    _refuse(host, agent)
+    kept, present = _copies(host, agent)
+    return [name for name, data in kept.items() if data != present[name]]
+
+
+def _refuse(host: Installation, agent: Agent) -> None:
+    refuse_others(host)
+    refuse_unfinished(host, agent)
+
+
+def _copies(host: Installation, agent: Agent) -> tuple[dict[str, bytes], dict[str, bytes | None]]:
+    """The kept files, and those in the home under the same names."""
+    records = host.records(agent.name)
+    kept = {name: data for name in ("config.yaml", ENV) if (data := records.read_kept(name)) is not None}
+    if not kept:
+        raise OpsError("nothing is kept yet: the agent was never healthy here", fix="converge the host: site.yml")
+    paths = [os.path.join(agent.home, name) for name in kept]
+    return kept, dict(zip(kept, read_as(host.account_of(agent), paths)))
 
 
 def write(home: str, texts: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..backup import archives, extracting, offsite
-from ..backup.kept import put_back_kept
+from ..backup.kept import check_kept, put_back_kept
 from ..backup.restore import Restore, recover_all
 from ..cli import EXIT_OK, say, say_now
 from ..description.agent import Agent
@@ -25,6 +25,7 @@ from . import backup as command_backup
 
 SUMMARY = "restore a home from a backup, or its last working configuration"
 RESTIC = "restic:"
+LAST_WORKED = "config.yaml and .env are what last worked"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--check", action="store_true", help="only say whether it can be restored")
     parser.add_argument("--env-identity", metavar="FILE", help="age identity, for an archive with an encrypted .env")
-    only.add_argument(
+    parser.add_argument(
         "--kept", action="store_true", help="no backup: put back config.yaml and .env as they last worked"
     )
     only.add_argument("--recover", action="store_true", help="only undo a restore that was interrupted")
@@ -53,13 +54,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(arguments: argparse.Namespace) -> int:
     host = command_backup.installation()
+    if arguments.kept and (arguments.recover or arguments.source != "latest"):
+        raise OpsError("--kept takes no backup, and not --recover", fix="leave out one of the two")
     if arguments.recover:
         with host.lock("restore") as lock:
             recover_all(host, say_now, boot=arguments.boot, locks=[lock])
         return EXIT_OK
     if arguments.kept:
-        aside = put_back_kept(host, host.one(arguments.agent), say_now)
-        say(f"what was there is in {aside}" if aside else "nothing to do: config.yaml and .env are what last worked")
+        agent = host.one(arguments.agent)
+        if arguments.check:
+            names = " and ".join(check_kept(host, agent))
+            say(f"agent {agent.name}: {f'would put back {names}' if names else LAST_WORKED}; would restart it")
+            return EXIT_OK
+        aside = put_back_kept(host, agent, say_now)
+        say(f"what was there is in {aside}" if aside else f"nothing to do: {LAST_WORKED}")
         return EXIT_OK
     with _opened(host, arguments) as (agent, source, finish):
         restore = Restore(host, agent.name, say_now)
