@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The playbooks backup, restore and drill, run from another machine."""
+"""The playbooks backup, backups, restore, recover and drill, run from another machine."""
 
 from __future__ import annotations
 
@@ -37,16 +37,26 @@ def archives(controller: Any) -> list[str]:
 def test_a_backup_is_fetched_and_an_agent_that_knows_more_is_not_overwritten(controller, agent, play, tmp_path):
     work = agent("work", port=8643)
     before = archives(controller)
-    looked = play("backup", {"backup_agent": "work"}, "--check")
+    looked = play("backup", {"backup_agent": "work", "backup_fetch": str(tmp_path)}, "--check")
     assert looked.rc == 0, looked.output
-    assert f"{controller.box}  has" in looked.output
+    assert looked.changed == 0
+    assert "agent work: would write an archive to /var/lib/hermes/ops/backups, without .env" in looked.text
+    assert "agent work: would write a snapshot to the restic repository" in looked.text
+    assert f"to {tmp_path}/{controller.box}" in looked.text
     assert archives(controller) == before
+    assert list(tmp_path.iterdir()) == []
 
     made = play("backup", {"backup_agent": "work", "backup_fetch": str(tmp_path)})
     assert made.rc == 0, made.output
     path = archives(controller)[-1]
     assert path not in before
     assert f"{controller.box}  success  {path}" in made.output
+    listed = play("backups", {"backups_agent": "work"})
+    assert listed.rc == 0, listed.output
+    assert listed.changed == 0
+    assert all(archive in listed.text for archive in [*before, path])
+    # Also what is off the host, as restore_source takes it.
+    assert "restic:" in listed.text
     (fetched,) = (tmp_path / controller.box).iterdir()
     assert stat.S_IMODE(fetched.stat().st_mode) == 0o600
     assert hashlib.sha256(fetched.read_bytes()).hexdigest() == controller.shell('sha256sum "$1"', path).split()[0]
@@ -73,6 +83,49 @@ def test_a_backup_is_fetched_and_an_agent_that_knows_more_is_not_overwritten(con
     assert work.reply("well?") == "The model heard: well?"
     # Nothing of it is left behind, here or on the host.
     assert controller.shell("ls -d /var/tmp/*.hermes-* /tmp/*.hermes-* 2>/dev/null || true") == ""
+
+
+def test_what_the_retention_removes_is_named_before(controller, play):
+    """The rule is restic's own; the name of each snapshot that goes is known before the backup."""
+
+    def snapshots() -> set[str]:
+        found = json.loads(controller.shell("hermes-ops backups --agent work --json"))["snapshots"]
+        return {each["id"] for each in found if each["host"] == found[-1]["host"]}
+
+    # The second one of a day replaces the first one.
+    assert play("backup", {"backup_agent": "work"}).rc == 0
+    assert play("backup", {"backup_agent": "work"}).rc == 0
+    before = snapshots()
+    said = json.loads(controller.shell("hermes-ops backup --check --agent work --json"))
+    assert play("backup", {"backup_agent": "work"}).rc == 0
+    assert set(said["agents"]["work"]["forget"]) == before - snapshots() != set()
+
+
+def test_the_last_working_configuration_is_put_back(controller, agent, play):
+    work, config = agent("work", port=8643), "/var/lib/hermes/agents/work/.hermes/config.yaml"
+    good, what = controller.read(config), {"restore_kept": True, "restore_agent": "work"}
+    controller.write(config, good + b"\nmodel: [\n")
+    looked = play("restore", what, "--check")
+    assert looked.rc == 0, looked.output
+    assert looked.changed == 0
+    assert "agent work: would put back config.yaml; would restart it" in looked.text
+    assert controller.read(config) != good
+    done = play("restore", what)
+    assert done.rc == 0, done.output
+    assert "config.yaml is the last working copy again" in done.text
+    assert controller.read(config) == good
+    assert work.is_healthy()
+    refused = play("restore", {**what, "restore_source": "latest"})
+    assert "restore_kept takes no backup" in refused.text
+
+
+def test_nothing_is_recovered_where_nothing_was_interrupted(controller, play):
+    assert "Name the job: -e recover_job=update, restore or separate" in play("recover").text
+    for job in ("update", "restore", "separate"):
+        looked = play("recover", {"recover_job": job}, "--check")
+        assert f"would run /usr/local/bin/hermes-ops {job} --recover" in looked.text
+        run = play("recover", {"recover_job": job})
+        assert (run.rc, run.changed) == (0, 0), run.output
 
 
 def test_a_restore_is_about_one_host(controller, play):

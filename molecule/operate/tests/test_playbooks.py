@@ -115,6 +115,26 @@ def test_what_cannot_be_said_is_kept(controller, play, agent, wait_until):
     wait_until(agent().is_healthy, "the agent is back")
 
 
+# --- restart ---------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_agent_is_started_and_no_other_restarted(controller, play, agent):
+    default, work = agent(), agent("work", port=8643)
+    pids = default.pid, work.pid
+    assert "name one: default, work" in play("restart").text
+    controller.shell("systemctl stop hermes-gateway@work")
+    looked = play("restart", {"restart_agent": "work"}, "--check")
+    assert (looked.rc, looked.changed) == (0, 0), looked.output
+    assert "agent work: would be started" in looked.text
+    run = play("restart", {"restart_agent": "work"})
+    assert run.rc == 0, run.output
+    assert "agent work: healthy" in run.text
+    assert work.reply("well?") == "The model heard: well?"
+    run = play("restart", {"restart_agent": "default"})
+    assert run.rc == 0, run.output
+    assert default.pid != pids[0]
+
+
 # --- skill_port ------------------------------------------------------------------------------------------------
 
 

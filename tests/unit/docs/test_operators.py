@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
 RECOVERY = (DOCS / "recovery.md").read_text(encoding="utf-8")
 OPERATORS = (DOCS / "operators.md").read_text(encoding="utf-8")
+KIT = ROOT / "plugins/module_utils/hermes_ops"
 PLAYBOOKS = {path.stem for path in (ROOT / "playbooks").glob("*.yml")}
 
 
@@ -65,3 +68,72 @@ def test_operators_know_every_command_that_they_may_call():
     named = {words.split()[0] for words in re.findall(r"`([a-z][^`]*)`", table)} - {"hermes-ops"}
     # Commands that only timers and Ansible call.
     assert named == set(cli.commands()) - {"heartbeat", "module", "rehearsal", "tidy"}
+
+
+# --- what a fix names, and the playbook that does it -----------------------------------------------------------
+
+# A command of the host in a text. ``…`` stands for what only a host knows.
+COMMAND = re.compile(
+    r"hermes-ops (?P<ours>[a-zA-Z]+|…(?= --))(?P<flags>(?: --[a-z]+)*)"
+    r"|(?<![/\w])systemctl (?P<verb>[a-z][a-z-]+)"
+    r"|(?P<journal>journalctl)(?= |`)"
+)
+
+
+def texts(tree: ast.AST) -> Iterator[str]:
+    """The texts in the code, without its docstrings; what :meth:`Unit.command` says stands for itself."""
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "command":
+            yield from (f"systemctl {word.value}" for word in node.args if isinstance(word, ast.Constant))
+
+
+def commands(text: str) -> set[str]:
+    """The commands in *text*: ``restore --kept``, ``systemctl start``, ``journalctl``."""
+    found = set()
+    for match in COMMAND.finditer(text):
+        ours, verb = match["ours"], match["verb"]
+        word = ("JOB" if ours == "…" else ours) if ours else f"systemctl {verb}" if verb else match["journal"]
+        found.add(word + (match["flags"] or ""))
+    return found
+
+
+def advised() -> set[str]:
+    """The commands that the kit tells people to use."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in KIT.rglob("*.py")]
+    return {command for tree in trees for text in texts(tree) for command in commands(text)}
+
+
+def offered() -> dict[str, str]:
+    """Each command in the table of docs/operators.md, and what to run instead."""
+    section = OPERATORS.partition("## When a fix names a command\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| (`alwayson.+) \|$", section, re.M)
+    return {command: cell for names, cell in rows for command in commands(names)}
+
+
+def test_what_the_kit_advises_is_found():
+    assert {"restore --kept", "JOB --recover", "backups", "separate", "rollback --to"} <= advised()
+    assert {"systemctl start", "systemctl restart", "systemctl reset-failed", "journalctl"} <= advised()
+
+
+def test_whatever_a_fix_names_has_a_playbook():
+    table = offered()
+    missing = [
+        command for command in sorted(advised()) if not {command, re.sub("^[a-z]+(?= --)", "JOB", command)} & set(table)
+    ]
+    assert missing == [], "give it a playbook, and a row in docs/operators.md"
+
+
+@pytest.mark.parametrize("command", offered())
+def test_the_playbook_does_what_the_fix_says(command):
+    (name,) = set(re.findall(r"alwayson\.hermes\.(\w+)", offered()[command]))
+    lines = (ROOT / f"playbooks/{name}.yml").read_text(encoding="utf-8").splitlines()
+    source = "\n".join(line for line in lines if not line.startswith("#"))
+    variables = re.findall(r'-e "?(\w+)=', offered()[command])
+    words = [] if command.startswith(("systemctl", "journalctl", "check")) else command.split()
+    missing = [word for word in [*variables, *words] if not re.search(rf"(?<![\w-]){word}(?!\w)", source)]
+    assert [word for word in missing if word != "JOB"] == []
