@@ -269,6 +269,42 @@ def test_an_interpreter_that_only_root_can_run_is_refused(root, wheels) -> None:
         build.ensure(from_wheels(wheels, python=str(python)), Index(), root=str(root))
 
 
+def test_nobody_else_can_hold_a_lock_that_uv_waits_for(root, wheels, monkeypatch) -> None:
+    make_hermes(wheels, "1.0.0")
+    # Without a shared cache, uv's is in the work directory.
+    monkeypatch.delenv("UV_CACHE_DIR")
+    really, seen = uv.Uv._run, set()
+
+    def watched(self: uv.Uv, *arguments: Any, **options: Any) -> Any:
+        done = really(self, *arguments, **options)
+        for path in (root / "releases").rglob(".lock"):
+            way = path.relative_to(root / "releases").parents[:-1]
+            closed = [each for each in way if not (root / "releases" / each).stat().st_mode & stat.S_IXOTH]
+            assert closed, f"everybody can open {path}"
+            seen.add(path.parent.suffix or path.parent.name)
+        return done
+
+    monkeypatch.setattr(uv.Uv, "_run", watched)
+    build.ensure(from_wheels(wheels), Index(), root=str(root))
+    assert seen == {".partial", "cache", "metadata"}
+    assert_complete(root, "1.0.0")
+
+
+def test_the_lock_of_downloaded_interpreters_is_roots_even_if_an_agent_held_it(root, wheels, monkeypatch) -> None:
+    make_hermes(wheels, "1.0.0")
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_LOCK_TIMEOUT", "1")
+    path = root / "tools" / "python" / ".lock"
+    path.parent.mkdir()
+    path.touch()
+    path.chmod(0o666)
+    with lock(str(path)):
+        with pytest.raises(OpsError, match=r"Python 3\.6"):
+            build.ensure(from_wheels(wheels, python="3.6", python_downloads=True), Index(), root=str(root))
+        with lock(str(path), timeout=0.0):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_an_unknown_extra_is_refused(root, wheels) -> None:
     make_hermes(wheels, "1.0.0")
     with pytest.raises(OpsError, match=r"no extra discord.*homeassistant"):

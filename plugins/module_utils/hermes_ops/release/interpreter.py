@@ -55,6 +55,7 @@ def _find(shop: Workshop, request: str | None) -> str | None:
         return os.path.realpath(shop.uv("python", "find", *arguments, about=shop.about).strip())
     except OpsError:
         if shop.request.python_downloads and request:
+            shop.uv.own_lock()
             # uv downloads an interpreter only when told to install one.
             shop.uv("python", "install", "--no-bin", request, about=f"Python {request}")
             return os.path.realpath(shop.uv("python", "find", *arguments, about=shop.about).strip())

@@ -24,6 +24,7 @@ def prove(shop: Workshop, expected: str | None) -> str:
     :raises OpsError: it does not start, lacks a package that its extras promise, or is another version
     """
     home = os.path.join(shop.work, "home")
+    os.chmod(shop.work, 0o711)
     os.mkdir(home)
     if shop.nobody:
         os.chown(home, shop.nobody.uid, shop.nobody.gid)

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..system.errors import OpsError
-from ..system.files import sync_directory
+from ..system.files import ensure_directory, sync_directory
 from ..system.process import Completed, run
 
 # The host's certificates on Debian and Ubuntu, including those that the operator added.
@@ -216,6 +216,18 @@ class Uv:
         if not done.ok:
             raise explain(done, about, self.env.get("UV_DEFAULT_INDEX"))
         return done.stdout
+
+    def own_lock(self) -> None:
+        """Replace uv's lock on its interpreters by one that only root can open; uv makes it writable for everybody.
+
+        An agent may enter that directory, since releases run from there. The builder's lock keeps other builders away.
+        """
+        directory = self.env["UV_PYTHON_INSTALL_DIR"]
+        ensure_directory(directory, mode=0o755)
+        path = os.path.join(directory, ".lock")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     @property
     def source(self) -> list[str]:

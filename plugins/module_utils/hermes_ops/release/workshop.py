@@ -47,7 +47,9 @@ class Workshop:
         releases = os.path.join(self.root, "releases")
         self.work = os.path.join(releases, f"{name}.work")
         self.partial = os.path.join(releases, f"{name}.partial")
-        os.mkdir(self.work)
+        # Whoever can open a file can lock it, and uv waits minutes for each of its lock files. So no agent may enter
+        # the work directory before the last call of uv (:mod:`.proof` opens it), nor the unfinished release.
+        os.mkdir(self.work, 0o700)
         os.mkdir(os.path.join(self.work, "tmp"))
         self.uv = Uv(self.root, self.work, self.index, timeout=self.timeout, lock=self.descriptor)
         try:
@@ -90,6 +92,7 @@ class Workshop:
         return path
 
     def environment(self, python: str) -> None:
+        os.mkdir(self.partial, 0o700)
         self.uv("venv", "--quiet", "--relocatable", "--no-project", "--python", python, self.partial, about=self.about)
 
     def install(self, what: str, constraints: str, *arguments: str) -> None:
