@@ -26,6 +26,8 @@ TRIALS = {
     # The agent must not be able to start that manager either.
     "linger": "loginctl enable-linger && echo CAN-linger",
     "bus": "test -S /run/dbus/system_bus_socket && echo CAN-bus",
+    # systemd logs each message that it does not expect.
+    "notify": "test -w /run/systemd/notify && echo CAN-notify",
 }
 # Always allowed: its own home.
 CLOSED = {"own"}
@@ -45,13 +47,13 @@ def test_systemd_knows_every_directive(host):
 # One agent for each door -> its declaration, and what the door opens.
 DOORS = {
     "closed": ({}, set()),
-    "sudo": ({"open": ["sudo"]}, {"sudo", "browser", "bus"}),
+    "sudo": ({"open": ["sudo"]}, {"sudo", "browser", "bus", "notify"}),
     "home": ({"open": ["home"]}, {"home"}),
     "browser": ({"open": ["browser"]}, {"browser"}),
     "system": ({"open": ["system"]}, {"system"}),
     "paths": ({"paths": ["/srv/shared"]}, {"system"}),
     "user_manager": ({"open": ["user_manager"]}, {"manager", "bus"}),
-    "off": ({"enabled": False}, {"sudo", "home", "browser", "system", "bus"}),
+    "off": ({"enabled": False}, {"sudo", "home", "browser", "system", "bus", "notify"}),
 }
 PORTS = {name: 8700 + number for number, name in enumerate(DOORS)}
 

@@ -111,6 +111,12 @@ def test_nothing_leads_to_a_user_s_manager_unless_the_door_opens_it():
     assert service["BindPaths"] == ["-/run/user/999"]
 
 
+@pytest.mark.parametrize("door", [None, *(door for door in schema.DOORS if door != "sudo")])
+def test_no_message_of_an_agent_reaches_systemd(door):
+    service = section(drop_in(sandbox={"open": [door] if door else []}), "Service")
+    assert "-/run/systemd/notify" in service["InaccessiblePaths"][0].split()
+
+
 def test_a_gateway_that_exits_0_comes_back():
     assert section(units.render_template(host()), "Service")["Restart"] == ["always"]
 

@@ -79,7 +79,7 @@ CONFINEMENT = (
     ("NoNewPrivileges", "yes"),
     ("PrivateTmp", "yes"),
     ("PrivateDevices", "yes"),
-    ("InaccessiblePaths", "-/run/dbus"),
+    ("InaccessiblePaths", "-/run/dbus -/run/systemd/notify"),
     ("ProtectSystem", "strict"),
     ("ProtectHome", "tmpfs"),
     ("ProtectClock", "yes"),

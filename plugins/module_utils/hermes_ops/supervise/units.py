@@ -37,8 +37,9 @@ SANDBOX = {
     "PrivateTmp": "yes",
     "PrivateDevices": "yes",
     # Hides the system bus. Over it, a user may be allowed to start its own manager (loginctl enable-linger), which
-    # would run units from the user's home outside this sandbox.
-    "InaccessiblePaths": "-/run/dbus",
+    # would run units from the user's home outside this sandbox. And the socket for messages to systemd: it logs each
+    # one that it does not expect, until journald drops what systemd says of all units.
+    "InaccessiblePaths": "-/run/dbus -/run/systemd/notify",
     "ProtectSystem": "strict",
     # Hides /home, /root and /run/user. Without /run/user the agent cannot reach its user's manager, whose processes
     # run outside this sandbox. "yes" would not do: no adopted home could be bound into an inaccessible directory.
@@ -110,7 +111,7 @@ DOORS: dict[str, dict[str, str | None]] = {
     },
     "system": {"ProtectSystem": None},
     # In addition, :func:`_sandbox` binds the user's runtime directory, and :func:`_identity` sets its variables.
-    "user_manager": {"InaccessiblePaths": None},
+    "user_manager": {"InaccessiblePaths": "-/run/systemd/notify"},
 }
 
 
