@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard
@@ -17,6 +18,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.un
     Undertaking,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import frozen
 
 
 @pytest.fixture
@@ -41,6 +43,15 @@ def test_a_journal_has_a_guard_as_long_as_it_is_there(undertaking, tmp_path):
     assert undertaking.read() is None
     assert units(tmp_path) == []
     undertaking.end()
+
+
+def test_each_agent_has_time_of_its_own_to_be_recovered_at_a_boot(undertaking, monkeypatch):
+    """What one agent can take (copies.py: three workers one after the other) does not end the unit for the others."""
+    alone = guard.TIMEOUT
+    assert alone >= frozen.REMOVE_SECONDS + 2 * frozen.BACK_SECONDS
+    agents = [SimpleNamespace(user="root", home=f"/h/{name}") for name in "abc"]
+    monkeypatch.setattr(type(undertaking.guard.host), "agents", agents)
+    assert f"\nTimeoutStartSec={3 * alone}\n" in undertaking.guard.render()
 
 
 def test_the_guard_comes_first(undertaking, tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ from .installation import JOURNALS, Installation
 from .kit import COMMAND
 
 UNIT_DIRECTORY = "/etc/systemd/system"
-# Seconds for the recovery.
+# Seconds for the recovery of one agent. An agent can use up its own, and then the others must not start a release on
+# data that was not put back.
 TIMEOUT = 900
 
 
@@ -68,7 +69,7 @@ Before={" ".join(self._runners())} hermes-update.service
 [Service]
 Type=oneshot
 ExecStart={COMMAND} {self.job} --recover --boot
-TimeoutStartSec={TIMEOUT}
+TimeoutStartSec={TIMEOUT * max(1, len(homes))}
 
 [Install]
 WantedBy=multi-user.target
