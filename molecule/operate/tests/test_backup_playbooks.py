@@ -158,10 +158,10 @@ def test_a_drill_arrives_and_is_taken_back(controller, play):
     assert of_drills()[0] == "drill"
     assert of_drills()[-1] == "none"
 
-    # A wait that fails ends the drill as well.
+    # What cannot work is refused before.
     told("DELETE", "")
     run = play("drill", {"drill_seconds": "soon"})
     assert run.rc != 0
-    assert of_drills()[0] == "drill"
-    assert of_drills()[-1] == "none"
+    assert "drill_seconds is soon, not a number of seconds" in run.text
+    assert of_drills() == []
     assert controller.shell("hermes-ops drill show") == "drill: none\n"
