@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -21,6 +22,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, process
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.findings import Settings
@@ -71,7 +73,7 @@ def host(tmp_path, monkeypatch):
     host.state = unit()
     monkeypatch.setattr(Manager, "units", lambda _self, names: dict.fromkeys(names, host.state))
     monkeypatch.setattr(Systemd, "limits", lambda _self, agents: {each.name: None for each in agents})
-    host.failed = []
+    host.failed = {}
     monkeypatch.setattr(look, "_failed_units", lambda: host.failed)
     monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))
     host.problems = []
@@ -293,18 +295,77 @@ def test_text_that_no_encoding_has_ends_no_look(see, host):
 
 
 def test_what_else_has_failed_is_named_once(see, host, tmp_path):
-    host.failed = [
-        "hermes-update.service",
-        "hermes-dashboard.service",
-        "hermes-heartbeat.service",
-        "hermes-gateway@default.service",
-        "systemd-journal-upload.service",
-    ]
+    units = ("update", "update-by-hand", "dashboard", "heartbeat", "gateway@default")
+    host.failed = dict.fromkeys([*(f"hermes-{unit}.service" for unit in units), "systemd-journal-upload.service"], NOW)
     host.write_status("update", "failed", "no network")
     (tmp_path / "update").touch()
     found = {finding.what.split()[0]: finding.failure for finding in see().findings if finding.cause == "unit_failed"}
     assert found == {"hermes-dashboard.service": False, "systemd-journal-upload.service": False}
     assert ("update_failed", "failure") in causes(see())
+
+
+@pytest.mark.parametrize("unit", ["hermes-backup.service", "hermes-backup-by-hand.service"])
+def test_a_unit_that_failed_is_forgotten_once_its_job_went_well(see, host, unit):
+    now = time.time()
+    host.failed = {unit: now - 60}
+    assert causes(see()) == [("unit_failed", "warning")]
+    host.write_status("backup", "success", "backed up: default")
+    assert see().findings == []
+    # It failed again, before it could say so; and a timer does nothing that could go well.
+    host.failed = {unit: now + 60}
+    assert causes(see()) == [("unit_failed", "warning")]
+    host.failed = {"hermes-backup.timer": now - 60}
+    assert causes(see()) == [("unit_failed", "warning")]
+    host.failed = {unit: now - 60}
+    host.write_status("backup", "failed", "no space")
+    assert causes(see()) == [("unit_failed", "warning")]
+
+
+def test_when_a_unit_failed(monkeypatch):
+    answers = {
+        "list-units": "hermes-a.service loaded failed failed A\nhermes-b.timer loaded failed failed B\n",
+        "show": "InactiveEnterTimestampMonotonic=1000000\n\nInactiveEnterTimestampMonotonic=2500000\n",
+    }
+    monkeypatch.setattr(look, "run", lambda argv, **_options: Completed(tuple(argv), 0, answers[argv[1]], ""))
+    monkeypatch.setattr(look.time, "time", lambda: NOW)
+    monkeypatch.setattr(look.time, "clock_gettime", lambda _clock: 10.0)
+    assert look._failed_units() == {"hermes-a.service": NOW - 9, "hermes-b.timer": NOW - 7.5}
+    answers["show"] = ""
+    assert look._failed_units() == {"hermes-a.service": math.inf, "hermes-b.timer": math.inf}
+    answers["list-units"] = ""
+    assert look._failed_units() == {}
+
+
+def messages(home, *rows):
+    with contextlib.closing(sqlite3.connect(Path(home) / "state.db")) as database, database:
+        database.execute(SCHEMA.replace("TABLE", "TABLE IF NOT EXISTS"))
+        insert = "INSERT INTO messages (session_id, role, timestamp, observed) VALUES (?, ?, ?, 0)"
+        database.executemany(insert, rows)
+
+
+def test_a_provider_is_repaired_when_it_answers(see, host):
+    home, now = host.agents[0].home, time.time()
+    messages(home, ("a", "user", now - 900), ("b", "user", now - 800))
+    assert causes(see()) == [("provider_errors", "failure")]
+    messages(home, ("c", "user", now - 20), ("c", "assistant", now - 10))
+    assert see().findings == []
+
+
+def test_an_answer_to_somebody_else_lets_the_agent_be_asked_again_at_once(see, host, monkeypatch):
+    def ask(*_arguments, **_more):
+        asked.append(1)
+        if host.dead:
+            raise OpsError("the agent answered with an error instead of a reply", fix="check the model")
+
+    asked, host.dead = [], True
+    monkeypatch.setattr(servers, "ask", ask)
+    for _twice in range(2):
+        assert causes(see(reply_minutes=30)) == [("no_reply", "failure")]
+    assert len(asked) == 1
+    host.dead = False
+    messages(host.agents[0].home, ("a", "user", time.time()), ("a", "assistant", time.time()))
+    assert see(reply_minutes=30).findings == []
+    assert len(asked) == 2
 
 
 def test_the_clock_is_remembered(see, host):

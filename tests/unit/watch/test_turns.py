@@ -30,6 +30,10 @@ def causes(findings):
 AGO = NOW - 600
 
 
+def numbers(counted):
+    return counted.total, counted.failed
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
@@ -48,7 +52,7 @@ AGO = NOW - 600
 )
 def test_turns(rows, expected):
     newest_first = [(session, role, AGO) for session, role in reversed(rows)]
-    assert turns.count_turns(newest_first, NOW) == Turns(*expected)
+    assert numbers(turns.count_turns(newest_first, NOW)) == expected
 
 
 def test_only_the_last_hour_counts_and_not_what_may_still_be_answered():
@@ -61,7 +65,42 @@ def test_only_the_last_hour_counts_and_not_what_may_still_be_answered():
         ("given up", "user", NOW - turns.PENDING - 1),
         ("long ago", "user", NOW - HOUR - 1),
     ]
-    assert turns.count_turns(rows, NOW) == Turns(2, 1)
+    assert turns.count_turns(rows, NOW) == Turns(2, 1, True, NOW - 5)
+
+
+@pytest.mark.parametrize(
+    ("ends", "recovered"),
+    [
+        ("", False),
+        ("+++", False),
+        ("-", False),
+        ("+++--", False),
+        # One answer ends an outage.
+        ("+++---+", True),
+        ("-+", True),
+        # It answers now and then: an answer proves nothing, two in a row do.
+        ("-+-+", False),
+        ("-+-++", True),
+        ("-+++--++", False),
+        ("-+++--++++", True),
+    ],
+)
+def test_the_model_answers_again(ends, recovered):
+    rows = []
+    for number, end in enumerate(ends):
+        rows += [(number, "user", AGO + number), *([(number, "assistant", AGO + number)] if end == "+" else [])]
+    counted = turns.count_turns(reversed(rows), NOW)
+    assert (counted.recovered, counted.failed) == (recovered, ends.count("-"))
+    assert counted.answered == (AGO + ends.rindex("+") if "+" in ends else 0.0)
+    found = turns.turn_findings(counted, Settings(provider_error_percent=0), "default")
+    assert bool(found) is ("-" in ends and not recovered)
+
+
+def test_turns_are_in_the_order_of_their_ends():
+    rows = [("late", "assistant", AGO + 9), ("dead", "user", AGO + 5), ("late", "user", AGO)]
+    assert turns.count_turns(rows, NOW).recovered
+    rows = [("dead", "user", AGO + 5), ("late", "assistant", AGO + 4), ("late", "user", AGO)]
+    assert not turns.count_turns(rows, NOW).recovered
 
 
 @pytest.mark.parametrize(
@@ -116,7 +155,7 @@ def test_the_database_is_counted(database, tmp_path):
             ("c", "user", AGO, 1),
         ]
     )
-    assert turns_in(tmp_path) == Turns(2, 1)
+    assert turns_in(tmp_path) == Turns(2, 1, True, AGO)
 
 
 def test_a_writer_and_a_reader_do_not_disturb_each_other(database, tmp_path):

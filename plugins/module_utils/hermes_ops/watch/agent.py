@@ -27,7 +27,7 @@ from .findings import Finding, Settings, health_findings
 from .growth import growth_findings
 from .serving import serving_findings
 from .sight import Closer
-from .turns import DATABASE_FIX, turn_findings
+from .turns import DATABASE_FIX, Turns, turn_findings
 
 # Seconds for which a job that takes a gateway down excuses a finding.
 EXCUSED = 600
@@ -97,6 +97,12 @@ class AgentLook:
         self._at_restarts(known)
         self._at_process(Sight.of(answer).state, known)
         self._at_files(Sight.of(answer).state)
+
+    @property
+    def answered(self) -> float:
+        """When its model answered last within the last hour (seconds since 1970); 0.0: not then, or unknown."""
+        counted = self.closer.turns
+        return counted.answered if isinstance(counted, Turns) else 0.0
 
     def _find(self, cause: str, what: str, fix: str | None, *, failure: bool = True) -> None:
         self.findings.append(Finding(cause, what, fix or "see the log", failure, self.name))

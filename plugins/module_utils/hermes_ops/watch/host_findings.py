@@ -13,6 +13,8 @@ from ..system.text import number
 from .findings import Finding, Settings
 
 SAFE_SQLITE = (3, 51, 3)
+# How a job can end that has to be looked at.
+_BAD = ("failed", "rolled_back")
 
 
 def disk_findings(path: str, status: os.statvfs_result, settings: Settings) -> list[Finding]:
@@ -81,9 +83,17 @@ def volume_findings(data_dir: str, declared: bool, fstab: str) -> list[Finding]:
     ]
 
 
+def went_well_after(status: dict[str, Any], when: float) -> bool:
+    """Whether a job ended well after *when* (seconds since 1970), by hand or by its timer.
+
+    :param status: its recorded status
+    """
+    return status.get("status") not in (None, *_BAD) and (number(status.get("finished")) or 0.0) > when
+
+
 def job_findings(name: str, status: dict[str, Any]) -> list[Finding]:
     """Findings from the recorded *status* of the last run of the job *name*."""
-    if status.get("status") not in ("failed", "rolled_back"):
+    if status.get("status") not in _BAD:
         return []
     message = str(status.get("message") or "it did not say why")
     return [

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -37,10 +39,14 @@ BUSY = {
     "restore": "a restore is running",
     "separate": "an agent is being separated",
 }
+# Jobs that record how they ended.
+RECORDED = ("backup", "rehearsal", "update")
 # Failed units that need no finding here: gateways and the canary are checked by other means, and the heartbeat unit
 # fails when its ping cannot be delivered.
 OTHERWISE_SEEN = ("hermes-gateway@", "hermes-canary", "hermes-heartbeat")
 ASK_AGAIN_MINUTES = 10
+# When a unit that failed stopped being active or starting.
+_FAILED_AT = "InactiveEnterTimestampMonotonic"
 _SQLITE_VERSION = "import sqlite3; print(sqlite3.sqlite_version)"
 
 
@@ -65,12 +71,22 @@ def look(host: Installation, settings: Settings, *, healths: Mapping[str, Health
     return report
 
 
-def _failed_units() -> list[str]:
-    """All failed units of ours in the system's manager, gateways included."""
+def _failed_units() -> dict[str, float]:
+    """All failed units of ours in the system's manager, gateways included -> when they failed (seconds since 1970)."""
     patterns = ("hermes-*.service", "hermes-*.timer", "systemd-journal-upload.service")
     command = ["systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--no-pager", *patterns]
     answer = run(command, timeout=20, check=False).stdout
-    return [line.split()[0] for line in answer.splitlines() if line.strip()]
+    names = [line.split()[0] for line in answer.splitlines() if line.strip()]
+    if not names:
+        return {}
+    shown = run(["systemctl", "show", f"--property={_FAILED_AT}", *names], timeout=20, check=False).stdout
+    # A line for each unit, in the order of the names: microseconds of the monotonic clock.
+    times = re.findall(rf"^{_FAILED_AT}=(\d+)$", shown, re.M)
+    if len(times) != len(names):
+        # Unknown, so no success is later.
+        return dict.fromkeys(names, math.inf)
+    started = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
+    return {name: started + int(when) / 1e6 for name, when in zip(names, times)}
 
 
 class _Look:
@@ -85,6 +101,7 @@ class _Look:
         self.settings = settings
         self.now = time.time()
         self.report = Report(figures={"disks": {}, "agents": {}})
+        self._statuses: dict[str, dict[str, Any]] = {}
         self.memory = _mapping(self._status(JOB).get("memory"))
         agents = host.agents
         listeners = network.listeners(port for agent in agents for port in health.wanted_ports(agent))
@@ -96,15 +113,18 @@ class _Look:
         ]
 
     def _status(self, job: str) -> dict[str, Any]:
-        """The recorded status of a job. If it cannot be read, that is a finding."""
-        try:
-            return _mapping(self.host.read_status(job))
-        except OpsError as error:
-            self._find("status_unknown", f"{error.where}: {error.what}", error.fix, failure=False)
-            return {}
+        """The recorded status of a job. If it cannot be read, that is a finding, once."""
+        if job not in self._statuses:
+            self._statuses[job] = {}
+            try:
+                self._statuses[job] = _mapping(self.host.read_status(job))
+            except OpsError as error:
+                self._find("status_unknown", f"{error.where}: {error.what}", error.fix, failure=False)
+        return self._statuses[job]
 
-    def _find(self, cause: str, what: str, fix: str | None, *, failure: bool = True, agent: str | None = None) -> None:
-        self.report.findings.append(Finding(cause, what, fix or "see the log", failure, agent))
+    def _find(self, cause: str, what: str, fix: str | None, **more: Any) -> None:
+        """Add a finding; *more* as for :class:`Finding`."""
+        self.report.findings.append(Finding(cause, what, fix or "see the log", **more))
 
     # --- the host ----------------------------------------------------------------------------------------------
 
@@ -137,11 +157,20 @@ class _Look:
     def _at_units(self) -> None:
         """Find further failed units of ours, which may have failed before they could report it."""
         told = {finding.cause.partition("_")[0] for finding in self.report.findings}
-        for name in _failed_units():
-            job = name.removeprefix("hermes-").partition(".")[0]
+        for name, when in _failed_units().items():
+            job, _dot, kind = name.removeprefix("hermes-").rpartition(".")
+            # Both the timer's unit and that of a run by hand (detached.py).
+            job = job.removesuffix("-by-hand")
+            if kind == "service" and job in RECORDED and host_findings.went_well_after(self._status(job), when):
+                continue
             if job not in told and not name.startswith(OTHERWISE_SEEN):
                 # Only a warning: anything that harms an agent or its data has a finding of its own.
-                self._find("unit_failed", f"{name} has failed", f"see why: journalctl -u {name}", failure=False)
+                self._find(
+                    "unit_failed",
+                    f"{name} has failed",
+                    f"see why: journalctl -u {name}; when that is mended: systemctl reset-failed {name}",
+                    failure=False,
+                )
 
     def at_sqlite(self) -> None:
         """Check the SQLite of the current release. Runs after the agents, because only WAL databases are affected."""
@@ -201,9 +230,10 @@ class _Look:
 
         def due(name: str) -> float:
             minutes = self.settings.reply_minutes
-            if replies[name].get("problem"):
-                minutes = min(minutes, ASK_AGAIN_MINUTES)
             asked = number(replies[name].get("asked")) or 0.0
+            if replies[name].get("problem"):
+                # At once if its model has answered somebody else since.
+                minutes = 0 if agents[name].answered > asked else min(minutes, ASK_AGAIN_MINUTES)
             # A time in the future comes from a clock that was fast; it counts as never asked.
             return asked + 60 * minutes if asked <= self.now else 0.0
 

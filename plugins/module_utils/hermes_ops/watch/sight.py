@@ -77,8 +77,9 @@ class Closer:
 
 
 def _turns(said: Any) -> Turns | str:
-    if fits(said, (int, int)) and min(said) >= 0:
-        return Turns(*said)
+    if fits(said, (int, int, int, float)) and min(said) >= 0:
+        total, failed, recovered, answered = said
+        return Turns(total, failed, bool(recovered), answered)
     return quoted(said) or "its turns cannot be read"
 
 
@@ -147,9 +148,9 @@ def _uses_wal(path: str) -> bool:
         return False
 
 
-def _read_turns(home: str, now: float) -> list[int] | str:
+def _read_turns(home: str, now: float) -> list[float] | str:
     try:
         counted = turns.read_turns(home, now)
     except OpsError as error:
         return f"{error.where} {error.what}"
-    return [counted.total, counted.failed]
+    return [counted.total, counted.failed, int(counted.recovered), counted.answered]

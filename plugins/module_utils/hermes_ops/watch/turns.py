@@ -26,10 +26,18 @@ DATABASE_FIX = "if this persists, go back to the last backup: hermes-ops restore
 
 @dataclass(frozen=True)
 class Turns:
-    """The number of an agent's turns in the last hour, and of those without an answer."""
+    """The turns of an agent in the last hour.
+
+    :param total: how many there were
+    :param failed: how many of them ended without an answer
+    :param recovered: whether the model answers again, see :func:`_recovered`
+    :param answered: when the last answer was given (seconds since 1970); 0.0: never
+    """
 
     total: int
     failed: int
+    recovered: bool = False
+    answered: float = 0.0
 
 
 def count_turns(rows: Iterable[tuple[Any, Any, float]], now: float) -> Turns:
@@ -42,7 +50,7 @@ def count_turns(rows: Iterable[tuple[Any, Any, float]], now: float) -> Turns:
     :param rows: (session, role, seconds since 1970), the newest first; roles are ``user``, ``assistant``, ``tool``
     """
     last: dict[Any, tuple[Any, float]] = {}
-    total = failed = 0
+    ends: list[tuple[float, bool]] = []
     for session, role, when in rows:
         ended_by, ended_at = last.setdefault(session, (role, when))
         if role != "user":
@@ -51,9 +59,24 @@ def count_turns(rows: Iterable[tuple[Any, Any, float]], now: float) -> Turns:
         # A recent turn may still get its answer.
         if when < now - HOUR or (ended_by != "assistant" and ended_at > now - PENDING):
             continue
-        total += 1
-        failed += ended_by != "assistant"
-    return Turns(total, failed)
+        ends.append((ended_at, ended_by == "assistant"))
+    # The newest came first. The order counts where two turns ended at the same time.
+    ends.reverse()
+    ends.sort(key=lambda end: end[0])
+    outcomes = [answered for _when, answered in ends]
+    answers = [when for when, answered in ends if answered and when <= now]
+    return Turns(len(ends), outcomes.count(False), _recovered(outcomes), float(max(answers, default=0)))
+
+
+def _recovered(outcomes: list[bool]) -> bool:
+    """Whether at last more turns in a row were answered than ever between two failures.
+
+    So the first answer ends an outage, and does not end one in which now and then a turn is answered.
+
+    :param outcomes: whether each turn was answered, the oldest first
+    """
+    runs = [len(run) for run in "".join("+" if answered else "-" for answered in outcomes).split("-")]
+    return len(runs) > 1 and runs[-1] > max(runs[1:-1], default=0)
 
 
 def read_turns(home: str, now: float) -> Turns:
@@ -80,7 +103,8 @@ def read_turns(home: str, now: float) -> Turns:
 
 
 def turn_findings(turns: Turns, settings: Settings, agent: str) -> list[Finding]:
-    if turns.failed == 0 or 100.0 * turns.failed / turns.total <= settings.provider_error_percent:
+    few = turns.failed == 0 or 100.0 * turns.failed / turns.total <= settings.provider_error_percent
+    if few or turns.recovered:
         return []
     return [
         Finding(
