@@ -17,7 +17,7 @@ description:
     C(/usr/local/bin/hermes-ops), which runs it. So a host is checked without a controller by the same code that
     converged it. The previous version stays for running jobs until the next one is installed.
   - Writes C(/usr/local/bin/hermes), which runs a command of Hermes as an agent, and C(/etc/hermes-ops/host.json), which
-    holds names and paths for both and no secrets.
+    holds names, paths and acknowledgements, and no secrets.
 extends_documentation_fragment:
   - alwayson.hermes.places
 attributes:
@@ -31,6 +31,14 @@ attributes:
     support: full
     description: A second run changes nothing.
 options:
+  acknowledged:
+    description:
+      - Warnings of C(hermes-ops check) that somebody has acknowledged. Each has C(finding), its name as
+        C(hermes-ops status) shows it, C(reason), and C(until), the last day of the acknowledgement. docs/monitoring.md
+        describes them.
+    type: list
+    elements: dict
+    default: []
   data_dir:
     description: Directory of the agents' data, the data volume's mount point.
     type: path
@@ -69,6 +77,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **arguments.PLACES,
+    "acknowledged": {"type": "list", "elements": "dict", "default": []},
     "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
     "data_dir": {"type": "path", "required": True},
     "managed_root": {"type": "path", "default": "/etc/hermes-ops/managed"},

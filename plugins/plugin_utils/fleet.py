@@ -188,11 +188,14 @@ def host_of(name: str, answer: Any) -> Host:
 
 
 def findings_of(check: dict[str, Any]) -> tuple[list[Finding], list[Finding]]:
-    """:returns: failures, warnings"""
+    """:returns: failures, and warnings that nobody has acknowledged"""
     failures, warnings = [], []
     for finding in map(mapping, sequence(check.get("findings"))):
-        agent = text(finding.get("agent"))
-        found = Finding(f"agent {agent}" if agent else "", text(finding.get("what")), text(finding.get("fix")))
+        if finding.get("acknowledged") and finding.get("severity") == "warning":
+            continue
+        agent, known_as = text(finding.get("agent")), text(finding.get("id"))
+        fix = "; or ".join(filter(None, [text(finding.get("fix")), f"acknowledge {known_as}" if known_as else ""]))
+        found = Finding(f"agent {agent}" if agent else "", text(finding.get("what")), fix)
         (warnings if finding.get("severity") == "warning" else failures).append(found)
     return failures, warnings
 

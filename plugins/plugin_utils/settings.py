@@ -26,7 +26,7 @@ SETTINGS = {
     "auto_update": (Update, "auto_update_settings"),
 }
 # The roles for which there is something to check. For the others the controller is spared their variables.
-CHECKED = frozenset({"install", *SETTINGS})
+CHECKED = frozenset({"install", "ops", *SETTINGS})
 # The fields of the kit's Request that are variables of the role install.
 _RELEASE = ("method", "extras", "url", "ref", "commit", "channel", "path", "lock", "python", "patches")
 # One expression for all of them, because only that keeps the types of the values in every version of Ansible.
@@ -41,6 +41,8 @@ def problems(role: str, value: Callable[[str], Any]) -> Iterator[OpsError]:
     checks: list[Callable[[], None]] = []
     if role == "install":
         checks += [lambda: _check_release(value), lambda: _check_index(value)]
+    elif role == "ops":
+        checks.append(lambda: _check_acknowledged(value("ops_acknowledged")))
     elif value(f"{role}_enabled | bool"):
         checks.append(lambda: _check_job(role, value))
         if role == "heartbeat":
@@ -70,6 +72,11 @@ def _check_index(value: Callable[[str], Any]) -> None:
     url = value("install_index_url | default('')")
     if url:
         Index(url=url)
+
+
+def _check_acknowledged(entries: list[dict[str, Any]]) -> None:
+    if entries:
+        importlib.import_module(f"{KIT}.watch.acknowledged").parse(entries)
 
 
 def _check_agents(named: list[str], present: list[str]) -> None:

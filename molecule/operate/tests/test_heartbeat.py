@@ -181,9 +181,12 @@ def test_a_model_that_is_dead(controller, beat, pings, agent, model):
         assert kind == "fail"
         assert "2 of the last hour's 3 turns ended without an answer from the model" in body
         assert "Fix: check the model" in body
+        # It is repaired, and a reply proves that.
+        model.faults()
+        assert work.reply("better?") == "The model heard: better?"
+        assert "provider_errors" not in findings(controller)
     finally:
         age_turns(controller, 7200, last)
-    assert "provider_errors" not in findings(controller)
 
 
 def test_a_reply_is_asked_for(controller, model):
@@ -347,6 +350,38 @@ def test_a_drill(controller, pings):
     finally:
         controller.shell("hermes-ops drill stop")
     assert pings.of(HOST)[0] == "success"
+
+
+def test_a_failed_unit_is_forgotten_after_a_success_by_hand(controller):
+    unit = "hermes-rehearsal.service"
+    broken = "/etc/hermes-ops/rehearsal.json"
+    with replaced(controller, broken, "{"):
+        controller.shell(f"systemctl start {unit} || true")
+    found = findings(controller)["unit_failed"]
+    assert (found["id"], found["severity"]) == (f"unit_failed:{unit}", "warning")
+    controller.shell("hermes-ops backup && hermes-ops rehearsal")
+    assert controller.shell(f"systemctl is-failed {unit}") == "failed\n"
+    assert "unit_failed" not in findings(controller)
+    controller.shell(f"systemctl reset-failed {unit}")
+
+
+def test_a_warning_is_acknowledged_and_comes_back(controller):
+    unit = "hermes-dashboard.service"
+    entry = {"finding": f"unit_failed:{unit}", "reason": "nobody reads it", "until": "2099-12-31"}
+    controller.shell(f"systemd-run --quiet --wait --property Type=oneshot --unit {unit} false || true")
+    try:
+        assert f"or acknowledge {entry['finding']}" in " ".join(controller.shell("hermes-ops status").split())
+        assert controller.converge({"ops_acknowledged": [entry]}).changed == 1
+        assert findings(controller)["unit_failed"]["acknowledged"] == {
+            "reason": "nobody reads it",
+            "until": "2099-12-31",
+        }
+        status = " ".join(controller.shell("hermes-ops status").split())
+        assert f"acknowledged: {entry['finding']}, until 2099-12-31: nobody reads it" in status
+        assert f"{unit} has failed" not in status
+    finally:
+        controller.shell(f"systemctl reset-failed {unit}")
+        assert controller.converge().changed == 1
 
 
 def test_the_url_stays_where_it_is(controller, beat):

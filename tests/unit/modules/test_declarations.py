@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -236,6 +237,16 @@ SETTINGS = {
         "heartbeat_agent_urls: there is no agent wrok. Fix: known ones are default "
         "(role heartbeat; host_vars/zeus.yml:2)",
     ),
+    "an acknowledgement of a warning that does not exist": (
+        {"ops_acknowledged": [{"finding": "sqlite_wall", "reason": "known", "until": datetime.date(2027, 3, 31)}]},
+        "ops_acknowledged: sqlite_wall: sqlite_wall is not a warning that can be acknowledged. "
+        "Fix: did you mean sqlite_wal? (role ops; host_vars/zeus.yml:2)",
+    ),
+    "an acknowledgement without an end": (
+        {"ops_acknowledged": [{"finding": "sqlite_wal", "reason": "known"}]},
+        "ops_acknowledged: sqlite_wal lacks one of finding, reason, until. Fix: write all three, such as finding: "
+        "sqlite_wal, reason: Debian's own Python is our rule, until: 2027-03-31 (role ops; host_vars/zeus.yml:2)",
+    ),
     "a threshold": (
         {"heartbeat_disk_percent": 110, "heartbeat_textfile": "/a.prom", "heartbeat_enabled": True},
         "heartbeat_disk_percent: is not a percentage. Fix: declare a number from 0 to 100 "
@@ -308,6 +319,11 @@ def test_what_the_kit_would_refuse_is_refused_here_in_the_names_of_variables(cas
     # Only what we say, and not where our own task stands.
     for noise in ("caused by", "Finalization", "filter plugin", "Origin: "):
         assert noise not in said
+
+
+def test_an_acknowledgement_may_have_its_date_without_quotes(check):
+    entry = {"finding": "work/climbs:memory", "reason": "known", "until": datetime.date(2027, 3, 31)}
+    assert check(ops_acknowledged=[entry])[0] == []
 
 
 def test_mistakes_of_all_kinds_are_told_at_once(check):

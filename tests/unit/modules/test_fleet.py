@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def test_the_terminal():
         "2 of 4 hosts need attention",
         "c-full: / has 4 % of its space free. Fix: free space below /",
         "d-gone: ssh: Connection timed out. Fix: start the host, or repair the connection to it",
-        "Worth a look: the release's SQLite is 3.40.1. Fix: build it on a newer Python (c-full, b-old-sqlite)",
+        "Worth a look: the release's SQLite is 3.40.1. Fix: build it on a newer Python; or acknowledge sqlite_wal "
+        "(c-full, b-old-sqlite)",
         "",
         "HOST          STATE        RELEASE  BACKUP           REHEARSAL  UPDATE  AGENTS",
         "c-full        in trouble   0.19.0   success 7 h ago  -          -       default",
@@ -98,6 +100,16 @@ def test_the_terminal():
         "a-well        well         0.19.0   success 7 h ago  -          -       default",
         "b-old-sqlite  well         0.19.0   success 7 h ago  -          -       default",
     ]
+
+
+def test_a_warning_that_is_acknowledged_is_not_shown_and_a_failure_always_is():
+    known = {"reason": "our rule", "until": "2027-03-31"}
+    (host,) = fleet.status({"host": answer(status(replace(OLD, acknowledged=known)))})
+    assert (host.state, host.warnings) == ("well", [])
+    assert "SQLite" not in fleet.page([host], NOW)
+    # Only a broken or hostile host answers so.
+    (host,) = fleet.status({"host": answer(status(replace(FULL, acknowledged=known)))})
+    assert (host.state, len(host.failures)) == ("trouble", 1)
 
 
 def test_an_agent_that_is_not_healthy():
@@ -212,7 +224,7 @@ def test_the_page():
         "c-full / has 4 % of its space free Fix: free space below /",
         "d-gone ssh: Connection timed out Fix: start the host, or repair the connection to it",
     ]
-    assert words(warnings.find("article")).endswith("Fix: build it on a newer Python c-full, b-old-sqlite")
+    assert words(warnings.find("article")).endswith("or acknowledge sqlite_wal c-full, b-old-sqlite")
     assert [words(host.find("summary")) for host in cards.findall("details")] == [
         "c-full in trouble Hermes 0.19.0 agents: default",
         "d-gone unreachable",

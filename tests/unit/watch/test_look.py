@@ -368,6 +368,25 @@ def test_an_answer_to_somebody_else_lets_the_agent_be_asked_again_at_once(see, h
     assert len(asked) == 2
 
 
+def test_what_is_acknowledged_is_no_warning_but_remains_for_programs(see, host):
+    host.records("default").mark_undeclared(True)
+    host.failed = {"hermes-dashboard.service": NOW}
+    report = see()
+    ids = [finding.id for finding in report.findings]
+    assert ids == ["unit_failed:hermes-dashboard.service", "default/undeclared"]
+    assert report.message == "1 agent healthy, 2 warnings"
+    host.acknowledged = [{"finding": ids[1], "reason": "it is decided on Monday", "until": "9999-12-31"}]
+    report = see()
+    assert report.message == "1 agent healthy, 1 warning"
+    assert [finding.cause for finding in report.unacknowledged] == ["unit_failed"]
+    said = {finding["cause"]: finding["acknowledged"] for finding in report.as_dict()["findings"]}
+    assert said == {
+        "unit_failed": None,
+        "undeclared": {"reason": "it is decided on Monday", "until": "9999-12-31"},
+    }
+    assert report.as_dict()["acknowledged"] == [{**host.acknowledged[0], "state": "holds"}]
+
+
 def test_the_clock_is_remembered(see, host):
     see()
     look.remember_clock(host, -200.0)

@@ -53,7 +53,7 @@ def thresholds() -> findings.Settings:
 
 def lines(report: findings.Report) -> list[str]:
     """*report* for people: the findings, then the logs of unhealthy agents, then the conclusion."""
-    said = [f"{'FAILURE' if finding.failure else 'warning'}  {finding}" for finding in report.findings]
+    said = [f"{'FAILURE' if finding.failure else 'warning'}  {finding}" for finding in report.unacknowledged]
     for result in report.agents:
         said += [f"  {result.agent} | {line}" for line in result.log]
     return [*said, report.message]

@@ -19,7 +19,7 @@ from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.text import printable
 from ..update import aside
-from ..watch import info, look
+from ..watch import acknowledged, info, look
 from .check import thresholds
 
 SUMMARY = "show what is wrong, installed, running and changed by hand"
@@ -85,14 +85,17 @@ def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
     check = found["check"]
     lines = [paint(check["message"], BOLD + ";" + (GREEN if check["healthy"] else RED))]
     for finding in check["findings"]:
+        if finding["acknowledged"]:
+            continue
         failure = finding["severity"] == "failure"
         who = f"agent {finding['agent']}: " if finding["agent"] else ""
         lines += [
             paint(f"{'FAILURE' if failure else 'warning':<{MARGIN}}", RED if failure else YELLOW)
             + who
             + finding["what"],
-            *_indented(f"fix: {finding['fix']}"),
+            *_indented(f"fix: {finding['fix']}" + (f"; or acknowledge {finding['id']}" if finding["id"] else "")),
         ]
+    lines += [line for one in check["acknowledged"] for line in _acknowledged_lines(one)]
     for user, names in found["shared_users"].items():
         lines += _indented(f"the user {user} runs several agents: {', '.join(names)}")
     release = found["release"]
@@ -108,6 +111,15 @@ def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
             said.append(f"next {_at(timer['next'])}" if timer["active"] else paint("its timer does not run", RED))
         lines.append(f"{job:<{MARGIN}}{'; '.join(said)}")
     return lines + _aside_lines(found["set_aside"], now)
+
+
+def _acknowledged_lines(one: dict[str, str]) -> list[str]:
+    more = {
+        acknowledged.HOLDS: "",
+        acknowledged.OVER: "; that day is over: declare a later one, or remove it from ops_acknowledged",
+        acknowledged.UNUSED: "; there is no such warning now: if it never comes back, remove it from ops_acknowledged",
+    }
+    return _indented(f"acknowledged: {one['finding']}, until {one['until']}: {one['reason']}{more[one['state']]}")
 
 
 def _aside_lines(items: list[dict[str, Any]], now: float) -> list[str]:

@@ -65,6 +65,7 @@ class Installation:
         self.ops_dir: str = host["ops_dir"]
         self.root: str = host["root"]
         self.managed_root: str = host["managed_root"]
+        self.acknowledged: list[dict[str, Any]] = host.get("acknowledged", [])
 
     @classmethod
     def load(cls, path: str = HOST_FILE) -> Installation:

@@ -85,12 +85,15 @@ def token_end(value: str) -> float | None:
     return number(payload.get("exp")) if isinstance(payload, dict) else None
 
 
-def expiry_findings(what: str, end: float, now: float, settings: Settings, agent: str | None = None) -> list[Finding]:
+def expiry_findings(
+    kind: str, name: str, end: float, now: float, settings: Settings, agent: str | None = None
+) -> list[Finding]:
+    """:param kind: ``token`` or ``certificate``"""
     days = (end - now) / 86400
     if days >= settings.expiry_days:
         return []
-    text = f"{what} expires in {days:.0f} days" if days >= 0 else f"{what} has expired"
-    return [Finding("expiry", text, "get a new one, and declare it", days < 0, agent)]
+    text = f"the {kind} {name} {f'expires in {days:.0f} days' if days >= 0 else 'has expired'}"
+    return [Finding("expiry", text, "get a new one, and declare it", days < 0, agent, name)]
 
 
 def token_findings(tokens: dict[str, float], now: float, settings: Settings, agent: str) -> list[Finding]:
@@ -116,5 +119,5 @@ def certificate_findings(path: str, now: float, settings: Settings) -> list[Find
         end = pem_end(read_text(path) or "")
     except (ValueError, OpsError) as error:
         reason = error.what if isinstance(error, OpsError) else "holds no readable X.509 certificate"
-        return [Finding("expiry_unknown", f"{path} {reason}", "correct heartbeat_certificates", False)]
-    return expiry_findings(f"the certificate {path}", end, now, settings)
+        return [Finding("expiry_unknown", f"{path} {reason}", "correct heartbeat_certificates", False, None, path)]
+    return expiry_findings("certificate", path, end, now, settings)

@@ -18,6 +18,25 @@ HOUR = 3600
 # Seconds after its start during which a gateway may still be connecting.
 STARTING = 60.0
 
+# The causes of warnings that a person can acknowledge. All others are failures, or pass on their own.
+WARNINGS = (
+    "climbs",
+    "expiry",
+    "expiry_unknown",
+    "parked",
+    "provider_errors",
+    "serves_others",
+    "shared_home",
+    "sqlite_unknown",
+    "sqlite_wal",
+    "standalone",
+    "status_unknown",
+    "turns_unknown",
+    "undeclared",
+    "unit_failed",
+    "unlimited",
+)
+
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -82,6 +101,8 @@ class Finding:
     :param fix: the remedy
     :param failure: alert at once; otherwise it is a warning
     :param agent: the agent that it is about; None: the host itself
+    :param subject: the one of several things that *cause* can be about; empty: there is only one
+    :param acknowledged: the reason for which somebody acknowledged it, and until when; None: nobody did
     """
 
     cause: str
@@ -89,10 +110,19 @@ class Finding:
     fix: str
     failure: bool = True
     agent: str | None = None
+    subject: str = ""
+    acknowledged: dict[str, str] | None = None
+
+    @property
+    def id(self) -> str | None:
+        """The name by which it can be acknowledged, e.g. ``work/climbs:memory``; None: it cannot."""
+        if self.failure or self.cause not in WARNINGS:
+            return None
+        return f"{f'{self.agent}/' if self.agent else ''}{self.cause}{f':{self.subject}' if self.subject else ''}"
 
     def as_dict(self) -> dict[str, Any]:
         severity = "failure" if self.failure else "warning"
-        return {**dataclasses.asdict(self), "severity": severity}
+        return {"id": self.id, **dataclasses.asdict(self), "severity": severity}
 
     def __str__(self) -> str:
         who = f"agent {self.agent}: " if self.agent else ""
@@ -106,11 +136,18 @@ class Report:
     :param findings: failures first
     :param agents: the health of each agent
     :param figures: measured values, for programs
+    :param acknowledged: what was acknowledged, and what became of it; see :func:`acknowledged.apply`
     """
 
     findings: list[Finding] = field(default_factory=list)
     agents: list[Health] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    acknowledged: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def unacknowledged(self) -> list[Finding]:
+        """What people are told."""
+        return [finding for finding in self.findings if not finding.acknowledged]
 
     @property
     def failures(self) -> list[Finding]:
@@ -123,7 +160,7 @@ class Report:
     @property
     def message(self) -> str:
         """The result in one line."""
-        warnings = len(self.findings) - len(self.failures)
+        warnings = len(self.unacknowledged) - len(self.failures)
         more = f", {_count(warnings, 'warning')}" if warnings else ""
         if self.failures:
             return f"{_count(len(self.failures), 'failure')}{more}: {self.failures[0].what}"
@@ -143,6 +180,7 @@ class Report:
             "findings": [finding.as_dict() for finding in self.findings],
             "agents": [result.as_dict() for result in self.agents],
             "figures": self.figures,
+            "acknowledged": self.acknowledged,
         }
 
 

@@ -81,7 +81,7 @@ def pings_of(wanted: Settings, report: findings.Report) -> list[Ping]:
 def _ping_of(name: str, url: str, report: findings.Report) -> Ping:
     if report.healthy:
         return Ping(name, url, "success", report.message)
-    return Ping(name, url, "fail", "\n".join(_shown(finding) for finding in _in_turn(report.findings)))
+    return Ping(name, url, "fail", "\n".join(_shown(finding) for finding in _in_turn(report.unacknowledged)))
 
 
 def _in_turn(found: list[findings.Finding]) -> list[findings.Finding]:

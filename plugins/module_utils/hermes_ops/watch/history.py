@@ -58,6 +58,7 @@ def climb_findings(hours: list[list[Any]], agent: str) -> list[Finding]:
                     "probably a leak in Hermes or a tool: restart it in a quiet hour, and look for an update",
                     False,
                     agent,
+                    what.partition(" (")[0].replace(" ", "_"),
                 )
             )
     return found

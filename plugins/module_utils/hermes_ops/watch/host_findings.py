@@ -151,7 +151,8 @@ def sqlite_findings(version: str) -> list[Finding]:
         Finding(
             "sqlite_wal",
             f"the release's SQLite is {version}; versions before 3.51.3 can, rarely, damage a database in WAL mode",
-            "build the release on a Python that brings a newer one (install_python_downloads); keep backups",
+            "let uv fetch a Python with a newer one: install_python_downloads: true, and install_python: a version "
+            "that this host lacks; keep backups",
             False,
         )
     ]

@@ -27,7 +27,7 @@ from ..system.errors import OpsError
 from ..system.files import read_text, write_json
 from ..system.process import run
 from ..system.text import number
-from . import expiry, host_findings
+from . import acknowledged, expiry, host_findings
 from .agent import AgentLook
 from .findings import Finding, Report, Settings
 
@@ -65,6 +65,7 @@ def look(host: Installation, settings: Settings, *, healths: Mapping[str, Health
         this.ask()
         report = this.report
         report.findings.sort(key=lambda finding: not finding.failure)
+        acknowledged.apply(report, acknowledged.parse(host.acknowledged), this.now)
         if alone:
             # A failure: before the warnings.
             report.findings[:0] = _remember(host, report, this.memory)
@@ -119,7 +120,7 @@ class _Look:
             try:
                 self._statuses[job] = _mapping(self.host.read_status(job))
             except OpsError as error:
-                self._find("status_unknown", f"{error.where}: {error.what}", error.fix, failure=False)
+                self._find("status_unknown", f"{error.where}: {error.what}", error.fix, failure=False, subject=job)
         return self._statuses[job]
 
     def _find(self, cause: str, what: str, fix: str | None, **more: Any) -> None:
@@ -170,6 +171,7 @@ class _Look:
                     f"{name} has failed",
                     f"see why: journalctl -u {name}; when that is mended: systemctl reset-failed {name}",
                     failure=False,
+                    subject=name,
                 )
 
     def at_sqlite(self) -> None:

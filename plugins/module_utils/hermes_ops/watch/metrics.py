@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from .findings import Report
+from .findings import Finding, Report
 
 
 def textfile(report: Report, now: float) -> str:
@@ -28,13 +28,13 @@ def textfile(report: Report, now: float) -> str:
 
     metric("hermes_check_timestamp_seconds", "Time of the last check of the host.", [({}, round(now))])
     metric("hermes_healthy", "Whether there is no failure on the host.", [({}, report.healthy)])
-    causes = Counter((finding.cause, finding.agent or "", finding.failure) for finding in report.findings)
+    causes = Counter((finding.cause, finding.agent or "", _severity(finding)) for finding in report.findings)
     metric(
         "hermes_finding",
         "Number of findings, by cause.",
         [
-            ({"cause": cause, "agent": agent, "severity": "failure" if failure else "warning"}, number)
-            for (cause, agent, failure), number in sorted(causes.items())
+            ({"cause": cause, "agent": agent, "severity": severity}, number)
+            for (cause, agent, severity), number in sorted(causes.items())
         ],
     )
     metric(
@@ -60,6 +60,10 @@ def textfile(report: Report, now: float) -> str:
             [({}, figures["clock_offset"])],
         )
     return "\n".join(lines) + "\n"
+
+
+def _severity(finding: Finding) -> str:
+    return "acknowledged" if finding.acknowledged else "failure" if finding.failure else "warning"
 
 
 def _labels(labels: dict[str, str]) -> str:

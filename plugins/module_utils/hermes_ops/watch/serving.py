@@ -33,6 +33,7 @@ def serving_findings(state: dict[str, Any], parked: bool, agent: str) -> list[Fi
                 "give each profile a home of its own, below hermes_agents",
                 False,
                 agent,
+                str(len(served)),
             )
         )
     if parked:
