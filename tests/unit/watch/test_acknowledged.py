@@ -148,6 +148,13 @@ def screen(report):
     return status.screen({"check": report.as_dict(), **rest}, time.time(), coloured=False)
 
 
+def test_names_and_commands_are_not_broken_at_hyphens():
+    unit = "hermes-backup-of-the-agents-that-nobody-knows-and-nobody-has-ever-seen.service"
+    fix = f"see why: journalctl -u {unit}"
+    lines = screen(applied([Finding("unit_failed", f"{unit} has failed", fix, failure=False, subject=unit)]))
+    assert len([line for line in lines if unit in line]) == 3
+
+
 def test_status_says_how_to_acknowledge_and_what_became_of_it():
     lines = "\n".join(screen(applied([FULL, *token(5)])))
     assert "fix: get a new one, and declare it; or acknowledge work/expiry:GITHUB_TOKEN" in lines

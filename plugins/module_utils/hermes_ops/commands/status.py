@@ -160,7 +160,9 @@ def _agent_lines(name: str, agent: dict[str, Any], figures: dict[str, Any], pain
 
 def _indented(text: str) -> list[str]:
     margin = " " * MARGIN
-    return textwrap.wrap(text, WIDTH, initial_indent=margin, subsequent_indent=margin, break_long_words=False)
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=margin, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _ago(when: Any, now: float) -> str:
