@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 TOP = Path(__file__).resolve().parents[3]
-QUESTION = "This raises the alert of all 2 hosts: atlas, zeus. Type yes if you mean that"
+QUESTION = "This raises the alert of every host: atlas, zeus. Type yes if you mean that"
 REFUSED = "Fix: name those you mean, such as --limit atlas; or say that you mean all of them: -e drill_all=true"
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
@@ -95,7 +95,7 @@ def starts(*options: str) -> list[str]:
 def test_all_hosts_without_a_terminal_need_a_variable(drill):
     status, said, calls = drill(drill_seconds=1)
     assert status != 0
-    assert f"Nobody said yes to the alert of all 2 hosts: atlas, zeus. {REFUSED}" in said
+    assert f"Nobody said yes to the alert of every host: atlas, zeus. {REFUSED}" in said
     assert calls == []
     status, said, calls = drill(drill_seconds=1, drill_all=True)
     assert status == 0, said
