@@ -104,7 +104,7 @@ def token_findings(tokens: dict[str, float], now: float, settings: Settings, age
     found = [
         finding
         for name, end in tokens.items()
-        for finding in expiry_findings(f"the token {name}", end, now, settings, agent)
+        for finding in expiry_findings("token", name, end, now, settings, agent)
     ]
     found.sort(key=lambda finding: not finding.failure)
     if len(found) > MOST_TOKENS:
