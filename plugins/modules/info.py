@@ -38,6 +38,56 @@ options:
     type: list
     elements: str
     default: []
+  release:
+    description:
+      - A release that the host should be able to run, as the options of M(alwayson.hermes.release) describe it.
+      - It is compared with the host's machine, Python and free space; nothing is fetched or installed.
+    type: dict
+    suboptions:
+      method:
+        description: Where the release comes from.
+        type: str
+        choices: [pypi, git, path]
+        default: pypi
+      version:
+        description: Exact version or range.
+        type: str
+      extras:
+        description: Extras of hermes-agent.
+        type: list
+        elements: str
+        default: [homeassistant]
+      url:
+        description: Repository.
+        type: str
+      ref:
+        description: Tag or branch.
+        type: str
+      commit:
+        description: Full commit.
+        type: str
+      channel:
+        description: Pattern of tags.
+        type: str
+      path:
+        description: Source tree or directory of wheels on the host.
+        type: path
+      lock:
+        description: Lock of the packages.
+        type: str
+        default: auto
+      python:
+        description: Interpreter for the release.
+        type: str
+      python_downloads:
+        description: Whether uv may download an interpreter.
+        type: bool
+        default: false
+      patches:
+        description: Patches for the release.
+        type: list
+        elements: str
+        default: []
 """
 
 EXAMPLES = r"""
@@ -108,6 +158,17 @@ releases:
   type: list
   elements: str
   sample: [0.18.2, 0.19.0]
+to_build:
+  description: The release of O(release) if it has to be built, null if it is there or not given.
+  returned: always
+  type: str
+  sample: hermes-agent 0.19.0 with homeassistant
+unfit:
+  description: Why the host cannot run the release that has to be built, each as a sentence with its fix.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 agents:
   description: >-
     Each agent with its user, unit, process, release, platforms, the reasons for a pending restart, the declared keys of
@@ -182,12 +243,20 @@ port_conflicts:
 from typing import Any
 
 from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
+from ansible_collections.alwayson.hermes.plugins.modules import release
+
+# Those that tell one release from another.
+RELEASE = (
+    "method", "version", "extras", "url", "ref", "commit", "channel", "path", "lock", "python", "python_downloads",
+    "patches",
+)  # fmt: skip
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **arguments.GATEWAYS,
     **arguments.PLACES,
     "data_dir": {"type": "path", "default": "/var/lib/hermes"},
     "packages": {"type": "list", "elements": "str", "default": []},
+    "release": {"type": "dict", "options": {name: release.ARGUMENTS[name] for name in RELEASE}},
 }
 SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
 

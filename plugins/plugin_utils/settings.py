@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.settings import Settings as Backup
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request, check_extras
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.uv import Index
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.typed import parse
@@ -65,7 +65,7 @@ def _check_release(value: Callable[[str], Any]) -> None:
     declared = {name: each for name, each in value(_RELEASE_EXPRESSION).items() if each is not None}
     if declared["method"] != "git":
         declared["version"] = str(value("hermes_version"))
-    parse(Request, declared, "install")
+    check_extras(parse(Request, declared, "install"))
 
 
 def _check_index(value: Callable[[str], Any]) -> None:

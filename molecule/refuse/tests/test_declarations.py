@@ -143,6 +143,10 @@ VARIABLES = {
         {"backup_restic_repo": "/mnt/backup"},
         "backup_restic_repo: is not a variable of this collection. Fix: did you mean backup_restic_repository?",
     ),
+    "an extra that does not exist": (
+        {"install_extras": ["homeassistent"]},
+        "install_extras: hermes-agent 0.19.0 has no extra homeassistent. Fix: did you mean homeassistant?",
+    ),
     "credentials in the URL": (
         {"install_index_url": "https://me:tell-nobody@127.0.0.1:9/simple"},
         "install_index_url: holds a user name or a password. Fix: move them to install_index_username and",
@@ -173,6 +177,40 @@ def test_declarations_are_refused(run_as, unharmed):
         assert secret not in run.output
 
 
+# A package that the host lacks. Nothing of it may be asked for before the host is refused.
+MISSING = {"base_packages": ["no-such-package-of-the-tests"]}
+ELSEWHERE = "name a suitable one in install_python, declare install_python_downloads: true, or use another system"
+# Releases that this host (Debian 12, which has Python 3.11) cannot run.
+UNFIT = {
+    "an interpreter that is not there": (
+        {"hermes_version": "0.18.2", "install_python": "3.8"},
+        f"install_python: this host has no Python 3.8. Fix: install it, {ELSEWHERE}",
+    ),
+    "an interpreter by its path": (
+        {"hermes_version": "0.18.2", "install_python": "/opt/python/bin/python3"},
+        f"install_python: this host has no Python at /opt/python/bin/python3. Fix: install it, {ELSEWHERE}",
+    ),
+    "a tag that needs a newer Python": (
+        {"install_method": "git", "install_url": "https://127.0.0.1:9/hermes.git", "install_channel": "v0.22.*"},
+        "install_channel: hermes-agent v0.22.* requires Python >=3.14,<3.15, and this host has Python 3.11. "
+        f"Fix: {ELSEWHERE} (docs/releases.md, What fits together)",
+    ),
+    "wheels that are not there": (
+        {"install_method": "path", "install_path": "/srv/nowhere"},
+        "install_path: /srv/nowhere: there is no such directory on the host. Fix: copy the tree or the wheels there",
+    ),
+}
+
+
+def test_releases_that_the_host_cannot_run_are_refused_before_packages(run_as, unharmed):
+    run, cases = run_as({case: {**MISSING, **variables} for case, (variables, _error) in UNFIT.items()})
+    for case, (_variables, error) in UNFIT.items():
+        assert f"{cases[case].name}: {error}" in run.text, case
+        assert (cases[case].failed, cases[case].changed) == (1, 0), case
+    for later in ("not everything is there yet", "Packages are installed", "no-such-package", "Traceback"):
+        assert later not in run.output
+
+
 RELEASES = {
     "a version that does not exist": (
         {"hermes_version": "0.19.99"},
@@ -183,12 +221,6 @@ RELEASES = {
         {"hermes_version": "0.18.2", "install_lock": "hermes-agent[homeassistant]==0.18.2 --hash=sha256:" + 64 * "0"},
         "another file than the pinned one was offered",
     ),
-    "an interpreter that is not there": (
-        {"hermes_version": "0.18.2", "install_python": "3.8"},
-        "python: hermes-agent 0.18.2: this host has no Python 3.8 (hermes-agent 0.18.2 requires >=3.11,<3.14); nothing "
-        "was changed. Fix: install it, name another in python, or allow python_downloads",
-    ),
-    "an extra that does not exist": ({"install_extras": ["homeassistent"]}, "has no extra homeassistent"),
     "an index that does not answer": (
         {
             "hermes_version": "0.18.2",

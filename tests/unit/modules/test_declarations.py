@@ -144,9 +144,7 @@ def test_a_version_without_quotes_is_refused_only_if_yaml_may_have_changed_it(ch
 
 
 def test_a_version_without_quotes_is_text_in_the_settings_of_updates(tmp_path):
-    files = [
-        f"{TOP}/roles/{role}/{what}/main.yml" for role, what in (("auto_update", "defaults"), ("auto_update", "vars"))
-    ]
+    files = [f"{TOP}/roles/{place}/main.yml" for place in ("common/vars", "auto_update/defaults", "auto_update/vars")]
     task = {"ansible.builtin.assert": {"that": "auto_update_settings.release.version is string"}}
     play = {"hosts": "localhost", "gather_facts": False, "vars_files": files, "tasks": [task]}
     (tmp_path / "play.yml").write_text(json.dumps([{**play, "vars": {"hermes_version": 0.19}}]))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..host.groundwork import look
+from ..release.fitness import consider
+from ..release.request import Request
 from ..watch import info
 from .call import Call, agents_of
 
@@ -17,4 +19,14 @@ def work(call: Call) -> dict[str, Any]:
     agents, scope, ops_dir = agents_of(call), params["scope"], params["ops_dir"]
     found = info.gather(agents=agents, scope=scope, ops_dir=ops_dir, root=params["root"])
     ground = look(agents, scope, params["data_dir"], ops_dir, params["packages"])
-    return {"changed": False, **ground, **found}
+    return {"changed": False, **ground, **found, **release(call)}
+
+
+def release(call: Call) -> dict[str, Any]:
+    """``to_build`` and ``unfit``; empty when no release is declared."""
+    given = call.params["release"]
+    if given is None:
+        return {"to_build": None, "unfit": []}
+    request = Request(**{**given, "extras": tuple(given["extras"]), "patches": tuple(given["patches"])})
+    to_build, unfit = consider(request, call.params["root"], call.params["packages"])
+    return {"to_build": to_build, "unfit": unfit}

@@ -19,6 +19,7 @@ from ..system.files import ensure_directory, lock, sync_directory, write_json
 from ..system.plan import Plan
 from ..system.process import run
 from .decide import Decision, choose_id, decide, describe, identity, pin_installed, superfluous
+from .fitness import NEEDED_BYTES
 from .index import from_index, newest_version
 from .observe import STAMP, observe, used_by_processes
 from .proof import prove
@@ -27,9 +28,6 @@ from .store import remove, retire, switch
 from .tree import from_tree, newest_tag
 from .uv import Index, building
 from .workshop import Workshop
-
-# A build is refused below this. A release with messaging takes 281 MB (0.19.0), and its wheels come on top.
-NEEDED_BYTES = 512 * 1024 * 1024
 
 
 @dataclass

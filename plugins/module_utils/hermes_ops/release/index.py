@@ -13,7 +13,7 @@ from ..system.errors import OpsError
 from ..system.files import read_text
 from .interpreter import interpreter_for
 from .patches import apply_patches
-from .request import lock_text, shipped_lock
+from .request import lock_text, normal_extra, shipped_lock
 from .uv import PythonMismatch
 from .workshop import Workshop, locking
 
@@ -55,8 +55,8 @@ def _check_metadata(shop: Workshop) -> str | None:
     :raises OpsError: it has no such extra, which uv only warns about
     """
     metadata = _metadata(shop.packages)
-    offered = {_normal(name) for name in re.findall(r"^Provides-Extra: (\S+)", metadata, re.MULTILINE)}
-    unknown = [extra for extra in shop.request.extras if _normal(extra) not in offered]
+    offered = {normal_extra(name) for name in re.findall(r"^Provides-Extra: (\S+)", metadata, re.MULTILINE)}
+    unknown = [extra for extra in shop.request.extras if normal_extra(extra) not in offered]
     if unknown:
         raise OpsError(
             f"{shop.about} has no extra {', '.join(unknown)}; nothing was changed",
@@ -108,7 +108,3 @@ def _metadata(packages: str) -> str:
 def _requires_python(metadata: str) -> str | None:
     match = re.search(r"^Requires-Python: (\S+)", metadata, re.MULTILINE)
     return match[1] if match else None
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -673,3 +673,19 @@ slack-sdk==3.40.1 \\
  --hash=sha256:cd8902252979aa248092b0d77f3a9ea3cc605bc5d53663ad728e892e26e14a65
 """,
 }
+
+# Version -> the names of its extras.
+EXTRAS = {
+    "0.19.0": """\
+acp all anthropic azure-identity bedrock cli computer-use cron daytona dingtalk edge-tts exa fal feishu firecrawl
+google hindsight homeassistant honcho matrix mcp mem0 messaging mistral modal nemo-relay parallel-web pty slack sms
+supermemory teams termux termux-all tts-premium vertex vision voice web wecom youtube
+""",
+    "0.18.2": """\
+acp all anthropic azure-identity bedrock cli computer-use cron daytona dingtalk edge-tts exa fal feishu firecrawl
+google hindsight homeassistant honcho matrix mcp mem0 messaging mistral modal nemo-relay parallel-web pty slack sms
+supermemory teams termux termux-all tts-premium vertex vision voice web wecom youtube
+""",
+}
+# Version -> Python -> the extras with a package that has wheels, but none for it.
+LACKING = {"0.19.0": {"3.13": ["matrix"]}, "0.18.2": {"3.13": ["matrix"]}}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import hashlib
 import os
@@ -150,6 +151,26 @@ def shipped_lock(request: Request, version: str | None) -> str | None:
     from .pins import HERMES
 
     return HERMES.get(version or "")
+
+
+def normal_extra(name: str) -> str:
+    """The name of an extra in the one form that packages are compared in (PEP 685)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def check_extras(request: Request) -> None:
+    """:raises OpsError: an extra that the locked version does not have, which uv would only warn about"""
+    # A tree may be of any version, whatever is declared.
+    if request.method != "pypi" or shipped_lock(request, request.version) is None:
+        return
+    from .pins import EXTRAS
+
+    known = EXTRAS[request.version or ""].split()
+    for extra in request.extras:
+        if normal_extra(extra) not in known:
+            near = difflib.get_close_matches(normal_extra(extra), known, 1)
+            fix = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            raise OpsError(f"hermes-agent {request.version} has no extra {extra}", where="extras", fix=fix)
 
 
 def read_patches(request: Request) -> list[tuple[str, str]]:
