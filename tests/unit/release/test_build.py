@@ -780,6 +780,10 @@ def test_hermes_from_the_index_with_the_shipped_lock(root, asked, version) -> No
     assert outcome.stamp["lock"]["kind"] == "shipped"
     assert outcome.stamp["locked"]
     assert sorted(outcome.stamp["python"]["requires"].split(",")) == sorted(pins.REQUIRES_PYTHON.split(","))
+    (metadata,) = (root / "current").resolve().glob(f"lib/*/site-packages/hermes_agent-{version}.dist-info/METADATA")
+    assert {*pins.EXTRAS[version].split(), "dev"} == set(
+        re.findall(r"^Provides-Extra: (\S+)", metadata.read_text(), re.M)
+    )
     assert_complete(root, version)
     assert not build.ensure(Request(version=f"=={version}"), Index(), root=str(root)).plan.changed
 
