@@ -25,6 +25,21 @@ UNITS: dict[str, dict[str, Any]] = {
     "restart_sec": {"type": "int", "default": 10},
     "restart_max_delay_sec": {"type": "int", "default": 300},
 }
+# All that tells one release from another: the fields of the kit's Request.
+RELEASE: dict[str, dict[str, Any]] = {
+    "method": {"type": "str", "choices": ["pypi", "git", "path"], "default": "pypi"},
+    "version": {"type": "str"},
+    "extras": {"type": "list", "elements": "str", "default": ["homeassistant"]},
+    "url": {"type": "str"},
+    "ref": {"type": "str"},
+    "commit": {"type": "str"},
+    "channel": {"type": "str"},
+    "path": {"type": "path"},
+    "lock": {"type": "str", "default": "auto"},
+    "python": {"type": "str"},
+    "python_downloads": {"type": "bool", "default": False},
+    "patches": {"type": "list", "elements": "str", "default": []},
+}
 
 
 def declare(specification: dict[str, Any]) -> None:

@@ -243,20 +243,13 @@ port_conflicts:
 from typing import Any
 
 from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
-from ansible_collections.alwayson.hermes.plugins.modules import release
-
-# Those that tell one release from another.
-RELEASE = (
-    "method", "version", "extras", "url", "ref", "commit", "channel", "path", "lock", "python", "python_downloads",
-    "patches",
-)  # fmt: skip
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **arguments.GATEWAYS,
     **arguments.PLACES,
     "data_dir": {"type": "path", "default": "/var/lib/hermes"},
     "packages": {"type": "list", "elements": "str", "default": []},
-    "release": {"type": "dict", "options": {name: release.ARGUMENTS[name] for name in RELEASE}},
+    "release": {"type": "dict", "options": arguments.RELEASE},
 }
 SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
 

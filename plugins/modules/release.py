@@ -259,18 +259,7 @@ from typing import Any
 from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "method": {"type": "str", "choices": ["pypi", "git", "path"], "default": "pypi"},
-    "version": {"type": "str"},
-    "extras": {"type": "list", "elements": "str", "default": ["homeassistant"]},
-    "url": {"type": "str"},
-    "ref": {"type": "str"},
-    "commit": {"type": "str"},
-    "channel": {"type": "str"},
-    "path": {"type": "path"},
-    "lock": {"type": "str", "default": "auto"},
-    "python": {"type": "str"},
-    "python_downloads": {"type": "bool", "default": False},
-    "patches": {"type": "list", "elements": "str", "default": []},
+    **arguments.RELEASE,
     "index_url": {"type": "str"},
     "index_username": {"type": "str"},
     "index_password": {"type": "str", "no_log": True},

@@ -181,10 +181,8 @@ def test_what_somebody_else_has_taken(run_as, controller, changed_agents, unharm
     ) in port.error
     assert "/var/lib/hermes/" in cases["the data disk"].error
     assert "cannot be written (No space left on device). Fix: free space" in cases["the data disk"].error
-    assert "/opt/hermes: has " in cases["the release disk"].error
-    assert (
-        "MB free, a build wants 512 MB; nothing was changed. Fix: free space there" in cases["the release disk"].error
-    )
+    assert "hermes_root: /opt/hermes has " in cases["the release disk"].error
+    assert "MB free, a build wants 512 MB. Fix: free space there" in cases["the release disk"].error
 
 
 def test_a_data_disk_that_is_read_only(controller, changed_agents, unharmed):

@@ -84,7 +84,11 @@ def said(request: Request, host: Host) -> list[str]:
             "a 64-bit system, and this is riscv64. Fix: use another machine or system",
         ),
         (OURS, replace(BOOKWORM, machine="aarch64", wide=False), "and this is aarch64 with a 32-bit system. Fix: use"),
-        (OURS, replace(BOOKWORM, free=3 * 2**20), "hermes_root: has 3 MB free, a build wants 512 MB. Fix: free space"),
+        (
+            OURS,
+            replace(BOOKWORM, free=3 * 2**20),
+            "hermes_root: /opt/hermes has 3 MB free, a build wants 512 MB. Fix: ",
+        ),
     ],
 )
 def test_a_host_that_cannot_run_it_is_told_with_variable_and_fix(request_, host, objection):

@@ -53,13 +53,15 @@ class Host:
     :param pythons: the interpreters that uv would find, such as ``3.11``, also those that missing packages bring;
         empty: nothing is known
     :param declared: the version of the interpreter in ``install_python``; None: there is no such interpreter
-    :param free: bytes that are free for releases
+    :param root: where releases are installed
+    :param free: bytes that are free there
     """
 
     machine: str = "x86_64"
     wide: bool = True
     pythons: tuple[str, ...] = ()
     declared: str | None = None
+    root: str = "/opt/hermes"
     free: int = 2**40
 
 
@@ -144,6 +146,7 @@ def look(request: Request, root: str, packages: Sequence[str]) -> Host:
         wide=sys.maxsize > 2**32,
         pythons=tuple(sorted(pythons, key=version_key)),
         declared=_declared(request, pythons, coming),
+        root=root,
         free=shutil.disk_usage(there).free,
     )
 
@@ -175,7 +178,7 @@ def objections(request: Request, host: Host, needed: Sequence[str]) -> list[str]
         )
     if host.free < NEEDED_BYTES:
         found.append(
-            f"hermes_root: has {host.free // 2**20} MB free, a build wants {NEEDED_BYTES // 2**20} MB. "
+            f"hermes_root: {host.root} has {host.free // 2**20} MB free, a build wants {NEEDED_BYTES // 2**20} MB. "
             "Fix: free space there"
         )
     return [*found, *(_objections_to_declared if request.python else _objections_to_found)(request, host, needed)]
