@@ -70,7 +70,8 @@ def said(request: Request, host: Host) -> list[str]:
         (
             replace(OURS, extras=("Matrix",)),
             TRIXIE,
-            "install_extras: matrix of hermes-agent 0.19.0 has no packages for Python 3.13. Fix: leave it out, name",
+            "install_extras: matrix of hermes-agent 0.19.0 has no packages for Python 3.13. Fix: leave it out, or "
+            'declare install_python: "3.12", and install_python_downloads: true if the host has none',
         ),
         (
             replace(OURS, extras=("matrix",), python="/opt/python"),
@@ -167,6 +168,12 @@ def test_interpreters_are_found_where_uv_looks_and_among_the_packages_to_come(pr
 def test_the_declared_interpreter_is_looked_up(programs, tmp_path, declared, found):
     make_python(programs / "python3.11")
     assert fitness.look(replace(OURS, python=declared), str(tmp_path), ["python3.77"]).declared == found
+
+
+def test_a_declared_interpreter_that_does_not_start_is_refused(asked, tmp_path):
+    (tmp_path / "python").write_bytes(b"\x7fELF")
+    (tmp_path / "python").chmod(0o755)
+    assert asked(version="0.19.0", python=str(tmp_path / "python"))["unfit"]
 
 
 def test_the_declared_interpreter_is_asked_for_its_version(programs, tmp_path):

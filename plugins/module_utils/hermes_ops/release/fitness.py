@@ -73,14 +73,14 @@ def consider(request: Request, root: str, packages: Sequence[str]) -> tuple[str 
     try:
         if _is_there(request, root):
             return None, []
-        needed = requirements(request)
+        needed, host = requirements(request), look(request, root, packages)
     except OpsError as error:
-        # A directory, a lock or a patch is declared that is not on the host.
+        # Mostly a directory, a lock or a patch is declared that is not on the host.
         patches = dict.fromkeys(request.patches, "install_patches")
         variable = {**patches, request.lock: "install_lock", request.path: "install_path"}.get(error.where)
         return None, [f"{variable}: {error}" if variable else str(error)]
     extras = f" with {', '.join(request.extras)}" if request.extras else ""
-    return f"{_named(request)}{extras}", objections(request, look(request, root, packages), needed)
+    return f"{_named(request)}{extras}", objections(request, host, needed)
 
 
 def _is_there(request: Request, root: str) -> bool:
@@ -187,11 +187,10 @@ def objections(request: Request, host: Host, needed: Sequence[str]) -> list[str]
 def _objections_to_declared(request: Request, host: Host, needed: Sequence[str]) -> list[str]:
     python = request.python or ""
     if host.declared is None:
-        known = python.startswith("/") or _PYTHON.fullmatch(python)
+        if not python.startswith("/") and not _PYTHON.fullmatch(python):
+            return []
         where = "at " if python.startswith("/") else ""
-        return (
-            [f"install_python: this host has no Python {where}{python}. Fix: install it, {_ELSEWHERE}"] if known else []
-        )
+        return [f"install_python: this host has no Python {where}{python}. Fix: install it, {_ELSEWHERE}"]
     if needed and not _fitting([host.declared], needed):
         return [
             f"install_python: {python} is Python {host.declared}, and {_named(request)} requires Python "
@@ -220,15 +219,20 @@ def _objections_to_extras(request: Request, pythons: Sequence[str]) -> list[str]
     """Extras of a locked version with a package that the lock has for none of *pythons*."""
     if not pythons or request.method == "git" or _is_tree(request) or shipped_lock(request, request.version) is None:
         return []
-    from .pins import LACKING
+    from .pins import LACKING, REQUIRES_PYTHON
 
     lacking = LACKING[request.version or ""]
-    return [
-        f"install_extras: {extra} of {_named(request)} has no packages for Python {', '.join(pythons)}. "
-        f"Fix: leave it out, {_ELSEWHERE}"
-        for extra in map(normal_extra, request.extras)
-        if all(extra in lacking.get(".".join(python.split(".")[:2]), ()) for python in pythons)
-    ]
+    every = [python for number in range(99) if satisfies(python := f"3.{number}", REQUIRES_PYTHON)]
+    found = []
+    for extra in map(normal_extra, request.extras):
+        able = [python for python in every if extra not in lacking.get(python, ())]
+        if able and not {".".join(python.split(".")[:2]) for python in pythons} & set(able):
+            found.append(
+                f"install_extras: {extra} of {_named(request)} has no packages for Python {', '.join(pythons)}. "
+                f'Fix: leave it out, or declare install_python: "{able[-1]}", and install_python_downloads: true if '
+                "the host has none"
+            )
+    return found
 
 
 def _variable(request: Request) -> str:
