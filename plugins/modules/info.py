@@ -158,17 +158,6 @@ releases:
   type: list
   elements: str
   sample: [0.18.2, 0.19.0]
-to_build:
-  description: The release of O(release) if it has to be built, null if it is there or not given.
-  returned: always
-  type: str
-  sample: hermes-agent 0.19.0 with homeassistant
-unfit:
-  description: Why the host cannot run the release that has to be built, each as a sentence with its fix.
-  returned: always
-  type: list
-  elements: str
-  sample: []
 agents:
   description: >-
     Each agent with its user, unit, process, release, platforms, the reasons for a pending restart, the declared keys of
@@ -234,6 +223,20 @@ separated:
   sample: []
 port_conflicts:
   description: Declared ports that another process holds, each as a sentence with its fix.
+  returned: always
+  type: list
+  elements: str
+  sample: []
+objections:
+  description: Why the host cannot be converged, or cannot run O(release), each as a sentence with its fix.
+  returned: always
+  type: list
+  elements: str
+  sample: []
+awaited:
+  description: >-
+    What a run that converges the host will take long for, in sentences: packages of O(packages) that are missing, and
+    O(release) if it has to be built.
   returned: always
   type: list
   elements: str

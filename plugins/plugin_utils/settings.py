@@ -17,6 +17,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.typed import parse
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.settings import Settings as Update
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import acknowledged
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.declared import Settings as Heartbeat
 
 # Role -> the class of the kit that checks them, and the role's variable that holds them.
@@ -27,10 +28,6 @@ SETTINGS = {
 }
 # The roles for which there is something to check. For the others the controller is spared their variables.
 CHECKED = frozenset({"install", "ops", *SETTINGS})
-# The fields of the kit's Request that are variables of the role install.
-_RELEASE = ("method", "extras", "url", "ref", "commit", "channel", "path", "lock", "python", "patches")
-# One expression for all of them, because only that keeps the types of the values in every version of Ansible.
-_RELEASE_EXPRESSION = f"{{{', '.join(f'{field!r}: install_{field} | default(none)' for field in _RELEASE)}}}"
 
 
 def problems(role: str, value: Callable[[str], Any]) -> Iterator[OpsError]:
@@ -62,9 +59,7 @@ def _check_job(role: str, value: Callable[[str], Any]) -> None:
 
 
 def _check_release(value: Callable[[str], Any]) -> None:
-    declared = {name: each for name, each in value(_RELEASE_EXPRESSION).items() if each is not None}
-    if declared["method"] != "git":
-        declared["version"] = str(value("hermes_version"))
+    declared = {name: each for name, each in value("common_release").items() if each is not None}
     check_extras(parse(Request, declared, "install"))
 
 
@@ -76,7 +71,7 @@ def _check_index(value: Callable[[str], Any]) -> None:
 
 def _check_acknowledged(entries: list[dict[str, Any]]) -> None:
     if entries:
-        importlib.import_module(f"{KIT}.watch.acknowledged").parse(entries)
+        acknowledged.parse(entries)
 
 
 def _check_agents(named: list[str], present: list[str]) -> None:

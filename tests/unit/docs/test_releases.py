@@ -10,7 +10,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-import yaml
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import groundwork
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import fitness, pins
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.versions import satisfies, version_key
 
@@ -71,8 +71,7 @@ def test_the_table_of_versions_is_what_the_code_knows(section):
 def test_the_systems_are_those_of_the_tests_and_of_the_role_base():
     box = runpy.run_path(str(ROOT / "tests/hosts/box.py"))
     assert tuple(SYSTEMS) == box["DEBIAN"] + box["UBUNTU"]
-    oldest = yaml.safe_load((ROOT / "roles/base/vars/main.yml").read_text())["base_systems"]
-    for system, version in oldest.items():
+    for system, version in groundwork.SYSTEMS.items():
         numbered = [name.split()[1] for name, _python in SYSTEMS.values() if name.lower().startswith(system)]
         assert min((number for number in numbered if number != "testing"), key=version_key) == version
 

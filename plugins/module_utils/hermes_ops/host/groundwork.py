@@ -17,6 +17,8 @@ from ..system.process import run
 from .installation import HOST_FILE
 from .records import check_ops
 
+# The oldest version that is supported of each system, by ID in os-release(5).
+SYSTEMS = {"debian": "12", "ubuntu": "22.04"}
 # systemd keeps one file here for each user whose manager runs without a login (loginctl(1), enable-linger).
 LINGER = "/var/lib/systemd/linger"
 # The comment in /etc/passwd that marks users made by the role base.

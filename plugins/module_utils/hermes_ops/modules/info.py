@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..host.groundwork import look
+from ..host.groundwork import SYSTEMS, look
 from ..release.fitness import consider
 from ..release.request import Request
+from ..release.versions import version_key
 from ..watch import info
 from .call import Call, agents_of
 
@@ -17,16 +18,68 @@ from .call import Call, agents_of
 def work(call: Call) -> dict[str, Any]:
     params = call.params
     agents, scope, ops_dir = agents_of(call), params["scope"], params["ops_dir"]
-    found = info.gather(agents=agents, scope=scope, ops_dir=ops_dir, root=params["root"])
-    ground = look(agents, scope, params["data_dir"], ops_dir, params["packages"])
-    return {"changed": False, **ground, **found, **release(call)}
+    found = {
+        **look(agents, scope, params["data_dir"], ops_dir, params["packages"]),
+        **info.gather(agents=agents, scope=scope, ops_dir=ops_dir, root=params["root"]),
+    }
+    to_build, unfit = release(call)
+    return {
+        "changed": False,
+        **found,
+        "objections": [*objections(found, params["data_dir"]), *unfit],
+        "awaited": awaited(found["missing_packages"], to_build, [agent.name for agent in agents if agent.present]),
+    }
 
 
-def release(call: Call) -> dict[str, Any]:
-    """``to_build`` and ``unfit``; empty when no release is declared."""
+def release(call: Call) -> tuple[str | None, list[str]]:
+    """What :func:`consider` says of the release that is given; nothing if none is."""
     given = call.params["release"]
     if given is None:
-        return {"to_build": None, "unfit": []}
+        return None, []
     request = Request(**{**given, "extras": tuple(given["extras"]), "patches": tuple(given["patches"])})
-    to_build, unfit = consider(request, call.params["root"], call.params["packages"])
-    return {"to_build": to_build, "unfit": unfit}
+    return consider(request, call.params["root"], call.params["packages"])
+
+
+def objections(found: dict[str, Any], data_dir: str) -> list[str]:
+    """Why the host cannot be converged, from the facts about it, each as a sentence with its fix."""
+    said = []
+    system, owner = found["system"], found["data_dir_owner"]
+    oldest = SYSTEMS.get(system["id"])
+    # Debian testing has no version number; it counts as newer than every numbered one.
+    is_old = oldest is None or (system["version"] and version_key(system["version"]) < version_key(oldest))
+    if is_old or not system["systemd"]:
+        said.append(
+            f"this is {system['name']} {system['version']} with{'' if system['systemd'] else 'out'} systemd as service "
+            "manager. Fix: use Debian 12 or newer, or Ubuntu 22.04 or newer, with systemd."
+        )
+    if found["superseded"]:
+        said.append(
+            f"this host was converged when all agents shared a home and a user ({found['superseded']}). "
+            "Fix: take it over: docs/adopting.md, A host of an earlier version"
+        )
+    if owner not in (None, "root"):
+        said.append(
+            f"hermes_data_dir {data_dir} belongs to {owner}. Fix: declare a directory that belongs to root, and an "
+            "existing home as home in hermes_agents"
+        )
+    if found["busy"]:
+        jobs = " and ".join(found["busy"])
+        said.append(f"{jobs} under way on this host. Fix: wait for it (hermes-ops status), then run this again")
+    return [*said, *found["unfinished"], *found["separated"], *found["port_conflicts"]]
+
+
+def awaited(packages: list[str], to_build: str | None, agents: list[str]) -> list[str]:
+    """What takes long on this host, before it is done: packages and builds, by far.
+
+    :param to_build: the release that has to be built; None: it is there
+    """
+    said = []
+    if packages or to_build:
+        said.append("not everything is there yet, so this run takes longer")
+    if packages:
+        said.append(f"apt installs {', '.join(packages)} (half a minute or more)")
+    if to_build:
+        said.append(f"{to_build} is built with uv (half a minute to some minutes)")
+    if to_build and agents:
+        said.append(f"agents start with it: {', '.join(agents)} (some seconds)")
+    return said

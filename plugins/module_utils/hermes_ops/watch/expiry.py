@@ -102,9 +102,7 @@ def token_findings(tokens: dict[str, float], now: float, settings: Settings, age
     :param tokens: variable -> when its token expires
     """
     found = [
-        finding
-        for name, end in tokens.items()
-        for finding in expiry_findings("token", name, end, now, settings, agent)
+        finding for name, end in tokens.items() for finding in expiry_findings("token", name, end, now, settings, agent)
     ]
     found.sort(key=lambda finding: not finding.failure)
     if len(found) > MOST_TOKENS:
