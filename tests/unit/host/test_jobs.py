@@ -104,6 +104,14 @@ def test_a_changed_time_restarts_the_timer_changed_settings_do_not(systemctl):
     assert systemctl.calls[-1] == ("restart", HEARTBEAT.timer)
 
 
+def test_a_job_that_failed_is_not_listed_as_failed_once_it_is_gone(systemctl):
+    converge()
+    systemctl.calls.clear()
+    jobs.plan_absent(HEARTBEAT).apply()
+    after = systemctl.calls[systemctl.calls.index(("daemon-reload",)) + 1 :]
+    assert after == [("reset-failed", HEARTBEAT.timer), ("reset-failed", HEARTBEAT.service)]
+
+
 @pytest.mark.parametrize("job", jobs.JOBS.values(), ids=jobs.JOBS)
 def test_a_run_that_was_refused_has_not_failed(job, monkeypatch, capsys):
     """Of an update by hand and the timer's, one is refused: that left its unit failed until somebody reset it."""
@@ -135,7 +143,7 @@ def test_absent_leaves_nothing_and_ends_no_run(systemctl, tmp_path):
     assert os.listdir(tmp_path / "etc") == os.listdir(tmp_path / "system") == []
     assert jobs.present() == []
     assert systemctl.calls[0] == ("disable", "--now", HEARTBEAT.timer)
-    assert not any(HEARTBEAT.service in call for call in systemctl.calls)
+    assert {call[0] for call in systemctl.calls if HEARTBEAT.service in call} == {"reset-failed"}
     assert not jobs.plan_absent(HEARTBEAT).changed
 
 

@@ -74,7 +74,10 @@ def plan_gone(plan: Plan, manager: Manager, name: str, files: Iterable[str]) -> 
         plan.add(Difference(name, unit.active, "stopped, disabled"), lambda: manager.call("disable", "--now", name))
     plan_files_gone(plan, found)
     plan.actions.append(lambda: manager.call("daemon-reload"))
-    plan.actions.append(lambda: manager.call("reset-failed", name, check=False))
+    # A unit that failed stays in systemd's list without its file, and the host counts as degraded.
+    also = [os.path.basename(path) for path in found if path.endswith((".service", ".timer"))]
+    for unit_name in dict.fromkeys([name, *also]):
+        plan.actions.append(lambda unit_name=unit_name: manager.call("reset-failed", unit_name, check=False))
 
 
 def plan_files_gone(plan: Plan, files: Iterable[str]) -> None:
