@@ -30,6 +30,7 @@ description:
     among O(agents). These are left alone.
   - Writes the template unit C(hermes-gateway@.service) and a drop-in for each agent, enables and starts the
     gateways of present agents, stops and disables those of absent ones.
+  - Keeps a service that stops a gateway while its disk is nearly full. Such a gateway is not started here, either.
   - Restarts a running gateway only if something changed that it cannot pick up while running. The reasons are recorded
     on the host until the restart is done, so the next run finishes a killed one.
   - Finally removes the agents that are declared absent with O(agents[].purge).
@@ -197,6 +198,13 @@ options:
             Hermes.
         type: bool
         default: false
+  min_free_mb:
+    description:
+      - A gateway is stopped while the disk of its home has less free than this, in MiB, or than 5 % of that disk, if
+        that is less. C(hermes-disks.service) watches them. It starts the gateway again when twice as much is free.
+      - V(0) removes that service.
+    type: int
+    default: 256
   ops_dir:
     description:
       - Directory of the records, outside every agent's reach.
@@ -376,6 +384,7 @@ AGENT_ARGUMENTS: dict[str, dict[str, Any]] = {
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **arguments.UNITS,
     "agents": {"type": "list", "elements": "dict", "required": True, "options": AGENT_ARGUMENTS},
+    "min_free_mb": {"type": "int", "default": 256},
     "ops_dir": {"type": "path", "required": True},
     "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
     "verbose": {"type": "bool", "default": False},

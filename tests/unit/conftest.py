@@ -171,6 +171,7 @@ class Systemd:
 @pytest.fixture
 def systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Systemd:
     """Replaces all service managers; units are in the test's own directory."""
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import disk_watch, held
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import units
     from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
@@ -179,6 +180,8 @@ def systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Systemd:
     monkeypatch.setattr(Manager, "reachable", True)
     directories = {scope: str(tmp_path / scope) for scope in ("system", "user")}
     monkeypatch.setattr(units, "UNIT_DIRECTORIES", directories)
+    monkeypatch.setattr(disk_watch, "PATH", str(tmp_path / "system" / held.UNIT))
+    monkeypatch.setattr(held, "DIRECTORY", str(tmp_path / "held"))
     return fake
 
 

@@ -127,6 +127,8 @@ class Restore:
             self.recover(locks=[lock])
             self.host.records(agent.name).prepare()
             state = self.supervisor.state([agent])[agent.name]
+            if state.held and state.problem:
+                raise OpsError(state.problem.what, where=f"agent {agent.name}", fix=state.problem.fix)
             running = not state.ended
             stamp = time.strftime(_STAMP, time.gmtime())
             home = agent.home

@@ -13,7 +13,7 @@ from typing import Any
 from ..agent import converge, parts, removal
 from ..agent.losses import losses
 from ..description.agent import Agent, Declared, Placement
-from ..host import groundwork, installation
+from ..host import disk_watch, groundwork, installation
 from ..host.records import STAYS, Records, decision, remembered, undeclared
 from ..supervise import gateway
 from ..supervise.systemd import Systemd
@@ -21,16 +21,21 @@ from ..system.errors import OpsError, as_error
 from ..system.files import Account
 from ..system.plan import Difference, Plan, diff
 from ..system.process import run
+from ..system.systemd import Manager
 from .call import Call, manager_of, node, unit_settings
 
 
 def work(call: Call) -> dict[str, Any]:
     agents = [Declared.from_plain(each, f"agents: {each['name']}") for each in call.params["agents"]]
+    watch = plan_watch(call)
     say_undeclared(call, [declared.agent.name for declared in agents])
     # An agent can write what no run can converge. Then its unit is left as it is, and the others do not wait for it.
     homes, diffs, errors = converge_homes(call, agents)
     if len(errors) == len(agents):
         return {"agents": homes, "diff": diffs, "changed": False, **failure(errors)}
+    # Before the gateways, because without it none of them is held.
+    if not call.check_mode:
+        watch.apply()
     plan = converge_units(
         call, [each.agent for each in agents], {name: home["restart"] for name, home in homes.items()}, errors
     )
@@ -38,7 +43,7 @@ def work(call: Call) -> dict[str, Any]:
     whole = [declared for declared in agents if declared.agent.name not in errors]
     # After the units: the gateway of an agent that is purged has stopped by now.
     purged, removed, refused = purge(call, whole)
-    diffs += [*([plan.diff("units")] if plan.changed else []), *removed]
+    diffs += [*(each.diff(name) for name, each in (("disks", watch), ("units", plan)) if each.changed), *removed]
     return {
         "agents": homes,
         "restarted": plan.restart,
@@ -140,6 +145,14 @@ def diffs_of(agent: Placement, outcome: converge.Outcome) -> Iterator[dict[str, 
 
 
 # Units
+
+
+def plan_watch(call: Call) -> Plan:
+    """Compare the watch over the agents' disks with what is declared."""
+    params, manager = call.params, Manager("system", Account.current())
+    if params["min_free_mb"]:
+        return disk_watch.plan_present(params["ops_dir"], params["min_free_mb"], manager)
+    return disk_watch.plan_absent(params["ops_dir"], manager)
 
 
 def converge_units(

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..agent.state import read_state
 from ..description.agent import Agent
+from ..host import held
 from ..host.records import Records
 from ..system import network
 from ..system.errors import OpsError
@@ -227,6 +228,8 @@ def _plan_present(
     # A unit in auto-restart is not running either: it may wait for minutes before its next start.
     dead = (*DEAD, "auto-restart")
     stopped = [p for p in agents if states[p.unit].active in dead or states[p.unit].sub in dead]
+    # Those are started when there is room again.
+    stopped = [agent for agent in stopped if held.read(agent.name) is None]
     for agent in stopped:
         unit = states[agent.unit]
         plan.differences.append(Difference(f"{unit.name} state", f"{unit.active} ({unit.sub})", "active"))

@@ -23,6 +23,7 @@ class State:
     :param passing: it is being started or stopped right now
     :param ended: it is not running, and the supervisor will not start it again
     :param stopped: it has ended because somebody stopped it
+    :param held: it must not run now, because its disk is nearly full; then it is not ``stopped``
     :param pid: its process id; 0: none
     :param entered: when it was started, in seconds of the monotonic clock; 0.0: it is not running
     :param restarts: number of automatic restarts by the supervisor
@@ -43,6 +44,7 @@ class State:
     problem: Problem | None
     log: str
     restart: str
+    held: bool = False
 
     @property
     def age(self) -> float:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterable
 
 from ..description.agent import Agent
+from ..host import held
+from ..host.held import Hold
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.files import Account
@@ -47,7 +49,7 @@ class Systemd:
     def state(self, agents: Iterable[Agent]) -> dict[str, State]:
         agents = list(agents)
         found = units_of(agents, self.manager_of)
-        return {agent.name: state_of(found[agent.unit]) for agent in agents}
+        return {agent.name: state_of(found[agent.unit], held.read(agent.name)) for agent in agents}
 
     def start(self, agents: Iterable[Agent]) -> None:
         _with_each(grouped(agents, self.manager_of), _start_afresh)
@@ -146,22 +148,29 @@ def stop_timeout(agents: Iterable[Agent]) -> float:
     return max(agent.drain for agent in agents) + 2.0 * units.STOP_MARGIN
 
 
-def state_of(unit: Unit) -> State:
-    """Translate systemd's state of a gateway's unit."""
+def state_of(unit: Unit, hold: Hold | None = None) -> State:
+    """Translate systemd's state of a gateway's unit.
+
+    :param hold: why it must not run now; None: it may
+    """
+    problem = explain_unit(unit)
+    if problem and hold:
+        problem = Problem("no_space", hold.what, hold.fix, True)
     return State(
         running=unit.running,
         # A unit in auto-restart is not passing: it may wait for minutes before its next start.
         passing=unit.active in ("activating", "deactivating", "reloading") and unit.sub != "auto-restart",
         ended=unit.dead,
         # systemd restarts a gateway that ends on its own, so an inactive one was stopped.
-        stopped=unit.active == "inactive",
+        stopped=unit.active == "inactive" and hold is None,
         pid=unit.pid,
         entered=unit.entered,
         restarts=unit.restarts,
         status=unit.status,
-        problem=explain_unit(unit),
+        problem=problem,
         log=unit.log,
         restart=unit.command("restart"),
+        held=hold is not None,
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ..description.agent import Agent
 from ..description.declaration import home_arguments
+from ..host import held
 from ..system.files import Account
 from ..system.network import MOST_DESCRIPTORS
 from ..system.systemd import check_path
@@ -197,6 +198,7 @@ def render_template(settings: UnitSettings) -> str:
             # SIGINT stops Hermes cleanly. On SIGTERM it exits with 1, and its state file still says "running".
             ("KillSignal", "SIGINT"),
         ],
+        unit=[("ConditionPathExists", f"!{held.path_of('%i')}"), ("After", held.UNIT)],
     )
 
 

@@ -95,13 +95,14 @@ class Agents:
 
         A gateway that a person stopped meanwhile is not judged.
 
-        :param briefly: do not watch whether they stay so; for a release that has proved itself before
+        :param briefly: do not watch whether they stay so, nor judge gateways that wait for space on their disk; for a
+            release that has proved itself before
         :raises OpsError: one is worse than before
         """
         began = time.monotonic()
         asked = [self.asked(agent, before.get(agent.name, [])) for agent in agents]
         results = health.wait(asked, self.supervisor)
-        watched = self._judge(agents, results, before)
+        watched = self._judge(agents, results, before, without_held=briefly)
         pids, restarts = {}, {}
         for agent, state in watched:
             if self._runs(state) not in (None, wanted):
@@ -134,10 +135,16 @@ class Agents:
                 )
 
     def _judge(
-        self, agents: list[Agent], results: list[health.Health], before: dict[str, list[str]]
+        self,
+        agents: list[Agent],
+        results: list[health.Health],
+        before: dict[str, list[str]],
+        *,
+        without_held: bool = False,
     ) -> list[tuple[Agent, State]]:
         """The agents whose gateways nobody stopped, with their states.
 
+        :param without_held: do not judge those that are held because their disk is nearly full, either
         :raises OpsError: one is worse than before
         """
         states = self.states()
@@ -147,6 +154,8 @@ class Agents:
             state = states[result.agent]
             if state.stopped:
                 self.say(f"the gateway of {result.agent} was stopped by somebody meanwhile")
+            elif state.held and without_held:
+                self.say(str(result))
             elif problems := worse(before, result):
                 self.say(str(result))
                 raise OpsError(problems[0].what, where=f"agent {result.agent}", fix=problems[0].fix)

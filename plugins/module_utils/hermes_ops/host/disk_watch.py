@@ -1,0 +1,74 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The unit of the service that watches the agents' disks (supervise/disks.py)."""
+
+from __future__ import annotations
+
+import os
+
+from ..system.errors import OpsError
+from ..system.plan import Difference, Plan
+from ..system.services import plan_active, plan_gone
+from ..system.systemd import Manager, check_path
+from . import held
+from .jobs import HARDENING
+from .kit import COMMAND
+
+PATH = f"/etc/systemd/system/{held.UNIT}"
+
+
+def render(ops_dir: str, min_free_mb: int) -> str:
+    check_path(ops_dir, "ops_dir")
+    hardening = "\n".join(f"{key}={value}" for key, value in HARDENING)
+    return f"""\
+# Written by the Ansible collection alwayson.hermes.
+
+[Unit]
+Description=Watch over the disks of the Hermes agents
+# At a boot before the gateways, which come after it.
+After=local-fs.target remote-fs.target
+StartLimitIntervalSec=0
+
+[Service]
+# Ready once it has looked at all disks.
+Type=notify
+ExecStart={COMMAND} disks --min-free-mb {min_free_mb}
+Restart=always
+RestartSec=1
+# The gateways wait for it, but not for long.
+TimeoutStartSec=20
+RuntimeDirectory={os.path.basename(held.DIRECTORY)}
+RuntimeDirectoryPreserve=yes
+ProtectSystem=strict
+ReadWritePaths=-{ops_dir}
+OOMScoreAdjust=-500
+{hardening}
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def plan_present(ops_dir: str, min_free_mb: int, manager: Manager) -> Plan:
+    """Compare the host with one whose agents' disks are watched.
+
+    :param min_free_mb: space that is to stay free on each disk
+    :param manager: the system's
+    :raises OpsError: this is not a size
+    """
+    if min_free_mb < 1:
+        raise OpsError(f"is {min_free_mb}", where="min_free_mb", fix="declare megabytes, or 0 to watch no disk")
+    plan = Plan()
+    # A watch that runs for months must not go on with an old version of the kit.
+    plan_active(plan, manager, held.UNIT, unit_files={PATH: render(ops_dir, min_free_mb)}, reads=[COMMAND])
+    return plan
+
+
+def plan_absent(ops_dir: str, manager: Manager) -> Plan:
+    """Compare the host with one whose agents' disks are not watched: no gateway is held any more."""
+    plan = Plan()
+    plan_gone(plan, manager, held.UNIT, [PATH, os.path.join(ops_dir, held.RESERVE_FILE)])
+    for name in held.names():
+        plan.add(Difference(held.path_of(name), "present", None), lambda name=name: held.remove(name))
+    return plan

@@ -1,0 +1,72 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Agents whose gateways must not run now, because their disk is nearly full.
+
+Hermes answers a message although it cannot store it (0.18.2, 0.19.0: run_agent.py logs "Session DB append_message
+failed" and goes on). A file in :data:`DIRECTORY` keeps an agent's unit from starting, whoever asks for it: a boot, a
+job, a person.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import asdict, dataclass
+
+from ..system.errors import OpsError
+from ..system.files import ensure_directory, read_json, write_json
+from ..system.typed import parse
+
+# The service that watches the disks (supervise/disks.py), and its runtime directory, which is gone after a boot.
+UNIT = "hermes-disks.service"
+DIRECTORY = "/run/hermes-held"
+# Space that this service releases when the disk of the ops directory is nearly full; below that directory.
+RESERVE_FILE = "disk.reserve"
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Why a gateway is held.
+
+    :param what: one sentence for people
+    :param fix: the remedy
+    :param start: whether it is started when there is room again; not if somebody had stopped it before
+    """
+
+    what: str
+    fix: str
+    start: bool
+
+
+def path_of(agent: str) -> str:
+    return os.path.join(DIRECTORY, agent)
+
+
+def read(agent: str) -> Hold | None:
+    """Why the gateway of *agent* is held; None: it is not."""
+    path = path_of(agent)
+    try:
+        found = read_json(path)
+        return None if found is None else parse(Hold, found, path)
+    except OpsError as error:
+        # The file counts for systemd, whatever it holds.
+        return Hold(f"it is held, and {error.where} {error.what}", f"remove that file: rm {path}", True)
+
+
+def write(agent: str, hold: Hold) -> None:
+    ensure_directory(DIRECTORY, mode=0o755)
+    write_json(path_of(agent), asdict(hold))
+
+
+def remove(agent: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path_of(agent))
+
+
+def names() -> list[str]:
+    """The agents that are held."""
+    try:
+        return sorted(name for name in os.listdir(DIRECTORY) if not name.startswith("."))
+    except FileNotFoundError:
+        return []

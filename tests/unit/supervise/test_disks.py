@@ -1,0 +1,355 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The watch over the disks: when a gateway is stopped, killed and started, and what keeps it from starting."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import SimpleNamespace
+
+import described
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import disk_watch, held
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import disks
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.disks import Disk, Watch
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import state_of
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
+from hypothesis import given
+from hypothesis import strategies as st
+
+MB = 2**20
+LEAST = 100 * MB
+SIZE = 20 * LEAST
+
+
+@pytest.mark.parametrize(
+    ("free", "may"),
+    [
+        *((0, "die"), (LEAST // 8 - 1, "die"), (LEAST // 8, "end"), (LEAST - 1, "end")),
+        *((LEAST, "stay"), (2 * LEAST - 1, "stay"), (2 * LEAST, "run"), (SIZE, "run")),
+    ],
+)
+def test_what_a_gateway_may_do(free, may):
+    assert disks.decide(free, LEAST) == may
+
+
+def test_of_a_small_disk_only_a_twentieth_has_to_be_free():
+    assert disks.least_of(Disk(1, 0, 1000 * MB), LEAST) == 50 * MB
+    assert disks.least_of(Disk(1, 0, 10**12), LEAST) == LEAST
+
+
+@given(free=st.integers(0, SIZE), exists=st.booleans())
+def test_the_reserve_alone_never_stops_or_starts_a_gateway(free, exists):
+    done = disks.decide_reserve(free, LEAST, exists=exists)
+    if done == "release":
+        assert disks.decide(free, LEAST) in ("end", "die")
+        # A disk that was filled up once has room for every gateway again.
+        assert disks.decide(free + disks.RESERVE * LEAST, LEAST) == "run"
+    if done == "make":
+        assert not exists
+        assert disks.decide(free - disks.RESERVE * LEAST, LEAST) == "run"
+
+
+def test_only_a_directory_has_a_disk(tmp_path):
+    disk = disks.disk_of(str(tmp_path))
+    status = os.statvfs(tmp_path)
+    assert disk
+    assert (disk.device, disk.size) == (tmp_path.stat().st_dev, status.f_blocks * status.f_frsize)
+    # An agent may replace its home.
+    (tmp_path / "link").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    for place in ("link", "fifo", "missing"):
+        assert disks.disk_of(str(tmp_path / place)) is None
+    # About some, the kernel knows no size.
+    assert disks.disk_of("/proc") is None
+
+
+class Host:
+    """A host with the agents ``one`` and ``two``, each on a disk of its own, and with the ops directory on a third.
+
+    :ivar free: bytes, by directory
+    :ivar told: calls of the supervisor
+    :ivar running: agents
+    """
+
+    def __init__(self, tmp_path):
+        self.ops_dir = str(tmp_path / "ops")
+        os.mkdir(self.ops_dir, 0o700)
+        self.agents = [described.agent(name, home=f"/{name}") for name in ("one", "two")]
+        self.free = {"/one": SIZE, "/two": SIZE, self.ops_dir: SIZE}
+        self.devices = {"/one": 1, "/two": 2, self.ops_dir: 3}
+        self.running = {"one", "two"}
+        self.told: list[str] = []
+        self.jobs: set[str] = set()
+
+    def disk_of(self, place):
+        return Disk(self.devices[place], self.free[place], SIZE) if place in self.free else None
+
+    def busy(self, job):
+        return job in self.jobs
+
+    def unfinished(self, _job, _agent):
+        return False
+
+    def records(self, _name):
+        return SimpleNamespace(restarted=lambda _since: None)
+
+    def manager_of(self, agent):
+        return SimpleNamespace(call=lambda verb, *_words, **_options: self._tell(verb, [agent]))
+
+    # A supervisor's.
+
+    def state(self, agents):
+        return {agent.name: SimpleNamespace(ended=agent.name not in self.running) for agent in agents}
+
+    def stop(self, agents):
+        self._tell("stop", agents)
+        self.running -= {agent.name for agent in agents}
+
+    def start(self, agents):
+        self._tell("start", agents)
+        self.running |= {agent.name for agent in agents}
+
+    def _tell(self, verb, agents):
+        self.told += [f"{verb} {agent.name}" for agent in agents]
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    host = Host(tmp_path)
+    monkeypatch.setattr(held, "DIRECTORY", str(tmp_path / "held"))
+    (tmp_path / "held").mkdir()
+    monkeypatch.setattr(disks.Installation, "load", lambda: host)
+    monkeypatch.setattr(disks, "disk_of", host.disk_of)
+    monkeypatch.setattr(disks, "supervisor_of", lambda _host: host)
+    monkeypatch.setattr(disks, "SETTLED", 0.0)
+    monkeypatch.setattr(disks, "RELOAD", 0.0)
+    monkeypatch.setattr(disks, "allocate", lambda path, size: open(path, "x").close())
+    monkeypatch.setattr(disks, "_in_thread", lambda action: action())
+    monkeypatch.setattr(disks, "_raise_alarm", lambda: host.told.append("alarm"))
+    return host
+
+
+@pytest.fixture
+def watch(host):
+    """A watch that has begun while there was room."""
+    return Watch(LEAST, host.told.append)
+
+
+def done(host):
+    """What was done since the last call; log lines have more words."""
+    told = [line for line in host.told if len(line.split()) <= 2]
+    host.told.clear()
+    return told
+
+
+def test_stopped_while_there_is_no_room_and_the_neighbour_goes_on(host, watch):
+    host.free["/one"] = LEAST - 1
+    watch.look()
+    watch.look()
+    assert done(host) == ["stop one", "alarm"]
+    hold = held.read("one")
+    assert hold
+    assert hold.what.startswith("its gateway was stopped, because the disk of /one has 100 MB free, less than 100 MB")
+    assert hold.fix.endswith("the gateway starts when 200 MB are free")
+    assert held.names() == ["one"]
+    host.free["/one"] = 2 * LEAST - 1
+    watch.look()
+    assert done(host) == []
+    host.free["/one"] = 2 * LEAST
+    watch.look()
+    watch.look()
+    assert done(host) == ["start one"]
+    assert held.names() == []
+    # And again.
+    host.free["/one"] = LEAST - 1
+    watch.look()
+    assert done(host) == ["stop one", "alarm"]
+
+
+def test_killed_where_nothing_can_be_stored_any_more(host, watch):
+    host.free["/one"] = LEAST // 2
+    watch.look()
+    assert done(host) == ["stop one", "alarm"]
+    host.free["/one"] = 0
+    watch.look()
+    watch.look()
+    assert done(host) == ["kill one"]
+    host.free["/two"] = 0
+    watch.look()
+    assert done(host) == ["kill two", "stop two", "alarm"]
+
+
+def test_one_that_somebody_had_stopped_stays_stopped(host, watch):
+    host.running.remove("one")
+    host.free["/one"] = 0
+    watch.look()
+    host.free["/one"] = SIZE
+    watch.look()
+    assert "stop one" not in host.told
+    assert "start one" not in host.told
+    assert held.names() == []
+
+
+def test_one_that_a_job_had_stopped_starts_after_the_job(host, watch):
+    host.running.remove("one")
+    host.jobs = {"update"}
+    host.free["/one"] = 0
+    watch.look()
+    host.free["/one"] = SIZE
+    watch.look()
+    assert held.names() == ["one"]
+    host.jobs = set()
+    done(host)
+    watch.look()
+    assert done(host) == ["start one"]
+
+
+def test_at_a_boot_all_are_going_to_run(host):
+    host.running.clear()
+    host.free["/one"] = 0
+    watch = Watch(LEAST, host.told.append)
+    assert held.names() == ["one"]
+    host.free["/one"] = SIZE
+    done(host)
+    watch.look()
+    assert done(host) == ["start one"]
+
+
+def test_a_watch_that_is_started_again_goes_on(host, watch):
+    host.free["/one"] = LEAST - 1
+    watch.look()
+    host.running.add("one")
+    done(host)
+    again = Watch(LEAST, host.told.append)
+    assert done(host) == ["stop one", "alarm"]
+    host.free["/one"] = SIZE
+    again.look()
+    assert done(host) == ["start one"]
+
+
+def test_room_has_to_last(host, watch, monkeypatch):
+    monkeypatch.setattr(disks, "SETTLED", 10.0)
+    clock = [0.0]
+    monkeypatch.setattr(disks, "time", SimpleNamespace(monotonic=lambda: clock[0], time=time.time))
+    for free in (0, SIZE, 0, SIZE):
+        host.free["/one"] = free
+        clock[0] += 9
+        watch.look()
+    assert "start one" not in host.told
+    clock[0] += 10
+    watch.look()
+    assert "start one" in host.told
+
+
+def test_an_agent_that_is_gone_is_not_held(host, watch):
+    host.free["/one"] = 0
+    watch.look()
+    (_one, two) = host.agents
+    host.agents = [two]
+    watch.look()
+    assert held.names() == []
+
+
+def test_an_error_with_one_ends_no_watch(host, watch, monkeypatch):
+    def fail(_agents):
+        raise OpsError("its user's manager does not answer")
+
+    monkeypatch.setattr(host, "stop", fail)
+    host.free.update({"/one": LEAST - 1, "/two": LEAST - 1})
+    watch.look()
+    assert held.names() == ["one", "two"]
+    assert next(line for line in host.told if "does not answer" in line).startswith("agent one: ")
+
+
+def test_a_home_that_cannot_be_found_is_left_alone(host, watch):
+    del host.free["/one"]
+    watch.look()
+    assert done(host) == []
+
+
+def test_a_reserve_is_released_first(host):
+    """It lies where no agent can remove it, so it serves the homes on that disk only."""
+    host.devices["/one"] = host.devices[host.ops_dir]
+    watch = Watch(LEAST, host.told.append)
+    reserve = os.path.join(host.ops_dir, held.RESERVE_FILE)
+    assert os.path.exists(reserve)
+    disk_of = host.disk_of
+
+    def filled_once(place):
+        host.free["/one"] = host.free[host.ops_dir] = 0 if os.path.exists(reserve) else disks.RESERVE * LEAST
+        return disk_of(place)
+
+    disks.disk_of = filled_once
+    watch.look()
+    assert not os.path.exists(reserve)
+    assert done(host) == []
+    disks.disk_of = disk_of
+    host.free["/one"] = host.free[host.ops_dir] = 0
+    watch.look()
+    assert done(host) == ["kill one", "stop one", "alarm"]
+    host.free["/one"] = host.free[host.ops_dir] = SIZE
+    watch.look()
+    assert os.path.exists(reserve)
+
+
+def test_no_reserve_on_a_disk_without_homes(host, watch):
+    assert os.listdir(host.ops_dir) == []
+
+
+# What the hold means to others.
+
+
+def test_a_held_gateway_is_not_one_that_somebody_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(held, "DIRECTORY", str(tmp_path))
+    assert held.read("default") is None
+    held.write("default", held.Hold("no room", "make some", True))
+    unit = Unit("hermes-gateway@default.service", "loaded", "inactive", "dead", True, 0, 0, "", 0, 0.0, False)
+    state = state_of(unit, held.read("default"))
+    assert state.held
+    assert state.ended
+    assert not state.stopped
+    assert state.problem
+    assert (state.problem.cause, state.problem.what, state.problem.final) == ("no_space", "no room", True)
+    assert state_of(unit).stopped
+
+
+def test_a_damaged_hold_is_one_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(held, "DIRECTORY", str(tmp_path))
+    (tmp_path / "default").write_text("{")
+    hold = held.read("default")
+    assert hold
+    assert "is not JSON" in hold.what
+
+
+# The unit.
+
+
+def test_the_unit_comes_and_goes(systemd, tmp_path):
+    manager = Manager("system", Account.current())
+    ops_dir = str(tmp_path / "ops")
+    os.mkdir(ops_dir)
+    plan = disk_watch.plan_present(ops_dir, 256, manager)
+    assert systemd.asked == []
+    plan.apply()
+    assert {f"enable {held.UNIT}", f"start {held.UNIT}"} <= set(systemd.verbs)
+    assert not disk_watch.plan_present(ops_dir, 256, manager).changed
+    systemd.asked.clear()
+    disk_watch.plan_present(ops_dir, 512, manager).apply()
+    assert f"restart {held.UNIT}" in systemd.verbs
+    held.write("default", held.Hold("no room", "make some", True))
+    (tmp_path / "ops" / held.RESERVE_FILE).touch()
+    disk_watch.plan_absent(ops_dir, manager).apply()
+    assert held.names() == []
+    assert os.listdir(ops_dir) == []
+    assert not os.path.exists(disk_watch.PATH)
+    assert not disk_watch.plan_absent(ops_dir, manager).changed
+
+
+def test_less_than_nothing_is_refused(systemd):
+    with pytest.raises(OpsError, match="declare megabytes, or 0"):
+        disk_watch.plan_present("/ops", -1, Manager("system", Account.current()))
