@@ -31,7 +31,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
     selection,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import restore as command_restore
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard, held
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import RESERVE
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
@@ -415,6 +415,19 @@ def test_only_one_at_a_time_and_not_during_an_update(host, agent, made):
     (Path(host.ops_dir) / "separate.json").write_text("{}")
     with pytest.raises(OpsError, match=r"a separation was interrupted.*separate --recover"):
         run(host, agent, path, force=True)
+
+
+def test_not_while_its_disk_is_nearly_full(host, agent, made, tmp_path, monkeypatch):
+    """Its gateway could not start, so the restore would be undone in the end."""
+    monkeypatch.setattr(held, "DIRECTORY", str(tmp_path / "held"))
+    held.write("default", held.Hold("no room", "make some", True))
+    (tmp_path / "running").unlink()
+    with pytest.raises(OpsError, match=r"no room\. Fix: make some"):
+        run(host, agent, made[0], force=True)
+    assert orders(host) == []
+    held.remove("default")
+    (tmp_path / "running").touch()
+    run(host, agent, made[0], force=True)
 
 
 def test_no_backup_of_a_home_that_is_half_restored(host, agent, tmp_path):

@@ -125,6 +125,23 @@ def test_check_mode_where_nothing_exists(host, part, open_to_all, systemd):
     assert systemd.asked == []
 
 
+def test_the_disks_are_watched_before_a_gateway_starts(host, systemd):
+    given = {"min_free_mb": 256}
+    checked = host.run(host.agent(), _ansible_check_mode=True, **given)
+    assert systemd.asked == []
+    applied = host.run(host.agent(), **given)
+    assert checked["diff"] == applied["diff"]
+    assert "disks" in [each["after_header"] for each in applied["diff"]]
+    assert systemd.verbs.index("start hermes-disks.service") < systemd.verbs.index(f"start {UNIT}")
+    assert not host.run(host.agent(), **given)["changed"]
+    systemd.asked.clear()
+    removed = host.run(host.agent(), min_free_mb=0)
+    assert [each["after_header"] for each in removed["diff"]] == ["disks"]
+    assert "disable --now hermes-disks.service" in systemd.verbs
+    refused = host.run(host.agent(), min_free_mb=-1)
+    assert "is -1. Fix: declare megabytes, or 0" in refused["msg"]
+
+
 @parts
 def test_check_apply_again(host, part, systemd):
     host.home.mkdir()

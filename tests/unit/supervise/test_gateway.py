@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import held
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
@@ -71,6 +72,18 @@ def test_first_run_enables_and_starts_then_nothing(systemd, host, records):
     again = gateway.plan_gateways(host, described, manager_of(host), records)
     assert not again.changed
     assert not again.restart
+
+
+def test_a_gateway_whose_disk_is_nearly_full_is_not_started(systemd, host, records):
+    converge(host, agents(), records)
+    held.write("coder", held.Hold("no room", "make some", True))
+    for name in ("default", "coder"):
+        systemd.states[f"hermes-gateway@{name}.service"].update(ActiveState="inactive", SubState="dead", MainPID="0")
+    systemd.asked.clear()
+    converge(host, agents(), records)
+    assert [verb for verb in systemd.verbs if "start" in verb] == ["start hermes-gateway@default.service"]
+    assert not converge(host, agents(), records).changed
+    assert f"ConditionPathExists=!{held.DIRECTORY}/%i\n" in Path(host.template_path).read_text()
 
 
 def test_a_changed_drop_in_restarts_exactly_one(systemd, host, records):

@@ -28,7 +28,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch i
 
 
 class Containers:
-    """A supervisor whose gateways are numbers: 0 is down, any other one is a process.
+    """A supervisor whose gateways are numbers: 0 is down, -1 is held for want of space, any other one is a process.
 
     :ivar pids: by agent
     :ivar words: the content of its log
@@ -47,6 +47,9 @@ class Containers:
 
     def _state(self, pid):
         entered = time.clock_gettime(time.CLOCK_MONOTONIC) - 60
+        if pid < 0:
+            why = Problem("no_space", "its disk is nearly full", "free space", True)
+            return State(False, False, True, False, 0, 0.0, 0, 0, why, "podman logs", "podman restart", held=True)
         up = State(True, False, False, False, pid, entered, 0, 0, None, "podman logs", "podman restart")
         gone = Problem("not_running", "the container has ended", "podman start")
         return up if pid else replace(up, running=False, ended=True, stopped=True, pid=0, entered=0.0, problem=gone)
@@ -136,3 +139,13 @@ def test_an_update_sees_that_it_is_worse(update, agent, monkeypatch):
     # A gateway was started before the switch, so it has to be restarted.
     update.start([agent], "new")
     assert update.supervisor.told == ["start default", "restart default"]
+
+
+def test_an_update_that_fills_the_disk_goes_back(update):
+    """Nobody stopped the gateway, and nobody knows how it is on the new release."""
+    update.supervisor.pids["default"] = -1
+    with pytest.raises(OpsError, match="its disk is nearly full"):
+        update.verify([*update.host.agents], "new", {"default": []})
+    # The way back needs no more than that it may start when there is room.
+    update.verify([*update.host.agents], "old", {"default": []}, briefly=True)
+    assert update.running() == []

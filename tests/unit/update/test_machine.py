@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives, making
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import held
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import Interrupted
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release import build, store
@@ -156,6 +157,14 @@ def test_a_version_that_failed_is_not_tried_again_until_there_is_a_newer_one(wor
     outcome = world.machine().update()
     assert outcome.status == "success", outcome.message
     assert world.status["to"].startswith("0.19.1-")
+
+
+def test_a_full_disk_does_not_count_against_a_version(worlds, tmp_path, monkeypatch):
+    world = worlds("unhealthy")
+    monkeypatch.setattr(held, "DIRECTORY", str(tmp_path / "held"))
+    held.write("default", held.Hold("no room", "make some", True))
+    assert world.machine().update().status == "rolled_back"
+    assert world.failed == {}
 
 
 def test_a_version_that_failed_is_tried_when_a_person_names_it(worlds):

@@ -29,6 +29,7 @@ from typing import cast
 
 from ..backup import meanwhile
 from ..description.agent import Agent
+from ..host import held
 from ..host.installation import Installation
 from ..host.undertaking import RESERVE, Interrupted, Undertaking
 from ..release import build, store
@@ -204,7 +205,8 @@ class Machine:
             journal.problem = self._reason(error)
             journal.failed_step = journal.step
             journal.blame = isinstance(error, canary.CanaryFailed) or (
-                isinstance(error, OpsError) and journal.step in ("start", "verify")
+                # A gateway that waits for space on its disk says nothing about the release.
+                isinstance(error, OpsError) and journal.step in ("start", "verify") and not held.names()
             )
             self.say(f"failed at {journal.step}: {journal.problem}")
             if after_kill(journal.step) == "undo":
