@@ -225,6 +225,7 @@ options:
 requirements:
   - Python >= 3.9 on the host
   - PyYAML on the host (the package C(python3-yaml))
+  - the kit on the host, see M(alwayson.hermes.kit), unless O(min_free_mb=0)
 notes:
   - Hermes reads C(.env) when it starts. A running gateway picks up changes of C(model), C(approvals.mode) and a few
     other keys of C(config.yaml).
