@@ -333,13 +333,13 @@ def test_the_unit_comes_and_goes(systemd, tmp_path):
     manager = Manager("system", Account.current())
     ops_dir = str(tmp_path / "ops")
     os.mkdir(ops_dir)
-    plan = disk_watch.plan_present(ops_dir, 256, manager)
+    plan = disk_watch.plan_present(256, manager)
     assert systemd.asked == []
     plan.apply()
     assert {f"enable {held.UNIT}", f"start {held.UNIT}"} <= set(systemd.verbs)
-    assert not disk_watch.plan_present(ops_dir, 256, manager).changed
+    assert not disk_watch.plan_present(256, manager).changed
     systemd.asked.clear()
-    disk_watch.plan_present(ops_dir, 512, manager).apply()
+    disk_watch.plan_present(512, manager).apply()
     assert f"restart {held.UNIT}" in systemd.verbs
     held.write("default", held.Hold("no room", "make some", True))
     (tmp_path / "ops" / held.RESERVE_FILE).touch()
@@ -350,6 +350,12 @@ def test_the_unit_comes_and_goes(systemd, tmp_path):
     assert not disk_watch.plan_absent(ops_dir, manager).changed
 
 
+def test_it_sees_disks_that_are_mounted_later():
+    """With mounts of its own, it sees only what is propagated to them, and in a container nothing is."""
+    own = ("Private", "Protect", "ReadWritePaths", "ReadOnlyPaths", "BindPaths", "InaccessiblePaths", "TemporaryFile")
+    assert [line for line in disk_watch.render(256).splitlines() if line.startswith(own)] == []
+
+
 def test_less_than_nothing_is_refused(systemd):
     with pytest.raises(OpsError, match="declare megabytes, or 0"):
-        disk_watch.plan_present("/ops", -1, Manager("system", Account.current()))
+        disk_watch.plan_present(-1, Manager("system", Account.current()))

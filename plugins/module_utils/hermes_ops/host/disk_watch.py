@@ -10,17 +10,14 @@ import os
 from ..system.errors import OpsError
 from ..system.plan import Difference, Plan
 from ..system.services import plan_active, plan_gone
-from ..system.systemd import Manager, check_path
+from ..system.systemd import Manager
 from . import held
-from .jobs import HARDENING
 from .kit import COMMAND
 
 PATH = f"/etc/systemd/system/{held.UNIT}"
 
 
-def render(ops_dir: str, min_free_mb: int) -> str:
-    check_path(ops_dir, "ops_dir")
-    hardening = "\n".join(f"{key}={value}" for key, value in HARDENING)
+def render(min_free_mb: int) -> str:
     return f"""\
 # Written by the Ansible collection alwayson.hermes.
 
@@ -40,17 +37,25 @@ RestartSec=1
 TimeoutStartSec=20
 RuntimeDirectory={os.path.basename(held.DIRECTORY)}
 RuntimeDirectoryPreserve=yes
-ProtectSystem=strict
-ReadWritePaths=-{ops_dir}
 OOMScoreAdjust=-500
-{hardening}
+# Nothing that gives it mounts of its own: it has to see the disks as they are, also those that are mounted later.
+UMask=0077
+NoNewPrivileges=yes
+CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_SETGID CAP_SETUID
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RestrictAddressFamilies=AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
 
 [Install]
 WantedBy=multi-user.target
 """
 
 
-def plan_present(ops_dir: str, min_free_mb: int, manager: Manager) -> Plan:
+def plan_present(min_free_mb: int, manager: Manager) -> Plan:
     """Compare the host with one whose agents' disks are watched.
 
     :param min_free_mb: space that is to stay free on each disk
@@ -61,7 +66,7 @@ def plan_present(ops_dir: str, min_free_mb: int, manager: Manager) -> Plan:
         raise OpsError(f"is {min_free_mb}", where="min_free_mb", fix="declare megabytes, or 0 to watch no disk")
     plan = Plan()
     # A watch that runs for months must not go on with an old version of the kit.
-    plan_active(plan, manager, held.UNIT, unit_files={PATH: render(ops_dir, min_free_mb)}, reads=[COMMAND])
+    plan_active(plan, manager, held.UNIT, unit_files={PATH: render(min_free_mb)}, reads=[COMMAND])
     return plan
 
 

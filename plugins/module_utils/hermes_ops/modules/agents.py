@@ -151,7 +151,7 @@ def plan_watch(call: Call) -> Plan:
     """Compare the watch over the agents' disks with what is declared."""
     params, manager = call.params, Manager("system", Account.current())
     if params["min_free_mb"]:
-        return disk_watch.plan_present(params["ops_dir"], params["min_free_mb"], manager)
+        return disk_watch.plan_present(params["min_free_mb"], manager)
     return disk_watch.plan_absent(params["ops_dir"], manager)
 
 
