@@ -129,8 +129,7 @@ def test_nobody_starts_it_and_everybody_says_why(disk):
     assert f"agent work: {why}" in run.text
     assert disk.work.show("ActiveState") == "inactive"
     # Nor does a restore start it.
-    said = disk.shell("hermes-ops restore --agent work /root/none.tar.gz 2>&1 || true")
-    assert why in said
+    assert why in disk.shell("hermes-ops restore --agent work --force /root/talk.py 2>&1 || true")
     disk.free()
     disk.wait_until(disk.runs, "the gateway is started when there is room again")
     assert disk.work.reply("well?") == "The model heard: well?"

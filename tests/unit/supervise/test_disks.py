@@ -127,7 +127,6 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(disks, "disk_of", host.disk_of)
     monkeypatch.setattr(disks, "supervisor_of", lambda _host: host)
     monkeypatch.setattr(disks, "SETTLED", 0.0)
-    monkeypatch.setattr(disks, "RELOAD", 0.0)
     monkeypatch.setattr(disks, "allocate", lambda path, size: open(path, "x").close())
     monkeypatch.setattr(disks, "_in_thread", lambda action: action())
     monkeypatch.setattr(disks, "_raise_alarm", lambda: host.told.append("alarm"))
@@ -246,7 +245,27 @@ def test_room_has_to_last(host, watch, monkeypatch):
     assert "start one" in host.told
 
 
-def test_an_agent_that_is_gone_is_not_held(host, watch):
+def test_one_that_was_started_nevertheless_is_stopped_again(host, watch, monkeypatch):
+    host.free["/one"] = LEAST - 1
+    watch.look()
+    host.running.add("one")
+    done(host)
+    watch.look()
+    assert done(host) == []
+    monkeypatch.setattr(disks, "RELOAD", 0.0)
+    watch.look()
+    watch.look()
+    assert done(host) == ["stop one", "alarm"]
+    # Somebody has removed the file.
+    held.remove("one")
+    host.running.add("one")
+    watch.look()
+    assert done(host) == ["stop one", "alarm"]
+    assert held.names() == ["one"]
+
+
+def test_an_agent_that_is_gone_is_not_held(host, watch, monkeypatch):
+    monkeypatch.setattr(disks, "RELOAD", 0.0)
     host.free["/one"] = 0
     watch.look()
     (_one, two) = host.agents

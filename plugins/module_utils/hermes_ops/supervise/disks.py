@@ -124,6 +124,7 @@ class Watch:
         # By agent: since when there is room again, and a lock, because its gateway is stopped and started in threads.
         self.room: dict[str, float] = {}
         self.locks: dict[str, threading.Lock] = {}
+        # Agents whose gateways were told to end since the list was read. They are told again, in case one was started.
         self.stopped: set[str] = set()
         self.killed: set[str] = set()
         # No gateway runs yet at a boot, and all are going to.
@@ -152,6 +153,8 @@ class Watch:
         if now - self.loaded < RELOAD:
             return
         self.loaded = now
+        self.stopped.clear()
+        self.killed.clear()
         try:
             host = Installation.load()
             self.agents = host.agents
@@ -197,10 +200,12 @@ class Watch:
                 # First of all: from here on nothing starts it.
                 held.write(name, hold)
                 self.say(f"agent {name}: {hold.what}")
+                self.stopped.discard(name)
+                self.killed.discard(name)
             if may == "die" and name not in self.killed:
                 self.killed.add(name)
                 _in_thread(lambda: self._kill(host, agent))
-            if name not in self.stopped:
+            if name not in self.stopped and not self._lock(name).locked():
                 self.stopped.add(name)
                 _in_thread(lambda: self._stop(host, agent, hold, asked=new and not booting))
         if may != "run":
@@ -233,15 +238,13 @@ class Watch:
             if not supervisor.state([agent])[agent.name].ended:
                 supervisor.stop([agent])
                 self.say(f"agent {agent.name}: its gateway is stopped")
+                _raise_alarm()
             elif asked and not _busy(host, agent):
                 held.write(agent.name, replace(hold, start=False))
-            _raise_alarm()
 
     def _let_go(self, host: Installation, agent: Agent, hold: Hold) -> None:
         with self._lock(agent.name), self._told(agent):
             held.remove(agent.name)
-            self.stopped.discard(agent.name)
-            self.killed.discard(agent.name)
             self.say(f"agent {agent.name}: there is room again")
             if hold.start:
                 gateway.start(supervisor_of(host), [agent], {agent.name: host.records(agent.name)})
