@@ -128,7 +128,7 @@ def test_whatever_a_fix_names_has_a_playbook():
     assert missing == [], "give it a playbook, and a row in docs/operators.md"
 
 
-@pytest.mark.parametrize("command", offered())
+@pytest.mark.parametrize("command", sorted(offered()))
 def test_the_playbook_does_what_the_fix_says(command):
     (name,) = set(re.findall(r"alwayson\.hermes\.(\w+)", offered()[command]))
     lines = (ROOT / f"playbooks/{name}.yml").read_text(encoding="utf-8").splitlines()
