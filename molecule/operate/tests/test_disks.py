@@ -61,6 +61,10 @@ class Disk:
     def free(self) -> None:
         self.shell(f"rm -f {FILLER}")
 
+    def stopped(self) -> bool:
+        # It counts as failed if it was killed.
+        return self.work.show("ActiveState") in ("inactive", "failed")
+
     def runs(self) -> bool:
         return self.work.show("ActiveState") == "active" and self.work.is_healthy()
 
@@ -78,7 +82,7 @@ def disk(controller: Any, agent: Any, wait_until: Any) -> Iterator[Disk]:
     yield disk
     disk.shell(
         f"touch {ANSWERED}.stop; systemctl start hermes-disks; systemctl stop {GATEWAY}; umount {WORK}; "
-        f"rm -rf /root/work /root/talk.py {ANSWERED}*; rm -f {HELD}; systemctl start {GATEWAY}",
+        f"rm -rf /root/work /root/backups /root/talk.py {ANSWERED}*; rm -f {HELD}; systemctl start {GATEWAY}",
         check=False,
     )
     wait_until(disk.work.is_healthy, "work on its own disk")
@@ -88,7 +92,7 @@ def disk(controller: Any, agent: Any, wait_until: Any) -> Iterator[Disk]:
 def test_nothing_that_was_answered_is_lost(disk, slowly):
     disk.talk()
     disk.fill(slowly=slowly)
-    disk.wait_until(lambda: disk.work.show("ActiveState") == "inactive", "the gateway is stopped")
+    disk.wait_until(disk.stopped, "the gateway is stopped")
     before = disk.answered()
     # The agent on the other disk goes on.
     assert disk.agent.reply("well?") == "The model heard: well?"
@@ -111,25 +115,26 @@ def test_without_the_watch_it_would_forget(disk):
 
 
 def test_nobody_starts_it_and_everybody_says_why(disk):
+    (made,) = json.loads(disk.shell("hermes-ops backup --agent work --output /root/backups --json"))
     disk.fill()
-    disk.wait_until(lambda: disk.work.show("ActiveState") == "inactive", "the gateway is stopped")
+    disk.wait_until(disk.stopped, "the gateway is stopped")
     why = f"its gateway was stopped, because the disk of {WORK} has "
     disk.shell(f"systemctl start {GATEWAY}")
-    assert disk.work.show("ActiveState") == "inactive"
+    assert disk.stopped()
     found = json.loads(disk.shell("hermes-ops check --json || true"))["findings"]
     assert [each["agent"] for each in found if each["cause"] == "no_space" and each["what"].startswith(why)] == ["work"]
     assert why in disk.shell("hermes-ops status")
     # As at a boot: nothing is left in /run, and both are started at once.
     disk.shell(f"systemctl stop hermes-disks; rm -r /run/hermes-held; systemctl start hermes-disks {GATEWAY}")
-    assert disk.work.show("ActiveState") == "inactive"
+    assert disk.stopped()
     # A run has nothing to change about it, and says so in the end.
     run = disk.controller.run()
     assert run.rc != 0
     assert run.changed == 0
     assert f"agent work: {why}" in run.text
-    assert disk.work.show("ActiveState") == "inactive"
+    assert disk.stopped()
     # Nor does a restore start it.
-    assert why in disk.shell("hermes-ops restore --agent work --force /root/talk.py 2>&1 || true")
+    assert why in disk.shell('hermes-ops restore --force "$1" 2>&1 || true', made["path"])
     disk.free()
     disk.wait_until(disk.runs, "the gateway is started when there is room again")
     assert disk.work.reply("well?") == "The model heard: well?"
@@ -140,9 +145,40 @@ def test_a_reserve_is_kept_where_no_agent_can_reach_it(disk):
     assert said == ["root", "600", str(512 * 2**20)]
 
 
+@pytest.fixture
+def shared(disk):
+    """The disk of all homes and of the ops directory is a small one."""
+    units = f"hermes-disks {GATEWAY} hermes-gateway@default"
+    # The agent's home on a disk of its own is copied as well, and goes on as a directory.
+    disk.shell(
+        f"systemctl stop {units}; rm -f /var/lib/hermes/ops/disk.reserve; cp -a /var/lib/hermes /root/data; "
+        "mount -t tmpfs -o size=400m,mode=0711 tmpfs /var/lib/hermes; cp -a /root/data/. /var/lib/hermes/; "
+        f"systemctl start {units}"
+    )
+    disk.wait_until(disk.runs, "work on the small disk")
+    disk.wait_until(disk.agent.is_healthy, "default on the small disk")
+    yield disk
+    disk.shell(f"systemctl stop {units}; umount /var/lib/hermes; rm -rf /root/data; systemctl start {units}")
+
+
+def test_what_was_kept_in_reserve_is_enough_if_the_disk_is_filled_once(shared):
+    reserve = "/var/lib/hermes/ops/disk.reserve"
+    shared.wait_until(lambda: shared.shell(f"ls {reserve} 2>/dev/null || true"), "there is a reserve")
+    pids = shared.work.pid, shared.agent.pid
+    shared.talk()
+    shared.fill()
+    shared.wait_until(lambda: not shared.shell(f"ls {reserve} 2>/dev/null || true"), "the reserve is released")
+    before = shared.answered()
+    shared.wait_until(lambda: shared.answered() >= before + 5, "users are answered")
+    assert shared.lost() == 0
+    assert (shared.work.pid, shared.agent.pid) == pids
+    shared.free()
+    shared.wait_until(lambda: shared.shell(f"ls {reserve} 2>/dev/null || true"), "there is a reserve again")
+
+
 def test_off_when_it_is_declared_off(disk):
     disk.fill()
-    disk.wait_until(lambda: disk.work.show("ActiveState") == "inactive", "the gateway is stopped")
+    disk.wait_until(disk.stopped, "the gateway is stopped")
     run = disk.controller.run({"gateway_min_free_mb": 0})
     assert run.changed > 0
     assert disk.work.show("ActiveState") == "active"
