@@ -28,8 +28,8 @@ COLLECTIONS = ROOT / ".cache" / "collections"
 if (COLLECTIONS / "ansible_collections/alwayson/hermes").resolve() != ROOT:
     raise RuntimeError(f"{COLLECTIONS} does not lead back to this checkout. Fix: run script/bootstrap")
 
-# The servers in tests/fakes import each other by plain names, as in a box.
-sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests/fakes")]
+# The servers in tests/fakes import each other by plain names, as in a box; so do the parts of the soak.
+sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests/fakes"), str(ROOT / "tests/soak")]
 
 # Every property test uses one of two profiles. A test with expensive examples takes a fraction of the profile's number:
 # `@settings(max_examples=settings.default.max_examples // 4)`.
