@@ -9,12 +9,13 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+RESTORE_KILLED = "restore killed"
 KILLS = {
     "site.yml killed": "site",
     "update killed": "update",
     "rollback killed": "rollback",
     "backup killed": "backup",
-    "restore killed": "restore",
+    RESTORE_KILLED: "restore",
 }
 GATEWAY_KILLED = "gateway killed"
 POWER_CUT = "power cut"

@@ -43,35 +43,6 @@ NEVER = "*-01-01 00:00:00"
 # A failed look at a job's past, which ends with the job's next success.
 OF_JOBS = ("update_", "backup_")
 
-# The numbers in the texts of a user and in the replies, in every database of Hermes: those in homes as "kept", all
-# others (set aside, undone, frozen) as "aside". A copy is read, since a reader may have to write beside a database.
-_NUMBERS = r"""
-import json, os, re, shutil, sqlite3, sys, tempfile
-data, user_text, reply_text = sys.argv[1:]
-patterns = {"user": re.compile(user_text), "assistant": re.compile(reply_text)}
-found = {"kept": [], "aside": []}
-for directory, _, files in os.walk(data):
-    if "state.db" not in files:
-        continue
-    where = "kept" if re.fullmatch(re.escape(data) + r"/agents/[^/]+/\.hermes", directory) else "aside"
-    said = {"user": set(), "assistant": set()}
-    with tempfile.TemporaryDirectory() as copy:
-        for name in files:
-            if name.startswith("state.db"):
-                shutil.copy(os.path.join(directory, name), copy)
-        database = sqlite3.connect(os.path.join(copy, "state.db"))
-        try:
-            for role, content in database.execute("SELECT role, content FROM messages"):
-                match = patterns[role].fullmatch(str(content)) if role in patterns else None
-                if match:
-                    said[role].add(int(match[1]))
-        except sqlite3.DatabaseError as error:
-            print(f"{directory}: {error}", file=sys.stderr)
-        database.close()
-    found[where] += sorted(said["user"] & said["assistant"])
-json.dump(found, sys.stdout)
-"""
-
 
 class HostError(Exception):
     """The soak cannot go on."""
@@ -228,6 +199,8 @@ class Host:
             "backup_calendar": NEVER,
             "auto_update_enabled": True,
             "auto_update_calendar": NEVER,
+            # A canary would take most of the soak's time; the scenario update kills those.
+            "auto_update_canary": False,
             "auto_update_stable_seconds": 3,
             # Low, because the disks are small.
             "auto_update_min_free_mb": 50,
@@ -302,7 +275,8 @@ class Host:
     def numbers(self) -> tuple[set[int], set[int]]:
         """The numbers of the messages in the agents' sessions, and of those in data that was set aside."""
         text = text_of(0).replace("0", r"(\d+)")
-        done = command("docker", "exec", BOX, "python3", "-c", _NUMBERS, DATA, text, HEARD + text)
+        command("docker", "cp", Path(__file__).with_name("sessions.py"), f"{BOX}:/root/sessions.py")
+        done = command("docker", "exec", BOX, "python3", "/root/sessions.py", DATA, text, HEARD + text)
         found = json.loads(done.stdout)
         return set(found["kept"]), set(found["aside"])
 
@@ -317,7 +291,8 @@ class Host:
         if max(int(each.strip(" %")) for each in used.splitlines()) < 50:
             return set()
         _kept, aside = self.numbers()
-        self.shell(f"rm -rf {DATA}/ops/set-aside/* {DATA}/agents/*/.hermes/.hermes-ops-[su]*")
+        homes = f"{DATA}/agents/*/.hermes"
+        self.shell(f"rm -rf {DATA}/ops/set-aside/* {homes}/.hermes-ops-set-aside-* {homes}/.hermes-ops-undone-*")
         return aside
 
     def bundle(self) -> None:

@@ -66,7 +66,7 @@ class Balance:
     :param kept: in a session of their agent
     :param set_aside: only in data that a restore or a way back has replaced and kept, as documented
     :param lost_while_full: nowhere, and answered while the agent's disk was full, as documented
-    :param lost: the numbers of those that should be somewhere
+    :param lost: those that should be somewhere
     """
 
     sent: int
@@ -74,7 +74,7 @@ class Balance:
     kept: int
     set_aside: int
     lost_while_full: int
-    lost: tuple[int, ...]
+    lost: tuple[Message, ...]
 
 
 def balance(messages: Iterable[Message], kept: set[int], aside: set[int], full: Sequence[Full]) -> Balance:
@@ -88,7 +88,7 @@ def balance(messages: Iterable[Message], kept: set[int], aside: set[int], full: 
     acknowledged = [message for message in messages if message.answered is not None]
     elsewhere = [message for message in acknowledged if message.number not in kept]
     missing = [message for message in elsewhere if message.number not in aside]
-    lost = [message.number for message in missing if not any(each.covers(message) for each in full)]
+    lost = [message for message in missing if not any(each.covers(message) for each in full)]
     return Balance(
         sent=len(messages),
         acknowledged=len(acknowledged),
