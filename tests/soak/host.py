@@ -29,19 +29,18 @@ DATA = "/var/lib/hermes"
 # Disks -> where they are mounted, their size in MiB, and the agents that cannot write when they are full.
 DISKS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "data": (DATA, 2048, ("default",)),
-    "small": (f"{DATA}/agents/small", 512, ("small",)),
+    "small": (f"{DATA}/agents/small", 1024, ("small",)),
 }
 # In memory, because Docker can limit the size of nothing else. A container that does nothing keeps the contents while
 # the box is without power.
 KEEPER = f"{BOX}-keeper"
 
-# Jobs on the host -> their command, and the unit in which it is killed.
-BY_HAND = "hermes-update-by-hand.service"
-RESTORE = "soak-restore.service"
-# Only the past is kept there; a soak calls every job itself.
+# The units in which jobs are killed: the kit's own, and one in which a person's restore runs.
+BACKUP, UPDATE, RESTORE = "hermes-backup.service", "hermes-update-by-hand.service", "soak-restore.service"
+# For the timers, because the soak starts every job itself.
 NEVER = "*-01-01 00:00:00"
-# A failed look at a job's past, which ends with the job's next success.
-OF_JOBS = ("update_", "backup_")
+# The findings of `hermes-ops check` about how jobs ended; the next success of the job ends them.
+OF_JOBS = ("update_", "backup_", "unit_failed")
 
 
 class HostError(Exception):
@@ -125,7 +124,7 @@ class Host:
         :param agent: whose home a restore replaces
         """
         commands = {
-            "backup": ("systemctl", "start", "hermes-backup.service"),
+            "backup": ("systemctl", "start", BACKUP),
             "restore": (
                 *("systemd-run", "--quiet", "--collect", "--wait", f"--unit={RESTORE}"),
                 *("hermes-ops", "restore", "--force", "--agent", agent),
@@ -152,7 +151,7 @@ class Host:
         if job == "site":
             end_at_once(process)
             return
-        unit = {"backup": "hermes-backup.service", "restore": RESTORE}.get(job, BY_HAND)
+        unit = {"backup": BACKUP, "restore": RESTORE}.get(job, UPDATE)
         # Nothing is killed if it has ended already.
         self.shell(f"systemctl kill --signal=KILL {unit}", check=False)
 
@@ -241,32 +240,24 @@ class Host:
 
     def busy(self) -> bool:
         """Whether a job is under way, or systemd is about to start a killed one again."""
-        units = f"'hermes-update*.service' 'hermes-restore*.service' hermes-backup.service {RESTORE}"
-        return bool(
-            self.shell(f"systemctl list-units --no-legend --state=active,activating,deactivating {units}").strip()
-        )
+        ask = "systemctl list-units --no-legend --state=active,activating,deactivating"
+        return bool(self.shell(f"{ask} 'hermes-update*.service' 'hermes-restore*.service' {BACKUP} {RESTORE}").strip())
 
     def problems(self, *, of_jobs: bool) -> list[str]:
         """The failures that ``hermes-ops check`` reports.
 
-        :param of_jobs: also how jobs ended, and failed units, which a next run mends
+        :param of_jobs: also how jobs ended, and failed units
         """
         said = command("docker", "exec", BOX, "hermes-ops", "check", "--json", check=False, timeout=120)
         try:
-            report = json.loads(said.stdout)
+            findings = json.loads(said.stdout)["findings"]
         except ValueError:
             return [(said.stderr or said.stdout).strip()[-500:] or "no answer"]
-        found = [
+        return [
             f"{each['cause']}: {each['what']}"
-            for each in report["findings"]
-            if each["failure"] and (of_jobs or not each["cause"].startswith(OF_JOBS))
+            for each in findings
+            if (of_jobs if each["cause"].startswith(OF_JOBS) else each["failure"])
         ]
-        found += [
-            f"{each['cause']}: {each['what']}"
-            for each in report["findings"]
-            if of_jobs and each["cause"] == "unit_failed"
-        ]
-        return found
 
     def forget_requests(self) -> None:
         """The model server remembers every request, which would fill the memory."""
@@ -285,10 +276,9 @@ class Host:
 
         :returns: the numbers of the messages in it
         """
-        used = self.shell(
-            f"df --output=pcent {' '.join(place for place, _size, _agents in DISKS.values())} | tail -n 2"
-        )
-        if max(int(each.strip(" %")) for each in used.splitlines()) < 50:
+        places = " ".join(place for place, _size, _agents in DISKS.values())
+        used = self.shell(f"df --output=pcent {places} | tail -n +2").replace("%", "").split()
+        if max(map(int, used)) < 50:
             return set()
         _kept, aside = self.numbers()
         homes = f"{DATA}/agents/*/.hermes"

@@ -58,6 +58,8 @@ class Soak:
         """Strike until *seconds* are over or a fault does not heal; then count."""
         self.host.up()
         self.users.begin()
+        # The first reply of a gateway takes longest.
+        self.settle(0.0)
         deadline = time.monotonic() + seconds
         for fault in faults.draw(seed, tuple(PORTS), tuple(DISKS)):
             self.one(fault)
@@ -142,7 +144,7 @@ class Soak:
         if fault.kind == faults.RESTORE_KILLED and wait("restore", running["restore"]):
             # Nothing else undoes it before the next boot or restore (docs/backups.md), so nobody waits for it to heal.
             remedies.remove(RECOVER_RESTORE)
-            self.type(RECOVER_RESTORE, helped)
+            self.remedy(RECOVER_RESTORE, helped)
         well_since = None
         while True:
             now = time.time()
@@ -153,7 +155,7 @@ class Soak:
             if now - since > BOUND:
                 raise NotHealed("; ".join(problems) or f"{', '.join(running) or 'a job'} does not end")
             if now - since > UNAIDED and problems and remedies and not self.host.busy():
-                self.type(remedies.pop(0), helped)
+                self.remedy(remedies.pop(0), helped)
             time.sleep(0.2)
 
     def problems(self, since: float, *, of_jobs: bool = False) -> list[str]:
@@ -161,7 +163,7 @@ class Soak:
         silent = [f"agent {agent} has answered nothing" for agent in self.users.silent_since(since)]
         return silent or self.host.problems(of_jobs=of_jobs)
 
-    def type(self, command: str, helped: list[str]) -> None:
+    def remedy(self, command: str, helped: list[str]) -> None:
         self.host.shell(command, check=False)
         helped.append(command)
 
@@ -174,10 +176,18 @@ class Soak:
             # A kill that came too late has harmed nothing. An update may have gone on by itself.
             if process.returncode != 0:
                 self.complete(job, fault.agent)
-        since = time.time()
+        self.settle(time.time())
+
+    def settle(self, since: float) -> None:
+        """Wait until all is well, jobs and their units included.
+
+        :param since: every agent has to answer a message that was sent after it
+        :raises NotHealed: something is left
+        """
+        deadline = time.monotonic() + BOUND
         while problems := self.problems(since, of_jobs=True):
-            if time.time() - since > UNAIDED:
-                raise NotHealed(f"after the next run: {'; '.join(problems)}")
+            if time.monotonic() > deadline:
+                raise NotHealed(f"with no job under way: {'; '.join(problems)}")
             time.sleep(0.2)
 
     def complete(self, job: str, agent: str = "default") -> None:
@@ -221,7 +231,7 @@ def main() -> int:
     soak = Soak(Host(RESULTS))
     try:
         result = soak.run(seed, arguments.minutes * 60)
-    except HostError as error:
+    except (HostError, NotHealed) as error:
         say(f"error: {error}")
         return 2
     return report(soak, seed, result)
