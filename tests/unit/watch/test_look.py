@@ -149,6 +149,31 @@ def test_while_an_update_runs_it_may_be_down_for_a_while(see, host, monkeypatch)
     assert causes(see()) == [("no_answer", "failure")]
 
 
+@pytest.mark.parametrize(
+    ("journal", "job", "agent"),
+    [
+        ("update/journal.json", "update", None),
+        ("separate.json", "separate", None),
+        ("agents/default/restore.json", "restore", "default"),
+    ],
+)
+def test_a_job_that_was_interrupted_is_named_with_its_remedy(see, host, journal, job, agent):
+    path = Path(host.ops_dir, journal)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    (finding,) = see().findings
+    assert (finding.cause, finding.failure, finding.agent) == ("interrupted", True, agent)
+    assert (finding.what, finding.fix) == (
+        f"{job} was interrupted on this host",
+        f"undo it: hermes-ops {job} --recover",
+    )
+    # While it is under way it is none.
+    with host.lock(job, timeout=1):
+        assert see().findings == []
+    path.unlink()
+    assert see().findings == []
+
+
 def test_failures_come_first(see, host):
     host.problems = [PROBLEM]
     report = see(certificates=["/no/such/file"])

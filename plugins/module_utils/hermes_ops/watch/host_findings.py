@@ -9,6 +9,7 @@ import os
 import re
 from typing import Any
 
+from ..host.installation import JOURNALS, is_busy, journals
 from ..system.text import number
 from .findings import Finding, Settings
 
@@ -89,6 +90,21 @@ def went_well_after(status: dict[str, Any], when: float) -> bool:
     :param status: its recorded status
     """
     return status.get("status") not in (None, *_BAD) and (number(status.get("finished")) or 0.0) > when
+
+
+def interrupted_findings(ops_dir: str) -> list[Finding]:
+    """Findings about jobs that ended neither well nor badly, and are not under way: a kill, a power cut.
+
+    The next run of the job or the next boot goes on with it. Until then gateways may be stopped, and starting one is
+    the wrong remedy.
+    """
+    found = []
+    for job in JOURNALS:
+        for path in journals(ops_dir, job) if not is_busy(ops_dir, job) else []:
+            of = os.path.basename(os.path.dirname(path)) if "*" in JOURNALS[job] else None
+            what, fix = f"{job} was interrupted on this host", f"undo it: hermes-ops {job} --recover"
+            found.append(Finding("interrupted", what, fix, agent=of))
+    return found
 
 
 def job_findings(name: str, status: dict[str, Any]) -> list[Finding]:

@@ -16,7 +16,7 @@ from ..agent.state import look as look_at_state
 from ..description.agent import Agent
 from ..description.schema import PROFILES_DIRECTORY
 from ..host import audit, jobs, logs
-from ..host.installation import JOURNALS, is_busy, journals
+from ..host.installation import JOURNALS, is_busy
 from ..host.records import Records
 from ..release.observe import stamp_of
 from ..supervise import dashboard, gateway
@@ -26,6 +26,7 @@ from ..system.errors import OpsError
 from ..system.files import Account
 from ..system.systemd import Manager, Unit
 from ..system.worker import Worker
+from . import host_findings
 
 # Each file that we write into a home -> the label of a part of it that was changed by hand.
 _KINDS = {config: "", env: "env: ", webhooks: "webhook: "}
@@ -67,12 +68,7 @@ def gather(*, agents: list[Agent], scope: str, ops_dir: str, root: str) -> dict[
 
 def _unfinished(ops_dir: str) -> list[str]:
     """The jobs that were interrupted, each with the fix."""
-    found = []
-    for job in JOURNALS:
-        for path in journals(ops_dir, job) if not is_busy(ops_dir, job) else []:
-            of = f" of agent {os.path.basename(os.path.dirname(path))}" if "*" in JOURNALS[job] else ""
-            found.append(f"{job}{of} was interrupted on this host. Fix: undo it: hermes-ops {job} --recover")
-    return found
+    return [str(finding) for finding in host_findings.interrupted_findings(ops_dir)]
 
 
 def _account(user: str) -> Account | None:

@@ -141,6 +141,7 @@ class _Look:
                 continue
             self.report.figures["disks"][path] = host_findings.disk_figures(status)
             found += host_findings.disk_findings(path, status, settings)
+        found += host_findings.interrupted_findings(self.host.ops_dir)
         for job in ("update", "rehearsal"):
             # The last result of a job that is no longer declared does not matter.
             if os.path.exists(settings_path(job)):
