@@ -173,7 +173,7 @@ def test_the_declared_interpreter_is_looked_up(programs, tmp_path, declared, fou
 def test_a_declared_interpreter_that_does_not_start_is_refused(asked, tmp_path):
     (tmp_path / "python").write_bytes(b"\x7fELF")
     (tmp_path / "python").chmod(0o755)
-    assert asked(version="0.19.0", python=str(tmp_path / "python"))["unfit"]
+    assert asked(version="0.19.0", python=str(tmp_path / "python"))[1]
 
 
 def test_the_declared_interpreter_is_asked_for_its_version(programs, tmp_path):
@@ -198,12 +198,12 @@ def asked(programs, tmp_path):
 
 def test_the_module_says_what_is_to_be_built_and_what_prevents_it(asked, tmp_path):
     found = asked(version="0.19.0")
-    assert found["to_build"] == "hermes-agent 0.19.0 with homeassistant"
-    (objection,) = found["unfit"]
+    assert found[0] == "hermes-agent 0.19.0 with homeassistant"
+    (objection,) = found[1]
     assert objection.startswith(
         "hermes_version: hermes-agent 0.19.0 requires Python >=3.11,<3.14, and this host has Python 3.10"
     )
-    assert info.release(Call({"release": None})) == {"to_build": None, "unfit": []}
+    assert info.release(Call({"release": None})) == (None, [])
 
 
 def test_a_release_that_is_there_is_not_objected_to(asked, tmp_path):
@@ -215,20 +215,20 @@ def test_a_release_that_is_there_is_not_objected_to(asked, tmp_path):
     write_json(
         str(release.with_name(name) / "release.json"), {"version": "0.19.0", "locked": True, "identity": identity}
     )
-    assert asked(version="0.19.0") == {"to_build": None, "unfit": []}
-    assert asked(version=">=0.18,<0.20") == {"to_build": None, "unfit": []}
-    assert asked(version="0.18.2")["unfit"]
+    assert asked(version="0.19.0") == (None, [])
+    assert asked(version=">=0.18,<0.20") == (None, [])
+    assert asked(version="0.18.2")[1]
 
 
 def test_a_tree_says_itself_what_it_requires(asked, tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "pyproject.toml").write_text('[project]\nversion = "0.30"\nrequires-python = ">=3.15"\n')
-    (objection,) = asked(method="path", path=str(tree))["unfit"]
+    (objection,) = asked(method="path", path=str(tree))[1]
     assert objection.startswith(
         f"install_path: hermes-agent in {tree} requires Python >=3.15, and this host has Python 3.10"
     )
-    assert asked(method="path", path=str(tree), patches=["--- a/pyproject.toml\n+++ b/pyproject.toml\n"])["unfit"] == []
+    assert asked(method="path", path=str(tree), patches=["--- a/pyproject.toml\n+++ b/pyproject.toml\n"])[1] == []
 
 
 @pytest.mark.parametrize(
@@ -241,9 +241,9 @@ def test_a_tree_says_itself_what_it_requires(asked, tmp_path):
 )
 def test_a_declared_file_that_is_not_on_the_host_is_named_with_its_variable(asked, release, variable):
     found = asked(**release)
-    (objection,) = found["unfit"]
+    (objection,) = found[1]
     assert objection.startswith(f"{variable}: /nowhere/")
-    assert found["to_build"] is None
+    assert found[0] is None
 
 
 @pytest.mark.parametrize("version", pins.HERMES)
