@@ -14,7 +14,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import disk_watch, held
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import disks
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.disks import Disk, Watch
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import state_of
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd, state_of
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
@@ -206,6 +206,25 @@ def test_one_that_a_job_had_stopped_starts_after_the_job(host, watch):
     done(host)
     watch.look()
     assert done(host) == ["start one"]
+
+
+@pytest.mark.parametrize("act", ["start", "restart"])
+def test_one_that_waits_for_the_slowest_of_a_restart_starts_when_there_is_room(host, watch, systemd, monkeypatch, act):
+    """All are stopped before the first is started, and the slowest may fill the disk meanwhile."""
+    monkeypatch.setattr(held, "DIRECTORY", os.path.join(os.path.dirname(host.ops_dir), "held"))
+    host.running.remove("one")
+    host.free["/one"] = LEAST - 1
+    watch.look()
+    hold = held.read("one")
+    assert hold
+    assert not hold.start
+    getattr(Systemd(lambda _agent: Manager("system", Account.current())), act)(host.agents)
+    hold = held.read("one")
+    assert hold
+    assert hold.start
+    host.free["/one"] = SIZE
+    watch.look()
+    assert "start one" in done(host)
 
 
 def test_at_a_boot_all_are_going_to_run(host):

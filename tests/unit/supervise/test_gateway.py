@@ -86,6 +86,16 @@ def test_a_gateway_whose_disk_is_nearly_full_is_not_started(systemd, host, recor
     assert f"ConditionPathExists=!{held.DIRECTORY}/%i\n" in Path(host.template_path).read_text()
 
 
+def test_a_gateway_that_was_stopped_before_its_disk_was_nearly_full_starts_when_there_is_room(systemd, host, records):
+    converge(host, agents(), records)
+    held.write("coder", held.Hold("no room", "make some", False))
+    systemd.states["hermes-gateway@coder.service"].update(ActiveState="inactive", SubState="dead", MainPID="0")
+    assert not converge(host, agents(), records).changed
+    hold = held.read("coder")
+    assert hold
+    assert hold.start
+
+
 def test_a_changed_drop_in_restarts_exactly_one(systemd, host, records):
     converge(host, agents(), records)
     systemd.asked.clear()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ..system.errors import OpsError
 from ..system.files import ensure_directory, read_json, write_json
@@ -31,7 +31,8 @@ class Hold:
 
     :param what: one sentence for people
     :param fix: the remedy
-    :param start: whether it is started when there is room again; not if somebody had stopped it before
+    :param start: whether it is started when there is room again; not if somebody had stopped it before, unless
+        somebody asks for it meanwhile
     """
 
     what: str
@@ -57,6 +58,17 @@ def read(agent: str) -> Hold | None:
 def write(agent: str, hold: Hold) -> None:
     ensure_directory(DIRECTORY, mode=0o755)
     write_json(path_of(agent), asdict(hold))
+
+
+def ask(agent: str) -> None:
+    """Have the gateway of *agent*, if it is held, start when there is room: it was told to start, and could not.
+
+    Whoever restarts gateways together stops all of them first. One that has ended by then only waits for the slowest,
+    which may fill the disk meanwhile.
+    """
+    hold = read(agent)
+    if hold and not hold.start:
+        write(agent, replace(hold, start=True))
 
 
 def remove(agent: str) -> None:

@@ -228,7 +228,9 @@ def _plan_present(
     # A unit in auto-restart is not running either: it may wait for minutes before its next start.
     dead = (*DEAD, "auto-restart")
     stopped = [p for p in agents if states[p.unit].active in dead or states[p.unit].sub in dead]
-    # Those are started when there is room again.
+    # Those that are held are started when there is room again.
+    for agent in stopped:
+        plan.actions.append(lambda agent=agent: held.ask(agent.name))
     stopped = [agent for agent in stopped if held.read(agent.name) is None]
     for agent in stopped:
         unit = states[agent.unit]

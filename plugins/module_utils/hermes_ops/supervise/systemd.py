@@ -63,6 +63,7 @@ class Systemd:
             # A single command: if we are killed in the middle, systemd still completes the restart.
             (agent,) = agents
             self.manager_of(agent).call("restart", agent.unit, timeout=stop_timeout(agents))
+            held.ask(agent.name)
             return
         self.stop(agents)
         _with_each(grouped(agents, self.manager_of), _start)
@@ -122,6 +123,8 @@ def _start(manager: Manager, agents: list[Agent]) -> None:
         # It has been ended if it was silent at a stop.
         _system(manager).call("start", f"user@{manager.account.uid}.service")
     manager.call("start", *(agent.unit for agent in agents))
+    for agent in agents:
+        held.ask(agent.name)
 
 
 def _stop(manager: Manager, agents: list[Agent]) -> None:
