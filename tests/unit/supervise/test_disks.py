@@ -127,6 +127,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(disks, "disk_of", host.disk_of)
     monkeypatch.setattr(disks, "supervisor_of", lambda _host: host)
     monkeypatch.setattr(disks, "SETTLED", 0.0)
+    monkeypatch.setattr(disks, "ALARM", 0.0)
     monkeypatch.setattr(disks, "allocate", lambda path, size: open(path, "x").close())
     monkeypatch.setattr(disks, "_in_thread", lambda action: action())
     monkeypatch.setattr(disks, "_raise_alarm", lambda: host.told.append("alarm"))
@@ -248,6 +249,28 @@ def test_a_watch_that_is_started_again_goes_on(host, watch):
     host.free["/one"] = SIZE
     again.look()
     assert done(host) == ["start one"]
+
+
+def test_an_agent_that_fills_its_disk_again_and_again_raises_few_alarms(host, watch, monkeypatch):
+    monkeypatch.setattr(disks, "ALARM", 120.0)
+    clock = [0.0]
+    monkeypatch.setattr(disks, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def fill_again_and_again(seconds):
+        for _each in range(0, seconds, 10):
+            for free in (LEAST - 1, SIZE):
+                host.free["/one"] = free
+                clock[0] += 5
+                watch.look()
+        return done(host)
+
+    told = fill_again_and_again(240)
+    assert told.count("stop one") == 24
+    assert told.count("alarm") == 2
+    host.free["/two"] = LEAST - 1
+    watch.look()
+    # Its neighbour's does not wait for that.
+    assert done(host) == ["stop two", "alarm"]
 
 
 def test_room_has_to_last(host, watch, monkeypatch):

@@ -33,6 +33,8 @@ PERIOD = 0.1
 RELOAD = 5.0
 # Seconds for which there must be room before a gateway starts again.
 SETTLED = 10.0
+# Seconds between two alarms about an agent, which may fill a disk of its own again and again: as between heartbeats.
+ALARM = 120.0
 # At most this share of a disk counts as nearly full, so that small disks can be used, too.
 SHARE = 20
 # In units of the least free space: room to start again; to keep the reserve; the reserve itself.
@@ -126,6 +128,8 @@ class Watch:
         self.locks: dict[str, threading.Lock] = {}
         # Agents whose gateways were told to end since the list was read. They are told again, in case one was started.
         self.stopped: set[str] = set()
+        # By agent: when the alarm was raised last.
+        self.alarmed: dict[str, float] = {}
         self.killed: set[str] = set()
         # No gateway runs yet at a boot, and all are going to.
         looked = os.path.join(held.DIRECTORY, _LOOKED)
@@ -238,7 +242,10 @@ class Watch:
             if not supervisor.state([agent])[agent.name].ended:
                 supervisor.stop([agent])
                 self.say(f"agent {agent.name}: its gateway is stopped")
-                _raise_alarm()
+                now = time.monotonic()
+                if now - self.alarmed.get(agent.name, -ALARM) >= ALARM:
+                    self.alarmed[agent.name] = now
+                    _raise_alarm()
             elif asked and not _busy(host, agent):
                 held.write(agent.name, replace(hold, start=False))
 
