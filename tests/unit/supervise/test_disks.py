@@ -184,6 +184,25 @@ def test_killed_where_nothing_can_be_stored_any_more(host, watch):
     assert done(host) == ["kill two", "stop two", "alarm"]
 
 
+def test_a_kill_that_does_not_end_is_not_repeated(host, watch, monkeypatch):
+    """In user scope it is a question to the agent's own manager."""
+    monkeypatch.setattr(disks, "RELOAD", 0.0)
+    waiting: list[str] = []
+
+    def call(verb, *_words, **_options):
+        waiting.append(verb)
+        if len(waiting) == 1:
+            for _each in range(3):
+                watch.look()
+
+    monkeypatch.setattr(host, "manager_of", lambda _agent: SimpleNamespace(call=call))
+    host.free["/one"] = 0
+    watch.look()
+    assert waiting == ["kill"]
+    watch.look()
+    assert waiting == ["kill"] * 2
+
+
 def test_one_that_somebody_had_stopped_stays_stopped(host, watch):
     host.running.remove("one")
     host.free["/one"] = 0
@@ -415,6 +434,16 @@ def test_it_sees_disks_that_are_mounted_later():
     """With mounts of its own, it sees only what is propagated to them, and in a container nothing is."""
     own = ("Private", "Protect", "ReadWritePaths", "ReadOnlyPaths", "BindPaths", "InaccessiblePaths", "TemporaryFile")
     assert [line for line in disk_watch.render(256).splitlines() if line.startswith(own)] == []
+
+
+def test_it_can_end_the_programs_that_it_starts():
+    """In user scope some run as an agent's user, which can stop them, and then they would add up."""
+    (capabilities,) = (
+        line.partition("=")[2].split()
+        for line in disk_watch.render(256).splitlines()
+        if line.startswith("CapabilityBoundingSet=")
+    )
+    assert {"CAP_SETUID", "CAP_KILL"} <= set(capabilities)
 
 
 def test_less_than_nothing_is_refused(systemd):

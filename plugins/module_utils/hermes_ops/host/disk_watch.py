@@ -41,7 +41,8 @@ OOMScoreAdjust=-500
 # Nothing that gives it mounts of its own: it has to see the disks as they are, also those that are mounted later.
 UMask=0077
 NoNewPrivileges=yes
-CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_SETGID CAP_SETUID
+# KILL, because a question to a user's manager runs as that user, who can keep it from ending.
+CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_KILL CAP_SETGID CAP_SETUID
 LockPersonality=yes
 MemoryDenyWriteExecute=yes
 RestrictAddressFamilies=AF_UNIX

@@ -206,7 +206,7 @@ class Watch:
                 self.say(f"agent {name}: {hold.what}")
                 self.stopped.discard(name)
                 self.killed.discard(name)
-            if may == "die" and name not in self.killed:
+            if may == "die" and name not in self.killed and not self._lock(_kill_of(name)).locked():
                 self.killed.add(name)
                 _in_thread(lambda: self._kill(host, agent))
             if name not in self.stopped and not self._lock(name).locked():
@@ -229,7 +229,7 @@ class Watch:
     # In threads.
 
     def _kill(self, host: Installation, agent: Agent) -> None:
-        with self._told(agent):
+        with self._lock(_kill_of(agent.name)), self._told(agent):
             host.manager_of(agent).call("kill", "--signal=KILL", agent.unit, check=False)
 
     def _stop(self, host: Installation, agent: Agent, hold: Hold, *, asked: bool) -> None:
@@ -263,6 +263,11 @@ class Watch:
             yield
         except (OpsError, OSError) as error:
             self.say(f"agent {agent.name}: {error}")
+
+
+def _kill_of(name: str) -> str:
+    """The name of a lock: an agent is killed even while a stop waits for it, but by one thread at a time."""
+    return f"kill {name}"
 
 
 def _busy(host: Installation, agent: Agent) -> bool:
