@@ -20,6 +20,8 @@ TRIALS = {
     "home": "cat /home/ops/note && echo CAN-home",
     "browser": "unshare --user true && echo CAN-browser",
     "system": "touch /srv/shared/note-$(id -un) && echo CAN-system",
+    # A directory for everybody, which ProtectSystem= alone leaves writable beside ProtectProc=.
+    "run": "touch /run/lock/note-$(id -un) && echo CAN-run",
     "own": "touch ~/note && echo CAN-own",
     # Processes of the user's own manager would be outside of the sandbox and the limits.
     "manager": "systemd-run --user --quiet --wait true && echo CAN-manager",
@@ -50,10 +52,10 @@ DOORS = {
     "sudo": ({"open": ["sudo"]}, {"sudo", "browser", "bus", "notify"}),
     "home": ({"open": ["home"]}, {"home"}),
     "browser": ({"open": ["browser"]}, {"browser"}),
-    "system": ({"open": ["system"]}, {"system"}),
+    "system": ({"open": ["system"]}, {"system", "run"}),
     "paths": ({"paths": ["/srv/shared"]}, {"system"}),
     "user_manager": ({"open": ["user_manager"]}, {"manager", "bus"}),
-    "off": ({"enabled": False}, {"sudo", "home", "browser", "system", "bus", "notify"}),
+    "off": ({"enabled": False}, {"sudo", "home", "browser", "system", "run", "bus", "notify"}),
 }
 PORTS = {name: 8700 + number for number, name in enumerate(DOORS)}
 

@@ -111,6 +111,13 @@ def test_nothing_leads_to_a_user_s_manager_unless_the_door_opens_it():
     assert service["BindPaths"] == ["-/run/user/999"]
 
 
+@pytest.mark.parametrize("door", [None, *(door for door in schema.DOORS if door != "system")])
+def test_an_agent_writes_nothing_into_run(door):
+    """ProtectSystem=strict leaves it out, beside directives that mount the kernel's file systems anew."""
+    service = section(drop_in(sandbox={"open": [door] if door else []}), "Service")
+    assert (service["ProtectSystem"], service["ReadOnlyPaths"]) == (["strict"], ["/run"])
+
+
 @pytest.mark.parametrize("door", [None, *(door for door in schema.DOORS if door != "sudo")])
 def test_no_message_of_an_agent_reaches_systemd(door):
     service = section(drop_in(sandbox={"open": [door] if door else []}), "Service")

@@ -81,6 +81,7 @@ CONFINEMENT = (
     ("PrivateDevices", "yes"),
     ("InaccessiblePaths", "-/run/dbus -/run/systemd/notify"),
     ("ProtectSystem", "strict"),
+    ("ReadOnlyPaths", "/run"),
     ("ProtectHome", "tmpfs"),
     ("ProtectClock", "yes"),
     ("ProtectControlGroups", "yes"),

@@ -42,6 +42,9 @@ SANDBOX = {
     # one that it does not expect, until journald drops what systemd says of all units.
     "InaccessiblePaths": "-/run/dbus -/run/systemd/notify",
     "ProtectSystem": "strict",
+    # Beside ProtectControlGroups=, ProtectKernelTunables= or ProtectProc=, ProtectSystem= leaves out /run, where all
+    # may write into /run/lock.
+    "ReadOnlyPaths": "/run",
     # Hides /home, /root and /run/user. Without /run/user the agent cannot reach its user's manager, whose processes
     # run outside this sandbox. "yes" would not do: no adopted home could be bound into an inaccessible directory.
     "ProtectHome": "tmpfs",
@@ -110,7 +113,7 @@ DOORS: dict[str, dict[str, str | None]] = {
         "RestrictRealtime": None,
         "SystemCallArchitectures": None,
     },
-    "system": {"ProtectSystem": None},
+    "system": {"ProtectSystem": None, "ReadOnlyPaths": None},
     # In addition, :func:`_sandbox` binds the user's runtime directory, and :func:`_identity` sets its variables.
     "user_manager": {"InaccessiblePaths": "-/run/systemd/notify"},
 }
