@@ -269,3 +269,68 @@ def test_the_other_scope_is_cleared(systemctl, host):
     converge(dataclasses.replace(host, scope="user"))
     assert not os.path.exists(host.dashboard_path)
     assert dashboard.present()
+
+
+class Managers:
+    """systemctl of the users' managers, which belong to their agents."""
+
+    def __init__(self, **states):
+        self.states = states
+        self.asked: list[tuple[str, str]] = []
+
+    def call(self, manager, *arguments, **_options):
+        """A state is one of systemd's for the unit, or None: the manager is silent."""
+        if manager.scope == "system":
+            self.asked.append(("system", " ".join(arguments[:2])))
+            return Completed(arguments, 0, "", "")
+        state = self.states[manager.account.name]
+        if state is None:
+            raise OpsError("did not finish within 10 s", where="systemctl --user")
+        if arguments[0] == "show":
+            return Completed(arguments, 0, "\n".join(f"{key}={value}" for key, value in state.items()), "")
+        self.asked.append((manager.account.name, arguments[0]))
+        return Completed(arguments, 0, "", "")
+
+
+RUNNING = {"ActiveState": "active", "SubState": "running", "MainPID": "1", "UnitFileState": "enabled"}
+
+
+@pytest.fixture
+def managers(monkeypatch, tmp_path, host):
+    """Two agents, each with a user of its own; ``coder`` comes first, and may say what it likes."""
+    monkeypatch.setattr(units, "UNIT_DIRECTORIES", {scope: str(tmp_path / scope) for scope in ("system", "user")})
+    monkeypatch.setattr(Manager, "reachable", True)
+    numbers = {"default": 1001, "coder": 1002}
+    agents = list(reversed(gateways()))
+
+    def switched_off(scope, **states):
+        settings = dataclasses.replace(host, scope=scope)
+        user = Path(dataclasses.replace(host, scope="user").dashboard_path)
+        if scope == "user":
+            user.parent.mkdir(exist_ok=True)
+            user.write_text("[Unit]\n")
+        told = Managers(**states)
+        monkeypatch.setattr(Manager, "call", lambda manager, *words, **options: told.call(manager, *words, **options))
+        accounts = {name: Account(name, number, number, "/") for name, number in numbers.items()}
+        planned = dashboard.plan_no_dashboard(settings, agents, lambda agent: Manager(scope, accounts[agent.name]))
+        planned.apply()
+        assert not user.exists()
+        return told.asked
+
+    return switched_off
+
+
+@pytest.mark.parametrize("lie", [RUNNING, {"UnitFileState": "enabled"}, {}, {"ActiveState": "nonsense"}])
+def test_an_agent_that_claims_the_dashboard_does_not_keep_that_of_another_running(managers, lie):
+    assert ("default", "disable") in managers("user", default=RUNNING, coder=lie)
+
+
+def test_a_silent_manager_of_an_agent_keeps_no_other_dashboard_running(managers):
+    asked = managers("user", default=RUNNING, coder=None)
+    assert ("default", "disable") in asked
+    assert ("system", "stop user@1002.service") in asked
+
+
+def test_where_no_user_ran_a_dashboard_no_agent_is_asked(managers):
+    """An agent with the door user_manager can make its manager silent."""
+    assert managers("system", default=None, coder=None) == []

@@ -16,14 +16,15 @@ from ..description.schema import DEFAULT_PROFILE
 from ..system import network
 from ..system.errors import OpsError
 from ..system.files import Account
-from ..system.plan import Plan
+from ..system.plan import Difference, Plan
 from ..system.process import last_line, run_head
-from ..system.services import plan_active, plan_gone
+from ..system.services import plan_active, plan_files_gone
 from ..system.systemd import Manager, Unit
 from . import units
 from .gateway import current_release, running_release
 from .journal import JOURNAL_BYTES
-from .managers import ManagerOf
+from .managers import ManagerOf, grouped
+from .systemd import end_manager
 
 # Addresses on which Hermes requires no login (0.18.2 and 0.19.0 hermes_cli/web_server.py: _LOOPBACK_HOST_VALUES).
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -138,10 +139,52 @@ def _plan_other_scope(plan: Plan, settings: units.UnitSettings, agents: list[Age
 
 
 def _plan_gone(plan: Plan, settings: units.UnitSettings, agents: list[Agent], manager_of: ManagerOf) -> None:
-    managers = [Manager(settings.scope, manager_of(agent).account) for agent in agents]
-    # In user scope, the unit may run under another manager: that of the agent which the dashboard showed before.
-    runs = (manager for manager in managers if manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME].enabled)
-    plan_gone(plan, next(runs, managers[0]), units.DASHBOARD_NAME, [settings.dashboard_path])
+    """Remove the unit of one scope, whichever agents' managers run it.
+
+    In user scope this may be that of an agent which the dashboard showed before. A user's manager belongs to its agent,
+    so what one says about the unit proves nothing about the others, and a silent one is ended.
+    """
+    if not os.path.lexists(settings.dashboard_path):
+        return
+    groups = grouped(agents, lambda agent: Manager(settings.scope, manager_of(agent).account))
+    managers = [manager for manager, _members in groups]
+    found = [(manager, _unit_in(manager)) for manager in managers]
+    for manager, unit in found:
+        if unit.enabled or not unit.dead:
+            plan.add(Difference(unit.name, unit.active, "stopped, disabled"), lambda manager=manager: _leave(manager))
+    plan_files_gone(plan, [settings.dashboard_path])
+    for manager in managers:
+        plan.actions.append(lambda manager=manager: _forget(manager))
+
+
+def _unit_in(manager: Manager) -> Unit:
+    try:
+        return manager.units([units.DASHBOARD_NAME])[units.DASHBOARD_NAME]
+    except OpsError as error:
+        if manager.scope == "system":
+            raise
+        return manager.unknown(units.DASHBOARD_NAME, error.what)
+
+
+def _leave(manager: Manager) -> None:
+    try:
+        manager.call("disable", "--now", units.DASHBOARD_NAME)
+    except OpsError:
+        if manager.scope == "system":
+            raise
+        # What it may still want to start has no unit any more.
+        end_manager(manager)
+
+
+def _forget(manager: Manager) -> None:
+    try:
+        if manager.reachable:
+            manager.call("daemon-reload")
+            # A unit that failed stays in systemd's list without its file, and the host counts as degraded.
+            manager.call("reset-failed", units.DASHBOARD_NAME, check=False)
+    except OpsError:
+        if manager.scope == "system":
+            raise
 
 
 def _is_ours(unit: Unit, account: Account, served: network.Listener) -> bool:
