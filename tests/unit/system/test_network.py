@@ -289,6 +289,23 @@ def test_a_port_whose_listener_cannot_be_seen_is_its_user_s(listening, monkeypat
     assert info.port_conflicts([declared(listening)], [other, me]) == []
 
 
+def test_a_process_of_an_agent_beside_its_gateway_keeps_no_host_from_being_converged(listening):
+    """In user scope, or with the door user_manager, an agent starts what it likes outside of its gateway's unit."""
+    me = Account.current()
+    its, anothers = replace(declared(1), name="work", user=me.name), declared(listening)
+    assert info.port_conflicts([its, anothers], [me], {"work", "default"}) == []
+    # It says nothing about a process of anybody else.
+    other = replace(me, name="other", uid=me.uid + 1)
+    assert len(info.port_conflicts([replace(its, user="other"), anothers], [other], {"work", "default"})) == 1
+
+
+@pytest.mark.parametrize("remembered", [set(), {"work"}, {"default"}])
+def test_a_hermes_that_is_to_be_adopted_has_to_be_stopped_first(listening, remembered):
+    me = Account.current()
+    its, new = replace(declared(1), name="work", user=me.name), replace(declared(listening), user="other")
+    assert len(info.port_conflicts([its, new], [me], remembered)) == 1
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="other users' processes are root's to start")
 def test_an_agent_that_hides_a_listener_and_stops_its_worker_ends_no_look(hoarder, monkeypatch):
     monkeypatch.setattr(network, "MOST_DESCRIPTORS", 500)

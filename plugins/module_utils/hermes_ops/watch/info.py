@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Collection
 from typing import Any, cast
 
 from ..agent import config, env, webhooks
@@ -59,7 +60,11 @@ def gather(*, agents: list[Agent], scope: str, ops_dir: str, root: str) -> dict[
         "shared_users": _shared_users(agents),
         "undeclared_profiles": _undeclared(agents, seen),
         "separated": _separated(agents, ops_dir),
-        "port_conflicts": port_conflicts(agents, [account for account in accounts.values() if account]),
+        "port_conflicts": port_conflicts(
+            agents,
+            [account for account in accounts.values() if account],
+            {agent.name for agent in agents if Records(ops_dir, agent.name).agent()},
+        ),
         "jobs": sorted([*jobs.present(), *(name for name, feature in FEATURES.items() if feature.present())]),
         "busy": [job for job in JOURNALS if is_busy(ops_dir, job)],
         "unfinished": _unfinished(ops_dir),
@@ -101,14 +106,17 @@ def _separated(agents: list[Agent], ops_dir: str) -> list[str]:
     return found
 
 
-def port_conflicts(agents: list[Agent], accounts: list[Account]) -> list[str]:
+def port_conflicts(agents: list[Agent], accounts: list[Account], remembered: Collection[str] = ()) -> list[str]:
     """Declared ports that are taken. A port that the gateway of one of *agents* holds is not taken.
 
-    An agent can hide the process that listens, but the kernel still names the user of the socket. A hidden listener of
-    an agent's user is no conflict here: hiding it must not keep the whole host from being converged. Health reports it
-    for the agent that declares the port (:func:`health.taken_ports`).
+    What an agent does with a port must not keep the whole host from being converged; health reports it for the agent
+    that declares the port (:func:`health.taken_ports`). So a listener of an agent's user is no conflict if it is hidden
+    (the kernel still names the user of its socket), or if the host remembers both that agent and the one that declares
+    the port.
 
     :param accounts: the users of *agents*
+    :param remembered: names of those that the host has been converged with. A Hermes of another one may have to be
+        stopped before it can be adopted
     """
     wanted = {
         server.port: f"agent {agent.name}: {key}.port {server.port}"
@@ -118,10 +126,15 @@ def port_conflicts(agents: list[Agent], accounts: list[Account]) -> list[str]:
     }
     known = {agent.name for agent in agents}
     users = {account.uid for account in accounts}
+    old = [agent for agent in agents if agent.name in remembered]
+    settled = {account.uid for account in accounts if account.name in {agent.user for agent in old}}
+    known_ports = {server.port for agent in old for server in agent.servers.values()}
     conflicts = []
     for port, listener in sorted(network.look_at_listeners(set(wanted), *accounts).items()):
         foreign, strangers = network.outsiders(listener.pids, known), listener.uids - users
         if not foreign and (listener.pids or not strangers):
+            continue
+        if port in known_ports and listener.uids <= settled:
             continue
         left = sorted({network.gateway_of(pid) or "" for pid in foreign} - {""})
         who, hint = network.describe(foreign, strangers), "stop it, or declare another port"
