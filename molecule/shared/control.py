@@ -77,6 +77,15 @@ class Run:
     def changed(self) -> int:
         return int(re.search(r"^\S+ +: ok=\d+ +changed=(\d+)", self.output, re.M)[1])
 
+    @property
+    def changes(self) -> list[str]:
+        """The tasks that changed something, by their names."""
+        found = []
+        for task in self.output.split("\nTASK [")[1:]:
+            if re.search("^changed: ", task, re.M):
+                found.append(task.partition("]")[0].rpartition(" : ")[2])
+        return found
+
 
 class Controller:
     """The machine that converges a box.

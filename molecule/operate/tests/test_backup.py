@@ -318,6 +318,8 @@ def test_full_disk(box):
 
 
 def test_interrupted_on_a_full_disk_it_goes_back_by_what_was_reserved(box, killer):
+    # The watch over the disks would keep the gateway from starting there.
+    box.shell("systemctl stop hermes-disks")
     (made,) = json.loads(box.ops("backup --agent work --output /root/backups --json"))
     box.shell(
         f"cp -a {WORK} /root/work; systemctl stop hermes-gateway@work; "
@@ -336,7 +338,7 @@ def test_interrupted_on_a_full_disk_it_goes_back_by_what_was_reserved(box, kille
     finally:
         box.shell(
             f"systemctl stop hermes-gateway@work; umount {WORK}; rm -rf /root/work; "
-            "systemctl start hermes-gateway@work",
+            "systemctl start hermes-disks hermes-gateway@work",
             check=False,
         )
     box.well()

@@ -58,6 +58,11 @@ class Disk:
         script = f"while {write}; do sleep 0.05; done" if slowly else f"while {write}; do :; done"
         self.shell(f"sudo -u hermes-work sh -c '{script}' 2>/dev/null || true")
 
+    def fill_once(self) -> None:
+        """Leave 10 MiB: too little to go on, and enough with what is kept in reserve."""
+        size = f"$(($(df --output=avail --block-size=1 {WORK} | tail -n 1) - 10485760))"
+        self.shell(f"sudo -u hermes-work fallocate --length {size} {FILLER}")
+
     def free(self) -> None:
         self.shell(f"rm -f {FILLER}")
 
@@ -166,7 +171,7 @@ def test_what_was_kept_in_reserve_is_enough_if_the_disk_is_filled_once(shared):
     shared.wait_until(lambda: shared.shell(f"ls {reserve} 2>/dev/null || true"), "there is a reserve")
     pids = shared.work.pid, shared.agent.pid
     shared.talk()
-    shared.fill()
+    shared.fill_once()
     shared.wait_until(lambda: not shared.shell(f"ls {reserve} 2>/dev/null || true"), "the reserve is released")
     before = shared.answered()
     shared.wait_until(lambda: shared.answered() >= before + 5, "users are answered")

@@ -371,7 +371,7 @@ def test_a_warning_is_acknowledged_and_comes_back(controller):
     controller.shell(f"systemd-run --quiet --wait --property Type=oneshot --unit {unit} false || true")
     try:
         assert f"or acknowledge {entry['finding']}" in " ".join(controller.shell("hermes-ops status").split())
-        assert controller.converge({"ops_acknowledged": [entry]}).changed == 1
+        assert controller.converge({"ops_acknowledged": [entry]}).changes == ["The kit and the command hermes"]
         assert findings(controller)["unit_failed"]["acknowledged"] == {
             "reason": "nobody reads it",
             "until": "2099-12-31",
@@ -381,7 +381,7 @@ def test_a_warning_is_acknowledged_and_comes_back(controller):
         assert f"{unit} has failed" not in status
     finally:
         controller.shell(f"systemctl reset-failed {unit}")
-        assert controller.converge().changed == 1
+        assert controller.converge().changes == ["The kit and the command hermes"]
 
 
 def test_the_url_stays_where_it_is(controller, beat):
