@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import described
 import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import space
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import disk_watch, held
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import disks
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.disks import Disk, Watch
@@ -38,8 +39,8 @@ def test_what_a_gateway_may_do(free, may):
 
 
 def test_of_a_small_disk_only_a_twentieth_has_to_be_free():
-    assert disks.least_of(Disk(1, 0, 1000 * MB), LEAST) == 50 * MB
-    assert disks.least_of(Disk(1, 0, 10**12), LEAST) == LEAST
+    assert held.least_of(1000 * MB, LEAST) == 50 * MB
+    assert held.least_of(10**12, LEAST) == LEAST
 
 
 @given(free=st.integers(0, SIZE), exists=st.booleans())
@@ -377,6 +378,22 @@ def test_a_reserve_is_released_first(host):
     assert os.path.exists(reserve)
 
 
+def test_backups_leave_what_the_watch_wants(host, watch, tmp_path, monkeypatch):
+    """An agent with a disk of its own may have more data than the disk of the archives has room."""
+    assert held.least_of(SIZE) == LEAST
+    # The workers that write them run as the agents' users.
+    assert os.stat(held.declared_path()).st_mode & 0o777 == 0o644
+    assert held.names() == []
+    status = SimpleNamespace(f_blocks=SIZE, f_frsize=1, f_bavail=LEAST + space.RESERVE + 5)
+    monkeypatch.setattr(space, "os", SimpleNamespace(fstatvfs=lambda _descriptor: status, path=os.path))
+    assert space.free(0) == 5
+    with pytest.raises(OpsError, match="no room"):
+        space.check_space(0, "/backups/one.tar.gz", 6)
+    # There is nobody to stop any more.
+    status.f_bavail = LEAST - 1
+    assert space.free(0) == LEAST - 1 - space.RESERVE
+
+
 def test_no_reserve_on_a_disk_without_homes(host, watch):
     assert os.listdir(host.ops_dir) == []
 
@@ -422,9 +439,11 @@ def test_the_unit_comes_and_goes(systemd, tmp_path):
     disk_watch.plan_present(512, manager).apply()
     assert f"restart {held.UNIT}" in systemd.verbs
     held.write("default", held.Hold("no room", "make some", True))
+    held.declare(LEAST)
     (tmp_path / "ops" / held.RESERVE_FILE).touch()
     disk_watch.plan_absent(ops_dir, manager).apply()
     assert held.names() == []
+    assert held.least_of(SIZE) == 0
     assert os.listdir(ops_dir) == []
     assert not os.path.exists(disk_watch.PATH)
     assert not disk_watch.plan_absent(ops_dir, manager).changed

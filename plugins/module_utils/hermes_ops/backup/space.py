@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from ..host import held
 from ..system.errors import OpsError
 
 MIB = 1024 * 1024
@@ -15,13 +16,19 @@ RESERVE = 64 * MIB
 
 
 def free(descriptor: int) -> int:
-    """Bytes that may be written to the file system of an open file."""
+    """Bytes that may be written to the file system of an open file.
+
+    The backup of an agent must not stop the gateways of others, which happens when their disk is nearly full. If it is
+    so already, none of them runs there.
+    """
     status = os.fstatvfs(descriptor)
-    return max(0, status.f_bavail * status.f_frsize - RESERVE)
+    available = status.f_bavail * status.f_frsize
+    least = held.least_of(status.f_blocks * status.f_frsize)
+    return max(0, available - RESERVE - (least if available >= least else 0))
 
 
 def check_space(descriptor: int, path: str, size: int) -> None:
-    """:raises OpsError: when *size* more bytes would leave less than :data:`RESERVE` free
+    """:raises OpsError: when *size* more bytes are more than :func:`free`
 
     :param descriptor: of a file there
     :param path: of the file, for errors
@@ -31,9 +38,9 @@ def check_space(descriptor: int, path: str, size: int) -> None:
 
 
 def no_room(path: str, size: int = 0) -> OpsError:
-    """The error when *size* more bytes, or any, would leave less than :data:`RESERVE` free."""
+    """The error when *size* more bytes, or any, are more than :func:`free`."""
     return OpsError(
-        f"has no room for {size // MIB + 1} MiB more with {RESERVE // MIB} MiB left free",
+        f"has no room for {size // MIB + 1} MiB more: what is still free there is for the agents",
         where=os.path.dirname(path),
         fix="free space",
     )

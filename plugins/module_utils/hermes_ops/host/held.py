@@ -23,6 +23,8 @@ UNIT = "hermes-disks.service"
 DIRECTORY = "/run/hermes-held"
 # Space that this service releases when the disk of the ops directory is nearly full; below that directory.
 RESERVE_FILE = "disk.reserve"
+# At most this share of a disk counts as nearly full, so that small disks can be used, too.
+SHARE = 20
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,27 @@ class Hold:
     what: str
     fix: str
     start: bool
+
+
+def declared_path() -> str:
+    """The file in which the service says what it was told to keep free, in bytes. Workers read it."""
+    return os.path.join(DIRECTORY, ".least.json")
+
+
+def declare(least: int) -> None:
+    ensure_directory(DIRECTORY, mode=0o755)
+    write_json(declared_path(), least, mode=0o644)
+
+
+def least_of(size: int, declared: int | None = None) -> int:
+    """Bytes below which a disk of *size* bytes is nearly full; 0 if no disk is watched.
+
+    :param declared: what is to stay free on each disk; None: as the service was told
+    """
+    if declared is None:
+        with contextlib.suppress(OpsError):
+            declared = read_json(declared_path())
+    return min(declared, size // SHARE) if isinstance(declared, int) else 0
 
 
 def path_of(agent: str) -> str:

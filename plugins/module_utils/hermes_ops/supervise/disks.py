@@ -35,8 +35,6 @@ RELOAD = 5.0
 SETTLED = 10.0
 # Seconds between two alarms about an agent, which may fill a disk of its own again and again: as between heartbeats.
 ALARM = 120.0
-# At most this share of a disk counts as nearly full, so that small disks can be used, too.
-SHARE = 20
 # In units of the least free space: room to start again; to keep the reserve; the reserve itself.
 ROOM, AMPLE, RESERVE = 2, 6, 2
 # With less than this share of the least free space, a gateway is killed: what it would still answer would be lost.
@@ -74,11 +72,6 @@ def disk_of(directory: str) -> Disk | None:
     # Without blocks: not a disk, or one about which its owner tells root nothing (FUSE).
     size = status.f_blocks * status.f_frsize
     return Disk(device, status.f_bavail * status.f_frsize, size) if size else None
-
-
-def least_of(disk: Disk, declared: int) -> int:
-    """Bytes below which *disk* is nearly full."""
-    return min(declared, disk.size // SHARE)
 
 
 def decide(free: int, least: int) -> str:
@@ -132,6 +125,7 @@ class Watch:
         self.alarmed: dict[str, float] = {}
         self.killed: set[str] = set()
         # No gateway runs yet at a boot, and all are going to.
+        held.declare(declared)
         looked = os.path.join(held.DIRECTORY, _LOOKED)
         self.booting = not os.path.exists(looked)
         self.look()
@@ -181,7 +175,7 @@ class Watch:
         disk, path = disk_of(ops_dir), os.path.join(ops_dir, held.RESERVE_FILE)
         if not disk or disk.device not in devices:
             return False
-        least = least_of(disk, self.declared)
+        least = held.least_of(disk.size, self.declared)
         wanted = decide_reserve(disk.free, least, exists=os.path.lexists(path))
         try:
             if wanted == "make":
@@ -195,7 +189,7 @@ class Watch:
         return wanted == "release"
 
     def _judge(self, host: Installation, agent: Agent, disk: Disk) -> None:
-        name, least, booting = agent.name, least_of(disk, self.declared), self.booting
+        name, least, booting = agent.name, held.least_of(disk.size, self.declared), self.booting
         hold, may = held.read(name), decide(disk.free, least)
         if may in ("end", "die"):
             new = hold is None
