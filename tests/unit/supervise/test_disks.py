@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from types import SimpleNamespace
@@ -376,6 +377,23 @@ def test_a_reserve_is_released_first(host):
     host.free["/one"] = host.free[host.ops_dir] = SIZE
     watch.look()
     assert os.path.exists(reserve)
+
+
+def test_a_reserve_that_cannot_be_made_does_not_fill_the_log(host, monkeypatch):
+    host.devices["/one"] = host.devices[host.ops_dir]
+    clock = [1000.0]
+    monkeypatch.setattr(disks, "time", SimpleNamespace(monotonic=lambda: clock[0], time=time.time))
+
+    def allocate(path, _size):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported", path)
+
+    monkeypatch.setattr(disks, "allocate", allocate)
+    watch = Watch(LEAST, host.told.append)
+    for _each in range(620):
+        clock[0] += disks.PERIOD
+        watch.look()
+    said = [line for line in host.told if "Operation not supported" in line]
+    assert len(said) == 2
 
 
 def test_backups_leave_what_the_watch_wants(host, watch, tmp_path, monkeypatch):

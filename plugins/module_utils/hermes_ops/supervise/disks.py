@@ -10,6 +10,7 @@ stopped by a thread of its own, since an agent can delay its stop.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -31,6 +32,8 @@ from .systemd import supervisor_of
 PERIOD = 0.1
 # Seconds between two reads of the list of agents.
 RELOAD = 5.0
+# Seconds until a reserve is tried again that could not be made or released: a line in the log each time.
+AGAIN = 60.0
 # Seconds for which there must be room before a gateway starts again.
 SETTLED = 10.0
 # Seconds between two alarms about an agent, which may fill a disk of its own again and again: as between heartbeats.
@@ -124,8 +127,10 @@ class Watch:
         # By agent: when the alarm was raised last.
         self.alarmed: dict[str, float] = {}
         self.killed: set[str] = set()
-        # No gateway runs yet at a boot, and all are going to.
+        # When the reserve could last neither be made nor released.
+        self.failed = -math.inf
         held.declare(declared)
+        # No gateway runs yet at a boot, and all are going to.
         looked = os.path.join(held.DIRECTORY, _LOOKED)
         self.booting = not os.path.exists(looked)
         self.look()
@@ -177,6 +182,8 @@ class Watch:
             return False
         least = held.least_of(disk.size, self.declared)
         wanted = decide_reserve(disk.free, least, exists=os.path.lexists(path))
+        if time.monotonic() - self.failed < AGAIN:
+            return False
         try:
             if wanted == "make":
                 check_ops(ops_dir)
@@ -185,6 +192,7 @@ class Watch:
                 os.unlink(path)
                 self.say(f"{ops_dir}: {_mb(disk.free)} free, and {_mb(RESERVE * least)} more that were kept in reserve")
         except (OpsError, OSError) as error:
+            self.failed = time.monotonic()
             self.say(f"{path}: {error}")
         return wanted == "release"
 
