@@ -26,8 +26,10 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
     SUBSCRIPTION_KEYS,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import (
+    disk_watch,
     groundwork,
     guard,
+    held,
     installation,
     jobs,
     settings,
@@ -118,6 +120,7 @@ def computed() -> Iterator[str]:
         of_scope = units.UnitSettings(scope, "/opt/hermes", 252, 10, 300)
         yield from (of_scope.template_path, of_scope.dashboard_path, of_scope.drop_in_path("x"))
     yield from (f"{groundwork.LINGER}/x", f"{host_kit.DIRECTORY}/x")
+    yield from (disk_watch.PATH, held.DIRECTORY, f"{COMMON['hermes_data_dir']}/ops/{held.RESERVE_FILE}")
     yield from (COMMON[name] for name in ("hermes_data_dir", "hermes_root", "hermes_managed_root"))
 
 
@@ -148,7 +151,9 @@ def test_every_feature_is_switched_off(section):
     # It is indented, as a part of a step.
     block = textwrap.dedent(block)
     declared = {name: value for name, value in yaml.safe_load(block).items() if name != "hermes_agents"}
-    assert declared == {name: False for name in COMMON if name.endswith("_enabled")}
+    switches = {name: False for name in COMMON if name.endswith("_enabled")}
+    # Without agents there is nothing to watch, but who leaves keeps them.
+    assert declared == {**switches, **({} if section == "Uninstall" else {"gateway_min_free_mb": 0})}
 
 
 def of_agents(arguments: dict[str, dict[str, Any]], prefix: str = "") -> Iterator[str]:

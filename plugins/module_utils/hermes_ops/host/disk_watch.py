@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 from ..system.errors import OpsError
 from ..system.plan import Difference, Plan
@@ -74,7 +75,7 @@ def plan_present(min_free_mb: int, manager: Manager) -> Plan:
 def plan_absent(ops_dir: str, manager: Manager) -> Plan:
     """Compare the host with one whose agents' disks are not watched: no gateway is held any more."""
     plan = Plan()
-    plan_gone(plan, manager, held.UNIT, [PATH, held.declared_path(), os.path.join(ops_dir, held.RESERVE_FILE)])
-    for name in held.names():
-        plan.add(Difference(held.path_of(name), "present", None), lambda name=name: held.remove(name))
+    plan_gone(plan, manager, held.UNIT, [PATH, os.path.join(ops_dir, held.RESERVE_FILE)])
+    if os.path.isdir(held.DIRECTORY):
+        plan.add(Difference(held.DIRECTORY, "present", None), lambda: shutil.rmtree(held.DIRECTORY))
     return plan

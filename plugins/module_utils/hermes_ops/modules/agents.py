@@ -27,7 +27,7 @@ from .call import Call, manager_of, node, unit_settings
 
 def work(call: Call) -> dict[str, Any]:
     agents = [Declared.from_plain(each, f"agents: {each['name']}") for each in call.params["agents"]]
-    watch = plan_watch(call)
+    watch = plan_watch(call, [declared.agent for declared in agents])
     say_undeclared(call, [declared.agent.name for declared in agents])
     # An agent can write what no run can converge. Then its unit is left as it is, and the others do not wait for it.
     homes, diffs, errors = converge_homes(call, agents)
@@ -147,10 +147,10 @@ def diffs_of(agent: Placement, outcome: converge.Outcome) -> Iterator[dict[str, 
 # Units
 
 
-def plan_watch(call: Call) -> Plan:
-    """Compare the watch over the agents' disks with what is declared."""
+def plan_watch(call: Call, agents: list[Agent]) -> Plan:
+    """Compare the watch over the agents' disks with what is declared. Without any agent, there is nothing to watch."""
     params, manager = call.params, Manager("system", Account.current())
-    if params["min_free_mb"]:
+    if params["min_free_mb"] and any(agent.present for agent in agents):
         return disk_watch.plan_present(params["min_free_mb"], manager)
     return disk_watch.plan_absent(params["ops_dir"], manager)
 
