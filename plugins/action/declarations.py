@@ -219,7 +219,12 @@ def errors(specification: dict[str, dict[str, Any]], values: dict[str, Any]) -> 
     Ansible's own messages are not used: they quote values, also secret ones.
     """
     rules = {name: _checkable(rule) for name, rule in specification.items()}
-    if not ArgumentSpecValidator(rules).validate(values).error_messages:
+    checked = ArgumentSpecValidator(rules).validate(values)
+    if not checked.error_messages:
+        # No number of ours may be negative, which a specification cannot say.
+        for name, value in checked.validated_parameters.items():
+            if rules.get(name, {}).get("type") in ("int", "float") and value is not None and value < 0:
+                yield name, f"is {value}, less than 0. Fix: write 0 or more"
         return
     for name, rule in rules.items():
         given = {name: values[name]} if name in values else {}

@@ -458,6 +458,14 @@ def test_every_option_fits_its_own_default():
         assert list(action.errors(SPECIFICATIONS[role], defaults)) == [], role
 
 
+def test_numbers_are_not_negative(check):
+    lines, _said = check(gateway_min_free_mb=-1, backup_keep="-7", logrotate_days=0)
+    assert [line.partition(" (")[0] for line in lines] == [
+        "zeus: gateway_min_free_mb: is -1, less than 0. Fix: write 0 or more",
+        "zeus: backup_keep: is -7, less than 0. Fix: write 0 or more",
+    ]
+
+
 # The others of settings.CHECKED are disabled until a variable of theirs is declared.
 @pytest.mark.parametrize("role", ["install", "backup"])
 def test_the_settings_of_a_role_without_a_declaration_need_no_check(check, role):
