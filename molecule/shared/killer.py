@@ -44,9 +44,13 @@ class Killer:
         """Kill the next Python in the box that is about to do *event* with *words* in its arguments."""
         self.controller.write(ORDER, f"{event}\n{words}\n")
 
-    def obeyed(self) -> None:
-        """Check that the kill has happened at the ordered event."""
-        self.controller.shell(f"rm {ORDER}.done")
+    def obeyed(self, said: str = "") -> None:
+        """Check that the kill has happened at the ordered event.
+
+        :param said: the output of what should have been killed, shown if it was not
+        """
+        last = self.controller.shell(f"cat {ORDER} 2>/dev/null || rm {ORDER}.done")
+        assert not last, f"not killed at {last}\n{said}"
 
 
 @pytest.fixture

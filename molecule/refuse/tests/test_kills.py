@@ -38,8 +38,9 @@ def killed(controller: Any, agent: Any, killer: Any, wait_until: Callable[..., A
 
     def run(event: str, words: str, variables: dict[str, Any]) -> None:
         killer.order(event, words)
-        assert controller.run(variables).rc != 0
-        killer.obeyed()
+        run = controller.run(variables)
+        assert run.rc != 0
+        killer.obeyed(run.output)
         wait_until(agent().is_healthy, "the gateway, which may have been restarted at last")
         assert agent().reply("well?") == "The model heard: well?"
 
