@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable
 
 from ..description.agent import Agent
-from ..host.installation import Installation, refuse_unfinished
+from ..host.installation import Installation, refuse_others
 from ..host.records import read_as
 from ..supervise import gateway, health
 from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
 from ..system.files import ensure_directory, write_atomic
 from ..system.worker import work
-from .restore import refuse_others
 from .selection import ENV
 
 
@@ -31,7 +30,7 @@ def put_back_kept(host: Installation, agent: Agent, say: Callable[[str], object]
     records, account = host.records(agent.name), host.account_of(agent)
     aside = None
     with host.lock("restore"):
-        _refuse(host, agent)
+        refuse_others(host, agent)
         records.prepare()
         with records.lock():
             kept, present = _copies(host, agent)
@@ -63,14 +62,9 @@ def check_kept(host: Installation, agent: Agent) -> list[str]:
 
     :raises OpsError: no copies are kept, or another job prevents it
     """
-    _refuse(host, agent)
+    refuse_others(host, agent)
     kept, present = _copies(host, agent)
     return [name for name, data in kept.items() if data != present[name]]
-
-
-def _refuse(host: Installation, agent: Agent) -> None:
-    refuse_others(host)
-    refuse_unfinished(host, agent)
 
 
 def _copies(host: Installation, agent: Agent) -> tuple[dict[str, bytes], dict[str, bytes | None]]:

@@ -41,12 +41,12 @@ from ..agent import webhooks
 from ..description.agent import Agent
 from ..host.guard import TIMEOUT as GUARD_TIMEOUT
 from ..host.guard import Guard
-from ..host.installation import Installation, journals
+from ..host.installation import Installation, journals, refuse_others
 from ..host.undertaking import RESERVE, Undertaking
 from ..supervise import gateway, health
 from ..supervise.systemd import supervisor_of
 from ..system.answer import fits
-from ..system.errors import OpsError, Refused, as_error
+from ..system.errors import OpsError, as_error
 from ..system.files import Account, ensure_directory, open_directory
 from ..system.process import run_filter
 from ..system.text import moment, one_line
@@ -417,15 +417,3 @@ def _refuse_newer(manifest: Manifest) -> None:
             f"the home knows more than the backup of {moment(manifest.created)}: {'; '.join(manifest.learnt)}",
             fix="use --force; the present content is set aside, not lost",
         )
-
-
-def refuse_others(host: Installation) -> None:
-    """
-    :raises Refused: an update or a separation is running
-    :raises OpsError: one was interrupted
-    """
-    for job, name in {"update": "an update", "separate": "a separation"}.items():
-        if host.busy(job):
-            raise Refused(f"{name} is running", fix="wait for it")
-        if host.unfinished(job):
-            raise OpsError(f"{name} was interrupted", fix=f"undo it first: hermes-ops {job} --recover")

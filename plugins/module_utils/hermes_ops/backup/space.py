@@ -23,7 +23,7 @@ def free(descriptor: int) -> int:
     """
     status = os.fstatvfs(descriptor)
     available = status.f_bavail * status.f_frsize
-    least = held.least_of(status.f_blocks * status.f_frsize)
+    least = held.least_of(status.f_blocks * status.f_frsize, held.declared())
     return max(0, available - RESERVE - (least if available >= least else 0))
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from ..backup.restore import refuse_others
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
-from ..host.installation import Installation, refuse_unfinished
+from ..host.installation import Installation, refuse_others
 from ..supervise import gateway, health
 from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
@@ -35,8 +34,7 @@ def work(arguments: argparse.Namespace) -> int:
     agent, supervisor = host.one(arguments.agent), supervisor_of(host)
     with host.lock("restore"):
         # They stop gateways and expect them to stay stopped, and a home may be incomplete after them.
-        refuse_others(host)
-        refuse_unfinished(host, agent)
+        refuse_others(host, agent)
         running = supervisor.state([agent])[agent.name].running
         if arguments.check:
             say(f"agent {agent.name}: would be {'restarted' if running else 'started'}")

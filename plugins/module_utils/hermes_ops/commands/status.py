@@ -15,7 +15,7 @@ from typing import Any
 
 from ..cli import EXIT_OK, say
 from ..host import jobs
-from ..host.installation import Installation
+from ..host.installation import RECORDED_JOBS, Installation
 from ..system.errors import OpsError
 from ..system.text import printable
 from ..update import aside
@@ -26,8 +26,6 @@ SUMMARY = "show what is wrong, installed, running and changed by hand"
 WIDTH = 100
 # Width of the column with the labels.
 MARGIN = 11
-# Jobs that record how they ended.
-JOBS = ("backup", "rehearsal", "update")
 # Lines about what is set aside.
 MOST_ASIDE = 8
 # Escape sequences of a terminal (ECMA-48, SGR).
@@ -64,7 +62,7 @@ def gather(host: Installation) -> dict[str, Any]:
         "check": report.as_dict(),
         "timers": jobs.next_runs(),
         "set_aside": aside.found(host),
-        "last": {job: status for job in JOBS if (status := _last(host, job))},
+        "last": {job: status for job in RECORDED_JOBS if (status := _last(host, job))},
     }
 
 

@@ -52,15 +52,20 @@ def declare(least: int) -> None:
     write_json(declared_path(), least, mode=0o644)
 
 
-def least_of(size: int, declared: int | None = None) -> int:
-    """Bytes below which a disk of *size* bytes is nearly full; 0 if no disk is watched.
+def declared() -> int:
+    """The bytes that the service was told to keep free on each disk; 0 if no disk is watched."""
+    least = None
+    with contextlib.suppress(OpsError):
+        least = read_json(declared_path())
+    return least if isinstance(least, int) else 0
 
-    :param declared: what is to stay free on each disk; None: as the service was told
+
+def least_of(size: int, least: int) -> int:
+    """Bytes below which a disk of *size* bytes is nearly full.
+
+    :param least: what is to stay free on each disk
     """
-    if declared is None:
-        with contextlib.suppress(OpsError):
-            declared = read_json(declared_path())
-    return min(declared, size // SHARE) if isinstance(declared, int) else 0
+    return min(least, size // SHARE)
 
 
 def path_of(agent: str) -> str:

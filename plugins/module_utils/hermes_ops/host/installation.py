@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ..description.agent import Agent, Placement
 from ..description.schema import DEFAULT_PROFILE
-from ..system.errors import OpsError
+from ..system.errors import OpsError, Refused
 from ..system.files import Account, ensure_directory, lock, read_json, write_json
 from ..system.systemd import Manager
 from ..system.typed import parse
@@ -26,6 +26,8 @@ from .records import Records, check_ops, remembered
 # Jobs that keep a journal until they are finished or undone, and its path below ops_dir. Each restore has one of its
 # own, in the records of its agent: an agent can make the undoing of its restore fail, which must not block the others.
 JOURNALS = {"restore": "agents/*/restore.json", "separate": "separate.json", "update": "update/journal.json"}
+# Jobs whose status people see: how they ended last.
+RECORDED_JOBS = ("backup", "rehearsal", "update")
 # Written by the module kit; names and paths only.
 HOST_FILE = "/etc/hermes-ops/host.json"
 # <name>.json: the facts that an agent's own user needs, since only root may read the descriptions.
@@ -226,6 +228,22 @@ def is_busy(ops_dir: str, job: str) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def refuse_others(host: Installation, agent: Agent | None = None) -> None:
+    """Refuse what would come between a job that stops gateways and those gateways.
+
+    :param agent: as for :func:`refuse_unfinished`; None: its home is about to be replaced
+    :raises Refused: an update or a separation is running
+    :raises OpsError: one was interrupted
+    """
+    for job, name in {"update": "an update", "separate": "a separation"}.items():
+        if host.busy(job):
+            raise Refused(f"{name} is running", fix="wait for it")
+        if host.unfinished(job):
+            raise OpsError(f"{name} was interrupted", fix=f"undo it first: hermes-ops {job} --recover")
+    if agent is not None:
+        refuse_unfinished(host, agent)
 
 
 def refuse_unfinished(host: Installation, agent: Agent) -> None:

@@ -24,7 +24,7 @@ from . import units
 from .gateway import current_release, running_release
 from .journal import JOURNAL_BYTES
 from .managers import ManagerOf, grouped
-from .systemd import end_manager
+from .systemd import excused
 
 # Addresses on which Hermes requires no login (0.18.2 and 0.19.0 hermes_cli/web_server.py: _LOOPBACK_HOST_VALUES).
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -167,24 +167,17 @@ def _unit_in(manager: Manager) -> Unit:
 
 
 def _leave(manager: Manager) -> None:
-    try:
+    # What a user's manager may still want to start has no unit any more.
+    with excused(manager, end=True):
         manager.call("disable", "--now", units.DASHBOARD_NAME)
-    except OpsError:
-        if manager.scope == "system":
-            raise
-        # What it may still want to start has no unit any more.
-        end_manager(manager)
 
 
 def _forget(manager: Manager) -> None:
-    try:
+    with excused(manager):
         if manager.reachable:
             manager.call("daemon-reload")
             # A unit that failed stays in systemd's list without its file, and the host counts as degraded.
             manager.call("reset-failed", units.DASHBOARD_NAME, check=False)
-    except OpsError:
-        if manager.scope == "system":
-            raise
 
 
 def _is_ours(unit: Unit, account: Account, served: network.Listener) -> bool:

@@ -26,7 +26,7 @@ from ..system.systemd import DEAD, Manager, Unit
 from . import units
 from .managers import ManagerOf, grouped, units_of
 from .supervisor import Supervisor
-from .systemd import Systemd, end_manager, stop_timeout
+from .systemd import Systemd, excused, stop_timeout
 
 UNIT_MODE = 0o644
 
@@ -315,22 +315,15 @@ def _disable(manager: Manager, agent: Agent) -> None:
 
 def _leave(manager: Manager, agent: Agent) -> None:
     """Stop and disable the gateway of *agent* in a manager that is to run it no longer."""
-    try:
+    # What a user's manager may still want to start has no unit any more.
+    with excused(manager, end=True):
         _disable(manager, agent)
-    except OpsError:
-        if manager.scope == "system":
-            raise
-        # A user's manager is its agent's to hold up. What it may still want to start has no unit any more.
-        end_manager(manager)
 
 
 def _reload_before(manager: Manager) -> None:
-    try:
+    with excused(manager):
         if manager.reachable:
             manager.call("daemon-reload")
-    except OpsError:
-        if manager.scope == "system":
-            raise
 
 
 def _enabled(unit: Unit) -> str:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from ..description.agent import Agent
 from ..host import held
@@ -128,18 +129,23 @@ def _start(manager: Manager, agents: list[Agent]) -> None:
 
 
 def _stop(manager: Manager, agents: list[Agent]) -> None:
-    try:
+    with excused(manager, end=True):
         manager.call("stop", *(agent.unit for agent in agents), timeout=stop_timeout(agents))
+
+
+@contextlib.contextmanager
+def excused(manager: Manager, *, end: bool = False) -> Iterator[None]:
+    """What fails in the block is no error if *manager* is a user's, which is its agent's to hold up.
+
+    :param end: have the system's manager end it then, with everything that it runs
+    """
+    try:
+        yield
     except OpsError:
         if manager.scope == "system":
             raise
-        # A user's manager is its agent's to hold up.
-        end_manager(manager)
-
-
-def end_manager(manager: Manager) -> None:
-    """Have the system's manager end that of a user, with everything that it runs."""
-    _system(manager).call("stop", f"user@{manager.account.uid}.service", timeout=USER_MANAGER_TIMEOUT)
+        if end:
+            _system(manager).call("stop", f"user@{manager.account.uid}.service", timeout=USER_MANAGER_TIMEOUT)
 
 
 def _system(manager: Manager) -> Manager:

@@ -164,7 +164,9 @@ class Report:
         more = f", {_count(warnings, 'warning')}" if warnings else ""
         if self.failures:
             return f"{_count(len(self.failures), 'failure')}{more}: {self.failures[0].what}"
-        return f"{_count(len(self.agents), 'agent')} healthy{more}"
+        # One that is starting, or that a job has stopped, is only a warning, but not healthy.
+        healthy = sum(result.ok for result in self.agents)
+        return f"{_count(healthy, 'agent')} healthy{more}"
 
     def about(self, agent: str) -> Report:
         """The part of the report about one agent, with the findings about the host that concern every agent."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..agent.quote import quoted_error
 from ..backup.separable import SEPARATE, shared_homes
-from ..host.installation import Installation
+from ..host.installation import RECORDED_JOBS, Installation
 from ..host.settings import path_of as settings_path
 from ..release.observe import stamp_of
 from ..supervise import health, servers
@@ -39,8 +39,6 @@ BUSY = {
     "restore": "a restore is running",
     "separate": "an agent is being separated",
 }
-# Jobs that record how they ended.
-RECORDED = ("backup", "rehearsal", "update")
 # Failed units that need no finding here: gateways and the canary are checked by other means, and the heartbeat unit
 # fails when its ping cannot be delivered.
 OTHERWISE_SEEN = ("hermes-gateway@", "hermes-canary", "hermes-heartbeat")
@@ -163,7 +161,7 @@ class _Look:
             job, _dot, kind = name.removeprefix("hermes-").rpartition(".")
             # Both the timer's unit and that of a run by hand (detached.py).
             job = job.removesuffix("-by-hand")
-            if kind == "service" and job in RECORDED and host_findings.went_well_after(self._status(job), when):
+            if kind == "service" and job in RECORDED_JOBS and host_findings.went_well_after(self._status(job), when):
                 continue
             if job not in told and not name.startswith(OTHERWISE_SEEN):
                 # Only a warning: anything that harms an agent or its data has a finding of its own.
