@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -150,6 +151,23 @@ def test_interpreters_are_found_where_uv_looks_and_among_the_packages_to_come(pr
     assert found.pythons == ("3.9", "3.10", "3.11", "3.12", "3.13")
     assert (found.machine, found.wide) == (os.uname().machine, True)
     assert found.free > 0
+
+
+def test_remains_of_a_killed_build_are_no_lack_of_space(programs, tmp_path, monkeypatch):
+    """A build removes them first, so it can succeed where it was killed before."""
+    releases = tmp_path / "releases"
+    for name in ("0.19.0", "0.18.2.partial", "0.18.2.work"):
+        (releases / name / "lib").mkdir(parents=True)
+    (releases / "0.19.0/lib/in-use").write_bytes(bytes(2**20))
+    remains = releases / "0.18.2.work/lib/wheel"
+    remains.write_bytes(bytes(2**20))
+    (releases / "0.18.2.partial/lib/wheel").hardlink_to(remains)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=3 * 2**20))
+    assert 4 * 2**20 <= fitness.look(OURS, str(tmp_path), []).free < 5 * 2**20
+    # Where there is room, nothing is looked through.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=fitness.NEEDED_BYTES))
+    assert fitness.look(OURS, str(tmp_path), []).free == fitness.NEEDED_BYTES
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ nothing is known, nothing is objected to; the build then finds out.
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import itertools
 import os
 import re
 import shutil
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..system.errors import OpsError
@@ -54,7 +56,7 @@ class Host:
         empty: nothing is known
     :param declared: the version of the interpreter in ``install_python``; None: there is no such interpreter
     :param root: where releases are installed
-    :param free: bytes that are free there
+    :param free: bytes that are free there, or will be without the remains of builds that were killed
     """
 
     machine: str = "x86_64"
@@ -147,8 +149,28 @@ def look(request: Request, root: str, packages: Sequence[str]) -> Host:
         pythons=tuple(sorted(pythons, key=version_key)),
         declared=_declared(request, pythons, coming),
         root=root,
-        free=shutil.disk_usage(there).free,
+        free=_free(root, there),
     )
+
+
+def _free(root: str, there: str) -> int:
+    free = shutil.disk_usage(there).free
+    if free < NEEDED_BYTES:
+        # A build removes them first of all. They are looked through only here, because that takes long.
+        free += _taken(os.path.join(root, "releases", name) for name in observe(root).garbage)
+    return free
+
+
+def _taken(directories: Iterable[str]) -> int:
+    """Bytes that *directories* take on their disk."""
+    sizes = {}
+    for path, _directories, files in itertools.chain.from_iterable(map(os.walk, directories)):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(path, name))
+                # Once each: uv links files to its cache, which is garbage as well.
+                sizes[status.st_ino] = 512 * status.st_blocks
+    return sum(sizes.values())
 
 
 def _declared(request: Request, pythons: Collection[str], coming: Collection[str]) -> str | None:
