@@ -43,7 +43,8 @@ def _trusted(value: Any) -> Any:
 
 
 def _options(role: str) -> dict[str, dict[str, Any]]:
-    return _load(ROLES / role / "meta/argument_specs.yml")["argument_specs"]["main"].get("options") or {}
+    (entry,) = _load(ROLES / role / "meta/argument_specs.yml")["argument_specs"].values()
+    return entry.get("options") or {}
 
 
 def _own_values(role: str) -> dict[str, Any]:
