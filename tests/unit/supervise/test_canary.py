@@ -117,6 +117,16 @@ def test_it_has_a_key_and_a_port_of_its_own_on_the_loopback_address(host, home):
         assert (home / name).stat().st_mode & 0o777 == 0o600
 
 
+def test_without_a_free_port_it_is_said_who_may_have_them(host, home, monkeypatch):
+    def refuse(*_arguments):
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(canary.socket.socket, "bind", refuse)
+    monkeypatch.setattr(canary.network, "most_sockets", lambda: "hermes-work has the most sockets, 28215")
+    with pytest.raises(OpsError, match=r"no free port .*; of all users, hermes-work has the most sockets, 28215"):
+        canary.prepare(host, agent(host), str(home))
+
+
 def test_what_is_declared_in_the_managed_scope_counts_but_for_its_platforms(host, home, tmp_path):
     scope = tmp_path / "managed" / "work"
     scope.mkdir(parents=True)

@@ -29,6 +29,7 @@ from ..agent.quote import quoted
 from ..description.agent import Agent, Server
 from ..description.schema import PROFILES_DIRECTORY
 from ..host.installation import Installation
+from ..system import network
 from ..system.errors import OpsError
 from ..system.files import Account, changing, check_trusted, ensure_directory, failure, open_directory
 from ..system.process import run, run_head
@@ -188,8 +189,16 @@ def _named(agent: Agent) -> str:
 
 
 def _free_port() -> int:
+    """:raises OpsError: an agent, for example, holds all that the kernel would choose; names the likely one"""
     with socket.socket() as server:
-        server.bind((LOOPBACK, 0))
+        try:
+            server.bind((LOOPBACK, 0))
+        except OSError as error:
+            raise OpsError(
+                f"has no free port for a canary ({error.strerror}); of all users, {network.most_sockets()}",
+                where=LOOPBACK,
+                fix="stop what that user runs, such as its gateway, and try again",
+            ) from None
         return server.getsockname()[1]
 
 
