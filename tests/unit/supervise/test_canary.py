@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Unit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import WorkerDied
 
 VENVS = list(filter(None, os.environ.get("TEST_HERMES_VENVS", "").split(os.pathsep)))
 PLATFORM_SECRET = "a-token-of-a-platform"
@@ -394,6 +396,24 @@ def test_a_copy_that_cannot_be_removed_is_said_and_not_waited_for(host, monkeypa
     canary.sweep(host, agent(host), "canary", said.append)
     assert len(said) == 1
     assert "agent default" in said[0]
+
+
+def test_copies_that_cannot_be_removed_are_not_waited_for_one_after_the_other(host, monkeypatch):
+    for name in ("canary.default.x", "canary.default.y", "canary.default.z"):
+        (Path(canary.scratch_directory(host)) / name / "in it").mkdir(parents=True)
+    given: list[float] = []
+
+    def never(_account, _function, *_arguments, limits, **_options):
+        given.append(limits.seconds)
+        time.sleep(limits.seconds)
+        raise WorkerDied("did not finish")
+
+    monkeypatch.setattr(canary, "work", never)
+    monkeypatch.setattr(canary, "SWEEP_SECONDS", 0.5)
+    said: list[str] = []
+    canary.sweep(host, agent(host), "canary", said.append)
+    assert len(said) == 3
+    assert sum(given) < 1
 
 
 @pytest.fixture
