@@ -45,6 +45,10 @@ options:
     description: The job's settings. The role that calls this module describes them.
     type: dict
     default: {}
+  data_dir:
+    description: Directory of the agents' data. Where it is a mount point, no job but V(heartbeat) starts without it.
+    type: path
+    default: /var/lib/hermes
   every:
     description:
       - Seconds between the beginnings of two runs. Each host has its own offset within that time.
@@ -97,6 +101,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "choices": ["backup", "heartbeat", "rehearsal", "update"], "required": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "settings": {"type": "dict", "default": {}, "no_log": True},
+    "data_dir": {"type": "path", "default": "/var/lib/hermes"},
     "every": {"type": "int"},
     "calendar": {"type": "str"},
     "randomized_delay": {"type": "int", "default": 0},

@@ -423,7 +423,8 @@ def test_the_clock_is_remembered(see, host):
 
 def test_what_concerns_one_agent(see, host):
     host.problems = [PROBLEM]
-    report = see(data_volume=True)
+    host.data_volume = True
+    report = see()
     assert {finding.cause for finding in report.findings} == {"no_answer", "volume_missing"}
     assert [finding.cause for finding in report.about("default").findings] == ["no_answer"]
     assert report.about("other").findings == []

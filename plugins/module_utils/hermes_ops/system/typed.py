@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import json
+import re
 import sys
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "tuple": (list,),
     "dict": (dict,),
 }
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse(kind: type[T], values: Any, where: str) -> T:
@@ -89,3 +91,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
     return value
+
+
+def size(text: str, where: str) -> int:
+    """The number of bytes in a size such as ``512M`` or ``4G``, in systemd's notation.
+
+    :raises OpsError: *text* is not a size
+    """
+    match = re.fullmatch(r"(\d+)([KMGT]?)", text)
+    if not match:
+        raise OpsError(f"{text!r} is not a size", where=where, fix="declare one such as 512M or 4G")
+    return int(match[1]) * _UNITS.get(match[2], 1)

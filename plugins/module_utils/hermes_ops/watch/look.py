@@ -24,7 +24,7 @@ from ..supervise.problems import Health
 from ..supervise.systemd import supervisor_of
 from ..system import network
 from ..system.errors import OpsError
-from ..system.files import read_text, write_json
+from ..system.files import write_json
 from ..system.process import run
 from ..system.text import number
 from . import acknowledged, expiry, host_findings
@@ -130,7 +130,7 @@ class _Look:
     def at_host(self) -> None:
         found, settings = self.report.findings, self.settings
         found += host_findings.release_findings(self.host.root, current_release(self.host.root))
-        found += host_findings.volume_findings(self.host.data_dir, settings.data_volume, _fstab())
+        found += host_findings.volume_findings(self.host.data_dir, self.host.data_volume)
         for path in dict.fromkeys((self.host.data_dir, "/")):
             try:
                 status = os.statvfs(path)
@@ -263,13 +263,6 @@ class _Look:
 def _mapping(value: Any) -> dict[str, Any]:
     """*value* if it is a mapping, else ``{}``: a damaged file may hold anything."""
     return value if isinstance(value, dict) else {}
-
-
-def _fstab() -> str:
-    try:
-        return read_text("/etc/fstab") or ""
-    except OpsError:
-        return ""
 
 
 def _remember(host: Installation, report: Report, memory: dict[str, Any]) -> list[Finding]:
