@@ -15,6 +15,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.volume import Volume
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request, check_extras
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.uv import Index
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets.settings import Settings as Secrets
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.typed import parse
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.settings import Settings as Update
@@ -27,6 +28,7 @@ SETTINGS = {
     "heartbeat": (Heartbeat, "heartbeat_settings"),
     "auto_update": (Update, "auto_update_settings"),
     "data_volume": (Volume, "common_volume | combine({'data_dir': hermes_data_dir})"),
+    "secrets": (Secrets, "{'interval': secrets_interval}"),
 }
 # The roles for which there is something to check. For the others the controller is spared their variables.
 CHECKED = frozenset({"install", "ops", *SETTINGS})
@@ -46,7 +48,7 @@ def problems(role: str, value: Callable[[str], Any]) -> Iterator[OpsError]:
         checks.append(lambda: _check_job(role, value))
         if role == "heartbeat":
             checks.append(lambda: _check_agents(value("heartbeat_agent_urls.keys() | list"), value("common_present")))
-        elif role != "data_volume":
+        elif role not in ("data_volume", "secrets"):
             checks.append(lambda: check_timezone(value(f"{role}_timezone")))
     for check in checks:
         try:

@@ -197,18 +197,24 @@ def check_env(settings: dict[str, str], secrets: dict[str, str], where: str) -> 
             )
 
 
-def check_api_key(api: Server, secrets: dict[str, str], where: str) -> None:
+def is_api_key(key: str) -> bool:
+    """Whether Hermes opens the port of its API server with *key*."""
+    return len(key.strip()) >= API_KEY_MINIMUM and key.strip().lower() not in PLACEHOLDER_SECRETS
+
+
+def check_api_key(api: Server, secrets: dict[str, str], where: str, *, may_follow: bool = False) -> None:
+    """:param may_follow: whether the key may come from a source that only the host can read; else it generates one"""
     if not api.enabled:
         return
     key = secrets.get("API_SERVER_KEY")
-    real = key is not None and len(key.strip()) >= API_KEY_MINIMUM and key.strip().lower() not in PLACEHOLDER_SECRETS
+    real = key is not None and is_api_key(key)
     if key is not None and not real:
         raise OpsError(
             f"is shorter than {API_KEY_MINIMUM} characters or a placeholder: Hermes would not open the port",
             where=f"{where}: secrets.API_SERVER_KEY",
             fix="declare a real one (openssl rand -hex 32), or on loopback none at all: the host generates it",
         )
-    if not is_loopback(api.host) and not real:
+    if not is_loopback(api.host) and not (real or may_follow):
         raise OpsError(
             f"{api.host} can be reached from the network, and there is no key",
             where=f"{where}: api.host",

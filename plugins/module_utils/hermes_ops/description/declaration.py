@@ -16,7 +16,7 @@ from typing import Any
 
 from ..system.errors import OpsError
 from ..system.systemd import check_path
-from . import checks
+from . import checks, sources
 from .agent import Agent, Declared, Description, HealthCheck, Placement, Server
 from .schema import AGENT_KEYS, DEFAULT_PROFILE, GATEWAY_UNIT, PROFILES_DIRECTORY, check_table, choice
 
@@ -150,11 +150,20 @@ def _resolve_one(declared: dict[str, Any], number: int, where: str, data_dir: st
     limits = checks.limits_of(declared.get("limits", {}), where)
     sandbox = checks.sandbox_of(declared.get("sandbox", {}), where)
     secrets = checks.env_texts(declared, "secrets", where)
-    checks.check_api_key(placement.api, secrets, where)
+    source = sources.source_of(declared.get("secrets_from"), f"{where}: secrets_from")
+    checks.check_api_key(placement.api, secrets, where, may_follow=source is not None)
     checks.check_webhooks(placement.webhook, declared.get("webhooks", []), where)
     description = _description(declared, secrets, drain, where)
     health = _health(declared.get("health", {}), placement, description, where)
-    agent = Agent(**vars(placement), state=state, drain=drain, limits=limits, sandbox=sandbox, health=health)
+    agent = Agent(
+        **vars(placement),
+        state=state,
+        drain=drain,
+        limits=limits,
+        sandbox=sandbox,
+        health=health,
+        source=source,
+    )
     return Declared(description, agent, declared.get("purge", False))
 
 

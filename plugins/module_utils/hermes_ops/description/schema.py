@@ -94,6 +94,7 @@ _API = {"enabled": bool, "host": str, "port": int}
 _WEBHOOK = {"enabled": bool, "host": str, "port": int}
 _LIMITS = {"memory": str, "cpu": str, "tasks": int}
 _SANDBOX = {"enabled": bool, "open": _TEXTS, "paths": _TEXTS}
+_SOURCE = {"ssm": str, "region": str, "endpoint": str, "command": _TEXTS, "file": str, "identity": str}
 _HEALTH = {"platforms": _TEXTS, "reply": bool, "webhook": str, "timeout": int}
 SUBSCRIPTION_KEYS: dict[str, Any] = {
     "name": str,
@@ -121,6 +122,7 @@ AGENT_KEYS: dict[str, Any] = {
     "config_scope": str,
     "settings": dict,
     "secrets": dict,
+    "secrets_from": _SOURCE,
     "api": _API,
     "webhook": _WEBHOOK,
     "webhooks": list,

@@ -112,6 +112,14 @@ JOBS = {
             directives=IN_THE_BACKGROUND,
         ),
         Job(
+            "secrets",
+            "Secrets of the Hermes agents, fetched again",
+            ("secrets",),
+            settings="secrets.settings:Settings",
+            # It is declared before the kit is on the host.
+            unit=(("ConditionPathExists", COMMAND),),
+        ),
+        Job(
             "update",
             "Update of Hermes",
             ("update", "--here"),

@@ -16,6 +16,7 @@ from typing import Any, Optional
 from ..agent import config, dotenv
 from ..description.agent import Agent, Placement
 from ..host.records import Records
+from ..secrets import store
 from ..system import network
 from ..system.errors import OpsError
 from ..system.files import Account
@@ -242,7 +243,8 @@ def _prove(agent: Agent, account: Account) -> Proof:
     reply = None
     try:
         if agent.health.reply:
-            reply = servers.ask(agent.api, account, REPLY_PROMPT, key_in=[agent.home])
+            key = store.value_of(agent.name, "API_SERVER_KEY") if agent.source else None
+            reply = servers.ask(agent.api, account, REPLY_PROMPT, key_in=[agent.home], key=key)
         if agent.health.webhook:
             payload = {"topic": "health", "body": REPLY_PROMPT}
             servers.call_webhook(agent, account, agent.health.webhook, payload)

@@ -18,6 +18,7 @@ from ..backup.separable import SEPARATE, shared_homes
 from ..host.installation import RECORDED_JOBS, Installation
 from ..host.settings import path_of as settings_path
 from ..release.observe import stamp_of
+from ..secrets import store
 from ..supervise import health, servers
 from ..supervise.gateway import current_release
 from ..supervise.problems import Health
@@ -27,7 +28,7 @@ from ..system.errors import OpsError
 from ..system.files import write_json
 from ..system.process import run
 from ..system.text import number
-from . import acknowledged, expiry, host_findings
+from . import acknowledged, expiry, host_findings, sources
 from .agent import AgentLook
 from .findings import Finding, Report, Settings
 
@@ -39,9 +40,9 @@ BUSY = {
     "restore": "a restore is running",
     "separate": "an agent is being separated",
 }
-# Failed units that need no finding here: gateways and the canary are checked by other means, and the heartbeat unit
-# fails when its ping cannot be delivered.
-OTHERWISE_SEEN = ("hermes-gateway@", "hermes-canary", "hermes-heartbeat")
+# Failed units that need no finding here: gateways, the canary and fetched secrets are checked by other means, and the
+# heartbeat unit fails when its ping cannot be delivered.
+OTHERWISE_SEEN = ("hermes-gateway@", "hermes-canary", "hermes-heartbeat", "hermes-secrets")
 ASK_AGAIN_MINUTES = 10
 # When a unit that failed stopped being active or starting.
 _FAILED_AT = "InactiveEnterTimestampMonotonic"
@@ -152,6 +153,7 @@ class _Look:
         found += host_findings.clock_findings(offset, settings)
         for path in settings.certificates:
             found += expiry.certificate_findings(path, self.now, settings)
+        found += sources.wall_findings()
         self._at_units()
 
     def _at_units(self) -> None:
@@ -251,10 +253,10 @@ class _Look:
         started = time.monotonic()
         placement = agent.agent
         key_in = [placement.home, placement.managed_dir]
+        key = store.value_of(placement.name, "API_SERVER_KEY") if placement.source else None
+        seconds = self.settings.reply_seconds
         try:
-            servers.ask(
-                placement.api, agent.account, servers.REPLY_PROMPT, key_in=key_in, timeout=self.settings.reply_seconds
-            )
+            servers.ask(placement.api, agent.account, servers.REPLY_PROMPT, key_in=key_in, key=key, timeout=seconds)
         except OpsError as error:
             return {"problem": error.what, "fix": error.fix}
         return {"seconds": round(time.monotonic() - started, 1)}
