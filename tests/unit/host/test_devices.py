@@ -9,7 +9,6 @@ import os
 import pathlib
 import re
 import shutil
-import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -219,14 +218,13 @@ def test_a_partition_is_not_its_disk(loop, tmp_path):
     write(path, bytes(446) + ENTRY + bytes(48) + b"\x55\xaa", 0)
     sh("blockdev", "--rereadpt", path)
     part = f"{path}p1"
-    if not os.path.exists(part):
-        # No udev here.
-        number = pathlib.Path(f"/sys/class/block/{os.path.basename(part)}/dev").read_text().strip().split(":")
-        os.mknod(part, stat.S_IFBLK | 0o600, os.makedev(*map(int, number)))
+    if not os.path.exists(f"/sys/class/block/{os.path.basename(part)}"):
+        pytest.skip(
+            "SKIPPED, NOT PROVED: the data volume on a partition, because this kernel makes none of loop devices"
+        )
     with pytest.raises(OpsError, match=f"partitions: {part}"):
         decide(path, tmp_path)
     assert decide(part, tmp_path).make
-    os.unlink(part)
 
 
 def test_the_mount_point_takes_nothing_while_it_is_empty(tmp_path):
