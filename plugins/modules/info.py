@@ -152,6 +152,12 @@ missing_users:
   type: list
   elements: dict
   sample: [{name: hermes-default, home: /var/lib/hermes/agents/default, uid: null}]
+foreign_homes:
+  description: The agents' directories that belong to another user of the host, each as a sentence with its fix.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 wrong_directories:
   description: O(data_dir) and the agents' directories below it that are missing or have a wrong owner or mode.
   returned: always

@@ -93,7 +93,7 @@ def objections(found: dict[str, Any], data_dir: str) -> list[str]:
     if found["busy"]:
         jobs = " and ".join(found["busy"])
         said.append(f"{jobs} under way on this host. Fix: wait for it (hermes-ops status), then run this again")
-    return [*said, *found["unfinished"], *found["separated"], *found["port_conflicts"]]
+    return [*said, *found["unfinished"], *found["separated"], *found["foreign_homes"], *found["port_conflicts"]]
 
 
 def awaited(packages: list[str], to_build: str | None, agents: list[str]) -> list[str]:
