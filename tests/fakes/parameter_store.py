@@ -11,8 +11,8 @@ handed out. tests/unit/secrets compares the client with botocore and moto; this 
 Control, for tests, on the store's port:
 
 ``PUT /parameters``     replace all parameters: an object of names and values
-``POST /faults``        a list; each entry spoils the next ``times`` (default 1, 0: all) requests for parameters with one
-                        of ``status`` (an error), ``hold`` (no answer before ``DELETE /faults``)
+``POST /faults``        a list; each entry spoils the next ``times`` (default 1, 0: all) requests for parameters with
+                        ``status`` (an error) or ``hold`` (no answer before ``DELETE /faults``)
 ``DELETE /faults``      forget the faults, release held requests
 ``GET /asked``          the number of requests for parameters so far
 """

@@ -178,8 +178,8 @@ def test_every_secret_has_a_line_on_its_rotation():
     lines = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert {"secrets", "webhooks[].secret", "backup_restic_password"} <= secrets()
     assert {*AGENT_KEYS, *(f"webhooks[].{key}" for key in SUBSCRIPTION_KEYS)} >= set(of_agents(agents.AGENT_ARGUMENTS))
-    # The key that a host generates, and the one that is no secret, but replaced like one.
-    assert lines == secrets() | {"secrets.API_SERVER_KEY", "backup_age_recipient"}
+    # The key that a host generates, the one that is no secret, but replaced like one, and where others come from.
+    assert lines == secrets() | {"secrets.API_SERVER_KEY", "backup_age_recipient", "secrets_from"}
 
 
 @pytest.mark.parametrize("line", re.findall(r"(?:sudo )(hermes-ops [a-z][^`\n]*)", PAGE))

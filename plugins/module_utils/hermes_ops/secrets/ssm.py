@@ -203,20 +203,18 @@ def _send(url: str, method: str, headers: Mapping[str, str], body: bytes | None,
     where = f"{parts.scheme}://{parts.netloc}"
     connection = kind(parts.hostname or "", parts.port, timeout=timeout)
     deadline = time.monotonic() + timeout
+    content = bytearray()
     try:
         connection.request(method, parts.path, body=body, headers=dict(headers))
-        answer = connection.getresponse()
-        content = bytearray()
-        # Read in parts: whoever sends a byte now and then must not hold us.
-        while part := answer.read1(65536):
-            content += part
-            if len(content) > _LARGEST or time.monotonic() > deadline:
-                raise OpsError("answers without an end", where=where, fix="see what answers at that address")
+        with connection.getresponse() as answer:
+            # Read in parts: whoever sends a byte now and then must not hold us.
+            while part := answer.read1(65536):
+                content += part
+                if len(content) > _LARGEST or time.monotonic() > deadline:
+                    raise OpsError("answers without an end", where=where, fix="see what answers at that address")
+            return answer.status, bytes(content)
     except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise OpsError(
-            f"cannot be reached ({printable(str(reason))[:200]})", where=where, fix="see the network"
-        ) from None
+        reason = brief(str(getattr(error, "strerror", None) or error or type(error).__name__), 200)
+        raise OpsError(f"cannot be reached ({reason})", where=where, fix="see the network") from None
     finally:
         connection.close()
-    return answer.status, bytes(content)

@@ -25,6 +25,8 @@ from ..system.files import Account
 from ..system.worker import work
 from . import gateway, health
 from .managers import units_of
+from .problems import Health
+from .supervisor import State
 from .systemd import supervisor_of
 
 # Names of the secrets of an agent that changed, or why they could not be fetched.
@@ -138,28 +140,33 @@ def _restart(host: Installation, agents: list[Agent], say: Callable[[str], objec
 
 
 def _judge(host: Installation, agents: list[Agent], restarted: list[Agent], say: Callable[[str], object]) -> bool:
-    """Record which agents are not healthy since their secrets changed. The secrets before are not kept."""
-    supervisor = supervisor_of(host)
-    looked_at = restarted + [agent for agent in agents if agent not in restarted and store.status_of(agent.name).unwell]
-    if not looked_at:
-        return True
-    all_well = True
-    patient = {result.agent: result for result in health.wait(restarted, supervisor)} if restarted else {}
-    states = supervisor.state(looked_at)
-    for agent in looked_at:
-        result = patient.get(agent.name) or health.check(agent, host.account_of(agent), states[agent.name])
-        all_well = all_well and result.ok
-        status = store.status_of(agent.name)
-        if result.ok and status.unwell:
-            # A reply that an agent owes is asked for only after a restart.
-            unwell = status.unwell if agent.health.reply and agent not in restarted else 0.0
-        else:
-            unwell = 0.0 if result.ok else status.unwell or time.time()
+    """Record which agents are not healthy since their secrets changed; the secrets before are not kept.
+
+    :returns: whether all are healthy that were restarted, or were not healthy before
+    """
+    supervisor, statuses = supervisor_of(host), {agent.name: store.status_of(agent.name) for agent in agents}
+    results = health.wait(restarted, supervisor) if restarted else []
+    for result in results:
+        say(result)
+    again = [agent for agent in agents if statuses[agent.name].unwell and agent not in restarted]
+    states = supervisor.state(again)
+    results += [_look(agent, host, states[agent.name]) for agent in again]
+    for result in results:
+        status = statuses[result.agent]
+        unwell = 0.0 if result.ok else status.unwell or time.time()
         if unwell != status.unwell:
-            store.write_status(agent.name, replace(status, unwell=unwell))
-        if agent in restarted:
-            say(result)
-    return all_well
+            store.write_status(result.agent, replace(status, unwell=unwell))
+    return all(result.ok for result in results)
+
+
+def _look(agent: Agent, host: Installation, state: State) -> Health:
+    """The health of *agent* now, with the reply that it may owe."""
+    account = host.account_of(agent)
+    result = health.check(agent, account, state)
+    if result.ok:
+        _reply, problem = health.prove(agent, account)
+        result.problems += [problem] if problem else []
+    return result
 
 
 def wait(name: str, say: Callable[[str], object]) -> None:

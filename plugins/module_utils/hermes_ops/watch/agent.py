@@ -95,7 +95,7 @@ class AgentLook:
         if self.host.records(self.name).is_undeclared():
             self._find("undeclared", f"it left hermes_agents; {STAYS}", decision(self.agent), failure=False)
         if self.agent.source:
-            self.findings += sources.source_findings(self.name, self.now, well=self.health.ok)
+            self.findings += sources.source_findings(self.name, self.now)
         self._at_restarts(known)
         self._at_process(Sight.of(answer).state, known)
         self._at_files(Sight.of(answer).state)

@@ -16,11 +16,8 @@ from .findings import Finding
 LOOKS, SECONDS = 10, 600
 
 
-def source_findings(agent: str, now: float, *, well: bool) -> list[Finding]:
-    """Findings about the secrets of *agent*, which has a source.
-
-    :param well: whether the agent is healthy
-    """
+def source_findings(agent: str, now: float) -> list[Finding]:
+    """Findings about the secrets of *agent*, which has a source."""
     try:
         status, is_there = store.status_of(agent), store.secrets_of(agent) is not None
         late = max(SECONDS, LOOKS * settings.interval())
@@ -37,7 +34,7 @@ def source_findings(agent: str, now: float, *, well: bool) -> list[Finding]:
         what = f"its secrets were fetched last at {moment(status.fetched)}, and would be gone after a boot: {why}"
         fix = status.fix or "see systemctl status hermes-secrets.timer hermes-secrets.service"
         found.append(Finding("secrets_stale", what, fix, now - status.fetched > late, agent))
-    if status.unwell and not well:
+    if status.unwell:
         names = ", ".join(status.changed)
         what = f"it is not healthy since {moment(status.unwell)}, when {names} changed in its source"
         fix = "put a value that works into the source; the one before is not kept"
