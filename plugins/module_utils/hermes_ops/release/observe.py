@@ -28,6 +28,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,13 @@ from .versions import is_version, normal, version_key
 
 STAMP = "release.json"
 GARBAGE = (".partial", ".work", ".removed")
+# Bytes that are read of a process's command line and of its mappings: the process chooses how long both are, up to
+# terabytes. Those of a gateway have less than one megabyte.
+_MUCH = 4 * 2**20
+# Bytes of a process's status, which names its user.
+_STATUS = 4096
+# Seconds for reading the processes of one user.
+_SECONDS = 5.0
 # Never part of a release: history, virtual environments, caches.
 LEFT_OUT = (".git", ".venv", "venv", "node_modules", "__pycache__", ".pytest_cache")
 
@@ -176,12 +184,34 @@ def _fingerprint(path: str) -> str:
 
 
 def used_by_processes(root: str) -> list[str]:
-    """Ids of the releases from which a running process was started or has loaded a library."""
-    pattern = re.compile(re.escape(os.path.join(root, "releases", "")).encode() + rb"([^/\0\n]+)/")
+    """Ids of the releases from which a running process was started or has loaded a library.
+
+    Each user's processes are read within a time of their own, and no more than :data:`_MUCH` of each. An agent that
+    makes its lists longer hides its own use of a release that way, and no other user's.
+    """
+    directory = os.path.join(root, "releases", "")
+    pattern = re.compile(re.escape(directory).encode() + rb"([^/\0\n]+)/")
     found: set[str] = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        for name in ("cmdline", "maps"):
-            # The process may have ended, or we may not be allowed to read it.
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as stream:
-                found.update(match.decode("utf-8", "replace") for match in pattern.findall(stream.read()))
+    there = {os.fsencode(name) for name in os.listdir(directory)} if os.path.isdir(directory) else set()
+    left: dict[int, float] = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")) if there else ():
+        began, uid = time.monotonic(), _user_of(pid)
+        if left.setdefault(uid, _SECONDS) > 0:
+            for name in ("cmdline", "maps"):
+                named = {match[1] for match in pattern.finditer(_beginning(pid, name, _MUCH))}
+                found.update(map(os.fsdecode, named & there))
+            left[uid] -= time.monotonic() - began
     return sorted(found)
+
+
+def _user_of(pid: str) -> int:
+    """The user that a process runs as; -1: nobody knows. Its directory may belong to root (PR_SET_DUMPABLE)."""
+    match = re.search(rb"^Uid:\t(\d+)", _beginning(pid, "status", _STATUS), re.M)
+    return int(match[1]) if match else -1
+
+
+def _beginning(pid: str, name: str, most: int) -> bytes:
+    # The process may have ended, or we may not be allowed to read it.
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as stream:
+        return stream.read(most)
+    return b""

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import signal
 import time
 import traceback
@@ -31,7 +30,7 @@ from ..backup import meanwhile
 from ..description.agent import Agent
 from ..host import held
 from ..host.installation import Installation
-from ..host.undertaking import RESERVE, Interrupted, Undertaking
+from ..host.undertaking import Interrupted, Undertaking
 from ..release import build, store
 from ..release.observe import Installed, observe
 from ..supervise import canary, gateway
@@ -261,7 +260,7 @@ class Machine:
         for agent in self.host.agents:
             home = self.data.frozen(journal, agent)
             with self._veto(home):
-                home.copy_ahead(self._budget())
+                home.copy_ahead(frozen.budget(self.host.ops_dir))
                 homes.append(home)
         # Until the end no other process may switch or remove releases.
         with lock(os.path.join(self.host.root, ".lock"), timeout=self.settings.build_timeout):
@@ -270,7 +269,7 @@ class Machine:
                 journal.gateways = [agent.name for agent in running]
                 self._enter("stop")
                 self.agents.supervisor.stop(running)
-                frozen.complete(homes, self._budget(), self._veto)
+                frozen.complete(homes, frozen.budget(self.host.ops_dir), self._veto)
                 self._enter("switch")
                 if previous:
                     self._put_back_earlier(journal, previous)
@@ -283,10 +282,6 @@ class Machine:
 
     def _veto(self, home: frozen.Frozen) -> contextlib.AbstractContextManager[None]:
         return self.agents.veto(home.name, counts=home.strict)
-
-    def _budget(self) -> int:
-        """Bytes that copies may take: the databases of an agent must not fill root's disk."""
-        return max(0, shutil.disk_usage(self.host.ops_dir).free - RESERVE)
 
     def _put_back(self, home: frozen.Frozen) -> list[str]:
         try:
