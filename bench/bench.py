@@ -10,6 +10,7 @@
 ``again``     no-change site.yml: module runs on the host, and time against 11 pings; the same for each further agent
 ``everything``  module runs of a no-change site.yml with every role on
 ``fleet``     no-change site.yml on 1, 4 and 8 hosts; the controller's processor time for each of 24
+``replace``   a used data volume on a fresh host to healthy agents, against bench/replace_by_hand.sh; and on a bare host
 ``exposure``  systemd's exposure level of the gateway's sandbox
 ``backup``    a home of 1 GB backed up, verified and restored: time and peak memory
 ``check``     a check of the host, as every two minutes: time and memory
@@ -65,9 +66,9 @@ def processor(action: Callable[[], object]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def box(name: str) -> None:
-    """A bare host with the model server of the tests."""
-    run(sys.executable, BOX, "up", name, SUITE)
+def box(name: str, host: str = SUITE, *options: str) -> None:
+    """A host, by default a bare one, with the model server of the tests."""
+    run(sys.executable, BOX, "up", name, host, *options)
     run("docker", "cp", ROOT / "tests/fakes", f"{name}:/usr/local/lib/fakes")
     run("docker", "exec", name, "systemd-run", "--quiet", "python3", "/usr/local/lib/fakes/model_server.py")
 
@@ -248,6 +249,38 @@ def fleet(directory: Path) -> None:
     print(f"| no change, 24 hosts: processor for each | {ours:.2f} s | {floor:.2f} s for {PINGS} pings | {ratio}")
 
 
+# The first run formats the disk; the others must find what it holds.
+VOLUME = {"data_volume_enabled": True, "data_volume_format": True, "data_volume_min_size": "100M"}
+
+
+def replace(directory: Path) -> None:
+    name, disk = "bench-replace", f"--disk={directory / 'volume'}"
+    prepared = f"{SUITE}+0.19.0"
+
+    def fresh(host: str) -> None:
+        down(name)
+        box(name, host, disk)
+
+    fresh(prepared)
+    device = run("losetup", "--noheadings", "--output", "NAME", "--associated", directory / "volume").strip()
+    variables = ("--extra-vars", json.dumps({**VOLUME, "data_volume_device": device}))
+    site = Site(directory, [name])
+    site.site(*variables)
+    rows = []
+    for _each in range(3):
+        fresh(prepared)
+        ours = seconds(lambda: site.site(*variables))
+        fresh(prepared)
+        run("docker", "cp", ROOT / "bench/replace_by_hand.sh", f"{name}:/root/by_hand.sh")
+        rows.append((ours, seconds(lambda: run("docker", "exec", name, "sh", "/root/by_hand.sh"))))
+    ratio = statistics.median(a / b for a, b in rows)
+    a, b = (statistics.median(row[i] for row in rows) for i in (0, 1))
+    print(f"| fresh host, used volume, to healthy | {a:.1f} s | {b:.1f} s by hand | {ratio:.2f} × | ≤ 15 s, ≤ 1.6 × |")
+    fresh(SUITE)
+    print(f"| bare host, used volume, to healthy | {seconds(lambda: site.site(*variables)):.1f} s | | | ≤ 30 s |")
+    run(sys.executable, BOX, "down", name, disk)
+
+
 def exposure(directory: Path) -> None:
     box("bench-exposure")
     Site(directory, ["bench-exposure"]).site()
@@ -376,6 +409,7 @@ def main() -> None:
         "again": again,
         "everything": everything,
         "fleet": fleet,
+        "replace": replace,
         "exposure": exposure,
         "backup": backup,
         "check": check,
