@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Unit
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import WorkerDied
 
 VENVS = list(filter(None, os.environ.get("TEST_HERMES_VENVS", "").split(os.pathsep)))
 PLATFORM_SECRET = "a-token-of-a-platform"
@@ -115,6 +117,16 @@ def test_it_has_a_key_and_a_port_of_its_own_on_the_loopback_address(host, home):
     assert described.health.webhook is None
     for name in (".env", "config.yaml", ".canary/.env", ".canary/config.yaml"):
         assert (home / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_without_a_free_port_it_is_said_who_may_have_them(host, home, monkeypatch):
+    def refuse(*_arguments):
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(canary.socket.socket, "bind", refuse)
+    monkeypatch.setattr(canary.network, "most_sockets", lambda: "hermes-work has the most sockets, 28215")
+    with pytest.raises(OpsError, match=r"no free port .*; of all users, hermes-work has the most sockets, 28215"):
+        canary.prepare(host, agent(host), str(home))
 
 
 def test_what_is_declared_in_the_managed_scope_counts_but_for_its_platforms(host, home, tmp_path):
@@ -384,6 +396,24 @@ def test_a_copy_that_cannot_be_removed_is_said_and_not_waited_for(host, monkeypa
     canary.sweep(host, agent(host), "canary", said.append)
     assert len(said) == 1
     assert "agent default" in said[0]
+
+
+def test_copies_that_cannot_be_removed_are_not_waited_for_one_after_the_other(host, monkeypatch):
+    for name in ("canary.default.x", "canary.default.y", "canary.default.z"):
+        (Path(canary.scratch_directory(host)) / name / "in it").mkdir(parents=True)
+    given: list[float] = []
+
+    def never(_account, _function, *_arguments, limits, **_options):
+        given.append(limits.seconds)
+        time.sleep(limits.seconds)
+        raise WorkerDied("did not finish")
+
+    monkeypatch.setattr(canary, "work", never)
+    monkeypatch.setattr(canary, "SWEEP_SECONDS", 0.5)
+    said: list[str] = []
+    canary.sweep(host, agent(host), "canary", said.append)
+    assert len(said) == 3
+    assert sum(given) < 1
 
 
 @pytest.fixture

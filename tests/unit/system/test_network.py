@@ -324,3 +324,25 @@ def test_an_agent_that_hides_a_listener_and_stops_its_worker_ends_no_look(hoarde
 
 def test_a_user_without_a_name_is_named_by_its_number():
     assert network.describe(set(), {4_000_000_000}) == "a process of user 4000000000 that cannot be seen"
+
+
+def test_who_has_the_most_sockets_is_named_even_if_it_belongs_to_root_by_its_directory(monkeypatch):
+    # Another user's process, with more sockets than ours. A change of user hides it as well.
+    holds = "import os, socket, time; held = [socket.socket() for _each in range(900)]; "
+    become = f"os.setuid({NOBODY}); " if os.geteuid() == 0 else ""
+    command = [sys.executable, "-c", f"{holds}{become}print(flush=True); time.sleep(60)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        try:
+            other.stdout.readline()
+            here = [str(os.getpid()), str(other.pid)]
+            monkeypatch.setattr(network.os, "listdir", lambda _path: here)
+            said = network.most_sockets()
+        finally:
+            other.kill()
+    if os.geteuid() == 0:
+        assert said == "nobody has the most sockets, 900"
+
+
+def test_a_process_that_has_ended_has_no_socket(monkeypatch):
+    monkeypatch.setattr(network.os, "listdir", lambda _path: ["999999999"])
+    assert network.most_sockets() == "nobody has a socket that we see"

@@ -30,6 +30,7 @@ from ..description.agent import Agent, Server
 from ..description.schema import PROFILES_DIRECTORY
 from ..host.installation import Installation
 from ..secrets import store
+from ..system import network
 from ..system.errors import OpsError
 from ..system.files import Account, changing, check_trusted, ensure_directory, failure, open_directory
 from ..system.process import run, run_head
@@ -51,7 +52,7 @@ DEFAULT_MANAGED_DIR = "/etc/hermes"
 LOOPBACK = "127.0.0.1"
 # The name under which the canary's share of the agent's fetched secrets is kept; no agent can have it.
 _LENT = ".canary"
-# Seconds to prepare the copy, and to remove it: the agent may have left millions of files.
+# Seconds to prepare the copy, and to remove all that are left: the agent may have left millions of files.
 FIT_SECONDS = 60.0
 SWEEP_SECONDS = 120.0
 # Seconds for one look at the canary, five of which are for its API server.
@@ -114,22 +115,27 @@ def _make(host: Installation, agent: Agent, job: str) -> str:
 
 
 def sweep(host: Installation, agent: Agent, job: str, say: Callable[[str], object]) -> None:
-    """Remove all copies of *agent*'s home, including those of killed runs. A failure is reported, not raised."""
+    """Remove all copies of *agent*'s home, including those of killed runs. A failure is reported, not raised.
+
+    The agent may hold a directory of each copy open, and fill it faster than it is cleared. So there is one time for
+    all: otherwise each run would leave one more copy for all later ones to wait for.
+    """
+    deadline = time.monotonic() + SWEEP_SECONDS
     pattern = os.path.join(glob.escape(scratch_directory(host)), f"{_prefix(agent, job)}*")
     for path in glob.glob(pattern):
         try:
-            _remove(host.account_of(agent), path, _named(agent))
+            _remove(host.account_of(agent), path, _named(agent), max(0.0, deadline - time.monotonic()))
         except (OpsError, OSError) as error:
             say(f"a copy of the home of {_named(agent)} could not be removed from {path}: {error}")
 
 
-def _remove(account: Account, path: str, where: str) -> None:
+def _remove(account: Account, path: str, where: str, seconds: float) -> None:
     with contextlib.suppress(OSError):
         # A run that was killed early leaves an empty directory, which may still belong to root.
         os.rmdir(path)
         return
     with changing(open_directory(path), path) as copy:
-        limits = Limits(seconds=SWEEP_SECONDS)
+        limits = Limits(seconds=seconds)
         work(account, "supervise.copy:clear", copy, limits=limits, descriptors=[copy], where=where)
     os.rmdir(path)
 
@@ -191,8 +197,16 @@ def _named(agent: Agent) -> str:
 
 
 def _free_port() -> int:
+    """:raises OpsError: an agent, for example, holds all that the kernel would choose; names the likely one"""
     with socket.socket() as server:
-        server.bind((LOOPBACK, 0))
+        try:
+            server.bind((LOOPBACK, 0))
+        except OSError as error:
+            raise OpsError(
+                f"has no free port for a canary ({error.strerror}); of all users, {network.most_sockets()}",
+                where=LOOPBACK,
+                fix="stop what that user runs, such as its gateway, and try again",
+            ) from None
         return server.getsockname()[1]
 
 
