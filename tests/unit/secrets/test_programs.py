@@ -135,10 +135,8 @@ def test_what_an_agent_can_change_is_not_run(tmp_path, change):
 
 def test_age_and_sops_are_called_as_their_manuals_say(tools, tmp_path):
     for name in ("age", "sops"):
-        make(
-            tools / name,
-            f'#!/bin/sh\nprintf "%s\\n" "$SOPS_AGE_KEY_FILE" "$@" >{tmp_path}/{name}.told\necho "{{\\"A\\": \\"{SECRET}\\"}}"\n',
-        )
+        told = f'printf "%s\\n" "$SOPS_AGE_KEY_FILE" "$@" >{tmp_path}/{name}.told'
+        make(tools / name, f'#!/bin/sh\n{told}\necho \'{{"A": "{SECRET}"}}\'\n')
     identity = tmp_path / "identity"
     identity.write_text("key")
     for name, file, words in (

@@ -15,7 +15,7 @@ import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Source
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets import store
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import rotation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import fetching, rotation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
@@ -65,7 +65,7 @@ class Host:
     def rotate(self):
         self.told.clear()
         self.said.clear()
-        return rotation.rotate(self, lambda text: self.said.append(str(text)))
+        return fetching.rotate(self, lambda text: self.said.append(str(text)))
 
     def units(self, agents, _manager_of):
         def older(name):
@@ -92,9 +92,9 @@ def host(tmp_path, monkeypatch):
     made = Host()
     monkeypatch.setattr(store, "DIRECTORY", str(tmp_path / "run"))
     monkeypatch.setattr(store, "_kind_of", lambda _path: "tmpfs")
-    monkeypatch.setattr(rotation.sources, "read_all", lambda wanted: {name: made.given[name] for name in wanted})
-    monkeypatch.setattr(rotation, "work", lambda account, *_more, **_options: made.in_env[account])
-    monkeypatch.setattr(rotation, "units_of", made.units)
+    monkeypatch.setattr(fetching.sources, "read_all", lambda wanted: {name: made.given[name] for name in wanted})
+    monkeypatch.setattr(fetching, "work", lambda account, *_more, **_options: made.in_env[account])
+    monkeypatch.setattr(fetching, "units_of", made.units)
     monkeypatch.setattr(
         rotation,
         "supervisor_of",
@@ -106,7 +106,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(rotation.health, "prove", lambda _agent, _account: (None, None))
     # As site.yml does before the gateways start.
     with store.changing():
-        rotation.fetch(made.agents)
+        fetching.fetch(made.agents)
     for name in made.given:
         os.utime(store.path_of(name), (0, 0))
     return made
@@ -235,20 +235,20 @@ def test_an_agent_that_cannot_be_restarted_delays_no_other(host):
 
 def test_at_a_boot_it_is_tried_until_there_are_secrets(host, monkeypatch):
     store.forget("one")
-    monkeypatch.setattr(rotation.Installation, "load", lambda: host)
+    monkeypatch.setattr(fetching.Installation, "load", lambda: host)
     host.one = lambda name: next(agent for agent in host.agents if agent.name == name)
     answers = [AWAY, AWAY, {"A": "9"}]
-    monkeypatch.setattr(rotation.sources, "read_all", lambda _wanted: {"one": answers.pop(0)})
+    monkeypatch.setattr(fetching.sources, "read_all", lambda _wanted: {"one": answers.pop(0)})
     slept: list[float] = []
-    monkeypatch.setattr(rotation.time, "sleep", slept.append)
+    monkeypatch.setattr(fetching.time, "sleep", slept.append)
     said: list[str] = []
-    rotation.wait("one", said.append)
+    fetching.wait("one", said.append)
     assert store.secrets_of("one") == {"A": "9"}
     # Each reason once, however long it lasts.
     assert len(said) == 1
     assert [round(seconds / step) for seconds, step in zip(slept, (1, 2))] == [1, 1]
     # There already: nothing is asked.
-    rotation.wait("one", said.append)
+    fetching.wait("one", said.append)
 
 
 def test_at_a_boot_without_its_records_it_is_tried_again(host, monkeypatch):
@@ -261,7 +261,7 @@ def test_at_a_boot_without_its_records_it_is_tried_again(host, monkeypatch):
             raise OpsError("is not mounted")
         return SimpleNamespace(one=lambda _name: replace(host.agents[0], source=None))
 
-    monkeypatch.setattr(rotation.Installation, "load", load)
-    monkeypatch.setattr(rotation.time, "sleep", lambda _seconds: None)
-    rotation.wait("one", lambda _text: None)
+    monkeypatch.setattr(fetching.Installation, "load", load)
+    monkeypatch.setattr(fetching.time, "sleep", lambda _seconds: None)
+    fetching.wait("one", lambda _text: None)
     assert len(tries) == 3

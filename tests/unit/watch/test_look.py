@@ -265,7 +265,8 @@ def test_an_sqlite_with_the_fault_is_asked_once_a_release(see, host, tmp_path):
 def test_a_reply_is_asked_for_when_it_is_due(see, host, tmp_path, monkeypatch):
     asked = []
 
-    def ask(_server, _account, _prompt, *, key_in, timeout):
+    def ask(_server, _account, _prompt, *, key_in, key, timeout):
+        assert key is None
         asked.append((key_in, timeout))
         if host.dead:
             raise OpsError("the agent answered with an error instead of a reply", fix="check the model")

@@ -10,7 +10,7 @@ import os
 
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say_now
 from ..host.installation import Installation
-from ..supervise import rotation
+from ..supervise import fetching
 from ..system.errors import OpsError
 
 SUMMARY = "fetch the agents' secrets again, and restart the agents whose secrets changed"
@@ -28,6 +28,6 @@ def work(arguments: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise OpsError("only root can fetch secrets", fix="use sudo")
     if arguments.wait:
-        rotation.wait(arguments.wait, say_now)
+        fetching.wait(arguments.wait, say_now)
         return EXIT_OK
-    return EXIT_OK if rotation.rotate(Installation.load(), say_now) else EXIT_UNHEALTHY
+    return EXIT_OK if fetching.rotate(Installation.load(), say_now) else EXIT_UNHEALTHY

@@ -10,7 +10,7 @@ from typing import Any
 from ..description.agent import Agent
 from ..host import jobs, metadata
 from ..host.records import undeclared
-from ..secrets import fetching, settings, store
+from ..secrets import settings, store, units
 from ..system.errors import OpsError
 from ..system.files import Account
 from ..system.plan import Plan
@@ -22,12 +22,12 @@ def work(call: Call) -> dict[str, Any]:
     params = call.params
     manager = Manager("system", Account.current())
     if params["state"] == "absent":
-        plans = [fetching.plan_absent(), metadata.plan_absent(manager), store.plan_absent()]
+        plans = [units.plan_absent(), metadata.plan_absent(manager), store.plan_absent()]
     else:
         plans = [
             # The wall first, so that no agent runs without it.
             metadata.plan_present(walled(call), manager),
-            fetching.plan_present(params["interval"], params["ops_dir"], manager),
+            units.plan_present(params["interval"], params["ops_dir"], manager),
         ]
     plan = Plan()
     for each in plans:

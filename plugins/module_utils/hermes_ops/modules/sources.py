@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ..description import sources
 from ..description.agent import Agent, Description
-from ..secrets import fetching, store
-from ..supervise import rotation
+from ..secrets import store, units
+from ..supervise import fetching
 from ..system.errors import OpsError
 from ..system.files import Account
 from ..system.plan import HIDDEN, Difference, Plan, diff
@@ -48,10 +48,10 @@ def fetch(
     wanted = _with_source(agents)
     if wanted:
         # A host whose role secrets did not run has no unit that fetches them at the next boot.
-        enabled = call.check_mode or os.path.exists(fetching.PATH)
+        enabled = call.check_mode or os.path.exists(units.PATH)
         sources.check_host(wanted, call.params["scope"], enabled, WHERE)
     missing = [agent for agent in wanted if not _is_fetched(agent)]
-    found = {} if call.check_mode else rotation.fetch(missing)
+    found = {} if call.check_mode else fetching.fetch(missing)
     errors = {name: said for name, said in found.items() if isinstance(said, OpsError)}
     fetched = {agent.name: sorted(store.secrets_of(agent.name) or {}) for agent in wanted}
     diffs = [
@@ -88,7 +88,9 @@ def forget(call: Call, agents: Sequence[Agent]) -> list[dict[str, str]]:
     for name in gone:
         unit = store.unit_of(name)
         plan.add(Difference(store.path_of(name), "present", None), lambda name=name: store.forget(name))
-        plan.actions.append(lambda unit=unit: manager.call("stop", unit, check=False))
+        # It may still try, and a unit that failed would stay in systemd's list.
+        for verb in ("stop", "reset-failed"):
+            plan.actions.append(lambda unit=unit, verb=verb: manager.call(verb, unit, check=False))
     if not call.check_mode:
         plan.apply()
     return [plan.diff("secrets")]

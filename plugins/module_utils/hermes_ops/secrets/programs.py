@@ -44,6 +44,8 @@ _SANDBOX = {
     "MemoryMax": MEMORY,
     "TasksMax": "64",
     "LimitCORE": "0",
+    # Nothing of its start and end, which would fill the journal every minute.
+    "LogLevelMax": "err",
     "RuntimeMaxSec": str(SECONDS),
 }
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fetches the agents' secrets, and restarts the agents whose secrets changed.
+"""Restarts the agents whose secrets changed.
 
 A gateway that is older than the file with its secrets has not read them. So whoever is killed between the file and the
 restart leaves nothing behind: the next run restarts that gateway.
@@ -9,117 +9,25 @@ restart leaves nothing behind: the next run restarts that gateway.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Union
 
-from ..agent import env
 from ..description.agent import Agent
 from ..host.installation import JOURNALS, Installation
-from ..secrets import sources, store
-from ..system.answer import fits
+from ..secrets import store
 from ..system.errors import OpsError
-from ..system.files import Account
-from ..system.worker import work
 from . import gateway, health
-from .managers import units_of
 from .problems import Health
 from .supervisor import State
 from .systemd import supervisor_of
 
-# Names of the secrets of an agent that changed, or why they could not be fetched.
-Fetched = Union[list[str], OpsError]
-# Seconds between two attempts at a boot: doubled each time, up to the second one.
-_FIRST, _LONGEST = 1.0, 60.0
 
+def restart(host: Installation, wanted: Sequence[Agent], say: Callable[[str], object]) -> list[Agent]:
+    """Restart the gateways of *wanted*, unless a job is under way that does; returns those that were restarted.
 
-def fetch(agents: Sequence[Agent], account_of: Callable[[Agent], Account] | None = None) -> dict[str, Fetched]:
-    """Fetch the secrets of *agents*, which all have a source. Those of an agent whose source fails stay as they are.
-
-    The caller holds :func:`store.changing`.
-
-    :param account_of: the user of each agent, to look for the same variables in its ``.env``; None: the caller does
+    :raises Refused: a restore is under way
     """
-    answers = sources.read_all({agent.name: agent.source for agent in agents if agent.source})
-    found: dict[str, Fetched] = {}
-    for agent in agents:
-        answer = answers[agent.name]
-        try:
-            if isinstance(answer, OpsError):
-                raise answer
-            if account_of:
-                refuse_doubled(agent, account_of(agent), answer)
-            found[agent.name] = _keep(agent, answer)
-        except OpsError as error:
-            _fail(agent, error)
-            found[agent.name] = error
-    return found
-
-
-def _keep(agent: Agent, values: dict[str, str]) -> list[str]:
-    is_new, before = store.secrets_of(agent.name) is None, store.status_of(agent.name)
-    changed = store.keep(agent.name, values)
-    source = agent.to_plain()["source"]
-    more = tuple(changed) if changed and not is_new else before.changed
-    store.write_status(agent.name, store.Status(source=source, fetched=time.time(), changed=more, unwell=before.unwell))
-    return changed
-
-
-def _fail(agent: Agent, error: OpsError) -> None:
-    before = store.status_of(agent.name)
-    what = f"{error.where}: {error.what}" if error.where else error.what
-    since = before.failed or time.time()
-    store.write_status(agent.name, replace(before, failed=since, what=what, fix=error.fix or "see the source"))
-
-
-def refuse_doubled(agent: Agent, account: Account, values: dict[str, str]) -> None:
-    """:raises OpsError: ``.env`` of *agent* has one of the variables, too: Hermes would use that one"""
-    names = work(account, "agent.env:names_in", agent.home, where=agent.home)
-    if not fits(names, [str]):
-        raise OpsError("could not be read", where=agent.home, fix="see what the agent left there")
-    env.refuse_elsewhere(names, values, agent.home)
-
-
-def rotate(host: Installation, say: Callable[[str], object]) -> bool:
-    """Fetch the secrets of all agents again, and restart those whose secrets changed.
-
-    :returns: whether all could be fetched, and every agent that was restarted is healthy
-    :raises Refused: somebody else changes secrets or gateways
-    """
-    agents = [agent for agent in host.agents if agent.source]
-    if not agents:
-        return True
-    # Also held by `site.yml` while it converges the agents.
-    with store.changing():
-        found = fetch(agents, host.account_of)
-        for agent in agents:
-            said = found[agent.name]
-            if isinstance(said, OpsError):
-                say(f"agent {agent.name}: {said}")
-            elif said:
-                say(f"agent {agent.name}: changed: {', '.join(said)}")
-        restarted = _restart(host, agents, say)
-    well = _judge(host, agents, restarted, say)
-    return well and not any(isinstance(said, OpsError) for said in found.values())
-
-
-def due(host: Installation, agents: Sequence[Agent]) -> list[Agent]:
-    """Those of *agents* whose running gateway has not read its present secrets."""
-    units = units_of(agents, host.manager_of)
-    return [
-        agent
-        for agent in agents
-        if units[agent.unit].running and units[agent.unit].is_older_than(store.path_of(agent.name))
-    ]
-
-
-def _restart(host: Installation, agents: list[Agent], say: Callable[[str], object]) -> list[Agent]:
-    """Restart the gateways that have to be; returns their agents."""
-    wanted = due(host, agents)
-    if not wanted:
-        return []
     # Jobs that stop gateways expect them to stay stopped, and start them with the new secrets.
     with host.lock("restore"):
         busy = [job for job in JOURNALS if job != "restore" and host.busy(job)]
@@ -139,20 +47,20 @@ def _restart(host: Installation, agents: list[Agent], say: Callable[[str], objec
         return restarted
 
 
-def _judge(host: Installation, agents: list[Agent], restarted: list[Agent], say: Callable[[str], object]) -> bool:
+def judge(host: Installation, restarted: list[Agent], again: list[Agent], say: Callable[[str], object]) -> bool:
     """Record which agents are not healthy since their secrets changed; the secrets before are not kept.
 
-    :returns: whether all are healthy that were restarted, or were not healthy before
+    :param again: others that were not healthy after such a change
+    :returns: whether all of them are healthy
     """
-    supervisor, statuses = supervisor_of(host), {agent.name: store.status_of(agent.name) for agent in agents}
+    supervisor = supervisor_of(host)
     results = health.wait(restarted, supervisor) if restarted else []
     for result in results:
         say(result)
-    again = [agent for agent in agents if statuses[agent.name].unwell and agent not in restarted]
     states = supervisor.state(again)
     results += [_look(agent, host, states[agent.name]) for agent in again]
     for result in results:
-        status = statuses[result.agent]
+        status = store.status_of(result.agent)
         unwell = 0.0 if result.ok else status.unwell or time.time()
         if unwell != status.unwell:
             store.write_status(result.agent, replace(status, unwell=unwell))
@@ -167,32 +75,3 @@ def _look(agent: Agent, host: Installation, state: State) -> Health:
         _reply, problem = health.prove(agent, account)
         result.problems += [problem] if problem else []
     return result
-
-
-def wait(name: str, say: Callable[[str], object]) -> None:
-    """Fetch the secrets of the agent *name* until it has some, for as long as it takes."""
-    delay, told = _FIRST, ""
-    while store.secrets_of(name) is None:
-        error = _attempt(name)
-        if error is None:
-            return
-        if str(error) != told:
-            told = str(error)
-            say(f"agent {name}: {error}; trying on")
-        # Hosts that boot together must not ask together.
-        time.sleep(delay * random.uniform(0.75, 1.25))
-        delay = min(2 * delay, _LONGEST)
-
-
-def _attempt(name: str) -> OpsError | None:
-    """Fetch the secrets of the agent *name* once; returns why that failed."""
-    try:
-        host = Installation.load()
-        agent = host.one(name)
-        if agent.source is None:
-            return None
-        with store.changing():
-            said = fetch([agent], host.account_of)[name]
-    except OpsError as error:
-        return error
-    return said if isinstance(said, OpsError) else None

@@ -293,7 +293,8 @@ def render_drop_in(settings: UnitSettings, agent: Agent, account: Account) -> st
     unit, service = _identity(settings, agent, account, command)
     if agent.source:
         fetched = store.unit_of(agent.name)
-        unit += [("Requires", fetched), ("After", fetched)]
+        # The boot does not wait until a source that is away is back.
+        unit += [("Requires", fetched), ("After", fetched), ("After", "multi-user.target")]
     stop = ("TimeoutStopSec", str(agent.drain + STOP_MARGIN))
     sections = [("Service", [*service, stop, *confinement(agent, account, settings.scope)])]
     return _text([("Unit", unit), *sections] if unit else sections)
