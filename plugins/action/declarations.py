@@ -12,6 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.errors import ArgumentValueError, ElementError, RequiredError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
@@ -179,13 +180,19 @@ class ActionModule(ActionBase):
 
     def _agents(self) -> Iterator[str]:
         """The first mistake in hermes_agents, if there is any."""
-        names = ("hermes_agents", "hermes_data_dir", "hermes_managed_root")
+        names = ("hermes_agents", "hermes_data_dir", "hermes_managed_root", "tailscale_enabled")
         templar = self._templar_of("common")
-        agents, data_dir, managed_root = (templar.template(trust_as_template(f"{{{{ {name} }}}}")) for name in names)
+        agents, data_dir, managed_root, tailnet = (
+            templar.template(trust_as_template(f"{{{{ {name} }}}}")) for name in names
+        )
         host = self._variables["inventory_hostname"]
         try:
             declaration.resolve(
-                variables.plain(agents), host=host, data_dir=str(data_dir), managed_root=str(managed_root)
+                variables.plain(agents),
+                host=host,
+                data_dir=str(data_dir),
+                managed_root=str(managed_root),
+                tailnet=boolean(tailnet, strict=False),
             )
         except OpsError as error:
             _host, variable, *path = str(error.where).split(": ")
