@@ -179,15 +179,26 @@ class ActionModule(ActionBase):
 
     def _agents(self) -> Iterator[str]:
         """The first mistake in hermes_agents, if there is any."""
-        names = ("hermes_agents", "hermes_data_dir", "hermes_managed_root", "gateway_scope", "secrets_enabled | bool")
+        names = (
+            "hermes_agents",
+            "hermes_data_dir",
+            "hermes_managed_root",
+            "gateway_scope",
+            "secrets_enabled | bool",
+            "tailscale_enabled | bool",
+        )
         templar = self._templar_of("common")
-        agents, data_dir, managed_root, scope, fetches = (
+        agents, data_dir, managed_root, scope, fetches, tailnet = (
             templar.template(trust_as_template(f"{{{{ {name} }}}}")) for name in names
         )
         host = self._variables["inventory_hostname"]
         try:
             resolved = declaration.resolve(
-                variables.plain(agents), host=host, data_dir=str(data_dir), managed_root=str(managed_root)
+                variables.plain(agents),
+                host=host,
+                data_dir=str(data_dir),
+                managed_root=str(managed_root),
+                tailnet=tailnet,
             )
             declared = [each.agent for each in resolved.values()]
             sources.check_host(declared, scope, enabled=fetches, where=f"{host}: hermes_agents")

@@ -45,6 +45,7 @@ COMMON = yaml.safe_load((ROOT / "roles/common/defaults/main.yml").read_text(enco
 # Paths in the sources that the collection only reads, runs or recommends, and directories of others, whose files of
 # ours are looked up one by one below. /var/tmp is for a moment.
 NOT_OURS = {
+    "/etc/default/tailscaled",
     "/etc/fstab",
     "/etc/hermes",
     "/etc/machine-id",

@@ -21,11 +21,13 @@ class Server:
     """The address of one of the gateway's servers.
 
     :param port: 0 when none is declared, which only a disabled server or an absent agent may have
+    :param tailnet: whether the host's tailnet reaches it: tailscaled forwards the port to this loopback address
     """
 
     enabled: bool
     host: str
     port: int
+    tailnet: bool = False
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON, for the workers that call the server."""

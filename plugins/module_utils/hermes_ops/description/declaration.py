@@ -92,6 +92,7 @@ def resolve(
     host: str,
     data_dir: str,
     managed_root: str,
+    tailnet: bool = False,
 ) -> dict[str, Declared]:
     """Check *agents* and complete them.
 
@@ -99,6 +100,7 @@ def resolve(
     :param host: the inventory's name of the host, for error messages
     :param data_dir: absolute path of the directory that holds the agents' directories
     :param managed_root: directory that holds the managed scopes of the agents
+    :param tailnet: whether the host is to be a node of a tailnet
     :returns: the agents by name, in the declared order. Secrets are only in ``secrets`` and ``webhooks[].secret`` of
         the description
     :raises OpsError: for the first mistake; names host, agent and key
@@ -114,6 +116,7 @@ def resolve(
             raise OpsError(f"entry {number} is not a mapping", where=where, fix="write it as {name: …}")
         one = _resolve_one(declared, number, where, data_dir, managed_root)
         name = one.agent.name
+        checks.check_tailnet(one.agent, tailnet, f"{where}: agent {name}")
         if name in resolved:
             raise OpsError(f"agent {name} is declared twice", where=where, fix="merge the two, or rename one")
         resolved[name] = one

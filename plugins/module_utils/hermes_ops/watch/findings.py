@@ -31,6 +31,7 @@ WARNINGS = (
     "sqlite_wal",
     "standalone",
     "status_unknown",
+    "tailnet_name",
     "turns_unknown",
     "undeclared",
     "unit_failed",

@@ -28,7 +28,7 @@ from ..system.errors import OpsError
 from ..system.files import write_json
 from ..system.process import run
 from ..system.text import number
-from . import acknowledged, expiry, host_findings, sources
+from . import acknowledged, expiry, host_findings, sources, tailnet
 from .agent import AgentLook
 from .findings import Finding, Report, Settings
 
@@ -154,6 +154,7 @@ class _Look:
         for path in settings.certificates:
             found += expiry.certificate_findings(path, self.now, settings)
         found += sources.wall_findings()
+        found += tailnet.look(self.host.ops_dir, self.memory, self.now, settings)
         self._at_units()
 
     def _at_units(self) -> None:
