@@ -33,6 +33,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
     installation,
     jobs,
     settings,
+    volume_mount,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import units
 from ansible_collections.alwayson.hermes.plugins.modules import agents, host_kit
@@ -121,6 +122,8 @@ def computed() -> Iterator[str]:
         of_scope = units.UnitSettings(scope, "/opt/hermes", 252, 10, 300)
         yield from (of_scope.template_path, of_scope.dashboard_path, of_scope.drop_in_path("x"))
     yield from (f"{groundwork.LINGER}/x", f"{host_kit.DIRECTORY}/x")
+    yield from (volume_mount.path_of(COMMON["hermes_data_dir"]), volume_mount.AFTER_PATH)
+    yield volume_mount.waiting_path("<uuid>").replace("\\x3cuuid\\x3e", "x")
     yield from (disk_watch.PATH, held.DIRECTORY, f"{COMMON['hermes_data_dir']}/ops/{held.RESERVE_FILE}")
     yield from (COMMON[name] for name in ("hermes_data_dir", "hermes_root", "hermes_managed_root"))
 
@@ -153,6 +156,8 @@ def test_every_feature_is_switched_off(section):
     block = textwrap.dedent(block)
     declared = {name: value for name, value in yaml.safe_load(block).items() if name != "hermes_agents"}
     switches = {name: False for name in COMMON if name.endswith("_enabled")}
+    # The data stay on their volume until the end.
+    del switches["data_volume_enabled"]
     # Without agents there is nothing to watch, but who leaves keeps them.
     assert declared == {**switches, **({} if section == "Uninstall" else {"gateway_min_free_mb": 0})}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -182,6 +183,8 @@ def _unknown(_path: str) -> tuple[None, str]:
 
 def _ext4(path: str) -> tuple[int | None, str]:
     """The bytes that the file system uses, and why it counts as damaged."""
+    if not shutil.which("dumpe2fs"):
+        return _unknown(path)
     done = run(["dumpe2fs", "-h", path], timeout=TIMEOUT, check=False)
     said = dict(re.findall(r"^([\w ]+): +(.*)$", done.stdout, re.M))
     if not done.ok or "Block count" not in said:
@@ -192,6 +195,9 @@ def _ext4(path: str) -> tuple[int | None, str]:
 
 
 def _xfs(path: str) -> tuple[int | None, str]:
+    if not shutil.which("xfs_info"):
+        # On a bare host, before its packages are installed.
+        return _unknown(path)
     # Where it is not mounted, xfs_info reads it with xfs_db; old versions cannot, and the mount will tell.
     done = run(["xfs_info", path], timeout=TIMEOUT, check=False)
     match = re.search(r"^data +=.*?bsize=(\d+) +blocks=(\d+)", done.stdout, re.M)

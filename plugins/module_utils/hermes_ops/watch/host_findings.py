@@ -79,11 +79,12 @@ def volume_findings(data_dir: str, declared: bool) -> list[Finding]:
         declared = declared or data_dir.rstrip("/") in volume.fstab_places()
     if os.path.ismount(data_dir) or not declared:
         return []
+    mount = volume.unit_of(data_dir)
     return [
         Finding(
             "volume_missing",
             f"nothing is mounted at {data_dir}, where the data volume belongs",
-            f"attach the volume, then: systemctl start {volume.unit_of(data_dir)}",
+            f"attach the volume, then: systemctl start {mount}",
         )
     ]
 
