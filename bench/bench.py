@@ -260,6 +260,8 @@ def replace(directory: Path) -> None:
     def fresh(host: str) -> None:
         down(name)
         box(name, host, disk)
+        run("docker", "cp", ROOT / "molecule/shared/udev.sh", f"{name}:/root/udev.sh")
+        run("docker", "exec", name, "systemd-run", "--quiet", "sh", "/root/udev.sh")
 
     fresh(prepared)
     device = run("losetup", "--noheadings", "--output", "NAME", "--associated", directory / "volume").strip()
