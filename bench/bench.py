@@ -81,9 +81,10 @@ class Site:
     """A directory as a user has it: an inventory and settings, nothing else.
 
     :param hosts: names of boxes; or names of hosts -> their boxes
+    :param declared: more that every agent declares
     """
 
-    def __init__(self, directory: Path, hosts: list[str] | dict[str, str], agents: int = 1) -> None:
+    def __init__(self, directory: Path, hosts: list[str] | dict[str, str], agents: int = 1, **declared: object) -> None:
         self.directory = directory
         (directory / "ansible.cfg").write_text(
             f"[defaults]\ncollections_path = {ROOT}/.cache/collections\ninventory = hosts.json\n"
@@ -96,7 +97,7 @@ class Site:
                 "vars": {
                     "ansible_connection": "community.docker.docker",
                     "ansible_python_interpreter": "/usr/bin/python3",
-                    "hermes_agents": [self.agent(number) for number in range(agents)],
+                    "hermes_agents": [{**self.agent(number), **declared} for number in range(agents)],
                 },
             }
         }
@@ -319,6 +320,22 @@ def check(directory: Path) -> None:
     down("bench-check")
 
 
+def secrets(directory: Path) -> None:
+    """A look at a source with 20 parameters, in two pages, of which none changed."""
+    name = "bench-secrets"
+    box(name)
+    run("docker", "exec", name, "systemd-run", "--quiet", "python3", "/usr/local/lib/fakes/parameter_store.py")
+    values = json.dumps({f"/hermes/bench/NAME_{number}": "x" * 40 for number in range(20)})
+    put = ("curl", "--silent", "--retry", "20", "--retry-connrefused", "--request", "PUT", "--data", values)
+    run("docker", "exec", name, *put, "http://127.0.0.1:14566/parameters")
+    site = Site(directory, [name], secrets_from={"ssm": "/hermes/bench", "endpoint": "http://127.0.0.1:14566"})
+    site.site("--extra-vars", '{"secrets_enabled": true, "secrets_interval": 86400}')
+    rows = [cost(name, "hermes-ops", "secrets") for _each in range(RUNS)]
+    took, memory = (statistics.median(row[column] for row in rows) for column in (0, 1))
+    print(f"| secrets fetched, 20 parameters | {took:.2f} s, {memory:.0f} MiB | | | ≤ 0.15 s, < 25 MiB |")
+    down(name)
+
+
 # The longest time without an answer while a command runs, and until the next answer after it.
 AWAY = """
 import subprocess, sys, time, urllib.request
@@ -415,6 +432,7 @@ def main() -> None:
         "exposure": exposure,
         "backup": backup,
         "check": check,
+        "secrets": secrets,
         "update_downtime": update_downtime,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -178,18 +178,24 @@ def test_no_value_is_anywhere_else(sources, controller, agents):
     assert len(words) > 50
     assert not [word for word in words if word in run.output]
     controller.write("/run/made/words", "\n".join(words))
-    shown = """
-      journalctl --no-pager --all --output=export
-      systemctl show '*'
-      runuser -u nobody -- ps axeww
-      for each in $(find /var/lib/hermes/ops/backups /root -name '*.tar*' -o -name '*.zip' -o -name '*.tgz'); do
-        gzip --decompress --stdout --force "$each"
-      done
-    """
-    count = (
-        f"set -- $({{ {shown}; }} 2>/dev/null | grep --text --count --fixed-strings --file=/run/made/words); echo $1"
+    controller.shell(
+        """
+        {
+          journalctl --no-pager --all --output=export
+          systemctl show '*'
+          runuser -u nobody -- ps axeww
+          for each in $(find /var/lib/hermes/ops/backups /root -name '*.tar*'); do
+            echo "archive $each"
+            gzip --decompress --stdout --force "$each"
+          done
+        } >/run/made/shown 2>/dev/null
+        """
     )
-    assert controller.shell(count, check=False).strip() == "0"
+    count = "grep --text --count --fixed-strings"
+    for there in ("archive /root/", "archive /var/lib/hermes/ops/backups/", "_SYSTEMD_UNIT=hermes-secrets.service"):
+        assert int(controller.shell(f"{count} '{there}' /run/made/shown")), there
+    assert int(controller.shell(f"{count} --file=/run/made/words {FETCHED}"))
+    assert controller.shell(f"{count} --file=/run/made/words /run/made/shown || true") == "0\n"
     # All that is not in memory. The tests' own copies are.
     places = controller.shell(
         "findmnt --noheadings --list --output TARGET,FSTYPE | awk '$2 ~ /^(overlay|ext4|xfs|btrfs)$/ {print $1}'"
