@@ -14,6 +14,7 @@
 ``exposure``  systemd's exposure level of the gateway's sandbox
 ``backup``    a home of 1 GB backed up, verified and restored: time and peak memory
 ``check``     a check of the host, as every two minutes: time and memory
+``aws``       aws_provision of a host that is as declared, against stock modules: time, and calls counted at the server
 ``update_downtime``  how long the agent is away during an update and a rollback, against a plain restart
 """
 
@@ -422,6 +423,47 @@ def backup(directory: Path) -> None:
     down("bench-backup")
 
 
+def aws(directory: Path) -> None:
+    sys.path.insert(0, str(ROOT / "tests/fakes"))
+    import aws_server
+
+    server = aws_server.AwsServer()
+    os.environ.update(server.environment, AWS_DEFAULT_REGION="eu-central-1")
+    import boto3
+
+    subnet = boto3.client("ec2").describe_subnets()["Subnets"][0]["SubnetId"]
+    declared = {
+        "aws_region": "eu-central-1",
+        "aws_subnet": subnet,
+        "aws_image": "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64",
+        "aws_ssh_keys": ["ssh-ed25519 AAAA ada"],
+        "aws_secrets_path": "/hermes/atlas",
+        "aws_secrets": {"OPENROUTER_API_KEY": "sk-bench"},
+        "ansible_python_interpreter": str(BIN / "python"),
+    }
+    (directory / "hosts.json").write_text(json.dumps({"hermes": {"hosts": {"atlas": declared}}}))
+    (directory / "ansible.cfg").write_text(f"[defaults]\ncollections_path = {ROOT}/.cache/collections\n")
+
+    def play(playbook: str | Path, *arguments: str) -> str:
+        words = ("-i", directory / "hosts.json", playbook, *arguments)
+        return run(BIN / "ansible-playbook", *words, ANSIBLE_CONFIG=str(directory / "ansible.cfg"), NO_COLOR="1")
+
+    play("alwayson.hermes.aws_provision", "-e", "aws_create_volume=true")
+    took, calls = {}, {}
+    for name in ("alwayson.hermes.aws_provision", ROOT / "bench/aws_stock.yml"):
+        play(name)
+        server.calls.clear()
+        took[name] = statistics.median(seconds(lambda name=name: play(name)) for _run in range(RUNS))
+        calls[name] = len(server.calls) / RUNS
+    ours, stock = took.values()
+    print(
+        f"| AWS, no change: time | {ours:.1f} s | {stock:.1f} s with stock modules | {ours / stock:.2f} × | ≤ 0.5 × |"
+    )
+    ours, stock = calls.values()
+    print(f"| AWS, no change: calls | {ours:.0f} | {stock:.0f} with stock modules | {ours / stock:.2f} × | ≤ 0.5 × |")
+    server.stop()
+
+
 def main() -> None:
     benches = {
         "first": first,
@@ -433,6 +475,7 @@ def main() -> None:
         "backup": backup,
         "check": check,
         "secrets": secrets,
+        "aws": aws,
         "update_downtime": update_downtime,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

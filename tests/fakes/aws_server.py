@@ -107,15 +107,22 @@ def run_instances(backend: InstanceBackend, *arguments: Any, **options: Any) -> 
     return reservation
 
 
+def make_volume(volume: Volume, *arguments: Any, **options: Any) -> None:
+    """moto leaves out of DescribeVolumes what is not set; AWS does not, and amazon.aws relies on that."""
+    _make_volume(volume, *arguments, **options)
+    volume.snapshot_id = volume.snapshot_id or ""
+    volume.multi_attach_enabled = bool(volume.multi_attach_enabled)
+
+
 _run_instances = InstanceBackend.run_instances
+_make_volume = Volume.__init__
 
 
 class AwsServer:
     """moto and :class:`DataLifecycleManager` behind one address; the calls to both, in :attr:`calls`."""
 
     def __init__(self) -> None:
-        # What DescribeVolumes of moto lacks, and amazon.aws reads.
-        Volume.multi_attach_enabled = False
+        Volume.__init__ = make_volume
         InstanceBackend.run_instances = run_instances
         # moto's server reports each request on the terminal.
         logging.getLogger("werkzeug").setLevel(logging.ERROR)

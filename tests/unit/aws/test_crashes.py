@@ -40,7 +40,6 @@ def killed_after(number: int) -> Iterator[None]:
 def interrupted_everywhere(world: Any, begin: Callable[[], Any], run: Callable[[], Any]) -> Iterator[int]:
     """For each change of *run*, bring about the beginning, kill the run after that change, and run it again."""
     for number in range(1, 40):
-        world.server.reset()
         begin()
         world.server.calls.clear()
         try:
@@ -60,7 +59,7 @@ def test_provision_goes_on_wherever_it_was_killed(world):
     run()
     sound = world.shape()
     sound["volumes"] = sound["data"] = None
-    for number in interrupted_everywhere(world, lambda: None, run):
+    for number in interrupted_everywhere(world, world.server.reset, run):
         found = world.shape()
         # Never a second volume, and the one there is on the one instance.
         ((volume, state, _size),), ((on_it, deleted),) = found["volumes"], found["data"]
@@ -73,18 +72,18 @@ def test_provision_goes_on_wherever_it_was_killed(world):
 
 
 def test_replace_goes_on_wherever_it_was_killed(world):
-    world.provision()
+    made = world.provision()
     sound = world.shape()["tags"]
-    made: dict[str, str] = {}
-    for number in interrupted_everywhere(world, lambda: made.update(world.provision()), world.replace):
+    # Each begins with the host that the one before has left.
+    for number in interrupted_everywhere(world, lambda: None, world.replace):
+        # An interrupted one is continued; only one that was ended by its last change is followed by another.
+        assert world.server.calls.count("RunInstances") == (2 if number == 7 else 1)
+        assert world.server.calls.count("CreateVolume") == 0
         assert world.converge()["changed"] is False, number
         found = world.shape()
         assert found["data"] == [(made["volume_id"], False)]
         assert found["volumes"] == [(made["volume_id"], "in-use", 50)]
         assert found["tags"] == sound
-        assert world.server.calls.count("CreateVolume") == 0
-        # An interrupted one is continued; only one that was ended by its last change is followed by another.
-        assert world.server.calls.count("RunInstances") == (2 if number == 7 else 1)
     assert number == 7
 
 
@@ -125,12 +124,8 @@ def test_no_room_for_another_instance_leaves_the_old_one_at_work(world, monkeypa
 
 
 def test_destroy_goes_on_wherever_it_was_killed(world):
-    made: dict[str, str] = {}
-
-    def begin():
-        made.update(world.provision())
-
-    for number in interrupted_everywhere(world, begin, lambda: world.converge(state="absent")):
+    made = world.provision()
+    for number in interrupted_everywhere(world, world.provision, lambda: world.converge(state="absent")):
         found = world.shape()
         assert (found["instances"], found["ingress"], found["roles"]) == ([], [], ["hermes-atlas-snapshots"]), number
         assert found["volumes"] == [(made["volume_id"], "available", 50)]

@@ -58,7 +58,7 @@ def plan_present(interval: int, ops_dir: str, manager: Manager) -> Plan:
     # First, because a gateway may start as soon as its drop-in names this unit.
     if plan.add_file(PATH, render(ops_dir), mode=0o644):
         plan.actions.append(lambda: manager.call("daemon-reload"))
-    timer = jobs.plan_present(jobs.JOBS[settings.JOB], schedule, {"interval": interval})
+    timer = jobs.plan_present(jobs.JOBS[settings.JOB], schedule, {"interval": interval}, ops_dir)
     return Plan([*plan.differences, *timer.differences], [*plan.actions, *timer.actions])
 
 
