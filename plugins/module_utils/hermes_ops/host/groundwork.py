@@ -77,7 +77,7 @@ def foreign_homes(agents: list[Agent]) -> list[str]:
         if uid and owner != agent.user and (account or owner):
             said.append(
                 f"{agent.directory} of agent {agent.name} belongs to user id {uid} ({owner or 'no user'}), not to "
-                f"{agent.user}. Fix: give {f'user {owner}' if owner else agent.user} another id (usermod --uid); "
+                f"{agent.user}. Fix: give {f'user {owner}' if owner else agent.user} another id (usermod -u); "
                 f"or declare that user; or change the owner of all its files: "
                 f"chown -R --from={uid} {agent.user}: {agent.directory}"
             )
