@@ -150,12 +150,14 @@ def test_a_value_that_does_not_work_is_told_and_the_one_before_is_not_kept(
     assert not sources.findings()
 
 
-def test_a_key_in_both_is_refused_before_anything_starts(agents, sources, controller):
+def test_a_key_in_both_is_refused_before_anything_starts(agents, sources, controller, new_value):
     pids = {name: agent.pid for name, agent in agents.items()}
     controller.shell(f"cp -p {ENV} /run/made/env && echo 'MORE_3=mine' >>{ENV}")
     run = controller.run()
     assert run.rc != 0, run.output
     assert "has MORE_3, and so has the agent's source of secrets" in run.text
+    # On the host as well, once it would restart the gateway for another secret.
+    sources.put(MORE_4=new_value())
     assert "has MORE_3" in sources.fetch(check=False)
     assert "MORE_3" in sources.findings()["secrets_stale"]["what"]
     assert {name: agent.pid for name, agent in agents.items()} == pids

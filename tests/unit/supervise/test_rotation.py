@@ -93,7 +93,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "DIRECTORY", str(tmp_path / "run"))
     monkeypatch.setattr(store, "_kind_of", lambda _path: "tmpfs")
     monkeypatch.setattr(fetching.sources, "read_all", lambda wanted: {name: made.given[name] for name in wanted})
-    monkeypatch.setattr(fetching, "work", lambda account, *_more, **_options: made.in_env[account])
+    monkeypatch.setattr(rotation, "work", lambda account, *_more, **_options: made.in_env[account])
     monkeypatch.setattr(fetching, "units_of", made.units)
     monkeypatch.setattr(
         rotation,
@@ -194,6 +194,7 @@ def test_a_variable_that_env_has_too_is_refused(host):
 @pytest.mark.parametrize("answer", [None, 1, [1], {"A": 1}])
 def test_an_agent_that_answers_nonsense_about_its_env_is_named(host, answer):
     host.in_env["one"] = answer
+    host.given["one"] = {"A": "2"}
     assert not host.rotate()
     assert store.status_of("one").what.endswith("could not be read")
 

@@ -16,14 +16,11 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Union
 
-from ..agent import env
 from ..description.agent import Agent
 from ..host.installation import Installation
 from ..secrets import sources, store
-from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.files import Account
-from ..system.worker import work
 from .managers import units_of
 
 # Names of the secrets of an agent that changed, or why they could not be fetched.
@@ -37,7 +34,8 @@ def fetch(agents: Sequence[Agent], account_of: Callable[[Agent], Account] | None
 
     The caller holds :func:`store.changing`.
 
-    :param account_of: the user of each agent, to look for the same variables in its ``.env``; None: the caller does
+    :param account_of: the user of each agent, to look for the same variables in its ``.env`` where a secret changed;
+        None: the caller does
     """
     answers = sources.read_all({agent.name: agent.source for agent in agents if agent.source})
     found: dict[str, Fetched] = {}
@@ -46,8 +44,8 @@ def fetch(agents: Sequence[Agent], account_of: Callable[[Agent], Account] | None
         try:
             if isinstance(answer, OpsError):
                 raise answer
-            if account_of:
-                refuse_doubled(agent, account_of(agent), answer)
+            if account_of and answer != store.secrets_of(agent.name):
+                _rotation().refuse_doubled(agent, account_of(agent), answer)
             found[agent.name] = _keep(agent, answer)
         except OpsError as error:
             _fail(agent, error)
@@ -69,14 +67,6 @@ def _fail(agent: Agent, error: OpsError) -> None:
     what = f"{error.where}: {error.what}" if error.where else error.what
     since = before.failed or time.time()
     store.write_status(agent.name, replace(before, failed=since, what=what, fix=error.fix or "see the source"))
-
-
-def refuse_doubled(agent: Agent, account: Account, values: dict[str, str]) -> None:
-    """:raises OpsError: ``.env`` of *agent* has one of the variables, too: Hermes would use that one"""
-    names = work(account, "agent.env:names_in", agent.home, where=agent.home)
-    if not fits(names, [str]):
-        raise OpsError("could not be read", where=agent.home, fix="see what the agent left there")
-    env.refuse_elsewhere(names, values, agent.home)
 
 
 def rotate(host: Installation, say: Callable[[str], object]) -> bool:

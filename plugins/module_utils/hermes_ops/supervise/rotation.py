@@ -13,14 +13,26 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ..agent import env
 from ..description.agent import Agent
 from ..host.installation import JOURNALS, Installation
 from ..secrets import store
+from ..system.answer import fits
 from ..system.errors import OpsError
+from ..system.files import Account
+from ..system.worker import work
 from . import gateway, health
 from .problems import Health
 from .supervisor import State
 from .systemd import supervisor_of
+
+
+def refuse_doubled(agent: Agent, account: Account, values: dict[str, str]) -> None:
+    """:raises OpsError: ``.env`` of *agent* has one of the variables, too: Hermes would use that one"""
+    names = work(account, "agent.env:names_in", agent.home, where=agent.home)
+    if not fits(names, [str]):
+        raise OpsError("could not be read", where=agent.home, fix="see what the agent left there")
+    env.refuse_elsewhere(names, values, agent.home)
 
 
 def restart(host: Installation, wanted: Sequence[Agent], say: Callable[[str], object]) -> list[Agent]:
