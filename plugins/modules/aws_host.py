@@ -174,9 +174,13 @@ def converge(arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any
     """
     given = dict(arguments)
     goal, stop_timeout = given.pop("state"), given.pop("stop_timeout")
+    launches = goal in ("present", "replacing")
+    if not launches:
+        # Nothing of it is needed, and no mistake in it may keep a host from being destroyed.
+        given.update(subnet="", image="", volume_size=0, secrets={}, secrets_path="")
     account = Account(given["region"])
     declared = Declared(partition=account.partition, **given)
-    declared.check(needs_subnet=goal in ("present", "replacing"))
+    declared.check(needs_subnet=launches)
     state = read(account, declared)
     plan = plan_host(declared, state, goal, Acts(account, declared, state, stop_timeout=stop_timeout))
     result = {"changed": plan.changed, "diff": plan.diff(declared.host)}

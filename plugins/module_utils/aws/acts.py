@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -246,9 +247,14 @@ class Acts:
         return {"DeviceName": name, "Ebs": {**disk, "DeleteOnTermination": True}}
 
     def _token(self, what: str) -> str:
-        """The same for the same step from the same state. AWS makes the same thing only once for it."""
+        """The same for the same step from the same state. AWS makes the same thing only once for it.
+
+        AWS may remember a token for longer than it shows a terminated instance, which is about an hour. So a token
+        holds for an hour.
+        """
         known = sorted(each.id for each in self._state.instances)
-        return hashlib.sha256(" ".join([self._declared.host, what, *known]).encode()).hexdigest()
+        parts = [self._declared.host, what, str(int(time.time()) // 3600), *known]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def start(self, instance: Instance) -> None:
         # One that is being stopped cannot be started.

@@ -50,7 +50,7 @@ class Declared:
         # A role's name has at most 64 characters, and the longest of ours is the host's with 17 more.
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,46}", self.host):
             fix = "use at most 47 letters, digits and hyphens"
-            raise OpsError("is not a name that AWS takes", where=f"{self.host}: aws_host", fix=fix)
+            raise OpsError("is not a name that AWS takes", where=f"host {self.host}", fix=fix)
         if needs_subnet and not self.subnet:
             raise OpsError("is not declared", where=f"{self.host}: aws_subnet", fix="name a subnet (subnet-…)")
         if (self.secrets or self.secrets_path) and not re.fullmatch(r"(/[A-Za-z0-9_.-]+)+", self.secrets_path):

@@ -63,7 +63,6 @@ class Volume:
     state: str
     zone: str
     size: int
-    encrypted: bool
     # Instance, device and state of each attachment.
     attachments: tuple[tuple[str, str, str], ...]
 
@@ -183,7 +182,6 @@ def volume_of(found: dict[str, Any]) -> Volume:
         state=found["State"],
         zone=found["AvailabilityZone"],
         size=found["Size"],
-        encrypted=found["Encrypted"],
         attachments=tuple(each for each in attachments if each[2] != "detached"),
     )
 

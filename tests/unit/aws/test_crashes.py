@@ -87,6 +87,31 @@ def test_replace_goes_on_wherever_it_was_killed(world):
     assert number == 7
 
 
+def test_an_instance_that_aws_does_not_show_yet_is_not_launched_twice(world, monkeypatch):
+    """AWS shows a new instance with a delay. A run in that time sends the same token, for which AWS launches none."""
+    tokens, real = [], world.ec2.run_instances
+
+    def launch(**parameters):
+        tokens.append(parameters["ClientToken"])
+        real(**parameters)
+        raise Killed
+
+    world.provision()
+    hidden = world.ec2.describe_instances()
+    with monkeypatch.context() as patch:
+        patch.setattr(world.ec2, "run_instances", launch)
+        patch.setattr(world.ec2, "describe_instances", lambda **_parameters: hidden)
+        for _again in range(2):
+            with pytest.raises(Killed):
+                world.converge(state="replacing")
+    # From another state, it is another launch.
+    with monkeypatch.context() as patch:
+        patch.setattr(world.ec2, "run_instances", launch)
+        with pytest.raises(Killed):
+            world.converge(state="replacing", instance_type="m7g.large")
+    assert tokens[0] == tokens[1] != tokens[2]
+
+
 def test_a_host_that_did_not_get_well_is_not_launched_again(world):
     """site.yml failed on the fresh host: run again, the same instance is converged."""
     world.provision()
