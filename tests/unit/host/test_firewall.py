@@ -55,6 +55,11 @@ def test_nft_takes_the_rules(rules, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_rules_name_no_protocol_that_only_a_database_knows():
+    """A small host has no /etc/protocols."""
+    assert "icmp" not in firewall.render(CLOSED)
+
+
 def test_the_guard_is_kept_at_once(host):
     plan, on_trial = firewall.plan_filter(OPEN, manager())
     plan.apply()

@@ -85,8 +85,9 @@ def render(rules: Filter) -> str:
         lines += [
             f'iifname {{ "lo", "{INTERFACE}" }} accept',
             "ct state established,related accept",
-            # Among them neighbour discovery, without which IPv6 ends, and path MTU discovery.
-            "meta l4proto { icmp, ipv6-icmp } accept",
+            # ICMP and ICMPv6: neighbour discovery, without which IPv6 ends, and path MTU discovery. As numbers, because
+            # a small host has no /etc/protocols.
+            "meta l4proto { 1, 58 } accept",
             f"udp dport {PORT} accept",
             # Answers to a DHCP client come from an address that it did not ask.
             "udp dport { 68, 546 } accept",
