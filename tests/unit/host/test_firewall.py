@@ -87,7 +87,7 @@ def test_rules_that_were_kept_before_come_back_after_a_trial(host):
     plan, _on_trial = firewall.plan_filter(CLOSED, manager())
     plan.apply()
     (timer,) = [call for call in host.calls if call[0] == "systemd-run"]
-    assert timer[-3:] == ["systemctl", "restart", "hermes-firewall.service"]
+    assert timer[-3:] == ["systemctl", "reload-or-restart", "hermes-firewall.service"]
 
 
 def test_only_a_trial_that_still_runs_can_be_confirmed(host):

@@ -156,13 +156,14 @@ def _plan_kept(text: str, manager: Manager) -> Plan:
 def _try(text: str, manager: Manager) -> None:
     write_atomic(TRIAL, text, mode=0o600)
     _nft("--check", "--file", TRIAL)
-    # What is kept, or nothing.
-    undo = ["systemctl", "restart", UNIT] if os.path.exists(RULES) else [NFT, "delete", "table", *TABLE.split()]
-    manager.call("stop", f"{UNDO}.timer", check=False)
-    run(
-        ["systemd-run", "--quiet", "--collect", f"--unit={UNDO}", f"--on-active={TRIAL_SECONDS}", *undo],
-        timeout=20,
+    # What is kept, or nothing. A reload replaces the table at one moment; a restart would leave none in between.
+    undo = (
+        ["systemctl", "reload-or-restart", UNIT] if os.path.exists(RULES) else [NFT, "delete", "table", *TABLE.split()]
     )
+    manager.call("stop", f"{UNDO}.timer", check=False)
+    # By default, systemd may let a timer wait for another minute.
+    timer = [f"--on-active={TRIAL_SECONDS}", "--timer-property=AccuracySec=1s"]
+    run(["systemd-run", "--quiet", "--collect", f"--unit={UNDO}", *timer, *undo], timeout=20)
     _nft("--file", TRIAL)
 
 
