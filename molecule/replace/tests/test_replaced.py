@@ -66,12 +66,15 @@ class Host:
         self.controller.shell(
             f'until curl --silent {self.model}/requests | grep --quiet "a long question"; do sleep 0.1; done'
         )
-        subprocess.run(["docker", "rm", "--force", "--volumes", self.controller.box], check=True, capture_output=True)
+        self.destroy()
         assert asked.wait() != 0
 
-    def make_anew(self) -> None:
+    def destroy(self) -> None:
+        subprocess.run(["docker", "rm", "--force", "--volumes", self.controller.box], check=True, capture_output=True)
+
+    def make_anew(self, *, volume: bool = True) -> None:
         disk = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "volume"
-        image = ["bookworm+0.19.0", f"--disk={disk}"]
+        image = ["bookworm+0.19.0", *([f"--disk={disk}"] if volume else [])]
         subprocess.run([sys.executable, BOX, "up", self.controller.box, *image], check=True, capture_output=True)
         prepared = self.controller.run(playbook=str(Path(__file__).resolve().parents[1] / "prepare.yml"))
         assert prepared.rc == 0, prepared.output
@@ -108,8 +111,7 @@ def test_twelve_hosts_one_agent(replaceable, wait_until):
         machine.say(f"this is round number {number}, call it zebra{number}")
         machine.destroy_in_the_midst_of_a_reply()
         machine.make_anew()
-        run = machine.controller.converge()
-        assert not set(run.changes) & {"Its mount is made"}, run.output
+        machine.controller.converge()
         assert machine.identity() == before
         said = machine.databases()
         assert said
@@ -121,7 +123,8 @@ def test_twelve_hosts_one_agent(replaceable, wait_until):
         assert asked[-1]["authorization"] == "Bearer the-model-s-key"
         for earlier in range(number + 1):
             assert f"zebra{earlier}" in machine.controller.shell(f"hermes-ops memory --agent default zebra{earlier}")
-        assert json.loads(machine.controller.shell("hermes-ops check --json || true"))["healthy"]
+        report = json.loads(machine.controller.shell("hermes-ops check --json || true"))
+        assert report["healthy"], report["findings"]
     # The operator's webhook works where it was.
     assert machine.agent.post("claude-context", SECRET, {"topic": "back"}).status in (200, 202)
     wait_until(lambda: any("back" in reply for reply in machine.agent.webhook_replies()), "the reply to the webhook")
@@ -130,15 +133,15 @@ def test_twelve_hosts_one_agent(replaceable, wait_until):
 
 def test_without_its_volume_no_agent_starts(replaceable):
     """A host whose volume is not there is refused before anything is changed on it."""
-    machine = replaceable
-    controller = machine.controller
-    subprocess.run(["docker", "rm", "--force", "--volumes", controller.box], check=True, capture_output=True)
-    subprocess.run([sys.executable, BOX, "up", controller.box, "bookworm+0.19.0"], check=True, capture_output=True)
+    machine, controller = replaceable, replaceable.controller
+    machine.destroy()
+    machine.make_anew(volume=False)
     run = controller.run()
     assert run.rc != 0
-    assert "data_volume" in run.text
+    assert "is not there after 5 s. Fix: attach it" in run.text
     assert not controller.shell("ls -A /var/lib/hermes 2>/dev/null || true")
-    assert "hermes-gateway" not in controller.shell("systemctl list-units --all 'hermes-gateway@*' --no-legend")
+    assert not controller.shell("systemctl list-units --all 'hermes-gateway@*' --no-legend")
+    machine.destroy()
     machine.make_anew()
     controller.converge()
     assert machine.say("well?") == "The model heard: well?"
