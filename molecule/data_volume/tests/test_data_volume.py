@@ -85,9 +85,9 @@ def test_without_the_volume_nothing_starts_and_nothing_is_written(controller, wa
         at(FIRST, "! systemctl start hermes-backup.service")
         assert "volume_missing" in findings(FIRST)
         at(FIRST, f"! systemctl start {GATEWAY}")
-        run = controller.run({"data_volume_device": "", "data_volume_label": "no-such-volume"})
+        run = controller.run({"data_volume_device": "", "data_volume_label": "no-such-vol"})
         assert run.rc != 0
-        assert "no volume with label no-such-volume is attached. Fix: attach it." in run.text
+        assert "no volume with label no-such-vol is attached. Fix: attach it." in run.text
         assert at(FIRST, f"ls -A {DATA}; stat --format %a {DATA}") == "0"
         # Nor by the one service of ours that runs meanwhile.
         assert at(FIRST, "systemctl is-active hermes-disks.service") == "active"
