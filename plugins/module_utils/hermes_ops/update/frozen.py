@@ -188,7 +188,7 @@ def budget(directory: str) -> int:
     What gateways need to run stays free as well: where it is not, they are stopped, those of other agents, too.
     """
     disk = shutil.disk_usage(directory)
-    least = held.least_of(disk.total)
+    least = held.least_of(disk.total, held.declared())
     return max(0, disk.free - RESERVE - (least if disk.free >= least else 0))
 
 
