@@ -123,8 +123,9 @@ def test_twelve_hosts_one_agent(replaceable, wait_until):
         assert asked[-1]["authorization"] == "Bearer the-model-s-key"
         for earlier in range(number + 1):
             assert f"zebra{earlier}" in machine.controller.shell(f"hermes-ops memory --agent default zebra{earlier}")
-        report = json.loads(machine.controller.shell("hermes-ops check --json || true"))
-        assert report["healthy"], report["findings"]
+        found = json.loads(machine.controller.shell("hermes-ops check --json || true"))["findings"]
+        # The questions that were cut off are turns without an answer.
+        assert not [each for each in found if each["failure"] and each["cause"] != "provider_errors"], found
     # The operator's webhook works where it was.
     assert machine.agent.post("claude-context", SECRET, {"topic": "back"}).status in (200, 202)
     wait_until(lambda: any("back" in reply for reply in machine.agent.webhook_replies()), "the reply to the webhook")

@@ -266,7 +266,7 @@ def converge(tmp_path, host, monkeypatch):
 
     def run(check=False, **values):
         given = {"restic_repository": "/somewhere", "restic_password": OLD, **values}
-        params = {"name": "backup", "state": "present", "every": None, "calendar": "daily", "randomized_delay": 0,
+        params = {"name": "backup", "state": "present", "every": None, "calendar": "daily", "randomized_delay": 0, "data_dir": "/var/lib/hermes",
                   "timeout": 9, "settings": given}  # fmt: skip
         return timer.work(Call(params, check_mode=check))
 
