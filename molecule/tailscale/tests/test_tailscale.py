@@ -197,6 +197,9 @@ def test_an_expired_key_is_found_and_renewed_and_a_wrong_one_refused(controller:
 
 def test_the_agent_works_on_while_the_control_server_is_away(controller: Controller):  # noqa: F811
     at = address("alpha")
+    # The relay is away, too, and alpha may have a new key, with which nobody has spoken to it directly.
+    shell(OPERATOR, f"tailscale ping --until-direct --c=30 --timeout=2s {at}")
+    eventually(lambda: HEALTHY in health(OPERATOR, at))
     shell(OPERATOR, "systemctl kill --signal=STOP control")
     try:
         assert HEALTHY in health(OPERATOR, at), "a tailnet that is up stays up"
