@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import tailnet_state
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
 PROFILES = base64.b64encode(json.dumps({"4d37": {"ID": "4d37"}}).encode()).decode()
@@ -110,6 +111,25 @@ def test_one_kill_at_each_change(host, number, killed_at_change):
     host.move()
     assert host.state == NODE
     assert host.steps() == []
+
+
+def test_systemd_starts_tailscaled_however_the_move_ends(host, monkeypatch):
+    """A move that is killed cannot do it itself."""
+    calls = []
+
+    def run(argv, **_options):
+        calls.append([str(each) for each in argv])
+        return Completed(tuple(argv), 0, "", "")
+
+    monkeypatch.setattr(tailnet_state, "run", run)
+    monkeypatch.setattr(Manager, "call", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(tailnet_state, "steps", lambda _data: ["copy"])
+    tailnet_state.plan_moved(str(host.data), Manager("system", Account.current())).apply()
+    ((program, *options),) = calls
+    assert program == "systemd-run"
+    # Before the command, or it would be an argument of it.
+    before = options[: options.index("-I")]
+    assert "--property=ExecStopPost=-/usr/bin/systemctl start tailscaled.service" in before
 
 
 def test_what_was_set_aside_is_only_forgotten_when_the_volume_has_it(host):

@@ -8,8 +8,8 @@ a tailscaled that starts then finds it whole or does not start at all: the link 
 system call, and until the copy has its final name the link leads to nothing. A move that was killed is finished by the
 next one.
 
-tailscaled must not run meanwhile, and the caller may be connected through it. So systemd runs the move, which ends with
-tailscaled's start even if the caller is gone.
+tailscaled must not run meanwhile, and the caller may be connected through it. So systemd runs the move, and starts
+tailscaled at its end, even if the caller is gone or the move was killed.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ STATE = "tailscaled.state"
 MODE = 0o700
 UNIT = "tailscaled.service"
 MOVE_UNIT = "hermes-tailnet-move.service"
+SYSTEMCTL = "/usr/bin/systemctl"
 # Seconds: the directory has a few files.
 TIMEOUT = 120.0
 # renameat2(2)
@@ -127,6 +128,7 @@ def _move_detached(data_dir: str, manager: Manager) -> None:
     done = run(
         [
             *("systemd-run", "--quiet", "--wait", "--collect", "--pipe", f"--unit={MOVE_UNIT}"),
+            f"--property=ExecStopPost=-{SYSTEMCTL} start {UNIT}",
             *(sys.executable, "-I", "-c", f"{code}sys.exit(m.main(sys.argv[2]))", sys.path[0], data_dir),
         ],
         timeout=TIMEOUT,
@@ -141,14 +143,10 @@ def _move_detached(data_dir: str, manager: Manager) -> None:
 
 
 def main(data_dir: str) -> int:
-    """What the transient unit does."""
-    manager = Manager("system", Account.current())
+    """What the transient unit does. Its ``ExecStopPost=`` starts tailscaled again, however this ends."""
     try:
-        manager.call("stop", UNIT)
-        try:
-            move(data_dir)
-        finally:
-            manager.call("start", UNIT, check=False)
+        Manager("system", Account.current()).call("stop", UNIT)
+        move(data_dir)
     except OpsError as error:
         print(error, file=sys.stderr)
         return 2
