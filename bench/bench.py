@@ -10,9 +10,11 @@
 ``again``     no-change site.yml: module runs on the host, and time against 11 pings; the same for each further agent
 ``everything``  module runs of a no-change site.yml with every role on
 ``fleet``     no-change site.yml on 1, 4 and 8 hosts; the controller's processor time for each of 24
+``replace``   a used data volume on a fresh host to healthy agents, against bench/replace_by_hand.sh; and on a bare host
 ``exposure``  systemd's exposure level of the gateway's sandbox
 ``backup``    a home of 1 GB backed up, verified and restored: time and peak memory
 ``check``     a check of the host, as every two minutes: time and memory
+``aws``       aws_provision of a host that is as declared, against stock modules: time, and calls counted at the server
 ``update_downtime``  how long the agent is away during an update and a rollback, against a plain restart
 """
 
@@ -65,9 +67,9 @@ def processor(action: Callable[[], object]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def box(name: str) -> None:
-    """A bare host with the model server of the tests."""
-    run(sys.executable, BOX, "up", name, SUITE)
+def box(name: str, host: str = SUITE, *options: str) -> None:
+    """A host, by default a bare one, with the model server of the tests."""
+    run(sys.executable, BOX, "up", name, host, *options)
     run("docker", "cp", ROOT / "tests/fakes", f"{name}:/usr/local/lib/fakes")
     run("docker", "exec", name, "systemd-run", "--quiet", "python3", "/usr/local/lib/fakes/model_server.py")
 
@@ -80,9 +82,10 @@ class Site:
     """A directory as a user has it: an inventory and settings, nothing else.
 
     :param hosts: names of boxes; or names of hosts -> their boxes
+    :param declared: more that every agent declares
     """
 
-    def __init__(self, directory: Path, hosts: list[str] | dict[str, str], agents: int = 1) -> None:
+    def __init__(self, directory: Path, hosts: list[str] | dict[str, str], agents: int = 1, **declared: object) -> None:
         self.directory = directory
         (directory / "ansible.cfg").write_text(
             f"[defaults]\ncollections_path = {ROOT}/.cache/collections\ninventory = hosts.json\n"
@@ -95,7 +98,7 @@ class Site:
                 "vars": {
                     "ansible_connection": "community.docker.docker",
                     "ansible_python_interpreter": "/usr/bin/python3",
-                    "hermes_agents": [self.agent(number) for number in range(agents)],
+                    "hermes_agents": [{**self.agent(number), **declared} for number in range(agents)],
                 },
             }
         }
@@ -248,6 +251,40 @@ def fleet(directory: Path) -> None:
     print(f"| no change, 24 hosts: processor for each | {ours:.2f} s | {floor:.2f} s for {PINGS} pings | {ratio}")
 
 
+# The first run formats the disk; the others must find what it holds.
+VOLUME = {"data_volume_enabled": True, "data_volume_format": True, "data_volume_min_size": "100M"}
+
+
+def replace(directory: Path) -> None:
+    name, disk = "bench-replace", f"--disk={directory / 'volume'}"
+    prepared = f"{SUITE}+0.19.0"
+
+    def fresh(host: str) -> None:
+        down(name)
+        box(name, host, disk)
+        run("docker", "cp", ROOT / "molecule/shared/udev.sh", f"{name}:/root/udev.sh")
+        run("docker", "exec", name, "systemd-run", "--quiet", "sh", "/root/udev.sh")
+
+    fresh(prepared)
+    device = run("losetup", "--noheadings", "--output", "NAME", "--associated", directory / "volume").strip()
+    variables = ("--extra-vars", json.dumps({**VOLUME, "data_volume_device": device}))
+    site = Site(directory, [name])
+    site.site(*variables)
+    rows = []
+    for _each in range(3):
+        fresh(prepared)
+        ours = seconds(lambda: site.site(*variables))
+        fresh(prepared)
+        run("docker", "cp", ROOT / "bench/replace_by_hand.sh", f"{name}:/root/by_hand.sh")
+        rows.append((ours, seconds(lambda: run("docker", "exec", name, "sh", "/root/by_hand.sh"))))
+    ratio = statistics.median(a / b for a, b in rows)
+    a, b = (statistics.median(row[i] for row in rows) for i in (0, 1))
+    print(f"| fresh host, used volume, to healthy | {a:.1f} s | {b:.1f} s by hand | {ratio:.2f} × | ≤ 15 s, ≤ 1.6 × |")
+    fresh(SUITE)
+    print(f"| bare host, used volume, to healthy | {seconds(lambda: site.site(*variables)):.1f} s | | | ≤ 30 s |")
+    run(sys.executable, BOX, "down", name, disk)
+
+
 def exposure(directory: Path) -> None:
     box("bench-exposure")
     Site(directory, ["bench-exposure"]).site()
@@ -282,6 +319,22 @@ def check(directory: Path) -> None:
         took, memory = (statistics.median(row[column] for row in rows) for column in (0, 1))
         print(f"| hermes-ops {command}, two agents | {took:.2f} s, {memory:.0f} MiB | | | {budget} |")
     down("bench-check")
+
+
+def secrets(directory: Path) -> None:
+    """A look at a source with 20 parameters, in two pages, of which none changed."""
+    name = "bench-secrets"
+    box(name)
+    run("docker", "exec", name, "systemd-run", "--quiet", "python3", "/usr/local/lib/fakes/parameter_store.py")
+    values = json.dumps({f"/hermes/bench/NAME_{number}": "x" * 40 for number in range(20)})
+    put = ("curl", "--silent", "--retry", "20", "--retry-connrefused", "--request", "PUT", "--data", values)
+    run("docker", "exec", name, *put, "http://127.0.0.1:14566/parameters")
+    site = Site(directory, [name], secrets_from={"ssm": "/hermes/bench", "endpoint": "http://127.0.0.1:14566"})
+    site.site("--extra-vars", '{"secrets_enabled": true, "secrets_interval": 86400}')
+    rows = [cost(name, "hermes-ops", "secrets") for _each in range(RUNS)]
+    took, memory = (statistics.median(row[column] for row in rows) for column in (0, 1))
+    print(f"| secrets fetched, 20 parameters | {took:.2f} s, {memory:.0f} MiB | | | ≤ 0.15 s, < 25 MiB |")
+    down(name)
 
 
 # The longest time without an answer while a command runs, and until the next answer after it.
@@ -370,15 +423,59 @@ def backup(directory: Path) -> None:
     down("bench-backup")
 
 
+def aws(directory: Path) -> None:
+    sys.path.insert(0, str(ROOT / "tests/fakes"))
+    import aws_server
+
+    server = aws_server.AwsServer()
+    os.environ.update(server.environment, AWS_DEFAULT_REGION="eu-central-1")
+    import boto3
+
+    subnet = boto3.client("ec2").describe_subnets()["Subnets"][0]["SubnetId"]
+    declared = {
+        "aws_region": "eu-central-1",
+        "aws_subnet": subnet,
+        "aws_image": "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64",
+        "aws_ssh_keys": ["ssh-ed25519 AAAA ada"],
+        "aws_secrets_path": "/hermes/atlas",
+        "aws_secrets": {"OPENROUTER_API_KEY": "sk-bench"},
+        "ansible_python_interpreter": str(BIN / "python"),
+    }
+    (directory / "hosts.json").write_text(json.dumps({"hermes": {"hosts": {"atlas": declared}}}))
+    (directory / "ansible.cfg").write_text(f"[defaults]\ncollections_path = {ROOT}/.cache/collections\n")
+
+    def play(playbook: str | Path, *arguments: str) -> str:
+        words = ("-i", directory / "hosts.json", playbook, *arguments)
+        return run(BIN / "ansible-playbook", *words, ANSIBLE_CONFIG=str(directory / "ansible.cfg"), NO_COLOR="1")
+
+    play("alwayson.hermes.aws_provision", "-e", "aws_create_volume=true")
+    took, calls = {}, {}
+    for name in ("alwayson.hermes.aws_provision", ROOT / "bench/aws_stock.yml"):
+        play(name)
+        server.calls.clear()
+        took[name] = statistics.median(seconds(lambda name=name: play(name)) for _run in range(RUNS))
+        calls[name] = len(server.calls) / RUNS
+    ours, stock = took.values()
+    print(
+        f"| AWS, no change: time | {ours:.1f} s | {stock:.1f} s with stock modules | {ours / stock:.2f} × | ≤ 0.5 × |"
+    )
+    ours, stock = calls.values()
+    print(f"| AWS, no change: calls | {ours:.0f} | {stock:.0f} with stock modules | {ours / stock:.2f} × | ≤ 0.5 × |")
+    server.stop()
+
+
 def main() -> None:
     benches = {
         "first": first,
         "again": again,
         "everything": everything,
         "fleet": fleet,
+        "replace": replace,
         "exposure": exposure,
         "backup": backup,
         "check": check,
+        "secrets": secrets,
+        "aws": aws,
         "update_downtime": update_downtime,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

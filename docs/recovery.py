@@ -29,7 +29,12 @@ if __name__ == "__main__":
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives  # noqa: E402
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration  # noqa: E402
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import installation, jobs, kit  # noqa: E402
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import (  # noqa: E402
+    installation,
+    jobs,
+    kit,
+    volume,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import (  # noqa: E402
     health,
     journal,
@@ -156,6 +161,7 @@ KNOWN = {
     "self.gateway.log": f"journalctl -u {UNIT}",
     "self.gateway.restart": f"systemctl restart {UNIT}",
     "data_dir": HOST.data_dir,
+    "mount": volume.unit_of(HOST.data_dir),
     "path": "that path",
     "name": "that unit",
     "key": "api",

@@ -32,7 +32,25 @@ NAME = "alwayson.hermes"
 ENVIRONMENTS = {"oldest": "core-2.17"}
 # The order of the start: longest first, as measured, so that no long job is left alone at the end. unit comes early,
 # because it needs no host: on a clean machine the first two make the images that all others wait for.
-ORDER = ("update", "operate", "unit", "agents", "refuse", "fleet", "default", "adopt", "oldest", "sanity", "secrets")
+ORDER = (
+    "update",
+    "operate",
+    "unit",
+    "replace",
+    "tailscale",
+    "agents",
+    "data_volume",
+    "refuse",
+    "sources",
+    "fleet",
+    "default",
+    "adopt",
+    "oldest",
+    "sanity",
+    "secrets",
+)
+# Scenarios that need a program that a machine may lack.
+NEEDS = {"tailscale": "go"}
 # Environments with the versions of Hermes that unit tests compare with the kit.
 HERMES = ("hermes-0.19.0", "hermes-0.18.2")
 
@@ -289,6 +307,10 @@ def scenarios() -> list[str]:
 
 def molecule(name: str) -> Callable[[Job], None]:
     def work(job: Job) -> None:
+        if name in NEEDS and shutil.which(NEEDS[name]) is None:
+            job.counts["skipped"] += 1
+            job.skips.append(f"SKIPPED, NOT PROVED: {job.name}, because there is no {NEEDS[name]}")
+            return
         # The engine is started first, once for all scenarios.
         job.run(sys.executable, ROOT / "tests/hosts/box.py", "engine")
         path, environment = [], {"MOLECULE_COMMAND_BORDERS": "0", "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS)}

@@ -13,7 +13,7 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.errors import ArgumentValueError, ElementError, RequiredError
 from ansible.plugins.action import ActionBase
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration, sources
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.plugin_utils import settings, variables
 from ansible_collections.alwayson.hermes.plugins.plugin_utils.roles import SPECIFICATIONS, VALUES, trust_as_template
@@ -179,14 +179,29 @@ class ActionModule(ActionBase):
 
     def _agents(self) -> Iterator[str]:
         """The first mistake in hermes_agents, if there is any."""
-        names = ("hermes_agents", "hermes_data_dir", "hermes_managed_root")
+        names = (
+            "hermes_agents",
+            "hermes_data_dir",
+            "hermes_managed_root",
+            "gateway_scope",
+            "secrets_enabled | bool",
+            "tailscale_enabled | bool",
+        )
         templar = self._templar_of("common")
-        agents, data_dir, managed_root = (templar.template(trust_as_template(f"{{{{ {name} }}}}")) for name in names)
+        agents, data_dir, managed_root, scope, fetches, tailnet = (
+            templar.template(trust_as_template(f"{{{{ {name} }}}}")) for name in names
+        )
         host = self._variables["inventory_hostname"]
         try:
-            declaration.resolve(
-                variables.plain(agents), host=host, data_dir=str(data_dir), managed_root=str(managed_root)
+            resolved = declaration.resolve(
+                variables.plain(agents),
+                host=host,
+                data_dir=str(data_dir),
+                managed_root=str(managed_root),
+                tailnet=tailnet,
             )
+            declared = [each.agent for each in resolved.values()]
+            sources.check_host(declared, scope, enabled=fetches, where=f"{host}: hermes_agents")
         except OpsError as error:
             _host, variable, *path = str(error.where).split(": ")
             keys = [key for each in path for key in each.removeprefix("agent ").split(".")]

@@ -50,6 +50,10 @@ options:
     type: list
     elements: str
     default: []
+  tailnet:
+    description: Whether the host is to be a node of a tailnet. Otherwise the host V(tailnet) of a server is refused.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -69,11 +73,13 @@ _value:
 
 
 def resolve_agents(
-    agents: Any, host: str, data_dir: str, managed_root: str, declared: Iterable[str] = ()
+    agents: Any, host: str, data_dir: str, managed_root: str, declared: Iterable[str] = (), tailnet: bool = False
 ) -> dict[str, Any]:
     try:
         declaration.refuse_replaced(plain(declared), host)
-        resolved = declaration.resolve(plain(agents), host=host, data_dir=data_dir, managed_root=managed_root)
+        resolved = declaration.resolve(
+            plain(agents), host=host, data_dir=data_dir, managed_root=managed_root, tailnet=tailnet
+        )
     except OpsError as error:
         raise AnsibleFilterError(str(error)) from None
     return {name: each.to_plain() for name, each in resolved.items()}

@@ -25,6 +25,15 @@ UNITS: dict[str, dict[str, Any]] = {
     "restart_sec": {"type": "int", "default": 10},
     "restart_max_delay_sec": {"type": "int", "default": 300},
 }
+# What is declared of a data volume: the fields of the kit's Volume, but for data_dir.
+VOLUME: dict[str, dict[str, Any]] = {
+    "device": {"type": "str", "default": ""},
+    "fstype": {"type": "str", "choices": ["ext4", "xfs"], "default": "ext4"},
+    "label": {"type": "str", "default": "hermes-data"},
+    "format": {"type": "bool", "default": False},
+    "min_size": {"type": "str", "default": "1G"},
+    "timeout": {"type": "int", "default": 30},
+}
 # All that tells one release from another: the fields of the kit's Request.
 RELEASE: dict[str, dict[str, Any]] = {
     "method": {"type": "str", "choices": ["pypi", "git", "path"], "default": "pypi"},

@@ -88,6 +88,40 @@ options:
         type: list
         elements: str
         default: []
+  volume:
+    description:
+      - The data volume that the host should have at O(data_dir), as the options of M(alwayson.hermes.data_volume)
+        describe it.
+      - It is only looked at.
+    type: dict
+    suboptions:
+      device:
+        description:
+          - The device. A path below C(/dev), the id of an EBS volume (V(vol-…)), V(LABEL=…) or V(UUID=…).
+          - Empty for the one volume that carries O(volume.label).
+        type: str
+        default: ""
+      fstype:
+        description: File system that a blank device is formatted with. One that is there is kept.
+        type: str
+        choices: [ext4, xfs]
+        default: ext4
+      label:
+        description: Label of the file system. One with another label is refused.
+        type: str
+        default: hermes-data
+      format:
+        description: Whether a device that is named and provably blank may be formatted.
+        type: bool
+        default: false
+      min_size:
+        description: Smallest size of the device, such as V(10G). A smaller one is refused.
+        type: str
+        default: 1G
+      timeout:
+        description: Seconds to wait for the device, in this module and at each boot.
+        type: int
+        default: 30
 """
 
 EXAMPLES = r"""
@@ -118,12 +152,26 @@ missing_users:
   type: list
   elements: dict
   sample: [{name: hermes-default, home: /var/lib/hermes/agents/default, uid: null}]
+foreign_homes:
+  description: The agents' directories that belong to another user of the host, each as a sentence with its fix.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 wrong_directories:
   description: O(data_dir) and the agents' directories below it that are missing or have a wrong owner or mode.
   returned: always
   type: list
   elements: dict
   sample: [{path: /var/lib/hermes/agents/default, owner: hermes-default, mode: "0700"}]
+volume:
+  description: >-
+    What M(alwayson.hermes.data_volume) has to do on this host for O(volume), or what that is still waiting for. Empty
+    if it is mounted as declared.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 data_dir_owner:
   description: Owner of O(data_dir), null if it does not exist.
   returned: always
@@ -252,6 +300,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     **arguments.PLACES,
     "data_dir": {"type": "path", "default": "/var/lib/hermes"},
     "packages": {"type": "list", "elements": "str", "default": []},
+    "volume": {"type": "dict", "options": arguments.VOLUME},
     "release": {"type": "dict", "options": arguments.RELEASE},
 }
 SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}

@@ -43,6 +43,10 @@ options:
     description: Directory of the agents' data, the data volume's mount point.
     type: path
     required: true
+  data_volume:
+    description: Whether O(data_dir) is the mount point of a declared data volume, without which C(hermes-ops) refuses.
+    type: bool
+    default: false
   managed_root:
     description: Directory of the agents' managed scopes.
     type: path
@@ -80,6 +84,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "acknowledged": {"type": "list", "elements": "dict", "default": []},
     "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
     "data_dir": {"type": "path", "required": True},
+    "data_volume": {"type": "bool", "default": False},
     "managed_root": {"type": "path", "default": "/etc/hermes-ops/managed"},
 }
 SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}

@@ -34,7 +34,7 @@ options:
   name:
     description: The job.
     type: str
-    choices: [backup, heartbeat, rehearsal, update]
+    choices: [backup, heartbeat, rehearsal, secrets, update]
     required: true
   state:
     description: V(absent) stops the timer and removes units and settings.
@@ -45,6 +45,10 @@ options:
     description: The job's settings. The role that calls this module describes them.
     type: dict
     default: {}
+  data_dir:
+    description: Directory of the agents' data. Where it is a mount point, no job but V(heartbeat) starts without it.
+    type: path
+    default: /var/lib/hermes
   every:
     description:
       - Seconds between the beginnings of two runs. Each host has its own offset within that time.
@@ -94,9 +98,10 @@ from typing import Any
 from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "name": {"type": "str", "choices": ["backup", "heartbeat", "rehearsal", "update"], "required": True},
+    "name": {"type": "str", "choices": ["backup", "heartbeat", "rehearsal", "secrets", "update"], "required": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "settings": {"type": "dict", "default": {}, "no_log": True},
+    "data_dir": {"type": "path", "default": "/var/lib/hermes"},
     "every": {"type": "int"},
     "calendar": {"type": "str"},
     "randomized_delay": {"type": "int", "default": 0},

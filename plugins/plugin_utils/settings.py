@@ -12,8 +12,10 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.settings import Settings as Backup
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.volume import Volume
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request, check_extras
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.uv import Index
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets.settings import Settings as Secrets
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.typed import parse
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update.settings import Settings as Update
@@ -25,6 +27,8 @@ SETTINGS = {
     "backup": (Backup, "backup_jobs.backup.settings"),
     "heartbeat": (Heartbeat, "heartbeat_settings"),
     "auto_update": (Update, "auto_update_settings"),
+    "data_volume": (Volume, "common_volume | combine({'data_dir': hermes_data_dir})"),
+    "secrets": (Secrets, "{'interval': secrets_interval}"),
 }
 # The roles for which there is something to check. For the others the controller is spared their variables.
 CHECKED = frozenset({"install", "ops", *SETTINGS})
@@ -44,7 +48,7 @@ def problems(role: str, value: Callable[[str], Any]) -> Iterator[OpsError]:
         checks.append(lambda: _check_job(role, value))
         if role == "heartbeat":
             checks.append(lambda: _check_agents(value("heartbeat_agent_urls.keys() | list"), value("common_present")))
-        else:
+        elif role not in ("data_volume", "secrets"):
             checks.append(lambda: check_timezone(value(f"{role}_timezone")))
     for check in checks:
         try:

@@ -311,6 +311,33 @@ def start(name: str, image: str, options: list[str]) -> str:
     return wait_for_boot(name)
 
 
+# The size of a disk. Only what is written to it takes space.
+DISK_BYTES = 400 * 2**20
+
+
+def attached(disk: Path) -> str:
+    """The loop device of the file *disk*; "" if it has none."""
+    done = run(*as_root("losetup", "--noheadings", "--output", "NAME", "--associated", str(disk)))
+    return done.stdout.strip()
+
+
+def attach(disk: Path) -> str:
+    """The loop device of the file *disk*, which is made if it is missing. Boxes that name the same file share it."""
+    with alone("disks"):
+        if not disk.exists():
+            with disk.open("wb") as stream:
+                stream.truncate(DISK_BYTES)
+        return attached(disk) or run(*as_root("losetup", "--find", "--show", str(disk))).stdout.strip()
+
+
+def detach(disk: Path) -> None:
+    with alone("disks"):
+        if disk.exists():
+            if device := attached(disk):
+                run(*as_root("losetup", "--detach", device))
+            disk.unlink()
+
+
 def up(name: str, host: str, authorized_key: Path | None, extra: list[str]) -> None:
     """Start the box *name*; one that already runs from the same image is left as it is."""
     suite, *versions = host.split("+")
@@ -378,10 +405,13 @@ def main() -> int:
     box.add_argument("name")
     box.add_argument("host", type=known_host, help=hosts)
     box.add_argument("--authorized-key", type=Path, help="public key with which the user ops may log in")
+    box.add_argument("--disk", type=Path, help="file that the box gets as a disk, a loop device; made if missing")
     box.add_argument("--docker", action="append", default=[], metavar="OPTION", help="one more option of docker run")
     for word, text in (("reboot", "restart a box"), ("address", "print its address")):
         commands.add_parser(word, help=text).add_argument("name")
-    commands.add_parser("down", help="remove boxes and all that is in them").add_argument("names", nargs="+")
+    down = commands.add_parser("down", help="remove boxes and all that is in them")
+    down.add_argument("names", nargs="+")
+    down.add_argument("--disk", type=Path, action="append", default=[], help="file of a disk that is removed, too")
     arguments = parser.parse_args()
     try:
         if arguments.command == "packages":
@@ -393,7 +423,8 @@ def main() -> int:
         if arguments.command == "image":
             print(ensure_image(arguments.host))
         elif arguments.command == "up":
-            up(arguments.name, arguments.host, arguments.authorized_key, arguments.docker)
+            disk = [f"--device={attach(arguments.disk)}"] if arguments.disk else []
+            up(arguments.name, arguments.host, arguments.authorized_key, [*disk, *arguments.docker])
             print(address(arguments.name))
         elif arguments.command == "address":
             print(address(arguments.name))
@@ -402,6 +433,8 @@ def main() -> int:
         elif arguments.command == "down":
             for name in arguments.names:
                 run("docker", "rm", "--force", "--volumes", name, check=False)
+            for disk in arguments.disk:
+                detach(disk)
     except BoxError as error:
         say(f"error: {error}")
         return 1

@@ -18,6 +18,7 @@ ROOMS = (
     "description",
     "release",
     "host",
+    "secrets",
     "agent",
     "supervise",
     "backup",

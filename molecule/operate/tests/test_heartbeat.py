@@ -283,8 +283,6 @@ def test_a_data_volume_that_is_not_mounted(controller, beat, pings):
     kind, body = pings.of(HOST)
     assert kind == "fail"
     assert "no agent is known on this host" in body
-    with declared(controller, check={"data_volume": True}):
-        assert "volume_missing" in findings(controller)
 
 
 def test_a_disk_that_is_full(controller, beat, pings):

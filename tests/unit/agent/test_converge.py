@@ -21,6 +21,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.c
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Declared, Server
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records, Separated
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -155,6 +156,39 @@ def test_neither_the_description_nor_what_every_agent_gets_is_changed():
     home.config.declared["a"]["b"].append(2)
     home.config.declared["updates"]["check"] = True
     assert (found, declaration.BASE_CONFIG) == (before, common)
+
+
+def test_a_key_from_a_source_is_neither_generated_nor_left_in_the_file(tmp_path):
+    found = resolved()
+    records = Records(str(tmp_path / "ops"), "default")
+    here = replace(found.agent, home=str(tmp_path / "home"))
+    env_file = tmp_path / "home/.env"
+
+    def run(*elsewhere):
+        return converge(found.description, here, Account.current(), records, check=False, elsewhere=elsewhere)
+
+    run()
+    assert "API_SERVER_KEY" in env_file.read_text()
+    assert run("API_SERVER_KEY", "OTHER").restart == ["env: API_SERVER_KEY"]
+    assert "API_SERVER_KEY" not in env_file.read_text()
+    assert not run("API_SERVER_KEY", "OTHER").changed
+    # And back.
+    assert run().parts["env"].generated == ["API_SERVER_KEY"]
+
+
+def test_a_variable_in_env_that_a_source_has_too_is_refused_before_anything_is_written(tmp_path):
+    found = resolved(soul="New.")
+    records = Records(str(tmp_path / "ops"), "default")
+    here = replace(found.agent, home=str(tmp_path / "home"))
+    converge(found.description, here, Account.current(), records, check=False)
+    with (tmp_path / "home/.env").open("a") as stream:
+        stream.write("MINE=1\nOTHER=\n")
+    (tmp_path / "home/SOUL.md").unlink()
+    for check in (True, False):
+        with pytest.raises(OpsError, match="has MINE, OTHER, and so has the agent's source") as caught:
+            converge(found.description, here, Account.current(), records, check=check, elsewhere=("MINE", "OTHER", "X"))
+        assert caught.value.where == str(tmp_path / "home/.env")
+    assert not (tmp_path / "home/SOUL.md").exists()
 
 
 def test_the_keys_go_where_the_placement_has_them():

@@ -243,8 +243,8 @@ def test_nothing_is_replaced(tmp_path):
 
 def test_the_health_check_uses_the_same_call(gateway):
     agent = gateway.agent.checked_by(webhook="claude-context")
-    assert health._prove(agent, Account.current()) == (None, None)
+    assert health.prove(agent, Account.current()) == (None, None)
     assert gateway.calls[0]["topic"] == "health"
     gateway.answer = ""
-    _reply, problem = health._prove(agent, Account.current())
+    _reply, problem = health.prove(agent, Account.current())
     assert problem.cause == "no_reply"

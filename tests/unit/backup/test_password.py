@@ -256,7 +256,7 @@ def converge(tmp_path, host, monkeypatch):
     monkeypatch.setattr(timer.settings, "path_of", lambda job: str(path))
     monkeypatch.setattr(offsite.Installation, "load", lambda: host)
 
-    def planned(job, schedule, values):
+    def planned(job, schedule, values, data_dir):
         job.check(values)
         plan = Plan()
         plan.add_file(str(path), json.dumps(values), mode=0o600, shown=False)
@@ -267,7 +267,7 @@ def converge(tmp_path, host, monkeypatch):
     def run(check=False, **values):
         given = {"restic_repository": "/somewhere", "restic_password": OLD, **values}
         params = {"name": "backup", "state": "present", "every": None, "calendar": "daily", "randomized_delay": 0,
-                  "timeout": 9, "settings": given}  # fmt: skip
+                  "timeout": 9, "settings": given, "data_dir": "/var/lib/hermes"}  # fmt: skip
         return timer.work(Call(params, check_mode=check))
 
     return run

@@ -46,7 +46,7 @@ def test_the_default_agent_needs_nothing():
     assert agent["gateway"]["directory"] == "/data/agents/default"
     assert agent["gateway"]["user"] == "hermes-default"
     assert agent["gateway"]["unit"] == "hermes-gateway@default.service"
-    assert agent["gateway"]["api"] == {"enabled": True, "host": "127.0.0.1", "port": 8642}
+    assert agent["gateway"]["api"] == {"enabled": True, "host": "127.0.0.1", "port": 8642, "tailnet": False}
     assert agent["gateway"]["health"]["platforms"] == ["api_server"]
 
 
@@ -134,7 +134,7 @@ def test_declared_config_wins_over_ours():
 
 def test_webhooks_open_the_server_on_loopback():
     agent = resolve({"name": "default", "webhooks": [{"name": "a"}]})["default"]
-    assert agent["gateway"]["webhook"] == {"enabled": True, "host": "127.0.0.1", "port": 8644}
+    assert agent["gateway"]["webhook"] == {"enabled": True, "host": "127.0.0.1", "port": 8644, "tailnet": False}
     assert agent["gateway"]["health"]["platforms"] == ["api_server", "webhook"]
 
 
@@ -523,3 +523,30 @@ def test_any_nonsense_is_an_error_of_ours(nonsense):
         declaration.resolve(nonsense, host="box", data_dir="/d", managed_root="/m")
     with pytest.raises(OpsError):
         resolve({"name": "default", "bogus": nonsense})
+
+
+def on_a_tailnet(*agents, tailnet=True):
+    found = declaration.resolve(list(agents), host="box", data_dir="/data", managed_root="/m", tailnet=tailnet)
+    return found["default"].agent
+
+
+def test_a_server_for_the_tailnet_listens_on_loopback():
+    agent = on_a_tailnet({"name": "default", "api": {"host": "tailnet"}, "webhook": {"host": "tailnet"}})
+    for server in (agent.api, agent.webhook):
+        assert (server.host, server.tailnet) == ("127.0.0.1", True)
+
+
+def test_a_host_without_a_tailnet_refuses_it():
+    with pytest.raises(OpsError, match=r"agent default: api\.host: is tailnet") as refused:
+        on_a_tailnet({"name": "default", "api": {"host": "tailnet"}}, tailnet=False)
+    assert "tailscale_enabled" in refused.value.fix
+
+
+def test_what_is_off_needs_no_tailnet():
+    on_a_tailnet({"name": "default", "api": {"host": "tailnet", "enabled": False}}, tailnet=False)
+
+
+def test_an_unsigned_webhook_is_not_for_the_tailnet():
+    webhooks = [{"name": "a", "secret": "INSECURE_NO_AUTH"}]
+    with pytest.raises(OpsError, match="takes unsigned calls on tailnet"):
+        on_a_tailnet({"name": "default", "webhook": {"host": "tailnet"}, "webhooks": webhooks})

@@ -34,6 +34,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch i
     metrics,
     process,
     serving,
+    sources,
+    tailnet,
     turns,
 )
 
@@ -111,7 +113,21 @@ def test_every_cause_of_ill_health_is_described():
 def test_every_finding_is_described():
     page = (DOCS / "monitoring.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| (`[a-z_]+`(?:, `[a-z_]+`)*) \| .*\| .*\|.*\|$", page, re.M)
-    modules = (agent, serving, drill, expiry, findings, growth, history, host_findings, look, process, turns)
+    modules = (
+        agent,
+        serving,
+        drill,
+        expiry,
+        findings,
+        growth,
+        history,
+        host_findings,
+        look,
+        process,
+        sources,
+        tailnet,
+        turns,
+    )
     known = set().union(*(causes(module, call) for module in modules for call in ("Finding", "_find")))
     assert "disk_full" in known
     # Causes that the code builds from a job's name.
@@ -139,7 +155,13 @@ def test_examples_are_yaml():
         for indent, block in re.findall(r"^( *)```yaml\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.M | re.S):
             parsed = yaml.safe_load(re.sub(f"^{indent}", "", block, flags=re.M))
             if isinstance(parsed, dict) and "hermes_agents" in parsed:
-                declaration.resolve(parsed["hermes_agents"], host=page.name, data_dir="/data", managed_root="/managed")
+                declaration.resolve(
+                    parsed["hermes_agents"],
+                    host=page.name,
+                    data_dir="/data",
+                    managed_root="/managed",
+                    tailnet=parsed.get("tailscale_enabled", False),
+                )
 
 
 def test_links_lead_somewhere():

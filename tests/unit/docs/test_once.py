@@ -33,6 +33,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
     installation,
     jobs,
     settings,
+    volume_mount,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import units
 from ansible_collections.alwayson.hermes.plugins.modules import agents, host_kit
@@ -45,6 +46,7 @@ COMMON = yaml.safe_load((ROOT / "roles/common/defaults/main.yml").read_text(enco
 # Paths in the sources that the collection only reads, runs or recommends, and directories of others, whose files of
 # ours are looked up one by one below. /var/tmp is for a moment.
 NOT_OURS = {
+    "/etc/default/tailscaled",
     "/etc/fstab",
     "/etc/hermes",
     "/etc/machine-id",
@@ -120,6 +122,8 @@ def computed() -> Iterator[str]:
         of_scope = units.UnitSettings(scope, "/opt/hermes", 252, 10, 300)
         yield from (of_scope.template_path, of_scope.dashboard_path, of_scope.drop_in_path("x"))
     yield from (f"{groundwork.LINGER}/x", f"{host_kit.DIRECTORY}/x")
+    yield from (volume_mount.path_of(COMMON["hermes_data_dir"]), volume_mount.AFTER_PATH)
+    yield volume_mount.waiting_path("<uuid>").replace("\\x3cuuid\\x3e", "x")
     yield from (disk_watch.PATH, held.DIRECTORY, f"{COMMON['hermes_data_dir']}/ops/{held.RESERVE_FILE}")
     yield from (COMMON[name] for name in ("hermes_data_dir", "hermes_root", "hermes_managed_root"))
 
@@ -152,6 +156,8 @@ def test_every_feature_is_switched_off(section):
     block = textwrap.dedent(block)
     declared = {name: value for name, value in yaml.safe_load(block).items() if name != "hermes_agents"}
     switches = {name: False for name in COMMON if name.endswith("_enabled")}
+    # The data stay on their volume until the end.
+    del switches["data_volume_enabled"]
     # Without agents there is nothing to watch, but who leaves keeps them.
     assert declared == {**switches, **({} if section == "Uninstall" else {"gateway_min_free_mb": 0})}
 
@@ -178,8 +184,8 @@ def test_every_secret_has_a_line_on_its_rotation():
     lines = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert {"secrets", "webhooks[].secret", "backup_restic_password"} <= secrets()
     assert {*AGENT_KEYS, *(f"webhooks[].{key}" for key in SUBSCRIPTION_KEYS)} >= set(of_agents(agents.AGENT_ARGUMENTS))
-    # The key that a host generates, and the one that is no secret, but replaced like one.
-    assert lines == secrets() | {"secrets.API_SERVER_KEY", "backup_age_recipient"}
+    # The key that a host generates, the one that is no secret, but replaced like one, and where others come from.
+    assert lines == secrets() | {"secrets.API_SERVER_KEY", "backup_age_recipient", "secrets_from"}
 
 
 @pytest.mark.parametrize("line", re.findall(r"(?:sudo )(hermes-ops [a-z][^`\n]*)", PAGE))

@@ -68,6 +68,34 @@ def test_a_user_gets_the_number_that_its_directory_came_with(tmp_path):
     assert groundwork.missing_users([agent(tmp_path / "a")])[0]["uid"] == NOBODY_S_UID
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
+def test_a_number_that_a_directory_came_with_is_given_before_a_free_one(tmp_path):
+    (tmp_path / "b").mkdir()
+    os.chown(tmp_path / "b", NOBODY_S_UID, NOBODY_S_UID)
+    agents = [agent(tmp_path / "a", user="no-user-a"), agent(tmp_path / "b", user="no-user-b")]
+    assert [user["name"] for user in groundwork.missing_users(agents)] == ["no-user-b", "no-user-a"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
+@pytest.mark.parametrize(
+    ("owner", "user", "fix"),
+    [
+        (0, "no-such-user", None),
+        (NOBODY_S_UID, "no-such-user", None),
+        ("daemon", "daemon", None),
+        ("daemon", "no-such-user", "give user daemon another id"),
+        ("daemon", "nobody", "give user daemon another id"),
+        (NOBODY_S_UID, "nobody", "give nobody another id"),
+    ],
+)
+def test_a_home_of_another_user_is_told_before_anything_is_given_away(tmp_path, owner, user, fix):
+    (tmp_path / "a").mkdir()
+    os.chown(tmp_path / "a", pwd.getpwnam(owner).pw_uid if isinstance(owner, str) else owner, -1)
+    said = groundwork.foreign_homes([agent(tmp_path / "a", user=user), agent(tmp_path / "b", user=user)])
+    assert len(said) == bool(fix)
+    assert all(fix in each and f"{user}: {tmp_path}/a" in each for each in said)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: the directories above the agents' are root's")
 def test_directories_that_are_not_as_they_should_be(tmp_path):
     data, nobody = tmp_path / "data", pwd.getpwnam("nobody")

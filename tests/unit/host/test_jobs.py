@@ -23,6 +23,7 @@ from ansible_collections.alwayson.hermes.plugins.modules import timer as timer_m
 HEARTBEAT = jobs.JOBS["heartbeat"]
 SECRET = "https://ping.example/0d338dcc"
 SETTINGS = {"ping_url": SECRET, "period": 120}
+DATA = "/var/lib/hermes"
 EVERY = jobs.Schedule(every=120, calendar=None, randomized_delay=0, timeout=110)
 NIGHTLY = jobs.Schedule(every=None, calendar="*-*-* 03:00:00", randomized_delay=600, timeout=3600)
 
@@ -60,13 +61,13 @@ def systemctl(tmp_path, monkeypatch):
 
 
 def converge(schedule=EVERY, values=SETTINGS):
-    plan = jobs.plan_present(HEARTBEAT, schedule, values)
+    plan = jobs.plan_present(HEARTBEAT, schedule, values, DATA)
     plan.apply()
     return plan
 
 
 def test_check_then_apply_then_nothing(systemctl, tmp_path):
-    plan = jobs.plan_present(HEARTBEAT, EVERY, SETTINGS)
+    plan = jobs.plan_present(HEARTBEAT, EVERY, SETTINGS, DATA)
     assert plan.changed
     assert os.listdir(tmp_path / "etc") == os.listdir(tmp_path / "system") == []
     plan.apply()
@@ -85,7 +86,7 @@ def test_the_settings_are_roots_alone_and_in_no_diff(systemctl, tmp_path):
     path = tmp_path / "etc/heartbeat.json"
     assert json.loads(path.read_text()) == SETTINGS
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    changed = jobs.plan_present(HEARTBEAT, EVERY, {**SETTINGS, "ping_url": "https://ping.example/another"})
+    changed = jobs.plan_present(HEARTBEAT, EVERY, {**SETTINGS, "ping_url": "https://ping.example/another"}, DATA)
     for shown in (plan.diff("x"), changed.diff("x")):
         assert "ping.example" not in str(shown)
     assert [difference.what for difference in changed.differences] == [str(path)]
@@ -119,7 +120,7 @@ def test_a_run_that_was_refused_has_not_failed(job, monkeypatch, capsys):
     status = cli.main(["update"])
     assert status == 3
     assert "another update is running" in capsys.readouterr().err
-    assert f"\nSuccessExitStatus={status}\n" in jobs.render_service(job, EVERY)
+    assert f"\nSuccessExitStatus={status}\n" in jobs.render_service(job, EVERY, DATA)
     # A unit by hand is read by its caller, after systemd has forgotten the status of one that succeeded.
     assert "SuccessExitStatus" not in dict(job.directives)
 
@@ -158,7 +159,7 @@ def test_absent_leaves_nothing_and_ends_no_run(systemctl, tmp_path):
 )
 def test_wrong_settings_change_nothing(systemctl, tmp_path, values, message):
     with pytest.raises(OpsError, match=message) as caught:
-        jobs.plan_present(HEARTBEAT, EVERY, values)
+        jobs.plan_present(HEARTBEAT, EVERY, values, DATA)
     assert "0d338dcc" not in str(caught.value)
     assert os.listdir(tmp_path / "etc") == os.listdir(tmp_path / "system") == systemctl.calls == []
 
@@ -207,13 +208,19 @@ def test_a_calendar_timer_catches_up():
 @pytest.mark.parametrize("schedule", [EVERY, NIGHTLY], ids=["every", "calendar"])
 def test_systemd_accepts_the_units(tmp_path, job, schedule):
     service, timer = tmp_path / job.service, tmp_path / job.timer
-    service.write_text(jobs.render_service(job, schedule).replace(jobs.COMMAND, "/bin/true"))
+    service.write_text(jobs.render_service(job, schedule, DATA).replace(jobs.COMMAND, "/bin/true"))
     timer.write_text(jobs.render_timer(job, schedule, "machine"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(service), str(timer)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert not [line for line in done.stderr.splitlines() if job.name in line], done.stderr
+
+
+@pytest.mark.parametrize("job", jobs.JOBS.values(), ids=jobs.JOBS)
+def test_no_job_starts_without_the_data_volume_but_the_one_that_reports_it(job):
+    required = f"\nRequiresMountsFor={DATA}\n" in jobs.render_service(job, EVERY, DATA)
+    assert required == (job.name != "heartbeat")
 
 
 def test_every_job_is_a_command_that_can_be_declared():

@@ -45,7 +45,7 @@ def test_a_host_that_was_not_converged_says_so(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("a defect")])
 def test_what_nobody_expected_is_no_finding_about_the_agents(error, monkeypatch, capsys):
-    def broken():
+    def broken(**_options):
         raise error
 
     monkeypatch.setattr(installation.Installation, "load", broken)
@@ -53,7 +53,7 @@ def test_what_nobody_expected_is_no_finding_about_the_agents(error, monkeypatch,
     assert str(error) in capsys.readouterr().err
 
 
-def not_converged():
+def not_converged(**_options):
     raise OpsError("does not exist", where="/x", fix="converge the host")
 
 

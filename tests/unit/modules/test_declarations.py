@@ -476,7 +476,8 @@ def test_the_settings_of_a_role_without_a_declaration_need_no_check(check, role)
 
 
 def test_site_checks_all_roles_first_and_has_ansible_check_none(tmp_path):
-    assert sorted(ROLES) == KNOWN
+    # The role aws works on the controller, in playbooks of its own, which check its variables.
+    assert sorted([*ROLES, "aws"]) == KNOWN
     (tmp_path / "hosts.json").write_text(json.dumps({"hermes": {"hosts": {"zeus": {}}}}))
     for options in ((), ("--tags", "none")):
         done = playbook(tmp_path, "-i", "hosts.json", str(SITE), "--list-tasks", *options)

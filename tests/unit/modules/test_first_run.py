@@ -19,7 +19,7 @@ TOP = Path(__file__).resolve().parents[3]
 LOOK, DECIDE = yaml.safe_load((TOP / "roles/base/tasks/preflight.yml").read_text())
 FOUND = {
     "system": {"id": "debian", "name": "Debian GNU/Linux", "version": "12", "systemd": True},
-    **{name: [] for name in ("separated", "port_conflicts", "busy", "unfinished")},
+    **{name: [] for name in ("separated", "foreign_homes", "port_conflicts", "busy", "unfinished")},
     **dict.fromkeys(("superseded", "data_dir_owner")),
 }
 PACKAGES = ["python3-venv", "git"]
@@ -110,6 +110,7 @@ def test_systems(change, objection):
         ({"busy": ["update", "restore"]}, "update and restore under way on this host. Fix: wait for it"),
         ({"unfinished": ["a was interrupted"]}, "a was interrupted"),
         ({"separated": ["b is separate"]}, "b is separate"),
+        ({"foreign_homes": ["d is foreign"]}, "d is foreign"),
         ({"port_conflicts": ["c is taken"]}, "c is taken"),
     ],
 )

@@ -219,6 +219,14 @@ def test_its_unit_is_the_sandbox_of_a_gateway_and_sees_nothing_but_the_copy(host
     assert dotenv.read_env(os.path.join(described.managed_dir, ".env"))["API_SERVER_KEY"] not in str(pairs)
 
 
+def test_it_gets_its_share_of_what_a_source_gives(host, home):
+    described = canary.prepare(host, agent(host, secrets_from={"ssm": "/hermes/prod"}), str(home))
+    pairs = canary.properties(host, described, 100.0, online=True)
+    assert [value for name, value in pairs if name == "EnvironmentFile"] == ["/run/hermes-ops/secrets/.canary.env"]
+    lent = ("OPENAI_API_KEY", "API_SERVER_KEY", "TELEGRAM_BOT_TOKEN", "SLACK_APP_TOKEN", "HERMES_HOME")
+    assert list(filter(copy.is_lent, lent)) == ["OPENAI_API_KEY", "API_SERVER_KEY"]
+
+
 def test_a_home_outside_of_the_data_directory_is_hidden_as_well(host, home):
     described = canary.prepare(host, agent(host), str(home))
     host.__dict__["agents"] = [agent(host), agent(host, home="/srv/agent")]

@@ -125,7 +125,7 @@ def host(tmp_path, monkeypatch):
     host = Host(tmp_path)
     monkeypatch.setattr(held, "DIRECTORY", str(tmp_path / "held"))
     (tmp_path / "held").mkdir()
-    monkeypatch.setattr(disks.Installation, "load", lambda: host)
+    monkeypatch.setattr(disks.Installation, "load", lambda **_options: host)
     monkeypatch.setattr(disks, "disk_of", host.disk_of)
     monkeypatch.setattr(disks, "supervisor_of", lambda _host: host)
     monkeypatch.setattr(disks, "SETTLED", 0.0)

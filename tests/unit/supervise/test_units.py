@@ -78,6 +78,20 @@ def test_each_agent_runs_as_its_user_on_its_home():
     assert section(drop_in(), "Unit")["RequiresMountsFor"] == ["/data/agents/default"]
 
 
+def test_what_a_source_gives_comes_before_the_gateway_and_not_into_the_unit():
+    text = drop_in(secrets_from={"ssm": "/hermes/prod"})
+    assert section(text, "Service")["EnvironmentFile"] == ["/run/hermes-ops/secrets/default.env"]
+    unit = section(text, "Unit")
+    assert unit["Requires"] == ["hermes-secrets@default.service"]
+    # A source that is away must not keep the boot from its end.
+    assert set(unit["After"]) >= {"hermes-secrets@default.service", "multi-user.target"}
+    # Its commands and the dashboard have them, too.
+    agent = description(secrets_from={"ssm": "/hermes/prod"})
+    assert ("EnvironmentFile", "/run/hermes-ops/secrets/default.env") in units.confinement(agent, OWNER, "system")
+    for directive in ("EnvironmentFile=", "Requires=", "multi-user.target"):
+        assert directive not in drop_in()
+
+
 def test_a_profile_of_an_adopted_home_is_chosen_by_its_directory():
     service = section(drop_in(home="/home/ada/.hermes/profiles/work"), "Service")
     assert service["ExecStart"] == ["/opt/hermes/current/bin/hermes --profile work gateway run"]

@@ -73,7 +73,7 @@ def host(tmp_path, monkeypatch):
 
     monkeypatch.setattr(debug, "run_tail", run)
     installed.__dict__.update(agents=[agent], account_of=lambda _agent: Account.current())
-    monkeypatch.setattr(Installation, "load", lambda: installed)
+    monkeypatch.setattr(Installation, "load", lambda **_options: installed)
 
     records = installed.records("default")
     records.prepare()

@@ -32,11 +32,6 @@ def test_thresholds_that_make_no_sense_are_refused(values):
         Settings(**values)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("0", 0), ("512", 512), ("1K", 1024), ("4G", 4 * 2**30)])
-def test_sizes_as_systemd_writes_them(text, expected):
-    assert findings.size(text, "x") == expected
-
-
 def unit(active="active", sub="running", age=1000.0, restarts=0):
     entered = time.clock_gettime(time.CLOCK_MONOTONIC) - age
     pid = os.getpid() if active == "active" else 0

@@ -301,7 +301,7 @@ def host(tmp_path, monkeypatch):
     (tmp_path / "ops").mkdir(mode=0o700)
     names = ("scope", "data_dir", "root", "managed_root")
     found = Installation({**dict.fromkeys(names, ""), "ops_dir": str(tmp_path / "ops")})
-    monkeypatch.setattr(Installation, "load", lambda: found)
+    monkeypatch.setattr(Installation, "load", lambda **_options: found)
     monkeypatch.setattr(settings, "DIRECTORY", str(tmp_path))
     return found
 

@@ -75,7 +75,7 @@ def host(ground, tmp_path, monkeypatch):
     monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))
     monkeypatch.setattr(journal, "last_lines", lambda *_arguments, **_more: [f"its token is {TOKEN}\x1b[2J"])
     monkeypatch.setattr(info.systemd, "version", lambda: 252)
-    monkeypatch.setattr(Installation, "load", lambda: host)
+    monkeypatch.setattr(Installation, "load", lambda **_options: host)
     host.home = lambda name: base / name
     yield host
     shutil.rmtree(base)

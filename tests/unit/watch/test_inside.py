@@ -61,7 +61,7 @@ def host(monkeypatch):
     says: dict[str, str] = {}
     monkeypatch.setattr(debug, "run_tail", lambda argv, **_options: says.get(" ".join(argv), f"{argv[0]} says\n"))
     installed.__dict__.update(agents=agents)
-    monkeypatch.setattr(Installation, "load", lambda: installed)
+    monkeypatch.setattr(Installation, "load", lambda **_options: installed)
     installed.says, installed.top = says, top
     # Above a home that pytest made for root alone, a worker could not get in.
     yield installed

@@ -265,7 +265,8 @@ def test_an_sqlite_with_the_fault_is_asked_once_a_release(see, host, tmp_path):
 def test_a_reply_is_asked_for_when_it_is_due(see, host, tmp_path, monkeypatch):
     asked = []
 
-    def ask(_server, _account, _prompt, *, key_in, timeout):
+    def ask(_server, _account, _prompt, *, key_in, key, timeout):
+        assert key is None
         asked.append((key_in, timeout))
         if host.dead:
             raise OpsError("the agent answered with an error instead of a reply", fix="check the model")
@@ -423,7 +424,8 @@ def test_the_clock_is_remembered(see, host):
 
 def test_what_concerns_one_agent(see, host):
     host.problems = [PROBLEM]
-    report = see(data_volume=True)
+    host.data_volume = True
+    report = see()
     assert {finding.cause for finding in report.findings} == {"no_answer", "volume_missing"}
     assert [finding.cause for finding in report.about("default").findings] == ["no_answer"]
     assert report.about("other").findings == []

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -74,11 +74,15 @@ class Config:
 
 @dataclass(frozen=True)
 class Env:
-    """Keys of ``.env``; see :func:`env.plan_env`."""
+    """Keys of ``.env``; see :func:`env.plan_env`.
+
+    :param elsewhere: variables that the gateway gets from a source of secrets, and that must not be in the file
+    """
 
     settings: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
     generate: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,25 +130,37 @@ class Outcome:
 
 
 def converge(
-    description: Description, placement: Placement, account: Account, records: Records, *, check: bool
+    description: Description,
+    placement: Placement,
+    account: Account,
+    records: Records,
+    *,
+    check: bool,
+    elsewhere: Sequence[str] = (),
 ) -> Outcome:
-    """Converge the home of an agent; see :func:`converge_home`."""
-    wanted = desired(description, placement, limited=not records.adopted(placement))
+    """Converge the home of an agent; see :func:`converge_home`.
+
+    :param elsewhere: variables that its gateway gets from a source of secrets
+    """
+    wanted = desired(description, placement, limited=not records.adopted(placement), elsewhere=elsewhere)
     return converge_home(placement.home, account, records, wanted, check=check)
 
 
-def desired(description: Description, placement: Placement, *, limited: bool = True) -> AgentHome:
+def desired(
+    description: Description, placement: Placement, *, limited: bool = True, elsewhere: Sequence[str] = ()
+) -> AgentHome:
     """The declaration of the home at *placement* that follows from *description*.
 
     The addresses of the agent's servers come from *placement*, everything else from *description*.
 
     :param limited: whether growth limits that *description* does not name apply
+    :param elsewhere: see :func:`converge`
     """
     return AgentHome(
         # In an adopted home, Hermes' profiles may be the homes of other agents.
         home=Home(description.soul, description.user_profile, description.memory, (PROFILES_DIRECTORY,)),
         config=Config(_config(description, placement.webhook, limited), placement.managed),
-        env=_env(description, placement.api),
+        env=_env(description, placement.api, tuple(elsewhere)),
         webhooks=Webhooks(description.webhooks, description.webhooks_purge),
     )
 
@@ -160,17 +176,17 @@ def _config(description: Description, webhook: Server, limited: bool) -> dict[st
     return merge({**ours, **({"platforms": {"webhook": server}} if webhook.enabled else {})}, declared)
 
 
-def _env(description: Description, api: Server) -> Env:
+def _env(description: Description, api: Server, elsewhere: tuple[str, ...]) -> Env:
     """The variables of ``.env``: those of *description*, and those that open the API server.
 
-    The API server needs a key. Without a declared one, the host generates it.
+    The API server needs a key. Without one that is declared or comes from a source, the host generates it.
     """
     settings = {**description.settings, "API_SERVER_ENABLED": api.enabled}
     if api.enabled:
         settings.update(API_SERVER_HOST=api.host, API_SERVER_PORT=api.port)
     texts = {name: env.as_text(value) for name, value in settings.items()}
-    own_key = api.enabled and "API_SERVER_KEY" not in description.secrets
-    return Env(texts, description.secrets, ("API_SERVER_KEY",) if own_key else ())
+    own_key = api.enabled and "API_SERVER_KEY" not in (*description.secrets, *elsewhere)
+    return Env(texts, description.secrets, ("API_SERVER_KEY",) if own_key else (), elsewhere)
 
 
 def converge_home(path: str, account: Account, records: Records, desired: AgentHome, *, check: bool) -> Outcome:

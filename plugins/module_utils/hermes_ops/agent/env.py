@@ -94,6 +94,25 @@ def check_declared(settings: Mapping[str, Any], hidden: Mapping[str, Any], gener
             raise OpsError("is a secret, by its name or its form", where=name, fix="declare it as a secret")
 
 
+def names_in(home: str) -> list[str]:
+    """In a worker: the names of the variables in ``<home>/.env``.
+
+    :raises OpsError: it cannot be read
+    """
+    return sorted(read_env(os.path.join(home, FILE_NAME)))
+
+
+def refuse_elsewhere(names: Iterable[str], elsewhere: Iterable[str], home: str) -> None:
+    """:raises OpsError: ``.env`` has one of the variables that its gateway gets from a source of secrets, too"""
+    doubled = sorted(set(names).intersection(elsewhere))
+    if doubled:
+        raise OpsError(
+            f"has {', '.join(doubled)}, and so has the agent's source of secrets; Hermes would use the one here",
+            where=os.path.join(home, FILE_NAME),
+            fix="remove it here, or there",
+        )
+
+
 def plan_env(
     text: str | None,
     *,
@@ -167,7 +186,7 @@ def _difference(name: str, present: Binding | None, value: str, *, shown: bool) 
 def decide(home: str, declared: Mapping[str, Any], record: Mapping[str, Any]) -> Part:
     """Compare ``<home>/.env`` with the declaration; see :mod:`part`.
 
-    :param declared: ``settings``, ``secrets`` and ``generate`` of :class:`converge.Env`
+    :param declared: ``settings``, ``secrets``, ``generate`` and ``elsewhere`` of :class:`converge.Env`
     :raises OpsError: when the file is not UTF-8 text, or a value cannot be written in its syntax
     """
     path = os.path.join(home, FILE_NAME)
@@ -180,6 +199,8 @@ def decide(home: str, declared: Mapping[str, Any], record: Mapping[str, Any]) ->
         record=record,
         path=path,
     )
+    after = text if plan.text is None else plan.text
+    refuse_elsewhere((binding.name for binding in parse(after or "")), declared["elsewhere"], home)
     part = Part(
         path,
         [*plan.differences, *wrong_mode(mode, FILE_MODE)],

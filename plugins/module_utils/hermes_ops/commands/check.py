@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(arguments: argparse.Namespace) -> int:
-    host = Installation.load()
+    host = Installation.load(unmounted=True)
     chosen = host.select(arguments.agent)
     waited = {}
     if arguments.wait:

@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(arguments: argparse.Namespace) -> int:
-    host = Installation.load()
+    host = Installation.load(unmounted=True)
     name = f"hermes-debug-{platform.node()}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     path = os.path.abspath(arguments.output or f"{name}.tar.gz")
     check_trusted(

@@ -31,7 +31,7 @@ def work(arguments: argparse.Namespace) -> int:
     wanted = declared.declared()
     if wanted is None:
         raise OpsError("no heartbeat is declared", fix="declare heartbeat_enabled and heartbeat_ping_url")
-    return beat(Installation.load(), wanted, started + SHARE * wanted.period)
+    return beat(Installation.load(unmounted=True), wanted, started + SHARE * wanted.period)
 
 
 def beat(host: Installation, wanted: declared.Settings, deadline: float, *, quiet: bool = False) -> int:

@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(arguments: argparse.Namespace) -> int:
-    host = Installation.load()
+    host = Installation.load(unmounted=True)
     found = gather(host)
     if arguments.json:
         say(json.dumps(found, indent=2))

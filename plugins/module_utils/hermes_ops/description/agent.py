@@ -21,11 +21,13 @@ class Server:
     """The address of one of the gateway's servers.
 
     :param port: 0 when none is declared, which only a disabled server or an absent agent may have
+    :param tailnet: whether the host's tailnet reaches it: tailscaled forwards the port to this loopback address
     """
 
     enabled: bool
     host: str
     port: int
+    tailnet: bool = False
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON, for the workers that call the server."""
@@ -55,6 +57,29 @@ class Sandbox:
     enabled: bool
     open: tuple[str, ...]
     paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the host gets secrets of an agent from; exactly one of *ssm*, *command* and *file* is given.
+
+    :param ssm: a path of AWS Systems Manager's parameter store, whose parameters are the secrets
+    :param region: the region of that store; None: the one that the instance runs in
+    :param endpoint: the URL at which it answers; None: the one of AWS
+    :param command: a program with its arguments that prints the secrets
+    :param file: an encrypted file: of age if its name ends in ``.age``, else of SOPS
+    :param identity: a file with the age identity that decrypts *file*
+    """
+
+    ssm: str | None = None
+    region: str | None = None
+    endpoint: str | None = None
+    command: tuple[str, ...] = ()
+    file: str | None = None
+    identity: str | None = None
+
+    def __str__(self) -> str:
+        return self.ssm or self.file or self.command[0]
 
 
 @dataclass(frozen=True)
@@ -121,6 +146,7 @@ class Agent(Placement):
 
     :param state: ``present`` or ``absent``
     :param drain: seconds that the gateway may take to finish its work before it is stopped
+    :param source: where its further secrets come from; None: there are no others than those of the description
     """
 
     state: str
@@ -128,6 +154,7 @@ class Agent(Placement):
     limits: Limits
     sandbox: Sandbox
     health: HealthCheck
+    source: Source | None = None
 
     @classmethod
     def from_plain(cls, value: Any, where: str) -> Agent:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..system.errors import OpsError
 from ..system.systemd import check_path
-from .agent import Declared, Limits, Sandbox, Server
+from .agent import Declared, Limits, Placement, Sandbox, Server
 from .schema import (
     AGENT_NAME,
     API_KEY_MINIMUM,
@@ -29,6 +29,7 @@ from .schema import (
     PROFILES_DIRECTORY,
     SUBSCRIPTION_KEYS,
     SUBSCRIPTION_NAME,
+    TAILNET,
     UNSIGNED_WEBHOOK,
     USER_NAME,
     USER_PREFIX,
@@ -121,9 +122,22 @@ def server_of(declared: dict[str, Any], default: Server, is_checked: bool, where
     :param is_checked: whether its port must be valid
     """
     server = replace(default, **declared)
+    if server.host == TAILNET:
+        server = replace(server, host=default.host, tailnet=True)
     if server.enabled and is_checked:
         _check_port(server.port, "port" in declared, f"{where}.port")
     return server
+
+
+def check_tailnet(placement: Placement, is_node: bool, where: str) -> None:
+    """:raises OpsError: a server is to be reached from a tailnet, and the host is no node of one"""
+    for key, server in placement.servers.items():
+        if server.tailnet and not is_node:
+            raise OpsError(
+                "is tailnet, and this host is no node of one",
+                where=f"{where}: {key}.host",
+                fix="set tailscale_enabled: true, or declare an address",
+            )
 
 
 def _check_port(port: int, is_declared: bool, where: str) -> None:
@@ -197,18 +211,24 @@ def check_env(settings: dict[str, str], secrets: dict[str, str], where: str) -> 
             )
 
 
-def check_api_key(api: Server, secrets: dict[str, str], where: str) -> None:
+def is_api_key(key: str) -> bool:
+    """Whether Hermes opens the port of its API server with *key*."""
+    return len(key.strip()) >= API_KEY_MINIMUM and key.strip().lower() not in PLACEHOLDER_SECRETS
+
+
+def check_api_key(api: Server, secrets: dict[str, str], where: str, *, may_follow: bool = False) -> None:
+    """:param may_follow: whether the key may come from a source that only the host can read; else it generates one"""
     if not api.enabled:
         return
     key = secrets.get("API_SERVER_KEY")
-    real = key is not None and len(key.strip()) >= API_KEY_MINIMUM and key.strip().lower() not in PLACEHOLDER_SECRETS
+    real = key is not None and is_api_key(key)
     if key is not None and not real:
         raise OpsError(
             f"is shorter than {API_KEY_MINIMUM} characters or a placeholder: Hermes would not open the port",
             where=f"{where}: secrets.API_SERVER_KEY",
             fix="declare a real one (openssl rand -hex 32), or on loopback none at all: the host generates it",
         )
-    if not is_loopback(api.host) and not real:
+    if not is_loopback(api.host) and not (real or may_follow):
         raise OpsError(
             f"{api.host} can be reached from the network, and there is no key",
             where=f"{where}: api.host",
@@ -232,9 +252,10 @@ def check_webhooks(webhook: Server, subscriptions: list[Any], where: str) -> Non
         if subscription["name"] in names:
             raise OpsError(f"{subscription['name']} is declared twice", where=here, fix="remove one")
         names.add(subscription["name"])
-        if subscription.get("secret") == UNSIGNED_WEBHOOK and not is_loopback(webhook.host):
+        if subscription.get("secret") == UNSIGNED_WEBHOOK and (webhook.tailnet or not is_loopback(webhook.host)):
+            place = TAILNET if webhook.tailnet else webhook.host
             raise OpsError(
-                f"takes unsigned calls on {webhook.host}, which can be reached from the network",
+                f"takes unsigned calls on {place}, which can be reached from the network",
                 where=f"{here}.secret",
                 fix="leave the secret out: the host generates one",
             )

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..system.errors import OpsError
 from ..system.systemd import check_path
-from . import checks
+from . import checks, sources
 from .agent import Agent, Declared, Description, HealthCheck, Placement, Server
 from .schema import AGENT_KEYS, DEFAULT_PROFILE, GATEWAY_UNIT, PROFILES_DIRECTORY, check_table, choice
 
@@ -92,6 +92,7 @@ def resolve(
     host: str,
     data_dir: str,
     managed_root: str,
+    tailnet: bool = False,
 ) -> dict[str, Declared]:
     """Check *agents* and complete them.
 
@@ -99,6 +100,7 @@ def resolve(
     :param host: the inventory's name of the host, for error messages
     :param data_dir: absolute path of the directory that holds the agents' directories
     :param managed_root: directory that holds the managed scopes of the agents
+    :param tailnet: whether the host is to be a node of a tailnet
     :returns: the agents by name, in the declared order. Secrets are only in ``secrets`` and ``webhooks[].secret`` of
         the description
     :raises OpsError: for the first mistake; names host, agent and key
@@ -114,6 +116,7 @@ def resolve(
             raise OpsError(f"entry {number} is not a mapping", where=where, fix="write it as {name: …}")
         one = _resolve_one(declared, number, where, data_dir, managed_root)
         name = one.agent.name
+        checks.check_tailnet(one.agent, tailnet, f"{where}: agent {name}")
         if name in resolved:
             raise OpsError(f"agent {name} is declared twice", where=where, fix="merge the two, or rename one")
         resolved[name] = one
@@ -150,11 +153,20 @@ def _resolve_one(declared: dict[str, Any], number: int, where: str, data_dir: st
     limits = checks.limits_of(declared.get("limits", {}), where)
     sandbox = checks.sandbox_of(declared.get("sandbox", {}), where)
     secrets = checks.env_texts(declared, "secrets", where)
-    checks.check_api_key(placement.api, secrets, where)
+    source = sources.source_of(declared.get("secrets_from"), f"{where}: secrets_from")
+    checks.check_api_key(placement.api, secrets, where, may_follow=source is not None)
     checks.check_webhooks(placement.webhook, declared.get("webhooks", []), where)
     description = _description(declared, secrets, drain, where)
     health = _health(declared.get("health", {}), placement, description, where)
-    agent = Agent(**vars(placement), state=state, drain=drain, limits=limits, sandbox=sandbox, health=health)
+    agent = Agent(
+        **vars(placement),
+        state=state,
+        drain=drain,
+        limits=limits,
+        sandbox=sandbox,
+        health=health,
+        source=source,
+    )
     return Declared(description, agent, declared.get("purge", False))
 
 

@@ -26,6 +26,8 @@ PROFILES_DIRECTORY = "profiles"
 # The names that useradd(8) of Debian and Ubuntu accepts; a longer name does not fit into utmp.
 USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 USER_PREFIX = "hermes-"
+# In place of a server's address: the server listens on loopback, and tailscaled forwards the tailnet's connections.
+TAILNET = "tailnet"
 # 0.19.0 gateway/platforms/api_server.py and hermes_cli/auth.py: has_usable_secret(min_length=16).
 API_KEY_MINIMUM = 16
 PLACEHOLDER_SECRETS = frozenset(
@@ -94,6 +96,7 @@ _API = {"enabled": bool, "host": str, "port": int}
 _WEBHOOK = {"enabled": bool, "host": str, "port": int}
 _LIMITS = {"memory": str, "cpu": str, "tasks": int}
 _SANDBOX = {"enabled": bool, "open": _TEXTS, "paths": _TEXTS}
+_SOURCE = {"ssm": str, "region": str, "endpoint": str, "command": _TEXTS, "file": str, "identity": str}
 _HEALTH = {"platforms": _TEXTS, "reply": bool, "webhook": str, "timeout": int}
 SUBSCRIPTION_KEYS: dict[str, Any] = {
     "name": str,
@@ -121,6 +124,7 @@ AGENT_KEYS: dict[str, Any] = {
     "config_scope": str,
     "settings": dict,
     "secrets": dict,
+    "secrets_from": _SOURCE,
     "api": _API,
     "webhook": _WEBHOOK,
     "webhooks": list,

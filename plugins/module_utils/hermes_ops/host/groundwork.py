@@ -35,14 +35,15 @@ def look(agents: list[Agent], scope: str, data_dir: str, ops_dir: str, packages:
 
     :param scope: the managers that run the gateways, ``system`` or ``user``
     :param packages: names of Debian packages
-    :returns: ``system``, ``missing_packages``, ``missing_users``, ``wrong_directories``, ``data_dir_owner``,
-        ``linger``, ``superseded``; see the module info
+    :returns: ``system``, ``missing_packages``, ``missing_users``, ``foreign_homes``, ``wrong_directories``,
+        ``data_dir_owner``, ``linger``, ``superseded``; see the module info
     """
     present = [agent for agent in agents if agent.present]
     return {
         "system": system(),
         "missing_packages": missing_packages(packages),
         "missing_users": missing_users(present),
+        "foreign_homes": foreign_homes(present),
         "wrong_directories": wrong_directories(present, data_dir),
         "data_dir_owner": _named_owner_of(data_dir),
         "linger": missing_linger(agents, scope),
@@ -54,14 +55,33 @@ def missing_users(agents: list[Agent]) -> list[dict[str, Any]]:
     """``name``, ``home`` and ``uid`` of the users to make.
 
     :returns: the uid is None unless the agent's directory came with a data volume. Then it is the owner's, so that the
-        files keep their owner
+        files keep their owner. Those users come first, before another one is given their number
     """
     found: dict[str, dict[str, Any]] = {}
     for agent in agents:
         if _account(agent.user) is None and agent.user not in found:
             uid = _unclaimed_owner(agent.directory)
             found[agent.user] = {"name": agent.user, "home": agent.directory, "uid": uid}
-    return list(found.values())
+    return sorted(found.values(), key=lambda user: user["uid"] is None)
+
+
+def foreign_homes(agents: list[Agent]) -> list[str]:
+    """The agents' directories that belong to another user of this host, each as a sentence with its fix.
+
+    They came with a data volume from a host with other users. Without this, that user could read the agent's secrets.
+    """
+    said = []
+    for agent in agents:
+        uid, owner = _owner_of(agent.directory)
+        account = _account(agent.user)
+        if uid and owner != agent.user and (account or owner):
+            said.append(
+                f"{agent.directory} of agent {agent.name} belongs to user id {uid} ({owner or 'no user'}), not to "
+                f"{agent.user}. Fix: give {f'user {owner}' if owner else agent.user} another id (usermod -u); "
+                f"or declare that user; or change the owner of all its files: "
+                f"chown -R --from={uid} {agent.user}: {agent.directory}"
+            )
+    return said
 
 
 def _unclaimed_owner(path: str) -> int | None:

@@ -19,6 +19,15 @@ UNIT_DIRECTORY = "/etc/systemd/system"
 TIMEOUT = 900
 
 
+def name_of(job: str) -> str:
+    return f"hermes-{job}-recovery.service"
+
+
+def posted() -> list[str]:
+    """The units of all guards on this host."""
+    return [name for name in map(name_of, JOURNALS) if os.path.exists(os.path.join(UNIT_DIRECTORY, name))]
+
+
 class Guard:
     """A unit that exists only while a job is in progress: ``hermes-<job>-recovery.service``.
 
@@ -30,7 +39,7 @@ class Guard:
         self.host = host
         self.job = job
         self.needs = needs
-        name = f"hermes-{job}-recovery.service"
+        name = name_of(job)
         self.path = os.path.join(UNIT_DIRECTORY, name)
         self.link = os.path.join(UNIT_DIRECTORY, "multi-user.target.wants", name)
 

@@ -22,6 +22,7 @@ from ..system.files import Account, ensure_directory, lock, read_json, write_jso
 from ..system.systemd import Manager
 from ..system.typed import parse
 from .records import Records, check_ops, remembered
+from .volume import refuse_unmounted
 
 # Jobs that keep a journal until they are finished or undone, and its path below ops_dir. Each restore has one of its
 # own, in the records of its agent: an agent can make the undoing of its restore fail, which must not block the others.
@@ -67,17 +68,25 @@ class Installation:
         self.ops_dir: str = host["ops_dir"]
         self.root: str = host["root"]
         self.managed_root: str = host["managed_root"]
+        # Whether data_dir is the mount point of a declared data volume.
+        self.data_volume: bool = host.get("data_volume", False)
         self.acknowledged: list[dict[str, Any]] = host.get("acknowledged", [])
 
     @classmethod
-    def load(cls, path: str = HOST_FILE) -> Installation:
-        """:raises OpsError: the host was not converged, or last by an earlier version"""
+    def load(cls, path: str = HOST_FILE, *, unmounted: bool = False) -> Installation:
+        """
+        :param unmounted: the caller can do without the data volume: it reports on the host
+        :raises OpsError: the host was not converged, or last by an earlier version, or its data volume is missing
+        """
         host = read_json(path)
         if host is None:
             raise OpsError("does not exist", where=path, fix="converge the host: site.yml")
         if "hermes_home" in host:
             raise OpsError("is of an earlier version", where=path, fix="take the host over: docs/adopting.md")
-        return cls(host)
+        found = cls(host)
+        if found.data_volume and not unmounted:
+            refuse_unmounted(found.data_dir)
+        return found
 
     def account_of(self, placement: Placement) -> Account:
         """The user as whom an agent runs.

@@ -18,7 +18,7 @@ from ..system.files import Account, read_text
 from ..system.plan import Plan
 from ..system.process import run
 from ..system.services import plan_active, plan_gone
-from ..system.systemd import Manager
+from ..system.systemd import Manager, check_path
 from ..system.typed import parse
 from . import settings
 from .kit import COMMAND
@@ -60,6 +60,7 @@ class Job:
     :param settings: ``module:Class`` of the kit: the dataclass that checks its settings
     :param directives: additional entries of ``[Service]``
     :param unit: additional entries of ``[Unit]``
+    :param needs_data: does not run without the data directory being mounted
     """
 
     name: str
@@ -68,6 +69,7 @@ class Job:
     settings: str
     directives: tuple[tuple[str, str], ...] = ()
     unit: tuple[tuple[str, str], ...] = ()
+    needs_data: bool = True
 
     @property
     def service(self) -> str:
@@ -99,6 +101,8 @@ JOBS = {
             "Heartbeat of the Hermes agents",
             ("heartbeat",),
             settings="watch.heartbeat:Settings",
+            # It reports that the data volume is missing.
+            needs_data=False,
         ),
         Job(
             "rehearsal",
@@ -106,6 +110,14 @@ JOBS = {
             ("rehearsal",),
             settings="backup.rehearsal:Settings",
             directives=IN_THE_BACKGROUND,
+        ),
+        Job(
+            "secrets",
+            "Secrets of the Hermes agents, fetched again",
+            ("secrets",),
+            settings="secrets.settings:Settings",
+            # It is declared before the kit is on the host.
+            unit=(("ConditionPathExists", COMMAND),),
         ),
         Job(
             "update",
@@ -188,8 +200,11 @@ def _section(name: str, directives: list[tuple[str, str]]) -> str:
 _HEADER = "# Written by the Ansible collection alwayson.hermes."
 
 
-def render_service(job: Job, schedule: Schedule) -> str:
+def render_service(job: Job, schedule: Schedule, data_dir: str) -> str:
     unit = [("Description", job.description), ("Wants", "network-online.target"), ("After", "network-online.target")]
+    if job.needs_data:
+        # At a boot also: a persistent timer may be due before the data volume is mounted.
+        unit.append(("RequiresMountsFor", data_dir))
     unit += job.unit
     service = [
         # oneshot: the unit counts as starting while the job runs, and the timer does not start a second run then.
@@ -213,19 +228,21 @@ def render_timer(job: Job, schedule: Schedule, machine_id: str) -> str:
     return "\n\n".join([_HEADER, *sections]) + "\n"
 
 
-def plan_present(job: Job, schedule: Schedule, values: dict[str, Any]) -> Plan:
+def plan_present(job: Job, schedule: Schedule, values: dict[str, Any], data_dir: str) -> Plan:
     """Compare the host with one where *job* runs by *schedule*.
 
     :param values: its settings; they may hold secrets
+    :param data_dir: directory of the agents' data, perhaps a mount point
     :raises OpsError: schedule or settings are not valid; nothing was changed
     """
     schedule.check()
     job.check(values)
+    check_path(data_dir, "hermes_data_dir")
     plan = Plan()
     manager = _manager()
     text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     plan.add_file(settings.path_of(job.name), text, mode=SETTINGS_MODE, shown=False)
-    plan_active(plan, manager, job.timer, unit_files=_unit_files(job, schedule))
+    plan_active(plan, manager, job.timer, unit_files=_unit_files(job, schedule, data_dir))
     return plan
 
 
@@ -267,10 +284,10 @@ def _manager() -> Manager:
     return Manager("system", Account.current())
 
 
-def _unit_files(job: Job, schedule: Schedule) -> dict[str, str]:
+def _unit_files(job: Job, schedule: Schedule, data_dir: str) -> dict[str, str]:
     machine_id = read_text(MACHINE_ID) or ""
     return {
-        _service_path(job): render_service(job, schedule),
+        _service_path(job): render_service(job, schedule, data_dir),
         _timer_path(job): render_timer(job, schedule, machine_id),
     }
 

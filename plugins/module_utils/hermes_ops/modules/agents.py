@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..agent import converge, parts, removal
@@ -22,15 +22,23 @@ from ..system.files import Account
 from ..system.plan import Difference, Plan, diff
 from ..system.process import run
 from ..system.systemd import Manager
+from . import sources
 from .call import Call, manager_of, node, unit_settings
 
 
 def work(call: Call) -> dict[str, Any]:
     agents = [Declared.from_plain(each, f"agents: {each['name']}") for each in call.params["agents"]]
+    with sources.changing(call, [declared.agent for declared in agents]):
+        return _work(call, agents)
+
+
+def _work(call: Call, agents: list[Declared]) -> dict[str, Any]:
     watch = plan_watch(call, [declared.agent for declared in agents])
     say_undeclared(call, [declared.agent.name for declared in agents])
+    fetched, fetches, errors = sources.fetch(call, [declared.agent for declared in agents])
     # An agent can write what no run can converge. Then its unit is left as it is, and the others do not wait for it.
-    homes, diffs, errors = converge_homes(call, agents)
+    homes, diffs, errors = converge_homes(call, agents, fetched, errors)
+    diffs = [*fetches, *diffs]
     if len(errors) == len(agents):
         return {"agents": homes, "diff": diffs, "changed": False, **failure(errors)}
     # Before the gateways, because without it none of them is held.
@@ -43,6 +51,7 @@ def work(call: Call) -> dict[str, Any]:
     whole = [declared for declared in agents if declared.agent.name not in errors]
     # After the units: the gateway of an agent that is purged has stopped by now.
     purged, removed, refused = purge(call, whole)
+    removed += sources.forget(call, [declared.agent for declared in whole])
     diffs += [*(each.diff(name) for name, each in (("disks", watch), ("units", plan)) if each.changed), *removed]
     return {
         "agents": homes,
@@ -81,22 +90,28 @@ def say_undeclared(call: Call, declared: list[str]) -> None:
 
 
 def converge_homes(
-    call: Call, agents: list[Declared]
+    call: Call, agents: list[Declared], fetched: Mapping[str, Sequence[str]], errors: Mapping[str, OpsError]
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]], dict[str, OpsError]]:
     """Converge every home. An error with one home does not stop the others.
 
+    :param fetched: agent -> the names of the secrets that it gets from a source
+    :param errors: the agents whose homes are left as they are, with the reason
     :returns: the result of each home, by agent; the differences; the errors, by agent
     """
     homes: dict[str, dict[str, Any]] = {}
-    errors: dict[str, OpsError] = {}
+    errors = dict(errors)
     diffs: list[dict[str, str]] = []
     for declared in agents:
-        agent = declared.agent
-        if not agent.present:
+        agent, description = declared.agent, declared.description
+        if not agent.present or agent.name in errors:
             continue
         try:
+            elsewhere = fetched.get(agent.name, ())
+            sources.refuse_declared(description, elsewhere)
             account, records = account_of(call, agent), Records(call.params["ops_dir"], agent.name)
-            outcome = converge.converge(declared.description, agent, account, records, check=call.check_mode)
+            outcome = converge.converge(
+                description, agent, account, records, check=call.check_mode, elsewhere=elsewhere
+            )
         except Exception as caught:
             errors[agent.name] = as_error(caught)
             continue

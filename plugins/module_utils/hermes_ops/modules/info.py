@@ -5,12 +5,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from ..host import volume_mount
 from ..host.groundwork import SYSTEMS, look
+from ..host.volume import DOCUMENTATION, Missing, Volume
 from ..release.fitness import consider
 from ..release.request import Request
 from ..release.versions import version_key
+from ..system.errors import OpsError
+from ..system.files import Account
+from ..system.plan import Plan
+from ..system.systemd import Manager
 from ..watch import info
 from .call import Call, agents_of
 
@@ -23,10 +30,12 @@ def work(call: Call) -> dict[str, Any]:
         **info.gather(agents=agents, scope=scope, ops_dir=ops_dir, root=params["root"]),
     }
     to_build, unfit = release(call)
+    to_mount, unusable = volume(call)
     return {
         "changed": False,
         **found,
-        "objections": [*objections(found, params["data_dir"]), *unfit],
+        "volume": to_mount,
+        "objections": [*objections(found, params["data_dir"]), *unusable, *unfit],
         "awaited": awaited(found["missing_packages"], to_build, [agent.name for agent in agents if agent.present]),
     }
 
@@ -38,6 +47,25 @@ def release(call: Call) -> tuple[str | None, list[str]]:
         return None, []
     request = Request(**{**given, "extras": tuple(given["extras"]), "patches": tuple(given["patches"])})
     return consider(request, call.params["root"], call.params["packages"])
+
+
+def volume(call: Call) -> tuple[list[str], list[str]]:
+    """What is to be done about the data volume, and why it cannot be done, each as a sentence with its fix."""
+    given, data_dir = call.params["volume"], call.params["data_dir"]
+    said = [
+        f"{os.path.basename(path)} mounts a data volume that is no longer declared. Fix: declare data_volume_enabled: "
+        f"true and the hermes_data_dir of before, or take it away: {DOCUMENTATION}, Doing without"
+        for path in volume_mount.units_elsewhere(data_dir if given else None)
+    ]
+    try:
+        wanted = Volume(**given, data_dir=data_dir) if given else None
+        plan = volume_mount.plan_present(wanted, Manager("system", Account.current()), wait=False) if wanted else Plan()
+    except Missing as error:
+        # The role data_volume waits for it.
+        return [str(error)], said
+    except OpsError as error:
+        return [], [*said, str(error)]
+    return [difference.what for difference in plan.differences], said
 
 
 def objections(found: dict[str, Any], data_dir: str) -> list[str]:
@@ -65,7 +93,7 @@ def objections(found: dict[str, Any], data_dir: str) -> list[str]:
     if found["busy"]:
         jobs = " and ".join(found["busy"])
         said.append(f"{jobs} under way on this host. Fix: wait for it (hermes-ops status), then run this again")
-    return [*said, *found["unfinished"], *found["separated"], *found["port_conflicts"]]
+    return [*said, *found["unfinished"], *found["separated"], *found["foreign_homes"], *found["port_conflicts"]]
 
 
 def awaited(packages: list[str], to_build: str | None, agents: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from .call import Call
 
 def work(call: Call) -> dict[str, Any]:
     params = call.params
-    host = {name: params[name] for name in ("scope", "data_dir", "ops_dir", "root", "managed_root")}
+    host = {name: params[name] for name in ("scope", "data_dir", "data_volume", "ops_dir", "root", "managed_root")}
     host["acknowledged"] = [asdict(one) for one in acknowledged.parse(params["acknowledged"])]
     plan = kit.plan_kit(host, call.place)
     return {**call.done(plan, "commands"), "version": __version__}

@@ -30,7 +30,7 @@ def work(call: Call) -> dict[str, Any]:
             randomized_delay=params["randomized_delay"],
             timeout=params["timeout"],
         )
-        plan = jobs.plan_present(job, schedule, params["settings"])
+        plan = jobs.plan_present(job, schedule, params["settings"], params["data_dir"])
         if job.name == "backup":
             plan = _password_first(plan, params["settings"])
     repository = lost_repository(params)

@@ -29,6 +29,7 @@ from ..agent.quote import quoted
 from ..description.agent import Agent, Server
 from ..description.schema import PROFILES_DIRECTORY
 from ..host.installation import Installation
+from ..secrets import store
 from ..system import network
 from ..system.errors import OpsError
 from ..system.files import Account, changing, check_trusted, ensure_directory, failure, open_directory
@@ -36,7 +37,7 @@ from ..system.process import run, run_head
 from ..system.systemd import COMMAND_TIMEOUT, Manager, Unit, check_path
 from ..system.worker import Limits, work
 from . import health, journal, servers, units
-from .copy import MANAGED_NAME
+from .copy import MANAGED_NAME, is_lent
 from .problems import Problem
 
 UNIT = "hermes-canary.service"
@@ -49,6 +50,8 @@ STOP_SECONDS = units.STOP_MARGIN
 # Hermes' default directory for a managed scope (hermes_cli/managed_scope.py).
 DEFAULT_MANAGED_DIR = "/etc/hermes"
 LOOPBACK = "127.0.0.1"
+# The name under which the canary's share of the agent's fetched secrets is kept; no agent can have it.
+_LENT = ".canary"
 # Seconds to prepare the copy, and to remove all that are left: the agent may have left millions of files.
 FIT_SECONDS = 60.0
 SWEEP_SECONDS = 120.0
@@ -239,6 +242,9 @@ def boot(
         # A killed run may have left its canary behind.
         end(manager)
         attempt = _Attempt(account, release, canary, manager)
+        if canary.source:
+            lent = store.secrets_of(canary.name) or {}
+            store.keep(_LENT, {name: value for name, value in lent.items() if is_lent(name)})
         program = os.path.join(host.root, "releases", release, "bin", "hermes")
         try:
             run(
@@ -260,6 +266,7 @@ def boot(
             attempt.stop()
         finally:
             end(manager)
+            store.forget(_LENT)
         return {"version": version, "reply": said, "seconds": seconds}
 
 
@@ -273,8 +280,10 @@ def properties(host: Installation, canary: Agent, longest: float, *, online: boo
     # Hides these directories, with all other agents, keys and backups. BindPaths= makes the copy visible again.
     hidden = units.outermost([host.data_dir, *(agent.home for agent in host.agents)])
     network = {} if online else {"IPAddressAllow": "localhost", "IPAddressDeny": "any"}
+    secrets = [("EnvironmentFile", store.path_of(_LENT))] if canary.source else []
     return [
         *{**units.SANDBOX, **network}.items(),
+        *secrets,
         *(("TemporaryFileSystem", f"{path}:ro") for path in hidden),
         ("InaccessiblePaths", f"-{host.managed_root}"),
         ("BindReadOnlyPaths", host.root),

@@ -204,9 +204,14 @@ def variables(api: dict[str, Any], key: str, home: str) -> dict[str, str]:
     }
 
 
+def is_lent(name: str) -> bool:
+    """Whether the canary gets the agent's variable *name*."""
+    return not _PLATFORM_VARIABLE.fullmatch(name) and name not in _LEADING_AWAY
+
+
 def _without_platforms(text: str, path: str) -> str:
     names = [binding.name for binding in dotenv.parse(text)]
-    return dotenv.edit(text, {}, [n for n in names if _PLATFORM_VARIABLE.fullmatch(n) or n in _LEADING_AWAY], path)
+    return dotenv.edit(text, {}, [name for name in names if not is_lent(name)], path)
 
 
 def _take_logins(home: str) -> bool:

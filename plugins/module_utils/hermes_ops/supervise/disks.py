@@ -159,7 +159,7 @@ class Watch:
         self.stopped.clear()
         self.killed.clear()
         try:
-            host = Installation.load()
+            host = Installation.load(unmounted=True)
             self.agents = host.agents
         except OpsError as error:
             self.say(f"the agents cannot be read: {error}")

@@ -18,6 +18,7 @@ from ..agent.state import read_state
 from ..description.agent import Agent
 from ..host import held
 from ..host.records import Records
+from ..secrets import store
 from ..system import network
 from ..system.errors import OpsError
 from ..system.files import read_text, write_atomic
@@ -117,6 +118,8 @@ def restart_reasons(
         return []
     reasons = list(requested)
     reasons += [f"unit: {path}" for path in changed_files if path in _files_of(settings, agent.name)]
+    if agent.source and unit.is_older_than(store.path_of(agent.name)):
+        reasons.append(f"secrets: {agent.source}")
     now, wanted = running_release(unit.pid, settings.root), current_release(settings.root)
     if now and wanted and now != wanted:
         reasons.append(f"release: {now} -> {wanted}")

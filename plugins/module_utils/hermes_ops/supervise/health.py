@@ -16,6 +16,7 @@ from typing import Any, Optional
 from ..agent import config, dotenv
 from ..description.agent import Agent, Placement
 from ..host.records import Records
+from ..secrets import store
 from ..system import network
 from ..system.errors import OpsError
 from ..system.files import Account
@@ -204,7 +205,7 @@ def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records
             over = time.monotonic() - started >= agent.health.timeout
             if health.causes == ["not_stable"] and (agent.name, health.pid) not in proofs:
                 # It serves already. A reply takes about as long as is left until it is stable.
-                proofs[agent.name, health.pid] = _prove(agent, supervisor.account_of(agent))
+                proofs[agent.name, health.pid] = prove(agent, supervisor.account_of(agent))
             if not health.ok and not over and not _is_hopeless(health, state, attempts):
                 still.append(agent)
         waiting = still
@@ -215,7 +216,7 @@ def wait(agents: list[Agent], supervisor: Supervisor, records: dict[str, Records
         health, account = results[agent.name], supervisor.account_of(agent)
         if health.ok:
             proof = proofs.get((agent.name, health.pid))
-            health.reply, problem = proof if proof and not proof[1] else _prove(agent, account)
+            health.reply, problem = proof if proof and not proof[1] else prove(agent, account)
             health.problems += [problem] if problem else []
         if health.ok and records:
             for name in (config.FILE_NAME, dotenv.FILE_NAME):
@@ -237,12 +238,13 @@ def _is_hopeless(health: Health, state: State, attempts: int) -> bool:
     return any(problem.final or (problem.cause == "wrong_binary" and attempts > 0) for problem in health.problems)
 
 
-def _prove(agent: Agent, account: Account) -> Proof:
+def prove(agent: Agent, account: Account) -> Proof:
     """Ask for a real reply and call a real webhook, where the agent declares that."""
     reply = None
     try:
         if agent.health.reply:
-            reply = servers.ask(agent.api, account, REPLY_PROMPT, key_in=[agent.home])
+            key = store.value_of(agent.name, "API_SERVER_KEY") if agent.source else None
+            reply = servers.ask(agent.api, account, REPLY_PROMPT, key_in=[agent.home], key=key)
         if agent.health.webhook:
             payload = {"topic": "health", "body": REPLY_PROMPT}
             servers.call_webhook(agent, account, agent.health.webhook, payload)

@@ -110,25 +110,36 @@ def version_of(said: Any) -> str | None:
 # A reply
 
 
-def ask(server: Server, account: Account, prompt: str, *, key_in: Sequence[str], timeout: float = REPLY_TIMEOUT) -> str:
+def ask(
+    server: Server,
+    account: Account,
+    prompt: str,
+    *,
+    key_in: Sequence[str],
+    key: str | None = None,
+    timeout: float = REPLY_TIMEOUT,
+) -> str:
     """Have *account*'s agent answer *prompt* through its API server.
 
     :param key_in: directories whose ``.env`` may hold the API key; the last one that does wins
+    :param key: the API key if none of them does: the one that the gateway got from a source of secrets
     :raises OpsError: there is no reply. When the model fails, Hermes still answers 200, with finish_reason ``error``
     """
     limits = Limits(seconds=timeout + _MARGIN)
     try:
         return quoted(
-            work(account, "supervise.servers:chat", server.to_plain(), prompt, list(key_in), timeout, limits=limits)
+            work(
+                account, "supervise.servers:chat", server.to_plain(), prompt, list(key_in), key, timeout, limits=limits
+            )
         )
     except OpsError as error:
         raise quoted_error(error) from None
 
 
-def chat(server: dict[str, Any], prompt: str, key_in: list[str], timeout: float) -> str:
+def chat(server: dict[str, Any], prompt: str, key_in: list[str], key: str | None, timeout: float) -> str:
     """In a worker: see :func:`ask`."""
     address = Server(**server)
-    environment: dict[str, str] = {}
+    environment = {"API_SERVER_KEY": key} if key else {}
     for directory in key_in:
         environment.update(dotenv.read_env(os.path.join(directory, dotenv.FILE_NAME)))
     where = url(address.host, address.port, "/v1/chat/completions")

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from ..description.agent import Agent
 from ..description.declaration import home_arguments
-from ..host import held
+from ..host import held, metadata
+from ..secrets import store
 from ..system.files import Account
 from ..system.network import MOST_DESCRIPTORS
 from ..system.systemd import check_path
@@ -27,8 +28,6 @@ RESTART_STEPS_SINCE = 254
 STOP_MARGIN = 30
 # Seconds for the dashboard to close its browser connections. A stop of the gateway waits for the dashboard.
 DASHBOARD_STOP = 10
-# Link-local addresses at which clouds hand out a machine's credentials.
-METADATA_ADDRESSES = "169.254.169.254 fd00:ec2::254"
 
 UNIT_DIRECTORIES = {"system": "/etc/systemd/system", "user": "/etc/systemd/user"}
 
@@ -68,7 +67,7 @@ SANDBOX = {
     "SystemCallFilter": "@system-service",
     "SystemCallErrorNumber": "EPERM",
     "DevicePolicy": "closed",
-    "IPAddressDeny": METADATA_ADDRESSES,
+    "IPAddressDeny": f"{metadata.IPV4} {metadata.IPV6}",
     "UMask": "0077",
 }
 
@@ -292,6 +291,10 @@ def render_drop_in(settings: UnitSettings, agent: Agent, account: Account) -> st
     # Without -v, a gateway prints only warnings (0.19.0 gateway/run.py: start_gateway).
     command = ["gateway", "run", *(["-v"] if settings.verbose else [])]
     unit, service = _identity(settings, agent, account, command)
+    if agent.source:
+        fetched = store.unit_of(agent.name)
+        # The boot does not wait until a source that is away is back.
+        unit += [("Requires", fetched), ("After", fetched), ("After", "multi-user.target")]
     stop = ("TimeoutStopSec", str(agent.drain + STOP_MARGIN))
     sections = [("Service", [*service, stop, *confinement(agent, account, settings.scope)])]
     return _text([("Unit", unit), *sections] if unit else sections)
@@ -333,13 +336,15 @@ def _runtime_directory(account: Account) -> str:
 
 
 def confinement(agent: Agent, account: Account, scope: str) -> list[tuple[str, str]]:
-    """Limits, managed scope and sandbox of every process of *agent*: its gateway, its dashboard or a command."""
+    """Limits, secrets, managed scope and sandbox of every process of *agent*: gateway, dashboard or a command."""
     limits = agent.limits
     service = [("MemoryMax", limits.memory), ("TasksMax", str(limits.tasks))]
     # systemd's default, half a million descriptors a process, is more than a health check has time to read.
     service.append(("LimitNOFILE", str(MOST_DESCRIPTORS)))
     if limits.cpu:
         service.append(("CPUQuota", limits.cpu))
+    if agent.source:
+        service.append(("EnvironmentFile", store.path_of(agent.name)))
     if agent.managed:
         service.append(("Environment", f"HERMES_MANAGED_DIR={agent.managed}"))
     if agent.sandbox.enabled:

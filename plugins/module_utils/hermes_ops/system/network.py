@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import itertools
 import os
 import pwd
 import re
 import socket
 import struct
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ _SECONDS = 2.0
 _MUCH = 4096
 # An IPv4 address within IPv6, as the kernel writes it.
 _MAPPED = "0000000000000000FFFF0000"
+# The addresses of nodes of a tailnet (Tailscale 1.102 net/tsaddr).
+_TAILNETS = (ipaddress.ip_network("100.64.0.0/10"), ipaddress.ip_network("fd7a:115c:a1e0::/48"))
 # Questions about a single socket (sock_diag(7); Linux, include/uapi/linux/{netlink,sock_diag,inet_diag}.h), and
 # seconds until the kernel has answered.
 _SOCK_DIAG = 4
@@ -88,6 +92,20 @@ def _listening() -> Iterator[_Row]:
         yield from itertools.takewhile(lambda row: row.state == _LISTEN, _rows(deadline, f"{_NET}/{table}"))
 
 
+def _is_forwarder(row: _Row) -> bool:
+    """Whether it is a socket of tailscaled, which forwards a port of the tailnet to the same port of 127.0.0.1.
+
+    It takes that port from nobody. tailscaled runs as root, so no agent can hide a listener this way.
+    """
+    if row.uid:
+        return False
+    words = row.local.rpartition(":")[0]
+    parts = (words[start : start + 8] for start in range(0, len(words), 8))
+    # The kernel writes each word of an address as a number of its own.
+    address = ipaddress.ip_address(b"".join(int(part, 16).to_bytes(4, sys.byteorder) for part in parts))
+    return any(address in network for network in _TAILNETS)
+
+
 @dataclass(frozen=True)
 class Listener:
     """The users and processes that listen on a port.
@@ -114,7 +132,7 @@ def look_at_listeners(ports: Iterable[int], *accounts: Account) -> dict[int, Lis
     wanted = set(ports)
     if not wanted:
         return {}
-    sockets = [row for row in _listening() if row.port in wanted]
+    sockets = [row for row in _listening() if row.port in wanted and not _is_forwarder(row)]
     users: dict[int, set[int]] = {}
     for row in sockets:
         users.setdefault(row.port, set()).add(row.uid)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import json
+import re
 import sys
 from typing import Any, TypeVar
 
@@ -26,14 +27,16 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "tuple": (list,),
     "dict": (dict,),
 }
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse(kind: type[T], values: Any, where: str) -> T:
     """An instance of the dataclass *kind* from *values*; fields that *values* does not name get their defaults.
 
     Fields are annotated ``bool``, ``int``, ``float``, ``str``, ``list[…]``, ``tuple[…]``, ``dict[…]``, one of these
-    ``| None``, or another such dataclass. Further checks belong in the ``__post_init__`` of the class. Text that spells
-    a number or a bool is accepted for one, because Ansible before 2.19 turns the result of a template into text.
+    ``| None``, or another such dataclass, also ``| None``. Further checks belong in the ``__post_init__`` of the class.
+    Text that spells a number or a bool is accepted for one, because Ansible before 2.19 turns the result of a template
+    into text.
 
     :param where: the file or the variable, for errors
     :raises OpsError: an unknown key (names the nearest known one), a missing key, or a value of another type
@@ -47,7 +50,7 @@ def parse(kind: type[T], values: Any, where: str) -> T:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, 1) or sorted(fields)
             raise OpsError(f"{name!r} is not a setting", where=where, fix=f"did you mean {' or '.join(near)}?")
-        if name in nested:
+        if name in nested and not (value is None and "None" in fields[name]):
             checked[name] = parse(nested[name], value, f"{where}: {name}")
             continue
         wanted = fields[name].split("[")[0].split(" | ")[0]
@@ -72,7 +75,7 @@ def _hints(kind: type) -> dict[str, Any]:
     ``typing.get_type_hints`` cannot be used: Python 3.9 does not know ``str | None``.
     """
     names = vars(sys.modules[kind.__module__])
-    return {field.name: names.get(str(field.type)) for field in dataclasses.fields(kind)}
+    return {field.name: names.get(str(field.type).removesuffix(" | None")) for field in dataclasses.fields(kind)}
 
 
 def _is_missing(field: dataclasses.Field[Any], values: dict[str, Any]) -> bool:
@@ -89,3 +92,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
     return value
+
+
+def size(text: str, where: str) -> int:
+    """The number of bytes in a size such as ``512M`` or ``4G``, in systemd's notation.
+
+    :raises OpsError: *text* is not a size
+    """
+    match = re.fullmatch(r"(\d+)([KMGT]?)", text)
+    if not match:
+        raise OpsError(f"{text!r} is not a size", where=where, fix="declare one such as 512M or 4G")
+    return int(match[1]) * _UNITS.get(match[2], 1)

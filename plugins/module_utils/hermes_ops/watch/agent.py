@@ -22,7 +22,7 @@ from ..supervise.supervisor import State
 from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
 from ..system.text import number
-from . import expiry, history, process, sight
+from . import expiry, history, process, sight, sources
 from .findings import Finding, Settings, health_findings
 from .growth import growth_findings
 from .serving import serving_findings
@@ -94,6 +94,8 @@ class AgentLook:
         self._at_health(self.health, known, busy)
         if self.host.records(self.name).is_undeclared():
             self._find("undeclared", f"it left hermes_agents; {STAYS}", decision(self.agent), failure=False)
+        if self.agent.source:
+            self.findings += sources.source_findings(self.name, self.now)
         self._at_restarts(known)
         self._at_process(Sight.of(answer).state, known)
         self._at_files(Sight.of(answer).state)
@@ -157,7 +159,8 @@ class AgentLook:
         return now
 
     def _at_files(self, state: dict[str, Any]) -> None:
-        self.findings += expiry.token_findings(self.closer.tokens, self.now, self.settings, self.name)
+        tokens = {**self.closer.tokens, **(sources.token_ends(self.name) if self.agent.source else {})}
+        self.findings += expiry.token_findings(tokens, self.now, self.settings, self.name)
         self.findings += growth_findings(self.closer.kept, self.name)
         own = state if state.get("pid") == self.gateway.pid else {}
         self.findings += serving_findings(own, self.closer.parked, self.name)

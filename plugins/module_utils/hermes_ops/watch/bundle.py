@@ -31,6 +31,7 @@ from ..description.agent import Agent
 from ..description.secrets import redact_text, shown
 from ..host import jobs, kit, settings
 from ..host.installation import Installation
+from ..secrets import store
 from ..supervise import gateway
 from ..system import yaml_edit
 from ..system.errors import OpsError
@@ -197,7 +198,7 @@ def known_of(host: Installation, homes: list[Home]) -> KnownSecrets:
     secrets, private = list(_private_values(settings.DIRECTORY)), []
     for home in homes:
         its_secrets, its_private = home.secrets()
-        secrets += its_secrets
+        secrets += [*its_secrets, *(store.secrets_of(home.name) or {}).values()]
         private += its_private
     return KnownSecrets(secrets, private)
 

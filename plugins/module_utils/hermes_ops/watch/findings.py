@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..supervise.problems import Health
 from ..supervise.supervisor import State
 from ..system.errors import OpsError
+from ..system.typed import size
 
 HOUR = 3600
 # Seconds after its start during which a gateway may still be connecting.
@@ -31,24 +31,12 @@ WARNINGS = (
     "sqlite_wal",
     "standalone",
     "status_unknown",
+    "tailnet_name",
     "turns_unknown",
     "undeclared",
     "unit_failed",
     "unlimited",
 )
-
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def size(text: str, where: str) -> int:
-    """The number of bytes in a size such as ``512M`` or ``4G``, in systemd's notation.
-
-    :raises OpsError: *text* is not a size
-    """
-    match = re.fullmatch(r"(\d+)([KMGT]?)", text)
-    if not match:
-        raise OpsError(f"{text!r} is not a size", where=where, fix="declare one such as 512M or 4G")
-    return int(match[1]) * _UNITS.get(match[2], 1)
 
 
 @dataclass(frozen=True)
@@ -63,7 +51,6 @@ class Settings:
     :param expiry_days: shortest time until a certificate or token expires
     :param certificates: files with X.509 certificates (PEM) to check
     :param backup_hours: greatest age of the last backup
-    :param data_volume: the data directory must be a mount point, even if /etc/fstab does not list it
     :param reply_minutes: an agent is asked for a real reply when its last one is older than this; 0: never
     :param reply_seconds: longest time for a reply
     """
@@ -76,7 +63,6 @@ class Settings:
     expiry_days: float = 14.0
     certificates: list[str] = field(default_factory=list)
     backup_hours: float = 36.0
-    data_volume: bool = False
     reply_minutes: int = 0
     reply_seconds: int = 60
 

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import Any
 
+from ..host import volume
 from ..host.installation import JOURNALS, is_busy, journals
+from ..system.errors import OpsError
 from ..system.text import number
 from .findings import Finding, Settings
 
@@ -70,16 +73,18 @@ def release_findings(root: str, release: str | None) -> list[Finding]:
     return [Finding("release_gone", f"{what}, so no gateway can start", "converge the host, which builds it: site.yml")]
 
 
-def volume_findings(data_dir: str, declared: bool, fstab: str) -> list[Finding]:
-    """Check that *data_dir* is mounted, if that is *declared* or if the host's own *fstab* lists it."""
-    places = {words[1] for words in map(str.split, fstab.splitlines()) if len(words) > 1 and words[0][0] != "#"}
-    if os.path.ismount(data_dir) or not (declared or data_dir.rstrip("/") in places):
+def volume_findings(data_dir: str, declared: bool) -> list[Finding]:
+    """Check that the data volume is mounted at *data_dir*, if it is *declared* or if /etc/fstab has a line for it."""
+    with contextlib.suppress(OpsError):
+        declared = declared or data_dir.rstrip("/") in volume.fstab_places()
+    if os.path.ismount(data_dir) or not declared:
         return []
+    mount = volume.unit_of(data_dir)
     return [
         Finding(
             "volume_missing",
             f"nothing is mounted at {data_dir}, where the data volume belongs",
-            f"attach the volume, then: mount {data_dir}",
+            f"attach the volume, then: systemctl start {mount}",
         )
     ]
 

@@ -18,16 +18,17 @@ from ..backup.separable import SEPARATE, shared_homes
 from ..host.installation import RECORDED_JOBS, Installation
 from ..host.settings import path_of as settings_path
 from ..release.observe import stamp_of
+from ..secrets import store
 from ..supervise import health, servers
 from ..supervise.gateway import current_release
 from ..supervise.problems import Health
 from ..supervise.systemd import supervisor_of
 from ..system import network
 from ..system.errors import OpsError
-from ..system.files import read_text, write_json
+from ..system.files import write_json
 from ..system.process import run
 from ..system.text import number
-from . import acknowledged, expiry, host_findings
+from . import acknowledged, expiry, host_findings, sources, tailnet
 from .agent import AgentLook
 from .findings import Finding, Report, Settings
 
@@ -39,9 +40,9 @@ BUSY = {
     "restore": "a restore is running",
     "separate": "an agent is being separated",
 }
-# Failed units that need no finding here: gateways and the canary are checked by other means, and the heartbeat unit
-# fails when its ping cannot be delivered.
-OTHERWISE_SEEN = ("hermes-gateway@", "hermes-canary", "hermes-heartbeat")
+# Failed units that need no finding here: gateways, the canary and fetched secrets are checked by other means, and the
+# heartbeat unit fails when its ping cannot be delivered.
+OTHERWISE_SEEN = ("hermes-gateway@", "hermes-canary", "hermes-heartbeat", "hermes-secrets")
 ASK_AGAIN_MINUTES = 10
 # When a unit that failed stopped being active or starting.
 _FAILED_AT = "InactiveEnterTimestampMonotonic"
@@ -130,7 +131,7 @@ class _Look:
     def at_host(self) -> None:
         found, settings = self.report.findings, self.settings
         found += host_findings.release_findings(self.host.root, current_release(self.host.root))
-        found += host_findings.volume_findings(self.host.data_dir, settings.data_volume, _fstab())
+        found += host_findings.volume_findings(self.host.data_dir, self.host.data_volume)
         for path in dict.fromkeys((self.host.data_dir, "/")):
             try:
                 status = os.statvfs(path)
@@ -152,6 +153,8 @@ class _Look:
         found += host_findings.clock_findings(offset, settings)
         for path in settings.certificates:
             found += expiry.certificate_findings(path, self.now, settings)
+        found += sources.wall_findings()
+        found += tailnet.look(self.host.ops_dir, self.memory, self.now, settings)
         self._at_units()
 
     def _at_units(self) -> None:
@@ -251,10 +254,10 @@ class _Look:
         started = time.monotonic()
         placement = agent.agent
         key_in = [placement.home, placement.managed_dir]
+        key = store.value_of(placement.name, "API_SERVER_KEY") if placement.source else None
+        seconds = self.settings.reply_seconds
         try:
-            servers.ask(
-                placement.api, agent.account, servers.REPLY_PROMPT, key_in=key_in, timeout=self.settings.reply_seconds
-            )
+            servers.ask(placement.api, agent.account, servers.REPLY_PROMPT, key_in=key_in, key=key, timeout=seconds)
         except OpsError as error:
             return {"problem": error.what, "fix": error.fix}
         return {"seconds": round(time.monotonic() - started, 1)}
@@ -263,13 +266,6 @@ class _Look:
 def _mapping(value: Any) -> dict[str, Any]:
     """*value* if it is a mapping, else ``{}``: a damaged file may hold anything."""
     return value if isinstance(value, dict) else {}
-
-
-def _fstab() -> str:
-    try:
-        return read_text("/etc/fstab") or ""
-    except OpsError:
-        return ""
 
 
 def _remember(host: Installation, report: Report, memory: dict[str, Any]) -> list[Finding]:

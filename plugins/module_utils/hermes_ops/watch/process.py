@@ -12,7 +12,8 @@ from typing import Any
 
 from ..system import network
 from ..system.text import number
-from .findings import Finding, Settings, size
+from ..system.typed import size
+from .findings import Finding, Settings
 
 # Platforms for which the gateway's process keeps an outgoing connection open while they are connected (0.18.2 and
 # 0.19.0, plugins/platforms: Discord's and Slack's web sockets, Telegram's long poll).

@@ -1,0 +1,10 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of this scenario."""
+
+from __future__ import annotations
+
+from control import controller
+
+__all__ = ["controller"]

@@ -1,0 +1,20 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mount the data volume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..host import volume_mount
+from ..host.volume import Volume
+from ..system.files import Account
+from ..system.systemd import Manager
+from .call import Call
+
+
+def work(call: Call) -> dict[str, Any]:
+    volume = Volume(**call.params)
+    plan = volume_mount.plan_present(volume, Manager("system", Account.current()), wait=True)
+    return {**call.done(plan, "data volume"), "unit": volume_mount.unit_of(volume.data_dir)}

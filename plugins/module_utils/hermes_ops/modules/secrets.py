@@ -1,0 +1,55 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fetch secrets from their sources, and keep agents from the metadata service; or neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..description.agent import Agent
+from ..host import jobs, metadata
+from ..host.records import undeclared
+from ..secrets import settings, store, units
+from ..system.errors import OpsError
+from ..system.files import Account
+from ..system.plan import Plan
+from ..system.systemd import Manager
+from .call import Call, agents_of
+
+
+def work(call: Call) -> dict[str, Any]:
+    params = call.params
+    manager = Manager("system", Account.current())
+    if params["state"] == "absent":
+        plans = [units.plan_absent(), metadata.plan_absent(manager), store.plan_absent()]
+    else:
+        plans = [
+            # The wall first, so that no agent runs without it.
+            metadata.plan_present(walled(call), manager),
+            units.plan_present(params["interval"], params["ops_dir"], manager),
+        ]
+    plan = Plan()
+    for each in plans:
+        plan.differences += each.differences
+        plan.actions += each.actions
+    return {**call.done(plan, "secrets"), "timer": jobs.JOBS[settings.JOB].timer}
+
+
+def walled(call: Call) -> list[int]:
+    """The users that are kept from the metadata service: those of all agents that have not opened the door to it.
+
+    An agent that is no longer declared runs on, until it is declared absent.
+    """
+    declared = agents_of(call)
+    agents = [agent for agent in declared if agent.present]
+    agents += undeclared(call.params["ops_dir"], [agent.name for agent in declared])
+    return [uid for agent in agents if "metadata" not in agent.sandbox.open and (uid := _uid(agent)) is not None]
+
+
+def _uid(agent: Agent) -> int | None:
+    """The agent's user; None: it does not exist yet, in check mode."""
+    try:
+        return Account.named(agent.user).uid
+    except OpsError:
+        return None

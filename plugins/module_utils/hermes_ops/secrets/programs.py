@@ -1,0 +1,128 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Programs that print secrets, run as root in a sandbox, and files that age or SOPS decrypts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shlex
+import stat
+
+from ..description.agent import Source
+from ..description.sources import AGE
+from ..system.errors import OpsError
+from ..system.files import check_trusted
+from ..system.process import run
+from . import values
+
+# Seconds that a program may take, and bytes of memory that it may use.
+SECONDS, MEMORY = 30, "512M"
+# Bytes that it may print: JSON in which every character is an escape.
+_LARGEST = 6 * values.LARGEST_IN_ALL
+# It may read what root may, because that is where logins of such programs lie, and write nothing but its own /tmp.
+_SANDBOX = {
+    "ProtectSystem": "strict",
+    "ProtectHome": "read-only",
+    "PrivateTmp": "yes",
+    "PrivateDevices": "yes",
+    "ProtectClock": "yes",
+    "ProtectControlGroups": "yes",
+    "ProtectHostname": "yes",
+    "ProtectKernelLogs": "yes",
+    "ProtectKernelModules": "yes",
+    "ProtectKernelTunables": "yes",
+    "NoNewPrivileges": "yes",
+    "RestrictNamespaces": "yes",
+    "RestrictRealtime": "yes",
+    "RestrictSUIDSGID": "yes",
+    "LockPersonality": "yes",
+    "CapabilityBoundingSet": "CAP_DAC_READ_SEARCH",
+    "UMask": "0077",
+    "MemoryMax": MEMORY,
+    "TasksMax": "64",
+    "LimitCORE": "0",
+    # Nothing of its start and end, which would fill the journal every minute.
+    "LogLevelMax": "err",
+    "RuntimeMaxSec": str(SECONDS),
+}
+
+
+def read_command(source: Source) -> dict[str, str]:
+    """What the program of *source* prints.
+
+    systemd starts it, so that it gets nothing of this process: no environment, no open file.
+
+    :raises OpsError: it fails, takes too long, prints too much or something else, or somebody other than root could
+        replace it. The error quotes nothing that it printed, not even its errors
+    """
+    program = check_own(source.command[0])
+    unit = f"hermes-secrets-command-{secrets.token_hex(4)}.service"
+    argv = [
+        *("systemd-run", "--quiet", "--collect", "--wait", "--pipe", "--service-type=exec", f"--unit={unit}"),
+        # The default description is the command line, which would end up in the journal.
+        "--description=Source of secrets of a Hermes agent",
+        "--setenv=HOME=/root",
+        *(f"--property={name}={value}" for name, value in _SANDBOX.items()),
+        "--",
+        # systemd expands variables in the command line.
+        *(word.replace("$", "$$") for word in source.command),
+    ]
+    return values.parse(_run(argv, f"secrets_from.command {program}", shlex.join(source.command), unit=unit), program)
+
+
+def read_file(source: Source) -> dict[str, str]:
+    """The secrets in the encrypted file of *source*.
+
+    :raises OpsError: it cannot be decrypted, or holds something else; see :func:`read_command`
+    """
+    path = check_own(str(source.file))
+    identity = check_own(source.identity) if source.identity else None
+    if path.endswith(AGE):
+        argv = ["age", "--decrypt", "--identity", str(identity), path]
+        return values.parse(_run(argv, path, shlex.join(argv)), path)
+    argv = ["sops", "--decrypt", "--output-type", "json", path]
+    env = {"SOPS_AGE_KEY_FILE": identity} if identity else {}
+    by_hand = shlex.join([*(f"{name}={value}" for name, value in env.items()), *argv])
+    return values.parse(_run(argv, path, by_hand, env=env), path)
+
+
+def check_own(path: str) -> str:
+    """*path*, if nobody but root can put something else there.
+
+    :raises OpsError: somebody can, or there is no such file
+    """
+    real = os.path.realpath(path)
+    fix = "give the file and all directories above it to root, writable by root only"
+    try:
+        status = os.stat(real)
+    except OSError as error:
+        raise OpsError(f"cannot be read ({error.strerror})", where=path, fix="put it there, as root's") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise OpsError("is not a regular file", where=path, fix="name a file")
+    # The way to it, and where it leads.
+    for each in {os.path.dirname(path), os.path.dirname(real)}:
+        check_trusted(os.path.realpath(each), fix)
+    if os.geteuid() == 0 and (status.st_uid != 0 or status.st_mode & 0o022):
+        raise OpsError("can be changed by somebody other than root", where=path, fix=fix)
+    return path
+
+
+def _run(
+    argv: list[str], where: str, by_hand: str, *, env: dict[str, str] | None = None, unit: str | None = None
+) -> str:
+    fix = f"run it as root by hand: {by_hand}"
+    try:
+        done = run(argv, timeout=SECONDS + 10, check=False, env=env, limit=_LARGEST)
+    except OpsError as error:
+        if unit:
+            # systemd goes on with what systemd-run no longer waits for.
+            with contextlib.suppress(OpsError):
+                run(["systemctl", "kill", "--signal=KILL", unit], timeout=10, check=False)
+        raise OpsError(error.what, where=where, fix=fix) from None
+    if not done.ok:
+        late = unit and done.rc < 0
+        raise OpsError("was ended" if late else f"failed with status {done.rc}", where=where, fix=fix)
+    return done.stdout

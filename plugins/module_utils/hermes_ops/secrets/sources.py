@@ -1,0 +1,43 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads sources of secrets, several at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Union
+
+from ..description.agent import Source
+from ..system.errors import OpsError, as_error
+from . import programs, ssm
+
+# What a source gives: secrets by name, or why there are none.
+Answer = Union[dict[str, str], OpsError]
+
+
+def read_all(sources: Mapping[str, Source]) -> dict[str, Answer]:
+    """What each of *sources* gives, by the same keys. One that is slow does not delay the others."""
+    # Its credentials serve all of them.
+    instance = ssm.Instance()
+    found: dict[str, Answer] = {}
+
+    def read(name: str, source: Source) -> None:
+        try:
+            found[name] = _read(source, instance)
+        except Exception as caught:
+            found[name] = as_error(caught)
+
+    threads = [threading.Thread(target=read, args=each) for each in sources.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {name: found[name] for name in sources}
+
+
+def _read(source: Source, instance: ssm.Instance) -> dict[str, str]:
+    if source.ssm:
+        return ssm.read(source, instance)
+    return programs.read_file(source) if source.file else programs.read_command(source)

@@ -1,0 +1,220 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""AWS' parameter store, asked with the rights of the instance, by the standard library alone.
+
+The metadata service (IMDSv2) hands out credentials, requests are signed with them (Signature Version 4), and
+``GetParametersByPath`` returns ten parameters a page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import json
+import re
+import time
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..description.agent import Source
+from ..system.errors import OpsError
+from ..system.text import brief, printable
+from . import values
+
+# Seconds for one answer. The metadata service is next door.
+TIMEOUT, METADATA_TIMEOUT = 10.0, 2.0
+METADATA = "http://169.254.169.254"
+# Bytes of an answer: ten parameters of 8 KiB, each character as an escape of JSON.
+_LARGEST = 2**20
+# Pages that are read: more than the most secrets of an agent.
+_PAGES = values.MOST // 10 + 2
+_SERVICE = "ssm"
+_TARGET = "AmazonSSM.GetParametersByPath"
+_ROLE = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
+_REGION = re.compile(r"[a-z0-9-]{4,32}")
+_NO_ROLE = "give the instance a profile that may read the path, and require IMDSv2"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Temporary credentials of AWS."""
+
+    key_id: str
+    secret: str = field(repr=False)
+    token: str = field(repr=False)
+
+
+def signed(url: str, body: bytes, region: str, credentials: Credentials, now: float) -> dict[str, str]:
+    """The headers of a POST of *body* to *url*, signed (Signature Version 4).
+
+    :param now: seconds since 1970
+    """
+    parts = urllib.parse.urlsplit(url)
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    headers = {
+        "content-type": "application/x-amz-json-1.1",
+        "host": parts.netloc,
+        "x-amz-date": stamp,
+        "x-amz-security-token": credentials.token,
+        "x-amz-target": _TARGET,
+    }
+    names = ";".join(headers)
+    canonical = ["POST", "/", "", *(f"{name}:{value}" for name, value in headers.items()), "", names, _sha256(body)]
+    scope = f"{stamp[:8]}/{region}/{_SERVICE}/aws4_request"
+    text = "\n".join(["AWS4-HMAC-SHA256", stamp, scope, _sha256("\n".join(canonical).encode())])
+    key = f"AWS4{credentials.secret}".encode()
+    for part in scope.split("/"):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    by = f"Credential={credentials.key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
+    return {**headers, "authorization": f"AWS4-HMAC-SHA256 {by}"}
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Instance:
+    """What the metadata service says of this instance. Each is asked once, for all agents of a run."""
+
+    def __init__(self, url: str = METADATA) -> None:
+        self._url = url
+        self._token = ""
+        self._credentials: Credentials | None = None
+        self._region = ""
+
+    @property
+    def credentials(self) -> Credentials:
+        """:raises OpsError: there is no metadata service, or the instance has no role"""
+        if self._credentials is None:
+            role = self._get("iam/security-credentials/").strip()
+            if not _ROLE.fullmatch(role):
+                raise OpsError("the instance has no role", where=self._url, fix=_NO_ROLE)
+            said = _object(self._get(f"iam/security-credentials/{role}"), self._url)
+            texts = [said.get(name) for name in ("AccessKeyId", "SecretAccessKey", "Token")]
+            if not all(isinstance(text, str) and text.isascii() and text.isprintable() and text for text in texts):
+                raise OpsError("hands out no credentials", where=self._url, fix=_NO_ROLE)
+            self._credentials = Credentials(*map(str, texts))
+        return self._credentials
+
+    @property
+    def region(self) -> str:
+        """:raises OpsError: there is no metadata service"""
+        if not self._region:
+            region = self._get("placement/region").strip()
+            if not _REGION.fullmatch(region):
+                raise OpsError("names no region", where=self._url, fix="declare secrets_from.region")
+            self._region = region
+        return self._region
+
+    def _get(self, path: str) -> str:
+        if not self._token:
+            # Long enough for one run.
+            ask = {"X-aws-ec2-metadata-token-ttl-seconds": "300"}
+            self._token = self._ask("PUT", "/latest/api/token", ask).strip()
+        return self._ask("GET", f"/latest/meta-data/{path}", {"X-aws-ec2-metadata-token": self._token})
+
+    def _ask(self, method: str, path: str, headers: dict[str, str]) -> str:
+        status, body = _send(self._url + path, method, headers, None, METADATA_TIMEOUT)
+        if status != 200:
+            raise OpsError(f"answers {method} {path} with status {status}", where=self._url, fix=_NO_ROLE)
+        return body.decode("utf-8", "replace")
+
+
+def read(source: Source, instance: Instance) -> dict[str, str]:
+    """The parameters directly below ``source.ssm``, decrypted, by the last part of their names.
+
+    :raises OpsError: they cannot be read, or are no secrets
+    """
+    top = str(source.ssm)
+    where = f"ssm {top}"
+    region = source.region or instance.region
+    url = (source.endpoint or _endpoint(region)).rstrip("/") + "/"
+    asked: dict[str, Any] = {"Path": top, "Recursive": False, "WithDecryption": True, "MaxResults": 10}
+    found: list[tuple[str, str]] = []
+    for _page in range(_PAGES):
+        said = _call(url, asked, region, instance.credentials, where)
+        for parameter in said.get("Parameters") or []:
+            name, value = parameter.get("Name"), parameter.get("Value")
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise OpsError("answers with something else than parameters", where=where, fix="see the endpoint")
+            found.append((name.rpartition("/")[2], value))
+        if not said.get("NextToken"):
+            return values.check(found, where)
+        asked["NextToken"] = said["NextToken"]
+    raise OpsError(f"holds more than {values.MOST} parameters", where=where, fix="name a path with fewer")
+
+
+def _endpoint(region: str) -> str:
+    return f"https://ssm.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
+
+
+def _call(url: str, asked: Mapping[str, Any], region: str, credentials: Credentials, where: str) -> dict[str, Any]:
+    body = json.dumps(asked).encode()
+    headers = signed(url, body, region, credentials, time.time())
+    # http.client writes this one itself.
+    del headers["host"]
+    status, answer = _send(url, "POST", headers, body, TIMEOUT)
+    if status == 200:
+        return _object(answer.decode("utf-8", "replace"), where)
+    try:
+        said = _object(answer.decode("utf-8", "replace"), where)
+    except OpsError:
+        said = {}
+    # "com.amazonaws.ssm#AccessDeniedException"
+    kind = str(said.get("__type", "")).rpartition("#")[2] or f"status {status}"
+    reason = said.get("message", said.get("Message", ""))
+    what = brief(printable(f"answers with {kind}{f' ({reason})' if reason else ''}"), 300)
+    raise OpsError(
+        what, where=where, fix=_FIXES.get(kind, "see whether AWS works, and what the instance's role may do")
+    )
+
+
+_FIXES = {
+    "AccessDeniedException": "allow the role ssm:GetParametersByPath on the path, and kms:Decrypt on its key",
+    "ExpiredTokenException": "wait: the next run asks for new credentials; see timedatectl if it lasts",
+    "InvalidSignatureException": "set the clock: timedatectl",
+    "ThrottlingException": "wait: the next run asks again; raise secrets_interval if it lasts",
+    "UnrecognizedClientException": "see the instance's role, and secrets_from.region",
+}
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        raise OpsError("answers with something else than JSON", where=where, fix="see what answers at that address")
+    return said
+
+
+def _send(url: str, method: str, headers: Mapping[str, str], body: bytes | None, timeout: float) -> tuple[int, bytes]:
+    """Status and body of the answer. Nothing is redirected, and no proxy is used.
+
+    :raises OpsError: there is no answer, or too long a one
+    """
+    parts = urllib.parse.urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    where = f"{parts.scheme}://{parts.netloc}"
+    connection = kind(parts.hostname or "", parts.port, timeout=timeout)
+    deadline = time.monotonic() + timeout
+    content = bytearray()
+    try:
+        connection.request(method, parts.path, body=body, headers=dict(headers))
+        with connection.getresponse() as answer:
+            # Read in parts: whoever sends a byte now and then must not hold us.
+            while part := answer.read1(65536):
+                content += part
+                if len(content) > _LARGEST or time.monotonic() > deadline:
+                    raise OpsError("answers without an end", where=where, fix="see what answers at that address")
+            return answer.status, bytes(content)
+    except (OSError, http.client.HTTPException) as error:
+        reason = brief(str(getattr(error, "strerror", None) or error or type(error).__name__), 200)
+        raise OpsError(f"cannot be reached ({reason})", where=where, fix="see the network") from None
+    finally:
+        connection.close()

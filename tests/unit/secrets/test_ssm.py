@@ -1,0 +1,219 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The client of AWS' parameter store, compared with botocore's signatures and run against moto's server."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import boto3
+import botocore.auth
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Source
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets import ssm, values
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from hypothesis import given
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+
+TOP = "/hermes/test/work"
+WORDS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
+
+
+@given(
+    body=st.binary(max_size=200),
+    host=st.sampled_from(["ssm.eu-west-1.amazonaws.com", "127.0.0.1:5000", "vpce-1.ssm.eu-west-1.vpce.amazonaws.com"]),
+    region=st.sampled_from(["eu-west-1", "us-gov-west-1", "cn-north-1"]),
+    words=st.tuples(WORDS, WORDS, WORDS),
+    now=st.integers(0, 4_000_000_000),
+)
+def test_a_request_is_signed_as_botocore_signs_it(body, host, region, words, now):
+    url = f"https://{host}/"
+    ours = ssm.signed(url, body, region, ssm.Credentials(*words), now)
+    headers = {name: ours[name] for name in ("content-type", "x-amz-target")}
+    theirs = AWSRequest("POST", url, data=body, headers=headers)
+    signer = botocore.auth.SigV4Auth(Credentials(*words), "ssm", region)
+    moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.auth, "get_current_datetime", lambda: moment.replace(tzinfo=None))
+        signer.add_auth(theirs)
+    signed = {name.lower(): str(value) for name, value in theirs.headers.items()}
+    assert {name: value for name, value in ours.items() if name != "host"} == signed
+
+
+class FakeInstance(ssm.Instance):
+    credentials = ssm.Credentials("ASIAEXAMPLE", "secret", "token")
+    region = "eu-west-1"
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[Any]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _host, port = server.get_host_and_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+    yield endpoint, boto3.client("ssm", region_name="eu-west-1", endpoint_url=endpoint, **keys)
+    server.stop()
+
+
+def test_motos_store_is_read_page_by_page_and_after_a_change(moto):
+    endpoint, client = moto
+    wanted = {f"NAME_{number}": f'value "{number}" é\n' for number in range(23)}
+    for name, value in wanted.items():
+        client.put_parameter(Name=f"{TOP}/{name}", Value=value, Type="SecureString")
+    # Those of others are not read.
+    client.put_parameter(Name=f"{TOP}/below/OTHER", Value="x", Type="SecureString")
+    client.put_parameter(Name=f"{TOP}er/OTHER", Value="x", Type="SecureString")
+    source = Source(ssm=TOP, endpoint=endpoint)
+    assert ssm.read(source, FakeInstance()) == wanted
+    client.put_parameter(Name=f"{TOP}/NAME_7", Value="changed", Type="SecureString", Overwrite=True)
+    assert ssm.read(source, FakeInstance()) == {**wanted, "NAME_7": "changed"}
+
+
+def test_an_empty_path_is_an_error(moto):
+    with pytest.raises(OpsError, match="gives no secrets"):
+        ssm.read(Source(ssm="/nothing/here", endpoint=moto[0]), FakeInstance())
+
+
+class Scripted(ThreadingHTTPServer):
+    """Answers by a table: (method, path) -> status and body, or a function that returns them."""
+
+    daemon_threads = True
+
+    def __init__(self, table: dict[tuple[str, str], Any]) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *arguments: Any) -> None:
+                """Quiet."""
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.server.seen.append((self.command, self.path, dict(self.headers), body))
+                answer = table.get((self.command, self.path), (404, b""))
+                status, data = answer(body) if callable(answer) else answer
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_PUT = do_POST = do_GET
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[Any] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def scripted() -> Iterator[Any]:
+    servers = []
+
+    def make(table: dict[tuple[str, str], Any]) -> Scripted:
+        servers.append(Scripted(table))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+ROLE = "/latest/meta-data/iam/security-credentials/"
+HANDED_OUT = {"AccessKeyId": "ASIA", "SecretAccessKey": "s", "Token": "t", "Expiration": "2026-11-22T00:00:00Z"}
+METADATA = {
+    ("PUT", "/latest/api/token"): (200, b"the-token"),
+    ("GET", ROLE): (200, b"hermes"),
+    ("GET", f"{ROLE}hermes"): (200, json.dumps(HANDED_OUT).encode()),
+    ("GET", "/latest/meta-data/placement/region"): (200, b"eu-west-1"),
+}
+
+
+def test_the_metadata_service_is_asked_once_with_a_token(scripted):
+    server = scripted(METADATA)
+    instance = ssm.Instance(server.url)
+    for _each in range(2):
+        assert (instance.region, instance.credentials) == ("eu-west-1", ssm.Credentials("ASIA", "s", "t"))
+    assert [path for _method, path, _headers, _body in server.seen] == [
+        *[path for _method, path in METADATA][:1],
+        "/latest/meta-data/placement/region",
+        ROLE,
+        f"{ROLE}hermes",
+    ]
+    assert all(headers["X-aws-ec2-metadata-token"] == "the-token" for _m, _p, headers, _b in server.seen[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({("PUT", "/latest/api/token"): (403, b"")}, "with status 403"),
+        ({("GET", ROLE): (404, b"")}, "with status 404"),
+        ({("GET", ROLE): (200, b"<html>\r\nx")}, "has no role"),
+        ({("GET", f"{ROLE}hermes"): (200, b"no JSON")}, "something else than JSON"),
+        ({("GET", f"{ROLE}hermes"): (200, b'{"Code": "Failed"}')}, "hands out no credentials"),
+    ],
+)
+def test_an_instance_without_a_role_is_named_with_its_fix(scripted, change, what):
+    with pytest.raises(OpsError, match=what) as caught:
+        _found = ssm.Instance(scripted({**METADATA, **change}).url).credentials
+    assert caught.value.fix
+
+
+def test_no_metadata_service_at_all():
+    with pytest.raises(OpsError, match="cannot be reached"):
+        _found = ssm.Instance("http://127.0.0.1:9").credentials
+
+
+def test_a_region_that_is_none(scripted):
+    with pytest.raises(OpsError, match="names no region"):
+        _found = ssm.Instance(
+            scripted({**METADATA, ("GET", "/latest/meta-data/placement/region"): (200, b"a b")}).url
+        ).region
+
+
+def endless(body: bytes) -> tuple[int, bytes]:
+    return 200, json.dumps({"Parameters": [], "NextToken": "on"}).encode()
+
+
+REFUSED = {"__type": "com.amazonaws.ssm#AccessDeniedException", "Message": "not\x1b[31m you"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "what", "fix"),
+    [
+        ((400, json.dumps(REFUSED).encode()), "AccessDeniedException", "kms:Decrypt"),
+        ((500, b"<html>"), "status 500", "AWS"),
+        ((200, b"<html>"), "something else than JSON", "address"),
+        ((200, b"[]"), "something else than JSON", "address"),
+        ((200, b'{"Parameters": [{"Name": "/x/A"}]}'), "something else than parameters", "endpoint"),
+        ((200, b"x" * 2**21), "without an end", "address"),
+        (endless, f"more than {values.MOST} parameters", "fewer"),
+    ],
+)
+def test_an_answer_that_is_none(scripted, answer, what, fix):
+    server = scripted({("POST", "/"): answer})
+    with pytest.raises(OpsError) as caught:
+        ssm.read(Source(ssm=TOP, endpoint=server.url), FakeInstance())
+    assert what in caught.value.what
+    assert fix in str(caught.value.fix)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_nobody_listens():
+    with pytest.raises(OpsError, match="cannot be reached"):
+        ssm.read(Source(ssm=TOP, endpoint="http://127.0.0.1:9"), FakeInstance())
+
+
+def test_credentials_are_in_no_text():
+    assert "s3cret" not in repr(ssm.Credentials("id", "s3cret", "s3cret-token"))
+
+
+@pytest.mark.parametrize(("region", "end"), [("eu-west-1", "amazonaws.com"), ("cn-north-1", "amazonaws.com.cn")])
+def test_endpoints(region, end):
+    assert ssm._endpoint(region) == f"https://ssm.{region}.{end}"
