@@ -44,6 +44,25 @@ def test_of_a_small_disk_only_a_twentieth_has_to_be_free():
     assert held.least_of(10**12, LEAST) == LEAST
 
 
+@pytest.mark.parametrize(
+    ("free", "allowed"),
+    [
+        # Otherwise the copies of one agent would have the gateways of all others on that disk stopped.
+        (10_000, 10_000 - 256 - 16),
+        (270, 0),
+        # Too little for gateways already: none runs there.
+        (200, 200 - 16),
+        (10, 0),
+    ],
+)
+def test_jobs_leave_what_gateways_need_to_run(tmp_path, monkeypatch, free, allowed):
+    monkeypatch.setattr(held, "DIRECTORY", str(tmp_path / "held"))
+    held.declare(256 * 2**20)
+    status = SimpleNamespace(f_blocks=20_000 * 2**20, f_frsize=1, f_bavail=free * 2**20)
+    monkeypatch.setattr(os, "statvfs", lambda _path: status)
+    assert held.spare(str(tmp_path), 16 * 2**20) == allowed * 2**20
+
+
 @given(free=st.integers(0, SIZE), exists=st.booleans())
 def test_the_reserve_alone_never_stops_or_starts_a_gateway(free, exists):
     done = disks.decide_reserve(free, LEAST, exists=exists)
@@ -403,7 +422,7 @@ def test_backups_leave_what_the_watch_wants(host, watch, tmp_path, monkeypatch):
     assert os.stat(held.declared_path()).st_mode & 0o777 == 0o644
     assert held.names() == []
     status = SimpleNamespace(f_blocks=SIZE, f_frsize=1, f_bavail=LEAST + space.RESERVE + 5)
-    monkeypatch.setattr(space, "os", SimpleNamespace(fstatvfs=lambda _descriptor: status, path=os.path))
+    monkeypatch.setattr(os, "statvfs", lambda _descriptor: status)
     assert space.free(0) == 5
     with pytest.raises(OpsError, match="no room"):
         space.check_space(0, "/backups/one.tar.gz", 6)

@@ -8,12 +8,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import held
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import copies, frozen
@@ -337,22 +335,3 @@ def test_a_damaged_database_of_hermes_stops_an_update_but_no_way_back(world):
     frozen.complete([lenient], BUDGET)
     assert not (world.directory / "state.db").exists()
     assert (world.directory / "cron/executions.db").exists()
-
-
-@pytest.mark.parametrize(
-    ("free", "allowed"),
-    [
-        # Otherwise the copies of one agent would have the gateways of all others on that disk stopped.
-        (10_000, 10_000 - 256 - 16),
-        (270, 0),
-        # Too little for gateways already: none runs there.
-        (200, 200 - 16),
-        (10, 0),
-    ],
-)
-def test_copies_leave_what_gateways_need_to_run(tmp_path, monkeypatch, free, allowed):
-    monkeypatch.setattr(held, "DIRECTORY", str(tmp_path / "held"))
-    held.declare(256 * 2**20)
-    disk = shutil._ntuple_diskusage(20_000 * 2**20, 0, free * 2**20)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _path: disk)
-    assert frozen.budget(str(tmp_path)) == allowed * 2**20

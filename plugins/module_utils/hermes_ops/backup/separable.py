@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import shutil
 import stat
 import time
 from contextlib import AbstractContextManager
@@ -18,6 +17,7 @@ from typing import Any
 from ..agent.quote import quoted
 from ..description.agent import Agent
 from ..description.schema import PROFILES_DIRECTORY, USER_NAME, USER_PREFIX
+from ..host import held
 from ..host.installation import Installation, refuse_unfinished
 from ..host.records import Separated, remembered
 from ..release.versions import is_version, version_key
@@ -209,10 +209,10 @@ def plan(host: Installation, names: list[str]) -> list[tuple[Journal, Survey]]:
             )
         journal = Journal(agent, after, verbose, status.st_ino, aside, time.time())
         plans.append((journal, survey(host, agent, agent)))
-    size, free = sum(seen.size for _journal, seen in plans), shutil.disk_usage(host.data_dir).free
-    if free < size + RESERVE:
+    size, free = sum(seen.size for _journal, seen in plans), held.spare(host.data_dir, RESERVE)
+    if free < size:
         raise OpsError(
-            f"has {free // 2**20} MiB free; the copies take {(size + RESERVE) // 2**20} MiB",
+            f"has {free // 2**20} MiB for the copies, which take {size // 2**20 + 1} MiB; the rest is for the agents",
             where=host.data_dir,
             fix="free space",
         )

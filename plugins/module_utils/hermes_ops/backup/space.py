@@ -16,15 +16,8 @@ RESERVE = 64 * MIB
 
 
 def free(descriptor: int) -> int:
-    """Bytes that may be written to the file system of an open file.
-
-    The backup of an agent must not stop the gateways of others, which happens when their disk is nearly full. If it is
-    so already, none of them runs there.
-    """
-    status = os.fstatvfs(descriptor)
-    available = status.f_bavail * status.f_frsize
-    least = held.least_of(status.f_blocks * status.f_frsize, held.declared())
-    return max(0, available - RESERVE - (least if available >= least else 0))
+    """Bytes that may be written to the file system of an open file."""
+    return held.spare(descriptor, RESERVE)
 
 
 def check_space(descriptor: int, path: str, size: int) -> None:

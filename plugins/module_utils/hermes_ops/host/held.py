@@ -68,6 +68,20 @@ def least_of(size: int, least: int) -> int:
     return min(least, size // SHARE)
 
 
+def spare(where: str | int, reserve: int) -> int:
+    """Bytes that a job may write to a disk, so that it neither fills it nor has the gateways on it stopped.
+
+    Where there is too little for gateways already, none of them runs there, and only *reserve* counts.
+
+    :param where: a path on the disk, or the descriptor of an open file
+    :param reserve: bytes that stay free in any case
+    """
+    status = os.statvfs(where)
+    available = status.f_bavail * status.f_frsize
+    least = least_of(status.f_blocks * status.f_frsize, declared())
+    return max(0, available - reserve - (least if available >= least else 0))
+
+
 def path_of(agent: str) -> str:
     return os.path.join(DIRECTORY, agent)
 

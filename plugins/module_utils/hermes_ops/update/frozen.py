@@ -12,14 +12,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ..host import held
-from ..host.undertaking import RESERVE
 from ..supervise.servers import REPLY_PROMPT
 from ..system.answer import fits
 from ..system.errors import OpsError
@@ -180,16 +177,6 @@ class Frozen:
 
     def _nonsense(self) -> WorkerDied:
         return WorkerDied("a look at its databases gave an invalid answer", where=self.where, fix="see its home")
-
-
-def budget(directory: str) -> int:
-    """Bytes that copies may take on the disk of *directory*: the databases of an agent must not fill root's disk.
-
-    What gateways need to run stays free as well: where it is not, they are stopped, those of other agents, too.
-    """
-    disk = shutil.disk_usage(directory)
-    least = held.least_of(disk.total, held.declared())
-    return max(0, disk.free - RESERVE - (least if disk.free >= least else 0))
 
 
 def complete(

@@ -30,7 +30,7 @@ from ..backup import meanwhile
 from ..description.agent import Agent
 from ..host import held
 from ..host.installation import Installation
-from ..host.undertaking import Interrupted, Undertaking
+from ..host.undertaking import RESERVE, Interrupted, Undertaking
 from ..release import build, store
 from ..release.observe import Installed, observe
 from ..supervise import canary, gateway
@@ -260,7 +260,7 @@ class Machine:
         for agent in self.host.agents:
             home = self.data.frozen(journal, agent)
             with self._veto(home):
-                home.copy_ahead(frozen.budget(self.host.ops_dir))
+                home.copy_ahead(held.spare(self.host.ops_dir, RESERVE))
                 homes.append(home)
         # Until the end no other process may switch or remove releases.
         with lock(os.path.join(self.host.root, ".lock"), timeout=self.settings.build_timeout):
@@ -269,7 +269,7 @@ class Machine:
                 journal.gateways = [agent.name for agent in running]
                 self._enter("stop")
                 self.agents.supervisor.stop(running)
-                frozen.complete(homes, frozen.budget(self.host.ops_dir), self._veto)
+                frozen.complete(homes, held.spare(self.host.ops_dir, RESERVE), self._veto)
                 self._enter("switch")
                 if previous:
                     self._put_back_earlier(journal, previous)
