@@ -22,6 +22,7 @@ from ansible import constants
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 from ansible_collections.alwayson.hermes.plugins.modules.host_kit import DIRECTORY, version_of
 
 COLLECTION = "ansible_collections.alwayson.hermes"
@@ -51,6 +52,9 @@ class ActionModule(ActionBase):
         answer = self._ask(call, task_vars)
         if answer.get("missing"):
             answer = self._ask({**call, "sent": self._send(archive())}, task_vars)
+        # What the host will take long for is said before it does it.
+        for line in answer.get("awaited", ()):
+            Display().display(f"{(task_vars or {}).get('inventory_hostname', '')}: {line}")
         return {**result, **answer}
 
     def _checked(self, name: str, specification: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,11 @@ options:
     type: list
     elements: str
     default: []
+  refuse:
+    description: >-
+      Whether to fail, with all RV(objections), if there are any.
+    type: bool
+    default: false
   release:
     description:
       - A release that the host should be able to run, as the options of M(alwayson.hermes.release) describe it.
@@ -284,7 +289,7 @@ objections:
 awaited:
   description: >-
     What a run that converges the host will take long for, in sentences: packages of O(packages) that are missing, and
-    O(release) if it has to be built.
+    O(release) if it has to be built. They are shown at once. Empty in check mode.
   returned: always
   type: list
   elements: str
@@ -300,6 +305,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     **arguments.PLACES,
     "data_dir": {"type": "path", "default": "/var/lib/hermes"},
     "packages": {"type": "list", "elements": "str", "default": []},
+    "refuse": {"type": "bool", "default": False},
     "volume": {"type": "dict", "options": arguments.VOLUME},
     "release": {"type": "dict", "options": arguments.RELEASE},
 }

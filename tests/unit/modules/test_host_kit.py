@@ -152,6 +152,26 @@ def test_a_host_without_the_kit_is_sent_it_for_this_run(controller):
         assert list((controller.top / "remote").iterdir()) == []
 
 
+def test_what_takes_long_is_said_before_it_is_done(controller):
+    missing = {"packages": ["no-such-package"]}
+    first, second = controller.run(**missing)["awaited"]
+    assert "no-such-package" in second
+    said = controller.run(**missing)["said"]
+    assert f"localhost: {first}\nlocalhost: {second}\n" in said
+    assert first not in controller.run("--check", **missing)["said"]
+    assert first not in controller.run()["said"]
+
+
+def test_a_host_that_cannot_be_converged_is_refused_with_every_reason(controller):
+    arguments = {"packages": ["no-such-package"], "release": {"version": "0.19.0", "python": "/no/such/python"}}
+    objections = controller.run(**arguments)["objections"]
+    refused = controller.run(refuse=True, **arguments)
+    assert "FAILED!" in refused["said"]
+    assert any("/no/such/python" in each for each in objections)
+    assert refused["msg"] == "; ".join(objections)
+    assert "no-such-package" not in refused["said"]
+
+
 def test_a_host_that_has_the_kit_is_sent_the_arguments(controller):
     controller.put_down()
     result = controller.run("-vvv")

@@ -31,12 +31,17 @@ def work(call: Call) -> dict[str, Any]:
     }
     to_build, unfit = release(call)
     to_mount, unusable = volume(call)
+    said = [*objections(found, params["data_dir"]), *unusable, *unfit]
+    if params["refuse"] and said:
+        return {"changed": False, "failed": True, "msg": "; ".join(said)}
+    starting = [agent.name for agent in agents if agent.present]
     return {
         "changed": False,
         **found,
         "volume": to_mount,
-        "objections": [*objections(found, params["data_dir"]), *unusable, *unfit],
-        "awaited": awaited(found["missing_packages"], to_build, [agent.name for agent in agents if agent.present]),
+        "objections": said,
+        # Check mode does nothing that takes long.
+        "awaited": [] if call.check_mode else awaited(found["missing_packages"], to_build, starting),
     }
 
 
