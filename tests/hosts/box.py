@@ -397,7 +397,9 @@ def main() -> int:
     packages = commands.add_parser(
         "packages", help="install what tests on this machine itself need, where it is missing"
     )
-    packages.add_argument("names", nargs="+", help="of packages whose program has the same name")
+    packages.add_argument(
+        "names", nargs="+", metavar="PROGRAM[=PACKAGE]", help="a program, and its package if that has another name"
+    )
     hosts = "a suite (bare), or a suite and versions of Hermes (prepared): bookworm, bookworm+0.19.0"
     image = commands.add_parser("image", help="build the image of a host, print its name")
     image.add_argument("host", type=known_host, help=hosts)
@@ -415,7 +417,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         if arguments.command == "packages":
-            missing = [name for name in arguments.names if shutil.which(name, path=SEARCH_PATH) is None]
+            pairs = [name.partition("=")[::2] for name in arguments.names]
+            missing = [package or name for name, package in pairs if shutil.which(name, path=SEARCH_PATH) is None]
             if missing:
                 install_packages(*missing)
             return 0
