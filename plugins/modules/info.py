@@ -152,7 +152,8 @@ missing_packages:
 missing_users:
   description: >-
     The users of agents that do not exist yet, with their home directories. C(uid) is set if that directory exists and
-    its owner has no account, as on a data volume from another host.
+    its owner has no account, as on a data volume from another host. It is also set where useradd might choose the
+    number of such an owner for another agent.
   returned: always
   type: list
   elements: dict

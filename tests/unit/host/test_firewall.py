@@ -9,9 +9,10 @@ import shutil
 import subprocess
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import firewall
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import firewall, metadata
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
 ADDRESSES = ("100.64.0.1", "fd7a:115c:a1e0::1")
@@ -27,7 +28,12 @@ def host(tmp_path, monkeypatch, systemd):
         monkeypatch.setattr(firewall, name, str(tmp_path / name / "hermes-firewall.service"))
     (tmp_path / "TRIAL").mkdir()
     monkeypatch.setattr(firewall, "NFT", "/bin/true")
-    monkeypatch.setattr(firewall, "run", lambda argv, **_options: calls.append(argv))
+
+    def run(argv, **_options):
+        calls.append(argv)
+        return Completed(tuple(argv), 0, "", "")
+
+    monkeypatch.setattr(firewall, "run", run)
     systemd.calls = calls
     return systemd
 
@@ -103,6 +109,31 @@ def test_only_a_trial_that_still_runs_can_be_confirmed(host):
     plan, on_trial = firewall.plan_filter(CLOSED, manager())
     assert not on_trial
     assert not plan.changed
+
+
+def test_rules_that_somebody_flushed_come_back(host, monkeypatch):
+    firewall.plan_filter(OPEN, manager())[0].apply()
+    host.states[firewall.UNIT] = {"ActiveState": "active", "UnitFileState": "enabled", "LoadState": "loaded"}
+    assert not firewall.plan_filter(OPEN, manager())[0].changed
+    assert not firewall.lost()
+    monkeypatch.setattr(firewall, "run", lambda argv, **_options: Completed(tuple(argv), 1, "", "No such file"))
+    assert firewall.lost()
+    plan, _on_trial = firewall.plan_filter(OPEN, manager())
+    assert plan.changed
+    plan.apply()
+    assert host.verbs[-1] == "reload hermes-firewall.service"
+
+
+@pytest.mark.parametrize("text", [firewall._UNIT_TEXT, metadata._SERVICE], ids=["firewall", "metadata"])
+def test_a_unit_before_the_network_neither_waits_for_the_rest_of_the_boot_nor_survives_a_flush(text):
+    """cloud-init needs the network before sysinit.target: the default dependencies would close a circle, and systemd
+    breaks it by not starting one of them."""
+    lines = text.splitlines()
+    assert "DefaultDependencies=no" in lines
+    assert "WantedBy=sysinit.target" in lines
+    assert "PartOf=nftables.service" in lines
+    assert "ReloadPropagatedFrom=nftables.service" in lines
+    assert any(line.startswith("ExecReload=") for line in lines)
 
 
 def test_a_port_that_is_none_is_refused():

@@ -77,6 +77,26 @@ def test_a_number_that_a_directory_came_with_is_given_before_a_free_one(tmp_path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
+def test_no_new_user_gets_the_number_of_an_agent_that_left_the_declaration(tmp_path, monkeypatch):
+    """Its directory came with a data volume, with its secrets, and this host has no user of that number."""
+    (first, second, third), data = (NOBODY_S_UID, NOBODY_S_UID - 1, NOBODY_S_UID - 2), tmp_path / "data"
+    monkeypatch.setattr(groundwork, "SYSTEM_NUMBERS", range(first, third - 1, -1))
+
+    def made():
+        return [user["uid"] for user in groundwork.numbered(groundwork.missing_users(agents), str(data))]
+
+    agents = [agent(data / "agents/new", user="no-user-new"), agent(data / "agents/own", user="no-user-own")]
+    # Without such a directory, useradd chooses.
+    assert made() == [None, None]
+    for name, uid in (("old", first), ("own", second)):
+        (data / "agents" / name).mkdir(parents=True)
+        os.chown(data / "agents" / name, uid, uid)
+    assert made() == [second, third]
+    (data / "agents/old").rmdir()
+    assert made() == [second, None]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
 @pytest.mark.parametrize(
     ("owner", "user", "fix"),
     [

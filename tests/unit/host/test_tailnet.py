@@ -220,3 +220,20 @@ def test_a_restart_is_only_for_a_unit_of_ours(systemd, tmp_path, monkeypatch):
     assert not tailnet.plan_daemon("/srv/data", manager, {}).changed
     tailnet.plan_daemon("/srv/data", manager, {str(tmp_path / "tailscaled.service"): "[Unit]\n"}).apply()
     assert systemd.verbs[-1] == "restart tailscaled.service"
+
+
+def test_no_agent_asks_tailscaled_for_a_connection_of_roots(systemd, tmp_path, monkeypatch):
+    """With one to the metadata service, it would have the role of the machine."""
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
+    from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
+
+    manager, sockets = Manager("system", Account.current()), tmp_path / "tailscale"
+    monkeypatch.setattr(tailnet, "DROP_IN", str(tmp_path / "tailscaled.service.d/hermes.conf"))
+    monkeypatch.setattr(tailnet, "SOCKET_DIRECTORY", str(sockets))
+    systemd.states["tailscaled.service"] = {"ActiveState": "active", "UnitFileState": "enabled", "LoadState": "loaded"}
+    # Made by a tailscaled that ran before it had the drop-in.
+    sockets.mkdir(mode=0o755)
+    tailnet.plan_daemon("/srv/data", manager, {}).apply()
+    assert "RuntimeDirectoryMode=0700\n" in Path(tailnet.DROP_IN).read_text()
+    assert sockets.stat().st_mode & 0o777 == 0o700
+    assert not tailnet.plan_daemon("/srv/data", manager, {}).changed

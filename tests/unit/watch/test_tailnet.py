@@ -84,6 +84,17 @@ def test_a_dead_tailscaled_is_a_finding_and_no_error(host, monkeypatch):
     assert found.cause == "tailnet_down"
 
 
+def test_flushed_rules_are_told_even_if_tailscaled_is_dead(host, monkeypatch):
+    def fail():
+        raise OpsError("does not answer")
+
+    monkeypatch.setattr(tailnet.firewall, "lost", lambda: True)
+    (found,) = tailnet.look("/ops", {}, NOW, Settings())
+    assert (found.cause, found.failure) == ("tailnet_open", True)
+    monkeypatch.setattr(node_of, "observe", fail)
+    assert [each.cause for each in tailnet.look("/ops", {}, NOW, Settings())] == ["tailnet_open", "tailnet_down"]
+
+
 def test_a_host_that_is_no_node_runs_nothing(monkeypatch):
     monkeypatch.setattr(node_of, "declared_here", lambda: False)
     monkeypatch.setattr(node_of, "observe", lambda: pytest.fail("asked"))

@@ -42,11 +42,15 @@ _UNIT_TEXT = f"""\
 
 [Unit]
 Description=Packet filter of the tailnet
-# nftables.service flushes the whole ruleset when it starts.
-After=nftables.service
-PartOf=nftables.service
+# Before there is a network, which cloud-init needs before sysinit.target.
+DefaultDependencies=no
 Wants=network-pre.target
-Before=network-pre.target
+Before=network-pre.target shutdown.target
+Conflicts=shutdown.target
+# nftables.service flushes the whole ruleset when it starts, and when it reloads.
+After=local-fs.target nftables.service
+PartOf=nftables.service
+ReloadPropagatedFrom=nftables.service
 
 [Service]
 Type=oneshot
@@ -56,7 +60,7 @@ ExecReload={NFT} -f {RULES}
 ExecStop={NFT} delete table {TABLE}
 
 [Install]
-WantedBy=multi-user.target
+WantedBy=sysinit.target
 """
 
 
@@ -150,7 +154,22 @@ def _plan_kept(text: str, manager: Manager) -> Plan:
     plan = Plan()
     plan.add_file(RULES, text, mode=0o644)
     plan_active(plan, manager, UNIT, unit_files={UNIT_PATH: _UNIT_TEXT}, reads=[RULES])
+    if not plan.changed and not stands():
+        plan.add(Difference(f"table {TABLE}", None, "present"), lambda: manager.call("reload", UNIT))
     return plan
+
+
+def lost() -> bool:
+    """Whether the rules are declared, and somebody flushed them."""
+    return os.path.exists(RULES) and not stands()
+
+
+def stands() -> bool:
+    """Whether rules of ours are in force."""
+    try:
+        return run([NFT, "list", "table", *TABLE.split()], timeout=20, check=False).ok
+    except OpsError:
+        return False
 
 
 def _try(text: str, manager: Manager) -> None:

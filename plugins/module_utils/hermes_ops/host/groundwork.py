@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import grp
 import os
 import pwd
 import stat
@@ -21,6 +23,8 @@ from .records import check_ops
 SYSTEMS = {"debian": "12", "ubuntu": "22.04"}
 # systemd keeps one file here for each user whose manager runs without a login (loginctl(1), enable-linger).
 LINGER = "/var/lib/systemd/linger"
+# The numbers of users that useradd(8) --system makes, by default (login.defs(5)).
+SYSTEM_NUMBERS = range(999, 99, -1)
 # The comment in /etc/passwd that marks users made by the role base.
 COMMENT = "Hermes agent"
 # Below the ops directory: the records from the time when all agents shared a home and a user.
@@ -42,7 +46,7 @@ def look(agents: list[Agent], scope: str, data_dir: str, ops_dir: str, packages:
     return {
         "system": system(),
         "missing_packages": missing_packages(packages),
-        "missing_users": missing_users(present),
+        "missing_users": numbered(missing_users(present), data_dir),
         "foreign_homes": foreign_homes(present),
         "wrong_directories": wrong_directories(present, data_dir),
         "data_dir_owner": _named_owner_of(data_dir),
@@ -63,6 +67,35 @@ def missing_users(agents: list[Agent]) -> list[dict[str, Any]]:
             uid = _unclaimed_owner(agent.directory)
             found[agent.user] = {"name": agent.user, "home": agent.directory, "uid": uid}
     return sorted(found.values(), key=lambda user: user["uid"] is None)
+
+
+def numbered(users: list[dict[str, Any]], data_dir: str) -> list[dict[str, Any]]:
+    """*users* to make, such that none gets the number that owns the directory of an agent without a user.
+
+    That agent is not declared any more, and its directory came with a data volume, or outlived its user. useradd knows
+    the host's users only, and would give the secrets in it to the next one.
+    """
+    left = sorted(set(_owners_below(os.path.join(data_dir, "agents"))) - {user["uid"] for user in users})
+    if not left:
+        return users
+    free = (number for number in SYSTEM_NUMBERS if number not in left and not _is_taken(number, users))
+    return [{**user, "uid": next(free, None)} if user["uid"] is None else user for user in users]
+
+
+def _owners_below(directory: str) -> list[int]:
+    """The numbers without a user that own an entry of *directory*."""
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    owners = (_unclaimed_owner(os.path.join(directory, name)) for name in names)
+    return [uid for uid in owners if uid is not None]
+
+
+def _is_taken(number: int, users: list[dict[str, Any]]) -> bool:
+    """Whether *number* is that of a user or a group of the host, or of one of *users*."""
+    for find in (pwd.getpwuid, grp.getgrgid):
+        with contextlib.suppress(KeyError):
+            find(number)
+            return True
+    return any(user["uid"] == number for user in users)
 
 
 def foreign_homes(agents: list[Agent]) -> list[str]:

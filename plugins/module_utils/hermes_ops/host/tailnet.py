@@ -12,6 +12,7 @@ import calendar
 import json
 import os
 import re
+import stat
 import tempfile
 import time
 import urllib.parse
@@ -29,6 +30,8 @@ from .records import check_ops
 UNIT = "tailscaled.service"
 DROP_IN = f"/etc/systemd/system/{UNIT}.d/hermes.conf"
 COMMAND = "tailscale"
+# The directory of its socket (tailscaled.service: RuntimeDirectory=).
+SOCKET_DIRECTORY = "/run/tailscale"
 # The control server of a node that names none (ipn.DefaultControlURL).
 DEFAULT_SERVER = "https://controlplane.tailscale.com"
 # Below the ops directory: which node this is to be.
@@ -261,11 +264,17 @@ def plan_daemon(data_dir: str, manager: Manager, unit_files: dict[str, str]) -> 
         f"RequiresMountsFor={data_dir}\n\n[Service]\n"
         "# systemd refuses a link as a state directory (252: exit status 238).\n"
         "StateDirectory=\n"
+        "# Its socket is open to every user, and through it tailscaled opens connections, as root, for whoever asks\n"
+        "# (1.102 ipn/localapi: serveDial). With a name whose address changes, they reach the metadata service.\n"
+        "RuntimeDirectoryMode=0700\n"
     )
     texts = {**unit_files, DROP_IN: drop_in}
     changed = [path for path, text in texts.items() if plan.add_file(path, text, mode=0o644)]
     if changed or unit.stale:
         plan.actions.append(lambda: manager.call("daemon-reload"))
+    # A tailscaled that runs has the directory of its start.
+    if os.path.isdir(SOCKET_DIRECTORY) and stat.S_IMODE(os.stat(SOCKET_DIRECTORY).st_mode) != 0o700:
+        plan.add(Difference(SOCKET_DIRECTORY, "every user's", "root's"), lambda: os.chmod(SOCKET_DIRECTORY, 0o700))
     if not unit.enabled:
         plan.add(Difference(UNIT, "not enabled", "enabled"), lambda: manager.call("enable", UNIT))
     if unit.active == "active":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..host import tailnet
+from ..host import firewall, tailnet
 from ..system.errors import OpsError
 from .expiry import expiry_findings
 from .findings import Finding, Settings
@@ -24,6 +24,19 @@ def look(ops_dir: str, memory: dict[str, Any], now: float, settings: Settings) -
     """
     if not tailnet.declared_here():
         return []
+    return [*_filter_findings(), *_daemon_findings(ops_dir, memory, now, settings)]
+
+
+def _filter_findings() -> list[Finding]:
+    """Check that the rules that were kept are in force. Whoever loads rules may flush those of all others first."""
+    if not firewall.lost():
+        return []
+    what = "the packet filter of the tailnet is not loaded: neighbours reach the node's addresses, and what it closed"
+    return [Finding("tailnet_open", what, f"load its rules: systemctl restart {firewall.UNIT}")]
+
+
+def _daemon_findings(ops_dir: str, memory: dict[str, Any], now: float, settings: Settings) -> list[Finding]:
+    """What tailscaled says, and whether another host says the same."""
     try:
         node = tailnet.observe()
         record = tailnet.recorded(ops_dir)
