@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import gzip
 import hashlib
 import io
@@ -14,6 +15,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import socket
 import sqlite3
 import stat
@@ -349,6 +351,51 @@ def test_files_that_vanish_shrink_or_grow_meanwhile(host, home, agent, tmp_path,
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+@pytest.mark.parametrize("by", ["link", "socket", "pipe", "directory", "parent"])
+def test_a_file_that_is_replaced_meanwhile_costs_no_other(host, home, agent, tmp_path, me, monkeypatch, inline, by):
+    raced = home / "workspace/raced/file"
+    raced.parent.mkdir()
+    raced.write_text("a file")
+    original = collecting.Collection._add_file
+
+    def add_file(self, writer, name, path):
+        if path == "workspace/raced/file":
+            raced.unlink()
+            if by == "link":
+                raced.symlink_to("/etc/hostname")
+            elif by == "socket":
+                monkeypatch.chdir(raced.parent)
+                with socket.socket(socket.AF_UNIX) as server:
+                    server.bind(raced.name)
+            elif by == "pipe":
+                os.mkfifo(raced)
+            elif by == "directory":
+                raced.mkdir()
+            else:
+                raced.parent.rmdir()
+                raced.parent.write_text("no directory")
+        original(self, writer, name, path)
+
+    monkeypatch.setattr(collecting.Collection, "_add_file", add_file)
+    extracting.extract(making.create(host, agent, str(tmp_path / "out")).path, str(tmp_path / "again"), me)
+    assert not os.path.lexists(tmp_path / "again/workspace/raced/file")
+    assert (tmp_path / "again/memories/MEMORY.md").exists()
+
+
+def test_a_file_with_a_lease_is_named_and_the_others_are_saved(host, home, agent, tmp_path, me, monkeypatch):
+    leased = home / "workspace/leased"
+    leased.write_text("a file")
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        with open(leased, encoding="ascii") as stream:
+            fcntl.fcntl(stream, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            manifest = making.create(host, agent, str(tmp_path / "out")).manifest
+            fcntl.fcntl(stream, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    finally:
+        signal.signal(signal.SIGIO, before)
+    assert manifest.problems == {"workspace/leased": "cannot be read (Resource temporarily unavailable)"}
+
+
 def test_nothing_is_read_or_made_with_rights_that_the_agent_has_not(host, home, agent, tmp_path):
     nobody = Account.named("nobody")
     agent = replace(agent, user="nobody")

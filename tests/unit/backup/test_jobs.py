@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -62,7 +63,13 @@ if words[0] == "backup":
     tags = words[words.index("--tag") + 1].split(",")
     with open(top + "/snapshots.json", "w") as stream:
         made = {{"id": "abcdef0123", "tags": tags, "hostname": words[words.index("--host") + 1]}}
-        json.dump([{{**made, "time": "2026-01-01T00:00:00Z"}}], stream)
+        left = json.load(open(top + "/left.json")) if os.path.exists(top + "/left.json") else []
+        json.dump([*left, {{**made, "time": "2026-01-01T00:00:00Z"}}], stream)
+# A lock that is empty is that of a dead process.
+if words == ["unlock"] and os.path.exists(top + "/locked") and not os.path.getsize(top + "/locked"):
+    os.unlink(top + "/locked")
+if words[0] == "snapshots" and os.path.exists(top + "/locked"):
+    sys.exit("unable to create lock in backend: repository is already locked exclusively by PID 7 on here by root")
 if words[0] == "snapshots":
     print(open(top + "/snapshots.json").read())
 """
@@ -113,6 +120,29 @@ def test_the_password_is_in_no_environment(host, agents, restic, tmp_path):
     assert {call["password"] for call in restic()} == {PASSWORD}
     assert PASSWORD not in json.dumps([(call["words"], call["environment"]) for call in restic()])
     assert extracting.verify(str(tmp_path / "restic/first.tar")).members == manifest.members
+
+
+def test_the_rest_of_a_killed_run_with_a_fast_clock_is_not_taken_for_the_backup(host, agents, restic, tmp_path):
+    rest = {"id": "half", "tags": ["hermes", "agent:first", "hermes-unfinished"], "hostname": socket.gethostname()}
+    (tmp_path / "restic/left.json").write_text(json.dumps([{**rest, "time": "2030-01-01T00:00:00Z"}]))
+    Repository(host, SETTINGS).save(agents[0])
+    changes = {call["words"][0]: call["words"] for call in restic() if call["words"][0] in ("tag", "forget")}
+    assert changes["tag"][-1] == "abcdef0123"
+    assert changes["forget"] == ["forget", "half"]
+
+
+def test_a_lock_that_a_killed_prune_left_keeps_nobody_from_a_restore(host, restic, tmp_path):
+    (tmp_path / "restic/snapshots.json").write_text("[]")
+    (tmp_path / "restic/locked").touch()
+    assert Repository(host, SETTINGS).snapshots() == []
+    assert [call["words"][0] for call in restic()] == ["snapshots", "unlock", "snapshots"]
+
+
+def test_a_repository_that_somebody_uses_is_named_as_that(host, restic, tmp_path):
+    (tmp_path / "restic/locked").write_text("by somebody who lives")
+    with pytest.raises(OpsError, match="the repository is in use") as refused:
+        Repository(host, SETTINGS).snapshots()
+    assert "half an hour" in refused.value.fix
 
 
 def test_a_snapshot_that_was_refused_on_its_way_stays_unfinished(host, agents, restic, monkeypatch):

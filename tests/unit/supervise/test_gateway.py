@@ -221,6 +221,12 @@ def test_another_release_asks_for_a_restart(systemd, host, records, monkeypatch,
     assert plan.restart["default"] == ["release: 0.18.2 -> 0.19.0"]
 
 
+@pytest.mark.parametrize("said", ["\x1b]0;title\x07", "0.18.2\nfailed: all is lost", "..", "", "x" * 200])
+def test_what_a_gateway_wrote_over_its_command_line_is_no_release(monkeypatch, said):
+    monkeypatch.setattr(ports, "command_line", lambda pid: [f"/opt/hermes/releases/{said}/bin/python", "x"])
+    assert gateway.running_release(7, "/opt/hermes") is None
+
+
 def test_a_platform_that_hermes_gave_up_asks_for_a_restart(systemd, host, records, monkeypatch):
     converge(host, agents(), records)
     states = {"/d/agents/default/.hermes": {"pid": os.getpid(), "platforms": {"api_server": {"state": "fatal"}}}}

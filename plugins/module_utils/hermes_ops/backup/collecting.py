@@ -185,7 +185,8 @@ class Collection:
         else:
             try:
                 self._add_file(writer, name, path)
-            except PermissionError as error:
+            except (PermissionError, BlockingIOError) as error:
+                # Its mode, or a lease that a process holds on it.
                 self._problem(path, f"cannot be read ({error.strerror})")
 
     def _add_file(self, writer: tarstream.Writer, name: str, path: str) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
@@ -29,6 +30,8 @@ SQLITE_TIMEOUT = 30.0
 _COPY_SECONDS = 3600.0
 # Seconds that reading a schema's version may take.
 _SCHEMA_SECONDS = 2.0
+# What open(2) says of a file that was removed meanwhile, or replaced by a link or a socket; or a directory above it.
+_REPLACED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 # Prefix of a directory for a copy, see selection.OURS.
 _SCRATCH = ".hermes-ops-copy-"
 
@@ -163,15 +166,19 @@ def check(home: str, names: list[str]) -> dict[str, str]:
 
 
 def open_regular(path: str) -> BinaryIO | None:
-    """*path*, opened for reading; None when it is gone, or no longer a regular file."""
+    """*path*, opened for reading; None when it is gone, or no longer a regular file.
+
+    :raises OSError: it cannot be read; among others BlockingIOError, when a process holds a lease on it (fcntl(2))
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    file = os.fdopen(descriptor, "rb")
+    except OSError as error:
+        if error.errno in _REPLACED:
+            return None
+        raise
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return file
-    file.close()
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
     return None
 
 

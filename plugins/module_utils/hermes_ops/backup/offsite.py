@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import socket
 import subprocess
 import tempfile
@@ -229,9 +230,11 @@ class Repository:
         The stream is checked on its way, so that only a snapshot that can be restored becomes a complete one.
         """
         name = agent.name
+        # By its time it could be confused with one of a killed run: that may have had a clock that was fast.
+        mark = f"{_UNFINISHED}:{secrets.token_hex(8)}"
         with self._started(
             *("backup", "--stdin", "--stdin-filename", f"{name}.tar", "--host", socket.gethostname()),
-            *("--tag", f"{TAG},{self._tag(name)},{_UNFINISHED}"),
+            *("--tag", f"{TAG},{self._tag(name)},{_UNFINISHED},{mark}"),
             stdin=subprocess.PIPE,
         ) as restic:
             try:
@@ -242,11 +245,17 @@ class Repository:
                 raise
             restic.finish()
         own = [each for each in self._list(name) if each["hostname"] == socket.gethostname()]
-        unfinished = sorted((_created(each), each["id"]) for each in own if _UNFINISHED in each["tags"])
-        *older, (_when, newest) = unfinished
-        self._run("tag", "--remove", _UNFINISHED, newest)
-        if older:
-            self._run("forget", *(snapshot for _when, snapshot in older))
+        made = next((each["id"] for each in own if mark in each["tags"]), None)
+        if made is None:
+            raise OpsError(
+                "its snapshot was removed: another backup took it for that of a killed one",
+                where="restic",
+                fix="let one backup end before the next: hermes-ops backup",
+            )
+        self._run("tag", "--remove", f"{_UNFINISHED},{mark}", made)
+        killed = [each["id"] for each in own if _UNFINISHED in each["tags"] and mark not in each["tags"]]
+        if killed:
+            self._run("forget", *killed)
         return manifest
 
     def forget(self, agent: str) -> None:
@@ -334,7 +343,14 @@ class Repository:
 
     def _list(self, agent: str | None) -> list[dict[str, Any]]:
         tags = TAG if agent is None else f"{TAG},{self._tag(agent)}"
-        return json.loads(self._run("snapshots", "--json", "--tag", tags).stdout or "[]") or []
+        words = ("snapshots", "--json", "--tag", tags)
+        done = self._run(*words, check=False)
+        if _is_locked(done):
+            # A prune that was killed has left its lock, beside which nothing can be read, nor restored.
+            self._run("unlock")
+        if not done.ok:
+            done = self._run(*words)
+        return json.loads(done.stdout or "[]") or []
 
     # Calls of restic.
 
@@ -396,7 +412,8 @@ class Repository:
             return OpsError(
                 "the repository is in use: it stays locked",
                 where="restic",
-                fix="wait until the backups of all hosts that share it are over, and try again",
+                fix="wait until the backups of all hosts that share it are over, and try again; the lock of a host "
+                "that is gone counts for half an hour",
             )
         if self._is_missing(done) and self._known():
             return OpsError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,8 @@ from .supervisor import Supervisor
 from .systemd import Systemd, excused, stop_timeout
 
 UNIT_MODE = 0o644
+# What a release's directory may be called, see release.decide.
+_RELEASE = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,99}")
 
 
 @dataclass
@@ -76,11 +79,15 @@ class GatewayPlan(Plan):
 
 
 def running_release(pid: int, root: str) -> str | None:
-    """The release that a process runs, found from the path of its interpreter; None when it runs none of ours."""
+    """The release that a process runs, found from the path of its interpreter; None when it runs none of ours.
+
+    Only what the process says: it can write over its command line, so the result is checked to be a plain name.
+    """
     prefix = os.path.join(root, "releases") + os.sep
     for word in network.command_line(pid)[:2]:
         if word.startswith(prefix):
-            return word[len(prefix) :].split(os.sep, 1)[0]
+            name = word[len(prefix) :].split(os.sep, 1)[0]
+            return name if _RELEASE.fullmatch(name) else None
     return None
 
 
