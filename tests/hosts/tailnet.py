@@ -10,19 +10,16 @@ package repository with its keyring.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import re
-import shutil
 import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from built import ROOT, once, run
+
 SOURCES = ROOT / "tests/fakes/control_server"
-CACHE = ROOT / ".cache/tailnet"
 PROGRAMS = ("tailscale", "tailscaled")
 # Half of what takes time to build is never used here: other systems, clouds, files, proxies, a user interface.
 LEFT_OUT = (
@@ -56,21 +53,6 @@ set -e
 systemctl daemon-reload
 systemctl enable --now tailscaled.service
 """
-
-
-def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-    """:raises SystemExit: *command* failed, with what it said"""
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{command[0]}: {done.stdout[-2000:]}")
 
 
 def build(target: Path) -> None:
@@ -137,23 +119,5 @@ def _sum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def main() -> None:
-    ingredients = b"".join(path.read_bytes() for path in [Path(__file__), *sorted(SOURCES.iterdir())])
-    target = CACHE / _sum(ingredients)[:12]
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.is_dir():
-            if shutil.which("go") is None:
-                raise SystemExit("there is no Go to build Tailscale with")
-            for older in CACHE.glob("*/"):
-                shutil.rmtree(older)
-            partial = CACHE / f"{target.name}.partial"
-            partial.mkdir()
-            build(partial)
-            partial.rename(target)
-    print(target)
-
-
 if __name__ == "__main__":
-    main()
+    print(once("tailnet", [Path(__file__), *sorted(SOURCES.iterdir())], build))

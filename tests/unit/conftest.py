@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -123,6 +124,33 @@ def leave_uncompiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 @pytest.fixture
 def uncompiled(leave_uncompiled: Callable[[], None]) -> None:
     leave_uncompiled()
+
+
+@pytest.fixture(scope="session")
+def sops() -> Path:
+    """The directory of the real SOPS, and of age-keygen; they are kept between runs."""
+    if shutil.which("go") is None:
+        pytest.skip("SKIPPED, NOT PROVED: files of SOPS, because there is no Go to build it with")
+    words = [sys.executable, ROOT / "tests/hosts/sops.py"]
+    return Path(subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip())
+
+
+@pytest.fixture
+def sealed_by_sops(sops: Path, tmp_path: Path) -> Callable[[dict[str, str], str], tuple[Path, Path]]:
+    """A function that makes an encrypted file of a kind, such as ``yaml``; returns it and the identity for it."""
+
+    def seal(content: dict[str, str], kind: str) -> tuple[Path, Path]:
+        identity, plain, sealed = (tmp_path / name for name in ("identity", "plain.json", f"sealed.{kind}"))
+        subprocess.run([sops / "age-keygen", "--output", identity], check=True, capture_output=True)
+        told = subprocess.run([sops / "age-keygen", "-y", identity], check=True, capture_output=True, text=True)
+        plain.write_text(json.dumps({"section": content} if kind == "ini" else content))
+        types = ("--input-type", "json", "--output-type", {"env": "dotenv"}.get(kind, kind))
+        words = (sops / "sops", "--encrypt", "--age", told.stdout.strip(), *types, "--output", sealed, plain)
+        subprocess.run(words, check=True, capture_output=True)
+        plain.unlink()
+        return sealed, identity
+
+    return seal
 
 
 @pytest.fixture(scope="session")

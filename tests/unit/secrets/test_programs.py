@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
 SECRET = "hunter2-and-more"
-ROOT = Path(__file__).resolve().parents[3]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: who owns a file, which needs root")
 
 
@@ -149,26 +146,35 @@ def test_age_and_sops_are_called_as_their_manuals_say(tools, tmp_path):
         assert (tmp_path / f"{name}.told").read_text().splitlines() == [*words, str(path)]
 
 
-def test_sops_with_age_for_real(tmp_path, monkeypatch):
-    place = f"{ROOT}/.cache/bin:{os.environ['PATH']}"
-    if not (shutil.which("sops", path=place) and shutil.which("age-keygen", path=place)):
-        pytest.skip("SKIPPED, NOT PROVED: files of SOPS (sops and age-keygen are neither in PATH nor in .cache/bin)")
-    monkeypatch.setenv("PATH", place)
-    identity, plain, sealed = (tmp_path / name for name in ("identity", "plain.json", "sealed.yaml"))
-    subprocess.run(["age-keygen", "--output", identity], check=True, capture_output=True)
-    recipient = subprocess.run(
-        ["age-keygen", "-y", identity], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    secrets = {"A": SECRET, "B": "'\"\\$HOME é\n", "NUMBER": "12"}
-    plain.write_text(json.dumps(secrets))
-    words = ["sops", "--encrypt", "--age", recipient, "--input-type", "json", "--output-type", "yaml", plain]
-    sealed.write_text(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+@pytest.mark.parametrize("kind", ["yaml", "json", "env", "ini"])
+def test_sops_with_age_for_real(sops, sealed_by_sops, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("PATH", f"{sops}:{os.environ['PATH']}")
+    secrets = {"A": SECRET, "B": "'\"\\$HOME é", "NUMBER": "12"}
+    # The sections of an INI file would be an object in an object.
+    refused = kind == "ini"
+    sealed, identity = sealed_by_sops(secrets, kind)
     assert SECRET not in sealed.read_text()
-    assert programs.read_file(Source(file=str(sealed), identity=str(identity))) == secrets
+    source = Source(file=str(sealed), identity=str(identity))
+    if refused:
+        with pytest.raises(OpsError, match="is not text"):
+            programs.read_file(source)
+        return
+    assert programs.read_file(source) == secrets
     sealed.write_text(sealed.read_text().replace("ENC[", "ENC[x", 1))
     with pytest.raises(OpsError, match="failed with status") as caught:
-        programs.read_file(Source(file=str(sealed), identity=str(identity)))
+        programs.read_file(source)
+    assert SECRET not in str(caught.value)
     assert "run it as root by hand: SOPS_AGE_KEY_FILE=" in str(caught.value.fix)
+
+
+def test_a_file_of_sops_without_its_key(sops, sealed_by_sops, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{sops}:{os.environ['PATH']}")
+    sealed, _identity = sealed_by_sops({"A": SECRET}, "yaml")
+    other = tmp_path / "other"
+    subprocess.run([sops / "age-keygen", "--output", other], check=True, capture_output=True)
+    for identity in (str(other), None):
+        with pytest.raises(OpsError, match="failed with status"):
+            programs.read_file(Source(file=str(sealed), identity=identity))
 
 
 def test_the_limit_lets_every_allowed_secret_through():

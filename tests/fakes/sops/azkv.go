@@ -1,0 +1,21 @@
+// Copyright (c) 2026, the alwayson.hermes authors
+// GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package azkv
+
+import (
+	"time"
+
+	"github.com/getsops/sops/v3/keys"
+)
+
+type MasterKey struct {
+	keys.LeftOut
+	VaultURL, Name, Version, EncryptedKey string
+	CreationDate                          time.Time
+}
+
+func NewMasterKeyFromURL(string) (*MasterKey, error)                     { return nil, keys.ErrLeftOut }
+func NewMasterKeyWithOptionalVersion(_, _, _ string) (*MasterKey, error) { return nil, keys.ErrLeftOut }
+func MasterKeysFromURLs(string) ([]*MasterKey, error)                    { return nil, nil }

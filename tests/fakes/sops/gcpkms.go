@@ -1,0 +1,20 @@
+// Copyright (c) 2026, the alwayson.hermes authors
+// GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package gcpkms
+
+import (
+	"time"
+
+	"github.com/getsops/sops/v3/keys"
+)
+
+type MasterKey struct {
+	keys.LeftOut
+	ResourceID, EncryptedKey string
+	CreationDate             time.Time
+}
+
+func NewMasterKeyFromResourceID(string) *MasterKey       { return &MasterKey{} }
+func MasterKeysFromResourceIDString(string) []*MasterKey { return nil }
