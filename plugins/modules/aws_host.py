@@ -181,7 +181,7 @@ def converge(arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any
     account = Account(given["region"])
     declared = Declared(partition=account.partition, **given)
     declared.check(needs_subnet=launches)
-    state = read(account, declared)
+    state = read(account, declared, ends=goal in ("replacing", "absent"))
     plan = plan_host(declared, state, goal, Acts(account, declared, state, stop_timeout=stop_timeout))
     result = {"changed": plan.changed, "diff": plan.diff(declared.host)}
     if plan.changed and not check:

@@ -14,14 +14,40 @@ from ..hermes_ops.system.errors import OpsError
 try:
     import boto3
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, UnknownRegionError
 except ImportError:
     boto3 = None
 
 # Seconds between two looks while waiting.
 PAUSE = 3.0
+# Seconds that AWS may take for what takes it some seconds.
+PATIENCE = 300
 # Answers that mean: there is none.
 ABSENT = ("NoSuchEntity", "ParameterNotFound", "InvalidGroup.NotFound", "ResourceNotFoundException")
+# The beginnings of answers that mean: the credentials are known, and do not allow this.
+_DENIED = ("UnauthorizedOperation", "AccessDenied", "AuthorizationError")
+# The beginnings of answers that mean: the credentials are unknown, wrong, or no longer valid.
+_UNKNOWN = (
+    "Auth",
+    "InvalidClientToken",
+    "UnrecognizedClient",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "RequestExpired",
+)
+# What AWS asks for beside the action of the operation's own name: to tag what is made, and to hand a role on.
+_FURTHER = {
+    "run_instances": ("ec2:CreateTags", "iam:PassRole"),
+    "create_volume": ("ec2:CreateTags",),
+    "create_security_group": ("ec2:CreateTags",),
+    "create_role": ("iam:TagRole",),
+    "create_instance_profile": ("iam:TagInstanceProfile",),
+    "add_role_to_instance_profile": ("iam:PassRole",),
+    "associate_iam_instance_profile": ("iam:PassRole",),
+    "replace_iam_instance_profile_association": ("iam:PassRole",),
+    "create_lifecycle_policy": ("dlm:TagResource", "iam:PassRole"),
+    "update_lifecycle_policy": ("iam:PassRole",),
+}
 
 
 class Account:
@@ -31,13 +57,17 @@ class Account:
         if boto3 is None:
             raise OpsError("boto3 is not installed", where="controller", fix="pip install boto3, for Ansible's Python")
         self.region = region
-        self._session = boto3.session.Session(region_name=region)
         self._clients: dict[str, Any] = {}
-
-    @property
-    def partition(self) -> str:
-        """The first part of each ARN: aws, aws-cn or aws-us-gov."""
-        return self._session.get_partition_for_region(self.region)
+        try:
+            self._session = boto3.session.Session(region_name=region)
+            # The first part of each ARN: aws, aws-cn or aws-us-gov.
+            self.partition = self._session.get_partition_for_region(region)
+        except UnknownRegionError:
+            fix = "name a region, such as eu-central-1"
+            raise OpsError("is no region of AWS", where=f"aws_region: {region}", fix=fix) from None
+        except BotoCoreError as error:
+            # AWS_PROFILE names a profile that does not exist.
+            raise OpsError(str(error), where="controller: credentials for AWS", fix="correct AWS_PROFILE") from None
 
     def __call__(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """The answer of one call.
@@ -61,6 +91,22 @@ class Account:
                 return None
             raise
 
+    def insist(self, refused: tuple[str, ...], service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """The answer of one call, made again for as long as AWS refuses it for a reason that passes.
+
+        What was just made is known to all of AWS only after some seconds. A call that names it is refused until then.
+
+        :param refused: the codes of these refusals, or parts of their messages
+        """
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self(service, operation, **parameters)
+            except Refusal as refusal:
+                if time.monotonic() > end or not any(part in str(refusal) for part in refused):
+                    raise
+            time.sleep(PAUSE)
+
     def all(self, service: str, operation: str, key: str, **parameters: Any) -> Iterator[Any]:
         """The entries below *key* of all pages."""
         token: dict[str, str] = {}
@@ -79,11 +125,21 @@ class Refusal(OpsError):
         response = getattr(error, "response", {}).get("Error", {})
         self.code = response.get("Code", "")
         reason = f"{self.code}: {response.get('Message', '')}" if response else str(error)
-        fix = "name credentials that AWS accepts, with AWS_PROFILE or as boto3 finds them, and see that they allow this"
-        # Not a fault of the credentials: AWS' own words say what is.
-        if response and not self.code.startswith(("Auth", "Unauthorized", "AccessDenied", "InvalidClientToken")):
-            fix = "correct what AWS names, and run the same command again; it goes on where this one ended"
+        # AWS' own words say what is wrong.
+        fix = "correct what AWS names, and run the same command again; it goes on where this one ended"
+        if self.code.startswith(_DENIED):
+            actions = (_action(service, operation), *_FURTHER.get(operation, ()))
+            fix = f"allow {', '.join(actions)} to these credentials, and run the same command again"
+        elif not response or self.code.startswith(_UNKNOWN):
+            fix = "name credentials that AWS accepts, with AWS_PROFILE or as boto3 finds them"
+        if isinstance(error, EndpointConnectionError):
+            fix = "see that aws_region names a region, and that this machine reaches it"
         super().__init__(reason.rstrip("."), where=f"AWS: {service} {operation}", fix=fix)
+
+
+def _action(service: str, operation: str) -> str:
+    """What a policy of IAM calls an operation."""
+    return f"{service}:{''.join(word.capitalize() for word in operation.split('_'))}"
 
 
 def until(check: Callable[[], Any], *, seconds: float) -> bool:

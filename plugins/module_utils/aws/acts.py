@@ -15,14 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ..hermes_ops.system.errors import OpsError
-from .account import Account, Refusal, until
+from .account import PATIENCE, Account, Refusal, until
 from .declared import DEVICE, LAUNCH, METADATA, REPLACES, Declared, trust
 from .state import Instance, Role, State, Volume, instances, volume_of
 
-# Seconds that AWS may take for what takes it some seconds.
-PATIENCE = 300
-# A new role or instance profile reaches the rest of AWS with a delay, which these answers tell.
-_NOT_YET = "Invalid IAM Instance Profile"
+# Refusals that pass: a new role, profile or group is not known everywhere yet.
+_NO_ENTITY = ("NoSuchEntity",)
+_NO_GROUND = ("Invalid IAM Instance Profile", "InvalidGroup.NotFound")
 
 
 class Acts:
@@ -64,20 +63,7 @@ class Acts:
 
     def delete_group(self) -> None:
         """Delete the group, as soon as AWS has taken the network interface of the instance away."""
-
-        def deleted() -> bool:
-            try:
-                self._account("ec2", "delete_security_group", GroupId=self._group)
-            except Refusal as refusal:
-                if refusal.code != "DependencyViolation":
-                    raise
-                refusals.append(refusal)
-                return False
-            return True
-
-        refusals: list[Refusal] = []
-        if not until(deleted, seconds=PATIENCE):
-            raise refusals[-1]
+        self._account.insist(("DependencyViolation",), "ec2", "delete_security_group", GroupId=self._group)
 
     def create_role(self, name: str, service: str) -> None:
         tags = self._declared.tags
@@ -88,11 +74,12 @@ class Acts:
         self._account("iam", "update_assume_role_policy", RoleName=name, PolicyDocument=json.dumps(trust(service)))
 
     def attach_policy(self, name: str, policy: str) -> None:
-        self._account("iam", "attach_role_policy", RoleName=name, PolicyArn=policy)
+        self._account.insist(_NO_ENTITY, "iam", "attach_role_policy", RoleName=name, PolicyArn=policy)
 
     def put_own_policy(self) -> None:
         name, document = self._declared.name, json.dumps(self._declared.own_policy)
-        self._account("iam", "put_role_policy", RoleName=name, PolicyName=name, PolicyDocument=document)
+        names = {"RoleName": name, "PolicyName": name}
+        self._account.insist(_NO_ENTITY, "iam", "put_role_policy", **names, PolicyDocument=document)
 
     def delete_role(self, role: Role) -> None:
         name = self._declared.name
@@ -111,7 +98,8 @@ class Acts:
         """Put the role in place of others: a profile has room for one."""
         self._empty_profile(roles)
         name = self._declared.name
-        self._account("iam", "add_role_to_instance_profile", InstanceProfileName=name, RoleName=name)
+        names = {"InstanceProfileName": name, "RoleName": name}
+        self._account.insist(_NO_ENTITY, "iam", "add_role_to_instance_profile", **names)
 
     def delete_profile(self, roles: tuple[str, ...]) -> None:
         self._empty_profile(roles)
@@ -168,7 +156,14 @@ class Acts:
     def keep(self, instance: str) -> None:
         """See that the volume is not deleted with the instance."""
         mapping = {"DeviceName": DEVICE, "Ebs": {"DeleteOnTermination": False}}
-        self._account("ec2", "modify_instance_attribute", InstanceId=instance, BlockDeviceMappings=[mapping])
+        # The instance may not show the volume yet that the volume says is attached.
+        self._account.insist(
+            ("InvalidInstanceAttributeValue",),
+            "ec2",
+            "modify_instance_attribute",
+            InstanceId=instance,
+            BlockDeviceMappings=[mapping],
+        )
 
     def detach(self, instance: Instance) -> None:
         """Detach the volume from an instance that is stopped, or that AWS cannot stop.
@@ -186,13 +181,18 @@ class Acts:
         return self._look().state == "available"
 
     def _look(self) -> Volume:
-        (found,) = self._account("ec2", "describe_volumes", VolumeIds=[self._volume])["Volumes"]
+        answer = self._account.insist(("InvalidVolume.NotFound",), "ec2", "describe_volumes", VolumeIds=[self._volume])
+        (found,) = answer["Volumes"]
         return volume_of(found)
 
     def _wait_for_volume(self, check: Callable[[Volume], bool], wrong: str) -> None:
-        if not until(lambda: check(self._look()), seconds=PATIENCE):
+        def done() -> bool:
+            volume = self._look()
+            return check(volume) or volume.state == "error"
+
+        if not until(done, seconds=PATIENCE) or not check(self._look()):
             raise OpsError(
-                f"{wrong} after {PATIENCE} s: {self._look()}",
+                f"{wrong} after up to {PATIENCE} s: {self._look()}",
                 where=f"{self._declared.host}: data volume {self._volume}",
                 fix="see what AWS says of it, and run the same command again",
             )
@@ -220,31 +220,30 @@ class Acts:
             "IamInstanceProfile": {"Name": declared.name},
             "MetadataOptions": METADATA,
             "NetworkInterfaces": [network],
-            "BlockDeviceMappings": [self._root(image)],
+            "BlockDeviceMappings": self._disks(image),
             "TagSpecifications": self._tagged("instance", {**marker, LAUNCH: declared.digest}),
             # A run that was killed before it read the answer gets the same instance from the next one.
             "ClientToken": self._token(f"{image} {declared.instance_type} {declared.digest} {marker}"),
         }
-        refusals: list[Refusal] = []
+        answer = self._account.insist(_NO_GROUND, "ec2", "run_instances", **parameters)
+        self._launched = answer["Instances"][0]["InstanceId"]
 
-        def launched() -> bool:
-            try:
-                self._launched = self._account("ec2", "run_instances", **parameters)["Instances"][0]["InstanceId"]
-            except Refusal as refusal:
-                if _NOT_YET not in str(refusal):
-                    raise
-                refusals.append(refusal)
-            return bool(self._launched)
+    def _disks(self, image: str) -> list[dict[str, Any]]:
+        """The root disk: encrypted, and gone with the instance. Its name is the image's.
 
-        if not until(launched, seconds=PATIENCE):
-            raise refusals[-1]
-
-    def _root(self, image: str) -> dict[str, Any]:
-        """The root disk: encrypted, and gone with the instance. Its name is the image's."""
+        An image of a host may bring further disks, such as a copy of an old data volume in the place of the real one.
+        The instance gets none of them.
+        """
         found = self._account("ec2", "describe_images", ImageIds=[image])["Images"]
         name = found[0].get("RootDeviceName", "/dev/sda1") if found else "/dev/sda1"
         disk = {"VolumeSize": self._declared.root_size, "VolumeType": "gp3", "Encrypted": True}
-        return {"DeviceName": name, "Ebs": {**disk, "DeleteOnTermination": True}}
+        brought = (
+            [each["DeviceName"] for each in found[0].get("BlockDeviceMappings", []) if "Ebs" in each] if found else []
+        )
+        return [
+            {"DeviceName": name, "Ebs": {**disk, "DeleteOnTermination": True}},
+            *({"DeviceName": device, "NoDevice": ""} for device in brought if device != name),
+        ]
 
     def _token(self, what: str) -> str:
         """The same for the same step from the same state. AWS makes the same thing only once for it.
@@ -259,6 +258,16 @@ class Acts:
     def start(self, instance: Instance) -> None:
         # One that is being stopped cannot be started.
         self._wait_for_state(instance.id, "stopped", PATIENCE)
+        # The shutdown may have been the first step of a replacement that somebody else runs at this moment.
+        others = [
+            each.id for each in instances(self._account, self._declared) if each.is_live and each.id != instance.id
+        ]
+        if others:
+            raise OpsError(
+                f"is not started: {', '.join(others)} was launched in the meantime",
+                where=f"{self._declared.host}: instance {instance.id}",
+                fix="wait until the replacement that is under way has ended, and run the same command again",
+            )
         self._account("ec2", "start_instances", InstanceIds=[instance.id])
 
     def stop(self, instance: Instance) -> None:

@@ -50,7 +50,7 @@ def _refuse_none(declared: Declared, state: State, where: str) -> None:
     """Refuse to go on without a volume, unless a blank one was asked for and there never was another."""
     if not declared.create_volume:
         raise OpsError(
-            f"no volume has the tag {TAG}={declared.host}",
+            f"no volume in {declared.region} has the tag {TAG}={declared.host}",
             where=where,
             fix="for a new host, say -e aws_create_volume=true with aws_provision, once; else find the volume or a "
             "snapshot of it, and give it that tag",
@@ -106,18 +106,26 @@ def the_instance(declared: Declared, state: State) -> Instance | None:
     return next(iter(state.live), None)
 
 
-def successor_of(declared: Declared, state: State) -> Instance | None:
+def may_go(declared: Declared, state: State, going: list[Instance]) -> None:
+    """Refuse to begin what AWS would refuse only when the volume has moved: to end a protected instance."""
+    for instance in going:
+        for option in state.protected.get(instance.id, ()):
+            raise OpsError(
+                f"is protected against being {'stopped' if 'stop' in option else 'terminated'}",
+                where=f"{declared.host}: instance {instance.id}",
+                fix=f"aws ec2 modify-instance-attribute --region {declared.region} "
+                f"--instance-id {instance.id} {option}",
+            )
+
+
+def successor_of(declared: Declared, state: State, volume: Volume | None) -> Instance | None:
     """The instance with which an interrupted replacement goes on; None if a new one is to be launched.
 
-    One that was launched as is no longer declared counts as old: its image may be what was wrong.
+    One that was launched as is no longer declared counts as old: its image may be what was wrong. Of two that two
+    operators launched at once, the one that got the volume stays.
     """
     found = [each for each in state.live if each.is_successor and not each.outdated(declared, state.image)]
-    if len(found) > 1:
-        raise OpsError(
-            f"{' and '.join(each.id for each in found)} are both to take over",
-            where=declared.host,
-            fix="terminate the one that does not have the data volume",
-        )
+    found.sort(key=lambda each: (not (volume and volume.is_on(each.id)), each.id))
     return next(iter(found), None)
 
 

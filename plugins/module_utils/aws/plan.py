@@ -56,10 +56,11 @@ def replacing(declared: Declared, state: State, acts: Acts) -> Plan:
     plan = Plan()
     guards.group_fits(declared, state)
     volume = guards.volume_of(declared, state)
-    successor = guards.successor_of(declared, state)
+    successor = guards.successor_of(declared, state, volume)
+    old = [instance for instance in state.live if instance is not successor]
+    guards.may_go(declared, state, old)
     _surroundings(plan, declared, state, acts)
     _volume(plan, declared, volume, acts)
-    old = [instance for instance in state.live if instance is not successor]
     if successor is None:
         marker = {REPLACES: " ".join(each.id for each in old) or "none"}
         what = f"{declared.instance_type}, {state.image}"
@@ -88,6 +89,7 @@ def absent(declared: Declared, state: State, acts: Acts) -> Plan:
     """No instance, and nothing that only an instance needs. The data volume and its snapshots stay."""
     plan = Plan()
     volume = guards.volume_of(declared, state) if state.volumes else None
+    guards.may_go(declared, state, state.live)
     for instance in state.live:
         _let_go(plan, instance, volume, acts)
         _terminate(plan, instance, acts)
@@ -184,8 +186,7 @@ def _attach(plan: Plan, volume: Volume | None, instance: Instance | None, acts: 
 
     :param instance: None for one that this plan launches
     """
-    attached = bool(volume and instance and instance.id in [each[0] for each in volume.attachments])
-    if not attached:
+    if not (volume and instance and volume.is_on(instance.id)):
         _add(
             plan,
             "data volume: attached to",

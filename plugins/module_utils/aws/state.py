@@ -68,7 +68,8 @@ class Volume:
 
     def is_on(self, instance: str) -> bool:
         """Whether the volume is attached to *instance*, and stays so."""
-        return any(each[0] == instance and each[2] != "detaching" for each in self.attachments)
+        # AWS calls a volume busy that is to be detached and is still mounted.
+        return any(each[0] == instance and each[2] not in ("detaching", "busy") for each in self.attachments)
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,19 @@ class State:
     profile: tuple[str, ...] | None = None
     snapshot_role: Role | None = None
     parameters: frozenset[str] = field(default_factory=frozenset)
+    # Instances that somebody protected, with the options of AWS' command line that take the protection off; asked for
+    # only where instances have to go.
+    protected: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def live(self) -> list[Instance]:
         return [instance for instance in self.instances if instance.is_live]
 
 
-def read(account: Account, declared: Declared) -> State:
+def read(account: Account, declared: Declared, *, ends: bool = False) -> State:
     """The host's state, from AWS.
 
+    :param ends: whether instances may have to go
     :raises OpsError: when AWS cannot be asked, or when the declared subnet or image does not exist
     """
     volumes = tuple(_volumes(account, declared))
@@ -127,11 +132,12 @@ def read(account: Account, declared: Declared) -> State:
                 fix="name an image (ami-…), or the path of a parameter that names one",
             )
         image = parameters[image]
+    found = tuple(instances(account, declared))
     return State(
         vpc=vpc,
         zone=zone,
         image=image,
-        instances=tuple(instances(account, declared)),
+        instances=found,
         volumes=volumes,
         snapshots=() if volumes else tuple(_snapshots(account, declared)),
         group=_group(account, declared),
@@ -139,7 +145,19 @@ def read(account: Account, declared: Declared) -> State:
         profile=profile,
         snapshot_role=_role(account, declared.snapshot_role, own=False),
         parameters=frozenset(parameters),
+        protected={each.id: _protection(account, each.id) for each in found if ends and each.is_live},
     )
+
+
+def _protection(account: Account, instance: str) -> tuple[str, ...]:
+    """The protections against being stopped and terminated, as the options that take them off."""
+    options = {"disableApiStop": "--no-disable-api-stop", "disableApiTermination": "--no-disable-api-termination"}
+    found = []
+    for attribute, option in options.items():
+        answer = account("ec2", "describe_instance_attribute", InstanceId=instance, Attribute=attribute)
+        if answer.get(attribute[0].upper() + attribute[1:], {}).get("Value"):
+            found.append(option)
+    return tuple(found)
 
 
 def instances(account: Account, declared: Declared) -> list[Instance]:

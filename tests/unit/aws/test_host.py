@@ -298,7 +298,7 @@ def test_a_host_that_does_not_stop_is_switched_off_and_loses_the_volume(world, m
 
 
 def no_volume(world):
-    return r"no volume has the tag hermes:host=atlas\. Fix: for a new host"
+    return r"no volume in eu-central-1 has the tag hermes:host=atlas\. Fix: for a new host"
 
 
 def volume_gone_with_snapshots(world):

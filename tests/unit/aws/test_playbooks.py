@@ -151,5 +151,8 @@ def test_a_host_is_destroyed_only_by_its_name_and_the_volume_stays(world, play):
 def test_an_error_of_the_module_is_one_line_with_the_fix(world, play):
     failed = play("aws_provision")
     assert not failed.ok
-    assert "no volume has the tag hermes:host=atlas. Fix: for a new host, say -e aws_create_volume=true" in failed.said
+    assert (
+        "no volume in eu-central-1 has the tag hermes:host=atlas. Fix: for a new host, say -e aws_create_volume=true"
+        in failed.said
+    )
     assert failed.changes == []
