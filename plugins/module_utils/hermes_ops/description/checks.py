@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..system.errors import OpsError
-from ..system.systemd import check_path
+from ..system.paths import check_path
 from .agent import Declared, Limits, Placement, Sandbox, Server
 from .schema import (
     AGENT_NAME,

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ..system.errors import OpsError
-from ..system.systemd import check_path
+from ..system.paths import check_path
 from . import checks, sources
 from .agent import Agent, Declared, Description, HealthCheck, Placement, Server
 from .schema import AGENT_KEYS, DEFAULT_PROFILE, GATEWAY_UNIT, PROFILES_DIRECTORY, check_table, choice
