@@ -48,6 +48,7 @@ RESTART = {
 }
 FILES = {"config": config.FILE_NAME, "env": dotenv.FILE_NAME, "webhooks": webhooks.FILE_NAME}
 parts = pytest.mark.parametrize("part", DECLARED)
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can act as somebody else")
 
 
 class Host:
@@ -548,3 +549,30 @@ def test_an_old_secret_is_not_shown_when_it_is_replaced_or_removed(host, replace
         file = FILES["env" if name == "secrets" else name]
         assert f"default: {host.home}/{file}" in [each["after_header"] for each in result["diff"]]
         assert SECRET not in (host.home / file).read_text()
+
+
+@needs_root
+def test_a_look_without_the_agent_s_user_is_not_root_s(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    assert work.reader(str(home)).uid == Account.named("nobody").uid
+    os.chown(home, 4711, 4712)
+    assert (work.reader(str(home)).uid, work.reader(str(home)).gid) == (4711, 4712)
+    assert work.reader(str(tmp_path / "none")).uid == Account.named("nobody").uid
+
+
+@needs_root
+def test_a_home_whose_user_is_only_planned_is_never_looked_at_as_root(tmp_path):
+    """In check mode a link in the place of the home does not reveal the owner of its target."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    for path in (theirs, ours):
+        path.mkdir()
+    daemon, nobody = Account.named("daemon").uid, Account.named("nobody").uid
+    os.chown(theirs, daemon, -1)
+    links = {}
+    for name, target, owner in (("to_ours", ours, daemon), ("to_theirs", theirs, 0)):
+        links[name] = tmp_path / name
+        links[name].symlink_to(target)
+        os.chown(links[name], owner, -1, follow_symlinks=False)
+    seen = {path.name: work.reader(str(path)).uid for path in (theirs, ours, *links.values(), tmp_path / "nothing")}
+    assert seen == {"theirs": daemon, "ours": nobody, "to_ours": daemon, "to_theirs": nobody, "nothing": nobody}

@@ -18,7 +18,6 @@ If a run is killed, the next run finishes its work. Without differences, and in 
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -192,7 +191,7 @@ def _env(description: Description, api: Server, elsewhere: tuple[str, ...]) -> E
 def converge_home(path: str, account: Account, records: Records, desired: AgentHome, *, check: bool) -> Outcome:
     """Converge the home at *path* to *desired*.
 
-    :param account: the agent's user; in check mode, :func:`reader` for a user that does not exist yet
+    :param account: the agent's user; in check mode another one may stand in for it while it does not exist
     :raises OpsError: names the file; if the look finds a part that cannot be corrected, nothing is changed
     :raises WorkerDied: the worker died while reading the home; names the file
     """
@@ -210,24 +209,6 @@ def converge_home(path: str, account: Account, records: Records, desired: AgentH
             outcome = job.look(mend=True)
         job.apply(outcome)
     return outcome
-
-
-def reader(path: str) -> Account:
-    """The user that reads the home at *path* while the agent's user does not exist yet.
-
-    :returns: the owner of the home; ``nobody`` when that is root, or when there is no home
-    """
-    try:
-        status = os.lstat(path)
-        if status.st_uid:
-            return Account(str(status.st_uid), status.st_uid, status.st_gid, path)
-    except OSError:
-        pass
-    try:
-        nobody = pwd.getpwnam("nobody")
-    except KeyError:
-        return Account("nobody", 65534, 65534, "/")
-    return Account("nobody", nobody.pw_uid, nobody.pw_gid, "/")
 
 
 class _Job:
