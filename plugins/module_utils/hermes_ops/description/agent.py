@@ -99,8 +99,20 @@ class HealthCheck:
 
 
 @dataclass(frozen=True)
+class Supervised:
+    """The part of a description that a supervisor needs: systemd, or a container engine. It holds no secrets.
+
+    :param drain: seconds that the gateway may take to finish its work before it is stopped
+    """
+
+    drain: int
+    limits: Limits
+    health: HealthCheck
+
+
+@dataclass(frozen=True)
 class Placement:
-    """Where an agent runs, as which user, and at which addresses it serves.
+    """Where an agent runs, as which user, in which sandbox, and at which addresses it serves.
 
     :param name: the agent's name
     :param home: its HERMES_HOME
@@ -117,6 +129,7 @@ class Placement:
     home: str
     directory: str
     unit: str
+    sandbox: Sandbox
     config_scope: str
     managed_dir: str
     api: Server
@@ -139,21 +152,16 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Agent(Placement):
+class Agent(Placement, Supervised):
     """An agent as its host knows it: where it runs, and everything that is needed to supervise and watch it.
 
     It holds no secrets, so it may appear in output and records.
 
     :param state: ``present`` or ``absent``
-    :param drain: seconds that the gateway may take to finish its work before it is stopped
     :param source: where its further secrets come from; None: there are no others than those of the description
     """
 
     state: str
-    drain: int
-    limits: Limits
-    sandbox: Sandbox
-    health: HealthCheck
     source: Source | None = None
 
     @classmethod

@@ -151,7 +151,6 @@ def _resolve_one(declared: dict[str, Any], number: int, where: str, data_dir: st
     placement = _placement(declared, state, where, data_dir, managed_root)
     drain = declared.get("drain", 30)
     limits = checks.limits_of(declared.get("limits", {}), where)
-    sandbox = checks.sandbox_of(declared.get("sandbox", {}), where)
     secrets = checks.env_texts(declared, "secrets", where)
     source = sources.source_of(declared.get("secrets_from"), f"{where}: secrets_from")
     checks.check_api_key(placement.api, secrets, where, may_follow=source is not None)
@@ -163,7 +162,6 @@ def _resolve_one(declared: dict[str, Any], number: int, where: str, data_dir: st
         state=state,
         drain=drain,
         limits=limits,
-        sandbox=sandbox,
         health=health,
         source=source,
     )
@@ -189,6 +187,7 @@ def _placement(declared: dict[str, Any], state: str, where: str, data_dir: str, 
         home=checks.home_of(declared, directory, data_dir, where),
         directory=directory,
         unit=GATEWAY_UNIT.format(name),
+        sandbox=checks.sandbox_of(declared.get("sandbox", {}), where),
         config_scope=choice(declared, "config_scope", ("home", "managed"), where),
         managed_dir=f"{managed_root}/{name}",
         **servers,
