@@ -165,12 +165,13 @@ def desired(
 
 
 def _config(description: Description, webhook: Server, limited: bool) -> dict[str, Any]:
-    """The keys of ``config.yaml``: those of *description*, and below them the growth limits, and the address of the
-    server that takes webhooks."""
+    """The keys of ``config.yaml``: those of *description*, and below them the drain time, the growth limits, and the
+    address of the server that takes webhooks."""
     declared = description.config
     server = {"enabled": True, "extra": {"host": webhook.host, "port": webhook.port}}
     # A new file gets its keys in this order: those of every agent, the limits, the server's, the declared ones.
-    common = {key: value for key, value in declared.items() if key in (*BASE_CONFIG, "agent")}
+    common = {key: value for key, value in declared.items() if key in BASE_CONFIG}
+    common["agent"] = {"restart_drain_timeout": description.drain}
     ours = merge(common, GROWTH_LIMITS) if limited else common
     return merge({**ours, **({"platforms": {"webhook": server}} if webhook.enabled else {})}, declared)
 

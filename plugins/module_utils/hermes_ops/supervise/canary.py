@@ -184,7 +184,7 @@ def prepare(host: Installation, agent: Agent, home: str) -> Agent:
         managed_dir=os.path.join(home, MANAGED_NAME),
         api=api,
         webhook=replace(agent.webhook, enabled=False),
-        health=replace(agent.health, platforms=("api_server",), reply=not renewed, webhook=None),
+        health=replace(agent.health, platforms=(), reply=not renewed, webhook=None),
     )
 
 
