@@ -423,6 +423,8 @@ def _managed(directory: str, keys: Mapping[str, Any], record: Mapping[str, Any])
 
 def _make_home(path: str, account: Account) -> None:
     """Create the directory *path* if its nearest existing parent belongs to root; else the worker creates it."""
+    if os.geteuid() != 0:
+        return
     missing: list[str] = []
     parent = path
     while not os.path.lexists(parent):
@@ -430,7 +432,7 @@ def _make_home(path: str, account: Account) -> None:
         missing.insert(0, name)
     descriptor = open_directory(parent)
     try:
-        if os.geteuid() != 0 or os.fstat(descriptor).st_uid != 0:
+        if os.fstat(descriptor).st_uid != 0:
             return
         for name in missing:
             os.mkdir(name, home.HOME_MODE, dir_fd=descriptor)
