@@ -201,7 +201,7 @@ def test_settings_become_text():
     ("agents", "words"),
     [
         ([], ["must be a list of at least one agent"]),
-        (["x"], ["entry 1 is not a mapping"]),
+        (["x"], ["entry 1: is not a mapping"]),
         ([{}], ["entry 1: has the name None"]),
         ([{"name": "Bad Name"}], ["'Bad Name'"]),
         ([{"name": "profiles", "api": {"port": 8700}}], ["entry 1: ", "'profiles'", "another name"]),

@@ -54,8 +54,13 @@ def is_wanted(subscription: Any) -> bool:
     return not isinstance(subscription, dict) or subscription.get("state") != "absent"
 
 
-def name_of(declared: dict[str, Any], where: str) -> str:
-    """The agent's name."""
+def name_of(declared: Any, where: str) -> str:
+    """The agent's name.
+
+    :param declared: the agent's entry, of which nothing is known yet
+    """
+    if not isinstance(declared, dict):
+        raise OpsError("is not a mapping", where=where, fix="write it as {name: …}")
     name = declared.get("name")
     if not isinstance(name, str) or not AGENT_NAME.fullmatch(name):
         raise OpsError(

@@ -112,8 +112,6 @@ def resolve(
         raise OpsError("must be a list of at least one agent", where=where, fix="declare one: [{name: default}]")
     resolved: dict[str, Declared] = {}
     for number, declared in enumerate(agents, start=1):
-        if not isinstance(declared, dict):
-            raise OpsError(f"entry {number} is not a mapping", where=where, fix="write it as {name: …}")
         name = checks.name_of(declared, f"{where}: entry {number}")
         one = _resolve_one(declared, f"{where}: agent {name}", data_dir, managed_root)
         checks.check_tailnet(one.agent, tailnet, f"{where}: agent {name}")
@@ -143,10 +141,10 @@ def refuse_replaced(variables: Collection[str], host: str) -> None:
             raise OpsError("is not used any more", where=f"{host}: {name}", fix=f"{fix}; see docs/agents.md")
 
 
-def describe(declared: dict[str, Any], where: str) -> Description:
+def describe(declared: Any, where: str) -> Description:
     """The description in *declared*, an entry of ``hermes_agents``. It is the same wherever the agent is placed.
 
-    :raises OpsError: for the first mistake in it, or in the names and types of any key
+    :raises OpsError: for the first mistake in it, or in the name or type of a key
     """
     name = checks.name_of(declared, where)
     check_table(declared, AGENT_KEYS, where)
