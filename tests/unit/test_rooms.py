@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +81,31 @@ def test_dependencies_lead_downwards(room):
 def test_what_is_declared_knows_nothing_of_hosts():
     found = {imported for path in (KIT / "description").glob("*.py") for _line, imported in imports(path)}
     assert found <= {"system", "description"}
+
+
+# Modules that ask or change the host.
+OF_THE_HOST = {"system.network", "system.process", "system.services", "system.systemd"}
+# A place or a program of the host, at the beginning of a text.
+PLACES = re.compile(r"/(etc|run|var)\b|(journal|login|system)ctl\b")
+
+
+def test_a_home_is_converged_without_knowing_what_runs_the_agent():
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import hermes_ops.agent.converge; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", program, KIT.parent], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[2] for name in said.stdout.split() if name.startswith("hermes_ops.")}
+    assert {"agent.parts", "description.agent", "host.records", "system.worker"} <= loaded
+    assert loaded & OF_THE_HOST == set()
+    # Records are files in a directory that is handed in.
+    assert {name.partition(".")[0] for name in loaded - {"host", "host.records"}} == {"agent", "description", "system"}
+    known = []
+    for path in sorted(KIT / f"{name.replace('.', '/')}.py" for name in loaded if name.count(".")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            known += [f"{path.relative_to(KIT)} imports {name}" for name in names if name in ("grp", "pwd")]
+            if isinstance(node, ast.Constant) and PLACES.match(str(node.value)):
+                known.append(f"{path.relative_to(KIT)} says {node.value!r}")
+    # For Account, which is handed in, too.
+    assert known == ["system/files.py imports pwd"]
 
 
 def test_the_ground_floor_knows_nothing_of_hermes():

@@ -83,7 +83,8 @@ def test_webhooks_open_the_server_where_the_agent_is_placed():
 def test_without_the_server_for_webhooks_config_is_as_described():
     for words in ({}, {"webhook": {"enabled": False}}, {"webhooks": [{"name": "a", "state": "absent"}]}):
         found = resolved(**words)
-        config = declaration.merge(declaration.GROWTH_LIMITS, found.description.config)
+        ours = {**declaration.GROWTH_LIMITS, "agent": {"restart_drain_timeout": 30}}
+        config = declaration.merge(ours, found.description.config)
         assert desired(found.description, found.agent).config == Config(config)
         assert "platforms" not in found.description.config
 

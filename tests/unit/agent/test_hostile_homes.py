@@ -181,16 +181,6 @@ def test_a_link_to_what_others_let_everybody_read_is_refused(file, check, victim
         assert (victim.home / file).is_symlink()
 
 
-@needs_root
-def test_a_look_without_the_agent_s_user_is_not_root_s(public):
-    home = public / "home"
-    home.mkdir()
-    assert agent.reader(str(home)).uid == Account.named("nobody").uid
-    os.chown(home, 4711, 4712)
-    assert (agent.reader(str(home)).uid, agent.reader(str(home)).gid) == (4711, 4712)
-    assert agent.reader(str(public / "none")).uid == Account.named("nobody").uid
-
-
 @pytest.mark.parametrize(("file", "kit"), [("config.yaml", config), ("webhook_subscriptions.json", webhooks)])
 def test_what_somebody_writes_meanwhile_is_not_lost(file, kit, victim, monkeypatch):
     """The agent writes between our read and our write of a file: the plan is made again, and its key stays."""
@@ -302,20 +292,3 @@ def test_what_a_worker_says_is_not_believed(lie, victim, monkeypatch):
     monkeypatch.setattr(agent, "work", lying)
     with pytest.raises(OpsError, match="malformed answer"):
         victim.converge(AgentHome(config=Config({"a": 1})), check=True)
-
-
-@needs_root
-def test_a_home_whose_user_is_only_planned_is_never_looked_at_as_root(public):
-    """In check mode a link in the place of the home does not reveal the owner of its target."""
-    theirs, ours = public / "theirs", public / "ours"
-    for path in (theirs, ours):
-        path.mkdir()
-    daemon, nobody = Account.named("daemon").uid, Account.named("nobody").uid
-    os.chown(theirs, daemon, -1)
-    links = {}
-    for name, target, owner in (("to_ours", ours, daemon), ("to_theirs", theirs, 0)):
-        links[name] = public / name
-        links[name].symlink_to(target)
-        os.chown(links[name], owner, -1, follow_symlinks=False)
-    seen = {path.name: agent.reader(str(path)).uid for path in (theirs, ours, *links.values(), public / "nothing")}
-    assert seen == {"theirs": daemon, "ours": nobody, "to_ours": daemon, "to_theirs": nobody, "nothing": nobody}

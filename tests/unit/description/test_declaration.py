@@ -14,7 +14,11 @@ import subprocess
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.config import shown
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import checks, declaration
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Agent, Declared
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import (
+    Agent,
+    Declared,
+    Limits,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +33,10 @@ def resolve(*agents):
     plain = {name: each.to_plain() for name, each in found.items()}
     assert {name: Declared.from_plain(json.loads(json.dumps(each)), "") for name, each in plain.items()} == found
     return plain
+
+
+def platforms(agent) -> list[str]:
+    return Agent.from_plain(agent["gateway"], "").platforms
 
 
 def refusal(*agents) -> str:
@@ -47,13 +55,15 @@ def test_the_default_agent_needs_nothing():
     assert agent["gateway"]["user"] == "hermes-default"
     assert agent["gateway"]["unit"] == "hermes-gateway@default.service"
     assert agent["gateway"]["api"] == {"enabled": True, "host": "127.0.0.1", "port": 8642, "tailnet": False}
-    assert agent["gateway"]["health"]["platforms"] == ["api_server"]
+    assert platforms(agent) == ["api_server"]
 
 
 def test_a_description_is_the_same_wherever_the_agent_runs():
     described = {
         "name": "coder",
         "drain": 5,
+        "limits": {"memory": "2G"},
+        "health": {"platforms": ["irc"], "timeout": 9},
         "config": {"platforms": {"webhook": {"extra": {"rate_limit": 5}}}, "model": {"default": "a/b"}},
         "settings": {"A": "b"},
         "secrets": {"A_TOKEN": "top-secret", "API_SERVER_KEY": KEY},
@@ -64,6 +74,8 @@ def test_a_description_is_the_same_wherever_the_agent_runs():
         "user": "ada",
         "home": "/home/ada/.hermes",
         "config_scope": "managed",
+        "sandbox": {"open": ["home"], "paths": ["/srv/x"]},
+        "secrets_from": {"file": "/etc/x.yaml"},
     }
     closed = {"api": {"enabled": False}, "webhook": {"enabled": False}}
     found = []
@@ -75,7 +87,16 @@ def test_a_description_is_the_same_wherever_the_agent_runs():
     assert len({str(each.agent) for each in found}) == 3
     assert description.settings == {"A": "b"}
     assert description.config["platforms"] == described["config"]["platforms"]
-    assert description.config["agent"] == {"restart_drain_timeout": 5}
+    assert "agent" not in description.config
+    assert description.limits == Limits("2G", None, 1024)
+    assert [each.agent.platforms for each in found] == [
+        ["irc", "api_server"],
+        ["irc"],
+        ["irc", "api_server", "webhook"],
+    ]
+    assert declaration.describe(described, "it") == description
+    for each in found:
+        assert (each.agent.drain, each.agent.limits, each.agent.health) == (5, description.limits, description.health)
 
 
 def test_every_agent_has_a_home_and_a_user_of_its_own():
@@ -135,7 +156,7 @@ def test_declared_config_wins_over_ours():
 def test_webhooks_open_the_server_on_loopback():
     agent = resolve({"name": "default", "webhooks": [{"name": "a"}]})["default"]
     assert agent["gateway"]["webhook"] == {"enabled": True, "host": "127.0.0.1", "port": 8644, "tailnet": False}
-    assert agent["gateway"]["health"]["platforms"] == ["api_server", "webhook"]
+    assert platforms(agent) == ["api_server", "webhook"]
 
 
 def test_a_subscription_that_shall_be_gone_opens_no_server():
@@ -144,15 +165,15 @@ def test_a_subscription_that_shall_be_gone_opens_no_server():
 
 
 def test_a_cron_only_agent_has_no_platform_and_no_server():
-    gateway = resolve({"name": "nightly", "api": {"enabled": False}})["nightly"]["gateway"]
-    assert gateway["health"]["platforms"] == []
-    assert not gateway["api"]["enabled"]
-    assert not gateway["webhook"]["enabled"]
+    agent = resolve({"name": "nightly", "api": {"enabled": False}})["nightly"]
+    assert platforms(agent) == []
+    assert not agent["gateway"]["api"]["enabled"]
+    assert not agent["gateway"]["webhook"]["enabled"]
 
 
 def test_a_bot_token_makes_its_platform_expected():
     agent = resolve({"name": "default", "secrets": {"DISCORD_BOT_TOKEN": "t" * 30}})["default"]
-    assert agent["gateway"]["health"]["platforms"] == ["discord", "api_server"]
+    assert platforms(agent) == ["discord", "api_server"]
 
 
 def test_an_absent_agent_needs_no_port():
@@ -180,10 +201,10 @@ def test_settings_become_text():
     ("agents", "words"),
     [
         ([], ["must be a list of at least one agent"]),
-        (["x"], ["entry 1 is not a mapping"]),
-        ([{}], ["entry 1 has the name None"]),
+        (["x"], ["entry 1: is not a mapping"]),
+        ([{}], ["entry 1: has the name None"]),
         ([{"name": "Bad Name"}], ["'Bad Name'"]),
-        ([{"name": "profiles", "api": {"port": 8700}}], ["entry 1", "'profiles'", "another name"]),
+        ([{"name": "profiles", "api": {"port": 8700}}], ["entry 1: ", "'profiles'", "another name"]),
         ([{"name": "default", "user": "root"}], ["agent default: user", "unprivileged"]),
         ([{"name": "default", "user": "A"}], ["agent default: user", "'A'", "32"]),
         ([{"name": "default", "user": "x" * 33}], ["agent default: user", "32"]),
@@ -451,7 +472,7 @@ def test_what_is_beside_the_keys_with_a_place_of_their_own_can_be_declared():
     declared = {"platforms": {"webhook": {"extra": {"rate_limit": 5}}, "api_server": {}}, "agent": {"max_turns": 9}}
     config = resolve({"name": "default", "config": declared, "webhooks": [{"name": "a"}]})["default"]["config"]
     assert config["platforms"] == declared["platforms"]
-    assert config["agent"] == {"max_turns": 9, "restart_drain_timeout": 30}
+    assert config["agent"] == declared["agent"]
 
 
 def test_seeds_up_to_the_limit():

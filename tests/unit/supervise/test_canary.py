@@ -113,7 +113,7 @@ def test_it_has_a_key_and_a_port_of_its_own_on_the_loopback_address(host, home):
     assert 0 < float(variables["HERMES_AUTO_CONTINUE_FRESHNESS"]) < 1
     assert 0 < settings["agent"]["gateway_auto_continue_freshness"] < 1
     assert not described.webhook.enabled
-    assert described.health.platforms == ("api_server",)
+    assert described.platforms == ["api_server"]
     assert described.health.webhook is None
     for name in (".env", "config.yaml", ".canary/.env", ".canary/config.yaml"):
         assert (home / name).stat().st_mode & 0o777 == 0o600

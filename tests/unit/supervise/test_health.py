@@ -394,7 +394,8 @@ def test_health_must_come_from_hermes(server, monkeypatch):
 def test_the_api_server_must_be_this_agents(server, holder, causes, tmp_path, monkeypatch):
     monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
     monkeypatch.setattr(network, "gateway_of", lambda pid: holder)
-    (tmp_path / "gateway_state.json").write_text('{"pid": 42, "gateway_state": "running"}')
+    state = {"pid": 42, "gateway_state": "running", "platforms": {"api_server": {"state": "connected"}}}
+    (tmp_path / "gateway_state.json").write_text(json.dumps(state))
     found = health.check(agent(tmp_path, api=server), Account.current(), systemd.state_of(unit()))
     assert [problem.cause for problem in found.problems] == causes
     assert found.version == (None if causes else "0.19.0")

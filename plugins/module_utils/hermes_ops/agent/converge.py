@@ -18,7 +18,6 @@ If a run is killed, the next run finishes its work. Without differences, and in 
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -166,12 +165,13 @@ def desired(
 
 
 def _config(description: Description, webhook: Server, limited: bool) -> dict[str, Any]:
-    """The keys of ``config.yaml``: those of *description*, and below them the growth limits, and the address of the
-    server that takes webhooks."""
+    """The keys of ``config.yaml``: those of *description*, and below them the drain time, the growth limits, and the
+    address of the server that takes webhooks."""
     declared = description.config
     server = {"enabled": True, "extra": {"host": webhook.host, "port": webhook.port}}
     # A new file gets its keys in this order: those of every agent, the limits, the server's, the declared ones.
-    common = {key: value for key, value in declared.items() if key in (*BASE_CONFIG, "agent")}
+    common = {key: value for key, value in declared.items() if key in BASE_CONFIG}
+    common["agent"] = {"restart_drain_timeout": description.drain}
     ours = merge(common, GROWTH_LIMITS) if limited else common
     return merge({**ours, **({"platforms": {"webhook": server}} if webhook.enabled else {})}, declared)
 
@@ -192,7 +192,7 @@ def _env(description: Description, api: Server, elsewhere: tuple[str, ...]) -> E
 def converge_home(path: str, account: Account, records: Records, desired: AgentHome, *, check: bool) -> Outcome:
     """Converge the home at *path* to *desired*.
 
-    :param account: the agent's user; in check mode, :func:`reader` for a user that does not exist yet
+    :param account: the agent's user; in check mode another one may stand in for it while it does not exist
     :raises OpsError: names the file; if the look finds a part that cannot be corrected, nothing is changed
     :raises WorkerDied: the worker died while reading the home; names the file
     """
@@ -210,24 +210,6 @@ def converge_home(path: str, account: Account, records: Records, desired: AgentH
             outcome = job.look(mend=True)
         job.apply(outcome)
     return outcome
-
-
-def reader(path: str) -> Account:
-    """The user that reads the home at *path* while the agent's user does not exist yet.
-
-    :returns: the owner of the home; ``nobody`` when that is root, or when there is no home
-    """
-    try:
-        status = os.lstat(path)
-        if status.st_uid:
-            return Account(str(status.st_uid), status.st_uid, status.st_gid, path)
-    except OSError:
-        pass
-    try:
-        nobody = pwd.getpwnam("nobody")
-    except KeyError:
-        return Account("nobody", 65534, 65534, "/")
-    return Account("nobody", nobody.pw_uid, nobody.pw_gid, "/")
 
 
 class _Job:
@@ -441,6 +423,8 @@ def _managed(directory: str, keys: Mapping[str, Any], record: Mapping[str, Any])
 
 def _make_home(path: str, account: Account) -> None:
     """Create the directory *path* if its nearest existing parent belongs to root; else the worker creates it."""
+    if os.geteuid() != 0:
+        return
     missing: list[str] = []
     parent = path
     while not os.path.lexists(parent):
@@ -448,7 +432,7 @@ def _make_home(path: str, account: Account) -> None:
         missing.insert(0, name)
     descriptor = open_directory(parent)
     try:
-        if os.geteuid() != 0 or os.fstat(descriptor).st_uid != 0:
+        if os.fstat(descriptor).st_uid != 0:
             return
         for name in missing:
             os.mkdir(name, home.HOME_MODE, dir_fd=descriptor)

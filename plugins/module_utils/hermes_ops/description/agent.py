@@ -10,10 +10,13 @@ and converts it into these types, and only ``to_plain`` converts it back.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..system.typed import parse, plain
+
+# The key under which a server is declared -> its platform in gateway_state.json.
+SERVER_PLATFORMS = {"api": "api_server", "webhook": "webhook"}
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,9 @@ class Source:
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """The conditions under which the agent counts as healthy, besides a running gateway.
+    """The conditions under which the agent counts as healthy, besides a running gateway with its servers.
 
-    :param platforms: the platforms that must be connected, by their names in gateway_state.json
+    :param platforms: the platforms that must be connected, by their names in gateway_state.json; not its own servers
     :param reply: whether the agent must answer a chat message
     :param webhook: the subscription that must answer a call; None for none
     :param timeout: seconds within which all conditions must hold
@@ -99,8 +102,23 @@ class HealthCheck:
 
 
 @dataclass(frozen=True)
+class Supervised:
+    """The part of a description that a supervisor needs: systemd, or a container engine. It holds no secrets.
+
+    :param drain: seconds that the gateway may take to finish its work before it is stopped
+    """
+
+    drain: int
+    limits: Limits
+    health: HealthCheck
+
+
+_SUPERVISED = tuple(each.name for each in fields(Supervised))
+
+
+@dataclass(frozen=True)
 class Placement:
-    """Where an agent runs, as which user, and at which addresses it serves.
+    """Where an agent runs, as which user, in which sandbox, and at which addresses it serves.
 
     :param name: the agent's name
     :param home: its HERMES_HOME
@@ -117,6 +135,7 @@ class Placement:
     home: str
     directory: str
     unit: str
+    sandbox: Sandbox
     config_scope: str
     managed_dir: str
     api: Server
@@ -139,22 +158,23 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Agent(Placement):
+class Agent(Placement, Supervised):
     """An agent as its host knows it: where it runs, and everything that is needed to supervise and watch it.
 
     It holds no secrets, so it may appear in output and records.
 
     :param state: ``present`` or ``absent``
-    :param drain: seconds that the gateway may take to finish its work before it is stopped
     :param source: where its further secrets come from; None: there are no others than those of the description
     """
 
     state: str
-    drain: int
-    limits: Limits
-    sandbox: Sandbox
-    health: HealthCheck
     source: Source | None = None
+
+    @classmethod
+    def of(cls, description: Description, placement: Placement, *, state: str, source: Source | None) -> Agent:
+        """The agent of *description* at *placement*."""
+        supervised = {name: getattr(description, name) for name in _SUPERVISED}
+        return cls(**vars(placement), **supervised, state=state, source=source)
 
     @classmethod
     def from_plain(cls, value: Any, where: str) -> Agent:
@@ -168,17 +188,22 @@ class Agent(Placement):
     def present(self) -> bool:
         return self.state == "present"
 
+    @property
+    def platforms(self) -> list[str]:
+        """The platforms that must be connected, the enabled servers among them."""
+        return [*self.health.platforms, *(SERVER_PLATFORMS[key] for key in self.servers)]
+
     def checked_by(self, **health: Any) -> Agent:
         """The same agent, with the fields *health* of its :class:`HealthCheck` replaced."""
         return replace(self, health=replace(self.health, **health))
 
 
 @dataclass(frozen=True)
-class Description:
-    """The content of an agent's home, independent of where it runs.
+class Description(Supervised):
+    """What an agent is, independent of where it runs: how it is supervised, and the content of its home.
 
-    The keys of config.yaml and ``.env`` that name an address are not in it: ``agent.converge`` derives them from the
-    :class:`Placement`.
+    The keys of config.yaml and ``.env`` that follow from another field, or from an address in the :class:`Placement`,
+    are not in it: ``agent.converge`` derives them.
 
     :param config: keys of config.yaml
     :param settings: variables of ``.env`` that may be shown
@@ -220,10 +245,16 @@ class Declared:
         # `to_plain` repeats these for readers of the JSON; they are also in `gateway`.
         for name in ("state", "home"):
             value.pop(name, None)
-        return cls(parse(Description, value, where), Agent.from_plain(gateway, f"{where}: gateway"), purge)
+        agent = Agent.from_plain(gateway, f"{where}: gateway")
+        supervised = {name: gateway[name] for name in _SUPERVISED}
+        return cls(parse(Description, {**value, **supervised}, where), agent, purge)
 
     def to_plain(self) -> dict[str, Any]:
-        """The keys of the description, the :class:`Agent` as ``gateway``, its ``state`` and ``home``, and ``purge``."""
+        """The keys of the description, the :class:`Agent` as ``gateway``, its ``state`` and ``home``, and ``purge``.
+
+        The keys of :class:`Supervised` are only in ``gateway``.
+        """
         agent = self.agent
+        content = {name: value for name, value in plain(self.description).items() if name not in _SUPERVISED}
         also = {"state": agent.state, "purge": self.purge, "home": agent.home, "gateway": agent.to_plain()}
-        return {**plain(self.description), **also}
+        return {**content, **also}

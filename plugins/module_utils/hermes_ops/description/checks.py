@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..system.errors import OpsError
-from ..system.systemd import check_path
-from .agent import Declared, Limits, Placement, Sandbox, Server
+from ..system.paths import check_path
+from .agent import Declared, Description, Limits, Placement, Sandbox, Server
 from .schema import (
     AGENT_NAME,
     API_KEY_MINIMUM,
@@ -54,18 +54,23 @@ def is_wanted(subscription: Any) -> bool:
     return not isinstance(subscription, dict) or subscription.get("state") != "absent"
 
 
-def name_of(declared: dict[str, Any], number: int, where: str) -> str:
-    """The agent's name."""
+def name_of(declared: Any, where: str) -> str:
+    """The agent's name.
+
+    :param declared: the agent's entry, of which nothing is known yet
+    """
+    if not isinstance(declared, dict):
+        raise OpsError("is not a mapping", where=where, fix="write it as {name: …}")
     name = declared.get("name")
     if not isinstance(name, str) or not AGENT_NAME.fullmatch(name):
         raise OpsError(
-            f"entry {number} has the name {name!r}",
+            f"has the name {name!r}",
             where=where,
             fix="use lower-case letters, digits, '-' and '_' (at most 64, starting with a letter or digit)",
         )
     if name == PROFILES_DIRECTORY:
         raise OpsError(
-            f"entry {number} has the name {name!r}, which Hermes uses for the directory of its profiles",
+            f"has the name {name!r}, which Hermes uses for the directory of its profiles",
             where=where,
             fix="use another name",
         )
@@ -236,11 +241,7 @@ def check_api_key(api: Server, secrets: dict[str, str], where: str, *, may_follo
         )
 
 
-def check_webhooks(webhook: Server, subscriptions: list[Any], where: str) -> None:
-    if any(is_wanted(subscription) for subscription in subscriptions) and not webhook.enabled:
-        raise OpsError(
-            "is false, but webhooks are declared", where=f"{where}: webhook.enabled", fix="enable it, or remove them"
-        )
+def check_webhooks(subscriptions: list[Any], where: str) -> None:
     names: set[str] = set()
     for number, subscription in enumerate(subscriptions, start=1):
         here = f"{where}: webhooks[{number}]"
@@ -252,13 +253,26 @@ def check_webhooks(webhook: Server, subscriptions: list[Any], where: str) -> Non
         if subscription["name"] in names:
             raise OpsError(f"{subscription['name']} is declared twice", where=here, fix="remove one")
         names.add(subscription["name"])
-        if subscription.get("secret") == UNSIGNED_WEBHOOK and (webhook.tailnet or not is_loopback(webhook.host)):
-            place = TAILNET if webhook.tailnet else webhook.host
-            raise OpsError(
-                f"takes unsigned calls on {place}, which can be reached from the network",
-                where=f"{here}.secret",
-                fix="leave the secret out: the host generates one",
-            )
+
+
+def check_servers(description: Description, placement: Placement, where: str) -> None:
+    """:raises OpsError: *description* needs another server than *placement* has"""
+    webhook = placement.webhook
+    if any(is_wanted(subscription) for subscription in description.webhooks) and not webhook.enabled:
+        raise OpsError(
+            "is false, but webhooks are declared", where=f"{where}: webhook.enabled", fix="enable it, or remove them"
+        )
+    if webhook.tailnet or not is_loopback(webhook.host):
+        for number, subscription in enumerate(description.webhooks, start=1):
+            if subscription.get("secret") == UNSIGNED_WEBHOOK:
+                place = TAILNET if webhook.tailnet else webhook.host
+                raise OpsError(
+                    f"takes unsigned calls on {place}, which can be reached from the network",
+                    where=f"{where}: webhooks[{number}].secret",
+                    fix="leave the secret out: the host generates one",
+                )
+    if description.health.reply and not placement.api.enabled:
+        raise OpsError("a reply needs the API server", where=f"{where}: health.reply", fix="enable api, or drop it")
 
 
 def check_subscription(subscription: Mapping[str, Any], where: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ..system.errors import OpsError
-from ..system.systemd import check_path
+from ..system.paths import check_path
 from . import checks, sources
 from .agent import Agent, Declared, Description, HealthCheck, Placement, Server
 from .schema import AGENT_KEYS, DEFAULT_PROFILE, GATEWAY_UNIT, PROFILES_DIRECTORY, check_table, choice
@@ -112,10 +112,8 @@ def resolve(
         raise OpsError("must be a list of at least one agent", where=where, fix="declare one: [{name: default}]")
     resolved: dict[str, Declared] = {}
     for number, declared in enumerate(agents, start=1):
-        if not isinstance(declared, dict):
-            raise OpsError(f"entry {number} is not a mapping", where=where, fix="write it as {name: …}")
-        one = _resolve_one(declared, number, where, data_dir, managed_root)
-        name = one.agent.name
+        name = checks.name_of(declared, f"{where}: entry {number}")
+        one = _resolve_one(declared, f"{where}: agent {name}", data_dir, managed_root)
         checks.check_tailnet(one.agent, tailnet, f"{where}: agent {name}")
         if name in resolved:
             raise OpsError(f"agent {name} is declared twice", where=where, fix="merge the two, or rename one")
@@ -143,30 +141,61 @@ def refuse_replaced(variables: Collection[str], host: str) -> None:
             raise OpsError("is not used any more", where=f"{host}: {name}", fix=f"{fix}; see docs/agents.md")
 
 
-def _resolve_one(declared: dict[str, Any], number: int, where: str, data_dir: str, managed_root: str) -> Declared:
-    name = checks.name_of(declared, number, where)
-    where = f"{where}: agent {name}"
+def describe(declared: Any, where: str) -> Description:
+    """The description in *declared*, an entry of ``hermes_agents``. It is the same wherever the agent is placed.
+
+    :raises OpsError: for the first mistake in it, or in the name or type of a key
+    """
+    name = checks.name_of(declared, where)
     check_table(declared, AGENT_KEYS, where)
+    checks.check_texts(declared, where)
+    config, webhooks = declared.get("config", {}), declared.get("webhooks", [])
+    checks.check_config(config, where)
+    settings, secrets = (checks.env_texts(declared, table, where) for table in ("settings", "secrets"))
+    checks.check_env(settings, secrets, where)
+    checks.check_webhooks(webhooks, where)
+    return Description(
+        name=name,
+        drain=declared.get("drain", 30),
+        limits=checks.limits_of(declared.get("limits", {}), where),
+        health=_health(declared.get("health", {}), secrets, webhooks, where),
+        config=merge(BASE_CONFIG, config),
+        settings=settings,
+        secrets=secrets,
+        webhooks=tuple(webhooks),
+        webhooks_purge=declared.get("webhooks_purge", False),
+        soul=declared.get("soul"),
+        user_profile=declared.get("user_profile"),
+        memory=declared.get("memory"),
+    )
+
+
+def _health(declared: dict[str, Any], secrets: dict[str, str], webhooks: list[Any], where: str) -> HealthCheck:
+    """The conditions under which the agent counts as healthy."""
+    connecting = sorted({platform for token, platform in PLATFORM_TOKENS.items() if secrets.get(token)})
+    named = [subscription["name"] for subscription in webhooks if checks.is_wanted(subscription)]
+    if "webhook" in declared and declared["webhook"] not in named:
+        raise OpsError(
+            f"names the subscription {declared['webhook']!r}, which is not declared",
+            where=f"{where}: health.webhook",
+            fix="declare it under webhooks",
+        )
+    return HealthCheck(
+        platforms=tuple(declared.get("platforms", connecting)),
+        reply=declared.get("reply", False),
+        webhook=declared.get("webhook"),
+        timeout=declared.get("timeout", 120),
+    )
+
+
+def _resolve_one(declared: dict[str, Any], where: str, data_dir: str, managed_root: str) -> Declared:
+    description = describe(declared, where)
     state = choice(declared, "state", ("present", "absent"), where)
     placement = _placement(declared, state, where, data_dir, managed_root)
-    drain = declared.get("drain", 30)
-    limits = checks.limits_of(declared.get("limits", {}), where)
-    sandbox = checks.sandbox_of(declared.get("sandbox", {}), where)
-    secrets = checks.env_texts(declared, "secrets", where)
     source = sources.source_of(declared.get("secrets_from"), f"{where}: secrets_from")
-    checks.check_api_key(placement.api, secrets, where, may_follow=source is not None)
-    checks.check_webhooks(placement.webhook, declared.get("webhooks", []), where)
-    description = _description(declared, secrets, drain, where)
-    health = _health(declared.get("health", {}), placement, description, where)
-    agent = Agent(
-        **vars(placement),
-        state=state,
-        drain=drain,
-        limits=limits,
-        sandbox=sandbox,
-        health=health,
-        source=source,
-    )
+    checks.check_api_key(placement.api, description.secrets, where, may_follow=source is not None)
+    checks.check_servers(description, placement, where)
+    agent = Agent.of(description, placement, state=state, source=source)
     return Declared(description, agent, declared.get("purge", False))
 
 
@@ -189,50 +218,8 @@ def _placement(declared: dict[str, Any], state: str, where: str, data_dir: str, 
         home=checks.home_of(declared, directory, data_dir, where),
         directory=directory,
         unit=GATEWAY_UNIT.format(name),
+        sandbox=checks.sandbox_of(declared.get("sandbox", {}), where),
         config_scope=choice(declared, "config_scope", ("home", "managed"), where),
         managed_dir=f"{managed_root}/{name}",
         **servers,
-    )
-
-
-def _description(declared: dict[str, Any], secrets: dict[str, str], drain: int, where: str) -> Description:
-    """The description, which must stay the same wherever the agent is placed."""
-    checks.check_texts(declared, where)
-    config = declared.get("config", {})
-    checks.check_config(config, where)
-    settings = checks.env_texts(declared, "settings", where)
-    checks.check_env(settings, secrets, where)
-    return Description(
-        name=declared["name"],
-        config=merge(merge(BASE_CONFIG, {"agent": {"restart_drain_timeout": drain}}), config),
-        settings=settings,
-        secrets=secrets,
-        webhooks=tuple(declared.get("webhooks", [])),
-        webhooks_purge=declared.get("webhooks_purge", False),
-        soul=declared.get("soul"),
-        user_profile=declared.get("user_profile"),
-        memory=declared.get("memory"),
-    )
-
-
-def _health(declared: dict[str, Any], placement: Placement, description: Description, where: str) -> HealthCheck:
-    """The conditions under which the agent counts as healthy."""
-    secrets = description.secrets
-    connecting = sorted({platform for token, platform in PLATFORM_TOKENS.items() if secrets.get(token)})
-    platforms = list(declared.get("platforms", connecting))
-    if placement.api.enabled:
-        platforms.append("api_server")
-    if placement.webhook.enabled:
-        platforms.append("webhook")
-    named = [subscription["name"] for subscription in description.webhooks if checks.is_wanted(subscription)]
-    if "webhook" in declared and declared["webhook"] not in named:
-        raise OpsError(
-            f"names the subscription {declared['webhook']!r}, which is not declared",
-            where=f"{where}: health.webhook",
-            fix="declare it under webhooks",
-        )
-    if declared.get("reply") and not placement.api.enabled:
-        raise OpsError("a reply needs the API server", where=f"{where}: health.reply", fix="enable api, or drop it")
-    return HealthCheck(
-        tuple(platforms), declared.get("reply", False), declared.get("webhook"), declared.get("timeout", 120)
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..system.errors import OpsError
-from ..system.systemd import check_path
+from ..system.paths import check_path
 from .agent import Agent, Source
 from .checks import is_loopback
 from .secrets import secret_paths

@@ -15,10 +15,11 @@ from typing import Any
 
 from ..system.errors import OpsError, Refused
 from ..system.files import Account, read_text
+from ..system.paths import check_path
 from ..system.plan import Plan
 from ..system.process import run
 from ..system.services import plan_active, plan_gone
-from ..system.systemd import Manager, check_path
+from ..system.systemd import Manager
 from ..system.typed import parse
 from . import settings
 from .kit import COMMAND

@@ -21,10 +21,11 @@ from typing import Any
 
 from ..system.errors import OpsError
 from ..system.files import ensure_directory, read_json, read_text, write_json
+from ..system.paths import check_path
 from ..system.plan import Difference, Plan
 from ..system.process import Completed, run
 from ..system.services import plan_young
-from ..system.systemd import Manager, check_path
+from ..system.systemd import Manager
 from .records import check_ops
 
 UNIT = "tailscaled.service"

@@ -22,9 +22,9 @@ import tarfile
 from ..system import trees
 from ..system.errors import OpsError
 from ..system.files import ensure_directory, failure, sync_directory
+from ..system.paths import check_path
 from ..system.plan import Difference, Plan
 from ..system.process import run
-from ..system.systemd import check_path
 from .tailnet import UNIT
 
 PROGRAMS = ("tailscale", "tailscaled")

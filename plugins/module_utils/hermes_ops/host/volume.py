@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ..system.errors import OpsError
 from ..system.files import read_text
-from ..system.systemd import check_path
+from ..system.paths import check_path
 from ..system.typed import size
 from . import devices
 from .devices import Content, Device, Mount

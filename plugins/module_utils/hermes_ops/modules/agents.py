@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -140,8 +141,26 @@ def account_of(call: Call, agent: Placement) -> Account:
         return Account.named(agent.user)
     except OpsError:
         if call.check_mode:
-            return converge.reader(agent.home)
+            return reader(agent.home)
         raise
+
+
+def reader(path: str) -> Account:
+    """The user that reads the home at *path* while the agent's user does not exist yet.
+
+    :returns: the owner of the home; ``nobody`` when that is root, or when there is no home
+    """
+    try:
+        status = os.lstat(path)
+        if status.st_uid:
+            return Account(str(status.st_uid), status.st_uid, status.st_gid, path)
+    except OSError:
+        pass
+    try:
+        nobody = pwd.getpwnam("nobody")
+    except KeyError:
+        return Account("nobody", 65534, 65534, "/")
+    return Account("nobody", nobody.pw_uid, nobody.pw_gid, "/")
 
 
 def entries(outcome: converge.Outcome, kind: str) -> Iterator[dict[str, Any]]:

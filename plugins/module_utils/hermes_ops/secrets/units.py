@@ -10,9 +10,10 @@ import os
 from ..host import jobs
 from ..host.kit import COMMAND
 from ..system.errors import OpsError
+from ..system.paths import check_path
 from ..system.plan import Plan
 from ..system.services import plan_files_gone
-from ..system.systemd import Manager, check_path
+from ..system.systemd import Manager
 from . import settings, store
 
 PATH = os.path.join(jobs.UNIT_DIRECTORY, store.TEMPLATE_NAME)

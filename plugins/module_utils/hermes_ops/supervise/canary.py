@@ -33,8 +33,9 @@ from ..secrets import store
 from ..system import network
 from ..system.errors import OpsError
 from ..system.files import Account, changing, check_trusted, ensure_directory, failure, open_directory
+from ..system.paths import check_path
 from ..system.process import run, run_head
-from ..system.systemd import COMMAND_TIMEOUT, Manager, Unit, check_path
+from ..system.systemd import COMMAND_TIMEOUT, Manager, Unit
 from ..system.worker import Limits, work
 from . import health, journal, servers, units
 from .copy import MANAGED_NAME, is_lent
@@ -183,7 +184,7 @@ def prepare(host: Installation, agent: Agent, home: str) -> Agent:
         managed_dir=os.path.join(home, MANAGED_NAME),
         api=api,
         webhook=replace(agent.webhook, enabled=False),
-        health=replace(agent.health, platforms=("api_server",), reply=not renewed, webhook=None),
+        health=replace(agent.health, platforms=(), reply=not renewed, webhook=None),
     )
 
 

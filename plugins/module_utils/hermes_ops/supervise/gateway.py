@@ -132,7 +132,7 @@ def restart_reasons(
         reasons.append(f"release: {now} -> {wanted}")
     if state.get("pid") == unit.pid:
         # Hermes never retries a fatal platform, even when the cause has gone (0.19.0: a port that was taken at start).
-        fatal = [name for name in agent.health.platforms if _platform(state, name) == "fatal"]
+        fatal = [name for name in agent.platforms if _platform(state, name) == "fatal"]
         reasons += [f"platform: {name} is fatal" for name in fatal]
     return reasons
 

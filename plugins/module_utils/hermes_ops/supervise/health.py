@@ -157,7 +157,7 @@ def judge(agent: Agent, state: State, listeners: dict[int, set[int]], answer: An
         health.problems.append(_not_ready(said, state.pid))
     else:
         health.platforms = {name: value.get("state", "") for name, value in said["platforms"].items()}
-        health.problems += platform_problems(said, agent.health.platforms)
+        health.problems += platform_problems(said, agent.platforms)
     for key, expected in (("api", "hermes-agent"), ("webhook", "webhook")):
         server = agent.servers.get(key)
         if server and key not in taken:

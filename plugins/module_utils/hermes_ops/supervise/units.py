@@ -17,7 +17,7 @@ from ..host import held, metadata
 from ..secrets import store
 from ..system.files import Account
 from ..system.network import MOST_DESCRIPTORS
-from ..system.systemd import check_path
+from ..system.paths import check_path
 
 TEMPLATE_NAME = "hermes-gateway@.service"
 DASHBOARD_NAME = "hermes-dashboard.service"

@@ -49,7 +49,12 @@ class Account:
 
     @classmethod
     def current(cls) -> Account:
-        entry = pwd.getpwuid(os.geteuid())
+        uid = os.geteuid()
+        try:
+            entry = pwd.getpwuid(uid)
+        except KeyError:
+            # The platform chose the id of a container's processes. It has no name there.
+            return cls(str(uid), uid, os.getegid(), os.environ.get("HOME", "/"))
         return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
 
 

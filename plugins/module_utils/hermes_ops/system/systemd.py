@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from .errors import OpsError
 from .files import Account
 from .process import Completed, run
 
@@ -22,9 +21,6 @@ ASK_TIMEOUT = 10.0
 
 # States of a unit that does not run and that systemd will not restart.
 DEAD = ("inactive", "failed")
-
-# Paths that every directive takes literally: no white space, quote, `%`, `:` or `\`.
-UNIT_PATH = re.compile(r"/[\w./@+,=~-]*")
 
 # Words and numbers that are accepted in systemd's answer, with their maximum lengths.
 _WORD = re.compile(r"[\w.@:\\-]{0,255}", re.ASCII)
@@ -216,13 +212,3 @@ def version() -> int:
         return 0
     words = run(["systemctl", "--version"], timeout=10).stdout.split()
     return int("".join(character for character in words[1] if character.isdigit())[:3])
-
-
-def check_path(path: str, where: str) -> None:
-    """:raises OpsError: when *path* cannot be written literally into a unit"""
-    if not UNIT_PATH.fullmatch(path) or ".." in path.split("/"):
-        raise OpsError(
-            f"{path!r} cannot be used in a systemd unit",
-            where=where,
-            fix="use an absolute path of letters, digits and ._@+,=~- without '..'",
-        )
