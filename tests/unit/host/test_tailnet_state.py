@@ -181,9 +181,10 @@ def test_a_copy_with_which_another_host_has_worked_is_refused(host):
         host.move()
 
 
-def test_two_nodes_are_refused_and_left_alone(host):
+@pytest.mark.parametrize("other", [NODE.replace("a2V5", "eWVr"), NODE[:-9], "[1]"])
+def test_two_nodes_are_refused_and_left_alone(host, other):
     host.make(host.place, NODE)
-    host.make(host.target, NODE.replace("a2V5", "eWVr"))
+    host.make(host.target, other)
     with pytest.raises(OpsError, match="holds another node") as refused:
         host.move()
     assert "Then converge again" in refused.value.fix

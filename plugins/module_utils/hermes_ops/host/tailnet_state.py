@@ -78,7 +78,7 @@ def steps(data_dir: str, place: str = PLACE, aside: str = ASIDE) -> list[str]:
             return ["copy back", "commit", "forget"]
         return rest if os.path.isdir(target) else ["make", *rest]
     if not os.path.lexists(place):
-        return ["link", *rest] if os.path.isdir(target) else ["make", "link", *rest]
+        return ["link"] if os.path.isdir(target) else ["make", "link"]
     if not os.path.isdir(place):
         raise OpsError("is not a directory", where=place, fix="move it away")
     if os.path.isdir(target) and not has_identity(place):
@@ -99,10 +99,19 @@ def _partial(target: str) -> str:
 
 def _is_earlier_copy(target: str, place: str) -> bool:
     """Whether *target* is what a killed move has copied from *place*, which tailscaled may have changed since."""
-    copy, original = (os.path.join(directory, STATE) for directory in (target, place))
-    # 1.102: ipn/store.go. It is made once, before the first login.
-    keys = [(read_json(path) or {}).get("_machinekey") for path in (copy, original)]
-    return bool(keys[0]) and keys[0] == keys[1] and os.stat(copy).st_mtime_ns <= os.stat(original).st_mtime_ns
+    key = _machine_key(place)
+    if not key or key != _machine_key(target):
+        return False
+    copy, original = (os.stat(os.path.join(directory, STATE)) for directory in (target, place))
+    return copy.st_mtime_ns <= original.st_mtime_ns
+
+
+def _machine_key(directory: str) -> str | None:
+    """The secret that tailscaled makes once, before the first login (1.102 ipn/store.go); None if there is none."""
+    try:
+        return json.loads(read_text(os.path.join(directory, STATE)) or "{}").get("_machinekey")
+    except (ValueError, AttributeError):
+        return None
 
 
 def plan_moved(data_dir: str, manager: Manager) -> Plan:
