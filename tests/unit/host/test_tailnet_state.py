@@ -20,7 +20,16 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 PROFILES = base64.b64encode(json.dumps({"4d37": {"ID": "4d37"}}).encode()).decode()
 NODE = json.dumps({"_machinekey": "a2V5", "_profiles": PROFILES, "profile-4d37": "c2VjcmV0"})
 FRESH = json.dumps({"_machinekey": "b3RoZXI="})
-CHANGES = {"os.rename", "os.mkdir", "os.symlink", "os.remove", "os.rmdir", "shutil.copytree", "ctypes.dlsym"}
+CHANGES = {
+    "os.rename",
+    "os.mkdir",
+    "os.symlink",
+    "os.remove",
+    "os.rmdir",
+    "shutil.copytree",
+    "shutil.copyfile",
+    "ctypes.dlsym",
+}
 
 
 class Host:
@@ -42,10 +51,8 @@ class Host:
         (directory / "files" / "certificate").write_text("more")
 
     @property
-    def state(self) -> str | None:
-        """What a tailscaled that starts now finds; None: it does not start, because the link leads to nothing."""
-        if self.place.is_symlink() and not self.place.exists():
-            return None
+    def state(self) -> str:
+        """What a tailscaled that starts now finds."""
         return (self.place / "tailscaled.state").read_text()
 
 
@@ -91,23 +98,23 @@ def test_a_kill_before_any_change_loses_nothing_and_the_next_run_finishes(host, 
     if volume == "fresh":
         host.make(host.target, FRESH)
     kills = 0
-    while not killed_at_change(kills % 9, host.move, lambda event, _arguments: event in CHANGES):
-        # What starts now is this node, or nothing.
-        assert host.state in (NODE, None)
+    while not killed_at_change(kills % 15, host.move, lambda event, _arguments: event in CHANGES):
+        assert host.state == NODE
         kills += 1
         assert kills < 100
     assert kills > 3
     host.move()
     assert host.state == NODE
     assert host.steps() == []
+    assert sorted(os.listdir(host.data)) == ["tailscale"]
     assert not host.aside.exists()
 
 
-@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("number", range(15))
 def test_one_kill_at_each_change(host, number, killed_at_change):
     host.make(host.place, NODE)
     killed_at_change(number, host.move, lambda event, _arguments: event in CHANGES)
-    assert host.state in (NODE, None)
+    assert host.state == NODE
     host.move()
     assert host.state == NODE
     assert host.steps() == []
@@ -140,9 +147,44 @@ def test_what_was_set_aside_is_only_forgotten_when_the_volume_has_it(host):
     assert host.state == NODE
 
 
-def test_two_nodes_are_refused_and_left_alone(host):
+def test_a_host_that_dies_before_the_link_is_there_leaves_the_node_on_the_volume(host, killed_at_change):
+    """And one that lives on works with its own directory, so that is the newer one at the next run."""
     host.make(host.place, NODE)
-    host.make(host.target, NODE.replace("a2V5", "eWVr"))
+    killed_at_change(0, host.move, lambda event, _arguments: event == "os.symlink")
+    assert (host.target / "tailscaled.state").read_text() == NODE
+    assert not host.place.is_symlink()
+    renewed = NODE.replace("c2VjcmV0", "cmVuZXdlZA==")
+    (host.place / "tailscaled.state").write_text(renewed)
+    host.move()
+    assert host.state == renewed
+    assert host.place.is_symlink()
+
+
+@pytest.mark.parametrize("number", range(15))
+def test_a_newer_copy_takes_the_place_of_an_earlier_one_at_one_moment(host, number, killed_at_change):
+    """A host that dies meanwhile has left one of them on the volume."""
+    host.make(host.target, NODE)
+    renewed = NODE.replace("c2VjcmV0", "cmVuZXdlZA==")
+    host.make(host.place, renewed)
+    killed_at_change(number, host.move, lambda event, _arguments: event in CHANGES)
+    assert (host.target / "tailscaled.state").read_text() in (NODE, renewed)
+    host.move()
+    assert host.state == renewed
+
+
+def test_a_copy_with_which_another_host_has_worked_is_refused(host):
+    """Its state is the newer one, although it began as this node."""
+    host.make(host.place, NODE)
+    host.make(host.target, NODE.replace("c2VjcmV0", "cmVuZXdlZA=="))
+    os.utime(host.place / "tailscaled.state", (0, 0))
+    with pytest.raises(OpsError, match="holds another node"):
+        host.move()
+
+
+@pytest.mark.parametrize("other", [NODE.replace("a2V5", "eWVr"), NODE[:-9], "[1]"])
+def test_two_nodes_are_refused_and_left_alone(host, other):
+    host.make(host.place, NODE)
+    host.make(host.target, other)
     with pytest.raises(OpsError, match="holds another node") as refused:
         host.move()
     assert "Then converge again" in refused.value.fix

@@ -3,10 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The identity of the node, kept on the data volume: /var/lib/tailscale becomes a link into it.
 
-The directory is moved once. At every moment of the move, the identity is complete in at least one of three places, and
-a tailscaled that starts then finds it whole or does not start at all: the link takes the place of the directory in one
-system call, and until the copy has its final name the link leads to nothing. A move that was killed is finished by the
-next one.
+The directory is moved once. At every moment of the move, a tailscaled that starts finds the identity whole: first the
+volume gets a copy under its final name, then the link takes the place of the directory in one system call. So a power
+cut at any moment needs no repair at the next boot. A move that was killed is finished by the next one.
 
 tailscaled must not run meanwhile, and the caller may be connected through it. So systemd runs the move, and starts
 tailscaled at its end, even if the caller is gone or the move was killed.
@@ -31,7 +30,7 @@ from .records import check_ops
 
 # Where tailscaled keeps its state (tailscaled.service: StateDirectory=, --state=).
 PLACE = "/var/lib/tailscale"
-# The directory that was there, until the copy is in place.
+# The directory that was there, until it is forgotten.
 ASIDE = "/var/lib/.tailscale.moved"
 STATE = "tailscaled.state"
 MODE = 0o700
@@ -67,8 +66,7 @@ def steps(data_dir: str, place: str = PLACE, aside: str = ASIDE) -> list[str]:
     :raises OpsError: there are two identities, or something else is in the way
     """
     target = target_of(data_dir)
-    partial = f"{target}.partial"
-    rest = ["forget"] if os.path.lexists(aside) else []
+    rest = ["forget"] if os.path.lexists(aside) or os.path.lexists(_partial(target)) else []
     if os.path.islink(place):
         if os.readlink(place) != target:
             raise OpsError(
@@ -76,28 +74,44 @@ def steps(data_dir: str, place: str = PLACE, aside: str = ASIDE) -> list[str]:
                 where=place,
                 fix=f"move that directory to {target}, with tailscaled stopped, and remove the link",
             )
-        if os.path.isdir(target):
-            lost = rest and has_identity(aside) and not has_identity(target)
-            return ["drop", "copy back", "commit", *rest] if lost else rest
-        if os.path.isdir(partial):
-            return ["commit", *rest]
-        return ["copy back", "commit", *rest] if rest else ["make"]
+        if has_identity(aside) and not has_identity(target):
+            return ["copy back", "commit", "forget"]
+        return rest if os.path.isdir(target) else ["make", *rest]
     if not os.path.lexists(place):
         return ["link"] if os.path.isdir(target) else ["make", "link"]
     if not os.path.isdir(place):
         raise OpsError("is not a directory", where=place, fix="move it away")
-    if not os.path.isdir(target):
-        return ["copy", "exchange", "commit", "forget"]
-    if not has_identity(place):
+    if os.path.isdir(target) and not has_identity(place):
         return ["exchange", "forget"]
-    if not has_identity(target):
-        return ["drop", "copy", "exchange", "commit", "forget"]
+    if not has_identity(target) or _is_earlier_copy(target, place):
+        return ["copy", "commit", "exchange", "forget"]
     raise OpsError(
         f"is a node of the tailnet, and {target} holds another node",
         where=place,
         fix="keep one of the two: to be the node on the data volume, stop tailscaled and move "
         f"{place} away; to stay the present one, move {target} away. Then converge again",
     )
+
+
+def _partial(target: str) -> str:
+    return f"{target}.partial"
+
+
+def _is_earlier_copy(target: str, place: str) -> bool:
+    """Whether *target* is what a killed move has copied from *place*, which tailscaled may have changed since."""
+    key = _machine_key(place)
+    if not key or key != _machine_key(target):
+        return False
+    copy, original = (os.stat(os.path.join(directory, STATE)) for directory in (target, place))
+    return copy.st_mtime_ns <= original.st_mtime_ns
+
+
+def _machine_key(directory: str) -> str | None:
+    """The secret that tailscaled makes once, before the first login (1.102 ipn/store.go); None if there is none."""
+    try:
+        return json.loads(read_text(os.path.join(directory, STATE)) or "{}").get("_machinekey")
+    except (ValueError, AttributeError):
+        return None
 
 
 def plan_moved(data_dir: str, manager: Manager) -> Plan:
@@ -156,14 +170,12 @@ def main(data_dir: str) -> int:
 def move(data_dir: str, place: str = PLACE, aside: str = ASIDE) -> None:
     """Do what :func:`steps` says. tailscaled must not run."""
     target = target_of(data_dir)
-    partial = f"{target}.partial"
+    partial = _partial(target)
     check_ops(data_dir)
     try:
         for step in steps(data_dir, place, aside):
             if step == "make":
                 ensure_directory(target, mode=MODE)
-            elif step == "drop":
-                trees.remove(target)
             elif step in ("copy", "copy back"):
                 _copy(place if step == "copy" else aside, partial)
             elif step == "link":
@@ -172,10 +184,10 @@ def move(data_dir: str, place: str = PLACE, aside: str = ASIDE) -> None:
             elif step == "exchange":
                 _exchange(place, aside, target)
             elif step == "commit":
-                os.rename(partial, target)
-                sync_directory(os.path.dirname(target))
+                _commit(partial, target)
             else:
                 trees.remove(aside)
+                trees.remove(partial)
     except OSError as error:
         raise failure("moved", place, error) from None
 
@@ -187,13 +199,26 @@ def _copy(source: str, partial: str) -> None:
     run(["sync", "--file-system", partial], timeout=TIMEOUT)
 
 
+def _commit(partial: str, target: str) -> None:
+    """Give the copy its final name. What had that name becomes the partial one, to be forgotten."""
+    if os.path.isdir(target):
+        _swap(partial, target)
+    else:
+        os.rename(partial, target)
+    sync_directory(os.path.dirname(target))
+
+
 def _exchange(place: str, aside: str, target: str) -> None:
     """Put a link to *target* in the place of the directory *place*, which goes to *aside*, at one moment."""
     trees.remove(aside)
     os.symlink(target, aside)
-    renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    if renameat2(_AT_FDCWD, os.fsencode(place), _AT_FDCWD, os.fsencode(aside), _RENAME_EXCHANGE):
-        error = ctypes.get_errno()
-        os.unlink(aside)
-        raise OSError(error, os.strerror(error), place)
+    _swap(place, aside)
     sync_directory(os.path.dirname(place))
+
+
+def _swap(one: str, other: str) -> None:
+    """Let two paths of one file system change their names, at one moment."""
+    renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), one)
