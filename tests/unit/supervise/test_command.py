@@ -92,6 +92,7 @@ def test_it_is_confined_as_the_agent_s_gateway_is(host, scope, declared):
         "ExecStart=",
         "WorkingDirectory=",
         "RequiresMountsFor=",
+        "ConditionPathIsDirectory=",
         "Environment=HERMES_HOME=",
         "User=",
     )

@@ -78,6 +78,22 @@ def test_each_agent_runs_as_its_user_on_its_home():
     assert section(drop_in(), "Unit")["RequiresMountsFor"] == ["/data/agents/default"]
 
 
+def test_in_user_scope_nothing_starts_without_a_home():
+    # A user's manager ignores RequiresMountsFor= for the system's mounts.
+    unit = section(drop_in("user"), "Unit")
+    assert unit == {"ConditionPathIsDirectory": ["/data/agents/default/.hermes"]}
+    dashboard = units.render_dashboard(host("user"), description(), OWNER, "127.0.0.1", 9119)
+    assert section(dashboard, "Unit")["ConditionPathIsDirectory"] == unit["ConditionPathIsDirectory"]
+
+
+@pytest.mark.parametrize("scope", ["system", "user"])
+def test_the_dashboard_of_an_agent_that_moves_goes_with_it(scope):
+    moved = dataclasses.replace(description(), directory="/data/agents/new", home="/data/agents/new/.hermes")
+    texts = [units.render_dashboard(host(scope), each, OWNER, "::1", 9119) for each in (description(), moved)]
+    assert texts[0] != texts[1]
+    assert units.moved_dashboard(host(scope), texts[0], (description(), OWNER), (moved, OWNER)) == texts[1]
+
+
 def test_what_a_source_gives_comes_before_the_gateway_and_not_into_the_unit():
     text = drop_in(secrets_from={"ssm": "/hermes/prod"})
     assert section(text, "Service")["EnvironmentFile"] == ["/run/hermes-ops/secrets/default.env"]

@@ -31,7 +31,10 @@ def work(_arguments: argparse.Namespace) -> int:
     failed = False
     for agent in host.agents:
         try:
-            host.manager_of(agent).call("start", "--no-block", agent.unit)
+            manager = host.manager_of(agent)
+            # A user's manager that is still to come finds the volume mounted, and starts its gateways itself.
+            if manager.reachable:
+                manager.call("start", "--no-block", agent.unit)
         except OpsError as error:
             say(f"agent {agent.name}: {error}")
             failed = True

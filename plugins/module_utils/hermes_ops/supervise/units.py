@@ -234,7 +234,7 @@ def moved_dashboard(
 
 def _own_parts(text: str) -> list[str]:
     """The parts of a dashboard's unit that depend on its agent: a line of [Unit], and the end of [Service]."""
-    return re.findall(r"^RequiresMountsFor=.*$|^TimeoutStopSec=(?:.+\n)+", text, re.M)
+    return re.findall(r"^(?:RequiresMountsFor|ConditionPathIsDirectory)=.*$|^TimeoutStopSec=(?:.+\n)+", text, re.M)
 
 
 def _unit(
@@ -328,6 +328,9 @@ def _identity(
                 ("Environment", f"XDG_RUNTIME_DIR={_runtime_directory(account)}"),
                 ("Environment", f"DBUS_SESSION_BUS_ADDRESS=unix:path={_runtime_directory(account)}/bus"),
             ]
+    else:
+        # A user's manager can wait for no mount of the system. Where the data volume is missing, so is the home.
+        unit.append(("ConditionPathIsDirectory", agent.home))
     return unit, service
 
 
