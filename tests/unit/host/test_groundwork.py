@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import pwd
+from pathlib import Path
 
 import described
 import pytest
+import yaml
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import groundwork
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules import call
@@ -74,6 +76,14 @@ def test_a_number_that_a_directory_came_with_is_given_before_a_free_one(tmp_path
     os.chown(tmp_path / "b", NOBODY_S_UID, NOBODY_S_UID)
     agents = [agent(tmp_path / "a", user="no-user-a"), agent(tmp_path / "b", user="no-user-b")]
     assert [user["name"] for user in groundwork.missing_users(agents)] == ["no-user-b", "no-user-a"]
+
+
+def test_no_directory_is_given_away_through_a_link():
+    """`agents/work -> /etc` on a used volume would make /etc the agent's; the module file follows links by default."""
+    tasks = yaml.safe_load((Path(__file__).parents[3] / "roles/base/tasks/ground.yml").read_text())
+    made = [task["ansible.builtin.file"] for task in tasks if "ansible.builtin.file" in task]
+    assert len(made) == 2
+    assert all(arguments["follow"] is False for arguments in made)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
