@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pwd
+from pathlib import Path
 
 import described
 import pytest
+import yaml
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import groundwork
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules import call
@@ -74,6 +77,30 @@ def test_a_number_that_a_directory_came_with_is_given_before_a_free_one(tmp_path
     os.chown(tmp_path / "b", NOBODY_S_UID, NOBODY_S_UID)
     agents = [agent(tmp_path / "a", user="no-user-a"), agent(tmp_path / "b", user="no-user-b")]
     assert [user["name"] for user in groundwork.missing_users(agents)] == ["no-user-b", "no-user-a"]
+
+
+def test_an_agent_that_left_the_declaration_gets_its_user_on_a_fresh_host(tmp_path, monkeypatch):
+    """Without it, each job would fail for all agents of the host: `there is no user`."""
+    monkeypatch.setattr(groundwork, "HOST_FILE", str(tmp_path / "host.json"))
+    ops, new = tmp_path / "ops", agent(tmp_path / "new", user="no-user-new")
+    old = described.agent("old", user="no-user-old", directory=str(tmp_path / "old"))
+
+    def missing():
+        return [user["name"] for user in groundwork.look([new], "system", str(tmp_path), str(ops), [])["missing_users"]]
+
+    assert missing() == ["no-user-new"]
+    Records(str(ops), "old").write_agent(old)
+    assert missing() == ["no-user-new", "no-user-old"]
+    Records(str(ops), "old").write_agent(dataclasses.replace(old, state="absent"))
+    assert missing() == ["no-user-new"]
+
+
+def test_no_directory_is_given_away_through_a_link():
+    """`agents/work -> /etc` on a used volume would make /etc the agent's; the module file follows links by default."""
+    tasks = yaml.safe_load((Path(__file__).parents[3] / "roles/base/tasks/ground.yml").read_text())
+    made = [task["ansible.builtin.file"] for task in tasks if "ansible.builtin.file" in task]
+    assert len(made) == 2
+    assert all(arguments["follow"] is False for arguments in made)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")

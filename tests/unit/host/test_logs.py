@@ -548,6 +548,15 @@ def test_a_unit_is_older_than_what_was_written_since(tmp_path, age, written, old
     assert unit(age=age).is_older_than(str(path)) is older
 
 
+def test_what_was_written_while_a_unit_started_was_perhaps_not_read(tmp_path):
+    """Secrets that change at the moment when a gateway restarts by itself."""
+    path, now = tmp_path / "file", time.clock_gettime(time.CLOCK_MONOTONIC)
+    path.write_text("x")
+    os.utime(path, (0, time.time() - 101))
+    assert unit(age=100, began=now - 102).is_older_than(str(path))
+    assert not unit(age=100, began=now - 100.5).is_older_than(str(path))
+
+
 def test_a_unit_is_not_older_than_what_is_not_there(tmp_path):
     assert not unit().is_older_than(str(tmp_path / "none"))
 

@@ -224,3 +224,18 @@ def test_a_sealed_state_is_refused_before_anything_is_done(host, monkeypatch):
     monkeypatch.setattr(tailnet_state, "steps", lambda _data: ["copy"])
     with pytest.raises(OpsError, match="sealed by this machine's TPM"):
         tailnet_state.plan_moved(str(host.data), Manager("system", Account.current()))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
+@pytest.mark.parametrize("kind", ["owned", "linked", "open"])
+def test_tailscaled_does_not_write_where_somebody_else_may(host, kind):
+    other = host.data / "other"
+    other.mkdir()
+    if kind == "linked":
+        host.target.symlink_to(other)
+    else:
+        host.target.mkdir()
+        host.target.chmod(0o777 if kind == "open" else 0o700)
+        os.chown(host.target, 65534 if kind == "owned" else 0, 0)
+    with pytest.raises(OpsError, match="cannot be trusted"):
+        tailnet_state.plan_moved(str(host.data), Manager("system", Account.current()))

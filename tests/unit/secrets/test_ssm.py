@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -203,6 +206,40 @@ def test_an_answer_that_is_none(scripted, answer, what, fix):
     assert what in caught.value.what
     assert fix in str(caught.value.fix)
     assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "begins",
+    [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"],
+    ids=["status", "header", "chunk"],
+)
+def test_an_answer_that_never_ends_byte_by_byte_holds_nobody(begins, monkeypatch):
+    """The thread of this source would keep the secrets of all agents from being fetched."""
+    monkeypatch.setattr(ssm, "TIMEOUT", 0.5)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def trickle() -> None:
+            connection, _address = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(begins)
+                while not over.wait(0.1):
+                    connection.sendall(b"0")
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        # Ends the trickle if nobody else does, so that a failure is one.
+        rescue = threading.Timer(5, over.set)
+        rescue.start()
+        began = time.monotonic()
+        try:
+            with pytest.raises(OpsError, match="without an end"):
+                ssm.read(Source(ssm=TOP, endpoint=f"http://127.0.0.1:{server.getsockname()[1]}"), FakeInstance())
+        finally:
+            over.set()
+            rescue.cancel()
+            thread.join()
+        assert time.monotonic() - began < 4
 
 
 def test_nobody_listens():

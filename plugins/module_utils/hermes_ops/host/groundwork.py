@@ -17,7 +17,7 @@ from ..description.agent import Agent
 from ..system.files import read_json
 from ..system.process import run
 from .installation import HOST_FILE
-from .records import check_ops
+from .records import check_ops, undeclared
 
 # The oldest version that is supported of each system, by ID in os-release(5).
 SYSTEMS = {"debian": "12", "ubuntu": "22.04"}
@@ -43,10 +43,12 @@ def look(agents: list[Agent], scope: str, data_dir: str, ops_dir: str, packages:
         ``data_dir_owner``, ``linger``, ``superseded``; see the module info
     """
     present = [agent for agent in agents if agent.present]
+    # On a fresh host with a used volume they need their users, too: jobs look after every agent that has records.
+    kept = [*present, *undeclared(ops_dir, [agent.name for agent in agents])]
     return {
         "system": system(),
         "missing_packages": missing_packages(packages),
-        "missing_users": numbered(missing_users(present), data_dir),
+        "missing_users": numbered(missing_users(kept), data_dir),
         "foreign_homes": foreign_homes(present),
         "wrong_directories": wrong_directories(present, data_dir),
         "data_dir_owner": _named_owner_of(data_dir),

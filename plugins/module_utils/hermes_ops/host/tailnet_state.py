@@ -22,7 +22,7 @@ import sys
 
 from ..system import trees
 from ..system.errors import OpsError
-from ..system.files import Account, ensure_directory, failure, read_json, read_text, sync_directory
+from ..system.files import Account, check_trusted, ensure_directory, failure, read_json, read_text, sync_directory
 from ..system.plan import Difference, Plan
 from ..system.process import run
 from ..system.systemd import Manager
@@ -114,13 +114,20 @@ def _machine_key(directory: str) -> str | None:
         return None
 
 
+def check_target(target: str) -> None:
+    """:raises OpsError: somebody other than root made *target*, on a used volume: tailscaled writes there as root"""
+    if os.path.lexists(target):
+        check_trusted(target, f"move it away; or, if it is this host's identity: chown -R root: {target}")
+
+
 def plan_moved(data_dir: str, manager: Manager) -> Plan:
     """Compare the host with one whose node lives on the data volume."""
     plan = Plan()
+    target = target_of(data_dir)
+    check_target(target)
     todo = steps(data_dir)
     if not todo:
         return plan
-    target = target_of(data_dir)
     if "nonce" in (read_json(os.path.join(PLACE, STATE)) or {}):
         raise OpsError(
             "is sealed by this machine's TPM, so no other host can become this node",

@@ -9,11 +9,14 @@ The metadata service (IMDSv2) hands out credentials, requests are signed with th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import http.client
 import json
 import re
+import socket
+import threading
 import time
 import urllib.parse
 from collections.abc import Mapping
@@ -201,20 +204,39 @@ def _send(url: str, method: str, headers: Mapping[str, str], body: bytes | None,
     parts = urllib.parse.urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     where = f"{parts.scheme}://{parts.netloc}"
+    endless = OpsError("answers without an end", where=where, fix="see what answers at that address")
     connection = kind(parts.hostname or "", parts.port, timeout=timeout)
-    deadline = time.monotonic() + timeout
+    over = threading.Event()
     content = bytearray()
     try:
-        connection.request(method, parts.path, body=body, headers=dict(headers))
-        with connection.getresponse() as answer:
-            # Read in parts: whoever sends a byte now and then must not hold us.
-            while part := answer.read1(65536):
-                content += part
-                if len(content) > _LARGEST or time.monotonic() > deadline:
-                    raise OpsError("answers without an end", where=where, fix="see what answers at that address")
-            return answer.status, bytes(content)
+        connection.connect()
+        # The time-out of a socket is for each part: whoever sends a byte now and then must not hold us.
+        watch = threading.Timer(timeout, _cut, [connection.sock, over])
+        watch.start()
+        try:
+            connection.request(method, parts.path, body=body, headers=dict(headers))
+            with connection.getresponse() as answer:
+                while part := answer.read1(65536):
+                    content += part
+                    if len(content) > _LARGEST:
+                        raise endless
+                status = answer.status
+        finally:
+            watch.cancel()
     except (OSError, http.client.HTTPException) as error:
-        reason = brief(str(getattr(error, "strerror", None) or error or type(error).__name__), 200)
-        raise OpsError(f"cannot be reached ({reason})", where=where, fix="see the network") from None
+        if not over.is_set():
+            reason = brief(str(getattr(error, "strerror", None) or error or type(error).__name__), 200)
+            raise OpsError(f"cannot be reached ({reason})", where=where, fix="see the network") from None
     finally:
         connection.close()
+    # What was cut may look whole.
+    if over.is_set():
+        raise endless
+    return status, bytes(content)
+
+
+def _cut(connection: socket.socket, over: threading.Event) -> None:
+    over.set()
+    with contextlib.suppress(OSError):
+        # Below TLS, which another thread is reading.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)

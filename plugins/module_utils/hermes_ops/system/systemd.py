@@ -36,6 +36,7 @@ _PROPERTIES = {
     "Result": "",
     "ExecMainStatus": "0",
     "ActiveEnterTimestampMonotonic": "0",
+    "InactiveExitTimestampMonotonic": "0",
     "NeedDaemonReload": "no",
     "LoadState": "not-found",
     "Job": "",
@@ -47,6 +48,7 @@ class Unit:
     """The state of a unit, in systemd's own words.
 
     :param entered: when it became active, in seconds of the monotonic clock; 0.0 when it never did
+    :param began: when its last start began, on the same clock; 0.0 when it never did
     :param user: the user whose manager runs it; "" for the system's manager
     :param queued: systemd has a pending job for it
     :param unknown: why its state is not known; "" when it is known
@@ -66,6 +68,7 @@ class Unit:
     user: str = ""
     queued: bool = False
     unknown: str = ""
+    began: float = 0.0
 
     def command(self, verb: str) -> str:
         """The command with which root applies *verb* to it."""
@@ -98,17 +101,18 @@ class Unit:
         return time.clock_gettime(time.CLOCK_MONOTONIC) - self.entered if self.entered else 0.0
 
     def is_older_than(self, path: str) -> bool:
-        """Whether *path* was written after the unit became active, so that the unit has not read it.
+        """Whether *path* was written after the unit's start began, so that the unit may not have read it.
 
-        The file's own time decides, so a run that is killed between the write and the restart loses nothing.
+        The file's own time decides, so a run that is killed between the write and the restart loses nothing. When the
+        unit became active is too late: systemd reads an environment file first, and sets up the sandbox then.
         """
         try:
             written = os.stat(path).st_mtime
         except FileNotFoundError:
             return False
-        now = time.time()
+        now, age = time.time(), time.clock_gettime(time.CLOCK_MONOTONIC) - (self.began or self.entered)
         # A time in the future is ignored: the clock was set back after the write.
-        return bool(self.entered) and now - self.age < written <= now
+        return bool(self.entered) and now - age < written <= now
 
 
 class Manager:
@@ -191,6 +195,7 @@ class Manager:
             result=values["Result"],
             status=_number(values["ExecMainStatus"]),
             entered=_number(values["ActiveEnterTimestampMonotonic"]) / 1e6,
+            began=_number(values["InactiveExitTimestampMonotonic"]) / 1e6,
             stale=values["NeedDaemonReload"] == "yes",
             user=self.account.name if self.scope == "user" else "",
             queued=bool(values["Job"]),
