@@ -103,3 +103,11 @@ def test_a_program_says_so_much_for_so_long(script, why):
 def test_what_a_program_says_is_heard_to_its_end():
     said = run(["bash", "-c", "head -c 3000000 /dev/zero; echo -n error >&2; exit 3"], timeout=20, check=False)
     assert (said.rc, len(said.stdout), said.stderr) == (3, 3000000, "error")
+
+
+def test_an_error_repeats_what_a_program_said_so_that_it_does_nothing_to_a_terminal():
+    said = r"printf 'first\n\033[2J\033]0;title\007%05000d\n' 7 >&2; exit 1"
+    with pytest.raises(OpsError) as failed:
+        run(["sh", "-c", said], timeout=20)
+    assert failed.value.what.startswith(r"failed with status 1: \x1b[2J\x1b]0;title\x070000")
+    assert len(failed.value.what) < 1100

@@ -19,10 +19,13 @@ from typing import Any, BinaryIO, cast
 
 from .errors import OpsError
 from .files import Account
+from .text import brief
 from .view import leave_keyring
 
 # Bytes that a program may print: more than any program here needs, and little enough to hold in memory.
 OUTPUT_LIMIT = 16 * 2**20
+# Characters of a line of its output that an error repeats.
+_LONGEST_LINE = 1000
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ class Completed:
 
 
 def last_line(text: str) -> str:
-    """The last line of *text* that is not empty."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    """The last line of *text* that is not empty; short and printable, since a program may repeat what others said."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return brief(lines[-1], _LONGEST_LINE) if lines else ""
 
 
 def run(
