@@ -159,6 +159,21 @@ def test_a_program_s_name_moves_no_cursor(tmp_path):
             child.communicate()
 
 
+@pytest.mark.parametrize(
+    ("cgroup", "said"),
+    [
+        ("/system.slice/system-hermes.slice/hermes-gateway@coder.service", "the gateway of agent coder"),
+        (
+            "/user.slice/user-0.slice/user@0.service/app.slice/hermes-gateway@coder.service",
+            "the gateway of agent coder, says user root",
+        ),
+    ],
+)
+def test_in_a_users_manager_it_is_the_user_who_says_whose_gateway_it_is(monkeypatch, cgroup, said):
+    monkeypatch.setattr(network, "_cgroups", lambda _pid: f"0::{cgroup}\n")
+    assert network.describe({7}) == f"pid 7 ({said})"
+
+
 def test_whoever_accepts_a_connection_is_known():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         assert network.accepted_by(client, time.monotonic() + 0.1) is None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 
@@ -23,6 +24,27 @@ def environment(**options):
 def secret(monkeypatch):
     monkeypatch.setenv("RESTIC_PASSWORD", "hunter2")
     monkeypatch.setenv("HOME", "/root")
+
+
+# Of linux/keyctl.h: the call joins a session keyring, adds a key to it (add_key(2)), or reads one.
+_READ_KEY = """
+import ctypes, sys
+text = ctypes.create_string_buffer(64)
+number = ctypes.CDLL(None).syscall(int(sys.argv[1]), 11, int(sys.argv[2]), text, 64)
+print(text.value.decode() if number >= 0 else "no key")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: that a program cannot read root's keys; needs root")
+def test_a_program_of_another_user_cannot_read_the_keys_of_our_session():
+    numbers = {"x86_64": (248, 250), "aarch64": (217, 219)}.get(os.uname().machine)
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    if numbers is None or call(numbers[1], 1, None) < 0:
+        pytest.skip("SKIPPED, NOT PROVED: that a program cannot read root's keys; keyrings are forbidden here")
+    key = call(numbers[0], b"user", b"password", b"hunter2", 7, -3)
+    reads = ["/usr/bin/python3", "-I", "-c", _READ_KEY, str(numbers[1]), str(key)]
+    assert run(reads, timeout=20, cwd="/").stdout == "hunter2\n"
+    assert run(reads, timeout=20, cwd="/", user=Account.named("nobody")).stdout == "no key\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: what a program of another user gets; needs root")
@@ -81,3 +103,11 @@ def test_a_program_says_so_much_for_so_long(script, why):
 def test_what_a_program_says_is_heard_to_its_end():
     said = run(["bash", "-c", "head -c 3000000 /dev/zero; echo -n error >&2; exit 3"], timeout=20, check=False)
     assert (said.rc, len(said.stdout), said.stderr) == (3, 3000000, "error")
+
+
+def test_an_error_repeats_what_a_program_said_so_that_it_does_nothing_to_a_terminal():
+    said = r"printf 'first\n\033[2J\033]0;title\007%05000d\n' 7 >&2; exit 1"
+    with pytest.raises(OpsError) as failed:
+        run(["sh", "-c", said], timeout=20)
+    assert failed.value.what.startswith(r"failed with status 1: \x1b[2J\x1b]0;title\x070000")
+    assert len(failed.value.what) < 1100

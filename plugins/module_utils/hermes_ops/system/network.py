@@ -30,6 +30,8 @@ _NET = "/proc/net"
 _TABLES = ("tcp", "tcp6")
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _UNIT = re.compile(r"/hermes-gateway@([^/]+)\.service(?:/|$)", re.M)
+# A user's own manager: below it, that user chooses the names.
+_MANAGER = re.compile(r"/user@(\d+)\.service/")
 # The most descriptors that an agent's process may have; of a process with more, no socket is known.
 MOST_DESCRIPTORS = 65536
 # Seconds for reading the tables of sockets, and for reading the processes of one user. An agent can have very many
@@ -344,7 +346,11 @@ def describe(pids: set[int], uids: Iterable[int] = ()) -> str:
     for pid in sorted(pids)[:5]:
         gateway, words = gateway_of(pid), command_line(pid)
         program = one_line(os.path.basename(words[0])[:64]) if words else "gone"
-        named.append(f"pid {pid} ({f'the gateway of agent {one_line(gateway)}' if gateway else program})")
+        if gateway:
+            program = f"the gateway of agent {one_line(gateway)}"
+            manager = _MANAGER.search(_cgroups(pid))
+            program += f", says user {_user_name(int(manager[1]))}" if manager else ""
+        named.append(f"pid {pid} ({program})")
     users = " or ".join(_user_name(uid) for uid in sorted(uids)[:5])
     return ", ".join(named) or f"a process{f' of user {users}' if users else ''} that cannot be seen"
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import selectors
 import shlex
@@ -18,9 +19,13 @@ from typing import Any, BinaryIO, cast
 
 from .errors import OpsError
 from .files import Account
+from .text import brief
+from .view import leave_keyring
 
 # Bytes that a program may print: more than any program here needs, and little enough to hold in memory.
 OUTPUT_LIMIT = 16 * 2**20
+# Characters of a line of its output that an error repeats.
+_LONGEST_LINE = 1000
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,9 @@ class Completed:
 
 
 def last_line(text: str) -> str:
-    """The last line of *text* that is not empty."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    """The last line of *text* that is not empty; short and printable, since a program may repeat what others said."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return brief(lines[-1], _LONGEST_LINE) if lines else ""
 
 
 def run(
@@ -139,7 +144,15 @@ def _as_user(user: Account | None) -> tuple[dict[str, Any], dict[str, str]]:
         return {}, dict(os.environ)
     path = os.environ.get("PATH", os.defpath)
     environment = {"PATH": path, "HOME": user.home, "USER": user.name, "LOGNAME": user.name}
-    return {"user": user.uid, "group": user.gid, "extra_groups": []}, environment
+    return {"preexec_fn": functools.partial(_become, user)}, environment
+
+
+def _become(user: Account) -> None:
+    """In the new process, before it executes the program."""
+    leave_keyring()
+    os.setgroups([])
+    os.setresgid(user.gid, user.gid, user.gid)
+    os.setresuid(user.uid, user.uid, user.uid)
 
 
 def _start(
@@ -160,6 +173,9 @@ def _start(
         )
     except OSError as error:
         raise OpsError(f"cannot be run ({error.strerror})", where=command[0]) from None
+    except subprocess.SubprocessError:
+        name = user.name if user else "root"
+        raise OpsError(f"cannot be run as {name!r}", where=command[0], fix="run as root (become: true)") from None
     except ValueError as error:
         # A NUL in an argument or in the environment.
         raise OpsError(f"cannot be run ({error})", where=command[0]) from None

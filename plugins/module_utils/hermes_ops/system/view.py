@@ -15,6 +15,7 @@ import ctypes
 import errno
 import os
 import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -31,6 +32,9 @@ _NAMES = ("home", "managed_dir")
 _CLONE_NEWNS = 0x00020000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_SLAVE = 2, 4, 8, 1 << 12, 1 << 14, 1 << 19
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+# keyctl(2) by machine, which the C library does not have (asm/unistd.h), and what it is asked for (linux/keyctl.h).
+_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 # A root that may not mount anything (in a container without CAP_SYS_ADMIN).
 _FORBIDDEN = (errno.EPERM, errno.EACCES)
 
@@ -82,6 +86,22 @@ def end_with(caller: int) -> None:
 def forbid_tracing() -> None:
     """Keep this process's own user from tracing it. A change of user does the same, unless fs.suid_dumpable is 1."""
     _call("prctl", ctypes.c_int(_PR_SET_DUMPABLE), ctypes.c_ulong(0))
+
+
+def leave_keyring() -> None:
+    """Give this process an empty session keyring of its own.
+
+    A change of user keeps the one before, with keys of the operator's login: an agent that traces the process could
+    read them. Called before that change, because the agent can use up the number of keys that its user may have.
+
+    :raises OSError: that is not possible, and the one before stays
+    """
+    number = _KEYCTL.get(os.uname().machine) if sys.maxsize > 2**32 else None
+    if number is None or _libc.syscall(number, ctypes.c_int(_KEYCTL_JOIN_SESSION_KEYRING), None) != -1:
+        return
+    # In a container that forbids it, nobody can read a key either.
+    if ctypes.get_errno() not in (errno.ENOSYS, *_FORBIDDEN):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _told(value: Any, hidden: Sequence[str], levels: int = _LEVELS) -> Iterator[str]:
