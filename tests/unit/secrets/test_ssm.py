@@ -97,7 +97,7 @@ class Scripted(ThreadingHTTPServer):
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 self.server.seen.append((self.command, self.path, dict(self.headers), body))
-                answer = table.get((self.command, self.path), (404, b""))
+                answer = self.server.table.get((self.command, self.path), (404, b""))
                 status, data = answer(body) if callable(answer) else answer
                 self.send_response(status)
                 self.end_headers()
@@ -107,6 +107,7 @@ class Scripted(ThreadingHTTPServer):
 
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen: list[Any] = []
+        self.table = dict(table)
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -177,8 +178,40 @@ def test_a_region_that_is_none(scripted):
         ).region
 
 
+def test_an_expired_token_of_the_metadata_service_ends_with_its_run(scripted):
+    # A host that slept in the middle of a run: the next one begins with a token of its own.
+    server = scripted({**METADATA, ("GET", ROLE): (401, b"")})
+    with pytest.raises(OpsError, match="with status 401"):
+        _found = ssm.Instance(server.url).credentials
+    server.table[("GET", ROLE)] = METADATA[("GET", ROLE)]
+    assert ssm.Instance(server.url).credentials.key_id == "ASIA"
+    assert [method for method, _path, _headers, _body in server.seen].count("PUT") == 2
+
+
+def test_pages_with_fewer_parameters_than_asked_for(scripted):
+    def page(body: bytes) -> tuple[int, bytes]:
+        number = int(json.loads(body).get("NextToken", 0))
+        more = {"NextToken": str(number + 1)} if number < 60 else {}
+        # Every third page is empty, as AWS may answer.
+        found = [{"Name": f"{TOP}/A{number}", "Value": str(number)}] if number % 3 else []
+        return 200, json.dumps({"Parameters": found, **more}).encode()
+
+    found = ssm.read(Source(ssm=TOP, endpoint=scripted({("POST", "/"): page}).url), FakeInstance())
+    assert found == {f"A{number}": str(number) for number in range(61) if number % 3}
+
+
 def endless(body: bytes) -> tuple[int, bytes]:
     return 200, json.dumps({"Parameters": [], "NextToken": "on"}).encode()
+
+
+def too_many(body: bytes) -> tuple[int, bytes]:
+    start = int(json.loads(body).get("NextToken", 0))
+    found = [{"Name": f"{TOP}/A{start + number}", "Value": "x"} for number in range(10)]
+    return 200, json.dumps({"Parameters": found, "NextToken": str(start + 10)}).encode()
+
+
+def refused(kind: str, message: str = "") -> tuple[int, bytes]:
+    return 400, json.dumps({"__type": kind, "message": message}).encode()
 
 
 REFUSED = {"__type": "com.amazonaws.ssm#AccessDeniedException", "Message": "not\x1b[31m you"}
@@ -193,7 +226,12 @@ REFUSED = {"__type": "com.amazonaws.ssm#AccessDeniedException", "Message": "not\
         ((200, b"[]"), "something else than JSON", "address"),
         ((200, b'{"Parameters": [{"Name": "/x/A"}]}'), "something else than parameters", "endpoint"),
         ((200, b"x" * 2**21), "without an end", "address"),
-        (endless, f"more than {values.MOST} parameters", "fewer"),
+        (refused("ThrottlingException", "Rate exceeded"), "Rate exceeded", "raise secrets_interval"),
+        (refused("ExpiredTokenException"), "ExpiredTokenException", "new credentials"),
+        (refused("InvalidSignatureException", "Signature expired: 20261121T1"), "Signature expired", "timedatectl"),
+        (refused("UnrecognizedClientException"), "UnrecognizedClientException", "the instance's role"),
+        (endless, "more than 100 pages", "endpoint"),
+        (too_many, f"more than {values.MOST} parameters", "fewer"),
     ],
 )
 def test_an_answer_that_is_none(scripted, answer, what, fix):

@@ -127,6 +127,19 @@ def test_only_the_agent_whose_secret_changed_is_restarted_once(host):
     assert host.told == []
 
 
+def test_agents_that_share_a_source_are_restarted_together(host):
+    host.agents = [replace(agent, source=Source(ssm="/shared")) for agent in host.agents]
+    host.given = {"one": {"A": "2"}, "two": {"A": "2"}}
+    # Also after a kill between the two restarts.
+    host.running.discard("two")
+    assert host.rotate()
+    assert host.told == ["one"]
+    host.running.add("two")
+    assert host.rotate()
+    assert host.told == ["two"]
+    assert store.secrets_of("one") == store.secrets_of("two") == {"A": "2"}
+
+
 def test_an_agent_that_is_stopped_stays_stopped(host):
     host.running.discard("two")
     host.given["two"] = {"A": "2"}
@@ -250,6 +263,21 @@ def test_at_a_boot_it_is_tried_until_there_are_secrets(host, monkeypatch):
     assert [round(seconds / step) for seconds, step in zip(slept, (1, 2))] == [1, 1]
     # There already: nothing is asked.
     fetching.wait("one", said.append)
+
+
+def test_at_a_boot_it_is_tried_for_ever_once_a_minute_at_last(host, monkeypatch):
+    store.forget("one")
+    monkeypatch.setattr(fetching.Installation, "load", lambda: host)
+    host.one = lambda name: next(agent for agent in host.agents if agent.name == name)
+    answers = [*[AWAY] * 5000, {"A": "9"}]
+    monkeypatch.setattr(fetching.sources, "read_all", lambda _wanted: {"one": answers.pop(0)})
+    slept: list[float] = []
+    monkeypatch.setattr(fetching.time, "sleep", slept.append)
+    monkeypatch.setattr(store, "write_status", lambda *_more: None)
+    fetching.wait("one", lambda _text: None)
+    assert len(slept) == 5000
+    assert max(slept) <= 75
+    assert min(slept[10:]) >= 45
 
 
 def test_at_a_boot_without_its_records_it_is_tried_again(host, monkeypatch):

@@ -30,8 +30,8 @@ TIMEOUT, METADATA_TIMEOUT = 10.0, 2.0
 METADATA = "http://169.254.169.254"
 # Bytes of an answer: ten parameters of 8 KiB, each character as an escape of JSON.
 _LARGEST = 2**20
-# Pages that are read: more than the most secrets of an agent.
-_PAGES = values.MOST // 10 + 2
+# Pages that are read. AWS may return pages with fewer parameters than it was asked for, and empty ones.
+_PAGES = 100
 _SERVICE = "ssm"
 _TARGET = "AmazonSSM.GetParametersByPath"
 _ROLE = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
@@ -143,10 +143,12 @@ def read(source: Source, instance: Instance) -> dict[str, str]:
             if not isinstance(name, str) or not isinstance(value, str):
                 raise OpsError("answers with something else than parameters", where=where, fix="see the endpoint")
             found.append((name.rpartition("/")[2], value))
+        if len(found) > values.MOST:
+            raise OpsError(f"holds more than {values.MOST} parameters", where=where, fix="name a path with fewer")
         if not said.get("NextToken"):
             return values.check(found, where)
         asked["NextToken"] = said["NextToken"]
-    raise OpsError(f"holds more than {values.MOST} parameters", where=where, fix="name a path with fewer")
+    raise OpsError(f"answers with more than {_PAGES} pages", where=where, fix="see the endpoint")
 
 
 def _endpoint(region: str) -> str:
