@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import datetime
+import http.client
 import json
+import ssl
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -100,6 +103,7 @@ class Scripted(ThreadingHTTPServer):
                 answer = self.server.table.get((self.command, self.path), (404, b""))
                 status, data = answer(body) if callable(answer) else answer
                 self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
 
@@ -171,6 +175,16 @@ def test_no_metadata_service_at_all():
         _found = ssm.Instance("http://127.0.0.1:9").credentials
 
 
+def test_a_metadata_service_that_hangs_costs_all_agents_one_time_out(scripted, monkeypatch):
+    monkeypatch.setattr(ssm, "METADATA_TIMEOUT", 0.3)
+    server = scripted({("PUT", "/latest/api/token"): lambda _body: time.sleep(1) or (200, b"late")})
+    instance = ssm.Instance(server.url)
+    for _each in range(3):
+        with pytest.raises(OpsError, match="cannot be reached"):
+            _found = instance.region
+    assert len(server.seen) == 1
+
+
 def test_a_region_that_is_none(scripted):
     with pytest.raises(OpsError, match="names no region"):
         _found = ssm.Instance(
@@ -186,6 +200,48 @@ def test_an_expired_token_of_the_metadata_service_ends_with_its_run(scripted):
     server.table[("GET", ROLE)] = METADATA[("GET", ROLE)]
     assert ssm.Instance(server.url).credentials.key_id == "ASIA"
     assert [method for method, _path, _headers, _body in server.seen].count("PUT") == 2
+
+
+def test_agents_that_are_read_at_once_ask_the_metadata_service_once(scripted):
+    server = scripted(METADATA)
+    instance, got = ssm.Instance(server.url), []
+    ask = lambda: got.append((instance.region, instance.credentials))  # noqa: E731
+    threads = [threading.Thread(target=ask) for _each in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(got)) == 1
+    assert len(got) == 8
+    assert len(server.seen) == len(METADATA)
+
+
+def test_pages_share_a_connection_also_with_a_server_that_closes_it(scripted, monkeypatch):
+    def page(body: bytes) -> tuple[int, bytes]:
+        more = {} if "NextToken" in json.loads(body) else {"NextToken": "1"}
+        return 200, json.dumps({"Parameters": [{"Name": f"{TOP}/A{len(more)}", "Value": "x"}], **more}).encode()
+
+    connected = []
+    connect = http.client.HTTPConnection.connect
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", lambda self: connected.append(self) or connect(self))
+    for version, number in (("HTTP/1.1", 1), ("HTTP/1.0", 2)):
+        server = scripted({("POST", "/"): page})
+        server.RequestHandlerClass.protocol_version = version
+        assert ssm.read(Source(ssm=TOP, endpoint=server.url), FakeInstance()) == {"A1": "x", "A0": "x"}
+        assert len(connected) == number
+        connected.clear()
+
+
+def test_the_certificate_authorities_are_read_once(monkeypatch):
+    ssm._trusted.cache_clear()
+    made = []
+    create = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda: made.append(1) or create())
+    for _each in range(3):
+        server = ssm.Server("https://127.0.0.1:9", 1.0)
+        with pytest.raises(OpsError, match="cannot be reached"):
+            server.ask("GET", "/", {})
+    assert made == [1]
 
 
 def test_pages_with_fewer_parameters_than_asked_for(scripted):
