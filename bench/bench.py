@@ -333,7 +333,7 @@ connection.getresponse().read()
 def secrets(directory: Path) -> None:
     """A look at a source with 20 parameters, in two pages, of which none changed."""
     name = "bench-secrets"
-    box(name)
+    box(name, f"{SUITE}+0.19.0")
     run("docker", "exec", name, "systemd-run", "--quiet", "python3", "/usr/local/lib/fakes/parameter_store.py")
     values = json.dumps({f"/hermes/bench/NAME_{number}": "x" * 40 for number in range(20)})
     put = ("curl", "--silent", "--retry", "20", "--retry-connrefused", "--request", "PUT", "--data", values)
