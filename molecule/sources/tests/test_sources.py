@@ -53,6 +53,16 @@ def test_only_root_may_read_what_was_fetched(controller):
     assert controller.shell("stat -f -c %T /run/hermes-ops/secrets").strip() == "tmpfs"
 
 
+def test_the_environment_of_a_gateway_is_its_users_alone_and_no_crash_records_it(controller, agents):
+    pid = agents["default"].pid
+    read = f"cat /proc/{pid}/environ 2>/dev/null | wc -c"
+    for user, may in (("hermes-default", True), ("hermes-told", False), ("nobody", False)):
+        assert (controller.shell(f"runuser -u {user} -- sh -c '{read}'").strip() != "0") == may, user
+    # The kernel starts no handler of crashes for a process with this limit, such as systemd-coredump.
+    limit = controller.shell(f"grep 'Max core file size' /proc/{pid}/limits").split()
+    assert limit[4:6] == ["1", "1"]
+
+
 @pytest.mark.parametrize("user", ["hermes-default", "hermes-told"])
 def test_agents_users_cannot_reach_the_metadata_service(controller, user):
     ask = "curl -sS -m 5 -o /dev/null -w '%{http_code}' -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60'"
@@ -226,8 +236,13 @@ def test_a_source_that_is_away_at_a_boot(agents, sources, controller, wait_until
     assert controller.shell("systemctl show -P ActiveState hermes-secrets@default").strip() == "activating"
     found = findings_of(controller)["secrets_missing"]
     assert (found["agent"], found["severity"]) == ("default", "failure")
+    # systemd gives up a gateway whose secrets nothing fetches any more.
+    controller.shell("systemctl kill --signal=KILL hermes-secrets@default")
+    wait_until(lambda: not waiting.show("Job"), "the end of its start")
+    assert controller.shell("systemctl show -P ActiveState hermes-secrets@default").strip() == "failed"
     controller.shell("systemctl enable --quiet --now parameter-store.service")
     sources.refill()
+    sources.fetch()
     wait_until(waiting.is_healthy, "the agent, once its source is back", 90)
     assert "secrets_missing" not in findings_of(controller)
 

@@ -1,16 +1,18 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command ``hermes-ops``: the kit without a controller."""
+"""The command ``hermes-ops``: the kit without a controller.
+
+It starts every minute. So here, and in what every command imports, that which only errors need is imported where it is
+used.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import os
-import pkgutil
 import sys
-import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -43,6 +45,8 @@ def commands() -> list[str]:
     A command that passes its words on to another program has ``VERBATIM``: it gets them unparsed, as
     ``arguments.words``.
     """
+    import pkgutil
+
     from . import commands as package
 
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
@@ -118,5 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_ERROR
     except Exception:
         # A bug of hermes-ops. Exit status 1 would mean that an agent is unhealthy.
+        import traceback
+
         traceback.print_exc()
         return EXIT_ERROR

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import http.client
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -100,9 +102,10 @@ class Scripted(ThreadingHTTPServer):
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 self.server.seen.append((self.command, self.path, dict(self.headers), body))
-                answer = table.get((self.command, self.path), (404, b""))
+                answer = self.server.table.get((self.command, self.path), (404, b""))
                 status, data = answer(body) if callable(answer) else answer
                 self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
 
@@ -110,6 +113,7 @@ class Scripted(ThreadingHTTPServer):
 
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen: list[Any] = []
+        self.table = dict(table)
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -173,6 +177,16 @@ def test_no_metadata_service_at_all():
         _found = ssm.Instance("http://127.0.0.1:9").credentials
 
 
+def test_a_metadata_service_that_hangs_costs_all_agents_one_time_out(scripted, monkeypatch):
+    monkeypatch.setattr(ssm, "METADATA_TIMEOUT", 0.3)
+    server = scripted({("PUT", "/latest/api/token"): lambda _body: time.sleep(1) or (200, b"late")})
+    instance = ssm.Instance(server.url)
+    for _each in range(3):
+        with pytest.raises(OpsError, match="cannot be reached|no whole answer"):
+            _found = instance.region
+    assert len(server.seen) == 1
+
+
 def test_a_region_that_is_none(scripted):
     with pytest.raises(OpsError, match="names no region"):
         _found = ssm.Instance(
@@ -180,8 +194,82 @@ def test_a_region_that_is_none(scripted):
         ).region
 
 
+def test_an_expired_token_of_the_metadata_service_ends_with_its_run(scripted):
+    # A host that slept in the middle of a run: the next one begins with a token of its own.
+    server = scripted({**METADATA, ("GET", ROLE): (401, b"")})
+    with pytest.raises(OpsError, match="with status 401"):
+        _found = ssm.Instance(server.url).credentials
+    server.table[("GET", ROLE)] = METADATA[("GET", ROLE)]
+    assert ssm.Instance(server.url).credentials.key_id == "ASIA"
+    assert [method for method, _path, _headers, _body in server.seen].count("PUT") == 2
+
+
+def test_agents_that_are_read_at_once_ask_the_metadata_service_once(scripted):
+    server = scripted(METADATA)
+    instance, got = ssm.Instance(server.url), []
+    ask = lambda: got.append((instance.region, instance.credentials))  # noqa: E731
+    threads = [threading.Thread(target=ask) for _each in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(got)) == 1
+    assert len(got) == 8
+    assert len(server.seen) == len(METADATA)
+
+
+def test_pages_share_a_connection_also_with_a_server_that_closes_it(scripted, monkeypatch):
+    def page(body: bytes) -> tuple[int, bytes]:
+        more = {} if "NextToken" in json.loads(body) else {"NextToken": "1"}
+        return 200, json.dumps({"Parameters": [{"Name": f"{TOP}/A{len(more)}", "Value": "x"}], **more}).encode()
+
+    connected = []
+    connect = http.client.HTTPConnection.connect
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", lambda self: connected.append(self) or connect(self))
+    for version, number in (("HTTP/1.1", 1), ("HTTP/1.0", 2)):
+        server = scripted({("POST", "/"): page})
+        server.RequestHandlerClass.protocol_version = version
+        assert ssm.read(Source(ssm=TOP, endpoint=server.url), FakeInstance()) == {"A1": "x", "A0": "x"}
+        assert len(connected) == number
+        connected.clear()
+
+
+def test_the_certificate_authorities_are_read_once(monkeypatch):
+    ssm._trusted.cache_clear()
+    made = []
+    create = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda: made.append(1) or create())
+    for _each in range(3):
+        server = ssm.Server("https://127.0.0.1:9", 1.0)
+        with pytest.raises(OpsError, match="cannot be reached"):
+            server.ask("GET", "/", {})
+    assert made == [1]
+
+
+def test_pages_with_fewer_parameters_than_asked_for(scripted):
+    def page(body: bytes) -> tuple[int, bytes]:
+        number = int(json.loads(body).get("NextToken", 0))
+        more = {"NextToken": str(number + 1)} if number < 60 else {}
+        # Every third page is empty, as AWS may answer.
+        found = [{"Name": f"{TOP}/A{number}", "Value": str(number)}] if number % 3 else []
+        return 200, json.dumps({"Parameters": found, **more}).encode()
+
+    found = ssm.read(Source(ssm=TOP, endpoint=scripted({("POST", "/"): page}).url), FakeInstance())
+    assert found == {f"A{number}": str(number) for number in range(61) if number % 3}
+
+
 def endless(body: bytes) -> tuple[int, bytes]:
     return 200, json.dumps({"Parameters": [], "NextToken": "on"}).encode()
+
+
+def too_many(body: bytes) -> tuple[int, bytes]:
+    start = int(json.loads(body).get("NextToken", 0))
+    found = [{"Name": f"{TOP}/A{start + number}", "Value": "x"} for number in range(10)]
+    return 200, json.dumps({"Parameters": found, "NextToken": str(start + 10)}).encode()
+
+
+def refused(kind: str, message: str = "") -> tuple[int, bytes]:
+    return 400, json.dumps({"__type": kind, "message": message}).encode()
 
 
 REFUSED = {"__type": "com.amazonaws.ssm#AccessDeniedException", "Message": "not\x1b[31m you"}
@@ -196,7 +284,12 @@ REFUSED = {"__type": "com.amazonaws.ssm#AccessDeniedException", "Message": "not\
         ((200, b"[]"), "something else than JSON", "address"),
         ((200, b'{"Parameters": [{"Name": "/x/A"}]}'), "something else than parameters", "endpoint"),
         ((200, b"x" * 2**21), "without an end", "address"),
-        (endless, f"more than {values.MOST} parameters", "fewer"),
+        (refused("ThrottlingException", "Rate exceeded"), "Rate exceeded", "raise secrets_interval"),
+        (refused("ExpiredTokenException"), "ExpiredTokenException", "new credentials"),
+        (refused("InvalidSignatureException", "Signature expired: 20261121T1"), "Signature expired", "timedatectl"),
+        (refused("UnrecognizedClientException"), "UnrecognizedClientException", "the instance's role"),
+        (endless, "more than 100 pages", "endpoint"),
+        (too_many, f"more than {values.MOST} parameters", "fewer"),
     ],
 )
 def test_an_answer_that_is_none(scripted, answer, what, fix):
@@ -233,7 +326,7 @@ def test_an_answer_that_never_ends_byte_by_byte_holds_nobody(begins, monkeypatch
         rescue.start()
         began = time.monotonic()
         try:
-            with pytest.raises(OpsError, match="without an end"):
+            with pytest.raises(OpsError, match="no whole answer"):
                 ssm.read(Source(ssm=TOP, endpoint=f"http://127.0.0.1:{server.getsockname()[1]}"), FakeInstance())
         finally:
             over.set()

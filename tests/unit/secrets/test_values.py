@@ -80,6 +80,7 @@ SECRET = "hunter2-and-more"
         ("API_SERVER_KEY=short", "is shorter than 16 characters"),
         (f"MY_API_KEY={SECRET}é", "not ASCII"),
         (f'{{"A": "{SECRET}\\u0000"}}', "NUL"),
+        (f"A={SECRET}\0", "NUL"),
         (f'{{"A": "{SECRET}\\ud800"}}', "lone surrogate"),
         (f"A={SECRET}\ufffd", "not UTF-8"),
         (f"A={SECRET * 5000}", "more than 65536 bytes"),

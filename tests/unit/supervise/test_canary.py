@@ -223,6 +223,7 @@ def test_it_gets_its_share_of_what_a_source_gives(host, home):
     described = canary.prepare(host, agent(host, secrets_from={"ssm": "/hermes/prod"}), str(home))
     pairs = canary.properties(host, described, 100.0, online=True)
     assert [value for name, value in pairs if name == "EnvironmentFile"] == ["/run/hermes-ops/secrets/.canary.env"]
+    assert ("LimitCORE", "1") in pairs
     lent = ("OPENAI_API_KEY", "API_SERVER_KEY", "TELEGRAM_BOT_TOKEN", "SLACK_APP_TOKEN", "HERMES_HOME")
     assert list(filter(copy.is_lent, lent)) == ["OPENAI_API_KEY", "API_SERVER_KEY"]
 

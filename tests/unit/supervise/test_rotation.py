@@ -35,6 +35,8 @@ class Host:
         self.given = {"one": {"A": "1"}, "two": {"A": "1"}}
         self.entered = dict.fromkeys(self.given, time.time() - 3600)
         self.running = set(self.given)
+        self.killed: set[str] = set()
+        self.disabled: set[str] = set()
         self.in_env = {"one": [], "two": []}
         self.told: list[str] = []
         self.jobs: set[str] = set()
@@ -56,8 +58,8 @@ class Host:
     def account_of(self, agent):
         return agent.name
 
-    def manager_of(self, agent):
-        return agent
+    def manager_of(self, _agent):
+        return SimpleNamespace(units=self.units)
 
     def records(self, name):
         return name
@@ -67,14 +69,20 @@ class Host:
         self.said.clear()
         return fetching.rotate(self, lambda text: self.said.append(str(text)))
 
-    def units(self, agents, _manager_of):
+    def units(self, names):
         def older(name):
             return lambda path: os.path.exists(path) and os.stat(path).st_mtime > self.entered[name]
 
-        return {
-            agent.unit: SimpleNamespace(running=agent.name in self.running, is_older_than=older(agent.name))
-            for agent in agents
-        }
+        found = {}
+        for agent in self.agents:
+            runs = agent.name in self.running
+            found[agent.unit] = SimpleNamespace(
+                running=runs, over=not runs, enabled=agent.name not in self.disabled, is_older_than=older(agent.name)
+            )
+            state = "failed" if agent.name in self.killed else "active"
+            found[store.unit_of(agent.name)] = SimpleNamespace(active=state)
+        assert set(found) == set(names)
+        return found
 
     def restart(self, _supervisor, agents, _records):
         for agent in agents:
@@ -94,7 +102,6 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "_kind_of", lambda _path: "tmpfs")
     monkeypatch.setattr(fetching.sources, "read_all", lambda wanted: {name: made.given[name] for name in wanted})
     monkeypatch.setattr(rotation, "work", lambda account, *_more, **_options: made.in_env[account])
-    monkeypatch.setattr(fetching, "units_of", made.units)
     monkeypatch.setattr(
         rotation,
         "supervisor_of",
@@ -125,6 +132,36 @@ def test_only_the_agent_whose_secret_changed_is_restarted_once(host):
     assert store.secrets_of("two") == {"A": "2"}
     assert host.rotate()
     assert host.told == []
+
+
+def test_a_gateway_that_systemd_gave_up_at_the_boot_is_started_once_there_are_secrets(host):
+    # hermes-secrets@one.service was killed while it waited, so the start of its gateway failed.
+    store.forget("one")
+    host.running.discard("one")
+    host.killed.add("one")
+    host.given["one"] = AWAY
+    assert not host.rotate()
+    assert host.told == []
+    host.given["one"] = {"A": "1"}
+    host.disabled.add("one")
+    assert host.rotate()
+    assert host.told == []
+    host.disabled.clear()
+    assert host.rotate()
+    assert host.told == ["one"]
+
+
+def test_agents_that_share_a_source_are_restarted_together(host):
+    host.agents = [replace(agent, source=Source(ssm="/shared")) for agent in host.agents]
+    host.given = {"one": {"A": "2"}, "two": {"A": "2"}}
+    # Also after a kill between the two restarts.
+    host.running.discard("two")
+    assert host.rotate()
+    assert host.told == ["one"]
+    host.running.add("two")
+    assert host.rotate()
+    assert host.told == ["two"]
+    assert store.secrets_of("one") == store.secrets_of("two") == {"A": "2"}
 
 
 def test_an_agent_that_is_stopped_stays_stopped(host):
@@ -229,7 +266,6 @@ def test_an_agent_that_cannot_be_restarted_delays_no_other(host):
     host.in_env["stuck"] = []
     store.keep("stuck", {"A": "1"})
     host.running.add("stuck")
-    host.units = None
     host.rotate()
     assert host.told == ["one", "two"]
 
@@ -250,6 +286,21 @@ def test_at_a_boot_it_is_tried_until_there_are_secrets(host, monkeypatch):
     assert [round(seconds / step) for seconds, step in zip(slept, (1, 2))] == [1, 1]
     # There already: nothing is asked.
     fetching.wait("one", said.append)
+
+
+def test_at_a_boot_it_is_tried_for_ever_once_a_minute_at_last(host, monkeypatch):
+    store.forget("one")
+    monkeypatch.setattr(fetching.Installation, "load", lambda: host)
+    host.one = lambda name: next(agent for agent in host.agents if agent.name == name)
+    answers = [*[AWAY] * 5000, {"A": "9"}]
+    monkeypatch.setattr(fetching.sources, "read_all", lambda _wanted: {"one": answers.pop(0)})
+    slept: list[float] = []
+    monkeypatch.setattr(fetching.time, "sleep", slept.append)
+    monkeypatch.setattr(store, "write_status", lambda *_more: None)
+    fetching.wait("one", lambda _text: None)
+    assert len(slept) == 5000
+    assert max(slept) <= 75
+    assert min(slept[10:]) >= 45
 
 
 def test_at_a_boot_without_its_records_it_is_tried_again(host, monkeypatch):

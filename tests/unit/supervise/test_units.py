@@ -103,7 +103,10 @@ def test_what_a_source_gives_comes_before_the_gateway_and_not_into_the_unit():
     assert set(unit["After"]) >= {"hermes-secrets@default.service", "multi-user.target"}
     # Its commands and the dashboard have them, too.
     agent = description(secrets_from={"ssm": "/hermes/prod"})
-    assert ("EnvironmentFile", "/run/hermes-ops/secrets/default.env") in units.confinement(agent, OWNER, "system")
+    confined = units.confinement(agent, OWNER, "system")
+    assert ("EnvironmentFile", "/run/hermes-ops/secrets/default.env") in confined
+    # Not 0, with which systemd-coredump still writes the environment into the journal.
+    assert ("LimitCORE", "1") in confined
     for directive in ("EnvironmentFile=", "Requires=", "multi-user.target"):
         assert directive not in drop_in()
 

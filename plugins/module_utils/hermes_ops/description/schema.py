@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any
 
@@ -144,6 +143,8 @@ def check_table(declared: dict[str, Any], table: dict[str, Any], where: str, pre
     """:raises OpsError: when *declared* has a key that is not in *table*, or a value of another type"""
     for key, value in declared.items():
         if key not in table:
+            import difflib
+
             close = difflib.get_close_matches(str(key), list(table), n=1)
             raise OpsError(
                 f"unknown key {prefix}{key}",

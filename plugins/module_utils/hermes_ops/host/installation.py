@@ -22,7 +22,6 @@ from ..system.files import Account, ensure_directory, lock, read_json, write_jso
 from ..system.systemd import Manager
 from ..system.typed import parse
 from .records import Records, check_ops, remembered
-from .volume import refuse_unmounted
 
 # Jobs that keep a journal until they are finished or undone, and its path below ops_dir. Each restore has one of its
 # own, in the records of its agent: an agent can make the undoing of its restore fail, which must not block the others.
@@ -84,8 +83,10 @@ class Installation:
         if "hermes_home" in host:
             raise OpsError("is of an earlier version", where=path, fix="take the host over: docs/adopting.md")
         found = cls(host)
-        if found.data_volume and not unmounted:
-            refuse_unmounted(found.data_dir)
+        if found.data_volume and not unmounted and not os.path.ismount(found.data_dir):
+            from .volume import not_mounted
+
+            raise not_mounted(found.data_dir)
         return found
 
     def account_of(self, placement: Placement) -> Account:

@@ -46,6 +46,8 @@ HARDENING = (
     ("RestrictRealtime", "yes"),
     ("RestrictSUIDSGID", "yes"),
     ("SystemCallArchitectures", "native"),
+    # Their memory holds secrets.
+    ("LimitCORE", "0"),
 )
 # For work that is not urgent: the agents have priority.
 IN_THE_BACKGROUND = (("Nice", "10"), ("IOSchedulingClass", "best-effort"), ("IOSchedulingPriority", "7"))

@@ -335,11 +335,7 @@ def unit_of(data_dir: str) -> str:
     return f"{escape(data_dir)}.mount"
 
 
-def refuse_unmounted(data_dir: str) -> None:
-    """:raises OpsError: the declared data volume is not mounted at *data_dir*"""
-    if not os.path.ismount(data_dir):
-        raise OpsError(
-            "the data volume is not mounted",
-            where=data_dir,
-            fix=f"attach it, then: systemctl start {unit_of(data_dir)}",
-        )
+def not_mounted(data_dir: str) -> OpsError:
+    """The error that the declared data volume is not mounted at *data_dir*."""
+    fix = f"attach it, then: systemctl start {unit_of(data_dir)}"
+    return OpsError("the data volume is not mounted", where=data_dir, fix=fix)

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Union
 
 from ..description.agent import Source
 from ..system.errors import OpsError, as_error
-from . import programs, ssm
+from . import programs
 
 # What a source gives: secrets by name, or why there are none.
 Answer = Union[dict[str, str], OpsError]
@@ -19,13 +20,12 @@ Answer = Union[dict[str, str], OpsError]
 
 def read_all(sources: Mapping[str, Source]) -> dict[str, Answer]:
     """What each of *sources* gives, by the same keys. One that is slow does not delay the others."""
-    # Its credentials serve all of them.
-    instance = ssm.Instance()
+    read_ssm = _of_aws() if any(source.ssm for source in sources.values()) else _run
     found: dict[str, Answer] = {}
 
     def read(name: str, source: Source) -> None:
         try:
-            found[name] = _read(source, instance)
+            found[name] = read_ssm(source) if source.ssm else _run(source)
         except Exception as caught:
             found[name] = as_error(caught)
 
@@ -37,7 +37,15 @@ def read_all(sources: Mapping[str, Source]) -> dict[str, Answer]:
     return {name: found[name] for name in sources}
 
 
-def _read(source: Source, instance: ssm.Instance) -> dict[str, str]:
-    if source.ssm:
-        return ssm.read(source, instance)
+def _run(source: Source) -> dict[str, str]:
     return programs.read_file(source) if source.file else programs.read_command(source)
+
+
+def _of_aws() -> Callable[[Source], dict[str, str]]:
+    """Reads a path of the parameter store. The credentials of the instance serve all of a run.
+
+    Imported only where it is used, because HTTP and TLS are a good part of what a look costs.
+    """
+    from . import ssm
+
+    return partial(ssm.read, instance=ssm.Instance())

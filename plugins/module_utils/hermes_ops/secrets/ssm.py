@@ -16,11 +16,13 @@ import http.client
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from ..description.agent import Source
@@ -33,8 +35,8 @@ TIMEOUT, METADATA_TIMEOUT = 10.0, 2.0
 METADATA = "http://169.254.169.254"
 # Bytes of an answer: ten parameters of 8 KiB, each character as an escape of JSON.
 _LARGEST = 2**20
-# Pages that are read: more than the most secrets of an agent.
-_PAGES = values.MOST // 10 + 2
+# Pages that are read. AWS may return pages with fewer parameters than it was asked for, and empty ones.
+_PAGES = 100
 _SERVICE = "ssm"
 _TARGET = "AmazonSSM.GetParametersByPath"
 _ROLE = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
@@ -81,38 +83,125 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+class Server:
+    """A server that answers HTTP. The requests of one user of it share a connection, which it need not keep open.
+
+    Nothing is redirected, and no proxy is used.
+
+    :param timeout: seconds for one answer
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        parts = urllib.parse.urlsplit(url)
+        self.url = f"{parts.scheme}://{parts.netloc}"
+        self._timeout = timeout
+        host = parts.hostname or ""
+        if parts.scheme == "https":
+            with _ONE_AT_A_TIME:
+                context = _trusted()
+            self._connection = http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=context)
+        else:
+            self._connection = http.client.HTTPConnection(host, parts.port, timeout=timeout)
+
+    def ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> tuple[int, bytes]:
+        """Status and body of the answer.
+
+        :raises OpsError: there is no answer, or too long a one
+        """
+        fix = "see what answers at that address"
+        late = OpsError(f"gives no whole answer in {self._timeout:g} s", where=self.url, fix=fix)
+        over = threading.Event()
+        content = bytearray()
+        whole = False
+        try:
+            if self._connection.sock is None:
+                self._connection.connect()
+            # The time-out of a socket is for each part: whoever sends a byte now and then must not hold us.
+            watch = threading.Timer(self._timeout, _cut, [self._connection.sock, over])
+            watch.start()
+            try:
+                self._connection.request(method, path, body=body, headers=dict(headers))
+                with self._connection.getresponse() as answer:
+                    while part := answer.read1(65536):
+                        content += part
+                        if len(content) > _LARGEST:
+                            raise OpsError("answers without an end", where=self.url, fix=fix)
+                    status = answer.status
+            finally:
+                watch.cancel()
+            # What was cut may look whole.
+            if over.is_set():
+                raise late
+            whole = True
+            return status, bytes(content)
+        except (OSError, http.client.HTTPException) as error:
+            if over.is_set():
+                raise late from None
+            reason = brief(str(getattr(error, "strerror", None) or error or type(error).__name__), 200)
+            raise OpsError(f"cannot be reached ({reason})", where=self.url, fix="see the network") from None
+        finally:
+            if not whole:
+                self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _cut(connection: socket.socket, over: threading.Event) -> None:
+    over.set()
+    with contextlib.suppress(OSError):
+        # Below TLS, which another thread is reading.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """The host's certificate authorities: reading them takes longer than a request."""
+    return ssl.create_default_context()
+
+
 class Instance:
-    """What the metadata service says of this instance. Each is asked once, for all agents of a run."""
+    """What the metadata service says of this instance. Each is asked once, for all agents of a run, by any thread."""
 
     def __init__(self, url: str = METADATA) -> None:
         self._url = url
+        self._lock = threading.RLock()
         self._token = ""
         self._credentials: Credentials | None = None
         self._region = ""
+        self._away: OpsError | None = None
 
     @property
     def credentials(self) -> Credentials:
         """:raises OpsError: there is no metadata service, or the instance has no role"""
-        if self._credentials is None:
-            role = self._get("iam/security-credentials/").strip()
-            if not _ROLE.fullmatch(role):
-                raise OpsError("the instance has no role", where=self._url, fix=_NO_ROLE)
-            said = _object(self._get(f"iam/security-credentials/{role}"), self._url)
-            texts = [said.get(name) for name in ("AccessKeyId", "SecretAccessKey", "Token")]
-            if not all(isinstance(text, str) and text.isascii() and text.isprintable() and text for text in texts):
-                raise OpsError("hands out no credentials", where=self._url, fix=_NO_ROLE)
-            self._credentials = Credentials(*map(str, texts))
-        return self._credentials
+        with self._lock:
+            if self._credentials is None:
+                self._credentials = self._ask_for_credentials()
+            return self._credentials
 
     @property
     def region(self) -> str:
         """:raises OpsError: there is no metadata service"""
-        if not self._region:
-            region = self._get("placement/region").strip()
-            if not _REGION.fullmatch(region):
-                raise OpsError("names no region", where=self._url, fix="declare secrets_from.region")
-            self._region = region
-        return self._region
+        with self._lock:
+            if not self._region:
+                region = self._get("placement/region").strip()
+                if not _REGION.fullmatch(region):
+                    raise OpsError("names no region", where=self._url, fix="declare secrets_from.region")
+                self._region = region
+            return self._region
+
+    def _ask_for_credentials(self) -> Credentials:
+        role = self._get("iam/security-credentials/").strip()
+        if not _ROLE.fullmatch(role):
+            raise OpsError("the instance has no role", where=self._url, fix=_NO_ROLE)
+        said = _object(self._get(f"iam/security-credentials/{role}"), self._url)
+        texts = [said.get(name) for name in ("AccessKeyId", "SecretAccessKey", "Token")]
+        if not all(isinstance(text, str) and text.isascii() and text.isprintable() and text for text in texts):
+            raise OpsError("hands out no credentials", where=self._url, fix=_NO_ROLE)
+        return Credentials(*map(str, texts))
 
     def _get(self, path: str) -> str:
         if not self._token:
@@ -122,7 +211,15 @@ class Instance:
         return self._ask("GET", f"/latest/meta-data/{path}", {"X-aws-ec2-metadata-token": self._token})
 
     def _ask(self, method: str, path: str, headers: dict[str, str]) -> str:
-        status, body = _send(self._url + path, method, headers, None, METADATA_TIMEOUT)
+        if self._away:
+            # Agents ask one after the other: the first one's time-out has to do for all.
+            raise self._away
+        try:
+            with contextlib.closing(Server(self._url, METADATA_TIMEOUT)) as server:
+                status, body = server.ask(method, path, headers)
+        except OpsError as error:
+            self._away = error
+            raise
         if status != 200:
             raise OpsError(f"answers {method} {path} with status {status}", where=self._url, fix=_NO_ROLE)
         return body.decode("utf-8", "replace")
@@ -136,32 +233,34 @@ def read(source: Source, instance: Instance) -> dict[str, str]:
     top = str(source.ssm)
     where = f"ssm {top}"
     region = source.region or instance.region
-    url = (source.endpoint or _endpoint(region)).rstrip("/") + "/"
     asked: dict[str, Any] = {"Path": top, "Recursive": False, "WithDecryption": True, "MaxResults": 10}
     found: list[tuple[str, str]] = []
-    for _page in range(_PAGES):
-        said = _call(url, asked, region, instance.credentials, where)
-        for parameter in said.get("Parameters") or []:
-            name, value = parameter.get("Name"), parameter.get("Value")
-            if not isinstance(name, str) or not isinstance(value, str):
-                raise OpsError("answers with something else than parameters", where=where, fix="see the endpoint")
-            found.append((name.rpartition("/")[2], value))
-        if not said.get("NextToken"):
-            return values.check(found, where)
-        asked["NextToken"] = said["NextToken"]
-    raise OpsError(f"holds more than {values.MOST} parameters", where=where, fix="name a path with fewer")
+    with contextlib.closing(Server(source.endpoint or _endpoint(region), TIMEOUT)) as store:
+        for _page in range(_PAGES):
+            said = _call(store, asked, region, instance.credentials, where)
+            for parameter in said.get("Parameters") or []:
+                name, value = parameter.get("Name"), parameter.get("Value")
+                if not isinstance(name, str) or not isinstance(value, str):
+                    raise OpsError("answers with something else than parameters", where=where, fix="see the endpoint")
+                found.append((name.rpartition("/")[2], value))
+            if len(found) > values.MOST:
+                raise OpsError(f"holds more than {values.MOST} parameters", where=where, fix="name a path with fewer")
+            if not said.get("NextToken"):
+                return values.check(found, where)
+            asked["NextToken"] = said["NextToken"]
+    raise OpsError(f"answers with more than {_PAGES} pages", where=where, fix="see the endpoint")
 
 
 def _endpoint(region: str) -> str:
     return f"https://ssm.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
 
 
-def _call(url: str, asked: Mapping[str, Any], region: str, credentials: Credentials, where: str) -> dict[str, Any]:
+def _call(store: Server, asked: Mapping[str, Any], region: str, credentials: Credentials, where: str) -> dict[str, Any]:
     body = json.dumps(asked).encode()
-    headers = signed(url, body, region, credentials, time.time())
+    headers = signed(store.url, body, region, credentials, time.time())
     # http.client writes this one itself.
     del headers["host"]
-    status, answer = _send(url, "POST", headers, body, TIMEOUT)
+    status, answer = store.ask("POST", "/", headers, body)
     if status == 200:
         return _object(answer.decode("utf-8", "replace"), where)
     try:
@@ -194,49 +293,3 @@ def _object(text: str, where: str) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise OpsError("answers with something else than JSON", where=where, fix="see what answers at that address")
     return said
-
-
-def _send(url: str, method: str, headers: Mapping[str, str], body: bytes | None, timeout: float) -> tuple[int, bytes]:
-    """Status and body of the answer. Nothing is redirected, and no proxy is used.
-
-    :raises OpsError: there is no answer, or too long a one
-    """
-    parts = urllib.parse.urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    where = f"{parts.scheme}://{parts.netloc}"
-    endless = OpsError("answers without an end", where=where, fix="see what answers at that address")
-    connection = kind(parts.hostname or "", parts.port, timeout=timeout)
-    over = threading.Event()
-    content = bytearray()
-    try:
-        connection.connect()
-        # The time-out of a socket is for each part: whoever sends a byte now and then must not hold us.
-        watch = threading.Timer(timeout, _cut, [connection.sock, over])
-        watch.start()
-        try:
-            connection.request(method, parts.path, body=body, headers=dict(headers))
-            with connection.getresponse() as answer:
-                while part := answer.read1(65536):
-                    content += part
-                    if len(content) > _LARGEST:
-                        raise endless
-                status = answer.status
-        finally:
-            watch.cancel()
-    except (OSError, http.client.HTTPException) as error:
-        if not over.is_set():
-            reason = brief(str(getattr(error, "strerror", None) or error or type(error).__name__), 200)
-            raise OpsError(f"cannot be reached ({reason})", where=where, fix="see the network") from None
-    finally:
-        connection.close()
-    # What was cut may look whole.
-    if over.is_set():
-        raise endless
-    return status, bytes(content)
-
-
-def _cut(connection: socket.socket, over: threading.Event) -> None:
-    over.set()
-    with contextlib.suppress(OSError):
-        # Below TLS, which another thread is reading.
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)

@@ -66,6 +66,16 @@ def path_of(agent: str) -> str:
     return os.path.join(DIRECTORY, f"{agent}.env")
 
 
+def directives(agent: str) -> list[tuple[str, str]]:
+    """The directives of a unit that gets the secrets of *agent*."""
+    return [
+        ("EnvironmentFile", path_of(agent)),
+        # When a process crashes, systemd-coredump writes its environment into the journal, even if the limit is 0. With
+        # the limit 1, and no other, the kernel does not start it (do_coredump() in fs/coredump.c).
+        ("LimitCORE", "1"),
+    ]
+
+
 def _status_path(agent: str) -> str:
     return os.path.join(DIRECTORY, f"{agent}.json")
 

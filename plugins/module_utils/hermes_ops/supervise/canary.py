@@ -281,7 +281,7 @@ def properties(host: Installation, canary: Agent, longest: float, *, online: boo
     # Hides these directories, with all other agents, keys and backups. BindPaths= makes the copy visible again.
     hidden = units.outermost([host.data_dir, *(agent.home for agent in host.agents)])
     network = {} if online else {"IPAddressAllow": "localhost", "IPAddressDeny": "any"}
-    secrets = [("EnvironmentFile", store.path_of(_LENT))] if canary.source else []
+    secrets = store.directives(_LENT) if canary.source else []
     return [
         *{**units.SANDBOX, **network}.items(),
         *secrets,

@@ -9,6 +9,7 @@ longer than a look.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,6 @@ from ..host.installation import Installation
 from ..secrets import sources, store
 from ..system.errors import OpsError
 from ..system.files import Account
-from .managers import units_of
 
 # Names of the secrets of an agent that changed, or why they could not be fetched.
 Fetched = Union[list[str], OpsError]
@@ -104,13 +104,20 @@ def _rotation() -> ModuleType:
 
 
 def due(host: Installation, agents: Sequence[Agent]) -> list[Agent]:
-    """Those of *agents* whose running gateway has not read its present secrets."""
-    units = units_of(agents, host.manager_of)
-    return [
-        agent
-        for agent in agents
-        if units[agent.unit].running and units[agent.unit].is_older_than(store.path_of(agent.name))
-    ]
+    """Those of *agents* whose gateway has to be started with its present secrets.
+
+    It runs and has not read them; or systemd gave its start up, because the unit that fetched them was killed.
+    """
+    # Sources are of the system's scope, where one manager runs all.
+    names = [name for agent in agents for name in (agent.unit, store.unit_of(agent.name))]
+    units = host.manager_of(agents[0]).units(names)
+
+    def is_due(agent: Agent) -> bool:
+        gateway, path = units[agent.unit], store.path_of(agent.name)
+        given_up = gateway.over and gateway.enabled and units[store.unit_of(agent.name)].active == "failed"
+        return os.path.exists(path) and (given_up or (gateway.running and gateway.is_older_than(path)))
+
+    return [agent for agent in agents if is_due(agent)]
 
 
 def wait(name: str, say: Callable[[str], object]) -> None:

@@ -347,7 +347,7 @@ def confinement(agent: Agent, account: Account, scope: str) -> list[tuple[str, s
     if limits.cpu:
         service.append(("CPUQuota", limits.cpu))
     if agent.source:
-        service.append(("EnvironmentFile", store.path_of(agent.name)))
+        service += store.directives(agent.name)
     if agent.managed:
         service.append(("Environment", f"HERMES_MANAGED_DIR={agent.managed}"))
     if agent.sandbox.enabled:

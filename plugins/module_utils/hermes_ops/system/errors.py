@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import traceback
 
 
 class OpsError(Exception):
@@ -50,6 +49,8 @@ def as_error(caught: Exception) -> OpsError:
         return caught
     if isinstance(caught, OSError):
         return OpsError(str(caught.strerror or caught), where=caught.filename)
+    import traceback
+
     frames = traceback.extract_tb(caught.__traceback__)
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     # Without the exception's own text, which may quote a secret.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import json
 import re
 import sys
@@ -48,6 +47,8 @@ def parse(kind: type[T], values: Any, where: str) -> T:
     checked: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
+            import difflib
+
             near = difflib.get_close_matches(name, fields, 1) or sorted(fields)
             raise OpsError(f"{name!r} is not a setting", where=where, fix=f"did you mean {' or '.join(near)}?")
         if name in nested and not (value is None and "None" in fields[name]):

@@ -35,8 +35,8 @@ def source_findings(agent: str, now: float) -> list[Finding]:
         fix = status.fix or "see systemctl status hermes-secrets.timer hermes-secrets.service"
         found.append(Finding("secrets_stale", what, fix, now - status.fetched > late, agent))
     if status.unwell:
-        names = ", ".join(status.changed)
-        what = f"it is not healthy since {moment(status.unwell)}, when {names} changed in its source"
+        names = ", ".join(status.changed) or "nothing"
+        what = f"it is not healthy since {moment(status.unwell)}, when {names} had changed in its source"
         fix = "put a value that works into the source; the one before is not kept"
         found.append(Finding("secrets_unwell", what, fix, agent=agent))
     return found
