@@ -25,7 +25,9 @@ import botocore.session
 from botocore.validate import ParamValidator
 from moto.cloudwatch.models import cloudwatch_backends
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
+from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import ec2_backends
+from moto.ec2.models.amis import AmiBackend
 from moto.ec2.models.elastic_block_store import Volume
 from moto.ec2.models.instances import InstanceBackend
 from moto.iam.models import iam_backends
@@ -163,6 +165,17 @@ def make_volume(volume: Volume, *arguments: Any, **options: Any) -> None:
     volume.multi_attach_enabled = bool(volume.multi_attach_enabled)
 
 
+def create_image(
+    backend: AmiBackend, instance_id: str, name: str, description: str, tag_specifications: list[dict[str, Any]]
+) -> Any:
+    """moto tags no snapshot with an image, and takes a name twice; AWS does not."""
+    if name in [image.name for image in backend.amis.values()]:
+        raise EC2ClientError("InvalidAMIName.Duplicate", f"AMI name {name} is already in use")
+    tags = [each for each in tag_specifications if each["ResourceType"] == "image"]
+    return _create_image(backend, instance_id, name, description, tags)
+
+
+_create_image = AmiBackend.create_image
 _run_instances = InstanceBackend.run_instances
 _make_volume = Volume.__init__
 
@@ -173,6 +186,7 @@ class AwsServer:
     def __init__(self) -> None:
         Volume.__init__ = make_volume
         InstanceBackend.run_instances = run_instances
+        AmiBackend.create_image = create_image
         # moto's server reports each request on the terminal.
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self.calls: list[str] = []
@@ -214,6 +228,8 @@ class AwsServer:
         for ec2 in ec2_backends[ACCOUNT].values():
             for made in (ec2.reservations, ec2.volumes, ec2.snapshots, ec2.tags, ec2.iam_instance_profile_associations):
                 made.clear()
+            for identity in [each.id for each in ec2.amis.values() if each.name.startswith("hermes-")]:
+                del ec2.amis[identity]
             for groups in ec2.groups.values():
                 for identity in [each.id for each in groups.values() if each.name != "default"]:
                     del groups[identity]
