@@ -190,6 +190,8 @@ class AwsServer:
         # moto's server reports each request on the terminal.
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self.calls: list[str] = []
+        # So many calls are refused, because there were too many of them.
+        self.throttled = 0
         self.snapshots = DataLifecycleManager()
         self.bin = RecycleBin()
         make = threaded_moto_server.DomainDispatcherApplication
@@ -262,6 +264,11 @@ class AwsServer:
                 action = dict(urllib.parse.parse_qsl(body.decode("latin-1"))).get("Action", "")
                 # CloudWatch is asked by paths that end in the operation.
                 self.calls.append(target or action or path.rpartition("/")[2])
+            if self.throttled:
+                self.throttled -= 1
+                start_response("503 Slow down", [("Content-Type", "text/xml")])
+                error = "<Error><Code>RequestLimitExceeded</Code><Message>Request limit exceeded.</Message></Error>"
+                return [f"<Response><Errors>{error}</Errors><RequestID>0</RequestID></Response>".encode()]
             return application(environ, start_response)
 
         return answer
