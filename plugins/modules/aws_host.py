@@ -15,7 +15,7 @@ author:
 description:
   - Keeps an EC2 instance and what it stands on as declared; a security group without ingress, an instance profile for
     Session Manager that can read its own secrets only, an encrypted data volume, secrets in the Parameter Store, and
-    the role for snapshots.
+    the role for snapshots. On request also alarms, and rules of the Recycle Bin.
   - Finds everything by the tag C(hermes:host), in a dozen calls, and changes only what differs.
   - Never deletes a volume, never makes a blank one unless asked for, and never has the volume on two instances.
   - A run that was interrupted is continued by running it again.

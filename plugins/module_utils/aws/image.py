@@ -86,7 +86,7 @@ def plan_image(account: Account, builder: Builder, state: State, images: list[Im
 
     :raises OpsError: when there is neither an image nor a builder
     """
-    plan, mark = Plan(), builder.mark(state.image)
+    plan = Plan()
     if not images and len(state.live) != 1:
         raise OpsError(
             f"{len(state.live)} builders, of which an image could be made",
@@ -94,6 +94,8 @@ def plan_image(account: Account, builder: Builder, state: State, images: list[Im
             fix="run aws_image, which launches one",
         )
     if not images:
+        # A parameter may name a newer image by now than the one that the builder was launched from.
+        mark = builder.mark(state.live[0].image)
         plan.add(Difference("image", None, mark), partial(_make, account, builder, state.live[0], mark))
     elif images[0].state == "pending":
         plan.add(Difference(f"image {images[0].id}", "pending", "available"), partial(_wait, account, images[0].id))
