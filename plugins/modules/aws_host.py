@@ -15,7 +15,7 @@ author:
 description:
   - Keeps an EC2 instance and what it stands on as declared; a security group without ingress, an instance profile for
     Session Manager that can read its own secrets only, an encrypted data volume, secrets in the Parameter Store, and
-    the role for snapshots.
+    the role for snapshots. On request also alarms, and rules of the Recycle Bin.
   - Finds everything by the tag C(hermes:host), in a dozen calls, and changes only what differs.
   - Never deletes a volume, never makes a blank one unless asked for, and never has the volume on two instances.
   - A run that was interrupted is continued by running it again.
@@ -94,6 +94,19 @@ options:
       overwritten.
     type: dict
     default: {}
+  alarm_topic:
+    description: >-
+      The ARN of a topic of SNS, or of another action of CloudWatch, that is told when the instance fails a status check
+      for two minutes, and when that is over. AWS then also recovers an instance whose machine it has lost. Without it,
+      there are no alarms.
+    type: str
+    default: ""
+  recycle_days:
+    description: >-
+      Days for which the Recycle Bin keeps a deleted snapshot, 1 to 365; a deleted data volume stays there as long, at
+      most 7 days. V(0) makes no rule, and leaves alone one that exists.
+    type: int
+    default: 0
   stop_timeout:
     description: Seconds for a clean shutdown of the old instance, before it is switched off.
     type: int
@@ -163,6 +176,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "create_volume": {"type": "bool", "default": False},
     "secrets_path": {"type": "str", "default": "", "no_log": False},
     "secrets": {"type": "dict", "default": {}, "no_log": True},
+    "alarm_topic": {"type": "str", "default": ""},
+    "recycle_days": {"type": "int", "default": 0},
     "stop_timeout": {"type": "int", "default": 180},
 }
 
@@ -177,7 +192,7 @@ def converge(arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any
     launches = goal in ("present", "replacing")
     if not launches:
         # Nothing of it is needed, and no mistake in it may keep a host from being destroyed.
-        given.update(subnet="", image="", volume_size=0, secrets={}, secrets_path="")
+        given.update(subnet="", image="", volume_size=0, secrets={}, secrets_path="", alarm_topic="", recycle_days=0)
     account = Account(given["region"])
     declared = Declared(partition=account.partition, **given)
     declared.check(needs_subnet=launches)

@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A server that behaves like AWS: moto, which keeps its state in memory, and Data Lifecycle Manager, which it lacks.
+"""A server that behaves like AWS: moto, which keeps its state in memory, and what it lacks: Data Lifecycle Manager and
+the Recycle Bin.
 
 It keeps the names of all calls, so that a test can say which were made.
 """
@@ -22,8 +23,11 @@ os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
 
 import botocore.session
 from botocore.validate import ParamValidator
+from moto.cloudwatch.models import cloudwatch_backends
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
+from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import ec2_backends
+from moto.ec2.models.amis import AmiBackend
 from moto.ec2.models.elastic_block_store import Volume
 from moto.ec2.models.instances import InstanceBackend
 from moto.iam.models import iam_backends
@@ -99,6 +103,53 @@ class DataLifecycleManager:
         return {**given, "DateModified": "2026-01-01T00:00:00Z"}
 
 
+class RecycleBin:
+    """Answers as AWS does, with the shapes that botocore knows."""
+
+    def __init__(self) -> None:
+        self._model = botocore.session.get_session().get_service_model("rbin")
+        self.rules: dict[str, dict[str, Any]] = {}
+
+    def __call__(self, method: str, path: str, body: bytes) -> tuple[str, int, dict[str, Any]]:
+        """The operation, the status and the answer."""
+        identity = path.removeprefix("/rules").strip("/") if path.startswith("/rules") else ""
+        name = {"/list-rules": "ListRules", "/rules": "CreateRule"}.get(path, "UpdateRule")
+        given = {**json.loads(body), **({"Identifier": identity} if identity else {})}
+        operation = self._model.operation_model(name)
+        wrong = ParamValidator().validate(given, operation.input_shape)
+        days = given.get("RetentionPeriod", {}).get("RetentionPeriodValue", 1)
+        kind = given.get("ResourceType") or self.rules.get(identity, {}).get("ResourceType")
+        if wrong.has_errors() or operation.http["method"] != method:
+            return name, 400, {"Code": "ValidationException", "Message": wrong.generate_report()}
+        if not 1 <= days <= (7 if kind == "EBS_VOLUME" else 365):
+            return name, 400, {"Code": "ValidationException", "Message": f"{days} days for {kind}"}
+        if identity and identity not in self.rules:
+            return name, 404, {"Code": "ResourceNotFoundException", "Message": f"no rule {identity}"}
+        return name, operation.http["responseCode"], getattr(self, f"_{name}")(given)
+
+    def _CreateRule(self, given: dict[str, Any]) -> dict[str, Any]:
+        identity = f"{len(self.rules):011d}"
+        self.rules[identity] = {"Identifier": identity, "Status": "available", "LockState": "unlocked", **given}
+        return self.rules[identity]
+
+    def _UpdateRule(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.rules[given["Identifier"]].update(given)
+        return self.rules[given["Identifier"]]
+
+    def _ListRules(self, given: dict[str, Any]) -> dict[str, Any]:
+        """A page has one rule, so that whoever reads only the first page is found out."""
+        found = [
+            each
+            for each in self.rules.values()
+            if each["ResourceType"] == given["ResourceType"]
+            and all(tag in each.get("ResourceTags", []) for tag in given.get("ResourceTags", []))
+        ]
+        start = int(given.get("NextToken", "0"))
+        keys = ("Identifier", "Description", "RetentionPeriod", "LockState")
+        page = [{key: each[key] for key in keys if key in each} for each in found[start : start + 1]]
+        return {"Rules": page, **({"NextToken": str(start + 1)} if start + 1 < len(found) else {})}
+
+
 def run_instances(backend: InstanceBackend, *arguments: Any, **options: Any) -> Any:
     """moto forgets the security groups of an instance that names them with its network interface."""
     reservation = _run_instances(backend, *arguments, **options)
@@ -114,20 +165,35 @@ def make_volume(volume: Volume, *arguments: Any, **options: Any) -> None:
     volume.multi_attach_enabled = bool(volume.multi_attach_enabled)
 
 
+def create_image(
+    backend: AmiBackend, instance_id: str, name: str, description: str, tag_specifications: list[dict[str, Any]]
+) -> Any:
+    """moto tags no snapshot with an image, and takes a name twice; AWS does not."""
+    if name in [image.name for image in backend.amis.values()]:
+        raise EC2ClientError("InvalidAMIName.Duplicate", f"AMI name {name} is already in use")
+    tags = [each for each in tag_specifications if each["ResourceType"] == "image"]
+    return _create_image(backend, instance_id, name, description, tags)
+
+
+_create_image = AmiBackend.create_image
 _run_instances = InstanceBackend.run_instances
 _make_volume = Volume.__init__
 
 
 class AwsServer:
-    """moto and :class:`DataLifecycleManager` behind one address; the calls to both, in :attr:`calls`."""
+    """moto and what it lacks behind one address; all calls, in :attr:`calls`."""
 
     def __init__(self) -> None:
         Volume.__init__ = make_volume
         InstanceBackend.run_instances = run_instances
+        AmiBackend.create_image = create_image
         # moto's server reports each request on the terminal.
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self.calls: list[str] = []
+        # So many calls are refused, because there were too many of them.
+        self.throttled = 0
         self.snapshots = DataLifecycleManager()
+        self.bin = RecycleBin()
         make = threaded_moto_server.DomainDispatcherApplication
         threaded_moto_server.DomainDispatcherApplication = lambda *arguments: self._watched(make(*arguments))
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -158,9 +224,14 @@ class AwsServer:
         """Forget what was made. moto's own reset also makes its network and images again, which takes a second."""
         self.calls.clear()
         self.snapshots.policies.clear()
+        self.bin.rules.clear()
+        for cloudwatch in cloudwatch_backends[ACCOUNT].values():
+            cloudwatch.alarms.clear()
         for ec2 in ec2_backends[ACCOUNT].values():
             for made in (ec2.reservations, ec2.volumes, ec2.snapshots, ec2.tags, ec2.iam_instance_profile_associations):
                 made.clear()
+            for identity in [each.id for each in ec2.amis.values() if each.name.startswith("hermes-")]:
+                del ec2.amis[identity]
             for groups in ec2.groups.values():
                 for identity in [each.id for each in groups.values() if each.name != "default"]:
                     del groups[identity]
@@ -175,19 +246,29 @@ class AwsServer:
         self._server.stop()
 
     def _watched(self, application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+        stubs = {"/policies": self.snapshots, "/rules": self.bin, "/list-rules": self.bin}
+
         def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
             body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             environ["wsgi.input"] = io.BytesIO(body)
             path = environ["PATH_INFO"]
-            if path.startswith("/policies"):
-                name, status, content = self.snapshots(environ["REQUEST_METHOD"], path, body)
+            stub = next((stub for start, stub in stubs.items() if path.startswith(start)), None)
+            if stub:
+                name, status, content = stub(environ["REQUEST_METHOD"], path, body)
                 self.calls.append(name)
                 headers = [("Content-Type", "application/json"), ("x-amzn-ErrorType", content.get("Code", ""))]
-                start_response(f"{status} {'OK' if status == 200 else 'Wrong'}", headers)
+                start_response(f"{status} {'OK' if status < 300 else 'Wrong'}", headers)
                 return [json.dumps(content).encode()]
             if not path.startswith("/moto-api"):
                 target = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
-                self.calls.append(target or dict(urllib.parse.parse_qsl(body.decode("latin-1"))).get("Action", path))
+                action = dict(urllib.parse.parse_qsl(body.decode("latin-1"))).get("Action", "")
+                # CloudWatch is asked by paths that end in the operation.
+                self.calls.append(target or action or path.rpartition("/")[2])
+            if self.throttled:
+                self.throttled -= 1
+                start_response("503 Slow down", [("Content-Type", "text/xml")])
+                error = "<Error><Code>RequestLimitExceeded</Code><Message>Request limit exceeded.</Message></Error>"
+                return [f"<Response><Errors>{error}</Errors><RequestID>0</RequestID></Response>".encode()]
             return application(environ, start_response)
 
         return answer

@@ -39,12 +39,14 @@ _UNKNOWN = (
 _FURTHER = {
     "run_instances": ("ec2:CreateTags", "iam:PassRole"),
     "create_volume": ("ec2:CreateTags",),
+    "create_image": ("ec2:CreateTags",),
     "create_security_group": ("ec2:CreateTags",),
     "create_role": ("iam:TagRole",),
     "create_instance_profile": ("iam:TagInstanceProfile",),
     "add_role_to_instance_profile": ("iam:PassRole",),
     "associate_iam_instance_profile": ("iam:PassRole",),
     "replace_iam_instance_profile_association": ("iam:PassRole",),
+    "put_metric_alarm": ("iam:CreateServiceLinkedRole",),
     "create_lifecycle_policy": ("dlm:TagResource", "iam:PassRole"),
     "update_lifecycle_policy": ("iam:PassRole",),
 }
@@ -142,7 +144,7 @@ def _action(service: str, operation: str) -> str:
     return f"{service}:{''.join(word.capitalize() for word in operation.split('_'))}"
 
 
-def until(check: Callable[[], Any], *, seconds: float) -> bool:
+def until(check: Callable[[], Any], *, seconds: float = PATIENCE) -> bool:
     """Whether *check* came true within *seconds*."""
     end = time.monotonic() + seconds
     while not check():

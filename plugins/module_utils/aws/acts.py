@@ -18,6 +18,7 @@ from ..hermes_ops.system.errors import OpsError
 from .account import PATIENCE, Account, Refusal, until
 from .declared import DEVICE, LAUNCH, METADATA, REPLACES, Declared, trust
 from .state import Instance, Role, State, Volume, instances, volume_of
+from .watch import alarms, rule
 
 # Refusals that pass: a new role, profile or group is not known everywhere yet.
 _NO_ENTITY = ("NoSuchEntity",)
@@ -124,6 +125,24 @@ class Acts:
         except Refusal as refusal:
             if refusal.code != "ParameterAlreadyExists":
                 raise
+
+    # --- what AWS does when something fails ---
+
+    def put_alarm(self, name: str, instance: Instance | None) -> None:
+        """Make or mend an alarm about *instance*, or about the one that was launched."""
+        alarm = alarms(self._declared, instance.id if instance else self._launched)[name]
+        self._account("cloudwatch", "put_metric_alarm", **alarm)
+
+    def delete_alarms(self, names: list[str]) -> None:
+        self._account("cloudwatch", "delete_alarms", AlarmNames=names)
+
+    def put_rule(self, kind: str, days: int, known: str) -> None:
+        """Make a rule of the Recycle Bin, or mend the one that is known."""
+        wanted = rule(self._declared, kind, days)
+        if known:
+            self._account("rbin", "update_rule", Identifier=known, RetentionPeriod=wanted["RetentionPeriod"])
+        else:
+            self._account("rbin", "create_rule", **wanted)
 
     # --- the data volume ---
 

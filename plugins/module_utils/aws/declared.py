@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ..hermes_ops.system.errors import OpsError
 
@@ -30,6 +30,8 @@ METADATA = {"HttpTokens": "required", "HttpPutResponseHopLimit": 1, "HttpEndpoin
 class Declared:
     """A host as its variables declare it; sizes are in GiB."""
 
+    tag: ClassVar[str] = TAG
+
     host: str
     region: str
     partition: str
@@ -42,6 +44,8 @@ class Declared:
     volume_size: int = 0
     create_volume: bool = False
     secrets_path: str = ""
+    alarm_topic: str = ""
+    recycle_days: int = 0
     # Not in the representation, which may be printed.
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -53,6 +57,12 @@ class Declared:
             raise OpsError("is not a name that AWS takes", where=f"host {self.host}", fix=fix)
         if needs_subnet and not self.subnet:
             raise OpsError("is not declared", where=f"{self.host}: aws_subnet", fix="name a subnet (subnet-…)")
+        if self.alarm_topic and not self.alarm_topic.startswith(f"arn:{self.partition}:"):
+            fix = f"name a topic of SNS by its ARN: arn:{self.partition}:sns:{self.region}:…"
+            raise OpsError("is not an ARN", where=f"{self.host}: aws_alarm_topic: {self.alarm_topic}", fix=fix)
+        if not 0 <= self.recycle_days <= 365:
+            fix = "say 1 to 365 days, or 0 for no rule"
+            raise OpsError("AWS does not take it", where=f"{self.host}: aws_recycle_days: {self.recycle_days}", fix=fix)
         if (self.secrets or self.secrets_path) and not re.fullmatch(r"(/[A-Za-z0-9_.-]+)+", self.secrets_path):
             fix = f"write one like /hermes/{self.host}, without a slash at its end"
             raise OpsError("is not a path of the Parameter Store", where=f"{self.host}: aws_secrets_path", fix=fix)
@@ -68,11 +78,11 @@ class Declared:
 
     @property
     def tags(self) -> list[dict[str, str]]:
-        return [{"Key": "Name", "Value": self.name}, {"Key": TAG, "Value": self.host}]
+        return [{"Key": "Name", "Value": self.name}, {"Key": self.tag, "Value": self.host}]
 
     @property
     def filter(self) -> list[dict[str, Any]]:
-        return [{"Name": f"tag:{TAG}", "Values": [self.host]}]
+        return [{"Name": f"tag:{self.tag}", "Values": [self.host]}]
 
     def parameter(self, name: str) -> str:
         """The path of a secret in the Parameter Store."""
@@ -101,6 +111,8 @@ class Declared:
     def own_policy(self) -> dict[str, Any]:
         """What the host may do beside Session Manager: read its own secrets, and nobody else's.
 
+        Whatever else the operator allows to it, it may not delete data volumes and their snapshots.
+
         AmazonSSMManagedInstanceCore allows ssm:GetParameter and ssm:GetParameters for every parameter of the account,
         which only a denial takes back. A key of AWS' own (alias/aws/ssm) needs no statement here.
         """
@@ -119,13 +131,44 @@ class Declared:
             "Action": ["ssm:GetParameter", "ssm:GetParameters", "ssm:GetParametersByPath"],
             "Resource": own,
         }
-        return {"Version": "2012-10-17", "Statement": [*([allow] if own else []), deny]}
+        statements = [*([allow] if own else []), deny, *keep_data(self.partition)]
+        return {"Version": "2012-10-17", "Statement": statements}
 
 
 def trust(service: str) -> dict[str, Any]:
     """The trust policy of a role that a service of AWS assumes."""
     statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
     return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+def keep_data(partition: str) -> list[dict[str, Any]]:
+    """Statements that deny deleting data volumes and their snapshots, and taking off the tag that marks them."""
+    disks = [f"arn:{partition}:ec2:*:*:{kind}/*" for kind in ("volume", "snapshot")]
+    return [
+        {
+            "Sid": "KeepData",
+            "Effect": "Deny",
+            "Action": ["ec2:DeleteVolume", "ec2:DeleteSnapshot"],
+            "Resource": "*",
+            "Condition": {"Null": {f"aws:ResourceTag/{TAG}": "false"}},
+        },
+        {
+            "Sid": "KeepTag",
+            "Effect": "Deny",
+            "Action": "ec2:DeleteTags",
+            "Resource": disks,
+            # Also where it is one of several tags.
+            "Condition": {"ForAnyValue:StringEquals": {"aws:TagKeys": TAG}},
+        },
+        {
+            "Sid": "KeepAllTags",
+            "Effect": "Deny",
+            "Action": "ec2:DeleteTags",
+            "Resource": disks,
+            # A call that names no tag deletes all of them.
+            "Condition": {"Null": {"aws:TagKeys": "true"}},
+        },
+    ]
 
 
 # China has the same names of services there.

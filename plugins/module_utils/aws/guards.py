@@ -52,8 +52,8 @@ def _refuse_none(declared: Declared, state: State, where: str) -> None:
         raise OpsError(
             f"no volume in {declared.region} has the tag {TAG}={declared.host}",
             where=where,
-            fix="for a new host, say -e aws_create_volume=true with aws_provision, once; else find the volume or a "
-            "snapshot of it, and give it that tag",
+            fix="for a new host, say -e aws_create_volume=true with aws_provision, once; else see that aws_region and "
+            "AWS_PROFILE are those of the host, or find the volume or a snapshot of it, and give it that tag",
         )
     if state.snapshots:
         raise OpsError(

@@ -18,6 +18,7 @@ from . import guards
 from .acts import Acts
 from .declared import DLM, EC2, METADATA, REPLACES, Declared, trust
 from .state import Instance, Role, State, Volume
+from .watch import KINDS, alarms, rules
 
 
 def plan_host(declared: Declared, state: State, goal: str, acts: Acts) -> Plan:
@@ -44,6 +45,7 @@ def present(declared: Declared, state: State, acts: Acts) -> Plan:
     else:
         _heal(plan, declared, state, instance, acts)
     _attach(plan, volume, instance, acts)
+    _alarms(plan, declared, state, instance, acts)
     return plan
 
 
@@ -70,6 +72,7 @@ def replacing(declared: Declared, state: State, acts: Acts) -> Plan:
     for instance in old:
         _let_go(plan, instance, volume, acts)
     _attach(plan, volume, successor, acts)
+    _alarms(plan, declared, state, successor, acts)
     for instance in old:
         _terminate(plan, instance, acts)
     return plan
@@ -93,12 +96,8 @@ def absent(declared: Declared, state: State, acts: Acts) -> Plan:
     for instance in state.live:
         _let_go(plan, instance, volume, acts)
         _terminate(plan, instance, acts)
-    if state.group:
-        _add(plan, f"security group {declared.name}", state.group.id, None, acts.delete_group)
-    if state.profile is not None:
-        _add(plan, f"instance profile {declared.name}", "exists", None, partial(acts.delete_profile, state.profile))
-    if state.role:
-        _add(plan, f"role {declared.name}", "exists", None, partial(acts.delete_role, state.role))
+    _no_alarms(plan, state, list(state.alarms), acts)
+    no_ground(plan, declared, state, acts)
     return plan
 
 
@@ -106,7 +105,7 @@ def _add(plan: Plan, what: str, before: str | None, after: str | None, action: C
     plan.add(Difference(what, before, after), action)
 
 
-def _surroundings(plan: Plan, declared: Declared, state: State, acts: Acts) -> None:
+def ground(plan: Plan, declared: Declared, state: State, acts: Acts) -> None:
     """What an instance stands on: it may be launched only when all of it is there."""
     if state.group is None:
         _add(plan, f"security group {declared.name}", None, "without ingress", partial(acts.create_group, state.vpc))
@@ -130,11 +129,33 @@ def _surroundings(plan: Plan, declared: Declared, state: State, acts: Acts) -> N
         _add(
             plan, f"instance profile {declared.name}", before, declared.name, partial(acts.fill_profile, state.profile)
         )
+
+
+def no_ground(plan: Plan, declared: Declared, state: State, acts: Acts) -> None:
+    """Nothing that only an instance needs, when that is gone."""
+    if state.group:
+        _add(plan, f"security group {declared.name}", state.group.id, None, acts.delete_group)
+    if state.profile is not None:
+        _add(plan, f"instance profile {declared.name}", "exists", None, partial(acts.delete_profile, state.profile))
+    if state.role:
+        _add(plan, f"role {declared.name}", "exists", None, partial(acts.delete_role, state.role))
+
+
+def _surroundings(plan: Plan, declared: Declared, state: State, acts: Acts) -> None:
+    """What a host has besides instance and volume."""
+    ground(plan, declared, state, acts)
     _role(plan, declared.snapshot_role, state.snapshot_role, DLM, declared.snapshot_policy, acts)
     for name in sorted(declared.secrets):
         path = declared.parameter(name)
         if path not in state.parameters:
             _add(plan, f"parameter {path}", None, HIDDEN, partial(acts.seed, name))
+    for kind, days in rules(declared).items():
+        known = state.rules[kind]
+        # Of several rules for one resource, AWS keeps to the longest.
+        if days not in known.values():
+            before = f"{max(known.values())} days" if known else None
+            action = partial(acts.put_rule, kind, days, next(iter(known), ""))
+            _add(plan, f"Recycle Bin for {KINDS[kind]}", before, f"{days} days", action)
 
 
 def _rule(permission: dict[str, Any]) -> str:
@@ -163,6 +184,23 @@ def _volume(plan: Plan, declared: Declared, volume: Volume | None, acts: Acts) -
     elif declared.volume_size > volume.size:
         after = f"{declared.volume_size} GiB"
         _add(plan, f"data volume {volume.id}", f"{volume.size} GiB", after, acts.grow_volume)
+
+
+def _alarms(plan: Plan, declared: Declared, state: State, instance: Instance | None, acts: Acts) -> None:
+    """Alarms about the instance that stays; None for one that this plan launches."""
+    wanted = alarms(declared, instance.id if instance else "")
+    for name, alarm in wanted.items():
+        found = state.alarms.get(name)
+        if instance is None or found != alarm:
+            before = "another alarm" if found else None
+            _add(plan, f"alarm {name}", before, declared.alarm_topic, partial(acts.put_alarm, name, instance))
+    _no_alarms(plan, state, [name for name in state.alarms if name not in wanted], acts)
+
+
+def _no_alarms(plan: Plan, state: State, names: list[str], acts: Acts) -> None:
+    if names:
+        shown = "; ".join(", ".join(state.alarms[name].get("AlarmActions", [])) for name in names)
+        _add(plan, f"alarms {', '.join(names)}", shown, None, partial(acts.delete_alarms, names))
 
 
 def _heal(plan: Plan, declared: Declared, state: State, instance: Instance, acts: Acts) -> None:

@@ -43,13 +43,18 @@ def wanted(arguments: dict[str, Any]) -> dict[str, Any]:
 def plan_policy(account: Account, arguments: dict[str, Any]) -> tuple[Plan, str]:
     """The steps that lead to the policy, and its id, empty if there is none yet.
 
-    :raises OpsError: when two policies have its name, and for a time that is none
+    :raises OpsError: when two policies have its name, and for what AWS would not take
     """
     name, plan = arguments["name"], Plan()
     if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", arguments["time"]):
         # YAML reads a bare 04:00 as the number 240.
         fix = 'write it like "04:00", in quotes'
         raise OpsError("is no time of day", where=f"snapshot policy {name}: time: {arguments['time']}", fix=fix)
+    if not re.fullmatch(r"[0-9A-Za-z _-]+", arguments["description"]):
+        fix = "write it with letters, digits, blanks, underscores and hyphens only"
+        raise OpsError("AWS does not take it", where=f"snapshot policy {name}: description", fix=fix)
+    if not 1 <= arguments["keep"] <= 1000:
+        raise OpsError("AWS does not take it", where=f"snapshot policy {name}: keep", fix="keep 1 to 1000 snapshots")
     policies = account("dlm", "get_lifecycle_policies", ResourceTypes=["VOLUME"])["Policies"]
     found = [each["PolicyId"] for each in policies if each.get("Tags", {}).get(NAME) == name]
     if len(found) > 1:
@@ -66,7 +71,10 @@ def plan_policy(account: Account, arguments: dict[str, Any]) -> tuple[Plan, str]
         return plan, ""
     policy = wanted(arguments)
     if not identity:
-        action = partial(account, "dlm", "create_lifecycle_policy", Tags={NAME: name}, **policy)
+        # The role may be as new as the host, and not known to DLM yet.
+        action = partial(
+            account.insist, ("InvalidRequestException",), "dlm", "create_lifecycle_policy", Tags={NAME: name}, **policy
+        )
         plan.add(Difference(f"snapshot policy {name}", None, _shown(policy)), action)
         return plan, ""
     present = _declared_part(account("dlm", "get_lifecycle_policy", PolicyId=identity)["Policy"], policy)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import urllib.parse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..hermes_ops.system.errors import OpsError
 from .account import Account
 from .declared import DEVICE, LAUNCH, REPLACES, Declared
+from .watch import found_alarms, found_rules
 
 # At most as many parameters may be asked for in one call.
 _PARAMETERS = 10
@@ -104,6 +105,9 @@ class State:
     profile: tuple[str, ...] | None = None
     snapshot_role: Role | None = None
     parameters: frozenset[str] = field(default_factory=frozenset)
+    alarms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # Days by rule of the Recycle Bin, by type of resource.
+    rules: dict[str, dict[str, int]] = field(default_factory=dict)
     # Instances that somebody protected, with the options of AWS' command line that take the protection off; asked for
     # only where instances have to go.
     protected: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -120,6 +124,20 @@ def read(account: Account, declared: Declared, *, ends: bool = False) -> State:
     :raises OpsError: when AWS cannot be asked, or when the declared subnet or image does not exist
     """
     volumes = tuple(_volumes(account, declared))
+    on = read_ground(account, declared)
+    return replace(
+        on,
+        volumes=volumes,
+        snapshots=() if volumes else tuple(_snapshots(account, declared)),
+        snapshot_role=_role(account, declared.snapshot_role, own=False),
+        alarms=found_alarms(account, declared),
+        rules=found_rules(account, declared),
+        protected={each.id: _protection(account, each.id) for each in on.live if ends},
+    )
+
+
+def read_ground(account: Account, declared: Declared) -> State:
+    """The instances, and what they stand on, without data volume."""
     profile, role = _profile(account, declared)
     vpc, zone = _network(account, declared) if declared.subnet else ("", "")
     parameters = _parameters(account, declared)
@@ -132,20 +150,15 @@ def read(account: Account, declared: Declared, *, ends: bool = False) -> State:
                 fix="name an image (ami-…), or the path of a parameter that names one",
             )
         image = parameters[image]
-    found = tuple(instances(account, declared))
     return State(
         vpc=vpc,
         zone=zone,
         image=image,
-        instances=found,
-        volumes=volumes,
-        snapshots=() if volumes else tuple(_snapshots(account, declared)),
+        instances=tuple(instances(account, declared)),
         group=_group(account, declared),
         role=role,
         profile=profile,
-        snapshot_role=_role(account, declared.snapshot_role, own=False),
         parameters=frozenset(parameters),
-        protected={each.id: _protection(account, each.id) for each in found if ends and each.is_live},
     )
 
 

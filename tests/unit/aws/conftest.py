@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -32,6 +34,28 @@ def server() -> Iterator[aws_server.AwsServer]:
     started.stop()
 
 
+class Killed(BaseException):
+    """Nothing of ours may take it for an error."""
+
+
+@contextmanager
+def killed_after(number: int) -> Iterator[None]:
+    """Die when the *number*-th change has been made."""
+    real, left = account.Account.__call__, [number]
+
+    def call(self: account.Account, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        answer = real(self, service, operation, **parameters)
+        if not re.match("describe|get|list", operation):
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(account.Account, "__call__", call)
+        yield
+
+
 @dataclass
 class World:
     """An account, and what is declared for the host atlas in it."""
@@ -41,6 +65,10 @@ class World:
     iam: Any
     ssm: Any
     subnets: dict[str, str]
+    cloudwatch: Any
+    rbin: Any
+    # What a test declares for all of its runs.
+    also: dict[str, Any] = field(default_factory=dict)
 
     @property
     def declared(self) -> dict[str, Any]:
@@ -58,8 +86,13 @@ class World:
             "create_volume": False,
             "secrets_path": "/hermes/atlas",
             "secrets": {"OPENROUTER_API_KEY": "sk-hidden"},
+            "alarm_topic": "",
+            "recycle_days": 0,
             "stop_timeout": 1,
+            **self.also,
         }
+
+    Killed = Killed
 
     def converge(self, *, check: bool = False, **changes: Any) -> dict[str, Any]:
         return aws_host.converge({**self.declared, **changes}, check=check)
@@ -88,6 +121,9 @@ class World:
         """All data volumes of the account."""
         return [each for each in self.ec2.describe_volumes()["Volumes"] if each.get("Tags")]
 
+    def alarms(self) -> list[dict[str, Any]]:
+        return self.cloudwatch.describe_alarms()["MetricAlarms"]
+
     def mapping(self, instance: str) -> dict[str, Any]:
         """The data volume on *instance*, as the instance has it."""
         (found,) = (each for each in self.instances() if each["InstanceId"] == instance)
@@ -112,6 +148,20 @@ class World:
         more = {"TagSpecifications": spec} if tags else {}
         made = self.ec2.create_volume(AvailabilityZone=zone, Size=size, Encrypted=True, **more)
         return made["VolumeId"]
+
+    def interrupted_everywhere(self, begin: Callable[[], Any], run: Callable[[], Any]) -> Iterator[int]:
+        """For each change of *run*, bring about the beginning, kill the run after that change, and run it again."""
+        for number in range(1, 40):
+            begin()
+            self.server.calls.clear()
+            try:
+                with killed_after(number):
+                    run()
+            except Killed:
+                run()
+                yield number
+            else:
+                return
 
     def shape(self) -> dict[str, Any]:
         """All that the host consists of, without what differs from one instance to the next."""
@@ -145,7 +195,7 @@ def clients(server: aws_server.AwsServer) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
-        return {name: boto3.client(name, REGION) for name in ("ec2", "iam", "ssm", "dlm")}
+        return {name: boto3.client(name, REGION) for name in ("ec2", "iam", "ssm", "dlm", "cloudwatch", "rbin")}
 
 
 @pytest.fixture
@@ -155,5 +205,5 @@ def world(server, clients, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     server.reset()
     subnets = {each["AvailabilityZone"]: each["SubnetId"] for each in clients["ec2"].describe_subnets()["Subnets"]}
     server.calls.clear()
-    yield World(server, clients["ec2"], clients["iam"], clients["ssm"], subnets)
+    yield World(server, clients["ec2"], clients["iam"], clients["ssm"], subnets, clients["cloudwatch"], clients["rbin"])
     assert set(server.calls) & set(NEVER) == set()

@@ -109,6 +109,15 @@ def test_a_profile_that_does_not_exist_is_one_error(monkeypatch):
         account.Account("eu-central-1")
 
 
+def test_a_call_that_is_throttled_is_made_again(server, monkeypatch):
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    server.calls.clear()
+    server.throttled = 2
+    assert "Volumes" in account.Account("eu-central-1")("ec2", "describe_volumes")
+    assert server.calls == ["DescribeVolumes"] * 3
+
+
 # --- what shows late -------------------------------------------------------------------------------------------
 
 
@@ -227,7 +236,8 @@ def test_two_replacements_at_once_leave_one_volume_on_one_instance(world):
     (volume,) = world.volumes()
     assert [each["InstanceId"] for each in volume["Attachments"]] == [first["instance_id"]]
     after = world.replace()
-    assert after["volume_id"] == made["volume_id"]
+    # The one that has the volume stays.
+    assert (after["volume_id"], after["instance_id"]) == (made["volume_id"], first["instance_id"])
     assert [each["InstanceId"] for each in world.instances()] == [after["instance_id"]]
     assert not world.converge()["changed"]
 

@@ -5,61 +5,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.aws import account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
-
-class Killed(BaseException):
-    """Nothing of ours may take it for an error."""
-
-
-@contextmanager
-def killed_after(number: int) -> Iterator[None]:
-    """Die when the *number*-th change has been made."""
-    real, left = account.Account.__call__, [number]
-
-    def call(self: account.Account, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        answer = real(self, service, operation, **parameters)
-        if not re.match("describe|get|list", operation):
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-        return answer
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(account.Account, "__call__", call)
-        yield
-
-
-def interrupted_everywhere(world: Any, begin: Callable[[], Any], run: Callable[[], Any]) -> Iterator[int]:
-    """For each change of *run*, bring about the beginning, kill the run after that change, and run it again."""
-    for number in range(1, 40):
-        begin()
-        world.server.calls.clear()
-        try:
-            with killed_after(number):
-                run()
-        except Killed:
-            run()
-            yield number
-        else:
-            return
+# All that is optional.
+OPTIONS = {"alarm_topic": "arn:aws:sns:eu-central-1:123456789012:pager", "recycle_days": 30}
 
 
 def test_provision_goes_on_wherever_it_was_killed(world):
+    world.also = OPTIONS
+
     def run():
         return world.converge(create_volume=True)
 
     run()
     sound = world.shape()
     sound["volumes"] = sound["data"] = None
-    for number in interrupted_everywhere(world, world.server.reset, run):
+    for number in world.interrupted_everywhere(world.server.reset, run):
         found = world.shape()
         # Never a second volume, and the one there is on the one instance.
         ((volume, state, _size),), ((on_it, deleted),) = found["volumes"], found["data"]
@@ -68,23 +30,28 @@ def test_provision_goes_on_wherever_it_was_killed(world):
         assert found == sound, number
         assert world.server.calls.count("CreateVolume") == 1
         assert world.server.calls.count("RunInstances") == 1
-    assert number >= 12
+        assert world.server.calls.count("CreateRule") == 2
+        assert {each["Dimensions"][0]["Value"] for each in world.alarms()} == {world.instances()[0]["InstanceId"]}
+        assert len(world.alarms()) == 2
+    assert number >= 16
 
 
 def test_replace_goes_on_wherever_it_was_killed(world):
+    world.also = OPTIONS
     made = world.provision()
     sound = world.shape()["tags"]
     # Each begins with the host that the one before has left.
-    for number in interrupted_everywhere(world, lambda: None, world.replace):
+    for number in world.interrupted_everywhere(lambda: None, world.replace):
         # An interrupted one is continued; only one that was ended by its last change is followed by another.
-        assert world.server.calls.count("RunInstances") == (2 if number == 7 else 1)
+        assert world.server.calls.count("RunInstances") == (2 if number == 9 else 1)
         assert world.server.calls.count("CreateVolume") == 0
         assert world.converge()["changed"] is False, number
         found = world.shape()
         assert found["data"] == [(made["volume_id"], False)]
         assert found["volumes"] == [(made["volume_id"], "in-use", 50)]
         assert found["tags"] == sound
-    assert number == 7
+        assert {each["Dimensions"][0]["Value"] for each in world.alarms()} == {world.instances()[0]["InstanceId"]}
+    assert number == 9
 
 
 def test_an_instance_that_aws_does_not_show_yet_is_not_launched_twice(world, monkeypatch):
@@ -94,7 +61,7 @@ def test_an_instance_that_aws_does_not_show_yet_is_not_launched_twice(world, mon
     def launch(**parameters):
         tokens.append(parameters["ClientToken"])
         real(**parameters)
-        raise Killed
+        raise world.Killed
 
     world.provision()
     hidden = world.ec2.describe_instances()
@@ -102,12 +69,12 @@ def test_an_instance_that_aws_does_not_show_yet_is_not_launched_twice(world, mon
         patch.setattr(world.ec2, "run_instances", launch)
         patch.setattr(world.ec2, "describe_instances", lambda **_parameters: hidden)
         for _again in range(2):
-            with pytest.raises(Killed):
+            with pytest.raises(world.Killed):
                 world.converge(state="replacing")
     # From another state, it is another launch.
     with monkeypatch.context() as patch:
         patch.setattr(world.ec2, "run_instances", launch)
-        with pytest.raises(Killed):
+        with pytest.raises(world.Killed):
             world.converge(state="replacing", instance_type="m7g.large")
     assert tokens[0] == tokens[1] != tokens[2]
 
@@ -149,9 +116,11 @@ def test_no_room_for_another_instance_leaves_the_old_one_at_work(world, monkeypa
 
 
 def test_destroy_goes_on_wherever_it_was_killed(world):
+    world.also = OPTIONS
     made = world.provision()
-    for number in interrupted_everywhere(world, world.provision, lambda: world.converge(state="absent")):
+    for number in world.interrupted_everywhere(world.provision, lambda: world.converge(state="absent")):
         found = world.shape()
         assert (found["instances"], found["ingress"], found["roles"]) == ([], [], ["hermes-atlas-snapshots"]), number
         assert found["volumes"] == [(made["volume_id"], "available", 50)]
-    assert number >= 8
+        assert world.alarms() == []
+    assert number >= 9

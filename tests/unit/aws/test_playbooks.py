@@ -4,7 +4,8 @@
 """The playbooks and the inventory for AWS, run as people run them, against moto.
 
 moto has no machines. So the playbooks are copied beside a stand-in for site.yml, which says what it sees, and fails on
-request, as site.yml does when an agent is not healthy. The connection to the host is one to this machine.
+request, as site.yml does when an agent is not healthy; and beside one for shared/aws_bake.yml, which shuts the builder
+down as the real one does. The connection to the host is one to this machine.
 """
 
 from __future__ import annotations
@@ -36,6 +37,31 @@ SITE = """\
         that: not sick | default(false) | bool
 """
 
+BAKE = """\
+- name: A stand-in for aws_bake.yml
+  hosts: hermes
+  gather_facts: false
+  tasks:
+    - name: The image is there already
+      ansible.builtin.meta: end_play
+      when: aws_baked.instance_id | length == 0
+    - name: What it sees
+      ansible.builtin.debug:
+        msg: "BAKED {{ aws_baked.instance_id }}"
+    - name: It did not get through
+      ansible.builtin.assert:
+        that: not sick | default(false) | bool
+    - name: It shuts down
+      ansible.builtin.command:
+        argv:
+          - "{{ ansible_playbook_python }}"
+          - -c
+          - "import boto3, sys; boto3.client('ec2', sys.argv[1]).stop_instances(InstanceIds=sys.argv[2:])"
+          - "{{ aws_region }}"
+          - "{{ aws_baked.instance_id }}"
+      changed_when: false
+"""
+
 
 class Run:
     """What a playbook said, and the calls to AWS that it made."""
@@ -62,9 +88,11 @@ def play(world, tmp_path, monkeypatch) -> Callable[..., Run]:
     shutil.copytree(ROOT / "inventories/aws", tmp_path / "inventory")
     shutil.copytree(ROOT / "playbooks", tmp_path / "playbooks")
     (tmp_path / "playbooks/site.yml").write_text(SITE)
+    (tmp_path / "playbooks/shared/aws_bake.yml").write_text(BAKE)
     declared = {
         "aws_subnet": world.declared["subnet"],
         "aws_image": world.declared["image"],
+        "aws_image_base": world.declared["image"],
         "aws_ssh_keys": ["ssh-ed25519 AAAA ada"],
         "aws_stop_timeout": 1,
         "vault_openrouter_api_key": SECRET,
@@ -134,6 +162,42 @@ def test_a_host_is_replaced_by_one_command_that_goes_on_where_it_failed(world, p
     assert well.ok, well.said
     assert well.changes == ["DeleteTags"]
     assert seen in well.said
+
+
+def test_an_image_is_baked_by_one_command_beside_the_host(world, play):
+    world.provision()
+    sound = world.shape()
+    planned = play("aws_image", "--check")
+    assert planned.ok, planned.said
+    assert (planned.recap["changed"], planned.changes) == (1, [])
+    # The roles fail: there is no image, and the same command goes on with the same builder.
+    sick = play("aws_image", "-e", "sick=true")
+    assert not sick.ok
+    assert "CreateImage" not in sick.changes
+    (builder,) = re.findall(r"BAKED (i-\w+)", sick.said)
+    well = play("aws_image")
+    assert well.ok, well.said
+    assert f"BAKED {builder}" in well.said
+    assert (well.changes.count("CreateImage"), well.changes.count("RunInstances")) == (1, 0)
+    (image,) = set(re.findall(r"Declare aws_image: (ami-\w+), and run aws_replace", well.said))
+    again = play("aws_image")
+    assert again.ok, again.said
+    assert (again.recap["changed"], again.changes) == (0, [])
+    assert image in again.said
+    assert world.shape() == sound
+
+
+def test_what_is_baked_is_the_ground_and_the_release_of_the_builder_and_nothing_else():
+    (play,) = yaml.safe_load((ROOT / "playbooks/shared/aws_bake.yml").read_text(encoding="utf-8"))
+    assert play["vars"]["ansible_host"] == "{{ aws_baked.instance_id }}"
+    roles = [each.get("ansible.builtin.import_role", {}).get("name") for each in play["tasks"]]
+    assert [role for role in roles if role] == ["alwayson.hermes.base", "alwayson.hermes.install"]
+    # The role base runs these where they are on.
+    common = yaml.safe_load((ROOT / "roles/common/vars/main.yml").read_text(encoding="utf-8"))
+    switches = {*re.findall(r"\w+_enabled", common["common_foundations"]), "data_volume_enabled"}
+    assert len(switches) >= 3
+    assert {name: play["vars"].get(name) for name in switches} == dict.fromkeys(switches, False)
+    assert [each["state"] for each in play["vars"]["hermes_agents"]] == ["absent"]
 
 
 def test_a_host_is_destroyed_only_by_its_name_and_the_volume_stays(world, play):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.modules import dlm_policy
+from botocore.exceptions import ClientError
 
 ROLE = "arn:aws:iam::123456789012:role/hermes-atlas-snapshots"
 
@@ -98,9 +99,31 @@ def test_a_time_that_yaml_took_for_a_number_is_refused_with_the_fix(world):
     assert world.server.calls == []
 
 
+@pytest.mark.parametrize("wrong", [{"description": "Ü"}, {"keep": 0}, {"keep": 1001}])
+def test_what_aws_would_not_take_is_refused_before_any_call(world, wrong):
+    with pytest.raises(OpsError, match=rf"hermes-atlas: {next(iter(wrong))}: AWS does not take it"):
+        converge(**wrong)
+    assert world.server.calls == []
+
+
+def test_a_role_that_is_as_new_as_the_host_is_waited_for(world, clients, monkeypatch):
+    left, real = [2], clients["dlm"].create_lifecycle_policy
+
+    def create(**parameters):
+        if left[0]:
+            left[0] -= 1
+            error = {"Code": "InvalidRequestException", "Message": "the role cannot be assumed"}
+            raise ClientError({"Error": error}, "CreateLifecyclePolicy")
+        return real(**parameters)
+
+    monkeypatch.setattr(clients["dlm"], "create_lifecycle_policy", create)
+    assert converge()["policy_id"]
+    assert len(world.server.snapshots.policies) == 1
+
+
 def test_the_server_refuses_what_the_real_one_does(world, clients):
     """Or the tests above prove nothing."""
-    with pytest.raises(OpsError, match="InvalidRequestException: Description does not match"):
-        converge(description="Ü")
+    with pytest.raises(clients["dlm"].exceptions.InvalidRequestException, match="Description does not match"):
+        clients["dlm"].update_lifecycle_policy(PolicyId=converge()["policy_id"], Description="Ü")
     with pytest.raises(clients["dlm"].exceptions.ResourceNotFoundException):
         clients["dlm"].get_lifecycle_policy(PolicyId="policy-none")
