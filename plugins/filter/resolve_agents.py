@@ -21,8 +21,8 @@ author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
   - Turns the declared C(hermes_agents) into one complete description of each agent, with its user, paths, ports, unit
-    name and the configuration that every agent gets. Keys of C(config.yaml) and C(.env) with its addresses are not in
-    it; the module M(alwayson.hermes.agents) derives them from the ports.
+    name and the configuration that every agent gets. Keys of C(config.yaml) and C(.env) with its addresses and its
+    drain time are not in it; the module M(alwayson.hermes.agents) derives them.
   - Refuses a declaration that cannot work, with one error that names host, agent, key and fix. Nothing on the host is
     read or changed.
 positional: _input

@@ -73,7 +73,9 @@ options:
         required: true
       gateway:
         description:
-          - The part of the description that units, health checks and the host's own kit need. Holds no secrets.
+          - Where the agent runs, and the part of its description that its supervisor needs. Holds no secrets.
+          - Its C(drain), C(limits) and C(health) belong to the description. C(agent.restart_drain_timeout) in
+            C(config.yaml) follows from C(drain).
           - Its C(user) runs the agent. A process of this user reads and writes the files in O(agents[].home), also in
             check mode. In check mode the user need not exist yet. Then a home that is to be adopted is read as its
             present owner.
