@@ -146,7 +146,7 @@ def main() -> None:
         if not target.is_dir():
             if shutil.which("go") is None:
                 raise SystemExit("there is no Go to build Tailscale with")
-            for older in CACHE.glob("*/"):
+            for older in (path for path in CACHE.iterdir() if path.is_dir()):
                 shutil.rmtree(older)
             partial = CACHE / f"{target.name}.partial"
             partial.mkdir()
