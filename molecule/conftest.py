@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import os
 import re
@@ -24,6 +22,8 @@ import yaml
 from xdist.scheduler import LoadScopeScheduling
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "shared"))
+from signing import signed
+
 testinfra.backend.BACKENDS["docker"] = "inside.InsideBackend"
 
 BOX = Path(__file__).resolve().parent.parent / "tests" / "hosts" / "box.py"
@@ -134,14 +134,7 @@ class Agent:
     def post(self, subscription: str, secret: str, payload: Any) -> Answer:
         """Post *payload* to a webhook, signed with *secret*."""
         body = json.dumps(payload).encode()
-        stamp = str(int(time.time()))
-        signature = hmac.new(secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
-        headers = {
-            "Content-Type": "application/json",
-            "X-Webhook-Timestamp": stamp,
-            "X-Webhook-Signature-V2": signature,
-        }
-        return request(self.host, "POST", f"{self.webhook_url}/webhooks/{subscription}", body, headers)
+        return request(self.host, "POST", f"{self.webhook_url}/webhooks/{subscription}", body, signed(secret, body))
 
     def webhook_replies(self) -> list[str]:
         """What the agent said to webhooks so far."""

@@ -50,7 +50,7 @@ ORDER = (
     "secrets",
 )
 # Scenarios that need a program that a machine may lack.
-NEEDS = {"tailscale": "go"}
+NEEDS = {"replace": "go", "tailscale": "go"}
 # Environments with the versions of Hermes that unit tests compare with the kit.
 HERMES = ("hermes-0.19.0", "hermes-0.18.2")
 

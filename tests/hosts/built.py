@@ -44,7 +44,7 @@ def once(name: str, ingredients: Iterable[Path], build: Callable[[Path], None]) 
         if not target.is_dir():
             if shutil.which("go") is None:
                 raise SystemExit(f"there is no Go to build {name} with")
-            for older in cache.glob("*/"):
+            for older in (path for path in cache.iterdir() if path.is_dir()):
                 shutil.rmtree(older)
             partial = cache / f"{target.name}.partial"
             partial.mkdir()

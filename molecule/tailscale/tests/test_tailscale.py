@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import subprocess
 import sys
@@ -18,41 +16,43 @@ from typing import Any
 import pytest
 from control import Controller, Run, controller  # noqa: F401
 from inside import inside
+from killer import killer  # noqa: F401
+from tailnet import Tailnet, shell
 
 testinfra_hosts = ["ansible://tailscale-alpha"]
 
 BOX = Path(__file__).resolve().parents[3] / "tests/hosts/box.py"
 ALPHA, BETA, OPERATOR, STRANGER = (f"tailscale-{name}" for name in ("alpha", "beta", "operator", "stranger"))
-CONTROL = "http://127.0.0.1:8080"
+TAILNET = Tailnet(OPERATOR)
 # Answers of curl: the agent's, and nobody's.
 HEALTHY = '"status": "ok"'
 SSH = "timeout 10 ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o ConnectTimeout=5"
-
-
-def shell(box: str, script: str, check: bool = True) -> str:
-    done = subprocess.run(
-        [*inside(box), "bash", "-c", script], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0 or not check, f"{box}: {script}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def administer(what: str) -> None:
-    shell(OPERATOR, f"curl --silent --fail '{CONTROL}/admin/{what}'")
-
-
-def nodes() -> dict[str, Any]:
-    """The tailnet's nodes by id, as its administrator sees them."""
-    return json.loads(shell(OPERATOR, f"curl --silent --fail {CONTROL}/admin/nodes"))
-
-
-def id_of(name: str) -> str:
-    (found,) = [each for each, node in nodes().items() if node["name"] == name]
-    return found
-
-
-def address(name: str) -> str:
-    return nodes()[id_of(name)]["address"]
+# Each step of the move of tailscaled's state, as Python announces it: the event, and words in its arguments.
+STEPS = {
+    "the copy": ("shutil.copyfile", "tailscale.partial/tailscaled.state"),
+    "its name": ("os.rename", "/var/lib/hermes/tailscale.partial"),
+    "the link": ("ctypes.dlsym", "renameat2"),
+    "the end": ("os.rmdir", "/var/lib/.tailscale.moved"),
+}
+# Python that runs as the kit on the host, and what to add to it.
+KIT = """
+python3 -I - <<'END' 2>&1
+import glob, sys
+sys.path.insert(0, glob.glob('/usr/local/lib/hermes-ops/*/')[0])
+from hermes_ops.host import firewall, tailnet_state
+from hermes_ops.system.files import Account
+from hermes_ops.system.systemd import Manager
+manager = Manager('system', Account.current())
+%s
+END
+"""
+MOVE = KIT % "tailnet_state.plan_moved('/var/lib/hermes', manager).apply(); print('moved')"
+# The timer takes the rules back sooner than the real one.
+TRY_FILTER = KIT % (
+    "firewall.TRIAL_SECONDS = 2\n"
+    "plan, on_trial = firewall.plan_filter(firewall.Filter(('100.64.0.1',), True, (9,)), manager)\n"
+    "plan.apply()"
+)
 
 
 def lan(box: str) -> str:
@@ -82,12 +82,12 @@ def causes(box: str) -> set[str]:
 @pytest.fixture(scope="module", autouse=True)
 def known() -> None:
     """From here on, nodes need no key: this server asks for it at every registration, also of a known node."""
-    administer("key?key=")
+    TAILNET.administer("key?key=")
 
 
 def test_each_host_is_the_declared_node():
     for name in ("alpha", "beta"):
-        node = nodes()[id_of(name)]
+        node = TAILNET.nodes()[TAILNET.id_of(name)]
         assert node["tags"] == ["tag:hermes"]
         box = f"tailscale-{name}"
         assert shell(box, "readlink /var/lib/tailscale").strip() == "/var/lib/hermes/tailscale"
@@ -97,22 +97,17 @@ def test_each_host_is_the_declared_node():
 
 
 def test_the_operator_reaches_api_webhook_and_shell_over_the_tailnet():
-    at = address("alpha")
+    at = TAILNET.address("alpha")
     assert HEALTHY in health(OPERATOR, at)
     code = "curl --silent --output /dev/null --write-out %{http_code} --max-time 5 --data '{}'"
     assert shell(OPERATOR, f"{code} http://{at}:8644/webhooks/context") == "401", "not signed"
-    body, now = json.dumps({"body": "hello"}), str(int(time.time()))
-    signature = hmac.new(b"the-webhook-s-secret", f"{now}.{body}".encode(), hashlib.sha256).hexdigest()
-    headers = f"-H 'X-Webhook-Timestamp: {now}' -H 'X-Webhook-Signature-V2: {signature}'"
-    post = f"curl --silent --fail --max-time 10 -H 'Content-Type: application/json' {headers} --data '{body}'"
-    signed = f"{post} http://{at}:8644/webhooks/context"
-    assert "accepted" in shell(OPERATOR, signed)
+    assert "accepted" in TAILNET.post(f"http://{at}:8644/webhooks/context", "the-webhook-s-secret", {"body": "hello"})
     assert shell(OPERATOR, f"{SSH} root@{at} hostname").strip() == ALPHA
 
 
 def test_the_stranger_reaches_nothing():
     for name in ("alpha", "beta"):
-        at = address(name)
+        at = TAILNET.address(name)
         for port in (8642, 8644):
             assert health(STRANGER, at, port) == ""
         assert shell(STRANGER, f"{SSH} root@{at} hostname || true") == ""
@@ -120,7 +115,7 @@ def test_the_stranger_reaches_nothing():
 
 def test_a_neighbour_finds_only_what_is_declared():
     """Neither at the host's other address, nor at its address in the tailnet, sent there past the tailnet."""
-    at, beside = address("beta"), lan(BETA)
+    at, beside = TAILNET.address("beta"), lan(BETA)
     for port in (8642, 8644):
         assert health(STRANGER, beside, port) == ""
     listening = shell(BETA, "ss -Hltn | awk '{print $4}'").split()
@@ -144,24 +139,10 @@ def test_the_firewall_closes_the_rest_and_is_taken_back_without_a_new_connection
     assert shell(OPERATOR, reach).strip() == "open"
     controller.converge({"tailscale_firewall": True})
     assert shell(OPERATOR, reach).strip() == ""
-    assert HEALTHY in health(OPERATOR, address("alpha"))
+    assert HEALTHY in health(OPERATOR, TAILNET.address("alpha"))
     assert controller.converge({"tailscale_firewall": True}).changed == 0
-    # A trial that nobody confirms: the kit as the module calls it, and the timer, sooner.
-    shell(
-        ALPHA,
-        "python3 -I - <<'END'\n"
-        "import glob, sys\n"
-        "sys.path.insert(0, glob.glob('/usr/local/lib/hermes-ops/*/')[0])\n"
-        "from hermes_ops.host import firewall\n"
-        "from hermes_ops.system.files import Account\n"
-        "from hermes_ops.system.systemd import Manager\n"
-        "firewall.TRIAL_SECONDS = 2\n"
-        "rules = firewall.Filter(('100.64.0.1',), True, (9,))\n"
-        "plan, on_trial = firewall.plan_filter(rules, Manager('system', Account.current()))\n"
-        "plan.apply()\n"
-        "END\n"
-        "nft list table inet hermes | grep -q 'dport 9 accept'",
-    )
+    # A trial that nobody confirms.
+    shell(ALPHA, f"{TRY_FILTER}nft list table inet hermes | grep -q 'dport 9 accept'")
     eventually(lambda: "dport 9 accept" not in shell(ALPHA, "nft list table inet hermes"))
     controller.converge({"tailscale_firewall": False})
     assert shell(OPERATOR, reach).strip() == "open"
@@ -175,28 +156,28 @@ def test_flags_change_without_a_login(controller: Controller):  # noqa: F811
 
 
 def test_an_expired_key_is_found_and_renewed_and_a_wrong_one_refused(controller: Controller):  # noqa: F811
-    before = nodes()
-    administer("expire?name=alpha&after=1h")
+    before = TAILNET.nodes()
+    TAILNET.administer("expire?name=alpha&after=1h")
     eventually(lambda: causes(ALPHA) == {"expiry"})
-    administer("expire?name=alpha&after=0s")
+    TAILNET.administer("expire?name=alpha&after=0s")
     eventually(lambda: causes(ALPHA) == {"tailnet_expired"})
     run = controller.run({"tailscale_auth_key": ""})
     assert run.rc
     assert "its key has expired), and there is no key" in run.text
-    administer("key?key=tskey-auth-good")
+    TAILNET.administer("key?key=tskey-auth-good")
     run = controller.run({"tailscale_auth_key": "tskey-auth-wrong"}, "-vvv")
     assert run.rc
     assert "invalid authkey" in run.text
     assert "tskey-auth-wrong" not in run.output
     controller.converge()
-    administer("key?key=")
+    TAILNET.administer("key?key=")
     assert causes(ALPHA) == set()
-    assert nodes() == before
+    assert TAILNET.nodes() == before
     assert shell(ALPHA, "ls -A /run | grep tailnet || true") == ""
 
 
 def test_the_agent_works_on_while_the_control_server_is_away(controller: Controller):  # noqa: F811
-    at = address("alpha")
+    at = TAILNET.address("alpha")
     # The relay is away, too, and alpha may have a new key, with which nobody has spoken to it directly.
     shell(OPERATOR, f"tailscale ping --until-direct --c=30 --timeout=2s {at}")
     eventually(lambda: HEALTHY in health(OPERATOR, at))
@@ -229,44 +210,55 @@ def test_two_hosts_with_one_identity_are_found():
     eventually(lambda: causes(BETA) == set())
 
 
-def test_a_state_moves_while_tailscaled_runs_and_the_move_is_killed(controller: Controller):  # noqa: F811
-    """Kill the move again and again at random moments: the host is the same node at the end."""
-    before = nodes()
-    shell(ALPHA, "systemctl stop tailscaled; rm /var/lib/tailscale; mv /var/lib/hermes/tailscale /var/lib/tailscale")
-    shell(ALPHA, "systemctl start tailscaled")
-    move = "hermes-tailnet-move"
-    # Something to copy, so that kills hit.
-    shell(ALPHA, "dd if=/dev/zero of=/var/lib/tailscale/files bs=1M count=200 status=none")
-    # Between the exchange and the commit, the link leads to nothing, and tailscaled does not start.
-    started = "systemctl is-active --quiet tailscaled || ! test -e /var/lib/tailscale"
-    kills = 0
-    for delay in (0.05, 0.2, 0.4, 0.7):
-        run = subprocess.Popen(
-            ["ansible-playbook", "--inventory", controller.inventory, "--limit", ALPHA, "alwayson.hermes.site"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            while run.poll() is None and "active" not in shell(ALPHA, f"systemctl is-active {move} || true").split():
-                time.sleep(0.05)
-            time.sleep(delay)
-            shell(ALPHA, f"systemctl kill --signal=KILL {move} || true")
-        finally:
-            run.wait()
-        kills += bool(run.returncode)
-        eventually(lambda: shell(ALPHA, f"if {started}; then echo yes; fi"))
-    assert kills
+def directory_again() -> None:
+    """Alpha, as if its state had never been moved, with tailscaled running."""
+    shell(
+        ALPHA,
+        "systemctl stop tailscaled; cd /var/lib; "
+        "if test -L tailscale; then rm tailscale; mv hermes/tailscale tailscale; fi; "
+        "rm -rf hermes/tailscale* .tailscale.moved; systemctl start tailscaled",
+    )
+
+
+def place_of_the_state() -> str:
+    return " ".join(shell(ALPHA, "readlink /var/lib/tailscale || echo a directory").split())
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_state_moves_while_tailscaled_runs_and_the_move_is_killed(controller: Controller, killer, step):  # noqa: F811
+    """The kit as the module calls it. What starts after the kill, as at the next boot, is the same node."""
+    before, identity = TAILNET.nodes(), TAILNET.id_of("alpha")
+    directory_again()
+    killer.order(*STEPS[step])
+    said = controller.shell(MOVE, check=False)
+    killer.obeyed(said)
+    assert "nothing is lost" in said
+    eventually(lambda: f'"ID": "{identity}"' in shell(ALPHA, "tailscale status --json --peers=false", check=False))
+    print(f"killed before {step}: {identity} is up, and /var/lib/tailscale is {place_of_the_state()}")
+    assert "moved" in controller.shell(MOVE).split()
+    assert place_of_the_state() == "/var/lib/hermes/tailscale"
+    left = shell(ALPHA, "cd /var/lib; ls -dA tailscale* .tailscale* hermes/tailscale* 2>/dev/null || true").split()
+    assert left == ["hermes/tailscale", "tailscale"]
+    eventually(lambda: HEALTHY in health(OPERATOR, TAILNET.address("alpha")))
+    assert TAILNET.nodes() == before
+
+
+def test_a_run_whose_move_is_killed_says_so_and_the_next_one_finishes(controller: Controller, killer):  # noqa: F811
+    before = TAILNET.nodes()
+    directory_again()
+    killer.order(*STEPS["the link"])
+    run = controller.run({"tailscale_auth_key": ""})
+    killer.obeyed(run.output)
+    assert run.rc
+    assert "tailscaled's state could not be moved" in run.text
     controller.converge({"tailscale_auth_key": ""})
-    assert shell(ALPHA, "readlink /var/lib/tailscale").strip() == "/var/lib/hermes/tailscale"
-    assert shell(ALPHA, "ls -A /var/lib | grep tailscale").split() == ["tailscale"]
-    shell(ALPHA, "rm /var/lib/tailscale/files")
-    eventually(lambda: HEALTHY in health(OPERATOR, address("alpha")))
-    assert nodes() == before
+    assert place_of_the_state() == "/var/lib/hermes/tailscale"
+    eventually(lambda: HEALTHY in health(OPERATOR, TAILNET.address("alpha")))
+    assert TAILNET.nodes() == before
 
 
 def test_a_fresh_host_with_the_volume_is_the_same_node_without_a_key(controller: Controller):  # noqa: F811
-    before = nodes()
+    before = TAILNET.nodes()
     with tempfile.TemporaryDirectory() as kept:
         subprocess.run(["docker", "kill", ALPHA], check=True, capture_output=True)
         subprocess.run(["docker", "cp", "-q", "-a", f"{ALPHA}:/var/lib/hermes", kept], check=True)
@@ -277,7 +269,7 @@ def test_a_fresh_host_with_the_volume_is_the_same_node_without_a_key(controller:
     shell(ALPHA, "printf 'PORT=41641\\nFLAGS=--no-logs-no-support\\n' >/etc/default/tailscaled")
     run: Run = controller.converge({"tailscale_auth_key": "", "gateway_health": False})
     assert run.changed
-    assert nodes() == before
-    at = address("alpha")
+    assert TAILNET.nodes() == before
+    at = TAILNET.address("alpha")
     eventually(lambda: shell(OPERATOR, f"{SSH} root@{at} hostname || true").strip() == ALPHA)
-    eventually(lambda: HEALTHY in health(OPERATOR, address("alpha")), 60)
+    eventually(lambda: HEALTHY in health(OPERATOR, TAILNET.address("alpha")), 60)

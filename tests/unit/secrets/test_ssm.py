@@ -182,7 +182,7 @@ def test_a_metadata_service_that_hangs_costs_all_agents_one_time_out(scripted, m
     server = scripted({("PUT", "/latest/api/token"): lambda _body: time.sleep(1) or (200, b"late")})
     instance = ssm.Instance(server.url)
     for _each in range(3):
-        with pytest.raises(OpsError, match="cannot be reached|no whole answer"):
+        with pytest.raises(OpsError, match=r"cannot be reached|no whole answer"):
             _found = instance.region
     assert len(server.seen) == 1
 
