@@ -136,7 +136,7 @@ def test_a_volume_that_is_mounted_is_mapped_when_it_is_mounted_again(tmp_path, m
 
     def told():
         (said,) = groundwork.foreign_homes([agent(data / "a")], str(data))
-        return f"Fix: unmount {data}, which stops its agents, and run this again" in said
+        return f"Fix: stop the agents, unmount {data} and run this again" in said
 
     # No data volume of ours.
     assert not told()

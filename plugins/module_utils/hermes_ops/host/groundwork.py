@@ -102,7 +102,7 @@ def _mapped_by(agent: Agent, data_dir: str) -> str:
     on_volume = agent.directory.startswith(f"{data_dir}/") and os.path.exists(volume_mount.path_of(data_dir))
     if not (on_volume and volume_numbers.can_map()):
         return ""
-    return f"unmount {data_dir}, which stops its agents, and run this again, which maps the number; or "
+    return f"stop the agents, unmount {data_dir} and run this again, which maps the number; or "
 
 
 def _unclaimed(owner: tuple[int | None, str | None]) -> int | None:
