@@ -243,6 +243,9 @@ def test_the_owners_are_seen_before_anybody_else_sees_the_volume(volume_of_two, 
     # At once, and writable.
     sh("mount", volume_of_two, where)
     sh("umount", where)
+    with pytest.raises(OpsError, match="the owners of its directories cannot be read: ") as caught:
+        volume_numbers.look(volume_of_two, "vfat", where, agents)
+    assert caught.value.where == volume_of_two
 
 
 class Systemctl:

@@ -198,6 +198,7 @@ def test_the_option_names_all_numbers_of_both_kinds():
     assert option == (f"X-mount.idmap=u:0:0:998 u:998:999:1 u:999:998:1 u:1000:1000:{EVERY - 1000} g:0:0:{EVERY}")
     assert Numbers().option() == ""
     assert volume_numbers.read("[Mount]\nOptions=nofail,nodev,nosuid\n") == Numbers()
+    assert volume_numbers.read(f"Options=nofail,X-mount.idmap=u:0:100000:{EVERY - 100000}") == Numbers()
 
 
 @pytest.mark.parametrize(

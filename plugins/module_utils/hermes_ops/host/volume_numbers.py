@@ -114,7 +114,8 @@ def read(unit: str) -> Numbers:
     found: dict[str, dict[int, int]] = {"u": {}, "g": {}}
     for kind, *extent in _EXTENT.findall(match[1]) if match else ():
         number, here, count = map(int, extent)
-        if number != here:
+        # Ours are short; one of somebody else's could have billions.
+        if number != here and count <= len(_SYSTEM):
             found[kind].update((number + each, here + each) for each in range(count))
     return Numbers(found["u"], found["g"])
 
@@ -129,11 +130,16 @@ def look(device: str, kind: str, where: str, agents: Iterable[Agent]) -> list[Ow
 
     :param kind: its file system
     :param where: the mount point; others do not see the mount
+    :raises OpsError: it cannot be mounted
     """
     below = {_below(agent, where) for agent in agents}
     elsewhere = [f"./{path}" for path in sorted(below) if path and not path.startswith("agents/")]
-    said = run(["unshare", "--mount", "sh", "-c", _LOOK, "sh", device, where, kind, *elsewhere], timeout=TIMEOUT).stdout
-    found = [line.split(" ", 2) for line in said.split("\0") if line]
+    command = ["unshare", "--mount", "sh", "-c", _LOOK, "sh", device, where, kind, *elsewhere]
+    done = run(command, timeout=TIMEOUT, check=False)
+    if not done.ok:
+        what = f"the owners of its directories cannot be read: {done.last_words}"
+        raise OpsError(what, where=device, fix="see the kernel's log: dmesg")
+    found = [line.split(" ", 2) for line in done.stdout.split("\0") if line]
     return [Owner(path[len("./") :], int(uid), int(gid)) for uid, gid, path in found]
 
 
