@@ -17,17 +17,28 @@ description:
   - Formats a device only if it is named, provably blank, and O(format) allows it. A file system with our label is
     adopted. Everything else is refused with the reason.
   - Nothing can be written below the mount point while nothing is mounted there.
+  - Numbers of users and groups on the volume that this host has given to others are mapped for the mount, where
+    mount(8) can do that (util-linux 2.39). The files keep theirs.
 attributes:
   check_mode:
     support: full
     description: Can run in check mode and says what would change.
   diff_mode:
     support: full
-    description: Shows what is done with the device, and the units' texts.
+    description: >-
+      Shows what is done with the device, and the units' texts. Numbers that are mapped are seen on the volume only, and
+      not shown in check mode.
   idempotent:
     support: full
     description: A second run changes nothing.
 options:
+  agents:
+    description:
+      - All agents of the host, as the filter P(alwayson.hermes.resolve_agents#filter) describes them under C(gateway).
+      - Compared with the directories on the volume when it is mounted.
+    type: list
+    elements: dict
+    default: []
   data_dir:
     description: The mount point.
     type: path
@@ -72,6 +83,7 @@ EXAMPLES = r"""
 
 - name: The volume from the old host is mounted, whatever its device
   alwayson.hermes.data_volume:
+    agents: "{{ common_gateways }}"
 """
 
 RETURN = r"""
@@ -80,6 +92,12 @@ unit:
   returned: always
   type: str
   sample: var-lib-hermes.mount
+mapped:
+  description: Each number of a user or group that is another one on the volume than on this host, as a sentence.
+  returned: always
+  type: list
+  elements: str
+  sample: [user id 998 of the volume is 994 on this host, user id 994 of the volume is 998 on this host]
 """
 
 from typing import Any
@@ -88,6 +106,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **arguments.VOLUME,
+    "agents": {"type": "list", "elements": "dict", "default": []},
     "data_dir": {"type": "path", "default": "/var/lib/hermes"},
 }
 SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}

@@ -151,15 +151,16 @@ missing_packages:
   sample: []
 missing_users:
   description: >-
-    The users of agents that do not exist yet, with their home directories. C(uid) is set if that directory exists and
-    its owner has no account, as on a data volume from another host. It is also set where useradd might choose the
-    number of such an owner for another agent.
+    The users of agents that do not exist yet, with their home directories. C(uid) and C(gid) are set if that directory
+    exists and its owner has no account, as on a data volume from another host; C(gid) also if the user's group exists.
+    C(uid) is also set where useradd might choose the number of such an owner for another agent.
   returned: always
   type: list
   elements: dict
-  sample: [{name: hermes-default, home: /var/lib/hermes/agents/default, uid: null}]
+  sample: [{name: hermes-default, home: /var/lib/hermes/agents/default, uid: null, gid: null}]
 foreign_homes:
-  description: The agents' directories that belong to another user of the host, each as a sentence with its fix.
+  description: >-
+    The agents' directories that belong to another user or group of the host, each as a sentence with its fix.
   returned: always
   type: list
   elements: str

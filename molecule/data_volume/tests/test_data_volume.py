@@ -122,26 +122,42 @@ def test_a_larger_device_is_used_while_the_agent_runs(controller, agent):
     assert agent().pid == pid
 
 
-def test_another_host_goes_on_with_the_volume(controller):
-    uid, key = at(FIRST, f"stat --format %u {HOME}; grep API_SERVER_KEY {HOME}/.hermes/.env").splitlines()
+def numbers(box: str) -> str:
+    """The user and the group of the agent's home, as the host sees them."""
+    return at(box, f"stat --format '%u %g' {HOME}")
+
+
+def test_another_host_goes_on_with_the_volume_although_its_numbers_are_taken_there(controller):
+    before, key = numbers(FIRST), at(FIRST, f"grep API_SERVER_KEY {HOME}/.hermes/.env")
+    uid, gid = before.split()
     # Only unmounting it is not enough for a container, whose mounts are private: services that began after the mount
     # and have a mount namespace, like systemd-logind, keep theirs. The loop device would stay in use.
     subprocess.run(["docker", "stop", "--time", "60", FIRST], check=True, capture_output=True)
-    # A user of that host has the number already.
-    at(SECOND, f"useradd --system --uid {uid} taken")
-    run = site(controller)
-    assert run.rc != 0, run.output
-    refused = f"belongs to user id {uid} (taken), not to hermes-default. Fix: give user taken another id"
-    assert refused in run.text, run.output
-    assert at(SECOND, f"getent passwd hermes-default; stat --format %U {HOME}", check=False) == "taken"
-    at(SECOND, "userdel taken")
+    at(SECOND, f"groupadd --system --gid {gid} others && useradd --system --uid {uid} --gid others taken")
     run = site(controller)
     assert run.rc == 0, run.output
-    assert at(SECOND, f"stat --format '%u %U' {HOME}") == f"{uid} hermes-default"
+    assert at(SECOND, f"stat --format '%U %G' {HOME}") == "hermes-default hermes-default"
+    assert not {uid, gid} & set(numbers(SECOND).split())
+    as_other = "setpriv --reuid=taken --regid=others --clear-groups"
+    assert "Permission denied" in at(SECOND, f"{as_other} ls {HOME}", check=False)
+    # On the volume, also a file that the agent has made here has the numbers of the first host.
+    device = at(SECOND, f"findmnt --noheadings --output SOURCE {DATA}")
+    home = "/mnt/agents/default"
+    made = f"mount {device} /mnt && stat --format '%u %g' {home} {home}/.hermes/gateway_state.json"
+    assert at(SECOND, f'unshare --mount sh -c "{made}"').splitlines() == [before, before]
     assert at(SECOND, f"grep API_SERVER_KEY {HOME}/.hermes/.env") == key
     assert "blue" in at(SECOND, f"cat {HOME}/.hermes/memories/MEMORY.md")
     assert at(SECOND, f"systemctl is-active {GATEWAY}") == "active"
     assert site(controller).changed == 0
+
+
+def test_a_boot_keeps_the_numbers(wait_until):
+    seen = numbers(SECOND)
+    boot(SECOND, wait_until)
+    wait_until(
+        lambda: at(SECOND, f"systemctl is-active {GATEWAY}", check=False) == "active", "the gateway after a boot"
+    )
+    assert numbers(SECOND) == seen
 
 
 def test_a_volume_that_is_no_longer_declared_is_not_left_behind_unseen(controller):

@@ -13,10 +13,19 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import described
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import devices, volume, volume_mount
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import (
+    devices,
+    volume,
+    volume_mount,
+    volume_numbers,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.volume import Volume
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.volume_numbers import Numbers, Owner
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Unit
 
 MIB = 2**20
 NEEDED = ("losetup", "mkfs.ext4", "wipefs", "blkid")
@@ -175,7 +184,7 @@ def test_a_damaged_file_system_is_refused_with_fscks_word(loop, tmp_path, monkey
     sh("debugfs", "-w", "-R", "clri <2>", path)
     sh("tune2fs", "-T", "19700101", "-c", "1", "-C", "5", path)
     with pytest.raises(OpsError, match=r"is damaged: .*Root inode is not a directory") as caught:
-        volume_mount._mount(declared(path, tmp_path), decision, None)
+        volume_mount._mount(declared(path, tmp_path), decision, None, [])
     assert caught.value.fix == f"e2fsck -f {path}"
     # What the kernel has seen already.
     sh("debugfs", "-w", "-R", "ssv state 2", path)
@@ -200,6 +209,79 @@ def test_a_mounted_file_system_grows_with_its_device(loop, tmp_path, kind):
     volume_mount._grow(declared(path, tmp_path), decision)
     assert not decide(path, tmp_path).grow
     assert os.statvfs(tmp_path / "data").f_blocks * os.statvfs(tmp_path / "data").f_frsize > 500 * MIB
+
+
+@pytest.fixture
+def volume_of_two(loop, tmp_path, request) -> str:
+    """A device with the directories of two agents, one of them not where ours are, and things that are none."""
+    needs(f"mkfs.{request.param}")
+    path, where = loop(400), tmp_path / "data"
+    sh(f"mkfs.{request.param}", "-q", "-L", "hermes-test", path)
+    where.mkdir()
+    sh("mount", path, str(where))
+    for name, number in {"agents/ada": 2001, "agents/two words": 2003, "mine": 2005}.items():
+        (where / name).mkdir(parents=True)
+        os.chown(where / name, number, number + 1)
+    (where / "agents/file").write_text("")
+    (where / "agents/link").symlink_to("../mine")
+    sh("umount", path)
+    return path
+
+
+@pytest.mark.parametrize(("volume_of_two", "kind"), [("ext4", "ext4"), ("xfs", "xfs")], indirect=["volume_of_two"])
+def test_the_owners_are_seen_before_anybody_else_sees_the_volume(volume_of_two, tmp_path, kind):
+    where = str(tmp_path / "data")
+    agents = [described.agent(name, directory=path) for name, path in {"a": f"{where}/mine", "b": "/home/b"}.items()]
+    agents.append(described.agent("c", directory=f"{where}/gone"))
+    owners = volume_numbers.look(volume_of_two, kind, where, agents)
+    assert sorted(owners, key=lambda owner: owner.uid) == [
+        Owner("agents/ada", 2001, 2002),
+        Owner("agents/two words", 2003, 2004),
+        Owner("mine", 2005, 2006),
+    ]
+    assert where not in [mount.where for mount in devices.mounts()]
+    # At once, and writable.
+    sh("mount", volume_of_two, where)
+    sh("umount", where)
+    with pytest.raises(OpsError, match="the owners of its directories cannot be read: ") as caught:
+        volume_numbers.look(volume_of_two, "vfat", where, agents)
+    assert caught.value.where == volume_of_two
+
+
+class Systemctl:
+    """Mounts as systemd does with our unit, on a machine whose mount(8) knows no mapping, or hides that it failed."""
+
+    def __init__(self, device: str, where: str):
+        self.device, self.where = device, where
+
+    def units(self, names):
+        return {name: Unit(name, "", "", "", True, 0, 0, "", 0, 0.0, False) for name in names}
+
+    def call(self, verb, *words, **_options):
+        if verb in ("start", "stop"):
+            sh(*{"start": ("mount", self.device), "stop": ("umount",)}[verb], self.where)
+        return Completed((verb, *words), 0, "", "")
+
+
+@pytest.mark.parametrize("volume_of_two", ["ext4"], indirect=True)
+def test_a_volume_whose_numbers_are_not_mapped_does_not_stay_mounted(volume_of_two, tmp_path, monkeypatch):
+    monkeypatch.setattr(volume_mount, "UNIT_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(volume_mount, "AFTER_PATH", str(tmp_path / "after"))
+    for name in ("_await", "_prepare"):
+        monkeypatch.setattr(volume_mount, name, lambda *_arguments: None)
+    monkeypatch.setattr(volume_numbers, "can_map", lambda: True)
+    monkeypatch.setattr(volume_numbers, "_has_user", lambda number: number in (1, 2001))
+    monkeypatch.setattr(volume_numbers, "_has_group", lambda _number: False)
+    where = str(tmp_path / "data")
+    agents = [described.agent("ada", user="no-such-user", directory=f"{where}/agents/ada")]
+    wanted, decided = declared(volume_of_two, tmp_path), decide(volume_of_two, tmp_path)
+    with pytest.raises(OpsError, match="its numbers were not mapped") as caught:
+        volume_mount._mount(wanted, decided, Systemctl(volume_of_two, where), agents)
+    assert "user id 2001 of the volume is 999 on this host" in caught.value.fix
+    assert where not in [mount.where for mount in devices.mounts()]
+    # A boot would try the same again, and not without the mapping.
+    assert volume_mount.numbers_of(where, decided.uuid) == Numbers({2001: 999, 999: 2001}, {})
+    assert volume_mount.numbers_of(where, "another") == Numbers()
 
 
 def test_two_volumes_with_our_label_are_refused(loop, tmp_path):

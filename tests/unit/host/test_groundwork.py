@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
+import grp
 import os
 import pwd
+import types
 from pathlib import Path
 
 import described
@@ -15,6 +17,7 @@ import pytest
 import yaml
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import groundwork
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.volume import unit_of
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules import call
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
@@ -60,15 +63,24 @@ def agent(directory, user="no-such-user", state="present", doors=()):
 def test_each_missing_user_is_made_once_with_the_home_of_its_first_agent(tmp_path):
     agents = [agent(tmp_path / "a"), agent(tmp_path / "b"), agent(tmp_path / "c", user=ME)]
     home = str(tmp_path / "a")
-    assert groundwork.missing_users(agents) == [{"name": "no-such-user", "home": home, "uid": None}]
+    assert groundwork.missing_users(agents) == [{"name": "no-such-user", "home": home, "uid": None, "gid": None}]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
-def test_a_user_gets_the_number_that_its_directory_came_with(tmp_path):
+def test_a_user_and_its_group_get_the_numbers_that_their_directory_came_with(tmp_path):
+    def numbers(user="no-such-user"):
+        (found,) = groundwork.missing_users([agent(tmp_path / "a", user=user)])
+        return found["uid"], found["gid"]
+
     (tmp_path / "a").mkdir()
-    assert groundwork.missing_users([agent(tmp_path / "a")])[0]["uid"] is None
-    os.chown(tmp_path / "a", NOBODY_S_UID, NOBODY_S_UID)
-    assert groundwork.missing_users([agent(tmp_path / "a")])[0]["uid"] == NOBODY_S_UID
+    assert numbers() == (None, None)
+    os.chown(tmp_path / "a", NOBODY_S_UID, NOBODY_S_UID + 1)
+    assert numbers() == (NOBODY_S_UID, NOBODY_S_UID + 1)
+    # A group of that name is there.
+    assert numbers("shadow") == (NOBODY_S_UID, grp.getgrnam("shadow").gr_gid)
+    # Another one's.
+    os.chown(tmp_path / "a", NOBODY_S_UID, grp.getgrnam("daemon").gr_gid)
+    assert numbers() == (NOBODY_S_UID, None)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
@@ -138,9 +150,46 @@ def test_no_new_user_gets_the_number_of_an_agent_that_left_the_declaration(tmp_p
 def test_a_home_of_another_user_is_told_before_anything_is_given_away(tmp_path, owner, user, fix):
     (tmp_path / "a").mkdir()
     os.chown(tmp_path / "a", pwd.getpwnam(owner).pw_uid if isinstance(owner, str) else owner, -1)
-    said = groundwork.foreign_homes([agent(tmp_path / "a", user=user), agent(tmp_path / "b", user=user)])
+    said = groundwork.foreign_homes([agent(tmp_path / "a", user=user), agent(tmp_path / "b", user=user)], "/data")
     assert len(said) == bool(fix)
     assert all(fix in each and f"{user}: {tmp_path}/a" in each for each in said)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
+def test_no_user_is_made_whose_group_would_be_another_one_s(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    os.chown(tmp_path / "a", NOBODY_S_UID, NOBODY_S_UID)
+    host = types.SimpleNamespace(getgrgid={NOBODY_S_UID: types.SimpleNamespace(gr_name="games")}.__getitem__)
+    monkeypatch.setattr(groundwork, "grp", host)
+    monkeypatch.setattr(groundwork, "_account", lambda _name: None)
+    (said,) = groundwork.foreign_homes([agent(tmp_path / "a")], "/data")
+    assert f"belongs to group id {NOBODY_S_UID} (games), which user no-such-user would need" in said
+    assert "give group games another id (groupmod -g)" in said
+    # Its own; or the user is there, and its files can belong to any group.
+    assert groundwork.foreign_homes([agent(tmp_path / "a", user="games")], "/data") == []
+    monkeypatch.setattr(groundwork, "_account", lambda _name: pwd.getpwuid(0))
+    os.chown(tmp_path / "a", 0, -1)
+    assert groundwork.foreign_homes([agent(tmp_path / "a")], "/data") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
+@pytest.mark.parametrize("can", [True, False])
+def test_a_volume_that_is_mounted_is_mapped_when_it_is_mounted_again(tmp_path, monkeypatch, can):
+    data, units = tmp_path / "data", tmp_path / "units"
+    (data / "a").mkdir(parents=True)
+    os.chown(data / "a", pwd.getpwnam("daemon").pw_uid, -1)
+    monkeypatch.setattr(groundwork.volume_mount, "UNIT_DIRECTORY", str(units))
+    monkeypatch.setattr(groundwork.volume_numbers, "can_map", lambda: can)
+
+    def told():
+        (said,) = groundwork.foreign_homes([agent(data / "a")], str(data))
+        return f"Fix: stop the agents, unmount {data} and run this again" in said
+
+    # No data volume of ours.
+    assert not told()
+    units.mkdir()
+    (units / unit_of(str(data))).touch()
+    assert told() is can
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: the directories above the agents' are root's")

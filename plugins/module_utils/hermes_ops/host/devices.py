@@ -58,11 +58,13 @@ class Device:
 
 @dataclass(frozen=True)
 class Mount:
-    """A mounted file system: the ``number`` of its device, where it is mounted, and whether it is read-only."""
+    """A mounted file system: the ``number`` of its device, where it is mounted, whether it is read-only, and whether it
+    shows other numbers of users and groups than those that it holds."""
 
     number: str
     where: str
     read_only: bool
+    mapped: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def mounts() -> list[Mount]:
         fields, _dash, rest = line.partition(" - ")
         words, more = fields.split(), rest.split()
         options = {*words[5].split(","), *more[-1].split(",")}
-        found.append(Mount(words[2], _octal(words[4]), "ro" in options))
+        found.append(Mount(words[2], _octal(words[4]), "ro" in options, "idmapped" in options))
     return found
 
 

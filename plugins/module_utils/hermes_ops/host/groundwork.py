@@ -16,6 +16,7 @@ from typing import Any
 from ..description.agent import Agent
 from ..system.files import read_json
 from ..system.process import run
+from . import volume_mount, volume_numbers
 from .installation import HOST_FILE
 from .records import check_ops, undeclared
 
@@ -49,7 +50,7 @@ def look(agents: list[Agent], scope: str, data_dir: str, ops_dir: str, packages:
         "system": system(),
         "missing_packages": missing_packages(packages),
         "missing_users": numbered(missing_users(kept), data_dir),
-        "foreign_homes": foreign_homes(present),
+        "foreign_homes": foreign_homes(present, data_dir),
         "wrong_directories": wrong_directories(present, data_dir),
         "data_dir_owner": _named_owner_of(data_dir),
         "linger": missing_linger(agents, scope),
@@ -58,16 +59,19 @@ def look(agents: list[Agent], scope: str, data_dir: str, ops_dir: str, packages:
 
 
 def missing_users(agents: list[Agent]) -> list[dict[str, Any]]:
-    """``name``, ``home`` and ``uid`` of the users to make.
+    """``name``, ``home``, ``uid`` and ``gid`` of the users to make.
 
-    :returns: the uid is None unless the agent's directory came with a data volume. Then it is the owner's, so that the
-        files keep their owner. Those users come first, before another one is given their number
+    :returns: uid and gid are None unless the agent's directory came with a data volume. Then they are the owner's, so
+        that the files keep their owner. The gid is also set if a group of that name is there. Those users come first,
+        before another one is given their number
     """
     found: dict[str, dict[str, Any]] = {}
     for agent in agents:
         if _account(agent.user) is None and agent.user not in found:
-            uid = _unclaimed_owner(agent.directory)
-            found[agent.user] = {"name": agent.user, "home": agent.directory, "uid": uid}
+            uid, gid = _unclaimed(_owner_of(agent.directory)), _group(agent.user)
+            if gid is None:
+                gid = _unclaimed(_group_of(agent.directory))
+            found[agent.user] = {"name": agent.user, "home": agent.directory, "uid": uid, "gid": gid}
     return sorted(found.values(), key=lambda user: user["uid"] is None)
 
 
@@ -87,7 +91,7 @@ def numbered(users: list[dict[str, Any]], data_dir: str) -> list[dict[str, Any]]
 def _owners_below(directory: str) -> list[int]:
     """The numbers without a user that own an entry of *directory*."""
     names = os.listdir(directory) if os.path.isdir(directory) else []
-    owners = (_unclaimed_owner(os.path.join(directory, name)) for name in names)
+    owners = (_unclaimed(_owner_of(os.path.join(directory, name))) for name in names)
     return [uid for uid in owners if uid is not None]
 
 
@@ -100,28 +104,44 @@ def _is_taken(number: int, users: list[dict[str, Any]]) -> bool:
     return any(user["uid"] == number for user in users)
 
 
-def foreign_homes(agents: list[Agent]) -> list[str]:
+def foreign_homes(agents: list[Agent], data_dir: str) -> list[str]:
     """The agents' directories that belong to another user of this host, each as a sentence with its fix.
 
     They came with a data volume from a host with other users. Without this, that user could read the agent's secrets.
+    Nor is a user made whose group would be another one's.
     """
     said = []
     for agent in agents:
         uid, owner = _owner_of(agent.directory)
+        gid, group = _group_of(agent.directory)
         account = _account(agent.user)
         if uid and owner != agent.user and (account or owner):
             said.append(
                 f"{agent.directory} of agent {agent.name} belongs to user id {uid} ({owner or 'no user'}), not to "
-                f"{agent.user}. Fix: give {f'user {owner}' if owner else agent.user} another id (usermod -u); "
+                f"{agent.user}. Fix: {_mapped_by(agent, data_dir)}"
+                f"give {f'user {owner}' if owner else agent.user} another id (usermod -u); "
                 f"or declare that user; or change the owner of all its files: "
                 f"chown -R --from={uid} {agent.user}: {agent.directory}"
+            )
+        elif account is None and group not in (None, agent.user) and gid not in volume_numbers.FIXED:
+            said.append(
+                f"{agent.directory} of agent {agent.name} belongs to group id {gid} ({group}), which user {agent.user} "
+                f"would need. Fix: {_mapped_by(agent, data_dir)}give group {group} another id (groupmod -g)"
             )
     return said
 
 
-def _unclaimed_owner(path: str) -> int | None:
-    uid, name = _owner_of(path)
-    return uid if name is None else None
+def _mapped_by(agent: Agent, data_dir: str) -> str:
+    """How the numbers of *agent* come to be mapped; "" if they cannot be."""
+    on_volume = agent.directory.startswith(f"{data_dir}/") and os.path.exists(volume_mount.path_of(data_dir))
+    if not (on_volume and volume_numbers.can_map()):
+        return ""
+    return f"stop the agents, unmount {data_dir} and run this again, which maps the number; or "
+
+
+def _unclaimed(owner: tuple[int | None, str | None]) -> int | None:
+    number, name = owner
+    return number if name is None else None
 
 
 def wrong_directories(agents: list[Agent], data_dir: str) -> list[dict[str, str]]:
@@ -211,6 +231,13 @@ def _account(user: str) -> pwd.struct_passwd | None:
         return None
 
 
+def _group(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
 def _named_owner_of(path: str) -> str | None:
     uid, name = _owner_of(path)
     return name if uid is None or name is not None else str(uid)
@@ -226,3 +253,15 @@ def _owner_of(path: str) -> tuple[int | None, str | None]:
         return uid, pwd.getpwuid(uid).pw_name
     except KeyError:
         return uid, None
+
+
+def _group_of(path: str) -> tuple[int | None, str | None]:
+    """Like :func:`_owner_of`, of its group."""
+    try:
+        gid = os.lstat(path).st_gid
+    except OSError:
+        return None, None
+    try:
+        return gid, grp.getgrgid(gid).gr_name
+    except KeyError:
+        return gid, None

@@ -14,16 +14,19 @@ import os
 import re
 import stat
 import time
+from collections.abc import Sequence
 
+from ..description.agent import Agent
 from ..system.errors import OpsError
 from ..system.files import lock, read_text
 from ..system.plan import Difference, Plan
 from ..system.process import run
 from ..system.systemd import Manager
-from . import devices
+from . import devices, volume_numbers
 from .installation import HOST_FILE
 from .kit import COMMAND
-from .volume import POLL_SECONDS, Decision, Volume, decide, escape, unit_of
+from .volume import DOCUMENTATION, POLL_SECONDS, Decision, Volume, decide, escape, unit_of
+from .volume_numbers import Numbers
 
 UNIT_DIRECTORY = "/etc/systemd/system"
 # Starts what could not be started before the volume was mounted: `hermes-ops volume`.
@@ -54,7 +57,8 @@ def _device_unit(uuid: str) -> str:
     return f"{escape(f'/dev/disk/by-uuid/{uuid}')}.device"
 
 
-def render_mount(data_dir: str, uuid: str, kind: str, *, udev: bool) -> str:
+def render_mount(data_dir: str, uuid: str, kind: str, numbers: Numbers, *, udev: bool) -> str:
+    """The unit that mounts the volume; it is the only record of *numbers*."""
     device = _device_unit(uuid)
     check = f"systemd-fsck@{device.removesuffix('.device')}.service"
     # Started with its device, whenever that is attached.
@@ -71,7 +75,7 @@ What=/dev/disk/by-uuid/{uuid}
 Where={data_dir}
 Type={kind}
 # nofail: without its volume the host boots, with no agent running, so that somebody can log in.
-Options=nofail,nodev,nosuid
+Options={",".join(filter(None, ["nofail,nodev,nosuid", numbers.option()]))}
 
 [Install]
 WantedBy={wanted_by}
@@ -111,6 +115,15 @@ def known_uuid(data_dir: str) -> str:
     return match[1] if match else ""
 
 
+def numbers_of(data_dir: str, uuid: str | None = None) -> Numbers:
+    """The mapping in our unit.
+
+    :param uuid: only if the unit mounts this file system
+    """
+    known = uuid is None or known_uuid(data_dir) == uuid
+    return volume_numbers.read(read_text(path_of(data_dir)) or "") if known else Numbers()
+
+
 def units_elsewhere(data_dir: str | None) -> list[str]:
     """The paths of our mount units for other places than *data_dir*; None: of all."""
     ours = []
@@ -120,10 +133,11 @@ def units_elsewhere(data_dir: str | None) -> list[str]:
     return ours
 
 
-def plan_present(volume: Volume, manager: Manager, *, wait: bool) -> Plan:
+def plan_present(volume: Volume, manager: Manager, agents: Sequence[Agent], *, wait: bool) -> Plan:
     """Compare the host with one whose data volume is mounted.
 
     :param manager: the system's
+    :param agents: all that are declared; the numbers of their users decide how the volume is mounted
     :param wait: give a missing device the declared time to appear
     :raises OpsError: the volume cannot be used; nothing was changed
     """
@@ -132,9 +146,15 @@ def plan_present(volume: Volume, manager: Manager, *, wait: bool) -> Plan:
     if decision.make:
         after = f"{decision.kind}, label {volume.label}"
         plan.add(Difference(device.path, "blank", after), lambda: _make(volume, decision))
-    _plan_units(plan, volume, decision, manager)
+    units = _plan_units(volume, decision, manager, numbers_of(where, decision.uuid))
+    plan.differences += units.differences
     if decision.mount:
-        plan.add(Difference(where, "not mounted", device.path), lambda: _mount(volume, decision, manager))
+        plan.add(
+            Difference(where, "not mounted", device.path),
+            lambda: plan.differences.extend(_mount(volume, decision, manager, agents)),
+        )
+    else:
+        plan.actions += units.actions
     if decision.grow:
         size = f"all {device.size // 2**20} MiB of the device"
         plan.add(Difference(f"the file system at {where}", "smaller", size), lambda: _grow(volume, decision))
@@ -147,10 +167,10 @@ def _apply_alone(plan: Plan) -> None:
         plan.apply()
 
 
-def _plan_units(plan: Plan, volume: Volume, decision: Decision, manager: Manager) -> None:
-    where, udev = volume.data_dir, os.path.exists(UDEV)
+def _plan_units(volume: Volume, decision: Decision, manager: Manager, numbers: Numbers) -> Plan:
+    where, udev, plan = volume.data_dir, os.path.exists(UDEV), Plan()
     files = {
-        path_of(where): render_mount(where, decision.uuid, decision.kind, udev=udev),
+        path_of(where): render_mount(where, decision.uuid, decision.kind, numbers, udev=udev),
         AFTER_PATH: render_after(where),
     }
     if udev:
@@ -168,6 +188,7 @@ def _plan_units(plan: Plan, volume: Volume, decision: Decision, manager: Manager
         elif changed:
             # Its [Install] section may name another device than before.
             plan.actions.append(lambda name=name: manager.call("reenable", name))
+    return plan
 
 
 def waiting_paths() -> list[str]:
@@ -192,8 +213,11 @@ def _make(volume: Volume, decision: Decision) -> None:
     run([f"mkfs.{decision.kind}", "-q", "-L", volume.label, *identity, device.path], timeout=CHECK_TIMEOUT)
 
 
-def _mount(volume: Volume, decision: Decision, manager: Manager) -> None:
-    """Check the file system, mount it, and see that it is there."""
+def _mount(volume: Volume, decision: Decision, manager: Manager, agents: Sequence[Agent]) -> list[Difference]:
+    """Check the file system, write the units, mount it, and see that it is there.
+
+    :returns: the numbers that are mapped otherwise than before
+    """
     device, where = decision.device, volume.data_dir
     if decision.kind == "ext4":
         done = run(["e2fsck", "-p", device.path], timeout=CHECK_TIMEOUT, check=False)
@@ -204,19 +228,41 @@ def _mount(volume: Volume, decision: Decision, manager: Manager) -> None:
                 fix=f"e2fsck -f {device.path}",
             )
     _prepare(where)
+    before = numbers_of(where, decision.uuid)
+    numbers = Numbers() if decision.make else _numbers(volume, decision, agents, before)
+    # Only now, with the mapping: from here on a boot mounts the volume.
+    _plan_units(volume, decision, manager, numbers).apply()
     _await(f"/dev/disk/by-uuid/{decision.uuid}", volume.timeout)
     unit = unit_of(where)
     manager.call("reset-failed", unit, check=False)
     started = manager.call("start", unit, check=False, timeout=TIMEOUT + volume.timeout)
     here = [mount for mount in devices.mounts() if mount.where == where]
-    if not started.ok or not here or here[-1].number != device.number or here[-1].read_only:
+    unmapped = bool(here) and here[-1].mapped != bool(numbers)
+    if unmapped:
+        # A user of this host could read what is another one's.
+        manager.call("stop", unit, check=False)
+    if not started.ok or not here or here[-1].number != device.number or here[-1].read_only or unmapped:
         log = run(["journalctl", f"--unit={unit}", "--lines=20", "--output=cat"], timeout=TIMEOUT, check=False).stdout
         said = [line.strip() for line in log.splitlines() if line.startswith("mount: ")]
+        said += ["its numbers were not mapped"] if unmapped else []
+        fix = f"see why: journalctl --unit {unit}, dmesg; check it: fsck -n {device.path}"
+        if numbers:
+            fix += f"; if its numbers cannot be mapped here ({', '.join(numbers.shown())}): {DOCUMENTATION}, Users"
         raise OpsError(
-            f"{device.path} could not be mounted: {said[-1] if said else started.last_words}",
-            where=where,
-            fix=f"see why: journalctl --unit {unit}, dmesg; check it: fsck -n {device.path}",
+            f"{device.path} could not be mounted: {said[-1] if said else started.last_words}", where=where, fix=fix
         )
+    gone, new = set(before.shown()) - set(numbers.shown()), set(numbers.shown()) - set(before.shown())
+    return [Difference(unit, each, None) for each in sorted(gone)] + [
+        Difference(unit, None, each) for each in sorted(new)
+    ]
+
+
+def _numbers(volume: Volume, decision: Decision, agents: Sequence[Agent], before: Numbers) -> Numbers:
+    """The mapping with which the volume is mounted."""
+    if not volume_numbers.can_map():
+        return Numbers()
+    owners = volume_numbers.look(decision.device.path, decision.kind, volume.data_dir, agents)
+    return volume_numbers.plan(agents, owners, volume.data_dir, before)
 
 
 def _await(link: str, timeout: int) -> None:

@@ -11,10 +11,16 @@ from ..host import volume_mount
 from ..host.volume import Volume
 from ..system.files import Account
 from ..system.systemd import Manager
-from .call import Call
+from .call import Call, agents_of
 
 
 def work(call: Call) -> dict[str, Any]:
-    volume = Volume(**call.params)
-    plan = volume_mount.plan_present(volume, Manager("system", Account.current()), wait=True)
-    return {**call.done(plan, "data volume"), "unit": volume_mount.unit_of(volume.data_dir)}
+    params = dict(call.params)
+    params.pop("agents")
+    volume, agents = Volume(**params), agents_of(call)
+    plan = volume_mount.plan_present(volume, Manager("system", Account.current()), agents, wait=True)
+    return {
+        **call.done(plan, "data volume"),
+        "unit": volume_mount.unit_of(volume.data_dir),
+        "mapped": volume_mount.numbers_of(volume.data_dir).shown(),
+    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ..description.agent import Agent
 from ..host import volume_mount
 from ..host.groundwork import SYSTEMS, look
 from ..host.volume import DOCUMENTATION, Missing, Volume
@@ -30,7 +31,7 @@ def work(call: Call) -> dict[str, Any]:
         **info.gather(agents=agents, scope=scope, ops_dir=ops_dir, root=params["root"]),
     }
     to_build, unfit = release(call)
-    to_mount, unusable = volume(call)
+    to_mount, unusable = volume(call, agents)
     said = [*objections(found, params["data_dir"]), *unusable, *unfit]
     if params["refuse"] and said:
         return {"changed": False, "failed": True, "msg": "; ".join(said)}
@@ -54,7 +55,7 @@ def release(call: Call) -> tuple[str | None, list[str]]:
     return consider(request, call.params["root"], call.params["packages"])
 
 
-def volume(call: Call) -> tuple[list[str], list[str]]:
+def volume(call: Call, agents: list[Agent]) -> tuple[list[str], list[str]]:
     """What is to be done about the data volume, and why it cannot be done, each as a sentence with its fix."""
     given, data_dir = call.params["volume"], call.params["data_dir"]
     said = [
@@ -64,7 +65,8 @@ def volume(call: Call) -> tuple[list[str], list[str]]:
     ]
     try:
         wanted = Volume(**given, data_dir=data_dir) if given else None
-        plan = volume_mount.plan_present(wanted, Manager("system", Account.current()), wait=False) if wanted else Plan()
+        manager = Manager("system", Account.current())
+        plan = volume_mount.plan_present(wanted, manager, agents, wait=False) if wanted else Plan()
     except Missing as error:
         # The role data_volume waits for it.
         return [str(error)], said
