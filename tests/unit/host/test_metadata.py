@@ -22,13 +22,26 @@ def test_rules_for_each_user_and_both_addresses():
     assert "skuid" not in metadata.render([])
 
 
-@pytest.mark.parametrize("uids", [[], [1000], [1000, 1001]])
+RANGES = (
+    "root:100000:65536\n4242:165536:65536\n4243:200000:65536\n4244:300000:1\nnobody-here:1:9\n4242:0x1:2\n4243:7:0\n"
+)
+
+
+def test_a_user_does_not_get_there_with_the_numbers_of_its_containers():
+    assert metadata.numbers([4242], RANGES) == [(4242, 4242), (165536, 231071)]
+    # Overlapping ranges, which nft would refuse as a whole.
+    assert metadata.numbers([4242, 4243], RANGES) == [(4242, 4242), (4243, 4243), (165536, 265535)]
+    assert metadata.numbers([0], RANGES) == [(0, 0), (100000, 165535)]
+    assert "meta skuid { 4242, 165536-231071 } ip daddr" in metadata.render([4242], RANGES)
+
+
+@pytest.mark.parametrize("uids", [[], [1000], [1000, 1001], [4242, 4243]])
 def test_nft_takes_them(uids, tmp_path):
     nft = shutil.which("nft", path="/usr/sbin:/usr/bin:/sbin")
     if not nft:
         pytest.skip("SKIPPED, NOT PROVED: that nft takes the rules, because there is none")
     rules = tmp_path / "rules"
-    rules.write_text(metadata.render(uids))
+    rules.write_text(metadata.render(uids, RANGES))
     done = subprocess.run(["unshare", "--net", nft, "--check", "--file", rules], capture_output=True, text=True)
     if done.returncode and "unshare" in done.stderr:
         pytest.skip("SKIPPED, NOT PROVED: that nft takes the rules, because we may make no network")
@@ -64,6 +77,7 @@ class Manager:
 def place(tmp_path, monkeypatch):
     for name in ("RULES", "PATH"):
         monkeypatch.setattr(metadata, name, str(tmp_path / Path(getattr(metadata, name)).name))
+    monkeypatch.setattr(metadata, "SUBORDINATE", str(tmp_path / "none"))
     monkeypatch.setattr(metadata, "_NFT", "/bin/true")
     return tmp_path
 
