@@ -44,7 +44,7 @@ SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
 COMMON = yaml.safe_load((ROOT / "roles/common/defaults/main.yml").read_text(encoding="utf-8"))
 
 # Paths in the sources that the collection only reads, runs or recommends, and directories of others, whose files of
-# ours are looked up one by one below. /var/tmp is for a moment.
+# ours are looked up one by one below. /var/tmp is for a moment. The builder of an image forgets its keys and journal.
 NOT_OURS = {
     "/etc/default/tailscaled",
     "/etc/fstab",
@@ -52,7 +52,9 @@ NOT_OURS = {
     "/etc/machine-id",
     "/etc/os-release",
     "/etc/pip.conf",
+    "/etc/ssh",
     "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/subuid",
     "/etc/systemd/system",
     "/etc/systemd/user",
     "/usr/local/bin",
@@ -60,6 +62,7 @@ NOT_OURS = {
     "/var/lib/hermes-ops",
     "/var/lib/systemd/linger",
     "/var/lib/systemd/timers",
+    "/var/log/journal/*",
     "/var/tmp",
 }
 # Nothing of ours lies below these.
