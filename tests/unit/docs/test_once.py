@@ -53,6 +53,7 @@ NOT_OURS = {
     "/etc/os-release",
     "/etc/pip.conf",
     "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/subuid",
     "/etc/systemd/system",
     "/etc/systemd/user",
     "/usr/local/bin",
