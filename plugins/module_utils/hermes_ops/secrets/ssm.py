@@ -82,8 +82,17 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """The host's certificate authorities: reading them takes longer than a request."""
+    return ssl.create_default_context()
+
+
 class Server:
-    """A server that answers HTTP. The requests of one user of it share a connection, which it need not keep open.
+    """A server that answers HTTP. Requests share a connection; if the server closes it, the next one opens another.
 
     Nothing is redirected, and no proxy is used.
 
@@ -129,15 +138,6 @@ class Server:
 
     def close(self) -> None:
         self._connection.close()
-
-
-_ONE_AT_A_TIME = threading.Lock()
-
-
-@cache
-def _trusted() -> ssl.SSLContext:
-    """The host's certificate authorities: reading them takes longer than a request."""
-    return ssl.create_default_context()
 
 
 class Instance:
