@@ -242,7 +242,8 @@ def test_a_source_that_is_away_at_a_boot(agents, sources, controller, wait_until
     assert controller.shell("systemctl show -P ActiveState hermes-secrets@default").strip() == "failed"
     controller.shell("systemctl enable --quiet --now parameter-store.service")
     sources.refill()
-    sources.fetch()
+    # Its health is awaited below, for longer.
+    sources.fetch(check=False)
     wait_until(waiting.is_healthy, "the agent, once its source is back", 90)
     assert "secrets_missing" not in findings_of(controller)
 

@@ -83,8 +83,17 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """The host's certificate authorities: reading them takes longer than a request."""
+    return ssl.create_default_context()
+
+
 class Server:
-    """A server that answers HTTP. The requests of one user of it share a connection, which it need not keep open.
+    """A server that answers HTTP. Requests share a connection; if the server closes it, the next one opens another.
 
     Nothing is redirected, and no proxy is used.
 
@@ -152,15 +161,6 @@ def _cut(connection: socket.socket, over: threading.Event) -> None:
     with contextlib.suppress(OSError):
         # Below TLS, which another thread is reading.
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-
-_ONE_AT_A_TIME = threading.Lock()
-
-
-@cache
-def _trusted() -> ssl.SSLContext:
-    """The host's certificate authorities: reading them takes longer than a request."""
-    return ssl.create_default_context()
 
 
 class Instance:
