@@ -60,6 +60,7 @@ NOT_OURS = {
     "/usr/local/bin",
     "/usr/local/sbin",
     "/var/lib/hermes-ops",
+    "/var/log/journal/*",
     "/var/lib/systemd/linger",
     "/var/lib/systemd/timers",
     "/var/log/journal/*",
