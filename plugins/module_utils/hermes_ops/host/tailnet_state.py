@@ -169,7 +169,7 @@ def main(data_dir: str) -> int:
         Manager("system", Account.current()).call("stop", UNIT)
         move(data_dir)
     except OpsError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 2
     return 0
 

@@ -103,7 +103,7 @@ def check_own(path: str) -> str:
     if not stat.S_ISREG(status.st_mode):
         raise OpsError("is not a regular file", where=path, fix="name a file")
     # The way to it, and where it leads.
-    for each in {os.path.dirname(path), os.path.dirname(real)}:
+    for each in (os.path.dirname(path), os.path.dirname(real)):
         check_trusted(os.path.realpath(each), fix)
     if os.geteuid() == 0 and (status.st_uid != 0 or status.st_mode & 0o022):
         raise OpsError("can be changed by somebody other than root", where=path, fix=fix)
