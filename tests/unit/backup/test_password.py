@@ -89,12 +89,7 @@ if not mine:
 holder = read(top + "/holder") if os.path.exists(top + "/holder") else None
 if words == ["unlock"] and holder == "dead":
     os.unlink(top + "/holder")
-if words == ["key", "list", "--json"]:
-    print(json.dumps([{{"id": name, "current": name == mine[0]}} for name in sorted(os.listdir(keys))]))
-if words[:2] == ["key", "remove"]:
-    assert words[2] != mine[0]
-    os.unlink(keys + "/" + words[2])
-if words[:2] == ["key", "passwd"]:
+if words[0] == "key":
     if holder:
         with open(top + "/holder", "w") as stream:
             stream.write("dead")
@@ -103,6 +98,12 @@ if words[:2] == ["key", "passwd"]:
         with open(top + "/locked", "w") as stream:
             stream.write(str(max(left - 1, 0)))
         sys.exit("unable to create lock in backend: repository is already locked by PID 7 on other by root")
+if words == ["key", "list", "--json"]:
+    print(json.dumps([{{"id": name, "current": name == mine[0]}} for name in sorted(os.listdir(keys))]))
+if words[:2] == ["key", "remove"]:
+    assert words[2] != mine[0]
+    os.unlink(keys + "/" + words[2])
+if words[:2] == ["key", "passwd"]:
     step("add")
     with open(keys + "/key" + str(os.getpid()), "w") as stream:
         stream.write(read(words[words.index("--new-password-file") + 1]))
@@ -195,6 +196,21 @@ def test_after_two_that_were_killed_no_key_of_the_old_password_is_left(host, key
     (tmp_path / "restic/killed").unlink()
     change(host)
     assert keys.open() == [NEW]
+
+
+def test_a_restic_that_survives_a_kill_is_waited_for(host, keys, tmp_path):
+    """Only ours was killed: that one goes on, and holds the lock while it removes a key."""
+    test_after_two_that_were_killed_no_key_of_the_old_password_is_left(host, keys, tmp_path)
+    (tmp_path / "restic/killed").write_text("remove")
+    pid = os.fork()
+    if not pid:
+        change(host, NEW, replace(WANTED, restic_password=OLD))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    (tmp_path / "restic/killed").unlink()
+    (tmp_path / "restic/locked").write_text("3")
+    change(host, NEW, replace(WANTED, restic_password=OLD))
+    assert keys.open() == [OLD]
 
 
 def test_a_key_that_somebody_has_added_is_used_and_the_old_one_stays(host, keys):

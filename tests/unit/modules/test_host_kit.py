@@ -24,7 +24,7 @@ from ansible_collections.alwayson.hermes.plugins.modules import host_kit
 PLUGINS = Path(__file__).resolve().parents[3] / "plugins"
 COLLECTIONS = PLUGINS.parent / ".cache/collections"
 # They run on the controller, or are the one that is sent.
-ON_THE_CONTROLLER = {"aws_host", "declarations", "dlm_policy", "fleet_report", "host_kit"}
+ON_THE_CONTROLLER = {"aws_host", "aws_image", "declarations", "dlm_policy", "fleet_report", "host_kit"}
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_modules_import_nothing_of_the_kit():
     """Otherwise Ansible would pack and send the kit with each module."""
     for path in (PLUGINS / "modules").glob("*.py"):
         # Those for AWS are never sent anywhere.
-        if path.stem in ("aws_host", "dlm_policy"):
+        if path.stem in ("aws_host", "aws_image", "dlm_policy"):
             continue
         assert not re.search(r"^\s*(from|import) .*\.hermes_ops", path.read_text(), re.M), path
 

@@ -185,12 +185,15 @@ class Repository:
                 former._insist(over, *words, descriptors=[descriptor])
         # Each of them: a change that was killed leaves two keys of one password.
         while former._opens():
-            keys = json.loads(former._run("key", "list", "--json").stdout)
-            self._insist(over, "key", "remove", next(key["id"] for key in keys if key["current"]))
+            listed = former._insist(over, "key", "list", "--json")
+            if listed.ok:
+                current = next(key["id"] for key in json.loads(listed.stdout) if key["current"])
+                self._insist(over, "key", "remove", current)
 
-    def _insist(self, over: Callable[[], bool], *arguments: str, descriptors: Sequence[int] = ()) -> None:
+    def _insist(self, over: Callable[[], bool], *arguments: str, descriptors: Sequence[int] = ()) -> Completed:
         """Run restic until it gets the lock, or until *over*.
 
+        :returns: how it ended, not always well if it is over
         :raises OpsError: it failed, or did not get the lock in time
         """
         deadline = time.monotonic() + _LOCKED
@@ -199,7 +202,7 @@ class Repository:
             self._run("unlock", check=False)
             done = self._run(*arguments, check=False, descriptors=descriptors)
             if done.ok or over():
-                return
+                return done
             if not _is_locked(done) or time.monotonic() > deadline:
                 raise self._failed(done)
             time.sleep(_PAUSE)
