@@ -86,7 +86,8 @@ def disk(controller: Any, agent: Any, wait_until: Any) -> Iterator[Disk]:
     wait_until(disk.runs, "work on its small disk")
     yield disk
     disk.shell(
-        f"touch {ANSWERED}.stop; systemctl start hermes-disks; systemctl stop {GATEWAY}; umount {WORK}; "
+        # It may be declared off.
+        f"touch {ANSWERED}.stop; systemctl start hermes-disks || true; systemctl stop {GATEWAY}; umount {WORK}; "
         f"rm -rf /root/work /root/backups /root/talk.py {ANSWERED}*; rm -f {HELD}; systemctl start {GATEWAY}",
         check=False,
     )
@@ -186,7 +187,8 @@ def test_off_when_it_is_declared_off(disk):
     disk.wait_until(disk.stopped, "the gateway is stopped")
     run = disk.controller.run({"gateway_min_free_mb": 0})
     assert run.changed > 0
-    assert disk.work.show("ActiveState") == "active"
+    # Hermes may end because it cannot write, and is started again.
+    disk.wait_until(lambda: disk.work.show("ActiveState") == "active", "the gateway runs, although its disk is full")
     left = "/etc/systemd/system/hermes-disks.service /var/lib/hermes/ops/disk.reserve"
     assert not disk.shell(f"ls {left} {HELD} 2>/dev/null || true")
     disk.free()
