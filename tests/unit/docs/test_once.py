@@ -63,7 +63,6 @@ NOT_OURS = {
     "/var/log/journal/*",
     "/var/lib/systemd/linger",
     "/var/lib/systemd/timers",
-    "/var/log/journal/*",
     "/var/tmp",
 }
 # Nothing of ours lies below these.
