@@ -79,6 +79,9 @@ class Converging:
         self.do(tailnet.plan_daemon(params["data_dir"], manager, units))
         self.do(tailnet_state.plan_moved(params["data_dir"], manager))
         self.do(tailnet.plan_started(manager))
+        if units:
+            # A killed run leaves a unit whose programs are there.
+            self.do(tailnet_files.plan_pruned(params["root"], params["archive_sha256"]))
         # In check mode, a tailscaled that is yet to start cannot be asked.
         asleep = self.call.check_mode and self.done.changed
         found = None if asleep else tailnet.settled(tailnet.observe())
