@@ -34,6 +34,7 @@ RECORD = {"id": "n1", "name": "bridge"}
     [
         ({"state": "NeedsLogin"}, "tailnet_out", True),
         ({"state": "Stopped"}, "tailnet_out", True),
+        ({"state": "NeedsMachineAuth"}, "tailnet_out", True),
         ({"state": "NoState", "troubles": ("no route",)}, "tailnet_unreachable", True),
         ({"state": "NeedsLogin", "expiry": 1.0}, "tailnet_expired", True),
         ({"id": "n2"}, "tailnet_other", True),

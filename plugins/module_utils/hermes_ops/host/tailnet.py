@@ -49,6 +49,11 @@ _CLIENT = "tskey-client-"
 _TAG = re.compile(r"tag:[a-zA-Z][a-zA-Z0-9-]*")
 # The states of tailscaled (ipn.State) from its start until it has heard of the control server.
 UNSURE = ("NoState", "Starting")
+# The states of a node that has logged in and is not in its tailnet: what that means, and the fix.
+IDLE = {
+    "Stopped": ("the tailnet was switched off on this host", "tailscale up"),
+    "NeedsMachineAuth": ("this host waits for its approval in the tailnet", "approve it in the tailnet's console"),
+}
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,11 @@ class Converging:
             return False
         if self.do(tailnet.plan_login(self.settings, found, record, self.key)):
             found = tailnet.settled(tailnet.observe())
+        if found and not found.out and found.state != "Running":
+            # tailscaled has no addresses now. Rules without them would let neighbours in.
+            what, fix = tailnet.IDLE.get(found.state, (f"tailscaled is in the state {found.state}", "tailscale status"))
+            self.call.warn(f"{node()}: {what}, so its ports and packet filter stay as they are. Fix: {fix}")
+            return False
         agents = agents_of(self.call)
         ports = [
             server.port for agent in agents if agent.present for server in agent.servers.values() if server.tailnet

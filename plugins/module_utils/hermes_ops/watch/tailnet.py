@@ -78,8 +78,8 @@ def node_findings(node: tailnet.Node, record: dict[str, Any], now: float, settin
     if node.out:
         what = f"this host is logged out of the tailnet: {name} was removed there, or its state was lost"
         return [Finding("tailnet_out", what, f"if it was removed on purpose, {_RENEW}")]
-    if node.state == "Stopped":
-        return [Finding("tailnet_out", "the tailnet was switched off on this host", "tailscale up")]
+    if node.state in tailnet.IDLE:
+        return [Finding("tailnet_out", *tailnet.IDLE[node.state])]
     if node.state in tailnet.UNSURE:
         what = f"the tailnet's control server does not answer: {'; '.join(node.troubles) or node.state}"
         fix = "see that the host reaches it: tailscale netcheck. The agents work on, without the tailnet"
