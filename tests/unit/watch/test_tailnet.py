@@ -49,6 +49,14 @@ def test_each_fault_has_its_finding(changed, cause, fails, monkeypatch):
     assert found.fix
 
 
+def test_who_joins_again_forgets_the_node_that_is_gone():
+    """The control server may make it another node, and that would be a finding for ever."""
+    (found,) = tailnet.node_findings(dataclasses.replace(NODE, state="NeedsLogin"), RECORD, NOW, Settings())
+    assert found.fix.startswith(
+        "to join again, remove tailnet.json below hermes_ops_dir, declare a valid tailscale_auth"
+    )
+
+
 def test_a_healthy_node_has_none():
     assert tailnet.node_findings(NODE, RECORD, NOW, Settings()) == []
     assert tailnet.node_findings(dataclasses.replace(NODE, expiry=NOW + 86400 * 90), RECORD, NOW, Settings()) == []
