@@ -139,6 +139,14 @@ def test_a_node_of_another_server_is_not_taken_from_it():
         tailnet.plan_login(settings, NODE, {}, KEY)
 
 
+def test_the_names_of_tailscales_own_server_are_one():
+    """tailscale up keeps the one that it was given."""
+    node = dataclasses.replace(NODE, server="https://login.tailscale.com/")
+    assert not tailnet.plan_login(
+        dataclasses.replace(SETTINGS, login_server=tailnet.DEFAULT_SERVER), node, {}, None
+    ).changed
+
+
 def test_one_key_is_taken_from_the_declaration_or_from_a_file(tmp_path):
     path = tmp_path / "key"
     assert tailnet.key_of(f"{KEY}\n", None, ()) == KEY

@@ -35,6 +35,8 @@ COMMAND = "tailscale"
 SOCKET_DIRECTORY = "/run/tailscale"
 # The control server of a node that names none (ipn.DefaultControlURL).
 DEFAULT_SERVER = "https://controlplane.tailscale.com"
+# Its other name (1.102 ipn/prefs.go: IsLoginServerSynonym).
+_SYNONYM = "https://login.tailscale.com"
 # Below the ops directory: which node this is to be.
 RECORD = "tailnet.json"
 # Seconds for one question, for a login, and until a control server that does not answer counts as away.
@@ -308,7 +310,7 @@ def plan_login(settings: Settings, node: Node | None, record: dict[str, Any], ke
     if node is None:
         plan.add(Difference("tailnet", None, f"{settings.hostname}, unless the state on the data volume is a node"))
         return plan
-    if node.server and node.server.rstrip("/") != settings.login_server.rstrip("/") and not node.out:
+    if node.server and _server(node.server) != _server(settings.login_server) and not node.out:
         raise OpsError(
             f"this host is a node of {node.server}",
             where="tailscale_login_server",
@@ -335,6 +337,12 @@ def plan_login(settings: Settings, node: Node | None, record: dict[str, Any], ke
     if changed:
         plan.actions.append(lambda: _set(changed))
     return plan
+
+
+def _server(url: str) -> str:
+    """*url* of a control server, in one form."""
+    url = url.rstrip("/")
+    return DEFAULT_SERVER if url == _SYNONYM else url
 
 
 def plan_served(ports: list[int], node: Node | None, record: dict[str, Any]) -> Plan:
