@@ -12,6 +12,7 @@ import calendar
 import json
 import os
 import re
+import shlex
 import stat
 import tempfile
 import time
@@ -400,23 +401,43 @@ def _log_in(settings: Settings, key: str, node: Node) -> None:
         handle.write(key)
         handle.flush()
         flags = {**settings.flags, "advertise-tags": ",".join(settings.tags), "login-server": settings.login_server}
-        done = _tailscale(
-            "up",
-            f"--auth-key=file:{handle.name}",
-            f"--timeout={LOGIN - 5:.0f}s",
+        options = [
             # Without it, an expired key is noticed too late to be renewed.
             *(["--force-reauth"] if node.expired else []),
             "--accept-risk=lose-ssh",
             *(f"--{name}={value}" for name, value in flags.items()),
-            timeout=LOGIN,
+        ]
+        done = _tailscale(
+            "up", f"--auth-key=file:{handle.name}", f"--timeout={LOGIN - 5:.0f}s", *options, timeout=LOGIN
         )
-    if not done.ok:
+    if done.ok:
+        return
+    where = f"tailnet of {settings.login_server}"
+    others = _set_by_hand(done.stderr, {"auth-key", "timeout", "force-reauth", "accept-risk", *flags})
+    if others:
         raise OpsError(
-            f"the login failed: {done.last_words}",
-            where=f"tailnet of {settings.login_server}",
-            fix="see that the key is valid, was made for the declared tags, and that the server can be reached; then "
-            "converge again",
+            f"the login failed: settings that were made by hand would be lost: {' '.join(others)}",
+            where=where,
+            fix="log in by hand, with a file that holds the key: "
+            f"{shlex.join([COMMAND, 'up', '--auth-key=file:FILE', *options, *others])}; then converge again",
         )
+    raise OpsError(
+        f"the login failed: {done.last_words}",
+        where=where,
+        fix="see that the key is valid, was made for the declared tags, and that the server can be reached; then "
+        "converge again",
+    )
+
+
+def _set_by_hand(said: str, known: set[str]) -> list[str]:
+    """The options that ``tailscale up`` misses, each as ``--NAME=VALUE``: it wants all that differ from the default.
+
+    :param said: its error, which ends with the whole command (1.102 cmd/tailscale/cli/up.go: accidentalUpPrefix)
+    :param known: the names of the options that it was given
+    """
+    _before, found, command = said.partition("requires mentioning all")
+    words = re.findall(r"(?<=\s)--([a-z-]+)(\S*)", command.partition("\ttailscale up")[2]) if found else []
+    return [f"--{name}{value}" for name, value in words if name not in known]
 
 
 def _set(flags: dict[str, str]) -> None:
