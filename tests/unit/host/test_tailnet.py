@@ -208,6 +208,11 @@ def test_the_first_node_stays_the_expected_one(tmp_path):
     record = tailnet.recorded(str(ops))
     assert record == {"id": "n1CNTRL", "name": "bridge", "served": [8642]}
     assert not tailnet.plan_recorded(str(ops), NODE, record, [8642]).changed
+    (change,) = tailnet.plan_recorded(str(ops), NODE, record, [8644, 8642]).differences
+    assert (change.before, change.after) == (
+        "node bridge, ports for agents: 8642",
+        "node bridge, ports for agents: 8642, 8644",
+    )
     other = dataclasses.replace(NODE, id="n2CNTRL")
     assert not tailnet.plan_recorded(str(ops), other, record, [8642]).changed
 

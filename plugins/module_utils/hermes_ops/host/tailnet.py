@@ -378,8 +378,14 @@ def plan_recorded(ops_dir: str, node: Node, record: dict[str, Any], ports: list[
     wanted = {"id": record.get("id") or node.id, "name": record.get("name") or node.name, "served": sorted(ports)}
     if wanted != record:
         path = os.path.join(ops_dir, RECORD)
-        plan.add(Difference("tailnet node", record.get("name"), wanted["name"]), lambda: _record(path, wanted))
+        plan.add(Difference(path, _shown(record), _shown(wanted)), lambda: _record(path, wanted))
     return plan
+
+
+def _shown(record: dict[str, Any]) -> str | None:
+    """*record* in a diff."""
+    ports = ", ".join(map(str, record.get("served") or ())) or "none"
+    return f"node {record.get('name')}, ports for agents: {ports}" if record else None
 
 
 def _record(path: str, record: dict[str, Any]) -> None:
