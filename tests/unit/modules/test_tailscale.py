@@ -11,7 +11,10 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import tailnet
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules import tailscale
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules.call import Call
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Plan
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
 SETTINGS = tailnet.Settings("bridge", (), False, False, True, "https://control.example.org")
 NODE = tailnet.Node(
@@ -56,3 +59,22 @@ def test_a_node_that_is_not_in_its_tailnet_keeps_its_packet_filter(planned, stat
     rules, (warning,) = planned(dataclasses.replace(NODE, state=state, addresses=()))
     assert rules is None
     assert fix in warning
+
+
+@pytest.mark.parametrize(
+    ("has", "unit", "missing"),
+    [
+        ({"tailscale", "nft"}, "loaded", ""),
+        ({"tailscale"}, "loaded", "nftables"),
+        ({"tailscale", "nft"}, "not-found", "package"),
+        ({"nft"}, "not-found", "package"),
+    ],
+)
+def test_a_host_that_has_tailscale_gets_no_repository_for_it(monkeypatch, systemd, has, unit, missing):
+    systemd.states[tailnet.UNIT] = {"LoadState": unit}
+    monkeypatch.setattr(tailscale.shutil, "which", lambda name: name if name.rpartition("/")[2] in has else None)
+    manager = Manager("system", Account.current())
+    assert tailscale.lacking({"install": "apt"}, manager) == missing
+    if missing:
+        with pytest.raises(OpsError, match="is missing on"):
+            tailscale.lacking({"install": "present"}, manager)
