@@ -132,7 +132,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 missing:
-  description: What has to be installed first, V(package) or V(archive); empty if Tailscale is there.
+  description: What has to be installed first, V(package), V(nftables) or V(archive); empty if all is there.
   returned: always
   type: str
   sample: ""

@@ -126,10 +126,10 @@ def test_a_neighbour_finds_only_what_is_declared():
     shell(STRANGER, f"ip route add {at} via {beside}")
     try:
         assert health(STRANGER, at) == ""
-        shell(BETA, "systemctl stop hermes-firewall")
+        shell(BETA, "nft delete table inet hermes")
         assert HEALTHY in health(STRANGER, at), "the packet filter is what keeps it out"
     finally:
-        shell(BETA, "systemctl start hermes-firewall")
+        shell(BETA, "systemctl restart hermes-firewall")
         shell(STRANGER, f"ip route del {at}")
 
 

@@ -15,6 +15,22 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 UNIT = "hermes-gateway@default.service"
 
 
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A function that makes a host with one agent, which is no node of a tailnet."""
+
+    def make(scope):
+        names = {name: str(tmp_path) for name in ("data_dir", "root", "managed_root")}
+        host = Installation({**names, "scope": scope, "ops_dir": str(tmp_path / "ops")})
+        agent = described.agent("default", home=str(tmp_path / "default"), directory=str(tmp_path))
+        host.records("default").write_agent(agent)
+        monkeypatch.setattr(volume.Installation, "load", lambda: host)
+
+    monkeypatch.setattr(volume.guard, "posted", lambda: [])
+    monkeypatch.setattr(volume.tailnet, "declared_here", lambda: False)
+    return make
+
+
 @pytest.mark.parametrize(
     ("scope", "reachable", "asked"),
     [
@@ -24,13 +40,18 @@ UNIT = "hermes-gateway@default.service"
         ("user", False, []),
     ],
 )
-def test_the_agents_are_started(tmp_path, monkeypatch, systemd, scope, reachable, asked):
-    names = {name: str(tmp_path) for name in ("data_dir", "root", "managed_root")}
-    host = Installation({**names, "scope": scope, "ops_dir": str(tmp_path / "ops")})
-    agent = described.agent("default", home=str(tmp_path / "default"), directory=str(tmp_path))
-    host.records("default").write_agent(agent)
-    monkeypatch.setattr(volume.Installation, "load", lambda: host)
-    monkeypatch.setattr(volume.guard, "posted", lambda: [])
+def test_the_agents_are_started(host, monkeypatch, systemd, scope, reachable, asked):
+    host(scope)
     monkeypatch.setattr(Manager, "reachable", reachable)
     assert cli.main(["volume"]) == 0
     assert systemd.verbs == asked
+
+
+def test_tailscaled_is_started_on_a_node(host, monkeypatch, systemd):
+    """It requires the volume, and may be the only way to the host."""
+    host("system")
+    monkeypatch.setattr(volume.guard, "posted", lambda: ["hermes-update-recovery.service"])
+    monkeypatch.setattr(volume.tailnet, "declared_here", lambda: True)
+    assert cli.main(["volume"]) == 0
+    first = "start --no-block hermes-update-recovery.service tailscaled.service"
+    assert systemd.verbs == [first, f"start --no-block {UNIT}"]

@@ -12,6 +12,7 @@ import ast
 import itertools
 import re
 import shlex
+import subprocess
 import textwrap
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -163,6 +164,25 @@ def test_every_feature_is_switched_off(section):
     del switches["data_volume_enabled"]
     # Without agents there is nothing to watch, but who leaves keeps them.
     assert declared == {**switches, **({} if section == "Uninstall" else {"gateway_min_free_mb": 0})}
+
+
+@pytest.mark.parametrize("section", ["Uninstall", "Leave the collection, and keep Hermes"])
+def test_a_node_that_is_kept_keeps_its_program_identity_and_packet_filter(section, tmp_path):
+    kept = {"etc/hermes-ops/firewall.nft", "opt/hermes/tailscale/0a1b/tailscaled", "var/lib/hermes/tailscale/state"}
+    gone = {"etc/hermes-ops/host.json", "etc/hermes-ops/agents/a.json", "var/lib/hermes/ops/tailnet.json"}
+    for path in kept | gone | {"opt/hermes/releases/r/bin/hermes"}:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    examples = re.findall(r"^ *```console\n(.*?)^ *```", SECTIONS[section], re.M | re.S)
+    (rest,) = [each for each in examples if "/usr/local/lib/hermes-ops" in each]
+    assert not re.search(r"systemctl stop .*'hermes-\*'", rest), "this would stop hermes-firewall"
+    removing = "".join(re.findall(r"\$ sudo ((?:find|rm) (?:.*\\\n)*.*\n)", rest))
+    commands = removing.replace(" /", f" {tmp_path}/")
+    # They run here, as whoever runs the tests.
+    assert all(word.startswith(f"{tmp_path}/") for word in shlex.split(commands) if "/" in word)
+    subprocess.run(["sh", "-ec", commands], check=True)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == kept | ({"opt/hermes/releases/r/bin/hermes"} if section != "Uninstall" else set())
 
 
 def of_agents(arguments: dict[str, dict[str, Any]], prefix: str = "") -> Iterator[str]:

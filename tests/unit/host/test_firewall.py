@@ -134,6 +134,8 @@ def test_a_unit_before_the_network_neither_waits_for_the_rest_of_the_boot_nor_su
     assert "PartOf=nftables.service" in lines
     assert "ReloadPropagatedFrom=nftables.service" in lines
     assert any(line.startswith("ExecReload=") for line in lines)
+    # A restart, which changed rules cause, would leave the host without them for a moment.
+    assert not any(line.startswith("ExecStop") for line in lines)
 
 
 def test_a_port_that_is_none_is_refused():

@@ -125,6 +125,21 @@ def test_a_login_that_fails_says_what_tailscale_said_and_not_the_key(monkeypatch
     assert KEY not in str(failed.value)
 
 
+def test_a_login_that_would_lose_settings_of_others_says_which_and_how_to_keep_them(monkeypatch):
+    # As 1.102.5 says it.
+    said = (
+        "Error: changing settings via 'tailscale up' requires mentioning all\nnon-default flags. To proceed, either "
+        "re-run your command with --reset or\nuse the command below to explicitly mention the current value of\n"
+        "all non-default settings:\n\n\ttailscale up --accept-dns --auth-key=file:/run/.tailnet-x --timeout=55s "
+        "--advertise-routes=10.0.0.0/8 --shields-up\n\n"
+    )
+    monkeypatch.setattr(tailnet, "run", lambda argv, **_options: Completed(tuple(argv), 1, "", said))
+    with pytest.raises(OpsError, match=r"made by hand .*: --advertise-routes=10\.0\.0\.0/8 --shields-up\.") as failed:
+        tailnet.plan_login(SETTINGS, NEW, {}, KEY).apply()
+    assert "tailscale up --auth-key=file:FILE --accept-risk=lose-ssh --hostname=bridge " in failed.value.fix
+    assert "--login-server=https://control.example.org --advertise-routes=10.0.0.0/8 --shields-up;" in failed.value.fix
+
+
 @pytest.mark.parametrize(("node", "why"), [(NEW, "NeedsLogin"), (EXPIRED, "its key has expired")])
 def test_without_a_key_a_needed_login_is_refused(node, why):
     with pytest.raises(OpsError, match=why) as refused:
@@ -137,6 +152,14 @@ def test_a_node_of_another_server_is_not_taken_from_it():
     settings = dataclasses.replace(SETTINGS, login_server="https://other.example.org")
     with pytest.raises(OpsError, match=r"is a node of https://control\.example\.org"):
         tailnet.plan_login(settings, NODE, {}, KEY)
+
+
+def test_the_names_of_tailscales_own_server_are_one():
+    """tailscale up keeps the one that it was given."""
+    node = dataclasses.replace(NODE, server="https://login.tailscale.com/")
+    assert not tailnet.plan_login(
+        dataclasses.replace(SETTINGS, login_server=tailnet.DEFAULT_SERVER), node, {}, None
+    ).changed
 
 
 def test_one_key_is_taken_from_the_declaration_or_from_a_file(tmp_path):
@@ -185,6 +208,11 @@ def test_the_first_node_stays_the_expected_one(tmp_path):
     record = tailnet.recorded(str(ops))
     assert record == {"id": "n1CNTRL", "name": "bridge", "served": [8642]}
     assert not tailnet.plan_recorded(str(ops), NODE, record, [8642]).changed
+    (change,) = tailnet.plan_recorded(str(ops), NODE, record, [8644, 8642]).differences
+    assert (change.before, change.after) == (
+        "node bridge, ports for agents: 8642",
+        "node bridge, ports for agents: 8642, 8644",
+    )
     other = dataclasses.replace(NODE, id="n2CNTRL")
     assert not tailnet.plan_recorded(str(ops), other, record, [8642]).changed
 

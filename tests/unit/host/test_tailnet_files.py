@@ -36,12 +36,16 @@ def test_the_programs_of_the_archive_are_installed_beside_and_then_instead_of_ot
     for version in ("1", "2"):
         sums.append(pack(archive, f"t_{version}/tailscale", f"t_{version}/tailscaled", f"t_{version}/systemd/x"))
         tailnet_files.plan_files(str(root), sums[-1], str(archive)).apply()
+    # A unit that is not written yet names the old one.
+    assert sorted(os.listdir(root / "tailscale")) == sorted(each[:16] for each in sums)
+    tailnet_files.plan_pruned(str(root), sums[1]).apply()
     (directory,) = (root / "tailscale").iterdir()
     assert directory.name == sums[1][:16]
     assert sorted(os.listdir(directory)) == ["tailscale", "tailscaled"]
     assert os.access(directory / "tailscaled", os.X_OK)
     assert (tmp_path / "tailscale").resolve() == directory / "tailscale"
     assert not tailnet_files.plan_files(str(root), sums[1], None).changed
+    assert not tailnet_files.plan_pruned(str(root), sums[1]).changed
     assert str(directory / "tailscaled") in tailnet_files.unit_files(str(root), sums[1])[tailnet_files.UNIT_PATH]
 
 

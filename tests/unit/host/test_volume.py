@@ -20,6 +20,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.de
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.volume import Place, Volume
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.volume_numbers import Numbers
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -271,6 +272,27 @@ def test_waiting_for_earlier_volumes_ends(tmp_path, monkeypatch):
         (tmp_path / path).parent.mkdir()
         (tmp_path / path).write_text("")
     assert sorted(volume_mount.waiting_paths()) == sorted(map(volume_mount.waiting_path, (NEW, "ab-cd")))
+
+
+def test_a_volume_that_systemd_mounts_meanwhile_is_neither_changed_nor_called_damaged(tmp_path, monkeypatch):
+    """Its unit is started with its device: between the look at the mount point and the work at it."""
+    calls, mounts = [], [HERE]
+    monkeypatch.setattr(
+        volume_mount, "run", lambda argv, **_more: calls.append(argv[0]) or Completed((), 8, "", "busy")
+    )
+    monkeypatch.setattr(volume_mount.devices, "mounts", lambda: mounts)
+    place, decision = replace(DECLARED, data_dir=str(tmp_path)), plan()
+    with pytest.raises(OpsError, match="was mounted meanwhile"):
+        volume_mount._mount(place, decision, None, ())
+    with pytest.raises(OpsError, match="was mounted meanwhile"):
+        volume_mount._prepare(OURS, str(tmp_path))
+    assert (calls, tmp_path.stat().st_mode & 0o777) == (["e2fsck"], 0o700)
+    mounts.clear()
+    with pytest.raises(OpsError, match="is damaged"):
+        volume_mount._mount(place, decision, None, ())
+    volume_mount._prepare(OURS, str(tmp_path))
+    assert (calls[-1], tmp_path.stat().st_mode & 0o777) == ("chattr", 0)
+    tmp_path.chmod(0o700)
 
 
 # The host

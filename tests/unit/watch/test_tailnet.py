@@ -34,6 +34,7 @@ RECORD = {"id": "n1", "name": "bridge"}
     [
         ({"state": "NeedsLogin"}, "tailnet_out", True),
         ({"state": "Stopped"}, "tailnet_out", True),
+        ({"state": "NeedsMachineAuth"}, "tailnet_out", True),
         ({"state": "NoState", "troubles": ("no route",)}, "tailnet_unreachable", True),
         ({"state": "NeedsLogin", "expiry": 1.0}, "tailnet_expired", True),
         ({"id": "n2"}, "tailnet_other", True),
@@ -46,6 +47,14 @@ def test_each_fault_has_its_finding(changed, cause, fails, monkeypatch):
     (found,) = tailnet.node_findings(dataclasses.replace(NODE, **changed), RECORD, NOW, Settings())
     assert (found.cause, found.failure) == (cause, fails)
     assert found.fix
+
+
+def test_who_joins_again_forgets_the_node_that_is_gone():
+    """The control server may make it another node, and that would be a finding for ever."""
+    (found,) = tailnet.node_findings(dataclasses.replace(NODE, state="NeedsLogin"), RECORD, NOW, Settings())
+    assert found.fix.startswith(
+        "to join again, remove tailnet.json below hermes_ops_dir, declare a valid tailscale_auth"
+    )
 
 
 def test_a_healthy_node_has_none():

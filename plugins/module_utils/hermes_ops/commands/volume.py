@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 
 from ..cli import EXIT_ERROR, EXIT_OK, say
-from ..host import guard
+from ..host import guard, tailnet
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.files import Account
 from ..system.systemd import Manager
 
-SUMMARY = "start the agents after their data volume was mounted; systemd runs this"
+SUMMARY = "start what waits for the data volume once that is mounted; systemd runs this"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +24,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(_arguments: argparse.Namespace) -> int:
     host = Installation.load()
     # Nothing is waited for: at a boot it may be queued behind this very command. Recoveries come first, since a gateway
-    # starts only after those that are queued.
-    guards = guard.posted()
-    if guards:
-        Manager("system", Account.current()).call("start", "--no-block", *guards)
+    # starts only after those that are queued. tailscaled also needs the volume, and may be the only way in.
+    first = [*guard.posted(), *([tailnet.UNIT] if tailnet.declared_here() else [])]
+    if first:
+        Manager("system", Account.current()).call("start", "--no-block", *first)
     failed = False
     for agent in host.agents:
         try:

@@ -55,9 +55,9 @@ ReloadPropagatedFrom=nftables.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
+# nft replaces the table in one step. There is no ExecStop=: a restart would leave the host open for a moment.
 ExecStart={NFT} -f {RULES}
 ExecReload={NFT} -f {RULES}
-ExecStop={NFT} delete table {TABLE}
 
 [Install]
 WantedBy=sysinit.target
@@ -175,7 +175,7 @@ def stands() -> bool:
 def _try(text: str, manager: Manager) -> None:
     write_atomic(TRIAL, text, mode=0o600)
     _nft("--check", "--file", TRIAL)
-    # What is kept, or nothing. A reload replaces the table at one moment; a restart would leave none in between.
+    # What is kept, or nothing.
     undo = (
         ["systemctl", "reload-or-restart", UNIT] if os.path.exists(RULES) else [NFT, "delete", "table", *TABLE.split()]
     )

@@ -12,6 +12,7 @@ import calendar
 import json
 import os
 import re
+import shlex
 import stat
 import tempfile
 import time
@@ -35,6 +36,8 @@ COMMAND = "tailscale"
 SOCKET_DIRECTORY = "/run/tailscale"
 # The control server of a node that names none (ipn.DefaultControlURL).
 DEFAULT_SERVER = "https://controlplane.tailscale.com"
+# Its other name (1.102 ipn/prefs.go: IsLoginServerSynonym).
+_SYNONYM = "https://login.tailscale.com"
 # Below the ops directory: which node this is to be.
 RECORD = "tailnet.json"
 # Seconds for one question, for a login, and until a control server that does not answer counts as away.
@@ -49,6 +52,11 @@ _CLIENT = "tskey-client-"
 _TAG = re.compile(r"tag:[a-zA-Z][a-zA-Z0-9-]*")
 # The states of tailscaled (ipn.State) from its start until it has heard of the control server.
 UNSURE = ("NoState", "Starting")
+# The states of a node that has logged in and is not in its tailnet: what that means, and the fix.
+IDLE = {
+    "Stopped": ("the tailnet was switched off on this host", "tailscale up"),
+    "NeedsMachineAuth": ("this host waits for its approval in the tailnet", "approve it in the tailnet's console"),
+}
 
 
 @dataclass(frozen=True)
@@ -303,7 +311,7 @@ def plan_login(settings: Settings, node: Node | None, record: dict[str, Any], ke
     if node is None:
         plan.add(Difference("tailnet", None, f"{settings.hostname}, unless the state on the data volume is a node"))
         return plan
-    if node.server and node.server.rstrip("/") != settings.login_server.rstrip("/") and not node.out:
+    if node.server and _server(node.server) != _server(settings.login_server) and not node.out:
         raise OpsError(
             f"this host is a node of {node.server}",
             where="tailscale_login_server",
@@ -330,6 +338,12 @@ def plan_login(settings: Settings, node: Node | None, record: dict[str, Any], ke
     if changed:
         plan.actions.append(lambda: _set(changed))
     return plan
+
+
+def _server(url: str) -> str:
+    """*url* of a control server, in one form."""
+    url = url.rstrip("/")
+    return DEFAULT_SERVER if url == _SYNONYM else url
 
 
 def plan_served(ports: list[int], node: Node | None, record: dict[str, Any]) -> Plan:
@@ -364,8 +378,14 @@ def plan_recorded(ops_dir: str, node: Node, record: dict[str, Any], ports: list[
     wanted = {"id": record.get("id") or node.id, "name": record.get("name") or node.name, "served": sorted(ports)}
     if wanted != record:
         path = os.path.join(ops_dir, RECORD)
-        plan.add(Difference("tailnet node", record.get("name"), wanted["name"]), lambda: _record(path, wanted))
+        plan.add(Difference(path, _shown(record), _shown(wanted)), lambda: _record(path, wanted))
     return plan
+
+
+def _shown(record: dict[str, Any]) -> str | None:
+    """*record* in a diff."""
+    ports = ", ".join(map(str, record.get("served") or ())) or "none"
+    return f"node {record.get('name')}, ports for agents: {ports}" if record else None
 
 
 def _record(path: str, record: dict[str, Any]) -> None:
@@ -387,23 +407,43 @@ def _log_in(settings: Settings, key: str, node: Node) -> None:
         handle.write(key)
         handle.flush()
         flags = {**settings.flags, "advertise-tags": ",".join(settings.tags), "login-server": settings.login_server}
-        done = _tailscale(
-            "up",
-            f"--auth-key=file:{handle.name}",
-            f"--timeout={LOGIN - 5:.0f}s",
+        options = [
             # Without it, an expired key is noticed too late to be renewed.
             *(["--force-reauth"] if node.expired else []),
             "--accept-risk=lose-ssh",
             *(f"--{name}={value}" for name, value in flags.items()),
-            timeout=LOGIN,
+        ]
+        done = _tailscale(
+            "up", f"--auth-key=file:{handle.name}", f"--timeout={LOGIN - 5:.0f}s", *options, timeout=LOGIN
         )
-    if not done.ok:
+    if done.ok:
+        return
+    where = f"tailnet of {settings.login_server}"
+    others = _set_by_hand(done.stderr, {"auth-key", "timeout", "force-reauth", "accept-risk", *flags})
+    if others:
         raise OpsError(
-            f"the login failed: {done.last_words}",
-            where=f"tailnet of {settings.login_server}",
-            fix="see that the key is valid, was made for the declared tags, and that the server can be reached; then "
-            "converge again",
+            f"the login failed: settings that were made by hand would be lost: {' '.join(others)}",
+            where=where,
+            fix="log in by hand, with a file that holds the key: "
+            f"{shlex.join([COMMAND, 'up', '--auth-key=file:FILE', *options, *others])}; then converge again",
         )
+    raise OpsError(
+        f"the login failed: {done.last_words}",
+        where=where,
+        fix="see that the key is valid, was made for the declared tags, and that the server can be reached; then "
+        "converge again",
+    )
+
+
+def _set_by_hand(said: str, known: set[str]) -> list[str]:
+    """The options that ``tailscale up`` misses, each as ``--NAME=VALUE``: it wants all that differ from the default.
+
+    :param said: its error, which ends with the whole command (1.102 cmd/tailscale/cli/up.go: accidentalUpPrefix)
+    :param known: the names of the options that it was given
+    """
+    _before, found, command = said.partition("requires mentioning all")
+    words = re.findall(r"(?<=\s)--([a-z-]+)(\S*)", command.partition("\ttailscale up")[2]) if found else []
+    return [f"--{name}{value}" for name, value in words if name not in known]
 
 
 def _set(flags: dict[str, str]) -> None:

@@ -107,9 +107,15 @@ def plan_files(root: str, sha256: str, archive: str | None) -> Plan:
     if not os.path.islink(LINK) or os.readlink(LINK) != program:
         before = os.readlink(LINK) if os.path.islink(LINK) else None
         plan.add(Difference(LINK, before, program), lambda: _link(program))
-    above = os.path.dirname(directory)
+    return plan
+
+
+def plan_pruned(root: str, sha256: str) -> Plan:
+    """Compare the host with one that has no other version; only once the unit names this one, and runs it."""
+    plan = Plan()
+    above, keep = os.path.split(directory_of(root, sha256))
     for name in sorted(os.listdir(above)) if os.path.isdir(above) else []:
-        if name != os.path.basename(directory):
+        if name != keep:
             path = os.path.join(above, name)
             plan.add(Difference(path, "another version", None), lambda path=path: trees.remove(path))
     return plan

@@ -222,12 +222,13 @@ def _mount(volume: Volume, decision: Decision, manager: Manager, agents: Sequenc
     if decision.kind == "ext4":
         done = run(["e2fsck", "-p", device.path], timeout=CHECK_TIMEOUT, check=False)
         if done.rc & ~_CORRECTED:
+            _refuse_mounted(device, where)
             raise OpsError(
                 f"its file system is damaged: {' '.join(done.stdout.split()) or done.last_words}",
                 where=device.path,
                 fix=f"e2fsck -f {device.path}",
             )
-    _prepare(where)
+    _prepare(device, where)
     before = numbers_of(where, decision.uuid)
     numbers = Numbers() if decision.make else _numbers(volume, decision, agents, before)
     # Only now, with the mapping: from here on a boot mounts the volume.
@@ -274,15 +275,30 @@ def _await(link: str, timeout: int) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _prepare(where: str) -> None:
-    """Make the mount point such that nothing can be written below it while the volume is missing."""
+def _prepare(device: devices.Device, where: str) -> None:
+    """Make the mount point such that nothing can be written below it while the volume is missing.
+
+    :raises OpsError: it is mounted
+    """
     if not os.path.isdir(where):
         os.makedirs(os.path.dirname(where), mode=0o755, exist_ok=True)
         os.mkdir(where, 0)
-    if stat.S_IMODE(os.lstat(where).st_mode):
-        os.chmod(where, 0)
-    # Not even root, where the file system knows this attribute: overlayfs and tmpfs do not.
-    run(["chattr", "+i", where], timeout=TIMEOUT, check=False)
+    # Opened before the look at the mounts: it stays the mount point itself, whatever is mounted there later.
+    handle = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _refuse_mounted(device, where)
+        if stat.S_IMODE(os.fstat(handle).st_mode):
+            os.fchmod(handle, 0)
+        # Not even root, where the file system knows this attribute: overlayfs and tmpfs do not.
+        run(["chattr", "+i", f"/proc/{os.getpid()}/fd/{handle}/."], timeout=TIMEOUT, check=False)
+    finally:
+        os.close(handle)
+
+
+def _refuse_mounted(device: devices.Device, where: str) -> None:
+    """:raises OpsError: systemd mounted the volume after it was looked at, because its device has just appeared"""
+    if any(mount.where == where or mount.number == device.number for mount in devices.mounts()):
+        raise OpsError(f"{device.path} was mounted meanwhile", where=where, fix="run this again")
 
 
 def _grow(volume: Volume, decision: Decision) -> None:

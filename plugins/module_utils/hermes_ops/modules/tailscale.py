@@ -31,13 +31,14 @@ def work(call: Call) -> dict[str, Any]:
     missing = lacking(params, manager)
     if missing:
         # In check mode, nothing more can be said: what follows needs the programs.
-        planned = Plan([Difference("Tailscale", None, f"installed ({params['install']})")] if call.check_mode else [])
+        what = "nftables" if missing == "nftables" else "Tailscale"
+        planned = Plan([Difference(what, None, f"installed ({params['install']})")] if call.check_mode else [])
         return {**call.done(planned, "tailscale"), "missing": missing, "on_trial": False}
     return {**Converging(call, manager, settings, key).work(), "missing": ""}
 
 
 def lacking(params: dict[str, Any], manager: Manager) -> str:
-    """What has to be brought to the host first: ``package``, ``archive`` or nothing.
+    """What has to be brought to the host first: ``package``, ``nftables``, ``archive`` or nothing.
 
     :raises OpsError: it is to be there, and is not
     """
@@ -45,11 +46,12 @@ def lacking(params: dict[str, Any], manager: Manager) -> str:
         tailnet_files.check(params["archive_sha256"], params["root"])
         there = tailnet_files.is_there(params["root"], params["archive_sha256"])
         return "" if there or params["archive"] else "archive"
-    programs = all(shutil.which(name) for name in ("tailscale", firewall.NFT))
-    if programs and manager.units([tailnet.UNIT])[tailnet.UNIT].load == "loaded":
+    there = shutil.which("tailscale") and manager.units([tailnet.UNIT])[tailnet.UNIT].load == "loaded"
+    if there and shutil.which(firewall.NFT):
         return ""
     if params["install"] == "apt":
-        return "package"
+        # Who has Tailscale from elsewhere gets neither its repository nor its package.
+        return "nftables" if there else "package"
     raise OpsError(
         f"tailscale, {tailnet.UNIT} or nft is missing on {node()}",
         where="tailscale_install",
@@ -79,6 +81,9 @@ class Converging:
         self.do(tailnet.plan_daemon(params["data_dir"], manager, units))
         self.do(tailnet_state.plan_moved(params["data_dir"], manager))
         self.do(tailnet.plan_started(manager))
+        if units:
+            # A killed run leaves a unit whose programs are there.
+            self.do(tailnet_files.plan_pruned(params["root"], params["archive_sha256"]))
         # In check mode, a tailscaled that is yet to start cannot be asked.
         asleep = self.call.check_mode and self.done.changed
         found = None if asleep else tailnet.settled(tailnet.observe())
@@ -109,6 +114,11 @@ class Converging:
             return False
         if self.do(tailnet.plan_login(self.settings, found, record, self.key)):
             found = tailnet.settled(tailnet.observe())
+        if found and not found.out and found.state != "Running":
+            # tailscaled has no addresses now. Rules without them would let neighbours in.
+            what, fix = tailnet.IDLE.get(found.state, (f"tailscaled is in the state {found.state}", "tailscale status"))
+            self.call.warn(f"{node()}: {what}, so its ports and packet filter stay as they are. Fix: {fix}")
+            return False
         agents = agents_of(self.call)
         ports = [
             server.port for agent in agents if agent.present for server in agent.servers.values() if server.tailnet

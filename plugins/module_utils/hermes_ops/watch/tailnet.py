@@ -13,6 +13,7 @@ from .expiry import expiry_findings
 from .findings import Finding, Settings
 
 _RENEW = "declare a valid tailscale_auth_key, and converge: site.yml"
+_FORGET = f"remove {tailnet.RECORD} below hermes_ops_dir"
 # Where the answer of tailscaled is kept from one look to the next.
 _SEEN = "tailnet_twice"
 
@@ -77,9 +78,10 @@ def node_findings(node: tailnet.Node, record: dict[str, Any], now: float, settin
         return [Finding("tailnet_expired", f"the key of the node {name} has expired: the tailnet is cut off", _RENEW)]
     if node.out:
         what = f"this host is logged out of the tailnet: {name} was removed there, or its state was lost"
-        return [Finding("tailnet_out", what, f"if it was removed on purpose, {_RENEW}")]
-    if node.state == "Stopped":
-        return [Finding("tailnet_out", "the tailnet was switched off on this host", "tailscale up")]
+        # It may come back as another node, which is not the recorded one.
+        return [Finding("tailnet_out", what, f"to join again, {_FORGET}, {_RENEW}")]
+    if node.state in tailnet.IDLE:
+        return [Finding("tailnet_out", *tailnet.IDLE[node.state])]
     if node.state in tailnet.UNSURE:
         what = f"the tailnet's control server does not answer: {'; '.join(node.troubles) or node.state}"
         fix = "see that the host reaches it: tailscale netcheck. The agents work on, without the tailnet"
@@ -90,8 +92,8 @@ def node_findings(node: tailnet.Node, record: dict[str, Any], now: float, settin
             Finding(
                 "tailnet_other",
                 f"this host is the node {node.id} ({node.name}), and is to be {record['id']} ({name})",
-                "bring back the state of that node to tailscale/ on the data volume; or, to stay this one, remove "
-                f"{tailnet.RECORD} below hermes_ops_dir, and converge",
+                "bring back the state of that node to tailscale/ on the data volume; or, to stay this one, "
+                f"{_FORGET}, and converge",
             )
         )
     elif node.flags["hostname"] and node.name != node.flags["hostname"]:
