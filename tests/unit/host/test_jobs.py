@@ -285,3 +285,8 @@ def test_a_job_may_give_its_workers_a_view_of_their_own():
     assert not {"RestrictNamespaces", "SystemCallFilter", "CapabilityBoundingSet"} & {
         name for name, _ in jobs.HARDENING
     }
+
+
+@pytest.mark.parametrize("job", jobs.JOBS.values(), ids=lambda job: job.name)
+def test_a_crash_of_a_job_writes_no_secret_into_the_journal(job):
+    assert "\nLimitCORE=1\n" in jobs.render_service(job, EVERY, DATA)

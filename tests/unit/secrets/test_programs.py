@@ -48,7 +48,7 @@ def test_a_program_runs_in_a_sandbox_and_its_lines_are_secrets(tools, tmp_path):
         "NoNewPrivileges=yes",
         "MemoryMax=512M",
         "RuntimeMaxSec=30",
-        "LimitCORE=0",
+        "LimitCORE=1",
     ):
         assert f"--property={property}" in told
     assert SECRET not in "".join(told)

@@ -16,6 +16,7 @@ from ..description.sources import AGE
 from ..system.errors import OpsError
 from ..system.files import check_trusted
 from ..system.process import run
+from ..system.systemd import NO_CORE
 from . import values
 
 # Seconds that a program may take, and bytes of memory that it may use.
@@ -43,7 +44,6 @@ _SANDBOX = {
     "UMask": "0077",
     "MemoryMax": MEMORY,
     "TasksMax": "64",
-    "LimitCORE": "0",
     # Nothing of its start and end, which would fill the journal every minute.
     "LogLevelMax": "err",
     "RuntimeMaxSec": str(SECONDS),
@@ -65,7 +65,7 @@ def read_command(source: Source) -> dict[str, str]:
         # The default description is the command line, which would end up in the journal.
         "--description=Source of secrets of a Hermes agent",
         "--setenv=HOME=/root",
-        *(f"--property={name}={value}" for name, value in _SANDBOX.items()),
+        *(f"--property={name}={value}" for name, value in (*_SANDBOX.items(), NO_CORE)),
         "--",
         # systemd expands variables in the command line.
         *(word.replace("$", "$$") for word in source.command),

@@ -22,6 +22,7 @@ from typing import Any
 from ..system.errors import OpsError
 from ..system.files import ensure_directory, lock, read_json, read_text, write_atomic, write_json
 from ..system.plan import Difference, Plan
+from ..system.systemd import NO_CORE
 from ..system.typed import parse
 from . import values
 
@@ -68,12 +69,7 @@ def path_of(agent: str) -> str:
 
 def directives(agent: str) -> list[tuple[str, str]]:
     """The directives of a unit that gets the secrets of *agent*."""
-    return [
-        ("EnvironmentFile", path_of(agent)),
-        # When a process crashes, systemd-coredump writes its environment into the journal, even if the limit is 0. With
-        # the limit 1, and no other, the kernel does not start it (do_coredump() in fs/coredump.c).
-        ("LimitCORE", "1"),
-    ]
+    return [("EnvironmentFile", path_of(agent)), NO_CORE]
 
 
 def _status_path(agent: str) -> str:
