@@ -13,7 +13,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import metadata
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules import secrets, sources
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules.call import Call
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets import store
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets import store, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import fetching
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
@@ -131,10 +131,21 @@ def test_agents_that_are_kept_from_the_metadata_service(monkeypatch):
 
 
 def test_nothing_else_happens_while_the_lock_is_held(given):
-    with sources.changing(call(), [declared().agent]), contextlib.suppress(OpsError):
-        store._LOCK_SECONDS = 0.1
-        try:
-            with pytest.raises(OpsError, match="held by another process"), store.changing():
-                pass
-        finally:
-            store._LOCK_SECONDS = 120.0
+    with (
+        sources.changing(call(), [declared().agent]),
+        pytest.raises(OpsError, match="held by another process"),
+        store.changing(timeout=0.1),
+    ):
+        pass
+
+
+def test_a_run_waits_as_long_as_the_job_may_take(given, monkeypatch):
+    """The job holds the lock while it restarts one gateway after the other."""
+    waited = []
+    monkeypatch.setattr(store, "lock", lambda _path, timeout: waited.append(timeout) or contextlib.nullcontext())
+    with sources.changing(call(), [declared().agent]):
+        pass
+    # The job itself gives up before systemd ends it.
+    with store.changing():
+        pass
+    assert waited[1] < units.TIMEOUT == waited[0]

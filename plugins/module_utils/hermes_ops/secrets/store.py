@@ -32,7 +32,7 @@ TEMPLATE_NAME = "hermes-secrets@.service"
 _FILE_MODE, _DIRECTORY_MODE = 0o600, 0o700
 # File systems that live in memory (proc_pid_mountinfo(5)).
 _IN_MEMORY = ("tmpfs", "ramfs")
-# Seconds to wait for another process that fetches.
+# Seconds to wait for another process that fetches, or converges the agents.
 _LOCK_SECONDS = 120.0
 
 
@@ -167,8 +167,12 @@ def plan_absent() -> Plan:
 
 
 @contextlib.contextmanager
-def changing() -> Iterator[None]:
-    """Hold the lock under which secrets are fetched and kept."""
+def changing(timeout: float = _LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock under which secrets are fetched and kept, and gateways restarted for new ones.
+
+    :param timeout: seconds to wait for another holder
+    :raises Refused: another process still holds it
+    """
     prepare()
-    with lock(os.path.join(DIRECTORY, "lock"), timeout=_LOCK_SECONDS):
+    with lock(os.path.join(DIRECTORY, "lock"), timeout=timeout):
         yield
