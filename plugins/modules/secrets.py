@@ -31,7 +31,8 @@ attributes:
 options:
   state:
     description: >-
-      V(absent) stops the timer, and removes units, rules and what was fetched. The agents must no longer need it.
+      V(absent) stops the timer, and removes units, rules and what was fetched. It is refused while an agent on the
+      host, declared or not, has its secrets from a source.
     type: str
     choices: [present, absent]
     default: present
