@@ -28,7 +28,7 @@ def work(call: Call) -> dict[str, Any]:
         plans = [
             # The wall first, so that no agent runs without it.
             metadata.plan_present(walled(call), manager),
-            units.plan_present(params["interval"], params["ops_dir"], manager),
+            units.plan_present(params["interval"], params["ops_dir"], params["data_dir"], manager),
         ]
     plan = Plan()
     for each in plans:
