@@ -114,6 +114,9 @@ def _run(
     argv: list[str], where: str, by_hand: str, *, env: dict[str, str] | None = None, unit: str | None = None
 ) -> str:
     fix = f"run it as root by hand: {by_hand}"
+    if unit:
+        # systemd-run exits 1 after a time-out or a lack of memory, and 255 after a signal.
+        fix += f"; as a source it has {SECONDS} s and {MEMORY} of memory"
     try:
         done = run(argv, timeout=SECONDS + 10, check=False, env=env, limit=_LARGEST)
     except OpsError as error:
@@ -123,6 +126,5 @@ def _run(
                 run(["systemctl", "kill", "--signal=KILL", unit], timeout=10, check=False)
         raise OpsError(error.what, where=where, fix=fix) from None
     if not done.ok:
-        late = unit and done.rc < 0
-        raise OpsError("was ended" if late else f"failed with status {done.rc}", where=where, fix=fix)
+        raise OpsError(f"failed with status {done.rc}", where=where, fix=fix)
     return done.stdout
