@@ -135,12 +135,23 @@ def test_what_an_agent_can_change_is_not_run(tmp_path, change):
         assert "root" in str(caught.value)
 
 
+def test_a_private_key_that_others_can_read_is_refused(tmp_path):
+    sealed, identity = tmp_path / "it.env.age", tmp_path / "identity"
+    for path in (sealed, identity):
+        path.write_text("x")
+        path.chmod(0o644)
+    with pytest.raises(OpsError) as caught:
+        programs.read_file(Source(file=str(sealed), identity=str(identity)))
+    assert str(caught.value) == f"{identity}: can be read by others. Fix: chmod 600 {identity}"
+
+
 def test_age_and_sops_are_called_as_their_manuals_say(tools, tmp_path):
     for name in ("age", "sops"):
         told = f'printf "%s\\n" "$SOPS_AGE_KEY_FILE" "$@" >{tmp_path}/{name}.told'
         make(tools / name, f'#!/bin/sh\n{told}\necho \'{{"A": "{SECRET}"}}\'\n')
     identity = tmp_path / "identity"
     identity.write_text("key")
+    identity.chmod(0o600)
     for name, file, words in (
         ("age", "it.env.age", ["", "--decrypt", "--identity", str(identity)]),
         ("sops", "it.yaml", [str(identity), "--decrypt", "--output-type", "json"]),

@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shlex
-import stat
 
 from ..description.agent import Source
 from ..description.sources import AGE
 from ..system.errors import OpsError
-from ..system.files import check_trusted
+from ..system.files import check_own
 from ..system.process import run
 from ..system.systemd import NO_CORE
 from . import values
@@ -79,7 +77,7 @@ def read_file(source: Source) -> dict[str, str]:
     :raises OpsError: it cannot be decrypted, or holds something else; see :func:`read_command`
     """
     path = check_own(str(source.file))
-    identity = check_own(source.identity) if source.identity else None
+    identity = check_own(source.identity, secret=True) if source.identity else None
     if path.endswith(AGE):
         argv = ["age", "--decrypt", "--identity", str(identity), path]
         return values.parse(_run(argv, path, shlex.join(argv)), path)
@@ -87,27 +85,6 @@ def read_file(source: Source) -> dict[str, str]:
     env = {"SOPS_AGE_KEY_FILE": identity} if identity else {}
     by_hand = shlex.join([*(f"{name}={value}" for name, value in env.items()), *argv])
     return values.parse(_run(argv, path, by_hand, env=env), path)
-
-
-def check_own(path: str) -> str:
-    """*path*, if nobody but root can put something else there.
-
-    :raises OpsError: somebody can, or there is no such file
-    """
-    real = os.path.realpath(path)
-    fix = "give the file and all directories above it to root, writable by root only"
-    try:
-        status = os.stat(real)
-    except OSError as error:
-        raise OpsError(f"cannot be read ({error.strerror})", where=path, fix="put it there, as root's") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise OpsError("is not a regular file", where=path, fix="name a file")
-    # The way to it, and where it leads.
-    for each in (os.path.dirname(path), os.path.dirname(real)):
-        check_trusted(os.path.realpath(each), fix)
-    if os.geteuid() == 0 and (status.st_uid != 0 or status.st_mode & 0o022):
-        raise OpsError("can be changed by somebody other than root", where=path, fix=fix)
-    return path
 
 
 def _run(
