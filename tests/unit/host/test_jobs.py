@@ -224,8 +224,10 @@ def test_no_job_starts_without_the_data_volume_but_the_one_that_reports_it(job):
 
 
 def test_every_job_is_a_command_that_can_be_declared():
-    assert timer_module.ARGUMENTS["name"]["choices"] == list(jobs.JOBS)
-    assert yaml.safe_load(timer_module.DOCUMENTATION)["options"]["name"]["choices"] == list(jobs.JOBS)
+    # The module secrets schedules its own.
+    choices = [name for name in jobs.JOBS if name != "secrets"]
+    assert timer_module.ARGUMENTS["name"]["choices"] == choices
+    assert yaml.safe_load(timer_module.DOCUMENTATION)["options"]["name"]["choices"] == choices
     for job in jobs.JOBS.values():
         assert job.arguments[0] in cli.commands()
         with pytest.raises(OpsError, match="no_such_key"):
