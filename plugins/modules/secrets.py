@@ -31,7 +31,8 @@ attributes:
 options:
   state:
     description: >-
-      V(absent) stops the timer, and removes units, rules and what was fetched. The agents must no longer need it.
+      V(absent) stops the timer, and removes units, rules and what was fetched. It is refused while an agent on the
+      host, declared or not, has its secrets from a source.
     type: str
     choices: [present, absent]
     default: present
@@ -46,6 +47,10 @@ options:
     type: list
     elements: dict
     default: []
+  data_dir:
+    description: Directory of the agents' data. Where it is a mount point, the job does not start without it.
+    type: path
+    default: /var/lib/hermes
   ops_dir:
     description: Directory of the records.
     type: path
@@ -77,6 +82,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "interval": {"type": "int", "default": 60},
     "agents": {"type": "list", "elements": "dict", "default": []},
+    "data_dir": {"type": "path", "default": "/var/lib/hermes"},
     "ops_dir": {"type": "path", "default": "/var/lib/hermes/ops"},
 }
 SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}

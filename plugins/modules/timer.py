@@ -34,7 +34,7 @@ options:
   name:
     description: The job.
     type: str
-    choices: [backup, heartbeat, rehearsal, secrets, update]
+    choices: [backup, heartbeat, rehearsal, update]
     required: true
   state:
     description: V(absent) stops the timer and removes units and settings.
@@ -98,7 +98,7 @@ from typing import Any
 from ansible_collections.alwayson.hermes.plugins.module_utils import arguments
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "name": {"type": "str", "choices": ["backup", "heartbeat", "rehearsal", "secrets", "update"], "required": True},
+    "name": {"type": "str", "choices": ["backup", "heartbeat", "rehearsal", "update"], "required": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "settings": {"type": "dict", "default": {}, "no_log": True},
     "data_dir": {"type": "path", "default": "/var/lib/hermes"},

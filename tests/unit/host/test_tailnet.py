@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 
@@ -175,6 +176,20 @@ def test_one_key_is_taken_from_the_declaration_or_from_a_file(tmp_path):
     assert tailnet.key_of(None, str(path), ()) == KEY
     with pytest.raises(OpsError, match="is declared beside"):
         tailnet.key_of(KEY, str(path), ())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: who owns a file, which needs root")
+def test_a_key_that_somebody_else_put_there_is_not_used(tmp_path):
+    path = tmp_path / "key"
+    path.write_text(f"{KEY}\n")
+    path.chmod(0o600)
+    os.chown(path, 65534, 0)
+    with pytest.raises(OpsError, match="can be changed by somebody other than root"):
+        tailnet.key_of(None, str(path), ())
+    os.chown(path, 0, 0)
+    os.chown(tmp_path, 65534, 0)
+    with pytest.raises(OpsError, match="is not a directory that only root can change"):
+        tailnet.key_of(None, str(path), ())
 
 
 def test_the_node_of_an_oauth_client_stays_when_its_host_is_down():

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import metadata
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules import secrets, sources
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules.call import Call
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets import store
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets import store, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import fetching
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
@@ -21,9 +22,9 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 VALUE = "hunter2-and-more"
 
 
-def declared(**words):
-    agents = [{"name": "work", "api": {"enabled": False}, "secrets_from": {"ssm": "/x"}, **words}]
-    return declaration.resolve(agents, host="box", data_dir="/data", managed_root="/m")["work"]
+def declared(name="work", **words):
+    agents = [{"name": name, "api": {"enabled": False}, "secrets_from": {"ssm": "/x"}, **words}]
+    return declaration.resolve(agents, host="box", data_dir="/data", managed_root="/m")[name]
 
 
 @pytest.fixture
@@ -130,11 +131,37 @@ def test_agents_that_are_kept_from_the_metadata_service(monkeypatch):
     assert f"skuid {{ {uid} }}" in metadata.render([uid, uid])
 
 
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_secrets_stay_while_an_agent_that_runs_needs_them(given, monkeypatch, check_mode):
+    store.keep("left", {"A": VALUE})
+    left = [declared(name=name).agent for name in ("left", "other")]
+    monkeypatch.setattr(secrets, "undeclared", lambda _ops_dir, _names: [*left, plain])
+    plain = replace(declared(name="plain").agent, source=None)
+    gone = declared(state="absent").agent.to_plain()
+    with pytest.raises(OpsError) as caught:
+        secrets.work(call(check_mode=check_mode, state="absent", agents=[gone]))
+    assert "left, other" in caught.value.what
+    assert not {"plain", "work"} & set(str(caught.value).split())
+    assert "state: absent" in str(caught.value.fix)
+    assert store.secrets_of("left")
+
+
 def test_nothing_else_happens_while_the_lock_is_held(given):
-    with sources.changing(call(), [declared().agent]), contextlib.suppress(OpsError):
-        store._LOCK_SECONDS = 0.1
-        try:
-            with pytest.raises(OpsError, match="held by another process"), store.changing():
-                pass
-        finally:
-            store._LOCK_SECONDS = 120.0
+    with (
+        sources.changing(call(), [declared().agent]),
+        pytest.raises(OpsError, match="held by another process"),
+        store.changing(timeout=0.1),
+    ):
+        pass
+
+
+def test_a_run_waits_as_long_as_the_job_may_take(given, monkeypatch):
+    """The job holds the lock while it restarts one gateway after the other."""
+    waited = []
+    monkeypatch.setattr(store, "lock", lambda _path, timeout: waited.append(timeout) or contextlib.nullcontext())
+    with sources.changing(call(), [declared().agent]):
+        pass
+    # The job itself gives up before systemd ends it.
+    with store.changing():
+        pass
+    assert waited[1] < units.TIMEOUT == waited[0]

@@ -20,13 +20,16 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: 
 
 @pytest.fixture
 def tools(tmp_path, monkeypatch):
-    """A directory for programs, first in PATH. systemd-run is a stand-in that keeps what it was told."""
+    """A directory for programs, first in PATH. systemd-run is a stand-in that keeps what it was told.
+
+    Like the real one, it exits 255 if a signal ended the program.
+    """
     directory = tmp_path / "bin"
     directory.mkdir()
     script = (
         f'#!/bin/sh\nfor word; do shift; printf "%s\\n" "$word" >>{tmp_path}/told; [ "$word" = -- ] && break; done\n'
     )
-    make(directory / "systemd-run", script + 'exec "$@"\n')
+    make(directory / "systemd-run", script + '"$@"\nstatus=$?\n[ $status -le 128 ] || status=255\nexit $status\n')
     make(directory / "systemctl", f'#!/bin/sh\necho "$@" >>{tmp_path}/systemctl\n')
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
     return directory
@@ -48,7 +51,7 @@ def test_a_program_runs_in_a_sandbox_and_its_lines_are_secrets(tools, tmp_path):
         "NoNewPrivileges=yes",
         "MemoryMax=512M",
         "RuntimeMaxSec=30",
-        "LimitCORE=0",
+        "LimitCORE=1",
     ):
         assert f"--property={property}" in told
     assert SECRET not in "".join(told)
@@ -68,7 +71,7 @@ def test_nothing_is_expanded_by_systemd(tools, tmp_path, monkeypatch):
     ("script", "what"),
     [
         (f"echo {SECRET}; echo A={SECRET} >&2; exit 3", "failed with status 3"),
-        (f"echo A={SECRET}; kill -9 $$", "was ended"),
+        (f"echo A={SECRET}; kill -9 $$", "failed with status 255"),
         (f"echo {SECRET}", "is not KEY=value"),
         (f"printf 'A={SECRET}\\377'", "not UTF-8"),
         (f"echo {SECRET} >&2", "gives no secrets"),
@@ -81,6 +84,8 @@ def test_a_program_that_fails_is_named_and_not_quoted(tools, script, what):
         programs.read_command(Source(command=(program,)))
     assert what in caught.value.what
     assert program in str(caught.value)
+    if "failed" in what:
+        assert "as a source it has 30 s and 512M of memory" in str(caught.value.fix)
     assert SECRET not in str(caught.value)
 
 
@@ -130,12 +135,23 @@ def test_what_an_agent_can_change_is_not_run(tmp_path, change):
         assert "root" in str(caught.value)
 
 
+def test_a_private_key_that_others_can_read_is_refused(tmp_path):
+    sealed, identity = tmp_path / "it.env.age", tmp_path / "identity"
+    for path in (sealed, identity):
+        path.write_text("x")
+        path.chmod(0o644)
+    with pytest.raises(OpsError) as caught:
+        programs.read_file(Source(file=str(sealed), identity=str(identity)))
+    assert str(caught.value) == f"{identity}: can be read by others. Fix: chmod 600 {identity}"
+
+
 def test_age_and_sops_are_called_as_their_manuals_say(tools, tmp_path):
     for name in ("age", "sops"):
         told = f'printf "%s\\n" "$SOPS_AGE_KEY_FILE" "$@" >{tmp_path}/{name}.told'
         make(tools / name, f'#!/bin/sh\n{told}\necho \'{{"A": "{SECRET}"}}\'\n')
     identity = tmp_path / "identity"
     identity.write_text("key")
+    identity.chmod(0o600)
     for name, file, words in (
         ("age", "it.env.age", ["", "--decrypt", "--identity", str(identity)]),
         ("sops", "it.yaml", [str(identity), "--decrypt", "--output-type", "json"]),

@@ -19,6 +19,7 @@ from typing import Any
 
 import boto3
 import botocore.auth
+import botocore.loaders
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Source
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets import ssm, values
@@ -344,6 +345,9 @@ def test_credentials_are_in_no_text():
     assert "s3cret" not in repr(ssm.Credentials("id", "s3cret", "s3cret-token"))
 
 
-@pytest.mark.parametrize(("region", "end"), [("eu-west-1", "amazonaws.com"), ("cn-north-1", "amazonaws.com.cn")])
-def test_endpoints(region, end):
-    assert ssm._endpoint(region) == f"https://ssm.{region}.{end}"
+def test_the_endpoint_of_every_region_is_that_of_botocore():
+    partitions = botocore.loaders.create_loader().load_data("endpoints")["partitions"]
+    domains = {region: partition["dnsSuffix"] for partition in partitions for region in partition["regions"]}
+    assert {"eu-west-1", "cn-north-1", "eusc-de-east-1", "us-gov-west-1", "us-iso-east-1"} <= {*domains}
+    for region, domain in domains.items():
+        assert ssm._endpoint(region) == f"https://ssm.{region}.{domain}"

@@ -19,7 +19,7 @@ from ..system.paths import check_path
 from ..system.plan import Plan
 from ..system.process import run
 from ..system.services import plan_active, plan_gone
-from ..system.systemd import Manager
+from ..system.systemd import NO_CORE, Manager
 from ..system.typed import parse
 from . import settings
 from .kit import COMMAND
@@ -46,8 +46,7 @@ HARDENING = (
     ("RestrictRealtime", "yes"),
     ("RestrictSUIDSGID", "yes"),
     ("SystemCallArchitectures", "native"),
-    # Their memory holds secrets.
-    ("LimitCORE", "0"),
+    NO_CORE,
 )
 # For work that is not urgent: the agents have priority.
 IN_THE_BACKGROUND = (("Nice", "10"), ("IOSchedulingClass", "best-effort"), ("IOSchedulingPriority", "7"))

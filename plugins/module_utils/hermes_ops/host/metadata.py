@@ -24,7 +24,7 @@ from . import settings
 UNIT = "hermes-metadata.service"
 PATH = f"/etc/systemd/system/{UNIT}"
 RULES = os.path.join(settings.DIRECTORY, "metadata.nft")
-# Link-local addresses at which clouds hand out a machine's credentials.
+# Addresses at which clouds hand out a machine's credentials.
 IPV4, IPV6 = "169.254.169.254", "fd00:ec2::254"
 # Numbers that users may take in user namespaces (subuid(5)).
 SUBORDINATE = "/etc/subuid"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..system.errors import OpsError
-from ..system.files import ensure_directory, read_json, read_text, write_json
+from ..system.files import check_own, ensure_directory, read_json, read_text, write_json
 from ..system.paths import check_path
 from ..system.plan import Difference, Plan
 from ..system.process import Completed, run
@@ -229,7 +229,7 @@ def key_of(text: str | None, path: str | None, tags: tuple[str, ...]) -> str | N
 
     :param text: the key itself, or the secret of an OAuth client
     :param path: a file on the host that holds it
-    :raises OpsError: both are declared, or the file is missing or readable by others, or a client has no tags
+    :raises OpsError: both are declared, or others can read or replace the file, or a client has no tags
     """
     if text and path:
         raise OpsError(
@@ -237,12 +237,10 @@ def key_of(text: str | None, path: str | None, tags: tuple[str, ...]) -> str | N
         )
     if path:
         check_path(path, "tailscale_auth_key_file")
-        text = read_text(path)
-        if text is None:
+        if not os.path.lexists(path):
             # Perhaps it was removed after the first login, which is all that it is for.
             return None
-        if os.stat(path).st_mode & 0o077:
-            raise OpsError("can be read by others", where=path, fix=f"chmod 600 {path}")
+        text = read_text(check_own(path, secret=True))
     key = (text or "").strip()
     if not key.startswith(_CLIENT):
         return key or None

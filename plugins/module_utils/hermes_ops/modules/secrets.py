@@ -22,12 +22,13 @@ def work(call: Call) -> dict[str, Any]:
     params = call.params
     manager = Manager("system", Account.current())
     if params["state"] == "absent":
+        _refuse_needed(call)
         plans = [units.plan_absent(), metadata.plan_absent(manager), store.plan_absent()]
     else:
         plans = [
             # The wall first, so that no agent runs without it.
             metadata.plan_present(walled(call), manager),
-            units.plan_present(params["interval"], params["ops_dir"], manager),
+            units.plan_present(params["interval"], params["ops_dir"], params["data_dir"], manager),
         ]
     plan = Plan()
     for each in plans:
@@ -37,14 +38,28 @@ def work(call: Call) -> dict[str, Any]:
 
 
 def walled(call: Call) -> list[int]:
-    """The users that are kept from the metadata service: those of all agents that have not opened the door to it.
+    """The users that are kept from the metadata service: those of all agents that have not opened the door to it."""
+    agents = _staying(call)
+    return [uid for agent in agents if "metadata" not in agent.sandbox.open and (uid := _uid(agent)) is not None]
 
-    An agent that is no longer declared runs on, until it is declared absent.
-    """
+
+def _staying(call: Call) -> list[Agent]:
+    """The agents of the host. One that is no longer declared runs on, until it is declared absent."""
     declared = agents_of(call)
     agents = [agent for agent in declared if agent.present]
-    agents += undeclared(call.params["ops_dir"], [agent.name for agent in declared])
-    return [uid for agent in agents if "metadata" not in agent.sandbox.open and (uid := _uid(agent)) is not None]
+    return agents + undeclared(call.params["ops_dir"], [agent.name for agent in declared])
+
+
+def _refuse_needed(call: Call) -> None:
+    """:raises OpsError: the unit of an agent requires what would go, so that it could not start again"""
+    names = sorted(agent.name for agent in _staying(call) if agent.source)
+    if names:
+        raise OpsError(
+            f"is false, and the host still has agents with secrets_from: {', '.join(names)}",
+            where="secrets_enabled",
+            fix="declare each of them in hermes_agents, without secrets_from or with state: absent; "
+            "or declare secrets_enabled: true",
+        )
 
 
 def _uid(agent: Agent) -> int | None:

@@ -28,7 +28,8 @@ def changing(call: Call, agents: Sequence[Agent]) -> Iterator[None]:
     if call.check_mode or not (_with_source(agents) or store.agents()):
         yield
         return
-    with store.changing():
+    # That job holds the lock while it restarts one gateway after the other.
+    with store.changing(timeout=units.TIMEOUT):
         yield
 
 

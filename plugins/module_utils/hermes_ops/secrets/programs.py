@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shlex
-import stat
 
 from ..description.agent import Source
 from ..description.sources import AGE
 from ..system.errors import OpsError
-from ..system.files import check_trusted
+from ..system.files import check_own
 from ..system.process import run
+from ..system.systemd import NO_CORE
 from . import values
 
 # Seconds that a program may take, and bytes of memory that it may use.
@@ -43,7 +42,6 @@ _SANDBOX = {
     "UMask": "0077",
     "MemoryMax": MEMORY,
     "TasksMax": "64",
-    "LimitCORE": "0",
     # Nothing of its start and end, which would fill the journal every minute.
     "LogLevelMax": "err",
     "RuntimeMaxSec": str(SECONDS),
@@ -65,7 +63,7 @@ def read_command(source: Source) -> dict[str, str]:
         # The default description is the command line, which would end up in the journal.
         "--description=Source of secrets of a Hermes agent",
         "--setenv=HOME=/root",
-        *(f"--property={name}={value}" for name, value in _SANDBOX.items()),
+        *(f"--property={name}={value}" for name, value in (*_SANDBOX.items(), NO_CORE)),
         "--",
         # systemd expands variables in the command line.
         *(word.replace("$", "$$") for word in source.command),
@@ -79,7 +77,7 @@ def read_file(source: Source) -> dict[str, str]:
     :raises OpsError: it cannot be decrypted, or holds something else; see :func:`read_command`
     """
     path = check_own(str(source.file))
-    identity = check_own(source.identity) if source.identity else None
+    identity = check_own(source.identity, secret=True) if source.identity else None
     if path.endswith(AGE):
         argv = ["age", "--decrypt", "--identity", str(identity), path]
         return values.parse(_run(argv, path, shlex.join(argv)), path)
@@ -89,31 +87,13 @@ def read_file(source: Source) -> dict[str, str]:
     return values.parse(_run(argv, path, by_hand, env=env), path)
 
 
-def check_own(path: str) -> str:
-    """*path*, if nobody but root can put something else there.
-
-    :raises OpsError: somebody can, or there is no such file
-    """
-    real = os.path.realpath(path)
-    fix = "give the file and all directories above it to root, writable by root only"
-    try:
-        status = os.stat(real)
-    except OSError as error:
-        raise OpsError(f"cannot be read ({error.strerror})", where=path, fix="put it there, as root's") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise OpsError("is not a regular file", where=path, fix="name a file")
-    # The way to it, and where it leads.
-    for each in (os.path.dirname(path), os.path.dirname(real)):
-        check_trusted(os.path.realpath(each), fix)
-    if os.geteuid() == 0 and (status.st_uid != 0 or status.st_mode & 0o022):
-        raise OpsError("can be changed by somebody other than root", where=path, fix=fix)
-    return path
-
-
 def _run(
     argv: list[str], where: str, by_hand: str, *, env: dict[str, str] | None = None, unit: str | None = None
 ) -> str:
     fix = f"run it as root by hand: {by_hand}"
+    if unit:
+        # systemd-run exits 1 after a time-out or a lack of memory, and 255 after a signal.
+        fix += f"; as a source it has {SECONDS} s and {MEMORY} of memory"
     try:
         done = run(argv, timeout=SECONDS + 10, check=False, env=env, limit=_LARGEST)
     except OpsError as error:
@@ -123,6 +103,5 @@ def _run(
                 run(["systemctl", "kill", "--signal=KILL", unit], timeout=10, check=False)
         raise OpsError(error.what, where=where, fix=fix) from None
     if not done.ok:
-        late = unit and done.rc < 0
-        raise OpsError("was ended" if late else f"failed with status {done.rc}", where=where, fix=fix)
+        raise OpsError(f"failed with status {done.rc}", where=where, fix=fix)
     return done.stdout

@@ -41,6 +41,15 @@ _SERVICE = "ssm"
 _TARGET = "AmazonSSM.GetParametersByPath"
 _ROLE = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
 _REGION = re.compile(r"[a-z0-9-]{4,32}")
+# The domains of AWS for regions whose names begin so (botocore 1.44.5, endpoints.json). All others: amazonaws.com.
+_DOMAINS = {
+    "cn": "amazonaws.com.cn",
+    "eusc-de": "amazonaws.eu",
+    "eu-isoe": "cloud.adc-e.uk",
+    "us-iso": "c2s.ic.gov",
+    "us-isob": "sc2s.sgov.gov",
+    "us-isof": "csp.hci.ic.gov",
+}
 _NO_ROLE = "give the instance a profile that may read the path, and require IMDSv2"
 
 
@@ -252,7 +261,8 @@ def read(source: Source, instance: Instance) -> dict[str, str]:
 
 
 def _endpoint(region: str) -> str:
-    return f"https://ssm.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
+    area = region.rsplit("-", 2)[0]
+    return f"https://ssm.{region}.{_DOMAINS.get(area, 'amazonaws.com')}"
 
 
 def _call(store: Server, asked: Mapping[str, Any], region: str, credentials: Credentials, where: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 from ..system.errors import OpsError
 from ..system.files import ensure_directory, lock, read_json, read_text, write_atomic, write_json
 from ..system.plan import Difference, Plan
+from ..system.systemd import NO_CORE
 from ..system.typed import parse
 from . import values
 
@@ -31,7 +32,7 @@ TEMPLATE_NAME = "hermes-secrets@.service"
 _FILE_MODE, _DIRECTORY_MODE = 0o600, 0o700
 # File systems that live in memory (proc_pid_mountinfo(5)).
 _IN_MEMORY = ("tmpfs", "ramfs")
-# Seconds to wait for another process that fetches.
+# Seconds to wait for another process that fetches, or converges the agents.
 _LOCK_SECONDS = 120.0
 
 
@@ -68,12 +69,7 @@ def path_of(agent: str) -> str:
 
 def directives(agent: str) -> list[tuple[str, str]]:
     """The directives of a unit that gets the secrets of *agent*."""
-    return [
-        ("EnvironmentFile", path_of(agent)),
-        # When a process crashes, systemd-coredump writes its environment into the journal, even if the limit is 0. With
-        # the limit 1, and no other, the kernel does not start it (do_coredump() in fs/coredump.c).
-        ("LimitCORE", "1"),
-    ]
+    return [("EnvironmentFile", path_of(agent)), NO_CORE]
 
 
 def _status_path(agent: str) -> str:
@@ -171,8 +167,12 @@ def plan_absent() -> Plan:
 
 
 @contextlib.contextmanager
-def changing() -> Iterator[None]:
-    """Hold the lock under which secrets are fetched and kept."""
+def changing(timeout: float = _LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock under which secrets are fetched and kept, and gateways restarted for new ones.
+
+    :param timeout: seconds to wait for another holder
+    :raises Refused: another process still holds it
+    """
     prepare()
-    with lock(os.path.join(DIRECTORY, "lock"), timeout=_LOCK_SECONDS):
+    with lock(os.path.join(DIRECTORY, "lock"), timeout=timeout):
         yield

@@ -9,7 +9,6 @@ import os
 
 from ..host import jobs
 from ..host.kit import COMMAND
-from ..system.errors import OpsError
 from ..system.paths import check_path
 from ..system.plan import Plan
 from ..system.services import plan_files_gone
@@ -45,21 +44,20 @@ ExecStart={COMMAND} secrets --wait %i
 """
 
 
-def plan_present(interval: int, ops_dir: str, manager: Manager) -> Plan:
+def plan_present(interval: int, ops_dir: str, data_dir: str, manager: Manager) -> Plan:
     """Compare the host with one that fetches secrets.
 
     :param interval: seconds between two looks at the sources
+    :param data_dir: directory of the agents' data, perhaps a mount point
     :param manager: the system's
     :raises OpsError: this is not an interval
     """
-    if interval < 1:
-        raise OpsError(f"is {interval}", where="interval", fix="declare seconds, 10 or more")
     schedule = jobs.Schedule(every=interval, calendar=None, randomized_delay=0, timeout=TIMEOUT)
     plan = Plan()
     # First, because a gateway may start as soon as its drop-in names this unit.
     if plan.add_file(PATH, render(ops_dir), mode=0o644):
         plan.actions.append(lambda: manager.call("daemon-reload"))
-    timer = jobs.plan_present(jobs.JOBS[settings.JOB], schedule, {"interval": interval}, ops_dir)
+    timer = jobs.plan_present(jobs.JOBS[settings.JOB], schedule, {"interval": interval}, data_dir)
     return Plan([*plan.differences, *timer.differences], [*plan.actions, *timer.actions])
 
 

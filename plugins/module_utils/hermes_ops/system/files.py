@@ -328,6 +328,30 @@ def check_trusted(path: str, fix: str) -> None:
         directory, below = os.path.dirname(directory), False
 
 
+def check_own(path: str, *, secret: bool = False) -> str:
+    """*path*, if it is a file and nobody but root can put something else there.
+
+    :param secret: nobody but its owner may read it either
+    :raises OpsError: somebody can, or there is no such file
+    """
+    real = os.path.realpath(path)
+    fix = "give the file and all directories above it to root, writable by root only"
+    try:
+        status = os.stat(real)
+    except OSError as error:
+        raise OpsError(f"cannot be read ({error.strerror})", where=path, fix="put it there, as root's") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise OpsError("is not a regular file", where=path, fix="name a file")
+    # The way to it, and where it leads.
+    for each in (os.path.dirname(path), os.path.dirname(real)):
+        check_trusted(os.path.realpath(each), fix)
+    if os.geteuid() == 0 and (status.st_uid != 0 or status.st_mode & 0o022):
+        raise OpsError("can be changed by somebody other than root", where=path, fix=fix)
+    if secret and status.st_mode & 0o077:
+        raise OpsError("can be read by others", where=path, fix=f"chmod 600 {path}")
+    return path
+
+
 def open_directory(path: str) -> int:
     """A descriptor of the directory *path*, reached through no link that anybody but root could have made.
 

@@ -19,6 +19,11 @@ COMMAND_TIMEOUT = 120.0
 # Seconds, for queries to a user's manager: it belongs to the agent, and may never answer.
 ASK_TIMEOUT = 10.0
 
+# For every unit that has secrets in its memory. When a process crashes, systemd-coredump writes its environment into
+# the journal, even if the limit is 0. With the limit 1, and no other, the kernel does not start it (do_coredump() in
+# fs/coredump.c).
+NO_CORE = ("LimitCORE", "1")
+
 # States of a unit that does not run and that systemd will not restart.
 DEAD = ("inactive", "failed")
 
