@@ -190,7 +190,7 @@ def test_a_volume_in_error_is_refused(world):
     declared = Declared(host="atlas", region="eu-central-1", partition="aws", volume_size=50)
     broken = state.State(volumes=(state.Volume("vol-1", "error", "eu-central-1a", 50, ()),))
     with pytest.raises(OpsError, match="data volume vol-1: is in the state error"):
-        guards.volume_of(declared, broken)
+        guards.the_volume(declared, broken)
 
 
 # --- instances that must not, or may not, go -------------------------------------------------------------------
