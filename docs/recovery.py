@@ -161,7 +161,7 @@ KNOWN = {
     "self.gateway.log": f"journalctl -u {UNIT}",
     "self.gateway.restart": f"systemctl restart {UNIT}",
     "data_dir": HOST.data_dir,
-    "mount": volume.unit_of(HOST.data_dir),
+    "missing.fix": volume.not_mounted(HOST.data_dir).fix,
     "path": "that path",
     "name": "that unit",
     "key": "api",

@@ -191,8 +191,8 @@ def converge(arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any
     goal, stop_timeout = given.pop("state"), given.pop("stop_timeout")
     launches = goal in ("present", "replacing")
     if not launches:
-        # Nothing of it is needed, and no mistake in it may keep a host from being destroyed.
-        given.update(subnet="", image="", volume_size=0, secrets={}, secrets_path="", alarm_topic="", recycle_days=0)
+        # Nothing else is needed, and no mistake in it may keep a host from being destroyed.
+        given = {name: given[name] for name in ("host", "region")}
     account = Account(given["region"])
     declared = Declared(partition=account.partition, **given)
     declared.check(needs_subnet=launches)

@@ -154,7 +154,8 @@ def converge(arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any
         plan.apply()
         state = read_ground(account, builder)
         images = read_images(account, builder, builder.mark(state.image))
-    running = [each.id for each in state.live] if goal == "builder" and not images else []
+    # In check mode the live one may be one that would be terminated.
+    running = [each.id for each in state.live] if goal == "builder" and not images and not check else []
     return {
         "changed": plan.changed,
         "diff": plan.diff(builder.host),

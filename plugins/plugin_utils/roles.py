@@ -43,7 +43,8 @@ def _trusted(value: Any) -> Any:
 
 
 def _options(role: str) -> dict[str, dict[str, Any]]:
-    (entry,) = _load(ROLES / role / "meta/argument_specs.yml")["argument_specs"].values()
+    # The first entry has all variables of the role.
+    entry, *_others = _load(ROLES / role / "meta/argument_specs.yml")["argument_specs"].values()
     return entry.get("options") or {}
 
 

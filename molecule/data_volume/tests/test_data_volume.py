@@ -78,7 +78,7 @@ def test_without_the_volume_nothing_starts_and_nothing_is_written(controller, wa
     boot(FIRST, wait_until)
     try:
         assert at(FIRST, f"systemctl is-active {GATEWAY}", check=False) == "inactive"
-        refused = "the data volume is not mounted. Fix: attach it, then: systemctl start var-lib-hermes.mount"
+        refused = "the data volume is not mounted. Fix: attach the volume, then: systemctl start var-lib-hermes.mount"
         for command in ("backup", "update --here", "restart"):
             assert refused in at(FIRST, f"hermes-ops {command}", check=False), command
         assert refused in at(FIRST, "hermes cron list", check=False)

@@ -14,7 +14,7 @@ from ..hermes_ops.system.errors import OpsError
 try:
     import boto3
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, UnknownRegionError
+    from botocore.exceptions import BotoCoreError, ClientError, UnknownRegionError
 except ImportError:
     boto3 = None
 
@@ -35,6 +35,21 @@ _UNKNOWN = (
     "ExpiredToken",
     "RequestExpired",
 )
+# Errors of botocore, and those derived from them, that mean: no credentials, or none that can be had. Not every version
+# has all of them.
+_WITHOUT_CREDENTIALS = {
+    "CredentialRetrievalError",
+    "InvalidConfigError",
+    "LoginError",
+    "NoAuthTokenError",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "RefreshWithMFAUnsupportedError",
+    "SSOError",
+    "TokenRetrievalError",
+}
+# Likewise: AWS cannot be reached, or does not answer.
+_WITHOUT_ANSWER = {"ConnectionError", "HTTPClientError"}
 # What AWS asks for beside the action of the operation's own name: to tag what is made, and to hand a role on.
 _FURTHER = {
     "run_instances": ("ec2:CreateTags", "iam:PassRole"),
@@ -124,18 +139,19 @@ class Refusal(OpsError):
     """AWS refused a call, or could not be asked."""
 
     def __init__(self, service: str, operation: str, error: Exception) -> None:
-        response = getattr(error, "response", {}).get("Error", {})
+        response = error.response.get("Error", {}) if isinstance(error, ClientError) else {}
         self.code = response.get("Code", "")
         reason = f"{self.code}: {response.get('Message', '')}" if response else str(error)
+        kinds = {each.__name__ for each in type(error).__mro__}
         # AWS' own words say what is wrong.
         fix = "correct what AWS names, and run the same command again; it goes on where this one ended"
         if self.code.startswith(_DENIED):
             actions = (_action(service, operation), *_FURTHER.get(operation, ()))
             fix = f"allow {', '.join(actions)} to these credentials, and run the same command again"
-        elif not response or self.code.startswith(_UNKNOWN):
+        elif kinds & _WITHOUT_CREDENTIALS or self.code.startswith(_UNKNOWN):
             fix = "name credentials that AWS accepts, with AWS_PROFILE or as boto3 finds them"
-        if isinstance(error, EndpointConnectionError):
-            fix = "see that aws_region names a region, and that this machine reaches it"
+        elif kinds & _WITHOUT_ANSWER:
+            fix = "see that aws_region names a region, and that this machine reaches it; run the same command again"
         super().__init__(reason.rstrip("."), where=f"AWS: {service} {operation}", fix=fix)
 
 

@@ -10,7 +10,7 @@ from .declared import DEVICE, TAG, Declared
 from .state import Instance, State, Volume
 
 
-def volume_of(declared: Declared, state: State) -> Volume | None:
+def the_volume(declared: Declared, state: State) -> Volume | None:
     """The one data volume; None if it is to be created.
 
     :raises OpsError: when there is none, or more than one, or when it cannot be this host's

@@ -36,7 +36,7 @@ def present(declared: Declared, state: State, acts: Acts) -> Plan:
     """One instance with the data volume, as declared as it can be without launching another."""
     plan = Plan()
     guards.group_fits(declared, state)
-    volume = guards.volume_of(declared, state)
+    volume = guards.the_volume(declared, state)
     instance = guards.the_instance(declared, state)
     _surroundings(plan, declared, state, acts)
     _volume(plan, declared, volume, acts)
@@ -57,7 +57,7 @@ def replacing(declared: Declared, state: State, acts: Acts) -> Plan:
     """
     plan = Plan()
     guards.group_fits(declared, state)
-    volume = guards.volume_of(declared, state)
+    volume = guards.the_volume(declared, state)
     successor = guards.successor_of(declared, state, volume)
     old = [instance for instance in state.live if instance is not successor]
     guards.may_go(declared, state, old)
@@ -91,7 +91,7 @@ def replaced(declared: Declared, state: State, acts: Acts) -> Plan:
 def absent(declared: Declared, state: State, acts: Acts) -> Plan:
     """No instance, and nothing that only an instance needs. The data volume and its snapshots stay."""
     plan = Plan()
-    volume = guards.volume_of(declared, state) if state.volumes else None
+    volume = guards.the_volume(declared, state) if state.volumes else None
     guards.may_go(declared, state, state.live)
     for instance in state.live:
         _let_go(plan, instance, volume, acts)

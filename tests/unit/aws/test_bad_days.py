@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws import account, acts, guards, plan, state
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws.declared import Declared
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from botocore import exceptions
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
@@ -92,15 +93,28 @@ def test_a_region_that_is_none_is_refused():
         account.Account("frankfurt")
 
 
-def test_a_region_that_cannot_be_reached_is_told_from_wrong_credentials(world, monkeypatch):
-    from botocore.exceptions import EndpointConnectionError
+UNANSWERED = {"endpoint_url": "https://ec2.eu-nowhere-1.amazonaws.com", "error": "no route", "proxy_url": "proxy"}
 
-    def gone(**_parameters):
-        raise EndpointConnectionError(endpoint_url="https://ec2.eu-nowhere-1.amazonaws.com")
 
-    monkeypatch.setattr(world.ec2, "describe_volumes", gone)
-    with pytest.raises(OpsError, match=r"Could not connect.*Fix: see that aws_region names a region"):
-        world.converge()
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (exceptions.EndpointConnectionError(**UNANSWERED), "see that aws_region names a region"),
+        (exceptions.ConnectTimeoutError(**UNANSWERED), "see that aws_region names a region"),
+        (exceptions.ReadTimeoutError(**UNANSWERED), "see that aws_region names a region"),
+        (exceptions.SSLError(**UNANSWERED), "see that aws_region names a region"),
+        (exceptions.ProxyConnectionError(**UNANSWERED), "see that aws_region names a region"),
+        (exceptions.ConnectionClosedError(**UNANSWERED), "see that aws_region names a region"),
+        (exceptions.ParamValidationError(report="Invalid length"), "correct what AWS names"),
+        (exceptions.NoCredentialsError(), "name credentials that AWS accepts"),
+        (exceptions.PartialCredentialsError(provider="env", cred_var="key"), "name credentials that AWS accepts"),
+        (exceptions.UnauthorizedSSOTokenError(), "name credentials that AWS accepts"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_an_error_without_an_answer_names_its_own_fix(error, fix):
+    """Wrong credentials are told from a network that is down."""
+    assert f". Fix: {fix}" in str(account.Refusal("ec2", "describe_volumes", error))
 
 
 def test_a_profile_that_does_not_exist_is_one_error(monkeypatch):
@@ -176,7 +190,7 @@ def test_a_volume_in_error_is_refused(world):
     declared = Declared(host="atlas", region="eu-central-1", partition="aws", volume_size=50)
     broken = state.State(volumes=(state.Volume("vol-1", "error", "eu-central-1a", 50, ()),))
     with pytest.raises(OpsError, match="data volume vol-1: is in the state error"):
-        guards.volume_of(declared, broken)
+        guards.the_volume(declared, broken)
 
 
 # --- instances that must not, or may not, go -------------------------------------------------------------------

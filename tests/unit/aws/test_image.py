@@ -83,6 +83,9 @@ def test_check_mode_makes_nothing_and_says_what_it_would(world):
     assert world.server.changes == []
     builder = step(world, "builder")["instance_id"]
     world.server.calls.clear()
+    replaced = step(world, "builder", user_data="#cloud-config\n# another\n", check=True)
+    assert f"builder {builder}: running" in replaced["diff"]["before"]
+    assert replaced["instance_id"] == ""
     planned = step(world, "image", check=True)
     assert planned["changed"]
     assert f"builder {builder}: running" in planned["diff"]["before"]

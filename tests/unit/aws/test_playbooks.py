@@ -212,6 +212,22 @@ def test_a_host_is_destroyed_only_by_its_name_and_the_volume_stays(world, play):
     assert [each["VolumeId"] for each in world.volumes()] == [made["volume_id"]]
 
 
+def test_a_host_is_destroyed_without_the_key_file_and_the_secrets_that_launched_it(world, play, tmp_path):
+    world.provision()
+    path = tmp_path / "inventory/host_vars/atlas.yml"
+    declared = yaml.safe_load(path.read_text())
+    lost = {"aws_ssh_keys": "{{ lookup('ansible.builtin.file', '/nowhere/id.pub') }}", "aws_volume_size": "large"}
+    del declared["vault_openrouter_api_key"]
+    path.write_text(yaml.safe_dump({**declared, **lost}))
+    unknown = play("aws_destroy", "-e", "aws_destroy=atlas", "-e", "aws_stop_timeout=soon")
+    assert not unknown.ok
+    assert "aws_stop_timeout" in unknown.said
+    assert unknown.changes == []
+    gone = play("aws_destroy", "-e", "aws_destroy=atlas")
+    assert gone.ok, gone.said
+    assert world.instances() == []
+
+
 def test_an_error_of_the_module_is_one_line_with_the_fix(world, play):
     failed = play("aws_provision")
     assert not failed.ok

@@ -196,7 +196,7 @@ def of_agents(arguments: dict[str, dict[str, Any]], prefix: str = "") -> Iterato
 def secrets() -> set[str]:
     found = set(of_agents(agents.AGENT_ARGUMENTS))
     for path in ROOT.glob("roles/*/meta/argument_specs.yml"):
-        (entry,) = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].values()
+        entry, *_others = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].values()
         options = entry.get("options") or {}
         found |= {name for name, rule in options.items() if rule.get("no_log")}
     return found - {"hermes_agents"}

@@ -270,8 +270,8 @@ def test_a_volume_whose_numbers_are_not_mapped_does_not_stay_mounted(volume_of_t
     for name in ("_await", "_prepare"):
         monkeypatch.setattr(volume_mount, name, lambda *_arguments: None)
     monkeypatch.setattr(volume_numbers, "can_map", lambda: True)
-    monkeypatch.setattr(volume_numbers, "_has_user", lambda number: number in (1, 2001))
-    monkeypatch.setattr(volume_numbers, "_has_group", lambda _number: False)
+    monkeypatch.setattr(volume_numbers, "has_user", lambda number: number in (1, 2001))
+    monkeypatch.setattr(volume_numbers, "has_group", lambda _number: False)
     where = str(tmp_path / "data")
     agents = [described.agent("ada", user="no-such-user", directory=f"{where}/agents/ada")]
     wanted, decided = declared(volume_of_two, tmp_path), decide(volume_of_two, tmp_path)

@@ -9,13 +9,12 @@ import dataclasses
 import grp
 import os
 import pwd
-import types
 from pathlib import Path
 
 import described
 import pytest
 import yaml
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import groundwork
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import accounts, groundwork
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.volume import unit_of
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.modules import call
@@ -115,6 +114,10 @@ def test_no_directory_is_given_away_through_a_link():
     assert all(arguments["follow"] is False for arguments in made)
 
 
+def test_no_number_of_the_system_itself_is_given_to_a_user():
+    assert not accounts.FIXED_NUMBERS & set(groundwork.SYSTEM_NUMBERS)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
 def test_no_new_user_gets_the_number_of_an_agent_that_left_the_declaration(tmp_path, monkeypatch):
     """Its directory came with a data volume, with its secrets, and this host has no user of that number."""
@@ -159,15 +162,14 @@ def test_a_home_of_another_user_is_told_before_anything_is_given_away(tmp_path, 
 def test_no_user_is_made_whose_group_would_be_another_one_s(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     os.chown(tmp_path / "a", NOBODY_S_UID, NOBODY_S_UID)
-    host = types.SimpleNamespace(getgrgid={NOBODY_S_UID: types.SimpleNamespace(gr_name="games")}.__getitem__)
-    monkeypatch.setattr(groundwork, "grp", host)
-    monkeypatch.setattr(groundwork, "_account", lambda _name: None)
+    monkeypatch.setattr(groundwork, "name_of_group", {NOBODY_S_UID: "games"}.get)
+    monkeypatch.setattr(groundwork, "account_of", lambda _name: None)
     (said,) = groundwork.foreign_homes([agent(tmp_path / "a")], "/data")
     assert f"belongs to group id {NOBODY_S_UID} (games), which user no-such-user would need" in said
     assert "give group games another id (groupmod -g)" in said
     # Its own; or the user is there, and its files can belong to any group.
     assert groundwork.foreign_homes([agent(tmp_path / "a", user="games")], "/data") == []
-    monkeypatch.setattr(groundwork, "_account", lambda _name: pwd.getpwuid(0))
+    monkeypatch.setattr(groundwork, "account_of", lambda _name: pwd.getpwuid(0))
     os.chown(tmp_path / "a", 0, -1)
     assert groundwork.foreign_homes([agent(tmp_path / "a")], "/data") == []
 
@@ -224,7 +226,7 @@ def test_who_lingers(tmp_path, monkeypatch):
     monkeypatch.setattr(groundwork, "LINGER", str(tmp_path))
     ours = pwd.struct_passwd(("ours", "x", 1, 1, groundwork.COMMENT, "/", "/bin/sh"))
     hers = pwd.struct_passwd(("hers", "x", 2, 2, "Ada", "/", "/bin/sh"))
-    monkeypatch.setattr(groundwork, "_account", {"ours": ours, "hers": hers}.get)
+    monkeypatch.setattr(groundwork, "account_of", {"ours": ours, "hers": hers}.get)
     agents = [agent("/a", "ours"), agent("/b", "hers")]
     assert lingering(agents, "system") == ([], [])
     assert lingering(agents, "user") == (["hers", "ours"], [])

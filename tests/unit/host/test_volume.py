@@ -302,7 +302,7 @@ def test_commands_refuse_without_the_volume_but_those_that_report(tmp_path):
     path = tmp_path / "host.json"
     host = '{"scope": "system", "data_dir": "%s", "ops_dir": "x", "root": "x", "managed_root": "x", "data_volume": %s}'
     path.write_text(host % (tmp_path, "true"))
-    with pytest.raises(OpsError, match=r"data volume is not mounted\. Fix: attach it, then: systemctl start .*\.mount"):
+    with pytest.raises(OpsError, match=r"is not mounted\. Fix: attach the volume, then: systemctl start .*\.mount"):
         installation.Installation.load(str(path))
     assert installation.Installation.load(str(path), unmounted=True).data_volume
     path.write_text(host % (tmp_path, "false"))

@@ -26,8 +26,8 @@ class Accounts:
         patched = {
             "_number_of_user": self.users.get,
             "_number_of_group": self.groups.get,
-            "_has_user": lambda number: number in self.users.values(),
-            "_has_group": lambda number: number in self.groups.values(),
+            "has_user": lambda number: number in self.users.values(),
+            "has_group": lambda number: number in self.groups.values(),
         }
         for name, function in patched.items():
             monkeypatch.setattr(volume_numbers, name, function)

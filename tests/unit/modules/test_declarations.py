@@ -458,6 +458,16 @@ def test_every_option_fits_its_own_default():
         assert list(action.errors(SPECIFICATIONS[role], defaults)) == [], role
 
 
+def test_every_option_names_its_type_and_the_default_that_it_has():
+    defaults: dict[str, object] = {}
+    for path in TOP.glob("roles/*/defaults/main.yml"):
+        defaults.update(yaml.safe_load(path.read_text()))
+    for role in KNOWN:
+        for name, rule in SPECIFICATIONS[role].items():
+            assert "type" in rule, name
+            assert rule.get("default") == defaults.get(name), name
+
+
 def test_numbers_are_not_negative(check):
     lines, _said = check(gateway_min_free_mb=-1, backup_keep="-7", logrotate_days=0)
     assert [line.partition(" (")[0] for line in lines] == [

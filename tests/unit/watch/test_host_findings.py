@@ -101,6 +101,8 @@ def test_a_volume_that_is_not_mounted(tmp_path, monkeypatch, declared, fstab, ex
     monkeypatch.setattr(volume, "FSTAB", str(tmp_path / "fstab"))
     found = host_findings.volume_findings(str(tmp_path), declared)
     assert [finding.cause for finding in found] == expected
+    mount = volume.unit_of(str(tmp_path))
+    assert [finding.fix for finding in found] == [f"attach the volume, then: systemctl start {mount}"] * len(expected)
 
 
 def test_a_volume_that_is_mounted():

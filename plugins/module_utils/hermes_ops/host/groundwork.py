@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
-import grp
 import os
-import pwd
 import stat
 from typing import Any
 
@@ -17,6 +14,16 @@ from ..description.agent import Agent
 from ..system.files import read_json
 from ..system.process import run
 from . import volume_mount, volume_numbers
+from .accounts import (
+    FIXED_NUMBERS,
+    SYSTEM_NUMBERS,
+    account_of,
+    has_group,
+    has_user,
+    name_of_group,
+    name_of_user,
+    number_of_group,
+)
 from .installation import HOST_FILE
 from .records import check_ops, undeclared
 
@@ -24,8 +31,6 @@ from .records import check_ops, undeclared
 SYSTEMS = {"debian": "12", "ubuntu": "22.04"}
 # systemd keeps one file here for each user whose manager runs without a login (loginctl(1), enable-linger).
 LINGER = "/var/lib/systemd/linger"
-# The numbers of users that useradd(8) --system makes, by default (login.defs(5)).
-SYSTEM_NUMBERS = range(999, 99, -1)
 # The comment in /etc/passwd that marks users made by the role base.
 COMMENT = "Hermes agent"
 # Below the ops directory: the records from the time when all agents shared a home and a user.
@@ -67,8 +72,8 @@ def missing_users(agents: list[Agent]) -> list[dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for agent in agents:
-        if _account(agent.user) is None and agent.user not in found:
-            uid, gid = _unclaimed(_owner_of(agent.directory)), _group(agent.user)
+        if account_of(agent.user) is None and agent.user not in found:
+            uid, gid = _unclaimed(_owner_of(agent.directory)), number_of_group(agent.user)
             if gid is None:
                 gid = _unclaimed(_group_of(agent.directory))
             found[agent.user] = {"name": agent.user, "home": agent.directory, "uid": uid, "gid": gid}
@@ -97,11 +102,7 @@ def _owners_below(directory: str) -> list[int]:
 
 def _is_taken(number: int, users: list[dict[str, Any]]) -> bool:
     """Whether *number* is that of a user or a group of the host, or of one of *users*."""
-    for find in (pwd.getpwuid, grp.getgrgid):
-        with contextlib.suppress(KeyError):
-            find(number)
-            return True
-    return any(user["uid"] == number for user in users)
+    return has_user(number) or has_group(number) or any(user["uid"] == number for user in users)
 
 
 def foreign_homes(agents: list[Agent], data_dir: str) -> list[str]:
@@ -114,7 +115,7 @@ def foreign_homes(agents: list[Agent], data_dir: str) -> list[str]:
     for agent in agents:
         uid, owner = _owner_of(agent.directory)
         gid, group = _group_of(agent.directory)
-        account = _account(agent.user)
+        account = account_of(agent.user)
         if uid and owner != agent.user and (account or owner):
             said.append(
                 f"{agent.directory} of agent {agent.name} belongs to user id {uid} ({owner or 'no user'}), not to "
@@ -123,7 +124,7 @@ def foreign_homes(agents: list[Agent], data_dir: str) -> list[str]:
                 f"or declare that user; or change the owner of all its files: "
                 f"chown -R --from={uid} {agent.user}: {agent.directory}"
             )
-        elif account is None and group not in (None, agent.user) and gid not in volume_numbers.FIXED:
+        elif account is None and group not in (None, agent.user) and gid not in FIXED_NUMBERS:
             said.append(
                 f"{agent.directory} of agent {agent.name} belongs to group id {gid} ({group}), which user {agent.user} "
                 f"would need. Fix: {_mapped_by(agent, data_dir)}give group {group} another id (groupmod -g)"
@@ -160,7 +161,7 @@ def _is_directory(path: str, owner: str, mode: int) -> bool:
         status = os.lstat(path)
     except OSError:
         return False
-    account = _account(owner)
+    account = account_of(owner)
     owned = account is not None and status.st_uid == account.pw_uid
     return stat.S_ISDIR(status.st_mode) and owned and stat.S_IMODE(status.st_mode) == mode
 
@@ -173,7 +174,7 @@ def missing_linger(agents: list[Agent], scope: str) -> list[str]:
 def needless_linger(agents: list[Agent], scope: str) -> list[str]:
     """The users made by the role base whose manager runs without a login, but no longer needs to."""
     users = {agent.user for agent in agents} - _with_manager(agents, scope)
-    ours = {user for user in users if (account := _account(user)) and account.pw_gecos.split(",")[0] == COMMENT}
+    ours = {user for user in users if (account := account_of(user)) and account.pw_gecos.split(",")[0] == COMMENT}
     return sorted(user for user in ours if os.path.exists(os.path.join(LINGER, user)))
 
 
@@ -224,20 +225,6 @@ def missing_packages(names: list[str]) -> list[str]:
     return [name for name in names if name not in installed]
 
 
-def _account(user: str) -> pwd.struct_passwd | None:
-    try:
-        return pwd.getpwnam(user)
-    except KeyError:
-        return None
-
-
-def _group(name: str) -> int | None:
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return None
-
-
 def _named_owner_of(path: str) -> str | None:
     uid, name = _owner_of(path)
     return name if uid is None or name is not None else str(uid)
@@ -249,10 +236,7 @@ def _owner_of(path: str) -> tuple[int | None, str | None]:
         uid = os.lstat(path).st_uid
     except OSError:
         return None, None
-    try:
-        return uid, pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return uid, None
+    return uid, name_of_user(uid)
 
 
 def _group_of(path: str) -> tuple[int | None, str | None]:
@@ -261,7 +245,4 @@ def _group_of(path: str) -> tuple[int | None, str | None]:
         gid = os.lstat(path).st_gid
     except OSError:
         return None, None
-    try:
-        return gid, grp.getgrgid(gid).gr_name
-    except KeyError:
-        return gid, None
+    return gid, name_of_group(gid)

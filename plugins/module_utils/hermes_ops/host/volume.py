@@ -337,5 +337,5 @@ def unit_of(data_dir: str) -> str:
 
 def not_mounted(data_dir: str) -> OpsError:
     """The error that the declared data volume is not mounted at *data_dir*."""
-    fix = f"attach it, then: systemctl start {unit_of(data_dir)}"
+    fix = f"attach the volume, then: systemctl start {unit_of(data_dir)}"
     return OpsError("the data volume is not mounted", where=data_dir, fix=fix)

@@ -14,8 +14,6 @@ it. It changes only when the volume is mounted by a run of site.yml.
 
 from __future__ import annotations
 
-import grp
-import pwd
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,13 +21,10 @@ from dataclasses import dataclass, field
 from ..description.agent import Agent
 from ..system.errors import OpsError
 from ..system.process import run
+from .accounts import FIXED_NUMBERS, SYSTEM_NUMBERS, account_of, has_group, has_user, number_of_group
 
 # Seconds. Mounting may replay a journal.
 TIMEOUT = 300.0
-# The same on all systems (Debian policy, 9.2.2), or nobody's. They are never mapped.
-FIXED = frozenset({*range(101), 65534})
-# Debian's numbers of system users, from which useradd takes the highest free one, too.
-_SYSTEM = range(999, 100, -1)
 # Numbers have 32 bits; the last one means "none".
 _ALL = 2**32 - 1
 _OPTION = re.compile(r"^Options=.*,X-mount\.idmap=(.+)$", re.M)
@@ -115,7 +110,7 @@ def read(unit: str) -> Numbers:
     for kind, *extent in _EXTENT.findall(match[1]) if match else ():
         number, here, count = map(int, extent)
         # Ours are short; one of somebody else's could have billions.
-        if number != here and count <= len(_SYSTEM):
+        if number != here and count <= len(SYSTEM_NUMBERS):
             found[kind].update((number + each, here + each) for each in range(count))
     return Numbers(found["u"], found["g"])
 
@@ -161,8 +156,8 @@ def plan(agents: Sequence[Agent], owners: Sequence[Owner], where: str, before: N
     uids = {owner.path: owner.uid for owner in owners}
     gids = {owner.path: owner.gid for owner in owners}
     return Numbers(
-        _moved(_wanted(uids, users, _number_of_user), before.users, _has_user),
-        _moved(_wanted(gids, users, _number_of_group), before.groups, _has_group),
+        _moved(_wanted(uids, users, _number_of_user), before.users, has_user),
+        _moved(_wanted(gids, users, _number_of_group), before.groups, has_group),
     )
 
 
@@ -185,7 +180,7 @@ def _wanted(found: Mapping[str, int], users: Mapping[str, str], number_of: Calla
     missing, others = [], []
     for path, number in sorted(found.items()):
         here = number_of(users[path]) if path in users else None
-        if number in FIXED:
+        if number in FIXED_NUMBERS:
             continue
         if path in users and here is None:
             missing.append(number)
@@ -207,7 +202,7 @@ def _moved(wanted: _Wanted, before: Mapping[int, int], is_taken: Callable[[int],
         kept = [before.get(number, number), number]
         if number in wanted.missing:
             kept = [each for each in kept if not is_taken(each)]
-        free = (each for each in _SYSTEM if each not in known and not _has_user(each) and not _has_group(each))
+        free = (each for each in SYSTEM_NUMBERS if each not in known and not has_user(each) and not has_group(each))
         usable = (each for candidates in (kept, free) for each in candidates if each not in images.values())
         images[number] = _first(usable, number)
     moved = {number: here for number, here in images.items() if number != here}
@@ -223,42 +218,18 @@ def _first(usable: Iterable[int], number: int) -> int:
     for each in usable:
         return each
     raise OpsError(
-        f"number {number} of the volume belongs to another one on this host, and none of {_SYSTEM[-1]} to "
-        f"{_SYSTEM[0]} is free",
+        f"number {number} of the volume belongs to another one on this host, and none of {SYSTEM_NUMBERS[-1]} to "
+        f"{SYSTEM_NUMBERS[0]} is free",
         fix="remove users or groups that nobody needs",
     )
 
 
-def _has_user(number: int) -> bool:
-    try:
-        pwd.getpwuid(number)
-    except KeyError:
-        return False
-    return True
-
-
-def _has_group(number: int) -> bool:
-    try:
-        grp.getgrgid(number)
-    except KeyError:
-        return False
-    return True
-
-
 def _number_of_user(name: str) -> int | None:
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return None
+    account = account_of(name)
+    return account.pw_uid if account else None
 
 
 def _number_of_group(user: str) -> int | None:
     """The number of the primary group that *user* has, or will have: one of the same name."""
-    try:
-        return pwd.getpwnam(user).pw_gid
-    except KeyError:
-        pass
-    try:
-        return grp.getgrnam(user).gr_gid
-    except KeyError:
-        return None
+    account = account_of(user)
+    return account.pw_gid if account else number_of_group(user)

@@ -79,14 +79,8 @@ def volume_findings(data_dir: str, declared: bool) -> list[Finding]:
         declared = declared or data_dir.rstrip("/") in volume.fstab_places()
     if os.path.ismount(data_dir) or not declared:
         return []
-    mount = volume.unit_of(data_dir)
-    return [
-        Finding(
-            "volume_missing",
-            f"nothing is mounted at {data_dir}, where the data volume belongs",
-            f"attach the volume, then: systemctl start {mount}",
-        )
-    ]
+    missing = volume.not_mounted(data_dir)
+    return [Finding("volume_missing", f"{missing.where}: {missing.what}", missing.fix)]
 
 
 def went_well_after(status: dict[str, Any], when: float) -> bool:
