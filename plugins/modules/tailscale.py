@@ -21,7 +21,8 @@ description:
   - Lets the tailnet reach the servers of agents that are declared with the host V(tailnet), through C(tailscale serve).
   - Keeps neighbours on the host's other networks away from its addresses in the tailnet, with a table of nftables of
     its own. On request, the table closes everything but the tailnet.
-  - While the control server cannot be reached, it warns and leaves the node as it is.
+  - While the control server cannot be reached, it warns and leaves the node as it is. While the node is switched off
+    or waits for its approval, it warns and leaves its ports and the table as they are.
 attributes:
   check_mode:
     support: full

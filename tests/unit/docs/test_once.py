@@ -28,12 +28,15 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import (
     disk_watch,
+    firewall,
     groundwork,
-    guard,
     held,
     installation,
     jobs,
+    metadata,
     settings,
+    tailnet,
+    tailnet_files,
     volume_mount,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import units
@@ -121,12 +124,13 @@ def computed() -> Iterator[str]:
             yield f"{jobs.STAMP_DIRECTORY}/stamp-{job.timer}"
     for name in installation.JOURNALS:
         unit = f"hermes-{name}-recovery.service"
-        yield from (f"{guard.UNIT_DIRECTORY}/{unit}", f"{guard.UNIT_DIRECTORY}/multi-user.target.wants/{unit}")
+        yield from (f"{jobs.UNIT_DIRECTORY}/{unit}", f"{jobs.UNIT_DIRECTORY}/multi-user.target.wants/{unit}")
     for scope in units.UNIT_DIRECTORIES:
         of_scope = units.UnitSettings(scope, "/opt/hermes", 252, 10, 300)
         yield from (of_scope.template_path, of_scope.dashboard_path, of_scope.drop_in_path("x"))
     yield from (f"{groundwork.LINGER}/x", f"{host_kit.DIRECTORY}/x")
     yield from (volume_mount.path_of(COMMON["hermes_data_dir"]), volume_mount.AFTER_PATH)
+    yield from (firewall.UNIT_PATH, metadata.PATH, tailnet.DROP_IN, tailnet_files.UNIT_PATH)
     yield volume_mount.waiting_path("<uuid>").replace("\\x3cuuid\\x3e", "x")
     yield from (disk_watch.PATH, held.DIRECTORY, f"{COMMON['hermes_data_dir']}/ops/{held.RESERVE_FILE}")
     yield from (COMMON[name] for name in ("hermes_data_dir", "hermes_root", "hermes_managed_root"))

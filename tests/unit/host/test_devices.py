@@ -312,14 +312,14 @@ def test_a_partition_is_not_its_disk(loop, tmp_path):
 def test_the_mount_point_takes_nothing_while_it_is_empty(tmp_path):
     if os.geteuid() != 0:
         pytest.skip("SKIPPED, NOT PROVED: the mount point's attribute, which needs root")
-    where = tmp_path / "above" / "data"
-    volume_mount._prepare(str(where))
+    where, absent = tmp_path / "above" / "data", devices.Device("/dev/absent", "0:0", 0)
+    volume_mount._prepare(absent, str(where))
     try:
         assert where.stat().st_mode & 0o777 == 0
         if "i" in sh("lsattr", "-d", str(where), check=False).split(" ")[0]:
             with pytest.raises(PermissionError):
                 (where / "file").write_text("")
-        volume_mount._prepare(str(where))
+        volume_mount._prepare(absent, str(where))
     finally:
         sh("chattr", "-i", str(where), check=False)
 

@@ -21,9 +21,10 @@ from ..system.plan import Difference, Plan
 from ..system.process import run
 from ..system.services import plan_active
 from ..system.systemd import Manager
+from .jobs import UNIT_DIRECTORY
 
 UNIT = "hermes-firewall.service"
-UNIT_PATH = f"/etc/systemd/system/{UNIT}"
+UNIT_PATH = f"{UNIT_DIRECTORY}/{UNIT}"
 RULES = "/etc/hermes-ops/firewall.nft"
 # The rules on trial: tmpfs, so a reboot forgets them.
 TRIAL = "/run/hermes-firewall.nft"

@@ -11,9 +11,9 @@ import os
 
 from ..system.files import ensure_directory, write_atomic
 from .installation import JOURNALS, Installation
+from .jobs import UNIT_DIRECTORY
 from .kit import COMMAND
 
-UNIT_DIRECTORY = "/etc/systemd/system"
 # Seconds for the recovery of one agent. An agent can use up its own, and then the others must not start a release on
 # data that was not put back.
 TIMEOUT = 900

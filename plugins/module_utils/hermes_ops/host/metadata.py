@@ -20,9 +20,10 @@ from ..system.process import run
 from ..system.services import plan_active, plan_gone
 from ..system.systemd import Manager
 from . import settings
+from .jobs import UNIT_DIRECTORY
 
 UNIT = "hermes-metadata.service"
-PATH = f"/etc/systemd/system/{UNIT}"
+PATH = f"{UNIT_DIRECTORY}/{UNIT}"
 RULES = os.path.join(settings.DIRECTORY, "metadata.nft")
 # Addresses at which clouds hand out a machine's credentials.
 IPV4, IPV6 = "169.254.169.254", "fd00:ec2::254"

@@ -27,10 +27,11 @@ from ..system.plan import Difference, Plan
 from ..system.process import Completed, run
 from ..system.services import plan_young
 from ..system.systemd import Manager
+from .jobs import UNIT_DIRECTORY
 from .records import check_ops
 
 UNIT = "tailscaled.service"
-DROP_IN = f"/etc/systemd/system/{UNIT}.d/hermes.conf"
+DROP_IN = f"{UNIT_DIRECTORY}/{UNIT}.d/hermes.conf"
 COMMAND = "tailscale"
 # The directory of its socket (tailscaled.service: RuntimeDirectory=).
 SOCKET_DIRECTORY = "/run/tailscale"

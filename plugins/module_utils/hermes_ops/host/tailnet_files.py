@@ -25,10 +25,11 @@ from ..system.files import ensure_directory, failure, sync_directory
 from ..system.paths import check_path
 from ..system.plan import Difference, Plan
 from ..system.process import run
+from .jobs import UNIT_DIRECTORY
 from .tailnet import UNIT
 
 PROGRAMS = ("tailscale", "tailscaled")
-UNIT_PATH = f"/etc/systemd/system/{UNIT}"
+UNIT_PATH = f"{UNIT_DIRECTORY}/{UNIT}"
 # On the search path of every shell.
 LINK = "/usr/local/bin/tailscale"
 _DIGITS = 16

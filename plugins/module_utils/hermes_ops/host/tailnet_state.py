@@ -27,6 +27,7 @@ from ..system.plan import Difference, Plan
 from ..system.process import run
 from ..system.systemd import Manager
 from .records import check_ops
+from .tailnet import UNIT
 
 # Where tailscaled keeps its state (tailscaled.service: StateDirectory=, --state=).
 PLACE = "/var/lib/tailscale"
@@ -34,7 +35,6 @@ PLACE = "/var/lib/tailscale"
 ASIDE = "/var/lib/.tailscale.moved"
 STATE = "tailscaled.state"
 MODE = 0o700
-UNIT = "tailscaled.service"
 MOVE_UNIT = "hermes-tailnet-move.service"
 SYSTEMCTL = "/usr/bin/systemctl"
 # Seconds: the directory has a few files.

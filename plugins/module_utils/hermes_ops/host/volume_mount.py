@@ -24,11 +24,11 @@ from ..system.process import run
 from ..system.systemd import Manager
 from . import devices, volume_numbers
 from .installation import HOST_FILE
+from .jobs import UNIT_DIRECTORY
 from .kit import COMMAND
 from .volume import DOCUMENTATION, POLL_SECONDS, Decision, Volume, decide, escape, unit_of
 from .volume_numbers import Numbers
 
-UNIT_DIRECTORY = "/etc/systemd/system"
 # Starts what could not be started before the volume was mounted: `hermes-ops volume`.
 AFTER_UNIT = "hermes-volume.service"
 AFTER_PATH = os.path.join(UNIT_DIRECTORY, AFTER_UNIT)
