@@ -49,7 +49,7 @@ class Tailnet:
     def post(self, url: str, secret: str, payload: Any) -> str:
         """What the operator's node gets for *payload*, signed with *secret*; empty while nobody answers."""
         body = json.dumps(payload)
-        headers = [f"--header={name}: {value}" for name, value in signed(secret, body.encode()).items()]
+        headers = [part for name, value in signed(secret, body.encode()).items() for part in ("-H", f"{name}: {value}")]
         return shell(
             self.operator, f"curl --silent --max-time 10 {shlex.join([*headers, '--data', body, url])}", check=False
         )

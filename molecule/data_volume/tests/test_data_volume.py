@@ -133,12 +133,14 @@ def test_another_host_goes_on_with_the_volume_although_its_numbers_are_taken_the
     # Only unmounting it is not enough for a container, whose mounts are private: services that began after the mount
     # and have a mount namespace, like systemd-logind, keep theirs. The loop device would stay in use.
     subprocess.run(["docker", "stop", "--time", "60", FIRST], check=True, capture_output=True)
-    at(SECOND, f"groupadd --system --gid {gid} others && useradd --system --uid {uid} --gid others taken")
+    # Some of them are taken on any Debian.
+    at(SECOND, f"getent group {gid} || groupadd --system --gid {gid} others")
+    at(SECOND, f"getent passwd {uid} || useradd --system --uid {uid} --gid {gid} taken")
     run = site(controller)
     assert run.rc == 0, run.output
     assert at(SECOND, f"stat --format '%U %G' {HOME}") == "hermes-default hermes-default"
     assert not {uid, gid} & set(numbers(SECOND).split())
-    as_other = "setpriv --reuid=taken --regid=others --clear-groups"
+    as_other = f"setpriv --reuid={uid} --regid={gid} --clear-groups"
     assert "Permission denied" in at(SECOND, f"{as_other} ls {HOME}", check=False)
     # On the volume, also a file that the agent has made here has the numbers of the first host.
     device = at(SECOND, f"findmnt --noheadings --output SOURCE {DATA}")
