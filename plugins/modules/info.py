@@ -38,11 +38,10 @@ options:
     type: list
     elements: str
     default: []
-  refuse:
+  refuse_as:
     description: >-
-      Whether to fail, with all RV(objections), if there are any.
-    type: bool
-    default: false
+      The host's name in the error. If it is given, the module fails with all RV(objections) if there are any.
+    type: str
   release:
     description:
       - A release that the host should be able to run, as the options of M(alwayson.hermes.release) describe it.
@@ -307,7 +306,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     **arguments.PLACES,
     "data_dir": {"type": "path", "default": "/var/lib/hermes"},
     "packages": {"type": "list", "elements": "str", "default": []},
-    "refuse": {"type": "bool", "default": False},
+    "refuse_as": {"type": "str"},
     "volume": {"type": "dict", "options": arguments.VOLUME},
     "release": {"type": "dict", "options": arguments.RELEASE},
 }

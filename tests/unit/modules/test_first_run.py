@@ -85,4 +85,4 @@ def test_the_host_is_judged_before_anything_is_installed():
         "ansible.builtin.include_tasks",
     ]
     assert tasks[0]["ansible.builtin.import_tasks"] == "preflight.yml"
-    assert LOOK["alwayson.hermes.info"]["refuse"] is True
+    assert LOOK["alwayson.hermes.info"]["refuse_as"] == "{{ inventory_hostname }}"

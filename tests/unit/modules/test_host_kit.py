@@ -165,10 +165,10 @@ def test_what_takes_long_is_said_before_it_is_done(controller):
 def test_a_host_that_cannot_be_converged_is_refused_with_every_reason(controller):
     arguments = {"packages": ["no-such-package"], "release": {"version": "0.19.0", "python": "/no/such/python"}}
     objections = controller.run(**arguments)["objections"]
-    refused = controller.run(refuse=True, **arguments)
+    refused = controller.run(refuse_as="zeus", **arguments)
     assert "FAILED!" in refused["said"]
     assert any("/no/such/python" in each for each in objections)
-    assert refused["msg"] == "; ".join(objections)
+    assert refused["msg"] == f"zeus: {'; '.join(objections)}"
     assert "no-such-package" not in refused["said"]
 
 

@@ -33,8 +33,8 @@ def work(call: Call) -> dict[str, Any]:
     to_build, unfit = release(call)
     to_mount, unusable = volume(call, agents)
     said = [*objections(found, params["data_dir"]), *unusable, *unfit]
-    if params["refuse"] and said:
-        return {"changed": False, "failed": True, "msg": "; ".join(said)}
+    if params["refuse_as"] and said:
+        return {"changed": False, "failed": True, "msg": f"{params['refuse_as']}: {'; '.join(said)}"}
     starting = [agent.name for agent in agents if agent.present]
     return {
         "changed": False,
