@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from control import Controller
 from inside import inside
 
@@ -153,6 +154,8 @@ def test_another_host_goes_on_with_the_volume_although_its_numbers_are_taken_the
     assert site(controller).changed == 0
 
 
+# As a test of the host, so that it follows the one before.
+@pytest.mark.usefixtures("controller")
 def test_a_boot_keeps_the_numbers(wait_until):
     seen = numbers(SECOND)
     boot(SECOND, wait_until)
