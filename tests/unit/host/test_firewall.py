@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import firewall, metadata
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import firewall, metadata, nftables
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
@@ -24,16 +25,17 @@ CLOSED = firewall.Filter(ADDRESSES, closed=True, ports=(22,))
 def host(tmp_path, monkeypatch, systemd):
     """A host with nft; its calls and those of systemd-run, in order."""
     calls = []
-    for name in ("RULES", "TRIAL", "UNIT_PATH"):
-        monkeypatch.setattr(firewall, name, str(tmp_path / name / "hermes-firewall.service"))
-    (tmp_path / "TRIAL").mkdir()
-    monkeypatch.setattr(firewall, "NFT", "/bin/true")
+    monkeypatch.setattr(firewall, "TABLE", replace(firewall.TABLE, rules=str(tmp_path / "firewall.nft")))
+    monkeypatch.setattr(firewall, "TRIAL", str(tmp_path / "trial"))
+    monkeypatch.setattr(nftables, "UNIT_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(nftables, "NFT", "/bin/true")
 
     def run(argv, **_options):
         calls.append(argv)
         return Completed(tuple(argv), 0, "", "")
 
     monkeypatch.setattr(firewall, "run", run)
+    monkeypatch.setattr(nftables, "run", run)
     systemd.calls = calls
     return systemd
 
@@ -113,18 +115,18 @@ def test_only_a_trial_that_still_runs_can_be_confirmed(host):
 
 def test_rules_that_somebody_flushed_come_back(host, monkeypatch):
     firewall.plan_filter(OPEN, manager())[0].apply()
-    host.states[firewall.UNIT] = {"ActiveState": "active", "UnitFileState": "enabled", "LoadState": "loaded"}
+    host.states[firewall.TABLE.unit] = {"ActiveState": "active", "UnitFileState": "enabled", "LoadState": "loaded"}
     assert not firewall.plan_filter(OPEN, manager())[0].changed
-    assert not firewall.lost()
-    monkeypatch.setattr(firewall, "run", lambda argv, **_options: Completed(tuple(argv), 1, "", "No such file"))
-    assert firewall.lost()
+    assert not firewall.TABLE.lost()
+    monkeypatch.setattr(nftables, "run", lambda argv, **_options: Completed(tuple(argv), 1, "", "No such file"))
+    assert firewall.TABLE.lost()
     plan, _on_trial = firewall.plan_filter(OPEN, manager())
     assert plan.changed
     plan.apply()
-    assert host.verbs[-1] == "reload hermes-firewall.service"
+    assert host.verbs[-1] == "restart hermes-firewall.service"
 
 
-@pytest.mark.parametrize("text", [firewall._UNIT_TEXT, metadata._SERVICE], ids=["firewall", "metadata"])
+@pytest.mark.parametrize("text", [firewall.TABLE.unit_text, metadata.TABLE.unit_text], ids=["firewall", "metadata"])
 def test_a_unit_before_the_network_neither_waits_for_the_rest_of_the_boot_nor_survives_a_flush(text):
     """cloud-init needs the network before sysinit.target: the default dependencies would close a circle, and systemd
     breaks it by not starting one of them."""
@@ -144,6 +146,6 @@ def test_a_port_that_is_none_is_refused():
 
 
 def test_without_nft_the_host_is_refused(monkeypatch):
-    monkeypatch.setattr(firewall, "NFT", "/nowhere/nft")
+    monkeypatch.setattr(nftables, "NFT", "/nowhere/nft")
     with pytest.raises(OpsError, match="is missing"):
         firewall.plan_filter(OPEN, manager())

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import metadata
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import metadata, nftables
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import units
 
 
@@ -64,7 +65,7 @@ class Manager:
             active="active",
             stale=False,
             dead=False,
-            name=metadata.UNIT,
+            name=metadata.TABLE.unit,
             is_older_than=lambda _path: False,
         )
         return dict.fromkeys(names, unit)
@@ -75,41 +76,41 @@ class Manager:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    for name in ("RULES", "PATH"):
-        monkeypatch.setattr(metadata, name, str(tmp_path / Path(getattr(metadata, name)).name))
+    monkeypatch.setattr(metadata, "TABLE", replace(metadata.TABLE, rules=str(tmp_path / "metadata.nft")))
     monkeypatch.setattr(metadata, "SUBORDINATE", str(tmp_path / "none"))
-    monkeypatch.setattr(metadata, "_NFT", "/bin/true")
+    monkeypatch.setattr(nftables, "UNIT_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(nftables, "NFT", "/bin/true")
     return tmp_path
 
 
 def test_another_agent_means_other_rules(place, monkeypatch):
     manager = Manager()
-    monkeypatch.setattr(metadata, "stands", lambda: True)
+    monkeypatch.setattr(nftables.Table, "stands", lambda _table: True)
     first = metadata.plan_present([997], manager)
     assert first.changed
     first.apply()
     assert not metadata.plan_present([997], manager).changed
     metadata.plan_present([997, 998], manager).apply()
-    assert ("restart", metadata.UNIT) in manager.calls
-    assert "997, 998" in Path(metadata.RULES).read_text()
+    assert ("restart", metadata.TABLE.unit) in manager.calls
+    assert "997, 998" in Path(metadata.TABLE.rules).read_text()
 
 
 def test_rules_that_somebody_flushed_come_back(place, monkeypatch):
     manager = Manager()
-    monkeypatch.setattr(metadata, "stands", lambda: True)
+    monkeypatch.setattr(nftables.Table, "stands", lambda _table: True)
     metadata.plan_present([997], manager).apply()
-    monkeypatch.setattr(metadata, "stands", lambda: False)
+    monkeypatch.setattr(nftables.Table, "stands", lambda _table: False)
     manager.calls.clear()
     metadata.plan_present([997], manager).apply()
-    assert manager.calls == [("restart", metadata.UNIT)]
+    assert manager.calls == [("restart", metadata.TABLE.unit)]
 
 
 def test_they_go_without_a_trace(place, monkeypatch):
-    monkeypatch.setattr(metadata, "stands", lambda: True)
+    monkeypatch.setattr(nftables.Table, "stands", lambda _table: True)
     ran = []
     metadata.plan_present([997], Manager()).apply()
-    monkeypatch.setattr(metadata, "run", lambda words, **_options: ran.append(words))
-    metadata.plan_absent(Manager()).apply()
+    monkeypatch.setattr(nftables, "run", lambda words, **_options: ran.append(words))
+    metadata.TABLE.plan_absent(Manager()).apply()
     assert ran == [["/bin/true", "delete", "table", "inet", "hermes_metadata"]]
     assert list(place.iterdir()) == []
-    assert not metadata.plan_absent(Manager()).changed
+    assert not metadata.TABLE.plan_absent(Manager()).changed

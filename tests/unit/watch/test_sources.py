@@ -10,7 +10,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import metadata
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import metadata, nftables
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets import store
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import sources
 
@@ -87,7 +87,10 @@ def test_tokens_that_expire():
 
 
 @pytest.mark.parametrize(("declared", "stands", "open"), [(0, 0, 0), (1, 1, 0), (1, 0, 1)])
-def test_the_wall(monkeypatch, declared, stands, open):
-    monkeypatch.setattr(metadata, "present", lambda: declared)
-    monkeypatch.setattr(metadata, "stands", lambda: stands)
+def test_the_wall(tmp_path, monkeypatch, declared, stands, open):
+    rules = tmp_path / "metadata.nft"
+    if declared:
+        rules.touch()
+    monkeypatch.setattr(metadata, "TABLE", replace(metadata.TABLE, rules=str(rules)))
+    monkeypatch.setattr(nftables.Table, "stands", lambda _table: stands)
     assert [each.cause for each in sources.wall_findings()] == ["metadata_open"] * open

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import nftables
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import tailnet as node_of
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import tailnet
@@ -97,7 +98,7 @@ def test_flushed_rules_are_told_even_if_tailscaled_is_dead(host, monkeypatch):
     def fail():
         raise OpsError("does not answer")
 
-    monkeypatch.setattr(tailnet.firewall, "lost", lambda: True)
+    monkeypatch.setattr(nftables.Table, "lost", lambda _table: True)
     (found,) = tailnet.look("/ops", {}, NOW, Settings())
     assert (found.cause, found.failure) == ("tailnet_open", True)
     monkeypatch.setattr(node_of, "observe", fail)

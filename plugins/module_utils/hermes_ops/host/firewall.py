@@ -19,50 +19,26 @@ from ..system.errors import OpsError
 from ..system.files import read_text, write_atomic
 from ..system.plan import Difference, Plan
 from ..system.process import run
-from ..system.services import plan_active
 from ..system.systemd import Manager
-from .jobs import UNIT_DIRECTORY
+from . import nftables, settings
+from .nftables import Table
 
-UNIT = "hermes-firewall.service"
-UNIT_PATH = f"{UNIT_DIRECTORY}/{UNIT}"
-RULES = "/etc/hermes-ops/firewall.nft"
+TABLE = Table(
+    name="hermes",
+    chain="input",
+    unit="hermes-firewall.service",
+    description="Packet filter of the tailnet",
+    rules=os.path.join(settings.DIRECTORY, "firewall.nft"),
+)
 # The rules on trial: tmpfs, so a reboot forgets them.
 TRIAL = "/run/hermes-firewall.nft"
 UNDO = "hermes-firewall-undo"
 # Seconds until rules on trial are taken back. A controller with many hosts takes a while to come back to each.
 TRIAL_SECONDS = 120
-TABLE = "inet hermes"
 # The interface of tailscaled (its --tun).
 INTERFACE = "tailscale0"
 # The UDP port on which tailscaled talks to other nodes directly (its --port, as packaged).
 PORT = 41641
-NFT = "/usr/sbin/nft"
-
-_UNIT_TEXT = f"""\
-# Written by the Ansible collection alwayson.hermes.
-
-[Unit]
-Description=Packet filter of the tailnet
-# Before there is a network, which cloud-init needs before sysinit.target.
-DefaultDependencies=no
-Wants=network-pre.target
-Before=network-pre.target shutdown.target
-Conflicts=shutdown.target
-# nftables.service flushes the whole ruleset when it starts, and when it reloads.
-After=local-fs.target nftables.service
-PartOf=nftables.service
-ReloadPropagatedFrom=nftables.service
-
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-# nft replaces the table in one step. There is no ExecStop=: a restart would leave the host open for a moment.
-ExecStart={NFT} -f {RULES}
-ExecReload={NFT} -f {RULES}
-
-[Install]
-WantedBy=sysinit.target
-"""
 
 
 @dataclass(frozen=True)
@@ -100,14 +76,7 @@ def render(rules: Filter) -> str:
         if rules.ports:
             lines.append(f"tcp dport {{ {', '.join(map(str, sorted(set(rules.ports))))} }} accept")
         lines.append("drop")
-    body = "".join(f"    {line}\n" for line in lines)
-    return (
-        "# Written by the Ansible collection alwayson.hermes.\n"
-        # Replaces the table as a whole, at one moment; a table that is deleted has to exist.
-        f"table {TABLE}\ndelete table {TABLE}\n"
-        f"table {TABLE} {{\n  chain input {{\n    type filter hook input priority filter; policy accept;\n"
-        f"{body}  }}\n}}\n"
-    )
+    return TABLE.render(lines)
 
 
 def _family(address: str) -> str:
@@ -120,14 +89,15 @@ def plan_filter(rules: Filter, manager: Manager) -> tuple[Plan, bool]:
     :returns: the plan, and whether it only begins a trial, which :func:`plan_confirmed` ends
     :raises OpsError: nft is missing
     """
-    if shutil.which(NFT) is None:
-        raise OpsError("is missing", where=NFT, fix="install the package nftables")
+    if shutil.which(nftables.NFT) is None:
+        raise OpsError("is missing", where=nftables.NFT, fix="install the package nftables")
     text = render(rules)
-    if not rules.closed or read_text(RULES) == text:
-        return _plan_kept(text, manager), False
+    kept = TABLE.kept()
+    if not rules.closed or kept == text:
+        return TABLE.plan_present(text, manager), False
     plan = Plan()
     shown = f"on trial for {TRIAL_SECONDS} s: {text}"
-    plan.add(Difference("packet filter", read_text(RULES), shown), lambda: _try(text, manager))
+    plan.add(Difference("packet filter", kept, shown), lambda: _try(text, manager))
     return plan, True
 
 
@@ -144,42 +114,18 @@ def plan_confirmed(manager: Manager) -> Plan:
             fix="see that the controller reaches the host over the tailnet, or declare its port in "
             "tailscale_firewall_ports; then converge again",
         )
-    plan = _plan_kept(text, manager)
+    plan = TABLE.plan_present(text, manager)
     # From here on the timer would only load the same rules again.
     plan.actions.append(lambda: manager.call("stop", f"{UNDO}.timer"))
     plan.actions.append(lambda: os.unlink(TRIAL))
     return plan
 
 
-def _plan_kept(text: str, manager: Manager) -> Plan:
-    plan = Plan()
-    plan.add_file(RULES, text, mode=0o644)
-    plan_active(plan, manager, UNIT, unit_files={UNIT_PATH: _UNIT_TEXT}, reads=[RULES])
-    if not plan.changed and not stands():
-        plan.add(Difference(f"table {TABLE}", None, "present"), lambda: manager.call("reload", UNIT))
-    return plan
-
-
-def lost() -> bool:
-    """Whether the rules are declared, and somebody flushed them."""
-    return os.path.exists(RULES) and not stands()
-
-
-def stands() -> bool:
-    """Whether rules of ours are in force."""
-    try:
-        return run([NFT, "list", "table", *TABLE.split()], timeout=20, check=False).ok
-    except OpsError:
-        return False
-
-
 def _try(text: str, manager: Manager) -> None:
     write_atomic(TRIAL, text, mode=0o600)
     _nft("--check", "--file", TRIAL)
     # What is kept, or nothing.
-    undo = (
-        ["systemctl", "reload-or-restart", UNIT] if os.path.exists(RULES) else [NFT, "delete", "table", *TABLE.split()]
-    )
+    undo = ["systemctl", "reload-or-restart", TABLE.unit] if TABLE.kept() is not None else TABLE.delete
     manager.call("stop", f"{UNDO}.timer", check=False)
     # By default, systemd may let a timer wait for another minute.
     timer = [f"--on-active={TRIAL_SECONDS}", "--timer-property=AccuracySec=1s"]
@@ -188,4 +134,4 @@ def _try(text: str, manager: Manager) -> None:
 
 
 def _nft(*arguments: str) -> None:
-    run([NFT, *arguments], timeout=20)
+    run([nftables.NFT, *arguments], timeout=20)

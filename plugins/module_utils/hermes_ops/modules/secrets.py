@@ -23,7 +23,7 @@ def work(call: Call) -> dict[str, Any]:
     manager = Manager("system", Account.current())
     if params["state"] == "absent":
         _refuse_needed(call)
-        plans = [units.plan_absent(), metadata.plan_absent(manager), store.plan_absent()]
+        plans = [units.plan_absent(), metadata.TABLE.plan_absent(manager), store.plan_absent()]
     else:
         plans = [
             # The wall first, so that no agent runs without it.

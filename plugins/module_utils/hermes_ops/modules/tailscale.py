@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from ..host import firewall, tailnet, tailnet_files, tailnet_state
+from ..host import firewall, nftables, tailnet, tailnet_files, tailnet_state
 from ..system.errors import OpsError
 from ..system.files import Account
 from ..system.plan import Difference, Plan
@@ -47,7 +47,7 @@ def lacking(params: dict[str, Any], manager: Manager) -> str:
         there = tailnet_files.is_there(params["root"], params["archive_sha256"])
         return "" if there or params["archive"] else "archive"
     there = shutil.which("tailscale") and manager.units([tailnet.UNIT])[tailnet.UNIT].load == "loaded"
-    if there and shutil.which(firewall.NFT):
+    if there and shutil.which(nftables.NFT):
         return ""
     if params["install"] == "apt":
         # Who has Tailscale from elsewhere gets neither its repository nor its package.

@@ -54,7 +54,7 @@ def token_ends(agent: str) -> dict[str, float]:
 
 def wall_findings() -> list[Finding]:
     """Check that the declared rules of nftables are in force."""
-    if not metadata.present() or metadata.stands():
+    if not metadata.TABLE.lost():
         return []
     what = "agents may reach the metadata service, and with it the credentials of this machine"
-    return [Finding("metadata_open", what, f"load its rules: systemctl restart {metadata.UNIT}")]
+    return [Finding("metadata_open", what, f"load its rules: systemctl restart {metadata.TABLE.unit}")]

@@ -30,10 +30,10 @@ def look(ops_dir: str, memory: dict[str, Any], now: float, settings: Settings) -
 
 def _filter_findings() -> list[Finding]:
     """Check that the rules that were kept are in force. Whoever loads rules may flush those of all others first."""
-    if not firewall.lost():
+    if not firewall.TABLE.lost():
         return []
     what = "the packet filter of the tailnet is not loaded: neighbours reach the node's addresses, and what it closed"
-    return [Finding("tailnet_open", what, f"load its rules: systemctl restart {firewall.UNIT}")]
+    return [Finding("tailnet_open", what, f"load its rules: systemctl restart {firewall.TABLE.unit}")]
 
 
 def _daemon_findings(ops_dir: str, memory: dict[str, Any], now: float, settings: Settings) -> list[Finding]:
