@@ -151,13 +151,12 @@ outdated:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws.account import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws.acts import Acts
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws.declared import Declared
+from ansible_collections.alwayson.hermes.plugins.module_utils.aws.module import run
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws.plan import plan_host
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws.state import State, read
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "host": {"type": "str", "required": True},
@@ -180,6 +179,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "recycle_days": {"type": "int", "default": 0},
     "stop_timeout": {"type": "int", "default": 180},
 }
+SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
 
 
 def converge(arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
@@ -218,12 +218,7 @@ def _found(declared: Declared, state: State) -> dict[str, Any]:
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    try:
-        result = converge(module.params, check=module.check_mode)
-    except OpsError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    run(SPECIFICATION, converge)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,6 @@ image_id:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws.account import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws.acts import Acts
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws.image import (
@@ -112,8 +111,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.aws.image import (
     plan_image,
     read_images,
 )
+from ansible_collections.alwayson.hermes.plugins.module_utils.aws.module import run
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws.state import read_ground
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "host": {"type": "str", "required": True},
@@ -130,6 +129,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "public_address": {"type": "bool", "default": True},
     "content": {"type": "str", "default": ""},
 }
+SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
 
 
 def converge(arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
@@ -165,12 +165,7 @@ def converge(arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    try:
-        result = converge(module.params, check=module.check_mode)
-    except OpsError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    run(SPECIFICATION, converge)
 
 
 if __name__ == "__main__":

@@ -83,10 +83,9 @@ policy_id:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws.account import Account
+from ansible_collections.alwayson.hermes.plugins.module_utils.aws.module import run
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws.snapshots import plan_policy
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},
@@ -118,12 +117,7 @@ def converge(arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any
 
 
 def main() -> None:
-    module = AnsibleModule(**SPECIFICATION, supports_check_mode=True)
-    try:
-        result = converge(module.params, check=module.check_mode)
-    except OpsError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    run(SPECIFICATION, converge)
 
 
 if __name__ == "__main__":
