@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -55,15 +56,16 @@ EXPIRED = dataclasses.replace(NODE, expiry=time.time() - 1)
 
 @pytest.fixture
 def called(monkeypatch):
-    """The calls of tailscale, and what was in the file with the key."""
+    """The calls of tailscale, and the keys that it read in another process, with how many names their files have."""
     calls, keys = [], []
 
-    def run(argv, **_options):
+    def run(argv, **options):
         calls.append(argv)
         for word in argv:
             if word.startswith("--auth-key=file:"):
-                path = Path(word.partition("file:")[2])
-                keys.append((path.read_text(), path.stat().st_mode & 0o777, path))
+                path = word.partition("file:")[2]
+                read = subprocess.run(["cat", path], pass_fds=options["pass_fds"], capture_output=True, text=True)
+                keys.append((read.stdout, Path(path).stat().st_nlink))
         return Completed(tuple(argv), 0, "", "")
 
     monkeypatch.setattr(tailnet, "run", run)
@@ -106,13 +108,12 @@ def test_a_changed_flag_is_set_without_a_login(called):
 
 
 @pytest.mark.parametrize(("node", "renewed"), [(NEW, False), (EXPIRED, True)])
-def test_a_login_has_the_key_in_a_file_that_only_root_reads_and_that_is_gone_afterwards(called, node, renewed):
+def test_a_login_has_the_key_in_no_file_that_a_kill_would_leave(called, node, renewed):
     plan = tailnet.plan_login(SETTINGS, node, {}, KEY)
     assert KEY not in repr(plan.diff("x"))
     plan.apply()
-    ((command,), ((text, mode, path),)) = called
-    assert (text, mode) == (KEY, 0o600)
-    assert not path.exists()
+    ((command,), (key,)) = called
+    assert key == (KEY, 0)
     assert KEY not in " ".join(command)
     assert {"--advertise-tags=tag:hermes", "--login-server=https://control.example.org", "--ssh=true"} <= set(command)
     assert ("--force-reauth" in command) is renewed

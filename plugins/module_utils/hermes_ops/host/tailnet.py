@@ -14,9 +14,9 @@ import os
 import re
 import shlex
 import stat
-import tempfile
 import time
 import urllib.parse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +43,6 @@ _SYNONYM = "https://login.tailscale.com"
 RECORD = "tailnet.json"
 # Seconds for one question, for a login, and until a control server that does not answer counts as away.
 ASK, LOGIN, SETTLE = 20.0, 60.0, 10.0
-# tmpfs: an authorization key never touches a disk.
-SECRETS_DIRECTORY = "/run"
 # Names as DNS has them (RFC 1123), since a node's host name becomes part of its DNS name.
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DECLARE_TAGS = "declare tailscale_tags, such as [tag:hermes]"
@@ -207,8 +205,8 @@ def _ask(*arguments: str) -> Any:
         ) from None
 
 
-def _tailscale(*arguments: str, timeout: float = ASK) -> Completed:
-    return run([COMMAND, *arguments], timeout=timeout, check=False)
+def _tailscale(*arguments: str, timeout: float = ASK, pass_fds: Sequence[int] = ()) -> Completed:
+    return run([COMMAND, *arguments], timeout=timeout, check=False, pass_fds=pass_fds)
 
 
 # --- which node this is to be ----------------------------------------------------------------------------------------
@@ -400,11 +398,12 @@ def _record(path: str, record: dict[str, Any]) -> None:
 def _log_in(settings: Settings, key: str, node: Node) -> None:
     """Log in, or renew an expired key.
 
-    The key is in a file, because every user sees the arguments of a process; 0600, and gone at the end.
+    The key is in memory that has no name: every user sees the arguments of a process, and a kill would leave a file.
     """
-    with tempfile.NamedTemporaryFile("w", prefix=".tailnet-", dir=SECRETS_DIRECTORY) as handle:
-        handle.write(key)
-        handle.flush()
+    with os.fdopen(os.memfd_create("key"), "w") as memory:
+        memory.write(key)
+        memory.flush()
+        path = f"/proc/self/fd/{memory.fileno()}"
         flags = {**settings.flags, "advertise-tags": ",".join(settings.tags), "login-server": settings.login_server}
         options = [
             # Without it, an expired key is noticed too late to be renewed.
@@ -412,9 +411,8 @@ def _log_in(settings: Settings, key: str, node: Node) -> None:
             "--accept-risk=lose-ssh",
             *(f"--{name}={value}" for name, value in flags.items()),
         ]
-        done = _tailscale(
-            "up", f"--auth-key=file:{handle.name}", f"--timeout={LOGIN - 5:.0f}s", *options, timeout=LOGIN
-        )
+        command = ["up", f"--auth-key=file:{path}", f"--timeout={LOGIN - 5:.0f}s", *options]
+        done = _tailscale(*command, timeout=LOGIN, pass_fds=(memory.fileno(),))
     if done.ok:
         return
     where = f"tailnet of {settings.login_server}"
