@@ -66,6 +66,8 @@ class Declared:
         if (self.secrets or self.secrets_path) and not re.fullmatch(r"(/[A-Za-z0-9_.-]+)+", self.secrets_path):
             fix = f"write one like /hermes/{self.host}, without a slash at its end"
             raise OpsError("is not a path of the Parameter Store", where=f"{self.host}: aws_secrets_path", fix=fix)
+        for name, value in self.secrets.items():
+            _check_secret(name, value, f"{self.host}: aws_secrets: {name}")
 
     @property
     def name(self) -> str:
@@ -133,6 +135,16 @@ class Declared:
         }
         statements = [*([allow] if own else []), deny, *keep_data(self.partition)]
         return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _check_secret(name: Any, value: Any, where: str) -> None:
+    """:raises OpsError: AWS would not take it as a parameter. boto3's own error quotes the value"""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", str(name)):
+        raise OpsError("is not a name that AWS takes", where=where, fix="use letters, digits and _.-")
+    if not isinstance(value, str):
+        raise OpsError("is not a text", where=where, fix="put it in quotes")
+    if not value:
+        raise OpsError("is empty", where=where, fix="declare its value, or take it out")
 
 
 def trust(service: str) -> dict[str, Any]:

@@ -388,6 +388,9 @@ def test_a_replacement_under_way_is_not_provisioned_over(world):
         ({"image": "/no/such"}, "atlas: aws_image: /no/such: is not in the Parameter Store"),
         ({"secrets_path": ""}, "atlas: aws_secrets_path: is not a path"),
         ({"secrets_path": "/hermes/"}, "atlas: aws_secrets_path: is not a path"),
+        ({"secrets": {"PIN": 4711}}, r"^atlas: aws_secrets: PIN: is not a text\. Fix: [^0-9]+$"),
+        ({"secrets": {"EMPTY": ""}}, "atlas: aws_secrets: EMPTY: is empty"),
+        ({"secrets": {"TWO WORDS": "x"}}, "atlas: aws_secrets: TWO WORDS: is not a name"),
         ({"host": "x" * 48}, "host x+: is not a name that AWS takes"),
     ],
 )
