@@ -101,7 +101,8 @@ class Table:
         plan = Plan()
         plan_gone(plan, manager, self.unit, [self.unit_path, self.rules])
         if plan.changed:
-            plan.actions.append(lambda: run(self.delete, timeout=20, check=False))
+            # Before its files go, by which a run that follows a kill finds it.
+            plan.actions.insert(0, lambda: run(self.delete, timeout=20, check=False))
         return plan
 
     def kept(self) -> str | None:

@@ -88,10 +88,11 @@ def forget(call: Call, agents: Sequence[Agent]) -> list[dict[str, str]]:
     plan, manager = Plan(), Manager("system", Account.current())
     for name in gone:
         unit = store.unit_of(name)
-        plan.add(Difference(store.path_of(name), "present", None), lambda name=name: store.forget(name))
-        # It may still try, and a unit that failed would stay in systemd's list.
+        # It may still try, and a unit that failed would stay in systemd's list. Before the file goes, by which a run
+        # that follows a kill finds it.
         for verb in ("stop", "reset-failed"):
             plan.actions.append(lambda unit=unit, verb=verb: manager.call(verb, unit, check=False))
+        plan.add(Difference(store.path_of(name), "present", None), lambda name=name: store.forget(name))
     if not call.check_mode:
         plan.apply()
     return [plan.diff("secrets")]
