@@ -1,11 +1,17 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The module tailscale: what it leaves alone while the host is not in its tailnet."""
+"""The module tailscale: what it leaves alone while the host is not in its tailnet; and the role, what it cleans up."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import tailnet
@@ -78,3 +84,29 @@ def test_a_host_that_has_tailscale_gets_no_repository_for_it(monkeypatch, system
     if missing:
         with pytest.raises(OpsError, match="is missing on"):
             tailscale.lacking({"install": "present"}, manager)
+
+
+def test_the_archive_is_removed_from_the_host_also_if_what_follows_fails(tmp_path):
+    tasks = Path(__file__).resolve().parents[3] / "roles/tailscale/tasks/install.yml"
+    shutil.copy(tasks, tmp_path)
+    shown = "{{ (tailscale_archive_brought is file) | ternary('the archive is there', '') }}"
+    (tmp_path / "node.yml").write_text(json.dumps([{"ansible.builtin.fail": {"msg": shown}}]))
+    (tmp_path / "tailscale.tgz").write_text("of Tailscale")
+    (tmp_path / "tmp").mkdir()
+    given = {
+        "tailscale_found": {"missing": "archive"},
+        "tailscale_archive": str(tmp_path / "tailscale.tgz"),
+        # Nothing is installed on this machine.
+        "tailscale_nft": {"stat": {"exists": True}},
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+    }
+    play = {"hosts": "zeus", "gather_facts": False, "tasks": [{"ansible.builtin.include_tasks": "install.yml"}]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "TMPDIR": str(tmp_path / "tmp")}
+    environment.update({f"ANSIBLE_{kind}_TEMP": str(tmp_path / kind) for kind in ("LOCAL", "REMOTE")})
+    command = ["ansible-playbook", "-i", "zeus,", "play.yml", "-e", json.dumps(given)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "the archive is there" in done.stdout, done.stdout
+    assert list((tmp_path / "tmp").iterdir()) == []
