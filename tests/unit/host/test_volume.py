@@ -20,7 +20,9 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.de
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.volume import Place, Volume
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.volume_numbers import Numbers
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -265,13 +267,19 @@ def test_the_volume_that_the_host_had_is_known_by_its_unit(tmp_path, monkeypatch
     assert volume_mount.units_elsewhere(None) == volume_mount.units_elsewhere("/data") == [str(path)]
 
 
-def test_waiting_for_earlier_volumes_ends(tmp_path, monkeypatch):
+def test_waiting_for_earlier_volumes_ends(tmp_path, monkeypatch, systemd):
     monkeypatch.setattr(volume_mount, "UNIT_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(volume_mount, "AFTER_PATH", str(tmp_path / volume_mount.AFTER_UNIT))
+    monkeypatch.setattr(volume_mount, "UDEV", str(tmp_path))
     for uuid in (NEW, "ab-cd"):
         path = volume_mount.waiting_path(uuid)
         (tmp_path / path).parent.mkdir()
         (tmp_path / path).write_text("")
     assert sorted(volume_mount.waiting_paths()) == sorted(map(volume_mount.waiting_path, (NEW, "ab-cd")))
+    manager = Manager("system", Account.current())
+    volume_mount._plan_units(DECLARED, replace(plan(), uuid=NEW), manager, Numbers()).apply()
+    assert volume_mount.waiting_paths() == [volume_mount.waiting_path(NEW)]
+    assert len(list(tmp_path.glob("*.d"))) == 1
 
 
 def test_a_volume_that_systemd_mounts_meanwhile_is_neither_changed_nor_called_damaged(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from ..system.files import check_own, ensure_directory, read_json, read_text, wr
 from ..system.paths import check_path
 from ..system.plan import Difference, Plan
 from ..system.process import Completed, run
-from ..system.services import plan_young
+from ..system.services import plan_enabled, plan_young
 from ..system.systemd import Manager
 from .jobs import UNIT_DIRECTORY
 from .records import check_ops
@@ -263,7 +263,6 @@ def plan_daemon(data_dir: str, manager: Manager, unit_files: dict[str, str]) -> 
     """
     plan = Plan()
     check_path(data_dir, "hermes_data_dir")
-    unit = manager.units([UNIT])[UNIT]
     drop_in = (
         "# Written by the Ansible collection alwayson.hermes.\n\n[Unit]\n"
         "# The node's identity is on the data volume. Without it, tailscaled would become another node.\n"
@@ -274,26 +273,12 @@ def plan_daemon(data_dir: str, manager: Manager, unit_files: dict[str, str]) -> 
         "# (1.102 ipn/localapi: serveDial). With a name whose address changes, they reach the metadata service.\n"
         "RuntimeDirectoryMode=0700\n"
     )
-    texts = {**unit_files, DROP_IN: drop_in}
-    changed = [path for path, text in texts.items() if plan.add_file(path, text, mode=0o644)]
-    if changed or unit.stale:
-        plan.actions.append(lambda: manager.call("daemon-reload"))
+    unit = plan_enabled(plan, manager, [UNIT], {**unit_files, DROP_IN: drop_in})[UNIT]
     # A tailscaled that runs has the directory of its start.
     if os.path.isdir(SOCKET_DIRECTORY) and stat.S_IMODE(os.stat(SOCKET_DIRECTORY).st_mode) != 0o700:
         plan.add(Difference(SOCKET_DIRECTORY, "every user's", "root's"), lambda: os.chmod(SOCKET_DIRECTORY, 0o700))
-    if not unit.enabled:
-        plan.add(Difference(UNIT, "not enabled", "enabled"), lambda: manager.call("enable", UNIT))
     if unit.active == "active":
         plan_young(plan, manager, unit, unit_files)
-    return plan
-
-
-def plan_started(manager: Manager) -> Plan:
-    plan = Plan()
-    unit = manager.units([UNIT])[UNIT]
-    if unit.active not in ("active", "activating"):
-        plan.actions.append(lambda: manager.call("reset-failed", UNIT, check=False))
-        plan.add(Difference(f"{UNIT} state", unit.active, "active"), lambda: manager.call("start", UNIT))
     return plan
 
 

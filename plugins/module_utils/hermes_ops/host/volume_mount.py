@@ -21,6 +21,7 @@ from ..system.errors import OpsError
 from ..system.files import lock, read_text
 from ..system.plan import Difference, Plan
 from ..system.process import run
+from ..system.services import plan_enabled, plan_files_gone
 from ..system.systemd import Manager
 from . import devices, volume_numbers
 from .installation import HOST_FILE
@@ -32,7 +33,6 @@ from .volume_numbers import Numbers
 # Starts what could not be started before the volume was mounted: `hermes-ops volume`.
 AFTER_UNIT = "hermes-volume.service"
 AFTER_PATH = os.path.join(UNIT_DIRECTORY, AFTER_UNIT)
-UNIT_MODE = 0o644
 LOCK = "/run/hermes-volume.lock"
 # udev answers here. Without it, as in a container, systemd knows no devices, and can wait for none.
 UDEV = "/run/udev/control"
@@ -175,19 +175,8 @@ def _plan_units(volume: Volume, decision: Decision, manager: Manager, numbers: N
     }
     if udev:
         files[waiting_path(decision.uuid)] = render_waiting(volume.timeout)
-    for path in sorted(set(waiting_paths()) - files.keys()):
-        plan.add(Difference(path, "present", None), lambda path=path: os.unlink(path))
-    changed = [path for path, text in files.items() if plan.add_file(path, text, mode=UNIT_MODE)]
-    names = [unit_of(where), AFTER_UNIT]
-    units = manager.units(names)
-    if changed or any(unit.stale for unit in units.values()):
-        plan.actions.append(lambda: manager.call("daemon-reload"))
-    for name in names:
-        if not units[name].enabled:
-            plan.add(Difference(name, "not enabled", "enabled"), lambda name=name: manager.call("enable", name))
-        elif changed:
-            # Its [Install] section may name another device than before.
-            plan.actions.append(lambda name=name: manager.call("reenable", name))
+    plan_files_gone(plan, sorted(set(waiting_paths()) - files.keys()))
+    plan_enabled(plan, manager, [unit_of(where), AFTER_UNIT], files)
     return plan
 
 

@@ -12,6 +12,7 @@ from ..host import firewall, nftables, tailnet, tailnet_files, tailnet_state
 from ..system.errors import OpsError
 from ..system.files import Account
 from ..system.plan import Difference, Plan
+from ..system.services import plan_started
 from ..system.systemd import Manager
 from .call import Call, agents_of, node
 
@@ -80,7 +81,9 @@ class Converging:
             units = tailnet_files.unit_files(params["root"], params["archive_sha256"])
         self.do(tailnet.plan_daemon(params["data_dir"], manager, units))
         self.do(tailnet_state.plan_moved(params["data_dir"], manager))
-        self.do(tailnet.plan_started(manager))
+        start = Plan()
+        plan_started(start, manager, manager.units([tailnet.UNIT])[tailnet.UNIT])
+        self.do(start)
         if units:
             # A killed run leaves a unit whose programs are there.
             self.do(tailnet_files.plan_pruned(params["root"], params["archive_sha256"]))

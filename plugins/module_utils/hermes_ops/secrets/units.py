@@ -11,7 +11,7 @@ from ..host import jobs
 from ..host.kit import COMMAND
 from ..system.paths import check_path
 from ..system.plan import Plan
-from ..system.services import plan_files_gone
+from ..system.services import UNIT_MODE, plan_files_gone
 from ..system.systemd import Manager
 from . import settings, store
 
@@ -55,7 +55,7 @@ def plan_present(interval: int, ops_dir: str, data_dir: str, manager: Manager) -
     schedule = jobs.Schedule(every=interval, calendar=None, randomized_delay=0, timeout=TIMEOUT)
     plan = Plan()
     # First, because a gateway may start as soon as its drop-in names this unit.
-    if plan.add_file(PATH, render(ops_dir), mode=0o644):
+    if plan.add_file(PATH, render(ops_dir), mode=UNIT_MODE):
         plan.actions.append(lambda: manager.call("daemon-reload"))
     timer = jobs.plan_present(jobs.JOBS[settings.JOB], schedule, {"interval": interval}, data_dir)
     return Plan([*plan.differences, *timer.differences], [*plan.actions, *timer.actions])

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import os
 import re
@@ -24,13 +23,13 @@ from ..system import network
 from ..system.errors import OpsError
 from ..system.files import read_text, write_atomic
 from ..system.plan import Difference, Plan
+from ..system.services import UNIT_MODE, plan_files_gone
 from ..system.systemd import DEAD, Manager, Unit
 from . import units
 from .managers import ManagerOf, grouped, units_of
 from .supervisor import Supervisor
 from .systemd import Systemd, excused, stop_timeout
 
-UNIT_MODE = 0o644
 # What a release's directory may be called, see release.decide.
 _RELEASE = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,99}")
 
@@ -217,7 +216,7 @@ def _plan_absent(
                 Difference(unit.name, f"{unit.active}, {_enabled(unit)}", "stopped, disabled"),
                 lambda agent=agent: plan.with_each([agent], lambda _agents: _disable(manager_of(agent), agent)),
             )
-        _plan_drop_in_gone(plan, settings, agent.name)
+        plan_files_gone(plan, [settings.drop_in_path(agent.name)])
 
 
 def _plan_present(
@@ -295,24 +294,9 @@ def _plan_other_scope(
                 Difference(f"{unit.name} ({other.scope} scope)", f"{unit.active}, {_enabled(unit)}", None),
                 lambda agent=agent, manager=manager: plan.with_each([agent], lambda _agents: _leave(manager, agent)),
             )
-    for name in sorted(names):
-        _plan_drop_in_gone(plan, other, name)
-    plan.add(Difference(other.template_path, "present", None), lambda: os.unlink(other.template_path))
+    plan_files_gone(plan, [*(other.drop_in_path(name) for name in sorted(names)), other.template_path])
     for manager, _group in grouped(members, manager_before):
         plan.actions.append(lambda manager=manager: _reload_before(manager))
-
-
-def _plan_drop_in_gone(plan: Plan, settings: units.UnitSettings, name: str) -> None:
-    """Remove our drop-in, and its directory unless that holds other files."""
-    path = settings.drop_in_path(name)
-    if os.path.exists(path):
-        plan.add(Difference(path, "present", None), lambda: _remove_drop_in(path))
-
-
-def _remove_drop_in(path: str) -> None:
-    os.unlink(path)
-    with contextlib.suppress(OSError):
-        os.rmdir(os.path.dirname(path))
 
 
 def _differs(path: str, text: str) -> bool:

@@ -31,22 +31,39 @@ def plan_active(
     :param reasons: further reasons to restart it, as sentences for the diff
     """
     unit_files = unit_files or {}
-    # A drop-in is not a unit that systemd can be asked about.
-    units = manager.units([name, *(os.path.basename(path) for path in unit_files if not path.endswith(".conf"))])
-    unit = units[name]
-    changed = [path for path, text in unit_files.items() if plan.add_file(path, text, mode=UNIT_MODE)]
-    if changed or any(each.stale for each in units.values()):
-        plan.actions.append(lambda: manager.call("daemon-reload"))
-    if not unit.enabled:
-        plan.add(Difference(name, "not enabled", "enabled"), lambda: manager.call("enable", name))
-    elif changed:
-        # Its [Install] section may name another unit than before.
-        plan.actions.append(lambda: manager.call("reenable", name))
-    if unit.active not in ("active", "activating"):
-        plan.add(Difference(f"{name} state", unit.active, "active"), lambda: _start(manager, name))
-    else:
-        # Files of units that belong to it do not count: those units read them at their own start.
+    unit = plan_enabled(plan, manager, [name], unit_files)[name]
+    # Files of units that belong to it do not count: those units read them at their own start.
+    if not plan_started(plan, manager, unit):
         plan_young(plan, manager, unit, [*(path for path in unit_files if name in path), *reads], reasons)
+
+
+def plan_enabled(plan: Plan, manager: Manager, names: Iterable[str], unit_files: dict[str, str]) -> dict[str, Unit]:
+    """Plan that *unit_files* are written, and the units *names* enabled.
+
+    :param unit_files: path -> text, for these units, their drop-ins, and units that belong to them
+    :returns: the units as they are now, by name
+    """
+    # A drop-in is not a unit that systemd can be asked about.
+    written = [os.path.basename(path) for path in unit_files if not path.endswith(".conf")]
+    units = manager.units(dict.fromkeys([*names, *written]))
+    changed = [path for path, text in unit_files.items() if plan.add_file(path, text, mode=UNIT_MODE)]
+    if changed or any(unit.stale for unit in units.values()):
+        plan.actions.append(lambda: manager.call("daemon-reload"))
+    for name in names:
+        if not units[name].enabled:
+            plan.add(Difference(name, "not enabled", "enabled"), lambda name=name: manager.call("enable", name))
+        elif any(not path.endswith(".conf") for path in changed):
+            # Its [Install] section may name another unit than before.
+            plan.actions.append(lambda name=name: manager.call("reenable", name))
+    return units
+
+
+def plan_started(plan: Plan, manager: Manager, unit: Unit) -> bool:
+    """Plan the start of *unit* unless it is active or about to be; returns whether one is planned."""
+    if unit.active in ("active", "activating"):
+        return False
+    plan.add(Difference(f"{unit.name} state", unit.active, "active"), lambda: _start(manager, unit.name))
+    return True
 
 
 def plan_young(plan: Plan, manager: Manager, unit: Unit, reads: Iterable[str], reasons: Iterable[str] = ()) -> None:
@@ -94,6 +111,6 @@ def _start(manager: Manager, name: str) -> None:
 def _remove(path: str) -> None:
     os.unlink(path)
     directory = os.path.dirname(path)
-    if directory.endswith((".conf.d", ".service.d")):
+    if directory.endswith((".conf.d", ".service.d", ".device.d")):
         with contextlib.suppress(OSError):
             os.rmdir(directory)
