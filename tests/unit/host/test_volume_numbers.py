@@ -24,7 +24,7 @@ class Accounts:
     def __init__(self, monkeypatch, users, groups=None):
         self.users, self.groups = dict(users), dict(users if groups is None else groups)
         patched = {
-            "_number_of_user": self.users.get,
+            "number_of_user": self.users.get,
             "_number_of_group": self.groups.get,
             "has_user": lambda number: number in self.users.values(),
             "has_group": lambda number: number in self.groups.values(),

@@ -21,6 +21,11 @@ def account_of(name: str) -> pwd.struct_passwd | None:
         return None
 
 
+def number_of_user(name: str) -> int | None:
+    account = account_of(name)
+    return account.pw_uid if account else None
+
+
 def name_of_user(number: int) -> str | None:
     try:
         return pwd.getpwuid(number).pw_name

@@ -13,11 +13,11 @@ import os
 import re
 from collections.abc import Iterable
 
-from ..system.errors import OpsError
-from ..system.files import Account, read_text
+from ..system.files import read_text
 from ..system.plan import Plan
 from ..system.systemd import Manager
 from . import settings
+from .accounts import number_of_user
 from .nftables import Table
 
 TABLE = Table(
@@ -57,12 +57,7 @@ def numbers(uids: Iterable[int], ranges: str) -> list[tuple[int, int]]:
 
 def _uid(user: str) -> int | None:
     """The number of *user*, a name or a number; None: there is no such user."""
-    if user.isdigit():
-        return int(user)
-    try:
-        return Account.named(user).uid
-    except OpsError:
-        return None
+    return int(user) if user.isdigit() else number_of_user(user)
 
 
 def render(uids: Iterable[int], ranges: str = "") -> str:

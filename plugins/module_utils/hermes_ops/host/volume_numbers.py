@@ -21,7 +21,15 @@ from dataclasses import dataclass, field
 from ..description.agent import Agent
 from ..system.errors import OpsError
 from ..system.process import run
-from .accounts import FIXED_NUMBERS, SYSTEM_NUMBERS, account_of, has_group, has_user, number_of_group
+from .accounts import (
+    FIXED_NUMBERS,
+    SYSTEM_NUMBERS,
+    account_of,
+    has_group,
+    has_user,
+    number_of_group,
+    number_of_user,
+)
 
 # Seconds. Mounting may replay a journal.
 TIMEOUT = 300.0
@@ -151,12 +159,12 @@ def plan(agents: Sequence[Agent], owners: Sequence[Owner], where: str, before: N
     :raises OpsError: no number is free
     """
     # No user is made for an agent that is absent.
-    expected = [agent for agent in agents if agent.present or _number_of_user(agent.user) is not None]
+    expected = [agent for agent in agents if agent.present or number_of_user(agent.user) is not None]
     users = {_below(agent, where): agent.user for agent in expected}
     uids = {owner.path: owner.uid for owner in owners}
     gids = {owner.path: owner.gid for owner in owners}
     return Numbers(
-        _moved(_wanted(uids, users, _number_of_user), before.users, has_user),
+        _moved(_wanted(uids, users, number_of_user), before.users, has_user),
         _moved(_wanted(gids, users, _number_of_group), before.groups, has_group),
     )
 
@@ -222,11 +230,6 @@ def _first(usable: Iterable[int], number: int) -> int:
         f"{SYSTEM_NUMBERS[0]} is free",
         fix="remove users or groups that nobody needs",
     )
-
-
-def _number_of_user(name: str) -> int | None:
-    account = account_of(name)
-    return account.pw_uid if account else None
 
 
 def _number_of_group(user: str) -> int | None:

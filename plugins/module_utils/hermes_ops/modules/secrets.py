@@ -9,6 +9,7 @@ from typing import Any
 
 from ..description.agent import Agent
 from ..host import jobs, metadata
+from ..host.accounts import number_of_user
 from ..host.records import undeclared
 from ..secrets import settings, store, units
 from ..system.errors import OpsError
@@ -40,7 +41,9 @@ def work(call: Call) -> dict[str, Any]:
 def walled(call: Call) -> list[int]:
     """The users that are kept from the metadata service: those of all agents that have not opened the door to it."""
     agents = _staying(call)
-    return [uid for agent in agents if "metadata" not in agent.sandbox.open and (uid := _uid(agent)) is not None]
+    uids = [number_of_user(agent.user) for agent in agents if "metadata" not in agent.sandbox.open]
+    # In check mode, a user may not exist yet.
+    return [uid for uid in uids if uid is not None]
 
 
 def _staying(call: Call) -> list[Agent]:
@@ -60,11 +63,3 @@ def _refuse_needed(call: Call) -> None:
             fix="declare each of them in hermes_agents, without secrets_from or with state: absent; "
             "or declare secrets_enabled: true",
         )
-
-
-def _uid(agent: Agent) -> int | None:
-    """The agent's user; None: it does not exist yet, in check mode."""
-    try:
-        return Account.named(agent.user).uid
-    except OpsError:
-        return None
