@@ -14,7 +14,6 @@ from ..host.records import undeclared
 from ..secrets import settings, store, units
 from ..system.errors import OpsError
 from ..system.files import Account
-from ..system.plan import Plan
 from ..system.systemd import Manager
 from .call import Call, agents_of
 
@@ -24,17 +23,11 @@ def work(call: Call) -> dict[str, Any]:
     manager = Manager("system", Account.current())
     if params["state"] == "absent":
         _refuse_needed(call)
-        plans = [units.plan_absent(), metadata.TABLE.plan_absent(manager), store.plan_absent()]
+        plan = units.plan_absent().join(metadata.TABLE.plan_absent(manager)).join(store.plan_absent())
     else:
-        plans = [
-            # The wall first, so that no agent runs without it.
-            metadata.plan_present(walled(call), manager),
-            units.plan_present(params["interval"], params["ops_dir"], params["data_dir"], manager),
-        ]
-    plan = Plan()
-    for each in plans:
-        plan.differences += each.differences
-        plan.actions += each.actions
+        # The wall first, so that no agent runs without it.
+        plan = metadata.plan_present(walled(call), manager)
+        plan.join(units.plan_present(params["interval"], params["ops_dir"], params["data_dir"], manager))
     return {**call.done(plan, "secrets"), "timer": jobs.JOBS[settings.JOB].timer}
 
 

@@ -49,8 +49,7 @@ def lost_repository(params: dict[str, Any]) -> str | None:
 
 def _password_first(plan: Plan, values: dict[str, Any]) -> Plan:
     """*plan* with the change of the repository's password first: the settings hold the old one until it is done."""
-    change = offsite.plan_password(_settings_before(), parse(Settings, values, "settings of backup"))
-    return Plan([*change.differences, *plan.differences], [*change.actions, *plan.actions])
+    return offsite.plan_password(_settings_before(), parse(Settings, values, "settings of backup")).join(plan)
 
 
 def _settings_before() -> dict[str, Any] | None:

@@ -57,13 +57,11 @@ def plan_present(interval: int, ops_dir: str, data_dir: str, manager: Manager) -
     # First, because a gateway may start as soon as its drop-in names this unit.
     if plan.add_file(PATH, render(ops_dir), mode=UNIT_MODE):
         plan.actions.append(lambda: manager.call("daemon-reload"))
-    timer = jobs.plan_present(jobs.JOBS[settings.JOB], schedule, {"interval": interval}, data_dir)
-    return Plan([*plan.differences, *timer.differences], [*plan.actions, *timer.actions])
+    return plan.join(jobs.plan_present(jobs.JOBS[settings.JOB], schedule, {"interval": interval}, data_dir))
 
 
 def plan_absent() -> Plan:
     """Compare the host with one that fetches no secrets."""
     plan = Plan()
     plan_files_gone(plan, [PATH])
-    timer = jobs.plan_absent(jobs.JOBS[settings.JOB])
-    return Plan([*plan.differences, *timer.differences], [*plan.actions, *timer.actions])
+    return plan.join(jobs.plan_absent(jobs.JOBS[settings.JOB]))

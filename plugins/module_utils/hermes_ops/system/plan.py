@@ -42,6 +42,12 @@ class Plan:
         if action is not None:
             self.actions.append(action)
 
+    def join(self, other: Plan) -> Plan:
+        """Add what *other* plans at the end; returns this plan."""
+        self.differences += other.differences
+        self.actions += other.actions
+        return self
+
     def add_file(self, path: str, data: bytes | str, *, mode: int, shown: bool = True) -> bool:
         """Plan that *path* holds *data*. A missing directory is created, readable by all.
 
