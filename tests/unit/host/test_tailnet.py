@@ -218,6 +218,16 @@ def test_ports_of_agents_are_forwarded_to_loopback_and_ports_of_others_left_alon
         tailnet.plan_served([443], node, {})
 
 
+def test_a_change_that_tailscaled_refuses_is_an_error_with_the_command_and_a_fix(monkeypatch):
+    answer = Completed(("tailscale",), 1, "", "error: too late\n")
+    monkeypatch.setattr(tailnet, "run", lambda argv, **_options: answer)
+    with pytest.raises(OpsError) as failed:
+        tailnet.plan_served([8644], NODE, {}).apply()
+    assert failed.value.where == "tailscale serve --bg --tcp=8644 tcp://127.0.0.1:8644"
+    assert failed.value.what == "failed: error: too late"
+    assert "journalctl --unit tailscaled.service" in failed.value.fix
+
+
 def test_the_first_node_stays_the_expected_one(tmp_path):
     ops = tmp_path / "ops"
     tailnet.plan_recorded(str(ops), NODE, {}, [8642]).apply()

@@ -57,8 +57,7 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path, monkeypatch):
-    monkeypatch.setattr(tailnet_state, "check_ops", lambda _path: None)
+def host(tmp_path):
     return Host(tmp_path)
 
 
@@ -239,3 +238,7 @@ def test_tailscaled_does_not_write_where_somebody_else_may(host, kind):
         os.chown(host.target, 65534 if kind == "owned" else 0, 0)
     with pytest.raises(OpsError, match="cannot be trusted"):
         tailnet_state.plan_moved(str(host.data), Manager("system", Account.current()))
+    host.data.chmod(0o777)
+    with pytest.raises(OpsError, match="cannot be trusted") as refused:
+        host.move()
+    assert refused.value.fix == "check that its volume is mounted"

@@ -433,18 +433,26 @@ def _set(flags: dict[str, str]) -> None:
     if "ssh" in flags:
         # Otherwise it waits, in case somebody wants to keep a connection that this may cut.
         options.append("--accept-risk=lose-ssh")
-    done = _tailscale("set", *options)
-    if not done.ok:
-        raise OpsError(f"failed: {done.last_words}", where=f"tailscale set {' '.join(options)}", fix="see the message")
+    _order("set", *options)
 
 
 def _serve(port: int) -> None:
-    done = _tailscale("serve", "--bg", f"--tcp={port}", f"tcp://127.0.0.1:{port}")
-    if not done.ok:
-        raise OpsError(f"failed: {done.last_words}", where=f"tailscale serve, port {port}", fix="see the message")
+    _order("serve", "--bg", f"--tcp={port}", f"tcp://127.0.0.1:{port}")
 
 
 def _unserve(port: int) -> None:
-    done = _tailscale("serve", f"--tcp={port}", "off")
+    _order("serve", f"--tcp={port}", "off")
+
+
+def _order(*arguments: str) -> None:
+    """Have tailscaled change something.
+
+    :raises OpsError: it does not
+    """
+    done = _tailscale(*arguments)
     if not done.ok:
-        raise OpsError(f"failed: {done.last_words}", where=f"tailscale serve, port {port}", fix="see the message")
+        raise OpsError(
+            f"failed: {done.last_words}",
+            where=shlex.join([COMMAND, *arguments]),
+            fix=f"see what tailscaled says: journalctl --unit {UNIT}; then converge again",
+        )

@@ -26,7 +26,6 @@ from ..system.files import Account, check_trusted, ensure_directory, failure, re
 from ..system.plan import Difference, Plan
 from ..system.process import run
 from ..system.systemd import Manager
-from .records import check_ops
 from .tailnet import UNIT
 
 # Where tailscaled keeps its state (tailscaled.service: StateDirectory=, --state=).
@@ -178,7 +177,7 @@ def move(data_dir: str, place: str = PLACE, aside: str = ASIDE) -> None:
     """Do what :func:`steps` says. tailscaled must not run."""
     target = target_of(data_dir)
     partial = _partial(target)
-    check_ops(data_dir)
+    check_trusted(data_dir, "check that its volume is mounted")
     try:
         for step in steps(data_dir, place, aside):
             if step == "make":

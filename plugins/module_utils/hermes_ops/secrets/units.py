@@ -22,7 +22,7 @@ TIMEOUT = 900
 
 def render(ops_dir: str) -> str:
     """:param ops_dir: the directory whose records say where the secrets come from"""
-    check_path(ops_dir, "ops_dir")
+    check_path(ops_dir, "hermes_ops_dir")
     hardening = "\n".join(f"{name}={value}" for name, value in jobs.HARDENING)
     return f"""\
 # Written by the Ansible collection alwayson.hermes.
