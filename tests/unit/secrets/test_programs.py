@@ -162,6 +162,16 @@ def test_age_and_sops_are_called_as_their_manuals_say(tools, tmp_path):
         assert (tmp_path / f"{name}.told").read_text().splitlines() == [*words, str(path)]
 
 
+@pytest.mark.parametrize("name", ["age", "sops"])
+def test_a_program_that_is_not_installed_is_named_with_what_to_do(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = tmp_path / f"it.{name}"
+    path.write_text("sealed")
+    with pytest.raises(OpsError) as caught:
+        programs.read_file(Source(file=str(path)))
+    assert str(caught.value) == f"{path}: needs {name}, which is not on this host. Fix: install {name}, in root's PATH"
+
+
 @pytest.mark.parametrize("kind", ["yaml", "json", "env", "ini"])
 def test_sops_with_age_for_real(sops, sealed_by_sops, tmp_path, monkeypatch, kind):
     monkeypatch.setenv("PATH", f"{sops}:{os.environ['PATH']}")

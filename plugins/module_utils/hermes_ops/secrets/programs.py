@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shlex
+import shutil
 
 from ..description.agent import Source
 from ..description.sources import AGE
@@ -90,6 +91,9 @@ def read_file(source: Source) -> dict[str, str]:
 def _run(
     argv: list[str], where: str, by_hand: str, *, env: dict[str, str] | None = None, unit: str | None = None
 ) -> str:
+    if shutil.which(argv[0]) is None:
+        what, fix = f"needs {argv[0]}, which is not on this host", f"install {argv[0]}, in root's PATH"
+        raise OpsError(what, where=where, fix=fix)
     fix = f"run it as root by hand: {by_hand}"
     if unit:
         # systemd-run exits 1 after a time-out or a lack of memory, and 255 after a signal.
