@@ -49,6 +49,14 @@ def test_the_programs_of_the_archive_are_installed_beside_and_then_instead_of_ot
     assert str(directory / "tailscaled") in tailnet_files.unit_files(str(root), sums[1])[tailnet_files.UNIT_PATH]
 
 
+def test_a_program_of_somebody_else_is_not_replaced_without_a_word(root, tmp_path):
+    archive = tmp_path / "a.tgz"
+    checksum = pack(archive, "t/tailscale", "t/tailscaled")
+    (tmp_path / "tailscale").write_text("built by hand")
+    *_programs, link = tailnet_files.plan_files(str(root), checksum, str(archive)).differences
+    assert (link.what, link.before) == (str(tmp_path / "tailscale"), "a file")
+
+
 def test_another_archive_is_refused_before_anything_is_changed(root, tmp_path):
     archive = tmp_path / "a.tgz"
     pack(archive, "t/tailscale", "t/tailscaled")

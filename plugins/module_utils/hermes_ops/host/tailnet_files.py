@@ -105,8 +105,9 @@ def plan_files(root: str, sha256: str, archive: str | None) -> Plan:
         _verify(archive, sha256)
         plan.add(Difference(directory, None, "tailscale, tailscaled"), lambda: _unpack(archive, directory))
     program = os.path.join(directory, "tailscale")
-    if not os.path.islink(LINK) or os.readlink(LINK) != program:
-        before = os.readlink(LINK) if os.path.islink(LINK) else None
+    linked = os.readlink(LINK) if os.path.islink(LINK) else None
+    if linked != program:
+        before = linked or ("a file" if os.path.lexists(LINK) else None)
         plan.add(Difference(LINK, before, program), lambda: _link(program))
     return plan
 
