@@ -241,11 +241,11 @@ def _check_content(volume: Volume, device: Device, content: Content) -> None:
     """:raises OpsError: the content of the device cannot be adopted"""
     path = device.path
     if device.usage == "crypto":
-        what, fix = (
+        raise OpsError(
             f"is encrypted ({device.kind}) and closed",
-            f"open it, e.g. cryptsetup open {path} hermes-data, and ",
+            where=path,
+            fix=f"open it, e.g. cryptsetup open {path} hermes-data, and declare /dev/mapper/hermes-data",
         )
-        raise OpsError(what, where=path, fix=fix + "declare /dev/mapper/hermes-data")
     if not device.kind and device.table:
         parts = ", ".join(f"/dev/{name}" for name in device.partitions) or "none"
         raise OpsError(
@@ -260,10 +260,10 @@ def _check_content(volume: Volume, device: Device, content: Content) -> None:
     if content.busy:
         raise OpsError("is in use", where=path, fix="see by what: lsblk, and /proc/mounts of containers")
     if device.label != volume.label:
-        label = f"e2label {path}" if device.kind == "ext4" else f"xfs_admin -L {volume.label} {path}"
-        relabel = f"{label} {volume.label}" if device.kind == "ext4" else label
+        label = volume.label
+        relabel = f"e2label {path} {label}" if device.kind == "ext4" else f"xfs_admin -L {label} {path}"
         raise OpsError(
-            f"holds a file system with label {device.label!r}, not {volume.label!r}: it may be somebody else's",
+            f"holds a file system with label {device.label!r}, not {label!r}: it may be somebody else's",
             where=path,
             fix=f"attach the right volume; or, if it is this host's, name it so: {relabel}",
         )

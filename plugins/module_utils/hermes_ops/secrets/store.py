@@ -135,9 +135,9 @@ def prepare() -> None:
 
     :raises OpsError: it would lie on a disk
     """
-    for path in (os.path.dirname(DIRECTORY), DIRECTORY):
-        if not os.path.isdir(path):
-            ensure_directory(path, mode=0o755 if path != DIRECTORY else _DIRECTORY_MODE)
+    parent = os.path.dirname(DIRECTORY)
+    if not os.path.isdir(parent):
+        ensure_directory(parent, mode=0o755)
     ensure_directory(DIRECTORY, mode=_DIRECTORY_MODE)
     kind = _kind_of(DIRECTORY)
     if kind not in _IN_MEMORY:
