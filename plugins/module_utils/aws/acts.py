@@ -161,7 +161,14 @@ class Acts:
         self._volume = answer["VolumeId"]
 
     def grow_volume(self) -> None:
-        self._account("ec2", "modify_volume", VolumeId=self._volume, Size=self._declared.volume_size)
+        size = self._declared.volume_size
+        try:
+            self._account("ec2", "modify_volume", VolumeId=self._volume, Size=size)
+        except Refusal as refusal:
+            # An interrupted run may have begun it; AWS refuses to be told twice.
+            if refusal.code != "IncorrectModificationState":
+                raise
+        self._wait_for_volume(lambda volume: volume.size >= size, "has not grown")
 
     def attach(self, instance: Instance | None) -> None:
         """Attach the volume to *instance*, or to the one that was launched, and see that it outlives it."""

@@ -171,6 +171,34 @@ def test_what_never_shows_ends_with_the_words_of_aws(world, refuse, monkeypatch)
         world.converge(create_volume=True)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_volume_that_grows_shows_its_new_size_late(world, monkeypatch, killed):
+    """Until then AWS takes no other change of it, also not from the run that follows a killed one."""
+    world.provision()
+    real, left = BaseClient._make_api_call, []
+
+    def call(self: BaseClient, operation: str, parameters: dict[str, Any]) -> Any:
+        if operation == "ModifyVolume" and left:
+            code = "IncorrectModificationState"
+            raise ClientError({"Error": {"Code": code, "Message": code}}, operation)
+        answer = real(self, operation, parameters)
+        if operation == "ModifyVolume":
+            left.extend([50] * 3)
+            if killed:
+                raise world.Killed
+        if operation == "DescribeVolumes" and left:
+            answer["Volumes"][0]["Size"] = left.pop()
+        return answer
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", call)
+    if killed:
+        with pytest.raises(world.Killed):
+            world.converge(volume_size=80)
+    assert world.converge(volume_size=80)["changed"]
+    assert (left, world.server.changes) == ([], ["ModifyVolume"])
+    assert not world.converge(volume_size=80)["changed"]
+
+
 @pytest.mark.parametrize("leaving", ["detaching", "busy"])
 def test_a_volume_that_is_leaving_counts_as_gone(world, leaving):
     """Somebody detached it a moment ago: it is attached again when it is free, not taken for attached."""
