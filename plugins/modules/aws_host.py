@@ -127,7 +127,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 instance_id:
-  description: The instance that has the data volume, or will have it; empty if there is none, and in check mode.
+  description: The instance that has the data volume, in check mode before the change; empty if there is none.
   returned: success
   type: str
   sample: i-0123456789abcdef0

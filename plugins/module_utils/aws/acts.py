@@ -260,12 +260,11 @@ class Acts:
         An image of a host may bring further disks, such as a copy of an old data volume in the place of the real one.
         The instance gets none of them.
         """
-        found = self._account("ec2", "describe_images", ImageIds=[image])["Images"]
-        name = found[0].get("RootDeviceName", "/dev/sda1") if found else "/dev/sda1"
+        images = self._account("ec2", "describe_images", ImageIds=[image])["Images"]
+        found = images[0] if images else {}
+        name = found.get("RootDeviceName", "/dev/sda1")
         disk = {"VolumeSize": self._declared.root_size, "VolumeType": "gp3", "Encrypted": True}
-        brought = (
-            [each["DeviceName"] for each in found[0].get("BlockDeviceMappings", []) if "Ebs" in each] if found else []
-        )
+        brought = [each["DeviceName"] for each in found.get("BlockDeviceMappings", []) if "Ebs" in each]
         return [
             {"DeviceName": name, "Ebs": {**disk, "DeleteOnTermination": True}},
             *({"DeviceName": device, "NoDevice": ""} for device in brought if device != name),
@@ -299,8 +298,8 @@ class Acts:
     def stop(self, instance: Instance) -> None:
         """Shut the instance down, as its power button would: systemd stops the agents and unmounts the volume.
 
-        An instance that does not get there in time is switched off. The one after which even that has no effect loses
-        the volume nevertheless, see :meth:`detach`.
+        An instance that does not get there in time is switched off. If even that has no effect, it loses the volume
+        nevertheless, see :meth:`detach`.
         """
         if instance.state == "pending":
             self._wait_for_state(instance.id, "running", PATIENCE)
