@@ -127,7 +127,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 instance_id:
-  description: The instance that has the data volume, in check mode before the change; empty if there is none.
+  description: The instance that has the data volume; empty if there is none. In check mode, as it is before.
   returned: success
   type: str
   sample: i-0123456789abcdef0
