@@ -218,6 +218,22 @@ def test_directories_that_are_not_as_they_should_be(tmp_path):
     assert wrong() == [str(data), str(own)]
 
 
+def test_a_directory_that_its_user_hides_from_root_is_left_to_the_agent(tmp_path, monkeypatch):
+    """A FUSE file system over it: the module file would fail, and with it the run for all agents of the host."""
+    lstat, data = os.lstat, tmp_path / "data"
+    hidden, other = data / "agents/a", data / "agents/b"
+    hidden.mkdir(parents=True)
+
+    def look(path):
+        if str(path) == str(hidden):
+            raise PermissionError(13, "Permission denied", str(path))
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", look)
+    wrong = groundwork.wrong_directories([agent(hidden, user="nobody"), agent(other, user="nobody")], str(data))
+    assert [found["path"] for found in wrong if found["owner"] != "root"] == [str(other)]
+
+
 def lingering(agents, scope):
     return groundwork.missing_linger(agents, scope), groundwork.needless_linger(agents, scope)
 

@@ -159,6 +159,10 @@ def wrong_directories(agents: list[Agent], data_dir: str) -> list[dict[str, str]
 def _is_directory(path: str, owner: str, mode: int) -> bool:
     try:
         status = os.lstat(path)
+    except PermissionError:
+        # Only what its own user has mounted there (FUSE) hides it from root. That is an error of this agent alone, told
+        # when its home is converged.
+        return owner != "root"
     except OSError:
         return False
     account = account_of(owner)
