@@ -26,7 +26,12 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import separate as command
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Agent
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard, installation, logs
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import (
+    groundwork,
+    guard,
+    installation,
+    logs,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.undertaking import Interrupted
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, units
@@ -135,7 +140,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(logs, "UNIT", str(tmp_path / "logrotate@{}.service"))
     me = Account.current()
     monkeypatch.setattr(Account, "named", lambda name: Account(name, me.uid, me.gid, "/nonexistent"))
-    monkeypatch.setattr(separate, "make_user", lambda user, _home: None)
+    monkeypatch.setattr(separate, "make_user", lambda user, _home, _data_dir: None)
     for module in (separable, separate):
         monkeypatch.setattr(module, "work", called)
     monkeypatch.setattr(separate, "carry_over", copied)
@@ -934,6 +939,24 @@ def test_who_works_in_what_is_not_copied_does_not_count(tmp_path, name, counts):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
     assert any(line.startswith(f"{pid} (") for line in found) == counts
+
+
+@needs_root
+def test_a_new_user_does_not_get_the_number_of_a_home_without_a_user(tmp_path, monkeypatch):
+    """useradd(8) knows the host's users only. The number would open a home that came with a data volume to it."""
+    called, first = [], 54321
+    monkeypatch.setattr(groundwork, "SYSTEM_NUMBERS", range(first, first - 2, -1))
+    monkeypatch.setattr(separate, "run", lambda argv, **_options: called.append(argv))
+    home = tmp_path / "agents/old"
+    home.mkdir(parents=True)
+    separate.make_user("no-such-user", "/data/agents/work", str(tmp_path))
+    os.chown(home, first, first)
+    separate.make_user("no-such-user", "/data/agents/work", str(tmp_path))
+    separate.make_user("daemon", "/data/agents/work", str(tmp_path))
+    free, not_free = called
+    assert free[-3:] == ["--home-dir", "/data/agents/work", "no-such-user"]
+    assert "--uid" not in free
+    assert not_free[not_free.index("--uid") + 1] == str(first - 1)
 
 
 @needs_root

@@ -159,6 +159,27 @@ def test_a_home_of_another_user_is_told_before_anything_is_given_away(tmp_path, 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
+def test_another_agent_that_could_read_the_home_of_one_that_left_the_declaration_is_told(tmp_path, monkeypatch):
+    """Its number on the volume is that of this host's other agent, and its own user would be made with another one."""
+    monkeypatch.setattr(groundwork, "HOST_FILE", str(tmp_path / "host.json"))
+    ops, home = tmp_path / "ops", tmp_path / "agents/old"
+    home.mkdir(parents=True)
+    Records(str(ops), "old").write_agent(described.agent("old", user="no-user-old", directory=str(home)))
+
+    def told(user):
+        agents = [agent(tmp_path / "new", user=user)]
+        return groundwork.look(agents, "system", str(tmp_path), str(ops), [])["foreign_homes"]
+
+    os.chown(home, NOBODY_S_UID, -1)
+    assert told("daemon") == []
+    os.chown(home, pwd.getpwnam("daemon").pw_uid, -1)
+    (said,) = told("daemon")
+    assert said.startswith(f"{home} of agent old belongs to user id ")
+    # Somebody who is no agent must not keep all of them from being converged.
+    assert told("no-such-user") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root can give directories to somebody else")
 def test_no_user_is_made_whose_group_would_be_another_one_s(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     os.chown(tmp_path / "a", NOBODY_S_UID, NOBODY_S_UID)
@@ -216,6 +237,22 @@ def test_directories_that_are_not_as_they_should_be(tmp_path):
     own.rmdir()
     own.symlink_to("/root")
     assert wrong() == [str(data), str(own)]
+
+
+def test_a_directory_that_its_user_hides_from_root_is_left_to_the_agent(tmp_path, monkeypatch):
+    """A FUSE file system over it: the module file would fail, and with it the run for all agents of the host."""
+    lstat, data = os.lstat, tmp_path / "data"
+    hidden, other = data / "agents/a", data / "agents/b"
+    hidden.mkdir(parents=True)
+
+    def look(path):
+        if str(path) == str(hidden):
+            raise PermissionError(13, "Permission denied", str(path))
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", look)
+    wrong = groundwork.wrong_directories([agent(hidden, user="nobody"), agent(other, user="nobody")], str(data))
+    assert [found["path"] for found in wrong if found["owner"] != "root"] == [str(other)]
 
 
 def lingering(agents, scope):

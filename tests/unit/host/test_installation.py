@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from dataclasses import replace
 
 import described
@@ -46,6 +47,22 @@ def test_the_agent_that_is_meant(names, name, chosen):
 def test_a_name_that_is_none_and_one_that_is_needed(names, name, error):
     with pytest.raises(OpsError, match=error):
         installation.choose(agents(*names), name)
+
+
+def test_a_worker_that_nothing_ends_keeps_no_later_job_from_its_lock(tmp_path):
+    """One that waits for a file system of its agent's own (FUSE) outlives SIGKILL, with all that it was handed."""
+    names = ("scope", "data_dir", "root", "managed_root")
+    host = installation.Installation({**dict.fromkeys(names, ""), "ops_dir": str(tmp_path / "ops")})
+    with host.lock("backup") as descriptor:
+        worker = subprocess.Popen(["sleep", "60"], pass_fds=[descriptor])
+        assert host.busy("backup")
+    try:
+        assert not host.busy("backup")
+        with host.lock("backup", timeout=0):
+            assert worker.poll() is None
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 @pytest.fixture

@@ -336,6 +336,15 @@ def test_mounts_are_read(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("character", ["\r", "\f", "\x1c", "\x85", "\u2028"])
+def test_the_name_of_a_mount_point_ends_no_line(tmp_path, monkeypatch, character):
+    """Who may mount a FUSE file system chooses it. The kernel escapes less than what Python breaks at."""
+    line = f"40 22 0:50 / /home/ada/a{character}b rw - fuse.x x rw\n"
+    (tmp_path / "mountinfo").write_bytes((line + MOUNTINFO).encode())
+    monkeypatch.setattr(devices, "MOUNTS", str(tmp_path / "mountinfo"))
+    assert [mount.where for mount in devices.mounts()] == [f"/home/ada/a{character}b", "/", DATA, "/mnt/a b"]
+
+
 def test_a_line_of_fstab_is_seen(tmp_path, monkeypatch):
     (tmp_path / "fstab").write_text(f"# UUID=x {DATA} ext4\nUUID=y {DATA}/ ext4 defaults 0 2\nbroken\n")
     monkeypatch.setattr(volume, "FSTAB", str(tmp_path / "fstab"))

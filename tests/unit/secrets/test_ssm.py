@@ -336,6 +336,20 @@ def test_an_answer_that_never_ends_byte_by_byte_holds_nobody(begins, monkeypatch
         assert time.monotonic() - began < 4
 
 
+def test_pages_that_come_slowly_hold_nobody(scripted, monkeypatch):
+    """Each comes in time. All of them together would use up the time of the job, which keeps nothing until its end."""
+    monkeypatch.setattr(ssm, "PATIENCE", 0.5)
+
+    def page(body: bytes) -> tuple[int, bytes]:
+        time.sleep(0.2)
+        return endless(body)
+
+    began = time.monotonic()
+    with pytest.raises(OpsError, match=r"gives no whole answer in 0.5 s"):
+        ssm.read(Source(ssm=TOP, endpoint=scripted({("POST", "/"): page}).url), FakeInstance())
+    assert time.monotonic() - began < 5
+
+
 def test_nobody_listens():
     with pytest.raises(OpsError, match="cannot be reached"):
         ssm.read(Source(ssm=TOP, endpoint="http://127.0.0.1:9"), FakeInstance())

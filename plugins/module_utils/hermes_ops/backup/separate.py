@@ -37,6 +37,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..description.agent import Agent
+from ..host import groundwork
 from ..host.installation import Installation
 from ..host.records import Separated
 from ..host.undertaking import Undertaking
@@ -89,7 +90,7 @@ class Separate:
             self.undertaking.interruptible = True
             plans = separable.plan(self.host, names)
             for journal, _survey in plans:
-                make_user(journal.after.user, journal.after.directory)
+                make_user(journal.after.user, journal.after.directory, self.host.data_dir)
             return [self._one(journal) for journal, _survey in plans]
 
     def recover(self, *, boot: bool = False) -> str | None:
@@ -302,7 +303,7 @@ class Separate:
         self.host.manager_of(after[0]).call("daemon-reload")
 
 
-def make_user(user: str, home: str) -> None:
+def make_user(user: str, home: str, data_dir: str) -> None:
     """Create *user* as the role base does, unless it exists.
 
     :raises OpsError: useradd(8) fails
@@ -310,8 +311,10 @@ def make_user(user: str, home: str) -> None:
     with contextlib.suppress(KeyError):
         pwd.getpwnam(user)
         return
+    (made,) = groundwork.numbered([{"name": user, "uid": None}], data_dir)
+    number = [] if made["uid"] is None else ["--uid", str(made["uid"])]
     options = ["--system", "--user-group", "--no-create-home", "--comment", COMMENT, "--shell", SHELL]
-    run(["useradd", *options, "--home-dir", home, user], timeout=60)
+    run(["useradd", *options, *number, "--home-dir", home, user], timeout=60)
 
 
 def carry_over(old: Account, home: str, new: Account, copy: str) -> None:

@@ -149,16 +149,17 @@ def named(declared: str) -> str | None:
 def mounts() -> list[Mount]:
     """All mounted file systems that this process sees, later ones after those that they cover."""
     found = []
-    for line in _kernel_text(MOUNTS).splitlines():
+    for line in filter(None, _kernel_text(MOUNTS).split("\n")):
         fields, _dash, rest = line.partition(" - ")
-        words, more = fields.split(), rest.split()
+        # The kernel escapes these characters in names, and no others at which Python would split.
+        words, more = fields.split(" "), rest.split(" ")
         options = {*words[5].split(","), *more[-1].split(",")}
         found.append(Mount(words[2], _octal(words[4]), "ro" in options, "idmapped" in options))
     return found
 
 
 def _kernel_text(path: str) -> str:
-    with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
         return stream.read()
 
 

@@ -50,12 +50,16 @@ def look(agents: list[Agent], scope: str, data_dir: str, ops_dir: str, packages:
     """
     present = [agent for agent in agents if agent.present]
     # On a fresh host with a used volume they need their users, too: jobs look after every agent that has records.
-    kept = [*present, *undeclared(ops_dir, [agent.name for agent in agents])]
+    left = undeclared(ops_dir, [agent.name for agent in agents])
+    users = {agent.user for agent in present}
+    # Only those that another agent could read keep the declared ones from being converged.
+    exposed = [agent for agent in left if _owner_of(agent.directory)[1] in users - {agent.user}]
     return {
         "system": system(),
         "missing_packages": missing_packages(packages),
-        "missing_users": numbered(missing_users(kept), data_dir),
-        "foreign_homes": foreign_homes(present, data_dir),
+        "missing_users": numbered(missing_users([*present, *left]), data_dir),
+        # Only the numbers of declared agents are mapped.
+        "foreign_homes": [*foreign_homes(present, data_dir), *foreign_homes(exposed, None)],
         "wrong_directories": wrong_directories(present, data_dir),
         "data_dir_owner": _named_owner_of(data_dir),
         "linger": missing_linger(agents, scope),
@@ -105,11 +109,13 @@ def _is_taken(number: int, users: list[dict[str, Any]]) -> bool:
     return has_user(number) or has_group(number) or any(user["uid"] == number for user in users)
 
 
-def foreign_homes(agents: list[Agent], data_dir: str) -> list[str]:
+def foreign_homes(agents: list[Agent], data_dir: str | None) -> list[str]:
     """The agents' directories that belong to another user of this host, each as a sentence with its fix.
 
     They came with a data volume from a host with other users. Without this, that user could read the agent's secrets.
     Nor is a user made whose group would be another one's.
+
+    :param data_dir: where the volume is mounted that can map the numbers of *agents*; None: none can
     """
     said = []
     for agent in agents:
@@ -132,10 +138,11 @@ def foreign_homes(agents: list[Agent], data_dir: str) -> list[str]:
     return said
 
 
-def _mapped_by(agent: Agent, data_dir: str) -> str:
+def _mapped_by(agent: Agent, data_dir: str | None) -> str:
     """How the numbers of *agent* come to be mapped; "" if they cannot be."""
-    on_volume = agent.directory.startswith(f"{data_dir}/") and os.path.exists(volume_mount.path_of(data_dir))
-    if not (on_volume and volume_numbers.can_map()):
+    if not data_dir or not agent.directory.startswith(f"{data_dir}/"):
+        return ""
+    if not (os.path.exists(volume_mount.path_of(data_dir)) and volume_numbers.can_map()):
         return ""
     return f"stop the agents, unmount {data_dir} and run this again, which maps the number; or "
 
@@ -159,6 +166,10 @@ def wrong_directories(agents: list[Agent], data_dir: str) -> list[dict[str, str]
 def _is_directory(path: str, owner: str, mode: int) -> bool:
     try:
         status = os.lstat(path)
+    except PermissionError:
+        # Only what its own user has mounted there (FUSE) hides it from root. That is an error of this agent alone, told
+        # when its home is converged.
+        return owner != "root"
     except OSError:
         return False
     account = account_of(owner)

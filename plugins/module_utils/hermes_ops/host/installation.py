@@ -128,7 +128,7 @@ class Installation:
 
     @contextlib.contextmanager
     def lock(self, job: str, timeout: float = 1.0) -> Iterator[int]:
-        """Hold the lock of *job*; yields its descriptor.
+        """Hold the lock of *job*; yields its descriptor, for workers: so they keep the lock if this process is killed.
 
         :param timeout: seconds to wait for another holder; :meth:`busy` holds it, too, but only for an instant
         :raises Refused: another process still holds it
@@ -136,7 +136,12 @@ class Installation:
         check_ops(self.ops_dir)
         ensure_directory(self.ops_dir, mode=0o700)
         with lock(os.path.join(self.ops_dir, f"{job}.lock"), timeout=timeout) as descriptor:
-            yield descriptor
+            try:
+                yield descriptor
+            finally:
+                # Also for a worker that inherits it and cannot be killed, since it waits for what its agent has mounted
+                # (FUSE). It does nothing any more, and must not keep the lock from later jobs.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     @contextlib.contextmanager
     def alone(self, job: str, timeout: float = 1.0) -> Iterator[bool]:

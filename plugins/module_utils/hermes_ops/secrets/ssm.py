@@ -32,6 +32,8 @@ from . import values
 
 # Seconds for one answer. The metadata service is next door.
 TIMEOUT, METADATA_TIMEOUT = 10.0, 2.0
+# Seconds after which no further page of a path is asked for: the sources of all agents are waited for.
+PATIENCE = 60.0
 METADATA = "http://169.254.169.254"
 # Bytes of an answer: ten parameters of 8 KiB, each character as an escape of JSON.
 _LARGEST = 2**20
@@ -244,8 +246,11 @@ def read(source: Source, instance: Instance) -> dict[str, str]:
     region = source.region or instance.region
     asked: dict[str, Any] = {"Path": top, "Recursive": False, "WithDecryption": True, "MaxResults": 10}
     found: list[tuple[str, str]] = []
+    deadline = time.monotonic() + PATIENCE
     with contextlib.closing(Server(source.endpoint or _endpoint(region), TIMEOUT)) as store:
         for _page in range(_PAGES):
+            if time.monotonic() > deadline:
+                raise OpsError(f"gives no whole answer in {PATIENCE:g} s", where=where, fix="see the endpoint")
             said = _call(store, asked, region, instance.credentials, where)
             for parameter in said.get("Parameters") or []:
                 name, value = parameter.get("Name"), parameter.get("Value")

@@ -150,7 +150,7 @@ def _kind_of(path: str) -> str:
     """The type of the file system that *path* lies on."""
     device = os.stat(path).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as stream:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace", newline="\n") as stream:
         for line in stream:
             first, _dash, last = line.partition(" - ")
             if first.split()[2] == wanted:
