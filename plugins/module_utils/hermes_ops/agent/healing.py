@@ -62,8 +62,20 @@ def _foreign(top: int) -> Iterator[Entry]:
     for number, entry in enumerate(walk(top, depth=_DEPTH, enter=enter)):
         if number == _ENTRIES:
             return
-        if entry.status.st_uid != own and enter(entry) and not os.fstatvfs(entry.directory).f_flag & os.ST_RDONLY:
+        if entry.status.st_uid != own and enter(entry) and not _is_read_only(entry):
             yield entry
+
+
+def _is_read_only(entry: Entry) -> bool:
+    """Whether it lies in a read-only mount: the platform's, such as plugins, and as it is meant to be."""
+    try:
+        descriptor = os.open(entry.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=entry.directory)
+    except OSError:
+        return False
+    try:
+        return bool(os.fstatvfs(descriptor).f_flag & os.ST_RDONLY)
+    finally:
+        os.close(descriptor)
 
 
 def _heal(top: str, entry: Entry, check: bool) -> Iterator[str]:

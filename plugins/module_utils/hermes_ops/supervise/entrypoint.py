@@ -152,10 +152,12 @@ def become(container: Container, root: str, environ: Mapping[str, str]) -> None:
     agent = container.declared.agent
     end_server()
     argv = command.hermes(root, agent.home, ["gateway", "run"])
+    # Keys of a managed scope would win over the declared ones.
+    inherited = {name: value for name, value in environ.items() if name != "HERMES_MANAGED_DIR"}
     own = {"HOME": container.data_dir, "PYTHONUNBUFFERED": "1", **command.environment(agent.home)}
     try:
         os.chdir(container.data_dir)
-        os.execve(argv[0], argv, {**environ, **container.secrets, **own})
+        os.execve(argv[0], argv, {**inherited, **container.secrets, **own})
     except OSError as error:
         raise Unconverged(f"cannot be run ({error.strerror})", where=argv[0], fix="build the image again") from None
 
