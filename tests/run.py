@@ -166,7 +166,7 @@ def unit(job: Job) -> None:
     for name in HERMES:
         job.run(ROOT / "script/bootstrap", name)
     hermes = os.pathsep.join(str(CACHE / "venv" / name) for name in HERMES)
-    job.run("pytest", "--numprocesses=2", "tests/unit", env={"TEST_HERMES_VENVS": hermes})
+    job.run("pytest", "--numprocesses=2", "--durations=20", "tests/unit", env={"TEST_HERMES_VENVS": hermes})
 
 
 def fuzz(job: Job) -> None:
