@@ -20,6 +20,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent i
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.agent import Server
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.declaration import resolve
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets import store as fetched
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import canary, copy, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
@@ -226,6 +227,28 @@ def test_it_gets_its_share_of_what_a_source_gives(host, home):
     assert ("LimitCORE", "1") in pairs
     lent = ("OPENAI_API_KEY", "API_SERVER_KEY", "TELEGRAM_BOT_TOKEN", "SLACK_APP_TOKEN", "HERMES_HOME")
     assert list(filter(copy.is_lent, lent)) == ["OPENAI_API_KEY", "API_SERVER_KEY"]
+
+
+def test_its_share_goes_with_it_also_if_it_could_not_be_started(host, home, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetched, "DIRECTORY", str(tmp_path / "secrets"))
+    monkeypatch.setattr(fetched, "_kind_of", lambda _path: "tmpfs")
+    fetched.prepare()
+    fetched.keep("default", {"OPENAI_API_KEY": "hunter2"})
+    lent = []
+
+    def refuse(argv, **_options):
+        lent.extend((tmp_path / "secrets").glob(".canary.env"))
+        raise OpsError("the bus is gone")
+
+    monkeypatch.setattr(canary, "run", refuse)
+    monkeypatch.setattr(canary, "end", lambda _manager: None)
+    monkeypatch.setattr(canary._Attempt, "failed", lambda _attempt, problem: OpsError(problem.what))
+    described = canary.prepare(host, agent(host, secrets_from={"ssm": "/hermes/prod"}), str(home))
+    with pytest.raises(OpsError, match="does not start"):
+        canary.boot(host, "0.19.0-x", described, reply=False, timeout=1)
+    assert tmp_path / "secrets/.canary.env" in lent
+    assert not list((tmp_path / "secrets").glob(".canary*"))
+    assert fetched.secrets_of("default") == {"OPENAI_API_KEY": "hunter2"}
 
 
 def test_a_home_outside_of_the_data_directory_is_hidden_as_well(host, home):

@@ -243,23 +243,25 @@ def boot(
         # A killed run may have left its canary behind.
         end(manager)
         attempt = _Attempt(account, release, canary, manager)
-        if canary.source:
-            lent = store.secrets_of(canary.name) or {}
-            store.keep(_LENT, {name: value for name, value in lent.items() if is_lent(name)})
         program = os.path.join(host.root, "releases", release, "bin", "hermes")
         try:
-            run(
-                [
-                    *("systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--service-type=exec"),
-                    *(f"--property={name}={value}" for name, value in properties(host, canary, longest, online=reply)),
-                    *(program, "--profile", "default", "gateway", "run"),
-                ],
-                timeout=COMMAND_TIMEOUT,
-            )
-        except OpsError as error:
-            end(manager)
-            raise attempt.failed(Problem("not_started", f"does not start ({error.what})", "see its log")) from None
-        try:
+            if canary.source:
+                lent = store.secrets_of(canary.name) or {}
+                store.keep(_LENT, {name: value for name, value in lent.items() if is_lent(name)})
+            try:
+                run(
+                    [
+                        *("systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--service-type=exec"),
+                        *(
+                            f"--property={name}={value}"
+                            for name, value in properties(host, canary, longest, online=reply)
+                        ),
+                        *(program, "--profile", "default", "gateway", "run"),
+                    ],
+                    timeout=COMMAND_TIMEOUT,
+                )
+            except OpsError as error:
+                raise attempt.failed(Problem("not_started", f"does not start ({error.what})", "see its log")) from None
             version = attempt.await_health(timeout)
             seconds = attempt.age
             said = attempt.ask() if reply else None
