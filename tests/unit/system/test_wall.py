@@ -33,6 +33,7 @@ WORDS = {
     "supervise/units.py: User": "the gateway and the dashboard, with their confinement",
     "supervise/canary.py: User": "the canary, with a closer one",
     "supervise/command.py: User": "a command, with the gateway's confinement",
+    "backup/separate.py: --uid": "useradd(8), as root: the number of a user that it makes",
     "host/logs.py: setpriv": "root stays root, and loses its other groups",
     "host/logs.py: su": "logrotate, and gzip, in a unit that can do no more than a gateway (test_logs.py)",
 }
@@ -47,6 +48,7 @@ STARTED_DIRECTLY = {
     "system/forkserver.py": "workers",
     "supervise/command.py": "systemd-run, as root",
     "backup/offsite.py": "restic, as root",
+    "supervise/entrypoint.py": "in a container, before its agent runs there: Hermes, or the image's own start",
     "commands/run.py": "sudo, or Hermes, in the place of a caller who is that user already",
 }
 
