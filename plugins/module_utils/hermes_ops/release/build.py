@@ -179,9 +179,14 @@ def _fill(shop: Workshop, version: str | None, name: str) -> dict[str, Any]:
         "extras": list(shop.request.extras),
         "uv": shop.uv.version,
         "patches": [{"name": name, "sha256": digest(text)} for name, text in read_patches(shop.request)],
-        "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(_now())),
         "identity": identity(shop.request, version, shop.tree),
     }
+
+
+def _now() -> float:
+    """The time, unless a build is to be the same each time: https://reproducible-builds.org/specs/source-date-epoch/"""
+    return float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
 
 
 def _complete(shop: Workshop, stamp: dict[str, Any]) -> None:
