@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -297,3 +297,82 @@ def run_module(monkeypatch, capsys) -> Callable[..., str]:
         return capsys.readouterr().out
 
     return run
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory with parents that every user may enter, unlike pytest's own."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    yield directory
+    # Unlike Python's rmtree, rm removes directories of any depth.
+    subprocess.run(["rm", "-rf", str(directory)], check=True)
+
+
+# An id without a name, as a platform gives to a container.
+NAMELESS = 54321
+# Runs as root in a mount namespace of its own: nothing in /etc, /run and /root, but the paths before "--". Then becomes
+# that user, and runs the command after "--".
+CONTAINER = """
+set -e
+mount -t tmpfs -o mode=755 none /run
+mkdir /run/kept
+number=0
+for path in "$@"; do
+    [ "$path" = -- ] && break
+    number=$((number + 1)); mkdir "/run/kept/$number"; mount --bind "$path" "/run/kept/$number"
+done
+mount -t tmpfs -o mode=755 none /root
+number=0
+while [ "$1" != -- ]; do
+    number=$((number + 1)); mkdir -p "$1"; mount --bind "/run/kept/$number" "$1"; shift
+done
+shift
+mount -t tmpfs none /etc
+exec setpriv --reuid "$UID_" --regid "$UID_" --clear-groups env -i "$@"
+"""
+
+
+class Contained:
+    """Runs commands as in a container: as a user without a name, with neither a user database nor systemd.
+
+    Where we are not root, they run as ourselves.
+    """
+
+    kit = ROOT / "plugins/module_utils"
+    uid = NAMELESS if os.geteuid() == 0 else os.geteuid()
+
+    def give(self, path: Path) -> None:
+        """Give *path* to that user."""
+        os.chown(path, self.uid, -1)
+
+    def argv(self, argv: Sequence[str | Path], environ: Mapping[str, str]) -> list[str | Path]:
+        if os.geteuid() != 0:
+            return [*argv]
+        kept = [sys.base_prefix, sys.prefix, str(self.kit)]
+        variables = [f"{name}={value}" for name, value in environ.items()]
+        return ["unshare", "--mount", "sh", "-c", CONTAINER, "sh", *kept, "--", *variables, *argv]
+
+    def start(
+        self, argv: Sequence[str | Path], environ: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        """:param environ: all of its environment, but for PATH"""
+        environ = {"PATH": os.environ["PATH"], **(environ or {})}
+        argv = self.argv(argv, environ)
+        return subprocess.Popen(argv, env={**environ, "UID_": str(self.uid)}, text=True, **options)
+
+    def run(
+        self, argv: Sequence[str | Path], environ: Mapping[str, str] | None = None, given: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """:param given: its standard input"""
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with self.start(argv, environ, **pipes) as process:
+            out, err = process.communicate(given, timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.fixture
+def contained() -> Contained:
+    if os.geteuid() == 0 and (not shutil.which("unshare") or subprocess.run(["unshare", "--mount", "true"]).returncode):
+        pytest.skip("SKIPPED, NOT PROVED: root needs a mount namespace to run as in a container")
+    return Contained()

@@ -10,9 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,6 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 @pytest.fixture
 def nobody() -> Account:
     return Account.named("nobody")
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory with parents that every user may enter, unlike pytest's own."""
-    directory = Path(tempfile.mkdtemp())
-    directory.chmod(0o755)
-    yield directory
-    # Unlike Python's rmtree, rm removes directories of any depth.
-    subprocess.run(["rm", "-rf", str(directory)], check=True)
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,29 +16,6 @@ from typing import Any
 import pytest
 import yaml
 
-KIT = Path(__file__).resolve().parents[3] / "plugins/module_utils"
-# An id without a name, as a platform gives to a container.
-UID = 54321
-# Runs as root in a mount namespace of its own: nothing in /etc, /run and /root, but the paths before "--". Then becomes
-# that user, and runs the command after "--".
-CONTAINER = """
-set -e
-mount -t tmpfs -o mode=755 none /run
-mkdir /run/kept
-number=0
-for path in "$@"; do
-    [ "$path" = -- ] && break
-    number=$((number + 1)); mkdir "/run/kept/$number"; mount --bind "$path" "/run/kept/$number"
-done
-mount -t tmpfs -o mode=755 none /root
-number=0
-while [ "$1" != -- ]; do
-    number=$((number + 1)); mkdir -p "$1"; mount --bind "/run/kept/$number" "$1"; shift
-done
-shift
-mount -t tmpfs none /etc
-exec setpriv --reuid "$UID_" --regid "$UID_" --clear-groups env -i "$@"
-"""
 # Converges an agent from a description in JSON, as the user that it runs as. Then asks for the health of that agent.
 PROGRAM = '''
 import json, os, sys
@@ -112,40 +87,26 @@ Converge = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def top(public: Path) -> Path:
+def top(public: Path, contained: Any) -> Path:
     """A directory of that user, in one that it may only pass through."""
     path = public / "volume"
     path.mkdir()
-    if os.geteuid() == 0:
-        os.chown(path, UID, UID)
-        public.chmod(0o711)
+    contained.give(path)
+    public.chmod(0o711)
     return path
 
 
 @pytest.fixture
-def converge(top: Path) -> Converge:
+def converge(top: Path, contained: Any) -> Converge:
     """A function that converges the home below *top*, and returns what PROGRAM found."""
-    prefix: list[str] = []
-    if os.geteuid() == 0:
-        if not shutil.which("unshare") or subprocess.run(["unshare", "--mount", "true"]).returncode:
-            pytest.skip("SKIPPED, NOT PROVED: root needs a mount namespace to run as in a container")
-        kept = [sys.base_prefix, sys.prefix, str(KIT)]
-        prefix = ["unshare", "--mount", "sh", "-c", CONTAINER, "sh", *kept, "--"]
 
     def run(declared: Any, *, check: bool = False) -> dict[str, Any]:
-        argv = [*prefix, sys.executable, "-B", "-c", PROGRAM, str(KIT), str(top), "check" if check else "apply"]
-        done = subprocess.run(
-            argv,
-            input=json.dumps(declared),
-            env={"PATH": os.environ["PATH"], "UID_": str(UID)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        argv = [sys.executable, "-B", "-c", PROGRAM, contained.kit, top, "check" if check else "apply"]
+        done = contained.run(argv, given=json.dumps(declared))
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
-        if prefix:
-            assert (found["uid"], found["users"], found["systemd"]) == (UID, False, False)
+        if os.geteuid() == 0:
+            assert (found["uid"], found["users"], found["systemd"]) == (contained.uid, False, False)
         return found
 
     return run

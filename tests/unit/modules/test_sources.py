@@ -93,15 +93,6 @@ def test_a_host_without_sources_is_not_touched(given, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("table", ["settings", "secrets"])
-def test_a_variable_that_is_declared_as_well_is_refused(table):
-    description = declared(**{table: {"A_WORD": "x", "B": "y"}}).description
-    sources.refuse_declared(description, ["C"])
-    with pytest.raises(OpsError) as caught:
-        sources.refuse_declared(description, ["A_WORD", "C"])
-    assert caught.value.where == f"hermes_agents: agent work: {table}.A_WORD"
-
-
 @pytest.mark.parametrize("words", [{"state": "absent"}, {"secrets_from": {"ssm": "/x"}, "state": "absent"}])
 def test_who_has_no_source_any_more_has_no_secrets_either(given, words, monkeypatch):
     told = []

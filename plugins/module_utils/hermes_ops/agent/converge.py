@@ -18,7 +18,7 @@ If a run is killed, the next run finishes its work. Without differences, and in 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -123,6 +123,15 @@ class Outcome:
     def restart(self) -> list[str]:
         """Why the gateway must be restarted; these reasons are recorded."""
         return [reason for part in self.parts.values() for reason in part.restart]
+
+    def entries(self, kind: str) -> Iterator[dict[str, Any]]:
+        """The entries of the lists *kind* of all parts that are files: with values for config.yaml, else names only.
+
+        :param kind: ``drift``, ``migrated``, ``left`` or ``generated``
+        """
+        for name, file in parts.FILES.items():
+            for entry in getattr(self.parts[name], kind) if name in self.parts else ():
+                yield {"file": file, **(entry if isinstance(entry, dict) else {"key": entry})}
 
 
 # As root

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -79,16 +79,33 @@ def name_of(declared: Any, where: str) -> str:
 
 def home_of(declared: dict[str, Any], directory: str, data_dir: str, where: str) -> str:
     """The agent's HERMES_HOME: the declared one, which is adopted, else one below *directory*."""
-    if "home" not in declared:
-        return f"{directory}/.hermes"
-    home = declared["home"].rstrip("/")
-    check_path(home, f"{where}: home")
+    home = _home(declared, directory, where)
     if f"{data_dir}/".startswith(f"{home}/"):
         raise OpsError(
             f"{home} holds hermes_data_dir ({data_dir}), which belongs to root",
             where=f"{where}: home",
             fix="declare another hermes_data_dir",
         )
+    return home
+
+
+def home_within(declared: dict[str, Any], directory: str, where: str) -> str:
+    """As :func:`home_of`, for an agent of which only *directory* outlives its container."""
+    home = _home(declared, directory, where)
+    if not f"{home}/".startswith(f"{directory}/"):
+        raise OpsError(
+            f"{home} does not lie in {directory}, which alone outlives the container",
+            where=f"{where}: home",
+            fix=f"leave it out, or declare a home there, such as {directory} itself",
+        )
+    return home
+
+
+def _home(declared: dict[str, Any], directory: str, where: str) -> str:
+    if "home" not in declared:
+        return f"{directory}/.hermes"
+    home = declared["home"].rstrip("/")
+    check_path(home, f"{where}: home")
     parents = home.split("/")[:-1]
     if ".hermes" in parents and parents[-1] != PROFILES_DIRECTORY:
         # When HERMES_HOME lies below its user's ~/.hermes and is not a profile, Hermes uses ~/.hermes instead.
@@ -214,6 +231,18 @@ def check_env(settings: dict[str, str], secrets: dict[str, str], where: str) -> 
                 where=f"{where}: settings.{key}",
                 fix=f"move it to secrets.{key}",
             )
+
+
+def refuse_doubled(description: Description, given: Collection[str], source: str, where: str) -> None:
+    """:raises OpsError: a variable is declared, and is one of those that *source* has *given* as well"""
+    for table in ("settings", "secrets"):
+        for name in getattr(description, table):
+            if name in given:
+                raise OpsError(
+                    f"comes from {source} as well; Hermes would use the declared one",
+                    where=f"{where}: {table}.{name}",
+                    fix="remove it here, or there",
+                )
 
 
 def is_api_key(key: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from ..system.errors import OpsError
 from ..system.paths import check_path
 from . import checks, sources
-from .agent import Agent, Declared, Description, HealthCheck, Placement, Server
+from .agent import Agent, Declared, Description, HealthCheck, Placement, Sandbox, Server
 from .schema import AGENT_KEYS, DEFAULT_PROFILE, GATEWAY_UNIT, PROFILES_DIRECTORY, check_table, choice
 
 # Variables of older versions, in which all agents of a host shared a home and a user -> their replacement.
@@ -27,6 +27,10 @@ REPLACED_VARIABLES = {
     "hermes_home": "declare home for the agent in hermes_agents that is to adopt it",
     "base_user_managed": "leave it out: a user that exists is never changed",
 }
+# The ports at which an agent serves that declares none.
+PORTS = {"api": 8642, "webhook": 8644}
+# The keys of a declaration that only a host has a use for.
+OF_THE_HOST = ("user", "sandbox", "limits", "config_scope", "purge", "secrets_from")
 # The token with which a platform connects -> its name in gateway_state.json (0.19.0 gateway/config.py).
 PLATFORM_TOKENS = {
     "DISCORD_BOT_TOKEN": "discord",
@@ -122,6 +126,48 @@ def resolve(
     return resolved
 
 
+def resolve_alone(declared: Any, where: str, *, user: str, data_dir: str, given: Collection[str]) -> Declared:
+    """Check and complete *declared*, an entry of ``hermes_agents``, for a container that is this agent's alone.
+
+    The platform decides who runs it and within which limits, so :data:`OF_THE_HOST` is checked, but not used. The
+    agent's directory is *data_dir*, with the layout that it has on a host.
+
+    :param user: the name, for errors, of the user that runs it
+    :param data_dir: absolute path of the directory that outlives the container
+    :param given: the names of the secrets that the platform hands in
+    :raises OpsError: for the first mistake; names the agent and the key
+    """
+    where = f"{where}: agent {checks.name_of(declared, where)}"
+    description = describe(declared, where)
+    if choice(declared, "state", ("present", "absent"), where) == "absent":
+        raise OpsError("is absent", where=f"{where}: state", fix="remove the container, or leave it out")
+    if sources.source_of(declared.get("secrets_from"), f"{where}: secrets_from") and not given:
+        raise OpsError(
+            "is declared, but a container gets its secrets handed in, and got none",
+            where=f"{where}: secrets_from",
+            fix="mount them as files, or set them in its environment; or leave it out",
+        )
+    checks.user_of(declared, where)
+    checks.sandbox_of(declared.get("sandbox", {}), where)
+    choice(declared, "config_scope", ("home", "managed"), where)
+    placement = Placement(
+        name=description.name,
+        user=user,
+        home=checks.home_within(declared, data_dir, where),
+        directory=data_dir,
+        unit="",
+        sandbox=Sandbox(False, (), ()),
+        config_scope="home",
+        managed_dir="",
+        **_servers(declared, "0.0.0.0", PORTS, where, is_checked=True),
+    )
+    checks.check_tailnet(placement, False, where)
+    checks.check_api_key(placement.api, description.secrets, where, may_follow="API_SERVER_KEY" in given)
+    checks.check_servers(description, placement, where)
+    checks.refuse_doubled(description, given, "the platform", where)
+    return Declared(description, Agent.of(description, placement, state="present", source=None), purge=False)
+
+
 def home_arguments(home: str) -> list[str]:
     """The arguments with which ``hermes`` uses exactly *home*, whatever the file ``active_profile`` in it says.
 
@@ -202,16 +248,8 @@ def _resolve_one(declared: dict[str, Any], where: str, data_dir: str, managed_ro
 def _placement(declared: dict[str, Any], state: str, where: str, data_dir: str, managed_root: str) -> Placement:
     name = declared["name"]
     directory = f"{data_dir.rstrip('/')}/agents/{name}"
-    wanted = any(checks.is_wanted(subscription) for subscription in declared.get("webhooks", []))
     # Only the default agent has default ports.
-    ports = {"api": 8642, "webhook": 8644} if name == DEFAULT_PROFILE else {"api": 0, "webhook": 0}
-    enabled = {"api": True, "webhook": "webhook" in declared or wanted}
-    servers = {
-        key: checks.server_of(
-            declared.get(key, {}), Server(enabled[key], "127.0.0.1", port), state == "present", f"{where}: {key}"
-        )
-        for key, port in ports.items()
-    }
+    ports = PORTS if name == DEFAULT_PROFILE else dict.fromkeys(PORTS, 0)
     return Placement(
         name=name,
         user=checks.user_of(declared, where),
@@ -221,5 +259,20 @@ def _placement(declared: dict[str, Any], state: str, where: str, data_dir: str, 
         sandbox=checks.sandbox_of(declared.get("sandbox", {}), where),
         config_scope=choice(declared, "config_scope", ("home", "managed"), where),
         managed_dir=f"{managed_root}/{name}",
-        **servers,
+        **_servers(declared, "127.0.0.1", ports, where, is_checked=state == "present"),
     )
+
+
+def _servers(
+    declared: dict[str, Any], host: str, ports: dict[str, int], where: str, *, is_checked: bool
+) -> dict[str, Server]:
+    """The agent's servers, at *host* and *ports* unless it declares others.
+
+    :param is_checked: whether their ports must be valid
+    """
+    wanted = any(checks.is_wanted(subscription) for subscription in declared.get("webhooks", []))
+    enabled = {"api": True, "webhook": "webhook" in declared or wanted}
+    return {
+        key: checks.server_of(declared.get(key, {}), Server(enabled[key], host, port), is_checked, f"{where}: {key}")
+        for key, port in ports.items()
+    }

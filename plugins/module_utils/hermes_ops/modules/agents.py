@@ -14,6 +14,7 @@ from typing import Any
 from ..agent import converge, parts, removal
 from ..agent.losses import losses
 from ..description.agent import Agent, Declared, Placement
+from ..description.checks import refuse_doubled
 from ..host import disk_watch, groundwork, installation
 from ..host.records import STAYS, Records, decision, remembered, undeclared
 from ..supervise import gateway
@@ -108,7 +109,7 @@ def converge_homes(
             continue
         try:
             elsewhere = fetched.get(agent.name, ())
-            sources.refuse_declared(description, elsewhere)
+            refuse_doubled(description, elsewhere, "secrets_from", f"{sources.WHERE}: agent {agent.name}")
             account, records = account_of(call, agent), Records(call.params["ops_dir"], agent.name)
             outcome = converge.converge(
                 description, agent, account, records, check=call.check_mode, elsewhere=elsewhere
@@ -126,7 +127,7 @@ def converge_homes(
             "changed": outcome.changed,
             "home": agent.home,
             "restart": outcome.restart,
-            **{kind: list(entries(outcome, kind)) for kind in ("drift", "migrated", "left", "generated")},
+            **{kind: list(outcome.entries(kind)) for kind in ("drift", "migrated", "left", "generated")},
         }
     return homes, diffs, errors
 
@@ -161,13 +162,6 @@ def reader(path: str) -> Account:
     except KeyError:
         return Account("nobody", 65534, 65534, "/")
     return Account("nobody", nobody.pw_uid, nobody.pw_gid, "/")
-
-
-def entries(outcome: converge.Outcome, kind: str) -> Iterator[dict[str, Any]]:
-    """The entries of *kind* from all parts of a home: with values for config.yaml, names only for the others."""
-    for name, file in parts.FILES.items():
-        for entry in getattr(outcome.parts[name], kind):
-            yield {"file": file, **(entry if isinstance(entry, dict) else {"key": entry})}
 
 
 def diffs_of(agent: Placement, outcome: converge.Outcome) -> Iterator[dict[str, str]]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..description import sources
-from ..description.agent import Agent, Description
+from ..description.agent import Agent
 from ..secrets import store, units
 from ..supervise import fetching
 from ..system.errors import OpsError
@@ -66,18 +66,6 @@ def fetch(
 def _is_fetched(agent: Agent) -> bool:
     is_same = store.status_of(agent.name).source == agent.to_plain()["source"]
     return is_same and store.secrets_of(agent.name) is not None
-
-
-def refuse_declared(description: Description, fetched: Sequence[str]) -> None:
-    """:raises OpsError: a variable is declared, and comes from the source of secrets as well"""
-    for table in ("settings", "secrets"):
-        for name in getattr(description, table):
-            if name in fetched:
-                raise OpsError(
-                    "comes from secrets_from as well; Hermes would use the declared one",
-                    where=f"{WHERE}: agent {description.name}: {table}.{name}",
-                    fix="remove it here, or there",
-                )
 
 
 def forget(call: Call, agents: Sequence[Agent]) -> list[dict[str, str]]:

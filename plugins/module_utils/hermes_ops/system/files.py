@@ -121,6 +121,7 @@ _FIXES = {
     errno.EACCES: "give its directory the right owner and mode",
     errno.EBUSY: "unmount what is mounted there",
     errno.EDQUOT: "free space",
+    errno.EISDIR: "move it away",
     errno.ELOOP: "replace the symbolic link by what it stands for",
     errno.ENOENT: "make its directory",
     errno.ENOSPC: "free space",
