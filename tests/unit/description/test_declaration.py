@@ -571,3 +571,12 @@ def test_an_unsigned_webhook_is_not_for_the_tailnet():
     webhooks = [{"name": "a", "secret": "INSECURE_NO_AUTH"}]
     with pytest.raises(OpsError, match="takes unsigned calls on tailnet"):
         on_a_tailnet({"name": "default", "webhook": {"host": "tailnet"}, "webhooks": webhooks})
+
+
+@pytest.mark.parametrize("table", ["settings", "secrets"])
+def test_a_variable_that_is_declared_and_given_is_refused(table):
+    description = declaration.describe({"name": "work", table: {"A_WORD": "x", "B": "y"}}, "work")
+    checks.refuse_doubled(description, ["C"], "secrets_from", "agent work")
+    with pytest.raises(OpsError, match="comes from secrets_from as well") as caught:
+        checks.refuse_doubled(description, ["A_WORD", "C"], "secrets_from", "agent work")
+    assert caught.value.where == f"agent work: {table}.A_WORD"

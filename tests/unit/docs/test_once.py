@@ -63,6 +63,10 @@ NOT_OURS = {
     "/etc/systemd/user",
     "/usr/local/bin",
     "/usr/local/sbin",
+    # Within a container (hermes-ops agent).
+    "/etc/hermes/agent.json",
+    "/opt/data",
+    "/run/secrets/hermes",
     "/var/lib/hermes-ops",
     "/var/log/journal/*",
     "/var/lib/systemd/linger",
