@@ -354,19 +354,31 @@ class Contained:
         return ["unshare", "--mount", "sh", "-c", CONTAINER, "sh", *kept, "--", *variables, *argv]
 
     def start(
-        self, argv: Sequence[str | Path], environ: Mapping[str, str] | None = None, **options: Any
+        self, argv: Sequence[str | Path], environ: Mapping[str, str] | None = None, uid: int | None = None
     ) -> subprocess.Popen[str]:
-        """:param environ: all of its environment, but for PATH"""
+        """Start *argv*, with pipes.
+
+        :param environ: all of its environment, but for PATH
+        :param uid: another user
+        """
         environ = {"PATH": os.environ["PATH"], **(environ or {})}
         argv = self.argv(argv, environ)
-        return subprocess.Popen(argv, env={**environ, "UID_": str(self.uid)}, text=True, **options)
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        uid = self.uid if uid is None else uid
+        return subprocess.Popen(argv, env={**environ, "UID_": str(uid)}, text=True, **pipes)
 
     def run(
-        self, argv: Sequence[str | Path], environ: Mapping[str, str] | None = None, given: str = ""
+        self,
+        argv: Sequence[str | Path],
+        environ: Mapping[str, str] | None = None,
+        uid: int | None = None,
+        given: str = "",
     ) -> subprocess.CompletedProcess[str]:
-        """:param given: its standard input"""
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with self.start(argv, environ, **pipes) as process:
+        """As :meth:`start`, until it has ended.
+
+        :param given: its standard input
+        """
+        with self.start(argv, environ, uid) as process:
             out, err = process.communicate(given, timeout=120)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 

@@ -271,8 +271,7 @@ def test_an_adopted_home_keeps_its_limits_and_its_place(box):
 
 def test_one_volume_has_one_container(box):
     """The lock is the gateway's, for as long as it runs, and goes with it however it ends."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with box.contained.start(box.argv("run"), **pipes) as first:
+    with box.contained.start(box.argv("run")) as first:
         gateway = next(json.loads(line) for line in first.stdout if line.startswith("["))
         second = box.call("run")
         assert (second.returncode, "another container runs on this volume" in second.stderr) == (74, True)
@@ -288,10 +287,9 @@ def test_a_stop_before_the_gateway_is_a_clean_one(box, number):
     box.run()
     lock = box.records / "agents/ada/lock"
     hold = f"import fcntl, sys; f = open({str(lock)!r}); fcntl.flock(f, 2); print('held', flush=True); sys.stdin.read()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with box.contained.start([sys.executable, "-c", hold], **pipes) as holder:
+    with box.contained.start([sys.executable, "-c", hold]) as holder:
         assert holder.stdout.readline() == "held\n"
-        with box.contained.start(box.argv("run", {**DECLARED, "soul": "Be verbose."}), **pipes) as process:
+        with box.contained.start(box.argv("run", {**DECLARED, "soul": "Be verbose."})) as process:
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(2)
             os.kill(process.pid, number)
@@ -393,3 +391,90 @@ def test_no_link_or_pipe_in_the_home_leads_elsewhere(box):
     assert box.run()[0] == []
     assert (box.home / "link").is_symlink()
     assert outside.read_text() == "secret of the platform"
+
+
+# --- an image with an entrypoint of its own --------------------------------------------------------------------
+
+# In place of upstream's: starts as root, and drops to the agent's user by itself.
+ITS_OWN = [
+    "sh",
+    "-c",
+    'echo "[\\"$(id -u)\\", \\"$*\\", \\"$HERMES_HOME\\", \\"$A_TOKEN\\", \\"$HOME\\"]"',
+    "sh",
+    "gateway",
+    "run",
+]
+
+
+def wrapped(
+    box: Box, action: str = "run", declared: Any = DECLARED, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    environ = {"HOME": "/root", "HERMES_HOME": str(box.data), **environ}
+    return box.contained.run([*box.argv(action, declared), "--entrypoint", *ITS_OWN], environ, uid=0)
+
+
+@root
+def test_an_image_with_its_own_entrypoint_keeps_it(box):
+    as_root(box.data, None, 0o755)
+    as_root(box.data / ".env", "THEIRS=1\n", 0o600)
+    as_root(box.data / "logs", None, 0o700)
+    box.secret("A_TOKEN", "handed-in")
+    before = box.content()
+    assert wrapped(box, "check", HERMES_UID="4242", HERMES_GID="4243").returncode == 74
+    assert box.content() == before
+
+    done = wrapped(box, HERMES_UID="4242", HERMES_GID="4243")
+    assert done.returncode == 0, done.stderr
+    *_said, its = done.stdout.splitlines()
+    assert json.loads(its) == ["0", "gateway run", str(box.data), "handed-in", "/root"]
+    env = (box.data / ".env").read_text()
+    assert "THEIRS=1\n" in env
+    assert f"API_SERVER_KEY={KEY}\n" in env
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in [box.data, *box.data.rglob("*")]} == {(4242, 4243)}
+    assert "handed-in" not in str(box.content())
+    assert wrapped(box, "check", HERMES_UID="4242", HERMES_GID="4243").returncode == 0
+
+
+@root
+def test_it_is_not_called_where_something_is_wrong(box):
+    as_root(box.data, None, 0o755)
+    for declared, environ, status, said in (
+        ({**DECLARED, "sole": "x"}, {}, 78, "unknown key sole"),
+        (DECLARED, {"HERMES_UID": "0"}, 78, "are no ids of a user and a group"),
+        (DECLARED, {"HERMES_GID": "-1"}, 78, "are no ids of a user and a group"),
+    ):
+        done = wrapped(box, "run", declared, **environ)
+        assert (done.returncode, said in done.stderr, done.stdout) == (status, True, "")
+    assert wrapped(box).returncode == 0
+    (box.data / "config.yaml").write_text("- a\n")
+    done = wrapped(box)
+    assert (done.returncode, f"{box.data}/config.yaml:1" in done.stderr, done.stdout) == (74, True, "")
+
+
+@root
+@pytest.mark.parametrize(
+    "name", [".hermes", ".hermes/skills", ".hermes/.env", ".hermes-ops-running", ".hermes-ops-records"]
+)
+def test_as_root_it_touches_nothing_outside_the_volume(box, name):
+    """The agent chose what is in the volume."""
+    box.run()
+    victim = box.top / "victim"
+    as_root(victim, None, 0o755)
+    as_root(victim / "config.yaml", "of root: 1\n", 0o644)
+    path = box.data / name
+    subprocess.run(["rm", "-rf", path], check=True)
+    path.symlink_to(victim)
+    os.chown(path, box.contained.uid, -1, follow_symlinks=False)
+    uid = str(box.contained.uid)
+    done = wrapped(box, HERMES_HOME=str(box.home), HERMES_UID=uid, HERMES_GID=uid)
+    assert done.returncode in (0, 74)
+    assert done.stderr.count("\n") == (done.returncode == 74)
+    assert [(each.name, each.stat().st_uid) for each in victim.iterdir()] == [("config.yaml", 0)]
+    assert (victim.stat().st_uid, (victim / "config.yaml").read_text()) == (0, "of root: 1\n")
+
+
+def test_a_container_does_not_run_its_agent_as_root(box):
+    if os.geteuid() != 0:
+        pytest.skip("SKIPPED, NOT PROVED: that root is refused")
+    done = subprocess.run(box.argv("run"), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "an agent does not run as root" in done.stderr) == (78, True)

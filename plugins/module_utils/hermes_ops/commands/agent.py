@@ -32,6 +32,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", default="/opt/data", metavar="DIR", help="what outlives the container (%(default)s)")
     parser.add_argument("--root", default="/opt/hermes", metavar="DIR", help="the releases (%(default)s)")
+    parser.add_argument(
+        "--entrypoint",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="COMMAND",
+        help="last: an image's own entrypoint with its arguments, which is called in place of the gateway. If it needs "
+        "root, the home is given to HERMES_UID and HERMES_GID (10000)",
+    )
     parser.epilog = (
         "exit status: 78 the description or a secret is wrong, and nothing was touched; 74 the home could not be "
         "converged; 0 stopped meanwhile; else that of the gateway"
@@ -41,18 +49,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    container = entrypoint.load(arguments.description, arguments.secrets, arguments.data, os.environ)
+    places = (arguments.description, arguments.secrets, arguments.data)
+    container = entrypoint.load(*places, os.environ, wraps=bool(arguments.entrypoint))
     if container.unused:
         say_now(f"hermes-ops: not used in a container: {', '.join(container.unused)}")
-    check = arguments.action == "check"
-    if not check:
-        entrypoint.alone(container)
+    if arguments.action == "check":
+        return entrypoint.as_its_user(
+            container, lambda: EXIT_UNHEALTHY if _converge(container, check=True) else EXIT_OK
+        )
+    entrypoint.give(container)
+    status = entrypoint.as_its_user(container, lambda: _start(container))
+    if status == EXIT_OK:
+        entrypoint.become(container, arguments.root, arguments.entrypoint, os.environ)
+    return status
+
+
+def _start(container: entrypoint.Container) -> int:
+    entrypoint.alone(container)
+    _converge(container, check=False)
+    return EXIT_OK
+
+
+def _converge(container: entrypoint.Container, *, check: bool) -> bool:
     changed, lines = entrypoint.bring_up(container, check=check)
     for line in lines:
         say_now(f"hermes-ops: {line}")
-    if check:
-        return EXIT_UNHEALTHY if changed else EXIT_OK
-    entrypoint.become(container, arguments.root, os.environ)
+    return changed
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

@@ -126,7 +126,9 @@ def resolve(
     return resolved
 
 
-def resolve_alone(declared: Any, where: str, *, user: str, data_dir: str, given: Collection[str]) -> Declared:
+def resolve_alone(
+    declared: Any, where: str, *, user: str, data_dir: str, home: str, given: Collection[str]
+) -> Declared:
     """Check and complete *declared*, an entry of ``hermes_agents``, for a container that is this agent's alone.
 
     The platform decides who runs it and within which limits, so :data:`OF_THE_HOST` is checked, but not used. The
@@ -134,6 +136,7 @@ def resolve_alone(declared: Any, where: str, *, user: str, data_dir: str, given:
 
     :param user: the name, for errors, of the user that runs it
     :param data_dir: absolute path of the directory that outlives the container
+    :param home: the HERMES_HOME of one that declares none
     :param given: the names of the secrets that the platform hands in
     :raises OpsError: for the first mistake; names the agent and the key
     """
@@ -153,7 +156,7 @@ def resolve_alone(declared: Any, where: str, *, user: str, data_dir: str, given:
     placement = Placement(
         name=description.name,
         user=user,
-        home=checks.home_within(declared, data_dir, where),
+        home=checks.home_within({"home": home, **declared}, data_dir, where),
         directory=data_dir,
         unit="",
         sandbox=Sandbox(False, (), ()),

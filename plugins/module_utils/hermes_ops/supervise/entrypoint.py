@@ -5,6 +5,9 @@
 
 It needs no root, no systemd and no name for its user. What it reads comes from the platform: a description, which is an
 entry of ``hermes_agents`` as JSON, and secrets, which never reach a disk.
+
+An image with an entrypoint of its own, such as upstream's, starts as root and drops to the agent's user later. Its
+entrypoint is called once the home is converged, as that user.
 """
 
 from __future__ import annotations
@@ -13,21 +16,23 @@ import contextlib
 import fcntl
 import json
 import os
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
-from ..agent import converge, healing, parts
+from ..agent import converge, healing, ownership, parts
 from ..agent.losses import losses
 from ..description.agent import Declared
 from ..description.declaration import OF_THE_HOST, resolve_alone
 from ..description.secrets import is_secret_setting
 from ..host.records import Records
 from ..secrets import values
+from ..system.answer import fits
 from ..system.errors import OpsError, as_error
 from ..system.files import Account, failure, read_bytes
-from ..system.worker import end_server
+from ..system.worker import end_server, work
 from . import command
 
 # Bytes of the largest description. A Secret or ConfigMap of Kubernetes holds as much.
@@ -35,6 +40,8 @@ _LARGEST = 2**20
 # Of the agent, in its directory. It can change them, so nothing depends on them but what it does to itself. Backups and
 # restores leave out what has such a name.
 RECORDS = ".hermes-ops-records"
+# Each directory that root gives away may reveal more files of root.
+_ROUNDS = 50
 # Locked while an agent runs on the volume.
 RUNNING = ".hermes-ops-running"
 
@@ -58,11 +65,13 @@ class Container:
     """An agent in its container.
 
     :param declared: from the description
+    :param account: the user that it runs as
     :param secrets: the variables that the platform hands in, as files or in the environment
     :param unused: the keys of the description that only a host has a use for
     """
 
     declared: Declared
+    account: Account
     secrets: dict[str, str] = field(repr=False)
     unused: tuple[str, ...]
 
@@ -72,20 +81,18 @@ class Container:
         return self.declared.agent.directory
 
 
-def load(description: str, secrets: str, data_dir: str, environ: Mapping[str, str]) -> Container:
+def load(description: str, secrets: str, data_dir: str, environ: Mapping[str, str], *, wraps: bool) -> Container:
     """Read what the platform gives.
 
     :param description: a file with one entry of ``hermes_agents`` as JSON
     :param secrets: a directory with a file for each secret; it need not exist
     :param environ: the container's environment. What is a secret in it, by its name or form, is handed in, too
+    :param wraps: whether the image has an entrypoint of its own, which may need root
     :raises Misdeclared: for the first mistake
-    :raises Unconverged: there is no volume that this user may write
     """
+    data_dir = data_dir.rstrip("/")
     with _ending(Misdeclared):
-        if os.geteuid() == 0:
-            raise OpsError(
-                "an agent does not run as root", where="the container's user", fix="run it as another, such as 10000"
-            )
+        account = _account(environ, data_dir, wraps)
         declared = _read(description)
         files = _secrets_in(secrets)
         handed = {name: value for name, value in environ.items() if is_secret_setting(name, value)}
@@ -98,16 +105,70 @@ def load(description: str, secrets: str, data_dir: str, environ: Mapping[str, st
         if given:
             given = values.check(given.items(), "the secrets handed in")
         resolved = resolve_alone(
-            declared, description, user=f"user id {os.geteuid()}", data_dir=data_dir.rstrip("/"), given=given
+            declared,
+            description,
+            user=account.name,
+            data_dir=data_dir,
+            home=environ.get("HERMES_HOME", f"{data_dir}/.hermes"),
+            given=given,
         )
-    container = Container(resolved, given, tuple(key for key in OF_THE_HOST if key in declared))
-    if not os.access(container.data_dir, os.W_OK | os.X_OK):
-        raise Unconverged(
-            f"cannot be written by user id {os.geteuid()}",
-            where=container.data_dir,
-            fix="mount a volume there that this user may write; on Kubernetes, declare fsGroup",
-        )
-    return container
+    return Container(resolved, account, given, tuple(key for key in OF_THE_HOST if key in declared))
+
+
+def _account(environ: Mapping[str, str], data_dir: str, wraps: bool) -> Account:
+    """The user that the agent runs as: the container's own, or the one that upstream's image drops to."""
+    uid, gid = os.geteuid(), os.getegid()
+    if uid == 0:
+        if not wraps:
+            raise OpsError(
+                "an agent does not run as root", where="the container's user", fix="run it as another, such as 10000"
+            )
+        numbers = [environ.get(name, "10000") for name in ("HERMES_UID", "HERMES_GID")]
+        if not all(number.isascii() and number.isdigit() and 0 < int(number) < 2**32 - 1 for number in numbers):
+            raise OpsError("are no ids of a user and a group", where="HERMES_UID, HERMES_GID", fix="use 10000, or none")
+        uid, gid = map(int, numbers)
+    return Account(f"user id {uid}", uid, gid, data_dir)
+
+
+def as_its_user(container: Container, act: Callable[[], int]) -> int:
+    """Call *act* as the agent's user, in a process of its own if we are root.
+
+    :returns: what it returns, or the status of its error
+    """
+    account = container.account
+    if os.geteuid() == account.uid:
+        return act()
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = OpsError.exit_status
+    try:
+        os.setgroups([])
+        os.setgid(account.gid)
+        os.setuid(account.uid)
+        status = act()
+    except OpsError as error:
+        sys.stderr.write(f"hermes-ops: {error}\n")
+        status = error.exit_status
+    finally:
+        end_server()
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def give(container: Container) -> None:
+    """As root, give the volume and what root left in the home to the agent's user."""
+    account, home = container.account, container.declared.agent.home
+    if os.geteuid() != 0:
+        return
+    with _ending(Unconverged):
+        ownership.give_back(container.data_dir, account, [""], mend=True)
+        for _round in range(_ROUNDS):
+            found = work(account, "agent.ownership:find", home, ["lost+found"])
+            paths = found["paths"] if fits(found, {"paths": [str], "complete": object}) else []
+            if not paths or not os.path.lexists(home) or not ownership.give_back(home, account, paths, mend=True):
+                break
+    end_server()
 
 
 def alone(container: Container) -> None:
@@ -117,6 +178,7 @@ def alone(container: Container) -> None:
     """
     path = os.path.join(container.data_dir, RUNNING)
     with _ending(Unconverged):
+        _check_volume(container)
         try:
             # Inherited by the gateway, and closed by the kernel with its last process.
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -138,26 +200,40 @@ def bring_up(container: Container, *, check: bool) -> tuple[bool, list[str]]:
     :raises Unconverged: it cannot be converged
     """
     with _ending(Unconverged):
+        _check_volume(container)
         healed = healing.heal(container.declared.agent.home, check=check)
         outcome, repaired = _converge(container, check)
         return bool(healed or repaired) or outcome.changed, [*healed, *repaired, *_told(outcome)]
 
 
-def become(container: Container, root: str, environ: Mapping[str, str]) -> None:
+def _check_volume(container: Container) -> None:
+    if not os.access(container.data_dir, os.W_OK | os.X_OK):
+        raise OpsError(
+            f"cannot be written by {container.account.name}",
+            where=container.data_dir,
+            fix="mount a volume there that this user may write; on Kubernetes, declare fsGroup",
+        )
+
+
+def become(container: Container, root: str, wrapped: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
     """Replace this process by the gateway.
 
     :param root: the directory of the releases
+    :param wrapped: the image's own entrypoint with its arguments, which is called instead; empty: there is none
     :raises Unconverged: it cannot be run
     """
     agent = container.declared.agent
     end_server()
-    argv = command.hermes(root, agent.home, ["gateway", "run"])
+    argv = [*wrapped] or command.hermes(root, agent.home, ["gateway", "run"])
     # Keys of a managed scope would win over the declared ones.
     inherited = {name: value for name, value in environ.items() if name != "HERMES_MANAGED_DIR"}
-    own = {"HOME": container.data_dir, "PYTHONUNBUFFERED": "1", **command.environment(agent.home)}
+    own = {"PYTHONUNBUFFERED": "1", **command.environment(agent.home)}
+    if not wrapped:
+        own["HOME"] = container.data_dir
     try:
-        os.chdir(container.data_dir)
-        os.execve(argv[0], argv, {**inherited, **container.secrets, **own})
+        if not wrapped:
+            os.chdir(container.data_dir)
+        os.execvpe(argv[0], argv, {**inherited, **container.secrets, **own})
     except OSError as error:
         raise Unconverged(f"cannot be run ({error.strerror})", where=argv[0], fix="build the image again") from None
 
@@ -252,9 +328,10 @@ def _converge(container: Container, check: bool) -> tuple[converge.Outcome, list
 
 def _attempt(container: Container, ops_dir: str, check: bool) -> converge.Outcome:
     declared, given = container.declared, tuple(container.secrets)
-    own = Account(str(os.geteuid()), os.geteuid(), os.getegid(), container.data_dir)
     records = Records(ops_dir, declared.agent.name)
-    outcome = converge.converge(declared.description, declared.agent, own, records, check=check, elsewhere=given)
+    outcome = converge.converge(
+        declared.description, declared.agent, container.account, records, check=check, elsewhere=given
+    )
     if not check:
         # The gateway starts now.
         records.restarted(time.time())
