@@ -39,7 +39,7 @@ SUPERFLUOUS = (
 )  # fmt: skip
 LICENCE = "copyright"
 # What the engine mounts during the build.
-MOUNTED = {Path("/", path) for path in ("dev", "proc", "sys", "etc/hostname", "etc/hosts", "etc/resolv.conf")}
+MOUNTED = {Path("/", path) for path in ("dev", "proc", "run", "sys", "etc/hostname", "etc/hosts", "etc/resolv.conf")}
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def commands() -> None:
 def user() -> None:
     """The user, and a volume's directory that also the group 0 may write: some platforms give any user that group."""
     with open("/etc/passwd", "a", encoding="utf-8") as stream:
-        stream.write(f"{USER}:x:{UID}:{UID}::{DATA}/home:/bin/bash\n")
+        stream.write(f"{USER}:x:{UID}:{UID}::{DATA}:/bin/bash\n")
     with open("/etc/group", "a", encoding="utf-8") as stream:
         stream.write(f"{USER}:x:{UID}:\n")
     os.mkdir(DATA)
@@ -95,8 +95,9 @@ def byte_code() -> None:
     release = os.path.realpath("/opt/hermes/current")
     unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
     for directory in (sysconfig.get_path("stdlib"), "/usr/lib/python3/dist-packages", KIT, f"{release}/lib"):
-        # Packages may hold files that are no valid Python: templates.
-        compileall.compile_dir(directory, quiet=2, force=True, workers=0, invalidation_mode=unchecked)
+        # Packages may hold files that are no valid Python: templates. With more processes some byte code would differ
+        # from build to build: whether it repeats or references a constant depends on what was compiled before.
+        compileall.compile_dir(directory, quiet=2, force=True, workers=1, invalidation_mode=unchecked)
 
 
 def bill() -> dict[str, object]:
@@ -106,9 +107,19 @@ def bill() -> dict[str, object]:
         Path("/var/lib/dpkg/status").read_text(encoding="utf-8"),
         platform.freedesktop_os_release(),
         [(each.metadata["Name"], each.version) for each in found],
+        browsers(),
         __version__,
         EPOCH,
     )
+
+
+def browsers() -> list[tuple[str, str]]:
+    """Name and version of agent-browser, if the variant has it."""
+    if shutil.which("agent-browser") is None:
+        return []
+    done = subprocess.run(["agent-browser", "--version"], stdout=subprocess.PIPE, text=True, check=True)
+    name, version = done.stdout.split()
+    return [(name, version)]
 
 
 def close() -> None:

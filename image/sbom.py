@@ -17,19 +17,26 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/alwayson-hermes/
 
 
 def document(
-    status: str, system: Mapping[str, str], distributions: Iterable[tuple[str, str]], collection: str, epoch: int
+    status: str,
+    system: Mapping[str, str],
+    distributions: Iterable[tuple[str, str]],
+    programs: Iterable[tuple[str, str]],
+    collection: str,
+    epoch: int,
 ) -> dict[str, Any]:
     """The bill of materials.
 
     :param status: the content of dpkg's status file
     :param system: the values of /etc/os-release
     :param distributions: name and version of each Python package of the release
+    :param programs: name and version of each program from npm
     :param collection: the version of the collection, whose kit is in the image
     :param epoch: the time of the document, seconds since 1970
     """
     python = [_component("library", *each, _purl("pypi", None, _normal(each[0]), each[1])) for each in distributions]
+    npm = [_component("application", *each, _purl("npm", None, *each)) for each in programs]
     kit = _component("application", "hermes-ops", collection, _purl("generic", "alwayson", "hermes-ops", collection))
-    components = sorted([*_debian(status, system), *python, kit], key=lambda each: each["bom-ref"])
+    components = sorted([*_debian(status, system), *python, *npm, kit], key=lambda each: each["bom-ref"])
     (hermes,) = (each for each in python if each["name"] == "hermes-agent")
     serial = uuid.uuid5(_NAMESPACE, "\n".join([str(epoch), *(each["bom-ref"] for each in components)]))
     return {
