@@ -94,10 +94,13 @@ def byte_code() -> None:
         shutil.rmtree(path)
     release = os.path.realpath("/opt/hermes/current")
     unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    for directory in (sysconfig.get_path("stdlib"), "/usr/lib/python3/dist-packages", KIT, f"{release}/lib"):
+    # A release from git has Hermes in src, with much that the gateway never imports.
+    left_out = re.compile(r"/src/(tests|website|skills|optional-skills)/")
+    places = (sysconfig.get_path("stdlib"), "/usr/lib/python3/dist-packages", KIT, f"{release}/lib", f"{release}/src")
+    for directory in places:
         # Packages may hold files that are no valid Python: templates. With more processes some byte code would differ
         # from build to build: whether it repeats or references a constant depends on what was compiled before.
-        compileall.compile_dir(directory, quiet=2, force=True, workers=1, invalidation_mode=unchecked)
+        compileall.compile_dir(directory, rx=left_out, quiet=2, force=True, workers=1, invalidation_mode=unchecked)
 
 
 def bill() -> dict[str, object]:

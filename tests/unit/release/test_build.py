@@ -159,6 +159,14 @@ def test_a_release_is_complete_readable_for_all_and_writable_for_nobody_else(roo
             assert not stat.S_ISREG(mode) or path.stat().st_nlink == 1, path
 
 
+def test_somebody_else_may_compile(root, wheels) -> None:
+    make_hermes(wheels, "1.0.0")
+    build.ensure(from_wheels(wheels), Index(), root=str(root), compiled=False)
+    assert_complete(root, "1.0.0")
+    # The file that nothing has imported.
+    assert not list((root / "current").glob("lib/python3*/site-packages/gateway/__pycache__/run.*.pyc"))
+
+
 def test_again_is_no_work_at_all(root, wheels, monkeypatch) -> None:
     make_hermes(wheels, "1.0.0")
     build.ensure(from_wheels(wheels), Index(), root=str(root))

@@ -48,11 +48,13 @@ def ensure(
     current: bool = True,
     keep: int = 2,
     timeout: float = 900.0,
+    compiled: bool = True,
     check: bool = False,
 ) -> Outcome:
     """Satisfy *request*: build, prove, switch, prune. Does nothing when it is already satisfied.
 
     :param timeout: seconds for each step of a build, and to wait for another builder
+    :param compiled: compile all modules; otherwise the caller does
     :param check: only say what would be done
     :raises OpsError: it failed; the current release is unchanged
     """
@@ -68,7 +70,7 @@ def ensure(
         if outcome.decision.build:
             before = observe(root)
             wanted = pin_installed(request, before)
-            stamp = build(Workshop(wanted, index, root, timeout, descriptor), outcome.decision)
+            stamp = build(Workshop(wanted, index, root, timeout, descriptor, compiled), outcome.decision)
             built = before.find(stamp["id"]) is None
             outcome = _after_build(outcome, request, root, current, keep, stamp, built)
         if outcome.decision.switch:
