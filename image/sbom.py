@@ -65,7 +65,7 @@ def _debian(status: str, system: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         name, version = package["Package"], package["Version"]
         qualifiers = {"arch": package["Architecture"], "distro": f"{system['ID']}-{system['VERSION_ID']}"}
         # Security advisories name the source package; its version is given where it differs: "gcc-14 (14.2.0-19)".
-        source, _, other = package.get("Source", name).partition(" ")
+        source, _space, other = package.get("Source", name).partition(" ")
         if source != name or other:
             qualifiers["upstream"] = f"{source}@{other.strip('()')}" if other else source
         yield _component("library", name, version, _purl("deb", system["ID"], name, version, qualifiers))
