@@ -16,6 +16,7 @@
 ``check``     a check of the host, as every two minutes: time and memory
 ``secrets``   a look at a source with 20 parameters, as every minute: time and memory, against one HTTP request
 ``aws``       aws_provision of a host that is as declared, against stock modules: time, and calls counted at the server
+``image``     the size of both images of an agent, and from the start of a container to an agent that answers
 ``update_downtime``  how long the agent is away during an update and a rollback, against a plain restart
 """
 
@@ -477,6 +478,29 @@ def aws(directory: Path) -> None:
     server.stop()
 
 
+def image(directory: Path) -> None:
+    sys.path[:0] = [str(ROOT / "tests/hosts"), str(ROOT / "tests/image")]
+    import agent_image
+    import containers
+
+    for variant, budget in (("slim", 420), ("browser", 900)):
+        name = agent_image.build(variant)
+        size = int(run("docker", "image", "inspect", "--format", "{{.Size}}", name)) / 1e6
+        print(f"| image {variant} | {size:.0f} MB | | | ≤ {budget} MB |")
+    first, again = [], []
+    name = agent_image.build()
+    with containers.model_server(name) as network:
+        for number in range(RUNS):
+            (directory / str(number)).mkdir()
+            with containers.declared(name, network, directory / str(number)) as agent:
+                first.append(seconds(agent.start))
+                agent.stop()
+                agent.remove()
+                again.append(seconds(agent.start))
+    print(f"| container on an empty volume to healthy agent | {statistics.median(first):.1f} s | | | ≤ 2.5 s |")
+    print(f"| container on its volume to healthy agent | {statistics.median(again):.1f} s | | | ≤ 1.5 s |")
+
+
 def main() -> None:
     benches = {
         "first": first,
@@ -489,6 +513,7 @@ def main() -> None:
         "check": check,
         "secrets": secrets,
         "aws": aws,
+        "image": image,
         "update_downtime": update_downtime,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -38,6 +38,7 @@ ORDER = (
     "unit",
     "replace",
     "tailscale",
+    "image",
     "agents",
     "data_volume",
     "refuse",
@@ -301,6 +302,13 @@ def package(job: Job) -> None:
         )
 
 
+def image(job: Job) -> None:
+    """The image of an agent, built twice, and agents that run in it."""
+    job.run(sys.executable, ROOT / "tests/hosts/box.py", "engine")
+    job.run(ROOT / "script/bootstrap", "cyclonedx")
+    job.run("pytest", "tests/image")
+
+
 def scenarios() -> list[str]:
     return sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
 
@@ -362,7 +370,7 @@ def head(path: Path) -> bytes:
         return handle.readline(80)
 
 
-PLAIN = {"unit": unit, "lint": lint, "sanity": sanity, "package": package, "docs": docs}
+PLAIN = {"unit": unit, "lint": lint, "sanity": sanity, "package": package, "docs": docs, "image": image}
 # Run by name only.
 EXTRA = {"fuzz": fuzz}
 
@@ -392,9 +400,10 @@ def main() -> int:
         prog="script/test",
         description="Run the tests, side by side; without an argument all of them. Logs go to .cache/logs/.",
         epilog="unit: kit, modules and filters. lint: ruff, shellcheck, ansible-lint, changelog. sanity: ansible-test. "
-        "package: the built archive. docs: builds them. molecule: real hosts as containers with the real Hermes, "
-        f"scenarios: {', '.join(scenarios())}. fuzz: thousands of new examples for property tests; only when named. "
-        "Docker's engine is installed and started where there is none.",
+        "package: the built archive. docs: builds them. image: the image of an agent, and agents that run in it. "
+        f"molecule: real hosts as containers with the real Hermes, scenarios: {', '.join(scenarios())}. fuzz: "
+        "thousands of new examples for property tests; only when named. Docker's engine is installed and started where "
+        "there is none.",
     )
     parser.add_argument("what", nargs="?", choices=[*PLAIN, "molecule", *EXTRA])
     parser.add_argument("scenario", nargs="?", choices=scenarios(), metavar="SCENARIO", help="one scenario of molecule")

@@ -133,8 +133,9 @@ def assert_compiled(directory: Path) -> None:
     assert list((directory / "gateway/__pycache__").glob("run.*.pyc"))
 
 
-def test_a_release_is_complete_readable_for_all_and_writable_for_nobody_else(root, wheels) -> None:
+def test_a_release_is_complete_readable_for_all_and_writable_for_nobody_else(root, wheels, monkeypatch) -> None:
     make_hermes(wheels, "1.0.0")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     before = os.umask(0o077)
     try:
         outcome = build.ensure(from_wheels(wheels), Index(), root=str(root))
@@ -147,6 +148,7 @@ def test_a_release_is_complete_readable_for_all_and_writable_for_nobody_else(roo
     home = root / "current"
     stamp = json.loads((home / "release.json").read_text())
     assert (stamp["version"], stamp["method"], stamp["locked"], stamp["patches"]) == ("1.0.0", "path", False, [])
+    assert stamp["built"] == "1970-01-02T00:00:00Z"
     assert "aiohttp==3.0" in (home / "requirements.lock").read_text()
     assert list(home.glob("lib/python3*/site-packages/gateway/__pycache__/*.pyc"))
     for path in (root / "releases").rglob("*"):
@@ -155,6 +157,14 @@ def test_a_release_is_complete_readable_for_all_and_writable_for_nobody_else(roo
             assert not mode & 0o022, path
             assert mode & 0o044 == 0o044, path
             assert not stat.S_ISREG(mode) or path.stat().st_nlink == 1, path
+
+
+def test_somebody_else_may_compile(root, wheels) -> None:
+    make_hermes(wheels, "1.0.0")
+    build.ensure(from_wheels(wheels), Index(), root=str(root), compiled=False)
+    assert_complete(root, "1.0.0")
+    # Nothing has imported it.
+    assert not list((root / "current").glob("lib/python3*/site-packages/__pycache__/aiohttp.*.pyc"))
 
 
 def test_again_is_no_work_at_all(root, wheels, monkeypatch) -> None:

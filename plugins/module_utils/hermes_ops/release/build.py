@@ -48,11 +48,13 @@ def ensure(
     current: bool = True,
     keep: int = 2,
     timeout: float = 900.0,
+    compiled: bool = True,
     check: bool = False,
 ) -> Outcome:
     """Satisfy *request*: build, prove, switch, prune. Does nothing when it is already satisfied.
 
     :param timeout: seconds for each step of a build, and to wait for another builder
+    :param compiled: compile all modules; otherwise the caller does
     :param check: only say what would be done
     :raises OpsError: it failed; the current release is unchanged
     """
@@ -68,7 +70,7 @@ def ensure(
         if outcome.decision.build:
             before = observe(root)
             wanted = pin_installed(request, before)
-            stamp = build(Workshop(wanted, index, root, timeout, descriptor), outcome.decision)
+            stamp = build(Workshop(wanted, index, root, timeout, descriptor, compiled), outcome.decision)
             built = before.find(stamp["id"]) is None
             outcome = _after_build(outcome, request, root, current, keep, stamp, built)
         if outcome.decision.switch:
@@ -179,9 +181,14 @@ def _fill(shop: Workshop, version: str | None, name: str) -> dict[str, Any]:
         "extras": list(shop.request.extras),
         "uv": shop.uv.version,
         "patches": [{"name": name, "sha256": digest(text)} for name, text in read_patches(shop.request)],
-        "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(_now())),
         "identity": identity(shop.request, version, shop.tree),
     }
+
+
+def _now() -> float:
+    """The time, unless a build is to be the same each time: https://reproducible-builds.org/specs/source-date-epoch/"""
+    return float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
 
 
 def _complete(shop: Workshop, stamp: dict[str, Any]) -> None:

@@ -165,7 +165,8 @@ def _install(shop: Workshop, tree: str) -> None:
                 for line in text.splitlines()
             )
     left_out = r"/(tests|website|skills|optional-skills)/"
-    shop.run([shop.python, "-m", "compileall", "-q", "-j", "0", "-x", left_out, tree])
+    if shop.compiled:
+        shop.run([shop.python, "-m", "compileall", "-q", "-j", "0", "-x", left_out, tree])
 
 
 def _project_value(project: str, key: str) -> str | None:

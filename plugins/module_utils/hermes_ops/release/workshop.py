@@ -24,10 +24,14 @@ class Workshop:
 
     :param timeout: seconds for each step
     :param descriptor: of the builder's lock; every child inherits it
+    :param compiled: whether to compile what is installed
     """
 
-    def __init__(self, request: Request, index: Index, root: str, timeout: float, descriptor: int) -> None:
+    def __init__(
+        self, request: Request, index: Index, root: str, timeout: float, descriptor: int, compiled: bool = True
+    ) -> None:
         self.request = request
+        self.compiled = compiled
         self.root = root
         self.timeout = timeout
         self.descriptor = descriptor
@@ -100,14 +104,15 @@ class Workshop:
         with open(lockfile, "w", encoding="utf-8") as stream:
             stream.write(constraints)
         self.uv(
-            "pip", "install", "--quiet", "--python", self.python, "--require-hashes", "--compile-bytecode",
+            "pip", "install", "--quiet", "--python", self.python, "--require-hashes",
+            *(["--compile-bytecode"] if self.compiled else []),
             "--constraint", lockfile, *self.uv.source, *arguments, about=self.about,
         )  # fmt: skip
 
     def compile(self, files: list[str]) -> None:
         """Compile *files* again, even if a file has the same time and size as before."""
         sources = [path for path in files if path.endswith(".py") and os.path.exists(path)]
-        if sources:
+        if sources and self.compiled:
             self.run([self.python, "-m", "compileall", "-q", "-f", *sources])
 
 
