@@ -118,6 +118,8 @@ def test_the_timer_has_run_it(host, controller, wait_until):
 
 
 def test_all_is_well(controller, beat, pings, wait_until):
+    # How often systemd restarted agents whose disk earlier tests had filled depends on how fast the machine is.
+    controller.shell("rm -f /var/lib/hermes/ops/status/check.json")
     # An agent answers some seconds before all of it is there, and earlier tests have restarted both.
     wait_until(lambda: all(agent["healthy"] for agent in check(controller)["agents"]), "both agents")
     assert beat() == 0

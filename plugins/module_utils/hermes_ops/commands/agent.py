@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
 from types import FrameType
 
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say_now
@@ -79,4 +78,4 @@ def _converge(container: entrypoint.Container, *, check: bool) -> bool:
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
     """A stop before the gateway runs is a clean one: files are whole at any moment."""
-    sys.exit(EXIT_OK)
+    raise SystemExit(EXIT_OK)
