@@ -39,9 +39,6 @@ from .part import Changed, Part, fit
 # The answer holds, for each part, a file of the largest size in which every character needs an escape.
 LIMITS = Limits(seconds=120, answer=32 * 2**20)
 _MANAGED_MODE, _MANAGED_DIRECTORY_MODE = 0o644, 0o755
-# Rounds of giving files back: each directory that is given to the agent's user may reveal more files of root.
-_ROUNDS = 50
-# Attempts to apply, since somebody else may write meanwhile.
 
 
 # The declaration
@@ -239,7 +236,7 @@ class _Job:
         self.remembered = self._applied()
         self.requests, self.managed = self._requests()
         given: list[str] = []
-        for _round in range(_ROUNDS):
+        for _round in range(ownership.ROUNDS):
             answer = self._ask("look", self._seeks)
             found = self._give_back(answer["found"], mend)
             given += [each for each in found if each not in given]

@@ -16,15 +16,21 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..system.answer import fits
 from ..system.errors import OpsError
 from ..system.files import Account, failure, open_directory
 from ..system.walk import Entry, walk
+from ..system.worker import work
 
 # Levels of directories that are searched. Files of a `sudo hermes` do not lie that deep.
 _DEPTH = 64
 # Entries that are examined, and finds that are returned, in one search.
 _ENTRIES = 500_000
 _FINDS = 1_000
+# The form of what :func:`find` returns, see :func:`answer.fits`.
+FOUND = {"paths": [str], "complete": object}
+# Rounds of giving files back: each directory that is given to the agent's user may reveal more files of root.
+ROUNDS = 50
 _PROTECTED_LINKS = "/proc/sys/fs/protected_hardlinks"
 
 
@@ -102,6 +108,18 @@ def give_back(home: str, account: Account, paths: Iterable[str], *, mend: bool) 
     finally:
         os.close(top)
     return given
+
+
+def give_all(home: str, account: Account, skipped: Iterable[str]) -> None:
+    """As root, have a worker find the files of root in *home*, and give them to *account*.
+
+    :param skipped: directories of the home that are not searched
+    """
+    for _round in range(ROUNDS):
+        found = work(account, "agent.ownership:find", home, list(skipped))
+        paths = found["paths"] if fits(found, FOUND) else []
+        if not paths or not os.path.lexists(home) or not give_back(home, account, paths, mend=True):
+            return
 
 
 def _may_be_given(status: os.stat_result) -> bool:

@@ -24,7 +24,7 @@ FILES = {"config": config.FILE_NAME, "env": dotenv.FILE_NAME, "webhooks": webhoo
 ATTEMPTS = 5
 
 # The forms of what `look` and `apply` return, see :func:`answer.fits`.
-LOOK_FORM = {"parts": {str: dict}, "found": Maybe({"paths": [str], "complete": object})}
+LOOK_FORM = {"parts": {str: dict}, "found": Maybe(ownership.FOUND)}
 APPLY_FORM = {"parts": {str: dict}, "more": {str: [str]}, "error": Maybe((str, TEXT, TEXT))}
 
 

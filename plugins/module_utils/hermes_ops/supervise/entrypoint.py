@@ -29,10 +29,9 @@ from ..description.declaration import OF_THE_HOST, resolve_alone
 from ..description.secrets import is_secret_setting
 from ..host.records import Records
 from ..secrets import values
-from ..system.answer import fits
 from ..system.errors import OpsError, as_error
 from ..system.files import Account, failure, read_bytes
-from ..system.worker import end_server, work
+from ..system.worker import end_server
 from . import command
 
 # Bytes of the largest description. A Secret or ConfigMap of Kubernetes holds as much.
@@ -40,8 +39,6 @@ _LARGEST = 2**20
 # Of the agent, in its directory. It can change them, so nothing depends on them but what it does to itself. Backups and
 # restores leave out what has such a name.
 RECORDS = ".hermes-ops-records"
-# Each directory that root gives away may reveal more files of root.
-_ROUNDS = 50
 # Locked while an agent runs on the volume.
 RUNNING = ".hermes-ops-running"
 
@@ -163,11 +160,7 @@ def give(container: Container) -> None:
         return
     with _ending(Unconverged):
         ownership.give_back(container.data_dir, account, [""], mend=True)
-        for _round in range(_ROUNDS):
-            found = work(account, "agent.ownership:find", home, ["lost+found"])
-            paths = found["paths"] if fits(found, {"paths": [str], "complete": object}) else []
-            if not paths or not os.path.lexists(home) or not ownership.give_back(home, account, paths, mend=True):
-                break
+        ownership.give_all(home, account, ["lost+found"])
     end_server()
 
 
@@ -228,10 +221,9 @@ def become(container: Container, root: str, wrapped: Sequence[str], environ: Map
     # Keys of a managed scope would win over the declared ones.
     inherited = {name: value for name, value in environ.items() if name != "HERMES_MANAGED_DIR"}
     own = {"PYTHONUNBUFFERED": "1", **command.environment(agent.home)}
-    if not wrapped:
-        own["HOME"] = container.data_dir
     try:
         if not wrapped:
+            own["HOME"] = container.data_dir
             os.chdir(container.data_dir)
         os.execvpe(argv[0], argv, {**inherited, **container.secrets, **own})
     except OSError as error:
