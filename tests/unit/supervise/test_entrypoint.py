@@ -334,6 +334,27 @@ def test_files_of_root_are_taken_over(box):
 
 
 @root
+@pytest.mark.parametrize("kind", ["pipe", "link", "rest"])
+def test_a_copy_is_written_to_no_file_that_is_there(box, kind):
+    """What a kill left, or what the agent put there: a start would wait for the reader of a pipe."""
+    box.run()
+    victim, copy = box.data / "victim", box.home / ".hermes-ops-copy"
+    victim.write_text("kept")
+    box.contained.give(victim)
+    if kind == "pipe":
+        os.mkfifo(copy)
+    elif kind == "link":
+        copy.symlink_to(victim)
+    else:
+        copy.write_text("of a start that was killed, and longer than what is copied now")
+    os.chown(copy, box.contained.uid, -1, follow_symlinks=False)
+    as_root(box.home / "state.db", "sessions", 0o644)
+    assert box.run()[0] == [f"hermes-ops: {box.home}/state.db belonged to user id 0: replaced by a copy"]
+    assert (box.home / "state.db").read_text() == "sessions"
+    assert (victim.read_text(), copy.exists()) == ("kept", False)
+
+
+@root
 def test_what_cannot_be_read_is_set_aside_if_it_is_written_anew_and_else_told(box):
     box.run()
     as_root(box.home / ".env", "THEIRS=1\n", 0o600)

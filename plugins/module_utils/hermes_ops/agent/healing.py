@@ -115,7 +115,10 @@ def _copy(path: str, entry: Entry) -> None:
     source = os.open(entry.name, flags, dir_fd=entry.directory)
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(os.fdopen(source, "rb"))
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        # What a killed start, or the agent, left there is not opened: it may be a pipe.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_COPY, dir_fd=entry.directory)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         target = os.open(_COPY, flags, FILE_MODE, dir_fd=entry.directory)
         writer = stack.enter_context(os.fdopen(target, "wb"))
         try:
