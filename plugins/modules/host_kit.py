@@ -18,7 +18,7 @@ description:
   - Hands the arguments of a module, as JSON, to C(hermes-ops module) of the same kit that the controller has. On the
     host that kit is in a directory named by its hash. So Ansible sends only arguments, and the code that converges a
     host also runs on it at night.
-  - If the host lacks that kit, it is sent with the module, for this one run, in Ansible's temporary directory.
+  - If the host lacks that kit, it is sent with the module, and kept below C(/run) for the modules that follow.
     The module M(alwayson.hermes.kit) installs it permanently.
 attributes:
   check_mode:
@@ -76,14 +76,23 @@ import hashlib
 import json
 import os
 import pwd
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 DIRECTORY = "/usr/local/lib/hermes-ops"
+# Kits that were sent to hosts which lack them. Check mode puts them here as well, so they outlive no boot.
+PASSING = "/run/hermes-ops-kit"
+# Seconds for which such a kit may be in use.
+_PASSING_AGE = 3600.0
 # Hexadecimal digits of a version's name.
 DIGITS = 16
 # This interpreter also runs the kit at night, with Debian's PyYAML. A bare host may have only another one.
@@ -129,6 +138,50 @@ def version_of(directory: str) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
+def kit_of(place: str, sent: str | None) -> str | None:
+    """The directory of the kit for *place*: this one, or one that was sent earlier in the run.
+
+    :param sent: the archive with the kit, which is unpacked if both lack it
+    :returns: None if there is no kit
+    """
+    passing = os.path.join(PASSING, os.path.basename(place))
+    if is_whole(place):
+        _remove_unused()
+        return place
+    if is_whole(passing):
+        return passing
+    return _unpacked(sent, passing) if sent else None
+
+
+def _unpacked(sent: str, passing: str) -> str:
+    """Unpack the archive *sent* as *passing*, which appears whole: another run may look for it."""
+    os.makedirs(PASSING, mode=0o755, exist_ok=True)
+    unfinished = tempfile.mkdtemp(dir=PASSING)
+    try:
+        with zipfile.ZipFile(sent) as archive:
+            archive.extractall(unfinished)
+        os.chmod(unfinished, 0o755)
+        # One that is there was changed by hand.
+        shutil.rmtree(passing, ignore_errors=True)
+        try:
+            os.rename(unfinished, passing)
+        except OSError:
+            # Another run was faster.
+            if not is_whole(passing):
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return passing
+
+
+def _remove_unused() -> None:
+    """Remove kits in PASSING, except those from which a run may still import."""
+    with suppress(FileNotFoundError):
+        for entry in os.scandir(PASSING):
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime > _PASSING_AGE:
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+
 def is_root() -> bool:
     return os.geteuid() == 0
 
@@ -136,7 +189,7 @@ def is_root() -> bool:
 def answer_of(kit: str, name: str, call: dict[str, Any]) -> dict[str, Any]:
     """Run the module *name* and return its answer.
 
-    :param kit: a directory or an archive with the package ``hermes_ops``
+    :param kit: a directory with the package ``hermes_ops``
     :param call: see ``hermes_ops.modules.call.Call``; it may hold secrets, so it is passed through standard input
     """
     interpreter = INTERPRETER if os.path.exists(INTERPRETER) else sys.executable
@@ -166,7 +219,11 @@ def main() -> None:
             "become_user away), and allow the user who logs in to use sudo",
             invocation=nothing,
         )
-    if not params["sent"] and not is_whole(params["place"]):
+    try:
+        kit = kit_of(params["place"], params["sent"])
+    except OSError as error:
+        module.fail_json(f"{PASSING}: the kit cannot be unpacked: {error}. Fix: make room in /run", invocation=nothing)
+    if kit is None:
         module.exit_json(changed=False, missing=True, invocation=nothing)
     call = {
         "params": params["arguments"],
@@ -174,7 +231,7 @@ def main() -> None:
         "diff_mode": module._diff,
         "place": params["place"],
     }
-    answer = answer_of(params["sent"] or params["place"], params["name"], call)
+    answer = answer_of(kit, params["name"], call)
     for text in answer.pop("warnings", []):
         module.warn(text)
     (module.fail_json if answer.get("failed") else module.exit_json)(**{"invocation": nothing, **answer})

@@ -96,7 +96,9 @@ class Controller:
             self.collection.mkdir(parents=True, exist_ok=True)
             copy(PLUGINS.parent / name, self.collection / name)
         path = self.collection / "plugins/modules/host_kit.py"
+        self.passing = top / "passing"
         text = path.read_text().replace('"/usr/local/lib/hermes-ops"', repr(str(self.kits)))
+        text = text.replace('"/run/hermes-ops-kit"', repr(str(self.passing)))
         # The tests may run as any user.
         path.write_text(text.replace("return os.geteuid() == 0", "return True"))
 
@@ -143,13 +145,40 @@ def sent(controller, result) -> bool:
     return "hermes-ops.zip" in str(result["said"])
 
 
-def test_a_host_without_the_kit_is_sent_it_for_this_run(controller):
-    for options in ((), ("--check",)):
+def test_a_host_without_the_kit_is_sent_it_once(controller):
+    for options in (("--check",), ()):
         result = controller.run("-vvv", *options)
         assert result["system"]["id"]
-        assert sent(controller, result)
+        assert sent(controller, result) == ("--check" in options)
         assert not controller.kits.exists()
         assert list((controller.top / "remote").iterdir()) == []
+    assert [path.name for path in controller.passing.iterdir()] == [controller.place.name]
+
+
+def test_a_sent_kit_that_somebody_changed_is_sent_again(controller):
+    controller.run()
+    (controller.passing / controller.place.name / "hermes_ops/cli.py").write_text("raise SystemExit('changed')\n")
+    result = controller.run("-vvv")
+    assert result["system"]["id"]
+    assert sent(controller, result)
+
+
+def test_a_sent_kit_goes_when_no_run_can_need_it_any_more(controller):
+    controller.run()
+    controller.put_down()
+    passing = controller.passing / controller.place.name
+    controller.run()
+    assert passing.exists()
+    os.utime(passing, (0, 0))
+    controller.run()
+    assert list(controller.passing.iterdir()) == []
+
+
+def test_a_kit_for_which_there_is_no_room_is_an_error(controller):
+    controller.passing.write_text("in the way")
+    message = str(controller.run()["msg"])
+    assert message.startswith(f"{controller.passing}: the kit cannot be unpacked: ")
+    assert message.endswith("Fix: make room in /run")
 
 
 def test_what_takes_long_is_said_before_it_is_done(controller):

@@ -120,13 +120,21 @@ def _install(directory: str, files: dict[str, bytes]) -> None:
     ensure_directory(os.path.dirname(directory), mode=_DIRECTORY_MODE)
     if os.path.isdir(directory):
         # The version was changed by hand. It may be in use, so each file is repaired separately.
-        _write(directory, files)
+        for name, data in files.items():
+            path = os.path.join(directory, name)
+            ensure_directory(os.path.dirname(path), mode=_DIRECTORY_MODE)
+            if read_bytes(path) != data:
+                write_atomic(path, data, mode=_FILE_MODE)
         _compile(directory)
         return
     partial = directory + _PARTIAL
     trees.remove(partial)
     try:
-        _write(partial, files)
+        for name, data in files.items():
+            path = os.path.join(partial, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "xb") as stream:
+                stream.write(data)
         _compile(partial)
         # Without the sync, a power cut could leave a version that looks complete but is only half on disk.
         run(["sync", "--file-system", partial], timeout=_TIMEOUT, check=False)
@@ -134,14 +142,6 @@ def _install(directory: str, files: dict[str, bytes]) -> None:
         sync_directory(os.path.dirname(directory))
     except OSError as error:
         raise failure("written", directory, error) from None
-
-
-def _write(directory: str, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        path = os.path.join(directory, name)
-        ensure_directory(os.path.dirname(path), mode=_DIRECTORY_MODE)
-        if read_bytes(path) != data:
-            write_atomic(path, data, mode=_FILE_MODE)
 
 
 def _compile(directory: str) -> None:
