@@ -10,12 +10,11 @@ import shlex
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.declaration import resolve
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.hiding import redact_text, shown
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.secrets import (
     is_secret,
     names_secret,
-    redact_text,
     secret_paths,
-    shown,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import HIDDEN

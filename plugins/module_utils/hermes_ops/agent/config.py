@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..description.declaration import leaves
-from ..description.secrets import shown
+from ..description.hiding import shown
 from ..system import yaml_edit
 from ..system.errors import OpsError
 from ..system.files import read_text

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..description.secrets import redact_text
+from ..description.hiding import redact_text
 from ..system.errors import OpsError
 from ..system.plan import HIDDEN
 

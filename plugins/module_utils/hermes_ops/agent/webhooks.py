@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..description.checks import check_subscription
-from ..description.secrets import shown
+from ..description.hiding import shown
 from ..host.records import Records
 from ..system.errors import OpsError
 from ..system.files import read_json, read_text

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..description.agent import Agent
-from ..description.secrets import shown
+from ..description.hiding import shown
 from ..supervise import units
 from ..supervise.managers import ManagerOf
 from ..system import systemd

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..backup import offsite
 from ..backup.settings import Settings
-from ..description.secrets import shown
+from ..description.hiding import shown
 from ..host import jobs, settings
 from ..system.errors import OpsError
 from ..system.files import read_json

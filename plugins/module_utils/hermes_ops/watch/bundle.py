@@ -28,7 +28,7 @@ from typing import Any
 from .. import __version__
 from ..agent import config, dotenv
 from ..description.agent import Agent
-from ..description.secrets import redact_text, shown
+from ..description.hiding import redact_text, shown
 from ..host import jobs, kit, settings
 from ..host.installation import Installation
 from ..secrets import store

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..agent import config, dotenv, webhooks
+from ..description.hiding import named_values, shown
 from ..description.schema import OWNED_ENV
-from ..description.secrets import is_secret_setting, leaves_of, may_be_secret, named_values, shown
+from ..description.secrets import is_secret_setting, leaves_of, may_be_secret
 from ..system import yaml_edit
 from ..system.errors import OpsError
 from ..system.files import read_bytes

@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from ..description.secrets import redact_text
+from ..description.hiding import redact_text
 from ..system.plan import HIDDEN
 
 __all__ = ["KnownSecrets", "redact_text"]
