@@ -48,7 +48,7 @@ _BASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 # What podman (4.3.1, 5.4.2) and docker (28.2.2) say of a tag that its registry does not have.
 _UNKNOWN = re.compile(r"manifest unknown|no such manifest")
-# What podman 4.3.1 says of an image that it finds there, but that it cannot show.
+# What podman (4.3.1, 5.4.2) says of an image that it finds there, but that it cannot show.
 _SINGLE = re.compile(r"Treating single images as manifest lists is not implemented")
 
 
