@@ -270,8 +270,8 @@ SAID = "the release cannot be built: no such index\nstatus 1"
 @pytest.mark.parametrize(
     "act",
     [
-        pytest.param(lambda: image.plan_image(WANTED, FILES, "docker", push=False), id="is it there?"),
-        pytest.param(lambda: image.plan_image(WANTED, FILES, "docker", push=True), id="is it pushed?"),
+        pytest.param(lambda: image.is_there("docker", "example.org/a:1"), id="is it there?"),
+        pytest.param(lambda: image.is_pushed("docker", "example.org/a:1"), id="is it pushed?"),
         pytest.param(lambda: image._push("docker", "example.org/a:1"), id="push"),
     ],
 )
@@ -281,7 +281,14 @@ def test_a_failure_is_told(engine, act):
         act()
 
 
-def test_a_failed_build_is_told_with_its_cause(engine):
-    (engine.directory / "broken").write_text(SAID)
-    with pytest.raises(OpsError, match=r"example.org/a:1: cannot be built: .*no such index \| status 1"):
-        image.build(WANTED, FILES, "docker", "example.org/a:1", anew=True)
+# Docker's builder repeats on standard output what a step says, podman's on standard error.
+@pytest.mark.parametrize(("name", "stream"), [("docker", "stdout"), ("podman", "stderr")])
+def test_a_failed_build_is_told_with_its_cause(engine, name, stream):
+    program = engine.directory / name
+    said = "print('step 3', 'no such index', file=sys.{stream}, sep='\\n')"
+    program.write_text(f"#!{sys.executable}\nimport sys\n{said.format(stream=stream)}\nsys.exit('status 1')\n")
+    program.chmod(0o755)
+    with pytest.raises(
+        OpsError, match=r"^example.org/a:1: cannot be built: step 3 \| no such index.*Fix: run it by hand"
+    ):
+        image.build(WANTED, FILES, name, "example.org/a:1", anew=True)

@@ -23,7 +23,7 @@ from typing import Any
 from ..system.errors import OpsError
 from ..system.files import ensure_directory, lock, read_bytes
 from ..system.plan import Difference, Plan
-from ..system.process import Completed, run
+from ..system.process import run
 from ..system.text import brief
 from .request import Request, lock_text, read_patches
 from .uv import SYSTEM_CERTIFICATES, Index
@@ -243,13 +243,14 @@ def build(image: Image, files: Mapping[str, bytes], engine: str, name: str, *, a
         # Docker's other builder is a plugin of its own, which a host may lack.
         done = run([*argv, directory], timeout=_TIMEOUT, check=False, env={"DOCKER_BUILDKIT": "0"})
     if not done.ok:
-        raise OpsError(f"cannot be built: {_reason(done)}", where=name, fix="see what the build says last")
-
-
-def _reason(done: Completed) -> str:
-    """The last lines of a build. The engine's own comes last, and only says in which step it was."""
-    lines = [line for text in (done.stdout, done.stderr) for line in text.splitlines() if line.strip()]
-    return brief(" | ".join(lines[-4:]), 1000)
+        # Where the steps of a build speak; the engine's own last words only say in which step it was.
+        said = done.stdout if engine == "docker" else done.stderr
+        lines = [line for line in said.splitlines() if line.strip()]
+        raise OpsError(
+            f"cannot be built: {brief(' | '.join(lines[-3:]), 1000)}",
+            where=name,
+            fix="run it by hand to see all that it says: docs/image.md",
+        )
 
 
 def _write(directory: str, files: Mapping[str, bytes]) -> None:
