@@ -212,13 +212,12 @@ class ActionModule(ActionBase):
 
         For a fleet this is most of the time that the check takes.
         """
-        own = [*SPECIFICATIONS[role], "hermes_version"]
+        own = [*(option for each in _made_of(role) for option in SPECIFICATIONS[each]), "hermes_version"]
         return any(name in self._variables and self._variables[name] != _DEFAULTS.get(name) for name in own)
 
     def _settings(self, role: str) -> Iterator[str]:
         """What the kit would refuse of the settings of *role*, in the names of its variables."""
-        roles = ("common", "install", role) if role == "auto_update" else ("common", role)
-        templar = self._templar_of(*roles)
+        templar = self._templar_of("common", *_made_of(role))
 
         def value(expression: str) -> Any:
             return variables.plain(templar.template(trust_as_template(f"{{{{ {expression} }}}}")))
@@ -226,6 +225,11 @@ class ActionModule(ActionBase):
         for error in settings.problems(role, value):
             variable, what, fix = settings.in_variables(error, role, KNOWN)
             yield f"{variable}: {what}. Fix: {fix}{self._at(variable, f'role {role}')}"
+
+
+def _made_of(role: str) -> tuple[str, ...]:
+    """The roles, beside common, of whose variables the settings of *role* are made."""
+    return ("install", role) if role in ("auto_update", "image") else (role,)
 
 
 def errors(specification: dict[str, dict[str, Any]], values: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs the collection's modules: checks their arguments here and lets the kit on the host do the work.
 
-``meta/runtime.yml`` names this action for each module. For all of them it sends the same small module
-(plugins/modules/host_kit.py), which Ansible packs only once in a run, and the arguments. If the host lacks the
+``meta/runtime.yml`` names this action, or one that adds to it, for each module. For all of them it sends the same small
+module (plugins/modules/host_kit.py), which Ansible packs only once in a run, and the arguments. If the host lacks the
 controller's kit, the kit is sent as well.
 """
 

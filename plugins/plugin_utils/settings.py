@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.settings import Settings as Backup
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.volume import Volume
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.image import Image
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request, check_extras
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.uv import Index
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets.settings import Settings as Secrets
@@ -31,7 +32,7 @@ SETTINGS = {
     "secrets": (Secrets, "{'interval': secrets_interval}"),
 }
 # The roles for which there is something to check. For the others the controller is spared their variables.
-CHECKED = frozenset({"install", "ops", *SETTINGS})
+CHECKED = frozenset({"image", "install", "ops", *SETTINGS})
 
 
 def problems(role: str, value: Callable[[str], Any]) -> Iterator[OpsError]:
@@ -42,6 +43,8 @@ def problems(role: str, value: Callable[[str], Any]) -> Iterator[OpsError]:
     checks: list[Callable[[], None]] = []
     if role == "install":
         checks += [lambda: _check_release(value), lambda: _check_index(value)]
+    elif role == "image":
+        checks.append(lambda: _check_image(value))
     elif role == "ops":
         checks.append(lambda: _check_acknowledged(value("ops_acknowledged")))
     elif value(f"{role}_enabled | bool"):
@@ -71,6 +74,18 @@ def _check_index(value: Callable[[str], Any]) -> None:
     url = value("install_index_url | default('')")
     if url:
         Index(url=url)
+
+
+def _check_image(value: Callable[[str], Any]) -> None:
+    declared = {name: value(f"image_{name}") for name in ("name", "base", "variant", "packages")}
+    parse(Image, {**declared, "release": value("common_release")}, "image")
+    for name in ("index_username", "index_password", "wheels"):
+        if value(f"install_{name} is defined"):
+            raise OpsError(
+                "is declared, and a build has no use for it",
+                where=name,
+                fix="name an index that can be read without it (index_url), for the hosts that build",
+            )
 
 
 def _check_acknowledged(entries: list[dict[str, Any]]) -> None:

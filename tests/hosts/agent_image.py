@@ -11,18 +11,19 @@ machine trusts are added.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
+import contextlib
 import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Iterator
 
-from box import CA_BUNDLES, ROOT, BoxError, alone, base_of, ensure_engine, run, say
+from box import CA_BUNDLES, ROOT, VERSIONS, BoxError, alone, base_of, ensure_engine, run, say
+
+sys.path.insert(0, str(ROOT / "plugins/module_utils"))
+from hermes_ops.host import kit
+from hermes_ops.release import image
+from hermes_ops.release.request import Request
+from hermes_ops.system.errors import OpsError
 
 SUITE = "trixie"
-VARIANTS = ("slim", "browser")
-# What the Containerfile wants of a checkout, as in .dockerignore.
-CONTEXT = ("image", "plugins/module_utils/hermes_ops")
 # The label of its stages, which docker keeps to build faster.
 STAGES = ("--filter", "dangling=true", "--filter", "label=io.alwayson.hermes.stage")
 
@@ -36,26 +37,24 @@ def build(variant: str = "slim", *, anew: bool = False) -> str:
     with alone(f"image-{SUITE}"):
         base = base_of(SUITE)
     name = f"hermes-test-image:{variant}{'-anew' if anew else ''}"
-    with alone("agent-image"), tempfile.TemporaryDirectory() as context:
-        for part in CONTEXT:
-            shutil.copytree(ROOT / part, Path(context, part), ignore=shutil.ignore_patterns("__pycache__"))
-        for bundle in CA_BUNDLES:
-            if bundle.is_file():
-                shutil.copyfile(bundle, Path(context, "ca.crt"))
+    bundle = next((str(path) for path in CA_BUNDLES if path.is_file()), None)
+    wanted = image.Image("hermes-test-image", Request(version=VERSIONS[-1]), base, variant, ca_bundle=bundle)
+    files = {f"plugins/module_utils/{path}": data for path, data in kit.sources().items()}
+    files.update({f"image/{path.name}": path.read_bytes() for path in (ROOT / "image").iterdir() if path.is_file()})
+    with alone("agent-image"), removed(anew):
         say(f"building {name} on {base}")
-        before = set(stages())
-        run(
-            *("docker", "build", "--tag", name, "--file", f"{context}/image/Containerfile"),
-            *("--build-arg", f"BASE={base}", "--build-arg", f"VARIANT={variant}"),
-            *(["--no-cache"] if anew else []),
-            context,
-            # The same with every docker: newer ones have another builder only as a plugin.
-            env={**os.environ, "DOCKER_BUILDKIT": "0"},
-        )
-        if anew:
-            run("docker", "image", "rm", *(set(stages()) - before), check=False)
-        run("docker", "image", "prune", "--force", *STAGES, "--filter", "until=24h")
+        image.build(wanted, image.context(wanted, files), "docker", name, anew=anew)
     return name
+
+
+@contextlib.contextmanager
+def removed(anew: bool) -> Iterator[None]:
+    """Remove the stages that were made meanwhile, if *anew*, and those of other days."""
+    before = set(stages())
+    yield
+    if anew:
+        run("docker", "image", "rm", *(set(stages()) - before), check=False)
+    run("docker", "image", "prune", "--force", *STAGES, "--filter", "until=24h")
 
 
 def stages() -> list[str]:
@@ -64,12 +63,12 @@ def stages() -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build the image of an agent from this checkout, and print its name.")
-    parser.add_argument("variant", nargs="?", choices=VARIANTS, default="slim")
+    parser.add_argument("variant", nargs="?", choices=image.VARIANTS, default="slim")
     arguments = parser.parse_args()
     try:
         ensure_engine()
         print(build(arguments.variant))
-    except BoxError as error:
+    except (BoxError, OpsError) as error:
         say(f"error: {error}")
         return 1
     return 0

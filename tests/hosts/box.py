@@ -403,6 +403,8 @@ def main() -> int:
     hosts = "a suite (bare), or a suite and versions of Hermes (prepared): bookworm, bookworm+0.19.0"
     image = commands.add_parser("image", help="build the image of a host, print its name")
     image.add_argument("host", type=known_host, help=hosts)
+    base = commands.add_parser("base", help="pull or make the image that a suite's hosts are built on, print its name")
+    base.add_argument("suite", choices=DEBIAN + UBUNTU)
     box = commands.add_parser("up", help="start a box and wait until it has booted; prints its address")
     box.add_argument("name")
     box.add_argument("host", type=known_host, help=hosts)
@@ -425,6 +427,9 @@ def main() -> int:
         ensure_engine()
         if arguments.command == "image":
             print(ensure_image(arguments.host))
+        elif arguments.command == "base":
+            with alone(f"image-{arguments.suite}"):
+                print(base_of(arguments.suite))
         elif arguments.command == "up":
             disk = [f"--device={attach(arguments.disk)}"] if arguments.disk else []
             up(arguments.name, arguments.host, arguments.authorized_key, [*disk, *arguments.docker])

@@ -61,6 +61,10 @@ class Container:
 
     :param given: the directory with ``agent.json`` and ``secrets/``
     :param user: as whom it runs; empty: as the image says
+    :param rights: the options of docker that say what it may do
+    :param mounts: more of what a platform mounts, as docker's option says it
+    :param words: its command; empty: as the image says, else the first is its entrypoint
+    :param home: HERMES_HOME
     """
 
     name: str
@@ -68,25 +72,30 @@ class Container:
     network: str
     given: Path
     user: str = ""
+    rights: tuple[str, ...] = STRICT
+    mounts: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    home: str = "/opt/data/.hermes"
 
     def run(self) -> subprocess.CompletedProcess[str]:
         """Run the container, in place of one that has ended, until it ends."""
         self.remove()
-        return docker("run", *self.options({}), self.image, check=False)
+        return docker("run", *self.options({}), self.image, *self.words[1:], check=False)
 
     def start(self, **environment: str) -> None:
         """Start the container, in place of one that has ended, and wait until the agent answers."""
         self.remove()
-        docker("run", "--detach", *self.options(environment), self.image)
+        docker("run", "--detach", *self.options(environment), self.image, *self.words[1:])
         until(self.is_healthy, "the agent answers")
 
     def options(self, environment: dict[str, str]) -> list[str]:
         return [
-            *(f"--name={self.name}", f"--network={self.network}", "--publish=127.0.0.1::8642", *STRICT),
+            *(f"--name={self.name}", f"--network={self.network}", "--publish=127.0.0.1::8642", *self.rights),
             *([f"--user={self.user}"] if self.user else []),
             *(f"--env={name}={value}" for name, value in environment.items()),
             *(f"--volume={self.name}:/opt/data", f"--volume={self.given}/agent.json:/etc/hermes/agent.json:ro"),
-            f"--volume={self.given}/secrets:/run/secrets/hermes:ro",
+            *(f"--volume={mount}" for mount in (f"{self.given}/secrets:/run/secrets/hermes:ro", *self.mounts)),
+            *(f"--entrypoint={word}" for word in self.words[:1]),
         ]
 
     def remove(self) -> None:
@@ -141,7 +150,7 @@ class Container:
 
     def state(self) -> dict[str, Any]:
         """What Hermes says of its gateway."""
-        return json.loads(self.on_volume("cat", "/opt/data/.hermes/gateway_state.json"))
+        return json.loads(self.on_volume("cat", f"{self.home}/gateway_state.json"))
 
     def log(self) -> str:
         done = docker("logs", self.name)

@@ -476,6 +476,41 @@ def test_numbers_are_not_negative(check):
     ]
 
 
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        (
+            {"image_name": "hermes:1"},
+            "image_name: 'hermes:1' is not the name of a repository. Fix: write it as HOST/NAME, with no tag",
+        ),
+        (
+            {"hermes_version": ">=0.19"},
+            "hermes_version: an image holds one exact release. "
+            "Fix: declare the version, or ref and commit, for the host that builds",
+        ),
+        (
+            {"install_method": "git", "install_url": "https://example.org/h.git", "install_channel": "v*"},
+            "install_channel: an image holds one exact release. "
+            "Fix: declare the version, or ref and commit, for the host that builds",
+        ),
+        (
+            {"install_index_password": SECRET},
+            "install_index_password: is declared, and a build has no use for it. "
+            "Fix: name an index that can be read without it (install_index_url), for the hosts that build",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_makes_no_image_is_refused_in_the_names_of_variables(check, variables, line):
+    (said,), output = check(roles=["common", "install", "image"], **variables)
+    assert said.partition(" (host_vars")[0].partition(" (role")[0] == f"zeus: {line}"
+    assert SECRET not in output
+
+
+def test_what_makes_an_image_is_accepted(check):
+    assert check(roles=["common", "install", "image"], image_packages=["git"], install_extras=["messaging"])[0] == []
+
+
 # The others of settings.CHECKED are disabled until a variable of theirs is declared.
 @pytest.mark.parametrize("role", ["install", "backup"])
 def test_the_settings_of_a_role_without_a_declaration_need_no_check(check, role):
@@ -486,8 +521,8 @@ def test_the_settings_of_a_role_without_a_declaration_need_no_check(check, role)
 
 
 def test_site_checks_all_roles_first_and_has_ansible_check_none(tmp_path):
-    # The role aws works on the controller, in playbooks of its own, which check its variables.
-    assert sorted([*ROLES, "aws"]) == KNOWN
+    # The roles aws and image have playbooks of their own, which check their variables.
+    assert sorted([*ROLES, "aws", "image"]) == KNOWN
     (tmp_path / "hosts.json").write_text(json.dumps({"hermes": {"hosts": {"zeus": {}}}}))
     for options in ((), ("--tags", "none")):
         done = playbook(tmp_path, "-i", "hosts.json", str(SITE), "--list-tasks", *options)

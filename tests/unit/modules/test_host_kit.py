@@ -64,9 +64,11 @@ def test_the_host_s_kit_is_run_by_one_interpreter():
 
 def test_every_module_that_works_on_a_host_is_run_by_the_action():
     """The work of each such module is in the kit; the other modules run on the controller."""
+    # An action that adds files of the controller to the arguments.
+    adding = {"image": "alwayson.hermes.image"}
     modules = {path.stem for path in (PLUGINS / "modules").glob("*.py")} - ON_THE_CONTROLLER
     routing = yaml.safe_load((PLUGINS.parent / "meta/runtime.yml").read_text())["plugin_routing"]["modules"]
-    assert routing == {name: {"action_plugin": "alwayson.hermes.host_kit"} for name in modules}
+    assert routing == {name: {"action_plugin": adding.get(name, "alwayson.hermes.host_kit")} for name in modules}
     work = (PLUGINS / "module_utils/hermes_ops/modules").glob("[!_]*.py")
     assert {path.stem for path in work} == modules | {"call", "sources"}
 
