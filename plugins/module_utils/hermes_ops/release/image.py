@@ -35,7 +35,7 @@ CONTAINERFILE = "image/Containerfile"
 # To trust during the build. The image does not have them.
 _AUTHORITIES = "ca.crt"
 # Held while an image is built.
-LOCK = "/run/lock/hermes-image.lock"
+LOCK = "/run/hermes-image.lock"
 # Seconds for a build and for a push: a browser is 300 MB.
 _TIMEOUT = 3600.0
 # Seconds for a question.
