@@ -121,6 +121,9 @@ def test_killed_while_it_fetches(agents, sources, controller, new_value):
     controller.shell("systemctl start --no-block hermes-secrets.service")
     controller.shell('until [ "$(curl -s http://127.0.0.1:14566/asked)" != "$1" ]; do sleep 0.1; done', asked)
     controller.shell("systemctl kill --signal=KILL hermes-secrets.service")
+    # A start before its end would wait for the one that was killed, and fail with it.
+    ended = 'until [ "$(systemctl show -P ActiveState hermes-secrets.service)" = failed ]; do sleep 0.1; done'
+    controller.shell(ended)
     sources.tell("DELETE", "/faults")
     assert agents["default"].pid == pid
     assert "changed: MODEL_API_KEY" in sources.fetch()
