@@ -110,7 +110,7 @@ def test_it_rests_when_nobody_calls_and_wakes_as_the_same(ada, wait_until):
     session = ada.call("/api/sessions", {"title": token}).json["session"]["id"]
     assert token in ada.call(f"/api/sessions/{session}/chat", {"message": f"keep {token}"}).text
     starts = ada.starts()
-    wait_until(lambda: ada.asleep, "the agent rests", seconds=60)
+    wait_until(lambda: ada.asleep, "the agent rests", seconds=120)
     assert ada.shell(f"podman ps --all --quiet --filter name={ada.container}") == ""
     assert ada.status()["state"] == "asleep"
 
@@ -140,14 +140,14 @@ def test_a_turn_is_not_cut_by_a_rest(ada, model, wait_until):
 def test_a_job_of_cron_wakes_it(ada, wait_until):
     token = secrets.token_hex(4)
     # Later than a minute after the start of the rest, for which the agent would stay awake.
-    due = datetime.now(timezone.utc) + timedelta(seconds=80)
+    due = datetime.now(timezone.utc) + timedelta(seconds=110)
     job = {"name": "nightly", "schedule": due.strftime("%Y-%m-%dT%H:%M:%SZ"), "prompt": f"say {token}"}
     answer = ada.call("/api/jobs", job)
     assert answer.status == 200, answer
     wait_until(lambda: ada.asleep, "the agent rests")
     starts = ada.starts()
     output = f"cat {ada.data}/.hermes/cron/output/{answer.json['job']['id']}/* 2>/dev/null || true"
-    wait_until(lambda: token in ada.shell(output).partition("## Response")[2], "the job's response", seconds=180)
+    wait_until(lambda: token in ada.shell(output).partition("## Response")[2], "the job's response", seconds=240)
     assert ada.starts() == starts + 1
     wait_until(lambda: ada.asleep, "the agent rests again")
 
