@@ -130,7 +130,7 @@ def test_a_turn_is_not_cut_by_a_rest(ada, model, wait_until):
     wait_until(lambda: ada.show("ActiveState", ada.rest) == "activating", "it rests once its work is done")
     assert ada.runs
     model.tell("POST", "/release", {})
-    wait_until(lambda: ada.asleep, "the agent rests")
+    wait_until(lambda: ada.asleep, "the agent rests", seconds=120)
     # The end of the run is in the session, after another start.
     said = ada.shell(f"grep --recursive --text --only-matching 'The model heard: say {token}' {ada.data} | head -n 1")
     assert token in said, run
@@ -144,12 +144,12 @@ def test_a_job_of_cron_wakes_it(ada, wait_until):
     job = {"name": "nightly", "schedule": due.strftime("%Y-%m-%dT%H:%M:%SZ"), "prompt": f"say {token}"}
     answer = ada.call("/api/jobs", job)
     assert answer.status == 200, answer
-    wait_until(lambda: ada.asleep, "the agent rests")
+    wait_until(lambda: ada.asleep, "the agent rests", seconds=120)
     starts = ada.starts()
     output = f"cat {ada.data}/.hermes/cron/output/{answer.json['job']['id']}/* 2>/dev/null || true"
     wait_until(lambda: token in ada.shell(output).partition("## Response")[2], "the job's response", seconds=240)
     assert ada.starts() == starts + 1
-    wait_until(lambda: ada.asleep, "the agent rests again")
+    wait_until(lambda: ada.asleep, "the agent rests again", seconds=120)
 
 
 # Stopped and removed
