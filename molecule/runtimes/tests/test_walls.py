@@ -93,7 +93,7 @@ def test_another_user_s_files_and_the_host_s_are_not_there(ada, bob):
     # Nor could its UNIX user read them on the host.
     uid = ada.status()["uid"]
     memory, kept = "/run/hermes-runtimes", "/etc/hermes-ops/runtimes.json"
-    for look in (f"ls {bob.data}", f"ls {memory}/shared/secrets", f"ls {memory}/users", f"cat {kept}"):
+    for look in (f"ls {bob.data}", f"ls {memory}/shared", f"ls {memory}/users", f"cat {kept}"):
         ada.shell(look)
         denied = ada.shell(f"setpriv --reuid={uid} --regid={uid} --clear-groups {look} 2>&1 || true")
         assert "Permission denied" in denied, look
@@ -114,7 +114,7 @@ def test_it_has_no_rights_and_can_write_its_volume_only(ada):
 
 
 def test_secrets_are_in_its_processes_only(ada):
-    key = ada.shell(f"cut -d= -f2- /run/hermes-runtimes/users/{ada.id}/key").strip()
+    key = ada.shell(f"cat /run/hermes-runtimes/users/{ada.id}/secrets/API_SERVER_KEY").strip()
     for secret in (key, "the-model-s-key"):
         assert ada.shell(f"grep --recursive --files-with-matches {secret} {ada.data} /etc/systemd || true") == ""
         assert secret not in ada.shell("ps -ef")

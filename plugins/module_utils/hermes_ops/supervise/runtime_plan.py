@@ -16,6 +16,7 @@ from ..host import runtime_network, runtimes, settings
 from ..host.accounts import number_of_user
 from ..host.runtimes import BOOT, JOB
 from ..system.errors import OpsError
+from ..system.files import read_json
 from ..system.plan import Difference, Plan
 from ..system.process import run
 from ..system.services import plan_enabled, plan_files_gone, plan_gone, plan_started
@@ -24,7 +25,7 @@ from ..system.typed import plain
 from . import proxy, runtime_units
 from .resting import REST, WAKE
 from .runtime_units import AGENT, FRONT, PODMAN, SOCKET, WANTED
-from .runtimes import Host, boot, complete, enrol, is_complete
+from .runtimes import PROXY_SECRETS, Host, check_owner, complete, enrol, is_complete, is_written, write
 
 _PROXY_USER_FILE = "/etc/sysusers.d/hermes-proxy.conf"
 _PROXY_USER_TEXT = f"""\
@@ -40,23 +41,23 @@ _STOP = 1800.0
 def plan_present(host: Host, manager: Manager) -> Plan:
     """Compare the host with one that has the declared runtimes.
 
-    :raises OpsError: what cannot be changed has changed
+    :raises OpsError: what is declared does not fit what is there
     """
     declared = host.settings
     path = settings.path_of(JOB)
-    _refuse_moved(host, path)
+    _check(host)
     network = network_of(declared.network, 1 + max((user.number for user in host.users.all()), default=-1))
     plan = Plan()
     # First: without it nothing else is of use.
     _plan_image(plan, declared.image)
     _plan_proxy_user(plan)
     text = json.dumps(plain(declared), indent=2, sort_keys=True) + "\n"
-    changed = plan.add_file(path, text, mode=0o600, shown=False)
+    plan.add_file(path, text, mode=0o600, shown=False)
     plan.join(runtime_network.plan_network(network, declared.egress, manager))
     units = plan_enabled(plan, manager, [BOOT], runtime_units.render(declared, host.data_dir, host.ops_dir))
-    if not plan_started(plan, manager, units[BOOT]) and changed:
+    if not plan_started(plan, manager, units[BOOT]) and not is_written(host):
         # Not a restart of the unit, which would stop every agent.
-        plan.actions.append(lambda: boot(host))
+        plan.add(Difference(runtimes.RUN, "another declaration", "this one"), lambda: _write(host, manager))
     _plan_users(plan, host)
     return plan.join(proxy.plan_proxy(proxy_of(declared), manager))
 
@@ -67,8 +68,7 @@ def plan_absent(manager: Manager) -> Plan:
     if not runtimes.present():
         return plan
     plan.join(proxy.plan_no_proxy(manager))
-    patterns = [f"{WAKE}.timer".format("*"), *(unit.format("*") for unit in (SOCKET, FRONT, REST, AGENT))]
-    plan.add(Difference("the agents of users", "present", None), lambda: manager.call("stop", *patterns, timeout=_STOP))
+    plan.add(Difference("the agents of users", "present", None), lambda: _stop_all(manager, f"{WAKE}.timer", SOCKET))
     files = [f"{runtime_units.UNIT_DIRECTORY}/{unit.format('')}" for unit in (SOCKET, FRONT, REST, AGENT)]
     plan_files_gone(plan, [*glob.glob(os.path.join(WANTED, SOCKET.format("*"))), *files])
     plan_gone(plan, manager, BOOT, [f"{runtime_units.UNIT_DIRECTORY}/{BOOT}"])
@@ -78,6 +78,27 @@ def plan_absent(manager: Manager) -> Plan:
     # Last: by it a run that follows a kill finds the rest.
     plan_files_gone(plan, [settings.path_of(JOB)])
     return plan
+
+
+def _stop_all(manager: Manager, *more: str) -> None:
+    """Stop all users' agents, once their work in progress is done, and the units *more* of each user."""
+    patterns = [unit.format("*") for unit in (*more, FRONT, REST, AGENT)]
+    manager.call("stop", *patterns, timeout=_STOP)
+    manager.call("reset-failed", *patterns, check=False)
+
+
+def _write(host: Host, manager: Manager) -> None:
+    """Write what is in memory. Agents whose own key follows from a former secret would refuse every call: they stop."""
+    former = (read_json(PROXY_SECRETS) or {}).get("secret", host.settings.secret)
+    problems: list[str] = []
+    if former != host.settings.secret:
+        _stop_all(manager)
+    write(host, problems.append)
+    if former != host.settings.secret:
+        # Those that were woken meanwhile.
+        _stop_all(manager)
+    if problems:
+        raise OpsError("; ".join(problems))
 
 
 def _plan_proxy_user(plan: Plan) -> None:
@@ -91,19 +112,13 @@ def proxy_of(declared: Runtimes) -> proxy.Proxy:
     return proxy.Proxy(declared.listen, declared.certificate, declared.certificate_key)
 
 
-def _refuse_moved(host: Host, path: str) -> None:
-    """:raises OpsError: the users' addresses, or the owners of their data, would be others"""
-    if not os.path.exists(path) or not host.users.all():
-        return
-    before = settings.load(JOB, Runtimes)
-    for name in ("network", "first_uid"):
-        was, now = getattr(before, name), getattr(host.settings, name)
-        if was != now:
-            raise OpsError(
-                f"was {was} when this host's users got their numbers, and is {now}",
-                where=name,
-                fix=f"declare {was} again",
-            )
+def _check(host: Host) -> None:
+    """:raises OpsError: what is declared does not fit what is on this host; nothing was changed"""
+    for name, path in host.settings.plugins.items():
+        if not os.path.isdir(path):
+            raise OpsError("is no directory of this host", where=f"plugins: {name}: {path}", fix="put it there first")
+    for user in host.users.all():
+        check_owner(host, user)
 
 
 def _plan_image(plan: Plan, image: str) -> None:
