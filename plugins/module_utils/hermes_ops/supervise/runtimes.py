@@ -200,12 +200,12 @@ def ensure(host: Host, name: str) -> dict[str, Any]:
     :raises OpsError: it is not healthy in time
     """
     (user,) = enrol(host, [name])
-    agent = AGENT.format(user.id)
-    active = host.manager.units([agent])[agent].active
-    if active != "active":
-        if active != "activating":
-            # One that is left of an agent that has ended only refuses calls.
-            host.manager.call("stop", FRONT.format(user.id))
+    agent, front = AGENT.format(user.id), FRONT.format(user.id)
+    units = host.manager.units([agent, front])
+    if units[agent].active != "active":
+        if units[front].active == "active" and units[agent].dead:
+            # It is left of an agent that has ended, and only refuses calls. Somebody else may do the same now.
+            host.manager.call("stop", front, check=False)
         # As any caller does. A front that was started without a call would never be idle.
         _answers(socket.AF_UNIX, user.socket, host.settings.start + _GRACE)
     (found,) = report(host, [user])
