@@ -35,16 +35,19 @@ NETWORK = IPv4Network("10.210.0.0/16")
 GATEWAY = str(gateway_of(NETWORK))
 MINE, OTHERS = (str(address_of(NETWORK, number)) for number in (0, 1))
 HOST = "203.0.113.1"
-# Another interface of the host.
-HOST_LAN = "192.168.77.1"
+# Another bridge of the host, and what is on it, such as a container of somebody else.
+HOST_LAN, GUEST = "192.168.77.1", "192.168.77.2"
 WORLD = "203.0.113.2"
 PUBLIC = "198.51.100.7"
 OPENED, CLOSED, TAILNET = "192.168.50.10", "192.168.50.11", "100.64.0.9"
 RESOLVER = "10.0.0.53"
 METADATA, ALIBABA, AZURE = "169.254.169.254", "100.100.100.200", "168.63.129.16"
+# On the bridge, in a container, and of the metadata service: nobody gives containers such addresses.
+GATEWAY6, MINE6, METADATA6 = "fd00:7::1", "fd00:7::2", "fd00:ec2::254"
+HOST6, WORLD6 = "fd00:8::1", "fd00:8::2"
 PORT = 8642
-# Seconds in which a packet arrives here, if it does.
-SOON = 0.7
+# Seconds that a probe waits for what is to come, and for what is not: here a packet arrives at once, or never.
+PATIENCE, GLANCE = 5.0, 0.25
 CLONE_NEWNET = 0x40000000
 
 
@@ -84,18 +87,20 @@ class Namespace:
         thread = threading.Thread(target=make)
         thread.start()
         thread.join()
-        made[0].settimeout(SOON)
+        made[0].settimeout(PATIENCE)
         return made[0]
 
     def listen(self, stack: contextlib.ExitStack, *ports: int) -> None:
         """Accept TCP connections: the kernel does, without anybody's accept(2)."""
         for port in ports:
-            server = stack.enter_context(self.socket(socket.AF_INET, socket.SOCK_STREAM))
-            server.bind(("0.0.0.0", port))
+            # This one takes connections of IPv4, too.
+            server = stack.enter_context(self.socket(socket.AF_INET6, socket.SOCK_STREAM))
+            server.bind(("::", port))
             server.listen(1000)
 
     def connects(self, address: str, port: int = PORT) -> bool:
-        with self.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with self.socket(family, socket.SOCK_STREAM) as client:
             return client.connect_ex((address, port)) == 0
 
     def pings(self, address: str) -> bool:
@@ -112,7 +117,7 @@ class Namespace:
 
 def received(sniffer: socket.socket):
     """What *sniffer* gets soon."""
-    deadline = time.monotonic() + SOON
+    deadline = time.monotonic() + PATIENCE
     with contextlib.suppress(TimeoutError):
         while time.monotonic() < deadline:
             yield sniffer.recvfrom(4096)
@@ -152,10 +157,11 @@ def question(address: str, mac: str) -> bytes:
 
 
 class Site:
-    """The host with its containers, and the world. IPv6 is on everywhere."""
+    """The host with its containers, and the world."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
-        self.host, self.world, self.mine, self.others = (Namespace(stack) for _each in range(4))
+        namespaces = [Namespace(stack) for _each in range(5)]
+        self.host, self.world, self.mine, self.others, self.guest = namespaces
         self.host.run(
             f"""
             ip link set lo up
@@ -163,9 +169,12 @@ class Site:
             ip address add {GATEWAY}/16 dev {BRIDGE}
             ip link set {BRIDGE} up
             ip link add lan type bridge; ip address add {HOST_LAN}/24 dev lan; ip link set lan up
+            ip link add guest type veth peer name eth0 netns {self.guest.pid}; ip link set guest master lan up
             ip link add wan type veth peer name wan netns {self.world.pid}
             ip address add {HOST}/24 dev wan; ip link set wan up; ip route add default via {WORLD}
-            echo 1 > /proc/sys/net/ipv4/ip_forward
+            ip address add {GATEWAY6}/64 dev {BRIDGE} nodad; ip address add {HOST6}/64 dev wan nodad
+            ip -6 route add default via {WORLD6}
+            echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
             # As netavark does where a port is published.
             echo 1 > /proc/sys/net/ipv4/conf/{BRIDGE}/route_localnet
             # As netavark: answers come back to the host.
@@ -181,7 +190,13 @@ class Site:
             f"""
             ip link set lo up; ip address add {WORLD}/24 dev wan; ip link set wan up
             for each in {addresses}; do ip address add $each/32 dev lo; done
-            ip route add {NETWORK} via {HOST}
+            ip address add {WORLD6}/64 dev wan nodad; ip address add {METADATA6}/128 dev lo nodad
+            ip -6 route add {MINE6} via {HOST6}; ip route add {NETWORK} via {HOST}; ip route add {GUEST} via {HOST}
+            """
+        )
+        self.guest.run(
+            f"""
+            ip address add {GUEST}/24 dev eth0; ip link set eth0 up; ip route add default via {HOST_LAN}
             """
         )
         for number, container in enumerate((self.mine, self.others)):
@@ -199,8 +214,9 @@ class Site:
                 ip address add {address}/16 dev eth0; ip route add default via {GATEWAY}
                 """
             )
+        self.mine.run(f"ip address add {MINE6}/64 dev eth0 nodad; ip -6 route add default via {GATEWAY6}")
         self.bridge_mac = json.loads(self.host.run(f"ip -json link show {BRIDGE}"))[0]["address"]
-        for each in (self.host, self.world, self.mine, self.others):
+        for each in namespaces:
             each.listen(stack, PORT, 53)
 
     def wall(self, egress: tuple[str, ...] = (f"{OPENED}/32",)) -> None:
@@ -292,6 +308,8 @@ TRIES = {
     "the host's public address": lambda site: site.mine.connects(HOST),
     "another interface of the host": lambda site: site.mine.connects(HOST_LAN),
     "the host's loopback": lambda site: site.host_gets("127.0.0.1"),
+    "the host, IPv6": lambda site: site.mine.connects(GATEWAY6),
+    "the metadata service, IPv6": lambda site: site.mine.connects(METADATA6),
     "the metadata service": lambda site: site.mine.connects(METADATA),
     "Alibaba's metadata service": lambda site: site.mine.connects(ALIBABA),
     "Azure's wire server": lambda site: site.mine.connects(AZURE),
@@ -323,10 +341,11 @@ TRIES = {
 
 
 @pytest.mark.parametrize("name", TRIES)
-def test_a_container_does_not_reach(site, name):
+def test_a_container_does_not_reach(site, name, monkeypatch):
     site.tear_down_walls()
     assert TRIES[name](site), "the try itself fails, so it proves nothing"
     site.wall()
+    monkeypatch.setitem(globals(), "PATIENCE", GLANCE)
     assert not TRIES[name](site)
 
 
@@ -364,6 +383,15 @@ def test_the_host_reaches_a_container_and_gets_its_answers(site):
     assert site.host.connects(MINE)
     assert site.host.connects(OTHERS)
     assert site.host.pings(MINE)
+
+
+def test_everybody_else_on_the_host_is_left_alone(site):
+    site.wall()
+    assert site.host.connects(HOST_LAN)
+    assert site.world.connects(HOST)
+    assert site.world.connects(GUEST)
+    assert site.guest.connects(HOST)
+    assert site.guest.connects(CLOSED)
 
 
 def test_a_request_to_an_agent_that_is_gone_never_leaves_the_host(site):

@@ -30,6 +30,8 @@ from . import runtime_walls
 from .runtime_walls import BRIDGE
 
 FILE = f"/etc/containers/networks/{BRIDGE}.json"
+# Exists while a container runs: podman removes the bridge with the last one.
+IN_USE = f"/sys/class/net/{BRIDGE}"
 # Where podman takes a container's resolvers from: the second in place of systemd-resolved's stub, the third in place of
 # NetworkManager's (containers/common v0.62.3, libnetwork/resolvconf/resolv.go: getDefaultResolvConf).
 RESOLVERS = (
@@ -98,7 +100,6 @@ def check_free(network: IPv4Network, host: HostNetworks) -> None:
     """:raises OpsError: the host uses *network* otherwise, or containers still run in another one"""
     ours = IPv4Interface(f"{gateway_of(network)}/{network.prefixlen}")
     for interface, address in host.addresses:
-        # podman removes the bridge with its last container.
         if interface == BRIDGE and address != ours:
             fix = "stop the agents of all users, then converge again"
             raise OpsError(f"cannot become {network} while agents run in {address.network}", where="network", fix=fix)
@@ -173,7 +174,7 @@ def plan_no_network(manager: Manager) -> Plan:
 
     :raises OpsError: a container still runs in it
     """
-    if os.path.exists(f"/sys/class/net/{BRIDGE}"):
+    if os.path.exists(IN_USE):
         fix = "stop the agents of all users first"
         raise OpsError("is in use, and its containers must not lose their walls", where=f"network {BRIDGE}", fix=fix)
     plan = Plan()
