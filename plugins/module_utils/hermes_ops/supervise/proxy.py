@@ -39,7 +39,8 @@ PROGRAM = os.path.join(settings.DIRECTORY, "proxy.js")
 RUNTIMES = "/run/hermes-runtimes"
 RUNTIMES_UNIT = "hermes-runtimes.service"
 NGINX = "/usr/sbin/nginx"
-# Of Debian and Ubuntu: nginx, and the module njs.
+MODULE = "/usr/lib/nginx/modules/ngx_http_js_module.so"
+# With these two, of Debian and Ubuntu.
 PACKAGES = ("nginx-light", "libnginx-mod-http-js")
 # A call takes two connections. Descriptors leave room for nginx' own files.
 _CONNECTIONS, _DESCRIPTORS = 4096, 8192
@@ -114,7 +115,7 @@ def render(proxy: Proxy, places: Places = PLACES) -> str:
     )
     return f"""\
 # Written by the Ansible collection alwayson.hermes.
-load_module /usr/lib/nginx/modules/ngx_http_js_module.so;
+load_module {MODULE};
 pid {places.own}/nginx.pid;
 # Messages of lower levels quote the request, with the id of the user and the query.
 error_log stderr alert;
@@ -129,7 +130,8 @@ http {{
     js_set $way_place way.place;
     js_set $way_authorization way.authorization;
     # Neither keys, nor queries, nor the ids of users, which may be addresses; a refused call without its path.
-    log_format way '$remote_addr $way_user "$request_method $way_place" $status $bytes_sent $request_time';
+    log_format way 'caller=$remote_addr user=$way_user method=$request_method path=$way_place status=$status '
+        'bytes=$bytes_sent seconds=$request_time';
     access_log syslog:server=unix:{places.log},tag=hermes_proxy,nohostname way;
     server_tokens off;
 {temporary}
@@ -137,9 +139,9 @@ http {{
         # A stream whose caller is gone would keep the agent from its rest.
         listen {proxy.listen}{" ssl" if tls else ""} so_keepalive=5m:30s:4;{tls}
         client_max_body_size 32m;
-        # Here nginx itself has an answer, and the program replaces it.
-        error_page 400 404 405 502 504 = /answer;
-        location = /answer {{
+        # Answers of nginx itself become the program's. No call has such an address, for nginx merges slashes.
+        error_page 400 404 405 502 504 = //answer;
+        location = //answer {{
             internal;
             js_content way.answer;
         }}
@@ -169,7 +171,6 @@ _PASSING = """\
             # As they come, in both directions: streams of events, and large bodies.
             proxy_request_buffering off;
             proxy_buffering off;
-            proxy_buffer_size 16k;
             proxy_read_timeout 1h;
             # Else an agent could command nginx with headers of its answer.
             proxy_ignore_headers X-Accel-Redirect X-Accel-Expires X-Accel-Limit-Rate X-Accel-Buffering X-Accel-Charset;\
@@ -242,7 +243,7 @@ def plan_proxy(proxy: Proxy, manager: Manager) -> Plan:
     unit = manager.units([NAME])[NAME]
     _check_port(proxy, unit)
     plan = Plan()
-    if os.path.exists(NGINX):
+    if _installed():
         try_out(proxy)
     else:
         # In check mode, on a host whose packages are still to be installed.
@@ -271,8 +272,8 @@ def try_out(proxy: Proxy) -> None:
 
     :raises OpsError: it refuses it, or is missing
     """
-    if not os.path.exists(NGINX):
-        raise OpsError("is missing", where=NGINX, fix=f"install the packages {' and '.join(PACKAGES)}")
+    if not _installed():
+        raise OpsError("nginx or njs is missing", where="the proxy", fix=f"install {' and '.join(PACKAGES)}")
     with tempfile.TemporaryDirectory(prefix="hermes-proxy-") as directory:
         configuration = os.path.join(directory, "proxy.conf")
         places = Places(
@@ -288,8 +289,12 @@ def try_out(proxy: Proxy) -> None:
             raise OpsError(
                 f"nginx would not start: {_complaint(tried.stderr, configuration)}",
                 where="the proxy",
-                fix=f"correct listen, certificate and certificate_key; see that {' and '.join(PACKAGES)} are installed",
+                fix="correct listen, certificate or certificate_key",
             )
+
+
+def _installed() -> bool:
+    return os.path.exists(NGINX) and os.path.exists(MODULE)
 
 
 def _copies(proxy: Proxy) -> dict[str, str]:
@@ -300,7 +305,7 @@ def _copies(proxy: Proxy) -> dict[str, str]:
 
 def _complaint(said: str, configuration: str) -> str:
     """The first error in what nginx said, without the place in a file that is gone."""
-    errors = re.findall(r"^nginx: \[emerg\] (.+)$", said, re.M) or [said.strip() or "it said nothing"]
+    errors = re.findall(r"\[emerg\] (?:\d+#\d+: )?(.+)$", said, re.M) or [said.strip() or "it said nothing"]
     return re.sub(rf" in {re.escape(configuration)}:\d+$", "", errors[0])
 
 

@@ -146,7 +146,7 @@ function reason(hex) {
     }
     const exited = /^[0-9]{1,3}$/.test(failed[1]) ? `it ended with exit status ${failed[1]}` : 'it ended too early';
     const why = failed[0] === 'exit-code' ? STATUSES[failed[1]] || exited : RESULTS[failed[0]];
-    return `The agent could not be started: ${why || 'see its log on the host'}`;
+    return `The agent could not be started: ${typeof why === 'string' ? why : 'see its log on the host'}`;
 }
 
 function say(r, status, type, message) {
