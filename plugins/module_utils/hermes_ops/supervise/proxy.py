@@ -41,10 +41,10 @@ RUNTIMES_UNIT = "hermes-runtimes.service"
 NGINX = "/usr/sbin/nginx"
 MODULE = "/usr/lib/nginx/modules/ngx_http_js_module.so"
 # With these two, of Debian and Ubuntu.
-PACKAGES = ("nginx-light", "libnginx-mod-http-js")
+PACKAGES = ("nginx", "libnginx-mod-http-js")
 # A call takes two connections. Descriptors leave room for nginx' own files.
 _CONNECTIONS, _DESCRIPTORS = 4096, 8192
-_LISTEN = re.compile(r"(\[[0-9a-f:.]+\]|[0-9.]+):([0-9]{1,5})", re.IGNORECASE)
+_PORT = re.compile("[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,8 @@ class Proxy:
     certificate_key: str = ""
 
     def __post_init__(self) -> None:
-        found = _LISTEN.fullmatch(self.listen)
-        try:
-            ipaddress.ip_address(found[1].strip("[]") if found else "")
-        except ValueError:
-            found = None
-        if not found or not 1 <= int(found[2]) <= 65535:
+        host, _colon, port = self.listen.rpartition(":")
+        if not _is_address(host) or not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
             raise OpsError(
                 f"is {self.listen!r}", where="listen", fix="write an address and a port, such as 127.0.0.1:8640"
             )
@@ -79,6 +75,16 @@ class Proxy:
     @property
     def port(self) -> int:
         return int(self.listen.rpartition(":")[2])
+
+
+def _is_address(host: str) -> bool:
+    """Whether *host* is an address as nginx writes them: of IPv6 in brackets, without a zone."""
+    bracketed = re.fullmatch(r"\[([0-9a-fA-F:.]+)\]", host)
+    try:
+        ipaddress.IPv6Address(bracketed[1]) if bracketed else ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
