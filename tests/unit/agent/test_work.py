@@ -180,16 +180,33 @@ def test_when_jobs_are_due_and_when_they_ended(home):
 
 def test_very_many_jobs_and_reasons_are_cut_off(home):
     jobs = [{"id": f"{'x' * 10_000}{number}", "next_run_at": iso(NOW)} for number in range(50)]
-    jobs += [{"id": str(number), "next_run_at": iso(NOW + number)} for number in range(1000)]
+    jobs += [{"id": str(number), "next_run_at": iso(NOW + 60 + number)} for number in range(10_000)]
     jobs += [{"id": f"c{number}", "run_claim": {"at": iso(NOW)}} for number in range(1000)]
     write(home, "cron/jobs.json", {"jobs": jobs})
     put_executions(home, *(("\x1b[2J" * 10_000, "running", iso(NOW)) for _number in range(1000)))
+    found = work.look(str(home), SINCE, NOW)
+    # More would not pass.
+    assert len(json.dumps(found)) < 2**16
+    assert max(due for due, _ended in found["jobs"].values()) == NOW + 60 + 198
+    root = seen(home)
+    assert len(root.jobs) == 200
+    assert root.next == NOW
+    assert len(root.busy) == 20
+    assert "\x1b" not in "".join(root.busy)
+    assert len(str(root)) < 20_000
+
+
+def test_a_worker_that_lies_is_cut_off():
+    lie = {"busy": ["\x1b" * 10**6] * 1000, "jobs": {f"\x1b{'x' * 1000}{n}": [1.0, 1.0] for n in range(1000)}}
+    found = Work.of({**lie, "unread": ["\x1b"] * 1000})
+    assert "\x1b" not in "".join([*found.busy, *found.jobs, *found.unread])
+    assert len(str(found)) < 30_000
+
+
+def test_a_file_that_is_too_large_is_not_read(home):
+    write(home, "processes.json", [{"started_at": NOW - 5}, "x" * 5 * 2**20])
     found = seen(home)
-    assert len(found.jobs) == 200
-    assert found.next == NOW
-    assert len(found.busy) == 20
-    assert "\x1b" not in str(found)
-    assert len(str(found)) < 20_000
+    assert (found.busy, found.unread) == ([], ["processes.json"])
 
 
 def spoil(path: Path, kind: str) -> None:

@@ -148,7 +148,7 @@ def make_jobs(gateway: Gateway) -> None:
     path.write_text(json.dumps(jobs))
 
 
-@pytest.fixture(scope="module", params=HERMES or ["none"], ids=os.path.basename)
+@pytest.fixture(params=HERMES or ["none"], ids=os.path.basename)
 def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     if request.param == "none":
         pytest.skip("no real Hermes: set TEST_HERMES_VENVS to virtual environments that have it")
@@ -184,8 +184,8 @@ def names(gateway: Gateway) -> dict[str, str]:
     return {job["name"]: job["id"] for job in jobs}
 
 
-def test_due_jobs_run_when_the_gateway_starts_and_are_seen_until_they_have_ended(gateway):
-    """The first test of the gateway: it starts with jobs that are overdue."""
+def due_jobs_run_when_the_gateway_starts_and_are_seen_until_they_have_ended(gateway: Gateway) -> None:
+    """The first step: the gateway starts with jobs that are overdue."""
     ids = names(gateway)
     assert set(ids) == {"agent", "script", "once", "daily"}
     claimed = f"cron job {ids['once']}"
@@ -213,7 +213,7 @@ def test_due_jobs_run_when_the_gateway_starts_and_are_seen_until_they_have_ended
         assert ended >= gateway.since
 
 
-def test_the_next_time_is_hermes_own(gateway):
+def the_next_time_is_hermes_own(gateway: Gateway) -> None:
     due = gateway.work.jobs[names(gateway)["daily"]][0]
     found = re.search(r"Next run:\s+(\S+)", gateway.hermes("cron", "list").partition("daily")[2])
     assert found
@@ -222,7 +222,7 @@ def test_the_next_time_is_hermes_own(gateway):
     assert gateway.work.next == min(when for when, _ended in gateway.work.jobs.values())
 
 
-def test_a_rest_waits_for_the_jobs_of_a_real_gateway(gateway):
+def a_rest_waits_for_the_jobs_of_a_real_gateway(gateway: Gateway) -> None:
     """They have run in the meantime, so it ends at once, with the next time."""
     gateway.at_rest()
     wakes: list[Any] = []
@@ -230,7 +230,7 @@ def test_a_rest_waits_for_the_jobs_of_a_real_gateway(gateway):
     assert wakes == [gateway.work.next]
 
 
-def test_a_turn_through_the_api(gateway):
+def a_turn_through_the_api(gateway: Gateway) -> None:
     gateway.at_rest()
     with gateway.holding():
         answer = gateway.chat("hello")
@@ -239,14 +239,14 @@ def test_a_turn_through_the_api(gateway):
     gateway.at_rest()
 
 
-def test_a_turn_whose_caller_does_not_wait(gateway):
+def a_turn_whose_caller_does_not_wait(gateway: Gateway) -> None:
     with gateway.holding():
         gateway.ask("/v1/runs", {"input": "later"})
         assert gateway.until(lambda work: work.busy).busy == [API_TURN]
     gateway.at_rest()
 
 
-def test_a_turn_that_waits_for_a_tool(gateway):
+def a_turn_that_waits_for_a_tool(gateway: Gateway) -> None:
     (gateway.home / "go").unlink()
     with gateway.holding(
         {"tool": "terminal", "arguments": {"command": f"bash {gateway.home}/scripts/wait.sh"}}, {"text": "Waited."}
@@ -260,7 +260,7 @@ def test_a_turn_that_waits_for_a_tool(gateway):
     gateway.at_rest()
 
 
-def test_a_webhook(gateway):
+def a_webhook(gateway: Gateway) -> None:
     with gateway.holding():
         gateway.call_webhook()
         assert "a turn of the gateway" in gateway.until(lambda work: work.busy).busy
@@ -268,7 +268,7 @@ def test_a_webhook(gateway):
     gateway.at_rest()
 
 
-def test_a_background_process(gateway):
+def a_background_process(gateway: Gateway) -> None:
     (gateway.home / "go").unlink()
     command = f"bash {gateway.home}/scripts/wait.sh"
     with gateway.holding(
@@ -280,9 +280,24 @@ def test_a_background_process(gateway):
         gateway.at_rest()
 
 
-def test_a_turn_that_failed_looks_like_one_in_work_until_it_is_old(gateway):
-    """The last test of the gateway. A model that fails leaves no answer."""
+def a_turn_that_failed_looks_like_one_in_work_until_it_is_old(gateway: Gateway) -> None:
+    """The last step. A model that fails leaves no answer."""
     gateway.model.state.forget()
     gateway.model.state.faults = [{"status": 401, "times": 0}]
     assert gateway.chat("fail").result(PATIENCE)["choices"][0]["finish_reason"] == "error"
     assert gateway.work.busy == [API_TURN]
+
+
+def test_what_a_gateway_does_is_seen_while_it_does_it(gateway):
+    for step in (
+        due_jobs_run_when_the_gateway_starts_and_are_seen_until_they_have_ended,
+        the_next_time_is_hermes_own,
+        a_rest_waits_for_the_jobs_of_a_real_gateway,
+        a_turn_through_the_api,
+        a_turn_whose_caller_does_not_wait,
+        a_turn_that_waits_for_a_tool,
+        a_webhook,
+        a_background_process,
+        a_turn_that_failed_looks_like_one_in_work_until_it_is_old,
+    ):
+        step(gateway)
