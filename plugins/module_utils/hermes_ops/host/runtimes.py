@@ -5,7 +5,8 @@
 
 ::
 
-    <ops_dir>/runtimes/<id>.json        the user: all that is remembered
+    <ops_dir>/runtimes/<id>.json        the user
+    <ops_dir>/runtimes/<id>.next        when the sleeping agent has to be woken for cron
     <data_dir>/users/<id>/              the user's volume, which is /opt/data in the container
     /run/hermes-runtimes/shared/        what all containers have in common
     /run/hermes-runtimes/users/<id>/    the variables of the units of one

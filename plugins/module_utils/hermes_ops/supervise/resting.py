@@ -192,6 +192,11 @@ def set_wakes(directory: str, users: Iterable[str]) -> None:
 def forget_wake(directory: str, user: str) -> None:
     """Never wake the agent of *user* again."""
     _set_timer(user, None)
+    awake(directory, user)
+
+
+def awake(directory: str, user: str) -> None:
+    """Record that the agent of *user* is awake: until its next rest, nobody knows its jobs."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_path(directory, user))
 
