@@ -188,7 +188,8 @@ def running(directory: Path, *, tls: bool = False) -> Iterator[Way]:
         yield way
     finally:
         said = way.end()
-    assert said == ""
+    # njs says that it starts.
+    assert [line for line in said.splitlines() if "[notice]" not in line] == []
 
 
 @pytest.fixture
@@ -239,9 +240,9 @@ def test_what_a_caller_says_about_itself_is_replaced(way):
         "/a%2Fb/../c//d/./e?next=%2Fx%3F&q=a%20b+c#part",
         "/?",
         "/?a=/u/bob/",
-        "/%2e%2e/%2e%2e/answer",
-        "/../..//answer",
-        "/..%2f..%2F%2fanswer",
+        "/%2e%2e/%2e%2e/nobody",
+        "/../..//unavailable",
+        "/..%2f..%2F%2fnobody",
         "/" + "x" * 6000,
     ],
 )
@@ -286,8 +287,8 @@ STRANGERS = {
     "two slashes": ("//u/alice%40example.com/", (bearer(ALICE),)),
     "another case of the path": ("/U/alice%40example.com/", (bearer(ALICE),)),
     "another path": ("/v1/models", (bearer(ALICE),)),
-    "the proxy's own path": ("//answer", (bearer(ALICE),)),
-    "the proxy's own path, encoded": ("/%2Fanswer", (bearer(ALICE),)),
+    "the proxy's own path": ("//nobody", (bearer(ALICE),)),
+    "the proxy's own path, encoded": ("/%2Funavailable", (bearer(ALICE),)),
     "an id with NUL": ("/u/a%00b/", (bearer(ALICE),)),
     "an id with a line break": ("/u/a%0Ab/", (bearer(ALICE),)),
     "an id that is too long": (f"/u/{'x' * 257}/", (bearer(ALICE),)),
@@ -508,7 +509,11 @@ def test_an_agent_does_not_command_the_proxy(way):
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("nonsense", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2**20, b"\0" * 100])
+@pytest.mark.parametrize(
+    "nonsense",
+    [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2**20, b"\0" * 100],
+    ids=["no HTTP", "a header without an end", "zeros"],
+)
 def test_an_agent_that_talks_nonsense_is_its_callers_trouble_only(way, nonsense):
     way.agent(ALICE, lambda _head, connection: connection.sendall(nonsense))
     way.agent(BOB)

@@ -146,10 +146,15 @@ http {{
         listen {proxy.listen}{" ssl" if tls else ""} so_keepalive=5m:30s:4;{tls}
         client_max_body_size 32m;
         # Answers of nginx itself become the program's. No call has such an address, for nginx merges slashes.
-        error_page 400 404 405 502 504 = //answer;
-        location = //answer {{
+        error_page 400 404 405 = //nobody;
+        error_page 502 504 = //unavailable;
+        location = //nobody {{
             internal;
-            js_content way.answer;
+            js_content way.nobody;
+        }}
+        location = //unavailable {{
+            internal;
+            js_content way.unavailable;
         }}
         location / {{
             if ($way_user = "") {{
