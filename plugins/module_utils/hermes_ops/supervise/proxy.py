@@ -40,7 +40,7 @@ RUNTIMES = "/run/hermes-runtimes"
 RUNTIMES_UNIT = "hermes-runtimes.service"
 NGINX = "/usr/sbin/nginx"
 MODULE = "/usr/lib/nginx/modules/ngx_http_js_module.so"
-# With these two, of Debian and Ubuntu.
+# The packages of Debian that have these two.
 PACKAGES = ("nginx", "libnginx-mod-http-js")
 # A call takes two connections. Descriptors leave room for nginx' own files.
 _CONNECTIONS, _DESCRIPTORS = 4096, 8192
