@@ -40,7 +40,7 @@ RUNTIMES = "/run/hermes-runtimes"
 RUNTIMES_UNIT = "hermes-runtimes.service"
 NGINX = "/usr/sbin/nginx"
 MODULE = "/usr/lib/nginx/modules/ngx_http_js_module.so"
-# With these two, of Debian and Ubuntu.
+# The packages of Debian that have these two.
 PACKAGES = ("nginx", "libnginx-mod-http-js")
 # A call takes two connections. Descriptors leave room for nginx' own files.
 _CONNECTIONS, _DESCRIPTORS = 4096, 8192
@@ -146,10 +146,15 @@ http {{
         listen {proxy.listen}{" ssl" if tls else ""} so_keepalive=5m:30s:4;{tls}
         client_max_body_size 32m;
         # Answers of nginx itself become the program's. No call has such an address, for nginx merges slashes.
-        error_page 400 404 405 502 504 = //answer;
-        location = //answer {{
+        error_page 400 404 405 = //nobody;
+        error_page 502 504 = //unavailable;
+        location = //nobody {{
             internal;
-            js_content way.answer;
+            js_content way.nobody;
+        }}
+        location = //unavailable {{
+            internal;
+            js_content way.unavailable;
         }}
         location / {{
             if ($way_user = "") {{
