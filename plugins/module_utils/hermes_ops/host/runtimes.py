@@ -32,6 +32,8 @@ from .records import check_ops
 
 # The name of the role and of its settings.
 JOB = "runtimes"
+# The unit that makes what is in memory, at boot.
+BOOT = "hermes-runtimes.service"
 
 RUN = "/run/hermes-runtimes"
 SHARED, USERS, SOCKETS, FAILED = (f"{RUN}/{name}" for name in ("shared", "users", "sockets", "failed"))
