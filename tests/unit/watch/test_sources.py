@@ -10,7 +10,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import metadata, nftables, runtime_walls
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import metadata, nftables
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.secrets import store
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import sources
 
@@ -87,13 +87,10 @@ def test_tokens_that_expire():
 
 
 @pytest.mark.parametrize(("declared", "stands", "open"), [(0, 0, 0), (1, 1, 0), (1, 0, 1)])
-@pytest.mark.parametrize(("place", "cause"), [(metadata, "metadata_open"), (runtime_walls, "walls_open")])
-def test_the_walls(tmp_path, monkeypatch, place, cause, declared, stands, open):
-    rules = tmp_path / "rules.nft"
+def test_the_wall(tmp_path, monkeypatch, declared, stands, open):
+    rules = tmp_path / "metadata.nft"
     if declared:
         rules.touch()
-    for each in (metadata, runtime_walls):
-        path = rules if each is place else tmp_path / "none"
-        monkeypatch.setattr(each, "TABLE", replace(each.TABLE, rules=str(path)))
+    monkeypatch.setattr(metadata, "TABLE", replace(metadata.TABLE, rules=str(rules)))
     monkeypatch.setattr(nftables.Table, "stands", lambda _table: stands)
-    assert [each.cause for each in sources.wall_findings()] == [cause] * open
+    assert [each.cause for each in sources.wall_findings()] == ["metadata_open"] * open

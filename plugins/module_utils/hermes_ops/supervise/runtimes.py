@@ -26,6 +26,7 @@ from ..description.runtime_keys import api_key_of
 from ..description.runtimes import API_KEY, Runtimes
 from ..host import runtimes, settings
 from ..host.installation import Installation
+from ..host.runtime_network import pinning
 from ..host.runtimes import JOB, User, Users
 from ..system.errors import OpsError
 from ..system.files import Account, check_trusted, ensure_directory, read_text, write_atomic, write_json
@@ -257,6 +258,8 @@ def await_health(host: Host, user: User, process: int) -> None:
     :param process: the container's; once it is gone there is nothing to wait for
     :raises OpsError: it is gone
     """
+    for command in pinning(network_of(host.settings.network)):
+        run(command, timeout=_GRACE)
     address = (str(host.address_of(user)), host.settings.supervised.api.port)
     while not _answers(address):
         if not os.path.exists(f"/proc/{process}"):

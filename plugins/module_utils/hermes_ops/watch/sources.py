@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Findings about the sources of secrets, and about the walls that rules of nftables are."""
+"""Findings about the sources of secrets, and about the wall before the metadata service."""
 
 from __future__ import annotations
 
-from ..host import metadata, runtime_walls
+from ..host import metadata
 from ..secrets import settings, store
 from ..system.errors import OpsError
 from ..system.text import moment
@@ -54,11 +54,7 @@ def token_ends(agent: str) -> dict[str, float]:
 
 def wall_findings() -> list[Finding]:
     """Check that the declared rules of nftables are in force."""
-    found = []
-    if metadata.TABLE.lost():
-        what = "agents may reach the metadata service, and with it the credentials of this machine"
-        found.append(Finding("metadata_open", what, f"load its rules: systemctl restart {metadata.TABLE.unit}"))
-    if runtime_walls.TABLE.lost():
-        what = "the containers of users may reach each other, this host and its neighbours"
-        found.append(Finding("walls_open", what, f"load their rules: systemctl restart {runtime_walls.TABLE.unit}"))
-    return found
+    if not metadata.TABLE.lost():
+        return []
+    what = "agents may reach the metadata service, and with it the credentials of this machine"
+    return [Finding("metadata_open", what, f"load its rules: systemctl restart {metadata.TABLE.unit}")]
