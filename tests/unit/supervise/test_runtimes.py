@@ -298,5 +298,5 @@ def test_whatever_a_server_says_only_200_is_healthy(said):
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert not runtimes._answers(server.getsockname())
+        assert not runtimes._answers(socket.AF_INET, server.getsockname(), 5.0)
         thread.join()
