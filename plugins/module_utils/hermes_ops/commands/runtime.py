@@ -18,8 +18,10 @@ from ..supervise import runtimes
 from ..supervise.runtime_units import AGENT, PODMAN
 from ..system.errors import OpsError
 from ..system.text import printable
+from . import backup as command_backup
 
 SUMMARY = "the agents in containers, one for each user"
+_USER = "the user's id, as the application knows it"
 # What the units call, and nobody else.
 _INTERNAL = {
     "boot": "write what the units need in memory",
@@ -42,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     ):
         action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name != "list":
-            action.add_argument("user", metavar="USER", help="the user's id, as the application knows it")
+            action.add_argument("user", metavar="USER", help=_USER)
         if name in ("ensure", "list", "status"):
             action.add_argument("--json", action="store_true", help="print JSON for programs")
         if name == "key":
@@ -54,6 +56,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("--follow", action="store_true", help="wait for more")
         if name == "exec":
             action.add_argument("command_line", nargs=argparse.REMAINDER, metavar="COMMAND", help="with its arguments")
+    action = actions.add_parser("backup", help="back up the user's home, whether the agent runs or sleeps")
+    action.add_argument("user", metavar="USER", help=_USER)
+    command_backup.options(action)
     for name, text in _INTERNAL.items():
         action = actions.add_parser(name, help=f"{text}; a unit runs this")
         if name != "boot":
@@ -130,6 +135,11 @@ def _exec(host: runtimes.Host, arguments: argparse.Namespace) -> int:
         raise OpsError("does not run", where=f"user {user.name}", fix="wake it: hermes-ops runtime ensure")
     terminal = ["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []
     _become([PODMAN, "exec", "--interactive", *terminal, user.container, *words])
+
+
+def _backup(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    arguments.agent = host.users.get(arguments.user).agent
+    return command_backup.work(arguments)
 
 
 def _boot(host: runtimes.Host, _arguments: argparse.Namespace) -> int:

@@ -61,6 +61,11 @@ class User:
         return hex_of(self.name)
 
     @property
+    def agent(self) -> str:
+        """The agent's name in backups and records, among those of the other agents of this host."""
+        return f"user-{self.id}"
+
+    @property
     def container(self) -> str:
         return f"hermes-user-{self.id}"
 

@@ -66,8 +66,12 @@ class Host:
     @classmethod
     def load(cls) -> Host:
         """:raises OpsError: this host has no runtimes, or was not converged"""
-        installation = Installation.load()
-        return cls(settings.load(JOB, Runtimes), installation.data_dir, installation.ops_dir)
+        return cls.of(Installation.load())
+
+    @classmethod
+    def of(cls, host: Installation) -> Host:
+        """:raises OpsError: *host* has no runtimes"""
+        return cls(settings.load(JOB, Runtimes), host.data_dir, host.ops_dir)
 
     @property
     def users(self) -> Users:
