@@ -6,21 +6,34 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sqlite3
 
 import described
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives, extracting
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import (
+    archives,
+    extracting,
+    making,
+    restore,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.settings import Settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backup, runtime
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import restore as command_restore
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard, settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import runtimes as places
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.observe import STAMP
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import runtime_agents, runtimes
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import (
+    health,
+    runtime_agents,
+    runtimes,
+)
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError, Refused
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
 DECLARED = {"image": "localhost/hermes-agent:1", "secret": "0123456789abcdef" * 2, "agent": {}}
 
@@ -149,3 +162,198 @@ def test_a_user_whom_nobody_knows_is_no_agent(host):
 def test_a_host_without_runtimes_has_no_users(host, tmp_path, job):
     (tmp_path / "etc/runtimes.json").unlink()
     assert job() == ["backed up: default"]
+
+
+# --- a restore -------------------------------------------------------------------------------------------------
+
+
+class Units:
+    """systemd with the units of one user, whose agent is woken by :meth:`call_in`, and is ill while ``sick`` exists.
+
+    :ivar orders: what it was told, and what was done to the home meanwhile
+    """
+
+    def __init__(self, home):
+        self.home = home
+        self.active = {"socket"}
+        self.orders = []
+
+    def units(self, names):
+        real = Manager("system", Account.current())
+        return {name: self._unit(real, name, name.rpartition(".")[2]) for name in names}
+
+    def _unit(self, real, name, kind):
+        kind = "agent" if name.startswith("hermes-user-agent@") else kind
+        up = kind in self.active
+        unit = dataclasses.replace(real._unit(name, {}), load="loaded", active="active" if up else "inactive")
+        return dataclasses.replace(unit, sub="running", pid=7) if up else unit
+
+    def call(self, verb, *names, **_options):
+        if verb == "stop" and any(name.startswith("hermes-user-agent@") for name in names):
+            self.active.clear()
+            self.orders.append("stop")
+
+    def complete(self, _host, users):
+        if users:
+            self.active.add("socket")
+            self.orders.append("listen")
+
+    def call_in(self, *_arguments):
+        self.orders.append(f"wake on {(self.home / 'memories/MEMORY.md').read_text(encoding='utf-8')}")
+        if "socket" in self.active:
+            self.active.add("agent")
+        return True
+
+    def look(self, agents, supervisor, *_records):
+        (agent,) = agents
+        result = health.Health(agent.name)
+        problem = supervisor.state(agents)[agent.name].problem
+        sick = health.Problem("sick", "it is sick", "heal it")
+        result.problems += [*([problem] if problem else []), *([sick] if (self.home / "sick").exists() else [])]
+        return [result]
+
+
+@pytest.fixture
+def units(host, ada, tmp_path, monkeypatch):
+    found = Units(tmp_path / "users" / ada.id / ".hermes")
+    monkeypatch.setattr(runtimes.Host, "manager", found)
+    monkeypatch.setattr(runtimes, "_complete", found.complete)
+    monkeypatch.setattr(runtimes, "is_complete", lambda _host, _user: "socket" in found.active)
+    monkeypatch.setattr(runtimes, "_answers", found.call_in)
+    monkeypatch.setattr(runtimes.resting, "forget_wake", lambda *_arguments: found.orders.append("no wake"))
+    monkeypatch.setattr(runtimes, "WANTED", str(tmp_path / "wanted"))
+    monkeypatch.setattr(places, "FAILED", str(tmp_path / "failed"))
+    monkeypatch.setattr(health, "wait", found.look)
+    monkeypatch.setattr(health, "check", lambda agent, *_arguments: health.Health(agent.name))
+    monkeypatch.setattr(guard, "UNIT_DIRECTORY", str(tmp_path / "units"))
+    # The worker is this process.
+    own = Account.current()
+    monkeypatch.setattr(Account, "of", classmethod(lambda _cls, _user: own))
+    return found
+
+
+def made(host, ada, memory="of the backup"):
+    """A backup of a home with *memory*; the home knows something else by now."""
+    agent = runtime_agents.one(host, ada.agent)
+    path = os.path.join(agent.home, "memories/MEMORY.md")
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write(memory)
+    found = making.create(host, agent, archives.directory_of(host)).path
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write("newer")
+    return found
+
+
+def call(monkeypatch, *words):
+    monkeypatch.setattr(runtime.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(command_restore.signal, "signal", lambda *_arguments: None)
+    parser = argparse.ArgumentParser()
+    runtime.arguments(parser)
+    return runtime.work(parser.parse_args(words))
+
+
+def memory(units):
+    return (units.home / "memories/MEMORY.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("awake", [True, False])
+def test_a_user_s_home_is_restored_while_nobody_can_call_it_and_woken_then(host, ada, units, monkeypatch, awake):
+    made(host, ada)
+    units.active |= {"agent"} if awake else set()
+    assert call(monkeypatch, "restore", "ada", "--force") == 0
+    assert memory(units) == "of the backup"
+    assert units.orders == ["stop", "no wake", "stop", "no wake", "listen", "wake on of the backup"]
+    (aside,) = os.listdir(os.path.join(host.ops_dir, "set-aside"))
+    assert aside.startswith(f"{ada.agent}-")
+    assert not host.unfinished("restore")
+
+
+def test_one_who_is_ill_on_it_gets_the_home_back_and_is_woken_on_that(host, ada, units, monkeypatch):
+    (units.home / "sick").touch()
+    made(host, ada)
+    (units.home / "sick").unlink()
+    with pytest.raises(OpsError, match=r"not healthy on the backup.*it is sick"):
+        call(monkeypatch, "restore", "ada", "--force")
+    assert memory(units) == "newer"
+    assert units.orders[-2:] == ["listen", "wake on newer"]
+    assert not host.unfinished("restore")
+
+
+def test_one_who_was_stopped_and_is_ill_on_it_stays_stopped(host, ada, units, monkeypatch):
+    (units.home / "sick").touch()
+    made(host, ada)
+    (units.home / "sick").unlink()
+    units.active.clear()
+    with pytest.raises(OpsError, match="not healthy on the backup"):
+        call(monkeypatch, "restore", "ada", "--force")
+    assert memory(units) == "newer"
+    assert units.active == set()
+
+
+def test_nobody_wakes_or_removes_an_agent_whose_home_is_being_exchanged(host, ada, units, monkeypatch):
+    made(host, ada)
+    refused = []
+    exchange = restore.Restore._exchange
+
+    def meanwhile(self, *arguments):
+        found = runtimes.Host.of(host)
+        for act in (lambda: runtimes.ensure(found, "ada"), lambda: runtimes.remove(found, ada, purge=True)):
+            with pytest.raises(Refused, match="is being restored"):
+                act()
+            refused.append(True)
+        exchange(self, *arguments)
+
+    monkeypatch.setattr(restore.Restore, "_exchange", meanwhile)
+    assert call(monkeypatch, "restore", "ada", "--force") == 0
+    assert refused == [True, True]
+
+
+def test_killed_in_between_the_boot_puts_it_back_before_anybody_is_woken(host, ada, units, monkeypatch):
+    path = made(host, ada)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_arguments):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(restore.Restore, "_start", kill)
+        patched.setattr(restore.Restore, "_undo", kill)
+        with pytest.raises(Killed):
+            restore.Restore(host, ada.agent, str).restore(path, force=True)
+    assert memory(units) == "of the backup"
+    assert not runtimes.Host.of(host).users.get("ada").off
+    (unit,) = [name for name in os.listdir(guard.UNIT_DIRECTORY) if name.endswith(".service")]
+    with open(os.path.join(guard.UNIT_DIRECTORY, unit), encoding="utf-8") as stream:
+        (before,) = [line for line in stream if line.startswith("Before=")]
+    assert "hermes-runtimes.service" in before.split("=")[1].split()
+    units.orders.clear()
+    restore.recover_all(host, str, boot=True)
+    assert memory(units) == "newer"
+    assert units.orders == []
+
+
+def test_a_user_without_a_home_is_told_how_to_get_one(host, units, monkeypatch):
+    with pytest.raises(OpsError, match=r"has no home yet.*runtime ensure"):
+        call(monkeypatch, "restore", "bob")
+
+
+@pytest.mark.parametrize(
+    ("active", "failed", "ended", "cause"),
+    [
+        ({"socket", "agent"}, False, False, None),
+        ({"socket"}, False, False, "asleep"),
+        ({"socket"}, True, False, "not_started"),
+        (set(), True, True, "off"),
+    ],
+)
+def test_one_that_sleeps_has_not_ended(host, ada, units, tmp_path, active, failed, ended, cause):
+    units.active = active
+    if failed:
+        (tmp_path / "failed").mkdir()
+        (tmp_path / "failed" / ada.id).write_text("exit-code 78\n", encoding="utf-8")
+    agent = runtime_agents.one(host, ada.agent)
+    state = runtime_agents.supervisor_for(host, ada.agent).state([agent])[ada.agent]
+    assert (state.ended, state.stopped, state.contained) == (ended, ended, True)
+    assert (state.problem.cause if state.problem else None) == cause

@@ -19,6 +19,7 @@ from ..supervise.runtime_units import AGENT, PODMAN
 from ..system.errors import OpsError
 from ..system.text import printable
 from . import backup as command_backup
+from . import restore as command_restore
 
 SUMMARY = "the agents in containers, one for each user"
 _USER = "the user's id, as the application knows it"
@@ -59,6 +60,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     action = actions.add_parser("backup", help="back up the user's home, whether the agent runs or sleeps")
     action.add_argument("user", metavar="USER", help=_USER)
     command_backup.options(action)
+    action = actions.add_parser("restore", help="restore the user's home from a backup, or leave it as it was")
+    action.add_argument("user", metavar="USER", help=_USER)
+    command_restore.options(action)
+    action.set_defaults(kept=False, recover=False)
     for name, text in _INTERNAL.items():
         action = actions.add_parser(name, help=f"{text}; a unit runs this")
         if name != "boot":
@@ -140,6 +145,16 @@ def _exec(host: runtimes.Host, arguments: argparse.Namespace) -> int:
 def _backup(host: runtimes.Host, arguments: argparse.Namespace) -> int:
     arguments.agent = host.users.get(arguments.user).agent
     return command_backup.work(arguments)
+
+
+def _restore(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    user = host.users.get(arguments.user)
+    if not os.path.lexists(user.home(host.data_dir)):
+        raise OpsError(
+            "has no home yet", where=f"user {user.name}", fix="make it: hermes-ops runtime ensure, then restore"
+        )
+    arguments.agent = user.agent
+    return command_restore.work(arguments)
 
 
 def _boot(host: runtimes.Host, _arguments: argparse.Namespace) -> int:

@@ -25,10 +25,10 @@ from ..description.runtime_addresses import address_of, mac_of, network_of
 from ..description.runtime_keys import api_key_of
 from ..description.runtimes import API_KEY, Runtimes
 from ..host import runtimes, settings
-from ..host.installation import Installation
+from ..host.installation import Installation, journals
 from ..host.runtime_network import pinning
 from ..host.runtimes import JOB, User, Users
-from ..system.errors import OpsError
+from ..system.errors import OpsError, Refused
 from ..system.files import Account, check_trusted, ensure_directory, read_text, write_atomic, write_json
 from ..system.process import run
 from ..system.systemd import Manager, Unit
@@ -131,7 +131,25 @@ def enrol(host: Host, names: Iterable[str]) -> list[User]:
 
 
 def complete(host: Host, users: list[User]) -> None:
-    """Make what is missing for a call to wake the agents of *users*; the caller has the lock."""
+    """Make what is missing for a call to wake the agents of *users*; the caller has the lock.
+
+    :raises Refused: the home of one is being restored
+    """
+    for user in users:
+        _refuse_restored(host, user)
+    _complete(host, users)
+
+
+def _refuse_restored(host: Host, user: User) -> None:
+    if journals(host.ops_dir, "restore", user.agent):
+        raise Refused(
+            "is being restored, or that was interrupted",
+            where=f"user {user.name}",
+            fix="wait for it, or undo it: hermes-ops restore --recover",
+        )
+
+
+def _complete(host: Host, users: list[User]) -> None:
     if not users:
         return
     _make_places()
@@ -153,10 +171,7 @@ def ensure(host: Host, name: str) -> dict[str, Any]:
     :raises OpsError: it is not healthy in time
     """
     (user,) = enrol(host, [name])
-    agent = AGENT.format(user.id)
-    if host.manager.units([agent])[agent].active != "active":
-        # As any caller does. A front that was started without a call would never be idle.
-        _answers(socket.AF_UNIX, user.socket, host.settings.start + _GRACE)
+    _wake(host, user)
     (found,) = report(host, [user])
     if found["state"] != "running":
         raise OpsError(
@@ -165,6 +180,24 @@ def ensure(host: Host, name: str) -> dict[str, Any]:
             fix=f"read its log: hermes-ops runtime logs {quote(user.name)}",
         )
     return found
+
+
+def start(host: Host, user: User) -> None:
+    """Have calls wake the user's agent again, also while its home is being restored, and wake it.
+
+    Whether that succeeded is in its state.
+    """
+    with host.users.lock():
+        host.users.enrol([user.name])
+        _complete(host, [] if is_complete(host, user) else [user])
+    _wake(host, user)
+
+
+def _wake(host: Host, user: User) -> None:
+    agent = AGENT.format(user.id)
+    if host.manager.units([agent])[agent].active != "active":
+        # As any caller does. A front that was started without a call would never be idle.
+        _answers(socket.AF_UNIX, user.socket, host.settings.start + _GRACE)
 
 
 def report(host: Host, users: Iterable[User]) -> list[dict[str, Any]]:
@@ -230,6 +263,16 @@ def _stop(host: Host, user: User) -> None:
     host.users.write(replace(user, off=True))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_link(user))
+    _halt(host, user)
+
+
+def halt(host: Host, user: User) -> None:
+    """Stop the user's agent as :func:`stop` does, but until the next boot at most, and for :func:`start`."""
+    with host.users.lock():
+        _halt(host, user)
+
+
+def _halt(host: Host, user: User) -> None:
     units = [unit.format(user.id) for unit in (SOCKET, FRONT, REST, AGENT)]
     host.manager.call("stop", *units, timeout=host.settings.supervised.drain + 2 * _GRACE)
     host.manager.call("reset-failed", *units, check=False)
@@ -240,8 +283,11 @@ def remove(host: Host, user: User, *, purge: bool) -> None:
     """Remove the user's runtime; also the data if *purge*, else another ``ensure`` goes on with them.
 
     Killed at any point, it is finished by the next call.
+
+    :raises Refused: the home is being restored
     """
     with host.users.lock():
+        _refuse_restored(host, user)
         _stop(host, user)
         run([PODMAN, "rm", "--force", "--ignore", "--time=0", user.container], timeout=60.0)
         for path in (f"{runtimes.USERS}/{user.id}/address", f"{runtimes.USERS}/{user.id}/key", user.failed):
