@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import sqlite3
+import subprocess
 
 import described
 import pytest
@@ -19,9 +20,11 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
     making,
     restore,
 )
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.selection import STAGING
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.settings import Settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backup, runtime
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import restore as command_restore
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.runtimes import Runtimes
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard, settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import runtimes as places
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
@@ -337,6 +340,44 @@ def test_killed_in_between_the_boot_puts_it_back_before_anybody_is_woken(host, a
 def test_a_user_without_a_home_is_told_how_to_get_one(host, units, monkeypatch):
     with pytest.raises(OpsError, match=r"has no home yet.*runtime ensure"):
         call(monkeypatch, "restore", "bob")
+
+
+def test_who_is_removed_with_the_data_leaves_no_copies_of_files_in_records(host, ada, units, monkeypatch):
+    monkeypatch.setattr(runtimes, "run", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(runtimes.removal, "remove", lambda *_arguments: None)
+    records = host.records(ada.agent)
+    records.prepare()
+    records.keep_content("config.yaml", b"model: mine")
+    runtimes.remove(runtimes.Host.of(host), ada, purge=True)
+    assert not records.exist()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root acts for an agent")
+def test_a_backup_belongs_to_the_user_s_number_on_the_host_where_it_is_restored(
+    host, ada, units, ground, tmp_path, monkeypatch
+):
+    """With real workers, each as a user who has no name."""
+    monkeypatch.undo()
+    kept = ground / "archives"
+    paths = []
+    for first in (700_000, 800_000):
+        top = ground / str(first)
+        (top / "users" / ada.id).mkdir(parents=True)
+        host = Installation({**vars(host), "data_dir": str(top), "ops_dir": str(top / "ops")})
+        make_home(top / "users" / ada.id / ".hermes", str(first))
+        subprocess.run(["chown", "-R", f"{first}:{first}", top / "users" / ada.id], check=True)
+        shared = runtimes.Host(Runtimes(**DECLARED, first_uid=first), str(top), str(top / "ops"))
+        (agent,) = runtime_agents.agents_of(shared, [ada])
+        if not paths:
+            paths.append(making.create(host, agent, str(kept)).path)
+            continue
+        # As Restore does before it exchanges anything.
+        staging = os.path.join(agent.home, f"{STAGING}x")
+        extracting.extract(paths[0], staging, host.account_of(agent), links_out=True)
+        found = os.stat(os.path.join(staging, "memories/MEMORY.md"))
+        assert (found.st_uid, found.st_gid) == (800_000, 800_000)
+        with open(os.path.join(staging, "memories/MEMORY.md"), encoding="utf-8") as stream:
+            assert stream.read() == "700000"
 
 
 @pytest.mark.parametrize(

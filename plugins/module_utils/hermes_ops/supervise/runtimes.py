@@ -26,6 +26,7 @@ from ..description.runtime_keys import api_key_of
 from ..description.runtimes import API_KEY, Runtimes
 from ..host import runtimes, settings
 from ..host.installation import Installation, journals
+from ..host.records import Records
 from ..host.runtime_network import pinning
 from ..host.runtimes import JOB, User, Users
 from ..system.errors import OpsError, Refused
@@ -299,6 +300,10 @@ def remove(host: Host, user: User, *, purge: bool) -> None:
             directory = user.directory(host.data_dir)
             if os.path.lexists(directory):
                 removal.remove(directory, host.account_of(user))
+            records = Records(host.ops_dir, user.agent)
+            if records.exist():
+                # Copies of the user's files, from a restore.
+                records.remove()
             host.users.forget(user)
 
 
