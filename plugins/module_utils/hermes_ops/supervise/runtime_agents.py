@@ -28,6 +28,7 @@ from .systemd import Systemd, state_of, supervisor_of
 
 _PREFIX = "user-"
 _NAME = re.compile(rf"{_PREFIX}[0-9a-f]{{32}}")
+_INSTANCE = re.compile("^" + re.escape(AGENT).replace(r"\{\}", "([0-9a-f]{32})"), re.M)
 
 
 def is_users(name: str) -> bool:
@@ -64,6 +65,13 @@ def with_homes(host: Installation) -> list[Agent]:
     found = Host.of(host)
     # Only whether there is one: nothing of what the agent put there is opened.
     return [agent for agent in agents_of(found, found.users.all()) if os.path.lexists(agent.home)]
+
+
+def running(host: Host) -> list[Agent]:
+    """Those that run. The others, of whom there may be hundreds, are not even asked about."""
+    words = ("list-units", "--plain", "--no-legend", "--no-pager", "--state=active", AGENT.format("*"))
+    identities = _INSTANCE.findall(host.manager.ask(*words).stdout)
+    return agents_of(host, filter(None, map(host.users.find, identities)))
 
 
 def find(host: Installation, name: str) -> Agent | None:

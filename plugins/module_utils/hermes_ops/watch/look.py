@@ -221,6 +221,8 @@ class _Look:
             self.report.figures["agents"][agent.name] = agent.figures
             after[agent.name] = agent.memory
         self.memory["agents"] = after
+        found, self.memory["users"] = runtimes.look_at_agents(self.host, _mapping(self.memory.get("users")), self.now)
+        self.report.findings += found
 
     # --- a real reply ------------------------------------------------------------------------------------------
 
