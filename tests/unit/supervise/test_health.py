@@ -23,7 +23,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
     systemd,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network, request
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
@@ -420,6 +420,21 @@ def test_in_a_container_neither_ports_nor_process_ids_are_those_of_the_host(serv
     # What a container says of itself is not believed more than that.
     (tmp_path / "gateway_state.json").write_text(json.dumps({**said, "gateway_state": "starting"}))
     assert "not_ready" in health.check(agent(tmp_path, api=server), Account.current(), state).causes
+
+
+@pytest.mark.parametrize(("contained", "causes"), [(False, ["no_answer"]), (True, [])])
+def test_nobody_on_the_host_accepts_a_connection_to_a_container(server, contained, causes, tmp_path, monkeypatch):
+    monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
+    monkeypatch.setattr(request, "accepted_by", lambda *_arguments: None)
+    found = servers.look({"api": server.to_plain()}, contained)
+    problem = servers.judge("the api server", server, "hermes-agent", found["api"])
+    assert ([problem.cause] if problem else []) == causes
+    # A worker is told whether it is one.
+    state = replace(systemd.state_of(unit()), contained=contained)
+    wanted = []
+    monkeypatch.setattr(health.sight, "start", lambda _account, given: wanted.append(given) or dict)
+    health.check(agent(tmp_path, api=server), Account.current(), state)
+    assert wanted[0]["contained"] is contained
 
 
 def test_a_port_that_is_taken_explains_a_gateway_that_ends(server, tmp_path):

@@ -117,7 +117,8 @@ def _see(agent: Agent, account: Account, state: State, listeners: dict[int, set[
     :returns: a function that waits for the answer
     """
     blind = [] if state.contained else blind_ports(agent, listeners)
-    wanted = sight.wanted_of(agent, gateway=state.pid if state.running else 0, blind=blind)
+    pid = state.pid if state.running else 0
+    wanted = sight.wanted_of(agent, gateway=pid, blind=blind, contained=state.contained)
     return sight.start(account, wanted) if state.running or wanted["blind"] else dict
 
 
