@@ -311,6 +311,16 @@ def test_nobody_wakes_or_removes_an_agent_whose_home_is_being_exchanged(host, ad
     assert refused == [True, True]
 
 
+def test_nobody_gets_what_is_another_user_s(host, ada, units, monkeypatch, tmp_path):
+    bob = places.Users(host.ops_dir).get("bob")
+    make_home(tmp_path / "users" / bob.id / ".hermes", "bob's")
+    path = made(host, ada)
+    with pytest.raises(OpsError, match=rf"is of {ada.agent}, and not of this user"):
+        call(monkeypatch, "restore", "bob", path, "--force")
+    assert units.orders == []
+    assert call(monkeypatch, "restore", "ada", path, "--force") == 0
+
+
 def test_killed_in_between_the_boot_puts_it_back_before_anybody_is_woken(host, ada, units, monkeypatch):
     path = made(host, ada)
 

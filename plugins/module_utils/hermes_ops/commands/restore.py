@@ -43,6 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     only.add_argument("--recover", action="store_true", help="only undo a restore that was interrupted")
     # For the recovery unit, at boot.
     parser.add_argument("--boot", action="store_true", help=argparse.SUPPRESS)
+    parser.set_defaults(own=False)
 
 
 def options(parser: argparse.ArgumentParser) -> Any:
@@ -107,6 +108,7 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
         agent = runtime_agents.one(host, arguments.agent) if name == "latest" or arguments.agent else None
         snapshot = repository.find(name, agent.name if name == "latest" and agent else None)
         agent = agent or runtime_agents.one(host, snapshot.agent)
+        _check_own(arguments, agent, snapshot.agent, f"restic:{snapshot.id}")
         say(f"snapshot {snapshot.id} of {snapshot.agent} on {snapshot.host}")
         with repository.reading(snapshot) as restic:
             yield agent, restic.stdout, restic.finish
@@ -123,8 +125,19 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
     # The archive is verified before any of it is written.
     manifest = extracting.verify(path)
     agent = agent or runtime_agents.one(host, arguments.agent or _agent_of(path, manifest))
+    _check_own(arguments, agent, manifest.agent, path)
     say(f"{path}: whole, {manifest.members} files of {manifest.agent} on {manifest.host}")
     yield agent, path, lambda: None
+
+
+def _check_own(arguments: argparse.Namespace, agent: Agent, backed_up: str, where: str) -> None:
+    """:raises OpsError: only a backup of the agent's own home is wanted, and this one is of another's"""
+    if arguments.own and backed_up != agent.name:
+        raise OpsError(
+            f"is of {backed_up}, and not of this user",
+            where=where,
+            fix=f"name one of {agent.name}; or, to give the user what is another's: hermes-ops restore --agent",
+        )
 
 
 def _agent_of(path: str, manifest: extracting.Manifest) -> str:

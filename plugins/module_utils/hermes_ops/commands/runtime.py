@@ -63,7 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     action = actions.add_parser("restore", help="restore the user's home from a backup, or leave it as it was")
     action.add_argument("user", metavar="USER", help=_USER)
     command_restore.options(action)
-    action.set_defaults(kept=False, recover=False)
+    action.set_defaults(kept=False, recover=False, own=True)
     for name, text in _INTERNAL.items():
         action = actions.add_parser(name, help=f"{text}; a unit runs this")
         if name != "boot":
