@@ -23,6 +23,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.selection import STAGING
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.settings import Settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import backup, runtime
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import rehearsal as command_rehearsal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import restore as command_restore
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.runtimes import Runtimes
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import guard, settings
@@ -165,6 +166,53 @@ def test_a_user_whom_nobody_knows_is_no_agent(host):
 def test_a_host_without_runtimes_has_no_users(host, tmp_path, job):
     (tmp_path / "etc/runtimes.json").unlink()
     assert job() == ["backed up: default"]
+
+
+# --- a rehearsal -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rehearsed(host, monkeypatch):
+    """A function that rehearses, and returns the message about it; declared agents always succeed."""
+    own = Account.current()
+    monkeypatch.setattr(Account, "of", classmethod(lambda _cls, _user: own))
+    monkeypatch.setattr(command_rehearsal.command_backup, "installation", lambda: host)
+    monkeypatch.setattr(command_rehearsal.command_backup, "declared", Settings)
+    monkeypatch.setattr(command_rehearsal.rehearsal, "rehearse", lambda _host, agent, *_more: f"{agent.name}: answers")
+
+    def run(name=None):
+        command_rehearsal.work(argparse.Namespace(agent=name))
+        return host.read_status("rehearsal").get("message")
+
+    return run
+
+
+def test_a_user_s_newest_archive_is_read_too_and_nothing_is_started_on_it(host, ada, rehearsed):
+    # Who has no backup yet is no failure.
+    assert rehearsed() == "default: answers"
+    name = os.path.basename(made(host, ada))
+    assert rehearsed() == f"default: answers; {ada.agent}: {name} can be read"
+    assert os.listdir(os.path.join(host.data_dir, "scratch")) == []
+
+
+def test_a_user_s_archive_with_a_damaged_database_is_a_failure(host, ada, rehearsed):
+    agent = runtime_agents.one(host, ada.agent)
+    path = os.path.join(agent.home, "state.db")
+    with open(path, "r+b") as stream:
+        stream.seek(4096)
+        stream.write(b"\xff" * 4096)
+    making.create(host, agent, archives.directory_of(host))
+    assert rehearsed().startswith(f"{ada.agent}: the backup's state.db is damaged")
+
+
+def test_users_who_cannot_be_read_keep_no_declared_agent_from_its_rehearsal(host, ada, rehearsed, monkeypatch):
+    tried = []
+    monkeypatch.setattr(command_rehearsal.rehearsal, "rehearse", lambda _host, agent, *_more: tried.append(agent.name))
+    monkeypatch.setattr(command_rehearsal, "say", lambda text: None)
+    with open(os.path.join(host.ops_dir, "runtimes", f"{ada.id}.json"), "w", encoding="utf-8") as stream:
+        stream.write("{")
+    assert rehearsed().startswith("the agents of users: ")
+    assert tried == ["default"]
 
 
 # --- a restore -------------------------------------------------------------------------------------------------
