@@ -93,13 +93,13 @@ NotifyAccess=all
 EnvironmentFile={users}/%i/address
 # Never without walls.
 ExecStartPre=/bin/sh -c '{{ {listed}; }} >/dev/null'
-ExecStart={podman} --events-backend=none run --name=hermes-user-%i --replace --rm --detach --pull=never \\
+ExecStart={podman} --events-backend=none run --name=hermes-user-%i --replace --detach --pull=never \\
   --cgroups=split --sdnotify=conmon --log-driver=passthrough \\
   --network={network} --ip=${{HOST}} --mac-address=${{MAC}} --user=${{NUMBER}}:${{NUMBER}} \\
   --read-only --tmpfs=/tmp:mode=1777 --cap-drop=all --security-opt=no-new-privileges \\
-  --env-file={users}/%i/key --volume={volumes}/%i:{data} \\
+  --volume={volumes}/%i:{data} \\
   --volume={shared}/agent.json:/etc/hermes/agent.json:ro \\
-  --volume={shared}/secrets:/run/secrets/hermes:ro \\
+  --volume={users}/%i/secrets:/run/secrets/hermes:ro \\
 {plugins}  {image}
 ExecStartPost={command} runtime wait %i
 ExecStop={podman} --events-backend=none stop --ignore --time={drain} hermes-user-%i
