@@ -163,7 +163,8 @@ class Job:
 
 def unit(job: Job) -> None:
     # Debian's programs that are tried for real.
-    job.run(sys.executable, ROOT / "tests/hosts/box.py", "packages", "logrotate", "restic", "mkfs.xfs=xfsprogs")
+    programs = ("logrotate", "nginx=libnginx-mod-http-js", "restic", "mkfs.xfs=xfsprogs")
+    job.run(sys.executable, ROOT / "tests/hosts/box.py", "packages", *programs)
     for name in HERMES:
         job.run(ROOT / "script/bootstrap", name)
     hermes = os.pathsep.join(str(CACHE / "venv" / name) for name in HERMES)

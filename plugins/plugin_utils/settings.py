@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 import zoneinfo
@@ -12,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup.settings import Settings as Backup
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.runtimes import Runtimes
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.volume import Volume
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.image import Image
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release.request import Request, check_extras
@@ -32,7 +34,7 @@ SETTINGS = {
     "secrets": (Secrets, "{'interval': secrets_interval}"),
 }
 # The roles for which there is something to check. For the others the controller is spared their variables.
-CHECKED = frozenset({"image", "install", "ops", *SETTINGS})
+CHECKED = frozenset({"image", "install", "ops", "runtimes", *SETTINGS})
 
 
 def problems(role: str, value: Callable[[str], Any]) -> Iterator[OpsError]:
@@ -47,6 +49,9 @@ def problems(role: str, value: Callable[[str], Any]) -> Iterator[OpsError]:
         checks.append(lambda: _check_image(value))
     elif role == "ops":
         checks.append(lambda: _check_acknowledged(value("ops_acknowledged")))
+    elif role == "runtimes":
+        if value("runtimes_enabled | bool"):
+            checks.append(lambda: _check_runtimes(value))
     elif value(f"{role}_enabled | bool"):
         checks.append(lambda: _check_job(role, value))
         if role == "heartbeat":
@@ -86,6 +91,11 @@ def _check_image(value: Callable[[str], Any]) -> None:
                 where=name,
                 fix="name an index that can be read without it (index_url), for the hosts that build",
             )
+
+
+def _check_runtimes(value: Callable[[str], Any]) -> None:
+    declared = {field.name: value(f"runtimes_{field.name} | default(none)") for field in dataclasses.fields(Runtimes)}
+    parse(Runtimes, {name: each for name, each in declared.items() if each is not None}, "runtimes")
 
 
 def _check_acknowledged(entries: list[dict[str, Any]]) -> None:

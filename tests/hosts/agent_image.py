@@ -11,14 +11,12 @@ machine trusts are added.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterator
 
 from box import CA_BUNDLES, ROOT, VERSIONS, BoxError, alone, base_of, ensure_engine, run, say
 
 sys.path.insert(0, str(ROOT / "plugins/module_utils"))
-from hermes_ops.host import kit
+from hermes_ops.modules.image import recipe
 from hermes_ops.release import image
 from hermes_ops.release.request import Request
 from hermes_ops.system.errors import OpsError
@@ -39,22 +37,15 @@ def build(variant: str = "slim", *, anew: bool = False) -> str:
     name = f"hermes-test-image:{variant}{'-anew' if anew else ''}"
     bundle = next((str(path) for path in CA_BUNDLES if path.is_file()), None)
     wanted = image.Image("hermes-test-image", Request(version=VERSIONS[-1]), base, variant, ca_bundle=bundle)
-    files = {f"plugins/module_utils/{path}": data for path, data in kit.sources().items()}
-    files.update({f"image/{path.name}": path.read_bytes() for path in (ROOT / "image").iterdir() if path.is_file()})
-    with alone("agent-image"), removed(anew):
+    files = recipe({path.name: path.read_bytes() for path in (ROOT / "image").iterdir() if path.is_file()})
+    with alone("agent-image"):
         say(f"building {name} on {base}")
+        before = set(stages())
         image.build(wanted, image.context(wanted, files), "docker", name, anew=anew)
+        if anew:
+            run("docker", "image", "rm", *(set(stages()) - before), check=False)
+        run("docker", "image", "prune", "--force", *STAGES, "--filter", "until=24h")
     return name
-
-
-@contextlib.contextmanager
-def removed(anew: bool) -> Iterator[None]:
-    """Remove the stages that were made meanwhile, if *anew*, and those of other days."""
-    before = set(stages())
-    yield
-    if anew:
-        run("docker", "image", "rm", *(set(stages()) - before), check=False)
-    run("docker", "image", "prune", "--force", *STAGES, "--filter", "until=24h")
 
 
 def stages() -> list[str]:

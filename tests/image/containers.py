@@ -82,6 +82,15 @@ class Container:
         self.remove()
         return docker("run", *self.options({}), self.image, *self.words[1:], check=False)
 
+    def refused(self, word: str) -> subprocess.CompletedProcess[str]:
+        """Run the container, which has to end for a wrong description: one error with *word*, and nothing touched."""
+        done = self.run()
+        assert done.returncode == 78
+        assert len(done.stderr.splitlines()) == 1
+        assert word in done.stderr
+        assert self.on_volume("ls", "-A", "/opt/data") == ""
+        return done
+
     def start(self, **environment: str) -> None:
         """Start the container, in place of one that has ended, and wait until the agent answers."""
         self.remove()

@@ -301,9 +301,11 @@ def test_a_descriptor_that_is_handed_over_stays(call, tmp_path):
 
 
 def test_one_that_does_not_end_is_killed_with_its_children(call):
+    # Like no other on this machine.
+    seconds = f"1000.{os.getpid()}"
     with pytest.raises(WorkerDied, match=r"did not finish within 0\.5 s"):
-        call("import subprocess; subprocess.run(['sleep', '1000'])", limits=Limits(seconds=0.5))
-    left = subprocess.run(["pgrep", "--full", "^sleep 1000$"], capture_output=True, text=True, check=False)
+        call(f"import subprocess; subprocess.run(['sleep', '{seconds}'])", limits=Limits(seconds=0.5))
+    left = subprocess.run(["pgrep", "--full", f"^sleep {seconds}$"], capture_output=True, text=True, check=False)
     assert left.stdout == ""
 
 

@@ -3,8 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Hides secrets: in values that are shown by their path, and in text that others wrote.
 
-Every pattern here must run in linear time, because agents write the text that it is applied to. So a repetition is
-either bounded, or begins only where no character of its kind precedes it (a lookbehind).
+Every pattern has to run in linear time, as in :mod:`.secrets`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ from .nftables import Table
 
 TABLE = Table(
     name="hermes",
-    chain="input",
     unit="hermes-firewall.service",
     description="Packet filter of the tailnet",
     rules=os.path.join(settings.DIRECTORY, "firewall.nft"),
@@ -76,7 +75,7 @@ def render(rules: Filter) -> str:
         if rules.ports:
             lines.append(f"tcp dport {{ {', '.join(map(str, sorted(set(rules.ports))))} }} accept")
         lines.append("drop")
-    return TABLE.render(lines)
+    return TABLE.render(inet={"input": lines})
 
 
 def _family(address: str) -> str:
@@ -125,7 +124,7 @@ def _try(text: str, manager: Manager) -> None:
     write_atomic(TRIAL, text, mode=0o600)
     _nft("--check", "--file", TRIAL)
     # What is kept, or nothing.
-    undo = ["systemctl", "reload-or-restart", TABLE.unit] if TABLE.kept() is not None else TABLE.delete
+    undo = ["systemctl", "reload-or-restart", TABLE.unit] if TABLE.kept() is not None else TABLE.delete()
     manager.call("stop", f"{UNDO}.timer", check=False)
     # By default, systemd may let a timer wait for another minute.
     timer = [f"--on-active={TRIAL_SECONDS}", "--timer-property=AccuracySec=1s"]

@@ -24,7 +24,7 @@ from typing import Any
 from .. import __name__ as package
 from .. import __path__ as package_path
 from ..system import trees
-from ..system.files import ensure_directory, failure, read_bytes, sync_directory, write_atomic
+from ..system.files import ensure_directory, failure, read_bytes, sync_directory, write_atomic, write_tree
 from ..system.plan import Difference, Plan
 from ..system.process import run
 from .installation import HOST_FILE
@@ -130,11 +130,7 @@ def _install(directory: str, files: dict[str, bytes]) -> None:
     partial = directory + _PARTIAL
     trees.remove(partial)
     try:
-        for name, data in files.items():
-            path = os.path.join(partial, name)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "xb") as stream:
-                stream.write(data)
+        write_tree(partial, files)
         _compile(partial)
         # Without the sync, a power cut could leave a version that looks complete but is only half on disk.
         run(["sync", "--file-system", partial], timeout=_TIMEOUT, check=False)

@@ -22,7 +22,6 @@ from .nftables import Table
 
 TABLE = Table(
     name="hermes_metadata",
-    chain="output",
     unit="hermes-metadata.service",
     description="Wall between the Hermes agents and the metadata service",
     rules=os.path.join(settings.DIRECTORY, "metadata.nft"),
@@ -63,11 +62,10 @@ def _uid(user: str) -> int | None:
 def render(uids: Iterable[int], ranges: str = "") -> str:
     """The rules that keep the users *uids* from the metadata service; *ranges* as for :func:`numbers`."""
     users = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in numbers(uids, ranges))
-    if not users:
-        return TABLE.render([])
-    return TABLE.render(
+    rules = [
         f"meta skuid {{ {users} }} {family} daddr {address} reject" for family, address in (("ip", IPV4), ("ip6", IPV6))
-    )
+    ]
+    return TABLE.render(inet={"output": rules if users else []})
 
 
 def plan_present(uids: Iterable[int], manager: Manager) -> Plan:

@@ -1,12 +1,12 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A table of nftables of our own, beside everybody else's, which a unit loads before there is a network."""
+"""Tables of nftables of our own, beside everybody else's, which a unit loads before there is a network."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..system.errors import OpsError
@@ -48,20 +48,20 @@ WantedBy=sysinit.target
 
 @dataclass(frozen=True)
 class Table:
-    """One table, in the family ``inet``, with one chain.
+    """One table, in one family of nftables or in several.
 
     :param name: of the table
-    :param chain: the hook of nftables that it filters at, which also names the chain
     :param unit: the name of the unit that loads it
     :param description: of the unit
     :param rules: the path of the file with the rules, which exists if they are declared
+    :param families: of nftables
     """
 
     name: str
-    chain: str
     unit: str
     description: str
     rules: str
+    families: tuple[str, ...] = ("inet",)
 
     @property
     def unit_path(self) -> str:
@@ -71,21 +71,24 @@ class Table:
     def unit_text(self) -> str:
         return _UNIT_TEXT.format(description=self.description, nft=NFT, rules=self.rules)
 
-    @property
-    def delete(self) -> list[str]:
-        """The command that removes the table."""
-        return [NFT, "delete", "table", "inet", self.name]
+    def delete(self, family: str = "inet") -> list[str]:
+        """The command that removes the table of *family*."""
+        return [NFT, "delete", "table", family, self.name]
 
-    def render(self, rules: Iterable[str]) -> str:
-        """The content of a file that replaces the table, at one moment, by one with *rules*."""
-        body = "".join(f"    {rule}\n" for rule in rules)
-        return (
-            "# Written by the Ansible collection alwayson.hermes.\n"
+    def render(self, **families: Mapping[str, Iterable[str]]) -> str:
+        """The content of a file that replaces the table, at one moment, by one with these rules.
+
+        :param families: family -> hook of nftables, which also names the chain -> its rules
+        """
+        text = "# Written by the Ansible collection alwayson.hermes.\n"
+        for family, chains in families.items():
             # Named first, so that there is a table to delete.
-            f"table inet {self.name}\ndelete table inet {self.name}\n"
-            f"table inet {self.name} {{\n  chain {self.chain} {{\n"
-            f"    type filter hook {self.chain} priority filter; policy accept;\n{body}  }}\n}}\n"
-        )
+            text += f"table {family} {self.name}\ndelete table {family} {self.name}\ntable {family} {self.name} {{\n"
+            for hook, rules in chains.items():
+                body = "".join(f"    {rule}\n" for rule in rules)
+                text += f"  chain {hook} {{\n    type filter hook {hook} priority filter; policy accept;\n{body}  }}\n"
+            text += "}\n"
+        return text
 
     def plan_present(self, text: str, manager: Manager) -> Plan:
         """Compare the host with one on which the rules *text* are in force, also after a boot."""
@@ -93,7 +96,7 @@ class Table:
         plan.add_file(self.rules, text, mode=0o600)
         plan_active(plan, manager, self.unit, unit_files={self.unit_path: self.unit_text}, reads=[self.rules])
         if not plan.changed and os.path.exists(NFT) and not self.stands():
-            plan.add(Difference(f"table inet {self.name}", None, "present"), lambda: manager.call("restart", self.unit))
+            plan.add(Difference(f"table {self.name}", None, "present"), lambda: manager.call("restart", self.unit))
         return plan
 
     def plan_absent(self, manager: Manager) -> Plan:
@@ -102,8 +105,12 @@ class Table:
         plan_gone(plan, manager, self.unit, [self.unit_path, self.rules])
         if plan.changed:
             # Before its files go, by which a run that follows a kill finds it.
-            plan.actions.insert(0, lambda: run(self.delete, timeout=20, check=False))
+            plan.actions.insert(0, self._delete)
         return plan
+
+    def _delete(self) -> None:
+        for family in self.families:
+            run(self.delete(family), timeout=20, check=False)
 
     def kept(self) -> str | None:
         """The rules that are declared; None: there are none."""
@@ -116,6 +123,8 @@ class Table:
     def stands(self) -> bool:
         """Whether rules of ours are in force."""
         try:
-            return run([NFT, "list", "table", "inet", self.name], timeout=20, check=False).ok
+            return all(
+                run([NFT, "list", "table", family, self.name], timeout=20, check=False).ok for family in self.families
+            )
         except OpsError:
             return False

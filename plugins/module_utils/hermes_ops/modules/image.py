@@ -15,11 +15,17 @@ from .call import Call
 
 def work(call: Call) -> dict[str, Any]:
     # From the collection's directory image; taken out, because the result repeats the arguments.
-    recipe = call.params.pop("recipe")
+    programs = {name: text.encode() for name, text in call.params.pop("recipe").items()}
     params = dict(call.params)
     engine, push = image.find_engine(params.pop("engine")), params.pop("push")
     wanted = parse(image.Image, params, "image")
-    files = {f"plugins/module_utils/{path}": data for path, data in kit.sources().items()}
-    files.update({f"image/{name}": text.encode() for name, text in recipe.items()})
-    plan, reference = image.plan_image(wanted, image.context(wanted, files), engine, push=push)
+    plan, reference = image.plan_image(wanted, image.context(wanted, recipe(programs)), engine, push=push)
     return {**call.done(plan, "image"), "image": reference, "engine": engine}
+
+
+def recipe(programs: dict[str, bytes]) -> dict[str, bytes]:
+    """What every image is made of, by its place in the collection: the kit, and *programs* of the directory image."""
+    return {
+        **{f"plugins/module_utils/{path}": data for path, data in kit.sources().items()},
+        **{f"image/{name}": data for name, data in programs.items()},
+    }

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..system.errors import OpsError
-from ..system.files import ensure_directory, lock, read_bytes
+from ..system.files import lock, read_bytes, write_tree
 from ..system.plan import Difference, Plan
 from ..system.process import run
 from ..system.text import brief
@@ -237,7 +237,8 @@ def build(image: Image, files: Mapping[str, bytes], engine: str, name: str, *, a
     """
     given = [word for key, value in arguments(image).items() for word in ("--build-arg", f"{key}={value}")]
     with tempfile.TemporaryDirectory(prefix="hermes-image-") as directory:
-        _write(directory, files)
+        # Their modes become those in the image.
+        write_tree(directory, files)
         fresh = ["--no-cache"] if anew else []
         argv = [engine, "build", "--tag", name, "--file", os.path.join(directory, CONTAINERFILE), *fresh, *given]
         # Docker's other builder is a plugin of its own, which a host may lack.
@@ -251,16 +252,6 @@ def build(image: Image, files: Mapping[str, bytes], engine: str, name: str, *, a
             where=name,
             fix="run it by hand to see all that it says: docs/image.md",
         )
-
-
-def _write(directory: str, files: Mapping[str, bytes]) -> None:
-    """Write *files* with modes that do not depend on our umask: they become those in the image."""
-    for path, data in files.items():
-        full = os.path.join(directory, path)
-        ensure_directory(os.path.dirname(full), mode=0o755)
-        with open(full, "wb") as stream:
-            stream.write(data)
-        os.chmod(full, 0o644)
 
 
 def _push(engine: str, name: str) -> None:

@@ -16,7 +16,7 @@ import signal
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -272,6 +272,20 @@ def sync_directory(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_tree(directory: str, files: Mapping[str, bytes]) -> None:
+    """Write new *files* below *directory*, readable by all whatever our umask is; nothing is synced.
+
+    :param files: content, by path below *directory*
+    :raises OSError: one of them is there already, or cannot be written
+    """
+    for name, data in files.items():
+        path = os.path.join(directory, name)
+        ensure_directory(os.path.dirname(path), mode=0o755)
+        with open(path, "xb") as stream:
+            stream.write(data)
+            os.fchmod(stream.fileno(), 0o644)
 
 
 def ensure_directory(path: str, *, mode: int) -> bool:

@@ -16,7 +16,7 @@ from ..agent.state import checked
 from ..agent.state import look as look_at_state
 from ..description.agent import Agent
 from ..description.schema import PROFILES_DIRECTORY
-from ..host import audit, jobs, logs
+from ..host import audit, jobs, logs, runtimes
 from ..host.installation import JOURNALS, is_busy
 from ..host.records import Records
 from ..release.observe import stamp_of
@@ -34,7 +34,7 @@ _KINDS = {config: "", env: "env: ", webhooks: "webhook: "}
 # The most names that are taken from an agent.
 _MAX_NAMES = 1000
 # The features that a role can switch on and off, besides the jobs.
-FEATURES = {"audit": audit, "dashboard": dashboard, "logrotate": logs}
+FEATURES = {"audit": audit, "dashboard": dashboard, "logrotate": logs, "runtimes": runtimes}
 
 
 def gather(*, agents: list[Agent], scope: str, ops_dir: str, root: str) -> dict[str, Any]:

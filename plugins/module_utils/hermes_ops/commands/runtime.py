@@ -1,0 +1,158 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``hermes-ops runtime``: the agents in containers, one for each user."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
+from ..description.runtime_keys import key_of
+from ..supervise import runtimes
+from ..supervise.runtime_units import AGENT, PODMAN
+from ..system.errors import OpsError
+from ..system.text import printable
+
+SUMMARY = "the agents in containers, one for each user"
+# What the units call, and nobody else.
+_INTERNAL = {
+    "boot": "write what the units need in memory",
+    "wait": "wait until an agent is healthy",
+    "rest": "wait until its work is done",
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (
+        ("ensure", "make the user's runtime if there is none, and wait until its agent is healthy"),
+        ("list", "all users who have a runtime"),
+        ("status", "one of them"),
+        ("key", "print the user's key"),
+        ("stop", "stop the agent; no call wakes it until the next ensure"),
+        ("remove", "remove the runtime; the data stay"),
+        ("logs", "read the agent's log"),
+        ("exec", "run a command in the container"),
+    ):
+        action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if name != "list":
+            action.add_argument("user", metavar="USER", help="the user's id, as the application knows it")
+        if name in ("ensure", "list", "status"):
+            action.add_argument("--json", action="store_true", help="print JSON for programs")
+        if name == "key":
+            action.add_argument("--version", type=int, help="another version than the first that is accepted")
+        if name == "remove":
+            action.add_argument("--purge", action="store_true", help="remove the data as well")
+        if name == "logs":
+            action.add_argument("--lines", type=int, default=100, metavar="N", help="the last N (%(default)s)")
+            action.add_argument("--follow", action="store_true", help="wait for more")
+        if name == "exec":
+            action.add_argument("command_line", nargs=argparse.REMAINDER, metavar="COMMAND", help="with its arguments")
+    for name, text in _INTERNAL.items():
+        action = actions.add_parser(name, help=f"{text}; a unit runs this")
+        if name != "boot":
+            action.add_argument("user", metavar="ID")
+
+
+def work(arguments: argparse.Namespace) -> int:
+    if os.geteuid() != 0:
+        raise OpsError("only root can work with containers", fix="use sudo")
+    return globals()[f"_{arguments.action}"](runtimes.Host.load(), arguments)
+
+
+def _ensure(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    found = runtimes.ensure(host, arguments.user)
+    say(json.dumps(found, indent=2) if arguments.json else found["url"])
+    return EXIT_OK
+
+
+def _list(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    _tell(runtimes.report(host, host.users.all()), arguments)
+    return EXIT_OK
+
+
+def _status(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    (found,) = runtimes.report(host, [host.users.get(arguments.user)])
+    _tell([found], arguments)
+    return EXIT_UNHEALTHY if found["state"] == "failed" else EXIT_OK
+
+
+def _tell(found: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        say(json.dumps(found if arguments.action == "list" else found[0], indent=2))
+        return
+    for each in found:
+        why = f"  ({each['reason']})" if each["reason"] else ""
+        say(f"{each['state']:<9} {each['id']}  {printable(each['user'])}{why}")
+
+
+def _key(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    user, accepted = host.users.get(arguments.user), host.settings.versions
+    version = accepted[0] if arguments.version is None else arguments.version
+    if version not in accepted:
+        raise OpsError(
+            f"{version} is not accepted", where="--version", fix=f"use one of {', '.join(map(str, accepted))}"
+        )
+    say(key_of(host.settings.secret, user.id, version))
+    return EXIT_OK
+
+
+def _stop(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    runtimes.stop(host, host.users.get(arguments.user))
+    return EXIT_OK
+
+
+def _remove(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    user = host.users.get(arguments.user)
+    runtimes.remove(host, user, purge=arguments.purge)
+    if not arguments.purge:
+        say(f"The data stay in {user.directory(host.data_dir)}.")
+    return EXIT_OK
+
+
+def _logs(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    words = ["journalctl", f"--unit={AGENT.format(host.users.get(arguments.user).id)}", f"--lines={arguments.lines}"]
+    _become([*words, *(["--follow"] if arguments.follow else [])])
+
+
+def _exec(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    user, words = host.users.get(arguments.user), arguments.command_line
+    if not words:
+        raise OpsError("is missing", where="COMMAND", fix="name one, such as: hermes --profile default sessions list")
+    (found,) = runtimes.report(host, [user])
+    if found["state"] != "running":
+        raise OpsError("does not run", where=f"user {user.name}", fix="wake it: hermes-ops runtime ensure")
+    terminal = ["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []
+    _become([PODMAN, "exec", "--interactive", *terminal, user.container, *words])
+
+
+def _boot(host: runtimes.Host, _arguments: argparse.Namespace) -> int:
+    runtimes.boot(host)
+    return EXIT_OK
+
+
+def _wait(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    process = os.environ.get("MAINPID", "")
+    if not process.isdecimal():
+        raise OpsError("is not the number of a process", where="MAINPID", fix="start the unit, which calls this")
+    runtimes.await_health(host, host.users.get(arguments.user), int(process))
+    return EXIT_OK
+
+
+def _rest(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    runtimes.rest(host, host.users.get(arguments.user), say_now)
+    return EXIT_OK
+
+
+def _become(words: list[str]) -> NoReturn:
+    sys.stdout.flush()
+    try:
+        os.execvp(words[0], words)
+    except OSError as error:
+        raise OpsError(f"cannot be run ({error.strerror})", where=words[0], fix="install it") from None

@@ -1,0 +1,135 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is declared of a host's runtimes: the agents in containers, one for each user, which all share a description."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..system.errors import OpsError
+from ..system.paths import check_path
+from .agent import Agent
+from .declaration import resolve_alone
+from .runtime_addresses import network_of, opened
+from .runtime_ids import hex_of
+from .runtime_keys import key_of
+
+# In every container: what outlives it, the user's HERMES_HOME in it, and where plugins are mounted.
+DATA = "/opt/data"
+HOME = f"{DATA}/.hermes"
+PLUGINS = "/opt/plugins"
+# The variable with the key of the agent's own API, which is derived for each user.
+API_KEY = "API_SERVER_KEY"
+# As podman takes one (containers/image, docker/reference): a repository, and a tag or a digest.
+_IMAGE = re.compile(r"[a-z0-9][a-zA-Z0-9._:/-]{0,254}(@sha256:[0-9a-f]{64})?")
+_PLUGIN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# Below it are numbers of real users, and of those that systemd gives out for a while (systemd.io/UIDS-GIDS).
+_LOWEST_NUMBER, _HIGHEST_NUMBER = 524_288, 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Runtimes:
+    """What the runtimes of a host share. It holds secrets.
+
+    :param image: of every container; the host has it already
+    :param secret: from which the users' keys are derived
+    :param agent: an entry of ``hermes_agents``, without a name
+    :param users: ids of users who have a runtime from the start
+    :param versions: of users' keys that are accepted; the first one is given out
+    :param idle: seconds without a call after which an agent sleeps
+    :param start: seconds within which an agent has to be healthy
+    :param plugins: name -> a directory of the host, which each container sees read-only
+    :param network: of the containers, as a private IPv4 range
+    :param egress: private ranges that agents may reach; public addresses are open
+    :param first_uid: the UNIX user of the first user's container
+    :param listen: address and port of the one server that all callers use
+    :param certificate: path of its certificate for TLS; empty: it speaks HTTP
+    :param certificate_key: path of the certificate's key
+    """
+
+    image: str
+    secret: str = field(repr=False)
+    agent: dict[str, Any] = field(repr=False)
+    users: tuple[str, ...] = ()
+    versions: list[int] = field(default_factory=lambda: [1])
+    idle: int = 600
+    start: int = 60
+    plugins: dict[str, str] = field(default_factory=dict)
+    network: str = "10.210.0.0/16"
+    egress: tuple[str, ...] = ()
+    first_uid: int = 700_000
+    listen: str = "127.0.0.1:8640"
+    certificate: str = ""
+    certificate_key: str = ""
+
+    def __post_init__(self) -> None:
+        if not _IMAGE.fullmatch(self.image):
+            raise OpsError(
+                f"{self.image!r} is not an image", where="image", fix="write one such as localhost/hermes-agent:1"
+            )
+        if not self.versions:
+            raise OpsError("is empty", where="versions", fix="write the versions of keys that are accepted, as [1]")
+        for version in self.versions:
+            key_of(self.secret, "", version)
+        self._check_users()
+        opened(self.egress, network_of(self.network, len(self.users)))
+        if not 10 <= self.idle <= 86_400:
+            raise OpsError(f"is {self.idle}", where="idle", fix="write seconds from 10 to 86400")
+        if not 5 <= self.start <= 600:
+            raise OpsError(f"is {self.start}", where="start", fix="write seconds from 5 to 600")
+        for name, path in self.plugins.items():
+            _check_plugin(name, path)
+        if not _LOWEST_NUMBER <= self.first_uid <= _HIGHEST_NUMBER:
+            raise OpsError(
+                f"is {self.first_uid}", where="first_uid", fix=f"write one from {_LOWEST_NUMBER} to {_HIGHEST_NUMBER}"
+            )
+        _agent = self.supervised
+
+    def _check_users(self) -> None:
+        found: dict[str, str] = {}
+        for user in self.users:
+            identity = hex_of(user)
+            if identity in found:
+                what = f"has {found[identity]!r} and {user!r}, which are the same"
+                raise OpsError(what, where="users", fix="remove one")
+            found[identity] = user
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The entry of ``hermes_agents`` that the containers get."""
+        return {"name": "agent", **self.agent}
+
+    @property
+    def supervised(self) -> Agent:
+        """What a supervisor has to know of each of the agents.
+
+        :raises OpsError: it cannot work in a container
+        """
+        where = "agent"
+        for key, fix in (
+            ("name", "leave it out: all users' agents share this description"),
+            ("secrets_from", "hand the secrets in, as secrets"),
+            ("home", f"leave it out: it is {HOME}"),
+            ("webhook", "have the application take webhooks and call the user's agent"),
+            ("webhooks", "have the application take webhooks and call the user's agent"),
+        ):
+            if key in self.agent:
+                raise OpsError("cannot be declared of runtimes", where=f"{where}: {key}", fix=fix)
+        if API_KEY in self.agent.get("secrets", {}):
+            raise OpsError("is derived for each user", where=f"{where}: secrets.{API_KEY}", fix="leave it out")
+        declared = resolve_alone(self.described, "runtimes", user="the user", data_dir=DATA, home=HOME, given=[API_KEY])
+        return declared.agent
+
+    @property
+    def url(self) -> str:
+        """At which the one server is reached from this host."""
+        return f"{'https' if self.certificate else 'http'}://{self.listen}"
+
+
+def _check_plugin(name: str, path: str) -> None:
+    if not _PLUGIN.fullmatch(name):
+        raise OpsError(f"{name!r} is not a name", where="plugins", fix="use lower-case letters, digits, . _ and -")
+    check_path(path, f"plugins: {name}")

@@ -1,0 +1,185 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The units with which systemd runs an agent for each user: woken by a call, stopped when nobody needs it.
+
+A caller's connection waits in the socket. It starts the *front*, which pulls up the *agent* and passes the connection
+on. Without a call for a while the front ends, and the *rest* keeps the agent up until its own work is done. Then
+nothing needs the agent, and systemd stops it. No process of ours stays.
+
+They are templates, whose instance is the id of a user. What differs from one user to another is in files of variables
+below :data:`runtimes.USERS`, so a further user changes no unit, and systemd has nothing to load again.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..description.runtimes import DATA, PLUGINS, Runtimes
+from ..host.jobs import HARDENING, UNIT_DIRECTORY
+from ..host.kit import COMMAND
+from ..host.runtime_walls import BRIDGE
+from ..host.runtime_walls import TABLE as WALLS
+from ..host.runtimes import FAILED, SHARED, SOCKETS, USERS, VOLUMES
+from .proxy import USER as PROXY_USER
+from .resting import REST
+
+BOOT = "hermes-runtimes.service"
+SOCKET, FRONT, AGENT = "hermes-user@{}.socket", "hermes-user@{}.service", "hermes-user-agent@{}.service"
+# Enables a socket: what `systemctl enable` makes, which would have systemd load all units again for each user.
+WANTED = f"{UNIT_DIRECTORY}/sockets.target.wants"
+PODMAN = "/usr/bin/podman"
+# Seconds beyond the agent's own drain time until it is killed.
+_GRACE = 15
+# Seconds that a front lives whose agent could not be started: the callers who wait are told, the next one tries again.
+_FAILED_IDLE = 1
+
+_HEADER = "# Written by the Ansible collection alwayson.hermes.\n"
+
+_SOCKET = """\
+[Unit]
+Description=Calls for the Hermes agent of user %i
+
+[Socket]
+ListenStream={sockets}/%i.sock
+SocketGroup={group}
+SocketMode=0660
+DirectoryMode=0755
+# Without it, a call meets no socket, as if there were no such user.
+RemoveOnStop=yes
+
+[Install]
+WantedBy=sockets.target
+"""
+
+_FRONT = """\
+[Unit]
+Description=Way to the Hermes agent of user %i
+# Not Requires=: if the agent cannot be started, the callers that wait are to be told, which closing their connections
+# does. Failing instead would leave them in the socket, which would start all this again at once.
+Wants={agent}
+After={agent}
+OnSuccess={rest}
+
+[Service]
+EnvironmentFile={users}/%i/address
+User={group}
+# At an address where nothing is, a container's that could not be started, a connection waits for seconds.
+ExecStart=/bin/sh -c 'test ! -e {failed}/%i || {{ IDLE={failed_idle} ADDRESS=127.0.0.1:1; }}; \\
+  exec /lib/systemd/systemd-socket-proxyd --connections-max=1024 --exit-idle-time=$${{IDLE}}s $${{ADDRESS}}'
+# Fails in place of a rest, which would start the agent once more.
+ExecStopPost=/usr/bin/test ! -e {failed}/%i
+{hardening}
+PrivateDevices=yes
+ProtectHome=yes
+ProtectSystem=strict
+"""
+
+_AGENT = """\
+[Unit]
+Description=Hermes agent of user %i
+Requires={boot} {walls}
+After={boot} {walls} network-online.target
+RequiresMountsFor={data_dir}
+StopWhenUnneeded=yes
+# A call may try again at any time. What keeps failing costs a start for each call, and no more.
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=all
+EnvironmentFile={users}/%i/address
+ExecStart={podman} --events-backend=none run --name=hermes-user-%i --replace --rm --detach --pull=never \\
+  --cgroups=split --sdnotify=conmon --log-driver=passthrough \\
+  --network={network} --ip=${{HOST}} --mac-address=${{MAC}} --user=${{NUMBER}}:${{NUMBER}} \\
+  --read-only --tmpfs=/tmp:mode=1777 --cap-drop=all --security-opt=no-new-privileges \\
+  --env-file={users}/%i/key --volume={volumes}/%i:{data} \\
+  --volume={shared}/agent.json:/etc/hermes/agent.json:ro \\
+  --volume={shared}/secrets:/run/secrets/hermes:ro \\
+{plugins}  {image}
+ExecStartPost={command} runtime wait %i
+ExecStop={podman} --events-backend=none stop --ignore --time={drain} hermes-user-%i
+# Whoever calls next is told why it does not run. If it has run, whatever needs it brings it up again.
+ExecStopPost=/bin/sh -c 'test "$$SERVICE_RESULT" = success || {{ \\
+  echo "$$SERVICE_RESULT $$EXIT_STATUS" >{failed}/%i; \\
+  systemctl --no-block try-restart {front} {rest}; }}'
+ExecStopPost=-{podman} --events-backend=none rm --force --ignore --time=0 hermes-user-%i
+TimeoutStartSec={start}
+TimeoutStopSec={stop}
+Delegate=yes
+{limits}
+"""
+
+_REST = """\
+[Unit]
+Description=Rest of the Hermes agent of user %i, when its own work is done
+# For as long as this runs, the agent is needed.
+Requires={agent}
+After={agent}
+
+[Service]
+Type=oneshot
+TimeoutStartSec=infinity
+ExecStart={command} runtime rest %i
+{hardening}
+"""
+
+_BOOT = """\
+[Unit]
+Description=What the Hermes agents of users need in memory: their description, secrets and variables
+RequiresMountsFor={data_dir} {ops_dir}
+After=local-fs.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={command} runtime boot
+{hardening}
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def render(settings: Runtimes, data_dir: str, ops_dir: str) -> dict[str, str]:
+    """The text of each unit by its path, but for those of the network and of the server that callers reach."""
+    agent = settings.supervised
+    limits = [("MemoryMax", agent.limits.memory), ("TasksMax", str(agent.limits.tasks))]
+    if agent.limits.cpu:
+        limits.append(("CPUQuota", agent.limits.cpu))
+    plugins = [f"  --volume={path}:{PLUGINS}/{name}:ro \\\n" for name, path in sorted(settings.plugins.items())]
+    values = {
+        "agent": AGENT.format("%i"),
+        "front": FRONT.format("%i"),
+        "rest": REST.format("%i"),
+        "boot": BOOT,
+        "walls": WALLS.unit,
+        "sockets": SOCKETS,
+        "users": USERS,
+        "failed": FAILED,
+        "shared": SHARED,
+        "group": PROXY_USER,
+        "network": BRIDGE,
+        "command": COMMAND,
+        "podman": PODMAN,
+        "data": DATA,
+        "data_dir": data_dir,
+        "volumes": os.path.join(data_dir, VOLUMES),
+        "ops_dir": ops_dir,
+        "image": settings.image,
+        "plugins": "".join(plugins),
+        "drain": agent.drain + _GRACE // 2,
+        "start": settings.start,
+        "stop": agent.drain + _GRACE,
+        "failed_idle": _FAILED_IDLE,
+        "limits": _lines(limits),
+        "hardening": _lines(HARDENING),
+    }
+    texts = {SOCKET: _SOCKET, FRONT: _FRONT, AGENT: _AGENT, REST: _REST, BOOT: _BOOT}
+    return {
+        f"{UNIT_DIRECTORY}/{name.format('')}": f"{_HEADER}\n{text.format(**values)}" for name, text in texts.items()
+    }
+
+
+def _lines(directives: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> str:
+    return "\n".join(f"{name}={value}" for name, value in directives)

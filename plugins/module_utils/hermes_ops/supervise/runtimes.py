@@ -1,0 +1,357 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Agents in containers, one for each user: made, started, stopped and removed. Their units do all the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+from typing import Any
+from urllib.parse import quote
+
+from ..agent import removal
+from ..agent.work import Work, read_work
+from ..description.declaration import OF_THE_HOST
+from ..description.runtime_addresses import address_of, mac_of, network_of
+from ..description.runtime_keys import api_key_of
+from ..description.runtimes import API_KEY, Runtimes
+from ..host import runtimes, settings
+from ..host.installation import Installation
+from ..host.runtimes import JOB, User, Users
+from ..system.errors import OpsError
+from ..system.files import Account, check_trusted, ensure_directory, read_text, write_atomic, write_json
+from ..system.process import run
+from ..system.systemd import Manager, Unit
+from . import resting
+from .proxy import USER as PROXY_USER
+from .runtime_units import AGENT, FRONT, PODMAN, REST, SOCKET, WANTED
+
+PROXY_SECRETS = f"{runtimes.RUN}/proxy/secrets.json"
+# Seconds beyond those within which an agent has to be healthy.
+_GRACE = 30.0
+_POLL_SECONDS = 0.05
+# What ExecStopPost= writes: systemd's word for the end, and the status of the container.
+_FAILURE = re.compile(r"([a-z-]{1,40}) ([A-Z0-9]{1,20})")
+# Status of an agent's entrypoint, or of podman -> why.
+_REASONS = {
+    "78": "its description or a secret is wrong",
+    "74": "its home could not be converged",
+    "125": "podman could not start its container",
+}
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host with runtimes.
+
+    :param settings: what all of them share
+    :param data_dir: directory of the agents' data
+    :param ops_dir: directory of the records
+    """
+
+    settings: Runtimes
+    data_dir: str
+    ops_dir: str
+
+    @classmethod
+    def load(cls) -> Host:
+        """:raises OpsError: this host has no runtimes, or was not converged"""
+        installation = Installation.load()
+        return cls(settings.load(JOB, Runtimes), installation.data_dir, installation.ops_dir)
+
+    @property
+    def users(self) -> Users:
+        return Users(self.ops_dir)
+
+    @property
+    def manager(self) -> Manager:
+        return Manager("system", Account.current())
+
+    def account_of(self, user: User) -> Account:
+        """The UNIX user of the user's container."""
+        return user.account(self.settings.first_uid, self.data_dir)
+
+    def address_of(self, user: User) -> IPv4Address:
+        """Of the user's container."""
+        return address_of(network_of(self.settings.network), user.number)
+
+    def url_of(self, user: User) -> str:
+        return f"{self.settings.url}/u/{quote(user.name, safe='')}/"
+
+
+def boot(host: Host) -> None:
+    """Write what the units need in memory, for all users, and set what wakes their agents for cron."""
+    _make_places()
+    _write_shared(host.settings)
+    for user in host.users.all():
+        if not user.off:
+            _write_variables(host, user)
+    resting.set_wakes(host.users.directory)
+
+
+def rest(host: Host, user: User, say: Callable[[str], object]) -> None:
+    """Wait until the agent's own work is done, see :func:`resting.rest`."""
+    agent, home = AGENT.format(user.id), user.home(host.data_dir)
+    account, records = host.account_of(user), host.users.directory
+
+    def look() -> Work:
+        unit = host.manager.units([agent])[agent]
+        # What an agent that is gone has left is nobody's work.
+        since = time.time() - (time.clock_gettime(time.CLOCK_MONOTONIC) - unit.began) if unit.running else time.time()
+        return read_work(home, account, since)
+
+    resting.rest(look, time.sleep, time.time, lambda due: resting.set_wake(records, user.id, due), say)
+
+
+def enrol(host: Host, names: Iterable[str]) -> list[User]:
+    """Give *names* a runtime each, which sleeps, unless they have one; returns all of them.
+
+    Killed at any point, it is finished by the next call.
+
+    :raises OpsError: a name cannot be one, or there is no room for it
+    """
+    with host.users.lock():
+        users = host.users.enrol(names)
+        complete(host, [user for user in users if not is_complete(host, user)])
+    return users
+
+
+def complete(host: Host, users: list[User]) -> None:
+    """Make what is missing for a call to wake the agents of *users*; the caller has the lock."""
+    if not users:
+        return
+    _make_places()
+    ensure_directory(os.path.join(host.data_dir, runtimes.VOLUMES), mode=0o711)
+    for user in users:
+        _make_directory(host, user)
+        _write_variables(host, user)
+        _enable(user)
+    host.manager.call("start", *(SOCKET.format(user.id) for user in users))
+
+
+def ensure(host: Host, name: str) -> dict[str, Any]:
+    """Give the user *name* a runtime if there is none, and wait until the agent is healthy.
+
+    :returns: see :func:`report`
+    :raises OpsError: it is not healthy in time
+    """
+    (user,) = enrol(host, [name])
+    agent = AGENT.format(user.id)
+    if host.manager.units([agent])[agent].active != "active":
+        # The front, since systemd stops an agent that nothing needs. It ends when nobody has called for a while.
+        host.manager.call("start", FRONT.format(user.id), timeout=host.settings.start + _GRACE)
+    (found,) = report(host, [user])
+    if found["state"] != "running":
+        raise OpsError(
+            f"could not be started: {found['reason'] or 'it was stopped meanwhile'}",
+            where=f"user {user.name}",
+            fix=f"read its log: hermes-ops runtime logs {quote(user.name)}",
+        )
+    return found
+
+
+def report(host: Host, users: Iterable[User]) -> list[dict[str, Any]]:
+    """What there is to say of each of *users*.
+
+    :returns: ``user``, ``id``, ``container``, ``url``, ``uid``, ``state`` (``running``, ``starting``, ``asleep``: the
+        next call wakes it, ``failed``: the next call tries again, ``off``: it was stopped), ``since`` (seconds that it
+        has run; 0) and ``reason`` (why it could not be started; None)
+    """
+    users = list(users)
+    names = [unit.format(user.id) for user in users for unit in (SOCKET, AGENT)]
+    units = host.manager.units(names)
+    found = []
+    for user in users:
+        listening, agent = units[SOCKET.format(user.id)], units[AGENT.format(user.id)]
+        reason = reason_of(user)
+        found.append(
+            {
+                "user": user.name,
+                "id": user.id,
+                "container": user.container,
+                "url": host.url_of(user),
+                "uid": host.account_of(user).uid,
+                "state": _state(listening, agent, reason),
+                "since": int(agent.age) if agent.running else 0,
+                "reason": reason,
+            }
+        )
+    return found
+
+
+def _state(listening: Unit, agent: Unit, reason: str | None) -> str:
+    if agent.active == "active":
+        return "running"
+    if agent.active == "activating":
+        return "starting"
+    if listening.dead:
+        return "off"
+    return "failed" if reason else "asleep"
+
+
+def reason_of(user: User) -> str | None:
+    """Why the user's agent could not be started the last time; None: it could."""
+    text = read_text(user.failed, 200)
+    if text is None:
+        return None
+    match = _FAILURE.fullmatch(text.strip())
+    if match and match[1] == "timeout":
+        return "it was not healthy in time"
+    return _REASONS.get(match[2], f"it ended with status {match[2]}") if match else "it did not end well"
+
+
+def stop(host: Host, user: User) -> None:
+    """Stop the user's agent once its work in progress is done, at most after its drain time.
+
+    No call wakes it until the next :func:`enrol`.
+    """
+    with host.users.lock():
+        _stop(host, user)
+
+
+def _stop(host: Host, user: User) -> None:
+    host.users.write(replace(user, off=True))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_link(user))
+    units = [unit.format(user.id) for unit in (SOCKET, FRONT, REST, AGENT)]
+    host.manager.call("stop", *units, timeout=host.settings.supervised.drain + 2 * _GRACE)
+    host.manager.call("reset-failed", *units, check=False)
+    resting.forget_wake(host.users.directory, user.id)
+
+
+def remove(host: Host, user: User, *, purge: bool) -> None:
+    """Remove the user's runtime; also the data if *purge*, else another ``ensure`` goes on with them.
+
+    Killed at any point, it is finished by the next call.
+    """
+    with host.users.lock():
+        _stop(host, user)
+        run([PODMAN, "rm", "--force", "--ignore", "--time=0", user.container], timeout=60.0)
+        for path in (f"{runtimes.USERS}/{user.id}/address", f"{runtimes.USERS}/{user.id}/key", user.failed):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(f"{runtimes.USERS}/{user.id}")
+        if purge:
+            directory = user.directory(host.data_dir)
+            if os.path.lexists(directory):
+                removal.remove(directory, host.account_of(user))
+            host.users.forget(user)
+
+
+def await_health(host: Host, user: User, process: int) -> None:
+    """Wait until the agent answers. systemd has a time limit.
+
+    :param process: the container's; once it is gone there is nothing to wait for
+    :raises OpsError: it is gone
+    """
+    address = (str(host.address_of(user)), host.settings.supervised.api.port)
+    while not _answers(address):
+        if not os.path.exists(f"/proc/{process}"):
+            raise OpsError("ended before it was healthy", where=f"user {user.name}", fix="read its log")
+        time.sleep(_POLL_SECONDS)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(user.failed)
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    """Whether the agent at *address* says that it is healthy. No more than the first line of what it says is read."""
+    try:
+        with socket.create_connection(address, timeout=5.0) as connection:
+            connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+            return connection.recv(12, socket.MSG_WAITALL)[8:] == b" 200"
+    except OSError:
+        return False
+
+
+def is_complete(host: Host, user: User) -> bool:
+    """Whether nothing is missing for the user's agent to be woken."""
+    return all(
+        os.path.lexists(path)
+        for path in (user.directory(host.data_dir), _variables(user, "address"), _link(user), user.socket)
+    )
+
+
+def _make_places() -> None:
+    for path, mode in (
+        (runtimes.RUN, 0o711),
+        (runtimes.SHARED, 0o700),
+        (runtimes.USERS, 0o700),
+        (runtimes.SOCKETS, 0o755),
+        (runtimes.FAILED, 0o755),
+        (os.path.dirname(PROXY_SECRETS), 0o711),
+    ):
+        ensure_directory(path, mode=mode)
+
+
+def _write_shared(declared: Runtimes) -> None:
+    """What every container gets. The directory above is root's alone, so on the host nobody else reads it."""
+    entry = {key: value for key, value in declared.described.items() if key not in ("secrets", *OF_THE_HOST)}
+    write_atomic(f"{runtimes.SHARED}/agent.json", json.dumps(entry), mode=0o444)
+    secrets = declared.agent.get("secrets", {})
+    directory = f"{runtimes.SHARED}/secrets"
+    ensure_directory(directory, mode=0o555)
+    for name, value in secrets.items():
+        write_atomic(f"{directory}/{name}", value, mode=0o444)
+    for name in set(os.listdir(directory)) - secrets.keys():
+        os.unlink(f"{directory}/{name}")
+    write_json(PROXY_SECRETS, {"secret": declared.secret, "versions": declared.versions}, mode=0o640)
+    os.chown(PROXY_SECRETS, 0, grp.getgrnam(PROXY_USER).gr_gid)
+
+
+def _write_variables(host: Host, user: User) -> None:
+    declared = host.settings
+    address = host.address_of(user)
+    variables = {
+        "HOST": address,
+        "ADDRESS": f"{address}:{declared.supervised.api.port}",
+        "MAC": mac_of(address),
+        "NUMBER": host.account_of(user).uid,
+        "IDLE": declared.idle,
+    }
+    ensure_directory(f"{runtimes.USERS}/{user.id}", mode=0o700)
+    write_atomic(_variables(user, "key"), f"{API_KEY}={api_key_of(declared.secret, user.id)}\n", mode=0o600)
+    # Last: by it the user's files count as complete.
+    text = "".join(f"{name}={value}\n" for name, value in variables.items())
+    write_atomic(_variables(user, "address"), text, mode=0o600)
+
+
+def _variables(user: User, name: str) -> str:
+    return f"{runtimes.USERS}/{user.id}/{name}"
+
+
+def _make_directory(host: Host, user: User) -> None:
+    path, account = user.directory(host.data_dir), host.account_of(user)
+    check_trusted(os.path.dirname(path), "give it to root: chown root, and chmod 711")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    status = os.lstat(path)
+    if status.st_uid == 0:
+        # Made just now, or by a run that was killed here.
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+    elif status.st_uid != account.uid:
+        raise OpsError(
+            f"belongs to user id {status.st_uid}, and not to {account.uid}, the user's container",
+            where=path,
+            fix=f"declare the first_uid of the host where it was made, or: chown -R {account.uid}:{account.uid} {path}",
+        )
+
+
+def _link(user: User) -> str:
+    return os.path.join(WANTED, SOCKET.format(user.id))
+
+
+def _enable(user: User) -> None:
+    """Have systemd make the user's socket at boot."""
+    ensure_directory(WANTED, mode=0o755)
+    with contextlib.suppress(FileExistsError):
+        os.symlink(os.path.join(os.path.dirname(WANTED), SOCKET.format("")), _link(user))
