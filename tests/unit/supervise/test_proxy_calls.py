@@ -188,7 +188,8 @@ def running(directory: Path, *, tls: bool = False) -> Iterator[Way]:
         yield way
     finally:
         said = way.end()
-    assert said == ""
+    # njs says that it starts.
+    assert [line for line in said.splitlines() if "[notice]" not in line] == []
 
 
 @pytest.fixture
@@ -239,9 +240,9 @@ def test_what_a_caller_says_about_itself_is_replaced(way):
         "/a%2Fb/../c//d/./e?next=%2Fx%3F&q=a%20b+c#part",
         "/?",
         "/?a=/u/bob/",
-        "/%2e%2e/%2e%2e/answer",
-        "/../..//answer",
-        "/..%2f..%2F%2fanswer",
+        "/%2e%2e/%2e%2e/nobody",
+        "/../..//unavailable",
+        "/..%2f..%2F%2fnobody",
         "/" + "x" * 6000,
     ],
 )
@@ -286,8 +287,8 @@ STRANGERS = {
     "two slashes": ("//u/alice%40example.com/", (bearer(ALICE),)),
     "another case of the path": ("/U/alice%40example.com/", (bearer(ALICE),)),
     "another path": ("/v1/models", (bearer(ALICE),)),
-    "the proxy's own path": ("//answer", (bearer(ALICE),)),
-    "the proxy's own path, encoded": ("/%2Fanswer", (bearer(ALICE),)),
+    "the proxy's own path": ("//nobody", (bearer(ALICE),)),
+    "the proxy's own path, encoded": ("/%2Funavailable", (bearer(ALICE),)),
     "an id with NUL": ("/u/a%00b/", (bearer(ALICE),)),
     "an id with a line break": ("/u/a%0Ab/", (bearer(ALICE),)),
     "an id that is too long": (f"/u/{'x' * 257}/", (bearer(ALICE),)),
@@ -306,6 +307,7 @@ def test_everybody_else_gets_one_answer(way, stranger):
     target, headers = STRANGERS[stranger]
     expected = nobodys(way)
     assert status(expected) == 404
+    assert b"\r\nServer: nginx\r\n" in expected
     assert json.loads(body(expected)) == {
         "error": {"message": "There is nothing here for this key", "type": "not_found"}
     }
@@ -356,18 +358,30 @@ def test_without_a_secret_nobody_passes_and_everybody_is_told(way, secrets):
         assert json.loads(body(answer))["error"]["message"] == "The proxy has no secret to check keys with"
 
 
-def test_events_arrive_one_by_one(way):
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Transfer-Encoding: chunked",
+        # Until the connection ends.
+        "Connection: close",
+        "Content-Length: 45",
+        # An agent must not have nginx collect its answer, in memory or on disk.
+        "Content-Length: 45\r\nX-Accel-Buffering: yes",
+    ],
+)
+def test_events_arrive_one_by_one(way, header):
     seen = threading.Event()
 
     def stream(_head: bytes, connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{header}\r\n\r\n".encode())
         for number in range(5):
             event = f"data: {number}\n\n".encode()
-            connection.sendall(b"%x\r\n%s\r\n" % (len(event), event))
+            connection.sendall(b"9\r\n%s\r\n" % event if "chunked" in header else event)
             # The next event is not sent before the caller has this one.
             assert seen.wait(PATIENCE)
             seen.clear()
-        connection.sendall(b"0\r\n\r\n")
+        if "chunked" in header:
+            connection.sendall(b"0\r\n\r\n")
 
     way.agent(ALICE, stream)
     with way.connect() as connection:
@@ -375,14 +389,19 @@ def test_events_arrive_one_by_one(way):
         got = b""
         for number in range(5):
             while f"data: {number}\n\n".encode() not in got:
-                got += connection.recv(65536)
+                part = connection.recv(65536)
+                assert part
+                got += part
             assert f"data: {number + 1}".encode() not in got
             seen.set()
-        # It is kept open for the next call.
-        while not got.endswith(b"0\r\n\r\n"):
-            got += connection.recv(65536)
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        assert status(all_of(connection)) == 404
+
+
+def test_a_connection_is_kept_for_the_next_call(way):
+    way.agent(ALICE)
+    with way.connect() as connection:
+        for _time in range(3):
+            connection.sendall(f"GET /u/{ALICE}/ HTTP/1.1\r\nHost: x\r\n{bearer(ALICE)}\r\n\r\n".encode())
+            assert status(head_of(connection)) == 200
 
 
 def test_a_large_body_is_passed_on_while_it_comes(way):
@@ -477,22 +496,24 @@ def test_an_answer_of_the_agent_stays_its_own(way, said):
     assert b"X-Own: 1" in answer
 
 
-@pytest.mark.parametrize("header", ["X-Accel-Redirect: /u/x/", "X-Accel-Limit-Rate: 1", "X-Accel-Buffering: yes"])
-def test_an_agent_does_not_command_the_proxy(way, header):
+def test_an_agent_does_not_command_the_proxy(way):
     calls = []
 
     def command(head: bytes, connection: socket.socket) -> None:
         calls.append(head)
-        connection.sendall(says(b"x" * 100_000, header))
+        connection.sendall(says(b"my own", f"X-Accel-Redirect: /u/{BOB}/"))
 
     way.agent(ALICE, command)
-    started = time.monotonic()
-    assert body(way.call(ALICE)) == b"x" * 100_000
+    way.agent(BOB)
+    assert body(way.call(ALICE)) == b"my own"
     assert len(calls) == 1
-    assert time.monotonic() - started < PATIENCE
 
 
-@pytest.mark.parametrize("nonsense", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2**20, b"\0" * 100])
+@pytest.mark.parametrize(
+    "nonsense",
+    [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2**20, b"\0" * 100],
+    ids=["no HTTP", "a header without an end", "zeros"],
+)
 def test_an_agent_that_talks_nonsense_is_its_callers_trouble_only(way, nonsense):
     way.agent(ALICE, lambda _head, connection: connection.sendall(nonsense))
     way.agent(BOB)

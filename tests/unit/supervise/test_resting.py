@@ -194,7 +194,7 @@ def test_a_wake_is_recorded_replaced_and_set_again_after_a_boot(timers, systemd,
     assert systemd.verbs == [f"stop hermes-user-wake@{USER}.timer"]
     assert timers == [resting.wake_timer(USER, resting.wake_at(USER, due))]
     assert json.loads((tmp_path / f"{USER}.next").read_text()) == {"due": due}
-    resting.set_wakes(str(tmp_path))
+    resting.set_wakes(str(tmp_path), [USER])
     assert timers[1] == timers[0]
     resting.set_wake(str(tmp_path), USER, None)
     assert resting.recorded(str(tmp_path)) == {USER: None}
@@ -203,6 +203,13 @@ def test_a_wake_is_recorded_replaced_and_set_again_after_a_boot(timers, systemd,
     resting.forget_wake(str(tmp_path), USER)
     resting.forget_wake(str(tmp_path), USER)
     assert resting.recorded(str(tmp_path)) == {}
+
+
+def test_after_a_boot_who_was_awake_is_woken_and_who_is_gone_is_not(timers, tmp_path):
+    resting.record(str(tmp_path), "a" * 32, None)
+    resting.record(str(tmp_path), "b" * 32, resting.time.time() + HOUR)
+    resting.set_wakes(str(tmp_path), ["a" * 32, "c" * 32])
+    assert [argv[-1] for argv in timers] == [f"hermes-user-rest@{'c' * 32}.service"]
 
 
 def test_a_wake_in_the_past_comes_at_once(timers, tmp_path):

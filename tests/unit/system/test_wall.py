@@ -32,6 +32,8 @@ AS_A_USER = {
 WORDS = {
     "supervise/units.py: User": "the gateway and the dashboard, with their confinement",
     "supervise/canary.py: User": "the canary, with a closer one",
+    "supervise/proxy.py: User": "nginx, as a user that no agent is",
+    "supervise/runtime_units.py: User": "systemd-socket-proxyd, as the proxy's user",
     "supervise/command.py: User": "a command, with the gateway's confinement",
     "backup/separate.py: --uid": "useradd(8), as root: the number of a user that it makes",
     "host/logs.py: setpriv": "root stays root, and loses its other groups",
@@ -49,6 +51,7 @@ STARTED_DIRECTLY = {
     "supervise/command.py": "systemd-run, as root",
     "backup/offsite.py": "restic, as root",
     "supervise/entrypoint.py": "in a container, before its agent runs there: Hermes, or the image's own start",
+    "commands/runtime.py": "journalctl, or podman, as root: in a container the agent's user is another one",
     "commands/run.py": "sudo, or Hermes, in the place of a caller who is that user already",
 }
 

@@ -5,7 +5,8 @@
 
 ::
 
-    <ops_dir>/runtimes/<id>.json        the user: all that is remembered
+    <ops_dir>/runtimes/<id>.json        the user
+    <ops_dir>/runtimes/<id>.next        when the sleeping agent has to be woken for cron
     <data_dir>/users/<id>/              the user's volume, which is /opt/data in the container
     /run/hermes-runtimes/shared/        what all containers have in common
     /run/hermes-runtimes/users/<id>/    the variables of the units of one
@@ -31,6 +32,8 @@ from .records import check_ops
 
 # The name of the role and of its settings.
 JOB = "runtimes"
+# The unit that makes what is in memory, at boot.
+BOOT = "hermes-runtimes.service"
 
 RUN = "/run/hermes-runtimes"
 SHARED, USERS, SOCKETS, FAILED = (f"{RUN}/{name}" for name in ("shared", "users", "sockets", "failed"))

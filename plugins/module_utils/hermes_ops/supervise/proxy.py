@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from ..host import settings
 from ..host.accounts import number_of_user
+from ..host.runtimes import BOOT, RUN
 from ..system import network
 from ..system.errors import OpsError
 from ..system.files import read_bytes, write_atomic
@@ -35,12 +36,9 @@ UNIT_PATH = os.path.join(UNIT_DIRECTORIES["system"], NAME)
 USER = "hermes-proxy"
 CONFIGURATION = os.path.join(settings.DIRECTORY, "proxy.conf")
 PROGRAM = os.path.join(settings.DIRECTORY, "proxy.js")
-# Made at boot, before the proxy, by this unit.
-RUNTIMES = "/run/hermes-runtimes"
-RUNTIMES_UNIT = "hermes-runtimes.service"
 NGINX = "/usr/sbin/nginx"
 MODULE = "/usr/lib/nginx/modules/ngx_http_js_module.so"
-# With these two, of Debian and Ubuntu.
+# The packages of Debian that have these two.
 PACKAGES = ("nginx", "libnginx-mod-http-js")
 # A call takes two connections. Descriptors leave room for nginx' own files.
 _CONNECTIONS, _DESCRIPTORS = 4096, 8192
@@ -96,11 +94,11 @@ class Places:
     """
 
     program: str = PROGRAM
-    runtimes: str = RUNTIMES
+    runtimes: str = RUN
     own: str = "/run/hermes-proxy"
     log: str = "/dev/log"
-    certificate: str = f"{RUNTIMES}/proxy/certificate"
-    certificate_key: str = f"{RUNTIMES}/proxy/certificate_key"
+    certificate: str = f"{RUN}/proxy/certificate"
+    certificate_key: str = f"{RUN}/proxy/certificate_key"
 
 
 PLACES = Places()
@@ -146,10 +144,15 @@ http {{
         listen {proxy.listen}{" ssl" if tls else ""} so_keepalive=5m:30s:4;{tls}
         client_max_body_size 32m;
         # Answers of nginx itself become the program's. No call has such an address, for nginx merges slashes.
-        error_page 400 404 405 502 504 = //answer;
-        location = //answer {{
+        error_page 400 404 405 = //nobody;
+        error_page 502 504 = //unavailable;
+        location = //nobody {{
             internal;
-            js_content way.answer;
+            js_content way.nobody;
+        }}
+        location = //unavailable {{
+            internal;
+            js_content way.unavailable;
         }}
         location / {{
             if ($way_user = "") {{
@@ -209,8 +212,8 @@ def render_unit(proxy: Proxy) -> str:
 [Unit]
 Description=Proxy before the agents of the users
 Documentation=https://nginx.org/en/docs/
-Wants=network-online.target {RUNTIMES_UNIT}
-After=network-online.target {RUNTIMES_UNIT}
+Wants=network-online.target {BOOT}
+After=network-online.target {BOOT}
 # Never stop restarting.
 StartLimitIntervalSec=0
 
@@ -255,7 +258,7 @@ def plan_proxy(proxy: Proxy, manager: Manager) -> Plan:
         # In check mode, on a host whose packages are still to be installed.
         plan.actions.append(lambda: try_out(proxy))
     plan.add_file(CONFIGURATION, render(proxy), mode=0o644)
-    plan.add_file(PROGRAM, proxy_program.render(RUNTIMES), mode=0o644)
+    plan.add_file(PROGRAM, proxy_program.render(RUN), mode=0o644)
     plan_active(plan, manager, NAME, unit_files={UNIT_PATH: render_unit(proxy)}, reads=[CONFIGURATION, PROGRAM])
     served = {copy: read_bytes(copy) for copy in _copies(proxy).values()}
     if unit.running and any(read_bytes(declared) != served[copy] for declared, copy in _copies(proxy).items()):
@@ -288,7 +291,7 @@ def try_out(proxy: Proxy) -> None:
             certificate=proxy.certificate,
             certificate_key=proxy.certificate_key,
         )
-        write_atomic(places.program, proxy_program.render(RUNTIMES), mode=0o600)
+        write_atomic(places.program, proxy_program.render(RUN), mode=0o600)
         write_atomic(configuration, render(proxy, places), mode=0o600)
         tried = run([NGINX, "-e", "stderr", "-t", "-q", "-c", configuration], timeout=20, check=False)
         if not tried.ok:

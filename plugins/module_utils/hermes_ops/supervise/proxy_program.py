@@ -151,22 +151,27 @@ function reason(hex) {
 
 function say(r, status, type, message) {
     r.headersOut['Content-Type'] = 'application/json';
+    if (status === 503) {
+        r.headersOut['Retry-After'] = RETRY_AFTER;
+    }
     r.return(status, JSON.stringify({error: {message: message, type: type}}) + '\n');
 }
 
-// What is not answered by an agent.
-function answer(r) {
-    const hex = user(r);
-    if (!hex && secrets()) {
-        // One answer, whatever is wrong: nobody learns which users there are.
+// For whatever is wrong with a call there is one answer: nobody learns which users there are.
+function nobody(r) {
+    if (secrets()) {
         say(r, 404, 'not_found', 'There is nothing here for this key');
-        return;
+    } else {
+        say(r, 503, 'agent_unavailable', 'The proxy has no secret to check keys with');
     }
-    r.headersOut['Retry-After'] = RETRY_AFTER;
-    say(r, 503, 'agent_unavailable', hex ? reason(hex) : 'The proxy has no secret to check keys with');
 }
 
-export default {hex_of, key_of, api_key_of, user, path, place, authorization, reason, answer};
+// The agent did not answer the call of its user.
+function unavailable(r) {
+    say(r, 503, 'agent_unavailable', reason(r.variables.way_user));
+}
+
+export default {hex_of, key_of, api_key_of, user, path, place, authorization, nobody, unavailable};
 """
 
 

@@ -21,7 +21,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..agent.work import Work
@@ -175,21 +175,35 @@ def set_wake(directory: str, user: str, due: float | None) -> None:
 
     :param directory: of the records of users
     """
-    write_json(_record(directory, user), {"due": due})
+    record(directory, user, due)
     _set_timer(user, None if due is None else max(wake_at(user, due), time.time() + 1))
 
 
-def set_wakes(directory: str) -> None:
-    """Set all recorded wakes, after a boot."""
-    for user, when in boot_wakes(recorded(directory), time.time()).items():
+def set_wakes(directory: str, users: Iterable[str]) -> None:
+    """Set the recorded wakes of *users*, after a boot.
+
+    An agent without a record was awake when the host went down, so nobody knows its jobs: it is overdue.
+    """
+    dues = recorded(directory)
+    for user, when in boot_wakes({user: dues.get(user, 0.0) for user in users}, time.time()).items():
         _set_timer(user, when)
 
 
 def forget_wake(directory: str, user: str) -> None:
     """Never wake the agent of *user* again."""
     _set_timer(user, None)
+    awake(directory, user)
+
+
+def awake(directory: str, user: str) -> None:
+    """Record that the agent of *user* is awake: until its next rest, nobody knows its jobs."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(_record(directory, user))
+        os.unlink(_path(directory, user))
+
+
+def record(directory: str, user: str, due: float | None) -> None:
+    """Record that the agent of *user* sleeps until its next job is *due*; None: it has none."""
+    write_json(_path(directory, user), {"due": due})
 
 
 def recorded(directory: str) -> dict[str, float | None]:
@@ -206,7 +220,7 @@ def recorded(directory: str) -> dict[str, float | None]:
     return dues
 
 
-def _record(directory: str, user: str) -> str:
+def _path(directory: str, user: str) -> str:
     return os.path.join(directory, f"{user}.next")
 
 

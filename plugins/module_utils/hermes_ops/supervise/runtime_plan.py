@@ -14,7 +14,7 @@ from ..description.runtime_addresses import network_of
 from ..description.runtimes import Runtimes
 from ..host import runtime_network, runtimes, settings
 from ..host.accounts import number_of_user
-from ..host.runtimes import JOB
+from ..host.runtimes import BOOT, JOB
 from ..system.errors import OpsError
 from ..system.plan import Difference, Plan
 from ..system.process import run
@@ -22,7 +22,7 @@ from ..system.services import plan_enabled, plan_files_gone, plan_gone, plan_sta
 from ..system.systemd import Manager
 from ..system.typed import plain
 from . import proxy, runtime_units
-from .runtime_units import AGENT, BOOT, FRONT, PODMAN, REST, SOCKET, WANTED
+from .runtime_units import AGENT, FRONT, PODMAN, REST, SOCKET, WANTED
 from .runtimes import Host, boot, complete, enrol, is_complete
 
 _PROXY_USER_FILE = "/etc/sysusers.d/hermes-proxy.conf"

@@ -20,11 +20,10 @@ from ..host.jobs import HARDENING, UNIT_DIRECTORY
 from ..host.kit import COMMAND
 from ..host.runtime_walls import BRIDGE
 from ..host.runtime_walls import TABLE as WALLS
-from ..host.runtimes import FAILED, SHARED, SOCKETS, USERS, VOLUMES
+from ..host.runtimes import BOOT, FAILED, SHARED, SOCKETS, USERS, VOLUMES
 from .proxy import USER as PROXY_USER
 from .resting import REST
 
-BOOT = "hermes-runtimes.service"
 SOCKET, FRONT, AGENT = "hermes-user@{}.socket", "hermes-user@{}.service", "hermes-user-agent@{}.service"
 # Enables a socket: what `systemctl enable` makes, which would have systemd load all units again for each user.
 WANTED = f"{UNIT_DIRECTORY}/sockets.target.wants"

@@ -92,10 +92,10 @@ def boot(host: Host) -> None:
     """Write what the units need in memory, for all users, and set what wakes their agents for cron."""
     _make_places()
     _write_shared(host.settings)
-    for user in host.users.all():
-        if not user.off:
-            _write_variables(host, user)
-    resting.set_wakes(host.users.directory)
+    users = [user for user in host.users.all() if not user.off]
+    for user in users:
+        _write_variables(host, user)
+    resting.set_wakes(host.users.directory, (user.id for user in users))
 
 
 def rest(host: Host, user: User, say: Callable[[str], object]) -> None:
@@ -132,6 +132,9 @@ def complete(host: Host, users: list[User]) -> None:
     _make_places()
     ensure_directory(os.path.join(host.data_dir, runtimes.VOLUMES), mode=0o711)
     for user in users:
+        if not os.path.lexists(user.directory(host.data_dir)):
+            # Nothing of theirs is due.
+            resting.record(host.users.directory, user.id, None)
         _make_directory(host, user)
         _write_variables(host, user)
         _enable(user)
@@ -259,6 +262,7 @@ def await_health(host: Host, user: User, process: int) -> None:
         if not os.path.exists(f"/proc/{process}"):
             raise OpsError("ended before it was healthy", where=f"user {user.name}", fix="read its log")
         time.sleep(_POLL_SECONDS)
+    resting.awake(host.users.directory, user.id)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(user.failed)
 

@@ -28,7 +28,7 @@ from ..system.errors import OpsError
 from ..system.files import write_json
 from ..system.process import run
 from ..system.text import number
-from . import acknowledged, expiry, host_findings, sources, tailnet
+from . import acknowledged, expiry, host_findings, runtimes, sources, tailnet
 from .agent import AgentLook
 from .findings import Finding, Report, Settings
 
@@ -155,6 +155,7 @@ class _Look:
             found += expiry.certificate_findings(path, self.now, settings)
         found += sources.wall_findings()
         found += tailnet.look(self.host.ops_dir, self.memory, self.now, settings)
+        found += runtimes.look()
         self._at_units()
 
     def _at_units(self) -> None:

@@ -1,0 +1,300 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Agents of users: what their units say, what they get in memory, and what is said of them.
+
+That systemd, podman and Hermes do what the units say is in molecule/runtimes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import http.server
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+from typing import ClassVar
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.runtimes import Runtimes
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import runtimes as places
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.runtimes import User
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import runtime_units, runtimes
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
+
+SECRET = "0123456789abcdef0123456789abcdef"
+ADA = User("ada@example.com", 7)
+
+
+def declared(**more):
+    agent = {
+        "config": {"model": {"provider": "custom", "default": "stub"}},
+        "secrets": {"MODEL_API_KEY": "sk-of-the-model"},
+        "limits": {"memory": "1G", "cpu": "50%", "tasks": 99},
+        "drain": 7,
+        **more.pop("agent", {}),
+    }
+    return Runtimes(image="localhost/hermes-agent:1", secret=SECRET, agent=agent, **more)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A directory in place of /run/hermes-runtimes."""
+    for name in ("RUN", "SHARED", "USERS", "SOCKETS", "FAILED"):
+        path = getattr(places, name).replace("/run/hermes-runtimes", f"{tmp_path}/run")
+        monkeypatch.setattr(places, name, path)
+    monkeypatch.setattr(runtimes, "PROXY_SECRETS", f"{tmp_path}/run/proxy/secrets.json")
+    monkeypatch.setattr(runtimes.grp, "getgrnam", lambda name: type("Group", (), {"gr_gid": os.getgid()}))
+    runtimes._make_places()
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def host(run, tmp_path):
+    return runtimes.Host(declared(), str(tmp_path / "data"), str(tmp_path / "data/ops"))
+
+
+# --- units -----------------------------------------------------------------------------------------------------
+
+
+def texts(**more):
+    rendered = runtime_units.render(declared(**more), "/data", "/data/ops")
+    return {os.path.basename(path): text for path, text in rendered.items()}
+
+
+def test_nothing_is_left_to_be_filled_in():
+    for name, text in texts(plugins={"notes": "/srv/notes"}).items():
+        bare = re.sub(r"\$\$?\{\w+\}", "", text)
+        shell = re.sub(r"\|\| \{ .*?; \}", "", bare, flags=re.S)
+        assert not re.search(r"[{}]", shell), name
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd-analyze")
+def test_systemd_understands_them(tmp_path):
+    stand_in = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
+    for name, text in {**texts(), "hermes-walls.service": stand_in}.items():
+        text = re.sub(
+            r"(ExecStart\w*|ExecStop\w*)=(-?)(/usr/bin/podman|/usr/local/bin/hermes-ops)", r"\1=\2/bin/true", text
+        )
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    one = [str(tmp_path / name.replace("@.", "@x.")) for name in texts()]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *one],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+    )
+    ours = [line for line in done.stderr.splitlines() if "hermes" in line]
+    assert ours == []
+
+
+def test_limits_are_those_of_the_unit_in_whose_cgroup_the_container_is():
+    agent = texts()["hermes-user-agent@.service"]
+    assert {"MemoryMax=1G", "CPUQuota=50%", "TasksMax=99", "Delegate=yes"} <= set(agent.splitlines())
+    assert "--cgroups=split" in agent
+
+
+def test_a_container_has_no_rights_and_no_names_of_others():
+    agent = texts()["hermes-user-agent@.service"].replace("\\\n", "")
+    (start,) = re.findall(r"^ExecStart=(.*)$", agent, re.M)
+    assert {"--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--pull=never"} <= set(start.split())
+    assert "privileged" not in start
+    volumes = re.findall(r"--volume=(\S+)", start)
+    assert volumes[0] == "/data/users/%i:/opt/data"
+    assert all(volume.endswith(":ro") for volume in volumes[1:])
+
+
+def test_secrets_are_in_no_unit():
+    for text in texts().values():
+        assert SECRET not in text
+        assert "sk-of-the-model" not in text
+
+
+def test_an_agent_has_its_drain_time_before_it_is_killed():
+    agent = texts()["hermes-user-agent@.service"]
+    patience = int(re.search(r"stop --ignore --time=(\d+)", agent)[1])
+    assert 7 < patience < int(re.search(r"TimeoutStopSec=(\d+)", agent)[1])
+
+
+# --- what the units read ---------------------------------------------------------------------------------------
+
+
+def test_what_all_share_holds_no_secret_and_nothing_that_only_a_host_uses(host, run):
+    runtimes._write_shared(host.settings)
+    entry = json.loads((run / "shared/agent.json").read_text(encoding="utf-8"))
+    assert set(entry) == {"name", "config", "drain"}
+    assert (run / "shared/secrets/MODEL_API_KEY").read_text(encoding="utf-8") == "sk-of-the-model"
+
+
+def test_only_root_finds_it_and_any_user_in_a_container_reads_it(host, run):
+    runtimes._write_shared(host.settings)
+    modes = {path: (run / path).stat().st_mode & 0o777 for path in ("shared", "shared/secrets", "shared/agent.json")}
+    assert modes == {"shared": 0o700, "shared/secrets": 0o555, "shared/agent.json": 0o444}
+
+
+def test_a_secret_that_is_no_longer_declared_is_gone(host, run):
+    runtimes._write_shared(host.settings)
+    other = dataclasses.replace(host.settings, agent={"secrets": {"OTHER_API_KEY": "sk-other-sk-other"}})
+    runtimes._write_shared(other)
+    assert os.listdir(run / "shared/secrets") == ["OTHER_API_KEY"]
+
+
+def test_the_variables_of_a_user_are_root_s_alone(host, run):
+    runtimes._write_variables(host, ADA)
+    directory = run / "users" / ADA.id
+    assert {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()} == {"address": 0o600, "key": 0o600}
+    variables = dict(line.split("=") for line in (directory / "address").read_text(encoding="utf-8").splitlines())
+    assert variables == {
+        "HOST": "10.210.0.9",
+        "ADDRESS": "10.210.0.9:8642",
+        "MAC": "02:68:0a:d2:00:09",
+        "NUMBER": "700007",
+        "IDLE": "600",
+    }
+    assert (directory / "key").read_text(encoding="utf-8").startswith("API_SERVER_KEY=")
+
+
+# --- volumes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+def test_a_volume_is_its_user_s_alone_also_after_a_kill(host, tmp_path):
+    (tmp_path / "data/users").mkdir(parents=True)
+    tmp_path.joinpath("data/users").chmod(0o711)
+    path = tmp_path / "data/users" / ADA.id
+    # As a run leaves it that is killed in between.
+    path.mkdir(mode=0o700)
+    runtimes._make_directory(host, ADA)
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (700_007, 700_007, 0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+def test_a_volume_of_another_number_is_not_taken_over(host, tmp_path):
+    path = tmp_path / "data/users" / ADA.id
+    path.mkdir(parents=True)
+    os.chown(path, 654_321, 654_321)
+    with pytest.raises(OpsError, match=r"belongs to user id 654321.*first_uid"):
+        runtimes._make_directory(host, ADA)
+
+
+# --- what is said of them --------------------------------------------------------------------------------------
+
+
+class Units:
+    """A systemd whose units are in the states that a test says."""
+
+    def __init__(self, **states):
+        self.states = states
+
+    def units(self, names):
+        manager = Manager("system", Account.current())
+        found = {}
+        for name in names:
+            kind = "socket" if name.endswith(".socket") else "agent"
+            active = self.states.get(kind, "inactive")
+            found[name] = dataclasses.replace(manager._unit(name, {}), active=active)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("units", "failed", "state"),
+    [
+        ({"socket": "active", "agent": "active"}, None, "running"),
+        ({"socket": "active", "agent": "activating"}, None, "starting"),
+        ({"socket": "active"}, None, "asleep"),
+        ({"socket": "active", "agent": "failed"}, "exit-code 78", "failed"),
+        ({}, None, "off"),
+        ({}, "exit-code 78", "off"),
+    ],
+)
+def test_the_state_is_what_the_next_call_meets(host, run, monkeypatch, units, failed, state):
+    monkeypatch.setattr(runtimes.Host, "manager", Units(**units))
+    if failed:
+        (run / "failed" / ADA.id).write_text(f"{failed}\n", encoding="utf-8")
+    (found,) = runtimes.report(host, [ADA])
+    assert found["state"] == state
+    assert found["url"] == "http://127.0.0.1:8640/u/ada%40example.com/"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("exit-code 78", "its description or a secret is wrong"),
+        ("exit-code 125", "podman could not start its container"),
+        ("exit-code 3", "it ended with status 3"),
+        ("timeout TERM", "it was not healthy in time"),
+        ("signal KILL", "it ended with status KILL"),
+        ("\x1b[2J", "it did not end well"),
+        ("", "it did not end well"),
+    ],
+)
+def test_why_it_could_not_be_started_is_said_in_words(run, text, reason):
+    (run / "failed" / ADA.id).write_text(text, encoding="utf-8")
+    assert runtimes.reason_of(ADA) == reason
+
+
+# --- until it is healthy ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def agent(host, monkeypatch):
+    """A server in place of an agent's, which says what a test wants."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        answers: ClassVar[list[int]] = []
+
+        def do_GET(self):
+            self.send_response(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+            self.end_headers()
+
+        def log_message(self, *words):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    monkeypatch.setattr(runtimes.Host, "address_of", lambda self, user: "127.0.0.1")
+    api = dataclasses.replace(host.settings.supervised.api, port=server.server_port)
+    one = dataclasses.replace(host.settings.supervised, api=api)
+    monkeypatch.setattr(Runtimes, "supervised", one)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield Handler
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_agent_that_answers_is_healthy_and_has_not_failed(host, run, agent):
+    agent.answers = [503, 404, 200]
+    (run / "failed" / ADA.id).write_text("timeout TERM\n", encoding="utf-8")
+    runtimes.await_health(host, ADA, os.getpid())
+    assert runtimes.reason_of(ADA) is None
+
+
+def test_one_that_has_ended_is_not_awaited(host, run, agent):
+    agent.answers = [503]
+    process = subprocess.Popen(["true"])
+    process.wait()
+    with pytest.raises(OpsError, match="ended before it was healthy"):
+        runtimes.await_health(host, ADA, process.pid)
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 ", b"HTTP/1.1 500 200", b"\x00" * 4096, b"SSH-2.0-200 "])
+def test_whatever_a_server_says_only_200_is_healthy(said):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _address = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert not runtimes._answers(server.getsockname())
+        thread.join()

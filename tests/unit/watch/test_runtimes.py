@@ -1,0 +1,35 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is found when the walls around users' agents, or the server before them, are gone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import runtimes as host
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.nftables import Table
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import runtimes
+
+
+@pytest.mark.parametrize(
+    ("present", "lost", "active", "causes"),
+    [
+        (True, False, "active", []),
+        (True, True, "active", ["walls_open"]),
+        (True, False, "failed", ["proxy_down"]),
+        # Between two tries of systemd.
+        (True, False, "activating", []),
+        (False, True, "failed", []),
+    ],
+)
+def test_what_is_gone_is_found_on_a_host_with_runtimes(monkeypatch, present, lost, active, causes):
+    def units(self, names):
+        return {name: dataclasses.replace(self._unit(name, {}), active=active) for name in names}
+
+    monkeypatch.setattr(host, "present", lambda: present)
+    monkeypatch.setattr(Table, "lost", lambda self: lost)
+    monkeypatch.setattr(Manager, "units", units)
+    assert [finding.cause for finding in runtimes.look()] == causes
