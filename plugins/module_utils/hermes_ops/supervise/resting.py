@@ -209,7 +209,8 @@ def record(directory: str, user: str, due: float | None) -> None:
 def recorded(directory: str) -> dict[str, float | None]:
     """User -> when its next job is due, as last recorded. An agent whose record is damaged is overdue."""
     dues: dict[str, float | None] = {}
-    for name in os.listdir(directory):
+    # A host that has no users yet has no directory either.
+    for name in os.listdir(directory) if os.path.isdir(directory) else []:
         match = _RECORD.fullmatch(name)
         if match:
             try:
