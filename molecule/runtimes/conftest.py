@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from control import Controller, controller
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 from users import Model, User
 
 __all__ = ["controller"]

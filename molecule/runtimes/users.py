@@ -73,7 +73,7 @@ class User:
         """Call the user's agent, over the one address of the host."""
         data = [] if body is None else ["--data", json.dumps(body)]
         words = [
-            *("curl", "--silent", "--include", "--path-as-is", f"--max-time={CALL_SECONDS}", *data),
+            *("curl", "--silent", "--include", "--path-as-is", "--max-time", str(CALL_SECONDS), *data),
             *("--header", f"Authorization: Bearer {key_of(self.name) if key is None else key}"),
             *("--header", "Content-Type: application/json", "--header", "Expect:"),
             *("--write-out", "\n%{http_code} %{time_total}", f"{URL}/u/{quote(self.name, safe='')}{path}"),
