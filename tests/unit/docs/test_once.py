@@ -34,6 +34,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
     installation,
     jobs,
     metadata,
+    runtime_walls,
     settings,
     tailnet,
     tailnet_files,
@@ -139,7 +140,8 @@ def computed() -> Iterator[str]:
         yield from (of_scope.template_path, of_scope.dashboard_path, of_scope.drop_in_path("x"))
     yield from (f"{groundwork.LINGER}/x", f"{host_kit.DIRECTORY}/x")
     yield from (volume_mount.path_of(COMMON["hermes_data_dir"]), volume_mount.AFTER_PATH)
-    yield from (firewall.TABLE.unit_path, metadata.TABLE.unit_path, tailnet.DROP_IN, tailnet_files.UNIT_PATH)
+    yield from (table.unit_path for table in (firewall.TABLE, metadata.TABLE, runtime_walls.TABLE))
+    yield from (tailnet.DROP_IN, tailnet_files.UNIT_PATH)
     yield volume_mount.waiting_path("<uuid>").replace("\\x3cuuid\\x3e", "x")
     yield from (disk_watch.PATH, held.DIRECTORY, f"{COMMON['hermes_data_dir']}/ops/{held.RESERVE_FILE}")
     yield from (COMMON[name] for name in ("hermes_data_dir", "hermes_root", "hermes_managed_root"))

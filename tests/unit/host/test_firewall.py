@@ -10,7 +10,12 @@ import subprocess
 from dataclasses import replace
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import firewall, metadata, nftables
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import (
+    firewall,
+    metadata,
+    nftables,
+    runtime_walls,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
@@ -126,11 +131,11 @@ def test_rules_that_somebody_flushed_come_back(host, monkeypatch):
     assert host.verbs[-1] == "restart hermes-firewall.service"
 
 
-@pytest.mark.parametrize("text", [firewall.TABLE.unit_text, metadata.TABLE.unit_text], ids=["firewall", "metadata"])
-def test_a_unit_before_the_network_neither_waits_for_the_rest_of_the_boot_nor_survives_a_flush(text):
+@pytest.mark.parametrize("table", [firewall.TABLE, metadata.TABLE, runtime_walls.TABLE], ids=lambda table: table.name)
+def test_a_unit_before_the_network_neither_waits_for_the_rest_of_the_boot_nor_survives_a_flush(table):
     """cloud-init needs the network before sysinit.target: the default dependencies would close a circle, and systemd
     breaks it by not starting one of them."""
-    lines = text.splitlines()
+    lines = table.unit_text.splitlines()
     assert "DefaultDependencies=no" in lines
     assert "WantedBy=sysinit.target" in lines
     assert "PartOf=nftables.service" in lines

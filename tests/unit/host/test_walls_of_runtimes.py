@@ -14,6 +14,7 @@ import ctypes
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import struct
@@ -28,7 +29,10 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
     gateway_of,
     mac_of,
 )
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import runtime_walls
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import (
+    runtime_network,
+    runtime_walls,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.runtime_walls import BRIDGE
 
 NETWORK = IPv4Network("10.210.0.0/16")
@@ -215,9 +219,12 @@ class Site:
                 """
             )
         self.mine.run(f"ip address add {MINE6}/64 dev eth0 nodad; ip -6 route add default via {GATEWAY6}")
-        self.bridge_mac = json.loads(self.host.run(f"ip -json link show {BRIDGE}"))[0]["address"]
         for each in namespaces:
             each.listen(stack, PORT, 53)
+
+    @property
+    def bridge_mac(self) -> str:
+        return json.loads(self.host.run(f"ip -json link show {BRIDGE}"))[0]["address"]
 
     def wall(self, egress: tuple[str, ...] = (f"{OPENED}/32",)) -> None:
         rules = runtime_walls.render(NETWORK, egress, [IPv4Address(RESOLVER), IPv4Address(METADATA)])
@@ -383,6 +390,24 @@ def test_the_host_reaches_a_container_and_gets_its_answers(site):
     assert site.host.connects(MINE)
     assert site.host.connects(OTHERS)
     assert site.host.pings(MINE)
+
+
+def test_a_container_goes_and_the_others_find_the_bridge(site, monkeypatch):
+    site.wall()
+    # Until the bridge has an address of its own, it has the lowest one of its ports.
+    come = f"ip link add goes type veth peer name went; ip link set goes address 00:00:00:00:00:07 master {BRIDGE} up"
+    commands = "; ".join(map(shlex.join, runtime_network.pinning(NETWORK)))
+    for pinned in (False, True):
+        site.host.run(come)
+        site.mine.run("ip neighbour flush dev eth0")
+        assert site.mine.connects(PUBLIC)
+        if pinned:
+            site.host.run(commands)
+            assert site.mine.connects(PUBLIC), "it knows the bridge by its address before"
+        site.host.run("ip link delete goes")
+        with monkeypatch.context() as patch:
+            patch.setitem(globals(), "PATIENCE", PATIENCE if pinned else GLANCE)
+            assert site.mine.connects(PUBLIC) == pinned
 
 
 def test_everybody_else_on_the_host_is_left_alone(site):

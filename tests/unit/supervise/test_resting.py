@@ -66,9 +66,13 @@ def test_it_stays_while_it_works_and_looks_more_and_more_rarely():
     assert agent.lines == ["stays awake: a turn", "sleeps until 2026-11-22 18:00 UTC, for cron"]
 
 
-def test_what_cannot_be_read_keeps_nobody_awake_and_is_told():
+def test_what_cannot_be_read_keeps_nobody_awake_for_long_and_is_told():
     agent = Agent(lambda age: Work(unread=["state.db"])).rest()
-    assert (agent.looks, agent.lines) == ([0.0], ["sleeps; cannot read state.db"])
+    assert agent.looks == [0.0, 5.0, 15.0]
+    assert agent.lines[-1] == "sleeps; cannot read state.db"
+    # A single look that failed ends no turn.
+    turn = Agent(lambda age: Work(unread=["state.db"]) if age == 5 else Work(["a turn"]) if age < 50 else Work()).rest()
+    assert turn.age >= 50
 
 
 def test_a_job_within_a_minute_is_waited_for_and_a_later_one_is_not():

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
-from ..description.runtime_addresses import gateway_of
+from ..description.runtime_addresses import gateway_of, mac_of
 from ..system.errors import OpsError
 from ..system.files import read_text
 from ..system.plan import Plan
@@ -139,6 +139,20 @@ def check_resolvers(named: Iterable[IPv4Address], host: HostNetworks) -> None:
         if resolver in own:
             fix = "let the host ask a resolver on another address; one on loopback is fine, as podman leaves it out"
             raise OpsError(f"{resolver} is this host, which containers may not reach", where=RESOLVERS[0], fix=fix)
+
+
+def pinning(network: IPv4Network) -> list[list[str]]:
+    """The commands that keep the bridge's MAC address the same; for after each start of a container, before its work.
+
+    netavark 1.4.0 (of podman 4.3.1) lets the bridge have the address of one of its ports, so it changes as containers
+    come and go (src/network/bridge.rs; later versions pin it at its creation). The other containers would then send to
+    an address that nobody has, until their ARP caches forget it.
+    """
+    return [
+        # Tells containers that know the bridge already of its new address.
+        ["sysctl", "--quiet", f"net.ipv4.conf.{BRIDGE}.arp_notify=1"],
+        ["ip", "link", "set", "dev", BRIDGE, "address", mac_of(gateway_of(network))],
+    ]
 
 
 def plan_network(network: IPv4Network, egress: Iterable[str], manager: Manager) -> Plan:

@@ -19,7 +19,7 @@ nftables can match the name of a bridge in the family bridge, which would end th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from ..description.runtime_addresses import PRIVATE, SHARED, mac_of, opened
@@ -78,9 +78,10 @@ def render(network: IPv4Network, egress: Iterable[str], resolvers: Iterable[IPv4
             f'iifname != "{BRIDGE}" oifname "{BRIDGE}" ct state established,related ct direction reply accept',
             f'oifname "{BRIDGE}" drop',
             f'iifname != "{BRIDGE}" accept',
-            *_asked(resolvers),
+            # TCP and UDP, as numbers: a small host has no /etc/protocols.
+            *_accept(sorted(set(resolvers)), "meta l4proto { 6, 17 } th dport 53"),
             f"ip daddr {_set(_CLOUD)} reject",
-            *(f"ip daddr {_set(each)} accept" for each in [opened(egress, network)] if each),
+            *_accept(opened(egress, network)),
             f"ip daddr != {_set(_NOT_PUBLIC)} accept",
             "reject",
         ],
@@ -105,11 +106,13 @@ def render(network: IPv4Network, egress: Iterable[str], resolvers: Iterable[IPv4
     return TABLE.render(inet=inet, bridge=bridge, arp=arp)
 
 
-def _asked(resolvers: Iterable[IPv4Address]) -> list[str]:
-    """The rule that opens the port 53 of *resolvers*, for TCP and UDP, as numbers (see :mod:`firewall`)."""
-    found = ", ".join(map(str, sorted(set(resolvers))))
-    return [f"ip daddr {{ {found} }} meta l4proto {{ 6, 17 }} th dport 53 accept"] if found else []
+def _accept(addresses: Sequence[IPv4Address | IPv4Network], of_these: str = "") -> list[str]:
+    """The rule that accepts packets to *addresses*; none without addresses, because nft refuses an empty set.
+
+    :param of_these: what else has to be true of a packet
+    """
+    return [" ".join(filter(None, [f"ip daddr {_set(addresses)}", of_these, "accept"]))] if addresses else []
 
 
-def _set(networks: Iterable[IPv4Network]) -> str:
-    return f"{{ {', '.join(map(str, networks))} }}"
+def _set(addresses: Iterable[IPv4Address | IPv4Network]) -> str:
+    return f"{{ {', '.join(map(str, addresses))} }}"

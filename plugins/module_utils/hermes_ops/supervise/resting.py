@@ -35,6 +35,8 @@ REST = "hermes-user-rest@{}.service"
 WAKE = "hermes-user-wake@{}"
 # Seconds between two looks: at first, and at most.
 _FIRST_PAUSE, _LAST_PAUSE = 5.0, 30.0
+# After so many looks in a row, what cannot be read counts as nothing. A database that is being made has no table yet.
+_BLIND_LOOKS = 3
 # Seconds between two looks of Hermes for due jobs.
 TICK_SECONDS = 60.0
 # Seconds within which Hermes has to start a due job. If it does not, the agent sleeps, and is woken for it again later.
@@ -84,12 +86,15 @@ def rest(
     """
     awaited: dict[str, _Awaited] = {}
     pause, paused = _FIRST_PAUSE, 0.0
-    said = ""
+    said, blind = "", 0
     while True:
         work = look()
+        blind = blind + 1 if work.unread else 0
         awaited = _awaited(awaited, work.jobs, now(), paused)
         patient = [job for job, each in awaited.items() if each.waited < _patience(each, work.jobs[job][0])]
         reasons = [*work.busy, *(f"cron job {job} is due" for job in patient)]
+        if not reasons and 0 < blind < _BLIND_LOOKS:
+            reasons = ["a file may be about to be written"]
         due = next_due(work.jobs, now())
         if not said or not reasons:
             set_wake(due)

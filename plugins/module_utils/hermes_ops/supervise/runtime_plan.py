@@ -22,7 +22,8 @@ from ..system.services import plan_enabled, plan_files_gone, plan_gone, plan_sta
 from ..system.systemd import Manager
 from ..system.typed import plain
 from . import proxy, runtime_units
-from .runtime_units import AGENT, FRONT, PODMAN, REST, SOCKET, WANTED
+from .resting import REST, WAKE
+from .runtime_units import AGENT, FRONT, PODMAN, SOCKET, WANTED
 from .runtimes import Host, boot, complete, enrol, is_complete
 
 _PROXY_USER_FILE = "/etc/sysusers.d/hermes-proxy.conf"
@@ -32,6 +33,8 @@ u {proxy.USER} - "Proxy before the agents of users"
 """
 # Seconds for an image that has to be fetched.
 _PULL = 1800.0
+# Seconds for all agents to end their work in progress, side by side.
+_STOP = 1800.0
 
 
 def plan_present(host: Host, manager: Manager) -> Plan:
@@ -64,8 +67,10 @@ def plan_absent(manager: Manager) -> Plan:
     if not runtimes.present():
         return plan
     plan.join(proxy.plan_no_proxy(manager))
-    patterns = [unit.format("*") for unit in (SOCKET, FRONT, REST, AGENT)]
-    plan.add(Difference("the agents of users", "present", None), lambda: manager.call("stop", *patterns))
+    patterns = [f"{WAKE}.timer".format("*"), *(unit.format("*") for unit in (SOCKET, FRONT, REST, AGENT))]
+    plan.add(
+        Difference("the agents of users", "present", None), lambda: manager.call("stop", *patterns, timeout=_STOP)
+    )
     files = [f"{runtime_units.UNIT_DIRECTORY}/{unit.format('')}" for unit in (SOCKET, FRONT, REST, AGENT)]
     plan_files_gone(plan, [*glob.glob(os.path.join(WANTED, SOCKET.format("*"))), *files])
     plan_gone(plan, manager, BOOT, [f"{runtime_units.UNIT_DIRECTORY}/{BOOT}"])

@@ -18,6 +18,7 @@ import os
 from ..description.runtimes import DATA, PLUGINS, Runtimes
 from ..host.jobs import HARDENING, UNIT_DIRECTORY
 from ..host.kit import COMMAND
+from ..host.nftables import NFT
 from ..host.runtime_walls import BRIDGE
 from ..host.runtime_walls import TABLE as WALLS
 from ..host.runtimes import BOOT, FAILED, SHARED, SOCKETS, USERS, VOLUMES
@@ -77,7 +78,9 @@ ProtectSystem=strict
 _AGENT = """\
 [Unit]
 Description=Hermes agent of user %i
-Requires={boot} {walls}
+Requires={boot}
+# Not Requires=: new rules are loaded by a restart of that unit, which would restart all agents.
+Wants={walls}
 After={boot} {walls} network-online.target
 RequiresMountsFor={data_dir}
 StopWhenUnneeded=yes
@@ -88,6 +91,8 @@ StartLimitIntervalSec=0
 Type=notify
 NotifyAccess=all
 EnvironmentFile={users}/%i/address
+# Never without walls.
+ExecStartPre=/bin/sh -c '{{ {listed}; }} >/dev/null'
 ExecStart={podman} --events-backend=none run --name=hermes-user-%i --replace --rm --detach --pull=never \\
   --cgroups=split --sdnotify=conmon --log-driver=passthrough \\
   --network={network} --ip=${{HOST}} --mac-address=${{MAC}} --user=${{NUMBER}}:${{NUMBER}} \\
@@ -153,6 +158,7 @@ def render(settings: Runtimes, data_dir: str, ops_dir: str) -> dict[str, str]:
         "rest": REST.format("%i"),
         "boot": BOOT,
         "walls": WALLS.unit,
+        "listed": " && ".join(f"{NFT} list table {family} {WALLS.name}" for family in WALLS.families),
         "sockets": SOCKETS,
         "users": USERS,
         "failed": FAILED,

@@ -26,6 +26,7 @@ from ..description.runtime_keys import api_key_of
 from ..description.runtimes import API_KEY, Runtimes
 from ..host import runtimes, settings
 from ..host.installation import Installation
+from ..host.runtime_network import pinning
 from ..host.runtimes import JOB, User, Users
 from ..system.errors import OpsError
 from ..system.files import Account, check_trusted, ensure_directory, read_text, write_atomic, write_json
@@ -150,8 +151,8 @@ def ensure(host: Host, name: str) -> dict[str, Any]:
     (user,) = enrol(host, [name])
     agent = AGENT.format(user.id)
     if host.manager.units([agent])[agent].active != "active":
-        # The front, since systemd stops an agent that nothing needs. It ends when nobody has called for a while.
-        host.manager.call("start", FRONT.format(user.id), timeout=host.settings.start + _GRACE)
+        # As any caller does. A front that was started without a call would never be idle.
+        _answers(socket.AF_UNIX, user.socket, host.settings.start + _GRACE)
     (found,) = report(host, [user])
     if found["state"] != "running":
         raise OpsError(
@@ -257,8 +258,10 @@ def await_health(host: Host, user: User, process: int) -> None:
     :param process: the container's; once it is gone there is nothing to wait for
     :raises OpsError: it is gone
     """
+    for command in pinning(network_of(host.settings.network)):
+        run(command, timeout=_GRACE)
     address = (str(host.address_of(user)), host.settings.supervised.api.port)
-    while not _answers(address):
+    while not _answers(socket.AF_INET, address, 5.0):
         if not os.path.exists(f"/proc/{process}"):
             raise OpsError("ended before it was healthy", where=f"user {user.name}", fix="read its log")
         time.sleep(_POLL_SECONDS)
@@ -267,10 +270,12 @@ def await_health(host: Host, user: User, process: int) -> None:
         os.unlink(user.failed)
 
 
-def _answers(address: tuple[str, int]) -> bool:
+def _answers(family: int, address: Any, seconds: float) -> bool:
     """Whether the agent at *address* says that it is healthy. No more than the first line of what it says is read."""
     try:
-        with socket.create_connection(address, timeout=5.0) as connection:
+        with socket.socket(family) as connection:
+            connection.settimeout(seconds)
+            connection.connect(address)
             connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
             return connection.recv(12, socket.MSG_WAITALL)[8:] == b" 200"
     except OSError:
