@@ -152,6 +152,9 @@ def ensure(host: Host, name: str) -> dict[str, Any]:
     (user,) = enrol(host, [name])
     agent = AGENT.format(user.id)
     if host.manager.units([agent])[agent].active != "active":
+        if reason_of(user):
+            # It may still tell its callers of the last failure.
+            host.manager.call("stop", FRONT.format(user.id))
         # As any caller does. A front that was started without a call would never be idle.
         _answers(socket.AF_UNIX, user.socket, host.settings.start + _GRACE)
     (found,) = report(host, [user])
