@@ -20,6 +20,7 @@ import threading
 from typing import ClassVar
 
 import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import runtime_keys
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.runtimes import Runtimes
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import runtimes as places
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.runtimes import User
@@ -71,7 +72,7 @@ def texts(**more):
 def test_nothing_is_left_to_be_filled_in():
     for name, text in texts(plugins={"notes": "/srv/notes"}).items():
         bare = re.sub(r"\$\$?\{\w+\}", "", text)
-        shell = re.sub(r"\{ .*?; \}", "", bare, flags=re.S)
+        shell = re.sub(r"\{ .*? \}", "", bare, flags=re.S)
         assert not re.search(r"[{}]", shell), name
 
 
@@ -128,37 +129,46 @@ def test_an_agent_has_its_drain_time_before_it_is_killed():
 
 def test_what_all_share_holds_no_secret_and_nothing_that_only_a_host_uses(host, run):
     runtimes._write_shared(host.settings)
+    assert os.listdir(run / "shared") == ["agent.json"]
     entry = json.loads((run / "shared/agent.json").read_text(encoding="utf-8"))
     assert set(entry) == {"name", "config", "drain"}
-    assert (run / "shared/secrets/MODEL_API_KEY").read_text(encoding="utf-8") == "sk-of-the-model"
 
 
-def test_only_root_finds_it_and_any_user_in_a_container_reads_it(host, run):
+def contents(directory):
+    return {path.name: path.read_text(encoding="utf-8") for path in directory.iterdir()}
+
+
+def test_only_root_finds_secrets_and_any_user_in_a_container_reads_them(host, run):
     runtimes._write_shared(host.settings)
-    modes = {path: (run / path).stat().st_mode & 0o777 for path in ("shared", "shared/secrets", "shared/agent.json")}
-    assert modes == {"shared": 0o700, "shared/secrets": 0o555, "shared/agent.json": 0o444}
+    runtimes._write_variables(host, ADA)
+    paths = ["shared", "shared/agent.json", "users", *(f"users/{ADA.id}{end}" for end in ("", "/address", "/secrets"))]
+    modes = [(run / path).stat().st_mode & 0o777 for path in paths]
+    assert modes == [0o700, 0o444, 0o700, 0o700, 0o600, 0o555]
+    secrets = run / "users" / ADA.id / "secrets"
+    assert {path.stat().st_mode & 0o777 for path in secrets.iterdir()} == {0o444}
+    assert contents(secrets) == {
+        "MODEL_API_KEY": "sk-of-the-model",
+        "API_SERVER_KEY": runtime_keys.api_key_of(SECRET, ADA.id),
+    }
 
 
 def test_a_secret_that_is_no_longer_declared_is_gone(host, run):
-    runtimes._write_shared(host.settings)
-    other = dataclasses.replace(host.settings, agent={"secrets": {"OTHER_API_KEY": "sk-other-sk-other"}})
-    runtimes._write_shared(other)
-    assert os.listdir(run / "shared/secrets") == ["OTHER_API_KEY"]
-
-
-def test_the_variables_of_a_user_are_root_s_alone(host, run):
     runtimes._write_variables(host, ADA)
-    directory = run / "users" / ADA.id
-    assert {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()} == {"address": 0o600, "key": 0o600}
-    variables = dict(line.split("=") for line in (directory / "address").read_text(encoding="utf-8").splitlines())
-    assert variables == {
+    other = dataclasses.replace(host.settings, agent={"secrets": {"OTHER_API_KEY": "sk-other-sk-other"}})
+    runtimes._write_variables(dataclasses.replace(host, settings=other), ADA)
+    assert set(contents(run / "users" / ADA.id / "secrets")) == {"OTHER_API_KEY", "API_SERVER_KEY"}
+
+
+def test_the_variables_of_a_user_follow_from_the_number(host, run):
+    runtimes._write_variables(host, ADA)
+    text = (run / "users" / ADA.id / "address").read_text(encoding="utf-8")
+    assert dict(line.split("=") for line in text.splitlines()) == {
         "HOST": "10.210.0.9",
         "ADDRESS": "10.210.0.9:8642",
         "MAC": "02:68:0a:d2:00:09",
         "NUMBER": "700007",
         "IDLE": "600",
     }
-    assert (directory / "key").read_text(encoding="utf-8").startswith("API_SERVER_KEY=")
 
 
 # --- volumes ---------------------------------------------------------------------------------------------------

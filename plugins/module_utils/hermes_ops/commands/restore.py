@@ -133,11 +133,7 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
 def _check_own(arguments: argparse.Namespace, agent: Agent, backed_up: str, where: str) -> None:
     """:raises OpsError: only a backup of the agent's own home is wanted, and this one is of another's"""
     if arguments.own and backed_up != agent.name:
-        raise OpsError(
-            f"is of {backed_up}, and not of this user",
-            where=where,
-            fix=f"name one of {agent.name}; or, to give the user what is another's: hermes-ops restore --agent",
-        )
+        raise OpsError(f"is of {backed_up}, and not of this user", where=where, fix=f"name a backup of {agent.name}")
 
 
 def _agent_of(path: str, manifest: extracting.Manifest) -> str:

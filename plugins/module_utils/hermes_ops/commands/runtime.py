@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..description.runtime_keys import key_of
-from ..supervise import runtimes
+from ..supervise import orphans, runtimes
 from ..supervise.runtime_units import AGENT, PODMAN
 from ..system.errors import OpsError
 from ..system.text import printable
@@ -40,17 +40,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("key", "print the user's key"),
         ("stop", "stop the agent; no call wakes it until the next ensure"),
         ("remove", "remove the runtime; the data stay"),
+        ("orphans", "what is left of users who have no runtime"),
         ("logs", "read the agent's log"),
         ("exec", "run a command in the container"),
     ):
         action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        if name != "list":
+        if name not in ("list", "orphans"):
             action.add_argument("user", metavar="USER", help=_USER)
         if name in ("ensure", "list", "status"):
             action.add_argument("--json", action="store_true", help="print JSON for programs")
         if name == "key":
             action.add_argument("--version", type=int, help="another version than the first that is accepted")
-        if name == "remove":
+        if name == "orphans":
+            action.add_argument("--remove", action="store_true", help="remove it, but no data")
+        if name in ("remove", "orphans"):
             action.add_argument("--purge", action="store_true", help="remove the data as well")
         if name == "logs":
             action.add_argument("--lines", type=int, default=100, metavar="N", help="the last N (%(default)s)")
@@ -123,6 +126,17 @@ def _remove(host: runtimes.Host, arguments: argparse.Namespace) -> int:
     runtimes.remove(host, user, purge=arguments.purge)
     if not arguments.purge:
         say(f"The data stay in {user.directory(host.data_dir)}.")
+    return EXIT_OK
+
+
+def _orphans(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    found = left = orphans.find(host)
+    word = "found"
+    if arguments.remove or arguments.purge:
+        left, word = orphans.remove(host, found, purge=arguments.purge), "left"
+    for each in found:
+        data = ", with data" if each.data else ""
+        say(f"{word if each in left else 'removed'}: {each.kind} {printable(each.name)}{data}")
     return EXIT_OK
 
 

@@ -9,7 +9,7 @@
     <ops_dir>/runtimes/<id>.next        when the sleeping agent has to be woken for cron
     <data_dir>/users/<id>/              the user's volume, which is /opt/data in the container
     /run/hermes-runtimes/shared/        what all containers have in common
-    /run/hermes-runtimes/users/<id>/    the variables of the units of one
+    /run/hermes-runtimes/users/<id>/    the variables of the units of one, and the secrets of the agent
     /run/hermes-runtimes/sockets/       where callers reach them
     /run/hermes-runtimes/failed/<id>    why the agent could not be started the last time
 """

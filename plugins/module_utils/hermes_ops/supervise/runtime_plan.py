@@ -68,9 +68,7 @@ def plan_absent(manager: Manager) -> Plan:
         return plan
     plan.join(proxy.plan_no_proxy(manager))
     patterns = [f"{WAKE}.timer".format("*"), *(unit.format("*") for unit in (SOCKET, FRONT, REST, AGENT))]
-    plan.add(
-        Difference("the agents of users", "present", None), lambda: manager.call("stop", *patterns, timeout=_STOP)
-    )
+    plan.add(Difference("the agents of users", "present", None), lambda: manager.call("stop", *patterns, timeout=_STOP))
     files = [f"{runtime_units.UNIT_DIRECTORY}/{unit.format('')}" for unit in (SOCKET, FRONT, REST, AGENT)]
     plan_files_gone(plan, [*glob.glob(os.path.join(WANTED, SOCKET.format("*"))), *files])
     plan_gone(plan, manager, BOOT, [f"{runtime_units.UNIT_DIRECTORY}/{BOOT}"])

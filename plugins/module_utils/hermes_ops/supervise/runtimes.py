@@ -10,6 +10,7 @@ import grp
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -197,6 +198,9 @@ def start(host: Host, user: User) -> None:
 def _wake(host: Host, user: User) -> None:
     agent = AGENT.format(user.id)
     if host.manager.units([agent])[agent].active != "active":
+        if reason_of(user):
+            # It may still tell its callers of the last failure.
+            host.manager.call("stop", FRONT.format(user.id))
         # As any caller does. A front that was started without a call would never be idle.
         _answers(socket.AF_UNIX, user.socket, host.settings.start + _GRACE)
 
@@ -291,11 +295,9 @@ def remove(host: Host, user: User, *, purge: bool) -> None:
         _refuse_restored(host, user)
         _stop(host, user)
         run([PODMAN, "rm", "--force", "--ignore", "--time=0", user.container], timeout=60.0)
-        for path in (f"{runtimes.USERS}/{user.id}/address", f"{runtimes.USERS}/{user.id}/key", user.failed):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        shutil.rmtree(f"{runtimes.USERS}/{user.id}", ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
-            os.rmdir(f"{runtimes.USERS}/{user.id}")
+            os.unlink(user.failed)
         if purge:
             directory = user.directory(host.data_dir)
             if os.path.lexists(directory):
@@ -340,8 +342,7 @@ def _answers(family: int, address: Any, seconds: float) -> bool:
 def is_complete(host: Host, user: User) -> bool:
     """Whether nothing is missing for the user's agent to be woken."""
     return all(
-        os.path.lexists(path)
-        for path in (user.directory(host.data_dir), _variables(user, "address"), _link(user), user.socket)
+        os.path.lexists(path) for path in (user.directory(host.data_dir), _address(user), _link(user), user.socket)
     )
 
 
@@ -358,16 +359,9 @@ def _make_places() -> None:
 
 
 def _write_shared(declared: Runtimes) -> None:
-    """What every container gets. The directory above is root's alone, so on the host nobody else reads it."""
+    """What every container gets, and what the proxy needs."""
     entry = {key: value for key, value in declared.described.items() if key not in ("secrets", *OF_THE_HOST)}
     write_atomic(f"{runtimes.SHARED}/agent.json", json.dumps(entry), mode=0o444)
-    secrets = declared.agent.get("secrets", {})
-    directory = f"{runtimes.SHARED}/secrets"
-    ensure_directory(directory, mode=0o555)
-    for name, value in secrets.items():
-        write_atomic(f"{directory}/{name}", value, mode=0o444)
-    for name in set(os.listdir(directory)) - secrets.keys():
-        os.unlink(f"{directory}/{name}")
     write_json(PROXY_SECRETS, {"secret": declared.secret, "versions": declared.versions}, mode=0o640)
     os.chown(PROXY_SECRETS, 0, grp.getgrnam(PROXY_USER).gr_gid)
 
@@ -383,14 +377,32 @@ def _write_variables(host: Host, user: User) -> None:
         "IDLE": declared.idle,
     }
     ensure_directory(f"{runtimes.USERS}/{user.id}", mode=0o700)
-    write_atomic(_variables(user, "key"), f"{API_KEY}={api_key_of(declared.secret, user.id)}\n", mode=0o600)
+    _write_secrets(declared, user)
     # Last: by it the user's files count as complete.
     text = "".join(f"{name}={value}\n" for name, value in variables.items())
-    write_atomic(_variables(user, "address"), text, mode=0o600)
+    write_atomic(_address(user), text, mode=0o600)
 
 
-def _variables(user: User, name: str) -> str:
-    return f"{runtimes.USERS}/{user.id}/{name}"
+def _write_secrets(declared: Runtimes, user: User) -> None:
+    """The secrets of the user's agent, as files: podman would keep variables of a container on its disk.
+
+    The directory above is root's alone, so on the host nobody else reads them; in the container its user has to.
+    """
+    directory = _secrets(user)
+    secrets = {**declared.agent.get("secrets", {}), API_KEY: api_key_of(declared.secret, user.id)}
+    ensure_directory(directory, mode=0o555)
+    for name, value in secrets.items():
+        write_atomic(f"{directory}/{name}", value, mode=0o444)
+    for name in set(os.listdir(directory)) - secrets.keys():
+        os.unlink(f"{directory}/{name}")
+
+
+def _address(user: User) -> str:
+    return f"{runtimes.USERS}/{user.id}/address"
+
+
+def _secrets(user: User) -> str:
+    return f"{runtimes.USERS}/{user.id}/secrets"
 
 
 def _make_directory(host: Host, user: User) -> None:
