@@ -23,7 +23,11 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.runtimes import Runtimes
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import runtimes as places
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.runtimes import User
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import runtime_units, runtimes
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import (
+    editions,
+    runtime_units,
+    runtimes,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
@@ -64,7 +68,7 @@ def host(run, tmp_path):
 
 
 def texts(**more):
-    rendered = runtime_units.render(declared(**more), "/data", "/data/ops")
+    rendered = runtime_units.render(declared(**more), declared(**more).edition, "/data", "/data/ops")
     return {os.path.basename(path): text for path, text in rendered.items()}
 
 
@@ -127,23 +131,19 @@ def test_an_agent_has_its_drain_time_before_it_is_killed():
 
 
 def test_what_all_share_holds_no_secret_and_nothing_that_only_a_host_uses(host, run):
-    runtimes._write_shared(host.settings)
-    entry = json.loads((run / "shared/agent.json").read_text(encoding="utf-8"))
+    edition = host.settings.edition
+    editions.write_files(edition)
+    entry = json.loads((run / "shared" / edition.id / "agent.json").read_text(encoding="utf-8"))
     assert set(entry) == {"name", "config", "drain"}
-    assert (run / "shared/secrets/MODEL_API_KEY").read_text(encoding="utf-8") == "sk-of-the-model"
+    assert (run / "shared" / edition.id / "secrets/MODEL_API_KEY").read_text(encoding="utf-8") == "sk-of-the-model"
 
 
 def test_only_root_finds_it_and_any_user_in_a_container_reads_it(host, run):
-    runtimes._write_shared(host.settings)
-    modes = {path: (run / path).stat().st_mode & 0o777 for path in ("shared", "shared/secrets", "shared/agent.json")}
-    assert modes == {"shared": 0o700, "shared/secrets": 0o555, "shared/agent.json": 0o444}
-
-
-def test_a_secret_that_is_no_longer_declared_is_gone(host, run):
-    runtimes._write_shared(host.settings)
-    other = dataclasses.replace(host.settings, agent={"secrets": {"OTHER_API_KEY": "sk-other-sk-other"}})
-    runtimes._write_shared(other)
-    assert os.listdir(run / "shared/secrets") == ["OTHER_API_KEY"]
+    editions.write_files(host.settings.edition)
+    shared = run / "shared"
+    one = shared / host.settings.edition.id
+    paths = (shared, one, one / "secrets", one / "agent.json", one / "secrets/MODEL_API_KEY")
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o700, 0o755, 0o555, 0o444, 0o444]
 
 
 def test_the_variables_of_a_user_are_root_s_alone(host, run):

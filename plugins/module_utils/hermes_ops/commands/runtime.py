@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..description.runtime_keys import key_of
-from ..supervise import runtimes
+from ..supervise import runtime_fleet, runtimes
 from ..supervise.runtime_units import AGENT, PODMAN
 from ..system.errors import OpsError
 from ..system.text import printable
@@ -35,16 +36,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("list", "all users who have a runtime"),
         ("status", "one of them"),
         ("key", "print the user's key"),
+        ("rollout", "bring a changed declaration to the agents that run, or back if it is bad"),
         ("stop", "stop the agent; no call wakes it until the next ensure"),
         ("remove", "remove the runtime; the data stay"),
         ("logs", "read the agent's log"),
         ("exec", "run a command in the container"),
     ):
         action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        if name != "list":
+        if name not in ("list", "rollout"):
             action.add_argument("user", metavar="USER", help="the user's id, as the application knows it")
         if name in ("ensure", "list", "status"):
             action.add_argument("--json", action="store_true", help="print JSON for programs")
+        if name == "rollout":
+            action.add_argument("--again", action="store_true", help="also one that has failed before")
         if name == "key":
             action.add_argument("--version", type=int, help="another version than the first that is accepted")
         if name == "remove":
@@ -101,6 +105,19 @@ def _key(host: runtimes.Host, arguments: argparse.Namespace) -> int:
         )
     say(key_of(host.settings.secret, user.id, version))
     return EXIT_OK
+
+
+def _rollout(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    # Lets the calls go on that wait for an agent; the next rollout does the rest.
+    signal.signal(signal.SIGTERM, _end)
+    left = runtime_fleet.rollout(host, say_now, again=arguments.again)
+    for name in left:
+        say(f"at work; gets it at the next start: {printable(name)}")
+    return EXIT_OK
+
+
+def _end(number: int, _frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _stop(host: runtimes.Host, arguments: argparse.Namespace) -> int:

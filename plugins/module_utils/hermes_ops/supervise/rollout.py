@@ -152,7 +152,7 @@ class Rollout:
                 raise
             journal.problem = str(error)
             self._back(journal)
-            raise _failed(journal) from None
+            raise failed(journal) from None
         self.fleet.prove()
         self.fleet.forget()
         return left
@@ -172,7 +172,7 @@ class Rollout:
             self.say("going on, after an interruption")
             return journal
         if journal.phase == FAILED and journal.target == self.target and not again:
-            raise _failed(journal)
+            raise failed(journal)
         self.fleet.forget()
         return None
 
@@ -264,9 +264,9 @@ class Rollout:
         return self.fleet.restart(batch)
 
     def _judge(self, results: dict[str, str | None]) -> None:
-        failed = [f"user {self.fleet.name(user)}: {why}" for user, why in results.items() if why]
-        if failed:
-            raise OpsError("; ".join(failed), where=self.what)
+        found = [f"user {self.fleet.name(user)}: {why}" for user, why in results.items() if why]
+        if found:
+            raise OpsError("; ".join(found), where=self.what)
 
     def _back(self, journal: Journal) -> None:
         """Have all agents get the former edition again, also those that it left broken."""
@@ -309,7 +309,8 @@ def _busy() -> Refused:
     return Refused("was not tried, since the agents of all canaries are at work", fix="try later: runtime rollout")
 
 
-def _failed(journal: Journal) -> OpsError:
+def failed(journal: Journal) -> OpsError:
+    """The error of a rollout that went back."""
     return OpsError(
         f"was rolled back: {journal.problem}",
         where="the declaration of runtimes",

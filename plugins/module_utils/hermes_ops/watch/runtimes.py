@@ -7,17 +7,22 @@ from __future__ import annotations
 
 from ..host import runtimes
 from ..host.runtime_walls import TABLE
-from ..supervise import proxy
+from ..supervise import editions, proxy
+from ..supervise.rollout import FAILED, failed
+from ..system.errors import OpsError
 from ..system.files import Account
 from ..system.systemd import Manager
 from .findings import Finding
 
 
-def look() -> list[Finding]:
-    """Look at a host with runtimes; on others, nothing is run."""
+def look(ops_dir: str) -> list[Finding]:
+    """Look at a host with runtimes; on others, nothing is run.
+
+    :param ops_dir: directory of the records
+    """
     if not runtimes.present():
         return []
-    found = []
+    found = _rollout(ops_dir)
     if TABLE.lost():
         what = "users' agents may reach each other, and addresses of this host and its networks"
         found.append(Finding("walls_open", what, f"load their rules: systemctl restart {TABLE.unit}"))
@@ -28,3 +33,13 @@ def look() -> list[Finding]:
             Finding("proxy_down", what, f"see why: journalctl -u {proxy.NAME}; then converge the host: site.yml")
         )
     return found
+
+
+def _rollout(ops_dir: str) -> list[Finding]:
+    try:
+        kept = editions.journal(ops_dir)
+    except OpsError as error:
+        return [Finding("rollout_failed", error.what, error.fix or "converge the host: site.yml")]
+    if kept is None or kept.phase != FAILED:
+        return []
+    return [Finding("rollout_failed", f"users' agents keep the former declaration: {kept.problem}", failed(kept).fix)]
