@@ -42,7 +42,7 @@ _ROLLOUT = 6 * 3600.0
 def plan_present(host: Host, manager: Manager) -> Plan:
     """Compare the host with one that has the declared runtimes.
 
-    :raises OpsError: what cannot be changed has changed
+    :raises OpsError: what cannot be changed has changed; when it is applied: the change was bad, and is undone
     """
     declared = host.settings
     path = settings.path_of(JOB)
@@ -124,11 +124,16 @@ def _refuse_moved(host: Host, path: str) -> None:
     if not os.path.exists(path) or not host.users.all():
         return
     before = settings.load(JOB, Runtimes)
-    for name in ("network", "first_uid"):
-        was, now = getattr(before, name), getattr(host.settings, name)
+    for name, value in (
+        ("network", lambda declared: declared.network),
+        ("first_uid", lambda declared: declared.first_uid),
+        # Two editions are beside each other for a while, and everybody has to find both.
+        ("agent: the port of the API", lambda declared: declared.supervised.api.port),
+    ):
+        was, now = value(before), value(host.settings)
         if was != now:
             raise OpsError(
-                f"was {was} when this host's users got their numbers, and is {now}",
+                f"was {was} when this host's users got their runtimes, and is {now}",
                 where=name,
                 fix=f"declare {was} again",
             )
