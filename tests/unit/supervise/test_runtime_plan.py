@@ -73,7 +73,7 @@ def planned(host, manager):
 
 
 def test_a_changed_image_is_rolled_out_by_the_unit(host):
-    manager = Systemd(ok=True)
+    manager = Systemd(ok=True, leaves=lambda: editions.prove(host.ops_dir, host.settings.edition))
     plan = planned(host, manager)
     assert [(each.what, each.after) for each in plan.differences] == [
         ("rollout to users' agents", "image localhost/hermes-agent:2")
@@ -81,6 +81,12 @@ def test_a_changed_image_is_rolled_out_by_the_unit(host):
     assert manager.calls == []
     plan.apply()
     assert manager.calls == [("start", places.ROLLOUT)]
+
+
+def test_one_that_was_under_way_is_followed_by_another(host):
+    manager = Systemd(ok=True)
+    planned(host, manager).apply()
+    assert len(manager.calls) == 2
 
 
 def test_nothing_is_planned_when_all_have_it(host):

@@ -191,15 +191,16 @@ class Rollout:
             waited += PAUSE
         self.say(f"trying {self.what} with {self._names(chosen)}")
         self.fleet.lend(chosen)
-        left = self._renew(journal, lambda running: [user for user in chosen if user in running], self.target)
-        if left:
-            raise _busy()
         running = self.fleet.running()
         for user in chosen:
             if user not in running:
                 journal.touched = [user]
                 self.fleet.write(journal)
                 self._judge({user: self.fleet.wake(user)})
+        # Also one that somebody else had just woken, with the former edition.
+        left = self._renew(journal, lambda running: [user for user in chosen if user in running], self.target)
+        if left:
+            raise _busy()
         journal.touched = chosen
         self.fleet.write(journal)
         self.fleet.sleep(PROOF)

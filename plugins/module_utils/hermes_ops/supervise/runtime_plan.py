@@ -99,6 +99,9 @@ def _plan_rollout(plan: Plan, host: Host, manager: Manager) -> None:
 
 def _roll_out(host: Host, manager: Manager) -> None:
     done = manager.call("start", ROLLOUT, check=False, timeout=_ROLLOUT)
+    if done.ok and editions.is_due(host.settings, host.ops_dir):
+        # It was under way, with what was declared before.
+        done = manager.call("start", ROLLOUT, check=False, timeout=_ROLLOUT)
     failed = editions.failure(host.settings, host.ops_dir)
     if failed:
         raise failed
