@@ -132,7 +132,9 @@ class Host:
 
 
 def roll(host, canaries=(), again=False):
-    return Rollout(host, "image 2", host.target, host.proven, [*canaries], lambda text: None).run(again=again)
+    if again:
+        host.kept = None
+    return Rollout(host, "image 2", host.target, host.proven, [*canaries], lambda text: None).run()
 
 
 USERS = [f"u{number}" for number in range(12)]

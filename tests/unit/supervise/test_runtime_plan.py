@@ -104,6 +104,15 @@ def test_why_it_was_rolled_back_is_the_error(host):
         planned(host, Systemd(ok=False, leaves=fail)).apply()
 
 
+def test_one_that_failed_is_tried_again_only_if_somebody_asks(host):
+    kept = Journal(host.settings.edition.id, FAILED, problem="image 2: user ada: it ended")
+    editions.write_journal(host.ops_dir, kept)
+    with pytest.raises(OpsError, match="user ada"):
+        runtime_plan.roll_out(host, Systemd(ok=False))
+    runtime_plan.roll_out(host, Systemd(ok=True), again=True)
+    assert editions.journal(host.ops_dir) is None
+
+
 def test_one_that_did_not_end_is_an_error_and_names_its_log(host):
     with pytest.raises(OpsError, match="journalctl -u hermes-runtimes-rollout"):
         planned(host, Systemd(ok=False)).apply()

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..description.runtime_keys import key_of
-from ..supervise import runtime_fleet, runtimes
+from ..host.runtimes import ROLLOUT
+from ..supervise import runtime_fleet, runtime_plan, runtimes
 from ..supervise.runtime_units import AGENT, PODMAN
 from ..system.errors import OpsError
 from ..system.text import printable
@@ -49,6 +50,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("--json", action="store_true", help="print JSON for programs")
         if name == "rollout":
             action.add_argument("--again", action="store_true", help="also one that has failed before")
+            # For the unit.
+            action.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
         if name == "key":
             action.add_argument("--version", type=int, help="another version than the first that is accepted")
         if name == "remove":
@@ -108,10 +111,13 @@ def _key(host: runtimes.Host, arguments: argparse.Namespace) -> int:
 
 
 def _rollout(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    if not arguments.here:
+        runtime_plan.roll_out(host, host.manager, again=arguments.again)
+        say(f"The agents that run have what is declared. Which ones were at work all the time: journalctl -u {ROLLOUT}")
+        return EXIT_OK
     # Lets the calls go on that wait for an agent; the next rollout does the rest.
     signal.signal(signal.SIGTERM, _end)
-    left = runtime_fleet.rollout(host, say_now, again=arguments.again)
-    for name in left:
+    for name in runtime_fleet.rollout(host, lambda text: say_now(printable(text))):
         say(f"at work; gets it at the next start: {printable(name)}")
     return EXIT_OK
 

@@ -118,17 +118,16 @@ class Rollout:
     canaries: list[str]
     say: Callable[[str], object]
 
-    def run(self, *, again: bool = False) -> list[str]:
+    def run(self) -> list[str]:
         """Have the running agents get the declared edition, or go back to the former one.
 
         Killed at any point, it is finished by the next call.
 
-        :param again: also if this edition has failed before
         :returns: users whose agents were at work all the time, and get the edition at their next start
         :raises Refused: it could not be tried, since all canaries were at work; nothing has changed
-        :raises OpsError: it failed, and the former edition is back
+        :raises OpsError: it failed, and the former edition is back; or it did so before, and its journal is still there
         """
-        journal = self._recovered(again)
+        journal = self._recovered()
         if self.former is None:
             # There is nothing to go back to.
             journal = Journal(self.target, BATCHES)
@@ -157,7 +156,7 @@ class Rollout:
         self.fleet.forget()
         return left
 
-    def _recovered(self, again: bool) -> Journal | None:
+    def _recovered(self) -> Journal | None:
         """The journal of a run that is to go on; one that must not is ended first.
 
         :raises OpsError: it failed
@@ -171,7 +170,7 @@ class Rollout:
         elif journal.phase != FAILED:
             self.say("going on, after an interruption")
             return journal
-        if journal.phase == FAILED and journal.target == self.target and not again:
+        if journal.phase == FAILED and journal.target == self.target:
             raise failed(journal)
         self.fleet.forget()
         return None

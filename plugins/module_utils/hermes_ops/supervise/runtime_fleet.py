@@ -39,7 +39,7 @@ _GRACE = 60.0
 _TRIES, _TURNED_AWAY = 3, 2.0
 
 
-def rollout(host: Host, say: Callable[[str], object], *, again: bool = False) -> list[str]:
+def rollout(host: Host, say: Callable[[str], object]) -> list[str]:
     """Have the running agents get what is declared, or go back, see :meth:`Rollout.run`.
 
     :returns: names of users whose agents get it at their next start, since they are at work
@@ -52,7 +52,7 @@ def rollout(host: Host, say: Callable[[str], object], *, again: bool = False) ->
         fleet = HostFleet(host, [edition for edition in (former, target) if edition])
         what = editions.changes(former, target)
         machine = Rollout(fleet, what, target.id, former.id if former else None, canaries, say)
-        return [fleet.name(user) for user in machine.run(again=again)]
+        return [fleet.name(user) for user in machine.run()]
 
 
 def _canary(host: Host, name: str) -> str:

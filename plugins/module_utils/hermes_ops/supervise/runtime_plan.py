@@ -90,14 +90,21 @@ def plan_absent(manager: Manager) -> Plan:
 
 
 def _plan_rollout(plan: Plan, host: Host, manager: Manager) -> None:
-    """Plan that the agents get the declared edition. The unit survives the end of this run, and a kill."""
+    """Plan that the agents get the declared edition."""
     if not editions.is_due(host.settings, host.ops_dir):
         return
     changes = editions.changes(editions.proven(host.ops_dir), host.settings.edition)
-    plan.add(Difference("rollout to users' agents", None, changes), lambda: _roll_out(host, manager))
+    plan.add(Difference("rollout to users' agents", None, changes), lambda: roll_out(host, manager))
 
 
-def _roll_out(host: Host, manager: Manager) -> None:
+def roll_out(host: Host, manager: Manager, *, again: bool = False) -> None:
+    """Have the agents get the declared edition, by a unit, which survives the end of this process, and a kill.
+
+    :param again: also if it has failed before
+    :raises OpsError: it failed, or did so before, and the former edition is back
+    """
+    if again and editions.failure(host.settings, host.ops_dir):
+        editions.forget_journal(host.ops_dir)
     done = manager.call("start", ROLLOUT, check=False, timeout=_ROLLOUT)
     if done.ok and editions.is_due(host.settings, host.ops_dir):
         # It was under way, with what was declared before.

@@ -162,7 +162,7 @@ RequiresMountsFor={data_dir} {ops_dir}
 Type=oneshot
 # As long as agents are at work.
 TimeoutStartSec=infinity
-ExecStart={command} runtime rollout
+ExecStart={command} runtime rollout --here
 # If killed, it goes on. If all canaries are at work, it is tried again. What has failed has gone back already.
 Restart=on-failure
 RestartPreventExitStatus=1 {failed_status}
