@@ -17,6 +17,7 @@
 ``secrets``   a look at a source with 20 parameters, as every minute: time and memory, against one HTTP request
 ``aws``       aws_provision of a host that is as declared, against stock modules: time, and calls counted at the server
 ``image``     the size of both images of an agent, and from the start of a container to an agent that answers
+``runtimes``  agents of 200 users: calls, memory, and a no-change site.yml (bench/runtimes.py measures on the host)
 ``update_downtime``  how long the agent is away during an update and a rollback, against a plain restart
 """
 
@@ -125,17 +126,18 @@ class Site:
             "webhooks": [{"name": "claude-context", "prompt": "{body}"}],
         }
 
-    def play(self, playbook: str | Path, *arguments: str) -> str:
+    def play(self, playbook: str | Path, *arguments: str, **environment: str) -> str:
         return run(
             BIN / "ansible-playbook",
             playbook,
             *arguments,
             ANSIBLE_CONFIG=str(self.directory / "ansible.cfg"),
             NO_COLOR="1",
+            **environment,
         )
 
-    def site(self, *arguments: str) -> str:
-        return self.play("alwayson.hermes.site", *arguments)
+    def site(self, *arguments: str, **environment: str) -> str:
+        return self.play("alwayson.hermes.site", *arguments, **environment)
 
     def module_runs(self, *arguments: str) -> int:
         """How often a no-change run executes something on the host; with pipelining, once for each module run."""
@@ -501,6 +503,50 @@ def image(directory: Path) -> None:
     print(f"| container on its volume to healthy agent | {statistics.median(again):.1f} s | | | ≤ 1.5 s |")
 
 
+def runtimes(directory: Path) -> None:
+    sys.path[:0] = [str(ROOT / "tests/hosts")]
+    import agent_image
+
+    name, models, program = "bench-runtimes", "bench-models", "/usr/local/lib/runtimes.py"
+    image = agent_image.build()
+    podman = ("--docker=--security-opt=systempaths=unconfined", "--docker=--volume=/var/lib/containers")
+    box(name, f"{SUITE}+0.19.0", *podman)
+    box(models)
+    # Containers do not reach the host, so their models are elsewhere.
+    server = ("python3", "/usr/local/lib/fakes/model_server.py", "--host=0.0.0.0", "--port=18090")
+    run("docker", "exec", models, "systemd-run", "--quiet", *server)
+    address = run(sys.executable, BOX, "address", models).strip()
+    install = "apt-get update -qq && apt-get install -qq --yes --no-install-recommends podman crun netavark iptables"
+    run("docker", "exec", "--env=DEBIAN_FRONTEND=noninteractive", name, "sh", "-c", install)
+    run("sh", "-c", f"docker save {image} | docker exec --interactive {name} podman load --quiet")
+    run("docker", "cp", ROOT / "bench/runtimes.py", f"{name}:{program}")
+    model = {"provider": "custom", "default": "stub-model", "base_url": f"http://{address}:18090/v1"}
+    declared = {
+        "runtimes_enabled": True,
+        "runtimes_image": f"localhost/{image}",
+        "runtimes_secret": "the-secret-of-the-host-of-the-bench",
+        "runtimes_egress": [f"{address}/32"],
+        "runtimes_agent": {
+            "config": {"model": {**model, "api_key": "${MODEL_API_KEY}"}},
+            "secrets": Site.agent(0)["secrets"],
+        },
+    }
+    users = {"runtimes_users": [f"user-{number}" for number in range(200)]}
+    site = Site(directory, [name])
+    site.site("--extra-vars", json.dumps(declared))
+    none = run("docker", "exec", name, "python3", program).strip()
+    site.site("--extra-vars", json.dumps({**declared, **users}))
+    print(run("docker", "exec", name, "python3", program, "measure", none), end="", flush=True)
+    took = []
+    for _each in range(RUNS):
+        output = site.site(
+            "--extra-vars", json.dumps({**declared, **users}), ANSIBLE_CALLBACKS_ENABLED="ansible.posix.profile_tasks"
+        )
+        took.append(float(re.findall(r"runtimes : Users have their agents -+ ([\d.]+)s", output)[0]))
+    down(name, models)
+    print(f"| no change, 200 declared users: the module run | {statistics.median(took):.1f} s | | | ≤ 2 s |")
+
+
 def main() -> None:
     benches = {
         "first": first,
@@ -514,6 +560,7 @@ def main() -> None:
         "secrets": secrets,
         "aws": aws,
         "image": image,
+        "runtimes": runtimes,
         "update_downtime": update_downtime,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

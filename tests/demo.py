@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,11 +28,16 @@ ROOT = Path(__file__).resolve().parent.parent
 # Where inventories/demo keeps the secrets that it makes.
 SECRETS = ROOT / ".cache" / "demo"
 BOX = "hermes-demo"
+# The host of --runtimes; box.py's options let it run containers.
+USERS_BOX = "hermes-demo-users"
+CONTAINERS = ("--docker=--security-opt=systempaths=unconfined", "--docker=--volume=/var/lib/containers")
+USERS = ("ada@example.com", "bob", "6ba7b810-9dad-41d1-80b4-00c04fd430c8")
 MODEL = "hermes-demo-model"
 NETWORK = "hermes-demo"
 SUITE = "bookworm"
 API_PORT = 8642
 WEBHOOK_PORT = 8644
+USERS_PORT = 8640
 MODEL_PORT = 18080
 WEBHOOK = "claude-context"
 ANSWER_SECONDS = 60
@@ -108,27 +114,23 @@ def start_model_server(image: str) -> None:
         )
 
 
-def converge() -> None:
+def converge(inventory: str) -> None:
     # The checkout's own Ansible and settings, whatever the current directory is.
     environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "PATH": os.pathsep.join([str(ROOT / ".venv/bin"), os.environ["PATH"]]),
     }
     os.environ.update(environment)
-    run("ansible-playbook", "--inventory", "inventories/demo", "playbooks/site.yml", show=True)
+    run("ansible-playbook", "--inventory", inventory, "playbooks/site.yml", show=True)
 
 
-def chat(address: str) -> None:
-    key = (SECRETS / "api_server_key").read_text().strip()
+def chat(url: str, key: str) -> None:
+    """Ask the agent whose API is at *url*."""
     # A random token, so the answer cannot be prepared.
     token = secrets.token_hex(4)
     question = f"Hello agent, please say {token} back."
     body = {"model": "hermes-agent", "messages": [{"role": "user", "content": question}]}
-    answer = ask(
-        f"http://{address}:{API_PORT}/v1/chat/completions",
-        json.dumps(body).encode(),
-        {"Authorization": f"Bearer {key}"},
-    )
+    answer = ask(f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Authorization": f"Bearer {key}"})
     reply = answer["choices"][0]["message"]["content"]
     print(f"you:   {question}\nagent: {reply}")
     if answer["choices"][0]["finish_reason"] != "stop" or token not in reply:
@@ -166,14 +168,12 @@ def up() -> None:
         address = box("up", BOX, SUITE, f"--docker=--network={NETWORK}")
         print(f"host {BOX} at {address}: systemd, Python and nothing else")
     with phase("Converge: ansible-playbook --inventory inventories/demo playbooks/site.yml"):
-        converge()
+        converge("inventories/demo")
     with phase("Ask the agent through its API"):
-        chat(address)
+        chat(f"http://{address}:{API_PORT}", (SECRETS / "api_server_key").read_text().strip())
     with phase("Post a signed webhook"):
         send_webhook(address)
-    print("\nSeconds:")
-    for text, seconds in phases:
-        print(f"  {seconds:6.1f}  {text}")
+    print_seconds()
     root = "sudo " if "SUDO_USER" in os.environ else ""
     print(f"""
 Go on:
@@ -186,9 +186,51 @@ Go on:
   script/demo --down    remove it all""")
 
 
+def up_runtimes() -> None:
+    """A host with an agent for each of three users, who all sleep until they are called."""
+    phases.append(("The environment in .venv", time.time() - float(os.environ["DEMO_STARTED"])))
+    with phase("Docker's engine, and the image of a bare Debian 12 host"):
+        box("engine")
+        image = box("image", SUITE)
+    with phase("The image of an agent"):
+        agent = run(sys.executable, ROOT / "tests/hosts/agent_image.py")
+    with phase("A model server, and a bare host beside it, which gets the image"):
+        start_model_server(image)
+        address = box("up", USERS_BOX, SUITE, f"--docker=--network={NETWORK}", *CONTAINERS)
+        install = (
+            "apt-get update -qq && apt-get install -qq --yes --no-install-recommends podman crun netavark iptables"
+        )
+        docker("exec", "--env=DEBIAN_FRONTEND=noninteractive", USERS_BOX, "sh", "-c", f"{install} >/dev/null")
+        run("sh", "-c", f"docker save {agent} | docker exec --interactive {USERS_BOX} podman load --quiet")
+    network = f'{{{{(index .NetworkSettings.Networks "{NETWORK}").IPAddress}}}}'
+    os.environ["DEMO_MODEL"] = docker("inspect", "--format", network, MODEL)
+    os.environ["DEMO_IMAGE"] = f"localhost/{agent}"
+    with phase("Converge: ansible-playbook --inventory inventories/users playbooks/site.yml"):
+        converge("inventories/users")
+    for user in USERS:
+        # An application computes it from the secret.
+        key = docker("exec", USERS_BOX, "hermes-ops", "runtime", "key", user)
+        with phase(f"Call the agent of {user}, which sleeps"):
+            url = f"http://{address}:{USERS_PORT}/u/{urllib.parse.quote(user, safe='')}"
+            chat(url, key)
+    print_seconds()
+    print(f"""
+Go on:
+  docker exec {USERS_BOX} hermes-ops runtime list
+  docker exec {USERS_BOX} hermes-ops runtime ensure eve
+  docs/runtimes.md           how an application calls them
+  script/demo --down         remove it all""")
+
+
+def print_seconds() -> None:
+    print("\nSeconds:")
+    for text, seconds in phases:
+        print(f"  {seconds:6.1f}  {text}")
+
+
 def down() -> None:
     if shutil.which("docker"):
-        box("down", BOX, MODEL)
+        box("down", BOX, USERS_BOX, MODEL)
         if docker("network", "ls", "--filter", f"name=^{NETWORK}$", "--format", "{{.Name}}"):
             docker("network", "rm", NETWORK)
     shutil.rmtree(SECRETS, ignore_errors=True)
@@ -202,10 +244,16 @@ def main() -> int:
         "ask the agent something and post a signed webhook. Installs and starts Docker's engine where there is none. "
         "Status 0 only when the agent really answered.",
     )
+    parser.add_argument("--runtimes", action="store_true", help="show a host with an agent for each of three users")
     parser.add_argument("--down", action="store_true", help="remove what the demo made")
     arguments = parser.parse_args()
     try:
-        down() if arguments.down else up()
+        if arguments.down:
+            down()
+        elif arguments.runtimes:
+            up_runtimes()
+        else:
+            up()
     except DemoError as error:
         print(f"demo: error: {error}", file=sys.stderr)
         return 1

@@ -36,6 +36,7 @@ ORDER = (
     "update",
     "operate",
     "unit",
+    "runtimes",
     "replace",
     "tailscale",
     "image",

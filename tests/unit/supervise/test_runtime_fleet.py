@@ -62,6 +62,8 @@ class Systemd:
         image = re.search(r"localhost/hermes-agent:\d", text)[0]
         shared = re.search(r"--volume=([^:\s]+)/agent.json:", text)[1]
         assert os.path.exists(f"{shared}/agent.json")
+        secrets = re.search(r"--volume=([^:\s]+):/run/secrets", text)[1].replace("%i", user)
+        assert os.path.exists(f"{secrets}/MODEL_API_KEY")
         self.containers.pop(user, None)
         failed = self.failed / user
         if image in self.bad:
@@ -96,6 +98,9 @@ def systemd(tmp_path, monkeypatch):
         path = getattr(places, name).replace("/run/hermes-runtimes", f"{tmp_path}/run")
         monkeypatch.setattr(places, name, path)
     monkeypatch.setattr(runtime_units, "SHARED", f"{tmp_path}/run/shared")
+    monkeypatch.setattr(runtime_units, "USERS", f"{tmp_path}/run/users")
+    monkeypatch.setattr(runtimes.grp, "getgrnam", lambda name: types.SimpleNamespace(gr_gid=os.getgid()))
+    monkeypatch.setattr(runtimes.resting, "set_wakes", lambda directory, users: None)
     monkeypatch.setattr(runtimes, "PROXY_SECRETS", f"{tmp_path}/run/proxy/secrets.json")
     runtimes._make_places()
     for name in ("etc", "lent", "data", "data/ops", "data/ops/runtimes"):
@@ -136,11 +141,14 @@ def host(systemd, tmp_path):
     found = runtimes.Host(declared(), str(tmp_path / "data"), str(tmp_path / "data/ops"))
     for user in USERS:
         found.users.write(user)
+    runtimes.boot(found)
     assert runtime_fleet.rollout(found, lambda text: None) == []
     for user in (ADA, BOB):
         systemd.start(user)
     systemd.calls.clear()
-    return dataclasses.replace(found, settings=declared(2))
+    changed = dataclasses.replace(found, settings=declared(2))
+    runtimes.boot(changed)
+    return changed
 
 
 OLD, NEW = declared().edition.id, declared(2).edition.id
@@ -164,6 +172,9 @@ def test_it_reaches_those_that_run_and_then_those_that_wake(host, systemd):
     assert systemd.text_of(CY) == systemd.loaded[CY]
     assert NEW in systemd.loaded[CY]
     assert os.listdir(places.SHARED) == [NEW]
+    assert {path: os.listdir(path) for path in glob.glob(f"{places.USERS}/*/secrets")} == {
+        f"{places.USERS}/{user.id}/secrets": [NEW] for user in USERS
+    }
     assert not any("sk-" in line for line in said)
 
 

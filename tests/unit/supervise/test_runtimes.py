@@ -20,6 +20,7 @@ import threading
 from typing import ClassVar
 
 import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import runtime_keys
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.runtimes import Runtimes
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import runtimes as places
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.runtimes import User
@@ -75,7 +76,7 @@ def texts(**more):
 def test_nothing_is_left_to_be_filled_in():
     for name, text in texts(plugins={"notes": "/srv/notes"}).items():
         bare = re.sub(r"\$\$?\{\w+\}", "", text)
-        shell = re.sub(r"\{ .*?; \}", "", bare, flags=re.S)
+        shell = re.sub(r"\{ .*? \}", "", bare, flags=re.S)
         assert not re.search(r"[{}]", shell), name
 
 
@@ -133,32 +134,48 @@ def test_an_agent_has_its_drain_time_before_it_is_killed():
 def test_what_all_share_holds_no_secret_and_nothing_that_only_a_host_uses(host, run):
     edition = host.settings.edition
     editions.write_files(edition)
+    assert os.listdir(run / "shared" / edition.id) == ["agent.json"]
     entry = json.loads((run / "shared" / edition.id / "agent.json").read_text(encoding="utf-8"))
     assert set(entry) == {"name", "config", "drain"}
-    assert (run / "shared" / edition.id / "secrets/MODEL_API_KEY").read_text(encoding="utf-8") == "sk-of-the-model"
 
 
-def test_only_root_finds_it_and_any_user_in_a_container_reads_it(host, run):
-    editions.write_files(host.settings.edition)
-    shared = run / "shared"
-    one = shared / host.settings.edition.id
-    paths = (shared, one, one / "secrets", one / "agent.json", one / "secrets/MODEL_API_KEY")
-    assert [path.stat().st_mode & 0o777 for path in paths] == [0o700, 0o755, 0o555, 0o444, 0o444]
+def contents(directory):
+    return {path.name: path.read_text(encoding="utf-8") for path in directory.iterdir()}
 
 
-def test_the_variables_of_a_user_are_root_s_alone(host, run):
+def test_only_root_finds_secrets_and_any_user_in_a_container_reads_them(host, run):
+    edition = host.settings.edition
+    editions.write_files(edition)
     runtimes._write_variables(host, ADA)
-    directory = run / "users" / ADA.id
-    assert {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()} == {"address": 0o600, "key": 0o600}
-    variables = dict(line.split("=") for line in (directory / "address").read_text(encoding="utf-8").splitlines())
-    assert variables == {
+    user, secrets = run / "users" / ADA.id, run / "users" / ADA.id / "secrets" / edition.id
+    shared = run / "shared" / edition.id
+    paths = (run / "shared", shared, shared / "agent.json", run / "users", user, user / "address", secrets)
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o700, 0o755, 0o444, 0o700, 0o700, 0o600, 0o555]
+    assert {path.stat().st_mode & 0o777 for path in secrets.iterdir()} == {0o444}
+    assert contents(secrets) == {
+        "MODEL_API_KEY": "sk-of-the-model",
+        "API_SERVER_KEY": runtime_keys.api_key_of(SECRET, ADA.id),
+    }
+
+
+def test_a_secret_that_is_no_longer_declared_is_in_no_later_edition(host, run):
+    runtimes._write_variables(host, ADA)
+    other = dataclasses.replace(host.settings, agent={"secrets": {"OTHER_API_KEY": "sk-other-sk-other"}})
+    runtimes._write_variables(dataclasses.replace(host, settings=other), ADA)
+    secrets = run / "users" / ADA.id / "secrets" / other.edition.id
+    assert set(contents(secrets)) == {"OTHER_API_KEY", "API_SERVER_KEY"}
+
+
+def test_the_variables_of_a_user_follow_from_the_number(host, run):
+    runtimes._write_variables(host, ADA)
+    text = (run / "users" / ADA.id / "address").read_text(encoding="utf-8")
+    assert dict(line.split("=") for line in text.splitlines()) == {
         "HOST": "10.210.0.9",
         "ADDRESS": "10.210.0.9:8642",
         "MAC": "02:68:0a:d2:00:09",
         "NUMBER": "700007",
         "IDLE": "600",
     }
-    assert (directory / "key").read_text(encoding="utf-8").startswith("API_SERVER_KEY=")
 
 
 # --- volumes ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..description.runtime_keys import key_of
 from ..host.runtimes import ROLLOUT
-from ..supervise import runtime_fleet, runtime_plan, runtimes
+from ..supervise import orphans, runtime_fleet, runtime_plan, runtimes
 from ..supervise.runtime_units import AGENT, PODMAN
 from ..system.errors import OpsError
 from ..system.text import printable
@@ -40,11 +40,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("rollout", "bring a changed declaration to the agents that run, or back if it is bad"),
         ("stop", "stop the agent; no call wakes it until the next ensure"),
         ("remove", "remove the runtime; the data stay"),
+        ("orphans", "what is left of users who have no runtime"),
         ("logs", "read the agent's log"),
         ("exec", "run a command in the container"),
     ):
         action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        if name not in ("list", "rollout"):
+        if name not in ("list", "rollout", "orphans"):
             action.add_argument("user", metavar="USER", help="the user's id, as the application knows it")
         if name in ("ensure", "list", "status"):
             action.add_argument("--json", action="store_true", help="print JSON for programs")
@@ -54,7 +55,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
         if name == "key":
             action.add_argument("--version", type=int, help="another version than the first that is accepted")
-        if name == "remove":
+        if name == "orphans":
+            action.add_argument("--remove", action="store_true", help="remove it, but no data")
+        if name in ("remove", "orphans"):
             action.add_argument("--purge", action="store_true", help="remove the data as well")
         if name == "logs":
             action.add_argument("--lines", type=int, default=100, metavar="N", help="the last N (%(default)s)")
@@ -136,6 +139,17 @@ def _remove(host: runtimes.Host, arguments: argparse.Namespace) -> int:
     runtimes.remove(host, user, purge=arguments.purge)
     if not arguments.purge:
         say(f"The data stay in {user.directory(host.data_dir)}.")
+    return EXIT_OK
+
+
+def _orphans(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    found = left = orphans.find(host)
+    word = "found"
+    if arguments.remove or arguments.purge:
+        left, word = orphans.remove(host, found, purge=arguments.purge), "left"
+    for each in found:
+        data = ", with data" if each.data else ""
+        say(f"{word if each in left else 'removed'}: {each.kind} {printable(each.name)}{data}")
     return EXIT_OK
 
 

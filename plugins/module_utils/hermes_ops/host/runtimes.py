@@ -11,7 +11,7 @@
     <ops_dir>/runtimes.proven.json      the edition that all agents had last, see Edition
     <ops_dir>/runtimes.rollout.json     the journal of the rollout of another one
     /run/hermes-runtimes/shared/<id>/   what all containers of an edition have in common
-    /run/hermes-runtimes/users/<id>/    the variables of the units of one
+    /run/hermes-runtimes/users/<id>/    the variables of the units of one, and the secrets of the agent by edition
     /run/hermes-runtimes/sockets/       where callers reach them
     /run/hermes-runtimes/failed/<id>    why the agent could not be started the last time
 """

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -82,16 +83,16 @@ def wanted(declared: Runtimes, ops_dir: str) -> list[Edition]:
 
 
 def write_files(edition: Edition) -> None:
-    """What every container gets. The directory above is root's alone, so on the host nobody else reads it."""
+    """What every container gets, but for the secrets."""
     directory = os.path.join(runtimes.SHARED, edition.id)
-    secrets = edition.agent.get("secrets", {})
     ensure_directory(directory, mode=0o755)
-    ensure_directory(f"{directory}/secrets", mode=0o555)
-    for name, value in secrets.items():
-        write_atomic(f"{directory}/secrets/{name}", value, mode=0o444)
     entry = {key: value for key, value in edition.agent.items() if key not in ("secrets", *OF_THE_HOST)}
-    # Last: by it the edition counts as complete.
     write_atomic(f"{directory}/agent.json", json.dumps({"name": "agent", **entry}), mode=0o444)
+
+
+def secrets_of(user: runtimes.User, edition: str) -> str:
+    """The directory with the secrets of the user's agent in the *edition*."""
+    return f"{runtimes.USERS}/{user.id}/secrets/{edition}"
 
 
 def are_written(declared: Runtimes, ops_dir: str) -> bool:
@@ -102,8 +103,9 @@ def are_written(declared: Runtimes, ops_dir: str) -> bool:
 
 def keep_only(ids: Collection[str]) -> None:
     """Remove the files of all other editions. A container that runs needs those of its own."""
-    for name in set(os.listdir(runtimes.SHARED)) - set(ids):
-        shutil.rmtree(os.path.join(runtimes.SHARED, name), ignore_errors=True)
+    for path in [*glob.glob(f"{runtimes.SHARED}/*"), *glob.glob(f"{runtimes.USERS}/*/secrets/*")]:
+        if os.path.basename(path) not in ids:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def changes(before: Edition | None, after: Edition) -> str:

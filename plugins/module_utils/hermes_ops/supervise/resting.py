@@ -139,7 +139,7 @@ def next_due(jobs: Mapping[str, tuple[float, float]], now: float) -> float | Non
     A job that is overdue although the agent was up is tried again later.
     """
     dues = [due if due > now else now + AGAIN_SECONDS for due, _ended in jobs.values()]
-    return min(min(dues), now + _FURTHEST) if dues else None
+    return min(*dues, now + _FURTHEST) if dues else None
 
 
 def wake_at(user: str, due: float) -> float:

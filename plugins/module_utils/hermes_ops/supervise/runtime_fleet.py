@@ -107,14 +107,12 @@ class HostFleet:
         return not agent.running or bool(runtimes.work_of(self.host, one, agent).busy)
 
     def lend(self, users: list[str]) -> None:
-        editions.write_files(self.target)
         self._take_back()
         for user in users:
             write_atomic(f"{LENT}/{AGENT.format(user)}", self._text(self.target), mode=UNIT_MODE)
         self.host.manager.call("daemon-reload")
 
     def switch(self, edition: str) -> None:
-        editions.write_files(self.known[edition])
         write_atomic(f"{UNIT_DIRECTORY}/{AGENT.format('')}", self._text(self.known[edition]), mode=UNIT_MODE)
         self._take_back()
         self.host.manager.call("daemon-reload")

@@ -38,7 +38,7 @@ PODMAN = "/usr/bin/podman"
 # Seconds beyond the agent's own drain time until it is killed.
 _GRACE = 15
 # Seconds that a front lives whose agent could not be started: the callers who wait are told, the next one tries again.
-_FAILED_IDLE = 1
+_FAILED_SECONDS = 1
 
 _HEADER = "# Written by the Ansible collection alwayson.hermes.\n"
 
@@ -70,8 +70,9 @@ OnSuccess={rest}
 [Service]
 EnvironmentFile={users}/%i/address
 User={group}
-# At an address where nothing is, a container's that could not be started, a connection waits for seconds.
-ExecStart=/bin/sh -c 'test ! -e {failed}/%i || {{ IDLE={failed_idle} ADDRESS=127.0.0.1:1; }}; \\
+# At an address where nothing is, a container's that could not be started, a connection waits for seconds. It ends soon
+# even if calls keep coming, so that one of them tries again.
+ExecStart=/bin/sh -c 'test ! -e {failed}/%i || {{ ADDRESS=127.0.0.1:1; (sleep {failed_seconds}; kill $$$$) & }}; \\
   exec /lib/systemd/systemd-socket-proxyd --connections-max=1024 --exit-idle-time=$${{IDLE}}s $${{ADDRESS}}'
 # Fails in place of a rest, which would start the agent once more.
 ExecStopPost=/usr/bin/test ! -e {failed}/%i
@@ -99,14 +100,14 @@ NotifyAccess=all
 EnvironmentFile={users}/%i/address
 # Never without walls.
 ExecStartPre=/bin/sh -c '{{ {listed}; }} >/dev/null'
-ExecStart={podman} --events-backend=none run --name=hermes-user-%i --replace --rm --detach --pull=never \\
+ExecStart={podman} --events-backend=none run --name=hermes-user-%i --replace --detach --pull=never \\
   --label={label}={edition} \\
   --cgroups=split --sdnotify=conmon --log-driver=passthrough \\
   --network={network} --ip=${{HOST}} --mac-address=${{MAC}} --user=${{NUMBER}}:${{NUMBER}} \\
   --read-only --tmpfs=/tmp:mode=1777 --cap-drop=all --security-opt=no-new-privileges \\
-  --env-file={users}/%i/key --volume={volumes}/%i:{data} \\
+  --volume={volumes}/%i:{data} \\
   --volume={shared}/agent.json:/etc/hermes/agent.json:ro \\
-  --volume={shared}/secrets:/run/secrets/hermes:ro \\
+  --volume={users}/%i/secrets/{edition}:/run/secrets/hermes:ro \\
 {plugins}  {image}
 ExecStartPost={command} runtime wait %i
 ExecStop={podman} --events-backend=none stop --ignore --time={drain} hermes-user-%i
@@ -210,7 +211,7 @@ def render(settings: Runtimes, edition: Edition, data_dir: str, ops_dir: str) ->
         "start": settings.start,
         "stop": agent.drain + _GRACE,
         "failed_status": OpsError.exit_status,
-        "failed_idle": _FAILED_IDLE,
+        "failed_seconds": _FAILED_SECONDS,
         "limits": _lines(limits),
         "hardening": _lines(HARDENING),
     }

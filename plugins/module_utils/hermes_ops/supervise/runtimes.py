@@ -9,6 +9,7 @@ import contextlib
 import grp
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ from ..agent import removal
 from ..agent.work import Work, read_work
 from ..description.runtime_addresses import address_of, mac_of, network_of
 from ..description.runtime_keys import api_key_of
-from ..description.runtimes import API_KEY, Runtimes
+from ..description.runtimes import API_KEY, Edition, Runtimes
 from ..host import runtimes, settings
 from ..host.installation import Installation
 from ..host.runtime_network import pinning
@@ -90,12 +91,13 @@ class Host:
 def boot(host: Host) -> None:
     """Write what the units need in memory, for all users, and set what wakes their agents for cron."""
     _make_places()
-    for edition in editions.wanted(host.settings, host.ops_dir):
-        editions.write_files(edition)
     _write_proxy_secrets(host.settings)
     users = [user for user in host.users.all() if not user.off]
     for user in users:
         _write_variables(host, user)
+    # After the users' secrets: by it an edition counts as complete.
+    for edition in editions.wanted(host.settings, host.ops_dir):
+        editions.write_files(edition)
     resting.set_wakes(host.users.directory, (user.id for user in users))
 
 
@@ -159,6 +161,9 @@ def ensure(host: Host, name: str) -> dict[str, Any]:
     """
     (user,) = enrol(host, [name])
     if agent_of(host, user).active != "active":
+        if reason_of(user):
+            # It may still tell its callers of the last failure.
+            host.manager.call("stop", FRONT.format(user.id))
         wake(host, user)
     (found,) = report(host, [user])
     if found["state"] != "running":
@@ -255,11 +260,9 @@ def remove(host: Host, user: User, *, purge: bool) -> None:
     with host.users.lock():
         _stop(host, user)
         run([PODMAN, "rm", "--force", "--ignore", "--time=0", user.container], timeout=60.0)
-        for path in (f"{runtimes.USERS}/{user.id}/address", f"{runtimes.USERS}/{user.id}/key", user.failed):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        shutil.rmtree(f"{runtimes.USERS}/{user.id}", ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
-            os.rmdir(f"{runtimes.USERS}/{user.id}")
+            os.unlink(user.failed)
         if purge:
             directory = user.directory(host.data_dir)
             if os.path.lexists(directory):
@@ -300,8 +303,7 @@ def _answers(family: int, address: Any, seconds: float) -> bool:
 def is_complete(host: Host, user: User) -> bool:
     """Whether nothing is missing for the user's agent to be woken."""
     return all(
-        os.path.lexists(path)
-        for path in (user.directory(host.data_dir), _variables(user, "address"), _link(user), user.socket)
+        os.path.lexists(path) for path in (user.directory(host.data_dir), _address(user), _link(user), user.socket)
     )
 
 
@@ -333,14 +335,30 @@ def _write_variables(host: Host, user: User) -> None:
         "IDLE": declared.idle,
     }
     ensure_directory(f"{runtimes.USERS}/{user.id}", mode=0o700)
-    write_atomic(_variables(user, "key"), f"{API_KEY}={api_key_of(declared.secret, user.id)}\n", mode=0o600)
+    for edition in editions.wanted(declared, host.ops_dir):
+        _write_secrets(declared, edition, user)
     # Last: by it the user's files count as complete.
     text = "".join(f"{name}={value}\n" for name, value in variables.items())
-    write_atomic(_variables(user, "address"), text, mode=0o600)
+    write_atomic(_address(user), text, mode=0o600)
 
 
-def _variables(user: User, name: str) -> str:
-    return f"{runtimes.USERS}/{user.id}/{name}"
+def _write_secrets(declared: Runtimes, edition: Edition, user: User) -> None:
+    """The secrets of the user's agent, as files: podman would keep variables of a container on its disk.
+
+    The directory above is root's alone, so on the host nobody else reads them; in the container its user has to.
+    """
+    directory = editions.secrets_of(user, edition.id)
+    secrets = {**edition.agent.get("secrets", {}), API_KEY: api_key_of(declared.secret, user.id)}
+    ensure_directory(os.path.dirname(directory), mode=0o700)
+    ensure_directory(directory, mode=0o555)
+    for name, value in secrets.items():
+        write_atomic(f"{directory}/{name}", value, mode=0o444)
+    for name in set(os.listdir(directory)) - secrets.keys():
+        os.unlink(f"{directory}/{name}")
+
+
+def _address(user: User) -> str:
+    return f"{runtimes.USERS}/{user.id}/address"
 
 
 def _make_directory(host: Host, user: User) -> None:
