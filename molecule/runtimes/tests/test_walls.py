@@ -93,7 +93,7 @@ def test_another_user_s_files_and_the_host_s_are_not_there(ada, bob):
     # Nor could its UNIX user read them on the host.
     uid = ada.status()["uid"]
     memory, kept = "/run/hermes-runtimes", "/etc/hermes-ops/runtimes.json"
-    for look in (f"ls {bob.data}", f"ls {memory}/shared/secrets", f"ls {memory}/users", f"cat {kept}"):
+    for look in (f"ls {bob.data}", f"ls {memory}/shared", f"ls {memory}/users", f"cat {kept}"):
         ada.shell(look)
         denied = ada.shell(f"setpriv --reuid={uid} --regid={uid} --clear-groups {look} 2>&1 || true")
         assert "Permission denied" in denied, look

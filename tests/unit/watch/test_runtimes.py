@@ -13,7 +13,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.nftables import Table
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import editions, health, journal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.rollout import Journal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.runtime_units import AGENT
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
@@ -31,14 +32,29 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch i
         (False, True, "failed", []),
     ],
 )
-def test_what_is_gone_is_found_on_a_host_with_runtimes(monkeypatch, present, lost, active, causes):
+def test_what_is_gone_is_found_on_a_host_with_runtimes(tmp_path, monkeypatch, present, lost, active, causes):
     def units(self, names):
         return {name: dataclasses.replace(self._unit(name, {}), active=active) for name in names}
 
     monkeypatch.setattr(host, "present", lambda: present)
     monkeypatch.setattr(Table, "lost", lambda self: lost)
     monkeypatch.setattr(Manager, "units", units)
-    assert [finding.cause for finding in runtimes.look()] == causes
+    assert [finding.cause for finding in runtimes.look(str(tmp_path))] == causes
+
+
+@pytest.mark.parametrize(("phase", "causes"), [("failed", ["rollout_failed"]), ("batches", []), ("back", [])])
+def test_a_declaration_that_was_rolled_back_is_found(tmp_path, monkeypatch, phase, causes):
+    monkeypatch.setattr(host, "present", lambda: True)
+    monkeypatch.setattr(Table, "lost", lambda self: False)
+    monkeypatch.setattr(
+        Manager,
+        "units",
+        lambda self, names: {name: dataclasses.replace(self._unit(name, {}), active="active") for name in names},
+    )
+    editions.write_journal(str(tmp_path), Journal("new", phase, problem="image 2: user ada: it ended"))
+    found = runtimes.look(str(tmp_path))
+    assert [finding.cause for finding in found] == causes
+    assert all("user ada" in finding.what for finding in found)
 
 
 # --- agents that run -------------------------------------------------------------------------------------------

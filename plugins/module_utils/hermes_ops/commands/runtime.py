@@ -8,13 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..description.runtime_keys import key_of
-from ..supervise import orphans, runtimes
+from ..host.runtimes import ROLLOUT
+from ..supervise import orphans, runtime_fleet, runtime_plan, runtimes
 from ..supervise.runtime_units import AGENT, PODMAN
 from ..system.errors import OpsError
 from ..system.text import printable
@@ -38,6 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("list", "all users who have a runtime"),
         ("status", "one of them"),
         ("key", "print the user's key"),
+        ("rollout", "bring a changed declaration to the agents that run, or back if it is bad"),
         ("stop", "stop the agent; no call wakes it until the next ensure"),
         ("remove", "remove the runtime; the data stay"),
         ("orphans", "what is left of users who have no runtime"),
@@ -45,10 +48,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("exec", "run a command in the container"),
     ):
         action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        if name not in ("list", "orphans"):
+        if name not in ("list", "rollout", "orphans"):
             action.add_argument("user", metavar="USER", help=_USER)
         if name in ("ensure", "list", "status"):
             action.add_argument("--json", action="store_true", help="print JSON for programs")
+        if name == "rollout":
+            action.add_argument("--again", action="store_true", help="also one that has failed before")
+            # For the unit.
+            action.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
         if name == "key":
             action.add_argument("--version", type=int, help="another version than the first that is accepted")
         if name == "orphans":
@@ -114,6 +121,22 @@ def _key(host: runtimes.Host, arguments: argparse.Namespace) -> int:
         )
     say(key_of(host.settings.secret, user.id, version))
     return EXIT_OK
+
+
+def _rollout(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    if not arguments.here:
+        runtime_plan.roll_out(host, host.manager, again=arguments.again)
+        say(f"The agents that run have what is declared. Which ones were at work all the time: journalctl -u {ROLLOUT}")
+        return EXIT_OK
+    # Lets the calls go on that wait for an agent; the next rollout does the rest.
+    signal.signal(signal.SIGTERM, _end)
+    for name in runtime_fleet.rollout(host, lambda text: say_now(printable(text))):
+        say(f"at work; gets it at the next start: {printable(name)}")
+    return EXIT_OK
+
+
+def _end(number: int, _frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _stop(host: runtimes.Host, arguments: argparse.Namespace) -> int:

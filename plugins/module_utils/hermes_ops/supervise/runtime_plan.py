@@ -14,16 +14,16 @@ from ..description.runtime_addresses import network_of
 from ..description.runtimes import Runtimes
 from ..host import runtime_network, runtimes, settings
 from ..host.accounts import number_of_user
-from ..host.runtimes import BOOT, JOB
+from ..host.runtimes import BOOT, JOB, ROLLOUT
 from ..system.errors import OpsError
 from ..system.plan import Difference, Plan
 from ..system.process import run
 from ..system.services import plan_enabled, plan_files_gone, plan_gone, plan_started
 from ..system.systemd import Manager
 from ..system.typed import plain
-from . import proxy, runtime_units
+from . import editions, proxy, runtime_units
 from .resting import REST, WAKE
-from .runtime_units import AGENT, FRONT, PODMAN, SOCKET, WANTED
+from .runtime_units import AGENT, FRONT, LENT, PODMAN, SOCKET, WANTED
 from .runtimes import Host, boot, complete, enrol, is_complete
 
 _PROXY_USER_FILE = "/etc/sysusers.d/hermes-proxy.conf"
@@ -35,12 +35,14 @@ u {proxy.USER} - "Proxy before the agents of users"
 _PULL = 1800.0
 # Seconds for all agents to end their work in progress, side by side.
 _STOP = 1800.0
+# Seconds for a rollout. Agents that are at work are waited for.
+_ROLLOUT = 6 * 3600.0
 
 
 def plan_present(host: Host, manager: Manager) -> Plan:
     """Compare the host with one that has the declared runtimes.
 
-    :raises OpsError: what cannot be changed has changed
+    :raises OpsError: what cannot be changed has changed; when it is applied: the change was bad, and is undone
     """
     declared = host.settings
     path = settings.path_of(JOB)
@@ -53,12 +55,17 @@ def plan_present(host: Host, manager: Manager) -> Plan:
     text = json.dumps(plain(declared), indent=2, sort_keys=True) + "\n"
     changed = plan.add_file(path, text, mode=0o600, shown=False)
     plan.join(runtime_network.plan_network(network, declared.egress, manager))
-    units = plan_enabled(plan, manager, [BOOT], runtime_units.render(declared, host.data_dir, host.ops_dir))
+    effective = editions.in_effect(declared, host.ops_dir)
+    texts = runtime_units.render(declared, effective, host.data_dir, host.ops_dir)
+    units = plan_enabled(plan, manager, [BOOT, ROLLOUT], texts)
+    changed = changed or not editions.are_written(declared, host.ops_dir)
     if not plan_started(plan, manager, units[BOOT]) and changed:
         # Not a restart of the unit, which would stop every agent.
         plan.actions.append(lambda: boot(host))
     _plan_users(plan, host)
-    return plan.join(proxy.plan_proxy(proxy_of(declared), manager))
+    plan.join(proxy.plan_proxy(proxy_of(declared), manager))
+    _plan_rollout(plan, host, manager)
+    return plan
 
 
 def plan_absent(manager: Manager) -> Plan:
@@ -67,10 +74,12 @@ def plan_absent(manager: Manager) -> Plan:
     if not runtimes.present():
         return plan
     plan.join(proxy.plan_no_proxy(manager))
+    plan_gone(plan, manager, ROLLOUT, [f"{runtime_units.UNIT_DIRECTORY}/{ROLLOUT}"])
     patterns = [f"{WAKE}.timer".format("*"), *(unit.format("*") for unit in (SOCKET, FRONT, REST, AGENT))]
     plan.add(Difference("the agents of users", "present", None), lambda: manager.call("stop", *patterns, timeout=_STOP))
     files = [f"{runtime_units.UNIT_DIRECTORY}/{unit.format('')}" for unit in (SOCKET, FRONT, REST, AGENT)]
-    plan_files_gone(plan, [*glob.glob(os.path.join(WANTED, SOCKET.format("*"))), *files])
+    lent = glob.glob(os.path.join(LENT, AGENT.format("*")))
+    plan_files_gone(plan, [*glob.glob(os.path.join(WANTED, SOCKET.format("*"))), *lent, *files])
     plan_gone(plan, manager, BOOT, [f"{runtime_units.UNIT_DIRECTORY}/{BOOT}"])
     # Only then its bridge is gone, which podman removes with the last container.
     plan.actions.append(lambda: runtime_network.plan_no_network(manager).apply())
@@ -78,6 +87,35 @@ def plan_absent(manager: Manager) -> Plan:
     # Last: by it a run that follows a kill finds the rest.
     plan_files_gone(plan, [settings.path_of(JOB)])
     return plan
+
+
+def _plan_rollout(plan: Plan, host: Host, manager: Manager) -> None:
+    """Plan that the agents get the declared edition."""
+    if not editions.is_due(host.settings, host.ops_dir):
+        return
+    changes = editions.changes(editions.proven(host.ops_dir), host.settings.edition)
+    plan.add(Difference("rollout to users' agents", None, changes), lambda: roll_out(host, manager))
+
+
+def roll_out(host: Host, manager: Manager, *, again: bool = False) -> None:
+    """Have the agents get the declared edition, by a unit, which survives the end of this process, and a kill.
+
+    :param again: also if it has failed before
+    :raises OpsError: it failed, or did so before, and the former edition is back
+    """
+    if again and editions.failure(host.settings, host.ops_dir):
+        editions.forget_journal(host.ops_dir)
+    done = manager.call("start", ROLLOUT, check=False, timeout=_ROLLOUT)
+    if done.ok and editions.is_due(host.settings, host.ops_dir):
+        # It was under way, with what was declared before.
+        done = manager.call("start", ROLLOUT, check=False, timeout=_ROLLOUT)
+    failed = editions.failure(host.settings, host.ops_dir)
+    if failed:
+        raise failed
+    if not done.ok:
+        raise OpsError(
+            "did not come to its end", where=ROLLOUT, fix=f"read its log: journalctl -u {ROLLOUT}; then run this again"
+        )
 
 
 def _plan_proxy_user(plan: Plan) -> None:
@@ -96,11 +134,16 @@ def _refuse_moved(host: Host, path: str) -> None:
     if not os.path.exists(path) or not host.users.all():
         return
     before = settings.load(JOB, Runtimes)
-    for name in ("network", "first_uid"):
-        was, now = getattr(before, name), getattr(host.settings, name)
+    for name, value in (
+        ("network", lambda declared: declared.network),
+        ("first_uid", lambda declared: declared.first_uid),
+        # Two editions are beside each other for a while, and everybody has to find both.
+        ("agent: the port of the API", lambda declared: declared.supervised.api.port),
+    ):
+        was, now = value(before), value(host.settings)
         if was != now:
             raise OpsError(
-                f"was {was} when this host's users got their numbers, and is {now}",
+                f"was {was} when this host's users got their runtimes, and is {now}",
                 where=name,
                 fix=f"declare {was} again",
             )

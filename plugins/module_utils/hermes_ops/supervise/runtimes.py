@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import grp
-import json
 import os
 import re
 import shutil
@@ -21,10 +20,9 @@ from urllib.parse import quote
 
 from ..agent import removal
 from ..agent.work import Work, read_work
-from ..description.declaration import OF_THE_HOST
 from ..description.runtime_addresses import address_of, mac_of, network_of
 from ..description.runtime_keys import api_key_of
-from ..description.runtimes import API_KEY, Runtimes
+from ..description.runtimes import API_KEY, Edition, Runtimes
 from ..host import runtimes, settings
 from ..host.installation import Installation, journals
 from ..host.records import Records
@@ -34,7 +32,7 @@ from ..system.errors import OpsError, Refused
 from ..system.files import Account, check_trusted, ensure_directory, read_text, write_atomic, write_json
 from ..system.process import run
 from ..system.systemd import Manager, Unit
-from . import resting
+from . import editions, resting
 from .proxy import USER as PROXY_USER
 from .runtime_units import AGENT, FRONT, PODMAN, REST, SOCKET, WANTED
 
@@ -98,25 +96,37 @@ class Host:
 def boot(host: Host) -> None:
     """Write what the units need in memory, for all users, and set what wakes their agents for cron."""
     _make_places()
-    _write_shared(host.settings)
+    _write_proxy_secrets(host.settings)
     users = [user for user in host.users.all() if not user.off]
     for user in users:
         _write_variables(host, user)
+    # After the users' secrets: by it an edition counts as complete.
+    for edition in editions.wanted(host.settings, host.ops_dir):
+        editions.write_files(edition)
     resting.set_wakes(host.users.directory, (user.id for user in users))
 
 
 def rest(host: Host, user: User, say: Callable[[str], object]) -> None:
     """Wait until the agent's own work is done, see :func:`resting.rest`."""
-    agent, home = AGENT.format(user.id), user.home(host.data_dir)
-    account, records = host.account_of(user), host.users.directory
+    records = host.users.directory
 
     def look() -> Work:
-        unit = host.manager.units([agent])[agent]
-        # What an agent that is gone has left is nobody's work.
-        since = time.time() - (time.clock_gettime(time.CLOCK_MONOTONIC) - unit.began) if unit.running else time.time()
-        return read_work(home, account, since)
+        return work_of(host, user, agent_of(host, user))
 
     resting.rest(look, time.sleep, time.time, lambda due: resting.set_wake(records, user.id, due), say)
+
+
+def agent_of(host: Host, user: User) -> Unit:
+    """The unit of the user's agent."""
+    name = AGENT.format(user.id)
+    return host.manager.units([name])[name]
+
+
+def work_of(host: Host, user: User, agent: Unit) -> Work:
+    """The work that the user's *agent* has."""
+    # What an agent that is gone has left is nobody's work.
+    since = time.time() - (time.clock_gettime(time.CLOCK_MONOTONIC) - agent.began) if agent.running else time.time()
+    return read_work(user.home(host.data_dir), host.account_of(user), since)
 
 
 def enrol(host: Host, names: Iterable[str]) -> list[User]:
@@ -196,13 +206,19 @@ def start(host: Host, user: User) -> None:
 
 
 def _wake(host: Host, user: User) -> None:
-    agent = AGENT.format(user.id)
-    if host.manager.units([agent])[agent].active != "active":
+    if agent_of(host, user).active != "active":
         if reason_of(user):
             # It may still tell its callers of the last failure.
             host.manager.call("stop", FRONT.format(user.id))
-        # As any caller does. A front that was started without a call would never be idle.
-        _answers(socket.AF_UNIX, user.socket, host.settings.start + _GRACE)
+        wake(host, user)
+
+
+def wake(host: Host, user: User) -> bool:
+    """Start the user's agent as any caller does; returns whether it is healthy.
+
+    A front that was started without a call would never be idle.
+    """
+    return _answers(socket.AF_UNIX, user.socket, host.settings.start + _GRACE)
 
 
 def report(host: Host, users: Iterable[User]) -> list[dict[str, Any]]:
@@ -358,10 +374,7 @@ def _make_places() -> None:
         ensure_directory(path, mode=mode)
 
 
-def _write_shared(declared: Runtimes) -> None:
-    """What every container gets, and what the proxy needs."""
-    entry = {key: value for key, value in declared.described.items() if key not in ("secrets", *OF_THE_HOST)}
-    write_atomic(f"{runtimes.SHARED}/agent.json", json.dumps(entry), mode=0o444)
+def _write_proxy_secrets(declared: Runtimes) -> None:
     write_json(PROXY_SECRETS, {"secret": declared.secret, "versions": declared.versions}, mode=0o640)
     os.chown(PROXY_SECRETS, 0, grp.getgrnam(PROXY_USER).gr_gid)
 
@@ -377,19 +390,21 @@ def _write_variables(host: Host, user: User) -> None:
         "IDLE": declared.idle,
     }
     ensure_directory(f"{runtimes.USERS}/{user.id}", mode=0o700)
-    _write_secrets(declared, user)
+    for edition in editions.wanted(declared, host.ops_dir):
+        _write_secrets(declared, edition, user)
     # Last: by it the user's files count as complete.
     text = "".join(f"{name}={value}\n" for name, value in variables.items())
     write_atomic(_address(user), text, mode=0o600)
 
 
-def _write_secrets(declared: Runtimes, user: User) -> None:
+def _write_secrets(declared: Runtimes, edition: Edition, user: User) -> None:
     """The secrets of the user's agent, as files: podman would keep variables of a container on its disk.
 
     The directory above is root's alone, so on the host nobody else reads them; in the container its user has to.
     """
-    directory = _secrets(user)
-    secrets = {**declared.agent.get("secrets", {}), API_KEY: api_key_of(declared.secret, user.id)}
+    directory = editions.secrets_of(user, edition.id)
+    secrets = {**edition.agent.get("secrets", {}), API_KEY: api_key_of(declared.secret, user.id)}
+    ensure_directory(os.path.dirname(directory), mode=0o700)
     ensure_directory(directory, mode=0o555)
     for name, value in secrets.items():
         write_atomic(f"{directory}/{name}", value, mode=0o444)
@@ -399,10 +414,6 @@ def _write_secrets(declared: Runtimes, user: User) -> None:
 
 def _address(user: User) -> str:
     return f"{runtimes.USERS}/{user.id}/address"
-
-
-def _secrets(user: User) -> str:
-    return f"{runtimes.USERS}/{user.id}/secrets"
 
 
 def _make_directory(host: Host, user: User) -> None:

@@ -155,7 +155,7 @@ class _Look:
             found += expiry.certificate_findings(path, self.now, settings)
         found += sources.wall_findings()
         found += tailnet.look(self.host.ops_dir, self.memory, self.now, settings)
-        found += runtimes.look()
+        found += runtimes.look(self.host.ops_dir)
         self._at_units()
 
     def _at_units(self) -> None:

@@ -15,7 +15,8 @@ from ..description.agent import Agent
 from ..host import runtimes
 from ..host.installation import Installation
 from ..host.runtime_walls import TABLE
-from ..supervise import health, journal, proxy, runtime_agents
+from ..supervise import editions, health, journal, proxy, runtime_agents
+from ..supervise.rollout import FAILED, failed
 from ..supervise.runtimes import Host
 from ..system.errors import OpsError
 from ..system.files import Account
@@ -27,11 +28,14 @@ from .findings import Finding, health_findings
 AT_ONCE = 16
 
 
-def look() -> list[Finding]:
-    """Look at a host with runtimes; on others, nothing is run."""
+def look(ops_dir: str) -> list[Finding]:
+    """Look at a host with runtimes; on others, nothing is run.
+
+    :param ops_dir: directory of the records
+    """
     if not runtimes.present():
         return []
-    found = []
+    found = _rollout(ops_dir)
     if TABLE.lost():
         what = "users' agents may reach each other, and addresses of this host and its networks"
         found.append(Finding("walls_open", what, f"load their rules: systemctl restart {TABLE.unit}"))
@@ -83,3 +87,13 @@ def _problems(supervisor: runtime_agents.Containers, agents: list[Agent]) -> lis
             journal.explain(agent, supervisor, result)
             found += health_findings(result, state, None)
     return found
+
+
+def _rollout(ops_dir: str) -> list[Finding]:
+    try:
+        kept = editions.journal(ops_dir)
+    except OpsError as error:
+        return [Finding("rollout_failed", error.what, error.fix or "converge the host: site.yml")]
+    if kept is None or kept.phase != FAILED:
+        return []
+    return [Finding("rollout_failed", f"users' agents keep the former declaration: {kept.problem}", failed(kept).fix)]
