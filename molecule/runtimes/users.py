@@ -127,7 +127,8 @@ class User:
         return len(log.splitlines())
 
     def inside(self, *words: str, check: bool = True) -> str:
-        """What a command prints that runs beside the agent."""
+        """What a command prints that runs beside the agent, which is woken by it."""
+        assert self.call().status == 200
         return self.shell(shlex.join(["podman", "exec", self.container, *words]), check=check)
 
     def python(self, program: str, *arguments: str, check: bool = True) -> str:

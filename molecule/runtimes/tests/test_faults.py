@@ -191,7 +191,7 @@ def test_after_a_reboot_twenty_sleep_and_any_call_wakes_one(controller, user, re
     assert controller.shell("ls /run/attacked 2>/dev/null || true") == ""
 
     # Those that are awake when the host goes down are woken after it has come up, for their jobs.
-    wait_until(lambda: controller.shell("podman ps --all --quiet") == "", "all sleep")
+    wait_until(lambda: controller.shell("podman ps --all --quiet") == "", "all sleep", seconds=120)
     reboot()
     assert controller.shell("podman ps --all --quiet") == ""
     residents = [user(name) for name in names]
