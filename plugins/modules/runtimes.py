@@ -63,9 +63,13 @@ options:
     default: [1]
   agent:
     description: >-
-      What all users' agents are, as an entry of C(hermes_agents), without C(name), C(home), C(webhooks) and
-      C(secrets_from).
+      What all users' agents are, as an entry of C(hermes_agents), without C(name), C(home), C(webhook), C(webhooks),
+      C(secrets_from) and C(secrets).
     type: dict
+  secrets:
+    description: The C(secrets) of that entry, which all users' agents get.
+    type: dict
+    default: {}
   users:
     description: >-
       The ids of users who have an agent from the start. Others get theirs by C(hermes-ops runtime ensure).
@@ -127,7 +131,7 @@ options:
     type: int
     default: 700000
 requirements:
-  - the Debian packages podman, crun, netavark, nftables, nginx-light and libnginx-mod-http-js on the host
+  - the Debian packages podman, crun, netavark, nftables, iptables, nginx and libnginx-mod-http-js on the host
 """
 
 EXAMPLES = r"""
@@ -138,8 +142,8 @@ EXAMPLES = r"""
     agent:
       config:
         model: {provider: openrouter, default: anthropic/claude-sonnet-4.5}
-      secrets:
-        OPENROUTER_API_KEY: "{{ vault_openrouter_api_key }}"
+    secrets:
+      OPENROUTER_API_KEY: "{{ vault_openrouter_api_key }}"
 """
 
 RETURN = r"""
@@ -162,6 +166,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "secret": {"type": "str", "no_log": True},
     "versions": {"type": "list", "elements": "int", "default": [1]},
     "agent": {"type": "dict"},
+    "secrets": {"type": "dict", "default": {}, "no_log": True},
     "users": {"type": "list", "elements": "str", "default": []},
     "idle": {"type": "int", "default": 600},
     "start": {"type": "int", "default": 60},

@@ -55,7 +55,7 @@ def host(tmp_path, monkeypatch, inline):
     host.records("default").write_agent(described.agent(home=str(tmp_path / "home"), directory=str(tmp_path)))
     users = places.Users(host.ops_dir)
     with users.lock():
-        ada, _bob = users.enrol(["ada", "bob"])
+        ada, _bob = users.enrol(["ada", "bob"], 100)
     make_home(tmp_path / "users" / ada.id / ".hermes", "ada")
     monkeypatch.setattr(backup, "installation", lambda: host)
     monkeypatch.setattr(backup, "declared", lambda: Settings(keep=1))

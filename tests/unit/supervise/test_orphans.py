@@ -41,7 +41,7 @@ def host(tmp_path, monkeypatch):
     (tmp_path / "wanted").mkdir()
     monkeypatch.setattr(orphans, "WANTED", str(tmp_path / "wanted"))
     one = Host(Runtimes("localhost/x:1", "s" * 32, MODEL), str(tmp_path / "data"), str(tmp_path / "data/ops"))
-    (ada,) = one.users.enrol(["ada"])
+    (ada,) = one.users.enrol(["ada"], 100)
     os.mkdir(ada.directory(one.data_dir))
     os.symlink("/dev/null", tmp_path / f"wanted/hermes-user@{ada.id}.socket")
     return one
@@ -83,12 +83,12 @@ def test_with_purge_they_go(host, podman):
 
 def test_one_who_got_a_runtime_meanwhile_keeps_it(host, podman, tmp_path):
     name = "bob"
-    (bob,) = host.users.enrol([name])
+    (bob,) = host.users.enrol([name], 100)
     host.users.forget(bob)
     os.mkdir(bob.directory(host.data_dir))
     before = orphans.find(host)
     assert ("directory", bob.id, True) in found(host)
-    host.users.enrol([name])
+    host.users.enrol([name], 100)
     orphans.remove(host, before, purge=True)
     assert os.path.isdir(bob.directory(host.data_dir))
 

@@ -160,6 +160,10 @@ def test_the_timer_s_command():
         "--on-calendar=2026-11-22 16:00:00 UTC",
         "--on-calendar=2026-11-22 16:15:00 UTC",
         "--on-calendar=2026-11-22 17:00:00 UTC",
+        # What is mended in the morning is tried on the same day.
+        "--on-calendar=2026-11-22 20:00:00 UTC",
+        "--on-calendar=2026-11-23 04:00:00 UTC",
+        "--on-calendar=2026-11-23 16:00:00 UTC",
     ]
     assert argv[-4:] == ["systemctl", "--no-block", "start", f"hermes-user-rest@{USER}.service"]
 

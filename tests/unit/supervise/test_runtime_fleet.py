@@ -102,6 +102,7 @@ def systemd(tmp_path, monkeypatch):
     monkeypatch.setattr(runtimes.grp, "getgrnam", lambda name: types.SimpleNamespace(gr_gid=os.getgid()))
     monkeypatch.setattr(runtimes.resting, "set_wakes", lambda directory, users: None)
     monkeypatch.setattr(runtimes, "PROXY_SECRETS", f"{tmp_path}/run/proxy/secrets.json")
+    monkeypatch.setattr(runtimes, "_WRITTEN", f"{tmp_path}/run/written")
     runtimes._make_places()
     for name in ("etc", "lent", "data", "data/ops", "data/ops/runtimes"):
         (tmp_path / name).mkdir()
@@ -141,13 +142,13 @@ def host(systemd, tmp_path):
     found = runtimes.Host(declared(), str(tmp_path / "data"), str(tmp_path / "data/ops"))
     for user in USERS:
         found.users.write(user)
-    runtimes.boot(found)
+    runtimes.boot(found, print)
     assert runtime_fleet.rollout(found, lambda text: None) == []
     for user in (ADA, BOB):
         systemd.start(user)
     systemd.calls.clear()
     changed = dataclasses.replace(found, settings=declared(2))
-    runtimes.boot(changed)
+    runtimes.boot(changed, print)
     return changed
 
 

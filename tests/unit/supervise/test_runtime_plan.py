@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import types
 
 import pytest
@@ -37,21 +39,13 @@ def host(tmp_path, monkeypatch):
     return found
 
 
-@pytest.mark.parametrize(
-    ("more", "where"),
-    [
-        ({"network": "10.99.0.0/16"}, "network"),
-        ({"first_uid": 800_000}, "first_uid"),
-        ({"agent": {"api": {"port": 9999}}}, "port of the API"),
-    ],
-)
-def test_what_cannot_change_while_there_are_users_is_refused(host, tmp_path, monkeypatch, more, where):
+def test_another_port_while_there_are_users_is_refused(host, tmp_path, monkeypatch):
     path = tmp_path / "runtimes.json"
     path.write_text(json.dumps(plain(declared())), encoding="utf-8")
     monkeypatch.setattr(runtime_plan.settings, "path_of", lambda job: str(path))
-    runtime_plan._refuse_moved(host, str(path))
-    with pytest.raises(OpsError, match=where):
-        runtime_plan._refuse_moved(Host(declared(**more), host.data_dir, host.ops_dir), str(path))
+    runtime_plan._check(host)
+    with pytest.raises(OpsError, match="port of the API"):
+        runtime_plan._check(dataclasses.replace(host, settings=declared(agent={"api": {"port": 9999}})))
 
 
 class Systemd:
@@ -116,3 +110,66 @@ def test_one_that_failed_is_tried_again_only_if_somebody_asks(host):
 def test_one_that_did_not_end_is_an_error_and_names_its_log(host):
     with pytest.raises(OpsError, match="journalctl -u hermes-runtimes-rollout"):
         planned(host, Systemd(ok=False)).apply()
+
+
+# --- what is refused, and what a changed secret ends ------------------------------------------------------------
+
+
+@pytest.fixture
+def bare(tmp_path):
+    (tmp_path / "data/ops/runtimes").mkdir(parents=True)
+    (tmp_path / "data/users").mkdir()
+    return Host(declared(), str(tmp_path / "data"), str(tmp_path / "data/ops"))
+
+
+class Manager:
+    """Remembers what systemd was asked for, beside other events."""
+
+    def __init__(self):
+        self.events = []
+
+    def call(self, verb, *units, **options):
+        self.events.append(f"{verb} {units[0]}")
+
+
+def test_a_plugin_that_is_not_there_is_refused(bare, tmp_path):
+    one = dataclasses.replace(bare.settings, plugins={"notes": f"{tmp_path}/notes"})
+    with pytest.raises(OpsError, match=r"plugins: notes: .*/notes: is no directory of this host"):
+        runtime_plan.plan_present(dataclasses.replace(bare, settings=one), Manager())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+def test_data_of_other_numbers_are_refused_with_the_right_one(bare):
+    """Also those of a user who is off, and on a host that has no settings yet."""
+    _ada, bob = bare.users.enrol(["ada", "bob"], 100)
+    bare.users.write(dataclasses.replace(bob, off=True))
+    os.mkdir(bob.directory(bare.data_dir))
+    os.chown(bob.directory(bare.data_dir), 800_001, 800_001)
+    with pytest.raises(OpsError, match="runtimes_first_uid: 800000, as where it was made"):
+        runtime_plan.plan_present(bare, Manager())
+
+
+@pytest.mark.parametrize(
+    ("former", "events"),
+    [
+        (SECRET, ["written"]),
+        (None, ["written"]),
+        ("another" * 5, ["stop hermes-user@*.service", "written", "stop hermes-user@*.service"]),
+    ],
+)
+def test_agents_with_keys_of_a_former_secret_are_stopped(bare, monkeypatch, tmp_path, former, events):
+    path = tmp_path / "secrets.json"
+    if former:
+        path.write_text(json.dumps({"secret": former}), encoding="utf-8")
+    manager = Manager()
+    monkeypatch.setattr(runtime_plan, "PROXY_SECRETS", str(path))
+    monkeypatch.setattr(runtime_plan, "write", lambda _host, say: manager.events.append("written"))
+    runtime_plan._write(bare, manager)
+    assert [event for event in manager.events if not event.startswith("reset-failed")] == events
+
+
+def test_what_could_not_be_written_for_a_user_is_the_run_s_error(bare, monkeypatch, tmp_path):
+    monkeypatch.setattr(runtime_plan, "PROXY_SECRETS", str(tmp_path / "secrets.json"))
+    monkeypatch.setattr(runtime_plan, "write", lambda _host, say: say("user ada: is odd"))
+    with pytest.raises(OpsError, match="user ada: is odd"):
+        runtime_plan._write(bare, Manager())

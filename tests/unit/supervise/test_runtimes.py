@@ -55,6 +55,7 @@ def run(tmp_path, monkeypatch):
         path = getattr(places, name).replace("/run/hermes-runtimes", f"{tmp_path}/run")
         monkeypatch.setattr(places, name, path)
     monkeypatch.setattr(runtimes, "PROXY_SECRETS", f"{tmp_path}/run/proxy/secrets.json")
+    monkeypatch.setattr(runtimes, "_WRITTEN", f"{tmp_path}/run/written")
     monkeypatch.setattr(runtimes.grp, "getgrnam", lambda name: type("Group", (), {"gr_gid": os.getgid()}))
     runtimes._make_places()
     return tmp_path / "run"
@@ -178,6 +179,32 @@ def test_the_variables_of_a_user_follow_from_the_number(host, run):
     }
 
 
+def test_what_is_in_memory_is_known_to_be_what_is_declared(host, run, tmp_path, monkeypatch):
+    (tmp_path / "data/ops/runtimes").mkdir(parents=True)
+    host.users.enrol([ADA.name], 100)
+    assert not runtimes.is_written(host)
+    runtimes.write(host, print)
+    assert runtimes.is_written(host)
+    other = dataclasses.replace(host, settings=declared(idle=60))
+    assert not runtimes.is_written(other)
+    # A run that ends in the midst of it.
+    monkeypatch.setattr(runtimes, "_write_proxy_secrets", lambda settings: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        runtimes.write(other, print)
+    assert not runtimes.is_written(other)
+
+
+def test_one_user_whose_record_is_damaged_keeps_nobody_from_having_theirs(host, run, tmp_path):
+    (tmp_path / "data/ops/runtimes").mkdir(parents=True)
+    ada, bob = host.users.enrol(["ada", "bob"], 100)
+    (tmp_path / f"data/ops/runtimes/{ada.id}.json").write_text("{", encoding="utf-8")
+    said = []
+    runtimes.write(host, said.append)
+    assert (run / "users" / bob.id / "address").exists()
+    assert len(said) == 1
+    assert ada.id in said[0]
+
+
 # --- volumes ---------------------------------------------------------------------------------------------------
 
 
@@ -228,15 +255,17 @@ class Units:
         ({"socket": "active", "agent": "activating"}, None, "starting"),
         ({"socket": "active"}, None, "asleep"),
         ({"socket": "active", "agent": "failed"}, "exit-code 78", "failed"),
-        ({}, None, "off"),
-        ({}, "exit-code 78", "off"),
+        ({}, None, "failed"),
+        ({"off": True}, None, "off"),
+        ({"off": True}, "exit-code 78", "off"),
     ],
 )
 def test_the_state_is_what_the_next_call_meets(host, run, monkeypatch, units, failed, state):
+    user = dataclasses.replace(ADA, off=units.pop("off", False))
     monkeypatch.setattr(runtimes.Host, "manager", Units(**units))
     if failed:
         (run / "failed" / ADA.id).write_text(f"{failed}\n", encoding="utf-8")
-    (found,) = runtimes.report(host, [ADA])
+    (found,) = runtimes.report(host, [user])
     assert found["state"] == state
     assert found["url"] == "http://127.0.0.1:8640/u/ada%40example.com/"
 

@@ -75,7 +75,7 @@ def home(tmp_path, monkeypatch):
     found = Installation({**names, "scope": "system", "ops_dir": str(tmp_path / "ops")})
     users = host.Users(found.ops_dir)
     with users.lock():
-        users.enrol(str(number) for number in range(40))
+        users.enrol((str(number) for number in range(40)), 100)
     found.users = users.all()
     found.awake, found.ill, found.looked_at, found.entered = set(), set(), [], 1.0
 

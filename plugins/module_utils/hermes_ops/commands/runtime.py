@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..description.runtime_keys import key_of
-from ..host.runtimes import ROLLOUT
+from ..host.runtimes import ROLLOUT, User
 from ..supervise import orphans, runtime_fleet, runtime_plan, runtimes
 from ..supervise.runtime_units import AGENT, PODMAN
 from ..system.errors import OpsError
@@ -195,7 +195,7 @@ def _restore(host: runtimes.Host, arguments: argparse.Namespace) -> int:
 
 
 def _boot(host: runtimes.Host, _arguments: argparse.Namespace) -> int:
-    runtimes.boot(host)
+    runtimes.boot(host, say_now)
     return EXIT_OK
 
 
@@ -203,13 +203,20 @@ def _wait(host: runtimes.Host, arguments: argparse.Namespace) -> int:
     process = os.environ.get("MAINPID", "")
     if not process.isdecimal():
         raise OpsError("is not the number of a process", where="MAINPID", fix="start the unit, which calls this")
-    runtimes.await_health(host, host.users.get(arguments.user), int(process))
+    runtimes.await_health(host, _by_id(host, arguments), int(process))
     return EXIT_OK
 
 
 def _rest(host: runtimes.Host, arguments: argparse.Namespace) -> int:
-    runtimes.rest(host, host.users.get(arguments.user), say_now)
+    runtimes.rest(host, _by_id(host, arguments), say_now)
     return EXIT_OK
+
+
+def _by_id(host: runtimes.Host, arguments: argparse.Namespace) -> User:
+    user = host.users.by_id(arguments.user)
+    if not user:
+        raise OpsError("is nobody's", where=f"id {arguments.user}", fix="stop its units")
+    return user
 
 
 def _become(words: list[str]) -> NoReturn:

@@ -119,14 +119,28 @@ class Users:
 
         :raises OpsError: a record cannot be used
         """
+        # One may be forgotten meanwhile.
+        found = filter(None, map(self.by_id, self.ids()))
+        return sorted(found, key=lambda user: user.number)
+
+    def by_id(self, identity: str) -> User | None:
+        """The user whom units call by :attr:`User.id`; None: there is none.
+
+        :raises OpsError: the record cannot be used
+        """
         check_ops(self.ops_dir)
-        return sorted((self._read(identity) for identity in self._ids()), key=lambda user: user.number)
+        path = self._path(identity)
+        record = read_json(path) if _ID.fullmatch(identity) else None
+        if record is None:
+            return None
+        user = parse(User, record, path)
+        if user.id != identity or user.number < 0:
+            raise OpsError(f"is not the record of {identity}", where=path, fix="restore it from a backup of the host")
+        return user
 
     def find(self, name: str) -> User | None:
-        """The user *name*, an id as callers write it, or what :attr:`User.id` is."""
-        check_ops(self.ops_dir)
-        identity = name if _ID.fullmatch(name) and os.path.exists(self._path(name)) else hex_of(name)
-        return self._read(identity) if os.path.exists(self._path(identity)) else None
+        """The user *name*, an id as callers write it. 32 digits are one, too: never those of another user."""
+        return self.by_id(hex_of(name))
 
     def get(self, name: str) -> User:
         """:raises OpsError: there is no such user"""
@@ -137,16 +151,23 @@ class Users:
             )
         return found
 
-    def enrol(self, names: Iterable[str]) -> list[User]:
+    def enrol(self, names: Iterable[str], room: int) -> list[User]:
         """The users *names*, remembered, and none of them off; the caller has the :meth:`lock`.
 
-        A number is given again only when nothing of the user who had it is left.
+        A number is given again only when the user who had it is forgotten.
+
+        :param room: how many users the network has addresses for
+        :raises OpsError: there is no room for one of them; those before it are enrolled
         """
         known = {user.id: user for user in self.all()}
         free = _free(user.number for user in known.values())
         found = []
         for name in names:
             user = known.get(hex_of(name)) or User(name, next(free))
+            if user.number >= room:
+                raise OpsError(
+                    f"has room for {room} users", where="network", fix="declare a larger one, or remove users"
+                )
             if user.off or user.id not in known:
                 user = replace(user, off=False)
                 self.write(user)
@@ -160,7 +181,8 @@ class Users:
         if os.path.exists(self._path(user.id)):
             os.unlink(self._path(user.id))
 
-    def _ids(self) -> list[str]:
+    def ids(self) -> list[str]:
+        """Of all users, in no order."""
         try:
             names = os.listdir(self.directory)
         except FileNotFoundError:
@@ -169,13 +191,6 @@ class Users:
 
     def _path(self, identity: str) -> str:
         return os.path.join(self.directory, f"{identity}.json")
-
-    def _read(self, identity: str) -> User:
-        path = self._path(identity)
-        user = parse(User, read_json(path), path)
-        if user.id != identity or user.number < 0:
-            raise OpsError(f"is not the record of {identity}", where=path, fix="restore it from a backup of the host")
-        return user
 
 
 def present() -> bool:

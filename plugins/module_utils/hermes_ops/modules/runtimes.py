@@ -22,6 +22,9 @@ def work(call: Call) -> dict[str, Any]:
     manager = Manager("system", Account.current())
     if state == "absent":
         return call.done(runtime_plan.plan_absent(manager), "runtimes")
+    secrets = params.pop("secrets")
+    if secrets:
+        params["agent"] = {**params["agent"], "secrets": secrets}
     declared = parse(Runtimes, {name: value for name, value in params.items() if value is not None}, "runtimes")
     plan = runtime_plan.plan_present(Host(declared, data_dir, ops_dir), manager)
     return {**call.done(plan, "runtimes"), "url": declared.url}

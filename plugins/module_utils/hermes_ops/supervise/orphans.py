@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from ..system.errors import OpsError
 from ..system.files import Account
 from ..system.process import run
 from .runtime_units import PODMAN, SOCKET, WANTED
-from .runtimes import Host
+from .runtimes import ASIDE, Host
 
 # Containers and volumes by the names that users' ones always had.
 _CONTAINER = re.compile(r"hermes-user-[\w.-]{1,128}", re.ASCII)
@@ -74,13 +75,30 @@ def remove(host: Host, orphans: list[Orphan], *, purge: bool) -> list[Orphan]:
         "volume": lambda name: run([PODMAN, "volume", "rm", name], timeout=_SECONDS),
         "directory": _remove_directory,
     }
+    problems: list[str] = []
     with host.users.lock():
         # Somebody may have got a runtime since they were found.
         still = [each for each in find(host) if each in orphans]
-        for each in still:
+        names = {each: _set_aside(each) if purge and each.kind == "directory" else each.name for each in still}
+    for each, name in names.items():
+        try:
             if purge or not each.data:
-                removers[each.kind](each.name)
+                removers[each.kind](name)
+        except OpsError as error:
+            problems.append(str(error))
+    if problems:
+        raise OpsError("; ".join(problems))
     return [each for each in still if each.data and not purge]
+
+
+def _set_aside(orphan: Orphan) -> str:
+    """Rename a directory, so that nobody gets it any more; what was in it decides how long its removal takes."""
+    parent, name = os.path.split(orphan.name)
+    if name.startswith(ASIDE) or os.lstat(orphan.name).st_uid == 0:
+        return orphan.name
+    aside = os.path.join(parent, f"{ASIDE}{name}-{time.time_ns()}")
+    os.rename(orphan.name, aside)
+    return aside
 
 
 def _named(*words: str) -> list[str]:

@@ -42,6 +42,11 @@ MODULE = "/usr/lib/nginx/modules/ngx_http_js_module.so"
 PACKAGES = ("nginx", "libnginx-mod-http-js")
 # A call takes two connections. Descriptors leave room for nginx' own files.
 _CONNECTIONS, _DESCRIPTORS = 4096, 8192
+_ALWAYS = """\
+    server_tokens off;
+    # Calls that wait for one user's agent must not take the connections of all.
+    limit_conn_zone $way_user zone=users:1m;
+    limit_conn_status 429;"""
 _PORT = re.compile("[0-9]{1,5}")
 
 
@@ -137,7 +142,7 @@ http {{
     log_format way 'caller=$remote_addr user=$way_user method=$request_method path=$way_place status=$status '
         'bytes=$bytes_sent seconds=$request_time';
     access_log syslog:server=unix:{places.log},tag=hermes_proxy,nohostname way;
-    server_tokens off;
+{_ALWAYS}
 {temporary}
     server {{
         # A stream whose caller is gone would keep the agent from its rest.
@@ -168,6 +173,7 @@ http {{
 
 # How a call and its answer are passed on.
 _PASSING = """\
+            limit_conn users 100;
             # For bodies of unknown length. Each call has a connection of its own: without any, the front is idle.
             proxy_http_version 1.1;
             proxy_redirect off;

@@ -48,7 +48,7 @@ RUN_SECONDS = 3600.0
 # The furthest wake, in seconds. systemd knows no date after 2199, and a job may be due in 9999.
 _FURTHEST = 366 * 86_400.0
 # Seconds after a wake at which it is repeated unless a rest has replaced it: the agent may have failed to start.
-_REPEATS = (0, 900, 3600)
+_REPEATS = (0, 900, 3600, 14_400, 43_200, 86_400)
 # After a boot, overdue agents are woken one after the other, because starting one takes more than a second of a
 # processor: seconds until the first, and between two.
 _BOOT_DELAY, _BOOT_SPACING = 30.0, 2.0
@@ -180,8 +180,11 @@ def set_wake(directory: str, user: str, due: float | None) -> None:
 
     :param directory: of the records of users
     """
-    record(directory, user, due)
     _set_timer(user, None if due is None else max(wake_at(user, due), time.time() + 1))
+    # A full disk, which any agent can cause, must end neither this agent's rest nor its cron. After a boot, an agent
+    # without a record is woken.
+    with contextlib.suppress(OpsError):
+        record(directory, user, due)
 
 
 def set_wakes(directory: str, users: Iterable[str]) -> None:
@@ -202,7 +205,7 @@ def forget_wake(directory: str, user: str) -> None:
 
 def awake(directory: str, user: str) -> None:
     """Record that the agent of *user* is awake: until its next rest, nobody knows its jobs."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         os.unlink(_path(directory, user))
 
 

@@ -17,6 +17,7 @@ from ..description.agent import Agent
 from ..host import runtimes
 from ..host.installation import Installation
 from ..host.runtimes import User
+from ..system.errors import OpsError
 from ..system.files import Account
 from ..system.systemd import Unit
 from . import runtimes as control
@@ -71,7 +72,7 @@ def running(host: Host) -> list[Agent]:
     """Those that run. The others, of whom there may be hundreds, are not even asked about."""
     words = ("list-units", "--plain", "--no-legend", "--no-pager", "--state=active", AGENT.format("*"))
     identities = _INSTANCE.findall(host.manager.ask(*words).stdout)
-    return agents_of(host, filter(None, map(host.users.find, identities)))
+    return agents_of(host, filter(None, map(host.users.by_id, identities)))
 
 
 def find(host: Installation, name: str) -> Agent | None:
@@ -81,7 +82,7 @@ def find(host: Installation, name: str) -> Agent | None:
     """
     if is_users(name) and runtimes.present():
         found = Host.of(host)
-        user = found.users.find(name[len(_PREFIX) :])
+        user = found.users.by_id(name[len(_PREFIX) :])
         if user:
             return agents_of(found, [user])[0]
     return next((agent for agent in host.agents if agent.name == name), None)
@@ -144,7 +145,10 @@ class Containers:
         return self.units.limits(agents)
 
     def _user(self, agent: Agent) -> User:
-        return self.host.users.get(agent.name[len(_PREFIX) :])
+        user = self.host.users.by_id(agent.name[len(_PREFIX) :])
+        if not user:
+            raise OpsError("is gone", where=f"agent {agent.name}", fix="see hermes-ops runtime list")
+        return user
 
     def _state(self, user: User, agent: Unit, listening: Unit) -> State:
         off = agent.dead and listening.dead

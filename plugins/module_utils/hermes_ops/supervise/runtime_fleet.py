@@ -159,7 +159,7 @@ class HostFleet:
         time.sleep(seconds)
 
     def name(self, user: str) -> str:
-        found = self.host.users.find(user)
+        found = self.host.users.by_id(user)
         return found.name if found else user
 
     def _users(self) -> list[User]:
@@ -167,7 +167,7 @@ class HostFleet:
 
     def _find(self, user: str) -> User | None:
         """None: the user was removed or stopped meanwhile, and is nobody's canary."""
-        found = self.host.users.find(user)
+        found = self.host.users.by_id(user)
         return found if found and not found.off else None
 
     def _text(self, edition: Edition) -> str:

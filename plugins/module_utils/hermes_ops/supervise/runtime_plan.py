@@ -16,6 +16,7 @@ from ..host import runtime_network, runtimes, settings
 from ..host.accounts import number_of_user
 from ..host.runtimes import BOOT, JOB, ROLLOUT
 from ..system.errors import OpsError
+from ..system.files import read_json
 from ..system.plan import Difference, Plan
 from ..system.process import run
 from ..system.services import plan_enabled, plan_files_gone, plan_gone, plan_started
@@ -24,7 +25,7 @@ from ..system.typed import plain
 from . import editions, proxy, runtime_units
 from .resting import REST, WAKE
 from .runtime_units import AGENT, FRONT, LENT, PODMAN, SOCKET, WANTED
-from .runtimes import Host, boot, complete, enrol, is_complete
+from .runtimes import PROXY_SECRETS, Host, check_owner, complete, enrol, is_complete, is_written, write
 
 _PROXY_USER_FILE = "/etc/sysusers.d/hermes-proxy.conf"
 _PROXY_USER_TEXT = f"""\
@@ -42,26 +43,25 @@ _ROLLOUT = 6 * 3600.0
 def plan_present(host: Host, manager: Manager) -> Plan:
     """Compare the host with one that has the declared runtimes.
 
-    :raises OpsError: what cannot be changed has changed; when it is applied: the change was bad, and is undone
+    :raises OpsError: what is declared does not fit what is there; when it is applied: the change was bad, and is undone
     """
     declared = host.settings
     path = settings.path_of(JOB)
-    _refuse_moved(host, path)
+    _check(host)
     network = network_of(declared.network, 1 + max((user.number for user in host.users.all()), default=-1))
     plan = Plan()
     # First: without it nothing else is of use.
     _plan_image(plan, declared.image)
     _plan_proxy_user(plan)
     text = json.dumps(plain(declared), indent=2, sort_keys=True) + "\n"
-    changed = plan.add_file(path, text, mode=0o600, shown=False)
+    plan.add_file(path, text, mode=0o600, shown=False)
     plan.join(runtime_network.plan_network(network, declared.egress, manager))
     effective = editions.in_effect(declared, host.ops_dir)
     texts = runtime_units.render(declared, effective, host.data_dir, host.ops_dir)
     units = plan_enabled(plan, manager, [BOOT, ROLLOUT], texts)
-    changed = changed or not editions.are_written(declared, host.ops_dir)
-    if not plan_started(plan, manager, units[BOOT]) and changed:
+    if not plan_started(plan, manager, units[BOOT]) and not is_written(host):
         # Not a restart of the unit, which would stop every agent.
-        plan.actions.append(lambda: boot(host))
+        plan.add(Difference(runtimes.RUN, "another declaration", "this one"), lambda: _write(host, manager))
     _plan_users(plan, host)
     plan.join(proxy.plan_proxy(proxy_of(declared), manager))
     _plan_rollout(plan, host, manager)
@@ -75,8 +75,7 @@ def plan_absent(manager: Manager) -> Plan:
         return plan
     plan.join(proxy.plan_no_proxy(manager))
     plan_gone(plan, manager, ROLLOUT, [f"{runtime_units.UNIT_DIRECTORY}/{ROLLOUT}"])
-    patterns = [f"{WAKE}.timer".format("*"), *(unit.format("*") for unit in (SOCKET, FRONT, REST, AGENT))]
-    plan.add(Difference("the agents of users", "present", None), lambda: manager.call("stop", *patterns, timeout=_STOP))
+    plan.add(Difference("the agents of users", "present", None), lambda: _stop_all(manager, f"{WAKE}.timer", SOCKET))
     files = [f"{runtime_units.UNIT_DIRECTORY}/{unit.format('')}" for unit in (SOCKET, FRONT, REST, AGENT)]
     lent = glob.glob(os.path.join(LENT, AGENT.format("*")))
     plan_files_gone(plan, [*glob.glob(os.path.join(WANTED, SOCKET.format("*"))), *lent, *files])
@@ -118,6 +117,27 @@ def roll_out(host: Host, manager: Manager, *, again: bool = False) -> None:
         )
 
 
+def _stop_all(manager: Manager, *more: str) -> None:
+    """Stop all users' agents, once their work in progress is done, and the units *more* of each user."""
+    patterns = [unit.format("*") for unit in (*more, FRONT, REST, AGENT)]
+    manager.call("stop", *patterns, timeout=_STOP)
+    manager.call("reset-failed", *patterns, check=False)
+
+
+def _write(host: Host, manager: Manager) -> None:
+    """Write what is in memory. Agents whose own key follows from a former secret would refuse every call: they stop."""
+    former = (read_json(PROXY_SECRETS) or {}).get("secret", host.settings.secret)
+    problems: list[str] = []
+    if former != host.settings.secret:
+        _stop_all(manager)
+    write(host, problems.append)
+    if former != host.settings.secret:
+        # Those that were woken meanwhile.
+        _stop_all(manager)
+    if problems:
+        raise OpsError("; ".join(problems))
+
+
 def _plan_proxy_user(plan: Plan) -> None:
     """Plan the user of the server that callers reach, before anything is given to its group."""
     if plan.add_file(_PROXY_USER_FILE, _PROXY_USER_TEXT, mode=0o644) or number_of_user(proxy.USER) is None:
@@ -129,24 +149,20 @@ def proxy_of(declared: Runtimes) -> proxy.Proxy:
     return proxy.Proxy(declared.listen, declared.certificate, declared.certificate_key)
 
 
-def _refuse_moved(host: Host, path: str) -> None:
-    """:raises OpsError: the users' addresses, or the owners of their data, would be others"""
-    if not os.path.exists(path) or not host.users.all():
-        return
-    before = settings.load(JOB, Runtimes)
-    for name, value in (
-        ("network", lambda declared: declared.network),
-        ("first_uid", lambda declared: declared.first_uid),
+def _check(host: Host) -> None:
+    """:raises OpsError: what is declared does not fit what is on this host; nothing was changed"""
+    for name, path in host.settings.plugins.items():
+        if not os.path.isdir(path):
+            raise OpsError("is no directory of this host", where=f"plugins: {name}: {path}", fix="put it there first")
+    users = host.users.all()
+    for user in users:
+        check_owner(host, user)
+    path = settings.path_of(JOB)
+    if users and os.path.exists(path):
+        was, now = settings.load(JOB, Runtimes).supervised.api.port, host.settings.supervised.api.port
         # Two editions are beside each other for a while, and everybody has to find both.
-        ("agent: the port of the API", lambda declared: declared.supervised.api.port),
-    ):
-        was, now = value(before), value(host.settings)
         if was != now:
-            raise OpsError(
-                f"was {was} when this host's users got their runtimes, and is {now}",
-                where=name,
-                fix=f"declare {was} again",
-            )
+            raise OpsError(f"was {was} and is {now}", where="agent: the port of the API", fix=f"declare {was} again")
 
 
 def _plan_image(plan: Plan, image: str) -> None:

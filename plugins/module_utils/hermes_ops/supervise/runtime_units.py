@@ -53,6 +53,7 @@ SocketMode=0660
 DirectoryMode=0755
 # Without it, a call meets no socket, as if there were no such user.
 RemoveOnStop=yes
+TriggerLimitIntervalSec=0
 
 [Install]
 WantedBy=sockets.target
@@ -66,10 +67,15 @@ Description=Way to the Hermes agent of user %i
 Wants={agent}
 After={agent}
 OnSuccess={rest}
+# A limit would end with the socket gone, and the user unknown to callers.
+StartLimitIntervalSec=0
 
 [Service]
 EnvironmentFile={users}/%i/address
 User={group}
+# Each connection takes six descriptors.
+LimitNOFILE=8192
+CPUQuota=100%
 # At an address where nothing is, a container's that could not be started, a connection waits for seconds. It ends soon
 # even if calls keep coming, so that one of them tries again.
 ExecStart=/bin/sh -c 'test ! -e {failed}/%i || {{ ADDRESS=127.0.0.1:1; (sleep {failed_seconds}; kill $$$$) & }}; \\
@@ -111,14 +117,17 @@ ExecStart={podman} --events-backend=none run --name=hermes-user-%i --replace --d
 {plugins}  {image}
 ExecStartPost={command} runtime wait %i
 ExecStop={podman} --events-backend=none stop --ignore --time={drain} hermes-user-%i
-# Whoever calls next is told why it does not run. If it has run, whatever needs it brings it up again.
-ExecStopPost=/bin/sh -c 'test "$$SERVICE_RESULT" = success || {{ \\
+# Whoever calls next is told why it does not run. A front that passes on to an agent that has ended, even well, has to
+# go, so that the next call starts both; one that still waits for the agent's start is not active, and stays.
+ExecStopPost=/bin/sh -c 'test "$$SERVICE_RESULT" = success || \\
   echo "$$SERVICE_RESULT $$EXIT_STATUS" >{failed}/%i; \\
-  systemctl --no-block try-restart {front} {rest}; }}'
+  systemctl is-active --quiet {front} && systemctl --no-block stop {front}; true'
 ExecStopPost=-{podman} --events-backend=none rm --force --ignore --time=0 hermes-user-%i
 TimeoutStartSec={start}
 TimeoutStopSec={stop}
 Delegate=yes
+# Else a line that begins with <0> would be written to all terminals.
+SyslogLevelPrefix=no
 {limits}
 """
 
@@ -128,11 +137,16 @@ Description=Rest of the Hermes agent of user %i, when its own work is done
 # For as long as this runs, the agent is needed.
 Requires={agent}
 After={agent}
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
 TimeoutStartSec=infinity
 ExecStart={command} runtime rest %i
+# What it reads is the agent's.
+MemoryMax=512M
+CPUQuota=50%
+Nice=10
 {hardening}
 """
 
@@ -180,7 +194,7 @@ def render(settings: Runtimes, edition: Edition, data_dir: str, ops_dir: str) ->
     :param edition: with which agents start
     """
     agent = settings.having(edition).supervised
-    limits = [("MemoryMax", agent.limits.memory), ("TasksMax", str(agent.limits.tasks))]
+    limits = [("MemoryMax", agent.limits.memory), ("MemorySwapMax", "0"), ("TasksMax", str(agent.limits.tasks))]
     if agent.limits.cpu:
         limits.append(("CPUQuota", agent.limits.cpu))
     plugins = [f"  --volume={path}:{PLUGINS}/{name}:ro \\\n" for name, path in sorted(edition.plugins.items())]

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import hashlib
+import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Any
@@ -20,7 +23,7 @@ from urllib.parse import quote
 
 from ..agent import removal
 from ..agent.work import Work, read_work
-from ..description.runtime_addresses import address_of, mac_of, network_of
+from ..description.runtime_addresses import address_of, mac_of, network_of, room_of
 from ..description.runtime_keys import api_key_of
 from ..description.runtimes import API_KEY, Edition, Runtimes
 from ..host import runtimes, settings
@@ -32,11 +35,16 @@ from ..system.errors import OpsError, Refused
 from ..system.files import Account, check_trusted, ensure_directory, read_text, write_atomic, write_json
 from ..system.process import run
 from ..system.systemd import Manager, Unit
+from ..system.typed import plain
 from . import editions, resting
 from .proxy import USER as PROXY_USER
 from .runtime_units import AGENT, FRONT, PODMAN, REST, SOCKET, WANTED
 
 PROXY_SECRETS = f"{runtimes.RUN}/proxy/secrets.json"
+# How the directory of data is called that are being removed.
+ASIDE = "purged-"
+# What was written of the declaration.
+_WRITTEN = f"{runtimes.RUN}/written"
 # Seconds beyond those within which an agent has to be healthy.
 _GRACE = 30.0
 _POLL_SECONDS = 0.05
@@ -93,17 +101,53 @@ class Host:
         return f"{self.settings.url}/u/{quote(user.name, safe='')}/"
 
 
-def boot(host: Host) -> None:
-    """Write what the units need in memory, for all users, and set what wakes their agents for cron."""
+def boot(host: Host, say: Callable[[str], object]) -> None:
+    """Make what the units need in memory, and set what wakes sleeping agents for cron.
+
+    :param say: gets a line for each user for whom that is not possible; the others have theirs
+    """
+    write(host, say)
+    resting.set_wakes(host.users.directory, (user.id for user in _known(host, say) if not user.off))
+
+
+def write(host: Host, say: Callable[[str], object]) -> None:
+    """Write what the units need in memory, for all users.
+
+    :param say: as for :func:`boot`
+    """
     _make_places()
+    for user in _known(host, say):
+        try:
+            if not user.off:
+                _write_variables(host, user)
+        except OpsError as error:
+            say(f"user {user.name}: {error}")
     _write_proxy_secrets(host.settings)
-    users = [user for user in host.users.all() if not user.off]
-    for user in users:
-        _write_variables(host, user)
-    # After the users' secrets: by it an edition counts as complete.
     for edition in editions.wanted(host.settings, host.ops_dir):
         editions.write_files(edition)
-    resting.set_wakes(host.users.directory, (user.id for user in users))
+    # Last: by it all of this counts as written.
+    write_atomic(_WRITTEN, _digest(host.settings), mode=0o600)
+
+
+def is_written(host: Host) -> bool:
+    """Whether what is in memory is what is declared."""
+    return read_text(_WRITTEN) == _digest(host.settings) and editions.are_written(host.settings, host.ops_dir)
+
+
+def _digest(declared: Runtimes) -> str:
+    return hashlib.sha256(json.dumps(plain(declared), sort_keys=True).encode()).hexdigest()
+
+
+def _known(host: Host, say: Callable[[str], object]) -> Iterator[User]:
+    """The users whose records can be used."""
+    for identity in host.users.ids():
+        try:
+            user = host.users.by_id(identity)
+        except OpsError as error:
+            say(str(error))
+            continue
+        if user:
+            yield user
 
 
 def rest(host: Host, user: User, say: Callable[[str], object]) -> None:
@@ -136,8 +180,14 @@ def enrol(host: Host, names: Iterable[str]) -> list[User]:
 
     :raises OpsError: a name cannot be one, or there is no room for it
     """
+    names = list(names)
+    known = [host.users.find(name) for name in names]
+    users = [user for user in known if user and not user.off and is_complete(host, user)]
+    if len(users) == len(names):
+        # Also while somebody else makes or removes runtimes.
+        return users
     with host.users.lock():
-        users = host.users.enrol(names)
+        users = host.users.enrol(names, room_of(network_of(host.settings.network)))
         complete(host, [user for user in users if not is_complete(host, user)])
     return users
 
@@ -189,7 +239,7 @@ def ensure(host: Host, name: str) -> dict[str, Any]:
         raise OpsError(
             f"could not be started: {found['reason'] or 'it was stopped meanwhile'}",
             where=f"user {user.name}",
-            fix=f"read its log: hermes-ops runtime logs {quote(user.name)}",
+            fix=f"read its log: hermes-ops runtime logs -- {shlex.quote(user.name)}",
         )
     return found
 
@@ -200,15 +250,16 @@ def start(host: Host, user: User) -> None:
     Whether that succeeded is in its state.
     """
     with host.users.lock():
-        host.users.enrol([user.name])
+        host.users.enrol([user.name], room_of(network_of(host.settings.network)))
         _complete(host, [] if is_complete(host, user) else [user])
     _wake(host, user)
 
 
 def _wake(host: Host, user: User) -> None:
-    if agent_of(host, user).active != "active":
-        if reason_of(user):
-            # It may still tell its callers of the last failure.
+    active = agent_of(host, user).active
+    if active != "active":
+        if active != "activating":
+            # One that is left of an agent that has ended only refuses calls.
             host.manager.call("stop", FRONT.format(user.id))
         wake(host, user)
 
@@ -235,6 +286,8 @@ def report(host: Host, users: Iterable[User]) -> list[dict[str, Any]]:
     for user in users:
         listening, agent = units[SOCKET.format(user.id)], units[AGENT.format(user.id)]
         reason = reason_of(user)
+        if listening.dead and not user.off:
+            reason = reason or f"its socket is {listening.active}: ensure starts it again"
         found.append(
             {
                 "user": user.name,
@@ -242,7 +295,7 @@ def report(host: Host, users: Iterable[User]) -> list[dict[str, Any]]:
                 "container": user.container,
                 "url": host.url_of(user),
                 "uid": host.account_of(user).uid,
-                "state": _state(listening, agent, reason),
+                "state": _state(user, agent, reason),
                 "since": int(agent.age) if agent.running else 0,
                 "reason": reason,
             }
@@ -250,12 +303,12 @@ def report(host: Host, users: Iterable[User]) -> list[dict[str, Any]]:
     return found
 
 
-def _state(listening: Unit, agent: Unit, reason: str | None) -> str:
+def _state(user: User, agent: Unit, reason: str | None) -> str:
     if agent.active == "active":
         return "running"
     if agent.active == "activating":
         return "starting"
-    if listening.dead:
+    if user.off:
         return "off"
     return "failed" if reason else "asleep"
 
@@ -294,6 +347,8 @@ def halt(host: Host, user: User) -> None:
 
 
 def _halt(host: Host, user: User) -> None:
+    # Before and after: a wake would start the agent again, and a rest that ends sets one.
+    resting.forget_wake(host.users.directory, user.id)
     units = [unit.format(user.id) for unit in (SOCKET, FRONT, REST, AGENT)]
     host.manager.call("stop", *units, timeout=host.settings.supervised.drain + 2 * _GRACE)
     host.manager.call("reset-failed", *units, check=False)
@@ -307,6 +362,9 @@ def remove(host: Host, user: User, *, purge: bool) -> None:
 
     :raises Refused: the home is being restored
     """
+    directory, aside = user.directory(host.data_dir), None
+    if purge and not os.path.isdir(os.path.dirname(directory)):
+        raise OpsError("is not there", where=os.path.dirname(directory), fix="mount the volume with the users' data")
     with host.users.lock():
         _refuse_restored(host, user)
         _stop(host, user)
@@ -315,14 +373,17 @@ def remove(host: Host, user: User, *, purge: bool) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(user.failed)
         if purge:
-            directory = user.directory(host.data_dir)
             if os.path.lexists(directory):
-                removal.remove(directory, host.account_of(user))
+                aside = f"{os.path.dirname(directory)}/{ASIDE}{user.id}-{time.time_ns()}"
+                os.rename(directory, aside)
             records = Records(host.ops_dir, user.agent)
             if records.exist():
                 # Copies of the user's files, from a restore.
                 records.remove()
             host.users.forget(user)
+    if aside:
+        # The user decides how long this takes. Killed here, it is an orphan.
+        removal.remove(aside, host.account_of(user))
 
 
 def await_health(host: Host, user: User, process: int) -> None:
@@ -350,7 +411,8 @@ def _answers(family: int, address: Any, seconds: float) -> bool:
             connection.settimeout(seconds)
             connection.connect(address)
             connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
-            return connection.recv(12, socket.MSG_WAITALL)[8:] == b" 200"
+            with connection.makefile("rb") as stream:
+                return stream.read(12)[8:] == b" 200"
     except OSError:
         return False
 
@@ -375,8 +437,11 @@ def _make_places() -> None:
 
 
 def _write_proxy_secrets(declared: Runtimes) -> None:
-    write_json(PROXY_SECRETS, {"secret": declared.secret, "versions": declared.versions}, mode=0o640)
-    os.chown(PROXY_SECRETS, 0, grp.getgrnam(PROXY_USER).gr_gid)
+    # Never there and unreadable for the proxy.
+    new = f"{PROXY_SECRETS}.new"
+    write_json(new, {"secret": declared.secret, "versions": declared.versions}, mode=0o640)
+    os.chown(new, 0, grp.getgrnam(PROXY_USER).gr_gid)
+    os.replace(new, PROXY_SECRETS)
 
 
 def _write_variables(host: Host, user: User) -> None:
@@ -421,15 +486,24 @@ def _make_directory(host: Host, user: User) -> None:
     check_trusted(os.path.dirname(path), "give it to root: chown root, and chmod 711")
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
-    status = os.lstat(path)
-    if status.st_uid == 0:
+    check_owner(host, user)
+    if os.lstat(path).st_uid == 0:
         # Made just now, or by a run that was killed here.
         os.chown(path, account.uid, account.gid, follow_symlinks=False)
-    elif status.st_uid != account.uid:
+
+
+def check_owner(host: Host, user: User) -> None:
+    """:raises OpsError: the user's data are there, and belong to another number"""
+    path, uid = user.directory(host.data_dir), host.account_of(user).uid
+    try:
+        owner = os.lstat(path).st_uid
+    except FileNotFoundError:
+        return
+    if owner not in (0, uid):
         raise OpsError(
-            f"belongs to user id {status.st_uid}, and not to {account.uid}, the user's container",
+            f"belongs to user id {owner}, and not to {uid}, as which the user's container runs",
             where=path,
-            fix=f"declare the first_uid of the host where it was made, or: chown -R {account.uid}:{account.uid} {path}",
+            fix=f"declare runtimes_first_uid: {owner - user.number}, as where it was made",
         )
 
 
