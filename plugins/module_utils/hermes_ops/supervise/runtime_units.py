@@ -121,7 +121,7 @@ ExecStop={podman} --events-backend=none stop --ignore --time={drain} hermes-user
 # go, so that the next call starts both; one that still waits for the agent's start is not active, and stays.
 ExecStopPost=/bin/sh -c 'test "$$SERVICE_RESULT" = success || \\
   echo "$$SERVICE_RESULT $$EXIT_STATUS" >{failed}/%i; \\
-  systemctl is-active --quiet {front} && systemctl --no-block stop {front}; true'
+  systemctl --quiet is-active {front} && systemctl --no-block stop {front}; true'
 ExecStopPost=-{podman} --events-backend=none rm --force --ignore --time=0 hermes-user-%i
 TimeoutStartSec={start}
 TimeoutStopSec={stop}

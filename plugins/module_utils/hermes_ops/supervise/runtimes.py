@@ -256,11 +256,12 @@ def start(host: Host, user: User) -> None:
 
 
 def _wake(host: Host, user: User) -> None:
-    active = agent_of(host, user).active
-    if active != "active":
-        if active != "activating":
-            # One that is left of an agent that has ended only refuses calls.
-            host.manager.call("stop", FRONT.format(user.id))
+    agent, front = AGENT.format(user.id), FRONT.format(user.id)
+    units = host.manager.units([agent, front])
+    if units[agent].active != "active":
+        if units[front].active == "active" and units[agent].dead:
+            # It is left of an agent that has ended, and only refuses calls. Somebody else may do the same now.
+            host.manager.call("stop", front, check=False)
         wake(host, user)
 
 
