@@ -303,7 +303,7 @@ def agent(host, monkeypatch):
     monkeypatch.setattr(runtimes, "pinning", lambda network: [["true"]])
     api = dataclasses.replace(host.settings.supervised.api, port=server.server_port)
     one = dataclasses.replace(host.settings.supervised, api=api)
-    monkeypatch.setattr(Runtimes, "supervised", one)
+    monkeypatch.setitem(vars(host.settings), "supervised", one)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield Handler
     server.shutdown()

@@ -294,7 +294,7 @@ def _stop(host: Host, user: User) -> None:
 def remove(host: Host, user: User, *, purge: bool) -> None:
     """Remove the user's runtime; also the data if *purge*, else another ``ensure`` goes on with them.
 
-    Killed at any point, it is finished by the next call.
+    Killed at any point, it is finished by the next call; at the end of a purge, by that of an orphan.
     """
     directory, aside = user.directory(host.data_dir), None
     if purge and not os.path.isdir(os.path.dirname(directory)):
@@ -307,12 +307,19 @@ def remove(host: Host, user: User, *, purge: bool) -> None:
             os.unlink(user.failed)
         if purge:
             if os.path.lexists(directory):
-                aside = f"{os.path.dirname(directory)}/{ASIDE}{user.id}-{time.time_ns()}"
-                os.rename(directory, aside)
+                aside = set_aside(directory)
             host.users.forget(user)
     if aside:
         # The user decides how long this takes. Killed here, it is an orphan.
         removal.remove(aside, host.account_of(user))
+
+
+def set_aside(directory: str) -> str:
+    """Rename a *directory* of data that are to be removed, so that nobody gets it any more; returns its new path."""
+    parent, name = os.path.split(directory)
+    aside = os.path.join(parent, f"{ASIDE}{name}-{time.time_ns()}")
+    os.rename(directory, aside)
+    return aside
 
 
 def await_health(host: Host, user: User, process: int) -> None:
