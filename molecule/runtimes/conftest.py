@@ -56,7 +56,7 @@ def asleep(wait_until: Callable[..., Any]) -> Callable[[User], None]:
 @pytest.fixture
 def model(host: Any, controller: Controller) -> Iterator[Model]:
     """The model server of the host's agents, blank before and after the test."""
-    described = json.loads(controller.shell("cat /run/hermes-runtimes/shared/agent.json"))
+    described = json.loads(controller.shell("cat /run/hermes-runtimes/shared/*/agent.json"))
     server = Model(controller, described["config"]["model"]["base_url"].removesuffix("/v1"))
     server.tell("DELETE", "")
     yield server

@@ -17,7 +17,9 @@ description:
     stopped when nobody calls it and it has no work of its own.
   - systemd does that with a socket for each user; C(hermes-proxy.service), an nginx, is the one address for callers;
     podman runs the containers, in a network whose walls are rules of nftables.
-  - Running agents are not restarted. They get a changed description, image or limit at their next start.
+  - A changed image, description, secret, limit or plugin is rolled out to the agents that run, O(canaries) first, when
+    they have no work. If one of them is not healthy with it, all go back to the former one, and the module fails with
+    the reason. It is not tried again until another is declared, or by C(hermes-ops runtime rollout --again).
 attributes:
   check_mode:
     support: full
@@ -84,6 +86,13 @@ options:
       Seconds within which an agent has to be healthy, from 5 to 600.
     type: int
     default: 60
+  canaries:
+    description: >-
+      The ids of users whose agents get a changed declaration first; those that sleep are started for it. Without any,
+      it is one user whose agent is free.
+    type: list
+    elements: str
+    default: []
   plugins:
     description: >-
       Directories of the host that all containers see, read-only, as C(/opt/plugins/NAME); by NAME.
@@ -161,6 +170,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "users": {"type": "list", "elements": "str", "default": []},
     "idle": {"type": "int", "default": 600},
     "start": {"type": "int", "default": 60},
+    "canaries": {"type": "list", "elements": "str", "default": []},
     "plugins": {"type": "dict", "default": {}},
     "listen": {"type": "str", "default": "127.0.0.1:8640"},
     "certificate": {"type": "str", "default": ""},

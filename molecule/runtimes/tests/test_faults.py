@@ -89,7 +89,7 @@ def test_without_its_image_callers_are_told_until_it_is_back(ada, asleep, wait_u
 
 def test_a_description_that_cannot_be_used_is_the_reason(ada, asleep, wait_until):
     asleep(ada)
-    shared = "/run/hermes-runtimes/shared/agent.json"
+    shared = ada.shell("ls /run/hermes-runtimes/shared/*/agent.json").strip()
     ada.shell(f"cp {shared} /run/aside.json; echo '{{\"unknown\": 1}}' >{shared}")
     try:
         assert "description" in unavailable(ada.call())

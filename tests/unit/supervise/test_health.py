@@ -23,7 +23,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
     systemd,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network, request
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
@@ -402,6 +402,39 @@ def test_the_api_server_must_be_this_agents(server, holder, causes, tmp_path, mo
     if holder == "bridge":
         assert "the gateway of agent bridge" in found.problems[0].what
         assert found.problems[0].fix == "one of the two needs another api.port"
+
+
+@pytest.mark.parametrize("contained", [False, True])
+def test_in_a_container_neither_ports_nor_process_ids_are_those_of_the_host(server, contained, tmp_path, monkeypatch):
+    """An agent of the host may have the same port there."""
+    monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
+    monkeypatch.setattr(network, "gateway_of", lambda pid: "bridge")
+    said = {"pid": 2, "gateway_state": "running", "platforms": {"api_server": {"state": "connected"}}}
+    (tmp_path / "gateway_state.json").write_text(json.dumps(said))
+    state = replace(systemd.state_of(unit()), contained=contained)
+    found = health.check(agent(tmp_path, api=server), Account.current(), state)
+    assert found.causes == ([] if contained else ["port_in_use", "not_ready"])
+    # Also when agents of the host are looked at as well.
+    judged = health.judge(agent(tmp_path, api=server), state, {server.port: {1}}, {"state": said, "servers": {}})
+    assert ("port_in_use" in judged.causes) != contained
+    # What a container says of itself is not believed more than that.
+    (tmp_path / "gateway_state.json").write_text(json.dumps({**said, "gateway_state": "starting"}))
+    assert "not_ready" in health.check(agent(tmp_path, api=server), Account.current(), state).causes
+
+
+@pytest.mark.parametrize(("contained", "causes"), [(False, ["no_answer"]), (True, [])])
+def test_nobody_on_the_host_accepts_a_connection_to_a_container(server, contained, causes, tmp_path, monkeypatch):
+    monkeypatch.setattr(Server, "answer", (200, {"status": "ok", "platform": "hermes-agent", "version": "0.19.0"}))
+    monkeypatch.setattr(request, "accepted_by", lambda *_arguments: None)
+    found = servers.look({"api": server.to_plain()}, contained)
+    problem = servers.judge("the api server", server, "hermes-agent", found["api"])
+    assert ([problem.cause] if problem else []) == causes
+    # A worker is told whether it is one.
+    state = replace(systemd.state_of(unit()), contained=contained)
+    wanted = []
+    monkeypatch.setattr(health.sight, "start", lambda _account, given: wanted.append(given) or dict)
+    health.check(agent(tmp_path, api=server), Account.current(), state)
+    assert wanted[0]["contained"] is contained
 
 
 def test_a_port_that_is_taken_explains_a_gateway_that_ends(server, tmp_path):

@@ -24,7 +24,11 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.runtimes import Runtimes
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import runtimes as places
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.runtimes import User
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import runtime_units, runtimes
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import (
+    editions,
+    runtime_units,
+    runtimes,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
@@ -66,7 +70,7 @@ def host(run, tmp_path):
 
 
 def texts(**more):
-    rendered = runtime_units.render(declared(**more), "/data", "/data/ops")
+    rendered = runtime_units.render(declared(**more), declared(**more).edition, "/data", "/data/ops")
     return {os.path.basename(path): text for path, text in rendered.items()}
 
 
@@ -129,9 +133,10 @@ def test_an_agent_has_its_drain_time_before_it_is_killed():
 
 
 def test_what_all_share_holds_no_secret_and_nothing_that_only_a_host_uses(host, run):
-    runtimes._write_shared(host.settings)
-    assert os.listdir(run / "shared") == ["agent.json"]
-    entry = json.loads((run / "shared/agent.json").read_text(encoding="utf-8"))
+    edition = host.settings.edition
+    editions.write_files(edition)
+    assert os.listdir(run / "shared" / edition.id) == ["agent.json"]
+    entry = json.loads((run / "shared" / edition.id / "agent.json").read_text(encoding="utf-8"))
     assert set(entry) == {"name", "config", "drain"}
 
 
@@ -140,12 +145,13 @@ def contents(directory):
 
 
 def test_only_root_finds_secrets_and_any_user_in_a_container_reads_them(host, run):
-    runtimes._write_shared(host.settings)
+    edition = host.settings.edition
+    editions.write_files(edition)
     runtimes._write_variables(host, ADA)
-    paths = ["shared", "shared/agent.json", "users", *(f"users/{ADA.id}{end}" for end in ("", "/address", "/secrets"))]
-    modes = [(run / path).stat().st_mode & 0o777 for path in paths]
-    assert modes == [0o700, 0o444, 0o700, 0o700, 0o600, 0o555]
-    secrets = run / "users" / ADA.id / "secrets"
+    user, secrets = run / "users" / ADA.id, run / "users" / ADA.id / "secrets" / edition.id
+    shared = run / "shared" / edition.id
+    paths = (run / "shared", shared, shared / "agent.json", run / "users", user, user / "address", secrets)
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o700, 0o755, 0o444, 0o700, 0o700, 0o600, 0o555]
     assert {path.stat().st_mode & 0o777 for path in secrets.iterdir()} == {0o444}
     assert contents(secrets) == {
         "MODEL_API_KEY": "sk-of-the-model",
@@ -153,11 +159,12 @@ def test_only_root_finds_secrets_and_any_user_in_a_container_reads_them(host, ru
     }
 
 
-def test_a_secret_that_is_no_longer_declared_is_gone(host, run):
+def test_a_secret_that_is_no_longer_declared_is_in_no_later_edition(host, run):
     runtimes._write_variables(host, ADA)
     other = dataclasses.replace(host.settings, agent={"secrets": {"OTHER_API_KEY": "sk-other-sk-other"}})
     runtimes._write_variables(dataclasses.replace(host, settings=other), ADA)
-    assert set(contents(run / "users" / ADA.id / "secrets")) == {"OTHER_API_KEY", "API_SERVER_KEY"}
+    secrets = run / "users" / ADA.id / "secrets" / other.edition.id
+    assert set(contents(secrets)) == {"OTHER_API_KEY", "API_SERVER_KEY"}
 
 
 def test_the_variables_of_a_user_follow_from_the_number(host, run):
@@ -181,7 +188,7 @@ def test_what_is_in_memory_is_known_to_be_what_is_declared(host, run, tmp_path, 
     other = dataclasses.replace(host, settings=declared(idle=60))
     assert not runtimes.is_written(other)
     # A run that ends in the midst of it.
-    monkeypatch.setattr(runtimes, "_write_shared", lambda settings: 1 / 0)
+    monkeypatch.setattr(runtimes, "_write_proxy_secrets", lambda settings: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         runtimes.write(other, print)
     assert not runtimes.is_written(other)
@@ -303,7 +310,7 @@ def agent(host, monkeypatch):
     monkeypatch.setattr(runtimes, "pinning", lambda network: [["true"]])
     api = dataclasses.replace(host.settings.supervised.api, port=server.server_port)
     one = dataclasses.replace(host.settings.supervised, api=api)
-    monkeypatch.setitem(vars(host.settings), "supervised", one)
+    monkeypatch.setattr(Runtimes, "supervised", one)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield Handler
     server.shutdown()

@@ -1,15 +1,22 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is found when the walls around users' agents, or the server before them, are gone."""
+"""What is found of users' agents: that their walls or the server before them are gone, and who is ill."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import runtimes as host
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import settings
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.nftables import Table
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import editions, health, journal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.rollout import Journal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.runtime_units import AGENT
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import runtimes
 
@@ -25,11 +32,142 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch i
         (False, True, "failed", []),
     ],
 )
-def test_what_is_gone_is_found_on_a_host_with_runtimes(monkeypatch, present, lost, active, causes):
+def test_what_is_gone_is_found_on_a_host_with_runtimes(tmp_path, monkeypatch, present, lost, active, causes):
     def units(self, names):
         return {name: dataclasses.replace(self._unit(name, {}), active=active) for name in names}
 
     monkeypatch.setattr(host, "present", lambda: present)
     monkeypatch.setattr(Table, "lost", lambda self: lost)
     monkeypatch.setattr(Manager, "units", units)
-    assert [finding.cause for finding in runtimes.look()] == causes
+    assert [finding.cause for finding in runtimes.look(str(tmp_path))] == causes
+
+
+@pytest.mark.parametrize(("phase", "causes"), [("failed", ["rollout_failed"]), ("batches", []), ("back", [])])
+def test_a_declaration_that_was_rolled_back_is_found(tmp_path, monkeypatch, phase, causes):
+    monkeypatch.setattr(host, "present", lambda: True)
+    monkeypatch.setattr(Table, "lost", lambda self: False)
+    monkeypatch.setattr(
+        Manager,
+        "units",
+        lambda self, names: {name: dataclasses.replace(self._unit(name, {}), active="active") for name in names},
+    )
+    editions.write_journal(str(tmp_path), Journal("new", phase, problem="image 2: user ada: it ended"))
+    found = runtimes.look(str(tmp_path))
+    assert [finding.cause for finding in found] == causes
+    assert all("user ada" in finding.what for finding in found)
+
+
+# --- agents that run -------------------------------------------------------------------------------------------
+
+DECLARED = {"image": "localhost/hermes-agent:1", "secret": "0123456789abcdef" * 2, "agent": {}}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A host with forty users.
+
+    :ivar awake: their numbers whose agents run
+    :ivar ill: those whose agents are ill
+    """
+    (tmp_path / "runtimes.json").write_text(json.dumps(DECLARED), encoding="utf-8")
+    monkeypatch.setattr(settings, "DIRECTORY", str(tmp_path))
+    names = {name: str(tmp_path) for name in ("data_dir", "root", "managed_root")}
+    found = Installation({**names, "scope": "system", "ops_dir": str(tmp_path / "ops")})
+    users = host.Users(found.ops_dir)
+    with users.lock():
+        users.enrol((str(number) for number in range(40)), 100)
+    found.users = users.all()
+    found.awake, found.ill, found.looked_at, found.entered = set(), set(), [], 1.0
+
+    def awake():
+        return [AGENT.format(found.users[number].id) for number in sorted(found.awake)]
+
+    def ask(_self, verb, *_words):
+        text = "".join(f"{name} loaded active running Hermes agent\n" for name in awake())
+        return Completed((), 0, text if verb == "list-units" else "", "")
+
+    def units(self, names):
+        return {
+            name: dataclasses.replace(
+                self._unit(name, {}), load="loaded", active="active", sub="running", pid=7, entered=found.entered
+            )
+            if name in awake()
+            # systemd still knows when one that has ended was started.
+            else dataclasses.replace(self._unit(name, {}), entered=found.entered)
+            for name in names
+        }
+
+    def check_all(agents, states):
+        found.looked_at = [int(agent.user) - 700_000 for agent, _account in agents]
+        sick = [health.Problem("no_answer", "its server does not answer", "see its log")]
+        return [
+            health.Health(agent.name, sick[:] if int(agent.user) - 700_000 in found.ill else [])
+            for agent, _account in agents
+        ]
+
+    monkeypatch.setattr(Manager, "ask", ask)
+    monkeypatch.setattr(Manager, "units", units)
+    monkeypatch.setattr(health, "check_all", check_all)
+    monkeypatch.setattr(journal, "last_lines", lambda *_arguments, **_options: [])
+    return found
+
+
+def told(found):
+    return [(finding.agent, finding.cause, finding.failure) for finding in found]
+
+
+def test_one_that_runs_and_is_ill_is_found_and_those_that_sleep_cost_nothing(home):
+    home.awake, home.ill = {3, 4}, {4, 5}
+    found, known = runtimes.look_at_agents(home, {}, 1000.0)
+    assert told(found) == [(home.users[4].agent, "no_answer", True)]
+    assert home.looked_at == [3, 4]
+    assert known == {home.users[3].agent: 1000.0, home.users[4].agent: 0.0}
+
+
+def test_of_many_each_has_its_turn_and_the_ill_are_looked_at_each_time(home):
+    home.awake, home.ill = set(range(40)), {2}
+    known, seen = {}, set()
+    for turn in range(3):
+        found, known = runtimes.look_at_agents(home, known, 1000.0 + turn)
+        assert len(home.looked_at) == runtimes.AT_ONCE
+        assert told(found) == [(home.users[2].agent, "no_answer", True)]
+        seen |= set(home.looked_at)
+    assert seen == set(range(40))
+
+
+def test_one_that_goes_to_sleep_meanwhile_is_not_ill(home, monkeypatch):
+    home.awake, home.ill = {1}, {1}
+    look = health.check_all
+
+    def meanwhile(agents, states):
+        home.awake = set()
+        return look(agents, states)
+
+    monkeypatch.setattr(health, "check_all", meanwhile)
+    assert runtimes.look_at_agents(home, {}, 1000.0)[0] == []
+
+
+def test_one_that_was_started_again_meanwhile_is_looked_at_the_next_time(home, monkeypatch):
+    home.awake, home.ill = {1}, {1}
+    look = health.check_all
+
+    def meanwhile(agents, states):
+        home.entered = 2.0
+        return look(agents, states)
+
+    monkeypatch.setattr(health, "check_all", meanwhile)
+    assert runtimes.look_at_agents(home, {}, 1000.0)[0] == []
+
+
+def test_a_record_that_cannot_be_used_is_a_finding_and_no_end_of_the_check(home):
+    home.awake = {1}
+    with open(f"{home.ops_dir}/runtimes/{home.users[1].id}.json", "w", encoding="utf-8") as stream:
+        stream.write("{")
+    assert told(runtimes.look_at_agents(home, {}, 1000.0)[0]) == [(None, "users_unknown", True)]
+
+
+@pytest.mark.parametrize("when", ["x", None, [1], 9e9])
+def test_what_a_look_remembers_may_be_damaged_or_of_a_fast_clock(home, when):
+    home.awake = set(range(40))
+    runtimes.look_at_agents(home, {user.agent: 999.0 for user in home.users} | {home.users[39].agent: when}, 1000.0)
+    assert 39 in home.looked_at

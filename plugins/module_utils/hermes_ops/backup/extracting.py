@@ -32,7 +32,7 @@ class Manifest:
     """What an archive says about itself. A worker of the agent's user wrote it, so it proves nothing.
 
     :param created: seconds since 1970
-    :param release: the release of Hermes, and ``version`` its version; None: there was none
+    :param release: the release of Hermes, and ``version`` its version; None: there was none, or an image
     :param env: how ``.env`` is included: ``exclude``, ``include``, ``encrypt``
     :param members: the number of members: files, directories, links, and the archive's own
     :param problems: path -> why the archive does not have it as it was in the home

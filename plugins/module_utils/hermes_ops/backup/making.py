@@ -20,7 +20,7 @@ from .. import __version__
 from ..description.agent import Agent
 from ..host.installation import Installation, refuse_unfinished
 from ..release.observe import stamp_of
-from ..supervise import gateway
+from ..supervise import gateway, runtime_agents
 from ..system.errors import OpsError
 from ..system.files import Account, ensure_directory, failure, sync_directory
 from ..system.process import run_filter
@@ -51,7 +51,7 @@ class Made(NamedTuple):
 def create(host: Installation, agent: Agent, directory: str, *, env: str = "exclude") -> Made:
     """Make an archive of the agent's home in *directory*. It gets its final name only after it was checked.
 
-    :param agent: one of ``host.agents``
+    :param agent: one of ``host.agents``, or one of a user (:mod:`runtime_agents`)
     :param env: ``.env`` is left out (``exclude``), in plain text (``include``), or encrypted: ``age:<recipient>``
     :returns: the archive: mode 0600, complete, checked and on disk
     :raises OpsError: it could not be made, and no part of it is left
@@ -164,7 +164,8 @@ def _sealed(account: Account, home: str, env: str) -> str | None:
 
 
 def _about(host: Installation, agent: Agent, env: str) -> dict[str, Any]:
-    release = gateway.current_release(host.root)
+    # A user's agent runs what is in its image.
+    release = None if runtime_agents.is_users(agent.name) else gateway.current_release(host.root)
     stamp = stamp_of(host.root, release)
     return {
         "agent": agent.name,

@@ -59,14 +59,8 @@ def rehearse(
     if release is None:
         raise OpsError("there is no current release", where=host.root, fix="converge the host: site.yml")
     _wait_for_others(host)
-    account = host.account_of(agent)
     with canary.scratch(host, agent, SCRATCH, say) as scratch:
-        label, manifest = _extract(host, agent, backups, scratch)
-        say(f"{agent.name}: {label} of {moment(manifest.created)}")
-        found = work(account, "backup.rehearsal:look", scratch, limits=_LIMITS, where=label)
-        if not fits(found, {"databases": {str: str}, "model": object}):
-            raise WorkerDied("was looked at, but the worker's answer has the wrong form", where=label)
-        _refuse_damaged(found["databases"])
+        label, manifest, found = _unpack(host, agent, backups, scratch, say)
         if not manifest.env_inside:
             canary.lend_env(host, agent, scratch)
         described = canary.prepare(host, agent, scratch)
@@ -82,6 +76,36 @@ def rehearse(
         )
     said = "answers" if answer["reply"] else "is healthy"
     return f"{agent.name}: {answer['version']} {said} on {label}"
+
+
+def read(host: Installation, agent: Agent, backups: BackupSettings, say: Callable[[str], object]) -> str:
+    """Restore the newest backup of a user's *agent* into a scratch home, and check its databases and configuration.
+
+    It is not started: the image that it runs is not a release of this host.
+
+    :returns: the result in one sentence
+    :raises OpsError: there is no backup, or it is damaged; says why
+    """
+    _wait_for_others(host)
+    with canary.scratch(host, agent, SCRATCH, say) as scratch:
+        label, _manifest, _found = _unpack(host, agent, backups, scratch, say)
+    return f"{agent.name}: {label} can be read"
+
+
+def _unpack(
+    host: Installation, agent: Agent, backups: BackupSettings, scratch: str, say: Callable[[str], object]
+) -> tuple[str, Manifest, dict[str, Any]]:
+    """Restore the newest backup into *scratch*, and :func:`look` at it; returns its name, too.
+
+    :raises OpsError: there is none, or a database is damaged
+    """
+    label, manifest = _extract(host, agent, backups, scratch)
+    say(f"{agent.name}: {label} of {moment(manifest.created)}")
+    found = work(host.account_of(agent), "backup.rehearsal:look", scratch, limits=_LIMITS, where=label)
+    if not fits(found, {"databases": {str: str}, "model": object}):
+        raise WorkerDied("was looked at, but the worker's answer has the wrong form", where=label)
+    _refuse_damaged(found["databases"])
+    return label, manifest, found
 
 
 def _extract(host: Installation, agent: Agent, backups: BackupSettings, scratch: str) -> tuple[str, Manifest]:

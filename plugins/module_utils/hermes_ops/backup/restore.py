@@ -43,8 +43,7 @@ from ..host.guard import TIMEOUT as GUARD_TIMEOUT
 from ..host.guard import Guard
 from ..host.installation import Installation, journals, refuse_others
 from ..host.undertaking import RESERVE, Undertaking
-from ..supervise import gateway, health
-from ..supervise.systemd import supervisor_of
+from ..supervise import gateway, health, runtime_agents
 from ..system.answer import fits
 from ..system.errors import OpsError, as_error
 from ..system.files import Account, ensure_directory, open_directory
@@ -95,7 +94,7 @@ class Restore:
     def __init__(self, host: Installation, name: str, say: Callable[[str], object]) -> None:
         self.host = host
         self.name = name
-        self.supervisor = supervisor_of(host)
+        self.supervisor = runtime_agents.supervisor_for(host, name)
         self.say = say
         # Said last: that going back has set aside messages which came in meanwhile.
         self.note = ""
@@ -121,7 +120,7 @@ class Restore:
         :returns: the directory that holds the old content
         :raises OpsError: nothing was restored, and the home is as before; says why
         """
-        agent = self.host.one(self.name)
+        agent = runtime_agents.one(self.host, self.name)
         with self.host.lock("restore") as lock:
             refuse_others(self.host)
             self.recover(locks=[lock])
@@ -175,7 +174,7 @@ class Restore:
 
         :raises OpsError: it would refuse, and why
         """
-        agent = self.host.one(self.name)
+        agent = runtime_agents.one(self.host, self.name)
         manifest = extracting.compare(source, self.host.account_of(agent), None if force else agent.home)
         finish()
         _refuse_newer(manifest)
@@ -201,7 +200,7 @@ class Restore:
             self.undertaking.end()
             return True
         self.say(f"the restore of {journal.agent} was interrupted at {journal.step}: undoing it")
-        agent = next((each for each in self.host.agents if each.name == self.name), None)
+        agent = runtime_agents.find(self.host, self.name)
         self._undo(journal, agent, locks, boot=boot)
         if self.note:
             self.say(self.note)
@@ -279,7 +278,7 @@ class Restore:
         :param agent: its gateway is stopped before and, if it ran, started afterwards; None: the agent is gone
         :param boot: no gateway runs, and none is started
         """
-        account = Account.named(journal.user)
+        account = Account.of(journal.user)
         stopped = None if boot else agent
         going_back = journal.step in ("switch", "start")
         if going_back and stopped:
@@ -388,11 +387,11 @@ def recover_all(
     names = [os.path.basename(os.path.dirname(path)) for path in journals(host.ops_dir, "restore")]
     errors = []
     for name in names:
-        restore = Restore(host, name, say)
-        if boot:
-            # The gateways wait for this unit. No agent may use up its time before the others are recovered.
-            restore.limits = Limits(seconds=GUARD_TIMEOUT / 3 / len(names))
         try:
+            restore = Restore(host, name, say)
+            if boot:
+                # The gateways wait for this unit. No agent may use up its time before the others are recovered.
+                restore.limits = Limits(seconds=GUARD_TIMEOUT / 3 / len(names))
             restore.recover(boot=boot, locks=locks)
         except Exception as caught:
             errors.append(f"agent {name}: {as_error(caught)}")

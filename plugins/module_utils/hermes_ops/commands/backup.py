@@ -17,9 +17,10 @@ from ..backup import archives, making, offsite, order, preview
 from ..backup.settings import ENV_CHOICES, Settings
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..description.agent import Agent
-from ..host import settings
+from ..host import runtimes, settings
 from ..host.installation import Installation
 from ..host.undertaking import Interrupted
+from ..supervise import runtime_agents
 from ..system.errors import OpsError, as_error
 from ..system.files import check_trusted
 from ..system.text import brief, printable
@@ -33,6 +34,11 @@ SUMMARY = "back up the agents' homes while the agents run"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", help="this agent only")
+    options(parser)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """How to make a backup, of whichever agent."""
     parser.add_argument("--output", metavar="DIR", help="write archives to DIR only, and remove none there")
     parser.add_argument("--env", choices=ENV_CHOICES, help=".env in the archive (default: as declared)")
     parser.add_argument("--check", action="store_true", help="only say what would be made and removed")
@@ -56,7 +62,7 @@ def work(arguments: argparse.Namespace) -> int:
             # The unit's time-out. What was done until then is recorded.
             signal.signal(signal.SIGTERM, _end)
         env = wanted.env_of(arguments.env)
-        agents = _chosen(host, arguments.agent)
+        agents = _chosen(host, arguments.agent, failures)
         repository = _repository(host, wanted, failures) if arguments.output is None else None
         for agent, where in order.quickest_first(host, agents, away=repository is not None):
             # A failure with one agent must not keep the others from their backups.
@@ -75,7 +81,7 @@ def work(arguments: argparse.Namespace) -> int:
         failures.append(str(error))
     problems = [f"{each['agent']}: {path} {why}" for each in made for path, why in each["problems"].items()]
     wrong = [*(brief(failure, CAUSE) for failure in failures), *summed_up(made)]
-    message = "; ".join(wrong) or f"backed up: {', '.join(each['agent'] for each in made)}"
+    message = "; ".join(wrong) or f"backed up: {named([each['agent'] for each in made]) or 'none yet'}"
     if whole:
         with contextlib.suppress(OpsError) if failures else contextlib.nullcontext():
             heartbeat.conclude(host, "backup", bool(wrong), message, archives=made)
@@ -89,6 +95,13 @@ def work(arguments: argparse.Namespace) -> int:
     if failures:
         raise OpsError("; ".join(failures))
     return EXIT_UNHEALTHY if problems else EXIT_OK
+
+
+def named(agents: list[str]) -> str:
+    """*agents* in words: users' agents, of whom there may be hundreds, only by their number."""
+    users = sum(map(runtime_agents.is_users, agents))
+    declared = [name for name in agents if not runtime_agents.is_users(name)]
+    return ", ".join([*declared, *([f"agents of {users} users"] if users > 1 else ["the agent of a user"] * users)])
 
 
 def summed_up(made: list[dict[str, Any]]) -> list[str]:
@@ -106,7 +119,9 @@ def _preview(host: Installation, wanted: Settings, arguments: argparse.Namespace
     output = _output(arguments.output) if arguments.output else None
     wanted.env_of(arguments.env)
     env = arguments.env or wanted.env
-    found = preview.preview(host, _chosen(host, arguments.agent), wanted, output=output, env=env)
+    failures: list[str] = []
+    found = preview.preview(host, _chosen(host, arguments.agent, failures), wanted, output=output, env=env)
+    found.failures += failures
     for line in [json.dumps(found.as_dict(), indent=2)] if arguments.json else found.lines():
         say(line)
     if found.failures:
@@ -114,10 +129,20 @@ def _preview(host: Installation, wanted: Settings, arguments: argparse.Namespace
     return EXIT_OK
 
 
-def _chosen(host: Installation, name: str | None) -> list[Agent]:
-    """:raises OpsError: there is no such agent, or none at all"""
-    agents = host.select(name)
-    if not agents:
+def _chosen(host: Installation, name: str | None, failures: list[str]) -> list[Agent]:
+    """The agent *name*, or all of them, with those of users.
+
+    :param failures: if the users cannot be found out, why; then the other agents are still backed up
+    :raises OpsError: there is no such agent, or none at all
+    """
+    if name:
+        return [runtime_agents.one(host, name)]
+    agents = list(host.agents)
+    try:
+        agents += runtime_agents.with_homes(host)
+    except OpsError as error:
+        failures.append(f"the agents of users: {error}")
+    if not agents and not failures and not runtimes.present():
         raise OpsError("there is no agent", fix="converge the host: site.yml")
     return agents
 

@@ -19,6 +19,7 @@ from ..cli import EXIT_OK, say, say_now
 from ..description.agent import Agent
 from ..host.installation import Installation
 from ..host.undertaking import Interrupted
+from ..supervise import runtime_agents
 from ..system.errors import OpsError
 from ..system.files import check_trusted
 from . import backup as command_backup
@@ -34,22 +35,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "exit status: 0 restored; 2 not restored, and the home is as it was; "
         "3 the same, because another job is under way"
     )
-    parser.add_argument(
-        "source", nargs="?", default="latest", help="an archive, latest (default), restic:SNAPSHOT or restic:latest"
-    )
     parser.add_argument("--agent", help="the agent whose home is replaced (default: the backup's)")
-    parser.add_argument(
-        "--force", action="store_true", help="restore even if the home holds newer data than the backup"
-    )
-    only = parser.add_mutually_exclusive_group()
-    only.add_argument("--check", action="store_true", help="only say whether it can be restored")
-    parser.add_argument("--env-identity", metavar="FILE", help="age identity, for an archive with an encrypted .env")
+    only = options(parser)
     parser.add_argument(
         "--kept", action="store_true", help="no backup: put back config.yaml and .env as they last worked"
     )
     only.add_argument("--recover", action="store_true", help="only undo a restore that was interrupted")
     # For the recovery unit, at boot.
     parser.add_argument("--boot", action="store_true", help=argparse.SUPPRESS)
+    parser.set_defaults(own=False)
+
+
+def options(parser: argparse.ArgumentParser) -> Any:
+    """How to restore, to whichever agent.
+
+    :returns: a group for what excludes ``--check``
+    """
+    parser.add_argument(
+        "source", nargs="?", default="latest", help="an archive, latest (default), restic:SNAPSHOT or restic:latest"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="restore even if the home holds newer data than the backup"
+    )
+    parser.add_argument("--env-identity", metavar="FILE", help="age identity, for an archive with an encrypted .env")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--check", action="store_true", help="only say whether it can be restored")
+    return only
 
 
 def work(arguments: argparse.Namespace) -> int:
@@ -94,9 +105,10 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
             raise OpsError("no repository is declared", fix="declare backup_restic_repository")
         repository = offsite.Repository(host, wanted)
         name = arguments.source[len(RESTIC) :]
-        agent = host.one(arguments.agent) if name == "latest" or arguments.agent else None
+        agent = runtime_agents.one(host, arguments.agent) if name == "latest" or arguments.agent else None
         snapshot = repository.find(name, agent.name if name == "latest" and agent else None)
-        agent = agent or host.one(snapshot.agent)
+        agent = agent or runtime_agents.one(host, snapshot.agent)
+        _check_own(arguments, agent, snapshot.agent, f"restic:{snapshot.id}")
         say(f"snapshot {snapshot.id} of {snapshot.agent} on {snapshot.host}")
         with repository.reading(snapshot) as restic:
             yield agent, restic.stdout, restic.finish
@@ -104,7 +116,7 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
     path = arguments.source
     agent = None
     if path == "latest":
-        agent = host.one(arguments.agent)
+        agent = runtime_agents.one(host, arguments.agent)
         found = archives.listed(archives.directory_of(host), agent.name)
         if not found:
             raise OpsError(f"there is no archive of {agent.name} here", fix="name one, or restic:latest")
@@ -112,9 +124,16 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
     path = os.path.realpath(path)
     # The archive is verified before any of it is written.
     manifest = extracting.verify(path)
-    agent = agent or host.one(arguments.agent or _agent_of(path, manifest))
+    agent = agent or runtime_agents.one(host, arguments.agent or _agent_of(path, manifest))
+    _check_own(arguments, agent, manifest.agent, path)
     say(f"{path}: whole, {manifest.members} files of {manifest.agent} on {manifest.host}")
     yield agent, path, lambda: None
+
+
+def _check_own(arguments: argparse.Namespace, agent: Agent, backed_up: str, where: str) -> None:
+    """:raises OpsError: only a backup of the agent's own home is wanted, and this one is of another's"""
+    if arguments.own and backed_up != agent.name:
+        raise OpsError(f"is of {backed_up}, and not of this user", where=where, fix=f"name a backup of {agent.name}")
 
 
 def _agent_of(path: str, manifest: extracting.Manifest) -> str:

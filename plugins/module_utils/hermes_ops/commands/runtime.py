@@ -8,19 +8,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..description.runtime_keys import key_of
-from ..host.runtimes import User
-from ..supervise import orphans, runtimes
+from ..host.runtimes import ROLLOUT, User
+from ..supervise import orphans, runtime_fleet, runtime_plan, runtimes
 from ..supervise.runtime_units import AGENT, PODMAN
 from ..system.errors import OpsError
 from ..system.text import printable
+from . import backup as command_backup
+from . import restore as command_restore
 
 SUMMARY = "the agents in containers, one for each user"
+_USER = "the user's id, as the application knows it"
 # What the units call, and nobody else.
 _INTERNAL = {
     "boot": "write what the units need in memory",
@@ -36,6 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("list", "all users who have a runtime"),
         ("status", "one of them"),
         ("key", "print the user's key"),
+        ("rollout", "bring a changed declaration to the agents that run, or back if it is bad"),
         ("stop", "stop the agent; no call wakes it until the next ensure"),
         ("remove", "remove the runtime; the data stay"),
         ("orphans", "what is left of users who have no runtime"),
@@ -43,10 +48,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("exec", "run a command in the container"),
     ):
         action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        if name not in ("list", "orphans"):
-            action.add_argument("user", metavar="USER", help="the user's id, as the application knows it")
+        if name not in ("list", "rollout", "orphans"):
+            action.add_argument("user", metavar="USER", help=_USER)
         if name in ("ensure", "list", "status"):
             action.add_argument("--json", action="store_true", help="print JSON for programs")
+        if name == "rollout":
+            action.add_argument("--again", action="store_true", help="also one that has failed before")
+            # For the unit.
+            action.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
         if name == "key":
             action.add_argument("--version", type=int, help="another version than the first that is accepted")
         if name == "orphans":
@@ -58,6 +67,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("--follow", action="store_true", help="wait for more")
         if name == "exec":
             action.add_argument("command_line", nargs=argparse.REMAINDER, metavar="COMMAND", help="with its arguments")
+    action = actions.add_parser("backup", help="back up the user's home, whether the agent runs or sleeps")
+    action.add_argument("user", metavar="USER", help=_USER)
+    command_backup.options(action)
+    action = actions.add_parser("restore", help="restore the user's home from a backup, or leave it as it was")
+    action.add_argument("user", metavar="USER", help=_USER)
+    command_restore.options(action)
+    action.set_defaults(kept=False, recover=False, own=True)
     for name, text in _INTERNAL.items():
         action = actions.add_parser(name, help=f"{text}; a unit runs this")
         if name != "boot":
@@ -107,6 +123,22 @@ def _key(host: runtimes.Host, arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _rollout(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    if not arguments.here:
+        runtime_plan.roll_out(host, host.manager, again=arguments.again)
+        say(f"The agents that run have what is declared. Which ones were at work all the time: journalctl -u {ROLLOUT}")
+        return EXIT_OK
+    # Lets the calls go on that wait for an agent; the next rollout does the rest.
+    signal.signal(signal.SIGTERM, _end)
+    for name in runtime_fleet.rollout(host, lambda text: say_now(printable(text))):
+        say(f"at work; gets it at the next start: {printable(name)}")
+    return EXIT_OK
+
+
+def _end(number: int, _frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
 def _stop(host: runtimes.Host, arguments: argparse.Namespace) -> int:
     runtimes.stop(host, host.users.get(arguments.user))
     return EXIT_OK
@@ -145,6 +177,21 @@ def _exec(host: runtimes.Host, arguments: argparse.Namespace) -> int:
         raise OpsError("does not run", where=f"user {user.name}", fix="wake it: hermes-ops runtime ensure")
     terminal = ["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []
     _become([PODMAN, "exec", "--interactive", *terminal, user.container, *words])
+
+
+def _backup(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    arguments.agent = host.users.get(arguments.user).agent
+    return command_backup.work(arguments)
+
+
+def _restore(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+    user = host.users.get(arguments.user)
+    if not os.path.lexists(user.home(host.data_dir)):
+        raise OpsError(
+            "has no home yet", where=f"user {user.name}", fix="make it: hermes-ops runtime ensure, then restore"
+        )
+    arguments.agent = user.agent
+    return command_restore.work(arguments)
 
 
 def _boot(host: runtimes.Host, _arguments: argparse.Namespace) -> int:

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import re
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..system.errors import OpsError
@@ -32,6 +34,19 @@ _LOWEST_NUMBER, _HIGHEST_NUMBER = 524_288, 2_000_000_000
 
 
 @dataclass(frozen=True)
+class Edition:
+    """The part of a declaration that the containers get: what is rolled out, and what can be gone back to.
+
+    :param id: 16 hexadecimal digits. Nobody can check a guess of the secrets by it
+    """
+
+    id: str
+    image: str
+    agent: dict[str, Any] = field(repr=False)
+    plugins: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Runtimes:
     """What the runtimes of a host share. It holds secrets.
 
@@ -42,6 +57,7 @@ class Runtimes:
     :param versions: of users' keys that are accepted; the first one is given out
     :param idle: seconds without a call after which an agent sleeps
     :param start: seconds within which an agent has to be healthy
+    :param canaries: ids of users whose agents get a changed declaration first; empty: one that is free
     :param plugins: name -> a directory of the host, which each container sees read-only
     :param network: of the containers, as a private IPv4 range
     :param egress: private ranges that agents may reach; public addresses are open
@@ -58,6 +74,7 @@ class Runtimes:
     versions: list[int] = field(default_factory=lambda: [1])
     idle: int = 600
     start: int = 60
+    canaries: tuple[str, ...] = ()
     plugins: dict[str, str] = field(default_factory=dict)
     network: str = "10.210.0.0/16"
     egress: tuple[str, ...] = ()
@@ -87,7 +104,6 @@ class Runtimes:
             raise OpsError(
                 f"is {self.first_uid}", where="first_uid", fix=f"write one from {_LOWEST_NUMBER} to {_HIGHEST_NUMBER}"
             )
-        # Checked here, and derived once: it is asked for each user.
         _agent = self.supervised
 
     def _check_users(self) -> None:
@@ -100,11 +116,22 @@ class Runtimes:
             found[identity] = user
 
     @property
+    def edition(self) -> Edition:
+        """Another secret is another edition, too: each agent's own key follows from it."""
+        text = json.dumps([self.image, self.agent, self.plugins], sort_keys=True)
+        digest = hmac.new(self.secret.encode(), text.encode(), hashlib.sha256).hexdigest()
+        return Edition(digest[:16], self.image, self.agent, self.plugins)
+
+    def having(self, edition: Edition) -> Runtimes:
+        """The same host with another *edition*."""
+        return replace(self, image=edition.image, agent=edition.agent, plugins=edition.plugins)
+
+    @property
     def described(self) -> dict[str, Any]:
         """The entry of ``hermes_agents`` that the containers get."""
         return {"name": "agent", **self.agent}
 
-    @cached_property
+    @property
     def supervised(self) -> Agent:
         """What a supervisor has to know of each of the agents.
 

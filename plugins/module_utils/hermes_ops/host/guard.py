@@ -13,6 +13,7 @@ from ..system.files import ensure_directory, write_atomic
 from .installation import JOURNALS, Installation
 from .jobs import UNIT_DIRECTORY
 from .kit import COMMAND
+from .runtimes import BOOT as USERS_AGENTS
 
 # Seconds for the recovery of one agent. An agent can use up its own, and then the others must not start a release on
 # data that was not put back.
@@ -73,7 +74,7 @@ class Guard:
 Description=Recover from an interrupted {self.job} of Hermes
 ConditionPathExistsGlob={journals}
 RequiresMountsFor={" ".join([self.host.ops_dir, self.needs, *homes])}
-Before={" ".join(self._runners())} hermes-update.service
+Before={" ".join(self._runners())} {USERS_AGENTS} hermes-update.service
 
 [Service]
 Type=oneshot

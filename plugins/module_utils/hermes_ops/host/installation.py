@@ -94,7 +94,7 @@ class Installation:
 
         :raises OpsError: there is no such user on this host
         """
-        return Account.named(placement.user)
+        return Account.of(placement.user)
 
     def manager_of(self, placement: Placement) -> Manager:
         """The manager that runs the gateway of an agent."""

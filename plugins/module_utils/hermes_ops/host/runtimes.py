@@ -8,12 +8,12 @@
     <ops_dir>/runtimes/<id>.json        the user
     <ops_dir>/runtimes/<id>.next        when the sleeping agent has to be woken for cron
     <data_dir>/users/<id>/              the user's volume, which is /opt/data in the container
-    /run/hermes-runtimes/shared/        what all containers have in common
-    /run/hermes-runtimes/users/<id>/    the variables of the units of one, and the secrets of the agent
+    <ops_dir>/runtimes.proven.json      the edition that all agents had last, see Edition
+    <ops_dir>/runtimes.rollout.json     the journal of the rollout of another one
+    /run/hermes-runtimes/shared/<id>/   what all containers of an edition have in common
+    /run/hermes-runtimes/users/<id>/    the variables of the units of one, and the secrets of the agent by edition
     /run/hermes-runtimes/sockets/       where callers reach them
     /run/hermes-runtimes/failed/<id>    why the agent could not be started the last time
-    /run/hermes-runtimes/proxy/         what the server that callers use needs to know
-    /run/hermes-runtimes/written        of which declaration all this is
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from .records import check_ops
 JOB = "runtimes"
 # The unit that makes what is in memory, at boot.
 BOOT = "hermes-runtimes.service"
+# The unit that brings a changed declaration to the agents, also after it was killed.
+ROLLOUT = "hermes-runtimes-rollout.service"
 
 RUN = "/run/hermes-runtimes"
 SHARED, USERS, SOCKETS, FAILED = (f"{RUN}/{name}" for name in ("shared", "users", "sockets", "failed"))
@@ -61,6 +63,11 @@ class User:
     def id(self) -> str:
         """By which units, the container, its volume and directories are called."""
         return hex_of(self.name)
+
+    @property
+    def agent(self) -> str:
+        """The agent's name in backups and records, among those of the other agents of this host."""
+        return f"user-{self.id}"
 
     @property
     def container(self) -> str:

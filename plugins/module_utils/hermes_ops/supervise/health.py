@@ -105,7 +105,8 @@ def check(agent: Agent, account: Account, state: State) -> Health:
 def check_all(agents: list[tuple[Agent, Account]], states: Mapping[str, State]) -> list[Health]:
     """The health of each of *agents* (agent, user), in order. Their workers run in parallel."""
     looked_at = [agent for agent, _account in agents]
-    listeners = network.listeners(port for agent in looked_at for port in wanted_ports(agent))
+    on_host = [agent for agent in looked_at if not states[agent.name].contained]
+    listeners = network.listeners(port for agent in on_host for port in wanted_ports(agent))
     started = [_see(agent, account, states[agent.name], listeners) for agent, account in agents]
     return [judge(agent, states[agent.name], listeners, answer()) for agent, answer in zip(looked_at, started)]
 
@@ -115,7 +116,9 @@ def _see(agent: Agent, account: Account, state: State, listeners: dict[int, set[
 
     :returns: a function that waits for the answer
     """
-    wanted = sight.wanted_of(agent, gateway=state.pid if state.running else 0, blind=blind_ports(agent, listeners))
+    blind = [] if state.contained else blind_ports(agent, listeners)
+    pid = state.pid if state.running else 0
+    wanted = sight.wanted_of(agent, gateway=pid, blind=blind, contained=state.contained)
     return sight.start(account, wanted) if state.running or wanted["blind"] else dict
 
 
@@ -133,7 +136,7 @@ def judge(agent: Agent, state: State, listeners: dict[int, set[int]], answer: An
     health = Health(agent.name, pid=state.pid)
     seen = Sight.of(answer)
     network.merge_seen(listeners, seen.listeners)
-    taken = taken_ports(agent, listeners)
+    taken = {} if state.contained else taken_ports(agent, listeners)
     health.problems += taken.values()
     if state.problem:
         health.problems.append(state.problem)
@@ -153,8 +156,10 @@ def judge(agent: Agent, state: State, listeners: dict[int, set[int]], answer: An
         what = "it has no provider of models, neither in its configuration nor a key or a login, so it cannot answer"
         health.problems.append(Problem("no_provider", what, PROVIDER_FIX, True))
     said = seen.state
-    if said.get("pid") != state.pid or said.get("gateway_state") != "running":
-        health.problems.append(_not_ready(said, state.pid))
+    # A container counts as running once its gateway has answered, so what it says is not of an earlier process.
+    pid = said.get("pid") if state.contained else state.pid
+    if said.get("pid") != pid or said.get("gateway_state") != "running":
+        health.problems.append(_not_ready(said, pid))
     else:
         health.platforms = {name: value.get("state", "") for name, value in said["platforms"].items()}
         health.problems += platform_problems(said, agent.platforms)
@@ -172,7 +177,7 @@ def judge(agent: Agent, state: State, listeners: dict[int, set[int]], answer: An
     return health
 
 
-def _not_ready(said: dict[str, Any], pid: int) -> Problem:
+def _not_ready(said: dict[str, Any], pid: int | None) -> Problem:
     earlier = " (written by an earlier process)" if said.get("pid", pid) != pid else ""
     return Problem(
         "not_ready",

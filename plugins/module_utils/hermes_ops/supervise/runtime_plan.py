@@ -11,11 +11,10 @@ import os
 import shutil
 
 from ..description.runtime_addresses import network_of
-from ..description.runtime_ids import hex_of
 from ..description.runtimes import Runtimes
 from ..host import runtime_network, runtimes, settings
 from ..host.accounts import number_of_user
-from ..host.runtimes import BOOT, JOB, User
+from ..host.runtimes import BOOT, JOB, ROLLOUT
 from ..system.errors import OpsError
 from ..system.files import read_json
 from ..system.plan import Difference, Plan
@@ -23,9 +22,9 @@ from ..system.process import run
 from ..system.services import plan_enabled, plan_files_gone, plan_gone, plan_started
 from ..system.systemd import Manager
 from ..system.typed import plain
-from . import proxy, runtime_units
+from . import editions, proxy, runtime_units
 from .resting import REST, WAKE
-from .runtime_units import AGENT, FRONT, PODMAN, SOCKET, WANTED
+from .runtime_units import AGENT, FRONT, LENT, PODMAN, SOCKET, WANTED
 from .runtimes import PROXY_SECRETS, Host, check_owner, complete, enrol, is_complete, is_written, write
 
 _PROXY_USER_FILE = "/etc/sysusers.d/hermes-proxy.conf"
@@ -37,18 +36,19 @@ u {proxy.USER} - "Proxy before the agents of users"
 _PULL = 1800.0
 # Seconds for all agents to end their work in progress, side by side.
 _STOP = 1800.0
+# Seconds for a rollout. Agents that are at work are waited for.
+_ROLLOUT = 6 * 3600.0
 
 
 def plan_present(host: Host, manager: Manager) -> Plan:
     """Compare the host with one that has the declared runtimes.
 
-    :raises OpsError: what is declared does not fit what is there
+    :raises OpsError: what is declared does not fit what is there; when it is applied: the change was bad, and is undone
     """
     declared = host.settings
     path = settings.path_of(JOB)
-    users = host.users.all()
-    _check(host, users)
-    network = network_of(declared.network, 1 + max((user.number for user in users), default=-1))
+    _check(host)
+    network = network_of(declared.network, 1 + max((user.number for user in host.users.all()), default=-1))
     plan = Plan()
     # First: without it nothing else is of use.
     _plan_image(plan, declared.image)
@@ -56,12 +56,16 @@ def plan_present(host: Host, manager: Manager) -> Plan:
     text = json.dumps(plain(declared), indent=2, sort_keys=True) + "\n"
     plan.add_file(path, text, mode=0o600, shown=False)
     plan.join(runtime_network.plan_network(network, declared.egress, manager))
-    units = plan_enabled(plan, manager, [BOOT], runtime_units.render(declared, host.data_dir, host.ops_dir))
+    effective = editions.in_effect(declared, host.ops_dir)
+    texts = runtime_units.render(declared, effective, host.data_dir, host.ops_dir)
+    units = plan_enabled(plan, manager, [BOOT, ROLLOUT], texts)
     if not plan_started(plan, manager, units[BOOT]) and not is_written(host):
         # Not a restart of the unit, which would stop every agent.
         plan.add(Difference(runtimes.RUN, "another declaration", "this one"), lambda: _write(host, manager))
-    _plan_users(plan, host, users)
-    return plan.join(proxy.plan_proxy(proxy_of(declared), manager))
+    _plan_users(plan, host)
+    plan.join(proxy.plan_proxy(proxy_of(declared), manager))
+    _plan_rollout(plan, host, manager)
+    return plan
 
 
 def plan_absent(manager: Manager) -> Plan:
@@ -70,9 +74,11 @@ def plan_absent(manager: Manager) -> Plan:
     if not runtimes.present():
         return plan
     plan.join(proxy.plan_no_proxy(manager))
+    plan_gone(plan, manager, ROLLOUT, [f"{runtime_units.UNIT_DIRECTORY}/{ROLLOUT}"])
     plan.add(Difference("the agents of users", "present", None), lambda: _stop_all(manager, f"{WAKE}.timer", SOCKET))
     files = [f"{runtime_units.UNIT_DIRECTORY}/{unit.format('')}" for unit in (SOCKET, FRONT, REST, AGENT)]
-    plan_files_gone(plan, [*glob.glob(os.path.join(WANTED, SOCKET.format("*"))), *files])
+    lent = glob.glob(os.path.join(LENT, AGENT.format("*")))
+    plan_files_gone(plan, [*glob.glob(os.path.join(WANTED, SOCKET.format("*"))), *lent, *files])
     plan_gone(plan, manager, BOOT, [f"{runtime_units.UNIT_DIRECTORY}/{BOOT}"])
     # Only then its bridge is gone, which podman removes with the last container.
     plan.actions.append(lambda: runtime_network.plan_no_network(manager).apply())
@@ -80,6 +86,35 @@ def plan_absent(manager: Manager) -> Plan:
     # Last: by it a run that follows a kill finds the rest.
     plan_files_gone(plan, [settings.path_of(JOB)])
     return plan
+
+
+def _plan_rollout(plan: Plan, host: Host, manager: Manager) -> None:
+    """Plan that the agents get the declared edition."""
+    if not editions.is_due(host.settings, host.ops_dir):
+        return
+    changes = editions.changes(editions.proven(host.ops_dir), host.settings.edition)
+    plan.add(Difference("rollout to users' agents", None, changes), lambda: roll_out(host, manager))
+
+
+def roll_out(host: Host, manager: Manager, *, again: bool = False) -> None:
+    """Have the agents get the declared edition, by a unit, which survives the end of this process, and a kill.
+
+    :param again: also if it has failed before
+    :raises OpsError: it failed, or did so before, and the former edition is back
+    """
+    if again and editions.failure(host.settings, host.ops_dir):
+        editions.forget_journal(host.ops_dir)
+    done = manager.call("start", ROLLOUT, check=False, timeout=_ROLLOUT)
+    if done.ok and editions.is_due(host.settings, host.ops_dir):
+        # It was under way, with what was declared before.
+        done = manager.call("start", ROLLOUT, check=False, timeout=_ROLLOUT)
+    failed = editions.failure(host.settings, host.ops_dir)
+    if failed:
+        raise failed
+    if not done.ok:
+        raise OpsError(
+            "did not come to its end", where=ROLLOUT, fix=f"read its log: journalctl -u {ROLLOUT}; then run this again"
+        )
 
 
 def _stop_all(manager: Manager, *more: str) -> None:
@@ -114,13 +149,20 @@ def proxy_of(declared: Runtimes) -> proxy.Proxy:
     return proxy.Proxy(declared.listen, declared.certificate, declared.certificate_key)
 
 
-def _check(host: Host, users: list[User]) -> None:
+def _check(host: Host) -> None:
     """:raises OpsError: what is declared does not fit what is on this host; nothing was changed"""
     for name, path in host.settings.plugins.items():
         if not os.path.isdir(path):
             raise OpsError("is no directory of this host", where=f"plugins: {name}: {path}", fix="put it there first")
+    users = host.users.all()
     for user in users:
         check_owner(host, user)
+    path = settings.path_of(JOB)
+    if users and os.path.exists(path):
+        was, now = settings.load(JOB, Runtimes).supervised.api.port, host.settings.supervised.api.port
+        # Two editions are beside each other for a while, and everybody has to find both.
+        if was != now:
+            raise OpsError(f"was {was} and is {now}", where="agent: the port of the API", fix=f"declare {was} again")
 
 
 def _plan_image(plan: Plan, image: str) -> None:
@@ -143,9 +185,9 @@ def _pull(image: str) -> None:
         )
 
 
-def _plan_users(plan: Plan, host: Host, users: list[User]) -> None:
-    known = {user.id: user for user in users}
-    new = [name for name in host.settings.users if hex_of(name) not in known]
+def _plan_users(plan: Plan, host: Host) -> None:
+    known = {user.id: user for user in host.users.all()}
+    new = [name for name in host.settings.users if runtimes.hex_of(name) not in known]
     due = [user for user in known.values() if not user.off and not is_complete(host, user)]
     for name in [*new, *(user.name for user in due)]:
         plan.differences.append(Difference(f"runtime of {name}", None, "present"))
@@ -155,6 +197,6 @@ def _plan_users(plan: Plan, host: Host, users: list[User]) -> None:
         plan.actions.append(lambda: enrol(host, new))
 
 
-def _complete(host: Host, due: list[User]) -> None:
+def _complete(host: Host, due: list[runtimes.User]) -> None:
     with host.users.lock():
         complete(host, due)

@@ -15,19 +15,25 @@ from __future__ import annotations
 
 import os
 
-from ..description.runtimes import DATA, PLUGINS, Runtimes
+from ..description.runtimes import DATA, PLUGINS, Edition, Runtimes
 from ..host.jobs import HARDENING, UNIT_DIRECTORY
 from ..host.kit import COMMAND
 from ..host.nftables import NFT
 from ..host.runtime_walls import BRIDGE
 from ..host.runtime_walls import TABLE as WALLS
-from ..host.runtimes import BOOT, FAILED, SHARED, SOCKETS, USERS, VOLUMES
+from ..host.runtimes import BOOT, FAILED, ROLLOUT, SHARED, SOCKETS, USERS, VOLUMES
+from ..system.errors import OpsError
 from .proxy import USER as PROXY_USER
 from .resting import REST
 
 SOCKET, FRONT, AGENT = "hermes-user@{}.socket", "hermes-user@{}.service", "hermes-user-agent@{}.service"
+# The label of a container with the id of its edition.
+EDITION = "hermes.edition"
 # Enables a socket: what `systemctl enable` makes, which would have systemd load all units again for each user.
 WANTED = f"{UNIT_DIRECTORY}/sockets.target.wants"
+# Here a canary has a unit file of its own, which systemd prefers to the template (systemd.unit(5)). After a boot the
+# template is all there is.
+LENT = "/run/systemd/system"
 PODMAN = "/usr/bin/podman"
 # Seconds beyond the agent's own drain time until it is killed.
 _GRACE = 15
@@ -101,12 +107,13 @@ EnvironmentFile={users}/%i/address
 # Never without walls.
 ExecStartPre=/bin/sh -c '{{ {listed}; }} >/dev/null'
 ExecStart={podman} --events-backend=none run --name=hermes-user-%i --replace --detach --pull=never \\
+  --label={label}={edition} \\
   --cgroups=split --sdnotify=conmon --log-driver=passthrough \\
   --network={network} --ip=${{HOST}} --mac-address=${{MAC}} --user=${{NUMBER}}:${{NUMBER}} \\
   --read-only --tmpfs=/tmp:mode=1777 --cap-drop=all --security-opt=no-new-privileges \\
   --volume={volumes}/%i:{data} \\
   --volume={shared}/agent.json:/etc/hermes/agent.json:ro \\
-  --volume={users}/%i/secrets:/run/secrets/hermes:ro \\
+  --volume={users}/%i/secrets/{edition}:/run/secrets/hermes:ro \\
 {plugins}  {image}
 ExecStartPost={command} runtime wait %i
 ExecStop={podman} --events-backend=none stop --ignore --time={drain} hermes-user-%i
@@ -159,14 +166,38 @@ ExecStart={command} runtime boot
 WantedBy=multi-user.target
 """
 
+_ROLLOUT = """\
+[Unit]
+Description=Rollout of a changed declaration to the Hermes agents of users
+Requires={boot}
+After={boot} {walls} network-online.target
+RequiresMountsFor={data_dir} {ops_dir}
 
-def render(settings: Runtimes, data_dir: str, ops_dir: str) -> dict[str, str]:
-    """The text of each unit by its path, but for those of the network and of the server that callers reach."""
-    agent = settings.supervised
+[Service]
+Type=oneshot
+# As long as agents are at work.
+TimeoutStartSec=infinity
+ExecStart={command} runtime rollout --here
+# If killed, it goes on. If all canaries are at work, it is tried again. What has failed has gone back already.
+Restart=on-failure
+RestartPreventExitStatus=1 {failed_status}
+RestartSec=5
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def render(settings: Runtimes, edition: Edition, data_dir: str, ops_dir: str) -> dict[str, str]:
+    """The text of each unit by its path, but for those of the network and of the server that callers reach.
+
+    :param edition: with which agents start
+    """
+    agent = settings.having(edition).supervised
     limits = [("MemoryMax", agent.limits.memory), ("MemorySwapMax", "0"), ("TasksMax", str(agent.limits.tasks))]
     if agent.limits.cpu:
         limits.append(("CPUQuota", agent.limits.cpu))
-    plugins = [f"  --volume={path}:{PLUGINS}/{name}:ro \\\n" for name, path in sorted(settings.plugins.items())]
+    plugins = [f"  --volume={path}:{PLUGINS}/{name}:ro \\\n" for name, path in sorted(edition.plugins.items())]
     values = {
         "agent": AGENT.format("%i"),
         "front": FRONT.format("%i"),
@@ -177,7 +208,9 @@ def render(settings: Runtimes, data_dir: str, ops_dir: str) -> dict[str, str]:
         "sockets": SOCKETS,
         "users": USERS,
         "failed": FAILED,
-        "shared": SHARED,
+        "shared": f"{SHARED}/{edition.id}",
+        "label": EDITION,
+        "edition": edition.id,
         "group": PROXY_USER,
         "network": BRIDGE,
         "command": COMMAND,
@@ -186,16 +219,17 @@ def render(settings: Runtimes, data_dir: str, ops_dir: str) -> dict[str, str]:
         "data_dir": data_dir,
         "volumes": os.path.join(data_dir, VOLUMES),
         "ops_dir": ops_dir,
-        "image": settings.image,
+        "image": edition.image,
         "plugins": "".join(plugins),
         "drain": agent.drain + _GRACE // 2,
         "start": settings.start,
         "stop": agent.drain + _GRACE,
+        "failed_status": OpsError.exit_status,
         "failed_seconds": _FAILED_SECONDS,
         "limits": _lines(limits),
         "hardening": _lines(HARDENING),
     }
-    texts = {SOCKET: _SOCKET, FRONT: _FRONT, AGENT: _AGENT, REST: _REST, BOOT: _BOOT}
+    texts = {SOCKET: _SOCKET, FRONT: _FRONT, AGENT: _AGENT, REST: _REST, BOOT: _BOOT, ROLLOUT: _ROLLOUT}
     return {
         f"{UNIT_DIRECTORY}/{name.format('')}": f"{_HEADER}\n{text.format(**values)}" for name, text in texts.items()
     }

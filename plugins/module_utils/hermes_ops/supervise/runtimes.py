@@ -23,20 +23,20 @@ from urllib.parse import quote
 
 from ..agent import removal
 from ..agent.work import Work, read_work
-from ..description.declaration import OF_THE_HOST
 from ..description.runtime_addresses import address_of, mac_of, network_of, room_of
 from ..description.runtime_keys import api_key_of
-from ..description.runtimes import API_KEY, Runtimes
+from ..description.runtimes import API_KEY, Edition, Runtimes
 from ..host import runtimes, settings
-from ..host.installation import Installation
+from ..host.installation import Installation, journals
+from ..host.records import Records
 from ..host.runtime_network import pinning
 from ..host.runtimes import JOB, User, Users
-from ..system.errors import OpsError
+from ..system.errors import OpsError, Refused
 from ..system.files import Account, check_trusted, ensure_directory, read_text, write_atomic, write_json
 from ..system.process import run
 from ..system.systemd import Manager, Unit
 from ..system.typed import plain
-from . import resting
+from . import editions, resting
 from .proxy import USER as PROXY_USER
 from .runtime_units import AGENT, FRONT, PODMAN, REST, SOCKET, WANTED
 
@@ -74,8 +74,12 @@ class Host:
     @classmethod
     def load(cls) -> Host:
         """:raises OpsError: this host has no runtimes, or was not converged"""
-        installation = Installation.load()
-        return cls(settings.load(JOB, Runtimes), installation.data_dir, installation.ops_dir)
+        return cls.of(Installation.load())
+
+    @classmethod
+    def of(cls, host: Installation) -> Host:
+        """:raises OpsError: *host* has no runtimes"""
+        return cls(settings.load(JOB, Runtimes), host.data_dir, host.ops_dir)
 
     @property
     def users(self) -> Users:
@@ -118,14 +122,16 @@ def write(host: Host, say: Callable[[str], object]) -> None:
                 _write_variables(host, user)
         except OpsError as error:
             say(f"user {user.name}: {error}")
-    _write_shared(host.settings)
+    _write_proxy_secrets(host.settings)
+    for edition in editions.wanted(host.settings, host.ops_dir):
+        editions.write_files(edition)
     # Last: by it all of this counts as written.
     write_atomic(_WRITTEN, _digest(host.settings), mode=0o600)
 
 
 def is_written(host: Host) -> bool:
     """Whether what is in memory is what is declared."""
-    return read_text(_WRITTEN) == _digest(host.settings)
+    return read_text(_WRITTEN) == _digest(host.settings) and editions.are_written(host.settings, host.ops_dir)
 
 
 def _digest(declared: Runtimes) -> str:
@@ -146,16 +152,25 @@ def _known(host: Host, say: Callable[[str], object]) -> Iterator[User]:
 
 def rest(host: Host, user: User, say: Callable[[str], object]) -> None:
     """Wait until the agent's own work is done, see :func:`resting.rest`."""
-    agent, home = AGENT.format(user.id), user.home(host.data_dir)
-    account, records = host.account_of(user), host.users.directory
+    records = host.users.directory
 
     def look() -> Work:
-        unit = host.manager.units([agent])[agent]
-        # What an agent that is gone has left is nobody's work.
-        since = time.time() - (time.clock_gettime(time.CLOCK_MONOTONIC) - unit.began) if unit.running else time.time()
-        return read_work(home, account, since)
+        return work_of(host, user, agent_of(host, user))
 
     resting.rest(look, time.sleep, time.time, lambda due: resting.set_wake(records, user.id, due), say)
+
+
+def agent_of(host: Host, user: User) -> Unit:
+    """The unit of the user's agent."""
+    name = AGENT.format(user.id)
+    return host.manager.units([name])[name]
+
+
+def work_of(host: Host, user: User, agent: Unit) -> Work:
+    """The work that the user's *agent* has."""
+    # What an agent that is gone has left is nobody's work.
+    since = time.time() - (time.clock_gettime(time.CLOCK_MONOTONIC) - agent.began) if agent.running else time.time()
+    return read_work(user.home(host.data_dir), host.account_of(user), since)
 
 
 def enrol(host: Host, names: Iterable[str]) -> list[User]:
@@ -178,7 +193,25 @@ def enrol(host: Host, names: Iterable[str]) -> list[User]:
 
 
 def complete(host: Host, users: list[User]) -> None:
-    """Make what is missing for a call to wake the agents of *users*; the caller has the lock."""
+    """Make what is missing for a call to wake the agents of *users*; the caller has the lock.
+
+    :raises Refused: the home of one is being restored
+    """
+    for user in users:
+        _refuse_restored(host, user)
+    _complete(host, users)
+
+
+def _refuse_restored(host: Host, user: User) -> None:
+    if journals(host.ops_dir, "restore", user.agent):
+        raise Refused(
+            "is being restored, or that was interrupted",
+            where=f"user {user.name}",
+            fix="wait for it, or undo it: hermes-ops restore --recover",
+        )
+
+
+def _complete(host: Host, users: list[User]) -> None:
     if not users:
         return
     _make_places()
@@ -200,14 +233,7 @@ def ensure(host: Host, name: str) -> dict[str, Any]:
     :raises OpsError: it is not healthy in time
     """
     (user,) = enrol(host, [name])
-    agent, front = AGENT.format(user.id), FRONT.format(user.id)
-    units = host.manager.units([agent, front])
-    if units[agent].active != "active":
-        if units[front].active == "active" and units[agent].dead:
-            # It is left of an agent that has ended, and only refuses calls. Somebody else may do the same now.
-            host.manager.call("stop", front, check=False)
-        # As any caller does. A front that was started without a call would never be idle.
-        _answers(socket.AF_UNIX, user.socket, host.settings.start + _GRACE)
+    _wake(host, user)
     (found,) = report(host, [user])
     if found["state"] != "running":
         raise OpsError(
@@ -216,6 +242,35 @@ def ensure(host: Host, name: str) -> dict[str, Any]:
             fix=f"read its log: hermes-ops runtime logs -- {shlex.quote(user.name)}",
         )
     return found
+
+
+def start(host: Host, user: User) -> None:
+    """Have calls wake the user's agent again, also while its home is being restored, and wake it.
+
+    Whether that succeeded is in its state.
+    """
+    with host.users.lock():
+        host.users.enrol([user.name], room_of(network_of(host.settings.network)))
+        _complete(host, [] if is_complete(host, user) else [user])
+    _wake(host, user)
+
+
+def _wake(host: Host, user: User) -> None:
+    agent, front = AGENT.format(user.id), FRONT.format(user.id)
+    units = host.manager.units([agent, front])
+    if units[agent].active != "active":
+        if units[front].active == "active" and units[agent].dead:
+            # It is left of an agent that has ended, and only refuses calls. Somebody else may do the same now.
+            host.manager.call("stop", front, check=False)
+        wake(host, user)
+
+
+def wake(host: Host, user: User) -> bool:
+    """Start the user's agent as any caller does; returns whether it is healthy.
+
+    A front that was started without a call would never be idle.
+    """
+    return _answers(socket.AF_UNIX, user.socket, host.settings.start + _GRACE)
 
 
 def report(host: Host, users: Iterable[User]) -> list[dict[str, Any]]:
@@ -283,6 +338,16 @@ def _stop(host: Host, user: User) -> None:
     host.users.write(replace(user, off=True))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_link(user))
+    _halt(host, user)
+
+
+def halt(host: Host, user: User) -> None:
+    """Stop the user's agent as :func:`stop` does, but until the next boot at most, and for :func:`start`."""
+    with host.users.lock():
+        _halt(host, user)
+
+
+def _halt(host: Host, user: User) -> None:
     # Before and after: a wake would start the agent again, and a rest that ends sets one.
     resting.forget_wake(host.users.directory, user.id)
     units = [unit.format(user.id) for unit in (SOCKET, FRONT, REST, AGENT)]
@@ -294,12 +359,15 @@ def _stop(host: Host, user: User) -> None:
 def remove(host: Host, user: User, *, purge: bool) -> None:
     """Remove the user's runtime; also the data if *purge*, else another ``ensure`` goes on with them.
 
-    Killed at any point, it is finished by the next call; at the end of a purge, by that of an orphan.
+    Killed at any point, it is finished by the next call.
+
+    :raises Refused: the home is being restored
     """
     directory, aside = user.directory(host.data_dir), None
     if purge and not os.path.isdir(os.path.dirname(directory)):
         raise OpsError("is not there", where=os.path.dirname(directory), fix="mount the volume with the users' data")
     with host.users.lock():
+        _refuse_restored(host, user)
         _stop(host, user)
         run([PODMAN, "rm", "--force", "--ignore", "--time=0", user.container], timeout=60.0)
         shutil.rmtree(f"{runtimes.USERS}/{user.id}", ignore_errors=True)
@@ -307,19 +375,16 @@ def remove(host: Host, user: User, *, purge: bool) -> None:
             os.unlink(user.failed)
         if purge:
             if os.path.lexists(directory):
-                aside = set_aside(directory)
+                aside = f"{os.path.dirname(directory)}/{ASIDE}{user.id}-{time.time_ns()}"
+                os.rename(directory, aside)
+            records = Records(host.ops_dir, user.agent)
+            if records.exist():
+                # Copies of the user's files, from a restore.
+                records.remove()
             host.users.forget(user)
     if aside:
         # The user decides how long this takes. Killed here, it is an orphan.
         removal.remove(aside, host.account_of(user))
-
-
-def set_aside(directory: str) -> str:
-    """Rename a *directory* of data that are to be removed, so that nobody gets it any more; returns its new path."""
-    parent, name = os.path.split(directory)
-    aside = os.path.join(parent, f"{ASIDE}{name}-{time.time_ns()}")
-    os.rename(directory, aside)
-    return aside
 
 
 def await_health(host: Host, user: User, process: int) -> None:
@@ -372,10 +437,7 @@ def _make_places() -> None:
         ensure_directory(path, mode=mode)
 
 
-def _write_shared(declared: Runtimes) -> None:
-    """What every container gets, and what the proxy needs."""
-    entry = {key: value for key, value in declared.described.items() if key not in ("secrets", *OF_THE_HOST)}
-    write_atomic(f"{runtimes.SHARED}/agent.json", json.dumps(entry), mode=0o444)
+def _write_proxy_secrets(declared: Runtimes) -> None:
     # Never there and unreadable for the proxy.
     new = f"{PROXY_SECRETS}.new"
     write_json(new, {"secret": declared.secret, "versions": declared.versions}, mode=0o640)
@@ -394,19 +456,21 @@ def _write_variables(host: Host, user: User) -> None:
         "IDLE": declared.idle,
     }
     ensure_directory(f"{runtimes.USERS}/{user.id}", mode=0o700)
-    _write_secrets(declared, user)
+    for edition in editions.wanted(declared, host.ops_dir):
+        _write_secrets(declared, edition, user)
     # Last: by it the user's files count as complete.
     text = "".join(f"{name}={value}\n" for name, value in variables.items())
     write_atomic(_address(user), text, mode=0o600)
 
 
-def _write_secrets(declared: Runtimes, user: User) -> None:
+def _write_secrets(declared: Runtimes, edition: Edition, user: User) -> None:
     """The secrets of the user's agent, as files: podman would keep variables of a container on its disk.
 
     The directory above is root's alone, so on the host nobody else reads them; in the container its user has to.
     """
-    directory = _secrets(user)
-    secrets = {**declared.agent.get("secrets", {}), API_KEY: api_key_of(declared.secret, user.id)}
+    directory = editions.secrets_of(user, edition.id)
+    secrets = {**edition.agent.get("secrets", {}), API_KEY: api_key_of(declared.secret, user.id)}
+    ensure_directory(os.path.dirname(directory), mode=0o700)
     ensure_directory(directory, mode=0o555)
     for name, value in secrets.items():
         write_atomic(f"{directory}/{name}", value, mode=0o444)
@@ -416,10 +480,6 @@ def _write_secrets(declared: Runtimes, user: User) -> None:
 
 def _address(user: User) -> str:
     return f"{runtimes.USERS}/{user.id}/address"
-
-
-def _secrets(user: User) -> str:
-    return f"{runtimes.USERS}/{user.id}/secrets"
 
 
 def _make_directory(host: Host, user: User) -> None:

@@ -62,17 +62,19 @@ def server_problem(name: str, server: Server, expected: str, account: Account) -
     return judge(name, server, expected, said), {"version": version_of(said)}
 
 
-def look(servers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def look(servers: dict[str, dict[str, Any]], contained: bool = False) -> dict[str, Any]:
     """In a worker: the answer of each server (a :class:`Server`, plain) at ``/health``: ``platform`` and ``version``
-    where it gives them, or ``problem``. ``foreign`` is set when the answer does not come from the agent's Hermes."""
-    return {name: _ask_health(Server(**server)) for name, server in servers.items()}
+    where it gives them, or ``problem``. ``foreign`` is set when the answer does not come from the agent's Hermes.
+
+    :param contained: their addresses are a container's, which is the agent's alone
+    """
+    uid = None if contained else os.getuid()
+    return {name: _ask_health(Server(**server), uid) for name, server in servers.items()}
 
 
-def _ask_health(server: Server) -> dict[str, Any]:
+def _ask_health(server: Server, uid: int | None) -> dict[str, Any]:
     try:
-        reply = request.request(
-            server.host, server.port, "/health", uid=os.getuid(), seconds=HEALTH_SECONDS, limit=_SMALL
-        )
+        reply = request.request(server.host, server.port, "/health", uid=uid, seconds=HEALTH_SECONDS, limit=_SMALL)
         answer = worker.parse(reply.body) if reply.status == 200 else None
     except Foreign as error:
         return {"problem": error.what, "foreign": True}

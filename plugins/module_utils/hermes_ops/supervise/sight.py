@@ -60,14 +60,21 @@ class Sight:
         )
 
 
-def wanted_of(placement: Placement, *, gateway: int, blind: Iterable[int]) -> dict[str, Any]:
+def wanted_of(placement: Placement, *, gateway: int, blind: Iterable[int], contained: bool = False) -> dict[str, Any]:
     """The argument of :func:`look`.
 
     :param gateway: the process of the running gateway to ask; 0: there is none
     :param blind: ports whose listening process only the agent's own user may be able to see
+    :param contained: see :class:`State`
     """
     enabled = {key: server.to_plain() for key, server in placement.servers.items()}
-    return {"home": placement.home, "gateway": gateway, "servers": enabled, "blind": sorted(blind)}
+    return {
+        "home": placement.home,
+        "gateway": gateway,
+        "servers": enabled,
+        "blind": sorted(blind),
+        "contained": contained,
+    }
 
 
 def start(account: Account, wanted: dict[str, Any], function: str = "supervise.sight:look") -> Callable[[], Any]:
@@ -98,7 +105,7 @@ def look(wanted: dict[str, Any]) -> dict[str, Any]:
         found["state"] = state.checked(state.look(home))
         found["config"] = _config_problem(os.path.join(home, config.FILE_NAME))
         found["no_provider"] = provider.has_none(home, wanted["gateway"])
-        found["servers"] = servers.look(wanted["servers"])
+        found["servers"] = servers.look(wanted["servers"], wanted["contained"])
     return found
 
 

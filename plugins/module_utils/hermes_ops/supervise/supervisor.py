@@ -31,6 +31,7 @@ class State:
     :param problem: why it is not running; None when it is
     :param log: the command with which root reads its log
     :param restart: the command with which root restarts it
+    :param contained: it runs in a container, so the process ids that it knows, and its ports, are not those of the host
     """
 
     running: bool
@@ -45,6 +46,7 @@ class State:
     log: str
     restart: str
     held: bool = False
+    contained: bool = False
 
     @property
     def age(self) -> float:

@@ -48,6 +48,16 @@ class Account:
         return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
 
     @classmethod
+    def of(cls, user: str) -> Account:
+        """The user of an agent: a name, or the number of a container's user, who has none.
+
+        No name consists of digits (schema.USER_NAME).
+
+        :raises OpsError: there is no user of this name
+        """
+        return cls(user, int(user), int(user), "/") if user.isdecimal() else cls.named(user)
+
+    @classmethod
     def current(cls) -> Account:
         uid = os.geteuid()
         try:

@@ -54,7 +54,7 @@ def request(
     port: int,
     path: str,
     *,
-    uid: int,
+    uid: int | None,
     seconds: float,
     limit: int,
     body: bytes | None = None,
@@ -62,7 +62,8 @@ def request(
 ) -> Reply:
     """GET *path*, or POST *body* to it, without proxies or redirects.
 
-    :param uid: the user whose process must accept the connection
+    :param uid: the user whose process must accept the connection; None: *host* is a container's address, where this
+        host sees no process. Then the request must hold no secret
     :param seconds: time for the whole exchange
     :param limit: bytes that the answer's body may have
     :raises Foreign: another user's process accepted the connection
@@ -73,15 +74,8 @@ def request(
     kind: type[OpsError] = NotSent
     try:
         with socket.create_connection((reachable(host).encode(), port), timeout=seconds) as connection:
-            holder = accepted_by(connection, deadline)
-            if holder is None:
-                raise NotSent(f"no answer within {seconds:g} s", where=where, fix="see the log")
-            if holder != uid:
-                raise Foreign(
-                    f"is answered by a process of user id {holder}, not the agent's ({uid})",
-                    where=where,
-                    fix=f"see who holds port {port}: ss -ltnp",
-                )
+            if uid is not None:
+                _refuse_others(connection, deadline, uid, where, seconds)
             data = _head(host, port, path, body, headers or {}) + (body or b"")
             kind = OpsError
             connection.sendall(data)
@@ -92,6 +86,18 @@ def request(
         raise kind(f"does not answer ({error.strerror or error})", where=where, fix="see the log") from None
     except ValueError as error:
         raise kind(f"answers with {error}", where=where, fix="see the log") from None
+
+
+def _refuse_others(connection: socket.socket, deadline: float, uid: int, where: str, seconds: float) -> None:
+    holder = accepted_by(connection, deadline)
+    if holder is None:
+        raise NotSent(f"no answer within {seconds:g} s", where=where, fix="see the log")
+    if holder != uid:
+        raise Foreign(
+            f"is answered by a process of user id {holder}, not the agent's ({uid})",
+            where=where,
+            fix=f"see who holds port {connection.getpeername()[1]}: ss -ltnp",
+        )
 
 
 def _head(host: str, port: int, path: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:

@@ -155,7 +155,7 @@ class _Look:
             found += expiry.certificate_findings(path, self.now, settings)
         found += sources.wall_findings()
         found += tailnet.look(self.host.ops_dir, self.memory, self.now, settings)
-        found += runtimes.look()
+        found += runtimes.look(self.host.ops_dir)
         self._at_units()
 
     def _at_units(self) -> None:
@@ -221,6 +221,8 @@ class _Look:
             self.report.figures["agents"][agent.name] = agent.figures
             after[agent.name] = agent.memory
         self.memory["agents"] = after
+        found, self.memory["users"] = runtimes.look_at_agents(self.host, _mapping(self.memory.get("users")), self.now)
+        self.report.findings += found
 
     # --- a real reply ------------------------------------------------------------------------------------------
 

@@ -1,23 +1,41 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Findings about what all users' agents on a host need. One that cannot be started has a unit that failed."""
+"""Findings about users' agents: what all of them need, and those that run.
+
+One that sleeps is not looked at. One that cannot be started has a unit that failed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from ..description.agent import Agent
 from ..host import runtimes
+from ..host.installation import Installation
 from ..host.runtime_walls import TABLE
-from ..supervise import proxy
+from ..supervise import editions, health, journal, proxy, runtime_agents
+from ..supervise.rollout import FAILED, failed
+from ..supervise.runtimes import Host
+from ..system.errors import OpsError
 from ..system.files import Account
 from ..system.systemd import Manager
-from .findings import Finding
+from ..system.text import number
+from .findings import Finding, health_findings
+
+# Agents that one look looks at, side by side: each of them can use up the time of its worker.
+AT_ONCE = 16
 
 
-def look() -> list[Finding]:
-    """Look at a host with runtimes; on others, nothing is run."""
+def look(ops_dir: str) -> list[Finding]:
+    """Look at a host with runtimes; on others, nothing is run.
+
+    :param ops_dir: directory of the records
+    """
     if not runtimes.present():
         return []
-    found = []
+    found = _rollout(ops_dir)
     if TABLE.lost():
         what = "users' agents may reach each other, and addresses of this host and its networks"
         found.append(Finding("walls_open", what, f"load their rules: systemctl restart {TABLE.unit}"))
@@ -28,3 +46,54 @@ def look() -> list[Finding]:
             Finding("proxy_down", what, f"see why: journalctl -u {proxy.NAME}; then converge the host: site.yml")
         )
     return found
+
+
+def look_at_agents(host: Installation, known: Mapping[str, Any], now: float) -> tuple[list[Finding], dict[str, float]]:
+    """Look at :data:`AT_ONCE` of the agents that run: first those that were ill, so that what was found stays found
+    until it is mended, then those that were not looked at for longest.
+
+    :param known: what the previous look returned
+    :returns: the findings, and agent -> when it was looked at (seconds since 1970); 0.0: never, or it was ill
+    """
+    if not runtimes.present():
+        return [], {}
+    try:
+        users = Host.of(host)
+        agents = runtime_agents.running(users)
+        before = {agent.name: number(known.get(agent.name)) or 0.0 for agent in agents}
+        # A time in the future comes from a clock that was fast.
+        looked = {name: when if when <= now else 0.0 for name, when in before.items()}
+        agents = sorted(agents, key=lambda agent: looked[agent.name])[:AT_ONCE]
+        found = _problems(runtime_agents.Containers(users), agents) if agents else []
+    except OpsError as error:
+        return [Finding("users_unknown", f"the agents of users: {error.where}: {error.what}", error.fix or "")], {}
+    ill = {finding.agent for finding in found}
+    return found, {**looked, **{agent.name: 0.0 if agent.name in ill else now for agent in agents}}
+
+
+def _problems(supervisor: runtime_agents.Containers, agents: list[Agent]) -> list[Finding]:
+    states = supervisor.state(agents)
+    agents = [agent for agent in agents if states[agent.name].running]
+    results = health.check_all([(agent, supervisor.account_of(agent)) for agent in agents], states)
+    wrong = [(agent, result) for agent, result in zip(agents, results) if not result.ok]
+    if not wrong:
+        return []
+    # One that went to sleep while it was looked at has no problem.
+    later = supervisor.state([agent for agent, _result in wrong])
+    found = []
+    for agent, result in wrong:
+        state = states[agent.name]
+        if later[agent.name].running and later[agent.name].entered == state.entered:
+            journal.explain(agent, supervisor, result)
+            found += health_findings(result, state, None)
+    return found
+
+
+def _rollout(ops_dir: str) -> list[Finding]:
+    try:
+        kept = editions.journal(ops_dir)
+    except OpsError as error:
+        return [Finding("rollout_failed", error.what, error.fix or "converge the host: site.yml")]
+    if kept is None or kept.phase != FAILED:
+        return []
+    return [Finding("rollout_failed", f"users' agents keep the former declaration: {kept.problem}", failed(kept).fix)]
