@@ -33,8 +33,10 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.release
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import (
     health,
     runtime_agents,
+    runtime_files,
     runtimes,
 )
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.runtime_host import Host
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError, Refused
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
@@ -59,7 +61,7 @@ def host(tmp_path, monkeypatch, inline):
     make_home(tmp_path / "users" / ada.id / ".hermes", "ada")
     monkeypatch.setattr(backup, "installation", lambda: host)
     monkeypatch.setattr(backup, "declared", lambda: Settings(keep=1))
-    monkeypatch.setattr(runtimes.Installation, "load", lambda: host)
+    monkeypatch.setattr(Installation, "load", lambda: host)
     return host
 
 
@@ -267,12 +269,12 @@ class Units:
 @pytest.fixture
 def units(host, ada, tmp_path, monkeypatch):
     found = Units(tmp_path / "users" / ada.id / ".hermes")
-    monkeypatch.setattr(runtimes.Host, "manager", found)
+    monkeypatch.setattr(Host, "manager", found)
     monkeypatch.setattr(runtimes, "_complete", found.complete)
     monkeypatch.setattr(runtimes, "is_complete", lambda _host, _user: "socket" in found.active)
     monkeypatch.setattr(runtimes, "_answers", found.call_in)
     monkeypatch.setattr(runtimes.resting, "forget_wake", lambda *_arguments: found.orders.append("no wake"))
-    monkeypatch.setattr(runtimes, "WANTED", str(tmp_path / "wanted"))
+    monkeypatch.setattr(runtime_files, "WANTED", str(tmp_path / "wanted"))
     monkeypatch.setattr(places, "FAILED", str(tmp_path / "failed"))
     monkeypatch.setattr(health, "wait", found.look)
     monkeypatch.setattr(health, "check", lambda agent, *_arguments: health.Health(agent.name))
@@ -313,7 +315,8 @@ def test_a_user_s_home_is_restored_while_nobody_can_call_it_and_woken_then(host,
     units.active |= {"agent"} if awake else set()
     assert call(monkeypatch, "restore", "ada", "--force") == 0
     assert memory(units) == "of the backup"
-    assert units.orders == ["stop", "no wake", "stop", "no wake", "listen", "wake on of the backup"]
+    halted = ["no wake", "stop", "no wake"]
+    assert units.orders == [*halted, *halted, "listen", "wake on of the backup"]
     (aside,) = os.listdir(os.path.join(host.ops_dir, "set-aside"))
     assert aside.startswith(f"{ada.agent}-")
     assert not host.unfinished("restore")
@@ -347,7 +350,7 @@ def test_nobody_wakes_or_removes_an_agent_whose_home_is_being_exchanged(host, ad
     exchange = restore.Restore._exchange
 
     def meanwhile(self, *arguments):
-        found = runtimes.Host.of(host)
+        found = Host.of(host)
         for act in (lambda: runtimes.ensure(found, "ada"), lambda: runtimes.remove(found, ada, purge=True)):
             with pytest.raises(Refused, match="is being restored"):
                 act()
@@ -384,7 +387,7 @@ def test_killed_in_between_the_boot_puts_it_back_before_anybody_is_woken(host, a
         with pytest.raises(Killed):
             restore.Restore(host, ada.agent, str).restore(path, force=True)
     assert memory(units) == "of the backup"
-    assert not runtimes.Host.of(host).users.get("ada").off
+    assert not Host.of(host).users.get("ada").off
     (unit,) = [name for name in os.listdir(guard.UNIT_DIRECTORY) if name.endswith(".service")]
     with open(os.path.join(guard.UNIT_DIRECTORY, unit), encoding="utf-8") as stream:
         (before,) = [line for line in stream if line.startswith("Before=")]
@@ -406,7 +409,7 @@ def test_who_is_removed_with_the_data_leaves_no_copies_of_files_in_records(host,
     records = host.records(ada.agent)
     records.prepare()
     records.keep_content("config.yaml", b"model: mine")
-    runtimes.remove(runtimes.Host.of(host), ada, purge=True)
+    runtimes.remove(Host.of(host), ada, purge=True)
     assert not records.exist()
 
 
@@ -424,7 +427,7 @@ def test_a_backup_belongs_to_the_user_s_number_on_the_host_where_it_is_restored(
         host = Installation({**vars(host), "data_dir": str(top), "ops_dir": str(top / "ops")})
         make_home(top / "users" / ada.id / ".hermes", str(first))
         subprocess.run(["chown", "-R", f"{first}:{first}", top / "users" / ada.id], check=True)
-        shared = runtimes.Host(Runtimes(**DECLARED, first_uid=first), str(top), str(top / "ops"))
+        shared = Host(Runtimes(**DECLARED, first_uid=first), str(top), str(top / "ops"))
         (agent,) = runtime_agents.agents_of(shared, [ada])
         if not paths:
             paths.append(making.create(host, agent, str(kept)).path)

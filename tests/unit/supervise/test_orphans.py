@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.runtimes import Runtimes
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import orphans
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.orphans import Orphan
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.runtimes import Host
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.runtime_host import Host
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 

@@ -23,11 +23,13 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.ru
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import (
     editions,
     rollout,
+    runtime_files,
     runtime_fleet,
     runtime_units,
     runtimes,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.rollout import Journal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.runtime_host import Host
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
@@ -99,11 +101,11 @@ def systemd(tmp_path, monkeypatch):
         monkeypatch.setattr(places, name, path)
     monkeypatch.setattr(runtime_units, "SHARED", f"{tmp_path}/run/shared")
     monkeypatch.setattr(runtime_units, "USERS", f"{tmp_path}/run/users")
-    monkeypatch.setattr(runtimes.grp, "getgrnam", lambda name: types.SimpleNamespace(gr_gid=os.getgid()))
+    monkeypatch.setattr(runtime_files.grp, "getgrnam", lambda name: types.SimpleNamespace(gr_gid=os.getgid()))
     monkeypatch.setattr(runtimes.resting, "set_wakes", lambda directory, users: None)
-    monkeypatch.setattr(runtimes, "PROXY_SECRETS", f"{tmp_path}/run/proxy/secrets.json")
-    monkeypatch.setattr(runtimes, "_WRITTEN", f"{tmp_path}/run/written")
-    runtimes._make_places()
+    monkeypatch.setattr(runtime_files, "PROXY_SECRETS", f"{tmp_path}/run/proxy/secrets.json")
+    monkeypatch.setattr(runtime_files, "_WRITTEN", f"{tmp_path}/run/written")
+    runtime_files.make_places()
     for name in ("etc", "lent", "data", "data/ops", "data/ops/runtimes"):
         (tmp_path / name).mkdir()
     for module in (runtime_units, runtime_fleet):
@@ -114,7 +116,7 @@ def systemd(tmp_path, monkeypatch):
     for module in (editions, runtime_fleet, places):
         monkeypatch.setattr(module, "check_ops", lambda ops_dir: None)
     stand_in = Systemd(tmp_path / "etc", tmp_path / "lent", tmp_path / "run/failed")
-    monkeypatch.setattr(runtimes.Host, "manager", stand_in)
+    monkeypatch.setattr(Host, "manager", stand_in)
 
     def podman(words, **more):
         assert words[0] == runtime_fleet.PODMAN
@@ -139,7 +141,7 @@ def systemd(tmp_path, monkeypatch):
 @pytest.fixture
 def host(systemd, tmp_path):
     """One whose agents have the first edition, and which declares the second."""
-    found = runtimes.Host(declared(), str(tmp_path / "data"), str(tmp_path / "data/ops"))
+    found = Host(declared(), str(tmp_path / "data"), str(tmp_path / "data/ops"))
     for user in USERS:
         found.users.write(user)
     runtimes.boot(found, print)

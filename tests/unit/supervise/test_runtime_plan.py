@@ -16,7 +16,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.runtimes import User
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import editions, runtime_plan
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.rollout import FAILED, Journal
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.runtimes import Host
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.runtime_host import Host
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Plan
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.typed import plain
@@ -43,9 +43,10 @@ def test_another_port_while_there_are_users_is_refused(host, tmp_path, monkeypat
     path = tmp_path / "runtimes.json"
     path.write_text(json.dumps(plain(declared())), encoding="utf-8")
     monkeypatch.setattr(runtime_plan.settings, "path_of", lambda job: str(path))
-    runtime_plan._check(host)
+    runtime_plan._check(host, host.users.all())
+    other = dataclasses.replace(host, settings=declared(agent={"api": {"port": 9999}}))
     with pytest.raises(OpsError, match="port of the API"):
-        runtime_plan._check(dataclasses.replace(host, settings=declared(agent={"api": {"port": 9999}})))
+        runtime_plan._check(other, host.users.all())
 
 
 class Systemd:

@@ -26,9 +26,11 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.runtimes import User
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import (
     editions,
+    runtime_files,
     runtime_units,
     runtimes,
 )
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.runtime_host import Host
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
@@ -54,16 +56,16 @@ def run(tmp_path, monkeypatch):
     for name in ("RUN", "SHARED", "USERS", "SOCKETS", "FAILED"):
         path = getattr(places, name).replace("/run/hermes-runtimes", f"{tmp_path}/run")
         monkeypatch.setattr(places, name, path)
-    monkeypatch.setattr(runtimes, "PROXY_SECRETS", f"{tmp_path}/run/proxy/secrets.json")
-    monkeypatch.setattr(runtimes, "_WRITTEN", f"{tmp_path}/run/written")
-    monkeypatch.setattr(runtimes.grp, "getgrnam", lambda name: type("Group", (), {"gr_gid": os.getgid()}))
-    runtimes._make_places()
+    monkeypatch.setattr(runtime_files, "PROXY_SECRETS", f"{tmp_path}/run/proxy/secrets.json")
+    monkeypatch.setattr(runtime_files, "_WRITTEN", f"{tmp_path}/run/written")
+    monkeypatch.setattr(runtime_files.grp, "getgrnam", lambda name: type("Group", (), {"gr_gid": os.getgid()}))
+    runtime_files.make_places()
     return tmp_path / "run"
 
 
 @pytest.fixture
 def host(run, tmp_path):
-    return runtimes.Host(declared(), str(tmp_path / "data"), str(tmp_path / "data/ops"))
+    return Host(declared(), str(tmp_path / "data"), str(tmp_path / "data/ops"))
 
 
 # --- units -----------------------------------------------------------------------------------------------------
@@ -147,7 +149,7 @@ def contents(directory):
 def test_only_root_finds_secrets_and_any_user_in_a_container_reads_them(host, run):
     edition = host.settings.edition
     editions.write_files(edition)
-    runtimes._write_variables(host, ADA)
+    runtime_files.write_variables(host, ADA)
     user, secrets = run / "users" / ADA.id, run / "users" / ADA.id / "secrets" / edition.id
     shared = run / "shared" / edition.id
     paths = (run / "shared", shared, shared / "agent.json", run / "users", user, user / "address", secrets)
@@ -160,15 +162,15 @@ def test_only_root_finds_secrets_and_any_user_in_a_container_reads_them(host, ru
 
 
 def test_a_secret_that_is_no_longer_declared_is_in_no_later_edition(host, run):
-    runtimes._write_variables(host, ADA)
+    runtime_files.write_variables(host, ADA)
     other = dataclasses.replace(host.settings, agent={"secrets": {"OTHER_API_KEY": "sk-other-sk-other"}})
-    runtimes._write_variables(dataclasses.replace(host, settings=other), ADA)
+    runtime_files.write_variables(dataclasses.replace(host, settings=other), ADA)
     secrets = run / "users" / ADA.id / "secrets" / other.edition.id
     assert set(contents(secrets)) == {"OTHER_API_KEY", "API_SERVER_KEY"}
 
 
 def test_the_variables_of_a_user_follow_from_the_number(host, run):
-    runtimes._write_variables(host, ADA)
+    runtime_files.write_variables(host, ADA)
     text = (run / "users" / ADA.id / "address").read_text(encoding="utf-8")
     assert dict(line.split("=") for line in text.splitlines()) == {
         "HOST": "10.210.0.9",
@@ -182,16 +184,16 @@ def test_the_variables_of_a_user_follow_from_the_number(host, run):
 def test_what_is_in_memory_is_known_to_be_what_is_declared(host, run, tmp_path, monkeypatch):
     (tmp_path / "data/ops/runtimes").mkdir(parents=True)
     host.users.enrol([ADA.name], 100)
-    assert not runtimes.is_written(host)
-    runtimes.write(host, print)
-    assert runtimes.is_written(host)
+    assert not runtime_files.is_written(host)
+    runtime_files.write(host, print)
+    assert runtime_files.is_written(host)
     other = dataclasses.replace(host, settings=declared(idle=60))
-    assert not runtimes.is_written(other)
+    assert not runtime_files.is_written(other)
     # A run that ends in the midst of it.
-    monkeypatch.setattr(runtimes, "_write_proxy_secrets", lambda settings: 1 / 0)
+    monkeypatch.setattr(runtime_files, "_write_proxy_secrets", lambda settings: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        runtimes.write(other, print)
-    assert not runtimes.is_written(other)
+        runtime_files.write(other, print)
+    assert not runtime_files.is_written(other)
 
 
 def test_one_user_whose_record_is_damaged_keeps_nobody_from_having_theirs(host, run, tmp_path):
@@ -199,7 +201,7 @@ def test_one_user_whose_record_is_damaged_keeps_nobody_from_having_theirs(host, 
     ada, bob = host.users.enrol(["ada", "bob"], 100)
     (tmp_path / f"data/ops/runtimes/{ada.id}.json").write_text("{", encoding="utf-8")
     said = []
-    runtimes.write(host, said.append)
+    runtime_files.write(host, said.append)
     assert (run / "users" / bob.id / "address").exists()
     assert len(said) == 1
     assert ada.id in said[0]
@@ -215,7 +217,7 @@ def test_a_volume_is_its_user_s_alone_also_after_a_kill(host, tmp_path):
     path = tmp_path / "data/users" / ADA.id
     # As a run leaves it that is killed in between.
     path.mkdir(mode=0o700)
-    runtimes._make_directory(host, ADA)
+    runtime_files.make_directory(host, ADA)
     status = path.stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (700_007, 700_007, 0o700)
 
@@ -226,7 +228,7 @@ def test_a_volume_of_another_number_is_not_taken_over(host, tmp_path):
     path.mkdir(parents=True)
     os.chown(path, 654_321, 654_321)
     with pytest.raises(OpsError, match=r"belongs to user id 654321.*first_uid"):
-        runtimes._make_directory(host, ADA)
+        runtime_files.make_directory(host, ADA)
 
 
 # --- what is said of them --------------------------------------------------------------------------------------
@@ -262,7 +264,7 @@ class Units:
 )
 def test_the_state_is_what_the_next_call_meets(host, run, monkeypatch, units, failed, state):
     user = dataclasses.replace(ADA, off=units.pop("off", False))
-    monkeypatch.setattr(runtimes.Host, "manager", Units(**units))
+    monkeypatch.setattr(Host, "manager", Units(**units))
     if failed:
         (run / "failed" / ADA.id).write_text(f"{failed}\n", encoding="utf-8")
     (found,) = runtimes.report(host, [user])
@@ -305,12 +307,12 @@ def agent(host, monkeypatch):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    monkeypatch.setattr(runtimes.Host, "address_of", lambda self, user: "127.0.0.1")
+    monkeypatch.setattr(Host, "address_of", lambda self, user: "127.0.0.1")
     # There is no bridge here.
     monkeypatch.setattr(runtimes, "pinning", lambda network: [["true"]])
     api = dataclasses.replace(host.settings.supervised.api, port=server.server_port)
     one = dataclasses.replace(host.settings.supervised, api=api)
-    monkeypatch.setattr(Runtimes, "supervised", one)
+    monkeypatch.setitem(vars(host.settings), "supervised", one)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield Handler
     server.shutdown()

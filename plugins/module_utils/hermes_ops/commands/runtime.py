@@ -17,6 +17,7 @@ from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..description.runtime_keys import key_of
 from ..host.runtimes import ROLLOUT, User
 from ..supervise import orphans, runtime_fleet, runtime_plan, runtimes
+from ..supervise.runtime_host import Host
 from ..supervise.runtime_units import AGENT, PODMAN
 from ..system.errors import OpsError
 from ..system.text import printable
@@ -83,21 +84,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise OpsError("only root can work with containers", fix="use sudo")
-    return globals()[f"_{arguments.action}"](runtimes.Host.load(), arguments)
+    return globals()[f"_{arguments.action}"](Host.load(), arguments)
 
 
-def _ensure(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _ensure(host: Host, arguments: argparse.Namespace) -> int:
     found = runtimes.ensure(host, arguments.user)
     say(json.dumps(found, indent=2) if arguments.json else found["url"])
     return EXIT_OK
 
 
-def _list(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _list(host: Host, arguments: argparse.Namespace) -> int:
     _tell(runtimes.report(host, host.users.all()), arguments)
     return EXIT_OK
 
 
-def _status(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _status(host: Host, arguments: argparse.Namespace) -> int:
     (found,) = runtimes.report(host, [host.users.get(arguments.user)])
     _tell([found], arguments)
     return EXIT_UNHEALTHY if found["state"] == "failed" else EXIT_OK
@@ -112,7 +113,7 @@ def _tell(found: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> Non
         say(f"{each['state']:<9} {each['id']}  {printable(each['user'])}{why}")
 
 
-def _key(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _key(host: Host, arguments: argparse.Namespace) -> int:
     user, accepted = host.users.get(arguments.user), host.settings.versions
     version = accepted[0] if arguments.version is None else arguments.version
     if version not in accepted:
@@ -123,7 +124,7 @@ def _key(host: runtimes.Host, arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _rollout(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _rollout(host: Host, arguments: argparse.Namespace) -> int:
     if not arguments.here:
         runtime_plan.roll_out(host, host.manager, again=arguments.again)
         say(f"The agents that run have what is declared. Which ones were at work all the time: journalctl -u {ROLLOUT}")
@@ -139,12 +140,12 @@ def _end(number: int, _frame: Any) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _stop(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _stop(host: Host, arguments: argparse.Namespace) -> int:
     runtimes.stop(host, host.users.get(arguments.user))
     return EXIT_OK
 
 
-def _remove(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _remove(host: Host, arguments: argparse.Namespace) -> int:
     user = host.users.get(arguments.user)
     runtimes.remove(host, user, purge=arguments.purge)
     if not arguments.purge:
@@ -152,7 +153,7 @@ def _remove(host: runtimes.Host, arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _orphans(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _orphans(host: Host, arguments: argparse.Namespace) -> int:
     found = left = orphans.find(host)
     word = "found"
     if arguments.remove or arguments.purge:
@@ -163,12 +164,12 @@ def _orphans(host: runtimes.Host, arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _logs(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _logs(host: Host, arguments: argparse.Namespace) -> int:
     words = ["journalctl", f"--unit={AGENT.format(host.users.get(arguments.user).id)}", f"--lines={arguments.lines}"]
     _become([*words, *(["--follow"] if arguments.follow else [])])
 
 
-def _exec(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _exec(host: Host, arguments: argparse.Namespace) -> int:
     user, words = host.users.get(arguments.user), arguments.command_line
     if not words:
         raise OpsError("is missing", where="COMMAND", fix="name one, such as: hermes --profile default sessions list")
@@ -179,12 +180,12 @@ def _exec(host: runtimes.Host, arguments: argparse.Namespace) -> int:
     _become([PODMAN, "exec", "--interactive", *terminal, user.container, *words])
 
 
-def _backup(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _backup(host: Host, arguments: argparse.Namespace) -> int:
     arguments.agent = host.users.get(arguments.user).agent
     return command_backup.work(arguments)
 
 
-def _restore(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _restore(host: Host, arguments: argparse.Namespace) -> int:
     user = host.users.get(arguments.user)
     if not os.path.lexists(user.home(host.data_dir)):
         raise OpsError(
@@ -194,12 +195,12 @@ def _restore(host: runtimes.Host, arguments: argparse.Namespace) -> int:
     return command_restore.work(arguments)
 
 
-def _boot(host: runtimes.Host, _arguments: argparse.Namespace) -> int:
+def _boot(host: Host, _arguments: argparse.Namespace) -> int:
     runtimes.boot(host, say_now)
     return EXIT_OK
 
 
-def _wait(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _wait(host: Host, arguments: argparse.Namespace) -> int:
     process = os.environ.get("MAINPID", "")
     if not process.isdecimal():
         raise OpsError("is not the number of a process", where="MAINPID", fix="start the unit, which calls this")
@@ -207,12 +208,12 @@ def _wait(host: runtimes.Host, arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _rest(host: runtimes.Host, arguments: argparse.Namespace) -> int:
+def _rest(host: Host, arguments: argparse.Namespace) -> int:
     runtimes.rest(host, _by_id(host, arguments), say_now)
     return EXIT_OK
 
 
-def _by_id(host: runtimes.Host, arguments: argparse.Namespace) -> User:
+def _by_id(host: Host, arguments: argparse.Namespace) -> User:
     user = host.users.by_id(arguments.user)
     if not user:
         raise OpsError("is nobody's", where=f"id {arguments.user}", fix="stop its units")

@@ -10,6 +10,7 @@ import hmac
 import json
 import re
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ..system.errors import OpsError
@@ -104,6 +105,7 @@ class Runtimes:
             raise OpsError(
                 f"is {self.first_uid}", where="first_uid", fix=f"write one from {_LOWEST_NUMBER} to {_HIGHEST_NUMBER}"
             )
+        # Checked here, and derived once: it is asked for each user.
         _agent = self.supervised
 
     def _check_users(self) -> None:
@@ -131,7 +133,7 @@ class Runtimes:
         """The entry of ``hermes_agents`` that the containers get."""
         return {"name": "agent", **self.agent}
 
-    @property
+    @cached_property
     def supervised(self) -> Agent:
         """What a supervisor has to know of each of the agents.
 

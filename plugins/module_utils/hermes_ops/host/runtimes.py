@@ -14,6 +14,8 @@
     /run/hermes-runtimes/users/<id>/    the variables of the units of one, and the secrets of the agent by edition
     /run/hermes-runtimes/sockets/       where callers reach them
     /run/hermes-runtimes/failed/<id>    why the agent could not be started the last time
+    /run/hermes-runtimes/proxy/         what the server that callers use needs to know
+    /run/hermes-runtimes/written        of which declaration all this is
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..description.runtimes import Runtimes
 from ..supervise import runtime_plan
-from ..supervise.runtimes import Host
+from ..supervise.runtime_host import Host
 from ..system.files import Account
 from ..system.systemd import Manager
 from ..system.typed import parse

@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,8 +16,9 @@ from ..host.runtimes import VOLUMES
 from ..system.errors import OpsError
 from ..system.files import Account
 from ..system.process import run
+from .runtime_host import Host
 from .runtime_units import PODMAN, SOCKET, WANTED
-from .runtimes import ASIDE, Host
+from .runtimes import ASIDE, set_aside
 
 # Containers and volumes by the names that users' ones always had.
 _CONTAINER = re.compile(r"hermes-user-[\w.-]{1,128}", re.ASCII)
@@ -92,13 +92,9 @@ def remove(host: Host, orphans: list[Orphan], *, purge: bool) -> list[Orphan]:
 
 
 def _set_aside(orphan: Orphan) -> str:
-    """Rename a directory, so that nobody gets it any more; what was in it decides how long its removal takes."""
-    parent, name = os.path.split(orphan.name)
-    if name.startswith(ASIDE) or os.lstat(orphan.name).st_uid == 0:
-        return orphan.name
-    aside = os.path.join(parent, f"{ASIDE}{name}-{time.time_ns()}")
-    os.rename(orphan.name, aside)
-    return aside
+    """The path from which a directory is removed, which nobody gets any more."""
+    is_aside = os.path.basename(orphan.name).startswith(ASIDE)
+    return orphan.name if is_aside or os.lstat(orphan.name).st_uid == 0 else set_aside(orphan.name)
 
 
 def _named(*words: str) -> list[str]:

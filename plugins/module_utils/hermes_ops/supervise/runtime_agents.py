@@ -22,8 +22,8 @@ from ..system.files import Account
 from ..system.systemd import Unit
 from . import runtimes as control
 from .problems import Problem
+from .runtime_host import Host
 from .runtime_units import AGENT, SOCKET
-from .runtimes import Host
 from .supervisor import State, Supervisor
 from .systemd import Systemd, state_of, supervisor_of
 

@@ -28,8 +28,8 @@ from ..system.services import UNIT_MODE
 from . import editions, runtimes
 from .resting import REST
 from .rollout import Journal, Rollout
+from .runtime_host import Host
 from .runtime_units import AGENT, EDITION, FRONT, LENT, PODMAN, UNIT_DIRECTORY, render
-from .runtimes import Host
 
 # Seconds from when no call reaches an agent any more until its work shows, see work.py.
 _SETTLE = 2.0

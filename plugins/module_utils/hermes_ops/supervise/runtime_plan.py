@@ -11,10 +11,11 @@ import os
 import shutil
 
 from ..description.runtime_addresses import network_of
+from ..description.runtime_ids import hex_of
 from ..description.runtimes import Runtimes
 from ..host import runtime_network, runtimes, settings
 from ..host.accounts import number_of_user
-from ..host.runtimes import BOOT, JOB, ROLLOUT
+from ..host.runtimes import BOOT, JOB, ROLLOUT, User
 from ..system.errors import OpsError
 from ..system.files import read_json
 from ..system.plan import Difference, Plan
@@ -24,8 +25,10 @@ from ..system.systemd import Manager
 from ..system.typed import plain
 from . import editions, proxy, runtime_units
 from .resting import REST, WAKE
+from .runtime_files import PROXY_SECRETS, check_owner, is_complete, is_written, write
+from .runtime_host import Host
 from .runtime_units import AGENT, FRONT, LENT, PODMAN, SOCKET, WANTED
-from .runtimes import PROXY_SECRETS, Host, check_owner, complete, enrol, is_complete, is_written, write
+from .runtimes import complete, enrol
 
 _PROXY_USER_FILE = "/etc/sysusers.d/hermes-proxy.conf"
 _PROXY_USER_TEXT = f"""\
@@ -47,8 +50,9 @@ def plan_present(host: Host, manager: Manager) -> Plan:
     """
     declared = host.settings
     path = settings.path_of(JOB)
-    _check(host)
-    network = network_of(declared.network, 1 + max((user.number for user in host.users.all()), default=-1))
+    users = host.users.all()
+    _check(host, users)
+    network = network_of(declared.network, 1 + max((user.number for user in users), default=-1))
     plan = Plan()
     # First: without it nothing else is of use.
     _plan_image(plan, declared.image)
@@ -62,7 +66,7 @@ def plan_present(host: Host, manager: Manager) -> Plan:
     if not plan_started(plan, manager, units[BOOT]) and not is_written(host):
         # Not a restart of the unit, which would stop every agent.
         plan.add(Difference(runtimes.RUN, "another declaration", "this one"), lambda: _write(host, manager))
-    _plan_users(plan, host)
+    _plan_users(plan, host, users)
     plan.join(proxy.plan_proxy(proxy_of(declared), manager))
     _plan_rollout(plan, host, manager)
     return plan
@@ -149,12 +153,11 @@ def proxy_of(declared: Runtimes) -> proxy.Proxy:
     return proxy.Proxy(declared.listen, declared.certificate, declared.certificate_key)
 
 
-def _check(host: Host) -> None:
+def _check(host: Host, users: list[User]) -> None:
     """:raises OpsError: what is declared does not fit what is on this host; nothing was changed"""
     for name, path in host.settings.plugins.items():
         if not os.path.isdir(path):
             raise OpsError("is no directory of this host", where=f"plugins: {name}: {path}", fix="put it there first")
-    users = host.users.all()
     for user in users:
         check_owner(host, user)
     path = settings.path_of(JOB)
@@ -185,9 +188,9 @@ def _pull(image: str) -> None:
         )
 
 
-def _plan_users(plan: Plan, host: Host) -> None:
-    known = {user.id: user for user in host.users.all()}
-    new = [name for name in host.settings.users if runtimes.hex_of(name) not in known]
+def _plan_users(plan: Plan, host: Host, users: list[User]) -> None:
+    known = {user.id: user for user in users}
+    new = [name for name in host.settings.users if hex_of(name) not in known]
     due = [user for user in known.values() if not user.off and not is_complete(host, user)]
     for name in [*new, *(user.name for user in due)]:
         plan.differences.append(Difference(f"runtime of {name}", None, "present"))
@@ -197,6 +200,6 @@ def _plan_users(plan: Plan, host: Host) -> None:
         plan.actions.append(lambda: enrol(host, new))
 
 
-def _complete(host: Host, due: list[runtimes.User]) -> None:
+def _complete(host: Host, due: list[User]) -> None:
     with host.users.lock():
         complete(host, due)

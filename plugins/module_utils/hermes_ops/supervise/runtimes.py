@@ -6,45 +6,35 @@
 from __future__ import annotations
 
 import contextlib
-import grp
-import hashlib
-import json
 import os
 import re
 import shlex
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
-from urllib.parse import quote
 
 from ..agent import removal
 from ..agent.work import Work, read_work
-from ..description.runtime_addresses import address_of, mac_of, network_of, room_of
-from ..description.runtime_keys import api_key_of
-from ..description.runtimes import API_KEY, Edition, Runtimes
-from ..host import runtimes, settings
-from ..host.installation import Installation, journals
+from ..description.runtime_addresses import network_of, room_of
+from ..host import runtimes
+from ..host.installation import journals
 from ..host.records import Records
 from ..host.runtime_network import pinning
-from ..host.runtimes import JOB, User, Users
+from ..host.runtimes import User
 from ..system.errors import OpsError, Refused
-from ..system.files import Account, check_trusted, ensure_directory, read_text, write_atomic, write_json
+from ..system.files import ensure_directory, read_text
 from ..system.process import run
-from ..system.systemd import Manager, Unit
-from ..system.typed import plain
-from . import editions, resting
-from .proxy import USER as PROXY_USER
-from .runtime_units import AGENT, FRONT, PODMAN, REST, SOCKET, WANTED
+from ..system.systemd import Unit
+from . import resting
+from .runtime_files import enable, is_complete, known, link, make_directory, make_places, write, write_variables
+from .runtime_host import Host
+from .runtime_units import AGENT, FRONT, PODMAN, REST, SOCKET
 
-PROXY_SECRETS = f"{runtimes.RUN}/proxy/secrets.json"
 # How the directory of data is called that are being removed.
 ASIDE = "purged-"
-# What was written of the declaration.
-_WRITTEN = f"{runtimes.RUN}/written"
 # Seconds beyond those within which an agent has to be healthy.
 _GRACE = 30.0
 _POLL_SECONDS = 0.05
@@ -58,96 +48,13 @@ _REASONS = {
 }
 
 
-@dataclass(frozen=True)
-class Host:
-    """A host with runtimes.
-
-    :param settings: what all of them share
-    :param data_dir: directory of the agents' data
-    :param ops_dir: directory of the records
-    """
-
-    settings: Runtimes
-    data_dir: str
-    ops_dir: str
-
-    @classmethod
-    def load(cls) -> Host:
-        """:raises OpsError: this host has no runtimes, or was not converged"""
-        return cls.of(Installation.load())
-
-    @classmethod
-    def of(cls, host: Installation) -> Host:
-        """:raises OpsError: *host* has no runtimes"""
-        return cls(settings.load(JOB, Runtimes), host.data_dir, host.ops_dir)
-
-    @property
-    def users(self) -> Users:
-        return Users(self.ops_dir)
-
-    @property
-    def manager(self) -> Manager:
-        return Manager("system", Account.current())
-
-    def account_of(self, user: User) -> Account:
-        """The UNIX user of the user's container."""
-        return user.account(self.settings.first_uid, self.data_dir)
-
-    def address_of(self, user: User) -> IPv4Address:
-        """Of the user's container."""
-        return address_of(network_of(self.settings.network), user.number)
-
-    def url_of(self, user: User) -> str:
-        return f"{self.settings.url}/u/{quote(user.name, safe='')}/"
-
-
 def boot(host: Host, say: Callable[[str], object]) -> None:
     """Make what the units need in memory, and set what wakes sleeping agents for cron.
 
     :param say: gets a line for each user for whom that is not possible; the others have theirs
     """
     write(host, say)
-    resting.set_wakes(host.users.directory, (user.id for user in _known(host, say) if not user.off))
-
-
-def write(host: Host, say: Callable[[str], object]) -> None:
-    """Write what the units need in memory, for all users.
-
-    :param say: as for :func:`boot`
-    """
-    _make_places()
-    for user in _known(host, say):
-        try:
-            if not user.off:
-                _write_variables(host, user)
-        except OpsError as error:
-            say(f"user {user.name}: {error}")
-    _write_proxy_secrets(host.settings)
-    for edition in editions.wanted(host.settings, host.ops_dir):
-        editions.write_files(edition)
-    # Last: by it all of this counts as written.
-    write_atomic(_WRITTEN, _digest(host.settings), mode=0o600)
-
-
-def is_written(host: Host) -> bool:
-    """Whether what is in memory is what is declared."""
-    return read_text(_WRITTEN) == _digest(host.settings) and editions.are_written(host.settings, host.ops_dir)
-
-
-def _digest(declared: Runtimes) -> str:
-    return hashlib.sha256(json.dumps(plain(declared), sort_keys=True).encode()).hexdigest()
-
-
-def _known(host: Host, say: Callable[[str], object]) -> Iterator[User]:
-    """The users whose records can be used."""
-    for identity in host.users.ids():
-        try:
-            user = host.users.by_id(identity)
-        except OpsError as error:
-            say(str(error))
-            continue
-        if user:
-            yield user
+    resting.set_wakes(host.users.directory, (user.id for user in known(host, say) if not user.off))
 
 
 def rest(host: Host, user: User, say: Callable[[str], object]) -> None:
@@ -214,15 +121,15 @@ def _refuse_restored(host: Host, user: User) -> None:
 def _complete(host: Host, users: list[User]) -> None:
     if not users:
         return
-    _make_places()
+    make_places()
     ensure_directory(os.path.join(host.data_dir, runtimes.VOLUMES), mode=0o711)
     for user in users:
         if not os.path.lexists(user.directory(host.data_dir)):
             # Nothing of theirs is due.
             resting.record(host.users.directory, user.id, None)
-        _make_directory(host, user)
-        _write_variables(host, user)
-        _enable(user)
+        make_directory(host, user)
+        write_variables(host, user)
+        enable(user)
     host.manager.call("start", *(SOCKET.format(user.id) for user in users))
 
 
@@ -337,7 +244,7 @@ def stop(host: Host, user: User) -> None:
 def _stop(host: Host, user: User) -> None:
     host.users.write(replace(user, off=True))
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(_link(user))
+        os.unlink(link(user))
     _halt(host, user)
 
 
@@ -359,7 +266,7 @@ def _halt(host: Host, user: User) -> None:
 def remove(host: Host, user: User, *, purge: bool) -> None:
     """Remove the user's runtime; also the data if *purge*, else another ``ensure`` goes on with them.
 
-    Killed at any point, it is finished by the next call.
+    Killed at any point, it is finished by the next call; at the end of a purge, by that of an orphan.
 
     :raises Refused: the home is being restored
     """
@@ -375,8 +282,7 @@ def remove(host: Host, user: User, *, purge: bool) -> None:
             os.unlink(user.failed)
         if purge:
             if os.path.lexists(directory):
-                aside = f"{os.path.dirname(directory)}/{ASIDE}{user.id}-{time.time_ns()}"
-                os.rename(directory, aside)
+                aside = set_aside(directory)
             records = Records(host.ops_dir, user.agent)
             if records.exist():
                 # Copies of the user's files, from a restore.
@@ -385,6 +291,14 @@ def remove(host: Host, user: User, *, purge: bool) -> None:
     if aside:
         # The user decides how long this takes. Killed here, it is an orphan.
         removal.remove(aside, host.account_of(user))
+
+
+def set_aside(directory: str) -> str:
+    """Rename a *directory* of data that are to be removed, so that nobody gets it any more; returns its new path."""
+    parent, name = os.path.split(directory)
+    aside = os.path.join(parent, f"{ASIDE}{name}-{time.time_ns()}")
+    os.rename(directory, aside)
+    return aside
 
 
 def await_health(host: Host, user: User, process: int) -> None:
@@ -416,104 +330,3 @@ def _answers(family: int, address: Any, seconds: float) -> bool:
                 return stream.read(12)[8:] == b" 200"
     except OSError:
         return False
-
-
-def is_complete(host: Host, user: User) -> bool:
-    """Whether nothing is missing for the user's agent to be woken."""
-    return all(
-        os.path.lexists(path) for path in (user.directory(host.data_dir), _address(user), _link(user), user.socket)
-    )
-
-
-def _make_places() -> None:
-    for path, mode in (
-        (runtimes.RUN, 0o711),
-        (runtimes.SHARED, 0o700),
-        (runtimes.USERS, 0o700),
-        (runtimes.SOCKETS, 0o755),
-        (runtimes.FAILED, 0o755),
-        (os.path.dirname(PROXY_SECRETS), 0o711),
-    ):
-        ensure_directory(path, mode=mode)
-
-
-def _write_proxy_secrets(declared: Runtimes) -> None:
-    # Never there and unreadable for the proxy.
-    new = f"{PROXY_SECRETS}.new"
-    write_json(new, {"secret": declared.secret, "versions": declared.versions}, mode=0o640)
-    os.chown(new, 0, grp.getgrnam(PROXY_USER).gr_gid)
-    os.replace(new, PROXY_SECRETS)
-
-
-def _write_variables(host: Host, user: User) -> None:
-    declared = host.settings
-    address = host.address_of(user)
-    variables = {
-        "HOST": address,
-        "ADDRESS": f"{address}:{declared.supervised.api.port}",
-        "MAC": mac_of(address),
-        "NUMBER": host.account_of(user).uid,
-        "IDLE": declared.idle,
-    }
-    ensure_directory(f"{runtimes.USERS}/{user.id}", mode=0o700)
-    for edition in editions.wanted(declared, host.ops_dir):
-        _write_secrets(declared, edition, user)
-    # Last: by it the user's files count as complete.
-    text = "".join(f"{name}={value}\n" for name, value in variables.items())
-    write_atomic(_address(user), text, mode=0o600)
-
-
-def _write_secrets(declared: Runtimes, edition: Edition, user: User) -> None:
-    """The secrets of the user's agent, as files: podman would keep variables of a container on its disk.
-
-    The directory above is root's alone, so on the host nobody else reads them; in the container its user has to.
-    """
-    directory = editions.secrets_of(user, edition.id)
-    secrets = {**edition.agent.get("secrets", {}), API_KEY: api_key_of(declared.secret, user.id)}
-    ensure_directory(os.path.dirname(directory), mode=0o700)
-    ensure_directory(directory, mode=0o555)
-    for name, value in secrets.items():
-        write_atomic(f"{directory}/{name}", value, mode=0o444)
-    for name in set(os.listdir(directory)) - secrets.keys():
-        os.unlink(f"{directory}/{name}")
-
-
-def _address(user: User) -> str:
-    return f"{runtimes.USERS}/{user.id}/address"
-
-
-def _make_directory(host: Host, user: User) -> None:
-    path, account = user.directory(host.data_dir), host.account_of(user)
-    check_trusted(os.path.dirname(path), "give it to root: chown root, and chmod 711")
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    check_owner(host, user)
-    if os.lstat(path).st_uid == 0:
-        # Made just now, or by a run that was killed here.
-        os.chown(path, account.uid, account.gid, follow_symlinks=False)
-
-
-def check_owner(host: Host, user: User) -> None:
-    """:raises OpsError: the user's data are there, and belong to another number"""
-    path, uid = user.directory(host.data_dir), host.account_of(user).uid
-    try:
-        owner = os.lstat(path).st_uid
-    except FileNotFoundError:
-        return
-    if owner not in (0, uid):
-        raise OpsError(
-            f"belongs to user id {owner}, and not to {uid}, as which the user's container runs",
-            where=path,
-            fix=f"declare runtimes_first_uid: {owner - user.number}, as where it was made",
-        )
-
-
-def _link(user: User) -> str:
-    return os.path.join(WANTED, SOCKET.format(user.id))
-
-
-def _enable(user: User) -> None:
-    """Have systemd make the user's socket at boot."""
-    ensure_directory(WANTED, mode=0o755)
-    with contextlib.suppress(FileExistsError):
-        os.symlink(os.path.join(os.path.dirname(WANTED), SOCKET.format("")), _link(user))

@@ -17,7 +17,7 @@ from ..host.installation import Installation
 from ..host.runtime_walls import TABLE
 from ..supervise import editions, health, journal, proxy, runtime_agents
 from ..supervise.rollout import FAILED, failed
-from ..supervise.runtimes import Host
+from ..supervise.runtime_host import Host
 from ..system.errors import OpsError
 from ..system.files import Account
 from ..system.systemd import Manager
