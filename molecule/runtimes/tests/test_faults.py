@@ -63,7 +63,46 @@ def test_one_that_ends_well_is_woken_by_the_next_call(ada, wait_until):
     assert ada.status()["state"] == "running"
 
 
+def test_podman_is_killed_while_it_starts_a_container(ada, asleep, wait_until):
+    asleep(ada)
+    kill = f"timeout 30 sh -c 'until pkill -KILL --full \"podman.* run --name={ada.container}\"; do :; done'"
+    call = f"curl --silent --output /dev/null --max-time 60 {URL}/u/{ada.name}/health"
+    ada.shell(f"{kill} & {call} --header 'Authorization: Bearer {key_of(ada.name)}' || true; wait $!")
+    wait_until(ada.answers, "the agent answers", seconds=30)
+    assert ada.shell("podman ps --all --format '{{.Names}}'").split().count(ada.container) == 1
+    assert ada.reply("hello") == "The model heard: hello"
+
+
 # Cannot start
+
+
+def test_a_full_disk_at_ensure_leaves_nothing_behind(user):
+    ivy = user("ivy@example.org")
+    full = "mount -t tmpfs -o size=4k none /var/lib/hermes/ops/runtimes; echo x >/var/lib/hermes/ops/runtimes/x"
+    said = ivy.shell(f"unshare --mount sh -c '{full}; hermes-ops runtime ensure {ivy.name}' 2>&1 || echo status $?")
+    assert len(said.splitlines()) == 2, said
+    assert "No space left on device" in said
+    assert ivy.name not in ivy.shell("hermes-ops runtime list")
+    ivy.command("ensure")
+    assert ivy.call().status == 200
+    ivy.command("remove", "--purge")
+
+
+def test_an_agent_without_room_on_its_volume_is_told_of_until_it_has_some(user):
+    jon = user("jon@example.org")
+    jon.shell(f"mkdir -m 700 {jon.data}; mount -t tmpfs -o size=16k none {jon.data}; echo x >{jon.data}/x")
+    try:
+        said = jon.shell(f"hermes-ops runtime ensure {jon.name} 2>&1 || echo status $?")
+        assert "its home could not be converged" in said
+        assert "could not be started" in unavailable(jon.call())
+        jon.shell(f"mount -o remount,size=100M {jon.data}")
+        jon.command("ensure")
+        assert jon.reply("hello") == "The model heard: hello"
+        jon.command("remove")
+    finally:
+        jon.shell(f"umount {jon.data}")
+    jon.command("ensure")
+    jon.command("remove", "--purge")
 
 
 def test_without_its_image_callers_are_told_until_it_is_back(ada, asleep, wait_until):

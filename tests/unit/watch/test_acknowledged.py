@@ -155,6 +155,12 @@ def test_names_and_commands_are_not_broken_at_hyphens():
     assert len([line for line in lines if unit in line]) == 3
 
 
+def test_status_says_how_many_users_have_an_agent():
+    report = applied([])
+    report.figures["users"] = {"known": 20, "running": 3, "failed": 1}
+    assert "users      20 have an agent, 3 of them run, 1 could not be started" in screen(report)
+
+
 def test_status_says_how_to_acknowledge_and_what_became_of_it():
     lines = "\n".join(screen(applied([FULL, *token(5)])))
     assert "fix: get a new one, and declare it; or acknowledge work/expiry:GITHUB_TOKEN" in lines

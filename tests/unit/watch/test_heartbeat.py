@@ -501,6 +501,7 @@ def check_exposition(text):
 FIGURES = {
     "disks": {"/": {"free_bytes": 1, "free_percent": 12.5}},
     "clock_offset": -0.5,
+    "users": {"known": 20, "running": 3, "failed": 1},
     "agents": {"default": {"memory_bytes": 123456789012, "open_files": 40, "restarts": 0, "turns": 7, "up": True}},
 }
 
@@ -515,6 +516,7 @@ def test_the_textfile_of_a_host():
         "hermes_healthy 0",
         'hermes_finding{cause="not_running",agent="work",severity="failure"} 1',
         'hermes_gateway_memory_bytes{agent="default"} 123456789012',
+        'hermes_users{state="running"} 3',
         'hermes_disk_free_ratio{path="/"} 0.125',
         "hermes_clock_offset_seconds -0.5",
     ):

@@ -219,6 +219,12 @@ def test_no_agent_at_all_is_no_good_sign(see, host):
     shutil.rmtree(host.ops_dir)
     report = see()
     assert causes(report) == [("no_agent", "failure")]
+
+
+def test_a_host_may_have_the_agents_of_users_only(see, host, monkeypatch):
+    shutil.rmtree(host.ops_dir)
+    monkeypatch.setattr(look.runtimes, "look_at_agents", lambda *_arguments: ([], {}, {"known": 1}))
+    assert causes(see()) == []
     # Nothing is created at the mount point of the volume.
     assert not os.path.exists(host.ops_dir)
 

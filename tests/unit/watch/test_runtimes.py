@@ -118,17 +118,26 @@ def told(found):
 
 def test_one_that_runs_and_is_ill_is_found_and_those_that_sleep_cost_nothing(home):
     home.awake, home.ill = {3, 4}, {4, 5}
-    found, known = runtimes.look_at_agents(home, {}, 1000.0)
+    found, known, _figures = runtimes.look_at_agents(home, {}, 1000.0)
     assert told(found) == [(home.users[4].agent, "no_answer", True)]
     assert home.looked_at == [3, 4]
     assert known == {home.users[3].agent: 1000.0, home.users[4].agent: 0.0}
+
+
+def test_the_users_are_counted(home, monkeypatch, tmp_path):
+    monkeypatch.setattr(host, "FAILED", str(tmp_path / "failed"))
+    (tmp_path / "failed").mkdir()
+    for name in (home.users[7].id, "0" * 32):
+        (tmp_path / "failed" / name).touch()
+    home.awake = {3, 4}
+    assert runtimes.look_at_agents(home, {}, 1000.0)[2] == {"known": 40, "running": 2, "failed": 1}
 
 
 def test_of_many_each_has_its_turn_and_the_ill_are_looked_at_each_time(home):
     home.awake, home.ill = set(range(40)), {2}
     known, seen = {}, set()
     for turn in range(3):
-        found, known = runtimes.look_at_agents(home, known, 1000.0 + turn)
+        found, known, _figures = runtimes.look_at_agents(home, known, 1000.0 + turn)
         assert len(home.looked_at) == runtimes.AT_ONCE
         assert told(found) == [(home.users[2].agent, "no_answer", True)]
         seen |= set(home.looked_at)

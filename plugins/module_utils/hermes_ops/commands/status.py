@@ -100,6 +100,9 @@ def screen(found: dict[str, Any], now: float, *, coloured: bool) -> list[str]:
     lines += ["", f"{'release':<{MARGIN}}{release['id'] if release else 'none'}"]
     for name, agent in found["agents"].items():
         lines += _agent_lines(name, agent, check["figures"]["agents"].get(name, {}), paint)
+    if users := check["figures"].get("users"):
+        failed = f", {users['failed']} could not be started" if users["failed"] else ""
+        lines.append(f"{'users':<{MARGIN}}{users['known']} have an agent, {users['running']} of them run{failed}")
     if found["timers"] or found["last"]:
         lines.append("")
     for job in sorted({*found["timers"], *found["last"]}):

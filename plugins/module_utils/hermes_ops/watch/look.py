@@ -100,7 +100,7 @@ class _Look:
         self.host = host
         self.settings = settings
         self.now = time.time()
-        self.report = Report(figures={"disks": {}, "agents": {}})
+        self.report = Report(figures={"disks": {}, "agents": {}, "users": {}})
         self._statuses: dict[str, dict[str, Any]] = {}
         self.memory = _mapping(self._status(JOB).get("memory"))
         agents = host.agents
@@ -204,7 +204,11 @@ class _Look:
     # --- the agents --------------------------------------------------------------------------------------------
 
     def at_agents(self) -> None:
-        if not self.agents:
+        seen = runtimes.look_at_agents(self.host, _mapping(self.memory.get("users")), self.now)
+        found, self.memory["users"], users = seen
+        self.report.findings += found
+        self.report.figures["users"] = users
+        if not self.agents and not users.get("known"):
             self._find(
                 "no_agent",
                 f"no agent is known on this host ({self.host.ops_dir} holds none)",
@@ -221,8 +225,6 @@ class _Look:
             self.report.figures["agents"][agent.name] = agent.figures
             after[agent.name] = agent.memory
         self.memory["agents"] = after
-        found, self.memory["users"] = runtimes.look_at_agents(self.host, _mapping(self.memory.get("users")), self.now)
-        self.report.findings += found
 
     # --- a real reply ------------------------------------------------------------------------------------------
 

@@ -47,6 +47,8 @@ def textfile(report: Report, now: float) -> str:
     metric("hermes_gateway_restarts", "Restarts by systemd within the last hour.", per_agent("restarts"))
     metric("hermes_turns", "Messages to the agent within the last hour.", per_agent("turns"))
     metric("hermes_turns_failed", "Messages among hermes_turns without an answer.", per_agent("turns_failed"))
+    users = figures.get("users", {}).items()
+    metric("hermes_users", "Users who have an agent of their own.", [({"state": state}, n) for state, n in users])
     disks = figures.get("disks", {}).items()
     metric(
         "hermes_disk_free_ratio",

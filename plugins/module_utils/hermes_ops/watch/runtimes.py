@@ -8,6 +8,7 @@ One that sleeps is not looked at. One that cannot be started has a unit that fai
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,27 +49,33 @@ def look(ops_dir: str) -> list[Finding]:
     return found
 
 
-def look_at_agents(host: Installation, known: Mapping[str, Any], now: float) -> tuple[list[Finding], dict[str, float]]:
+def look_at_agents(
+    host: Installation, known: Mapping[str, Any], now: float
+) -> tuple[list[Finding], dict[str, float], dict[str, int]]:
     """Look at :data:`AT_ONCE` of the agents that run: first those that were ill, so that what was found stays found
     until it is mended, then those that were not looked at for longest.
 
     :param known: what the previous look returned
-    :returns: the findings, and agent -> when it was looked at (seconds since 1970); 0.0: never, or it was ill
+    :returns: the findings; agent -> when it was looked at (seconds since 1970), 0.0: never, or it was ill; and how many
+        users there are (``known``), whose agents run (``running``) or could not be started the last time (``failed``)
     """
     if not runtimes.present():
-        return [], {}
+        return [], {}, {}
     try:
         users = Host.of(host)
         agents = runtime_agents.running(users)
+        identities = set(users.users.ids())
+        failed = sum(os.path.exists(f"{runtimes.FAILED}/{identity}") for identity in identities)
+        figures = {"known": len(identities), "running": len(agents), "failed": failed}
         before = {agent.name: number(known.get(agent.name)) or 0.0 for agent in agents}
         # A time in the future comes from a clock that was fast.
         looked = {name: when if when <= now else 0.0 for name, when in before.items()}
         agents = sorted(agents, key=lambda agent: looked[agent.name])[:AT_ONCE]
         found = _problems(runtime_agents.Containers(users), agents) if agents else []
     except OpsError as error:
-        return [Finding("users_unknown", f"the agents of users: {error.where}: {error.what}", error.fix or "")], {}
+        return [Finding("users_unknown", f"the agents of users: {error.where}: {error.what}", error.fix or "")], {}, {}
     ill = {finding.agent for finding in found}
-    return found, {**looked, **{agent.name: 0.0 if agent.name in ill else now for agent in agents}}
+    return found, {**looked, **{agent.name: 0.0 if agent.name in ill else now for agent in agents}}, figures
 
 
 def _problems(supervisor: runtime_agents.Containers, agents: list[Agent]) -> list[Finding]:
