@@ -50,7 +50,7 @@ def test_a_user_s_home_is_restored_from_a_backup_made_while_it_slept(user, aslee
     asleep(hank)
     archive = backup(hank)
     assert hank.asleep
-    assert "could be restored" in hank.shell(f"hermes-ops rehearsal --agent user-{hank.id} 2>&1")
+    assert "can be read" in hank.shell(f"hermes-ops rehearsal --agent user-{hank.id} 2>&1")
     remember(hank, "something else")
 
     hank.command("restore", "--force")
