@@ -144,6 +144,8 @@ def host(systemd, tmp_path):
     found = Host(declared(), str(tmp_path / "data"), str(tmp_path / "data/ops"))
     for user in USERS:
         found.users.write(user)
+        with open(user.socket, "wb"):
+            pass
     runtimes.boot(found, print)
     assert runtime_fleet.rollout(found, lambda text: None) == []
     for user in (ADA, BOB):
@@ -231,6 +233,19 @@ def test_one_that_has_got_work_is_let_go_on(host, systemd, monkeypatch):
     ]
 
 
+def test_what_cannot_be_read_may_be_work(host, systemd, monkeypatch):
+    monkeypatch.setattr(runtimes, "read_work", lambda home, account, since: Work(unread=["state.db"]))
+    fleet = runtime_fleet.HostFleet(host, [declared().edition, host.settings.edition])
+    assert fleet.is_busy(ADA)
+
+
+def test_nobody_is_woken_whose_home_is_being_restored(host, systemd):
+    fleet = runtime_fleet.HostFleet(host, [declared().edition, host.settings.edition])
+    assert fleet.sleepers() == [CY]
+    os.unlink(USERS[2].socket)
+    assert fleet.sleepers() == []
+
+
 def test_fronts_go_on_whatever_happens(host, systemd):
     def end(verb):
         if verb == "try-restart":
@@ -292,6 +307,12 @@ def test_records_with_secrets_are_root_s_alone(host):
     paths = glob.glob(f"{host.ops_dir}/runtimes.*")
     assert len(paths) == 3
     assert {os.stat(path).st_mode & 0o777 for path in paths} == {0o600}
+
+
+def test_a_rollout_that_was_killed_leaves_no_front_stopped(host):
+    texts = runtime_units.render(host.settings, host.settings.edition, host.data_dir, host.ops_dir)
+    text = texts[f"{runtime_units.UNIT_DIRECTORY}/{places.ROLLOUT}"]
+    assert "ExecStopPost=-/bin/systemctl kill --signal=SIGCONT hermes-user@*.service\n" in text
 
 
 def test_an_unfinished_or_another_edition_is_due(host):

@@ -96,6 +96,9 @@ class Fleet(Protocol):
 
     def sleep(self, seconds: float) -> None: ...
 
+    def now(self) -> float:
+        """Seconds, by a clock that nobody sets."""
+
     def name(self, user: str) -> str:
         """As people know the user."""
 
@@ -179,15 +182,14 @@ class Rollout:
         """:raises Refused: no canary was free
         :raises OpsError: one is not healthy
         """
-        waited = 0.0
+        deadline = self.fleet.now() + PATIENCE
         while not (chosen := self._chosen(journal)):
             if not self.fleet.running():
                 # There is no user.
                 return
-            if waited >= PATIENCE:
+            if self.fleet.now() >= deadline:
                 raise _busy()
             self.fleet.sleep(PAUSE)
-            waited += PAUSE
         self.say(f"trying {self.what} with {self._names(chosen)}")
         self.fleet.lend(chosen)
         running = self.fleet.running()
@@ -202,6 +204,8 @@ class Rollout:
             raise _busy()
         journal.touched = chosen
         self.fleet.write(journal)
+        # A restart ends the front, so without a call the agent would sleep at once, and could not fail.
+        self._judge({user: self.fleet.wake(user) for user in chosen})
         self.fleet.sleep(PROOF)
         self._judge({user: self.fleet.failure(user) for user in chosen})
 
@@ -230,7 +234,8 @@ class Rollout:
         :raises OpsError: one is not healthy
         """
         done: set[str] = set()
-        waited = 0.0
+        # By the clock: an agent can make each look at it last.
+        deadline = self.fleet.now() + PATIENCE
         while True:
             running = self.fleet.running()
             due = [user for user in of(running) if running[user] != edition and user not in done]
@@ -243,10 +248,9 @@ class Rollout:
             if strict:
                 self._judge(results)
             if not results:
-                if waited >= PATIENCE:
+                if self.fleet.now() >= deadline:
                     return due
                 self.fleet.sleep(PAUSE)
-                waited += PAUSE
 
     def _free(self, users: list[str], size: int) -> list[str]:
         free: list[str] = []

@@ -97,14 +97,19 @@ class HostFleet:
 
     def sleepers(self) -> list[str]:
         running = self.running()
-        return [user.id for user in self._users() if user.id not in running]
+        # One whose home is being restored has no socket.
+        return [user.id for user in self._users() if user.id not in running and os.path.lexists(user.socket)]
 
     def is_busy(self, user: str) -> bool:
         one = self._find(user)
         if one is None:
             return True
         agent = runtimes.agent_of(self.host, one)
-        return not agent.running or bool(runtimes.work_of(self.host, one, agent).busy)
+        if not agent.running:
+            return True
+        work = runtimes.work_of(self.host, one, agent)
+        # What cannot be read may be a turn.
+        return bool(work.busy or work.unread)
 
     def lend(self, users: list[str]) -> None:
         self._take_back()
@@ -157,6 +162,9 @@ class HostFleet:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def now(self) -> float:
+        return time.monotonic()
 
     def name(self, user: str) -> str:
         found = self.host.users.by_id(user)
