@@ -52,6 +52,7 @@ class Systemd:
         self.loaded = {}
         self.containers = {}
         self.bad = set()
+        self.gone = set()
         self.calls = []
         self.end = lambda verb: None
 
@@ -120,6 +121,8 @@ def systemd(tmp_path, monkeypatch):
 
     def podman(words, **more):
         assert words[0] == runtime_fleet.PODMAN
+        if words[1] == "image":
+            return types.SimpleNamespace(rc=int(words[-1] in stand_in.gone))
         listed = [
             {"Names": [f"hermes-user-{user}"], "Labels": {"hermes.edition": edition} if edition else None}
             for user, edition in stand_in.containers.items()
@@ -208,6 +211,19 @@ def test_a_bad_one_leaves_units_and_agents_as_they_were(host, systemd):
     assert os.listdir(systemd.run) == []
     assert str(editions.failure(host.settings, host.ops_dir)) == str(caught.value)
     assert editions.in_effect(host.settings, host.ops_dir).id == OLD
+
+
+def test_nobody_waits_for_a_former_edition_whose_image_is_gone(host, systemd, monkeypatch):
+    """As on another host with the same data. Nobody could be woken with it, nor go back to it."""
+    systemd.gone.add(declared().image)
+    systemd.containers.clear()
+    lent = []
+    monkeypatch.setattr(runtime_fleet.HostFleet, "lend", lambda self, users: lent.append(users))
+    said = []
+    assert runtime_fleet.rollout(host, said.append) == []
+    assert "localhost/hermes-agent:1 is gone" in said[0]
+    assert not lent
+    assert editions.proven(host.ops_dir) == host.settings.edition
 
 
 def test_no_call_reaches_an_agent_from_the_last_look_until_it_is_restarted(host, systemd):

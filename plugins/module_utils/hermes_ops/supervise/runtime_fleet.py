@@ -48,11 +48,19 @@ def rollout(host: Host, say: Callable[[str], object]) -> list[str]:
     ensure_directory(host.ops_dir, mode=0o700)
     with lock(os.path.join(host.ops_dir, "runtimes.rollout.lock"), timeout=2.0):
         former, target = editions.proven(host.ops_dir), host.settings.edition
+        if former and _is_gone(former.image):
+            say(f"image {former.image} is gone, so there is nothing to go back to")
+            former = None
         canaries = [_canary(host, name) for name in host.settings.canaries]
         fleet = HostFleet(host, [edition for edition in (former, target) if edition])
         what = editions.changes(former, target)
         machine = Rollout(fleet, what, target.id, former.id if former else None, canaries, say)
         return [fleet.name(user) for user in machine.run()]
+
+
+def _is_gone(image: str) -> bool:
+    # Any other status says that podman does not know (podman-image-exists(1)).
+    return run([PODMAN, "image", "exists", image], timeout=_GRACE, check=False).rc == 1
 
 
 def _canary(host: Host, name: str) -> str:
