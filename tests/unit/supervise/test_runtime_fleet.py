@@ -213,17 +213,26 @@ def test_a_bad_one_leaves_units_and_agents_as_they_were(host, systemd):
     assert editions.in_effect(host.settings, host.ops_dir).id == OLD
 
 
-def test_nobody_waits_for_a_former_edition_whose_image_is_gone(host, systemd, monkeypatch):
-    """As on another host with the same data. Nobody could be woken with it, nor go back to it."""
+@pytest.mark.parametrize("running", [False, True])
+def test_nobody_waits_for_a_former_edition_that_nobody_could_be_woken_with(host, systemd, monkeypatch, running):
+    """As on another host with the same data. Those that still run are not risked for it."""
     systemd.gone.add(declared().image)
-    systemd.containers.clear()
+    if not running:
+        systemd.containers.clear()
     lent = []
-    monkeypatch.setattr(runtime_fleet.HostFleet, "lend", lambda self, users: lent.append(users))
-    said = []
-    assert runtime_fleet.rollout(host, said.append) == []
-    assert "localhost/hermes-agent:1 is gone" in said[0]
-    assert not lent
+    lend = runtime_fleet.HostFleet.lend
+    monkeypatch.setattr(runtime_fleet.HostFleet, "lend", lambda self, users: lent.append(users) or lend(self, users))
+    assert runtime_fleet.rollout(host, lambda text: None) == []
+    assert bool(lent) == running
     assert editions.proven(host.ops_dir) == host.settings.edition
+
+
+def test_an_edition_is_gone_with_its_image_or_a_plugin(systemd, tmp_path):
+    edition = declared().edition
+    assert not runtime_fleet._is_gone(edition)
+    assert runtime_fleet._is_gone(dataclasses.replace(edition, plugins={"notes": f"{tmp_path}/notes"}))
+    systemd.gone.add(edition.image)
+    assert runtime_fleet._is_gone(edition)
 
 
 def test_no_call_reaches_an_agent_from_the_last_look_until_it_is_restarted(host, systemd):

@@ -48,19 +48,21 @@ def rollout(host: Host, say: Callable[[str], object]) -> list[str]:
     ensure_directory(host.ops_dir, mode=0o700)
     with lock(os.path.join(host.ops_dir, "runtimes.rollout.lock"), timeout=2.0):
         former, target = editions.proven(host.ops_dir), host.settings.edition
-        if former and _is_gone(former.image):
-            say(f"image {former.image} is gone, so there is nothing to go back to")
-            former = None
         canaries = [_canary(host, name) for name in host.settings.canaries]
         fleet = HostFleet(host, [edition for edition in (former, target) if edition])
         what = editions.changes(former, target)
+        if former and former.id != target.id and _is_gone(former) and not fleet.running():
+            say("nobody could be woken with what was declared before, so there is nothing to go back to")
+            former = None
         machine = Rollout(fleet, what, target.id, former.id if former else None, canaries, say)
         return [fleet.name(user) for user in machine.run()]
 
 
-def _is_gone(image: str) -> bool:
+def _is_gone(edition: Edition) -> bool:
+    if not all(map(os.path.isdir, edition.plugins.values())):
+        return True
     # Any other status says that podman does not know (podman-image-exists(1)).
-    return run([PODMAN, "image", "exists", image], timeout=_GRACE, check=False).rc == 1
+    return run([PODMAN, "image", "exists", edition.image], timeout=_GRACE, check=False).rc == 1
 
 
 def _canary(host: Host, name: str) -> str:
