@@ -268,6 +268,11 @@ def test_a_bad_batch_brings_back_those_before_it():
     assert host.all == OLD
 
 
+def test_one_that_fails_with_anything_can_be_left_out():
+    """A user can have an agent that never restarts, and must not keep the others from a change for ever."""
+    assert "runtime stop USER" in rollout.failed(Journal(NEW, rollout.FAILED)).fix
+
+
 def test_an_agent_that_cannot_be_started_either_way_is_named():
     host = Host(USERS, bad=[("u5", NEW), ("u5", OLD)])
     with pytest.raises(OpsError, match=r"cannot be started with the former one either: u5"):

@@ -318,5 +318,6 @@ def failed(journal: Journal) -> OpsError:
     return OpsError(
         f"was rolled back: {journal.problem}",
         where="the declaration of runtimes",
-        fix="declare another image or description; or try the same again: hermes-ops runtime rollout --again",
+        fix="declare another image or description; or try the same again: hermes-ops runtime rollout --again; "
+        "stop an agent before that fails with anything: hermes-ops runtime stop USER",
     )
