@@ -268,6 +268,21 @@ def test_a_bad_batch_brings_back_those_before_it():
     assert host.all == OLD
 
 
+def test_a_disk_that_it_has_filled_does_not_keep_a_bad_one(monkeypatch):
+    host = Host(USERS, bad=[("u7", NEW)])
+    write = host.write
+
+    def full(journal):
+        if host.failed:
+            raise OpsError("the disk is full")
+        write(journal)
+
+    monkeypatch.setattr(host, "write", full)
+    with pytest.raises(OpsError, match=r"was rolled back: .*u7"):
+        roll(host, ["u1"])
+    assert (host.all, host.own, set(host.agents.values())) == (OLD, {}, {OLD})
+
+
 def test_one_that_fails_with_anything_can_be_left_out():
     """A user can have an agent that never restarts, and must not keep the others from a change for ever."""
     assert "runtime stop USER" in rollout.failed(Journal(NEW, rollout.FAILED)).fix

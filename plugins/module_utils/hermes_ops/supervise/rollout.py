@@ -19,6 +19,7 @@ The journal is written before each step. Which agents have which edition is not 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -264,7 +265,7 @@ class Rollout:
     def _restart(self, journal: Journal, batch: list[str]) -> dict[str, str | None]:
         self.say(f"restarting {self._names(batch)}")
         journal.touched = [*dict.fromkeys([*(journal.touched if journal.phase == BACK else []), *batch])]
-        self.fleet.write(journal)
+        self._record(journal)
         return self.fleet.restart(batch)
 
     def _judge(self, results: dict[str, str | None]) -> None:
@@ -303,7 +304,12 @@ class Rollout:
     def _enter(self, journal: Journal, phase: str) -> None:
         self.say(phase)
         journal.phase = phase
-        self.fleet.write(journal)
+        self._record(journal)
+
+    def _record(self, journal: Journal) -> None:
+        # A full disk, which any agent can cause, must not keep all from going back. After a kill, that is done again.
+        with contextlib.suppress(OpsError) if journal.phase in (BACK, FAILED) else contextlib.nullcontext():
+            self.fleet.write(journal)
 
     def _names(self, users: list[str]) -> str:
         return ", ".join(self.fleet.name(user) for user in users)
