@@ -187,9 +187,9 @@ def test_killed_it_goes_on_and_no_call_fails(ada, bob, word, callers, awake, dec
     run = declare(users_soul=f"Be quick: {word}.")
     wait_until(lambda: log(ada.controller).count(word) > seen, "it is under way", seconds=120)
     ada.shell(f"systemctl kill --signal=KILL {UNIT}")
-    run.result()
-    wait_until(lambda: edition(ada) not in ("", before) and edition(ada) == edition(bob), "all have it", seconds=240)
-    wait_until(lambda: ada.show("ActiveState", UNIT) == "inactive", "it is done", seconds=120)
+    # systemd starts it again, and the playbook waits for that.
+    assert run.result().changes == CHANGED
+    assert before != edition(ada) == edition(bob)
     assert set(callers.answers(ada) + callers.answers(bob)) == {"200"}
     assert soul(ada) == soul(bob) == f"Be quick: {word}."
     assert "going on, after an interruption" in log(ada.controller)

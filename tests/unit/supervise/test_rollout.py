@@ -127,6 +127,9 @@ class Host:
         self.slept += seconds
         self.meanwhile()
 
+    def now(self):
+        return self.slept
+
     def name(self, user):
         return user
 
@@ -225,6 +228,17 @@ def test_one_that_fails_after_its_start_is_bad_too():
     assert len(host.agents) == len(USERS)
 
 
+def test_a_canary_that_was_restarted_is_awake_while_it_is_watched(monkeypatch):
+    """Its front ended with the restart. Without a call it sleeps at once, and whatever is wrong stays unseen."""
+    host = Host(["u1", "u2"])
+    seen = []
+    for name in ("restart", "wake", "sleep"):
+        do = getattr(host, name)
+        monkeypatch.setattr(host, name, lambda what, name=name, do=do: seen.append((name, what)) or do(what))
+    roll(host, ["u1"])
+    assert seen[:3] == [("restart", ["u1"]), ("wake", "u1"), ("sleep", rollout.PROOF)]
+
+
 def test_what_has_failed_is_not_tried_again_until_somebody_asks_or_declares_another():
     host = Host(USERS, bad=[(None, NEW)])
     for _try in range(2):
@@ -252,6 +266,26 @@ def test_a_bad_batch_brings_back_those_before_it():
     assert set(host.agents) == set(USERS)
     assert ("u11", NEW) not in host.history
     assert host.all == OLD
+
+
+def test_a_disk_that_it_has_filled_does_not_keep_a_bad_one(monkeypatch):
+    host = Host(USERS, bad=[("u7", NEW)])
+    write = host.write
+
+    def full(journal):
+        if host.failed:
+            raise OpsError("the disk is full")
+        write(journal)
+
+    monkeypatch.setattr(host, "write", full)
+    with pytest.raises(OpsError, match=r"was rolled back: .*u7"):
+        roll(host, ["u1"])
+    assert (host.all, host.own, set(host.agents.values())) == (OLD, {}, {OLD})
+
+
+def test_one_that_fails_with_anything_can_be_left_out():
+    """A user can have an agent that never restarts, and must not keep the others from a change for ever."""
+    assert "runtime stop USER" in rollout.failed(Journal(NEW, rollout.FAILED)).fix
 
 
 def test_an_agent_that_cannot_be_started_either_way_is_named():
@@ -312,6 +346,21 @@ def test_who_works_all_the_time_keeps_the_former_one_until_the_next_start():
     assert host.agents.pop("u4") == OLD
     assert has_all(host, NEW)
     assert rollout.PATIENCE <= host.slept <= 2 * rollout.PATIENCE
+
+
+def test_agents_at_which_each_look_lasts_are_not_waited_for_any_longer(monkeypatch):
+    host = Host(["u1", "u2"], busy={"u2": 10**6})
+    look = host.is_busy
+    looks = []
+
+    def slow(user):
+        host.slept += 15.0 * (user == "u2")
+        looks.append(user)
+        return look(user)
+
+    monkeypatch.setattr(host, "is_busy", slow)
+    assert roll(host) == ["u2"]
+    assert host.slept <= rollout.PATIENCE + rollout.PROOF + 60
 
 
 def test_without_a_free_canary_nothing_changes_and_the_next_run_tries_again():

@@ -51,7 +51,9 @@ class Systemd:
         self.etc, self.run, self.failed = etc, run, failed
         self.loaded = {}
         self.containers = {}
+        self.starting = set()
         self.bad = set()
+        self.gone = set()
         self.calls = []
         self.end = lambda verb: None
 
@@ -84,6 +86,11 @@ class Systemd:
             if verb == "try-restart" and user and user[1] in self.containers:
                 self.start(user[1])
         return types.SimpleNamespace(ok=True)
+
+    def ask(self, *words):
+        assert "--state=activating" in words
+        text = "".join(f"hermes-user-agent@{user}.service loaded activating start\n" for user in self.starting)
+        return types.SimpleNamespace(stdout=text)
 
     def units(self, names):
         found = {}
@@ -120,6 +127,8 @@ def systemd(tmp_path, monkeypatch):
 
     def podman(words, **more):
         assert words[0] == runtime_fleet.PODMAN
+        if words[1] == "image":
+            return types.SimpleNamespace(rc=int(words[-1] in stand_in.gone))
         listed = [
             {"Names": [f"hermes-user-{user}"], "Labels": {"hermes.edition": edition} if edition else None}
             for user, edition in stand_in.containers.items()
@@ -144,6 +153,8 @@ def host(systemd, tmp_path):
     found = Host(declared(), str(tmp_path / "data"), str(tmp_path / "data/ops"))
     for user in USERS:
         found.users.write(user)
+        with open(user.socket, "wb"):
+            pass
     runtimes.boot(found, print)
     assert runtime_fleet.rollout(found, lambda text: None) == []
     for user in (ADA, BOB):
@@ -208,6 +219,28 @@ def test_a_bad_one_leaves_units_and_agents_as_they_were(host, systemd):
     assert editions.in_effect(host.settings, host.ops_dir).id == OLD
 
 
+@pytest.mark.parametrize("running", [False, True])
+def test_nobody_waits_for_a_former_edition_that_nobody_could_be_woken_with(host, systemd, monkeypatch, running):
+    """As on another host with the same data. Those that still run are not risked for it."""
+    systemd.gone.add(declared().image)
+    if not running:
+        systemd.containers.clear()
+    lent = []
+    lend = runtime_fleet.HostFleet.lend
+    monkeypatch.setattr(runtime_fleet.HostFleet, "lend", lambda self, users: lent.append(users) or lend(self, users))
+    assert runtime_fleet.rollout(host, lambda text: None) == []
+    assert bool(lent) == running
+    assert editions.proven(host.ops_dir) == host.settings.edition
+
+
+def test_an_edition_is_gone_with_its_image_or_a_plugin(systemd, tmp_path):
+    edition = declared().edition
+    assert not runtime_fleet._is_gone(edition)
+    assert runtime_fleet._is_gone(dataclasses.replace(edition, plugins={"notes": f"{tmp_path}/notes"}))
+    systemd.gone.add(edition.image)
+    assert runtime_fleet._is_gone(edition)
+
+
 def test_no_call_reaches_an_agent_from_the_last_look_until_it_is_restarted(host, systemd):
     runtime_fleet.HostFleet(host, [declared().edition, host.settings.edition]).restart([ADA, BOB])
     fronts = [runtime_units.FRONT.format(user) for user in (ADA, BOB)]
@@ -229,6 +262,27 @@ def test_one_that_has_got_work_is_let_go_on(host, systemd, monkeypatch):
         ("kill", "--signal=SIGCONT", runtime_units.FRONT.format(ADA)),
         ("try-restart", runtime_units.AGENT.format(BOB)),
     ]
+
+
+def test_what_cannot_be_read_may_be_work(host, systemd, monkeypatch):
+    monkeypatch.setattr(runtimes, "read_work", lambda home, account, since: Work(unread=["state.db"]))
+    fleet = runtime_fleet.HostFleet(host, [declared().edition, host.settings.edition])
+    assert fleet.is_busy(ADA)
+
+
+def test_one_that_is_being_started_may_have_any_edition_and_is_waited_for(host, systemd):
+    systemd.starting = {CY}
+    fleet = runtime_fleet.HostFleet(host, [host.settings.edition])
+    assert fleet.running()[CY] == ""
+    assert CY not in fleet.sleepers()
+    assert fleet.is_busy(CY)
+
+
+def test_nobody_is_woken_whose_home_is_being_restored(host, systemd):
+    fleet = runtime_fleet.HostFleet(host, [declared().edition, host.settings.edition])
+    assert fleet.sleepers() == [CY]
+    os.unlink(USERS[2].socket)
+    assert fleet.sleepers() == []
 
 
 def test_fronts_go_on_whatever_happens(host, systemd):
@@ -292,6 +346,12 @@ def test_records_with_secrets_are_root_s_alone(host):
     paths = glob.glob(f"{host.ops_dir}/runtimes.*")
     assert len(paths) == 3
     assert {os.stat(path).st_mode & 0o777 for path in paths} == {0o600}
+
+
+def test_a_rollout_that_was_killed_leaves_no_front_stopped(host):
+    texts = runtime_units.render(host.settings, host.settings.edition, host.data_dir, host.ops_dir)
+    text = texts[f"{runtime_units.UNIT_DIRECTORY}/{places.ROLLOUT}"]
+    assert "ExecStopPost=-/bin/systemctl kill --signal=SIGCONT hermes-user@*.service\n" in text
 
 
 def test_an_unfinished_or_another_edition_is_due(host):

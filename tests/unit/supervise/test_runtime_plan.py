@@ -15,7 +15,11 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import runtimes as places
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.runtimes import User
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import editions, runtime_plan
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.rollout import FAILED, Journal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.rollout import (
+    BATCHES,
+    FAILED,
+    Journal,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.runtime_host import Host
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Plan
@@ -47,6 +51,18 @@ def test_another_port_while_there_are_users_is_refused(host, tmp_path, monkeypat
     other = dataclasses.replace(host, settings=declared(agent={"api": {"port": 9999}}))
     with pytest.raises(OpsError, match="port of the API"):
         runtime_plan._check(other, host.users.all())
+
+
+@pytest.mark.parametrize("user", [None, User("bob", 1, off=True)])
+def test_a_canary_that_cannot_be_one_is_refused_before_anything_changes(host, user):
+    if user:
+        host.users.write(user)
+    other = dataclasses.replace(host, settings=declared(canaries=("ada", "bob")))
+    with pytest.raises(OpsError, match="canaries: bob: has no runtime here, or is stopped"):
+        runtime_plan._check(other, host.users.all())
+    # One that this run makes.
+    other = dataclasses.replace(host, settings=declared(canaries=("ada", "cy"), users=("cy",)))
+    runtime_plan._check(other, host.users.all())
 
 
 class Systemd:
@@ -84,6 +100,38 @@ def test_one_that_was_under_way_is_followed_by_another(host):
     assert len(manager.calls) == 2
 
 
+@pytest.mark.parametrize(
+    ("target", "phase", "ended"),
+    [("another", BATCHES, True), ("another", FAILED, False), (declared(2).edition.id, BATCHES, False)],
+)
+def test_what_is_no_longer_declared_is_not_rolled_out_to_its_end(host, target, phase, ended):
+    editions.write_journal(host.ops_dir, Journal(target, phase))
+    plan, manager = Plan(), Systemd(ok=True)
+    runtime_plan._plan_end_of_another(plan, host, manager)
+    plan.apply()
+    assert manager.calls == [("stop", places.ROLLOUT)] * ended
+
+
+def test_without_runtimes_no_record_keeps_a_secret(host, tmp_path, monkeypatch):
+    (tmp_path / "runtimes.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(runtime_plan.settings, "path_of", lambda job: str(tmp_path / "runtimes.json"))
+    monkeypatch.setattr(places, "present", lambda: True)
+    for name in ("proxy.plan_no_proxy", "runtime_network.plan_no_network"):
+        module, function = name.split(".")
+        monkeypatch.setattr(getattr(runtime_plan, module), function, lambda manager: Plan())
+    for name in ("plan_gone", "_stop_all"):
+        monkeypatch.setattr(runtime_plan, name, lambda *words: None)
+    for name in ("WANTED", "LENT"):
+        monkeypatch.setattr(runtime_plan, name, str(tmp_path))
+    monkeypatch.setattr(runtime_plan.runtime_units, "UNIT_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(runtime_plan.runtimes, "RUN", str(tmp_path / "run"))
+    editions.write_journal(host.ops_dir, Journal("another", FAILED))
+    runtime_plan.plan_absent(Systemd(ok=True), host.ops_dir).apply()
+    assert editions.proven(host.ops_dir) is None
+    assert editions.journal(host.ops_dir) is None
+    assert not (tmp_path / "runtimes.json").exists()
+
+
 def test_nothing_is_planned_when_all_have_it(host):
     editions.prove(host.ops_dir, host.settings.edition)
     assert not planned(host, Systemd(ok=True)).changed
@@ -106,6 +154,19 @@ def test_one_that_failed_is_tried_again_only_if_somebody_asks(host):
         runtime_plan.roll_out(host, Systemd(ok=False))
     runtime_plan.roll_out(host, Systemd(ok=True), again=True)
     assert editions.journal(host.ops_dir) is None
+
+
+def test_one_that_is_killed_goes_on_and_is_waited_for(host):
+    manager = Systemd(ok=False)
+
+    def second():
+        if len(manager.calls) == 2:
+            editions.prove(host.ops_dir, host.settings.edition)
+            manager.ok = True
+
+    manager.leaves = second
+    planned(host, manager).apply()
+    assert manager.calls == [("start", places.ROLLOUT)] * 2
 
 
 def test_one_that_did_not_end_is_an_error_and_names_its_log(host):

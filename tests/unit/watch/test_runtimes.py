@@ -121,7 +121,7 @@ def test_one_that_runs_and_is_ill_is_found_and_those_that_sleep_cost_nothing(hom
     found, known, _figures = runtimes.look_at_agents(home, {}, 1000.0)
     assert told(found) == [(home.users[4].agent, "no_answer", True)]
     assert home.looked_at == [3, 4]
-    assert known == {home.users[3].agent: 1000.0, home.users[4].agent: 0.0}
+    assert known == {home.users[3].agent: 1000.0, home.users[4].agent: -1000.0}
 
 
 def test_the_users_are_counted(home, monkeypatch, tmp_path):
@@ -142,6 +142,21 @@ def test_of_many_each_has_its_turn_and_the_ill_are_looked_at_each_time(home):
         assert told(found) == [(home.users[2].agent, "no_answer", True)]
         seen |= set(home.looked_at)
     assert seen == set(range(40))
+
+
+def test_many_that_are_ill_for_ever_hide_nobody(home):
+    home.awake, home.ill = set(range(40)), set(range(20))
+    known, seen = {}, set()
+    for turn in range(8):
+        _found, known, _figures = runtimes.look_at_agents(home, known, 1000.0 + turn)
+        seen |= set(home.looked_at)
+    assert seen == set(range(40))
+    home.ill.add(39)
+    seen = set()
+    for turn in range(8):
+        _found, known, _figures = runtimes.look_at_agents(home, known, 2000.0 + turn)
+        seen |= set(home.looked_at)
+    assert 39 in seen
 
 
 def test_one_that_goes_to_sleep_meanwhile_is_not_ill(home, monkeypatch):

@@ -21,7 +21,7 @@ def work(call: Call) -> dict[str, Any]:
     state, data_dir, ops_dir = (params.pop(name) for name in ("state", "data_dir", "ops_dir"))
     manager = Manager("system", Account.current())
     if state == "absent":
-        return call.done(runtime_plan.plan_absent(manager), "runtimes")
+        return call.done(runtime_plan.plan_absent(manager, ops_dir), "runtimes")
     secrets = params.pop("secrets")
     if secrets:
         params["agent"] = {**params["agent"], "secrets": secrets}

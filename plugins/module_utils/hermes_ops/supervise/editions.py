@@ -56,6 +56,11 @@ def forget_journal(ops_dir: str) -> None:
         os.unlink(_path(ops_dir, "rollout"))
 
 
+def records(ops_dir: str) -> list[str]:
+    """The paths of what is remembered here."""
+    return [_path(ops_dir, name) for name in ("proven", "rollout")]
+
+
 def in_effect(declared: Runtimes, ops_dir: str) -> Edition:
     """The edition with which woken agents start: the declared one only when its canaries have passed."""
     edition, kept = declared.edition, journal(ops_dir)

@@ -19,6 +19,7 @@ The journal is written before each step. Which agents have which edition is not 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -62,7 +63,7 @@ class Fleet(Protocol):
         """Remove the journal."""
 
     def running(self) -> dict[str, str]:
-        """User -> id of the edition that the running agent was started with."""
+        """User -> id of the edition that the running agent was started with; empty: it is being started."""
 
     def sleepers(self) -> list[str]:
         """The users whose agents a call would wake."""
@@ -95,6 +96,9 @@ class Fleet(Protocol):
         """Record that the new edition is good, and remove those that nobody uses."""
 
     def sleep(self, seconds: float) -> None: ...
+
+    def now(self) -> float:
+        """Seconds, by a clock that nobody sets."""
 
     def name(self, user: str) -> str:
         """As people know the user."""
@@ -179,15 +183,14 @@ class Rollout:
         """:raises Refused: no canary was free
         :raises OpsError: one is not healthy
         """
-        waited = 0.0
+        deadline = self.fleet.now() + PATIENCE
         while not (chosen := self._chosen(journal)):
             if not self.fleet.running():
                 # There is no user.
                 return
-            if waited >= PATIENCE:
+            if self.fleet.now() >= deadline:
                 raise _busy()
             self.fleet.sleep(PAUSE)
-            waited += PAUSE
         self.say(f"trying {self.what} with {self._names(chosen)}")
         self.fleet.lend(chosen)
         running = self.fleet.running()
@@ -202,6 +205,8 @@ class Rollout:
             raise _busy()
         journal.touched = chosen
         self.fleet.write(journal)
+        # A restart ends the front, so without a call the agent would sleep at once, and could not fail.
+        self._judge({user: self.fleet.wake(user) for user in chosen})
         self.fleet.sleep(PROOF)
         self._judge({user: self.fleet.failure(user) for user in chosen})
 
@@ -230,7 +235,8 @@ class Rollout:
         :raises OpsError: one is not healthy
         """
         done: set[str] = set()
-        waited = 0.0
+        # By the clock: an agent can make each look at it last.
+        deadline = self.fleet.now() + PATIENCE
         while True:
             running = self.fleet.running()
             due = [user for user in of(running) if running[user] != edition and user not in done]
@@ -243,10 +249,9 @@ class Rollout:
             if strict:
                 self._judge(results)
             if not results:
-                if waited >= PATIENCE:
+                if self.fleet.now() >= deadline:
                     return due
                 self.fleet.sleep(PAUSE)
-                waited += PAUSE
 
     def _free(self, users: list[str], size: int) -> list[str]:
         free: list[str] = []
@@ -260,7 +265,7 @@ class Rollout:
     def _restart(self, journal: Journal, batch: list[str]) -> dict[str, str | None]:
         self.say(f"restarting {self._names(batch)}")
         journal.touched = [*dict.fromkeys([*(journal.touched if journal.phase == BACK else []), *batch])]
-        self.fleet.write(journal)
+        self._record(journal)
         return self.fleet.restart(batch)
 
     def _judge(self, results: dict[str, str | None]) -> None:
@@ -276,7 +281,7 @@ class Rollout:
         self.fleet.switch(self.former)
         left = self._renew(
             journal,
-            lambda running: [user for user in running if running[user] == journal.target],
+            lambda running: [user for user in running if running[user] in (journal.target, "")],
             self.former,
             strict=False,
         )
@@ -299,7 +304,12 @@ class Rollout:
     def _enter(self, journal: Journal, phase: str) -> None:
         self.say(phase)
         journal.phase = phase
-        self.fleet.write(journal)
+        self._record(journal)
+
+    def _record(self, journal: Journal) -> None:
+        # A full disk, which any agent can cause, must not keep all from going back. After a kill, that is done again.
+        with contextlib.suppress(OpsError) if journal.phase in (BACK, FAILED) else contextlib.nullcontext():
+            self.fleet.write(journal)
 
     def _names(self, users: list[str]) -> str:
         return ", ".join(self.fleet.name(user) for user in users)
@@ -314,5 +324,6 @@ def failed(journal: Journal) -> OpsError:
     return OpsError(
         f"was rolled back: {journal.problem}",
         where="the declaration of runtimes",
-        fix="declare another image or description; or try the same again: hermes-ops runtime rollout --again",
+        fix="declare another image or description; or try the same again: hermes-ops runtime rollout --again; "
+        "stop an agent before that fails with anything: hermes-ops runtime stop USER",
     )

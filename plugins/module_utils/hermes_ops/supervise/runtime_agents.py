@@ -70,9 +70,13 @@ def with_homes(host: Installation) -> list[Agent]:
 
 def running(host: Host) -> list[Agent]:
     """Those that run. The others, of whom there may be hundreds, are not even asked about."""
-    words = ("list-units", "--plain", "--no-legend", "--no-pager", "--state=active", AGENT.format("*"))
-    identities = _INSTANCE.findall(host.manager.ask(*words).stdout)
-    return agents_of(host, filter(None, map(host.users.by_id, identities)))
+    return agents_of(host, filter(None, map(host.users.by_id, in_state(host, "active"))))
+
+
+def in_state(host: Host, state: str) -> list[str]:
+    """The ids of the users whose agents are in systemd's *state*, such as ``active``."""
+    words = ("list-units", "--plain", "--no-legend", "--no-pager", f"--state={state}", AGENT.format("*"))
+    return _INSTANCE.findall(host.manager.ask(*words).stdout)
 
 
 def find(host: Installation, name: str) -> Agent | None:

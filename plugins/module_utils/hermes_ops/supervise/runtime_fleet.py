@@ -25,7 +25,7 @@ from ..system.errors import OpsError
 from ..system.files import ensure_directory, lock, write_atomic
 from ..system.process import run
 from ..system.services import UNIT_MODE
-from . import editions, runtimes
+from . import editions, runtime_agents, runtimes
 from .resting import REST
 from .rollout import Journal, Rollout
 from .runtime_host import Host
@@ -51,8 +51,18 @@ def rollout(host: Host, say: Callable[[str], object]) -> list[str]:
         canaries = [_canary(host, name) for name in host.settings.canaries]
         fleet = HostFleet(host, [edition for edition in (former, target) if edition])
         what = editions.changes(former, target)
+        if former and former.id != target.id and _is_gone(former) and not fleet.running():
+            say("nobody could be woken with what was declared before, so there is nothing to go back to")
+            former = None
         machine = Rollout(fleet, what, target.id, former.id if former else None, canaries, say)
         return [fleet.name(user) for user in machine.run()]
+
+
+def _is_gone(edition: Edition) -> bool:
+    if not all(map(os.path.isdir, edition.plugins.values())):
+        return True
+    # Any other status says that podman does not know (podman-image-exists(1)).
+    return run([PODMAN, "image", "exists", edition.image], timeout=_GRACE, check=False).rc == 1
 
 
 def _canary(host: Host, name: str) -> str:
@@ -88,7 +98,7 @@ class HostFleet:
         users = {user.container: user.id for user in self._users()}
         words = [PODMAN, "--events-backend=none", "ps", "--filter=name=^hermes-user-", "--format=json"]
         answer = run(words, timeout=_GRACE).stdout
-        found = {}
+        found = dict.fromkeys(runtime_agents.in_state(self.host, "activating"), "")
         for container in json.loads(answer or "[]") or []:
             for name in container["Names"]:
                 if name in users:
@@ -97,14 +107,19 @@ class HostFleet:
 
     def sleepers(self) -> list[str]:
         running = self.running()
-        return [user.id for user in self._users() if user.id not in running]
+        # One whose home is being restored has no socket.
+        return [user.id for user in self._users() if user.id not in running and os.path.lexists(user.socket)]
 
     def is_busy(self, user: str) -> bool:
         one = self._find(user)
         if one is None:
             return True
         agent = runtimes.agent_of(self.host, one)
-        return not agent.running or bool(runtimes.work_of(self.host, one, agent).busy)
+        if not agent.running:
+            return True
+        work = runtimes.work_of(self.host, one, agent)
+        # What cannot be read may be a turn.
+        return bool(work.busy or work.unread)
 
     def lend(self, users: list[str]) -> None:
         self._take_back()
@@ -157,6 +172,9 @@ class HostFleet:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def now(self) -> float:
+        return time.monotonic()
 
     def name(self, user: str) -> str:
         found = self.host.users.by_id(user)

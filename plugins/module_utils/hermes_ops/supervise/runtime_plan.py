@@ -25,6 +25,7 @@ from ..system.systemd import Manager
 from ..system.typed import plain
 from . import editions, proxy, runtime_units
 from .resting import REST, WAKE
+from .rollout import FAILED
 from .runtime_files import PROXY_SECRETS, check_owner, is_complete, is_written, write
 from .runtime_host import Host
 from .runtime_units import AGENT, FRONT, LENT, PODMAN, SOCKET, WANTED
@@ -56,6 +57,7 @@ def plan_present(host: Host, manager: Manager) -> Plan:
     plan = Plan()
     # First: without it nothing else is of use.
     _plan_image(plan, declared.image)
+    _plan_end_of_another(plan, host, manager)
     _plan_proxy_user(plan)
     text = json.dumps(plain(declared), indent=2, sort_keys=True) + "\n"
     plan.add_file(path, text, mode=0o600, shown=False)
@@ -72,8 +74,11 @@ def plan_present(host: Host, manager: Manager) -> Plan:
     return plan
 
 
-def plan_absent(manager: Manager) -> Plan:
-    """Compare the host with one that has no runtimes. The users' data, and who they are, stay."""
+def plan_absent(manager: Manager, ops_dir: str) -> Plan:
+    """Compare the host with one that has no runtimes. The users' data, and who they are, stay.
+
+    :param ops_dir: directory of the records
+    """
     plan = Plan()
     if not runtimes.present():
         return plan
@@ -87,9 +92,21 @@ def plan_absent(manager: Manager) -> Plan:
     # Only then its bridge is gone, which podman removes with the last container.
     plan.actions.append(lambda: runtime_network.plan_no_network(manager).apply())
     plan.actions.append(lambda: shutil.rmtree(runtimes.RUN, ignore_errors=True))
+    # They hold secrets, and nothing runs any more that could go back.
+    plan_files_gone(plan, editions.records(ops_dir))
     # Last: by it a run that follows a kill finds the rest.
     plan_files_gone(plan, [settings.path_of(JOB)])
     return plan
+
+
+def _plan_end_of_another(plan: Plan, host: Host, manager: Manager) -> None:
+    """Plan that what is rolled out and no longer declared is not rolled out to its end.
+
+    It would count as proven then, and the files of what is declared be removed as those that nobody uses.
+    """
+    kept = editions.journal(host.ops_dir)
+    if kept and kept.phase != FAILED and kept.target != host.settings.edition.id:
+        plan.add(Difference("rollout of another declaration", "under way", None), lambda: manager.call("stop", ROLLOUT))
 
 
 def _plan_rollout(plan: Plan, host: Host, manager: Manager) -> None:
@@ -108,11 +125,12 @@ def roll_out(host: Host, manager: Manager, *, again: bool = False) -> None:
     """
     if again and editions.failure(host.settings, host.ops_dir):
         editions.forget_journal(host.ops_dir)
-    done = manager.call("start", ROLLOUT, check=False, timeout=_ROLLOUT)
-    if done.ok and editions.is_due(host.settings, host.ops_dir):
-        # It was under way, with what was declared before.
+    # The first one may have been under way with what was declared before, or is killed, after which it goes on.
+    for _start in range(2):
         done = manager.call("start", ROLLOUT, check=False, timeout=_ROLLOUT)
-    failed = editions.failure(host.settings, host.ops_dir)
+        failed = editions.failure(host.settings, host.ops_dir)
+        if failed or not editions.is_due(host.settings, host.ops_dir):
+            break
     if failed:
         raise failed
     if not done.ok:
@@ -160,6 +178,11 @@ def _check(host: Host, users: list[User]) -> None:
             raise OpsError("is no directory of this host", where=f"plugins: {name}: {path}", fix="put it there first")
     for user in users:
         check_owner(host, user)
+    able = {*host.settings.users, *(user.name for user in users)} - {user.name for user in users if user.off}
+    for name in host.settings.canaries:
+        if name not in able:
+            fix = "name another, or make it: hermes-ops runtime ensure"
+            raise OpsError("has no runtime here, or is stopped", where=f"canaries: {name}", fix=fix)
     path = settings.path_of(JOB)
     if users and os.path.exists(path):
         was, now = settings.load(JOB, Runtimes).supervised.api.port, host.settings.supervised.api.port

@@ -178,6 +178,8 @@ Type=oneshot
 # As long as agents are at work.
 TimeoutStartSec=infinity
 ExecStart={command} runtime rollout --here
+# However it ended, no front stays stopped.
+ExecStopPost=-/bin/systemctl kill --signal=SIGCONT {front_of_all}
 # If killed, it goes on. If all canaries are at work, it is tried again. What has failed has gone back already.
 Restart=on-failure
 RestartPreventExitStatus=1 {failed_status}
@@ -201,6 +203,7 @@ def render(settings: Runtimes, edition: Edition, data_dir: str, ops_dir: str) ->
     values = {
         "agent": AGENT.format("%i"),
         "front": FRONT.format("%i"),
+        "front_of_all": FRONT.format("*"),
         "rest": REST.format("%i"),
         "boot": BOOT,
         "walls": WALLS.unit,

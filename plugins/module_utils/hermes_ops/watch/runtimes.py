@@ -53,11 +53,13 @@ def look_at_agents(
     host: Installation, known: Mapping[str, Any], now: float
 ) -> tuple[list[Finding], dict[str, float], dict[str, int]]:
     """Look at :data:`AT_ONCE` of the agents that run: first those that were ill, so that what was found stays found
-    until it is mended, then those that were not looked at for longest.
+    until it is mended, then those that were not looked at for longest. Any user can have an agent that is ill for ever,
+    so these get half of the places, and hide nobody.
 
     :param known: what the previous look returned
-    :returns: the findings; agent -> when it was looked at (seconds since 1970), 0.0: never, or it was ill; and how many
-        users there are (``known``), whose agents run (``running``) or could not be started the last time (``failed``)
+    :returns: the findings; agent -> when it was looked at (seconds since 1970), negative: it was ill, 0.0: never; and how
+        many users there are (``known``), whose agents run (``running``) or could not be started the last time
+        (``failed``)
     """
     if not runtimes.present():
         return [], {}, {}
@@ -69,13 +71,17 @@ def look_at_agents(
         figures = {"known": len(identities), "running": len(agents), "failed": failed}
         before = {agent.name: number(known.get(agent.name)) or 0.0 for agent in agents}
         # A time in the future comes from a clock that was fast.
-        looked = {name: when if when <= now else 0.0 for name, when in before.items()}
-        agents = sorted(agents, key=lambda agent: looked[agent.name])[:AT_ONCE]
+        looked = {name: when if abs(when) <= now else 0.0 for name, when in before.items()}
+        # Stable: the same ones each time.
+        agents = sorted(agents, key=lambda agent: looked[agent.name] >= 0)
+        first = min(AT_ONCE // 2, sum(when < 0 for when in looked.values()))
+        others = sorted(agents[first:], key=lambda agent: abs(looked[agent.name]))
+        agents = [*agents[:first], *others][:AT_ONCE]
         found = _problems(runtime_agents.Containers(users), agents) if agents else []
     except OpsError as error:
         return [Finding("users_unknown", f"the agents of users: {error.where}: {error.what}", error.fix or "")], {}, {}
     ill = {finding.agent for finding in found}
-    return found, {**looked, **{agent.name: 0.0 if agent.name in ill else now for agent in agents}}, figures
+    return found, {**looked, **{agent.name: -now if agent.name in ill else now for agent in agents}}, figures
 
 
 def _problems(supervisor: runtime_agents.Containers, agents: list[Agent]) -> list[Finding]:
