@@ -20,7 +20,6 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
@@ -72,7 +71,6 @@ def host(tmp_path, monkeypatch):
     )
     host.state = unit()
     monkeypatch.setattr(Manager, "units", lambda _self, names: dict.fromkeys(names, host.state))
-    monkeypatch.setattr(Systemd, "limits", lambda _self, agents: {each.name: None for each in agents})
     host.failed = {}
     monkeypatch.setattr(look, "_failed_units", lambda: host.failed)
     monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))

@@ -105,11 +105,9 @@ class _Look:
         self.memory = _mapping(self._status(JOB).get("memory"))
         agents = host.agents
         listeners = network.listeners(port for agent in agents for port in health.wanted_ports(agent))
-        supervisor = supervisor_of(host)
-        states, used = supervisor.state(agents), supervisor.limits(agents)
+        states = supervisor_of(host).state(agents)
         self.agents = [
-            AgentLook(host, settings, agent, states[agent.name], used[agent.name], listeners, self.now, healths)
-            for agent in agents
+            AgentLook(host, settings, agent, states[agent.name], listeners, self.now, healths) for agent in agents
         ]
 
     def _status(self, job: str) -> dict[str, Any]:
