@@ -23,8 +23,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, process
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.findings import Settings
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, process, runtimes
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.findings import Finding, Settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.process import Process
 
 NOW = 1_795_000_000.0
@@ -97,6 +97,22 @@ def test_a_host_that_is_well(see, host):
     figures = report.figures["agents"]["default"]
     assert figures["turns"] == figures["turns_failed"] == figures["restarts"] == 0
     assert figures["memory_bytes"] > 0
+
+
+def test_users_agents_are_looked_at_where_there_may_be_some(see, host, tmp_path, monkeypatch):
+    gone = Finding("proxy_down", "nobody reaches them", "converge the host")
+    monkeypatch.setattr(runtimes, "look", lambda _directory: [gone])
+    seen = []
+
+    def look_at_agents(_host, known, now):
+        seen.append(known)
+        return [], {"user-1": now}
+
+    monkeypatch.setattr(runtimes, "look_at_agents", look_at_agents)
+    assert see().findings == seen == []
+    (tmp_path / "runtimes").touch()
+    assert see().findings == see().findings == [gone]
+    assert [list(known) for known in seen] == [[], ["user-1"]]
 
 
 def test_an_agent_that_is_down_is_explained(see, host):

@@ -28,7 +28,8 @@ from ..system.errors import OpsError
 from ..system.files import write_json
 from ..system.process import run
 from ..system.text import number
-from . import acknowledged, expiry, host_findings, runtimes, sources, tailnet
+from ..system.worker import prepare
+from . import acknowledged, expiry, host_findings, sight, sources, tailnet
 from .agent import AgentLook
 from .findings import Finding, Report, Settings
 
@@ -102,8 +103,12 @@ class _Look:
         self.now = time.time()
         self.report = Report(figures={"disks": {}, "agents": {}})
         self._statuses: dict[str, dict[str, Any]] = {}
+        # Otherwise, what looks at them is not even imported.
+        self._has_users = os.path.lexists(settings_path("runtimes"))
         self.memory = _mapping(self._status(JOB).get("memory"))
         agents = host.agents
+        if agents:
+            prepare(sight.FUNCTION)
         listeners = network.listeners(port for agent in agents for port in health.wanted_ports(agent))
         states = supervisor_of(host).state(agents)
         self.agents = [
@@ -153,7 +158,10 @@ class _Look:
             found += expiry.certificate_findings(path, self.now, settings)
         found += sources.wall_findings()
         found += tailnet.look(self.host.ops_dir, self.memory, self.now, settings)
-        found += runtimes.look(self.host.ops_dir)
+        if self._has_users:
+            from . import runtimes
+
+            found += runtimes.look(self.host.ops_dir)
         self._at_units()
 
     def _at_units(self) -> None:
@@ -219,8 +227,12 @@ class _Look:
             self.report.figures["agents"][agent.name] = agent.figures
             after[agent.name] = agent.memory
         self.memory["agents"] = after
-        found, self.memory["users"] = runtimes.look_at_agents(self.host, _mapping(self.memory.get("users")), self.now)
-        self.report.findings += found
+        known = _mapping(self.memory.pop("users", None))
+        if self._has_users:
+            from . import runtimes
+
+            found, self.memory["users"] = runtimes.look_at_agents(self.host, known, self.now)
+            self.report.findings += found
 
     # --- a real reply ------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Findings about users' agents: what all of them need, and those that run.
+"""Findings about users' agents, on a host that has runtimes: what all of them need, and those that run.
 
 One that sleeps is not looked at. One that cannot be started has a unit that failed.
 """
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..description.agent import Agent
-from ..host import runtimes
 from ..host.installation import Installation
 from ..host.runtime_walls import TABLE
 from ..supervise import editions, health, journal, proxy, runtime_agents
@@ -29,12 +28,10 @@ AT_ONCE = 16
 
 
 def look(ops_dir: str) -> list[Finding]:
-    """Look at a host with runtimes; on others, nothing is run.
+    """Look at a host with runtimes.
 
     :param ops_dir: directory of the records
     """
-    if not runtimes.present():
-        return []
     found = _rollout(ops_dir)
     if TABLE.lost():
         what = "users' agents may reach each other, and addresses of this host and its networks"
@@ -55,8 +52,6 @@ def look_at_agents(host: Installation, known: Mapping[str, Any], now: float) -> 
     :param known: what the previous look returned
     :returns: the findings, and agent -> when it was looked at (seconds since 1970); 0.0: never, or it was ill
     """
-    if not runtimes.present():
-        return [], {}
     try:
         users = Host.of(host)
         agents = runtime_agents.running(users)
