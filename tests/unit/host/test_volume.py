@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import (
     devices,
+    fstab,
     installation,
     volume,
     volume_mount,
@@ -347,8 +348,8 @@ def test_the_name_of_a_mount_point_ends_no_line(tmp_path, monkeypatch, character
 
 def test_a_line_of_fstab_is_seen(tmp_path, monkeypatch):
     (tmp_path / "fstab").write_text(f"# UUID=x {DATA} ext4\nUUID=y {DATA}/ ext4 defaults 0 2\nbroken\n")
-    monkeypatch.setattr(volume, "FSTAB", str(tmp_path / "fstab"))
-    assert volume.fstab_places() == {DATA}
+    monkeypatch.setattr(fstab, "FSTAB", str(tmp_path / "fstab"))
+    assert fstab.places() == {DATA}
 
 
 def test_a_volume_of_ebs_is_found_by_its_serial_number(tmp_path, monkeypatch):

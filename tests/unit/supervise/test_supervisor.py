@@ -71,9 +71,6 @@ class Containers:
     def log(self, agent, *, before):
         return self.words
 
-    def limits(self, agents):
-        return {agent.name: 1 for agent in agents}
-
 
 @pytest.fixture
 def agent(tmp_path, monkeypatch):

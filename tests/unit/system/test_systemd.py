@@ -57,6 +57,16 @@ def test_nonsense_is_no_number_and_no_word(systemctl, value):
 
 
 @pytest.mark.parametrize(
+    ("said", "memory"),
+    [("4096", 4096), ("0", 0), ("[not set]", None), (str(2**64 - 1), None), ("1" * 5000, None), ("", None)],
+)
+def test_memory_that_is_not_measured_is_no_number(systemctl, said, memory):
+    unit = systemctl(f"echo 'MemoryCurrent={said}'").units([UNIT])[UNIT]
+    assert unit.memory == memory
+    assert supervise_systemd.state_of(unit).memory == memory
+
+
+@pytest.mark.parametrize(
     ("script", "why"),
     [
         ("sleep 1000", "did not finish"),

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,24 @@ def acts(text: str) -> None:
 
 def test_it_returns_what_the_function_returned(call):
     assert call("return {'given': arguments}", 1, ["ä", None]) == {"given": [1, ["ä", None]]}
+
+
+def test_what_is_prepared_is_imported_before_there_is_a_worker(call, tmp_path):
+    imported = tmp_path / "imported"
+    acts(f"open({str(imported)!r}, 'x').close()\ndef act():\n    return 1\n")
+    worker.prepare("system.acts:act")
+    deadline = time.monotonic() + 30
+    while not imported.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert worker.work(Account.current(), "system.acts:act") == 1
+
+
+def test_what_cannot_be_prepared_is_an_error_of_its_workers_only(call):
+    worker.prepare("system.missing:act")
+    assert call("return 1") == 1
+    worker.prepare("system.missing:act")
+    assert worker.work(Account.current(), "system.acts:act") == 1
 
 
 def test_an_error_of_the_function_is_an_error_here(call):

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import check, status
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import status
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (
     acknowledged,
@@ -46,7 +46,7 @@ def applied(findings, *entries, now=NOW):
 def test_a_warning_that_is_acknowledged_is_shown_to_programs_only():
     report = applied([FULL, *host_findings.sqlite_findings("3.46.1")], SQLITE)
     assert report.message == "1 failure: / has 1 % of its space free"
-    assert check.lines(report) == [f"FAILURE  {FULL}", report.message]
+    assert report.lines == [f"FAILURE  {FULL}", report.message]
     (ping,) = heartbeat.pings_of(Declared(ping_url="https://example.org/x"), report)
     assert ping.body == str(FULL)
     (_full, found) = report.as_dict()["findings"]

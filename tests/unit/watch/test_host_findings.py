@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import described
 import pytest
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import volume
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import fstab, volume
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import (
     host_findings,
 )
@@ -88,7 +88,7 @@ def test_what_root_keeps_for_itself_is_not_free():
 
 
 @pytest.mark.parametrize(
-    ("declared", "fstab", "expected"),
+    ("declared", "lines", "expected"),
     [
         (False, "", []),
         (True, "", ["volume_missing"]),
@@ -96,9 +96,9 @@ def test_what_root_keeps_for_itself_is_not_free():
         (False, "# a comment\n\nLABEL=data {} ext4 nofail 0 2\n", ["volume_missing"]),
     ],
 )
-def test_a_volume_that_is_not_mounted(tmp_path, monkeypatch, declared, fstab, expected):
-    (tmp_path / "fstab").write_text(fstab.replace("{}", str(tmp_path)))
-    monkeypatch.setattr(volume, "FSTAB", str(tmp_path / "fstab"))
+def test_a_volume_that_is_not_mounted(tmp_path, monkeypatch, declared, lines, expected):
+    (tmp_path / "fstab").write_text(lines.replace("{}", str(tmp_path)))
+    monkeypatch.setattr(fstab, "FSTAB", str(tmp_path / "fstab"))
     found = host_findings.volume_findings(str(tmp_path), declared)
     assert [finding.cause for finding in found] == expected
     mount = volume.unit_of(str(tmp_path))

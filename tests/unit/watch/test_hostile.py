@@ -70,7 +70,6 @@ def host(ground, tmp_path, monkeypatch):
         for path in (home, *home.iterdir()):
             os.chown(path, nobody.uid, nobody.gid)
     monkeypatch.setattr(Manager, "units", lambda _self, names: {name: unit_of[name] for name in names})
-    monkeypatch.setattr(Systemd, "limits", lambda _self, agents: {agent.name: None for agent in agents})
     monkeypatch.setattr(look, "_failed_units", dict)
     monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))
     monkeypatch.setattr(journal, "last_lines", lambda *_arguments, **_more: [f"its token is {TOKEN}\x1b[2J"])

@@ -20,12 +20,11 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, process
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.findings import Settings
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import look, process, runtimes
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.findings import Finding, Settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch.process import Process
 
 NOW = 1_795_000_000.0
@@ -72,7 +71,6 @@ def host(tmp_path, monkeypatch):
     )
     host.state = unit()
     monkeypatch.setattr(Manager, "units", lambda _self, names: dict.fromkeys(names, host.state))
-    monkeypatch.setattr(Systemd, "limits", lambda _self, agents: {each.name: None for each in agents})
     host.failed = {}
     monkeypatch.setattr(look, "_failed_units", lambda: host.failed)
     monkeypatch.setattr(look, "settings_path", lambda job: str(tmp_path / job))
@@ -99,6 +97,22 @@ def test_a_host_that_is_well(see, host):
     figures = report.figures["agents"]["default"]
     assert figures["turns"] == figures["turns_failed"] == figures["restarts"] == 0
     assert figures["memory_bytes"] > 0
+
+
+def test_users_agents_are_looked_at_where_there_may_be_some(see, host, tmp_path, monkeypatch):
+    gone = Finding("proxy_down", "nobody reaches them", "converge the host")
+    monkeypatch.setattr(runtimes, "look", lambda _directory: [gone])
+    seen = []
+
+    def look_at_agents(_host, known, now):
+        seen.append(known)
+        return [], {"user-1": now}, {"known": 1}
+
+    monkeypatch.setattr(runtimes, "look_at_agents", look_at_agents)
+    assert see().findings == seen == []
+    (tmp_path / "runtimes").touch()
+    assert see().findings == see().findings == [gone]
+    assert [list(known) for known in seen] == [[], ["user-1"]]
 
 
 def test_an_agent_that_is_down_is_explained(see, host):
@@ -219,14 +233,16 @@ def test_no_agent_at_all_is_no_good_sign(see, host):
     shutil.rmtree(host.ops_dir)
     report = see()
     assert causes(report) == [("no_agent", "failure")]
-
-
-def test_a_host_may_have_the_agents_of_users_only(see, host, monkeypatch):
-    shutil.rmtree(host.ops_dir)
-    monkeypatch.setattr(look.runtimes, "look_at_agents", lambda *_arguments: ([], {}, {"known": 1}))
-    assert causes(see()) == []
     # Nothing is created at the mount point of the volume.
     assert not os.path.exists(host.ops_dir)
+
+
+def test_a_host_may_have_the_agents_of_users_only(see, host, tmp_path, monkeypatch):
+    shutil.rmtree(host.ops_dir)
+    (tmp_path / "runtimes").touch()
+    monkeypatch.setattr(runtimes, "look", lambda _directory: [])
+    monkeypatch.setattr(runtimes, "look_at_agents", lambda *_arguments: ([], {}, {"known": 1}))
+    assert causes(see()) == []
 
 
 def test_what_is_remembered_may_be_damaged(see, host):

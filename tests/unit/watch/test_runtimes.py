@@ -22,21 +22,19 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch i
 
 
 @pytest.mark.parametrize(
-    ("present", "lost", "active", "causes"),
+    ("lost", "active", "causes"),
     [
-        (True, False, "active", []),
-        (True, True, "active", ["walls_open"]),
-        (True, False, "failed", ["proxy_down"]),
+        (False, "active", []),
+        (True, "active", ["walls_open"]),
+        (False, "failed", ["proxy_down"]),
         # Between two tries of systemd.
-        (True, False, "activating", []),
-        (False, True, "failed", []),
+        (False, "activating", []),
     ],
 )
-def test_what_is_gone_is_found_on_a_host_with_runtimes(tmp_path, monkeypatch, present, lost, active, causes):
+def test_what_is_gone_is_found(tmp_path, monkeypatch, lost, active, causes):
     def units(self, names):
         return {name: dataclasses.replace(self._unit(name, {}), active=active) for name in names}
 
-    monkeypatch.setattr(host, "present", lambda: present)
     monkeypatch.setattr(Table, "lost", lambda self: lost)
     monkeypatch.setattr(Manager, "units", units)
     assert [finding.cause for finding in runtimes.look(str(tmp_path))] == causes
@@ -44,7 +42,6 @@ def test_what_is_gone_is_found_on_a_host_with_runtimes(tmp_path, monkeypatch, pr
 
 @pytest.mark.parametrize(("phase", "causes"), [("failed", ["rollout_failed"]), ("batches", []), ("back", [])])
 def test_a_declaration_that_was_rolled_back_is_found(tmp_path, monkeypatch, phase, causes):
-    monkeypatch.setattr(host, "present", lambda: True)
     monkeypatch.setattr(Table, "lost", lambda self: False)
     monkeypatch.setattr(
         Manager,

@@ -9,11 +9,7 @@ import argparse
 import json
 
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
-from ..host.installation import Installation
-from ..supervise import health
-from ..supervise.systemd import supervisor_of
-from ..watch import findings, look
-from ..watch.declared import declared
+from ..system.worker import prepare
 
 SUMMARY = "check the agents and their host; say what is wrong and how to fix it"
 
@@ -29,6 +25,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(arguments: argparse.Namespace) -> int:
+    # Most of a check's time are imports: the fork server begins with those of the workers, beside ours.
+    prepare("watch.sight:look")
+    from ..host.installation import Installation
+    from ..supervise import health
+    from ..supervise.systemd import supervisor_of
+    from ..watch import look
+    from ..watch.declared import thresholds
+
     host = Installation.load(unmounted=True)
     chosen = host.select(arguments.agent)
     waited = {}
@@ -40,20 +44,6 @@ def work(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(json.dumps(report.as_dict(), indent=2))
     else:
-        for line in lines(report):
+        for line in report.lines:
             say(line)
     return EXIT_OK if report.healthy else EXIT_UNHEALTHY
-
-
-def thresholds() -> findings.Settings:
-    """The thresholds declared with the heartbeat, or the defaults."""
-    wanted = declared()
-    return wanted.thresholds() if wanted else findings.Settings()
-
-
-def lines(report: findings.Report) -> list[str]:
-    """*report* for people: the findings, then the logs of unhealthy agents, then the conclusion."""
-    said = [f"{'FAILURE' if finding.failure else 'warning'}  {finding}" for finding in report.unacknowledged]
-    for result in report.agents:
-        said += [f"  {result.agent} | {line}" for line in result.log]
-    return [*said, report.message]

@@ -20,7 +20,7 @@ from ..system.errors import OpsError
 from ..system.text import printable
 from ..update import aside
 from ..watch import acknowledged, info, look
-from .check import thresholds
+from ..watch.declared import thresholds
 
 SUMMARY = "show what is wrong, installed, running and changed by hand"
 WIDTH = 100

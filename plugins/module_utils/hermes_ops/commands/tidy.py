@@ -11,6 +11,7 @@ from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host import events, logs
 from ..host.installation import published
 from ..system.errors import OpsError
+from ..system.files import Account
 
 SUMMARY = "remove old logs of which agents write one file an event; what hermes-logrotate.timer runs"
 
@@ -24,7 +25,7 @@ def work(arguments: argparse.Namespace) -> int:
     # Where logs are not rotated, as in an adopted home until that is declared, none are removed either.
     for agent in filter(lambda agent: logs.rotated(agent.name), published()):
         try:
-            events.remove(agent, arguments.days)
+            events.remove(Account.named(agent.user), agent.home, arguments.days)
         except OpsError as error:
             # The others' still go.
             say(f"{agent.name}: {error}")

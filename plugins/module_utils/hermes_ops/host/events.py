@@ -13,7 +13,6 @@ import time
 
 from ..system.files import Account, changing, open_directory
 from ..system.worker import Limits, work
-from .installation import Published
 
 # Directories of a home, and the names in them (Hermes 0.18.2 and 0.19.0; the sources stand in docs/logs.md).
 EVENTS = (("logs", "subagent-timeout-*.log"), ("sessions", "request_dump_*.json"))
@@ -24,12 +23,11 @@ _LIMITS = Limits(seconds=30.0)
 _DAY = 86400.0
 
 
-def remove(agent: Published, days: int) -> None:
-    """Remove the files of events that are older than *days* from the home of *agent*.
+def remove(account: Account, home: str, days: int) -> None:
+    """Remove the files of events that are older than *days* from the *home* of an agent that runs as *account*.
 
     :raises OpsError: that cannot be done
     """
-    account, home = Account.named(agent.user), agent.home
     with changing(open_directory(home), home) as top:
         work(account, "host.events:remove_in", top, days, limits=_LIMITS, descriptors=[top], where=home)
 

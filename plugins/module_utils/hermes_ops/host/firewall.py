@@ -12,7 +12,6 @@ timer takes them back unless a new connection confirms them, and so does a reboo
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 
 from ..system.errors import OpsError
@@ -88,6 +87,8 @@ def plan_filter(rules: Filter, manager: Manager) -> tuple[Plan, bool]:
     :returns: the plan, and whether it only begins a trial, which :func:`plan_confirmed` ends
     :raises OpsError: nft is missing
     """
+    import shutil
+
     if shutil.which(nftables.NFT) is None:
         raise OpsError("is missing", where=nftables.NFT, fix="install the package nftables")
     text = render(rules)

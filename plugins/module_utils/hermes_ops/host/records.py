@@ -8,13 +8,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..description.agent import Agent, Placement
+from ..system import trees
 from ..system.errors import OpsError
 from ..system.files import (
     Account,
@@ -266,7 +266,7 @@ class Records:
 
     def remove(self) -> None:
         """Forget everything about the agent."""
-        shutil.rmtree(self.directory)
+        trees.remove(self.directory)
 
     def _path_of(self, kind: str) -> str:
         return os.path.join(self.directory, "applied", f"{kind}.json")

@@ -17,13 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..system.errors import OpsError
-from ..system.files import read_text
 from ..system.paths import check_path
 from ..system.typed import size
-from . import devices
+from . import devices, fstab
 from .devices import Content, Device, Mount
 
-FSTAB = "/etc/fstab"
 # The file systems that can be grown while they are mounted -> the longest label that they can have.
 FILE_SYSTEMS = {"ext4": 16, "xfs": 12}
 # A tail of a device that is smaller is not worth growing for: file systems leave some space unused at their end.
@@ -174,7 +172,7 @@ def _check_place(volume: Volume, place: Place, device: Device) -> None:
     if place.in_fstab:
         raise OpsError(
             f"has a line for {volume.data_dir}",
-            where=FSTAB,
+            where=fstab.FSTAB,
             fix="remove that line, a unit takes its place; or declare data_volume_enabled: false to mount it yourself",
         )
     if place.mount and place.mount.number != device.number:
@@ -288,15 +286,9 @@ def look_at_place(volume: Volume, known: str) -> Place:
         mount=here[-1] if here else None,
         elsewhere=tuple(mount for mount in mounts if mount.where != data_dir),
         below=below,
-        in_fstab=data_dir in fstab_places(),
+        in_fstab=data_dir in fstab.places(),
         known=known,
     )
-
-
-def fstab_places() -> set[str]:
-    """The mount points in /etc/fstab."""
-    lines = (line.split() for line in (read_text(FSTAB) or "").splitlines())
-    return {words[1].rstrip("/") for words in lines if len(words) > 1 and not words[0].startswith("#")}
 
 
 def decide(volume: Volume, known: str, *, wait: bool) -> Decision:

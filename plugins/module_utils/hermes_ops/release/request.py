@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import hashlib
 import os
@@ -168,6 +167,8 @@ def check_extras(request: Request) -> None:
     known = EXTRAS[request.version or ""].split()
     for extra in request.extras:
         if normal_extra(extra) not in known:
+            import difflib
+
             near = difflib.get_close_matches(normal_extra(extra), known, 1)
             fix = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
             raise OpsError(f"hermes-agent {request.version} has no extra {extra}", where="extras", fix=fix)

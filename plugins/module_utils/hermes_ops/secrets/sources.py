@@ -12,7 +12,6 @@ from typing import Union
 
 from ..description.agent import Source
 from ..system.errors import OpsError, as_error
-from . import programs
 
 # What a source gives: secrets by name, or why there are none.
 Answer = Union[dict[str, str], OpsError]
@@ -38,6 +37,9 @@ def read_all(sources: Mapping[str, Source]) -> dict[str, Answer]:
 
 
 def _run(source: Source) -> dict[str, str]:
+    """Imports what reads files and commands only where there are some, like :func:`_of_aws`."""
+    from . import programs
+
     return programs.read_file(source) if source.file else programs.read_command(source)
 
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..system import trees
 from ..system.errors import OpsError
 from ..system.files import ensure_directory, lock, read_json, read_text, write_atomic, write_json
 from ..system.plan import Difference, Plan
@@ -162,7 +162,7 @@ def plan_absent() -> Plan:
     """Compare the host with one on which nothing was fetched."""
     plan = Plan()
     if os.path.isdir(DIRECTORY):
-        plan.add(Difference(DIRECTORY, "present", None), lambda: shutil.rmtree(DIRECTORY))
+        plan.add(Difference(DIRECTORY, "present", None), lambda: trees.remove(DIRECTORY))
     return plan
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ..description.agent import Agent
@@ -144,9 +144,6 @@ class Containers:
 
     def log(self, agent: Agent, *, before: bool) -> list[str]:
         return self.units.log(agent, before=before)
-
-    def limits(self, agents: Iterable[Agent]) -> Mapping[str, int | None]:
-        return self.units.limits(agents)
 
     def _user(self, agent: Agent) -> User:
         user = self.host.users.by_id(agent.name[len(_PREFIX) :])

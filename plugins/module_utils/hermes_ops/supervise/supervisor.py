@@ -31,6 +31,7 @@ class State:
     :param problem: why it is not running; None when it is
     :param log: the command with which root reads its log
     :param restart: the command with which root restarts it
+    :param memory: bytes that count against its limit; None: not measured
     :param contained: it runs in a container, so the process ids that it knows, and its ports, are not those of the host
     """
 
@@ -46,6 +47,7 @@ class State:
     log: str
     restart: str
     held: bool = False
+    memory: int | None = None
     contained: bool = False
 
     @property
@@ -89,6 +91,3 @@ class Supervisor(Protocol):
 
         :param before: include the previous process
         """
-
-    def limits(self, agents: Iterable[Agent]) -> Mapping[str, int | None]:
-        """Memory that counts against the gateway's limit, in bytes, by agent name; None: not measured."""

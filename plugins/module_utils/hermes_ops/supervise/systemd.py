@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterable, Iterator
 
 from ..description.agent import Agent
@@ -27,7 +26,6 @@ EXIT_EXEC = 203
 EXIT_CONFIG = 78
 # Seconds for the end of a user's manager: systemd kills it after 120 s.
 USER_MANAGER_TIMEOUT = 180.0
-_SIZE = re.compile(r"[0-9]{1,20}")
 
 
 def supervisor_of(host: Installation) -> Supervisor:
@@ -71,24 +69,6 @@ class Systemd:
 
     def log(self, agent: Agent, *, before: bool) -> list[str]:
         return journal.last_lines(self.manager_of(agent), agent, before=before)
-
-    def limits(self, agents: Iterable[Agent]) -> dict[str, int | None]:
-        found: dict[str, int | None] = {}
-        for manager, members in grouped(agents, self.manager_of):
-            names = {agent.unit: agent.name for agent in members}
-            found.update(dict.fromkeys(names.values()))
-            try:
-                answer = manager.ask("show", "--property", "Id,MemoryCurrent", *names).stdout
-            except OpsError:
-                # Not an error here: the state of these gateways already reports that the manager is silent.
-                continue
-            for block in answer.split("\n\n"):
-                values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-                # Without the memory controller, systemd reports "[not set]" or the largest 64-bit number.
-                number = values.get("MemoryCurrent", "")
-                if values.get("Id") in names and _SIZE.fullmatch(number) and int(number) < 2**63:
-                    found[names[values["Id"]]] = int(number)
-        return found
 
 
 def _with_each(groups: list[tuple[Manager, list[Agent]]], action: Callable[[Manager, list[Agent]], object]) -> None:
@@ -180,6 +160,7 @@ def state_of(unit: Unit, hold: Hold | None = None) -> State:
         log=unit.log,
         restart=unit.command("restart"),
         held=hold is not None,
+        memory=unit.memory,
     )
 
 

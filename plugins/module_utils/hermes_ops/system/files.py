@@ -14,7 +14,6 @@ import os
 import pwd
 import signal
 import stat
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -212,7 +211,7 @@ def write_atomic(path: str, data: bytes | str, *, mode: int) -> None:
     temporary = None
     try:
         _sweep(directory, name)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=_UNFINISHED, dir=directory)
+        descriptor, temporary = _new_file(directory, name)
         with os.fdopen(descriptor, "wb") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             stream.write(data)
@@ -228,6 +227,13 @@ def write_atomic(path: str, data: bytes | str, *, mode: int) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _new_file(directory: str, name: str) -> tuple[int, str]:
+    """A new file for the content of *name*, open for writing, and its path. Nobody can have put a file there before."""
+    # The module tempfile would take each process and each worker some milliseconds to import.
+    path = os.path.join(directory, f".{name}.{os.urandom(8).hex()}{_UNFINISHED}")
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), path
 
 
 def _sweep(directory: str, name: str) -> None:

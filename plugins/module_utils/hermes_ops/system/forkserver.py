@@ -39,10 +39,10 @@ def main(channel: int, caller: int) -> None:
 def serve(channel: socket.socket, caller: int) -> None:
     """Fork a worker for each message, say how it ended, and kill it when asked; until the caller is gone.
 
-    A message is ``{"start": id, "module": …, "numbers": […]}``, with the request, the pipe for the answer, the pipe for
-    the status, and the descriptors that the worker is handed, under these numbers; or ``{"kill": id}``. To the pipe for
-    the status goes the worker's process ID, and once it has ended how (:func:`os.waitstatus_to_exitcode`), each with a
-    line feed.
+    A message is ``{"start": id, "import": module, "numbers": […]}``, with the request, the pipe for the answer, the
+    pipe for the status, and the descriptors that the worker is handed, under these numbers; ``{"kill": id}``; or
+    ``{"import": module}``, which is for the workers to come. To the pipe for the status goes the worker's process ID,
+    and once it has ended how (:func:`os.waitstatus_to_exitcode`), each with a line feed.
     """
     end_with(caller)
     # A child that ended must wake the loop.
@@ -81,7 +81,9 @@ class _Workers:
             return
         # Imported here, it need not be imported by the next one. What cannot be imported is the worker's error.
         with contextlib.suppress(Exception):
-            importlib.import_module(f"{PACKAGE}.{message['module']}")
+            importlib.import_module(f"{PACKAGE}.{message['import']}")
+        if "start" not in message:
+            return
         status, server = descriptors.pop(2), os.getpid()
         pid = os.fork()
         if not pid:

@@ -45,6 +45,7 @@ _PROPERTIES = {
     "NeedDaemonReload": "no",
     "LoadState": "not-found",
     "Job": "",
+    "MemoryCurrent": "",
 }
 
 
@@ -56,6 +57,7 @@ class Unit:
     :param began: when its last start began, on the same clock; 0.0 when it never did
     :param user: the user whose manager runs it; "" for the system's manager
     :param queued: systemd has a pending job for it
+    :param memory: bytes that count against its limit; None: not measured
     :param unknown: why its state is not known; "" when it is known
     """
 
@@ -72,6 +74,7 @@ class Unit:
     stale: bool
     user: str = ""
     queued: bool = False
+    memory: int | None = None
     unknown: str = ""
     began: float = 0.0
 
@@ -204,6 +207,7 @@ class Manager:
             stale=values["NeedDaemonReload"] == "yes",
             user=self.account.name if self.scope == "user" else "",
             queued=bool(values["Job"]),
+            memory=_memory(values["MemoryCurrent"]),
         )
 
 
@@ -214,6 +218,11 @@ def _word(value: str) -> str:
 
 def _number(value: str) -> int:
     return int(value) if _NUMBER.fullmatch(value) else 0
+
+
+def _memory(value: str) -> int | None:
+    # Without the memory controller, systemd reports "[not set]" or the largest 64-bit number.
+    return int(value) if _NUMBER.fullmatch(value) and int(value) < 2**63 else None
 
 
 def version() -> int:

@@ -13,7 +13,6 @@ import contextlib
 import errno
 import itertools
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 
@@ -53,7 +52,7 @@ def empty(directory: int, path: str = "") -> None:
     mount = mount_of(directory)
     with contextlib.suppress(PermissionError):
         os.fchmod(directory, 0o700)
-    token, number = secrets.token_hex(8), itertools.count()
+    token, number = os.urandom(8).hex(), itertools.count()
     while True:
         removed, failed = 0, None
         with os.scandir(directory) as entries:

@@ -289,8 +289,12 @@ class _Server:
     def start(self, module: str, descriptors: Sequence[int], handed: Sequence[int]) -> int:
         """Have a worker forked; the number by which it can be killed."""
         self._started += 1
-        self._send({"start": self._started, "module": module, "numbers": list(handed)}, [*descriptors, *handed])
+        self._send({"start": self._started, "import": module, "numbers": list(handed)}, [*descriptors, *handed])
         return self._started
+
+    def prepare(self, module: str) -> None:
+        """Have *module* imported, so that workers need not wait for that."""
+        self._send({"import": module}, [])
 
     def kill(self, number: int) -> None:
         self._send({"kill": number}, [])
@@ -318,6 +322,11 @@ def _fork_server() -> _Server:
         end_server()
         _servers.append(_Server(_import_directory()))
     return _servers[0]
+
+
+def prepare(function: str) -> None:
+    """Start the fork server, which imports what *function* needs while this process does other work."""
+    _fork_server().prepare(function.partition(":")[0])
 
 
 def end_server() -> None:

@@ -10,7 +10,6 @@ or another thing is told as before, and so is the same one once it has become a 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import time
 from typing import Any
 
@@ -55,6 +54,8 @@ def parse(entries: Any) -> list[Acknowledgement]:
             raise _error(one.finding, f"unknown key {unknown[0]}", f"known ones are {', '.join(_KEYS)}")
         cause = one.finding.partition(":")[0].rpartition("/")[2]
         if cause not in WARNINGS:
+            import difflib
+
             near = difflib.get_close_matches(cause, WARNINGS, 1)
             fix = f"did you mean {near[0]}?" if near else f"known ones are {', '.join(WARNINGS)}"
             raise _error(one.finding, f"{cause} is not a warning that can be acknowledged", fix)

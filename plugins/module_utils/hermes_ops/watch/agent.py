@@ -38,7 +38,6 @@ FROZEN = 120.0
 class AgentLook:
     """A look at one agent. Its worker starts at once; :meth:`look` waits for the answer.
 
-    :param used: memory in use, from the supervisor; None: not measured
     :param listeners: see :func:`network.listeners`
     :param healths: agent -> its health, for agents whose health was just checked
     :ivar findings: the findings about this agent
@@ -52,7 +51,6 @@ class AgentLook:
         settings: Settings,
         agent: Agent,
         state: State,
-        used: int | None,
         listeners: dict[int, set[int]],
         now: float,
         healths: Mapping[str, Health],
@@ -66,7 +64,7 @@ class AgentLook:
         self.memory: dict[str, Any] = {}
         self.closer = Closer()
         self.health = healths.get(self.name)
-        self._process = process.look_at_process(state.pid, used) if state.running else None
+        self._process = process.look_at_process(state.pid, state.memory) if state.running else None
         blind = health.blind_ports(agent, listeners)
         wanted = {
             **health_sight.wanted_of(agent, gateway=state.pid if state.running else 0, blind=blind),

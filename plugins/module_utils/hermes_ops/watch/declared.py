@@ -104,3 +104,9 @@ def declared() -> Settings | None:
     :raises OpsError: the settings are invalid, or we may not read them
     """
     return settings.load(JOB, Settings) if os.path.exists(settings.path_of(JOB)) else None
+
+
+def thresholds() -> findings.Settings:
+    """The thresholds declared with the heartbeat, or the defaults."""
+    wanted = declared()
+    return wanted.thresholds() if wanted else findings.Settings()

@@ -154,6 +154,14 @@ class Report:
         healthy = sum(result.ok for result in self.agents)
         return f"{_count(healthy, 'agent')} healthy{more}"
 
+    @property
+    def lines(self) -> list[str]:
+        """The report for people: the findings, then the logs of unhealthy agents, then the conclusion."""
+        said = [f"{'FAILURE' if finding.failure else 'warning'}  {finding}" for finding in self.unacknowledged]
+        for result in self.agents:
+            said += [f"  {result.agent} | {line}" for line in result.log]
+        return [*said, self.message]
+
     def about(self, agent: str) -> Report:
         """The part of the report about one agent, with the findings about the host that concern every agent."""
         return Report(

@@ -10,7 +10,7 @@ import os
 import re
 from typing import Any
 
-from ..host import volume
+from ..host import fstab
 from ..host.installation import JOURNALS, is_busy, journals
 from ..system.errors import OpsError
 from ..system.text import number
@@ -76,10 +76,12 @@ def release_findings(root: str, release: str | None) -> list[Finding]:
 def volume_findings(data_dir: str, declared: bool) -> list[Finding]:
     """Check that the data volume is mounted at *data_dir*, if it is *declared* or if /etc/fstab has a line for it."""
     with contextlib.suppress(OpsError):
-        declared = declared or data_dir.rstrip("/") in volume.fstab_places()
+        declared = declared or data_dir.rstrip("/") in fstab.places()
     if os.path.ismount(data_dir) or not declared:
         return []
-    missing = volume.not_mounted(data_dir)
+    from ..host.volume import not_mounted
+
+    missing = not_mounted(data_dir)
     return [Finding("volume_missing", f"{missing.where}: {missing.what}", missing.fix)]
 
 

@@ -28,7 +28,8 @@ from ..system.errors import OpsError
 from ..system.files import write_json
 from ..system.process import run
 from ..system.text import number
-from . import acknowledged, expiry, host_findings, runtimes, sources, tailnet
+from ..system.worker import prepare
+from . import acknowledged, expiry, host_findings, sight, sources, tailnet
 from .agent import AgentLook
 from .findings import Finding, Report, Settings
 
@@ -102,14 +103,16 @@ class _Look:
         self.now = time.time()
         self.report = Report(figures={"disks": {}, "agents": {}, "users": {}})
         self._statuses: dict[str, dict[str, Any]] = {}
+        # Otherwise, what looks at them is not even imported.
+        self._has_users = os.path.lexists(settings_path("runtimes"))
         self.memory = _mapping(self._status(JOB).get("memory"))
         agents = host.agents
+        if agents:
+            prepare(sight.FUNCTION)
         listeners = network.listeners(port for agent in agents for port in health.wanted_ports(agent))
-        supervisor = supervisor_of(host)
-        states, used = supervisor.state(agents), supervisor.limits(agents)
+        states = supervisor_of(host).state(agents)
         self.agents = [
-            AgentLook(host, settings, agent, states[agent.name], used[agent.name], listeners, self.now, healths)
-            for agent in agents
+            AgentLook(host, settings, agent, states[agent.name], listeners, self.now, healths) for agent in agents
         ]
 
     def _status(self, job: str) -> dict[str, Any]:
@@ -155,7 +158,10 @@ class _Look:
             found += expiry.certificate_findings(path, self.now, settings)
         found += sources.wall_findings()
         found += tailnet.look(self.host.ops_dir, self.memory, self.now, settings)
-        found += runtimes.look(self.host.ops_dir)
+        if self._has_users:
+            from . import runtimes
+
+            found += runtimes.look(self.host.ops_dir)
         self._at_units()
 
     def _at_units(self) -> None:
@@ -204,11 +210,8 @@ class _Look:
     # --- the agents --------------------------------------------------------------------------------------------
 
     def at_agents(self) -> None:
-        seen = runtimes.look_at_agents(self.host, _mapping(self.memory.get("users")), self.now)
-        found, self.memory["users"], users = seen
-        self.report.findings += found
-        self.report.figures["users"] = users
-        if not self.agents and not users.get("known"):
+        self._at_users()
+        if not self.agents and not self.report.figures["users"].get("known"):
             self._find(
                 "no_agent",
                 f"no agent is known on this host ({self.host.ops_dir} holds none)",
@@ -225,6 +228,15 @@ class _Look:
             self.report.figures["agents"][agent.name] = agent.figures
             after[agent.name] = agent.memory
         self.memory["agents"] = after
+
+    def _at_users(self) -> None:
+        known = _mapping(self.memory.pop("users", None))
+        if self._has_users:
+            from . import runtimes
+
+            seen = runtimes.look_at_agents(self.host, known, self.now)
+            found, self.memory["users"], self.report.figures["users"] = seen
+            self.report.findings += found
 
     # --- a real reply ------------------------------------------------------------------------------------------
 

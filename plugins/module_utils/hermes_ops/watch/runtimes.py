@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Findings about users' agents: what all of them need, and those that run.
+"""Findings about users' agents, on a host that has runtimes: what all of them need, and those that run.
 
 One that sleeps is not looked at. One that cannot be started has a unit that failed.
 """
@@ -30,12 +30,10 @@ AT_ONCE = 16
 
 
 def look(ops_dir: str) -> list[Finding]:
-    """Look at a host with runtimes; on others, nothing is run.
+    """Look at a host with runtimes.
 
     :param ops_dir: directory of the records
     """
-    if not runtimes.present():
-        return []
     found = _rollout(ops_dir)
     if TABLE.lost():
         what = "users' agents may reach each other, and addresses of this host and its networks"
@@ -57,12 +55,10 @@ def look_at_agents(
     so these get half of the places, and hide nobody.
 
     :param known: what the previous look returned
-    :returns: the findings; agent -> when it was looked at (seconds since 1970), negative: it was ill, 0.0: never; and how
-        many users there are (``known``), whose agents run (``running``) or could not be started the last time
+    :returns: the findings; agent -> when it was looked at (seconds since 1970), negative: it was ill, 0.0: never; and
+        how many users there are (``known``), whose agents run (``running``) or could not be started the last time
         (``failed``)
     """
-    if not runtimes.present():
-        return [], {}, {}
     try:
         users = Host.of(host)
         agents = runtime_agents.running(users)
