@@ -235,7 +235,7 @@ def test_names_of_units_are_systemds_own(path):
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not on this machine")
 def test_systemd_accepts_the_units(tmp_path, udev):
     mount = tmp_path / volume.unit_of(DATA)
-    mount.write_text(volume_mount.render_mount(DATA, NEW, "ext4", Numbers({998: 999, 999: 998}), udev=udev))
+    mount.write_text(volume_mount.render_mount(DATA, NEW, "ext4", Numbers({998: 999, 999: 998}), udev=udev, quota=True))
     after = tmp_path / volume_mount.AFTER_UNIT
     after.write_text(volume_mount.render_after(DATA).replace(volume_mount.COMMAND, "/bin/true"))
     done = subprocess.run(
@@ -245,7 +245,7 @@ def test_systemd_accepts_the_units(tmp_path, udev):
 
 
 def test_a_boot_waits_for_the_device_checks_it_and_goes_on_without_it():
-    text = volume_mount.render_mount(DATA, NEW, "ext4", Numbers(), udev=True)
+    text = volume_mount.render_mount(DATA, NEW, "ext4", Numbers(), udev=True, quota=False)
     device = r"dev-disk-by\x2duuid-11111111\x2d2222\x2d3333\x2d4444\x2d555555555555"
     assert f"\nRequires=systemd-fsck@{device}.service\nAfter=systemd-fsck@{device}.service\n" in text
     # Started with the device, also when that is attached later.
@@ -260,7 +260,7 @@ def test_the_volume_that_the_host_had_is_known_by_its_unit(tmp_path, monkeypatch
     assert volume_mount.known_uuid(DATA) == ""
     assert volume_mount.units_elsewhere(None) == []
     path = tmp_path / volume.unit_of(DATA)
-    path.write_text(volume_mount.render_mount(DATA, NEW, "ext4", Numbers(), udev=False))
+    path.write_text(volume_mount.render_mount(DATA, NEW, "ext4", Numbers(), udev=False, quota=False))
     (tmp_path / "srv.mount").write_text("[Mount]\nWhat=/dev/sdb\nWhere=/srv\n")
     assert volume_mount.known_uuid(DATA) == NEW
     assert volume_mount.units_elsewhere(DATA) == []

@@ -15,7 +15,7 @@ from ..description.agent import Agent
 from ..host import runtimes
 from ..host.installation import Installation
 from ..host.runtime_walls import TABLE
-from ..supervise import editions, health, journal, proxy, runtime_agents
+from ..supervise import editions, health, journal, proxy, runtime_agents, runtime_disk
 from ..supervise.rollout import FAILED, failed
 from ..supervise.runtime_host import Host
 from ..system.errors import OpsError
@@ -26,6 +26,7 @@ from .findings import Finding, health_findings
 
 # Agents that one look looks at, side by side: each of them can use up the time of its worker.
 AT_ONCE = 16
+_ROOM = "have it remove files, or declare a larger runtimes_disk: docs/runtimes.md, The disk"
 
 
 def look(ops_dir: str) -> list[Finding]:
@@ -60,6 +61,7 @@ def look_at_agents(host: Installation, known: Mapping[str, Any], now: float) -> 
     try:
         users = Host.of(host)
         agents = runtime_agents.running(users)
+        disks = _disks(users, agents)
         before = {agent.name: number(known.get(agent.name)) or 0.0 for agent in agents}
         # A time in the future comes from a clock that was fast.
         looked = {name: when if when <= now else 0.0 for name, when in before.items()}
@@ -68,7 +70,7 @@ def look_at_agents(host: Installation, known: Mapping[str, Any], now: float) -> 
     except OpsError as error:
         return [Finding("users_unknown", f"the agents of users: {error.where}: {error.what}", error.fix or "")], {}
     ill = {finding.agent for finding in found}
-    return found, {**looked, **{agent.name: 0.0 if agent.name in ill else now for agent in agents}}
+    return found + disks, {**looked, **{agent.name: 0.0 if agent.name in ill else now for agent in agents}}
 
 
 def _problems(supervisor: runtime_agents.Containers, agents: list[Agent]) -> list[Finding]:
@@ -86,6 +88,22 @@ def _problems(supervisor: runtime_agents.Containers, agents: list[Agent]) -> lis
         if later[agent.name].running and later[agent.name].entered == state.entered:
             journal.explain(agent, supervisor, result)
             found += health_findings(result, state, None)
+    return found
+
+
+def _disks(host: Host, agents: list[Agent]) -> list[Finding]:
+    """What there is to say of the space of *agents*, all of them: the kernel counts it."""
+    try:
+        runtime_disk.check(host)
+    except OpsError as error:
+        return [Finding("disk_unlimited", f"{error.where}: {error.what}", error.fix or "")]
+    found = []
+    for agent in agents if host.settings.disk else ():
+        percent = runtime_disk.usage(host, int(agent.user)).percent
+        if percent >= runtime_disk.NEARLY_FULL:
+            # Its user did that, and harms no other.
+            what = f"it uses {percent} % of the space or files that runtimes_disk allows it"
+            found.append(Finding("disk_share", what, _ROOM, failure=False, agent=agent.name))
     return found
 
 
