@@ -289,9 +289,8 @@ def _check_quota(volume: Volume, place: Place, device: Device, content: Content)
             fix=f"{unmount}; then: e2fsck -f {device.path} && tune2fs -O quota {device.path}",
         )
     if place.mount and not place.quota:
-        raise OpsError(
-            f"{device.path} is mounted without quotas", where=volume.data_dir, fix=f"{unmount}; run this again"
-        )
+        what = f"{device.path} is mounted without quotas"
+        raise OpsError(what, where=volume.data_dir, fix=f"{unmount}; then run this again")
 
 
 def look_at_place(volume: Volume, known: str) -> Place:
