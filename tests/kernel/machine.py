@@ -57,6 +57,8 @@ def missing() -> str:
     """Why there can be no such machine here; "" if there can."""
     if platform.machine() != "x86_64":
         return f"this is no x86_64, but {platform.machine()}"
+    if not re.search(r"^ID=debian$", Path("/etc/os-release").read_text(encoding="utf-8"), re.M):
+        return "this is not Debian"
     if not Path(PYTHON).exists():
         return f"there is no {PYTHON}"
     lacking = [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
