@@ -75,6 +75,15 @@ def running(host: Host) -> list[Agent]:
     return agents_of(host, filter(None, map(host.users.by_id, identities)))
 
 
+def not_started(host: Host) -> list[Agent]:
+    """Those that could not be started the last time."""
+    try:
+        identities = os.listdir(runtimes.FAILED)
+    except FileNotFoundError:
+        return []
+    return agents_of(host, filter(None, map(host.users.by_id, identities)))
+
+
 def find(host: Installation, name: str) -> Agent | None:
     """The agent *name*, a declared one or that of a user who has a runtime; None: there is no such agent.
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Findings about users' agents: what all of them need, and those that run.
 
-One that sleeps is not looked at. One that cannot be started has a unit that failed.
+One that sleeps is not looked at. One that cannot be started has a unit that failed, and perhaps no space.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def look_at_agents(host: Installation, known: Mapping[str, Any], now: float) -> 
     try:
         users = Host.of(host)
         agents = runtime_agents.running(users)
-        disks = _disks(users, agents)
+        # One whose space is used up cannot be started, either.
+        disks = _disks(users, [*agents, *runtime_agents.not_started(users)])
         before = {agent.name: number(known.get(agent.name)) or 0.0 for agent in agents}
         # A time in the future comes from a clock that was fast.
         looked = {name: when if when <= now else 0.0 for name, when in before.items()}
@@ -92,7 +93,7 @@ def _problems(supervisor: runtime_agents.Containers, agents: list[Agent]) -> lis
 
 
 def _disks(host: Host, agents: list[Agent]) -> list[Finding]:
-    """What there is to say of the space of *agents*, all of them: the kernel counts it."""
+    """What there is to say of the space of *agents*. It is the kernel that counts it."""
     try:
         runtime_disk.check(host)
     except OpsError as error:
