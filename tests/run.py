@@ -50,6 +50,7 @@ ORDER = (
     "oldest",
     "sanity",
     "secrets",
+    "kernel",
 )
 # Scenarios that need a program that a machine may lack.
 NEEDS = {"replace": "go", "tailscale": "go"}
@@ -164,7 +165,7 @@ class Job:
 
 def unit(job: Job) -> None:
     # Debian's programs that are tried for real.
-    programs = ("logrotate", "nginx=libnginx-mod-http-js", "restic", "mkfs.xfs=xfsprogs")
+    programs = ("logrotate", "nginx=nginx+libnginx-mod-http-js", "restic", "mkfs.xfs=xfsprogs")
     job.run(sys.executable, ROOT / "tests/hosts/box.py", "packages", *programs)
     for name in HERMES:
         job.run(ROOT / "script/bootstrap", name)
@@ -311,6 +312,13 @@ def image(job: Job) -> None:
     job.run("pytest", "tests/image")
 
 
+def kernel(job: Job) -> None:
+    """What the kernel of this machine may lack, by Debian's in a virtual machine."""
+    programs = ("qemu-system-x86_64=qemu-system-x86", "busybox=busybox-static", "mkfs.xfs=xfsprogs")
+    job.run(sys.executable, ROOT / "tests/hosts/box.py", "packages", *programs)
+    job.run("pytest", "tests/kernel")
+
+
 def scenarios() -> list[str]:
     return sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
 
@@ -372,7 +380,15 @@ def head(path: Path) -> bytes:
         return handle.readline(80)
 
 
-PLAIN = {"unit": unit, "lint": lint, "sanity": sanity, "package": package, "docs": docs, "image": image}
+PLAIN = {
+    "unit": unit,
+    "lint": lint,
+    "sanity": sanity,
+    "package": package,
+    "docs": docs,
+    "image": image,
+    "kernel": kernel,
+}
 # Run by name only.
 EXTRA = {"fuzz": fuzz}
 
@@ -403,6 +419,7 @@ def main() -> int:
         description="Run the tests, side by side; without an argument all of them. Logs go to .cache/logs/.",
         epilog="unit: kit, modules and filters. lint: ruff, shellcheck, ansible-lint, changelog. sanity: ansible-test. "
         "package: the built archive. docs: builds them. image: the image of an agent, and agents that run in it. "
+        "kernel: limits on the disk, in a virtual machine with a kernel that has them. "
         f"molecule: real hosts as containers with the real Hermes, scenarios: {', '.join(scenarios())}. fuzz: "
         "thousands of new examples for property tests; only when named. Docker's engine is installed and started where "
         "there is none.",

@@ -33,6 +33,7 @@ VOLUME: dict[str, dict[str, Any]] = {
     "format": {"type": "bool", "default": False},
     "min_size": {"type": "str", "default": "1G"},
     "timeout": {"type": "int", "default": 30},
+    "quota": {"type": "bool", "default": False},
 }
 # All that tells one release from another: the fields of the kit's Request.
 RELEASE: dict[str, dict[str, Any]] = {

@@ -70,6 +70,12 @@ options:
     description: Seconds to wait for the device, in this module and at each boot.
     type: int
     default: 30
+  quota:
+    description: >-
+      Whether it is mounted such that users can be held to limits, as C(runtimes_disk) does. A blank device is formatted
+      for that. An ext4 that was made without quotas, or is mounted without them, is refused.
+    type: bool
+    default: false
 requirements:
   - Python >= 3.9 on the host
   - util-linux and e2fsprogs, for xfs also xfsprogs, on the host

@@ -126,6 +126,10 @@ options:
         description: Seconds to wait for the device, in this module and at each boot.
         type: int
         default: 30
+      quota:
+        description: Whether it is mounted such that users can be held to limits.
+        type: bool
+        default: false
 """
 
 EXAMPLES = r"""

@@ -130,6 +130,12 @@ options:
       users.
     type: int
     default: 700000
+  disk:
+    description: >-
+      The most that each agent may store, such as V(5G), 64M or more, and one file for each 16 KiB of it. Empty for no
+      limit; a limit that a UNIX user of theirs has is then removed. The file system of O(data_dir) needs user quotas.
+    type: str
+    default: ""
 requirements:
   - the Debian packages podman, crun, netavark, nftables, iptables, nginx and libnginx-mod-http-js on the host
 """
@@ -178,6 +184,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "network": {"type": "str", "default": "10.210.0.0/16"},
     "egress": {"type": "list", "elements": "str", "default": []},
     "first_uid": {"type": "int", "default": 700000},
+    "disk": {"type": "str", "default": ""},
 }
 SPECIFICATION: dict[str, Any] = {
     "argument_spec": ARGUMENTS,

@@ -422,7 +422,8 @@ def main() -> int:
             pairs = [name.partition("=")[::2] for name in arguments.names]
             missing = [package or name for name, package in pairs if shutil.which(name, path=SEARCH_PATH) is None]
             if missing:
-                install_packages(*missing)
+                # Without what is only useful to people, such as the graphics of an emulator.
+                install_packages("--no-install-recommends", *(each for names in missing for each in names.split("+")))
             return 0
         ensure_engine()
         if arguments.command == "image":

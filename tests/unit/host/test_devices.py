@@ -345,3 +345,14 @@ def test_a_path_that_is_no_device_is_refused(loop, tmp_path):
     (tmp_path / "link").symlink_to("/nowhere")
     with pytest.raises(OpsError, match="through a symbolic link"):
         volume.decide(replace(declared(path, tmp_path), data_dir=str(tmp_path / "link")), "", wait=False)
+
+
+@pytest.mark.parametrize(("features", "quota"), [([], False), (["-O", "quota"], True)])
+def test_whether_an_ext4_has_quotas_is_read_from_it(tmp_path, features, quota):
+    path = str(tmp_path / "disk")
+    with open(path, "wb") as stream:
+        stream.truncate(64 * 2**20)
+    subprocess.run(["mkfs.ext4", "-q", *features, path], check=True)
+    device = devices.Device(path, "7:0", 64 * 2**20, usage="filesystem", kind="ext4")
+    found = devices.content(device, mounted=True)
+    assert (found.quota, found.damaged, found.used) == (quota, "", 64 * 2**20)

@@ -74,6 +74,8 @@ REFUSED = {
     "mounted elsewhere": (OURS, WHOLE, Place(elsewhere=(Mount("202:80", "/mnt", False),)), {}, "umount /mnt"),
     "another one is mounted": (OURS, WHOLE, Place(mount=Mount("0:7", DATA, False)), {}, "correct data_volume_device"),
     "mounted read-only": (OURS, WHOLE, Place(mount=replace(HERE, read_only=True)), {}, "mount it writable again"),
+    "made without quotas": (OURS, Content(quota=False), Place(), {"quota": True}, "tune2fs -O quota /dev/xvdf"),
+    "mounted without quotas": (OURS, WHOLE, Place(mount=HERE), {"quota": True}, "Quotas; then run this again"),
     "in fstab": (OURS, WHOLE, Place(in_fstab=True), {}, "remove that line"),
     "data below": (OURS, WHOLE, Place(below=("agents",)), {}, "Moving a host's data"),
     "read-only": (replace(OURS, read_only=True), WHOLE, Place(), {}, "attach it writable"),
@@ -105,6 +107,29 @@ def test_refused_with_the_fix(case):
     assert fix in caught.value.fix
 
 
+def test_quotas_matter_only_where_they_are_declared_and_mounted_with_them_all_is_well():
+    assert not plan(place=Place(mount=HERE)).mount
+    assert not plan(place=Place(mount=HERE, quota=True), quota=True).mount
+    assert plan(content=Content(quota=False)).mount
+    assert plan(quota=True).mount
+    assert plan(BLANK, EMPTY, quota=True).make
+
+
+@pytest.mark.parametrize(
+    ("kind", "quota", "asked"), [("ext4", True, True), ("ext4", False, False), ("xfs", True, False)]
+)
+def test_a_volume_is_made_and_mounted_with_quotas_if_that_is_declared(monkeypatch, kind, quota, asked):
+    commands = []
+    monkeypatch.setattr(volume_mount, "run", lambda argv, **_more: commands.append(argv))
+    monkeypatch.setattr(volume_mount.devices, "devices", lambda: [BLANK])
+    monkeypatch.setattr(volume_mount.devices, "content", lambda device, mounted: EMPTY)
+    volume_mount._make(replace(DECLARED, quota=quota), plan(BLANK, EMPTY, fstype=kind, quota=quota))
+    ((program, *words),) = commands
+    assert (program, words[-3:-1] == ["-O", "quota"], words[-1]) == (f"mkfs.{kind}", asked, "/dev/xvdf")
+    text = volume_mount.render_mount(DATA, NEW, kind, Numbers(), udev=False, quota=quota)
+    assert ("\nOptions=nofail,nodev,nosuid,usrquota\n" in text) is quota
+
+
 ANY_DEVICE = st.builds(
     Device,
     path=st.just("/dev/xvdf"),
@@ -124,6 +149,7 @@ ANY_CONTENT = st.builds(
     used=st.sampled_from([None, GIB]),
     damaged=st.sampled_from(["", "x"]),
     busy=st.booleans(),
+    quota=st.booleans(),
 )
 ANY_MOUNT = st.builds(Mount, st.sampled_from(["202:80", "0:1"]), st.sampled_from([DATA, "/mnt"]), st.booleans())
 ANY_PLACE = st.builds(
@@ -236,7 +262,7 @@ def test_names_of_units_are_systemds_own(path):
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not on this machine")
 def test_systemd_accepts_the_units(tmp_path, udev):
     mount = tmp_path / volume.unit_of(DATA)
-    mount.write_text(volume_mount.render_mount(DATA, NEW, "ext4", Numbers({998: 999, 999: 998}), udev=udev))
+    mount.write_text(volume_mount.render_mount(DATA, NEW, "ext4", Numbers({998: 999, 999: 998}), udev=udev, quota=True))
     after = tmp_path / volume_mount.AFTER_UNIT
     after.write_text(volume_mount.render_after(DATA).replace(volume_mount.COMMAND, "/bin/true"))
     done = subprocess.run(
@@ -246,7 +272,7 @@ def test_systemd_accepts_the_units(tmp_path, udev):
 
 
 def test_a_boot_waits_for_the_device_checks_it_and_goes_on_without_it():
-    text = volume_mount.render_mount(DATA, NEW, "ext4", Numbers(), udev=True)
+    text = volume_mount.render_mount(DATA, NEW, "ext4", Numbers(), udev=True, quota=False)
     device = r"dev-disk-by\x2duuid-11111111\x2d2222\x2d3333\x2d4444\x2d555555555555"
     assert f"\nRequires=systemd-fsck@{device}.service\nAfter=systemd-fsck@{device}.service\n" in text
     # Started with the device, also when that is attached later.
@@ -261,7 +287,7 @@ def test_the_volume_that_the_host_had_is_known_by_its_unit(tmp_path, monkeypatch
     assert volume_mount.known_uuid(DATA) == ""
     assert volume_mount.units_elsewhere(None) == []
     path = tmp_path / volume.unit_of(DATA)
-    path.write_text(volume_mount.render_mount(DATA, NEW, "ext4", Numbers(), udev=False))
+    path.write_text(volume_mount.render_mount(DATA, NEW, "ext4", Numbers(), udev=False, quota=False))
     (tmp_path / "srv.mount").write_text("[Mount]\nWhat=/dev/sdb\nWhere=/srv\n")
     assert volume_mount.known_uuid(DATA) == NEW
     assert volume_mount.units_elsewhere(DATA) == []

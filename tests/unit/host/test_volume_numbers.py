@@ -173,7 +173,7 @@ def test_always_a_permutation_of_all_numbers_in_which_no_agent_has_another_ones(
     # Nothing is lost, and nothing is shared.
     assert sorted(found.users) == sorted(found.users.values())
     assert all(number != here for number, here in found.users.items())
-    unit = volume_mount.render_mount(DATA, "x", "ext4", found, udev=False)
+    unit = volume_mount.render_mount(DATA, "x", "ext4", found, udev=False, quota=False)
     assert volume_numbers.read(unit) == found
     if found:
         extents = [tuple(map(int, each.split(":"))) for each in volume_numbers._extents(found.users)]

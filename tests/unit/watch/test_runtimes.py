@@ -13,10 +13,16 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import settings
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.nftables import Table
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import editions, health, journal
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import (
+    editions,
+    health,
+    journal,
+    runtime_disk,
+)
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.rollout import Journal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.runtime_units import AGENT
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.quota import Limits, Usage
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import runtimes
 
@@ -185,6 +191,40 @@ def test_a_record_that_cannot_be_used_is_a_finding_and_no_end_of_the_check(home)
     with open(f"{home.ops_dir}/runtimes/{home.users[1].id}.json", "w", encoding="utf-8") as stream:
         stream.write("{")
     assert told(runtimes.look_at_agents(home, {}, 1000.0)[0]) == [(None, "users_unknown", True)]
+
+
+@pytest.mark.parametrize(
+    ("declared", "in_force", "told_of"),
+    [
+        ("5G", True, [(3, "disk_share", False), (39, "disk_share", False)]),
+        ("5G", False, [(None, "disk_unlimited", True)]),
+        ("", True, []),
+        ("", False, []),
+    ],
+)
+def test_who_has_nearly_filled_their_share_is_found_among_all_that_run(
+    home, tmp_path, monkeypatch, declared, in_force, told_of
+):
+    """Also beyond those whose turn it is, who are not ill for that; and those that cannot be started."""
+    (tmp_path / "runtimes.json").write_text(json.dumps({**DECLARED, "disk": declared}), encoding="utf-8")
+    used = {700_003: 4.5, 700_004: 4.4, 700_038: 5, 700_039: 5}
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed" / home.users[39].id).write_text("exit-code 1")
+    (tmp_path / "failed" / "somebody").write_text("exit-code 1")
+    monkeypatch.setattr(host, "FAILED", str(tmp_path / "failed"))
+    monkeypatch.setattr(runtime_disk.quota, "in_force", lambda path: in_force)
+    monkeypatch.setattr(
+        runtime_disk.quota,
+        "read",
+        lambda path, uid: Usage(int(used.get(uid, 0) * 2**30), 0, Limits(5 * 2**30, 327_680)),
+    )
+    home.awake = set(range(38))
+    known = {user.agent: 900.0 + user.number for user in reversed(home.users[4:])} | {home.users[3].agent: 999.0}
+    found, known, _figures = runtimes.look_at_agents(home, known, 1000.0)
+    assert told(found) == [(number and home.users[number].agent, *rest) for number, *rest in told_of]
+    assert all(finding.fix for finding in found)
+    assert 3 not in home.looked_at
+    assert known[home.users[3].agent] == 999.0
 
 
 @pytest.mark.parametrize("when", ["x", None, [1], 9e9])

@@ -17,6 +17,7 @@ from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..description.runtime_keys import key_of
 from ..host.runtimes import ROLLOUT, User
 from ..supervise import orphans, runtime_fleet, runtime_plan, runtimes
+from ..supervise.runtime_disk import NEARLY_FULL
 from ..supervise.runtime_host import Host
 from ..supervise.runtime_units import AGENT, PODMAN
 from ..system.errors import OpsError
@@ -110,7 +111,8 @@ def _tell(found: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> Non
         return
     for each in found:
         why = f"  ({each['reason']})" if each["reason"] else ""
-        say(f"{each['state']:<9} {each['id']}  {printable(each['user'])}{why}")
+        full = f"  (disk {each['disk']} % full)" if (each["disk"] or 0) >= NEARLY_FULL else ""
+        say(f"{each['state']:<9} {each['id']}  {printable(each['user'])}{why}{full}")
 
 
 def _key(host: Host, arguments: argparse.Namespace) -> int:

@@ -15,6 +15,8 @@ from typing import Any
 
 from ..system.errors import OpsError
 from ..system.paths import check_path
+from ..system.quota import Limits
+from ..system.typed import size
 from .agent import Agent
 from .declaration import resolve_alone
 from .runtime_addresses import network_of, opened
@@ -32,6 +34,11 @@ _IMAGE = re.compile(r"[a-z0-9][a-zA-Z0-9._:/-]{0,254}(@sha256:[0-9a-f]{64})?")
 _PLUGIN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Below it are numbers of real users, and of those that systemd gives out for a while (systemd.io/UIDS-GIDS).
 _LOWEST_NUMBER, _HIGHEST_NUMBER = 524_288, 2_000_000_000
+# The space for which a user may have one file, so that nobody takes all files of a disk without its space: mkfs.ext4
+# makes room for a file in each 16 KiB (mke2fs.conf(5), inode_ratio), and xfs for far more.
+_SPACE_OF_A_FILE = 16 * 2**10
+# A home and the conversations of a few days.
+_LEAST_DISK = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Runtimes:
     :param network: of the containers, as a private IPv4 range
     :param egress: private ranges that agents may reach; public addresses are open
     :param first_uid: the UNIX user of the first user's container
+    :param disk: the most that each agent may store, e.g. ``5G``; empty: as much as there is
     :param listen: address and port of the one server that all callers use
     :param certificate: path of its certificate for TLS; empty: it speaks HTTP
     :param certificate_key: path of the certificate's key
@@ -80,6 +88,7 @@ class Runtimes:
     network: str = "10.210.0.0/16"
     egress: tuple[str, ...] = ()
     first_uid: int = 700_000
+    disk: str = ""
     listen: str = "127.0.0.1:8640"
     certificate: str = ""
     certificate_key: str = ""
@@ -105,6 +114,8 @@ class Runtimes:
             raise OpsError(
                 f"is {self.first_uid}", where="first_uid", fix=f"write one from {_LOWEST_NUMBER} to {_HIGHEST_NUMBER}"
             )
+        if self.disk and size(self.disk, "disk") < _LEAST_DISK:
+            raise OpsError(f"is {self.disk}", where="disk", fix="write 64M or more, or nothing for no limit")
         # Checked here, and derived once: it is asked for each user.
         _agent = self.supervised
 
@@ -153,6 +164,13 @@ class Runtimes:
             raise OpsError("is derived for each user", where=f"{where}: secrets.{API_KEY}", fix="leave it out")
         declared = resolve_alone(self.described, "runtimes", user="the user", data_dir=DATA, home=HOME, given=[API_KEY])
         return declared.agent
+
+    @property
+    def disk_limits(self) -> Limits:
+        """What each agent may store at most."""
+        # Whole MiB: xfs counts blocks, which are larger than the KiB of the kernel's interface.
+        space = size(self.disk, "disk") // 2**20 * 2**20 if self.disk else 0
+        return Limits(space, space // _SPACE_OF_A_FILE)
 
     @property
     def url(self) -> str:

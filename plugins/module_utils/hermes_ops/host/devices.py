@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..system.errors import OpsError
 from ..system.process import run
@@ -75,12 +75,14 @@ class Content:
     :param used: bytes of the device that its file system uses; None: unknown
     :param damaged: why its file system cannot be trusted; "": no reason is known
     :param busy: the kernel uses it: it is mounted, perhaps where we cannot see it, or part of another device
+    :param quota: its file system can hold users to limits, if it is mounted for that
     """
 
     blank: bool = False
     used: int | None = None
     damaged: str = ""
     busy: bool = False
+    quota: bool = True
 
 
 def devices() -> list[Device]:
@@ -175,36 +177,36 @@ def content(device: Device, mounted: bool) -> Content:
     """
     if device.usage == "filesystem":
         state = {"ext4": _ext4, "xfs": _xfs}.get(device.kind, _unknown)(device.path)
-        return Content(used=state[0], damaged=state[1], busy=not mounted and is_busy(device.path))
+        return replace(state, busy=not mounted and is_busy(device.path))
     busy = is_busy(device.path)
     return Content(blank=not (device.usage or device.kind or device.table or busy) and is_blank(device), busy=busy)
 
 
-def _unknown(_path: str) -> tuple[None, str]:
-    return None, ""
+def _unknown(_path: str) -> Content:
+    return Content()
 
 
-def _ext4(path: str) -> tuple[int | None, str]:
-    """The bytes that the file system uses, and why it counts as damaged."""
+def _ext4(path: str) -> Content:
     if not shutil.which("dumpe2fs"):
         return _unknown(path)
     done = run(["dumpe2fs", "-h", path], timeout=TIMEOUT, check=False)
     said = dict(re.findall(r"^([\w ]+): +(.*)$", done.stdout, re.M))
     if not done.ok or "Block count" not in said:
-        return None, done.last_words
+        return Content(damaged=done.last_words)
     state = said.get("Filesystem state", "")
     damaged = f"its state is {state!r}" if "error" in state else ""
-    return int(said["Block count"]) * int(said["Block size"]), damaged
+    used = int(said["Block count"]) * int(said["Block size"])
+    return Content(used=used, damaged=damaged, quota="quota" in said.get("Filesystem features", "").split())
 
 
-def _xfs(path: str) -> tuple[int | None, str]:
+def _xfs(path: str) -> Content:
     if not shutil.which("xfs_info"):
         # On a bare host, before its packages are installed.
         return _unknown(path)
     # Where it is not mounted, xfs_info reads it with xfs_db; old versions cannot, and the mount will tell.
     done = run(["xfs_info", path], timeout=TIMEOUT, check=False)
     match = re.search(r"^data +=.*?bsize=(\d+) +blocks=(\d+)", done.stdout, re.M)
-    return (int(match[1]) * int(match[2]) if match else None), ""
+    return Content(used=int(match[1]) * int(match[2]) if match else None)
 
 
 def is_busy(path: str) -> bool:

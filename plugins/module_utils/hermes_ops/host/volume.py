@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from ..system.errors import OpsError
 from ..system.paths import check_path
+from ..system.quota import in_force
 from ..system.typed import size
 from . import devices, fstab
 from .devices import Content, Device, Mount
@@ -45,6 +46,7 @@ class Volume:
     :param min_size: smallest size of the device, e.g. ``10G``
     :param timeout: seconds to wait for the device
     :param data_dir: where it is mounted
+    :param quota: whether it is mounted such that users can be held to limits; a blank one is formatted for that
     """
 
     device: str
@@ -54,6 +56,7 @@ class Volume:
     min_size: str
     timeout: int
     data_dir: str
+    quota: bool = False
 
     def __post_init__(self) -> None:
         check_path(self.data_dir, "hermes_data_dir")
@@ -88,6 +91,7 @@ class Place:
     :param below: the names of what lies in the directory while nothing is mounted there
     :param in_fstab: /etc/fstab has a line for it
     :param known: the UUID in our unit: that of the data volume that this host had last; "" if it never had one
+    :param quota: users are held to limits on what is mounted there
     """
 
     mount: Mount | None = None
@@ -95,6 +99,7 @@ class Place:
     below: tuple[str, ...] = ()
     in_fstab: bool = False
     known: str = ""
+    quota: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,8 @@ def plan_volume(volume: Volume, place: Place, device: Device, content: Content, 
         _check_blank(volume, place, device, content)
         return Decision(device, new_uuid, volume.fstype, make=True, mount=True, grow=False)
     _check_content(volume, device, content)
+    if volume.quota:
+        _check_quota(volume, place, device, content)
     grow = content.used is not None and device.size - content.used >= LEAST_GROWTH
     return Decision(device, device.uuid, device.kind, make=False, mount=place.mount is None, grow=grow)
 
@@ -270,6 +277,20 @@ def _check_content(volume: Volume, device: Device, content: Content) -> None:
         raise OpsError(f"its file system is damaged: {content.damaged}", where=path, fix=fix)
 
 
+def _check_quota(volume: Volume, place: Place, device: Device, content: Content) -> None:
+    """:raises OpsError: users cannot be held to limits on the volume as it is"""
+    unmount = f"stop what uses it, and unmount it: {DOCUMENTATION}, Quotas"
+    if not content.quota:
+        raise OpsError(
+            "its file system was made without quotas",
+            where=device.path,
+            fix=f"{unmount}; then: e2fsck -f {device.path} && tune2fs -O quota {device.path}",
+        )
+    if place.mount and not place.quota:
+        what = f"{device.path} is mounted without quotas"
+        raise OpsError(what, where=volume.data_dir, fix=f"{unmount}; then run this again")
+
+
 def look_at_place(volume: Volume, known: str) -> Place:
     """The state of the mount point now; *known* as in :class:`Place`."""
     data_dir = volume.data_dir
@@ -288,6 +309,7 @@ def look_at_place(volume: Volume, known: str) -> Place:
         below=below,
         in_fstab=data_dir in fstab.places(),
         known=known,
+        quota=bool(here) and in_force(data_dir),
     )
 
 

@@ -57,13 +57,15 @@ def _device_unit(uuid: str) -> str:
     return f"{escape(f'/dev/disk/by-uuid/{uuid}')}.device"
 
 
-def render_mount(data_dir: str, uuid: str, kind: str, numbers: Numbers, *, udev: bool) -> str:
+def render_mount(data_dir: str, uuid: str, kind: str, numbers: Numbers, *, udev: bool, quota: bool) -> str:
     """The unit that mounts the volume; it is the only record of *numbers*."""
     device = _device_unit(uuid)
     check = f"systemd-fsck@{device.removesuffix('.device')}.service"
     # Started with its device, whenever that is attached.
     wanted_by = f"multi-user.target {device}" if udev else "multi-user.target"
     unit = f"\nRequires={check}\nAfter={check}" if udev else ""
+    # ext4 and xfs have the same word for it.
+    options = ["nofail,nodev,nosuid", "usrquota" if quota else "", numbers.option()]
     return f"""\
 {_HEADER}
 
@@ -75,7 +77,7 @@ What=/dev/disk/by-uuid/{uuid}
 Where={data_dir}
 Type={kind}
 # nofail: without its volume the host boots, with no agent running, so that somebody can log in.
-Options={",".join(filter(None, ["nofail,nodev,nosuid", numbers.option()]))}
+Options={",".join(filter(None, options))}
 
 [Install]
 WantedBy={wanted_by}
@@ -170,7 +172,7 @@ def _apply_alone(plan: Plan) -> None:
 def _plan_units(volume: Volume, decision: Decision, manager: Manager, numbers: Numbers) -> Plan:
     where, udev, plan = volume.data_dir, os.path.exists(UDEV), Plan()
     files = {
-        path_of(where): render_mount(where, decision.uuid, decision.kind, numbers, udev=udev),
+        path_of(where): render_mount(where, decision.uuid, decision.kind, numbers, udev=udev, quota=volume.quota),
         AFTER_PATH: render_after(where),
     }
     if udev:
@@ -197,9 +199,12 @@ def _make(volume: Volume, decision: Decision) -> None:
     now = next((each for each in devices.devices() if each.path == device.path), None)
     if now != device or not devices.content(device, mounted=False).blank:
         raise OpsError("is no longer blank", where=device.path, fix="see who else uses it, then run this again")
-    identity = ["-U", decision.uuid] if decision.kind == "ext4" else ["-m", f"uuid={decision.uuid}"]
+    options = ["-U", decision.uuid] if decision.kind == "ext4" else ["-m", f"uuid={decision.uuid}"]
+    if volume.quota and decision.kind == "ext4":
+        # xfs always has them.
+        options += ["-O", "quota"]
     # Neither program is told to overwrite what it finds.
-    run([f"mkfs.{decision.kind}", "-q", "-L", volume.label, *identity, device.path], timeout=CHECK_TIMEOUT)
+    run([f"mkfs.{decision.kind}", "-q", "-L", volume.label, *options, device.path], timeout=CHECK_TIMEOUT)
 
 
 def _mount(volume: Volume, decision: Decision, manager: Manager, agents: Sequence[Agent]) -> list[Difference]:

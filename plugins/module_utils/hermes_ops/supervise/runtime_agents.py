@@ -79,6 +79,15 @@ def in_state(host: Host, state: str) -> list[str]:
     return _INSTANCE.findall(host.manager.ask(*words).stdout)
 
 
+def not_started(host: Host) -> list[Agent]:
+    """Those that could not be started the last time."""
+    try:
+        identities = os.listdir(runtimes.FAILED)
+    except FileNotFoundError:
+        return []
+    return agents_of(host, filter(None, map(host.users.by_id, identities)))
+
+
 def find(host: Installation, name: str) -> Agent | None:
     """The agent *name*, a declared one or that of a user who has a runtime; None: there is no such agent.
 

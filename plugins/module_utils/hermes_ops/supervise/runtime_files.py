@@ -21,7 +21,7 @@ from ..host.runtimes import User
 from ..system.errors import OpsError
 from ..system.files import check_trusted, ensure_directory, read_text, write_atomic, write_json
 from ..system.typed import plain
-from . import editions
+from . import editions, runtime_disk
 from .proxy import USER as PROXY_USER
 from .runtime_host import Host
 from .runtime_units import SOCKET, WANTED
@@ -141,6 +141,8 @@ def make_directory(host: Host, user: User) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
     check_owner(host, user)
+    # Before the user has it.
+    runtime_disk.limit(host, user)
     if os.lstat(path).st_uid == 0:
         # Made just now, or by a run that was killed here.
         os.chown(path, account.uid, account.gid, follow_symlinks=False)

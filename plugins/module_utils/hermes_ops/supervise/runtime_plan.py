@@ -23,7 +23,7 @@ from ..system.process import run
 from ..system.services import plan_enabled, plan_files_gone, plan_gone, plan_started
 from ..system.systemd import Manager
 from ..system.typed import plain
-from . import editions, proxy, runtime_units
+from . import editions, proxy, runtime_disk, runtime_units
 from .resting import REST, WAKE
 from .rollout import FAILED
 from .runtime_files import PROXY_SECRETS, check_owner, is_complete, is_written, write
@@ -68,6 +68,7 @@ def plan_present(host: Host, manager: Manager) -> Plan:
     if not plan_started(plan, manager, units[BOOT]) and not is_written(host):
         # Not a restart of the unit, which would stop every agent.
         plan.add(Difference(runtimes.RUN, "another declaration", "this one"), lambda: _write(host, manager))
+    plan.join(runtime_disk.plan_limits(host, users))
     _plan_users(plan, host, users)
     plan.join(proxy.plan_proxy(proxy_of(declared), manager))
     _plan_rollout(plan, host, manager)
@@ -176,6 +177,7 @@ def _check(host: Host, users: list[User]) -> None:
     for name, path in host.settings.plugins.items():
         if not os.path.isdir(path):
             raise OpsError("is no directory of this host", where=f"plugins: {name}: {path}", fix="put it there first")
+    runtime_disk.check(host)
     for user in users:
         check_owner(host, user)
     able = {*host.settings.users, *(user.name for user in users)} - {user.name for user in users if user.off}

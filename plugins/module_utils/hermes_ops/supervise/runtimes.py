@@ -28,7 +28,7 @@ from ..system.errors import OpsError, Refused
 from ..system.files import ensure_directory, read_text
 from ..system.process import run
 from ..system.systemd import Unit
-from . import resting
+from . import resting, runtime_disk
 from .runtime_files import enable, is_complete, known, link, make_directory, make_places, write, write_variables
 from .runtime_host import Host
 from .runtime_units import AGENT, FRONT, PODMAN, REST, SOCKET
@@ -185,9 +185,11 @@ def report(host: Host, users: Iterable[User]) -> list[dict[str, Any]]:
 
     :returns: ``user``, ``id``, ``container``, ``url``, ``uid``, ``state`` (``running``, ``starting``, ``asleep``: the
         next call wakes it, ``failed``: the next call tries again, ``off``: it was stopped), ``since`` (seconds that it
-        has run; 0) and ``reason`` (why it could not be started; None)
+        has run; 0), ``reason`` (why it could not be started; None) and ``disk`` (per cent of ``runtimes_disk`` that
+        are in use; None: there is no limit)
     """
     users = list(users)
+    limited = bool(host.settings.disk) and runtime_disk.in_force(host)
     names = [unit.format(user.id) for user in users for unit in (SOCKET, AGENT)]
     units = host.manager.units(names)
     found = []
@@ -206,6 +208,7 @@ def report(host: Host, users: Iterable[User]) -> list[dict[str, Any]]:
                 "state": _state(user, agent, reason),
                 "since": int(agent.age) if agent.running else 0,
                 "reason": reason,
+                "disk": runtime_disk.usage(host, host.account_of(user).uid).percent if limited else None,
             }
         )
     return found
@@ -287,6 +290,7 @@ def remove(host: Host, user: User, *, purge: bool) -> None:
             if records.exist():
                 # Copies of the user's files, from a restore.
                 records.remove()
+            runtime_disk.release(host, user)
             host.users.forget(user)
     if aside:
         # The user decides how long this takes. Killed here, it is an orphan.

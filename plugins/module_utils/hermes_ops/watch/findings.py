@@ -21,6 +21,7 @@ STARTING = 60.0
 # The causes of warnings that a person can acknowledge. All others are failures, or pass on their own.
 WARNINGS = (
     "climbs",
+    "disk_share",
     "expiry",
     "expiry_unknown",
     "parked",

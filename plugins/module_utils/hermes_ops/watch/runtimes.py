@@ -3,20 +3,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Findings about users' agents, on a host that has runtimes: what all of them need, and those that run.
 
-One that sleeps is not looked at. One that cannot be started has a unit that failed.
+One that sleeps is not looked at. One that cannot be started has a unit that failed, and perhaps no space.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from ..description.agent import Agent
-from ..host import runtimes
 from ..host.installation import Installation
 from ..host.runtime_walls import TABLE
-from ..supervise import editions, health, journal, proxy, runtime_agents
+from ..supervise import editions, health, journal, proxy, runtime_agents, runtime_disk
 from ..supervise.rollout import FAILED, failed
 from ..supervise.runtime_host import Host
 from ..system.errors import OpsError
@@ -27,6 +25,7 @@ from .findings import Finding, health_findings
 
 # Agents that one look looks at, side by side: each of them can use up the time of its worker.
 AT_ONCE = 16
+_ROOM = "have it remove files, or declare a larger runtimes_disk: docs/runtimes.md, The disk"
 
 
 def look(ops_dir: str) -> list[Finding]:
@@ -62,9 +61,10 @@ def look_at_agents(
     try:
         users = Host.of(host)
         agents = runtime_agents.running(users)
-        identities = set(users.users.ids())
-        failed = sum(os.path.exists(f"{runtimes.FAILED}/{identity}") for identity in identities)
-        figures = {"known": len(identities), "running": len(agents), "failed": failed}
+        # One whose space is used up cannot be started, either.
+        failed = runtime_agents.not_started(users)
+        disks = _disks(users, [*agents, *failed])
+        figures = {"known": len(users.users.ids()), "running": len(agents), "failed": len(failed)}
         before = {agent.name: number(known.get(agent.name)) or 0.0 for agent in agents}
         # A time in the future comes from a clock that was fast.
         looked = {name: when if abs(when) <= now else 0.0 for name, when in before.items()}
@@ -77,7 +77,7 @@ def look_at_agents(
     except OpsError as error:
         return [Finding("users_unknown", f"the agents of users: {error.where}: {error.what}", error.fix or "")], {}, {}
     ill = {finding.agent for finding in found}
-    return found, {**looked, **{agent.name: -now if agent.name in ill else now for agent in agents}}, figures
+    return found + disks, {**looked, **{agent.name: -now if agent.name in ill else now for agent in agents}}, figures
 
 
 def _problems(supervisor: runtime_agents.Containers, agents: list[Agent]) -> list[Finding]:
@@ -95,6 +95,22 @@ def _problems(supervisor: runtime_agents.Containers, agents: list[Agent]) -> lis
         if later[agent.name].running and later[agent.name].entered == state.entered:
             journal.explain(agent, supervisor, result)
             found += health_findings(result, state, None)
+    return found
+
+
+def _disks(host: Host, agents: list[Agent]) -> list[Finding]:
+    """What there is to say of the space of *agents*. It is the kernel that counts it."""
+    try:
+        runtime_disk.check(host)
+    except OpsError as error:
+        return [Finding("disk_unlimited", f"{error.where}: {error.what}", error.fix or "")]
+    found = []
+    for agent in agents if host.settings.disk else ():
+        percent = runtime_disk.usage(host, int(agent.user)).percent
+        if percent >= runtime_disk.NEARLY_FULL:
+            # Its user did that, and harms no other.
+            what = f"it uses {percent} % of the space or files that runtimes_disk allows it"
+            found.append(Finding("disk_share", what, _ROOM, failure=False, agent=agent.name))
     return found
 
 
