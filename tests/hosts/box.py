@@ -398,7 +398,10 @@ def main() -> int:
         "packages", help="install what tests on this machine itself need, where it is missing"
     )
     packages.add_argument(
-        "names", nargs="+", metavar="PROGRAM[=PACKAGE]", help="a program, and its package if that has another name"
+        "names",
+        nargs="+",
+        metavar="PROGRAM[=PACKAGE[+PACKAGE]]",
+        help="a program, and its packages if they have other names",
     )
     hosts = "a suite (bare), or a suite and versions of Hermes (prepared): bookworm, bookworm+0.19.0"
     image = commands.add_parser("image", help="build the image of a host, print its name")
