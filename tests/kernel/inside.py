@@ -51,7 +51,6 @@ class Disk:
     kind: str
     device: str
     quota: bool = True
-    format: bool = True
 
     @property
     def where(self) -> str:
@@ -60,7 +59,7 @@ class Disk:
     @property
     def declared(self) -> Volume:
         return Volume(
-            device=self.device, fstype=self.kind, label="hermes-data", format=self.format, min_size="64M", timeout=0,
+            device=self.device, fstype=self.kind, label="hermes-data", format=True, min_size="64M", timeout=0,
             data_dir=self.where, quota=self.quota,
         )  # fmt: skip
 
