@@ -62,19 +62,24 @@ def move(host: Installation, source: Agent, target: Agent, say: Callable[[str], 
             if elsewhere:
                 arrives.write_moved(elsewhere)
                 _retire(host, target)
-            # Whether the target had already got there when an earlier call was killed is not known. If so, it may run.
             if before is None:
-                left.write_moved(None)
-                _employ(host, source)
-                if running:
-                    say(f"starting {source.name} again")
-                    supervisor = runtime_agents.supervisor_for(host, source.name)
-                    gateway.start(supervisor, [source], {source.name: left})
+                say(f"{source.name} stays where it is")
+                _give_up(host, source, running)
             elif isinstance(error, OpsError):
+                # The target may have got what it runs on before the earlier call was killed.
                 error.what += f"; {source.name} stays stopped, because an earlier move of it was interrupted"
             raise
         left.write_moved(Moved(target.name, True))
     return aside
+
+
+def _give_up(host: Installation, source: Agent, running: bool) -> None:
+    """Have *source* be started again; now if it was *running*."""
+    records = host.records(source.name)
+    records.write_moved(None)
+    _employ(host, source)
+    if running:
+        gateway.start(runtime_agents.supervisor_for(host, source.name), [source], {source.name: records})
 
 
 def _retire(host: Installation, agent: Agent) -> None:
