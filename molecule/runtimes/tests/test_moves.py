@@ -21,19 +21,17 @@ def gina(user, controller):
     """A user without a runtime; afterwards the host's agent is at home again."""
     found = user("gina@example.org")
     yield found
-    if controller.shell("cat /var/lib/hermes/ops/agents/default/moved.json 2>/dev/null || true"):
-        found.command("move", "--to", "default")
     found.command("remove", "--purge")
+    # Of a test that failed in between.
+    controller.shell("rm -f /var/lib/hermes/ops/agents/default/moved.json")
     controller.converge()
 
 
-def learn(controller, home, account, token):
+def learn(controller, home, token):
     """Have an agent know *token* by heart, and in files of its own."""
     script = 'cd "$1"; mkdir -p skills/moved notes; for name in memories/MEMORY.md skills/moved/SKILL.md notes/own; do '
-    script += 'echo "$2" >>$name; done'
-    controller.shell(
-        'setpriv --reuid "$1" --regid "$1" --clear-groups sh -ec "$2" sh "$3" "$4"', account, script, home, token
-    )
+    script += 'echo "$2" >>$name; done; chown --recursive --reference . memories skills/moved notes'
+    controller.shell(script, home, token)
 
 
 def knows(controller, home, token):
@@ -42,13 +40,13 @@ def knows(controller, home, token):
     return {name.removeprefix("./").removesuffix("-wal") for name in found.splitlines() if "/logs/" not in name}
 
 
-def test_there_and_back_nothing_is_lost(gina, agent, controller, wait_until):
+def test_there_and_back_nothing_is_lost(gina, agent, controller):
     own = agent()
     host_home, user_home = own.home, f"{gina.data}/.hermes"
     key = own.key
     first, second = secrets.token_hex(8), secrets.token_hex(8)
     assert own.reply(f"say {first}") == f"The model heard: say {first}"
-    learn(controller, host_home, controller.shell(f"id --user {own.user}").strip(), first)
+    learn(controller, host_home, first)
     everywhere = {"state.db", "memories/MEMORY.md", "skills/moved/SKILL.md", "notes/own"}
 
     gina.command("move", "--from", "default")
@@ -69,7 +67,7 @@ def test_there_and_back_nothing_is_lost(gina, agent, controller, wait_until):
     assert gina.reply(f"say {second}") == f"The model heard: say {second}"
     answer = gina.call("/api/jobs", JOB)
     assert answer.status == 200, answer
-    learn(controller, user_home, str(gina.status()["uid"]), second)
+    learn(controller, user_home, second)
     gina.command("move", "--to", "default")
     for token in (first, second):
         assert everywhere <= knows(controller, host_home, token)
@@ -80,14 +78,14 @@ def test_there_and_back_nothing_is_lost(gina, agent, controller, wait_until):
     assert gina.call().status == 404
     assert "has moved to default" in controller.shell('hermes-ops runtime ensure -- "$1" 2>&1 || true', gina.name)
     controller.converge()
-    assert controller.converge().changed == 0
+    assert own.reply("hello again") == "The model heard: hello again"
 
 
 @pytest.mark.parametrize("seconds", [2, 5])
 def test_a_move_that_was_killed_is_finished_by_the_next_call(gina, agent, controller, wait_until, seconds):
     own, token = agent(), secrets.token_hex(8)
     gina.command("ensure")
-    learn(controller, own.home, controller.shell(f"id --user {own.user}").strip(), token)
+    learn(controller, own.home, token)
     move = "hermes-ops runtime move --from default --"
     controller.shell(f'timeout --signal=KILL {seconds} {move} "$1" || true', gina.name)
     left = json.loads(controller.shell("cat /var/lib/hermes/ops/agents/default/moved.json 2>/dev/null || echo null"))

@@ -100,9 +100,15 @@ def test_an_agent_that_has_moved_is_converged_but_neither_enabled_nor_started(sy
     records["coder"].write_moved(Moved("user-1", True))
     for _run in range(2):
         plan = converge(host, agents(), records)
-        assert str(plan.failed["coder"]).startswith("agent coder: has moved to user-1. Fix: ")
+        assert str(plan.failed["coder"]).startswith("has moved to user-1. Fix: ")
     assert [verb for verb in systemd.verbs if "coder" in verb] == []
     assert "start hermes-gateway@default.service" in systemd.verbs
+    # Nor by a command that restarts it.
+    coder = [each for each in agents() if each.name == "coder"]
+    for act in (gateway.start, gateway.restart):
+        with pytest.raises(OpsError, match="agent coder: has moved to user-1"):
+            act(Systemd(manager_of(host)), coder, records)
+    assert [verb for verb in systemd.verbs if "coder" in verb] == []
     # All that it needs is there when it moves back.
     assert os.path.exists(host.drop_in_path("coder"))
     records["coder"].write_moved(None)

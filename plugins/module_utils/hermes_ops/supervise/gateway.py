@@ -231,7 +231,7 @@ def _plan_present(
             records[agent.name].refuse_moved()
         except OpsError as error:
             # Its home and its files are converged, so that it can be moved back.
-            plan.failed[agent.name] = error
+            plan.failed[agent.name] = OpsError(error.what, fix=error.fix)
     agents = [agent for agent in agents if agent.name not in plan.failed]
     for agent in agents:
         if not states[agent.unit].enabled:
@@ -270,7 +270,12 @@ def start(supervisor: Supervisor, agents: list[Agent], records: dict[str, Record
 
 
 def restart(supervisor: Supervisor, agents: list[Agent], records: dict[str, Records]) -> None:
-    """Restart the gateways of *agents*, and only then clear their recorded reasons."""
+    """Restart the gateways of *agents*, and only then clear their recorded reasons.
+
+    :raises OpsError: as :func:`start`
+    """
+    for agent in agents:
+        records[agent.name].refuse_moved()
     began = time.time()
     supervisor.restart(agents)
     for agent in agents:
