@@ -210,10 +210,28 @@ def test_a_call_that_finishes_another_s_move_and_fails_starts_neither_twice(
 ):
     host.records("default").write_moved(Moved(ada.agent, False))
     (tmp_path / "home/sick").touch()
-    with pytest.raises(OpsError, match=r"default stays stopped, because an earlier move of it was interrupted"):
+    with pytest.raises(OpsError, match=r"default stays stopped, since user-.* may have what it knows"):
         call(monkeypatch, "move", "ada", "--from", "default")
     assert not own.active
     assert is_refused(host, "default")
+
+
+def test_while_the_other_cannot_get_back_what_it_had_none_is_started(host, ada, units, own, tmp_path, monkeypatch):
+    (tmp_path / "home/sick").touch()
+
+    def fail(*_arguments):
+        raise OpsError("cannot be put back")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(restore.Restore, "_put_back", fail)
+        with pytest.raises(OpsError, match=r"cannot be put back; default stays stopped"):
+            call(monkeypatch, "move", "ada", "--from", "default")
+    assert not own.active
+    assert units.active == set()
+    assert is_refused(host, "default")
+    (tmp_path / "home/sick").unlink()
+    assert call(monkeypatch, "move", "ada", "--from", "default") == 0
+    assert knows(units.home) == ("declared", "declared")
 
 
 def test_a_move_that_was_made_is_not_made_again(host, ada, units, own, monkeypatch, capsys):

@@ -62,12 +62,15 @@ def move(host: Installation, source: Agent, target: Agent, say: Callable[[str], 
             if elsewhere:
                 arrives.write_moved(elsewhere)
                 _retire(host, target)
-            if before is None:
+            # An earlier call was killed, perhaps after the restore; or this one's restore is not undone yet.
+            unsure = before is not None or host.unfinished("restore", target.name)
+            if not unsure:
                 say(f"{source.name} stays where it is")
                 _give_up(host, source, running)
             elif isinstance(error, OpsError):
-                # The target may have got what it runs on before the earlier call was killed.
-                error.what += f"; {source.name} stays stopped, because an earlier move of it was interrupted"
+                error.what += (
+                    f"; {source.name} stays stopped, since {target.name} may have what it knows: move it again"
+                )
             raise
         left.write_moved(Moved(target.name, True))
     return aside
