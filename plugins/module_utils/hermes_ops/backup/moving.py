@@ -68,9 +68,7 @@ def move(host: Installation, source: Agent, target: Agent, say: Callable[[str], 
                 say(f"{source.name} stays where it is")
                 _give_up(host, source, running)
             elif isinstance(error, OpsError):
-                error.what += (
-                    f"; {source.name} stays stopped, since {target.name} may have what it knows: move it again"
-                )
+                error.what += f"; {source.name} stays stopped, since {target.name} may have what it knows"
             raise
         left.write_moved(Moved(target.name, True))
     return aside
