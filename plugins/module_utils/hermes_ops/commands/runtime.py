@@ -30,7 +30,7 @@ from . import restore as command_restore
 SUMMARY = "the agents in containers, one for each user"
 _USER = "the user's id, as the application knows it"
 _MOVE = (
-    "The one that is left is stopped, is not started again by anything, and keeps its data. What the other one had is "
+    "The one that is left is stopped, stays so, and keeps its data. What the other one had is "
     "set aside, and put back if it is not healthy afterwards. If killed, it is finished by the next call. "
     "exit status: 0 moved; 2 not moved; 3 the same, because another job is under way"
 )
