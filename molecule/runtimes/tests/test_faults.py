@@ -65,7 +65,7 @@ def test_one_that_ends_well_is_woken_by_the_next_call(ada, wait_until):
 
 def test_podman_is_killed_while_it_starts_a_container(ada, asleep, wait_until):
     asleep(ada)
-    kill = f"timeout 30 sh -c 'until pkill -KILL --full \"podman.* run --name={ada.container}\"; do :; done'"
+    kill = f"timeout 30 sh -c 'until pkill -KILL --full \"[p]odman.* run --name={ada.container}\"; do :; done'"
     call = f"curl --silent --output /dev/null --max-time 60 {URL}/u/{ada.name}/health"
     ada.shell(f"{kill} & {call} --header 'Authorization: Bearer {key_of(ada.name)}' || true; wait $!")
     wait_until(ada.answers, "the agent answers", seconds=30)

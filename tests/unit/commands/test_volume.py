@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops import cli
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.commands import volume
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Moved
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
 
 UNIT = "hermes-gateway@default.service"
@@ -25,6 +26,7 @@ def host(tmp_path, monkeypatch):
         agent = described.agent("default", home=str(tmp_path / "default"), directory=str(tmp_path))
         host.records("default").write_agent(agent)
         monkeypatch.setattr(volume.Installation, "load", lambda: host)
+        return host
 
     monkeypatch.setattr(volume.guard, "posted", lambda: [])
     monkeypatch.setattr(volume.tailnet, "declared_here", lambda: False)
@@ -45,6 +47,13 @@ def test_the_agents_are_started(host, monkeypatch, systemd, scope, reachable, as
     monkeypatch.setattr(Manager, "reachable", reachable)
     assert cli.main(["volume"]) == 0
     assert systemd.verbs == asked
+
+
+def test_an_agent_that_has_moved_is_not_started(host, monkeypatch, systemd):
+    host("system").records("default").write_moved(Moved("user-1", False))
+    monkeypatch.setattr(Manager, "reachable", True)
+    assert cli.main(["volume"]) == 0
+    assert systemd.verbs == []
 
 
 def test_tailscaled_is_started_on_a_node(host, monkeypatch, systemd):

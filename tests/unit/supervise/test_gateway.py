@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description import declaration
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host import held
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Records
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Moved, Records
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import gateway, units
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system import network as ports
@@ -94,6 +94,26 @@ def test_a_gateway_that_was_stopped_before_its_disk_was_nearly_full_starts_when_
     hold = held.read("coder")
     assert hold
     assert hold.start
+
+
+def test_an_agent_that_has_moved_is_converged_but_neither_enabled_nor_started(systemd, host, records):
+    records["coder"].write_moved(Moved("user-1", True))
+    for _run in range(2):
+        plan = converge(host, agents(), records)
+        assert str(plan.failed["coder"]).startswith("has moved to user-1. Fix: ")
+    assert [verb for verb in systemd.verbs if "coder" in verb] == []
+    assert "start hermes-gateway@default.service" in systemd.verbs
+    # Nor by a command that restarts it.
+    coder = [each for each in agents() if each.name == "coder"]
+    for act in (gateway.start, gateway.restart):
+        with pytest.raises(OpsError, match="agent coder: has moved to user-1"):
+            act(Systemd(manager_of(host)), coder, records)
+    assert [verb for verb in systemd.verbs if "coder" in verb] == []
+    # All that it needs is there when it moves back.
+    assert os.path.exists(host.drop_in_path("coder"))
+    records["coder"].write_moved(None)
+    assert not converge(host, agents(), records).failed
+    assert "start hermes-gateway@coder.service" in systemd.verbs
 
 
 def test_a_changed_drop_in_restarts_exactly_one(systemd, host, records):

@@ -13,10 +13,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from ..backup import moving
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..description.runtime_keys import key_of
+from ..host.installation import Installation
 from ..host.runtimes import ROLLOUT, User
-from ..supervise import orphans, runtime_fleet, runtime_plan, runtimes
+from ..host.undertaking import Interrupted
+from ..supervise import orphans, runtime_agents, runtime_fleet, runtime_plan, runtimes
 from ..supervise.runtime_disk import NEARLY_FULL
 from ..supervise.runtime_host import Host
 from ..supervise.runtime_units import AGENT, PODMAN
@@ -27,6 +30,11 @@ from . import restore as command_restore
 
 SUMMARY = "the agents in containers, one for each user"
 _USER = "the user's id, as the application knows it"
+_MOVE = (
+    "The one that is left is stopped, stays so, and keeps its data. What the other one had is "
+    "set aside, and put back if it is not healthy afterwards. If killed, it is finished by the next call. "
+    "exit status: 0 moved; 2 not moved; 3 the same, because another job is under way"
+)
 # What the units call, and nobody else.
 _INTERNAL = {
     "boot": "write what the units need in memory",
@@ -76,6 +84,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     action.add_argument("user", metavar="USER", help=_USER)
     command_restore.options(action)
     action.set_defaults(kept=False, recover=False, own=True)
+    text = "move an agent of this host into the user's runtime, or back, with all that it knows"
+    action = actions.add_parser("move", help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_MOVE)
+    action.add_argument("user", metavar="USER", help=_USER)
+    way = action.add_mutually_exclusive_group(required=True)
+    way.add_argument("--from", dest="source", metavar="AGENT", help="what AGENT knows becomes the user's")
+    way.add_argument("--to", dest="target", metavar="AGENT", help="what the user's agent knows becomes AGENT's")
     for name, text in _INTERNAL.items():
         action = actions.add_parser(name, help=f"{text}; a unit runs this")
         if name != "boot":
@@ -195,6 +209,36 @@ def _restore(host: Host, arguments: argparse.Namespace) -> int:
         )
     arguments.agent = user.agent
     return command_restore.work(arguments)
+
+
+def _move(host: Host, arguments: argparse.Namespace) -> int:
+    installation = Installation.load()
+    # Not that of a user: --from and --to name agents of the host.
+    agent = next((each for each in installation.agents if each.name == (arguments.source or arguments.target)), None)
+    if agent is None:
+        names = ", ".join(each.name for each in installation.agents)
+        raise OpsError("there is no such agent here", where="--from, --to", fix=f"declare it, or use one of: {names}")
+    user = host.users.find(arguments.user) if arguments.source else host.users.get(arguments.user)
+    if not user or not os.path.lexists(user.home(host.data_dir)):
+        if arguments.target:
+            raise OpsError("has no home yet", where=f"user {arguments.user}", fix="there is nothing to move")
+        runtimes.ensure(host, arguments.user)
+        user = host.users.get(arguments.user)
+    (users,) = runtime_agents.agents_of(host, [user])
+    source, target = (agent, users) if arguments.source else (users, agent)
+    try:
+        aside = moving.move(installation, source, target, say_now)
+    except Interrupted as error:
+        raise OpsError(f"{error}; nothing was moved", fix="run it again") from None
+    if aside is None:
+        say(f"{source.name} had moved to {target.name} before")
+        return EXIT_OK
+    say(f"{target.name} goes on with what {source.name} knew; what it had is in {aside}")
+    if arguments.source:
+        say(f"Now declare {{name: {agent.name}, state: absent}} in hermes_agents. Its data stay in {agent.home}.")
+    else:
+        say("Now run site.yml, which brings what is declared for the agent.")
+    return EXIT_OK
 
 
 def _boot(host: Host, _arguments: argparse.Namespace) -> int:

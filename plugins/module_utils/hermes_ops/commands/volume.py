@@ -31,6 +31,8 @@ def work(_arguments: argparse.Namespace) -> int:
     failed = False
     for agent in host.agents:
         try:
+            if host.records(agent.name).moved():
+                continue
             manager = host.manager_of(agent)
             # A user's manager that is still to come finds the volume mounted, and starts its gateways itself.
             if manager.reachable:

@@ -125,6 +125,18 @@ class Separated:
     aside: str
 
 
+@dataclass(frozen=True)
+class Moved:
+    """Where an agent has moved to. What it was until then must not run again: its jobs would run twice.
+
+    :param to: the agent that it is now
+    :param done: whether it got there; a move that was killed is finished by the next one
+    """
+
+    to: str
+    done: bool
+
+
 class Records:
     """The directory ``<ops_dir>/agents/<name>/``, which belongs to the operator, never to the agent.
 
@@ -134,6 +146,7 @@ class Records:
                               the restart, so that the next run finishes one that was killed in between
     ``kept/<file>``           the copy of an agent's file that last proved to work
     ``separated.json``        the former place of an agent that was separated from an adopted home
+    ``moved.json``            where the agent has moved to, so it is not started here; see :class:`Moved`
     ``restore.json``          the journal of a restore of its home; exists only while it is under way
     ``undeclared.json``       exists while the host has an agent that is no longer declared
     ``lock``                  held by the process that changes the agent
@@ -250,6 +263,30 @@ class Records:
     def write_separated(self, was: Separated) -> None:
         write_json(self._separated_path, asdict(was))
 
+    def moved(self) -> Moved | None:
+        """Where the agent has moved to, or is moving to; None: it is here."""
+        found = read_json(self._moved_path)
+        return parse(Moved, found, self._moved_path) if found else None
+
+    def write_moved(self, moved: Moved | None) -> None:
+        if moved:
+            self.prepare()
+            write_json(self._moved_path, asdict(moved))
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._moved_path)
+
+    def refuse_moved(self) -> None:
+        """:raises OpsError: the agent has moved, so it must not be started here"""
+        moved = self.moved()
+        if moved:
+            raise OpsError(
+                f"has moved to {moved.to}" if moved.done else f"is moving to {moved.to}, or that was interrupted",
+                where=f"agent {os.path.basename(self.directory)}",
+                fix="move it with hermes-ops runtime move; to start it with what is here nevertheless, "
+                f"rm {self._moved_path}",
+            )
+
     def mark_undeclared(self, marked: bool) -> None:
         """Record that the agent is on the host, but no longer declared; or that it is."""
         if marked != self.is_undeclared():
@@ -274,6 +311,10 @@ class Records:
     @property
     def _separated_path(self) -> str:
         return os.path.join(self.directory, "separated.json")
+
+    @property
+    def _moved_path(self) -> str:
+        return os.path.join(self.directory, "moved.json")
 
     @property
     def _undeclared_path(self) -> str:

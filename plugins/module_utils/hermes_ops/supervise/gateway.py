@@ -227,6 +227,13 @@ def _plan_present(
     records: dict[str, Records],
 ) -> None:
     for agent in agents:
+        try:
+            records[agent.name].refuse_moved()
+        except OpsError as error:
+            # Its home and its files are converged, so that it can be moved back.
+            plan.failed[agent.name] = OpsError(error.what, fix=error.fix)
+    agents = [agent for agent in agents if agent.name not in plan.failed]
+    for agent in agents:
         if not states[agent.unit].enabled:
             plan.add(
                 Difference(agent.unit, "disabled", "enabled"),
@@ -250,7 +257,12 @@ def _plan_present(
 
 
 def start(supervisor: Supervisor, agents: list[Agent], records: dict[str, Records]) -> None:
-    """Start the gateways of *agents*, then clear their recorded reasons for a restart."""
+    """Start the gateways of *agents*, then clear their recorded reasons for a restart.
+
+    :raises OpsError: one cannot be started, or has moved elsewhere
+    """
+    for agent in agents:
+        records[agent.name].refuse_moved()
     began = time.time()
     supervisor.start(agents)
     for agent in agents:
@@ -258,7 +270,12 @@ def start(supervisor: Supervisor, agents: list[Agent], records: dict[str, Record
 
 
 def restart(supervisor: Supervisor, agents: list[Agent], records: dict[str, Records]) -> None:
-    """Restart the gateways of *agents*, and only then clear their recorded reasons."""
+    """Restart the gateways of *agents*, and only then clear their recorded reasons.
+
+    :raises OpsError: as :func:`start`
+    """
+    for agent in agents:
+        records[agent.name].refuse_moved()
     began = time.time()
     supervisor.restart(agents)
     for agent in agents:
@@ -292,7 +309,7 @@ def _plan_other_scope(
         if unit.enabled or unit.active not in DEAD:
             plan.add(
                 Difference(f"{unit.name} ({other.scope} scope)", f"{unit.active}, {_enabled(unit)}", None),
-                lambda agent=agent, manager=manager: plan.with_each([agent], lambda _agents: _leave(manager, agent)),
+                lambda agent=agent, manager=manager: plan.with_each([agent], lambda _agents: leave(manager, agent)),
             )
     plan_files_gone(plan, [*(other.drop_in_path(name) for name in sorted(names)), other.template_path])
     for manager, _group in grouped(members, manager_before):
@@ -307,7 +324,7 @@ def _disable(manager: Manager, agent: Agent) -> None:
     manager.call("disable", "--now", agent.unit, timeout=stop_timeout([agent]))
 
 
-def _leave(manager: Manager, agent: Agent) -> None:
+def leave(manager: Manager, agent: Agent) -> None:
     """Stop and disable the gateway of *agent* in a manager that is to run it no longer."""
     # What a user's manager may still want to start has no unit any more.
     with excused(manager, end=True):

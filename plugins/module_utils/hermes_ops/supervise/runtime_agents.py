@@ -109,6 +109,17 @@ def one(host: Installation, name: str | None) -> Agent:
     return (find(host, name) if name else None) or host.one(name)
 
 
+def user_of(host: Host, agent: Agent) -> User:
+    """The user of *agent*, which is one of :func:`agents_of`.
+
+    :raises OpsError: there is no such user any more
+    """
+    user = host.users.by_id(agent.name[len(_PREFIX) :])
+    if not user:
+        raise OpsError("is gone", where=f"agent {agent.name}", fix="see hermes-ops runtime list")
+    return user
+
+
 def supervisor_for(host: Installation, name: str) -> Supervisor:
     """The supervisor of the agent *name*, a declared one or that of a user."""
     return Containers(Host.of(host)) if is_users(name) and runtimes.present() else supervisor_of(host)
@@ -129,7 +140,7 @@ class Containers:
 
     def state(self, agents: Iterable[Agent]) -> dict[str, State]:
         agents = list(agents)
-        users = {agent.name: self._user(agent) for agent in agents}
+        users = {agent.name: user_of(self.host, agent) for agent in agents}
         found = self.host.manager.units(
             [unit for agent in agents for unit in (agent.unit, SOCKET.format(users[agent.name].id))]
         )
@@ -140,11 +151,11 @@ class Containers:
 
     def start(self, agents: Iterable[Agent]) -> None:
         for agent in agents:
-            control.start(self.host, self._user(agent))
+            control.start(self.host, user_of(self.host, agent))
 
     def stop(self, agents: Iterable[Agent]) -> None:
         for agent in agents:
-            control.halt(self.host, self._user(agent))
+            control.halt(self.host, user_of(self.host, agent))
 
     def restart(self, agents: Iterable[Agent]) -> None:
         agents = list(agents)
@@ -153,12 +164,6 @@ class Containers:
 
     def log(self, agent: Agent, *, before: bool) -> list[str]:
         return self.units.log(agent, before=before)
-
-    def _user(self, agent: Agent) -> User:
-        user = self.host.users.by_id(agent.name[len(_PREFIX) :])
-        if not user:
-            raise OpsError("is gone", where=f"agent {agent.name}", fix="see hermes-ops runtime list")
-        return user
 
     def _state(self, user: User, agent: Unit, listening: Unit) -> State:
         off = agent.dead and listening.dead

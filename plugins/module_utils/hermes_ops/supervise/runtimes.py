@@ -85,7 +85,7 @@ def enrol(host: Host, names: Iterable[str]) -> list[User]:
 
     Killed at any point, it is finished by the next call.
 
-    :raises OpsError: a name cannot be one, or there is no room for it
+    :raises OpsError: a name cannot be one, there is no room for it, or the agent has moved elsewhere
     """
     names = list(names)
     known = [host.users.find(name) for name in names]
@@ -94,6 +94,8 @@ def enrol(host: Host, names: Iterable[str]) -> list[User]:
         # Also while somebody else makes or removes runtimes.
         return users
     with host.users.lock():
+        for user in filter(None, known):
+            Records(host.ops_dir, user.agent).refuse_moved()
         users = host.users.enrol(names, room_of(network_of(host.settings.network)))
         complete(host, [user for user in users if not is_complete(host, user)])
     return users
