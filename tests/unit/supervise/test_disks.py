@@ -117,7 +117,7 @@ class Host:
         return False
 
     def records(self, _name):
-        return SimpleNamespace(restarted=lambda _since: None)
+        return SimpleNamespace(restarted=lambda _since: None, refuse_moved=lambda: None)
 
     def manager_of(self, agent):
         return SimpleNamespace(call=lambda verb, *_words, **_options: self._tell(verb, [agent]))

@@ -112,7 +112,7 @@ def update(agent, tmp_path, monkeypatch):
         root=str(tmp_path),
         account_of=lambda _agent: Account.current(),
         manager_of=None,
-        records=lambda _name: SimpleNamespace(restarted=lambda _since: None),
+        records=lambda _name: SimpleNamespace(restarted=lambda _since: None, refuse_moved=lambda: None),
     )
     made = agents.Agents(host, Settings(release=Request(version=">=0.18"), stable_seconds=3), [].append)
     made.supervisor = Containers(default=42)
