@@ -103,7 +103,7 @@ class Systemd:
 
 @pytest.fixture
 def systemd(tmp_path, monkeypatch):
-    for name in ("RUN", "SHARED", "USERS", "SOCKETS", "FAILED"):
+    for name in ("RUN", "SHARED", "USERS", "SOCKETS", "STARTING", "FAILED"):
         path = getattr(places, name).replace("/run/hermes-runtimes", f"{tmp_path}/run")
         monkeypatch.setattr(places, name, path)
     monkeypatch.setattr(runtime_units, "SHARED", f"{tmp_path}/run/shared")

@@ -17,6 +17,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from typing import ClassVar
 
 import pytest
@@ -53,7 +54,7 @@ def declared(**more):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A directory in place of /run/hermes-runtimes."""
-    for name in ("RUN", "SHARED", "USERS", "SOCKETS", "FAILED"):
+    for name in ("RUN", "SHARED", "USERS", "SOCKETS", "STARTING", "FAILED"):
         path = getattr(places, name).replace("/run/hermes-runtimes", f"{tmp_path}/run")
         monkeypatch.setattr(places, name, path)
     monkeypatch.setattr(runtime_files, "PROXY_SECRETS", f"{tmp_path}/run/proxy/secrets.json")
@@ -129,6 +130,33 @@ def test_an_agent_has_its_drain_time_before_it_is_killed():
     agent = texts()["hermes-user-agent@.service"]
     patience = int(re.search(r"stop --ignore --time=(\d+)", agent)[1])
     assert 7 < patience < int(re.search(r"TimeoutStopSec=(\d+)", agent)[1])
+
+
+def test_no_more_are_started_at_once_than_the_processors_can(tmp_path):
+    agent = texts()["hermes-user-agent@.service"].replace("\\\n", "")
+    (script,) = re.findall(r"^ExecStartPre=/bin/sh -c '(exec .*)'$", agent, re.M)
+    script = script.replace("$$", "$").replace("/run/hermes-runtimes", str(tmp_path))
+    most = 2 * len(os.sched_getaffinity(0))
+    (tmp_path / "starting").mkdir()
+    # What is left of one that was killed counts for no longer than a start can last.
+    (tmp_path / "starting/left").touch()
+    os.utime(tmp_path / "starting/left", (time.time() - 61,) * 2)
+    waiting = [subprocess.Popen(["/bin/sh", "-c", script.replace("%i", f"agent-{each}")]) for each in range(most + 2)]
+    try:
+        for rest in (2, 1, 0):
+            deadline = time.monotonic() + 30
+            while sum(each.poll() is None for each in waiting) > rest and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(0.3)
+            assert [each.poll() for each in waiting].count(0) == most + 2 - rest
+            started = sorted((tmp_path / "starting").glob("agent-*"))
+            assert len(started) == most
+            # That one is healthy.
+            started[0].unlink()
+    finally:
+        for each in waiting:
+            each.kill()
+            each.wait()
 
 
 # --- what the units read ---------------------------------------------------------------------------------------

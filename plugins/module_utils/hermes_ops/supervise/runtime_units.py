@@ -21,7 +21,7 @@ from ..host.kit import COMMAND
 from ..host.nftables import NFT
 from ..host.runtime_walls import BRIDGE
 from ..host.runtime_walls import TABLE as WALLS
-from ..host.runtimes import BOOT, FAILED, ROLLOUT, SHARED, SOCKETS, USERS, VOLUMES
+from ..host.runtimes import BOOT, FAILED, ROLLOUT, SHARED, SOCKETS, STARTING, USERS, VOLUMES
 from ..system.errors import OpsError
 from .proxy import USER as PROXY_USER
 from .resting import REST
@@ -37,6 +37,8 @@ LENT = "/run/systemd/system"
 PODMAN = "/usr/bin/podman"
 # Seconds beyond the agent's own drain time until it is killed.
 _GRACE = 15
+# Agents that may be starting, for each processor.
+_AT_ONCE = 2
 # Seconds that a front lives whose agent could not be started: the callers who wait are told, the next one tries again.
 _FAILED_SECONDS = 1
 
@@ -106,6 +108,11 @@ NotifyAccess=all
 EnvironmentFile={users}/%i/address
 # Never without walls.
 ExecStartPre=/bin/sh -c '{{ {listed}; }} >/dev/null'
+# If all were started at once that many callers want, none would be healthy in time: each waits for its turn. What is
+# older than a start can be is left of one that was killed.
+ExecStartPre=/bin/sh -c 'exec 9>{starting}.lock; flock 9; most=$$(({at_once} * $$(nproc))); \\
+  while test $$(find {starting} -type f -newermt "-{start} seconds" | wc -l) -ge $$most; do sleep 0.1; done; \\
+  touch {starting}/%i'
 ExecStart={podman} --events-backend=none run --name=hermes-user-%i --replace --detach --pull=never \\
   --label={label}={edition} \\
   --cgroups=split --sdnotify=conmon --log-driver=passthrough \\
@@ -119,7 +126,7 @@ ExecStartPost={command} runtime wait %i
 ExecStop={podman} --events-backend=none stop --ignore --time={drain} hermes-user-%i
 # Whoever calls next is told why it does not run. A front that passes on to an agent that has ended, even well, has to
 # go, so that the next call starts both; one that still waits for the agent's start is not active, and stays.
-ExecStopPost=/bin/sh -c 'test "$$SERVICE_RESULT" = success || \\
+ExecStopPost=/bin/sh -c 'rm -f {starting}/%i; test "$$SERVICE_RESULT" = success || \\
   echo "$$SERVICE_RESULT $$EXIT_STATUS" >{failed}/%i; \\
   systemctl --quiet is-active {front} && systemctl --no-block stop {front}; true'
 ExecStopPost=-{podman} --events-backend=none rm --force --ignore --time=0 hermes-user-%i
@@ -210,6 +217,8 @@ def render(settings: Runtimes, edition: Edition, data_dir: str, ops_dir: str) ->
         "listed": " && ".join(f"{NFT} list table {family} {WALLS.name}" for family in WALLS.families),
         "sockets": SOCKETS,
         "users": USERS,
+        "starting": STARTING,
+        "at_once": _AT_ONCE,
         "failed": FAILED,
         "shared": f"{SHARED}/{edition.id}",
         "label": EDITION,

@@ -179,7 +179,8 @@ def wake(host: Host, user: User) -> bool:
 
     A front that was started without a call would never be idle.
     """
-    return _answers(socket.AF_UNIX, user.socket, host.settings.start + _GRACE)
+    # It may have to wait for its turn for as long.
+    return _answers(socket.AF_UNIX, user.socket, 2 * host.settings.start + _GRACE)
 
 
 def report(host: Host, users: Iterable[User]) -> list[dict[str, Any]]:
@@ -321,8 +322,9 @@ def await_health(host: Host, user: User, process: int) -> None:
             raise OpsError("ended before it was healthy", where=f"user {user.name}", fix="read its log")
         time.sleep(_POLL_SECONDS)
     resting.awake(host.users.directory, user.id)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(user.failed)
+    for path in (user.starting, user.failed):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _answers(family: int, address: Any, seconds: float) -> bool:
