@@ -84,7 +84,6 @@ def make_places() -> None:
         (runtimes.SHARED, 0o700),
         (runtimes.USERS, 0o700),
         (runtimes.SOCKETS, 0o755),
-        (runtimes.STARTING, 0o755),
         (runtimes.FAILED, 0o755),
         (os.path.dirname(PROXY_SECRETS), 0o711),
     ):

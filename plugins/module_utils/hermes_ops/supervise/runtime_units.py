@@ -110,7 +110,7 @@ EnvironmentFile={users}/%i/address
 ExecStartPre=/bin/sh -c '{{ {listed}; }} >/dev/null'
 # If all were started at once that many callers want, none would be healthy in time: each waits for its turn. What is
 # older than a start can be is left of one that was killed.
-ExecStartPre=/bin/sh -c 'exec 9>{starting}.lock; flock 9; most=$$(({at_once} * $$(nproc))); \\
+ExecStartPre=/bin/sh -c 'mkdir -p {starting}; exec 9>{starting}.lock; flock 9; most=$$(({at_once} * $$(nproc))); \\
   while test $$(find {starting} -type f -newermt "-{start} seconds" | wc -l) -ge $$most; do sleep 0.1; done; \\
   touch {starting}/%i'
 ExecStart={podman} --events-backend=none run --name=hermes-user-%i --replace --detach --pull=never \\
