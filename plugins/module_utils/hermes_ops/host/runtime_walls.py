@@ -35,6 +35,8 @@ TABLE = Table(
     rules=os.path.join(settings.DIRECTORY, "walls.nft"),
     families=("inet", "bridge", "arp"),
 )
+# At once, of one container, to the world: a small host's kernel has room for 65,536 (nf_conntrack_max).
+_CONNECTIONS = 4096
 # Never opened but for a resolver: services of clouds for their machines, some of which hand out credentials. Link-local
 # addresses (most clouds), Alibaba's within the shared ones, and Azure's wire server, which looks public.
 _CLOUD = (IPv4Network("169.254.0.0/16"), IPv4Network("100.100.100.200/32"), IPv4Network("168.63.129.16/32"))
@@ -78,6 +80,8 @@ def render(network: IPv4Network, egress: Iterable[str], resolvers: Iterable[IPv4
             f'iifname != "{BRIDGE}" oifname "{BRIDGE}" ct state established,related ct direction reply accept',
             f'oifname "{BRIDGE}" drop',
             f'iifname != "{BRIDGE}" accept',
+            # The kernel's table of connections is the whole host's: one who fills it would cut off all.
+            f"ct state new meter connections size 65535 {{ ip saddr ct count over {_CONNECTIONS} }} reject",
             # TCP and UDP, as numbers: a small host has no /etc/protocols.
             *_accept(sorted(set(resolvers)), "meta l4proto { 6, 17 } th dport 53"),
             f"ip daddr {_set(_CLOUD)} reject",
