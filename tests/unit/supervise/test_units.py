@@ -179,6 +179,11 @@ def test_limits_of_an_agent():
     assert service["LimitNOFILE"] == [str(network.MOST_DESCRIPTORS)]
 
 
+@pytest.mark.parametrize("scope", ["system", "user"])
+def test_no_line_of_an_agent_s_reaches_other_terminals(scope):
+    assert section(drop_in(scope), "Service")["SyslogLevelPrefix"] == ["no"]
+
+
 def test_the_user_scope_names_no_user_and_keeps_what_an_unprivileged_manager_can_do():
     service = section(drop_in("user"), "Service")
     assert "User" not in service

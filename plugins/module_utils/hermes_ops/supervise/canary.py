@@ -299,6 +299,7 @@ def properties(host: Installation, canary: Agent, longest: float, *, online: boo
         ("Environment", f"HERMES_MANAGED_DIR={canary.managed_dir}"),
         ("Environment", "PYTHONUNBUFFERED=1"),
         ("SyslogIdentifier", UNIT),
+        ("SyslogLevelPrefix", "no"),
         ("MemoryMax", limits.memory),
         ("TasksMax", limits.tasks),
         # The real gateways have priority when memory or CPU time is short.

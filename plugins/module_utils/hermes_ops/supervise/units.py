@@ -344,6 +344,8 @@ def confinement(agent: Agent, account: Account, scope: str) -> list[tuple[str, s
     service = [("MemoryMax", limits.memory), ("TasksMax", str(limits.tasks))]
     # systemd's default, half a million descriptors a process, is more than a health check has time to read.
     service.append(("LimitNOFILE", str(MOST_DESCRIPTORS)))
+    # Else journald would write a line that begins with <0> to all terminals of the host.
+    service.append(("SyslogLevelPrefix", "no"))
     if limits.cpu:
         service.append(("CPUQuota", limits.cpu))
     if agent.source:
