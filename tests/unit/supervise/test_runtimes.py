@@ -307,6 +307,8 @@ def test_the_state_is_what_the_next_call_meets(host, run, monkeypatch, units, fa
         ("exit-code 125", "podman could not start its container"),
         ("exit-code 3", "it ended with status 3"),
         ("timeout TERM", "it was not healthy in time"),
+        ("timeout ", "too many others were being started all the time"),
+        ("exit-code ", "it did not end well"),
         ("signal KILL", "it ended with status KILL"),
         ("\x1b[2J", "it did not end well"),
         ("", "it did not end well"),

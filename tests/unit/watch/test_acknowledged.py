@@ -124,7 +124,10 @@ def test_each_warning_of_the_docs_can_be_acknowledged():
     ("entries", "message"),
     [
         ([{**SQLITE, "finding": "sqlite_wall"}], r"sqlite_wall is not a warning .* Fix: did you mean sqlite_wal\?"),
-        ([{**SQLITE, "finding": "disk_full"}], r"disk_full is not a warning .* Fix: known ones are climbs, expiry, "),
+        (
+            [{**SQLITE, "finding": "disk_full"}],
+            r"disk_full is not a warning .* Fix: known ones are climbs, disk_share, expiry, ",
+        ),
         ([{**SQLITE, "finding": "work/"}], r"work/:  is not a warning"),
         ([{**SQLITE, "until": "soon"}], r"sqlite_wal: until is 'soon', not a date. Fix: write one such as 2027-03-31"),
         ([{**SQLITE, "until": "2027-02-30"}], r"until is '2027-02-30', not a date"),

@@ -38,8 +38,8 @@ ASIDE = "purged-"
 # Seconds beyond those within which an agent has to be healthy.
 _GRACE = 30.0
 _POLL_SECONDS = 0.05
-# What ExecStopPost= writes: systemd's word for the end, and the status of the container.
-_FAILURE = re.compile(r"([a-z-]{1,40}) ([A-Z0-9]{1,20})")
+# What ExecStopPost= writes: systemd's word for the end, and the status of the container, if it came to that.
+_FAILURE = re.compile(r"([a-z-]{1,40})(?: ([A-Z0-9]{1,20}))?")
 # Status of an agent's entrypoint, or of podman -> why.
 _REASONS = {
     "78": "its description or a secret is wrong",
@@ -233,9 +233,10 @@ def reason_of(user: User) -> str | None:
     if text is None:
         return None
     match = _FAILURE.fullmatch(text.strip())
-    if match and match[1] == "timeout":
-        return "it was not healthy in time"
-    return _REASONS.get(match[2], f"it ended with status {match[2]}") if match else "it did not end well"
+    result, status = match.groups() if match else (None, None)
+    if result == "timeout":
+        return "it was not healthy in time" if status else "too many others were being started all the time"
+    return _REASONS.get(status, f"it ended with status {status}") if status else "it did not end well"
 
 
 def stop(host: Host, user: User) -> None:
