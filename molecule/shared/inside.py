@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from testinfra.backend.base import CommandResult
@@ -14,16 +15,27 @@ from testinfra.backend.docker import DockerBackend
 
 # The environment that docker exec would pass, and nothing from this machine.
 ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "container=docker")
-_pids: dict[str, str] = {}
+# Of each box its first process, and when that was born.
+_first: dict[str, tuple[str, str]] = {}
+
+
+def _born(pid: str) -> str:
+    """When the process *pid* was born, in ticks since the machine's boot; "" if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
 
 
 def inside(box: str) -> list[str]:
     """The prefix of a command that root runs inside *box*."""
-    if not os.path.isdir(f"/proc/{_pids.get(box, 'none')}"):
-        # Each boot changes the pid of its first process.
+    pid, born = _first.get(box, ("", ""))
+    # Each boot changes the first process. Its pid may be another process's by now.
+    if not born or _born(pid) != born:
         command = ["docker", "inspect", "--format", "{{.State.Pid}}", box]
-        _pids[box] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    enter = ["nsenter", "--target", _pids[box], "--all", "env", "--ignore-environment", *ENVIRONMENT]
+        pid = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        _first[box] = pid, _born(pid)
+    enter = ["nsenter", "--target", pid, "--all", "env", "--ignore-environment", *ENVIRONMENT]
     return enter if os.geteuid() == 0 else ["sudo", *enter]
 
 

@@ -79,12 +79,12 @@ class Gateway:
 
     @property
     def work(self) -> Work:
-        for _look in range(3):
-            found = read_work(str(self.home), Account.current(), self.since)
-            # A database that is being made has no table yet.
-            if not found.unread:
-                return found
-        pytest.fail(str(found))
+        """What it does. A database that is being made has no table yet."""
+        deadline = time.monotonic() + PATIENCE
+        while (found := read_work(str(self.home), Account.current(), self.since)).unread:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.1)
+        return found
 
     def until(self, condition: Callable[[Work], object]) -> Work:
         """Wait until the work is such, and return it."""
