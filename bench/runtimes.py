@@ -11,11 +11,15 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 RUNS = 5
+# Users whose agents run while their declaration changes.
+ROLLED = 20
+ROLLOUT = "hermes-runtimes-rollout.service"
 ASKED = json.dumps({"model": "hermes-agent", "messages": [{"role": "user", "content": "hello"}]})
 
 
@@ -69,12 +73,62 @@ def median(action: Callable[[int], float], numbers: range) -> float:
     return statistics.median(action(number) for number in numbers)
 
 
+def stamps() -> list[int]:
+    """When the last rollout began and ended, in microseconds since boot; 0: not yet."""
+    shown = [f"--property=ExecMain{word}TimestampMonotonic" for word in ("Start", "Exit")]
+    done = subprocess.run(["systemctl", "show", "--value", *shown, ROLLOUT], capture_output=True, text=True, check=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+def roll() -> None:
+    """Call the agents of some users all the time, until a declaration that was changed meanwhile is rolled out."""
+    keys = {number: hermes_ops("key", f"user-{number}") for number in range(ROLLED)}
+    begun, ended = stamps()
+    over, awake, failed, calls = threading.Event(), threading.Barrier(ROLLED + 1), list[str](), list[float]()
+
+    def caller(number: int) -> None:
+        def ask() -> None:
+            calls.append(call(("127.0.0.1", 8640), f"/u/user-{number}/health", keys[number]))
+
+        ask()
+        awake.wait()
+        while not over.wait(0.2):
+            try:
+                ask()
+            except (OSError, http.client.HTTPException, SystemExit) as error:
+                failed.append(str(error))
+
+    threads = [threading.Thread(target=caller, args=(number,), daemon=True) for number in range(ROLLED)]
+    for thread in threads:
+        thread.start()
+    awake.wait()
+    calls.clear()
+    print("ready", flush=True)
+    deadline = time.monotonic() + 600
+    while (now := stamps())[0] == begun or now[1] in (0, ended) or now[1] < now[0]:
+        if time.monotonic() > deadline:
+            sys.exit(f"no rollout within 600 s: {now}")
+        time.sleep(0.5)
+    over.set()
+    for thread in threads:
+        thread.join()
+    print(
+        f"| rolling change of {ROLLED} running users; {len(calls)} calls meanwhile, {len(failed)} failed, the longest "
+        f"{max(calls):.1f} s | {(now[1] - now[0]) / 1e6:.0f} s | | | ≤ 60 s, none failed |"
+    )
+    if failed:
+        sys.exit("\n".join(failed[:5]))
+
+
 def main() -> None:
     """
-    :param argv: ``idle``, and the memory of systemd before there were users; or nothing: print that
+    :param argv: ``idle``: print the memory of systemd; ``measure``, with that from before there were users; or ``roll``
     """
-    if sys.argv[1:2] != ["measure"]:
+    if sys.argv[1] == "idle":
         print(resident())
+        return
+    if sys.argv[1] == "roll":
+        roll()
         return
     idle = (resident() - int(sys.argv[2])) / 200
     cold = median(lambda number: user(number, "/health"), range(RUNS))
