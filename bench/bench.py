@@ -18,6 +18,7 @@
 ``aws``       aws_provision of a host that is as declared, against stock modules: time, and calls counted at the server
 ``image``     the size of both images of an agent, and from the start of a container to an agent that answers
 ``runtimes``  agents of 200 users: calls, memory, and a no-change site.yml (bench/runtimes.py measures on the host)
+``stream``    an answer that is streamed for half an hour, through the proxy, from an agent that rests after 30 s
 ``update_downtime``  how long the agent is away during an update and a rollback, against a plain restart
 """
 
@@ -41,6 +42,8 @@ BOX = ROOT / "tests" / "hosts" / "box.py"
 BIN = ROOT / ".venv" / "bin"
 SUITE = "bookworm"
 RUNS = 5
+# Where bench/runtimes.py lies on a host.
+PROGRAM = "/usr/local/lib/runtimes.py"
 
 
 def run(*command: str | Path, check: bool = True, **environment: str) -> str:
@@ -503,25 +506,28 @@ def image(directory: Path) -> None:
     print(f"| container on its volume to healthy agent | {statistics.median(again):.1f} s | | | ≤ 1.5 s |")
 
 
-def runtimes(directory: Path) -> None:
+MODELS = "bench-models"
+
+
+def host_of_users(directory: Path, name: str) -> tuple[Site, dict[str, object]]:
+    """A host for agents of users with the bench's program, and what to declare for it; its models are on another."""
     sys.path[:0] = [str(ROOT / "tests/hosts")]
     import agent_image
 
-    name, models, program = "bench-runtimes", "bench-models", "/usr/local/lib/runtimes.py"
     image = agent_image.build()
     podman = ("--docker=--security-opt=systempaths=unconfined", "--docker=--volume=/var/lib/containers")
     box(name, f"{SUITE}+0.19.0", *podman)
-    box(models)
+    box(MODELS)
     # Containers do not reach the host, so their models are elsewhere.
     server = ("python3", "/usr/local/lib/fakes/model_server.py", "--host=0.0.0.0", "--port=18090")
-    run("docker", "exec", models, "systemd-run", "--quiet", *server)
-    address = run(sys.executable, BOX, "address", models).strip()
+    run("docker", "exec", MODELS, "systemd-run", "--quiet", *server)
+    address = run(sys.executable, BOX, "address", MODELS).strip()
     install = "apt-get update -qq && apt-get install -qq --yes --no-install-recommends podman crun netavark iptables"
     run("docker", "exec", "--env=DEBIAN_FRONTEND=noninteractive", name, "sh", "-c", install)
     run("sh", "-c", f"docker save {image} | docker exec --interactive {name} podman load --quiet")
-    run("docker", "cp", ROOT / "bench/runtimes.py", f"{name}:{program}")
+    run("docker", "cp", ROOT / "bench/runtimes.py", f"{name}:{PROGRAM}")
     model = {"provider": "custom", "default": "stub-model", "base_url": f"http://{address}:18090/v1"}
-    declared = {
+    return Site(directory, [name]), {
         "runtimes_enabled": True,
         "runtimes_image": f"localhost/{image}",
         "runtimes_secret": "the-secret-of-the-host-of-the-bench",
@@ -531,30 +537,47 @@ def runtimes(directory: Path) -> None:
             "secrets": Site.agent(0)["secrets"],
         },
     }
-    users = {"runtimes_users": [f"user-{number}" for number in range(200)]}
-    site = Site(directory, [name])
+
+
+def runtimes(directory: Path) -> None:
+    name = "bench-runtimes"
+    site, declared = host_of_users(directory, name)
     site.site("--extra-vars", json.dumps(declared))
-    none = run("docker", "exec", name, "python3", program, "idle").strip()
-    site.site("--extra-vars", json.dumps({**declared, **users}))
-    print(run("docker", "exec", name, "python3", program, "measure", none), end="", flush=True)
+    none = run("docker", "exec", name, "python3", PROGRAM, "idle").strip()
+    declared["runtimes_users"] = [f"user-{number}" for number in range(200)]
+    site.site("--extra-vars", json.dumps(declared))
+    print(run("docker", "exec", name, "python3", PROGRAM, "measure", none), end="", flush=True)
     took = []
     for _each in range(RUNS):
         output = site.site(
-            "--extra-vars", json.dumps({**declared, **users}), ANSIBLE_CALLBACKS_ENABLED="ansible.posix.profile_tasks"
+            "--extra-vars", json.dumps(declared), ANSIBLE_CALLBACKS_ENABLED="ansible.posix.profile_tasks"
         )
         took.append(float(re.findall(r"runtimes : Users have their agents -+ ([\d.]+)s", output)[0]))
-    callers = subprocess.Popen(["docker", "exec", name, "python3", program, "roll"], stdout=subprocess.PIPE, text=True)
-    ready = callers.stdout.readline()
-    if ready != "ready\n":
+    print(
+        f"| no change, 200 declared users: the module run | {statistics.median(took):.1f} s | | | ≤ 2 s |", flush=True
+    )
+    callers = subprocess.Popen(["docker", "exec", name, "python3", PROGRAM, "roll"], stdout=subprocess.PIPE, text=True)
+    if (ready := callers.stdout.readline()) != "ready\n":
         sys.exit(f"the agents that are to be called: {ready}")
     declared["runtimes_agent"]["soul"] = "Be kind."
-    site.site("--extra-vars", json.dumps({**declared, **users}))
+    site.site("--extra-vars", json.dumps(declared))
     rolled = callers.communicate()[0]
     if callers.returncode:
         sys.exit(rolled)
-    down(name, models)
     print(rolled, end="")
-    print(f"| no change, 200 declared users: the module run | {statistics.median(took):.1f} s | | | ≤ 2 s |")
+    down(name, MODELS)
+
+
+def stream(directory: Path) -> None:
+    name = "bench-stream"
+    site, declared = host_of_users(directory, name)
+    declared |= {"runtimes_users": ["user-0"], "runtimes_idle": 30}
+    site.site("--extra-vars", json.dumps(declared))
+    slow = json.dumps([{"pause": 60, "times": 0}])
+    control = "http://127.0.0.1:18090/control/faults"
+    run("docker", "exec", MODELS, "curl", "--silent", "--fail", "--data-binary", slow, control)
+    print(run("docker", "exec", name, "python3", PROGRAM, "stream"), end="")
+    down(name, MODELS)
 
 
 def main() -> None:
@@ -571,6 +594,7 @@ def main() -> None:
         "aws": aws,
         "image": image,
         "runtimes": runtimes,
+        "stream": stream,
         "update_downtime": update_downtime,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

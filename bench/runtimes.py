@@ -120,15 +120,39 @@ def roll() -> None:
         sys.exit("\n".join(failed[:5]))
 
 
+def stream() -> None:
+    """Read an answer that is streamed for half an hour, a piece each minute, while nobody else calls the agent."""
+    words = [f"word{number}" for number in range(25)]
+    connection = http.client.HTTPConnection("127.0.0.1", 8640, timeout=600)
+    headers = {"Authorization": f"Bearer {hermes_ops('key', 'user-0')}", "Content-Type": "application/json"}
+    asked = {"model": "hermes-agent", "stream": True, "messages": [{"role": "user", "content": " ".join(words)}]}
+    began = time.monotonic()
+    connection.request("POST", "/u/user-0/v1/chat/completions", json.dumps(asked), headers)
+    response = connection.getresponse()
+    text, gaps, last = "", list[float](), began
+    for line in response:
+        if line.startswith(b"data: {"):
+            delta = json.loads(line[6:])["choices"][0]["delta"].get("content")
+            if delta:
+                text += delta
+                gaps.append(time.monotonic() - last)
+                last = time.monotonic()
+    took = time.monotonic() - began
+    if text != f"The model heard: {' '.join(words)}" or took < 1800:
+        sys.exit(f"after {took:.0f} s the stream ended with: {text!r}")
+    print(f"| a streamed answer, whole, with up to {max(gaps):.0f} s of silence | {took / 60:.0f} min | | | 30 min |")
+
+
 def main() -> None:
     """
-    :param argv: ``idle``: print the memory of systemd; ``measure``, with that from before there were users; or ``roll``
+    :param argv: ``idle``: print the memory of systemd; ``measure``, with that from before there were users; ``roll``;
+        or ``stream``
     """
     if sys.argv[1] == "idle":
         print(resident())
         return
-    if sys.argv[1] == "roll":
-        roll()
+    if sys.argv[1] in ("roll", "stream"):
+        {"roll": roll, "stream": stream}[sys.argv[1]]()
         return
     idle = (resident() - int(sys.argv[2])) / 200
     cold = median(lambda number: user(number, "/health"), range(RUNS))

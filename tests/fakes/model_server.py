@@ -11,8 +11,9 @@ Control, for tests:
 
 ``POST /control/faults``    a list; each entry spoils the next ``times`` (default 1, 0: all) chat requests with one or
                             more of ``status`` (an HTTP error; ``retry_after`` in seconds), ``delay`` (seconds
-                            before the answer), ``hold`` (no answer before ``POST /control/release``), ``cut_after``
-                            (number of pieces of a streamed answer after which the connection breaks)
+                            before the answer), ``hold`` (no answer before ``POST /control/release``), ``pause``
+                            (seconds before each piece of a streamed answer), ``cut_after`` (number of pieces of a
+                            streamed answer after which the connection breaks)
 ``POST /control/script``    a list of answers for the next requests that offer tools, each ``{"text": …}`` or
                             ``{"tool": NAME, "arguments": {…}}``
 ``GET /control/requests``   the requests so far: path, authorization header and body of each
@@ -179,6 +180,7 @@ class ModelHandler(Handler):
                 # Without the closing chunk the connection looks broken to the client.
                 self.close_connection = True
                 return
+            time.sleep(fault.get("pause", 0))
             data = f"data: {event}\n\n".encode()
             self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
             self.wfile.flush()
