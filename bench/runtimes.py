@@ -92,7 +92,7 @@ def roll() -> None:
 
         ask()
         awake.wait()
-        while not over.wait(0.2):
+        while not over.wait(0.5):
             try:
                 ask()
             except (OSError, http.client.HTTPException, SystemExit) as error:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import types
+from collections import Counter
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.work import Work
@@ -262,6 +263,21 @@ def test_one_that_has_got_work_is_let_go_on(host, systemd, monkeypatch):
         ("kill", "--signal=SIGCONT", runtime_units.FRONT.format(ADA)),
         ("try-restart", runtime_units.AGENT.format(BOB)),
     ]
+
+
+def test_one_that_is_being_answered_is_let_go_on(host, systemd, monkeypatch):
+    fleet = runtime_fleet.HostFleet(host, [declared().edition, host.settings.edition])
+    monkeypatch.setattr(runtime_fleet, "accepted", lambda: Counter({USERS[0].socket: 1}))
+    assert fleet.is_busy(ADA)
+    assert fleet.restart([ADA, BOB]) == {BOB: None}
+
+
+def test_a_kernel_that_lists_no_unix_sockets_holds_nobody_up(host, systemd, monkeypatch):
+    def fail():
+        raise OSError("no such table")
+
+    monkeypatch.setattr(runtime_fleet, "accepted", fail)
+    assert not runtime_fleet.HostFleet(host, [declared().edition, host.settings.edition]).is_busy(ADA)
 
 
 def test_what_cannot_be_read_may_be_work(host, systemd, monkeypatch):

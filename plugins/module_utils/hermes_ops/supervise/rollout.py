@@ -32,7 +32,7 @@ PATIENCE, PAUSE = 1800.0, 5.0
 # Seconds after its start after which a canary has still not to have failed.
 PROOF = 20.0
 # Agents that are restarted at once: this part of those that run, and at most so many.
-_PART, _MOST = 5, 10
+_PART, _MOST = 3, 10
 
 
 @dataclass

@@ -5,8 +5,9 @@
 
 No turn is cut, and no call is lost, when an agent is restarted: its front, which passes the connections on, is stopped
 by SIGSTOP first. Then no new call reaches the agent, and those that come wait in the socket. Only an agent that still
-has no work after that is restarted; the front goes on when the new one is healthy. A call that slips in while there was
-no front has the time that Hermes gives its work when it is told to end (``drain``).
+has no work after that, and whose front has no connection that it had accepted, is restarted; the front goes on when the
+new one is healthy. A call that slips in while there was no front has the time that Hermes gives its work when it is
+told to end (``drain``).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..system.errors import OpsError
 from ..system.files import ensure_directory, lock, write_atomic
 from ..system.process import run
 from ..system.services import UNIT_MODE
+from ..system.unix_sockets import accepted
 from . import editions, runtime_agents, runtimes
 from .resting import REST
 from .rollout import Journal, Rollout
@@ -63,6 +65,14 @@ def _is_gone(edition: Edition) -> bool:
         return True
     # Any other status says that podman does not know (podman-image-exists(1)).
     return run([PODMAN, "image", "exists", edition.image], timeout=_GRACE, check=False).rc == 1
+
+
+def _is_called(user: User) -> bool:
+    try:
+        return accepted()[user.socket] > 0
+    except OSError:
+        # A kernel that does not list Unix sockets.
+        return False
 
 
 def _canary(host: Host, name: str) -> str:
@@ -118,8 +128,8 @@ class HostFleet:
         if not agent.running:
             return True
         work = runtimes.work_of(self.host, one, agent)
-        # What cannot be read may be a turn.
-        return bool(work.busy or work.unread)
+        # What cannot be read may be a turn. A call or its answer, on the way through the front, would be lost with it.
+        return bool(work.busy or work.unread or _is_called(one))
 
     def lend(self, users: list[str]) -> None:
         self._take_back()
