@@ -152,6 +152,11 @@ def has_all(host, edition):
     )
 
 
+def has_all_former(host):
+    """Whether all went back."""
+    return set(host.agents.values()) == {OLD} and (host.all, host.own, host.proven) == (OLD, {}, OLD)
+
+
 def test_all_that_run_get_it_and_none_that_sleeps_is_started():
     host = Host(USERS, asleep=["s"])
     assert roll(host) == []
@@ -208,8 +213,9 @@ def test_a_bad_one_ends_at_the_canary_and_all_is_as_before(running):
     host = Host(USERS if running else (), asleep=() if running else USERS, bad=[(None, NEW)])
     with pytest.raises(OpsError, match=r"rolled back: image 2: user u0: it was not healthy in time"):
         roll(host)
-    assert {user for user, edition in host.history if edition == NEW} == {"u0"}
-    assert host.agents["u0"] == OLD
+    # The first alone does not decide.
+    assert [user for user, edition in host.history if edition == NEW] == ["u0", "u1"]
+    assert (host.agents["u0"], host.agents["u1"]) == (OLD, OLD)
     assert (host.all, host.own, host.proven, host.kept.phase) == (OLD, {}, OLD, rollout.FAILED)
 
 
@@ -217,9 +223,9 @@ def test_one_that_fails_after_its_start_is_bad_too():
     host = Host(USERS)
 
     def end():
-        if host.agents.get("u0") == NEW:
-            del host.agents["u0"]
-            host.failed["u0"] = "it ended with status 1"
+        for user in [user for user, edition in host.agents.items() if edition == NEW]:
+            del host.agents[user]
+            host.failed[user] = "it ended with status 1"
 
     host.meanwhile = end
     with pytest.raises(OpsError, match="u0: it ended with status 1"):
@@ -244,7 +250,7 @@ def test_what_has_failed_is_not_tried_again_until_somebody_asks_or_declares_anot
     for _try in range(2):
         with pytest.raises(OpsError, match="rolled back"):
             roll(host)
-    assert [each for each in host.history if each[1] == NEW] == [("u0", NEW)]
+    assert [each for each in host.history if each[1] == NEW] == [("u0", NEW), ("u1", NEW)]
     host.bad.clear()
     assert roll(host, again=True) == []
     assert has_all(host, NEW)
@@ -259,8 +265,8 @@ def test_what_has_failed_is_not_tried_again_until_somebody_asks_or_declares_anot
 
 
 def test_a_bad_batch_brings_back_those_before_it():
-    host = Host(USERS, bad=[("u5", NEW)])
-    with pytest.raises(OpsError, match="user u5"):
+    host = Host(USERS, bad=[("u5", NEW), ("u7", NEW)])
+    with pytest.raises(OpsError, match=r"user u5: .*user u7: "):
         roll(host)
     assert set(host.agents.values()) == {OLD}
     assert set(host.agents) == set(USERS)
@@ -269,7 +275,7 @@ def test_a_bad_batch_brings_back_those_before_it():
 
 
 def test_a_disk_that_it_has_filled_does_not_keep_a_bad_one(monkeypatch):
-    host = Host(USERS, bad=[("u7", NEW)])
+    host = Host(USERS, bad=[("u7", NEW), ("u8", NEW)])
     write = host.write
 
     def full(journal):
@@ -283,13 +289,51 @@ def test_a_disk_that_it_has_filled_does_not_keep_a_bad_one(monkeypatch):
     assert (host.all, host.own, set(host.agents.values())) == (OLD, {}, {OLD})
 
 
-def test_one_that_fails_with_anything_can_be_left_out():
-    """A user can have an agent that never restarts, and must not keep the others from a change for ever."""
-    assert "runtime stop USER" in rollout.failed(Journal(NEW, rollout.FAILED)).fix
+@pytest.mark.parametrize("user", ["u0", "u5"])
+@pytest.mark.parametrize("editions", [[NEW], [NEW, OLD]])
+def test_no_user_decides_alone(user, editions):
+    """An agent can fail because of its own data, or on purpose: as the first canary, or later."""
+    host = Host(USERS, bad=[(user, edition) for edition in editions])
+    said = []
+    assert Rollout(host, "image 2", NEW, OLD, [], said.append).run() == []
+    assert host.agents == dict.fromkeys(set(USERS) - {user}, NEW)
+    assert (host.all, host.own, host.proven, host.kept) == (NEW, {}, NEW, None)
+    assert said[-1] == f"not healthy with it, and left so: user {user}: it was not healthy in time"
+
+
+def test_whoever_is_named_as_a_canary_decides_alone():
+    host = Host(USERS, bad=[("u3", NEW)])
+    with pytest.raises(OpsError, match="user u3"):
+        roll(host, ["u3"])
+    assert has_all_former(host)
+
+
+def test_the_only_user_decides():
+    host = Host(["u0"], bad=[("u0", NEW)])
+    with pytest.raises(OpsError, match="user u0"):
+        roll(host)
+    assert has_all_former(host)
+
+
+@pytest.mark.parametrize(("every", "goes_on"), [(12, True), (6, False)])
+def test_of_many_a_tenth_may_fail(every, goes_on):
+    users = [f"u{number}" for number in range(100)]
+    host = Host(users, bad=[(user, NEW) for user in users[11::every]])
+    with contextlib.nullcontext() if goes_on else pytest.raises(OpsError, match=r"user u11: .*; user u17: "):
+        roll(host)
+    assert set(host.agents.values()) == {NEW if goes_on else OLD}
+
+
+def test_a_canary_that_failed_is_back_while_another_one_is_asked():
+    host = Host(USERS, bad=[("u0", NEW)])
+    seen = []
+    host.meanwhile = lambda: seen.append(dict(host.agents))
+    roll(host)
+    assert (seen[0]["u0"], seen[0]["u1"]) == (OLD, NEW)
 
 
 def test_an_agent_that_cannot_be_started_either_way_is_named():
-    host = Host(USERS, bad=[("u5", NEW), ("u5", OLD)])
+    host = Host(USERS, bad=[("u5", NEW), ("u5", OLD), ("u6", NEW)])
     with pytest.raises(OpsError, match=r"cannot be started with the former one either: u5"):
         roll(host)
     assert set(host.agents) == set(USERS) - {"u5"}
@@ -396,7 +440,7 @@ def test_after_a_killed_run_another_declaration_begins_with_the_former_one():
     host.bad.add((None, NEWER))
     with pytest.raises(OpsError):
         roll(host)
-    assert [edition for _user, edition in host.history].count(NEWER) == 1
+    assert [edition for _user, edition in host.history].count(NEWER) == 2
     assert set(host.agents.values()) == {OLD}
     assert (host.all, host.proven) == (OLD, OLD)
 
@@ -406,7 +450,7 @@ def test_going_back_restarts_nobody_who_did_not_get_the_new_one():
     host.agents["u9"] = "at work since an edition before"
     with pytest.raises(OpsError):
         roll(host)
-    assert {user for user, _edition in host.history} == {"u0"}
+    assert {user for user, _edition in host.history} == {"u0", "u1"}
 
 
 # --- killed at each point ----------------------------------------------------------------------------------------
@@ -423,7 +467,7 @@ def count(**more):
 GOOD = {"running": USERS[:6], "asleep": ["s"]}
 ASLEEP = {"asleep": ["s", "t"]}
 BAD = {**GOOD, "bad": [(None, NEW)]}
-BAD_BATCH = {**GOOD, "bad": [("u4", NEW)]}
+BAD_BATCH = {**GOOD, "bad": [("u3", NEW), ("u4", NEW)]}
 BAD_ASLEEP = {**ASLEEP, "bad": [(None, NEW)]}
 
 
@@ -449,6 +493,18 @@ def test_killed_anywhere_it_goes_on_or_back(case, after):
             assert has_all(host, NEW), kill
         assert set(case.get("running", ())) <= set(host.agents), kill
         assert host.held == set(), kill
+
+
+@pytest.mark.parametrize("user", ["u0", "u4"])
+def test_killed_anywhere_no_user_decides_alone(user):
+    case = {**GOOD, "bad": [(user, NEW)]}
+    for kill in range(count(**case)):
+        host = Host(**case, kill=kill)
+        with pytest.raises(Killed):
+            roll(host)
+        assert roll(host) == []
+        assert host.agents == dict.fromkeys(set(GOOD["running"]) - {user}, NEW), kill
+        assert (host.all, host.own, host.proven, host.kept, host.held) == (NEW, {}, NEW, None, set()), kill
 
 
 @pytest.mark.parametrize("case", [GOOD, BAD_BATCH])

@@ -13,6 +13,9 @@ Until ``batches``, only the canaries have the new edition; agents that are woken
 ``batches`` on, woken agents get the new one. An agent is restarted only when it has no work. One that is at work for
 too long is left alone: it gets the edition at its next start.
 
+No user decides alone, since an agent can fail on purpose: where no canary is named, a second one is asked when the
+first is not healthy; and in the batches, one agent that is not healthy, or a tenth of them, holds up nobody else.
+
 The journal is written before each step. Which agents have which edition is not in it: their containers say so
 (:meth:`Fleet.running`). So a run that was killed is simply begun again at its phase.
 """
@@ -20,7 +23,7 @@ The journal is written before each step. Which agents have which edition is not 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,6 +36,8 @@ PATIENCE, PAUSE = 1800.0, 5.0
 PROOF = 20.0
 # Agents that are restarted at once: this part of those that run, and at most so many.
 _PART, _MOST = 3, 10
+# Canaries that are asked if none is named. Agents that may fail in the batches: one, or this part of those that got it.
+_ASKED, _TOLERATED = 2, 10
 
 
 @dataclass
@@ -42,13 +47,26 @@ class Journal:
     :param target: id of the edition that is rolled out
     :param phase: one of the four above
     :param touched: ids of the users whose agents are being restarted
+    :param failed: id of a user -> why the agent is not healthy with the edition
     :param problem: why it goes back; empty: it does not, or another edition was declared
     """
 
     target: str
     phase: str = CANARIES
     touched: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
     problem: str = ""
+
+
+class _Unhealthy(OpsError):
+    """Agents are not healthy with the edition.
+
+    :param users: id -> why
+    """
+
+    def __init__(self, text: str, where: str, users: dict[str, str]) -> None:
+        super().__init__(text, where=where)
+        self.users = users
 
 
 class Fleet(Protocol):
@@ -144,9 +162,10 @@ class Rollout:
                 self._try(journal)
                 self._enter(journal, BATCHES)
             self.fleet.switch(self.target)
+            weigh = self._weigh if self.former else _ignore
             # After a kill. One that had not failed yet runs by now, or is stopped as any other.
-            self._judge({user: self.fleet.wake(user) for user in self._broken(journal)})
-            left = self._renew(journal, list, self.target, strict=self.former is not None)
+            weigh(journal, {user: self.fleet.wake(user) for user in self._broken(journal)})
+            left = self._renew(journal, list, self.target, weigh)
         except Refused:
             self._back(journal)
             raise
@@ -156,6 +175,8 @@ class Rollout:
             journal.problem = str(error)
             self._back(journal)
             raise failed(journal) from None
+        for user, why in journal.failed.items():
+            self.say(f"not healthy with it, and left so: user {self.fleet.name(user)}: {why}")
         self.fleet.prove()
         self.fleet.forget()
         return left
@@ -181,58 +202,79 @@ class Rollout:
 
     def _try(self, journal: Journal) -> None:
         """:raises Refused: no canary was free
-        :raises OpsError: one is not healthy
+        :raises OpsError: they are not healthy
+        """
+        while len(journal.failed) < _ASKED and (chosen := self._await_canaries(journal)):
+            self.say(f"trying {self.what} with {self._names(chosen)}")
+            try:
+                self._ask(journal, chosen)
+                return
+            except _Unhealthy as error:
+                self._note(journal, error.users)
+                if self.canaries:
+                    break
+            self.fleet.lend([])
+            for user in chosen:
+                self.fleet.wake(user)
+        self._judge(journal, journal.failed)
+
+    def _await_canaries(self, journal: Journal) -> list[str]:
+        """The canaries, as soon as they are free; none: there is no user, or no other than those that failed.
+
+        :raises Refused: none was free
         """
         deadline = self.fleet.now() + PATIENCE
         while not (chosen := self._chosen(journal)):
-            if not self.fleet.running():
-                # There is no user.
-                return
+            if not self.fleet.running().keys() - journal.failed.keys():
+                return []
             if self.fleet.now() >= deadline:
                 raise _busy()
             self.fleet.sleep(PAUSE)
-        self.say(f"trying {self.what} with {self._names(chosen)}")
+        return chosen
+
+    def _ask(self, journal: Journal, chosen: list[str]) -> None:
+        """:raises Refused: a canary stays at work
+        :raises _Unhealthy: one is not healthy
+        """
         self.fleet.lend(chosen)
         running = self.fleet.running()
         for user in chosen:
             if user not in running:
                 journal.touched = [user]
                 self.fleet.write(journal)
-                self._judge({user: self.fleet.wake(user)})
+                self._judge(journal, {user: self.fleet.wake(user)})
         # Also one that somebody else had just woken, with the former edition.
-        left = self._renew(journal, lambda running: [user for user in chosen if user in running], self.target)
-        if left:
+        if self._renew(journal, lambda running: [user for user in chosen if user in running], self.target, self._judge):
             raise _busy()
         journal.touched = chosen
         self.fleet.write(journal)
         # A restart ends the front, so without a call the agent would sleep at once, and could not fail.
-        self._judge({user: self.fleet.wake(user) for user in chosen})
+        self._judge(journal, {user: self.fleet.wake(user) for user in chosen})
         self.fleet.sleep(PROOF)
-        self._judge({user: self.fleet.failure(user) for user in chosen})
+        self._judge(journal, {user: self.fleet.failure(user) for user in chosen})
 
     def _chosen(self, journal: Journal) -> list[str]:
         """The canaries; none: all agents run, and are at work."""
         if self.canaries:
             return self.canaries
-        running, sleepers = self.fleet.running(), self.fleet.sleepers()
+        running = [user for user in self.fleet.running() if user not in journal.failed]
+        sleepers = [user for user in self.fleet.sleepers() if user not in journal.failed]
         # After a kill, the one with whom it was begun.
         again = [user for user in journal.touched if user in running or user in sleepers]
-        return again or self._free(list(running), 1) or sleepers[:1]
+        return again or self._free(running, 1) or sleepers[:1]
 
     def _renew(
         self,
         journal: Journal,
         of: Callable[[dict[str, str]], Iterable[str]],
         edition: str,
-        *,
-        strict: bool = True,
+        weigh: Callable[[Journal, Mapping[str, str | None]], None],
     ) -> list[str]:
         """Restart running agents that have not *edition*, in batches, as they end their work.
 
         :param of: those that it is about, of the running ones
-        :param strict: whether one that fails ends this
+        :param weigh: gets why agents are not healthy, and ends this if it raises an error
         :returns: users whose agents stay at work
-        :raises OpsError: one is not healthy
         """
         done: set[str] = set()
         # By the clock: an agent can make each look at it last.
@@ -246,8 +288,7 @@ class Rollout:
             batch = self._free(due, size)
             results = self._restart(journal, batch) if batch else {}
             done.update(results)
-            if strict:
-                self._judge(results)
+            weigh(journal, results)
             if not results:
                 if self.fleet.now() >= deadline:
                     return due
@@ -268,10 +309,28 @@ class Rollout:
         self._record(journal)
         return self.fleet.restart(batch)
 
-    def _judge(self, results: dict[str, str | None]) -> None:
-        found = [f"user {self.fleet.name(user)}: {why}" for user, why in results.items() if why]
+    def _judge(self, journal: Journal, results: Mapping[str, str | None]) -> None:
+        """:raises _Unhealthy: one is not healthy"""
+        found = {user: why for user, why in results.items() if why}
         if found:
-            raise OpsError("; ".join(found), where=self.what)
+            text = "; ".join(f"user {self.fleet.name(user)}: {why}" for user, why in found.items())
+            raise _Unhealthy(text, self.what, found)
+
+    def _weigh(self, journal: Journal, results: Mapping[str, str | None]) -> None:
+        """:raises _Unhealthy: more are not healthy than may be"""
+        for user in results:
+            journal.failed.pop(user, None)
+        if any(results.values()):
+            self._note(journal, {user: why for user, why in results.items() if why})
+            having = list(self.fleet.running().values()).count(self.target)
+            if len(journal.failed) > max(1, having // _TOLERATED):
+                self._judge(journal, journal.failed)
+
+    def _note(self, journal: Journal, failed: Mapping[str, str]) -> None:
+        journal.failed.update(failed)
+        # A disk that the new edition has filled must not hide why it goes back.
+        with contextlib.suppress(OpsError):
+            self.fleet.write(journal)
 
     def _back(self, journal: Journal) -> None:
         """Have all agents get the former edition again, also those that it left broken."""
@@ -283,7 +342,7 @@ class Rollout:
             journal,
             lambda running: [user for user in running if running[user] in (journal.target, "")],
             self.former,
-            strict=False,
+            _ignore,
         )
         broken = [user for user in self._broken(journal) if self.fleet.wake(user)]
         if not journal.problem:
@@ -299,7 +358,8 @@ class Rollout:
     def _broken(self, journal: Journal) -> list[str]:
         """The users whose agents should run, and failed."""
         running = self.fleet.running()
-        return [user for user in journal.touched if user not in running and self.fleet.failure(user)]
+        touched = dict.fromkeys([*journal.touched, *journal.failed])
+        return [user for user in touched if user not in running and self.fleet.failure(user)]
 
     def _enter(self, journal: Journal, phase: str) -> None:
         self.say(phase)
@@ -313,6 +373,10 @@ class Rollout:
 
     def _names(self, users: list[str]) -> str:
         return ", ".join(self.fleet.name(user) for user in users)
+
+
+def _ignore(journal: Journal, results: Mapping[str, str | None]) -> None:
+    """What is not healthy holds up nothing."""
 
 
 def _busy() -> Refused:
