@@ -181,7 +181,7 @@ def test_it_reaches_those_that_run_and_then_those_that_wake(host, systemd):
     said = []
     assert runtime_fleet.rollout(host, said.append) == []
     assert systemd.containers == {ADA: NEW, BOB: NEW}
-    assert editions.proven(host.ops_dir).id == NEW
+    assert editions.former(host.settings, host.ops_dir).id == NEW
     assert editions.journal(host.ops_dir) is None
     assert os.listdir(systemd.run) == []
     assert systemd.text_of(CY) == systemd.loaded[CY]
@@ -231,7 +231,35 @@ def test_nobody_waits_for_a_former_edition_that_nobody_could_be_woken_with(host,
     monkeypatch.setattr(runtime_fleet.HostFleet, "lend", lambda self, users: lent.append(users) or lend(self, users))
     assert runtime_fleet.rollout(host, lambda text: None) == []
     assert bool(lent) == running
-    assert editions.proven(host.ops_dir) == host.settings.edition
+    assert editions.former(host.settings, host.ops_dir) == host.settings.edition
+
+
+@pytest.mark.parametrize("damage", ["cut off", "another kit"])
+def test_a_former_edition_that_cannot_be_used_keeps_nobody_waiting(host, systemd, damage):
+    path = f"{host.ops_dir}/runtimes.proven.json"
+    if damage == "cut off":
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write('{"id": "')
+    else:
+        editions.prove(host.ops_dir, dataclasses.replace(declared().edition, agent={"no_such_key": 1}))
+    # What the units need at a boot.
+    assert editions.in_effect(host.settings, host.ops_dir) == host.settings.edition
+    assert editions.wanted(host.settings, host.ops_dir) == [host.settings.edition]
+    said = []
+    assert runtime_fleet.rollout(host, said.append) == []
+    assert said[0].startswith(f"there is nothing to go back to: {path}:")
+    assert systemd.containers == {ADA: NEW, BOB: NEW}
+    assert editions.former(host.settings, host.ops_dir).id == NEW
+
+
+def test_a_damaged_journal_begins_the_rollout_anew(host, systemd):
+    editions.write_journal(host.ops_dir, Journal(NEW, rollout.BATCHES))
+    with open(f"{host.ops_dir}/runtimes.rollout.json", "w", encoding="utf-8") as stream:
+        stream.write("[" * 9)
+    assert editions.in_effect(host.settings, host.ops_dir).id == OLD
+    assert runtime_fleet.rollout(host, lambda text: None) == []
+    assert systemd.containers == {ADA: NEW, BOB: NEW}
+    assert editions.journal(host.ops_dir) is None
 
 
 def test_an_edition_is_gone_with_its_image_or_a_plugin(systemd, tmp_path):

@@ -127,7 +127,7 @@ def test_without_runtimes_no_record_keeps_a_secret(host, tmp_path, monkeypatch):
     monkeypatch.setattr(runtime_plan.runtimes, "RUN", str(tmp_path / "run"))
     editions.write_journal(host.ops_dir, Journal("another", FAILED))
     runtime_plan.plan_absent(Systemd(ok=True), host.ops_dir).apply()
-    assert editions.proven(host.ops_dir) is None
+    assert editions.former(host.settings, host.ops_dir) is None
     assert editions.journal(host.ops_dir) is None
     assert not (tmp_path / "runtimes.json").exists()
 

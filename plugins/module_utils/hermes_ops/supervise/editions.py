@@ -22,13 +22,31 @@ from ..system.typed import parse, plain
 from .rollout import BATCHES, FAILED, Journal, failed
 
 
-def proven(ops_dir: str) -> Edition | None:
+def read_former(declared: Runtimes, ops_dir: str) -> Edition | None:
     """The edition that all agents had last; None: there was none.
 
-    :raises OpsError: its record cannot be used
+    :raises OpsError: its record cannot be used, or agents cannot be started with it any more
     """
     path = _path(ops_dir, "proven")
-    return parse(Edition, read_json(path), path) if os.path.exists(path) else None
+    if not os.path.exists(path):
+        return None
+    edition = parse(Edition, read_json(path), path)
+    try:
+        declared.having(edition)
+    except OpsError as error:
+        raise OpsError(f"is no longer accepted: {error}", where=path) from None
+    return edition
+
+
+def former(declared: Runtimes, ops_dir: str) -> Edition | None:
+    """The edition to go back to; None: there is none, or none that can be used.
+
+    A damaged record, or another kit, must keep nobody's agent from starting.
+    """
+    try:
+        return read_former(declared, ops_dir)
+    except OpsError:
+        return None
 
 
 def prove(ops_dir: str, edition: Edition) -> None:
@@ -37,14 +55,17 @@ def prove(ops_dir: str, edition: Edition) -> None:
 
 
 def journal(ops_dir: str) -> Journal | None:
-    """That of a rollout that did not finish, or failed.
+    """That of a rollout that did not finish, or failed; one that is damaged is none, and the rollout begins anew.
 
-    :raises OpsError: it cannot be used
+    :raises OpsError: the directory is not root's alone
     """
     if os.path.lexists(ops_dir):
         check_ops(ops_dir)
     path = _path(ops_dir, "rollout")
-    return parse(Journal, read_json(path), path) if os.path.exists(path) else None
+    try:
+        return parse(Journal, read_json(path), path) if os.path.exists(path) else None
+    except OpsError:
+        return None
 
 
 def write_journal(ops_dir: str, value: Journal) -> None:
@@ -66,12 +87,12 @@ def in_effect(declared: Runtimes, ops_dir: str) -> Edition:
     edition, kept = declared.edition, journal(ops_dir)
     if kept and kept.target == edition.id and kept.phase == BATCHES:
         return edition
-    return proven(ops_dir) or edition
+    return former(declared, ops_dir) or edition
 
 
 def is_due(declared: Runtimes, ops_dir: str) -> bool:
     """Whether agents have not got what is declared, or an unfinished rollout has to be ended."""
-    last = proven(ops_dir)
+    last = former(declared, ops_dir)
     return last is None or last.id != declared.edition.id or journal(ops_dir) is not None
 
 
@@ -83,7 +104,7 @@ def failure(declared: Runtimes, ops_dir: str) -> OpsError | None:
 
 def wanted(declared: Runtimes, ops_dir: str) -> list[Edition]:
     """The editions with which agents may be started."""
-    found = [in_effect(declared, ops_dir), declared.edition, *filter(None, [proven(ops_dir)])]
+    found = [in_effect(declared, ops_dir), declared.edition, *filter(None, [former(declared, ops_dir)])]
     return list({edition.id: edition for edition in found}.values())
 
 

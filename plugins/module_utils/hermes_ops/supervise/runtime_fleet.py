@@ -49,7 +49,12 @@ def rollout(host: Host, say: Callable[[str], object]) -> list[str]:
     check_ops(host.ops_dir)
     ensure_directory(host.ops_dir, mode=0o700)
     with lock(os.path.join(host.ops_dir, "runtimes.rollout.lock"), timeout=2.0):
-        former, target = editions.proven(host.ops_dir), host.settings.edition
+        target = host.settings.edition
+        try:
+            former = editions.read_former(host.settings, host.ops_dir)
+        except OpsError as error:
+            say(f"there is nothing to go back to: {error}")
+            former = None
         canaries = [_canary(host, name) for name in host.settings.canaries]
         fleet = HostFleet(host, [edition for edition in (former, target) if edition])
         what = editions.changes(former, target)

@@ -114,7 +114,7 @@ def _plan_rollout(plan: Plan, host: Host, manager: Manager) -> None:
     """Plan that the agents get the declared edition."""
     if not editions.is_due(host.settings, host.ops_dir):
         return
-    changes = editions.changes(editions.proven(host.ops_dir), host.settings.edition)
+    changes = editions.changes(editions.former(host.settings, host.ops_dir), host.settings.edition)
     plan.add(Difference("rollout to users' agents", None, changes), lambda: roll_out(host, manager))
 
 
