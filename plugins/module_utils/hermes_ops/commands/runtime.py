@@ -52,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("key", "print the user's key"),
         ("rollout", "bring a changed declaration to the agents that run, or back if it is bad"),
         ("stop", "stop the agent; no call wakes it until the next ensure"),
-        ("remove", "remove the runtime; the data stay"),
+        ("remove", "remove the runtime; the data and the backups stay"),
         ("orphans", "what is left of users who have no runtime"),
         ("logs", "read the agent's log"),
         ("exec", "run a command in the container"),
@@ -71,7 +71,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         if name == "orphans":
             action.add_argument("--remove", action="store_true", help="remove it, but no data")
         if name in ("remove", "orphans"):
-            action.add_argument("--purge", action="store_true", help="remove the data as well")
+            action.add_argument(
+                "--purge", action="store_true", help="remove the data and the backups on this host as well"
+            )
         if name == "logs":
             action.add_argument("--lines", type=int, default=100, metavar="N", help="the last N (%(default)s)")
             action.add_argument("--follow", action="store_true", help="wait for more")
@@ -164,9 +166,19 @@ def _stop(host: Host, arguments: argparse.Namespace) -> int:
 def _remove(host: Host, arguments: argparse.Namespace) -> int:
     user = host.users.get(arguments.user)
     runtimes.remove(host, user, purge=arguments.purge)
-    if not arguments.purge:
-        say(f"The data stay in {user.directory(host.data_dir)}.")
+    if arguments.purge:
+        _tell_of_snapshots(f"--tag hermes,agent:{user.agent}")
+    else:
+        say(f"The data stay in {user.directory(host.data_dir)}, and the backups.")
     return EXIT_OK
+
+
+def _tell_of_snapshots(tag: str) -> None:
+    """Name what a purge does not reach, and how to find it with restic by *tag*."""
+    if command_backup.declared().restic_repository:
+        say(
+            f"Snapshots off the host stay. restic snapshots {tag} lists them, and restic forget --prune ID removes them"
+        )
 
 
 def _orphans(host: Host, arguments: argparse.Namespace) -> int:
@@ -174,6 +186,8 @@ def _orphans(host: Host, arguments: argparse.Namespace) -> int:
     word = "found"
     if arguments.remove or arguments.purge:
         left, word = orphans.remove(host, found, purge=arguments.purge), "left"
+    if arguments.purge:
+        _tell_of_snapshots("--tag hermes")
     for each in found:
         data = ", with data" if each.data else ""
         say(f"{word if each in left else 'removed'}: {each.kind} {printable(each.name)}{data}")
