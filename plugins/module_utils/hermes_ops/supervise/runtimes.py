@@ -27,7 +27,7 @@ from ..host.runtimes import User
 from ..system.errors import OpsError, Refused
 from ..system.files import ensure_directory, read_text
 from ..system.process import run
-from ..system.systemd import Unit
+from ..system.systemd import Unit, batches
 from . import resting, runtime_copies, runtime_disk
 from .runtime_files import enable, is_complete, known, link, make_directory, make_places, write, write_variables
 from .runtime_host import Host
@@ -130,7 +130,8 @@ def _complete(host: Host, users: list[User]) -> None:
         make_directory(host, user)
         write_variables(host, user)
         enable(user)
-    host.manager.call("start", *(SOCKET.format(user.id) for user in users))
+    for some in batches([SOCKET.format(user.id) for user in users]):
+        host.manager.call("start", *some)
 
 
 def ensure(host: Host, name: str) -> dict[str, Any]:
