@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from ..backup import moving
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..description.runtime_keys import key_of
-from ..host.installation import Installation
+from ..host.installation import Installation, refuse_others
 from ..host.runtimes import ROLLOUT, User
 from ..host.undertaking import Interrupted
 from ..supervise import orphans, runtime_agents, runtime_fleet, runtime_plan, runtimes
@@ -89,6 +89,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     text = "move an agent of this host into the user's runtime, or back, with all that it knows"
     action = actions.add_parser("move", help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_MOVE)
     action.add_argument("user", metavar="USER", help=_USER)
+    action.add_argument("--check", action="store_true", help="only say whether it can be moved")
     way = action.add_mutually_exclusive_group(required=True)
     way.add_argument("--from", dest="source", metavar="AGENT", help="what AGENT knows becomes the user's")
     way.add_argument("--to", dest="target", metavar="AGENT", help="what the user's agent knows becomes AGENT's")
@@ -236,10 +237,19 @@ def _move(host: Host, arguments: argparse.Namespace) -> int:
     if not user or not os.path.lexists(user.home(host.data_dir)):
         if arguments.target:
             raise OpsError("has no home yet", where=f"user {arguments.user}", fix="there is nothing to move")
+        if arguments.check:
+            installation.records(agent.name).refuse_moved()
+            refuse_others(installation, agent)
+            say(f"would give user {printable(arguments.user)} a runtime, and move {agent.name} into it")
+            return EXIT_OK
         runtimes.ensure(host, arguments.user)
         user = host.users.get(arguments.user)
     (users,) = runtime_agents.agents_of(host, [user])
     source, target = (agent, users) if arguments.source else (users, agent)
+    if arguments.check:
+        due = moving.check(installation, source, target)
+        say(f"{source.name} {'would move' if due else 'had moved'} to {target.name}{'' if due else ' before'}")
+        return EXIT_OK
     try:
         aside = moving.move(installation, source, target, say_now)
     except Interrupted as error:
