@@ -242,6 +242,17 @@ def test_a_move_that_was_made_is_not_made_again(host, ada, units, own, monkeypat
     assert knows(units.home)[0] == "newer"
 
 
+def test_what_would_be_moved_is_said_and_nothing_is_changed(host, ada, units, own, monkeypatch, capsys):
+    assert call(monkeypatch, "move", "ada", "--from", "default", "--check") == 0
+    assert f"default would move to {ada.agent}" in capsys.readouterr().out
+    assert host.records("default").moved() is None
+    assert call(monkeypatch, "move", "bob", "--from", "default", "--check") == 0
+    assert "would give user bob a runtime" in capsys.readouterr().out
+    assert call(monkeypatch, "move", "ada", "--from", "default") == 0
+    with pytest.raises(OpsError, match=f"has moved to {ada.agent}"):
+        call(monkeypatch, "move", "bob", "--from", "default", "--check")
+
+
 def test_whoever_has_moved_is_taken_only_from_where_it_is(host, ada, units, own, tmp_path, monkeypatch):
     bob = places.Users(host.ops_dir).get("bob")
     make_home(tmp_path / "users" / bob.id / ".hermes", "bob")

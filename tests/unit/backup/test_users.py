@@ -297,6 +297,26 @@ def test_who_is_removed_with_the_data_leaves_no_copies_of_files_in_records(host,
     assert not records.exist()
 
 
+@pytest.mark.parametrize("purge", [False, True])
+def test_who_is_removed_with_the_data_leaves_no_backups_and_no_homes_that_were_set_aside(
+    host, ada, units, monkeypatch, purge
+):
+    removed = []
+    monkeypatch.setattr(runtimes, "run", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(runtimes.removal, "remove", lambda path, _account: removed.append(os.path.basename(path)))
+    making.create(host, Installation.one(host, "default"), archives.directory_of(host))
+    (agent,) = runtime_agents.with_homes(host)
+    making.create(host, agent, archives.directory_of(host))
+    for name in (f"{ada.agent}-20260101T000000Z-undone", "default-20260101T000000Z"):
+        os.makedirs(os.path.join(host.ops_dir, "set-aside", name, "full"))
+    runtimes.remove(Host.of(host), ada, purge=purge)
+    assert kept(host) == ["default", *([] if purge else [ada.agent])]
+    assert len(os.listdir(os.path.join(host.ops_dir, "set-aside"))) == (1 if purge else 2)
+    assert [name.rpartition("-")[0] for name in removed] == (
+        [f"purged-{ada.id}", f"purged-{ada.agent}-20260101T000000Z-undone"] if purge else []
+    )
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: only root acts for an agent")
 def test_a_backup_belongs_to_the_user_s_number_on_the_host_where_it_is_restored(
     host, ada, units, ground, tmp_path, monkeypatch

@@ -105,7 +105,7 @@ def test_every_directive_of_the_sandbox_is_described():
 
 
 def test_every_cause_of_ill_health_is_described():
-    known = set().union(*(causes(module, "Problem") for module in (health, journal, servers, systemd)))
+    known = set().union(*(causes(module, "Problem") for module in (health, journal, servers, systemd, agent)))
     assert "port_in_use" in known
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     assert known == set(re.findall(r"^\| `([a-z_]+)` \|", page, re.M))

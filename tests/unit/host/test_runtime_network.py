@@ -210,4 +210,4 @@ def test_the_walls_of_a_container_that_runs_stay(host):
     settled(host)
     (host.path / "bridge").mkdir()
     with pytest.raises(OpsError, match="is in use"):
-        no_plan()
+        no_plan().apply()

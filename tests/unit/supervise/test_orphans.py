@@ -112,3 +112,35 @@ def test_what_is_root_s_is_left_to_a_person(host, podman, tmp_path):
     with pytest.raises(OpsError, match="belongs to root"):
         orphans.remove(host, orphans.find(host), purge=True)
     assert (tmp_path / "data/users/0123").exists()
+
+
+COPIES = {
+    "data/ops/backups/user-{}-20260101T000000Z.tar.gz": "archive",
+    "data/ops/backups/user-{}-20260102T000000Z.tar.gz.partial": "archive",
+    "data/ops/set-aside/user-{}-20260101T000000Z": "directory",
+    "data/ops/set-aside/user-{}-20260101T000000Z-undone": "directory",
+    "data/scratch/rehearsal.user-{}.x1": "directory",
+}
+
+
+def make_copies(top, identity):
+    paths = {str(top / path.format(identity)): kind for path, kind in COPIES.items()}
+    for path, kind in paths.items():
+        os.makedirs(path if kind == "directory" else os.path.dirname(path), exist_ok=True)
+        if kind == "archive":
+            open(path, "w", encoding="utf-8").close()
+    return paths
+
+
+def test_copies_of_whom_nobody_knows_are_found_and_only_a_purge_removes_them(host, podman, tmp_path, monkeypatch):
+    gone, ada = make_copies(tmp_path, "0" * 32), make_copies(tmp_path, host.users.get("ada").id)
+    make_copies(tmp_path, "mine")
+    monkeypatch.setattr(orphans, "_remove_directory", os.rmdir)
+    monkeypatch.setattr(orphans, "_set_aside", lambda _host, each: each.name)
+    found = [each for each in orphans.find(host) if each.kind != "volume" and each.data]
+    assert {each.name: each.kind for each in found} == gone
+    orphans.remove(host, found, purge=False)
+    assert all(map(os.path.exists, gone))
+    orphans.remove(host, found, purge=True)
+    assert not any(map(os.path.exists, gone))
+    assert all(map(os.path.exists, [*ada, *make_copies(tmp_path, "mine")]))

@@ -166,14 +166,14 @@ def test_all_that_run_get_it_and_none_that_sleeps_is_started():
     assert host.agents["s"] == NEW
 
 
-def test_at_most_a_third_is_restarted_at_once(monkeypatch):
+def test_at_most_half_are_restarted_at_once(monkeypatch):
     sizes = []
     host = Host([f"u{number}" for number in range(100)])
     restart = host.restart
     monkeypatch.setattr(host, "restart", lambda users: sizes.append(len(users)) or restart(users))
     host.agents = dict.fromkeys(USERS, OLD)
     roll(host)
-    assert max(sizes) == len(USERS) // 3
+    assert max(sizes) == len(USERS) // 2
     sizes.clear()
     host.agents, host.target = dict.fromkeys((f"u{number}" for number in range(100)), NEW), NEWER
     roll(host)

@@ -117,8 +117,12 @@ def test_without_quotas_a_limit_is_refused_before_anything_is_planned(host, disk
 
 
 def test_check_mode_of_a_first_run_knows_no_file_system_yet(host, disk):
-    bare = dataclasses.replace(host, data_dir=f"{host.data_dir}/none")
+    # It may be there, as the place of a volume that is not mounted yet.
+    disk.on = False
+    bare = dataclasses.replace(host, ops_dir=f"{host.data_dir}/ops")
     runtime_disk.check(bare)
+    with pytest.raises(OpsError, match="user quotas"):
+        runtime_disk.check(host)
     assert runtime_disk.plan_limits(bare, []).differences == []
 
 

@@ -22,7 +22,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervi
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.runtime_host import Host
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Plan
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import Difference, Plan
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.typed import plain
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -116,9 +116,9 @@ def test_without_runtimes_no_record_keeps_a_secret(host, tmp_path, monkeypatch):
     (tmp_path / "runtimes.json").write_text("{}", encoding="utf-8")
     monkeypatch.setattr(runtime_plan.settings, "path_of", lambda job: str(tmp_path / "runtimes.json"))
     monkeypatch.setattr(places, "present", lambda: True)
-    for name in ("proxy.plan_no_proxy", "runtime_network.plan_no_network"):
-        module, function = name.split(".")
-        monkeypatch.setattr(getattr(runtime_plan, module), function, lambda manager: Plan())
+    walls = Plan([Difference("walls", "present", None)])
+    monkeypatch.setattr(runtime_plan.proxy, "plan_no_proxy", lambda manager: Plan())
+    monkeypatch.setattr(runtime_plan.runtime_network, "plan_no_network", lambda manager: walls)
     for name in ("plan_gone", "_stop_all"):
         monkeypatch.setattr(runtime_plan, name, lambda *words: None)
     for name in ("WANTED", "LENT"):
@@ -126,7 +126,10 @@ def test_without_runtimes_no_record_keeps_a_secret(host, tmp_path, monkeypatch):
     monkeypatch.setattr(runtime_plan.runtime_units, "UNIT_DIRECTORY", str(tmp_path))
     monkeypatch.setattr(runtime_plan.runtimes, "RUN", str(tmp_path / "run"))
     editions.write_journal(host.ops_dir, Journal("another", FAILED))
-    runtime_plan.plan_absent(Systemd(ok=True), host.ops_dir).apply()
+    plan = runtime_plan.plan_absent(Systemd(ok=True), host.ops_dir)
+    # Check mode says that they go, too.
+    assert walls.differences[0] in plan.differences
+    plan.apply()
     assert editions.former(host.settings, host.ops_dir) is None
     assert editions.journal(host.ops_dir) is None
     assert not (tmp_path / "runtimes.json").exists()

@@ -18,6 +18,7 @@ from pathlib import Path
 import described
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.records import Moved
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal, servers
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
@@ -122,6 +123,21 @@ def test_an_agent_that_is_down_is_explained(see, host):
     assert report.agents[0].log == ["its last words"]
     assert report.message == "1 failure: the api server does not answer"
     assert host.read_status("check")["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("done", "what", "fix"),
+    [(True, "has moved to user-1", "runtime move USER --to default"), (False, "not finished", "the same hermes-ops")],
+)
+def test_nobody_is_told_to_start_an_agent_that_has_moved(see, host, done, what, fix):
+    host.records("default").write_moved(Moved("user-1", done))
+    assert causes(see()) == []
+    host.state = replace(host.state, active="inactive", sub="dead", pid=0)
+    host.problems = [Problem("not_running", "the unit is inactive", "systemctl start it")]
+    (found,) = see().findings
+    assert found.cause == "moved"
+    assert what in found.what
+    assert fix in found.fix
 
 
 def test_an_agent_that_left_the_list_is_reported_until_it_is_declared(see, host):

@@ -76,11 +76,6 @@ class Work:
     jobs: dict[str, tuple[float, float]] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
 
-    @property
-    def next(self) -> float | None:
-        """When the next cron job is due; None: there is none."""
-        return min((due for due, _ended in self.jobs.values()), default=None)
-
     @classmethod
     def of(cls, answer: Any) -> Work:
         """Check a worker's answer, which may be anything."""

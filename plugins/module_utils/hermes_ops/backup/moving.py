@@ -35,15 +35,10 @@ def move(host: Installation, source: Agent, target: Agent, say: Callable[[str], 
     :raises OpsError: nothing was moved, and says why
     """
     with host.lock("move"):
+        if not check(host, source, target):
+            return None
         left, arrives = host.records(source.name), host.records(target.name)
         before, elsewhere = left.moved(), arrives.moved()
-        if elsewhere and elsewhere != Moved(source.name, True):
-            arrives.refuse_moved()
-        if before == Moved(target.name, True):
-            return None
-        if before and before.to != target.name:
-            left.refuse_moved()
-        refuse_others(host, source)
         running = not runtime_agents.supervisor_for(host, source.name).state([source])[source.name].ended
         restore = Restore(host, target.name, say)
         try:
@@ -72,6 +67,23 @@ def move(host: Installation, source: Agent, target: Agent, say: Callable[[str], 
             raise
         left.write_moved(Moved(target.name, True))
     return aside
+
+
+def check(host: Installation, source: Agent, target: Agent) -> bool:
+    """Whether there is anything to move; changes nothing.
+
+    :raises OpsError: :func:`move` would refuse, and why
+    """
+    left, arrives = host.records(source.name), host.records(target.name)
+    before, elsewhere = left.moved(), arrives.moved()
+    if elsewhere and elsewhere != Moved(source.name, True):
+        arrives.refuse_moved()
+    if before == Moved(target.name, True):
+        return False
+    if before and before.to != target.name:
+        left.refuse_moved()
+    refuse_others(host, source)
+    return True
 
 
 def _give_up(host: Installation, source: Agent, running: bool) -> None:

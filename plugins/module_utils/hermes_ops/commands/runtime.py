@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from ..backup import moving
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..description.runtime_keys import key_of
-from ..host.installation import Installation
+from ..host.installation import Installation, refuse_others
 from ..host.runtimes import ROLLOUT, User
 from ..host.undertaking import Interrupted
 from ..supervise import orphans, runtime_agents, runtime_fleet, runtime_plan, runtimes
@@ -52,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("key", "print the user's key"),
         ("rollout", "bring a changed declaration to the agents that run, or back if it is bad"),
         ("stop", "stop the agent; no call wakes it until the next ensure"),
-        ("remove", "remove the runtime; the data stay"),
+        ("remove", "remove the runtime; the data and the backups stay"),
         ("orphans", "what is left of users who have no runtime"),
         ("logs", "read the agent's log"),
         ("exec", "run a command in the container"),
@@ -71,7 +71,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         if name == "orphans":
             action.add_argument("--remove", action="store_true", help="remove it, but no data")
         if name in ("remove", "orphans"):
-            action.add_argument("--purge", action="store_true", help="remove the data as well")
+            action.add_argument(
+                "--purge", action="store_true", help="remove the data and the backups on this host as well"
+            )
         if name == "logs":
             action.add_argument("--lines", type=int, default=100, metavar="N", help="the last N (%(default)s)")
             action.add_argument("--follow", action="store_true", help="wait for more")
@@ -87,6 +89,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     text = "move an agent of this host into the user's runtime, or back, with all that it knows"
     action = actions.add_parser("move", help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_MOVE)
     action.add_argument("user", metavar="USER", help=_USER)
+    action.add_argument("--check", action="store_true", help="only say whether it can be moved")
     way = action.add_mutually_exclusive_group(required=True)
     way.add_argument("--from", dest="source", metavar="AGENT", help="what AGENT knows becomes the user's")
     way.add_argument("--to", dest="target", metavar="AGENT", help="what the user's agent knows becomes AGENT's")
@@ -164,9 +167,19 @@ def _stop(host: Host, arguments: argparse.Namespace) -> int:
 def _remove(host: Host, arguments: argparse.Namespace) -> int:
     user = host.users.get(arguments.user)
     runtimes.remove(host, user, purge=arguments.purge)
-    if not arguments.purge:
-        say(f"The data stay in {user.directory(host.data_dir)}.")
+    if arguments.purge:
+        _tell_of_snapshots(f"--tag hermes,agent:{user.agent}")
+    else:
+        say(f"The data stay in {user.directory(host.data_dir)}, and the backups.")
     return EXIT_OK
+
+
+def _tell_of_snapshots(tag: str) -> None:
+    """Name what a purge does not reach, and how to find it with restic by *tag*."""
+    if command_backup.declared().restic_repository:
+        say(
+            f"Snapshots off the host stay. restic snapshots {tag} lists them, and restic forget --prune ID removes them"
+        )
 
 
 def _orphans(host: Host, arguments: argparse.Namespace) -> int:
@@ -174,6 +187,8 @@ def _orphans(host: Host, arguments: argparse.Namespace) -> int:
     word = "found"
     if arguments.remove or arguments.purge:
         left, word = orphans.remove(host, found, purge=arguments.purge), "left"
+    if arguments.purge:
+        _tell_of_snapshots("--tag hermes")
     for each in found:
         data = ", with data" if each.data else ""
         say(f"{word if each in left else 'removed'}: {each.kind} {printable(each.name)}{data}")
@@ -222,10 +237,19 @@ def _move(host: Host, arguments: argparse.Namespace) -> int:
     if not user or not os.path.lexists(user.home(host.data_dir)):
         if arguments.target:
             raise OpsError("has no home yet", where=f"user {arguments.user}", fix="there is nothing to move")
+        if arguments.check:
+            installation.records(agent.name).refuse_moved()
+            refuse_others(installation, agent)
+            say(f"would give user {printable(arguments.user)} a runtime, and move {agent.name} into it")
+            return EXIT_OK
         runtimes.ensure(host, arguments.user)
         user = host.users.get(arguments.user)
     (users,) = runtime_agents.agents_of(host, [user])
     source, target = (agent, users) if arguments.source else (users, agent)
+    if arguments.check:
+        due = moving.check(installation, source, target)
+        say(f"{source.name} {'would move' if due else 'had moved'} to {target.name}{'' if due else ' before'}")
+        return EXIT_OK
     try:
         aside = moving.move(installation, source, target, say_now)
     except Interrupted as error:

@@ -186,11 +186,14 @@ def confirm(network: IPv4Network) -> None:
 def plan_no_network(manager: Manager) -> Plan:
     """Compare the host with one that has neither the network nor its walls.
 
-    :raises OpsError: a container still runs in it
+    :raises OpsError: when it is applied: a container still runs in it
     """
+    plan = Plan(actions=[_refuse_use])
+    plan_files_gone(plan, [FILE])
+    return plan.join(runtime_walls.TABLE.plan_absent(manager))
+
+
+def _refuse_use() -> None:
     if os.path.exists(IN_USE):
         fix = "stop the agents of all users first"
         raise OpsError("is in use, and its containers must not lose their walls", where=f"network {BRIDGE}", fix=fix)
-    plan = Plan()
-    plan_files_gone(plan, [FILE])
-    return plan.join(runtime_walls.TABLE.plan_absent(manager))

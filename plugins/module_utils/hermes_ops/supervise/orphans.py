@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 from ..agent import removal
 from ..host.runtimes import VOLUMES
-from ..system.errors import OpsError
+from ..system.errors import OpsError, as_error
 from ..system.files import Account
 from ..system.process import run
+from . import runtime_copies
+from .runtime_copies import ASIDE
 from .runtime_host import Host
 from .runtime_units import PODMAN, SOCKET, WANTED
-from .runtimes import ASIDE, set_aside
 
 # Containers and volumes by the names that users' ones always had.
 _CONTAINER = re.compile(r"hermes-user-[\w.-]{1,128}", re.ASCII)
@@ -30,8 +31,8 @@ _SECONDS = 120.0
 class Orphan:
     """Something that belongs to no user who has a runtime.
 
-    :param kind: ``container``, ``socket``, ``volume`` (of podman) or ``directory``
-    :param name: of the container, unit or volume, or the path of the directory
+    :param kind: ``container``, ``socket``, ``volume`` (of podman), ``directory`` or ``archive``
+    :param name: of the container, unit or volume, or the path of the directory or archive
     :param data: whether it may hold what cannot be made again
     """
 
@@ -61,6 +62,9 @@ def find(host: Host) -> list[Orphan]:
     directories = {user.directory(host.data_dir) for user in users}
     there = glob.glob(os.path.join(glob.escape(os.path.join(host.data_dir, VOLUMES)), "*"))
     found += [Orphan("directory", path, True) for path in there if path not in directories]
+    known = {user.id for user in users}
+    for kind, copies in (("directory", runtime_copies.directories(host)), ("archive", runtime_copies.archives(host))):
+        found += [Orphan(kind, path, True) for path, owner in copies.items() if owner not in known]
     return sorted(found, key=lambda each: (each.kind, each.name))
 
 
@@ -74,27 +78,28 @@ def remove(host: Host, orphans: list[Orphan], *, purge: bool) -> list[Orphan]:
         "socket": lambda name: _disable(host, name),
         "volume": lambda name: run([PODMAN, "volume", "rm", name], timeout=_SECONDS),
         "directory": _remove_directory,
+        "archive": os.unlink,
     }
     problems: list[str] = []
     with host.users.lock():
         # Somebody may have got a runtime since they were found.
         still = [each for each in find(host) if each in orphans]
-        names = {each: _set_aside(each) if purge and each.kind == "directory" else each.name for each in still}
+        names = {each: _set_aside(host, each) if purge and each.kind == "directory" else each.name for each in still}
     for each, name in names.items():
         try:
             if purge or not each.data:
                 removers[each.kind](name)
-        except OpsError as error:
-            problems.append(str(error))
+        except (OpsError, OSError) as error:
+            problems.append(str(as_error(error)))
     if problems:
         raise OpsError("; ".join(problems))
     return [each for each in still if each.data and not purge]
 
 
-def _set_aside(orphan: Orphan) -> str:
+def _set_aside(host: Host, orphan: Orphan) -> str:
     """The path from which a directory is removed, which nobody gets any more."""
     is_aside = os.path.basename(orphan.name).startswith(ASIDE)
-    return orphan.name if is_aside or os.lstat(orphan.name).st_uid == 0 else set_aside(orphan.name)
+    return orphan.name if is_aside or os.lstat(orphan.name).st_uid == 0 else runtime_copies.set_aside(host, orphan.name)
 
 
 def _named(*words: str) -> list[str]:

@@ -33,9 +33,9 @@ CANARIES, BATCHES, BACK, FAILED = "canaries", "batches", "back", "failed"
 # Seconds for which agents are waited for that are at work, and between two looks at them.
 PATIENCE, PAUSE = 1800.0, 5.0
 # Seconds after its start after which a canary has still not to have failed.
-PROOF = 20.0
+PROOF = 15.0
 # Agents that are restarted at once: this part of those that run, and at most so many.
-_PART, _MOST = 3, 10
+_PART, _MOST = 2, 10
 # Canaries that are asked if none is named. Agents that may fail in the batches: one, or this part of those that got it.
 _ASKED, _TOLERATED = 2, 10
 

@@ -35,8 +35,8 @@ def in_force(host: Host) -> bool:
 
 def check(host: Host) -> None:
     """:raises OpsError: a limit is declared, and nobody would be held to it"""
-    # There is no such directory before the first run.
-    if host.settings.disk and os.path.isdir(host.data_dir) and not in_force(host):
+    # Before the first run there are no records, and the data volume may not be mounted, which check mode leaves so.
+    if host.settings.disk and os.path.isdir(host.ops_dir) and not in_force(host):
         raise OpsError(
             "its file system has no user quotas in force, so runtimes_disk would limit nobody",
             where=_place(host),

@@ -91,7 +91,7 @@ def plan_absent(manager: Manager, ops_dir: str) -> Plan:
     plan_files_gone(plan, [*glob.glob(os.path.join(WANTED, SOCKET.format("*"))), *lent, *files])
     plan_gone(plan, manager, BOOT, [f"{runtime_units.UNIT_DIRECTORY}/{BOOT}"])
     # Only then its bridge is gone, which podman removes with the last container.
-    plan.actions.append(lambda: runtime_network.plan_no_network(manager).apply())
+    plan.join(runtime_network.plan_no_network(manager))
     plan.actions.append(lambda: shutil.rmtree(runtimes.RUN, ignore_errors=True))
     # They hold secrets, and nothing runs any more that could go back.
     plan_files_gone(plan, editions.records(ops_dir))

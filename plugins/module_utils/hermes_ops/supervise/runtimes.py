@@ -27,14 +27,12 @@ from ..host.runtimes import User
 from ..system.errors import OpsError, Refused
 from ..system.files import ensure_directory, read_text
 from ..system.process import run
-from ..system.systemd import Unit
-from . import resting, runtime_disk
+from ..system.systemd import Unit, batches
+from . import resting, runtime_copies, runtime_disk
 from .runtime_files import enable, is_complete, known, link, make_directory, make_places, write, write_variables
 from .runtime_host import Host
 from .runtime_units import AGENT, FRONT, PODMAN, REST, SOCKET
 
-# How the directory of data is called that are being removed.
-ASIDE = "purged-"
 # Seconds beyond those within which an agent has to be healthy.
 _GRACE = 30.0
 _POLL_SECONDS = 0.05
@@ -132,7 +130,8 @@ def _complete(host: Host, users: list[User]) -> None:
         make_directory(host, user)
         write_variables(host, user)
         enable(user)
-    host.manager.call("start", *(SOCKET.format(user.id) for user in users))
+    for some in batches([SOCKET.format(user.id) for user in users]):
+        host.manager.call("start", *some)
 
 
 def ensure(host: Host, name: str) -> dict[str, Any]:
@@ -271,13 +270,15 @@ def _halt(host: Host, user: User) -> None:
 
 
 def remove(host: Host, user: User, *, purge: bool) -> None:
-    """Remove the user's runtime; also the data if *purge*, else another ``ensure`` goes on with them.
+    """Remove the user's runtime; if *purge*, also the data and all copies of them on this host.
+
+    Without *purge*, another ``ensure`` goes on with them.
 
     Killed at any point, it is finished by the next call; at the end of a purge, by that of an orphan.
 
     :raises Refused: the home is being restored
     """
-    directory, aside = user.directory(host.data_dir), None
+    directory, aside = user.directory(host.data_dir), []
     if purge and not os.path.isdir(os.path.dirname(directory)):
         raise OpsError("is not there", where=os.path.dirname(directory), fix="mount the volume with the users' data")
     with host.users.lock():
@@ -289,24 +290,17 @@ def remove(host: Host, user: User, *, purge: bool) -> None:
             os.unlink(user.failed)
         if purge:
             if os.path.lexists(directory):
-                aside = set_aside(directory)
+                aside = [runtime_copies.set_aside(host, directory)]
+            aside += runtime_copies.purge(host, user.id)
             records = Records(host.ops_dir, user.agent)
             if records.exist():
                 # Copies of the user's files, from a restore.
                 records.remove()
             runtime_disk.release(host, user)
             host.users.forget(user)
-    if aside:
+    for path in aside:
         # The user decides how long this takes. Killed here, it is an orphan.
-        removal.remove(aside, host.account_of(user))
-
-
-def set_aside(directory: str) -> str:
-    """Rename a *directory* of data that are to be removed, so that nobody gets it any more; returns its new path."""
-    parent, name = os.path.split(directory)
-    aside = os.path.join(parent, f"{ASIDE}{name}-{time.time_ns()}")
-    os.rename(directory, aside)
-    return aside
+        removal.remove(path, host.account_of(user))
 
 
 def await_health(host: Host, user: User, process: int) -> None:

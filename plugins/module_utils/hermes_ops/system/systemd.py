@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .files import Account
@@ -23,6 +23,9 @@ ASK_TIMEOUT = 10.0
 # the journal, even if the limit is 0. With the limit 1, and no other, the kernel does not start it (do_coredump() in
 # fs/coredump.c).
 NO_CORE = ("LimitCORE", "1")
+
+# Units in one call. A name of 255 bytes at most, and 2 MiB for all arguments (ARG_MAX).
+_AT_ONCE = 1000
 
 # States of a unit that does not run and that systemd will not restart.
 DEAD = ("inactive", "failed")
@@ -123,6 +126,12 @@ class Unit:
         return bool(self.entered) and now - age < written <= now
 
 
+def batches(names: Sequence[str]) -> Iterator[list[str]]:
+    """*names* in lists of :data:`_AT_ONCE`, since the kernel limits the arguments of a program."""
+    for start in range(0, len(names), _AT_ONCE):
+        yield list(names[start : start + _AT_ONCE])
+
+
 class Manager:
     """One service manager.
 
@@ -170,10 +179,13 @@ class Manager:
         return os.path.exists(f"/run/user/{self.account.uid}/systemd/private")
 
     def units(self, names: Iterable[str]) -> dict[str, Unit]:
-        """The state of the named units, in one call."""
+        """The state of the named units."""
         names = list(names)
-        if not names or not self.reachable:
+        if not self.reachable:
             return {name: self._unit(name, {}) for name in names}
+        return {name: unit for some in batches(names) for name, unit in self._units(some).items()}
+
+    def _units(self, names: list[str]) -> dict[str, Unit]:
         answer = self.ask("show", "--property", ",".join(_PROPERTIES), *names)
         blocks = answer.stdout.split("\n\n")
         found = {}

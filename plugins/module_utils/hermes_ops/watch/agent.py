@@ -16,7 +16,7 @@ from ..host.installation import Installation
 from ..host.records import STAYS, decision
 from ..supervise import health, journal
 from ..supervise import sight as health_sight
-from ..supervise.problems import Health
+from ..supervise.problems import Health, Problem
 from ..supervise.sight import Sight
 from ..supervise.supervisor import State
 from ..supervise.systemd import supervisor_of
@@ -33,6 +33,10 @@ from .turns import DATABASE_FIX, Turns, turn_findings
 EXCUSED = 600
 # Seconds without a heartbeat of the event loop, which writes one every 30 s, after which the loop counts as frozen.
 FROZEN = 120.0
+
+
+# The arguments are those that it was begun with.
+_FINISH = "run the same hermes-ops runtime move again"
 
 
 class AgentLook:
@@ -89,6 +93,7 @@ class AgentLook:
             self.closer = Closer.of(answer)
         if self.health is None:
             self.health = health.judge(self.agent, self.gateway, self.listeners, answer)
+        self._at_move(self.health)
         self._at_health(self.health, known, busy)
         if self.host.records(self.name).is_undeclared():
             self._find("undeclared", f"it left hermes_agents; {STAYS}", decision(self.agent), failure=False)
@@ -106,6 +111,14 @@ class AgentLook:
 
     def _find(self, cause: str, what: str, fix: str | None, *, failure: bool = True) -> None:
         self.findings.append(Finding(cause, what, fix or "see the log", failure, self.name))
+
+    def _at_move(self, result: Health) -> None:
+        """Whoever has moved must not be started here, so nobody is told to."""
+        moved = self.host.records(self.name).moved() if self.gateway.ended else None
+        if moved:
+            what = f"it has moved to {moved.to}" if moved.done else f"its move to {moved.to} is not finished"
+            fix = f"declare it absent, or move it back: hermes-ops runtime move USER --to {self.name}"
+            result.problems = [Problem("moved", what, fix if moved.done else _FINISH, True)]
 
     def _at_health(self, result: Health, known: dict[str, Any], busy: str | None) -> None:
         since = number(known.get("excused")) or self.now
