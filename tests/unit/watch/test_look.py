@@ -127,7 +127,7 @@ def test_an_agent_that_is_down_is_explained(see, host):
 
 @pytest.mark.parametrize(
     ("done", "what", "fix"),
-    [(True, "has moved to user-1", "runtime move USER --to default"), (False, "not finished", "the same hermes-ops")],
+    [(True, "has moved to user-1", "runtime move USER --to AGENT"), (False, "not finished", "the same hermes-ops")],
 )
 def test_nobody_is_told_to_start_an_agent_that_has_moved(see, host, done, what, fix):
     host.records("default").write_moved(Moved("user-1", done))

@@ -33,10 +33,9 @@ from .turns import DATABASE_FIX, Turns, turn_findings
 EXCUSED = 600
 # Seconds without a heartbeat of the event loop, which writes one every 30 s, after which the loop counts as frozen.
 FROZEN = 120.0
-
-
-# The arguments are those that it was begun with.
-_FINISH = "run the same hermes-ops runtime move again"
+# Of an agent that has moved, and of one whose move was interrupted.
+_MOVED = "declare it absent, or move it back: hermes-ops runtime move USER --to AGENT"
+_MOVING = "run the same hermes-ops runtime move again"
 
 
 class AgentLook:
@@ -117,8 +116,7 @@ class AgentLook:
         moved = self.host.records(self.name).moved() if self.gateway.ended else None
         if moved:
             what = f"it has moved to {moved.to}" if moved.done else f"its move to {moved.to} is not finished"
-            fix = f"declare it absent, or move it back: hermes-ops runtime move USER --to {self.name}"
-            result.problems = [Problem("moved", what, fix if moved.done else _FINISH, True)]
+            result.problems = [Problem("moved", what, _MOVED if moved.done else _MOVING, True)]
 
     def _at_health(self, result: Health, known: dict[str, Any], busy: str | None) -> None:
         since = number(known.get("excused")) or self.now
