@@ -293,11 +293,31 @@ def test_one_that_has_got_work_is_let_go_on(host, systemd, monkeypatch):
     ]
 
 
-def test_one_that_is_being_answered_is_let_go_on(host, systemd, monkeypatch):
+def test_a_front_is_stopped_between_two_calls(host, systemd, monkeypatch):
     fleet = runtime_fleet.HostFleet(host, [declared().edition, host.settings.edition])
-    monkeypatch.setattr(runtime_fleet, "accepted", lambda: Counter({USERS[0].socket: 1}))
-    assert fleet.is_busy(ADA)
+    open_ones = [Counter({USERS[0].socket: 2}), Counter({USERS[0].socket: 1}), Counter()]
+    monkeypatch.setattr(runtime_fleet, "accepted", lambda: open_ones.pop(0) if open_ones else Counter())
+    assert fleet.restart([ADA]) == {ADA: None}
+    words = [call[1] if call[0] == "kill" else call[0] for call in systemd.calls]
+    stop, go_on = "--signal=SIGSTOP", "--signal=SIGCONT"
+    assert words == [stop, go_on, stop, go_on, stop, "try-restart", go_on]
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+def test_one_with_a_connection_that_stays_open_is_let_go_on(host, systemd, monkeypatch, looks):
+    """Also if its front was not yet stopped at the first look."""
+    fleet = runtime_fleet.HostFleet(host, [declared().edition, host.settings.edition])
+    monkeypatch.setattr(runtime_fleet, "_MOMENT", 0.0)
+    seen = []
+    monkeypatch.setattr(
+        runtime_fleet, "accepted", lambda: Counter({USERS[0].socket: int(seen.append(1) or len(seen) > 2 * looks)})
+    )
     assert fleet.restart([ADA, BOB]) == {BOB: None}
+    assert [call for call in systemd.calls if call[0] == "try-restart"] == [
+        ("try-restart", runtime_units.AGENT.format(BOB))
+    ]
+    last = [call[1] for call in systemd.calls if runtime_units.FRONT.format(ADA) in call]
+    assert last[-1] == "--signal=SIGCONT"
 
 
 def test_a_kernel_that_lists_no_unix_sockets_holds_nobody_up(host, systemd, monkeypatch):
@@ -305,7 +325,8 @@ def test_a_kernel_that_lists_no_unix_sockets_holds_nobody_up(host, systemd, monk
         raise OSError("no such table")
 
     monkeypatch.setattr(runtime_fleet, "accepted", fail)
-    assert not runtime_fleet.HostFleet(host, [declared().edition, host.settings.edition]).is_busy(ADA)
+    fleet = runtime_fleet.HostFleet(host, [declared().edition, host.settings.edition])
+    assert fleet.restart([ADA]) == {ADA: None}
 
 
 def test_what_cannot_be_read_may_be_work(host, systemd, monkeypatch):

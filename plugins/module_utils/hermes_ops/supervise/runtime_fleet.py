@@ -4,10 +4,10 @@
 """The agents of a host's users, as a rollout sees and changes them.
 
 No turn is cut, and no call is lost, when an agent is restarted: its front, which passes the connections on, is stopped
-by SIGSTOP first. Then no new call reaches the agent, and those that come wait in the socket. Only an agent that still
-has no work after that, and whose front has no connection that it had accepted, is restarted; the front goes on when the
-new one is healthy. A call that slips in while there was no front has the time that Hermes gives its work when it is
-told to end (``drain``).
+by SIGSTOP first, between two calls: one that it had accepted, or its answer, would be lost with it. Then no new call
+reaches the agent, and those that come wait in the socket. Only an agent that still has no work after that is restarted;
+the front goes on when the new one is healthy. A call that slips in while there was no front has the time that Hermes
+gives its work when it is told to end (``drain``).
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from .rollout import Journal, Rollout
 from .runtime_host import Host
 from .runtime_units import AGENT, EDITION, FRONT, LENT, PODMAN, UNIT_DIRECTORY, render
 
+# Times that a moment is looked for in which a front has no connection, and seconds between two of them.
+_MOMENTS, _MOMENT = 20, 0.1
 # Seconds from when no call reaches an agent any more until its work shows, see work.py.
 _SETTLE = 2.0
 # Seconds beyond an agent's own times for its end and its start.
@@ -70,14 +72,6 @@ def _is_gone(edition: Edition) -> bool:
         return True
     # Any other status says that podman does not know (podman-image-exists(1)).
     return run([PODMAN, "image", "exists", edition.image], timeout=_GRACE, check=False).rc == 1
-
-
-def _is_called(user: User) -> bool:
-    try:
-        return accepted()[user.socket] > 0
-    except OSError:
-        # A kernel that does not list Unix sockets.
-        return False
 
 
 def _canary(host: Host, name: str) -> str:
@@ -133,8 +127,8 @@ class HostFleet:
         if not agent.running:
             return True
         work = runtimes.work_of(self.host, one, agent)
-        # What cannot be read may be a turn. A call or its answer, on the way through the front, would be lost with it.
-        return bool(work.busy or work.unread or _is_called(one))
+        # What cannot be read may be a turn.
+        return bool(work.busy or work.unread)
 
     def lend(self, users: list[str]) -> None:
         self._take_back()
@@ -149,10 +143,10 @@ class HostFleet:
 
     def restart(self, users: list[str]) -> dict[str, str | None]:
         try:
-            self._signal("SIGSTOP", users)
+            held = self._hold(users)
             time.sleep(_SETTLE)
-            free = [user for user in users if not self.is_busy(user)]
-            self._signal("SIGCONT", [user for user in users if user not in free])
+            free = [user for user in held if not (self.is_busy(user) or self._is_called(user))]
+            self._signal("SIGCONT", [user for user in held if user not in free])
             if free:
                 # One that fell asleep stays so.
                 self._call("try-restart", free, AGENT)
@@ -211,6 +205,27 @@ class HostFleet:
         for path in glob.glob(f"{LENT}/{AGENT.format('*')}"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
+
+    def _hold(self, users: list[str]) -> list[str]:
+        """Stop the fronts of *users*, each between two calls; returns those that could be."""
+        called = users
+        for _moment in range(_MOMENTS):
+            self._signal("SIGSTOP", called)
+            called = [user for user in called if self._is_called(user)]
+            if not called:
+                break
+            self._signal("SIGCONT", called)
+            time.sleep(_MOMENT)
+        return [user for user in users if user not in called]
+
+    def _is_called(self, user: str) -> bool:
+        """Whether the front has a connection that it accepted."""
+        one = self._find(user)
+        try:
+            return one is not None and accepted()[one.socket] > 0
+        except OSError:
+            # A kernel that does not list Unix sockets.
+            return False
 
     def _signal(self, name: str, users: list[str]) -> None:
         if users:
