@@ -241,7 +241,7 @@ def a_turn_through_the_api(gateway: Gateway) -> None:
     gateway.at_rest()
     with gateway.holding():
         answer = gateway.chat("hello")
-        assert gateway.until(lambda work: work.busy).busy == [API_TURN]
+        gateway.until(lambda work: work.busy == [API_TURN])
     assert answer.result(PATIENCE)["choices"][0]["message"]["content"] == "The model heard: hello"
     gateway.at_rest()
 
@@ -249,7 +249,7 @@ def a_turn_through_the_api(gateway: Gateway) -> None:
 def a_turn_whose_caller_does_not_wait(gateway: Gateway) -> None:
     with gateway.holding():
         gateway.ask("/v1/runs", {"input": "later"})
-        assert gateway.until(lambda work: work.busy).busy == [API_TURN]
+        gateway.until(lambda work: work.busy == [API_TURN])
     gateway.at_rest()
 
 
@@ -282,7 +282,8 @@ def a_background_process(gateway: Gateway) -> None:
         {"tool": "terminal", "arguments": {"command": command, "background": True}}, {"text": "Started."}
     ):
         gateway.chat("start it").result(PATIENCE)
-        assert gateway.until(lambda work: API_TURN not in work.busy).busy == ["a background process"]
+        # The gateway may say a moment longer that it has a turn.
+        gateway.until(lambda work: work.busy == ["a background process"])
         (gateway.home / "wait.end").touch()
         gateway.at_rest()
 
