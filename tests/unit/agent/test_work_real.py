@@ -216,7 +216,7 @@ def due_jobs_run_when_the_gateway_starts_and_the_rest_waits_for_them(gateway: Ga
     gateway.until(lambda work: work.busy == seen)
     time.sleep(5 * resting._LAST_PAUSE)
     assert gateway.work.busy == seen
-    assert not rest.done()
+    assert not rest.done(), rest.exception()
     (gateway.home / "wait.end").touch()
     rest.result(PATIENCE)
     work = gateway.work

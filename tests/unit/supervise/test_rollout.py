@@ -91,8 +91,8 @@ class Host:
         self.busy[user] = self.busy.get(user, 0) - 1
         return self.busy[user] >= 0
 
-    def lend(self, users):
-        self._change(lambda: setattr(self, "own", dict.fromkeys(users, self.target)))
+    def lend(self, users, edition):
+        self._change(lambda: setattr(self, "own", dict.fromkeys(users, edition)))
 
     def switch(self, edition):
         def do():
@@ -333,10 +333,41 @@ def test_a_canary_that_failed_is_back_while_another_one_is_asked():
 
 
 def test_an_agent_that_cannot_be_started_either_way_is_named():
-    host = Host(USERS, bad=[("u5", NEW), ("u5", OLD), ("u6", NEW)])
-    with pytest.raises(OpsError, match=r"cannot be started with the former one either: u5"):
+    host = Host(USERS, bad=[("u4", NEW), ("u4", OLD), ("u5", NEW), ("u6", NEW)])
+    with pytest.raises(OpsError, match=r"cannot be started with the former one either: u4"):
         roll(host)
-    assert set(host.agents) == set(USERS) - {"u5"}
+    assert set(host.agents) == set(USERS) - {"u4"}
+
+
+@pytest.mark.parametrize("number", [2, 3, 12, 30])
+@pytest.mark.parametrize("where", [slice(2), slice(-2, None)])
+def test_who_is_ill_with_the_former_one_too_does_not_count(number, where):
+    users = [f"u{each}" for each in range(number)]
+    ill = users[where]
+    host = Host(users, bad=[(user, edition) for user in ill for edition in (NEW, OLD)])
+    if number == 2:
+        # Nobody says that it is good.
+        with pytest.raises(OpsError, match="user u0: "):
+            roll(host)
+        return
+    assert roll(host) == []
+    assert host.agents == dict.fromkeys(set(users) - set(ill), NEW)
+    assert (host.all, host.own, host.kept) == (NEW, {}, None)
+
+
+def test_who_fails_with_the_new_one_alone_goes_on_with_the_former_one():
+    users = [f"u{each}" for each in range(12)]
+    host = Host(users, bad=[("u1", NEW), ("u2", NEW), ("u2", OLD)])
+    assert roll(host) == []
+    assert host.agents == {**dict.fromkeys(set(users) - {"u2"}, NEW), "u1": OLD}
+
+
+def test_what_failed_before_is_tried_if_there_is_nothing_any_more_to_go_back_to():
+    host = Host(USERS)
+    host.kept = Journal(NEW, rollout.FAILED, problem="a bad day")
+    host.proven = None
+    assert roll(host) == []
+    assert has_all(host, NEW)
 
 
 def test_while_canaries_are_tried_who_wakes_gets_the_former_one():
@@ -371,7 +402,7 @@ def test_named_canaries_are_first_and_all_of_them():
 def test_a_canary_that_somebody_woke_just_before_gets_it_all_the_same(monkeypatch):
     host = Host(asleep=["s"])
     lend = host.lend
-    monkeypatch.setattr(host, "lend", lambda users: host.call("s") or lend(users))
+    monkeypatch.setattr(host, "lend", lambda *words: host.call("s") or lend(*words))
     proved = []
     host.meanwhile = lambda: proved.append(host.agents["s"])
     roll(host)
@@ -495,15 +526,24 @@ def test_killed_anywhere_it_goes_on_or_back(case, after):
         assert host.held == set(), kill
 
 
-@pytest.mark.parametrize("user", ["u0", "u4"])
-def test_killed_anywhere_no_user_decides_alone(user):
-    case = {**GOOD, "bad": [(user, NEW)]}
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [("u0", NEW)],
+        [("u4", NEW)],
+        [("u0", NEW), ("u0", OLD), ("u1", NEW), ("u1", OLD)],
+        [("u3", NEW), ("u3", OLD), ("u4", NEW)],
+    ],
+)
+def test_killed_anywhere_no_user_decides_alone(bad):
+    case = {**GOOD, "bad": bad}
+    others = set(GOOD["running"]) - {user for user, _edition in bad}
     for kill in range(count(**case)):
         host = Host(**case, kill=kill)
         with pytest.raises(Killed):
             roll(host)
         assert roll(host) == []
-        assert host.agents == dict.fromkeys(set(GOOD["running"]) - {user}, NEW), kill
+        assert {user: host.agents.get(user) for user in others} == dict.fromkeys(others, NEW), kill
         assert (host.all, host.own, host.proven, host.kept, host.held) == (NEW, {}, NEW, None, set()), kill
 
 

@@ -228,7 +228,7 @@ def test_nobody_waits_for_a_former_edition_that_nobody_could_be_woken_with(host,
         systemd.containers.clear()
     lent = []
     lend = runtime_fleet.HostFleet.lend
-    monkeypatch.setattr(runtime_fleet.HostFleet, "lend", lambda self, users: lent.append(users) or lend(self, users))
+    monkeypatch.setattr(runtime_fleet.HostFleet, "lend", lambda self, *words: lent.append(words) or lend(self, *words))
     assert runtime_fleet.rollout(host, lambda text: None) == []
     assert bool(lent) == running
     assert editions.former(host.settings, host.ops_dir) == host.settings.edition

@@ -14,7 +14,8 @@ Until ``batches``, only the canaries have the new edition; agents that are woken
 too long is left alone: it gets the edition at its next start.
 
 No user decides alone, since an agent can fail on purpose: where no canary is named, a second one is asked when the
-first is not healthy; and in the batches, one agent that is not healthy, or a tenth of them, holds up nobody else.
+first is not healthy; and in the batches, one agent that is not healthy, or a tenth of them, holds up nobody else. One
+that is not healthy with the former edition either does not count.
 
 The journal is written before each step. Which agents have which edition is not in it: their containers say so
 (:meth:`Fleet.running`). So a run that was killed is simply begun again at its phase.
@@ -48,6 +49,7 @@ class Journal:
     :param phase: one of the four above
     :param touched: ids of the users whose agents are being restarted
     :param failed: id of a user -> why the agent is not healthy with the edition
+    :param ill: those of them whose agents are not healthy with the former one either
     :param problem: why it goes back; empty: it does not, or another edition was declared
     """
 
@@ -55,6 +57,7 @@ class Journal:
     phase: str = CANARIES
     touched: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    ill: list[str] = field(default_factory=list)
     problem: str = ""
 
 
@@ -89,8 +92,8 @@ class Fleet(Protocol):
     def is_busy(self, user: str) -> bool:
         """Whether the agent is at work, or starts."""
 
-    def lend(self, users: list[str]) -> None:
-        """Have just these users' agents start with the new edition."""
+    def lend(self, users: list[str], edition: str) -> None:
+        """Have just these users' agents start with *edition*, the new or the former one."""
 
     def switch(self, edition: str) -> None:
         """Have all agents start with *edition*, the new or the former one."""
@@ -195,7 +198,7 @@ class Rollout:
         elif journal.phase != FAILED:
             self.say("going on, after an interruption")
             return journal
-        if journal.phase == FAILED and journal.target == self.target:
+        if journal.phase == FAILED and journal.target == self.target and self.former is not None:
             raise failed(journal)
         self.fleet.forget()
         return None
@@ -204,18 +207,18 @@ class Rollout:
         """:raises Refused: no canary was free
         :raises OpsError: they are not healthy
         """
-        while len(journal.failed) < _ASKED and (chosen := self._await_canaries(journal)):
+        while self._counted(journal) < _ASKED and (chosen := self._await_canaries(journal)):
             self.say(f"trying {self.what} with {self._names(chosen)}")
             try:
                 self._ask(journal, chosen)
                 return
             except _Unhealthy as error:
                 self._note(journal, error.users)
-                if self.canaries:
+                if self.canaries or len(journal.failed) == _MOST:
                     break
-            self.fleet.lend([])
-            for user in chosen:
-                self.fleet.wake(user)
+            # Now they have the former one again.
+            self.fleet.lend([], self.target)
+            journal.ill += [user for user in chosen if self.fleet.wake(user)]
         self._judge(journal, journal.failed)
 
     def _await_canaries(self, journal: Journal) -> list[str]:
@@ -236,7 +239,7 @@ class Rollout:
         """:raises Refused: a canary stays at work
         :raises _Unhealthy: one is not healthy
         """
-        self.fleet.lend(chosen)
+        self.fleet.lend(chosen, self.target)
         running = self.fleet.running()
         for user in chosen:
             if user not in running:
@@ -323,8 +326,28 @@ class Rollout:
         if any(results.values()):
             self._note(journal, {user: why for user, why in results.items() if why})
             having = list(self.fleet.running().values()).count(self.target)
-            if len(journal.failed) > max(1, having // _TOLERATED):
+            tolerated = max(1, having // _TOLERATED)
+            if self._counted(journal) > tolerated:
+                self._ask_again(journal, tolerated)
+
+    def _ask_again(self, journal: Journal, tolerated: int) -> None:
+        """Try those that failed with the former edition, with which they run then, if they can.
+
+        :raises _Unhealthy: it does them good, and they are more than may be
+        """
+        suspects = [user for user in journal.failed if user not in journal.ill]
+        self.fleet.lend(suspects, self.former or self.target)
+        for user in suspects:
+            if self.fleet.wake(user):
+                journal.ill.append(user)
+            else:
+                tolerated -= 1
+            if tolerated < 0:
                 self._judge(journal, journal.failed)
+        self.fleet.lend([], self.target)
+
+    def _counted(self, journal: Journal) -> int:
+        return len(journal.failed.keys() - {*journal.ill})
 
     def _note(self, journal: Journal, failed: Mapping[str, str]) -> None:
         journal.failed.update(failed)

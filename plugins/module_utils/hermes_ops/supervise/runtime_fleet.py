@@ -130,10 +130,10 @@ class HostFleet:
         # What cannot be read may be a turn.
         return bool(work.busy or work.unread)
 
-    def lend(self, users: list[str]) -> None:
+    def lend(self, users: list[str], edition: str) -> None:
         self._take_back()
         for user in users:
-            write_atomic(f"{LENT}/{AGENT.format(user)}", self._text(self.target), mode=UNIT_MODE)
+            write_atomic(f"{LENT}/{AGENT.format(user)}", self._text(self.known[edition]), mode=UNIT_MODE)
         self.host.manager.call("daemon-reload")
 
     def switch(self, edition: str) -> None:

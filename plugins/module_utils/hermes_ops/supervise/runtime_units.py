@@ -176,6 +176,10 @@ WantedBy=multi-user.target
 _ROLLOUT = """\
 [Unit]
 Description=Rollout of a changed declaration to the Hermes agents of users
+# Else multi-user.target would wait for its end at a boot.
+DefaultDependencies=no
+Conflicts=shutdown.target
+Before=shutdown.target
 Requires={boot}
 After={boot} {walls} network-online.target
 RequiresMountsFor={data_dir} {ops_dir}
