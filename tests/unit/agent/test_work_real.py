@@ -267,6 +267,18 @@ def a_turn_that_waits_for_a_tool(gateway: Gateway) -> None:
     gateway.at_rest()
 
 
+def a_background_process(gateway: Gateway) -> None:
+    (gateway.home / "wait.end").unlink()
+    command = f"bash {gateway.home}/scripts/wait.sh"
+    with gateway.holding(
+        {"tool": "terminal", "arguments": {"command": command, "background": True}}, {"text": "Started."}
+    ):
+        gateway.chat("start it").result(PATIENCE)
+        gateway.until(lambda work: work.busy == ["a background process"])
+        (gateway.home / "wait.end").touch()
+        gateway.at_rest()
+
+
 def a_webhook(gateway: Gateway) -> None:
     with gateway.holding():
         gateway.call_webhook()
@@ -275,25 +287,16 @@ def a_webhook(gateway: Gateway) -> None:
     gateway.at_rest()
 
 
-def a_background_process(gateway: Gateway) -> None:
-    (gateway.home / "wait.end").unlink()
-    command = f"bash {gateway.home}/scripts/wait.sh"
-    with gateway.holding(
-        {"tool": "terminal", "arguments": {"command": command, "background": True}}, {"text": "Started."}
-    ):
-        gateway.chat("start it").result(PATIENCE)
-        # The gateway may say a moment longer that it has a turn.
-        gateway.until(lambda work: work.busy == ["a background process"])
-        (gateway.home / "wait.end").touch()
-        gateway.at_rest()
-
-
 def a_turn_that_failed_looks_like_one_in_work_until_it_is_old(gateway: Gateway) -> None:
-    """The last step. A model that fails leaves no answer."""
+    """The last step. A model that fails leaves no answer.
+
+    0.19.0 writes its number of turns more than once when a webhook's turn ends. A last time during this turn, and it
+    counts this one too, for as long as a turn counts.
+    """
     gateway.model.state.forget()
     gateway.model.state.faults = [{"status": 401, "times": 0}]
     assert gateway.chat("fail").result(PATIENCE)["choices"][0]["finish_reason"] == "error"
-    assert gateway.work.busy == [API_TURN]
+    assert API_TURN in gateway.work.busy
 
 
 def test_what_a_gateway_does_is_seen_while_it_does_it(gateway, monkeypatch):
@@ -305,8 +308,8 @@ def test_what_a_gateway_does_is_seen_while_it_does_it(gateway, monkeypatch):
         a_turn_through_the_api,
         a_turn_whose_caller_does_not_wait,
         a_turn_that_waits_for_a_tool,
-        a_webhook,
         a_background_process,
+        a_webhook,
         a_turn_that_failed_looks_like_one_in_work_until_it_is_old,
     ):
         step(gateway)
