@@ -19,6 +19,7 @@ from control import Controller
 
 # Of group_vars/hermes.yml.
 SECRET = "the-secret-of-the-host-that-tests-know"
+WEBHOOK, WEBHOOK_SECRET = "alert", "the-secret-of-the-webhook"
 URL = "http://127.0.0.1:8640"
 # With the time that an agent has to become healthy.
 CALL_SECONDS = 90
@@ -38,6 +39,13 @@ def key_of(user: str, version: int = 1, secret: str = SECRET) -> str:
     """By the same rule."""
     code = hmac.digest(secret.encode(), f"alwayson.hermes/key/{version}/{hex_of(user)}".encode(), "sha256")
     return f"hu{version}_{base64.urlsafe_b64encode(code).decode().rstrip('=')}"
+
+
+def webhook_path_of(user: str, name: str = WEBHOOK, version: int = 1) -> str:
+    """By the same rule."""
+    text = f"alwayson.hermes/webhook/{version}/{hex_of(user)}/{name}"
+    token = base64.urlsafe_b64encode(hmac.digest(SECRET.encode(), text.encode(), "sha256")).decode().rstrip("=")
+    return f"/w/{hex_of(user)}/hw{version}_{token}/{name}"
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,23 @@ class User:
 
     def call(self, path: str = "/health", body: Any = None, key: str | None = None) -> Answer:
         """Call the user's agent, over the one address of the host."""
-        data = [] if body is None else ["--data", json.dumps(body)]
+        headers = [f"Authorization: Bearer {key_of(self.name) if key is None else key}"]
+        return self._send(f"/u/{quote(self.name, safe='')}{path}", headers, None if body is None else json.dumps(body))
+
+    def send(self, word: str, *, path: str | None = None, secret: str = WEBHOOK_SECRET) -> Answer:
+        """Call the webhook of the user's agent, as whoever knows its address and its secret."""
+        body = json.dumps({"word": word})
+        now = int(self.shell("date +%s"))
+        mac = hmac.new(secret.encode(), f"{now}.{body}".encode(), "sha256").hexdigest()
+        headers = [f"X-Webhook-Timestamp: {now}", f"X-Webhook-Signature-V2: {mac}"]
+        return self._send(path or webhook_path_of(self.name), headers, body)
+
+    def _send(self, path: str, headers: list[str], body: str | None) -> Answer:
         words = [
-            *("curl", "--silent", "--include", "--path-as-is", "--max-time", str(CALL_SECONDS), *data),
-            *("--header", f"Authorization: Bearer {key_of(self.name) if key is None else key}"),
-            *("--header", "Content-Type: application/json", "--header", "Expect:"),
-            *("--write-out", "\n%{http_code} %{time_total}", f"{URL}/u/{quote(self.name, safe='')}{path}"),
+            *("curl", "--silent", "--include", "--path-as-is", "--max-time", str(CALL_SECONDS)),
+            *([] if body is None else ["--data", body]),
+            *(f"--header={header}" for header in [*headers, "Content-Type: application/json", "Expect:"]),
+            *("--write-out", "\n%{http_code} %{time_total}", f"{URL}{path}"),
         ]
         said, _, figures = self.shell(f"{shlex.join(words)} || true").rpartition("\n")
         head, _, text = said.replace("\r\n", "\n").partition("\n\n")
@@ -99,9 +118,9 @@ class User:
 
     # Root's.
 
-    def command(self, action: str, *options: str) -> str:
-        """What ``hermes-ops runtime ACTION USER`` prints."""
-        return self.shell(f"hermes-ops runtime {shlex.join([action, *options, '--', self.name])}")
+    def command(self, action: str, *options: str, after: tuple[str, ...] = ()) -> str:
+        """What ``hermes-ops runtime ACTION USER`` prints, with *after* behind the user."""
+        return self.shell(f"hermes-ops runtime {shlex.join([action, *options, '--', self.name, *after])}")
 
     def status(self) -> dict[str, Any]:
         return json.loads(self.shell('hermes-ops runtime status --json -- "$1" || true', self.name))

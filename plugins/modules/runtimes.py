@@ -63,8 +63,8 @@ options:
     default: [1]
   agent:
     description: >-
-      What all users' agents are, as an entry of C(hermes_agents), without C(name), C(home), C(webhook), C(webhooks),
-      C(secrets_from) and C(secrets).
+      What all users' agents are, as an entry of C(hermes_agents), without C(name), C(home), C(secrets_from),
+      C(secrets), and the C(host) of C(api) and C(webhook).
     type: dict
   secrets:
     description: The C(secrets) of that entry, which all users' agents get.

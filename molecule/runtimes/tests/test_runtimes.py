@@ -9,7 +9,7 @@ import json
 import secrets
 from datetime import datetime, timedelta, timezone
 
-from users import SECRET, URL, key_of
+from users import SECRET, URL, WEBHOOK, key_of, webhook_path_of
 
 testinfra_hosts = ["ansible://hermes"]
 
@@ -154,6 +154,38 @@ def test_a_job_of_cron_wakes_it(ada, wait_until):
     wait_until(lambda: ada.asleep, "the agent rests again", seconds=120)
 
 
+def test_a_webhook_wakes_it_and_its_turn_is_not_cut(ada, model, asleep, wait_until):
+    token = secrets.token_hex(4)
+    assert ada.command("webhook", after=(WEBHOOK,)).strip() == webhook_path_of(ada.name, version=2)
+    asleep(ada)
+    starts = ada.starts()
+    model.tell("POST", "/faults", [{"hold": True}])
+    assert ada.send(token).status == 202
+    wait_until(lambda: model.tell("GET", "/requests"), "the model is asked")
+    wait_until(lambda: ada.show("ActiveState", ada.front) == "inactive", "nobody calls")
+    wait_until(lambda: ada.show("ActiveState", ada.rest) == "activating", "it rests once its work is done")
+    assert ada.runs
+    model.tell("POST", "/release", {})
+    wait_until(lambda: ada.asleep, "the agent rests", seconds=120)
+    said = f"The model heard: say {token}"
+    assert said in ada.shell(f"grep --recursive --text --only-matching '{said}' {ada.data} | head -n 1")
+    assert ada.starts() == starts + 1
+
+
+def test_a_webhook_needs_its_token_and_its_signature(ada, bob, asleep):
+    asleep(ada)
+    for path in (
+        webhook_path_of(ada.name, version=3),
+        webhook_path_of(bob.name).replace(bob.id, ada.id),
+        webhook_path_of(ada.name).replace(f"/{WEBHOOK}", "/other"),
+        f"{webhook_path_of(ada.name)}/../../health",
+    ):
+        assert ada.send("never", path=path).status == 404, path
+    assert ada.asleep
+    # The agent's own answer.
+    assert ada.send("never", secret="another").status == 401
+
+
 # Stopped and removed
 
 
@@ -191,8 +223,8 @@ def test_a_removed_one_keeps_its_data_until_they_are_purged(user):
 
 
 def test_a_user_without_a_runtime_is_one_error(controller):
-    for action in ("status", "stop", "remove", "key", "logs", "exec"):
-        command = " true" if action == "exec" else ""
+    for action in ("status", "stop", "remove", "key", "webhook", "logs", "exec"):
+        command = " true" if action in ("exec", "webhook") else ""
         said = controller.shell(f"hermes-ops runtime {action} nobody{command} 2>&1 || echo status $?").splitlines()
         assert len(said) == 2, (action, said)
         assert "user nobody: has no runtime here. Fix: " in said[0]

@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.alwayson.hermes.plugins.filter.runtime_key import runtime_key
+from ansible_collections.alwayson.hermes.plugins.filter.runtime_webhook import runtime_webhook
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.runtime_ids import hex_of
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.runtime_keys import (
     api_key_of,
     key_of,
+    webhook_path_of,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import proxy_program
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
@@ -31,6 +33,7 @@ from hypothesis import strategies as st
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 VECTORS = json.loads((DOCS / "runtimes-keys.json").read_text(encoding="utf-8"))
 SECRET, USERS, REFUSED = VECTORS["secret"], VECTORS["users"], VECTORS["refused"]
+WEBHOOKS, PATHS = VECTORS["webhooks"], [each["path"] for each in VECTORS["webhooks"]]
 # What each implementation has to say, in the order of the vectors.
 EXPECTED = [[each["hex"], each["keys"]] for each in USERS]
 UUIDS = st.uuids(version=4).map(str)
@@ -80,6 +83,25 @@ def test_a_secret_that_can_be_guessed_and_a_version_that_cannot_be_are_refused(s
         key_of(secret, "0" * 32, version)
 
 
+def test_the_paths_of_webhooks_hold():
+    each = [(each["user"], each["webhook"], each["version"]) for each in WEBHOOKS]
+    assert [webhook_path_of(SECRET, hex_of(user), name, version) for user, name, version in each] == PATHS
+    assert [runtime_webhook(user, SECRET, name, version) for user, name, version in each] == PATHS
+    assert len(set(PATHS)) == len(PATHS)
+
+
+@pytest.mark.parametrize("name", ["", "A", "a/b", "../a", "a b", "-a", "a\n", "ü"])
+def test_a_name_that_hermes_does_not_take_is_no_webhook(name):
+    with pytest.raises(OpsError, match="the name of a webhook"):
+        webhook_path_of(SECRET, "0" * 32, name)
+
+
+@pytest.mark.parametrize(("user", "secret", "name"), [("", SECRET, "a"), ("a", "short", "a"), ("a", SECRET, 1)])
+def test_a_playbook_is_told_what_cannot_be_of_webhooks(user, secret, name):
+    with pytest.raises(AnsibleFilterError, match="Fix: "):
+        runtime_webhook(user, secret, name)
+
+
 def test_the_key_of_the_agent_is_none_of_its_user():
     digits = hex_of("a")
     assert re.fullmatch("[0-9a-f]{64}", api_key_of(SECRET, digits))
@@ -114,17 +136,19 @@ def test_the_program_of_the_proxy_computes_the_same(tmp_path):
         """
 import fs from 'fs';
 import way from './proxy.mjs';
-const {secret, users, refused} = JSON.parse(fs.readFileSync('vectors.json'));
+const {secret, users, webhooks, refused} = JSON.parse(fs.readFileSync('vectors.json'));
 const keys = (hex, versions) => Object.fromEntries(versions.map((each) => [each, way.key_of(secret, hex, each)]));
 console.log(JSON.stringify({
     users: users.map((each) => [way.hex_of(each.user), keys(way.hex_of(each.user), Object.keys(each.keys))]),
     api: users.map((each) => way.api_key_of(secret, each.hex)),
+    tokens: webhooks.map((each) => way.webhook_token_of(secret, way.hex_of(each.user), each.webhook, each.version)),
     refused: refused.map((each) => way.hex_of(each.user)),
 }));
 """,
     )
     assert said["users"] == EXPECTED
     assert said["api"] == [api_key_of(SECRET, each["hex"]) for each in USERS]
+    assert said["tokens"] == [path.split("/")[3] for path in PATHS]
     assert said["refused"] == [None] * len(REFUSED)
 
 
@@ -141,6 +165,8 @@ def test_the_example_in_python_holds():
         for each in USERS
     ]
     assert said == EXPECTED
+    each = [(each["user"], each["webhook"], each["version"]) for each in WEBHOOKS]
+    assert [names["webhook_path_of"](SECRET, *values) for values in each] == PATHS
 
 
 def test_the_example_in_javascript_holds(tmp_path):
@@ -149,10 +175,13 @@ def test_the_example_in_javascript_holds(tmp_path):
         tmp_path,
         """
 import fs from 'fs';
-import {hexOf, keyOf} from './keys.mjs';
-const {secret, users} = JSON.parse(fs.readFileSync('vectors.json'));
+import {hexOf, keyOf, webhookPathOf} from './keys.mjs';
+const {secret, users, webhooks} = JSON.parse(fs.readFileSync('vectors.json'));
 const keys = (user, versions) => Object.fromEntries(versions.map((each) => [each, keyOf(secret, user, each)]));
-console.log(JSON.stringify(users.map((each) => [hexOf(each.user), keys(each.user, Object.keys(each.keys))])));
+console.log(JSON.stringify({
+    users: users.map((each) => [hexOf(each.user), keys(each.user, Object.keys(each.keys))]),
+    paths: webhooks.map((each) => webhookPathOf(secret, each.user, each.webhook, each.version)),
+}));
 """,
     )
-    assert said == EXPECTED
+    assert said == {"users": EXPECTED, "paths": PATHS}

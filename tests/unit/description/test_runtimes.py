@@ -33,6 +33,13 @@ def test_an_agent_serves_its_network_and_lives_on_the_volume():
     agent = declared(agent={"limits": {"memory": "1G"}, "drain": 7}).supervised
     assert (agent.home, agent.api.host, agent.api.port) == ("/opt/data/.hermes", "0.0.0.0", 8642)
     assert (agent.limits.memory, agent.drain) == ("1G", 7)
+    assert list(agent.servers) == ["api"]
+
+
+def test_an_agent_takes_webhooks_if_one_is_declared():
+    agent = declared(agent={"webhooks": [{"name": "push", "prompt": "x"}]}).supervised
+    assert (agent.webhook.host, agent.webhook.port) == ("0.0.0.0", 8644)
+    assert list(agent.servers) == ["api", "webhook"]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +65,10 @@ def test_an_agent_serves_its_network_and_lives_on_the_volume():
         ({"agent": {"name": "ada"}}, "agent: name", "leave it out"),
         ({"agent": {"home": "/srv"}}, "agent: home", "/opt/data/.hermes"),
         ({"agent": {"secrets_from": {"ssm": "/x"}}}, "agent: secrets_from", "hand the secrets in"),
-        ({"agent": {"webhooks": [{"name": "x"}]}}, "agent: webhooks", "application"),
+        ({"agent": {"api": {"host": "127.0.0.1"}}}, "agent: api.host", "leave it out"),
+        ({"agent": {"api": {"enabled": False}}}, "agent: api.enabled", "leave it out"),
+        ({"agent": {"webhook": {"host": "::1"}}}, "agent: webhook.host", "leave it out"),
+        ({"agent": {"webhook": {"port": 8642}}}, "runtimes", "each its own"),
         ({"agent": {"secrets": {"API_SERVER_KEY": SECRET}}}, "API_SERVER_KEY", "leave it out"),
         ({"agent": {"limits": {"memory": "much"}}}, "limits.memory", "bytes"),
         ({"agent": {"confg": {}}}, "agent", "config"),

@@ -152,6 +152,8 @@ TOKENS = [
     "sk_live_51Habcdefghijk",
     "xoxb-1234567890-abc",
     "ghp_abcdefghijklmnopqrstuvwx",
+    "hu1_DJavI0qcpxJCi157cwp-hAQP_wAadtr81XMY6i07hUY",
+    "/w/550e8400e29b41d4a716446655440000/hw2_DJavI0qcpxJCi157cwp-hAQP_wAadtr81XMY6i07hUY/push",
     "glpat-abcdefghijklmnop",
     "AIzaSyD-abcdefghijklmnopqrstuvwxyz01234",
     "ya29.A0ARrdaM-abcdef",

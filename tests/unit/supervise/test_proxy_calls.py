@@ -25,6 +25,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.runtime_keys import (
     api_key_of,
     key_of,
+    webhook_path_of,
 )
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import proxy, proxy_program
 
@@ -79,6 +80,10 @@ class Way:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self.runtimes / "sockets" / f"{hex_of(user)}.sock"))
         listener.listen()
+        self.serve(listener, answer)
+
+    def serve(self, listener: socket.socket, answer: Answer) -> None:
+        """Answer the calls of *listener*."""
         self.open.append(listener)
 
         def serve() -> None:
@@ -568,3 +573,136 @@ def test_a_renewed_certificate_ends_no_call(public):
                 assert part, got
                 got += part
         assert status(way.call(ALICE)) == 200
+
+
+class Hooks:
+    """The server at which an agent takes webhooks, on a port. It keeps what it got."""
+
+    def __init__(self, way: Way, user: str, answer: Answer = repeats) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        self.place = way.runtimes / "webhooks" / hex_of(user)
+        self.place.parent.mkdir(exist_ok=True)
+        self.place.write_text(self.address)
+        way.serve(self.listener, answer)
+
+
+def healthy(woken: list[bytes]) -> Answer:
+    """An agent that tells in *woken* how it was asked, and answers that it is healthy."""
+
+    def answer(head: bytes, connection: socket.socket) -> None:
+        woken.append(head)
+        connection.sendall(says(b"{}", "X-Accel-Redirect: //unavailable"))
+
+    return answer
+
+
+def hook(user: str, name: str = "alert", version: int = 1) -> str:
+    return webhook_path_of(SECRET, hex_of(user), name, version)
+
+
+def test_a_webhook_wakes_the_agent_and_reaches_it_as_it_was_sent(way):
+    woken: list[bytes] = []
+    way.agent(ALICE, healthy(woken))
+    Hooks(way, ALICE)
+    signed = ("X-Hub-Signature-256: sha256=00", "Authorization: Basic eA==", "X-Forwarded-For: 1.2.3.4")
+    answer = way.send(f"{hook(ALICE)}?a=%2Fb", *signed, method="POST", body=b"payload")
+    assert status(answer) == 200
+    got = body(answer).decode().split("\r\n")
+    assert got[0] == "POST /webhooks/alert?a=%2Fb HTTP/1.1"
+    assert {"X-Hub-Signature-256: sha256=00", "Authorization: Basic eA==", "Content-Length: 7"} <= {*got}
+    assert "X-Forwarded-For: 127.0.0.1" in got
+    assert [head.split(b"\r\n")[0] for head in woken] == [b"GET /health HTTP/1.0"]
+    assert b"Signature" not in woken[0]
+    assert b"Authorization" not in woken[0]
+
+
+NOT_HOOKS = {
+    "another method": ("GET", hook(ALICE)),
+    "another user's token": ("POST", hook(BOB).replace(hex_of(BOB), hex_of(ALICE))),
+    "another webhook's token": ("POST", hook(ALICE).replace("/alert", "/other")),
+    "a version that is not accepted": ("POST", hook(ALICE, version=2)),
+    "a key in place of the token": ("POST", re.sub("hw1_[^/]+", KEY, hook(ALICE))),
+    "no token": ("POST", f"/w/{hex_of(ALICE)}/alert"),
+    "a user nobody knows": ("POST", hook("carol")),
+    "a user without webhooks": ("POST", hook(BOB)),
+    "more of a path": ("POST", f"{hook(ALICE)}/more"),
+    "another path": ("POST", f"{hook(ALICE)}/../../health"),
+    "a name that is none": ("POST", f"{hook(ALICE)[:-5]}ALERT"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_HOOKS)
+def test_what_is_no_webhook_wakes_nobody(way, what):
+    woken: list[bytes] = []
+    way.agent(ALICE, healthy(woken))
+    way.agent(BOB, healthy(woken))
+    Hooks(way, ALICE)
+    method, target = NOT_HOOKS[what]
+    assert way.send(target, bearer("carol"), method=method, body=b"x") == nobodys(way)
+    assert woken == []
+    assert status(way.send(hook(ALICE), method="POST", body=b"x")) == 200
+
+
+def test_a_key_does_not_open_the_server_of_webhooks(way):
+    way.agent(ALICE)
+    Hooks(way, ALICE)
+    # nginx merges this to /w/…
+    assert way.call(ALICE, f"/../..{hook(ALICE)}", method="POST") == nobodys(way)
+
+
+def test_an_agent_that_was_restarted_after_it_was_woken_is_woken_again(way):
+    woken: list[bytes] = []
+    hooks = Hooks(way, ALICE)
+    gone = hooks.place.read_text()
+
+    def answer(head: bytes, connection: socket.socket) -> None:
+        # The first time nobody listens yet.
+        if woken:
+            way.serve(socket.create_server(("127.0.0.1", int(gone.rpartition(":")[2]))), repeats)
+        healthy(woken)(head, connection)
+
+    way.agent(ALICE, answer)
+    hooks.listener.shutdown(socket.SHUT_RDWR)
+    hooks.listener.close()
+    answered = way.send(hook(ALICE), method="POST", body=b"payload")
+    assert status(answered) == 200
+    assert b"POST /webhooks/alert" in body(answered)
+    assert len(woken) == 2
+
+
+def test_a_webhook_of_an_agent_that_cannot_be_started_is_told_why(way):
+    way.agent(ALICE, lambda _head, _connection: None)
+    Hooks(way, ALICE)
+    (way.runtimes / "failed" / hex_of(ALICE)).write_text("exit-code 78\n")
+    answer = way.send(hook(ALICE), method="POST", body=b"payload")
+    assert status(answer) == 503
+    assert b"Retry-After: 10" in answer
+    assert "its description or a secret is wrong" in json.loads(body(answer))["error"]["message"]
+
+
+def test_a_server_of_webhooks_that_is_down_is_told(way):
+    woken: list[bytes] = []
+    way.agent(ALICE, healthy(woken))
+    hooks = Hooks(way, ALICE)
+    hooks.listener.shutdown(socket.SHUT_RDWR)
+    hooks.listener.close()
+    assert status(way.send(hook(ALICE), method="POST", body=b"payload")) == 503
+    assert len(woken) == 2
+
+
+def test_an_answer_of_the_server_of_webhooks_stays_its_own(way):
+    way.agent(ALICE, healthy([]))
+    Hooks(way, ALICE, lambda _head, connection: connection.sendall(says(b"no", status="401 Unauthorized")))
+    answer = way.send(hook(ALICE), method="POST", body=b"payload")
+    assert (status(answer), body(answer)) == (401, b"no")
+
+
+def test_the_log_has_no_token_of_a_webhook(way):
+    way.agent(ALICE, healthy([]))
+    Hooks(way, ALICE)
+    way.send(f"{hook(ALICE)}?secret=1", method="POST", body=b"x")
+    line = way.logged
+    assert f"user={hex_of(ALICE)} method=POST path=/webhooks/alert status=200" in line
+    assert "hw1_" not in line
+    assert "secret" not in line

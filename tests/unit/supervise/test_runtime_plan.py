@@ -49,7 +49,7 @@ def test_another_port_while_there_are_users_is_refused(host, tmp_path, monkeypat
     monkeypatch.setattr(runtime_plan.settings, "path_of", lambda job: str(path))
     runtime_plan._check(host, host.users.all())
     other = dataclasses.replace(host, settings=declared(agent={"api": {"port": 9999}}))
-    with pytest.raises(OpsError, match="port of the API"):
+    with pytest.raises(OpsError, match=r"agent: api\.port"):
         runtime_plan._check(other, host.users.all())
 
 

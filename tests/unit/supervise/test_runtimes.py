@@ -54,7 +54,7 @@ def declared(**more):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A directory in place of /run/hermes-runtimes."""
-    for name in ("RUN", "SHARED", "USERS", "SOCKETS", "STARTING", "FAILED"):
+    for name in ("RUN", "SHARED", "USERS", "SOCKETS", "STARTING", "FAILED", "WEBHOOKS"):
         path = getattr(places, name).replace("/run/hermes-runtimes", f"{tmp_path}/run")
         monkeypatch.setattr(places, name, path)
     monkeypatch.setattr(runtime_files, "PROXY_SECRETS", f"{tmp_path}/run/proxy/secrets.json")
@@ -209,6 +209,17 @@ def test_the_variables_of_a_user_follow_from_the_number(host, run):
     }
 
 
+def test_the_proxy_knows_where_an_agent_takes_webhooks_while_it_does(host, run):
+    place = run / "webhooks" / ADA.id
+    takes = dataclasses.replace(host, settings=declared(agent={"webhooks": [{"name": "push", "prompt": "x"}]}))
+    runtime_files.write_variables(takes, ADA)
+    assert place.read_text(encoding="utf-8") == "10.210.0.9:8644"
+    # The proxy reads it, and nobody lists the users.
+    assert (place.stat().st_mode & 0o777, place.parent.stat().st_mode & 0o777) == (0o644, 0o711)
+    runtime_files.write_variables(host, ADA)
+    assert not place.exists()
+
+
 def test_what_is_in_memory_is_known_to_be_what_is_declared(host, run, tmp_path, monkeypatch):
     (tmp_path / "data/ops/runtimes").mkdir(parents=True)
     host.users.enrol([ADA.name], 100)
@@ -354,6 +365,17 @@ def test_an_agent_that_answers_is_healthy_and_has_not_failed(host, run, agent):
     (run / "failed" / ADA.id).write_text("timeout TERM\n", encoding="utf-8")
     runtimes.await_health(host, ADA, os.getpid())
     assert runtimes.reason_of(ADA) is None
+
+
+@pytest.mark.parametrize("answers", [[200, 503, 503, 200], [200, 503]], ids=["later", "never"])
+def test_its_webhooks_are_awaited_for_a_while(host, run, agent, monkeypatch, answers):
+    monkeypatch.setattr(runtimes, "_WEBHOOK_SECONDS", 60.0 if answers[-1] == 200 else 0.3)
+    one = host.settings.supervised
+    takes = dataclasses.replace(one, webhook=dataclasses.replace(one.webhook, enabled=True, port=one.api.port))
+    monkeypatch.setitem(vars(host.settings), "supervised", takes)
+    agent.answers = answers
+    runtimes.await_health(host, ADA, os.getpid())
+    assert agent.answers == answers[-1:]
 
 
 def test_one_that_has_ended_is_not_awaited(host, run, agent):

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from ..backup import moving
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
-from ..description.runtime_keys import key_of
+from ..description.runtime_keys import key_of, webhook_path_of
 from ..host.installation import Installation, refuse_others
 from ..host.runtimes import ROLLOUT, User
 from ..host.undertaking import Interrupted
@@ -50,6 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("list", "all users who have a runtime"),
         ("status", "one of them"),
         ("key", "print the user's key"),
+        ("webhook", "print where a webhook of the user's agent is called: a path at the proxy, with a token"),
         ("rollout", "bring a changed declaration to the agents that run, or back if it is bad"),
         ("stop", "stop the agent; no call wakes it until the next ensure"),
         ("remove", "remove the runtime; the data and the backups stay"),
@@ -66,7 +67,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("--again", action="store_true", help="also one that has failed before")
             # For the unit.
             action.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
-        if name == "key":
+        if name == "webhook":
+            action.add_argument("name", metavar="NAME", help="of the agent's subscription")
+        if name in ("key", "webhook"):
             action.add_argument("--version", type=int, help="another version than the first that is accepted")
         if name == "orphans":
             action.add_argument("--remove", action="store_true", help="remove it, but no data")
@@ -133,14 +136,24 @@ def _tell(found: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> Non
 
 
 def _key(host: Host, arguments: argparse.Namespace) -> int:
-    user, accepted = host.users.get(arguments.user), host.settings.versions
+    say(key_of(host.settings.secret, host.users.get(arguments.user).id, _version(host, arguments)))
+    return EXIT_OK
+
+
+def _webhook(host: Host, arguments: argparse.Namespace) -> int:
+    user, version = host.users.get(arguments.user), _version(host, arguments)
+    say(webhook_path_of(host.settings.secret, user.id, arguments.name, version))
+    return EXIT_OK
+
+
+def _version(host: Host, arguments: argparse.Namespace) -> int:
+    accepted = host.settings.versions
     version = accepted[0] if arguments.version is None else arguments.version
     if version not in accepted:
         raise OpsError(
             f"{version} is not accepted", where="--version", fix=f"use one of {', '.join(map(str, accepted))}"
         )
-    say(key_of(host.settings.secret, user.id, version))
-    return EXIT_OK
+    return version
 
 
 def _rollout(host: Host, arguments: argparse.Namespace) -> int:

@@ -168,7 +168,9 @@ def resolve_alone(
     checks.check_api_key(placement.api, description.secrets, where, may_follow="API_SERVER_KEY" in given)
     checks.check_servers(description, placement, where)
     checks.refuse_doubled(description, given, "the platform", where)
-    return Declared(description, Agent.of(description, placement, state="present", source=None), purge=False)
+    resolved = Declared(description, Agent.of(description, placement, state="present", source=None), purge=False)
+    checks.check_across({description.name: resolved}, where)
+    return resolved
 
 
 def home_arguments(home: str) -> list[str]:

@@ -4,7 +4,8 @@
 """The keys with which callers reach the agent of one user, all computed from one secret of the host.
 
 An application that has the secret computes a user's key itself, and nothing has to be stored for each user. The rule
-for applications, and its vectors, are those of ``runtime_ids.py``.
+for applications, and its vectors, are those of ``runtime_ids.py``. A sender of webhooks cannot be given a key, for it
+sends no header of ours: it is given an address that nobody can guess.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import hmac
 
 from ..system.errors import OpsError
+from .schema import SUBSCRIPTION_NAME
 
 # Of the secret, in characters.
 SHORTEST = 32
@@ -29,10 +31,27 @@ def key_of(secret: str, user_hex: str, version: int = 1) -> str:
         without replacing the secret
     :raises OpsError: the secret is too short, or this is not a version
     """
+    return f"hu{version}_{_versioned(secret, 'key', version, user_hex)}"
+
+
+def webhook_path_of(secret: str, user_hex: str, name: str, version: int = 1) -> str:
+    """The path at the proxy where the webhook *name* of a user's agent is called.
+
+    :param name: of the subscription, as Hermes takes them
+    :raises OpsError: also for a name that Hermes does not take
+
+    The others as those of :func:`key_of`.
+    """
+    if not SUBSCRIPTION_NAME.fullmatch(name):
+        raise OpsError(f"{name!r} is not one", where="the name of a webhook", fix="use that of the subscription")
+    return f"/w/{user_hex}/hw{version}_{_versioned(secret, 'webhook', version, f'{user_hex}/{name}')}/{name}"
+
+
+def _versioned(secret: str, kind: str, version: int, text: str) -> str:
     if not 1 <= version <= LAST_VERSION:
         raise OpsError(f"is {version}", where="the version of a key", fix=f"use a number from 1 to {LAST_VERSION}")
-    code = base64.urlsafe_b64encode(_code(secret, f"alwayson.hermes/key/{version}/{user_hex}"))
-    return f"hu{version}_{code.decode().rstrip('=')}"
+    code = base64.urlsafe_b64encode(_code(secret, f"alwayson.hermes/{kind}/{version}/{text}"))
+    return code.decode().rstrip("=")
 
 
 def api_key_of(secret: str, user_hex: str) -> str:

@@ -155,14 +155,18 @@ class Runtimes:
             ("name", "leave it out: all users' agents share this description"),
             ("secrets_from", "hand the secrets in, as secrets"),
             ("home", f"leave it out: it is {HOME}"),
-            ("webhook", "have the application take webhooks and call the user's agent"),
-            ("webhooks", "have the application take webhooks and call the user's agent"),
         ):
             if key in self.agent:
                 raise OpsError("cannot be declared of runtimes", where=f"{where}: {key}", fix=fix)
         if API_KEY in self.agent.get("secrets", {}):
             raise OpsError("is derived for each user", where=f"{where}: secrets.{API_KEY}", fix="leave it out")
         declared = resolve_alone(self.described, "runtimes", user="the user", data_dir=DATA, home=HOME, given=[API_KEY])
+        for key, server in declared.agent.servers.items():
+            if server.tailnet or server.host != "0.0.0.0":
+                fix = "leave it out: only the proxy reaches the containers"
+                raise OpsError("cannot be declared of runtimes", where=f"{where}: {key}.host", fix=fix)
+        if not declared.agent.api.enabled:
+            raise OpsError("is how users reach their agents", where=f"{where}: api.enabled", fix="leave it out")
         return declared.agent
 
     @property

@@ -53,6 +53,7 @@ TOKEN = "|".join(
         r"npm_\w{30,}|pypi-[\w-]{30,}",
         r"do[opr]_v1_\w{30,}|hv[sb]\.[\w-]{20,}|tskey-[\w-]{10,}|SG\.[\w-]{16,}|ntn_\w{20,}|shp(?:at|ss)_\w{20,}",
         r"AGE-SECRET-KEY-1\w{20,}",
+        r"h[uw]\d{1,3}_[\w-]{43}",  # ours: runtime_keys.py
         r"\d{8,10}:[\w-]{35}",  # Telegram
         r"[MNO][\w-]{23,28}\.[\w-]{6}\.[\w-]{27,}",  # Discord
         r"eyJ[\w-]{8,500}\.eyJ[\w-]{8,}(?:\.[\w-]*)?",  # a JSON Web Token

@@ -13,6 +13,7 @@
     /run/hermes-runtimes/shared/<id>/   what all containers of an edition have in common
     /run/hermes-runtimes/users/<id>/    the variables of the units of one, and the secrets of the agent by edition
     /run/hermes-runtimes/sockets/       where callers reach them
+    /run/hermes-runtimes/webhooks/<id>  the address at which the container takes webhooks
     /run/hermes-runtimes/starting/<id>  the agent is being started
     /run/hermes-runtimes/failed/<id>    why the agent could not be started the last time
     /run/hermes-runtimes/proxy/         what the server that callers use needs to know
@@ -44,7 +45,7 @@ ROLLOUT = "hermes-runtimes-rollout.service"
 
 RUN = "/run/hermes-runtimes"
 SHARED, USERS, SOCKETS = (f"{RUN}/{name}" for name in ("shared", "users", "sockets"))
-STARTING, FAILED = (f"{RUN}/{name}" for name in ("starting", "failed"))
+STARTING, FAILED, WEBHOOKS = (f"{RUN}/{name}" for name in ("starting", "failed", "webhooks"))
 # Beside the volumes there is nothing in it that an agent can write.
 VOLUMES = "users"
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -80,6 +81,10 @@ class User:
     @property
     def socket(self) -> str:
         return f"{SOCKETS}/{self.id}.sock"
+
+    @property
+    def webhooks(self) -> str:
+        return f"{WEBHOOKS}/{self.id}"
 
     @property
     def starting(self) -> str:

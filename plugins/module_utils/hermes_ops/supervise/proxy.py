@@ -4,9 +4,10 @@
 """The proxy of a host: nginx with njs, the one address at which callers reach the agent of each user.
 
 It has its own unit, user and configuration; the distribution's ``nginx.service`` is not touched. A call with the key of
-a user (``description/runtime_keys.py``) goes to that user's socket, whose unit starts the agent. All else gets one and
-the same answer, 404. Debian packages both parts, and njs computes the keys in nginx' own processes: nothing of ours
-runs for a call.
+a user (``description/runtime_keys.py``) goes to that user's socket, whose unit starts the agent. A webhook goes to the
+agent itself, which serves them at a port of its own, once a call of the socket was answered. All else gets one and the
+same answer, 404. Debian packages both parts, and njs computes the keys in nginx' own processes: nothing of ours runs
+for a call.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ _ALWAYS = """\
     server_tokens off;
     # Calls that wait for one user's agent must not take the connections of all.
     limit_conn_zone $way_user zone=users:1m;
-    limit_conn_status 429;"""
+    limit_conn_status 429;
+    # Also for the second attempt at a webhook.
+    recursive_error_pages on;
+    # Else an agent could command nginx with headers of its answer.
+    proxy_ignore_headers X-Accel-Redirect X-Accel-Expires X-Accel-Limit-Rate X-Accel-Buffering X-Accel-Charset;"""
 _PORT = re.compile("[0-9]{1,5}")
 
 
@@ -137,6 +142,7 @@ http {{
     js_set $way_user way.user;
     js_set $way_path way.path;
     js_set $way_place way.place;
+    js_set $way_webhooks way.webhooks;
     js_set $way_authorization way.authorization;
     # Neither keys, nor queries, nor the ids of users, which may be addresses; a refused call without its path.
     log_format way 'caller=$remote_addr user=$way_user method=$request_method path=$way_place status=$status '
@@ -159,16 +165,49 @@ http {{
             internal;
             js_content way.unavailable;
         }}
+{_locations(places)}
+    }}
+}}
+"""
+
+
+def _locations(places: Places) -> str:
+    """Where calls go, and webhooks."""
+    return f"""\
         location / {{
             if ($way_user = "") {{
                 return 404;
             }}
             proxy_pass http://unix:{places.runtimes}/sockets/$way_user.sock:$way_path;
 {_PASSING}
+            proxy_set_header Authorization $way_authorization;
+            # As they come, in both directions: streams of events, and large bodies.
+            proxy_request_buffering off;
+            proxy_buffering off;
+            proxy_read_timeout 1h;
         }}
-    }}
-}}
-"""
+        location /w/ {{
+            if ($way_webhooks = "") {{
+                return 404;
+            }}
+{_WEBHOOK}
+            error_page 400 404 405 = //nobody;
+            error_page 500 504 = //unavailable;
+            # The agent was restarted after it had been woken.
+            error_page 502 = @again;
+        }}
+        location @again {{
+{_WEBHOOK}
+            error_page 500 502 504 = //unavailable;
+        }}
+        # Answered as soon as the agent is healthy. What a sender says is not for this server.
+        location = //wake {{
+            internal;
+            proxy_pass http://unix:{places.runtimes}/sockets/$way_user.sock:/health;
+            proxy_pass_request_body off;
+            proxy_pass_request_headers off;
+            proxy_read_timeout 1h;
+        }}"""
 
 
 # How a call and its answer are passed on.
@@ -177,18 +216,16 @@ _PASSING = """\
             # For bodies of unknown length. Each call has a connection of its own: without any, the front is idle.
             proxy_http_version 1.1;
             proxy_redirect off;
-            proxy_set_header Authorization $way_authorization;
             proxy_set_header Forwarded "";
             proxy_set_header X-Forwarded-For $remote_addr;
             proxy_set_header X-Forwarded-Host $http_host;
             proxy_set_header X-Forwarded-Proto $scheme;
-            proxy_set_header X-Real-IP "";
-            # As they come, in both directions: streams of events, and large bodies.
-            proxy_request_buffering off;
-            proxy_buffering off;
-            proxy_read_timeout 1h;
-            # Else an agent could command nginx with headers of its answer.
-            proxy_ignore_headers X-Accel-Redirect X-Accel-Expires X-Accel-Limit-Rate X-Accel-Buffering X-Accel-Charset;\
+            proxy_set_header X-Real-IP "";\
+"""
+_WEBHOOK = f"""\
+            auth_request //wake;
+            proxy_pass http://$way_webhooks$way_path;
+{_PASSING}\
 """
 
 

@@ -20,6 +20,8 @@ const CONTROL = /[\u0000-\u001f\u007f-\u009f]/;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/i;
 // What a caller sent: the user's id, and the rest, as it goes on to the agent. Other characters do not belong there.
 const SENT = /^\/u\/([\x21-\x2e\x30-\x3e\x40-\x7e]+)(\/[\x21-\x7e]*)$/;
+// What a sender of webhooks calls: the user's hex digits, the token, the webhook's name, a query.
+const HOOK = /^\/w\/([0-9a-f]{32})\/(hw[0-9]{1,3}_[\w-]{43})\/([a-z0-9][a-z0-9_-]*)(\?[\x21-\x7e]*)?$/;
 
 // Why systemd says that an agent could not be started (SERVICE_RESULT in systemd.exec(5)), for callers.
 const RESULTS = {
@@ -65,6 +67,10 @@ function key_of(secret, hex, version) {
     return `hu${version}_` + code(secret, `alwayson.hermes/key/${version}/${hex}`).digest('base64url');
 }
 
+function webhook_token_of(secret, hex, name, version) {
+    return `hw${version}_` + code(secret, `alwayson.hermes/webhook/${version}/${hex}/${name}`).digest('base64url');
+}
+
 function api_key_of(secret, hex) {
     return code(secret, `alwayson.hermes/api/1/${hex}`).digest('hex');
 }
@@ -94,8 +100,27 @@ function sent(r) {
     return SENT.exec(r.variables.request_uri || '');
 }
 
+function hook(r) {
+    return HOOK.exec(r.variables.request_uri || '');
+}
+
 // $way_user: the hex digits of the user to whose agent this request may go; empty: nobody's.
 function user(r) {
+    const called = hook(r);
+    return called ? receiver(r, called) : caller(r);
+}
+
+// The user whose webhook is called, with its token.
+function receiver(r, called) {
+    const kept = secrets();
+    const hex = called[1];
+    const accepted =
+        kept && kept.versions.some((each) => same(webhook_token_of(kept.secret, hex, called[3], each), called[2]));
+    return accepted && r.method === 'POST' && reachable(hex) ? hex : '';
+}
+
+// The user who calls, with their key.
+function caller(r) {
     const kept = secrets();
     const asked = sent(r);
     const bearer = /^Bearer +(\S+)$/i.exec(r.headersIn.Authorization || '');
@@ -109,7 +134,11 @@ function user(r) {
         return '';
     }
     const accepted = kept.versions.filter((version) => same(key_of(kept.secret, hex, version), bearer[1]));
-    return hex && accepted.length && exists(`${RUNTIMES}/sockets/${hex}.sock`) ? hex : '';
+    return hex && accepted.length && reachable(hex) ? hex : '';
+}
+
+function reachable(hex) {
+    return exists(`${RUNTIMES}/sockets/${hex}.sock`);
 }
 
 function exists(path) {
@@ -123,7 +152,18 @@ function exists(path) {
 
 // $way_path: where the request goes at the agent, as sent, with its query.
 function path(r) {
-    return sent(r)[2];
+    const called = hook(r);
+    return called ? `/webhooks/${called[3]}${called[4] || ''}` : sent(r)[2];
+}
+
+// $way_webhooks: address and port at which the agent takes webhooks; empty: this is none, or nobody's.
+function webhooks(r) {
+    try {
+        const hex = hook(r) ? r.variables.way_user : '';
+        return hex && fs.readFileSync(`${RUNTIMES}/webhooks/${hex}`, 'utf8');
+    } catch (error) {
+        return '';
+    }
 }
 
 // $way_place: the same for the log, without a query.
@@ -171,7 +211,9 @@ function unavailable(r) {
     say(r, 503, 'agent_unavailable', reason(r.variables.way_user));
 }
 
-export default {hex_of, key_of, api_key_of, user, path, place, authorization, nobody, unavailable};
+export default {
+    hex_of, key_of, webhook_token_of, api_key_of, user, path, webhooks, place, authorization, nobody, unavailable
+};
 """
 
 

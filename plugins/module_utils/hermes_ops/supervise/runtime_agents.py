@@ -40,8 +40,9 @@ def is_users(name: str) -> bool:
 def agents_of(host: Host, users: Iterable[User]) -> list[Agent]:
     """The agents of *users*, as this host sees them: what the containers call ``/opt/data`` is a directory here."""
     shared = host.settings.supervised
-    # The key of its API, with which it could be asked for a reply, is not in its home.
-    shared = shared.checked_by(reply=False)
+    # The key of its API, with which it could be asked for a reply, is not in its home. A webhook would cost each user
+    # a turn.
+    shared = shared.checked_by(reply=False, webhook=None)
     return [
         replace(
             shared,
@@ -51,6 +52,7 @@ def agents_of(host: Host, users: Iterable[User]) -> list[Agent]:
             directory=user.directory(host.data_dir),
             unit=AGENT.format(user.id),
             api=replace(shared.api, host=str(host.address_of(user))),
+            webhook=replace(shared.webhook, host=str(host.address_of(user))),
         )
         for user in users
     ]

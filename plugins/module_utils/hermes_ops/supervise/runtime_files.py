@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
 
 from ..description.runtime_addresses import mac_of
 from ..description.runtime_keys import api_key_of
@@ -85,6 +86,7 @@ def make_places() -> None:
         (runtimes.USERS, 0o700),
         (runtimes.SOCKETS, 0o755),
         (runtimes.FAILED, 0o755),
+        (runtimes.WEBHOOKS, 0o711),
         (os.path.dirname(PROXY_SECRETS), 0o711),
     ):
         ensure_directory(path, mode=mode)
@@ -111,9 +113,20 @@ def write_variables(host: Host, user: User) -> None:
     ensure_directory(f"{runtimes.USERS}/{user.id}", mode=0o700)
     for edition in editions.wanted(declared, host.ops_dir):
         _write_secrets(declared, edition, user)
+    _write_webhooks(declared, address, user)
     # Last: by it the user's files count as complete.
     text = "".join(f"{name}={value}\n" for name, value in variables.items())
     write_atomic(_address(user), text, mode=0o600)
+
+
+def _write_webhooks(declared: Runtimes, address: IPv4Address, user: User) -> None:
+    """Tell the proxy where the user's agent takes webhooks, if it does."""
+    server = declared.supervised.webhook
+    if server.enabled:
+        write_atomic(user.webhooks, f"{address}:{server.port}", mode=0o644)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(user.webhooks)
 
 
 def _write_secrets(declared: Runtimes, edition: Edition, user: User) -> None:

@@ -187,10 +187,12 @@ def _check(host: Host, users: list[User]) -> None:
             raise OpsError("has no runtime here, or is stopped", where=f"canaries: {name}", fix=fix)
     path = settings.path_of(JOB)
     if users and os.path.exists(path):
-        was, now = settings.load(JOB, Runtimes).supervised.api.port, host.settings.supervised.api.port
+        former, servers = settings.load(JOB, Runtimes).supervised.servers, host.settings.supervised.servers
         # Two editions are beside each other for a while, and everybody has to find both.
-        if was != now:
-            raise OpsError(f"was {was} and is {now}", where="agent: the port of the API", fix=f"declare {was} again")
+        for name in former.keys() & servers.keys():
+            was, now = former[name].port, servers[name].port
+            if was != now:
+                raise OpsError(f"was {was} and is {now}", where=f"agent: {name}.port", fix=f"declare {was} again")
 
 
 def _plan_image(plan: Plan, image: str) -> None:

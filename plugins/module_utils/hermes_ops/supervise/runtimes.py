@@ -36,6 +36,8 @@ from .runtime_units import AGENT, FRONT, PODMAN, REST, SOCKET
 # Seconds beyond those within which an agent has to be healthy.
 _GRACE = 30.0
 _POLL_SECONDS = 0.05
+# Seconds for the server of webhooks, once that of the API answers.
+_WEBHOOK_SECONDS = 3.0
 # What ExecStopPost= writes: systemd's word for the end, and the status of the container, if it came to that.
 _FAILURE = re.compile(r"([a-z-]{1,40})(?: ([A-Z0-9]{1,20}))?")
 # Status of an agent's entrypoint, or of podman -> why.
@@ -286,8 +288,9 @@ def remove(host: Host, user: User, *, purge: bool) -> None:
         _stop(host, user)
         run([PODMAN, "rm", "--force", "--ignore", "--time=0", user.container], timeout=60.0)
         shutil.rmtree(f"{runtimes.USERS}/{user.id}", ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(user.failed)
+        for path in (user.failed, user.webhooks):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         if purge:
             if os.path.lexists(directory):
                 aside = [runtime_copies.set_aside(host, directory)]
@@ -311,10 +314,16 @@ def await_health(host: Host, user: User, process: int) -> None:
     """
     for command in pinning(network_of(host.settings.network)):
         run(command, timeout=_GRACE)
-    address = (str(host.address_of(user)), host.settings.supervised.api.port)
-    while not _answers(socket.AF_INET, address, 5.0):
+    address, agent = str(host.address_of(user)), host.settings.supervised
+    while not _answers(socket.AF_INET, (address, agent.api.port), 5.0):
         if not os.path.exists(f"/proc/{process}"):
             raise OpsError("ended before it was healthy", where=f"user {user.name}", fix="read its log")
+        time.sleep(_POLL_SECONDS)
+    # A subscription of the agent's own can keep this server down, and the agent is of use without it.
+    deadline = time.monotonic() + _WEBHOOK_SECONDS
+    while agent.webhook.enabled and time.monotonic() < deadline:
+        if _answers(socket.AF_INET, (address, agent.webhook.port), 1.0):
+            break
         time.sleep(_POLL_SECONDS)
     resting.awake(host.users.directory, user.id)
     for path in (user.starting, user.failed):
