@@ -11,7 +11,6 @@ from ..cli import EXIT_ERROR, EXIT_OK, say
 from ..host import guard, tailnet
 from ..host.installation import Installation
 from ..system.errors import OpsError
-from ..system.files import Account
 from ..system.systemd import Manager
 
 SUMMARY = "start what waits for the data volume once that is mounted; systemd runs this"
@@ -27,7 +26,7 @@ def work(_arguments: argparse.Namespace) -> int:
     # starts only after those that are queued. tailscaled also needs the volume, and may be the only way in.
     first = [*guard.posted(), *([tailnet.UNIT] if tailnet.declared_here() else [])]
     if first:
-        Manager("system", Account.current()).call("start", "--no-block", *first)
+        Manager.of_host().call("start", "--no-block", *first)
     failed = False
     for agent in host.agents:
         try:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..system.errors import OpsError, Refused
-from ..system.files import Account
 from ..system.process import run
 from ..system.systemd import COMMAND_TIMEOUT, Manager
 from .jobs import HARDENING, Job
@@ -30,7 +29,7 @@ def follow(job: Job, arguments: Sequence[str], say: Callable[[str], object]) -> 
     :raises Refused: it is running already
     :raises OpsError: systemd cannot start it, or it ended without an exit status
     """
-    manager = Manager("system", Account.current())
+    manager = Manager.of_host()
     unit = f"hermes-{job.name}-by-hand.service"
     # systemd keeps a failed unit until it is reset.
     manager.call("reset-failed", unit, check=False)

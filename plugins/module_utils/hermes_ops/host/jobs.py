@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..system.errors import OpsError, Refused
-from ..system.files import Account, read_text
+from ..system.files import read_text
 from ..system.paths import check_path
 from ..system.plan import Plan
 from ..system.process import run
@@ -241,7 +241,7 @@ def plan_present(job: Job, schedule: Schedule, values: dict[str, Any], data_dir:
     job.check(values)
     check_path(data_dir, "hermes_data_dir")
     plan = Plan()
-    manager = _manager()
+    manager = Manager.of_host()
     text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     plan.add_file(settings.path_of(job.name), text, mode=SETTINGS_MODE, shown=False)
     plan_active(plan, manager, job.timer, unit_files=_unit_files(job, schedule, data_dir))
@@ -253,7 +253,9 @@ def plan_absent(job: Job) -> Plan:
     plan = Plan()
     # The stamp with the time of the last run goes, too: a timer that comes back later has nothing to catch up on.
     stamp = os.path.join(STAMP_DIRECTORY, f"stamp-{job.timer}")
-    plan_gone(plan, _manager(), job.timer, [_timer_path(job), _service_path(job), settings.path_of(job.name), stamp])
+    plan_gone(
+        plan, Manager.of_host(), job.timer, [_timer_path(job), _service_path(job), settings.path_of(job.name), stamp]
+    )
     return plan
 
 
@@ -274,16 +276,12 @@ def next_runs() -> dict[str, dict[str, Any]]:
         if os.path.exists(_timer_path(JOBS[name]))
     }
     if found:
-        answer = _manager().call("list-timers", "--output=json", *found, check=False)
+        answer = Manager.of_host().call("list-timers", "--output=json", *found, check=False)
         for row in json.loads(answer.stdout or "[]"):
             # An inactive timer is not listed. While its job runs, a timer has no next time.
             times = {key: row[key] / 1e6 if row[key] else None for key in ("next", "last")}
             found[row["unit"]].update(active=True, **times)
     return {timer.pop("job"): timer for timer in found.values()}
-
-
-def _manager() -> Manager:
-    return Manager("system", Account.current())
 
 
 def _unit_files(job: Job, schedule: Schedule, data_dir: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ import sys
 
 from ..system import trees
 from ..system.errors import OpsError
-from ..system.files import Account, check_trusted, ensure_directory, failure, read_json, read_text, sync_directory
+from ..system.files import check_trusted, ensure_directory, failure, read_json, read_text, sync_directory
 from ..system.plan import Difference, Plan
 from ..system.process import run
 from ..system.systemd import Manager
@@ -165,7 +165,7 @@ def _move_detached(data_dir: str, manager: Manager) -> None:
 def main(data_dir: str) -> int:
     """What the transient unit does. Its ``ExecStopPost=`` starts tailscaled again, however this ends."""
     try:
-        Manager("system", Account.current()).call("stop", UNIT)
+        Manager.of_host().call("stop", UNIT)
         move(data_dir)
     except OpsError as error:
         sys.stderr.write(f"{error}\n")

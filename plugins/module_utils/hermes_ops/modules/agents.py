@@ -177,7 +177,7 @@ def diffs_of(agent: Placement, outcome: converge.Outcome) -> Iterator[dict[str, 
 
 def plan_watch(call: Call, agents: list[Agent]) -> Plan:
     """Compare the watch over the agents' disks with what is declared. Without any agent, there is nothing to watch."""
-    params, manager = call.params, Manager("system", Account.current())
+    params, manager = call.params, Manager.of_host()
     if params["min_free_mb"] and any(agent.present for agent in agents):
         return disk_watch.plan_present(params["min_free_mb"], manager)
     return disk_watch.plan_absent(params["ops_dir"], manager)

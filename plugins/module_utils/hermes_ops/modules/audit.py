@@ -8,14 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..host import audit
-from ..system.files import Account
 from ..system.systemd import Manager
 from .call import Call
 
 
 def work(call: Call) -> dict[str, Any]:
     params = call.params
-    manager = Manager("system", Account.current())
+    manager = Manager.of_host()
     if params["state"] == "absent":
         plan = audit.plan_no_audit(manager)
     else:

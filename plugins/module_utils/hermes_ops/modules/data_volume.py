@@ -9,7 +9,6 @@ from typing import Any
 
 from ..host import volume_mount
 from ..host.volume import Volume
-from ..system.files import Account
 from ..system.systemd import Manager
 from .call import Call, agents_of
 
@@ -18,7 +17,7 @@ def work(call: Call) -> dict[str, Any]:
     params = dict(call.params)
     params.pop("agents")
     volume, agents = Volume(**params), agents_of(call)
-    plan = volume_mount.plan_present(volume, Manager("system", Account.current()), agents, wait=True)
+    plan = volume_mount.plan_present(volume, Manager.of_host(), agents, wait=True)
     return {
         **call.done(plan, "data volume"),
         "unit": volume_mount.unit_of(volume.data_dir),

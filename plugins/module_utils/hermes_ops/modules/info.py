@@ -16,7 +16,6 @@ from ..release.fitness import consider
 from ..release.request import Request
 from ..release.versions import version_key
 from ..system.errors import OpsError
-from ..system.files import Account
 from ..system.plan import Plan
 from ..system.systemd import Manager
 from ..watch import info
@@ -65,7 +64,7 @@ def volume(call: Call, agents: list[Agent]) -> tuple[list[str], list[str]]:
     ]
     try:
         wanted = Volume(**given, data_dir=data_dir) if given else None
-        manager = Manager("system", Account.current())
+        manager = Manager.of_host()
         plan = volume_mount.plan_present(wanted, manager, agents, wait=False) if wanted else Plan()
     except Missing as error:
         # The role data_volume waits for it.

@@ -18,7 +18,7 @@ from .call import Call, agents_of
 
 def work(call: Call) -> dict[str, Any]:
     params = call.params
-    manager = Manager("system", Account.current())
+    manager = Manager.of_host()
     if params["state"] == "absent":
         plan = logs.plan_no_logs(manager)
     else:

@@ -10,7 +10,6 @@ from typing import Any
 from ..description.runtimes import Runtimes
 from ..supervise import runtime_plan
 from ..supervise.runtime_host import Host
-from ..system.files import Account
 from ..system.systemd import Manager
 from ..system.typed import parse
 from .call import Call
@@ -19,7 +18,7 @@ from .call import Call
 def work(call: Call) -> dict[str, Any]:
     params = dict(call.params)
     state, data_dir, ops_dir = (params.pop(name) for name in ("state", "data_dir", "ops_dir"))
-    manager = Manager("system", Account.current())
+    manager = Manager.of_host()
     if state == "absent":
         return call.done(runtime_plan.plan_absent(manager, ops_dir), "runtimes")
     secrets = params.pop("secrets")

@@ -13,14 +13,13 @@ from ..host.accounts import number_of_user
 from ..host.records import undeclared
 from ..secrets import settings, store, units
 from ..system.errors import OpsError
-from ..system.files import Account
 from ..system.systemd import Manager
 from .call import Call, agents_of
 
 
 def work(call: Call) -> dict[str, Any]:
     params = call.params
-    manager = Manager("system", Account.current())
+    manager = Manager.of_host()
     if params["state"] == "absent":
         _refuse_needed(call)
         plan = units.plan_absent().join(metadata.TABLE.plan_absent(manager)).join(store.plan_absent())

@@ -14,7 +14,6 @@ from ..description.agent import Agent
 from ..secrets import store, units
 from ..supervise import fetching
 from ..system.errors import OpsError
-from ..system.files import Account
 from ..system.plan import HIDDEN, Difference, Plan, diff
 from ..system.systemd import Manager
 from .call import Call
@@ -73,7 +72,7 @@ def forget(call: Call, agents: Sequence[Agent]) -> list[dict[str, str]]:
     gone = [agent.name for agent in agents if agent.name in store.agents() and not (agent.present and agent.source)]
     if not gone:
         return []
-    plan, manager = Plan(), Manager("system", Account.current())
+    plan, manager = Plan(), Manager.of_host()
     for name in gone:
         unit = store.unit_of(name)
         # It may still try, and a unit that failed would stay in systemd's list. Before the file goes, by which a run

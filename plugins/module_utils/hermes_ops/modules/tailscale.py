@@ -10,7 +10,6 @@ from typing import Any
 
 from ..host import firewall, nftables, tailnet, tailnet_files, tailnet_state
 from ..system.errors import OpsError
-from ..system.files import Account
 from ..system.plan import Difference, Plan
 from ..system.services import plan_started
 from ..system.systemd import Manager
@@ -19,7 +18,7 @@ from .call import Call, agents_of, node
 
 def work(call: Call) -> dict[str, Any]:
     params = call.params
-    manager = Manager("system", Account.current())
+    manager = Manager.of_host()
     settings = tailnet.Settings(
         hostname=params["hostname"],
         tags=tuple(params["tags"]),

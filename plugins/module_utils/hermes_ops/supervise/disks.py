@@ -23,7 +23,7 @@ from ..host.held import Hold
 from ..host.installation import JOURNALS, Installation
 from ..host.records import check_ops
 from ..system.errors import OpsError
-from ..system.files import Account, allocate
+from ..system.files import allocate
 from ..system.systemd import Manager
 from . import gateway
 from .systemd import supervisor_of
@@ -285,7 +285,7 @@ def _raise_alarm() -> None:
     """Have the heartbeat, where there is one, tell it now."""
     heartbeat = jobs.JOBS["heartbeat"]
     if os.path.exists(settings.path_of(heartbeat.name)):
-        Manager("system", Account.current()).call("start", "--no-block", heartbeat.service, check=False)
+        Manager.of_host().call("start", "--no-block", heartbeat.service, check=False)
 
 
 def _mb(size: int) -> str:

@@ -35,6 +35,11 @@ from .units import SANDBOX, UNIT_DIRECTORIES
 NAME = "hermes-proxy.service"
 UNIT_PATH = os.path.join(UNIT_DIRECTORIES["system"], NAME)
 USER = "hermes-proxy"
+_USER_FILE = "/etc/sysusers.d/hermes-proxy.conf"
+_USER_TEXT = f"""\
+# Written by the Ansible collection alwayson.hermes.
+u {USER} - "Proxy before the agents of users"
+"""
 CONFIGURATION = os.path.join(settings.DIRECTORY, "proxy.conf")
 PROGRAM = os.path.join(settings.DIRECTORY, "proxy.js")
 NGINX = "/usr/sbin/nginx"
@@ -283,6 +288,12 @@ TasksMax=256
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def plan_user(plan: Plan) -> None:
+    """Plan the user that it runs as. It stays when the proxy goes."""
+    if plan.add_file(_USER_FILE, _USER_TEXT, mode=0o644) or number_of_user(USER) is None:
+        plan.actions.append(lambda: run(["systemd-sysusers", _USER_FILE], timeout=60.0))
 
 
 def plan_proxy(proxy: Proxy, manager: Manager) -> Plan:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 
 from ..agent.work import Work
 from ..system.errors import OpsError
-from ..system.files import Account, read_json, write_json
+from ..system.files import read_json, write_json
 from ..system.process import run
 from ..system.systemd import COMMAND_TIMEOUT, Manager
 from ..system.text import moment, number
@@ -235,6 +235,6 @@ def _path(directory: str, user: str) -> str:
 
 def _set_timer(user: str, when: float | None) -> None:
     """Replace the timer that wakes the agent of *user*."""
-    Manager("system", Account.current()).call("stop", f"{WAKE.format(user)}.timer", check=False)
+    Manager.of_host().call("stop", f"{WAKE.format(user)}.timer", check=False)
     if when is not None:
         run(wake_timer(user, when), timeout=COMMAND_TIMEOUT)

@@ -47,7 +47,7 @@ class Host:
 
     @property
     def manager(self) -> Manager:
-        return Manager("system", Account.current())
+        return Manager.of_host()
 
     def account_of(self, user: User) -> Account:
         """The UNIX user of the user's container."""

@@ -14,7 +14,6 @@ from ..description.runtime_addresses import network_of
 from ..description.runtime_ids import hex_of
 from ..description.runtimes import Runtimes
 from ..host import runtime_network, runtimes, settings
-from ..host.accounts import number_of_user
 from ..host.runtimes import BOOT, JOB, ROLLOUT, User
 from ..system.errors import OpsError
 from ..system.files import read_json
@@ -31,11 +30,6 @@ from .runtime_host import Host
 from .runtime_units import AGENT, FRONT, LENT, PODMAN, SOCKET, WANTED
 from .runtimes import complete, enrol
 
-_PROXY_USER_FILE = "/etc/sysusers.d/hermes-proxy.conf"
-_PROXY_USER_TEXT = f"""\
-# Written by the Ansible collection alwayson.hermes.
-u {proxy.USER} - "Proxy before the agents of users"
-"""
 # Seconds for an image that has to be fetched.
 _PULL = 1800.0
 # Seconds for all agents to end their work in progress, side by side.
@@ -58,7 +52,8 @@ def plan_present(host: Host, manager: Manager) -> Plan:
     # First: without it nothing else is of use.
     _plan_image(plan, declared.image)
     _plan_end_of_another(plan, host, manager)
-    _plan_proxy_user(plan)
+    # Before anything is given to its group.
+    proxy.plan_user(plan)
     text = json.dumps(plain(declared), indent=2, sort_keys=True) + "\n"
     plan.add_file(path, text, mode=0o600, shown=False)
     plan.join(runtime_network.plan_network(network, declared.egress, manager))
@@ -159,12 +154,6 @@ def _write(host: Host, manager: Manager) -> None:
         _stop_all(manager)
     if problems:
         raise OpsError("; ".join(problems))
-
-
-def _plan_proxy_user(plan: Plan) -> None:
-    """Plan the user of the server that callers reach, before anything is given to its group."""
-    if plan.add_file(_PROXY_USER_FILE, _PROXY_USER_TEXT, mode=0o644) or number_of_user(proxy.USER) is None:
-        plan.actions.append(lambda: run(["systemd-sysusers", _PROXY_USER_FILE], timeout=60.0))
 
 
 def proxy_of(declared: Runtimes) -> proxy.Proxy:

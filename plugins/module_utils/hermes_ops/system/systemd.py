@@ -143,6 +143,11 @@ class Manager:
         self.scope = scope
         self.account = account
 
+    @classmethod
+    def of_host(cls) -> Manager:
+        """The host's own, called as whoever this process runs as."""
+        return cls("system", Account.current())
+
     def call(self, *arguments: str, check: bool = True, timeout: float = COMMAND_TIMEOUT) -> Completed:
         """Run ``systemctl [--user] arguments``."""
         if self.scope == "system":

@@ -35,7 +35,7 @@ from ..release import build, store
 from ..release.observe import Installed, observe
 from ..supervise import canary, gateway
 from ..system.errors import OpsError, Refused
-from ..system.files import Account, lock
+from ..system.files import lock
 from ..system.process import run
 from ..system.systemd import Manager
 from ..system.text import printable
@@ -457,7 +457,7 @@ class Machine:
 
     def _sweep(self) -> None:
         """Remove canaries and their copies, also those of other runs."""
-        canary.end(Manager("system", Account.current()))
+        canary.end(Manager.of_host())
         for agent in self.host.agents:
             canary.sweep(self.host, agent, SCRATCH, self.say)
 

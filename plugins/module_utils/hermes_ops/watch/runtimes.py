@@ -18,7 +18,6 @@ from ..supervise import editions, health, journal, proxy, runtime_agents, runtim
 from ..supervise.rollout import FAILED, failed
 from ..supervise.runtime_host import Host
 from ..system.errors import OpsError
-from ..system.files import Account
 from ..system.systemd import Manager
 from ..system.text import number
 from .findings import Finding, health_findings
@@ -37,7 +36,7 @@ def look(ops_dir: str) -> list[Finding]:
     if TABLE.lost():
         what = "users' agents may reach each other, and addresses of this host and its networks"
         found.append(Finding("walls_open", what, f"load their rules: systemctl restart {TABLE.unit}"))
-    unit = Manager("system", Account.current()).units([proxy.NAME])[proxy.NAME]
+    unit = Manager.of_host().units([proxy.NAME])[proxy.NAME]
     if unit.dead:
         what = f"{proxy.NAME} is {unit.active}, so nobody reaches the agents of users"
         found.append(
