@@ -70,6 +70,11 @@ options:
     description: The C(secrets) of that entry, which all users' agents get.
     type: dict
     default: {}
+  webhook_secrets:
+    description: Each C(secret) of the webhooks in O(agent) again, so that no output shows it.
+    type: list
+    elements: str
+    default: []
   users:
     description: >-
       The ids of users who have an agent from the start. Others get theirs by C(hermes-ops runtime ensure).
@@ -173,6 +178,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "versions": {"type": "list", "elements": "int", "default": [1]},
     "agent": {"type": "dict"},
     "secrets": {"type": "dict", "default": {}, "no_log": True},
+    "webhook_secrets": {"type": "list", "elements": "str", "default": [], "no_log": True},
     "users": {"type": "list", "elements": "str", "default": []},
     "idle": {"type": "int", "default": 600},
     "start": {"type": "int", "default": 60},

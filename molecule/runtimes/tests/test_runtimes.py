@@ -9,7 +9,7 @@ import json
 import secrets
 from datetime import datetime, timedelta, timezone
 
-from users import SECRET, URL, WEBHOOK, key_of, webhook_path_of
+from users import SECRET, URL, WEBHOOK, WEBHOOK_SECRET, key_of, webhook_path_of
 
 testinfra_hosts = ["ansible://hermes"]
 
@@ -51,6 +51,13 @@ def test_all_users_are_listed_and_one_has_a_status(ada, bob, asleep, wait_until)
     assert bob.status() == found[bob.name]
     assert found[ada.name]["container"] == ada.container
     assert "hermes-ops" in ada.inside("cat", "/proc/1/cmdline")
+
+
+def test_no_output_shows_a_secret(controller):
+    run = controller.run({}, "--check", "--diff", "-vvv")
+    assert run.rc == 0, run.output
+    for secret in (SECRET, WEBHOOK_SECRET, "the-model-s-key"):
+        assert secret not in run.output
 
 
 # Called

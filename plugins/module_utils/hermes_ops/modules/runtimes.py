@@ -21,6 +21,8 @@ def work(call: Call) -> dict[str, Any]:
     manager = Manager.of_host()
     if state == "absent":
         return call.done(runtime_plan.plan_absent(manager, ops_dir), "runtimes")
+    # Named for Ansible only, which hides them.
+    params.pop("webhook_secrets")
     secrets = params.pop("secrets")
     if secrets:
         params["agent"] = {**params["agent"], "secrets": secrets}
