@@ -60,8 +60,11 @@ def test_a_user_s_home_is_restored_from_a_backup_made_while_it_slept(user, aslee
     # What was there is kept.
     aside = f"cat /var/lib/hermes/ops/set-aside/user-{hank.id}-*/memories/MEMORY.md"
     assert hank.shell(aside) == "something else"
-    hank.command("remove", "--purge")
+    hank.command("remove")
     assert hank.shell(f"ls {archive}").strip() == archive
+    hank.command("remove", "--purge")
+    left = f"ls -d /var/lib/hermes/ops/backups/user-{hank.id}-* /var/lib/hermes/ops/set-aside/user-{hank.id}-*"
+    assert hank.shell(f"{left} 2>/dev/null || true") == ""
 
 
 def test_a_user_is_restored_on_another_host(user, controller, other_host):
