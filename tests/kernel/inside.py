@@ -279,6 +279,9 @@ def without_quotas_it_is_refused_until_the_fix_is_done(disk: Disk) -> None:
     plain = replace(disk, quota=False)
     plain.make()
     plain.mount()
+    # Before there are records, its volume may not be mounted.
+    runtime_disk.check(plain.host())
+    os.makedirs(plain.host().ops_dir)
     refused(lambda: runtime_disk.check(plain.host()), "data_volume_quota: true", "usrquota")
     assert planned(plain.host("")) == []
     refused(disk.decide, "made without quotas", f"tune2fs -O quota {disk.device}")
