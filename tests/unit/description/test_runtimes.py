@@ -68,7 +68,7 @@ def test_an_agent_takes_webhooks_if_one_is_declared():
         ({"agent": {"api": {"host": "127.0.0.1"}}}, "agent: api.host", "leave it out"),
         ({"agent": {"api": {"enabled": False}}}, "agent: api.enabled", "leave it out"),
         ({"agent": {"webhook": {"host": "::1"}}}, "agent: webhook.host", "leave it out"),
-        ({"agent": {"webhook": {"port": 8642}}}, "runtimes", "each its own"),
+        ({"agent": {"webhook": {"port": 8642}}}, "agent", "each its own"),
         ({"agent": {"secrets": {"API_SERVER_KEY": SECRET}}}, "API_SERVER_KEY", "leave it out"),
         ({"agent": {"limits": {"memory": "much"}}}, "limits.memory", "bytes"),
         ({"agent": {"confg": {}}}, "agent", "config"),

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -139,35 +140,13 @@ class Runtimes:
         """The same host with another *edition*."""
         return replace(self, image=edition.image, agent=edition.agent, plugins=edition.plugins)
 
-    @property
-    def described(self) -> dict[str, Any]:
-        """The entry of ``hermes_agents`` that the containers get."""
-        return {"name": "agent", **self.agent}
-
     @cached_property
     def supervised(self) -> Agent:
         """What a supervisor has to know of each of the agents.
 
         :raises OpsError: it cannot work in a container
         """
-        where = "agent"
-        for key, fix in (
-            ("name", "leave it out: all users' agents share this description"),
-            ("secrets_from", "hand the secrets in, as secrets"),
-            ("home", f"leave it out: it is {HOME}"),
-        ):
-            if key in self.agent:
-                raise OpsError("cannot be declared of runtimes", where=f"{where}: {key}", fix=fix)
-        if API_KEY in self.agent.get("secrets", {}):
-            raise OpsError("is derived for each user", where=f"{where}: secrets.{API_KEY}", fix="leave it out")
-        declared = resolve_alone(self.described, "runtimes", user="the user", data_dir=DATA, home=HOME, given=[API_KEY])
-        for key, server in declared.agent.servers.items():
-            if server.tailnet or server.host != "0.0.0.0":
-                fix = "leave it out: only the proxy reaches the containers"
-                raise OpsError("cannot be declared of runtimes", where=f"{where}: {key}.host", fix=fix)
-        if not declared.agent.api.enabled:
-            raise OpsError("is how users reach their agents", where=f"{where}: api.enabled", fix="leave it out")
-        return declared.agent
+        return contained(self.agent, "agent")
 
     @property
     def disk_limits(self) -> Limits:
@@ -180,6 +159,34 @@ class Runtimes:
     def url(self) -> str:
         """At which the one server is reached from this host."""
         return f"{'https' if self.certificate else 'http'}://{self.listen}"
+
+
+def contained(entry: Mapping[str, Any], where: str, refused: Mapping[str, str] | None = None) -> Agent:
+    """What a supervisor has to know of an agent that is made by the hundred, each in a container of its own.
+
+    :param entry: of ``hermes_agents``, without a name
+    :param where: for errors
+    :param refused: further keys that cannot be declared -> what to do instead
+    :raises OpsError: it cannot work so
+    """
+    for key, fix in {
+        "name": "leave it out: each agent has one",
+        "secrets_from": "hand the secrets in, as secrets",
+        "home": f"leave it out: it is {HOME}",
+        **(refused or {}),
+    }.items():
+        if key in entry:
+            raise OpsError("cannot be declared here", where=f"{where}: {key}", fix=fix)
+    if API_KEY in entry.get("secrets", {}):
+        raise OpsError("is derived for each agent", where=f"{where}: secrets.{API_KEY}", fix="leave it out")
+    named = {"name": "agent", **entry}
+    agent = resolve_alone(named, where, user="its own user", data_dir=DATA, home=HOME, given=[API_KEY]).agent
+    for key, server in agent.servers.items():
+        if server.tailnet or server.host != "0.0.0.0":
+            raise OpsError("cannot be declared here", where=f"{where}: {key}.host", fix="leave it out")
+    if not agent.api.enabled:
+        raise OpsError("is how its user reaches it", where=f"{where}: api.enabled", fix="leave it out")
+    return agent
 
 
 def _check_plugin(name: str, path: str) -> None:
