@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A real API server of Kubernetes with its etcd, for tests: built from their modules with Go, and kept in .cache.
+
+Prints the directory with the programs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from built import ROOT, once, run
+
+SOURCES = ROOT / "tests/fakes/kubernetes"
+ETCD = "go.etcd.io/etcd/server/v3"
+PACKAGES = ("k8s.io/kubernetes/cmd/kube-apiserver", ETCD)
+
+
+def build(target: Path) -> None:
+    """Build the programs in *target*. It takes some eight minutes of a core once; Go keeps what did not change."""
+    run(
+        *("nice", "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", f"{target}/", *PACKAGES),
+        cwd=SOURCES,
+        env={"CGO_ENABLED": "0"},
+    )
+    # Go calls it after the last part of its path.
+    (target / "server").rename(target / "etcd")
+
+
+if __name__ == "__main__":
+    print(once("kubernetes", [Path(__file__), *sorted(SOURCES.iterdir())], build))
