@@ -19,6 +19,7 @@
 ``image``     the size of both images of an agent, and from the start of a container to an agent that answers
 ``runtimes``  agents of 200 users: calls, memory, and a no-change site.yml (bench/runtimes.py measures on the host)
 ``stream``    an answer that is streamed for half an hour, through the proxy, from an agent that rests after 30 s
+``tenants``   a thousand tenants in an API server of Kubernetes (bench/tenants.py)
 ``update_downtime``  how long the agent is away during an update and a rollback, against a plain restart
 """
 
@@ -580,6 +581,10 @@ def stream(directory: Path) -> None:
     down(name, MODELS)
 
 
+def tenants(_directory: Path) -> None:
+    print(run(sys.executable, ROOT / "bench/tenants.py"), end="")
+
+
 def main() -> None:
     benches = {
         "first": first,
@@ -595,6 +600,7 @@ def main() -> None:
         "image": image,
         "runtimes": runtimes,
         "stream": stream,
+        "tenants": tenants,
         "update_downtime": update_downtime,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

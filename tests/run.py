@@ -37,6 +37,7 @@ ORDER = (
     "operate",
     "unit",
     "runtimes",
+    "tenants",
     "replace",
     "tailscale",
     "image",
@@ -52,8 +53,8 @@ ORDER = (
     "secrets",
     "kernel",
 )
-# Scenarios that need a program that a machine may lack.
-NEEDS = {"replace": "go", "tailscale": "go"}
+# Jobs that need a program that a machine may lack.
+NEEDS = {"replace": "go", "tailscale": "go", "tenants": "go"}
 # Environments with the versions of Hermes that unit tests compare with the kit.
 HERMES = ("hermes-0.19.0", "hermes-0.18.2")
 
@@ -64,6 +65,7 @@ WORKSHOP = (".ci", ".config", ".github", "bench", "molecule", "requirements", "s
 CLOSING = re.compile(r"^(?:=+ )?((?:\d+ \w+(?:, )?)+) in [\d.]+s.*$", re.M)
 COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)")
 SKIPPED = re.compile(r"^SKIPPED \[.*$", re.M)
+FAILING = re.compile(r"(FAILED|ERROR) \S+::")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 ANSIBLE_WARNING = re.compile(r"^\[(?:DEPRECATION )?WARNING\].*$", re.M)
 TAIL_LINES = 60
@@ -319,15 +321,28 @@ def kernel(job: Job) -> None:
     job.run("pytest", "tests/kernel")
 
 
+def tenants(job: Job) -> None:
+    """Tenants in a real API server of Kubernetes."""
+    if not lacks(job, "tenants"):
+        job.run("pytest", "--durations=5", "tests/tenants")
+
+
+def lacks(job: Job, name: str) -> bool:
+    """Whether the machine lacks what the job *name* needs; if so, that is said."""
+    if name not in NEEDS or shutil.which(NEEDS[name]):
+        return False
+    job.counts["skipped"] += 1
+    job.skips.append(f"SKIPPED, NOT PROVED: {job.name}, because there is no {NEEDS[name]}")
+    return True
+
+
 def scenarios() -> list[str]:
     return sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
 
 
 def molecule(name: str) -> Callable[[Job], None]:
     def work(job: Job) -> None:
-        if name in NEEDS and shutil.which(NEEDS[name]) is None:
-            job.counts["skipped"] += 1
-            job.skips.append(f"SKIPPED, NOT PROVED: {job.name}, because there is no {NEEDS[name]}")
+        if lacks(job, name):
             return
         # The engine is started first, once for all scenarios.
         job.run(sys.executable, ROOT / "tests/hosts/box.py", "engine")
@@ -388,6 +403,7 @@ PLAIN = {
     "docs": docs,
     "image": image,
     "kernel": kernel,
+    "tenants": tenants,
 }
 # Run by name only.
 EXTRA = {"fuzz": fuzz}
@@ -409,6 +425,9 @@ def report(job: Job, lock: threading.Lock) -> None:
         if job.reason:
             lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines() if job.log.exists() else []
             for line in lines[-TAIL_LINES:]:
+                print(f"    {line}")
+            # Of a scenario there is more after them than the last lines.
+            for line in filter(FAILING.match, lines[:-TAIL_LINES]):
                 print(f"    {line}")
             print(f"    {job.name}: {job.reason}; all of it: {job.log.relative_to(ROOT)}", flush=True)
 

@@ -1,0 +1,171 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Calls to the API server of a cluster, with Kubernetes' own client, and its errors in words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from ..hermes_ops.system.errors import OpsError
+from .objects import MANAGER
+
+try:
+    import urllib3
+    from kubernetes import client, config
+    from kubernetes.dynamic import DynamicClient
+    from kubernetes.dynamic.exceptions import DynamicApiError
+except ImportError:
+    client = None
+
+# Calls that are under way at one time.
+CALLS = 8
+# Seconds for one call, and objects in one page of a list.
+_TIMEOUT, _PAGE = 60, 500
+# Calls that are repeated, with longer and longer pauses, which the server may ask for (Retry-After).
+_AGAIN = (429, 500, 502, 503, 504)
+_ATTEMPTS = 6
+
+
+class Unreachable(OpsError):
+    """The API server does not answer, or does not know who we are. No other call would fare better."""
+
+
+class Cluster:
+    """A namespace of a cluster. Its methods may be called from several threads.
+
+    :param kubeconfig: path of a kubeconfig; empty: as kubectl finds it
+    :param context: of the kubeconfig; empty: its current one
+    :param namespace: that of the tenants; objects without a namespace are the cluster's
+    :raises OpsError: there is no such login
+    """
+
+    def __init__(self, kubeconfig: str, context: str, namespace: str) -> None:
+        if client is None:
+            raise OpsError(
+                "is missing", where="Python's package kubernetes", fix="pip install kubernetes, where Ansible is"
+            )
+        self.namespace = namespace
+        self._files = tempfile.TemporaryDirectory(prefix="hermes-tenants-")
+        try:
+            configuration = client.Configuration()
+            config.load_kube_config(kubeconfig or None, context or None, configuration)
+        except (config.ConfigException, OSError) as error:
+            self._files.cleanup()
+            raise Unreachable(
+                f"cannot be used: {error}", where=kubeconfig or "the kubeconfig", fix="name another, or its context"
+            ) from None
+        configuration.connection_pool_maxsize = CALLS
+        configuration.retries = urllib3.Retry(
+            total=_ATTEMPTS, status_forcelist=_AGAIN, allowed_methods=None, backoff_factor=0.2, raise_on_status=False
+        )
+        # It keeps what the server can do in a file, by default one that others could have put there.
+        cache = os.path.join(self._files.name, "resources.json")
+        try:
+            with self._told("the cluster"):
+                self._client = DynamicClient(client.ApiClient(configuration), cache_file=cache)
+        except OpsError:
+            self._files.cleanup()
+            raise
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.client.close()
+        self._files.cleanup()
+
+    def get(self, api: str, kind: str, name: str) -> dict[str, Any] | None:
+        """The object; None: there is none."""
+        with self._told(f"{kind} {name}"):
+            return self._ask("get", api, kind, name=name)
+
+    def all(self, api: str, kind: str, selector: str = "") -> dict[str, dict[str, Any]]:
+        """The objects of a kind in the namespace, by name."""
+        found: dict[str, dict[str, Any]] = {}
+        page = ""
+        with self._told(f"each {kind}"):
+            while True:
+                asked = {"limit": _PAGE, "_continue": page, "label_selector": selector}
+                answer = self._ask("get", api, kind, **{name: value for name, value in asked.items() if value}) or {}
+                found.update((each["metadata"]["name"], each) for each in answer.get("items", ()))
+                page = answer.get("metadata", {}).get("continue", "")
+                if not page:
+                    return found
+
+    def apply(self, wanted: dict[str, Any], *, check: bool) -> None:
+        """Have the fields of *wanted* in the object of that name, and leave all others alone.
+
+        :param check: have the server only say whether it would
+        :raises OpsError: it refuses, or somebody else changes one of the fields, too
+        """
+        kind, name = wanted["kind"], wanted["metadata"]["name"]
+        more = {"dry_run": "All"} if check else {}
+        with self._told(f"{kind} {name}"):
+            self._ask("server_side_apply", wanted["apiVersion"], kind, body=wanted, field_manager=MANAGER, **more)
+
+    def annotate(self, found: dict[str, Any], api: str, kind: str, name: str, value: str | None) -> None:
+        """Set an annotation of the object *found*; None removes it."""
+        body = {"metadata": {"annotations": {name: value}}}
+        where = found["metadata"]["name"]
+        with self._told(f"{kind} {where}"):
+            self._ask("patch", api, kind, name=where, body=body, content_type="application/merge-patch+json")
+
+    def delete(self, found: dict[str, Any], api: str, kind: str) -> None:
+        """Remove just the object *found*, not one of the same name that somebody made meanwhile."""
+        metadata = found["metadata"]
+        body = {"preconditions": {"uid": metadata["uid"]}, "propagationPolicy": "Background"}
+        with self._told(f"{kind} {metadata['name']}"):
+            self._ask("delete", api, kind, name=metadata["name"], body=body)
+
+    def _ask(self, verb: str, api: str, kind: str, **words: Any) -> dict[str, Any] | None:
+        resource = self._client.resources.get(api_version=api, kind=kind)
+        if resource.namespaced:
+            words["namespace"] = self.namespace
+        try:
+            answer = getattr(self._client, verb)(resource, serialize=False, _request_timeout=_TIMEOUT, **words)
+        except DynamicApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return json.loads(answer.data)
+
+    @contextlib.contextmanager
+    def _told(self, where: str) -> Iterator[None]:
+        """Errors of the client are ours, about *where*."""
+        try:
+            yield
+        except DynamicApiError as error:
+            raise _error(error, where) from None
+        except urllib3.exceptions.HTTPError as error:
+            raise Unreachable(
+                f"does not answer: {getattr(error, 'reason', error)}",
+                where="the API server",
+                fix="see to it that it runs",
+            ) from None
+
+
+def _error(error: DynamicApiError, where: str) -> OpsError:
+    try:
+        message = str(json.loads(error.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = str(error.reason)
+    if error.status == 401:
+        return Unreachable("is not accepted", where="the login of the kubeconfig", fix="renew it")
+    if error.status == 403:
+        return OpsError(f"is not allowed: {message}", where=where, fix="give the login this right")
+    if error.status == 409 and "conflict" in message.lower():
+        return OpsError(
+            f"is changed by somebody else, too: {message}",
+            where=where,
+            fix="have them leave it, or declare it so that both want the same",
+        )
+    return OpsError(f"is refused: {message}", where=where, fix="correct what is declared")

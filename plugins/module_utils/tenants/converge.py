@@ -1,0 +1,291 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Brings a namespace to the declared tenants. What differs is found by a few lists; only that is written, some tenants
+at a time, and an error of one is no other's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from ..hermes_ops.system.errors import OpsError
+from ..hermes_ops.system.plan import HIDDEN, Difference, diff
+from . import objects, readiness
+from .cluster import CALLS, Cluster, Unreachable
+from .declared import PREFIX, Declared, Tenant, amount
+from .objects import MANAGED, NAME, REMOVE, TENANT
+
+# What a tenant consists of, in the order in which it is removed. The volume goes last, and later.
+_KINDS = (("apps/v1", "StatefulSet"), ("v1", "Service"), ("v1", "Secret"))
+_VOLUME = ("v1", "PersistentVolumeClaim")
+_NETWORK, _QUOTA = ("networking.k8s.io/v1", "NetworkPolicy"), ("v1", "ResourceQuota")
+# Below these keys of an object stand quantities, of which the server writes another form.
+_QUANTITIES = frozenset({"requests", "limits", "hard"})
+
+
+@dataclass
+class Outcome:
+    """What became, or would become, of the tenants.
+
+    :param words: a tenant's name -> ``created``, ``changed``, ``unchanged``, ``removed``, or ``absent``
+    :param errors: a tenant's name -> why it is not as declared
+    :param undeclared: names of tenants that are there and not declared
+    :param differences: of all, in order
+    """
+
+    words: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, OpsError] = field(default_factory=dict)
+    undeclared: list[str] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.differences)
+
+    def diff(self, header: str) -> dict[str, str]:
+        return diff(self.differences, header)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is to be done for one tenant."""
+
+    word: str
+    differences: list[Difference] = field(default_factory=list)
+    actions: list[Callable[[], object]] = field(default_factory=list)
+
+
+# kind -> name -> the object
+_Found = dict[str, dict[str, dict[str, Any]]]
+
+
+def converge(
+    cluster: Cluster, declared: Declared, today: date, *, check: bool = False, purge: bool = False, wait: float = 0.0
+) -> Outcome:
+    """Bring the namespace to what is *declared*.
+
+    :param check: change nothing; the server is asked whether it would take what differs
+    :param purge: remove tenants that are not declared, as if they were declared absent
+    :param wait: seconds for the tenants that changed to be ready
+    :raises OpsError: what all tenants need cannot be had
+    """
+    outcome = Outcome()
+    new = _converge_namespace(cluster, declared, outcome, check)
+    # A namespace that is not there yet can be asked nothing.
+    found = {kind: {} if new and check else cluster.all(api, kind) for api, kind in (*_KINDS, _VOLUME)}
+    steps: dict[str, Callable[[], Steps]] = {}
+    for tenant in declared.tenants:
+        steps[tenant.name] = _planner(cluster, tenant, found, declared, today, check, unborn=new and check)
+    labels = {tenant.label for tenant in declared.tenants}
+    for label, name in sorted(_present(found).items()):
+        if label in labels:
+            continue
+        outcome.undeclared.append(name)
+        if purge:
+            steps[name] = lambda label=label: _gone(cluster, label, found, declared, today, check)
+    _carry_out(steps, outcome)
+    if wait and not check:
+        tenants = {
+            each.name: each for each in declared.tenants if outcome.words.get(each.name) in ("created", "changed")
+        }
+        for name, error in readiness.unready(cluster, tenants, wait).items():
+            outcome.errors[name] = error
+    return outcome
+
+
+def _converge_namespace(cluster: Cluster, declared: Declared, outcome: Outcome, check: bool) -> bool:
+    """Converge what all tenants have once; returns whether the namespace is new."""
+    namespace, *others = objects.of_namespace(declared)
+    present = cluster.get(namespace["apiVersion"], "Namespace", declared.namespace)
+    steps = _applied(cluster, [namespace], lambda _wanted: present, check, "namespace", unborn=False)
+    new = present is None
+    found = {kind: {} if new and check else cluster.all(api, kind) for api, kind in (_NETWORK, _QUOTA)}
+    for action in steps.actions:
+        action()
+    more = _applied(
+        cluster,
+        others,
+        lambda wanted: found[wanted["kind"]].get(wanted["metadata"]["name"]),
+        check,
+        "namespace",
+        unborn=new and check,
+    )
+    for action in more.actions:
+        action()
+    outcome.differences += [*steps.differences, *more.differences]
+    return new
+
+
+def _planner(
+    cluster: Cluster, tenant: Tenant, found: _Found, declared: Declared, today: date, check: bool, *, unborn: bool
+) -> Callable[[], Steps]:
+    if not tenant.present:
+        return lambda: _gone(cluster, tenant.label, found, declared, today, check, purge=tenant.purge)
+    return lambda: _there(cluster, tenant, found, check, unborn=unborn)
+
+
+def _there(cluster: Cluster, tenant: Tenant, found: _Found, check: bool, *, unborn: bool) -> Steps:
+    """The steps to a *tenant* that is there."""
+
+    def present(wanted: dict[str, Any]) -> dict[str, Any] | None:
+        return found[wanted["kind"]].get(tenant.object)
+
+    steps = _applied(cluster, objects.of_tenant(tenant), present, check, f"tenant {tenant.name}", unborn=unborn)
+    volume = found[_VOLUME[1]].get(tenant.object)
+    if volume and _annotations(volume).get(REMOVE):
+        what = Difference(f"tenant {tenant.name}: volume", f"goes on {_annotations(volume)[REMOVE]}", "stays")
+        steps.differences.append(what)
+        if not check:
+            steps.actions.append(lambda: cluster.annotate(volume, *_VOLUME, REMOVE, None))
+    return steps
+
+
+def _applied(
+    cluster: Cluster,
+    wanted: list[dict[str, Any]],
+    present: Callable[[dict[str, Any]], dict[str, Any] | None],
+    check: bool,
+    where: str,
+    *,
+    unborn: bool,
+) -> Steps:
+    """The steps to all of *wanted*.
+
+    :param unborn: whether their namespace is not there, so that not even a check can be asked for
+    :raises OpsError: an object of one of their names is somebody else's
+    """
+    differences: list[Difference] = []
+    actions: list[Callable[[], object]] = []
+    created = False
+    for each in wanted:
+        before = present(each)
+        kind, name = each["kind"], each["metadata"]["name"]
+        if before is not None and kind != "Namespace":
+            _check(before, f"{kind} {name}")
+        created = created or before is None
+        # A list leaves out what all of its objects have in common.
+        differs = list(_differences({"apiVersion": each["apiVersion"], "kind": kind, **(before or {})}, each, ""))
+        if before is None:
+            differences.append(Difference(f"{where}: {kind} {name}", None, "present"))
+        elif differs:
+            differences += [Difference(f"{where}: {kind}{path}", *_shown(kind, path, *pair)) for path, *pair in differs]
+        if (before is None or differs) and not unborn:
+            actions.append(lambda each=each: cluster.apply(each, check=check))
+    word = "created" if created else "changed" if differences else "unchanged"
+    return Steps(word, differences, actions)
+
+
+def _gone(
+    cluster: Cluster,
+    label: str,
+    found: _Found,
+    declared: Declared,
+    today: date,
+    check: bool,
+    *,
+    purge: bool = False,
+) -> Steps:
+    """The steps to a tenant that is not there. Its volume stays until its day, or goes with it if *purge*."""
+    name = f"{PREFIX}{label}"
+    steps = Steps("absent")
+    for api, kind in _KINDS:
+        present = found[kind].get(name)
+        if present and _is_ours(present):
+            steps.differences.append(Difference(f"{kind} {name}", "present", None))
+            steps.actions.append(lambda present=present, api=api, kind=kind: cluster.delete(present, api, kind))
+    volume = found[_VOLUME[1]].get(name)
+    if volume and _is_ours(volume):
+        day = _annotations(volume).get(REMOVE, "")
+        if purge or (day and day <= today.isoformat()):
+            steps.differences.append(Difference(f"volume {name}", "present", None))
+            steps.actions.append(lambda: cluster.delete(volume, *_VOLUME))
+        elif not day:
+            until = (today + declared.keep).isoformat()
+            steps.differences.append(Difference(f"volume {name}", "stays", f"goes on {until}"))
+            steps.actions.append(lambda: cluster.annotate(volume, *_VOLUME, REMOVE, until))
+    word = "removed" if steps.differences else "absent"
+    return Steps(word, steps.differences, [] if check else steps.actions)
+
+
+def _carry_out(steps: dict[str, Callable[[], Steps]], outcome: Outcome) -> None:
+    """Do all *steps*, some tenants at a time. If the cluster is gone, the rest is not tried."""
+    gone: list[Unreachable] = []
+
+    def one(plan: Callable[[], Steps]) -> Steps:
+        if gone:
+            raise gone[0]
+        try:
+            planned = plan()
+            for action in planned.actions:
+                action()
+        except Unreachable as error:
+            gone.append(error)
+            raise
+        return planned
+
+    with ThreadPoolExecutor(CALLS) as pool:
+        for name, future in [(name, pool.submit(one, plan)) for name, plan in steps.items()]:
+            try:
+                done = future.result()
+            except OpsError as error:
+                outcome.errors[name] = error
+                continue
+            outcome.words[name] = done.word
+            outcome.differences += done.differences
+
+
+def _check(present: dict[str, Any], where: str) -> None:
+    """:raises OpsError: the object *present* is not ours to change"""
+    if not _is_ours(present):
+        raise OpsError("is there, and not ours", where=where, fix="rename the tenant, or remove that object")
+    if present["metadata"].get("deletionTimestamp"):
+        raise OpsError("is being removed", where=where, fix="run this again once it is gone")
+
+
+def _present(found: _Found) -> dict[str, str]:
+    """The labels of the tenants that are there -> their names."""
+    return {
+        each["metadata"]["labels"][TENANT]: _annotations(each).get(NAME, each["metadata"]["name"])
+        for _api, kind in (*_KINDS, _VOLUME)
+        for each in found[kind].values()
+        if _is_ours(each) and TENANT in each["metadata"]["labels"] and not _annotations(each).get(REMOVE)
+    }
+
+
+def _is_ours(found: dict[str, Any]) -> bool:
+    return (found["metadata"].get("labels") or {}).items() >= MANAGED.items()
+
+
+def _annotations(found: dict[str, Any]) -> dict[str, str]:
+    return found["metadata"].get("annotations") or {}
+
+
+def _differences(present: Any, wanted: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Where *present* lacks or differs from something in *wanted*: path, before, after."""
+    if isinstance(wanted, dict) and isinstance(present, dict):
+        quantities = path.rpartition(".")[2] in _QUANTITIES
+        for key, value in wanted.items():
+            here = f"{path}.{key}"
+            if quantities and key in present:
+                if amount(present[key], here) != amount(value, here):
+                    yield here, present[key], value
+            else:
+                yield from _differences(present.get(key), value, here)
+    elif isinstance(wanted, list) and isinstance(present, list) and len(wanted) == len(present):
+        for number, (before, after) in enumerate(zip(present, wanted)):
+            yield from _differences(before, after, f"{path}[{number}]")
+    elif present != wanted and not (present is None and wanted in ({}, [])):
+        yield path, present, wanted
+
+
+def _shown(kind: str, path: str, before: Any, after: Any) -> tuple[str | None, str | None]:
+    """The two for a diff. What is in a Secret is not shown."""
+    if kind == "Secret" and path.startswith(".data"):
+        return (None if before is None else HIDDEN), f"{HIDDEN}, another one"
+    before, after = (None if each is None else json.dumps(each, sort_keys=True) for each in (before, after))
+    return before, after

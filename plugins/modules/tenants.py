@@ -1,0 +1,222 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module tenants; plugins/action/tenants.py does the work, on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tenants
+short_description: An agent on Kubernetes for each tenant
+version_added: 0.1.0
+author:
+  - The alwayson.hermes authors (@alwayson-hermes)
+description:
+  - Keeps the objects of Kubernetes that tenants consist of as declared; a Secret with description and secrets, a
+    volume, a Service, and a StatefulSet of one pod for each, all with the name C(hermes-) and the tenant's; and once
+    for all, a namespace whose pods are C(restricted), policies of the network that keep tenants from each other, and a
+    quota that keeps the namespace from getting public addresses.
+  - What differs is found by a few lists. Only that is written, by server-side apply with a field manager of our own, so
+    fields of others stay theirs.
+  - An error of one tenant is no other's. The task fails at its end if there was one.
+  - Runs on the controller, with its Python's package C(kubernetes).
+attributes:
+  check_mode:
+    support: full
+    description: The API server is asked whether it would take what differs, and changes nothing.
+  diff_mode:
+    support: full
+    description: Shows which fields differ. What is in a Secret is not shown.
+  idempotent:
+    support: full
+    description: A second run writes nothing.
+options:
+  namespace:
+    description: The namespace of the tenants. It is made if it is not there, and should have nothing else in it.
+    type: str
+    default: hermes
+  kubeconfig:
+    description: A kubeconfig on the controller; without one, as C(kubectl) finds it.
+    type: path
+    default: ""
+  context:
+    description: A context of the kubeconfig; without one, its current one.
+    type: str
+    default: ""
+  secret:
+    description: >-
+      From which the keys of the tenants' APIs are derived, at least 32 characters; see C(docs/runtimes-keys.md).
+    type: str
+    required: true
+  template:
+    description: What all tenants share.
+    type: dict
+    required: true
+    suboptions:
+      image:
+        description: The image of the agent.
+        type: str
+        required: true
+      agent:
+        description: >-
+          What the agents are, as an entry of C(hermes_agents), without C(name), C(home), C(limits), C(secrets_from),
+          and the C(host) of C(api) and C(webhook).
+        type: dict
+        default: {}
+      requests:
+        description: What a tenant is given of the node.
+        type: dict
+        suboptions:
+          cpu:
+            description: Cores.
+            type: str
+            default: 100m
+          memory:
+            description: Bytes.
+            type: str
+            default: 256Mi
+      limits:
+        description: What a tenant may use at most.
+        type: dict
+        suboptions:
+          cpu:
+            description: Cores.
+            type: str
+            default: 500m
+          memory:
+            description: Bytes.
+            type: str
+            default: 1Gi
+      volume:
+        description: The size of a tenant's volume. It can grow where the storage class allows that.
+        type: str
+        default: 5Gi
+      storage_class:
+        description: The storage class of the volumes; without one, the cluster's default.
+        type: str
+        default: ""
+      node_selector:
+        description: Labels of the nodes on which tenants run.
+        type: dict
+        default: {}
+      tolerations:
+        description: Taints of nodes on which tenants run all the same, as Kubernetes wants them.
+        type: list
+        elements: dict
+        default: []
+      version:
+        description: The version of the keys, 1 to 999. Another one replaces them all.
+        type: int
+        default: 1
+  tenants:
+    description:
+      - The tenants, each a mapping with C(name) and what differs from O(template). Mappings are merged, all else is
+        replaced.
+      - C(state=absent) removes the tenant and keeps its volume for O(keep_days); with C(purge=true) the volume goes at
+        once. A tenant that comes back in time has its memory.
+    type: list
+    elements: dict
+    required: true
+  callers:
+    description: Namespaces whose pods may call the tenants, such as that of an ingress controller.
+    type: list
+    elements: str
+    default: [kube-system]
+  egress:
+    description: Private ranges that agents may reach, such as that of a model's server. Public addresses are open.
+    type: list
+    elements: str
+    default: []
+  keep_days:
+    description: For how many days the volume of a tenant stays that is absent.
+    type: int
+    default: 30
+  purge:
+    description: Whether tenants that are there and not declared become absent. Otherwise they are only named.
+    type: bool
+    default: false
+  wait:
+    description: Seconds for the tenants that changed to be ready; V(0) does not wait.
+    type: int
+    default: 300
+"""
+
+EXAMPLES = r"""
+- name: Two tenants
+  alwayson.hermes.tenants:
+    secret: "{{ vault_tenants_secret }}"
+    template:
+      image: registry.example.com/hermes-agent:0.19.0-slim-3f1c0a9b52de
+      agent:
+        config:
+          model: {provider: openrouter, default: anthropic/claude-sonnet-4.5}
+        secrets:
+          OPENROUTER_API_KEY: "{{ vault_openrouter_api_key }}"
+    tenants:
+      - name: acme
+      - name: globex
+        limits: {memory: 2Gi}
+        agent:
+          soul: You work for Globex.
+"""
+
+RETURN = r"""
+tenants:
+  description: What became of each tenant; V(created), V(changed), V(unchanged), V(removed) or V(absent).
+  returned: always
+  type: dict
+  sample: {acme: created}
+errors:
+  description: Why a tenant is not as declared, by name.
+  returned: always
+  type: dict
+undeclared:
+  description: The names of tenants that are there and not declared.
+  returned: always
+  type: list
+  elements: str
+"""
+
+from typing import Any
+
+from ansible_collections.alwayson.hermes.plugins.module_utils.arguments import declare
+
+
+def _amounts(cpu: str, memory: str) -> dict[str, Any]:
+    options = {"cpu": {"type": "str", "default": cpu}, "memory": {"type": "str", "default": memory}}
+    return {"type": "dict", "options": options, "apply_defaults": True}
+
+
+TEMPLATE: dict[str, dict[str, Any]] = {
+    "image": {"type": "str", "required": True},
+    "agent": {"type": "dict", "default": {}},
+    "requests": _amounts("100m", "256Mi"),
+    "limits": _amounts("500m", "1Gi"),
+    "volume": {"type": "str", "default": "5Gi"},
+    "storage_class": {"type": "str", "default": ""},
+    "node_selector": {"type": "dict", "default": {}},
+    "tolerations": {"type": "list", "elements": "dict", "default": []},
+    "version": {"type": "int", "default": 1},
+}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "namespace": {"type": "str", "default": "hermes"},
+    "kubeconfig": {"type": "path", "default": ""},
+    "context": {"type": "str", "default": ""},
+    "secret": {"type": "str", "required": True, "no_log": True},
+    "template": {"type": "dict", "required": True, "options": TEMPLATE},
+    "tenants": {"type": "list", "elements": "dict", "required": True},
+    "callers": {"type": "list", "elements": "str", "default": ["kube-system"]},
+    "egress": {"type": "list", "elements": "str", "default": []},
+    "keep_days": {"type": "int", "default": 30},
+    "purge": {"type": "bool", "default": False},
+    "wait": {"type": "int", "default": 300},
+}
+SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
+
+
+def main() -> None:
+    declare(SPECIFICATION)
+
+
+if __name__ == "__main__":
+    main()

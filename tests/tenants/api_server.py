@@ -1,0 +1,127 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A real API server of Kubernetes with its etcd, on loopback."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+TOKEN = "the-token-of-the-tests"
+# Seconds for it to be ready on a busy machine.
+PATIENCE = 180
+
+
+class ApiServer:
+    """:attr:`count` namespaces were given to tests."""
+
+    def __init__(self, programs: Path, directory: Path) -> None:
+        self.programs, self.directory = programs, directory
+        self.port, self.count = free_port(), 0
+        self.processes: list[subprocess.Popen[bytes]] = []
+        # The server makes it at its first start.
+        self.authority = str(directory / "certificates/apiserver.crt")
+
+    @property
+    def kubeconfig(self) -> str:
+        return str(self.directory / "kubeconfig")
+
+    def __enter__(self) -> ApiServer:
+        key = self.directory / "accounts.key"
+        subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+        (self.directory / "tokens.csv").write_text(f"{TOKEN},admin,admin,system:masters\n")
+        self.write_kubeconfig(self.kubeconfig)
+        clients, peers = free_port(), free_port()
+        self._run(
+            *("etcd", f"--data-dir={self.directory}/etcd", f"--listen-client-urls=http://127.0.0.1:{clients}"),
+            *(f"--advertise-client-urls=http://127.0.0.1:{clients}", f"--listen-peer-urls=http://127.0.0.1:{peers}"),
+            # What it holds may be lost with the machine.
+            "--unsafe-no-fsync",
+        )
+        self.words = (
+            *("kube-apiserver", f"--etcd-servers=http://127.0.0.1:{clients}", f"--secure-port={self.port}"),
+            *("--bind-address=127.0.0.1", f"--cert-dir={self.directory}/certificates"),
+            *(f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}"),
+            *("--service-account-issuer=https://tests.example", f"--token-auth-file={self.directory}/tokens.csv"),
+            *("--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16"),
+            # A controller would make the accounts that pods have.
+            "--disable-admission-plugins=ServiceAccount",
+        )
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
+
+    def start(self) -> None:
+        """Start the API server, and wait until it is ready."""
+        process = self._run(*self.words)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.ask("GET", "/readyz", timeout=5)
+                return
+            except OSError:
+                assert process.poll() is None, (self.directory / "kube-apiserver.log").read_text()[-2000:]
+                assert time.monotonic() < deadline, "the API server is not ready"
+                time.sleep(0.2)
+
+    def kill(self) -> None:
+        """Kill the API server. What it holds stays in etcd."""
+        process = self.processes.pop()
+        process.kill()
+        process.wait()
+
+    def _run(self, program: str, *options: str) -> subprocess.Popen[bytes]:
+        with (self.directory / f"{program}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [self.programs / program, *options], stdout=log, stderr=log, cwd=self.directory, start_new_session=True
+            )
+        self.processes.append(process)
+        return process
+
+    def write_kubeconfig(self, path: str, *, token: str = TOKEN, port: int = 0) -> None:
+        there = {"server": f"https://127.0.0.1:{port or self.port}", "certificate-authority": self.authority}
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "tests", "cluster": there}],
+            "users": [{"name": "tests", "user": {"token": token}}],
+            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "tests"}}],
+            "current-context": "tests",
+        }
+        Path(path).write_text(json.dumps(content))
+
+    def ask(self, method: str, path: str, body: Any = None, *, kind: str = "json", timeout: float = 60) -> Any:
+        """What the API says, asked as somebody else than the collection.
+
+        :param kind: of the body: ``json``, ``merge-patch+json`` or ``apply-patch+yaml``
+        :raises OSError: the status is an error, or there is no answer
+        """
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": f"application/{kind}"}
+        request = urllib.request.Request(f"https://127.0.0.1:{self.port}{path}", data, headers, method=method)
+        trusting = ssl.create_default_context(cafile=self.authority)
+        with urllib.request.urlopen(request, timeout=timeout, context=trusting) as answer:
+            text = answer.read().decode()
+        return json.loads(text) if text.startswith("{") else text
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -1,0 +1,39 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A real API server, without anything that would act on what it holds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# script/bootstrap links the checkout there, under the name that Ansible expects.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".cache/collections"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from api_server import ApiServer
+
+BUILDER = Path(__file__).resolve().parents[1] / "hosts/kubernetes.py"
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    done = subprocess.run([sys.executable, BUILDER], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    with ApiServer(programs, tmp_path_factory.mktemp("cluster")) as server:
+        yield server
+
+
+@pytest.fixture
+def namespace(server: ApiServer) -> str:
+    """The name of a namespace that is this test's own, and is not there yet."""
+    server.count += 1
+    return f"tenants-{server.count}"
