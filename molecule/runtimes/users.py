@@ -94,7 +94,11 @@ class User:
         words = [
             *("curl", "--silent", "--include", "--path-as-is", "--max-time", str(CALL_SECONDS)),
             *([] if body is None else ["--data", body]),
-            *(f"--header={header}" for header in [*headers, "Content-Type: application/json", "Expect:"]),
+            *(
+                word
+                for header in [*headers, "Content-Type: application/json", "Expect:"]
+                for word in ("--header", header)
+            ),
             *("--write-out", "\n%{http_code} %{time_total}", f"{URL}{path}"),
         ]
         said, _, figures = self.shell(f"{shlex.join(words)} || true").rpartition("\n")
