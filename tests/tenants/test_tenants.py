@@ -184,6 +184,24 @@ def test_somebody_who_changes_what_we_declare_is_named_and_the_others_go_on(spac
     assert "spec.replicas" in str(done.errors["acme"])
     assert done.words == {"globex": "changed"}
     assert space.get("StatefulSet", "acme")["spec"]["replicas"] == 0
+    # What came before the refusal is a change.
+    half = space.converge({**ACME, "agent": {"secrets": {"MODEL_API_KEY": "sk-another"}}}, GLOBEX, wait=0)
+    assert list(half.errors) == ["acme"]
+    assert half.changed
+
+
+def test_a_namespace_that_goes_meanwhile_is_an_error(space, monkeypatch):
+    applied = Cluster.apply
+
+    def apply(self: Cluster, wanted: dict[str, Any], *, check: bool) -> None:
+        if wanted["kind"] == "Service":
+            monkeypatch.setattr(self, "namespace", f"{self.namespace}-gone")
+        applied(self, wanted, check=check)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cluster, "apply", apply)
+        outcome = space.converge(ACME)
+    assert "not found" in str(outcome.errors["acme"])
 
 
 def test_an_object_of_somebody_else_is_not_touched(space):

@@ -20,7 +20,7 @@ try:
     import urllib3
     from kubernetes import client, config
     from kubernetes.dynamic import DynamicClient
-    from kubernetes.dynamic.exceptions import DynamicApiError
+    from kubernetes.dynamic.exceptions import DynamicApiError, NotFoundError
 except ImportError:
     client = None
 
@@ -86,7 +86,7 @@ class Cluster:
     def get(self, api: str, kind: str, name: str) -> dict[str, Any] | None:
         """The object; None: there is none."""
         with self._told(f"{kind} {name}"):
-            return self._ask("get", api, kind, name=name)
+            return self._ask_for("get", api, kind, name=name)
 
     def all(self, api: str, kind: str, selector: str = "") -> dict[str, dict[str, Any]]:
         """The objects of a kind in the namespace, by name."""
@@ -95,7 +95,7 @@ class Cluster:
         with self._told(f"each {kind}"):
             while True:
                 asked = {"limit": _PAGE, "_continue": page, "label_selector": selector}
-                answer = self._ask("get", api, kind, **{name: value for name, value in asked.items() if value}) or {}
+                answer = self._ask("get", api, kind, **{name: value for name, value in asked.items() if value})
                 found.update((each["metadata"]["name"], each) for each in answer.get("items", ()))
                 page = answer.get("metadata", {}).get("continue", "")
                 if not page:
@@ -124,18 +124,20 @@ class Cluster:
         metadata = found["metadata"]
         body = {"preconditions": {"uid": metadata["uid"]}, "propagationPolicy": "Background"}
         with self._told(f"{kind} {metadata['name']}"):
-            self._ask("delete", api, kind, name=metadata["name"], body=body)
+            self._ask_for("delete", api, kind, name=metadata["name"], body=body)
 
-    def _ask(self, verb: str, api: str, kind: str, **words: Any) -> dict[str, Any] | None:
+    def _ask_for(self, verb: str, api: str, kind: str, **words: Any) -> dict[str, Any] | None:
+        """Like :meth:`_ask`, for what may not be there; None: it is not."""
+        try:
+            return self._ask(verb, api, kind, **words)
+        except NotFoundError:
+            return None
+
+    def _ask(self, verb: str, api: str, kind: str, **words: Any) -> dict[str, Any]:
         resource = self._client.resources.get(api_version=api, kind=kind)
         if resource.namespaced:
             words["namespace"] = self.namespace
-        try:
-            answer = getattr(self._client, verb)(resource, serialize=False, _request_timeout=_TIMEOUT, **words)
-        except DynamicApiError as error:
-            if error.status == 404:
-                return None
-            raise
+        answer = getattr(self._client, verb)(resource, serialize=False, _request_timeout=_TIMEOUT, **words)
         return json.loads(answer.data)
 
     @contextlib.contextmanager

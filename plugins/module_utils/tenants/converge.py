@@ -216,33 +216,36 @@ def _carry_out(steps: dict[str, Callable[[], Steps]], outcome: Outcome) -> None:
     """Do all *steps*, some tenants at a time. If the cluster is gone, the rest is not tried."""
     gone: list[Unreachable] = []
 
-    def one(plan: Callable[[], Steps]) -> Steps:
-        if gone:
-            raise gone[0]
+    def one(plan: Callable[[], Steps]) -> tuple[Steps | None, OpsError | None]:
+        """What was done, as far as it came, and why no further."""
+        planned, done = None, 0
         try:
+            if gone:
+                raise gone[0]
             planned = plan()
             for action in planned.actions:
                 action()
-        except Unreachable as error:
-            gone.append(error)
-            raise
-        return planned
+                done += 1
+        except OpsError as error:
+            if isinstance(error, Unreachable):
+                gone.append(error)
+            return (planned if done else None), error
+        return planned, None
 
     with ThreadPoolExecutor(CALLS) as pool:
-        for name, future in [(name, pool.submit(one, plan)) for name, plan in steps.items()]:
-            try:
-                done = future.result()
-            except OpsError as error:
+        for name, (done, error) in zip(steps, pool.map(one, steps.values())):
+            if done:
+                outcome.differences += done.differences
+            if error:
                 outcome.errors[name] = error
-                continue
-            outcome.words[name] = done.word
-            outcome.differences += done.differences
+            elif done:
+                outcome.words[name] = done.word
 
 
 def _check(present: dict[str, Any], where: str) -> None:
     """:raises OpsError: the object *present* is not ours to change"""
     if not _is_ours(present):
-        raise OpsError("is there, and not ours", where=where, fix="rename the tenant, or remove that object")
+        raise OpsError("is there, and not ours", where=where, fix="remove it, or give the tenant another name")
     if present["metadata"].get("deletionTimestamp"):
         raise OpsError("is being removed", where=where, fix="run this again once it is gone")
 

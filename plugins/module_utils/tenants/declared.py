@@ -20,6 +20,7 @@ from ..hermes_ops.description.runtime_ids import hex_of
 from ..hermes_ops.description.runtime_keys import key_of
 from ..hermes_ops.description.runtimes import contained
 from ..hermes_ops.system.errors import OpsError
+from ..hermes_ops.system.text import number
 from ..hermes_ops.system.typed import parse
 
 # Of a tenant's objects. A StatefulSet's pods carry its name with a dash and ten characters as a label, which may have
@@ -148,8 +149,8 @@ def resolve(namespace: str, template: Mapping[str, Any], tenants: Sequence[Any],
     if not _LABEL.fullmatch(namespace):
         raise OpsError(f"is {namespace!r}", where="namespace", fix="write lower-case letters, digits and dashes")
     found: dict[str, Tenant] = {}
-    for number, declared in enumerate(tenants, 1):
-        where = f"hermes_tenants: entry {number}"
+    for place, declared in enumerate(tenants, 1):
+        where = f"hermes_tenants: entry {place}"
         if not isinstance(declared, Mapping) or not isinstance(declared.get("name"), str):
             raise OpsError("has no name", where=where, fix="write {name: …}, and what differs from the others")
         tenant = _tenant(template, declared, where)
@@ -182,6 +183,9 @@ def _tenant(template: Mapping[str, Any], declared: Mapping[str, Any], where: str
         raise OpsError(f"is {state!r}", where=f"{where}: state", fix="write present or absent")
     for name in ("agent", "requests", "limits"):
         values[name] = merged(template[name], _mapping(declared.get(name, {}), f"{where}: {name}"))
+    for name in ("requests", "limits"):
+        # YAML has numbers for some quantities.
+        values[name] = {key: str(value) if number(value) is not None else value for key, value in values[name].items()}
     entry = values.pop("agent")
     return parse(Tenant, {**values, "entry": entry, "present": state == "present"}, where)
 

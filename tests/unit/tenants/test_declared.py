@@ -14,7 +14,12 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.description.runtime_keys import key_of
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import objects
-from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.declared import amount, label_of, resolve
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.declared import (
+    Resources,
+    amount,
+    label_of,
+    resolve,
+)
 from ansible_collections.alwayson.hermes.plugins.modules.tenants import TEMPLATE
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +51,11 @@ def test_a_tenant_is_the_template_with_what_differs():
     assert tenant.entry["secrets"] == {"MODEL_API_KEY": "sk-of-all", "EXTRA_TOKEN": "its own"}
     assert tenant.entry["soul"] == "Be brief."
     assert one().entry == AGENT
+
+
+def test_a_number_is_a_quantity_too():
+    assert one(limits={"cpu": 2, "memory": 2**31}).limits == Resources("2", str(2**31))
+    assert one(requests={"cpu": 0.25}).requests.cpu == "0.25"
 
 
 def test_its_key_is_that_of_a_user():
