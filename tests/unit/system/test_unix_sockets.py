@@ -82,7 +82,8 @@ def test_a_socket_of_that_name_in_somebody_s_name_space_is_another_one(tmp_path)
     script = f'mount -t tmpfs none {tmp_path} && exec {sys.executable} -c "$0" {path}'
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
-        with subprocess.Popen([*own, "sh", "-c", script, _SPOOF], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        words, pipe = [*own, "sh", "-c", script, _SPOOF], subprocess.PIPE
+        with subprocess.Popen(words, stdin=pipe, stdout=pipe) as other:
             assert other.stdout.readline() == b"accepted\n"
             assert unix_sockets.accepted(path) == 0
             other.stdin.close()
