@@ -111,7 +111,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return call(argv)
     except OpsError as error:
-        sys.stderr.write(f"hermes-ops: {error}\n")
+        from .system.text import printable
+
+        # It may name what others have named: a user of an application, a file.
+        sys.stderr.write(f"hermes-ops: {printable(str(error))}\n")
         return error.exit_status
     except BrokenPipeError:
         # The reader of our output, such as head, closed the pipe.

@@ -88,6 +88,18 @@ def test_links_are_not_followed(theirs, nobody, public):
     assert os.listdir(victim) == ["file"]
 
 
+def test_a_link_where_only_root_can_make_one_is_no_home(theirs, nobody, public):
+    """Somebody could have had root move it there."""
+    (public / "precious").mkdir()
+    (public / "precious/file").write_text("root's")
+    (public / "link").symlink_to(public / "precious")
+    os.lchown(public / "link", nobody.uid, nobody.gid)
+    with pytest.raises(OpsError, match="is a symbolic link"):
+        removal.remove(str(public / "link"), nobody)
+    assert (public / "precious/file").read_text() == "root's"
+    assert (public / "precious").stat().st_uid == 0
+
+
 def test_what_root_left_goes_however_deep(theirs, nobody):
     (theirs / "roots/own/files").mkdir(parents=True, mode=0o700)
     (theirs / "roots").chmod(0o700)

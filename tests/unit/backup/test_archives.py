@@ -486,6 +486,13 @@ def test_one_made_with_a_fast_clock_is_not_the_newest_for_years(tmp_path):
     assert [os.path.basename(path) for path in archives.prune(str(tmp_path), "default", 2)] == names[:2]
 
 
+def test_one_that_is_removed_while_they_are_listed_is_none(tmp_path, monkeypatch):
+    kept, gone = (f"default-2026010{day}T000000Z{archives.SUFFIX}" for day in (2, 1))
+    (tmp_path / kept).write_bytes(b"x")
+    monkeypatch.setattr(os, "listdir", lambda _directory: [gone, kept])
+    assert [each.path for each in archives.listed(str(tmp_path))] == [str(tmp_path / kept)]
+
+
 def test_a_home_that_is_not_there_is_an_error_not_an_empty_backup(host, tmp_path):
     with pytest.raises(OpsError, match="cannot be read"):
         making.create(host, described.agent(home=str(tmp_path / "none")), str(tmp_path / "out"))

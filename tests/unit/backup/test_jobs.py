@@ -26,6 +26,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup 
     archives,
     extracting,
     making,
+    offsite,
     order,
     rehearsal,
 )
@@ -153,6 +154,28 @@ def test_a_snapshot_that_was_refused_on_its_way_stays_unfinished(host, agents, r
     with pytest.raises(OpsError, match="is refused"):
         Repository(host, SETTINGS).save(agents[0])
     assert not [call for call in restic() if "tag" in call["words"]]
+
+
+@pytest.mark.skipif(not shutil.which("restic"), reason="SKIPPED, NOT PROVED: the real restic is not installed")
+def test_an_agent_that_ends_its_own_keeps_no_other_from_a_complete_snapshot(host, agents, tmp_path, monkeypatch):
+    """It kills the worker that reads its home, whenever it likes; restic leaves a lock then."""
+    monkeypatch.setattr(offsite, "CACHE", str(tmp_path / "cache"))
+    repository = Repository(host, replace(SETTINGS, restic_repository=str(tmp_path / "repository")))
+    repository.prepare()
+    stream = making.stream
+
+    def end(given, agent, out, **options):
+        if agent.name == "first":
+            while not os.listdir(tmp_path / "repository/locks"):
+                time.sleep(0.01)
+            raise WorkerDied("was killed by SIGKILL")
+        return stream(given, agent, out, **options)
+
+    monkeypatch.setattr(making, "stream", end)
+    with pytest.raises(WorkerDied):
+        repository.save(agents[0])
+    repository.save(agents[1])
+    assert [each.agent for each in repository.snapshots()] == ["second"]
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.process import Completed
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.worker import Limits
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info
 
 KIT = separate.__name__.rsplit(".", 2)[0]
@@ -765,6 +766,30 @@ def test_all_of_a_home_arrives_as_it_is_and_belongs_to_the_other_user(place):
     assert (top / "home").stat().st_mode & 0o777 == home.stat().st_mode & 0o777
 
 
+def test_a_file_that_is_larger_than_anybody_can_read_is_compared_by_what_is_in_it(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        with open(tmp_path / name / "file", "wb") as stream:
+            # Ends on no block's border, and differs in where the holes are.
+            os.truncate(stream.fileno(), 2**41 + 5)
+            if name == "other":
+                os.pwrite(stream.fileno(), bytes(3 * 2**16), 2**40)
+            os.pwrite(stream.fileno(), b"x" * 2**17 + b"/home/ada", 2**40 + 70_000)
+        os.utime(tmp_path / name / "file", (1, 1))
+
+    def survey(name):
+        arguments = (str(tmp_path / name), [], ["/home/ada"])
+        return separable.work(Account.current(), "agent.carry:survey", *arguments, limits=Limits(seconds=20.0))
+
+    one, other = survey("one"), survey("other")
+    assert one == {**other, "size": one["size"]}
+    assert one["naming"] == ["file"]
+    with open(tmp_path / "other/file", "r+b") as stream:
+        os.pwrite(stream.fileno(), b"y", 2**39)
+    os.utime(tmp_path / "other/file", (1, 1))
+    assert survey("other")["digest"] != one["digest"]
+
+
 @needs_root
 def test_what_cannot_be_read_is_named_and_nothing_is_left_out_silently(place):
     old, new = Account.named("nobody"), Account.named("daemon")
@@ -895,7 +920,7 @@ def test_a_file_that_is_cut_short_while_it_is_sent_is_an_error(tmp_path, monkeyp
         os.truncate(path, 3)
         yield 0, size
 
-    monkeypatch.setattr(stream, "_data", where_bytes_are)
+    monkeypatch.setattr(stream, "extents", where_bytes_are)
     with open(tmp_path / "stream", "wb") as out, pytest.raises(OpsError, match="file: was cut short meanwhile"):
         stream.Writer(out.fileno()).add(str(path), "file", path.lstat())
 

@@ -166,6 +166,23 @@ def test_all_that_run_get_it_and_none_that_sleeps_is_started():
     assert host.agents["s"] == NEW
 
 
+def test_agents_that_are_slow_to_look_at_and_at_work_hold_up_the_others_once(monkeypatch):
+    hostile = [f"h{number}" for number in range(10)]
+    host = Host([*hostile, *(f"u{number}" for number in range(200))], busy=dict.fromkeys(hostile, 10**6))
+    is_busy, updated = host.is_busy, []
+
+    def look(user):
+        host.slept += 10 if user in hostile else 0
+        if set(host.agents.values()) == {OLD, NEW} and list(host.agents.values()).count(OLD) == len(hostile):
+            updated.append(host.slept)
+        return is_busy(user)
+
+    monkeypatch.setattr(host, "is_busy", look)
+    assert roll(host) == hostile
+    # Once for the canary, and once for the first batch at most.
+    assert updated[0] <= 2 * 10 * len(hostile) + 60
+
+
 def test_at_most_half_are_restarted_at_once(monkeypatch):
     sizes = []
     host = Host([f"u{number}" for number in range(100)])

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import types
-from collections import Counter
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.agent.work import Work
@@ -295,8 +294,8 @@ def test_one_that_has_got_work_is_let_go_on(host, systemd, monkeypatch):
 
 def test_a_front_is_stopped_between_two_calls(host, systemd, monkeypatch):
     fleet = runtime_fleet.HostFleet(host, [declared().edition, host.settings.edition])
-    open_ones = [Counter({USERS[0].socket: 2}), Counter({USERS[0].socket: 1}), Counter()]
-    monkeypatch.setattr(runtime_fleet, "accepted", lambda: open_ones.pop(0) if open_ones else Counter())
+    open_ones = {USERS[0].socket: [2, 1, 0]}
+    monkeypatch.setattr(runtime_fleet, "accepted", lambda path: open_ones[path].pop(0) if open_ones[path] else 0)
     assert fleet.restart([ADA]) == {ADA: None}
     words = [call[1] if call[0] == "kill" else call[0] for call in systemd.calls]
     stop, go_on = "--signal=SIGSTOP", "--signal=SIGCONT"
@@ -310,7 +309,9 @@ def test_one_with_a_connection_that_stays_open_is_let_go_on(host, systemd, monke
     monkeypatch.setattr(runtime_fleet, "_MOMENT", 0.0)
     seen = []
     monkeypatch.setattr(
-        runtime_fleet, "accepted", lambda: Counter({USERS[0].socket: int(seen.append(1) or len(seen) > 2 * looks)})
+        runtime_fleet,
+        "accepted",
+        lambda path: int((seen.append(1) or len(seen) > 2 * looks) and path == USERS[0].socket),
     )
     assert fleet.restart([ADA, BOB]) == {BOB: None}
     assert [call for call in systemd.calls if call[0] == "try-restart"] == [
@@ -321,7 +322,7 @@ def test_one_with_a_connection_that_stays_open_is_let_go_on(host, systemd, monke
 
 
 def test_a_kernel_that_lists_no_unix_sockets_holds_nobody_up(host, systemd, monkeypatch):
-    def fail():
+    def fail(_path):
         raise OSError("no such table")
 
     monkeypatch.setattr(runtime_fleet, "accepted", fail)

@@ -8,6 +8,7 @@ That systemd, podman and Hermes do what the units say is in molecule/runtimes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.server
 import json
@@ -399,4 +400,22 @@ def test_whatever_a_server_says_only_200_is_healthy(said):
         thread = threading.Thread(target=answer)
         thread.start()
         assert not runtimes._answers(socket.AF_INET, server.getsockname(), 5.0)
+        thread.join()
+
+
+def test_one_that_says_each_byte_just_in_time_is_not_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _address = server.accept()
+            with connection, contextlib.suppress(OSError):
+                for byte in b"HTTP/1.1 200 OK":
+                    time.sleep(0.4)
+                    connection.sendall(bytes([byte]))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        began = time.monotonic()
+        assert not runtimes._answers(socket.AF_INET, server.getsockname(), 1.0)
+        assert time.monotonic() - began < 3
         thread.join()

@@ -243,6 +243,40 @@ def test_root_passes_no_link_that_the_agent_could_have_made(tmp_path):
         files.open_directory(str(tmp_path / "agents/link"))
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_only_a_directory_of_an_agent_comes_to_where_root_trusts_links(tmp_path, monkeypatch, kind, swapped):
+    for name in ("home", "home/old", "ops", "other"):
+        (tmp_path / name).mkdir()
+    home, ops = (os.open(tmp_path / name, os.O_RDONLY) for name in ("home", "ops"))
+    rename = os.rename
+
+    def swap():
+        rename("old", "away", src_dir_fd=home, dst_dir_fd=home)
+        if kind == "link":
+            os.symlink("../other", "old", dir_fd=home)
+        else:
+            os.mkfifo("old", dir_fd=home)
+
+    def swap_and_rename(*arguments, **options):
+        swap()
+        rename(*arguments, **options)
+
+    try:
+        if swapped:
+            monkeypatch.setattr(os, "rename", swap_and_rename)
+        else:
+            swap()
+        assert not files.take_directory("old", home, "new", ops)
+        assert os.listdir(ops) == []
+        monkeypatch.undo()
+        assert files.take_directory("away", home, "new", ops)
+        assert os.listdir(ops) == ["new"]
+    finally:
+        os.close(home)
+        os.close(ops)
+
+
 def test_a_pipe_is_no_file_and_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OpsError, match="not a regular file"):

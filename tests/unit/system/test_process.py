@@ -68,6 +68,17 @@ def test_nor_does_one_whose_end_is_kept(secret):
     assert "HOME=/root" not in said
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT PROVED: where a program of another user runs; needs root")
+def test_a_program_of_another_user_does_not_run_where_we_are(monkeypatch, tmp_path):
+    # What others may read there, they cannot reach: through the program's /proc/PID/cwd they could.
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    assert run(["pwd"], timeout=20).stdout == f"{tmp_path}\n"
+    nobody = Account.named("nobody")
+    assert run(["pwd"], timeout=20, user=nobody).stdout == "/\n"
+    assert run_tail(["pwd"], timeout=20, limit=100, user=nobody) == "/\n"
+
+
 def test_one_of_our_own_gets_what_we_have(secret):
     found = environment(user=Account.current(), env={"MORE": "1"})
     assert (found["RESTIC_PASSWORD"], found["HOME"], found["MORE"]) == ("hunter2", "/root", "1")

@@ -313,6 +313,47 @@ def test_a_link_in_the_place_of_its_home_leads_nowhere(call, nobody):
         shutil.rmtree(directory)
 
 
+@needs_root
+@pytest.mark.parametrize("place", ["/tmp", "/var/lib"])
+@pytest.mark.parametrize("link", ["its home", "what is below"])
+def test_of_a_container_it_follows_no_link(call, place, link):
+    """In the container it leads to the container's files, here to the host's."""
+    directory, volume = (Path(tempfile.mkdtemp(prefix=f"hermes-{name}-", dir=place)) for name in ("host", "view"))
+    try:
+        (directory / "file").write_text("of the host")
+        for path in (directory, volume):
+            path.chmod(0o755)
+        (volume / "own").mkdir()
+        (volume / "own/file").write_text("own")
+        if link == "its home":
+            (volume / "home").symlink_to(directory)
+        else:
+            (volume / "home").mkdir()
+            (volume / "home/below").symlink_to(directory)
+        subprocess.run(["chown", "-hR", "700123:700123", volume], check=True)
+        body = """
+        def read(path):
+            try:
+                return open(path).read()
+            except OSError as error:
+                return error.strerror
+        below = arguments[0] + ("" if os.path.islink(arguments[0]) else "/below")
+        return [read(below + "/file"), os.readlink(below) if os.path.lexists(below) else None, read(arguments[1])]
+        """
+        account = Account.of("700123")
+        of_host, target, own = call(body, f"{volume}/home", f"{volume}/own/file", account=account)
+        assert of_host in ("Too many levels of symbolic links", "No such file or directory")
+        assert (target, own) == (str(directory), "own")
+        # A host's own agent may keep links, to what it sees in its sandbox.
+        assert (
+            place == "/tmp"
+            or call(body, f"{volume}/home", "", account=replace(account, name="ada"))[0] == "of the host"
+        )
+    finally:
+        shutil.rmtree(directory)
+        shutil.rmtree(volume)
+
+
 def test_a_descriptor_that_is_handed_over_stays(call, tmp_path):
     with open(tmp_path / "file", "wb") as stream:
         call("os.write(arguments[0], b'from below')", stream.fileno(), descriptors=[stream.fileno()])

@@ -27,6 +27,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.descrip
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host.installation import Installation
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health, journal
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.systemd import Systemd
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.systemd import Manager, Unit
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.watch import info, look
@@ -251,3 +252,14 @@ def test_whoever_took_the_api_s_port_gets_no_key(host, stranger, monkeypatch):
     # Hermes, which could not have the port, says so.
     assert result.causes == ["platform_missing", "foreign_answer"], str(result)
     assert set(stranger.said().split("\n")) <= {"b''", ""}
+
+
+def test_no_error_acts_on_a_terminal(monkeypatch, capsys):
+    def fail(_argv):
+        raise OpsError("is nobody's\x9b2J", where="user ada\u202e\x1b]0;x\x07", fix="see\nthe list")
+
+    monkeypatch.setattr(cli, "call", fail)
+    assert cli.main(["runtime"]) == cli.EXIT_ERROR
+    assert capsys.readouterr().err == (
+        "hermes-ops: user ada\\u202e\\x1b]0;x\\x07: is nobody's\\x9b2J. Fix: see\nthe list\n"
+    )

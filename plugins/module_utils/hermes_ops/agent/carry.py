@@ -23,7 +23,7 @@ from ..system import trees
 from ..system.errors import OpsError
 from ..system.files import failure, read_text, write_atomic
 from ..system.text import printable
-from .stream import Writer, unpack
+from .stream import Writer, extents, unpack
 
 # The file of Hermes' cron jobs, which holds absolute paths (0.18.2 and 0.19.0 cron/jobs.py: create_job).
 JOBS = "cron/jobs.json"
@@ -35,7 +35,7 @@ _JOBS_LIMIT = 16 * 2**20
 # Records of the past: a path in them has no effect.
 _HISTORY = ("logs/", "sessions/", "cron/output/")
 _DATABASES = (".db", ".db-wal", ".db-shm", ".db-journal")
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
 # Names that are listed; further ones are only counted.
 _LISTED = 20
 
@@ -111,17 +111,33 @@ def _entries(home: str, leave_out: list[str]) -> Iterator[tuple[str, str, os.sta
 
 def _read(path: str, needles: list[bytes]) -> tuple[str, bool]:
     """The SHA-256 of a file, and whether it holds one of *needles*."""
-    digest, named, tail = hashlib.sha256(), False, b""
+    digest, named, tail, end = hashlib.sha256(), False, b"", 0
     overlap = max((len(needle) for needle in needles), default=1) - 1
     with _refusing(path), contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb", buffering=0) as stream:
-            while part := stream.read(_CHUNK):
-                digest.update(part)
-                text = tail + part
+        try:
+            for start, part in _blocks(descriptor):
+                digest.update(b"%d " % start + part)
+                text = tail + part if start == end else part
                 named = named or any(needle in text for needle in needles)
-                tail = text[-overlap:] if overlap else b""
+                tail, end = text[-overlap:] if overlap else b"", start + len(part)
+        finally:
+            os.close(descriptor)
     return digest.hexdigest(), named
+
+
+def _blocks(descriptor: int) -> Iterator[tuple[int, bytes]]:
+    """Position and content of each block of a file that does not consist of zeros, wherever its holes are.
+
+    Holes are not read: an agent can make a file of them that is larger than anybody can read.
+    """
+    at = 0
+    for start, end in extents(descriptor, os.fstat(descriptor).st_size):
+        at = max(at, start - start % _CHUNK)
+        while at < end and (part := os.pread(descriptor, _CHUNK, at)):
+            if part.count(0) < len(part):
+                yield at, part
+            at += len(part)
 
 
 @contextlib.contextmanager

@@ -80,8 +80,11 @@ def said_pid(home: str) -> int:
 def remove(home: str, account: Account) -> None:
     """Remove *home*, which must exist.
 
-    :raises OpsError: something in it cannot be removed, or something is mounted below it; names the paths
+    :raises OpsError: something in it cannot be removed, something is mounted below it, or it is a link; names the paths
     """
+    if os.path.islink(home):
+        # Where only root can make one, it would be followed.
+        raise OpsError("is a symbolic link", where=home, fix="remove what it leads to, and the link, by hand")
     _refuse_mounts(home)
     left = None
     for _round in range(_ROUNDS):

@@ -96,7 +96,7 @@ class Writer:
             if not stat.S_ISREG(status.st_mode):
                 raise OpsError(f"cannot be copied: {header['name']}: is no longer a file")
             self._header(header, size=status.st_size)
-            for start, end in _data(descriptor, status.st_size):
+            for start, end in extents(descriptor, status.st_size):
                 while start < end and (part := os.pread(descriptor, min(_CHUNK, end - start), start)):
                     self._write(_PART.pack(start, len(part)) + part)
                     start += len(part)
@@ -109,7 +109,7 @@ class Writer:
             os.close(descriptor)
 
 
-def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+def extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
     """Start and end of each part of a file of *size* bytes that holds data; the rest are holes."""
     end = 0
     while end < size:

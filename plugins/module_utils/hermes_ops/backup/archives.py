@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
@@ -45,7 +46,9 @@ def listed(directory: str, agent: str | None = None) -> list[Archive]:
             created = datetime.datetime.strptime(match["stamp"] + "+0000", "%Y%m%dT%H%M%SZ%z").timestamp()
         except ValueError:
             continue  # not a date, so not a name of ours
-        found.append(Archive(path, match["agent"], created, os.stat(path).st_size))
+        # A backup that ends now removes older ones.
+        with contextlib.suppress(FileNotFoundError):
+            found.append(Archive(path, match["agent"], created, os.stat(path).st_size))
     return in_order(found)
 
 

@@ -390,13 +390,18 @@ class Repository:
             try:
                 yield Running(process, failed)
             finally:
-                if process.poll() is None:
+                killed = process.poll() is None
+                if killed:
                     process.kill()
                 for pipe in (process.stdin, process.stdout):
                     if pipe:
                         with contextlib.suppress(OSError):
                             pipe.close()
                 process.wait()
+                if killed:
+                    # It has left its lock, beside which no snapshot of another agent could be completed.
+                    with contextlib.suppress(OpsError):
+                        self._run("unlock", check=False)
 
     @contextlib.contextmanager
     def _password(self) -> Iterator[tuple[int, dict[str, str]]]:

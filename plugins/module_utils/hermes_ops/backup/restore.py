@@ -31,7 +31,6 @@ import calendar
 import contextlib
 import dataclasses
 import os
-import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ from ..host.undertaking import RESERVE, Undertaking
 from ..supervise import gateway, health, runtime_agents
 from ..system.answer import fits
 from ..system.errors import OpsError, as_error
-from ..system.files import Account, ensure_directory, open_directory
+from ..system.files import Account, ensure_directory, open_directory, take_directory
 from ..system.process import run_filter
 from ..system.text import moment, one_line
 from ..system.worker import Limits, work
@@ -365,12 +364,7 @@ class Restore:
                 home, ours = open_directory(journal.home), open_directory(target)
                 stack.callback(os.close, home)
                 stack.callback(os.close, ours)
-                # The agent may put anything in its place, so this only checks that it is a directory.
-                if not stat.S_ISDIR(os.lstat(name, dir_fd=home).st_mode):
-                    return stays
-                os.rename(name, new, src_dir_fd=home, dst_dir_fd=ours)
-                os.fsync(ours)
-                return os.path.join(target, new)
+                return os.path.join(target, new) if take_directory(name, home, new, ours) else stays
             except (OpsError, OSError):
                 # Another file system, a full disk, or no such directory: no reason to undo a restore.
                 return stays

@@ -44,7 +44,7 @@ from ..host.undertaking import Undertaking
 from ..supervise import gateway, health, moved
 from ..supervise.systemd import supervisor_of
 from ..system.errors import OpsError
-from ..system.files import Account, sync_directory
+from ..system.files import Account, sync_directory, take_directory
 from ..system.process import run
 from ..system.typed import parse
 from ..system.worker import Worker, work
@@ -240,8 +240,8 @@ class Separate:
             with opened(parent) as directory, contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=directory)
             with opened(os.path.dirname(aside)) as target:
-                os.rename(os.path.basename(home), os.path.basename(aside), src_dir_fd=source, dst_dir_fd=target)
-                os.fsync(target)
+                if not take_directory(os.path.basename(home), source, os.path.basename(aside), target):
+                    raise OpsError("is no directory any more", where=home)
             os.fsync(source)
 
     # Undo.

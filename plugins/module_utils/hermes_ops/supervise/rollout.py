@@ -142,6 +142,7 @@ class Rollout:
     former: str | None
     canaries: list[str]
     say: Callable[[str], object]
+    _busy: set[str] = field(default_factory=set, init=False)
 
     def run(self) -> list[str]:
         """Have the running agents get the declared edition, or go back to the former one.
@@ -299,10 +300,13 @@ class Rollout:
 
     def _free(self, users: list[str], size: int) -> list[str]:
         free: list[str] = []
-        for user in users:
+        # Those that were at work before come last: an agent can make each look at it last, and must not hold up others.
+        for user in sorted(users, key=self._busy.__contains__):
             if len(free) == size:
                 break
-            if not self.fleet.is_busy(user):
+            if self.fleet.is_busy(user):
+                self._busy.add(user)
+            else:
                 free.append(user)
         return free
 

@@ -222,7 +222,7 @@ class HostFleet:
         """Whether the front has a connection that it accepted."""
         one = self._find(user)
         try:
-            return one is not None and accepted()[one.socket] > 0
+            return one is not None and accepted(one.socket) > 0
         except OSError:
             # A kernel that does not list Unix sockets.
             return False

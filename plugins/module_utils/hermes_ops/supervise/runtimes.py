@@ -27,6 +27,7 @@ from ..host.runtimes import User
 from ..system.errors import OpsError, Refused
 from ..system.files import ensure_directory, read_text
 from ..system.process import run
+from ..system.request import receive
 from ..system.systemd import Unit, batches
 from . import resting, runtime_copies, runtime_disk
 from .runtime_files import enable, is_complete, known, link, make_directory, make_places, write, write_variables
@@ -38,6 +39,8 @@ _GRACE = 30.0
 _POLL_SECONDS = 0.05
 # Seconds for the server of webhooks, once that of the API answers.
 _WEBHOOK_SECONDS = 3.0
+# Bytes of an answer of HTTP up to the end of its status.
+_STATUS = 12
 # What ExecStopPost= writes: systemd's word for the end, and the status of the container, if it came to that.
 _FAILURE = re.compile(r"([a-z-]{1,40})(?: ([A-Z0-9]{1,20}))?")
 # Status of an agent's entrypoint, or of podman -> why.
@@ -332,13 +335,16 @@ def await_health(host: Host, user: User, process: int) -> None:
 
 
 def _answers(family: int, address: Any, seconds: float) -> bool:
-    """Whether the agent at *address* says that it is healthy. No more than the first line of what it says is read."""
+    """Whether the agent at *address* says within *seconds* that it is healthy. Only the status that it says is read."""
+    deadline, said = time.monotonic() + seconds, b""
     try:
         with socket.socket(family) as connection:
             connection.settimeout(seconds)
             connection.connect(address)
             connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
-            with connection.makefile("rb") as stream:
-                return stream.read(12)[8:] == b" 200"
+            # By the deadline: an agent may send each byte just before a time limit of its own would be over.
+            while len(said) < _STATUS and (part := receive(connection, deadline, _STATUS - len(said))):
+                said += part
+            return said[8:] == b" 200"
     except OSError:
         return False

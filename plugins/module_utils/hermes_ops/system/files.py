@@ -413,6 +413,24 @@ def open_directory(path: str) -> int:
     return descriptor
 
 
+def take_directory(name: str, source: int, new: str, target: int) -> bool:
+    """Move the directory *name* from the directory *source*, of an agent, to *new* in *target*, which is root's.
+
+    The agent may put something else in its place meanwhile. A link must not come to where it would be taken for the
+    operator's own (:func:`open_directory`), so what turns out to be no directory is removed.
+
+    :returns: whether it was a directory
+    """
+    if not stat.S_ISDIR(os.lstat(name, dir_fd=source).st_mode):
+        return False
+    os.rename(name, new, src_dir_fd=source, dst_dir_fd=target)
+    if not stat.S_ISDIR(os.lstat(new, dir_fd=target).st_mode):
+        os.unlink(new, dir_fd=target)
+        return False
+    os.fsync(target)
+    return True
+
+
 @contextlib.contextmanager
 def changing(descriptor: int, path: str) -> Iterator[int]:
     """Close *descriptor*, of the directory *path*, afterwards; what the system refuses in it is an error of ours."""

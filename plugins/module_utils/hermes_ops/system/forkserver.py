@@ -172,7 +172,9 @@ def _drop(request: dict[str, Any], server: int) -> None:
     processor = int(seconds) + 2
     drops = os.geteuid() == 0 and request["uid"] != 0
     if drops:
-        hide_others([*request["arguments"], _own_home(request)])
+        # Only a container's user has no name (files.Account.of).
+        contained = request["environment"]["USER"].isdecimal()
+        hide_others([*request["arguments"], _own_home(request)], contained=contained)
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, processor),

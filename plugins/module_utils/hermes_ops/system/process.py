@@ -69,6 +69,8 @@ def run(
     :param timeout: seconds
     :param check: raise when the exit status is not 0
     :param env: added to its environment; secrets belong here, never in *argv*
+    :param cwd: where it runs; None: where we do, or, as another user, in ``/``: every process of that user reaches
+        through a program's directory what directories above it keep from others
     :param user: run as this user (needs root). Of this process's environment the program then gets PATH only, because
         every process of that user can read it. Without another user the program gets the whole environment
     :param pass_fds: descriptors that it inherits
@@ -156,7 +158,13 @@ def _become(user: Account) -> None:
 
 
 def _start(
-    command: tuple[str, ...], *, stderr: int, env: Mapping[str, str] | None, user: Account | None, **options: Any
+    command: tuple[str, ...],
+    *,
+    stderr: int,
+    env: Mapping[str, str] | None,
+    user: Account | None,
+    cwd: str | None = None,
+    **options: Any,
 ) -> subprocess.Popen[bytes]:
     """Start *command* in a session of its own, with a pipe for its output; see :func:`run`."""
     identity, environment = _as_user(user)
@@ -167,6 +175,7 @@ def _start(
             stdout=subprocess.PIPE,
             stderr=stderr,
             env={**environment, "LC_ALL": "C.UTF-8", **(env or {})},
+            cwd=cwd or (os.sep if identity else None),
             start_new_session=True,
             **identity,
             **options,

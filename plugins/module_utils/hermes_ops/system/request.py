@@ -114,7 +114,7 @@ def _head(host: str, port: int, path: str, body: bytes | None, headers: Mapping[
 def _reply(connection: socket.socket, deadline: float, limit: int) -> Reply:
     data, end = bytearray(), -1
     while end < 0:
-        part = _receive(connection, deadline)
+        part = receive(connection, deadline)
         if not part:
             raise ValueError("something that is not HTTP" if data else "nothing")
         data += part
@@ -130,7 +130,7 @@ def _reply(connection: socket.socket, deadline: float, limit: int) -> Reply:
     while expected is None or len(body) < expected:
         if len(body) > limit or (expected or 0) > limit:
             raise ValueError(f"more than {limit} bytes")
-        part = _receive(connection, deadline)
+        part = receive(connection, deadline)
         if not part:
             if expected is not None:
                 raise ValueError("an incomplete answer")
@@ -139,9 +139,13 @@ def _reply(connection: socket.socket, deadline: float, limit: int) -> Reply:
     return Reply(int(status[1]), bytes(body[:expected]))
 
 
-def _receive(connection: socket.socket, deadline: float) -> bytes:
+def receive(connection: socket.socket, deadline: float, most: int = 1 << 16) -> bytes:
+    """Up to *most* bytes of what comes next over *connection*; empty: it has ended.
+
+    :raises OSError: nothing came before the *deadline* of the monotonic clock
+    """
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
     connection.settimeout(left)
-    return connection.recv(1 << 16)
+    return connection.recv(most)

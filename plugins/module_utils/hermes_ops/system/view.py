@@ -15,6 +15,7 @@ import ctypes
 import errno
 import os
 import signal
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -31,6 +32,8 @@ _NAMES = ("home", "managed_dir")
 # From linux/sched.h, linux/mount.h and linux/prctl.h; Python has no names for them before 3.12.
 _CLONE_NEWNS = 0x00020000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_SLAVE = 2, 4, 8, 1 << 12, 1 << 14, 1 << 19
+# The latter since Linux 5.10; an older one follows links.
+_MS_REMOUNT, _MS_NOSYMFOLLOW = 1 << 5, 1 << 8
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 # keyctl(2) by machine, which the C library does not have (asm/unistd.h), and what it is asked for (linux/keyctl.h).
 _KEYCTL = {"x86_64": 250, "aarch64": 219}
@@ -41,12 +44,14 @@ _FORBIDDEN = (errno.EPERM, errno.EACCES)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def hide_others(arguments: Sequence[Any]) -> None:
+def hide_others(arguments: Sequence[Any], *, contained: bool) -> None:
     """Give this process a mount namespace of its own in which :data:`HIDDEN` holds nothing but what it works on.
 
     Where root may not mount, no unit of that host has a sandbox either, and everything stays as it is.
 
     :param arguments: of the worker; the absolute paths among them, down to :data:`_LEVELS`, stay visible
+    :param contained: they are of a container, where a link leads to the container's files, and here to the host's: none
+        is followed
     :raises OSError: the namespace could not be made for another reason
     """
     hidden = sorted({os.path.realpath(path) for path in HIDDEN if os.path.isdir(path)})
@@ -66,9 +71,34 @@ def hide_others(arguments: Sequence[Any]) -> None:
                 if not _is_below(path, own):
                     _make(path)
                     _mount(f"/proc/self/fd/{number}".encode(), os.fsencode(path), None, _MS_BIND | _MS_REC)
+        for place in {_theirs(path) for path in _texts(arguments)} - {None} if contained else ():
+            _follow_no_links(os.fsencode(place))
     except OSError as error:
         if error.errno not in _FORBIDDEN:
             raise
+
+
+def _theirs(path: str) -> str | None:
+    """The outermost directory on the way to *path* that is not root's, so that nobody else has made a link before it.
+
+    None: there is none.
+    """
+    place = ""
+    for name in os.path.normpath(path).split(os.sep)[1:] if os.path.isabs(path) else ():
+        place = f"{place}/{name}"
+        try:
+            status = os.stat(place)
+        except (OSError, ValueError):
+            return None
+        if status.st_uid != 0:
+            return place if stat.S_ISDIR(status.st_mode) else None
+    return None
+
+
+def _follow_no_links(place: bytes) -> None:
+    _mount(place, place, None, _MS_BIND | _MS_REC)
+    flags = _MS_NOSYMFOLLOW | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | os.statvfs(place).f_flag & os.ST_RDONLY
+    _mount(b"none", place, None, _MS_REMOUNT | _MS_BIND | flags)
 
 
 def end_with(caller: int) -> None:
@@ -104,10 +134,9 @@ def leave_keyring() -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _told(value: Any, hidden: Sequence[str], levels: int = _LEVELS) -> Iterator[str]:
-    """The directories in *value* that would be hidden, each below one of *hidden*."""
-    if isinstance(value, str):
-        path = os.path.normpath(value)
+def _told(arguments: Sequence[Any], hidden: Sequence[str]) -> Iterator[str]:
+    """The directories in *arguments* that would be hidden, each below one of *hidden*."""
+    for path in map(os.path.normpath, _texts(arguments)):
         for directory in HIDDEN:
             # A host may have /home elsewhere, and call its directories by both names.
             if path.startswith(f"{directory}/"):
@@ -115,9 +144,15 @@ def _told(value: Any, hidden: Sequence[str], levels: int = _LEVELS) -> Iterator[
                 break
         if _is_below(path, hidden) and "\0" not in path:
             yield path
+
+
+def _texts(value: Any, levels: int = _LEVELS) -> Iterator[str]:
+    """The texts in *value* that may be paths to work on."""
+    if isinstance(value, str):
+        yield value
     elif levels and isinstance(value, (list, tuple, dict)):
         for each in map(value.get, _NAMES) if isinstance(value, dict) else value:
-            yield from _told(each, hidden, levels - 1)
+            yield from _texts(each, levels - 1)
 
 
 @contextlib.contextmanager
