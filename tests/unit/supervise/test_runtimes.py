@@ -133,25 +133,60 @@ def test_an_agent_has_its_drain_time_before_it_is_killed():
     assert 7 < patience < int(re.search(r"TimeoutStopSec=(\d+)", agent)[1])
 
 
-def test_no_more_are_started_at_once_than_the_processors_can(tmp_path):
+MOST = 2 * len(os.sched_getaffinity(0))
+
+
+def turn_of(user, tmp_path):
+    """The process that waits for the turn of a user's agent to start."""
     agent = texts()["hermes-user-agent@.service"].replace("\\\n", "")
     (script,) = re.findall(r"^ExecStartPre=/bin/sh -c '(mkdir .*)'$", agent, re.M)
-    script = script.replace("$$", "$").replace("/run/hermes-runtimes", str(tmp_path))
-    most = 2 * len(os.sched_getaffinity(0))
+    script = script.replace("$$", "$").replace("/run/hermes-runtimes", str(tmp_path)).replace("%i", user)
+    return subprocess.Popen(["/bin/sh", "-c", script])
+
+
+def test_those_who_fail_leave_turns_to_the_others(tmp_path):
+    (tmp_path / "starting").mkdir()
+    (tmp_path / "failed").mkdir()
+    failing = [f"failing-{number}" for number in range(MOST)]
+    for user in failing:
+        (tmp_path / "failed" / user).touch()
+    waiting = [turn_of(user, tmp_path) for user in failing]
+    try:
+        deadline = time.monotonic() + 30
+        while len(list((tmp_path / "starting").iterdir())) < MOST // 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        assert len(list((tmp_path / "starting").iterdir())) == MOST // 2
+        # However long they wait, another one has a turn at once.
+        assert turn_of("other", tmp_path).wait(30) == 0
+        started = sorted((tmp_path / "starting").glob("failing-*"))
+        (tmp_path / "starting/other").unlink()
+        started[0].unlink()
+        deadline = time.monotonic() + 30
+        while sum(each.poll() == 0 for each in waiting) <= MOST // 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert sum(each.poll() == 0 for each in waiting) == MOST // 2 + 1
+    finally:
+        for each in waiting:
+            each.kill()
+            each.wait()
+
+
+def test_no_more_are_started_at_once_than_the_processors_can(tmp_path):
     (tmp_path / "starting").mkdir()
     # What is left of one that was killed counts for no longer than a start can last.
     (tmp_path / "starting/left").touch()
     os.utime(tmp_path / "starting/left", (time.time() - 61,) * 2)
-    waiting = [subprocess.Popen(["/bin/sh", "-c", script.replace("%i", f"agent-{each}")]) for each in range(most + 2)]
+    waiting = [turn_of(f"agent-{each}", tmp_path) for each in range(MOST + 2)]
     try:
         for rest in (2, 1, 0):
             deadline = time.monotonic() + 30
             while sum(each.poll() is None for each in waiting) > rest and time.monotonic() < deadline:
                 time.sleep(0.05)
             time.sleep(0.3)
-            assert [each.poll() for each in waiting].count(0) == most + 2 - rest
+            assert [each.poll() for each in waiting].count(0) == MOST + 2 - rest
             started = sorted((tmp_path / "starting").glob("agent-*"))
-            assert len(started) == most
+            assert len(started) == MOST
             # That one is healthy.
             started[0].unlink()
     finally:

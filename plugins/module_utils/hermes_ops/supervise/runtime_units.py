@@ -109,10 +109,12 @@ EnvironmentFile={users}/%i/address
 # Never without walls.
 ExecStartPre=/bin/sh -c '{{ {listed}; }} >/dev/null'
 # If all were started at once that many callers want, none would be healthy in time: each waits for its turn. What is
-# older than a start can be is left of one that was killed.
-ExecStartPre=/bin/sh -c 'mkdir -p {starting}; exec 9>{starting}.lock; flock 9; most=$$(({at_once} * $$(nproc))); \\
-  while test $$(find {starting} -type f -newermt "-{start} seconds" | wc -l) -ge $$most; do sleep 0.1; done; \\
-  touch {starting}/%i'
+# older than a start can be is left of one that was killed. Agents that failed the last time have half of the turns, so
+# that those who fail on purpose do not take all, and wait in a line of their own.
+ExecStartPre=/bin/sh -c 'mkdir -p {starting}; most=$$(({at_once} * $$(nproc))); \\
+  full() {{ test $$(find {starting} -type f -newermt "-{start} seconds" | wc -l) -ge $$1; }}; \\
+  test ! -e {failed}/%i || {{ exec 8>{starting}.failed; flock 8; while full $$((most / 2)); do sleep 0.1; done; }}; \\
+  exec 9>{starting}.lock; flock 9; while full $$most; do sleep 0.1; done; touch {starting}/%i'
 ExecStart={podman} --events-backend=none run --name=hermes-user-%i --replace --detach --pull=never \\
   --label={label}={edition} \\
   --cgroups=split --sdnotify=conmon --log-driver=passthrough \\
