@@ -45,11 +45,11 @@ class Playbook:
         self.place = {"tenants_kubeconfig": server.kubeconfig, "tenants_namespace": namespace}
         self.directory = directory
 
-    def run(self, *options: str, **variables: Any) -> tuple[int, str]:
+    def run(self, *options: str, name: str = "tenants", **variables: Any) -> tuple[int, str]:
         """Its status and all that it printed."""
         (self.directory / "variables.json").write_text(json.dumps({**DECLARED, **self.place, **variables}))
         done = subprocess.run(
-            ["ansible-playbook", "-i", "localhost,", "alwayson.hermes.tenants", "-e", "@variables.json", *options],
+            ["ansible-playbook", "-i", "localhost,", f"alwayson.hermes.{name}", "-e", "@variables.json", *options],
             cwd=self.directory,
             env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "ANSIBLE_NOCOLOR": "1"},
             capture_output=True,
@@ -112,3 +112,6 @@ def test_a_tenant_that_fails_is_named_and_the_run_fails(playbook):
     assert status != 0
     assert "tenant acme: StatefulSet hermes-acme: is refused" in re.sub(r"\s+", " ", output)
     assert '"globex": "created"' in output
+    status, output = playbook.run(name="tenants_status")
+    assert (status, changed(output)) == (0, 0)
+    assert re.search(r"^globex +not ready +0 +5Gi .*\(the cluster has made no pod for it\)$", output, re.M)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import cluster as calls
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import status
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster, Unreachable
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.converge import converge
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.declared import resolve
@@ -343,6 +344,19 @@ def test_what_is_not_ready_in_time_is_told_in_the_words_of_the_cluster(space):
     assert "ImagePullBackOff: no such image" in str(outcome.errors["globex"])
     assert f"kubectl --namespace {space.namespace} logs hermes-globex-0" in str(outcome.errors["globex"])
 
+    space.converge(ACME, GLOBEX, {**INITECH, "volume": "1Gi"})
+    space.converge(ACME, GLOBEX, {**INITECH, "state": "absent"})
+    with Cluster(space.server.kubeconfig, "", space.namespace) as cluster:
+        globex, initech, acme = found = status.look(cluster)
+    assert (globex.name, globex.state, globex.restarts) == ("globex", "not ready", 3)
+    assert globex.why == "ImagePullBackOff: no such image"
+    assert (initech.name, initech.state, initech.volume) == ("Initech GmbH", "absent", "1Gi")
+    assert initech.why == "its volume stays until 2026-12-23"
+    assert (acme.name, acme.state, acme.image) == ("acme", "ready", TEMPLATE["image"])
+    shown = list(status.lines(found))
+    assert shown[1].endswith("hermes-agent:1  (ImagePullBackOff: no such image)")
+    assert shown[-1] == "1 ready, 1 absent, 1 not ready"
+
 
 def _play_controller(space: Space) -> None:
     """Say of one tenant that it is ready, and of the other that its image is not there."""
@@ -359,7 +373,7 @@ def _play_controller(space: Space) -> None:
             where, status = f"{space.path('StatefulSet', name)}/status", ready
         else:
             waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
-            container = {"name": "agent", "image": "x", "imageID": "", "ready": False, "restartCount": 0}
+            container = {"name": "agent", "image": "x", "imageID": "", "ready": False, "restartCount": 3}
             status = {"phase": "Pending", "containerStatuses": [{**container, "state": {"waiting": waiting}}]}
             where = f"{path}/hermes-{name}-0/status"
         space.server.ask("PATCH", where, {"status": status}, kind="merge-patch+json")

@@ -36,16 +36,16 @@ def unready(cluster: Cluster, tenants: Mapping[str, Tenant], wait: float) -> dic
     waiting = dict(tenants)
     while waiting:
         keepers = cluster.all("apps/v1", "StatefulSet", SELECTOR)
-        waiting = {name: each for name, each in waiting.items() if not _ready(keepers.get(each.object))}
+        waiting = {name: each for name, each in waiting.items() if not is_ready(keepers.get(each.object))}
         if not waiting or time.monotonic() > deadline:
             break
         time.sleep(_PAUSE)
     if not waiting:
         return {}
-    pods = {each["metadata"]["labels"][TENANT]: each for each in cluster.all("v1", "Pod", SELECTOR).values()}
+    pods = pods_of(cluster)
     return {
         name: OpsError(
-            f"is not ready after {wait:.0f} s: {_reason(pods.get(each.label))}",
+            f"is not ready after {wait:.0f} s: {reason(pods.get(each.label))}",
             where=f"tenant {name}",
             fix=f"read its log: kubectl --namespace {cluster.namespace} logs {each.object}-0",
         )
@@ -53,7 +53,12 @@ def unready(cluster: Cluster, tenants: Mapping[str, Tenant], wait: float) -> dic
     }
 
 
-def _ready(keeper: dict[str, Any] | None) -> bool:
+def pods_of(cluster: Cluster) -> dict[str, dict[str, Any]]:
+    """The pods of tenants, by the tenants' labels."""
+    return {each["metadata"]["labels"][TENANT]: each for each in cluster.all("v1", "Pod", SELECTOR).values()}
+
+
+def is_ready(keeper: dict[str, Any] | None) -> bool:
     """Whether the pod of a StatefulSet is ready, and the one that was applied last."""
     status = (keeper or {}).get("status", {})
     return bool(
@@ -63,7 +68,7 @@ def _ready(keeper: dict[str, Any] | None) -> bool:
     )
 
 
-def _reason(pod: dict[str, Any] | None) -> str:
+def reason(pod: dict[str, Any] | None) -> str:
     """Why a pod is not ready, in the cluster's words."""
     if pod is None:
         return "the cluster has made no pod for it"
