@@ -24,7 +24,9 @@ from ansible_collections.alwayson.hermes.plugins.modules import host_kit
 PLUGINS = Path(__file__).resolve().parents[3] / "plugins"
 COLLECTIONS = PLUGINS.parent / ".cache/collections"
 # They run on the controller, or are the one that is sent.
-ON_THE_CONTROLLER = {"aws_host", "aws_image", "declarations", "dlm_policy", "fleet_report", "host_kit"}
+ON_THE_CONTROLLER = {
+    *("aws_host", "aws_image", "declarations", "dlm_policy", "fleet_report", "host_kit", "tenants", "tenants_status"),
+}
 
 
 @pytest.fixture
