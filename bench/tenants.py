@@ -13,8 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -27,6 +25,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster im
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.converge import converge
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.declared import Declared, resolve
 from api_server import TOKEN, ApiServer
+
+from bench import seconds
 
 BUILDER = Path(__file__).resolve().parent.parent / "tests/hosts/kubernetes.py"
 TENANTS = 1000
@@ -46,12 +46,6 @@ PLURALS = {"Secret": "secrets", "PersistentVolumeClaim": "persistentvolumeclaims
 
 def declared(namespace: str, tenants: list[dict[str, Any]]) -> Declared:
     return resolve(namespace, TEMPLATE, tenants)
-
-
-def seconds(action: Callable[[], object]) -> float:
-    started = time.monotonic()
-    action()
-    return time.monotonic() - started
 
 
 def ours(server: ApiServer, tenants: list[dict[str, Any]]) -> None:

@@ -52,12 +52,10 @@ class Cluster:
                 "is missing", where="Python's package kubernetes", fix="pip install kubernetes, where Ansible is"
             )
         self.namespace = namespace
-        self._files = tempfile.TemporaryDirectory(prefix="hermes-tenants-")
+        configuration = client.Configuration()
         try:
-            configuration = client.Configuration()
             config.load_kube_config(kubeconfig or None, context or None, configuration)
         except (config.ConfigException, OSError) as error:
-            self._files.cleanup()
             raise Unreachable(
                 f"cannot be used: {error}", where=kubeconfig or "the kubeconfig", fix="name another, or its context"
             ) from None
@@ -65,14 +63,13 @@ class Cluster:
         configuration.retries = urllib3.Retry(
             total=_ATTEMPTS, status_forcelist=_AGAIN, allowed_methods=None, backoff_factor=0.2, raise_on_status=False
         )
-        # It keeps what the server can do in a file, by default one that others could have put there.
-        cache = os.path.join(self._files.name, "resources.json")
-        try:
-            with self._told("the cluster"):
-                self._client = DynamicClient(client.ApiClient(configuration), cache_file=cache)
-        except OpsError:
-            self._files.cleanup()
-            raise
+        with contextlib.ExitStack() as stack, self._told("the cluster"):
+            # It keeps what the server can do in a file, by default one that others could have put there.
+            files = stack.enter_context(tempfile.TemporaryDirectory(prefix="hermes-tenants-"))
+            calls = client.ApiClient(configuration)
+            stack.callback(calls.close)
+            self._client = DynamicClient(calls, cache_file=os.path.join(files, "resources.json"))
+            self._open = stack.pop_all()
 
     def __enter__(self) -> Cluster:
         return self
@@ -80,8 +77,7 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.client.close()
-        self._files.cleanup()
+        self._open.close()
 
     def get(self, api: str, kind: str, name: str) -> dict[str, Any] | None:
         """The object; None: there is none."""

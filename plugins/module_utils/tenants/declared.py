@@ -16,6 +16,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from ..hermes_ops.description.agent import Agent
+from ..hermes_ops.description.declaration import merge
 from ..hermes_ops.description.runtime_ids import hex_of
 from ..hermes_ops.description.runtime_keys import key_of
 from ..hermes_ops.description.runtimes import contained
@@ -182,7 +183,7 @@ def _tenant(template: Mapping[str, Any], declared: Mapping[str, Any], where: str
     if state not in ("present", "absent"):
         raise OpsError(f"is {state!r}", where=f"{where}: state", fix="write present or absent")
     for name in ("agent", "requests", "limits"):
-        values[name] = merged(template[name], _mapping(declared.get(name, {}), f"{where}: {name}"))
+        values[name] = merge(template[name], _mapping(declared.get(name, {}), f"{where}: {name}"))
     for name in ("requests", "limits"):
         # YAML has numbers for some quantities.
         values[name] = {key: str(value) if number(value) is not None else value for key, value in values[name].items()}
@@ -190,19 +191,10 @@ def _tenant(template: Mapping[str, Any], declared: Mapping[str, Any], where: str
     return parse(Tenant, {**values, "entry": entry, "present": state == "present"}, where)
 
 
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
         raise OpsError("is no mapping", where=where, fix="write keys and values")
     return value
-
-
-def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """*base* with what *more* says differently. Mappings are merged at any depth, all else is replaced."""
-    result = dict(base)
-    for key, value in more.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if both else value
-    return result
 
 
 def label_of(name: str) -> str:

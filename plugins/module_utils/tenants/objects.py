@@ -47,11 +47,16 @@ _NOT_PUBLIC = (
 _NOT_PUBLIC_6 = ("::/128", "::1/128", "64:ff9b::/96", "fc00::/7", "fe80::/10", "ff00::/8")
 
 
+def annotations(found: Mapping[str, Any]) -> dict[str, str]:
+    """Those of an object of the cluster, which may have none."""
+    return found["metadata"].get("annotations") or {}
+
+
 def of_namespace(declared: Declared) -> list[dict[str, Any]]:
     """What all tenants of a namespace have once, in the order in which it is needed."""
     level = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
     namespace = _object("v1", "Namespace", declared.namespace, labels=level)
-    return [namespace, *_walls(declared), _no_addresses(declared)]
+    return [namespace, *_walls(declared), _no_addresses()]
 
 
 def _walls(declared: Declared) -> Iterator[dict[str, Any]]:
@@ -78,7 +83,7 @@ def _range(cidr: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"ipBlock": {"cidr": cidr, **({"except": list(without)} if without else {})}}
 
 
-def _no_addresses(declared: Declared) -> dict[str, Any]:
+def _no_addresses() -> dict[str, Any]:
     """Nothing in the namespace gets an address that the world can reach."""
     hard = {"services.loadbalancers": "0", "services.nodeports": "0"}
     return _object("v1", "ResourceQuota", "hermes-no-addresses", spec={"hard": hard})

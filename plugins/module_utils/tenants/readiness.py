@@ -35,14 +35,14 @@ def unready(cluster: Cluster, tenants: Mapping[str, Tenant], wait: float) -> dic
     deadline = time.monotonic() + wait
     waiting = dict(tenants)
     while waiting:
-        keepers = cluster.all("apps/v1", "StatefulSet", SELECTOR)
-        waiting = {name: each for name, each in waiting.items() if not is_ready(keepers.get(each.object))}
+        keepers = by_label(cluster, "apps/v1", "StatefulSet")
+        waiting = {name: each for name, each in waiting.items() if not is_ready(keepers.get(each.label))}
         if not waiting or time.monotonic() > deadline:
             break
         time.sleep(_PAUSE)
     if not waiting:
         return {}
-    pods = pods_of(cluster)
+    pods = by_label(cluster, "v1", "Pod")
     return {
         name: OpsError(
             f"is not ready after {wait:.0f} s: {reason(pods.get(each.label))}",
@@ -53,9 +53,10 @@ def unready(cluster: Cluster, tenants: Mapping[str, Tenant], wait: float) -> dic
     }
 
 
-def pods_of(cluster: Cluster) -> dict[str, dict[str, Any]]:
-    """The pods of tenants, by the tenants' labels."""
-    return {each["metadata"]["labels"][TENANT]: each for each in cluster.all("v1", "Pod", SELECTOR).values()}
+def by_label(cluster: Cluster, api: str, kind: str) -> dict[str, dict[str, Any]]:
+    """The tenants' objects of a kind, by the tenants' labels."""
+    found = cluster.all(api, kind, SELECTOR).values()
+    return {each["metadata"]["labels"][TENANT]: each for each in found if TENANT in each["metadata"]["labels"]}
 
 
 def is_ready(keeper: dict[str, Any] | None) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..hermes_ops.system.text import printable
 from .cluster import Cluster
-from .objects import NAME, REMOVE, SELECTOR, TENANT
-from .readiness import is_ready, pods_of, reason
+from .objects import NAME, REMOVE, annotations
+from .readiness import by_label, is_ready, reason
 
 # Worst first.
 _STATES = ("not ready", "absent", "ready")
@@ -42,24 +42,19 @@ class Seen:
 
 def look(cluster: Cluster) -> list[Seen]:
     """All tenants of the namespace, those with trouble first."""
-    keepers = _by_label(cluster, "apps/v1", "StatefulSet")
-    volumes = _by_label(cluster, "v1", "PersistentVolumeClaim")
-    pods = pods_of(cluster)
+    keepers = by_label(cluster, "apps/v1", "StatefulSet")
+    volumes = by_label(cluster, "v1", "PersistentVolumeClaim")
+    pods = by_label(cluster, "v1", "Pod")
     found = [
         _seen(keepers.get(label), volumes.get(label), pods.get(label)) for label in keepers.keys() | volumes.keys()
     ]
     return sorted(found, key=lambda each: (_STATES.index(each.state), each.name))
 
 
-def _by_label(cluster: Cluster, api: str, kind: str) -> dict[str, dict[str, Any]]:
-    found = cluster.all(api, kind, SELECTOR).values()
-    return {each["metadata"]["labels"][TENANT]: each for each in found if TENANT in each["metadata"]["labels"]}
-
-
 def _seen(keeper: dict[str, Any] | None, volume: dict[str, Any] | None, pod: dict[str, Any] | None) -> Seen:
-    metadata = ((keeper or volume) or {})["metadata"]
-    notes = metadata.get("annotations") or {}
-    name = printable(notes.get(NAME, metadata["name"]))
+    one = keeper or volume or {}
+    notes = annotations(one)
+    name = printable(notes.get(NAME, one["metadata"]["name"]))
     claim = (volume or {}).get("spec", {}).get("resources", {}).get("requests", {}).get("storage", "")
     if keeper is None:
         day = notes.get(REMOVE)
