@@ -116,8 +116,13 @@ class ApiServer:
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": f"application/{kind}"}
         request = urllib.request.Request(f"https://127.0.0.1:{self.port}{path}", data, headers, method=method)
         trusting = ssl.create_default_context(cafile=self.authority)
-        with urllib.request.urlopen(request, timeout=timeout, context=trusting) as answer:
-            text = answer.read().decode()
+        try:
+            with urllib.request.urlopen(request, timeout=timeout, context=trusting) as answer:
+                text = answer.read().decode()
+        except urllib.error.HTTPError as error:
+            # It is the open answer.
+            error.close()
+            raise
         return json.loads(text) if text.startswith("{") else text
 
 

@@ -7,10 +7,11 @@ at a time, and an error of one is no other's."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from typing import Any
 
 from ..hermes_ops.system.errors import OpsError
@@ -18,14 +19,24 @@ from ..hermes_ops.system.plan import HIDDEN, Difference, diff
 from . import objects, readiness
 from .cluster import CALLS, Cluster, Unreachable
 from .declared import PREFIX, Declared, Tenant, amount
-from .objects import MANAGED, NAME, REMOVE, TENANT
+from .objects import MANAGED, NAME, REMOVE, TENANT, annotations
 
 # What a tenant consists of, in the order in which it is removed. The volume goes last, and later.
 _KINDS = (("apps/v1", "StatefulSet"), ("v1", "Service"), ("v1", "Secret"))
 _VOLUME = ("v1", "PersistentVolumeClaim")
-_NETWORK, _QUOTA = ("networking.k8s.io/v1", "NetworkPolicy"), ("v1", "ResourceQuota")
+# What all tenants have once, beside the namespace.
+_OF_ALL = (("networking.k8s.io/v1", "NetworkPolicy"), ("v1", "ResourceQuota"))
 # Below these keys of an object stand quantities, of which the server writes another form.
 _QUANTITIES = frozenset({"requests", "limits", "hard"})
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is to be done for one tenant, or for all."""
+
+    word: str
+    differences: list[Difference] = field(default_factory=list)
+    actions: list[Callable[[], object]] = field(default_factory=list)
 
 
 @dataclass
@@ -50,14 +61,11 @@ class Outcome:
     def diff(self, header: str) -> dict[str, str]:
         return diff(self.differences, header)
 
-
-@dataclass(frozen=True)
-class Steps:
-    """What is to be done for one tenant."""
-
-    word: str
-    differences: list[Difference] = field(default_factory=list)
-    actions: list[Callable[[], object]] = field(default_factory=list)
+    def take(self, steps: Steps) -> None:
+        """Do *steps*, which are no tenant's."""
+        for action in steps.actions:
+            action()
+        self.differences += steps.differences
 
 
 # kind -> name -> the object
@@ -75,141 +83,106 @@ def converge(
     :raises OpsError: what all tenants need cannot be had
     """
     outcome = Outcome()
-    new = _converge_namespace(cluster, declared, outcome, check)
-    # A namespace that is not there yet can be asked nothing.
-    found = {kind: {} if new and check else cluster.all(api, kind) for api, kind in (*_KINDS, _VOLUME)}
-    steps: dict[str, Callable[[], Steps]] = {}
-    for tenant in declared.tenants:
-        steps[tenant.name] = _planner(cluster, tenant, found, declared, today, check, unborn=new and check)
+    namespace, *others = objects.of_namespace(declared)
+    present = cluster.get(namespace["apiVersion"], "Namespace", declared.namespace)
+    run = _Run(cluster, declared, today, check)
+    outcome.take(run.applied([namespace], {"Namespace": {declared.namespace: present} if present else {}}, "namespace"))
+    run = replace(run, unborn=check and present is None)
+    outcome.take(run.applied(others, run.found(_OF_ALL), "namespace"))
+    found = run.found((*_KINDS, _VOLUME))
+    steps: dict[str, Callable[[], Steps]] = {each.name: partial(run.tenant, each, found) for each in declared.tenants}
     labels = {tenant.label for tenant in declared.tenants}
     for label, name in sorted(_present(found).items()):
         if label in labels:
             continue
         outcome.undeclared.append(name)
         if purge:
-            steps[name] = lambda label=label: _gone(cluster, label, found, declared, today, check)
+            steps[name] = partial(run.gone, label, found)
     _carry_out(steps, outcome)
     if wait and not check:
         tenants = {
             each.name: each for each in declared.tenants if outcome.words.get(each.name) in ("created", "changed")
         }
-        for name, error in readiness.unready(cluster, tenants, wait).items():
-            outcome.errors[name] = error
+        outcome.errors.update(readiness.unready(cluster, tenants, wait))
     return outcome
 
 
-def _converge_namespace(cluster: Cluster, declared: Declared, outcome: Outcome, check: bool) -> bool:
-    """Converge what all tenants have once; returns whether the namespace is new."""
-    namespace, *others = objects.of_namespace(declared)
-    present = cluster.get(namespace["apiVersion"], "Namespace", declared.namespace)
-    steps = _applied(cluster, [namespace], lambda _wanted: present, check, "namespace", unborn=False)
-    new = present is None
-    found = {kind: {} if new and check else cluster.all(api, kind) for api, kind in (_NETWORK, _QUOTA)}
-    for action in steps.actions:
-        action()
-    more = _applied(
-        cluster,
-        others,
-        lambda wanted: found[wanted["kind"]].get(wanted["metadata"]["name"]),
-        check,
-        "namespace",
-        unborn=new and check,
-    )
-    for action in more.actions:
-        action()
-    outcome.differences += [*steps.differences, *more.differences]
-    return new
+@dataclass(frozen=True)
+class _Run:
+    """Decides what is to be done.
 
-
-def _planner(
-    cluster: Cluster, tenant: Tenant, found: _Found, declared: Declared, today: date, check: bool, *, unborn: bool
-) -> Callable[[], Steps]:
-    if not tenant.present:
-        return lambda: _gone(cluster, tenant.label, found, declared, today, check, purge=tenant.purge)
-    return lambda: _there(cluster, tenant, found, check, unborn=unborn)
-
-
-def _there(cluster: Cluster, tenant: Tenant, found: _Found, check: bool, *, unborn: bool) -> Steps:
-    """The steps to a *tenant* that is there."""
-
-    def present(wanted: dict[str, Any]) -> dict[str, Any] | None:
-        return found[wanted["kind"]].get(tenant.object)
-
-    steps = _applied(cluster, objects.of_tenant(tenant), present, check, f"tenant {tenant.name}", unborn=unborn)
-    volume = found[_VOLUME[1]].get(tenant.object)
-    if volume and _annotations(volume).get(REMOVE):
-        what = Difference(f"tenant {tenant.name}: volume", f"goes on {_annotations(volume)[REMOVE]}", "stays")
-        steps.differences.append(what)
-        if not check:
-            steps.actions.append(lambda: cluster.annotate(volume, *_VOLUME, REMOVE, None))
-    return steps
-
-
-def _applied(
-    cluster: Cluster,
-    wanted: list[dict[str, Any]],
-    present: Callable[[dict[str, Any]], dict[str, Any] | None],
-    check: bool,
-    where: str,
-    *,
-    unborn: bool,
-) -> Steps:
-    """The steps to all of *wanted*.
-
-    :param unborn: whether their namespace is not there, so that not even a check can be asked for
-    :raises OpsError: an object of one of their names is somebody else's
+    :param unborn: whether the namespace is not there and only a check is made, so that nothing can be asked in it
     """
-    differences: list[Difference] = []
-    actions: list[Callable[[], object]] = []
-    created = False
-    for each in wanted:
-        before = present(each)
-        kind, name = each["kind"], each["metadata"]["name"]
-        if before is not None and kind != "Namespace":
-            _check(before, f"{kind} {name}")
-        created = created or before is None
-        # A list leaves out what all of its objects have in common.
-        differs = list(_differences({"apiVersion": each["apiVersion"], "kind": kind, **(before or {})}, each, ""))
-        if before is None:
-            differences.append(Difference(f"{where}: {kind} {name}", None, "present"))
-        elif differs:
-            differences += [Difference(f"{where}: {kind}{path}", *_shown(kind, path, *pair)) for path, *pair in differs]
-        if (before is None or differs) and not unborn:
-            actions.append(lambda each=each: cluster.apply(each, check=check))
-    word = "created" if created else "changed" if differences else "unchanged"
-    return Steps(word, differences, actions)
 
+    cluster: Cluster
+    declared: Declared
+    today: date
+    check: bool
+    unborn: bool = False
 
-def _gone(
-    cluster: Cluster,
-    label: str,
-    found: _Found,
-    declared: Declared,
-    today: date,
-    check: bool,
-    *,
-    purge: bool = False,
-) -> Steps:
-    """The steps to a tenant that is not there. Its volume stays until its day, or goes with it if *purge*."""
-    name = f"{PREFIX}{label}"
-    steps = Steps("absent")
-    for api, kind in _KINDS:
-        present = found[kind].get(name)
-        if present and _is_ours(present):
-            steps.differences.append(Difference(f"{kind} {name}", "present", None))
-            steps.actions.append(lambda present=present, api=api, kind=kind: cluster.delete(present, api, kind))
-    volume = found[_VOLUME[1]].get(name)
-    if volume and _is_ours(volume):
-        day = _annotations(volume).get(REMOVE, "")
-        if purge or (day and day <= today.isoformat()):
-            steps.differences.append(Difference(f"volume {name}", "present", None))
-            steps.actions.append(lambda: cluster.delete(volume, *_VOLUME))
-        elif not day:
-            until = (today + declared.keep).isoformat()
-            steps.differences.append(Difference(f"volume {name}", "stays", f"goes on {until}"))
-            steps.actions.append(lambda: cluster.annotate(volume, *_VOLUME, REMOVE, until))
-    word = "removed" if steps.differences else "absent"
-    return Steps(word, steps.differences, [] if check else steps.actions)
+    def found(self, kinds: Iterable[tuple[str, str]]) -> _Found:
+        """The objects of *kinds* in the namespace."""
+        return {kind: {} if self.unborn else self.cluster.all(api, kind) for api, kind in kinds}
+
+    def tenant(self, tenant: Tenant, found: _Found) -> Steps:
+        """The steps to a declared *tenant*."""
+        return self.there(tenant, found) if tenant.present else self.gone(tenant.label, found, purge=tenant.purge)
+
+    def there(self, tenant: Tenant, found: _Found) -> Steps:
+        """The steps to a *tenant* that is there."""
+        steps = self.applied(objects.of_tenant(tenant), found, f"tenant {tenant.name}")
+        volume = found[_VOLUME[1]].get(tenant.object)
+        day = annotations(volume).get(REMOVE) if volume else None
+        if day:
+            steps.differences.append(Difference(f"tenant {tenant.name}: volume", f"goes on {day}", "stays"))
+            if not self.check:
+                steps.actions.append(lambda: self.cluster.annotate(volume, *_VOLUME, REMOVE, None))
+        return steps
+
+    def applied(self, wanted: list[dict[str, Any]], found: _Found, where: str) -> Steps:
+        """The steps to all of *wanted*.
+
+        :raises OpsError: an object of one of their names is somebody else's
+        """
+        steps, created = Steps(""), False
+        for each in wanted:
+            kind, name = each["kind"], each["metadata"]["name"]
+            before = found[kind].get(name)
+            if before is not None and kind != "Namespace":
+                _check(before, f"{kind} {name}")
+            created = created or before is None
+            # A list leaves out what all of its objects have in common.
+            differs = list(_differences({"apiVersion": each["apiVersion"], "kind": kind, **(before or {})}, each, ""))
+            if before is None:
+                steps.differences.append(Difference(f"{where}: {kind} {name}", None, "present"))
+            else:
+                for path, *pair in differs:
+                    steps.differences.append(Difference(f"{where}: {kind}{path}", *_shown(kind, path, *pair)))
+            if (before is None or differs) and not self.unborn:
+                steps.actions.append(lambda each=each: self.cluster.apply(each, check=self.check))
+        word = "created" if created else "changed" if steps.differences else "unchanged"
+        return replace(steps, word=word)
+
+    def gone(self, label: str, found: _Found, *, purge: bool = False) -> Steps:
+        """The steps to a tenant that is not there. Its volume stays until its day, or goes with it if *purge*."""
+        name, steps = f"{PREFIX}{label}", Steps("absent")
+        for api, kind in _KINDS:
+            present = found[kind].get(name)
+            if present and _is_ours(present):
+                steps.differences.append(Difference(f"{kind} {name}", "present", None))
+                steps.actions.append(partial(self.cluster.delete, present, api, kind))
+        volume = found[_VOLUME[1]].get(name)
+        if volume and _is_ours(volume):
+            day = annotations(volume).get(REMOVE, "")
+            if purge or (day and day <= self.today.isoformat()):
+                steps.differences.append(Difference(f"volume {name}", "present", None))
+                steps.actions.append(partial(self.cluster.delete, volume, *_VOLUME))
+            elif not day:
+                until = (self.today + self.declared.keep).isoformat()
+                steps.differences.append(Difference(f"volume {name}", "stays", f"goes on {until}"))
+                steps.actions.append(partial(self.cluster.annotate, volume, *_VOLUME, REMOVE, until))
+        word = "removed" if steps.differences else "absent"
+        return Steps(word, steps.differences, [] if self.check else steps.actions)
 
 
 def _carry_out(steps: dict[str, Callable[[], Steps]], outcome: Outcome) -> None:
@@ -253,19 +226,15 @@ def _check(present: dict[str, Any], where: str) -> None:
 def _present(found: _Found) -> dict[str, str]:
     """The labels of the tenants that are there -> their names."""
     return {
-        each["metadata"]["labels"][TENANT]: _annotations(each).get(NAME, each["metadata"]["name"])
+        each["metadata"]["labels"][TENANT]: annotations(each).get(NAME, each["metadata"]["name"])
         for _api, kind in (*_KINDS, _VOLUME)
         for each in found[kind].values()
-        if _is_ours(each) and TENANT in each["metadata"]["labels"] and not _annotations(each).get(REMOVE)
+        if _is_ours(each) and TENANT in each["metadata"]["labels"] and not annotations(each).get(REMOVE)
     }
 
 
 def _is_ours(found: dict[str, Any]) -> bool:
     return (found["metadata"].get("labels") or {}).items() >= MANAGED.items()
-
-
-def _annotations(found: dict[str, Any]) -> dict[str, str]:
-    return found["metadata"].get("annotations") or {}
 
 
 def _differences(present: Any, wanted: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
