@@ -13,7 +13,7 @@ from ansible.utils.display import Display
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import status
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster
-from ansible_collections.alwayson.hermes.plugins.modules.tenants_status import ARGUMENTS
+from ansible_collections.alwayson.hermes.plugins.modules.tenants_status import SPECIFICATION
 
 
 class ActionModule(ActionBase):
@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        _checked, given = self.validate_argument_spec(argument_spec=ARGUMENTS)
+        _checked, given = self.validate_argument_spec(**SPECIFICATION)
         try:
             with Cluster(given["kubeconfig"], given["context"], given["namespace"]) as cluster:
                 found = status.look(cluster)

@@ -25,6 +25,12 @@ UNITS: dict[str, dict[str, Any]] = {
     "restart_sec": {"type": "int", "default": 10},
     "restart_max_delay_sec": {"type": "int", "default": 300},
 }
+# Beside doc_fragments/cluster.py.
+CLUSTER: dict[str, dict[str, Any]] = {
+    "namespace": {"type": "str", "default": "hermes"},
+    "kubeconfig": {"type": "path", "default": ""},
+    "context": {"type": "str", "default": ""},
+}
 # What is declared of a data volume: the fields of the kit's Volume, but for data_dir.
 VOLUME: dict[str, dict[str, Any]] = {
     "device": {"type": "str", "default": ""},

@@ -14,12 +14,14 @@ author:
 description:
   - Keeps the objects of Kubernetes that tenants consist of as declared; a Secret with description and secrets, a
     volume, a Service, and a StatefulSet of one pod for each, all with the name C(hermes-) and the tenant's; and once
-    for all, a namespace whose pods are C(restricted), policies of the network that keep tenants from each other, and a
-    quota that keeps the namespace from getting public addresses.
+    for all, the namespace, whose pods are C(restricted), policies of the network that keep tenants from each other, and
+    a quota that keeps the namespace from getting public addresses.
   - What differs is found by a few lists. Only that is written, by server-side apply with a field manager of our own, so
     fields of others stay theirs.
   - An error of one tenant is no other's. The task fails at its end if there was one.
-  - Runs on the controller, with its Python's package C(kubernetes).
+  - Runs on the controller.
+extends_documentation_fragment:
+  - alwayson.hermes.cluster
 attributes:
   check_mode:
     support: full
@@ -31,18 +33,6 @@ attributes:
     support: full
     description: A second run writes nothing.
 options:
-  namespace:
-    description: The namespace of the tenants. It is made if it is not there, and should have nothing else in it.
-    type: str
-    default: hermes
-  kubeconfig:
-    description: A kubeconfig on the controller; without one, as C(kubectl) finds it.
-    type: path
-    default: ""
-  context:
-    description: A context of the kubeconfig; without one, its current one.
-    type: str
-    default: ""
   secret:
     description: >-
       From which the keys of the tenants' APIs are derived, at least 32 characters; see C(docs/runtimes-keys.md).
@@ -179,7 +169,7 @@ undeclared:
 
 from typing import Any
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.arguments import declare
+from ansible_collections.alwayson.hermes.plugins.module_utils.arguments import CLUSTER, declare
 
 
 def _amounts(cpu: str, memory: str) -> dict[str, Any]:
@@ -199,9 +189,7 @@ TEMPLATE: dict[str, dict[str, Any]] = {
     "version": {"type": "int", "default": 1},
 }
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "namespace": {"type": "str", "default": "hermes"},
-    "kubeconfig": {"type": "path", "default": ""},
-    "context": {"type": "str", "default": ""},
+    **CLUSTER,
     "secret": {"type": "str", "required": True, "no_log": True},
     "template": {"type": "dict", "required": True, "options": TEMPLATE},
     "tenants": {"type": "list", "elements": "dict", "required": True},

@@ -13,7 +13,9 @@ author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
   - Prints a table of the tenants of a namespace, those with trouble first, with the reason in the words of the cluster.
-  - Runs on the controller, with its Python's package C(kubernetes), and changes nothing.
+  - Runs on the controller, and changes nothing.
+extends_documentation_fragment:
+  - alwayson.hermes.cluster
 attributes:
   check_mode:
     support: full
@@ -24,19 +26,6 @@ attributes:
   idempotent:
     support: full
     description: It never reports a change.
-options:
-  namespace:
-    description: The namespace of the tenants.
-    type: str
-    default: hermes
-  kubeconfig:
-    description: A kubeconfig on the controller; without one, as C(kubectl) finds it.
-    type: path
-    default: ""
-  context:
-    description: A context of the kubeconfig; without one, its current one.
-    type: str
-    default: ""
 seealso:
   - module: alwayson.hermes.tenants
 """
@@ -78,14 +67,9 @@ tenants:
 
 from typing import Any
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.arguments import declare
+from ansible_collections.alwayson.hermes.plugins.module_utils.arguments import CLUSTER, declare
 
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "namespace": {"type": "str", "default": "hermes"},
-    "kubeconfig": {"type": "path", "default": ""},
-    "context": {"type": "str", "default": ""},
-}
-SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
+SPECIFICATION: dict[str, Any] = {"argument_spec": CLUSTER}
 
 
 def main() -> None:
