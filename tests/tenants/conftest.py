@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import whole
 from api_server import ApiServer
 
-BUILDER = Path(__file__).resolve().parents[1] / "hosts/kubernetes.py"
+BUILDER = Path(__file__).resolve().parents[1] / "hosts/kubernetes_programs.py"
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ class Cluster:
     def is_ready(self, node: Node) -> bool:
         with contextlib.suppress(OSError):
             conditions = self.server.ask("GET", f"/api/v1/nodes/{node.name}")["status"]["conditions"]
-            return {"Ready": "True"}.items() <= {each["type"]: each["status"] for each in conditions}.items()
+            return {each["type"]: each["status"] for each in conditions}.get("Ready") == "True"
         return False
 
     def add_volumes(self, count: int) -> None:

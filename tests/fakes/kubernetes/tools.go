@@ -4,7 +4,7 @@
 
 //go:build tools
 
-// Package tests names what tests/hosts/kubernetes.py builds.
+// Package tests names what tests/hosts/kubernetes_programs.py builds.
 package tests
 
 import (
