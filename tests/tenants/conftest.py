@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".cache/collections"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "hosts"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import agent_image
 import whole
 from api_server import ApiServer
+from containers import model_server
 
 BUILDER = Path(__file__).resolve().parents[1] / "hosts/kubernetes_programs.py"
 
@@ -44,5 +47,6 @@ def namespace(server: ApiServer) -> str:
 @pytest.fixture(scope="session")
 def cluster(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[whole.Cluster]:
     """A cluster of two nodes."""
-    with whole.cluster(programs, tmp_path_factory.mktemp("whole")) as cluster:
-        yield cluster
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(model_server(agent_image.build()))
+        yield whole.cluster(stack, programs, tmp_path_factory.mktemp("whole"), model, network=model)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import agent_image
 from api_server import ApiServer
-from containers import docker, model_server, request, until
+from containers import docker, request, until
 from node import VOLUMES, Node
 
 # The class of the volumes, which any node can have, as those of a storage system.
@@ -88,30 +87,38 @@ class Cluster:
         return json.loads(text)["choices"][0]["message"]["content"]
 
 
-@contextlib.contextmanager
-def cluster(programs: Path, directory: Path, nodes: int = 2, volumes: int = 10) -> Iterator[Cluster]:
-    """A cluster with *nodes*, and *volumes* for tenants.
+def cluster(
+    stack: contextlib.ExitStack,
+    programs: Path,
+    directory: Path,
+    model: str,
+    *,
+    network: str,
+    nodes: int = 2,
+    volumes: int = 10,
+) -> Cluster:
+    """Start a cluster with *nodes*, and *volumes* for tenants.
 
+    :param stack: gets what removes it
     :param directory: an empty one
+    :param model: the container of the model server, on the *network* of docker's
     """
     image = agent_image.build()
     disks = directory / "volumes"
     disks.mkdir()
-    with contextlib.ExitStack() as stack:
-        network = stack.enter_context(model_server(image))
-        gateway = "{{range .IPAM.Config}}{{.Gateway}}{{end}}"
-        address = docker("network", "inspect", "--format", gateway, network).stdout.strip()
-        server = stack.enter_context(ApiServer(programs, directory, address))
-        server.control()
-        server.write_kubeconfig(str(directory / _LOGIN), authority=_AUTHORITY)
-        made = Cluster(server, [Node(number + 1, network, programs, disks) for number in range(nodes)], image, network)
-        for node in made.nodes:
-            stack.callback(node.remove)
-            made.start(node)
-        for node in made.nodes:
-            node.reach([other for other in made.nodes if other is not node])
-        provisioner = {"provisioner": "kubernetes.io/no-provisioner", "metadata": {"name": CLASS}}
-        kind = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", **provisioner}
-        server.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", kind)
-        made.add_volumes(volumes)
-        yield made
+    gateway = "{{range .IPAM.Config}}{{.Gateway}}{{end}}"
+    address = docker("network", "inspect", "--format", gateway, network).stdout.strip()
+    server = stack.enter_context(ApiServer(programs, directory, address))
+    server.control()
+    server.write_kubeconfig(str(directory / _LOGIN), authority=_AUTHORITY)
+    made = Cluster(server, [Node(number + 1, network, programs, disks) for number in range(nodes)], image, model)
+    for node in made.nodes:
+        stack.callback(node.remove)
+        made.start(node)
+    for node in made.nodes:
+        node.reach([other for other in made.nodes if other is not node])
+    provisioner = {"provisioner": "kubernetes.io/no-provisioner", "metadata": {"name": CLASS}}
+    kind = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", **provisioner}
+    server.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", kind)
+    made.add_volumes(volumes)
+    return made
