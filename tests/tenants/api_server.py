@@ -55,6 +55,8 @@ class ApiServer:
             *(f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}"),
             *("--service-account-issuer=https://tests.example", f"--token-auth-file={self.directory}/tokens.csv"),
             *("--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16"),
+            # Nobody knows the names of nodes.
+            "--kubelet-preferred-address-types=InternalIP",
             # A controller would make the accounts that pods have.
             "--disable-admission-plugins=ServiceAccount",
         )

@@ -124,6 +124,20 @@ def test_they_answer_their_own_key_and_a_signed_webhook(tenants, cluster):
     until(lambda: any("a parcel" in said for said in tenants.heard("acme")), "the webhook's turn")
 
 
+def test_the_status_says_what_they_use(tenants):
+    # A kubelet measures now and then.
+    until(
+        lambda: re.search(r"^acme +ready +0 +\d+/\d+Mi +\d+%", tenants.run(name="tenants_status")[1], re.M),
+        "memory is measured",
+    )
+    status, output = tenants.run(name="tenants_status")
+    assert (status, changed(output)) == (0, 0)
+    used, given, full = re.search(r"^acme +ready +0 +(\d+)/(\d+)Mi +(\d+)% of 5Gi +hermes-", output, re.M).groups()
+    assert given == "256"
+    assert 30 < int(used) < 1024
+    assert 0 < int(full) <= 100
+
+
 def test_their_processes_have_no_rights(tenants):
     node = tenants.node("acme")
     found = tenants.processes(node, "acme")
