@@ -16,6 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".cache/collections"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from api_server import ApiServer
+from node import Node
 
 BUILDER = Path(__file__).resolve().parents[1] / "hosts/kubernetes.py"
 
@@ -37,3 +38,17 @@ def namespace(server: ApiServer) -> str:
     """The name of a namespace that is this test's own, and is not there yet."""
     server.count += 1
     return f"tenants-{server.count}"
+
+
+@pytest.fixture(scope="session")
+def node_program() -> Path:
+    done = subprocess.run(
+        [sys.executable, BUILDER.with_name("kubelet.py")], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture
+def node(server: ApiServer, node_program: Path, tmp_path: Path) -> Iterator[Node]:
+    with Node(server, node_program, tmp_path / "container") as node:
+        yield node

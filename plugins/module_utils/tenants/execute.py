@@ -29,6 +29,9 @@ except ImportError:
     WebSocket = object  # type: ignore[assignment, misc]
 
 _CONTAINER = "agent"
+# If its node is lost meanwhile, the API server says that a command has succeeded (1.34). So each ends with this line.
+_ENDED = "tenants: ended"
+_SHELL = ("sh", "-c", '"$@"; status=$?; printf "\\n%s\\n" "$0" >&2; exit $status', _ENDED)
 # Of channel.k8s.io, v4 and v5.
 _STDIN, _STDOUT, _STDERR, _STATUS = range(4)
 # Bytes of standard input in one message; of standard error that are kept, its end; and of the status.
@@ -94,7 +97,7 @@ def execute(cluster: Cluster, pod: str, command: Command, out: BinaryIO) -> Ende
     :raises OpsError: it could not be run, or not be followed to its end; it may go on
     """
     where, deadline = f"Pod {pod}", time.monotonic() + command.seconds
-    socket = cluster.execute(pod, _CONTAINER, list(command.words))
+    socket = cluster.execute(pod, _CONTAINER, [*_SHELL, *command.words])
     try:
         for start in range(0, len(command.given), _PIECE):
             socket.send_binary(bytes([_STDIN]) + command.given[start : start + _PIECE])
@@ -117,7 +120,11 @@ def execute(cluster: Cluster, pod: str, command: Command, out: BinaryIO) -> Ende
         socket.shutdown()
     if not status:
         raise _cut(where, "there is no exit status")
-    return Ended(_status(bytes(status), where), printable(said.decode("utf-8", "replace")))
+    ended = _status(bytes(status), where)
+    text, mark, _rest = said.decode("utf-8", "replace").rpartition(f"\n{_ENDED}\n")
+    if not mark:
+        raise _cut(where, "its node is lost, or it was killed")
+    return Ended(ended, printable(text))
 
 
 def _heard(socket: WebSocket, deadline: float, where: str, seconds: float) -> Iterator[tuple[int, bytes]]:

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	apitypes "k8s.io/apimachinery/pkg/types"
+	consts "k8s.io/apimachinery/pkg/util/remotecommand"
 	"k8s.io/client-go/tools/remotecommand"
 	streaming "k8s.io/kubelet/pkg/cri/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
@@ -30,16 +31,22 @@ type node struct{}
 func (node) ExecInContainer(ctx context.Context, name string, _ apitypes.UID, container string, words []string,
 	in io.Reader, out, err io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	command := exec.CommandContext(ctx, os.Args[1], append([]string{name, container}, words...)...)
-	command.Stdin, command.Stdout, command.Stderr = in, out, err
-	// What is left of standard input is nobody's once the command has ended.
-	command.WaitDelay = 100 * time.Millisecond
-	failed := command.Run()
+	command.Stdout, command.Stderr = out, err
+	// Not command.Stdin: it would be waited for until its end, which may never come.
+	pipe, failed := command.StdinPipe()
+	if failed == nil {
+		go func() {
+			io.Copy(pipe, in)
+			pipe.Close()
+		}()
+		failed = command.Run()
+	}
+	// As containerd does.
+	out.Close()
+	err.Close()
 	var ended *exec.ExitError
 	if errors.As(failed, &ended) {
 		return utilexec.CodeExitError{Err: failed, Code: ended.ExitCode()}
-	}
-	if errors.Is(failed, exec.ErrWaitDelay) {
-		return nil
 	}
 	return failed
 }
@@ -57,7 +64,7 @@ func serve(answer http.ResponseWriter, request *http.Request) {
 		return
 	}
 	streaming.ServeExec(answer, request, node{}, parts[2], "", parts[3], request.URL.Query()["command"], options,
-		time.Minute, time.Minute, []string{"v5.channel.k8s.io", "v4.channel.k8s.io"})
+		time.Minute, time.Minute, consts.SupportedStreamingProtocols)
 }
 
 func main() {
