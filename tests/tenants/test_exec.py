@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import stat
 import threading
 import time
@@ -51,8 +52,8 @@ def test_a_command_gets_its_words_and_input_and_says_how_it_ended(cluster, node)
 
 
 def test_much_output_goes_through_little_memory(cluster, node, tmp_path):
-    import resource
-
+    put(node, "print('the client imports what it needs')")
+    run(cluster)
     put(node, f"for _ in range(200): sys.stdout.buffer.write(b'x' * {MIB})\nsys.stderr.write('y' * {MIB} + 'end')")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with open(tmp_path / "out", "wb") as out:
