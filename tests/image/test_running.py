@@ -139,3 +139,13 @@ def test_files_that_root_left_behind_are_taken_over(agent):
 def test_a_wrong_description_ends_with_one_error_and_touches_nothing(agent):
     agent.declare(unknown=1)
     agent.refused("unknown")
+
+
+def test_it_is_asked_and_backed_up_beside_its_gateway(agent):
+    agent.declare(**DECLARED)
+    agent.start()
+    agent.execute("sh", "-c", f"echo The zebra likes hay. >{HOME}/memories/MEMORY.md")
+    assert "The zebra likes hay." in agent.execute("hermes-ops", "agent", "memory", "zebra")
+    for command in ("backup", "debug"):
+        written = f"hermes-ops agent {command} >/tmp/written && od -An -N2 -tx1 /tmp/written"
+        assert agent.execute("sh", "-c", written).split() == ["1f", "8b"]

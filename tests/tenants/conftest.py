@@ -21,6 +21,7 @@ import agent_image
 import whole
 from api_server import ApiServer
 from containers import model_server
+from played_node import PlayedNode
 
 BUILDER = Path(__file__).resolve().parents[1] / "hosts/kubernetes_programs.py"
 
@@ -50,3 +51,18 @@ def cluster(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(model_server(agent_image.build()))
         yield whole.cluster(stack, programs, tmp_path_factory.mktemp("whole"), model, network=model)
+
+
+@pytest.fixture(scope="session")
+def node_program() -> Path:
+    done = subprocess.run(
+        [sys.executable, BUILDER.with_name("kubelet.py")], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture
+def node(server: ApiServer, node_program: Path, tmp_path: Path) -> Iterator[PlayedNode]:
+    """A node on which commands are executed by a program of the test."""
+    with PlayedNode(server, node_program, tmp_path / "container") as node:
+        yield node

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import archives, collecting, extracting
 from api_server import ApiServer
 from playbook import Playbook, changed
+from played_node import put
 
 SECRETS = {
     "tenants": "secret-of-the-tenants-0123456789abcdef",
@@ -89,3 +91,74 @@ def test_a_tenant_that_fails_is_named_and_the_run_fails(playbook):
     status, output = playbook.run(name="tenants_status")
     assert (status, changed(output)) == (0, 0)
     assert re.search(r"^globex +not ready +0 +5Gi .*\(the cluster has made no pod for it\)$", output, re.M)
+
+
+# Plays the kit: says with which words it was called, and what it was given.
+KIT = """
+import os
+given = next((int(word[8:]) for word in words if word.startswith("--bytes=")), 0)
+print([word for word in words if not word.startswith("--bytes=")])
+print(sys.stdin.buffer.read(given).decode())
+"""
+
+
+def test_tenants_are_told_and_asked_in_the_words_of_the_hosts(playbook, node, namespace):
+    playbook.run()
+    node.run(namespace, "hermes-acme")
+    put(node, KIT)
+    (playbook.directory / "notes.md").write_text("Grüße\nvon hier\n")
+    given = {"tell_tenant": "acme", "tell_topic": " The \n deploy", "tell_file": "notes.md", "tell_timeout": 7}
+    for options, word in (([], ""), (["--check"], ", '--check'")):
+        status, output = playbook.run(*options, name="tenant_tell", **given)
+        assert (status, changed(output)) == (0, int(not options)), output
+        words = "['hermes-ops', 'agent', 'tell', '--webhook=claude-context', '--timeout=7'" + word
+        assert f"acme:\n  {words}]\n  The deploy\n  Grüße\n  von hier\n" in output
+
+    status, output = playbook.run(name="tenant_memory_query", memory_query="zebra 'hay'", memory_query_limit=3)
+    assert (status, changed(output)) == (2, 0)
+    assert "acme:\n  ['hermes-ops', 'agent', 'memory', '-', '--limit=3']\n  zebra 'hay'\n" in output
+    assert "globex: ERROR: tenant globex: does not run: the cluster has made no pod for it" in output
+    status, output = playbook.run(name="tenant_memory_query", memory_query="zebra", memory_query_tenant="acme")
+    assert status == 0, output
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("tenant_tell", {"tell_topic": "x", "tell_body": "x"}, "Pass the tenant, the topic and the text"),
+        ("tenant_memory_query", {}, "Pass the words to search for"),
+        ("tenant_debug", {}, "Pass the tenant"),
+    ],
+)
+def test_a_playbook_says_what_it_has_to_be_told(playbook, name, given, said):
+    status, output = playbook.run(name=name, **given)
+    assert (status, said in output) == (2, True)
+
+
+def test_files_of_tenants_come_whole_and_verified(playbook, node, namespace, tmp_path):
+    playbook.run()
+    node.run(namespace, "hermes-acme")
+    # As the kit writes it in the container.
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/SOUL.md").write_text("Be brief.")
+    about = {**dict.fromkeys(("host", "kit", "release", "version", "env"), "x"), "agent": "acme", "created": 1.0}
+    with open(tmp_path / "from the container", "wb") as out:
+        collecting.collect(out.fileno(), out.name, str(tmp_path / "home"), about, False, None, True)
+    put(node, f"sys.stdout.buffer.write(open({str(tmp_path / 'from the container')!r}, 'rb').read())")
+
+    there = playbook.directory / "hermes-backups"
+    status, output = playbook.run("--check", name="tenant_backup", backup_tenant="acme")
+    assert (status, changed(output), there.exists()) == (0, 0, False), output
+    assert f"would fetch its archive to {there}" in output
+    status, output = playbook.run(name="tenant_backup", backup_tenant="acme")
+    assert (status, changed(output)) == (0, 1), output
+    (archive,) = there.iterdir()
+    assert f"acme: archive: {archive}" in output
+    assert archive.stat().st_mode & 0o777 == 0o600
+    # As a host sees it: the name says whose it is, and so does what is inside.
+    assert (extracting.verify(str(archive)).agent, archives.agent_of(str(archive))) == ("acme", "acme")
+
+    status, output = playbook.run(name="tenant_debug", debug_tenant="acme")
+    assert (status, changed(output)) == (0, 1), output
+    (bundle,) = (playbook.directory / "hermes-debug").iterdir()
+    assert bundle.read_bytes() == (tmp_path / "from the container").read_bytes()

@@ -9,18 +9,22 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from ..hermes_ops.system.errors import OpsError
 from .objects import MANAGER
 
 try:
     import urllib3
+    import websocket
     from kubernetes import client, config
+    from kubernetes.client.exceptions import ApiException
     from kubernetes.dynamic import DynamicClient
     from kubernetes.dynamic.exceptions import DynamicApiError, NotFoundError
+    from kubernetes.stream import stream
 except ImportError:
     client = None
 
@@ -32,9 +36,34 @@ _TIMEOUT, _PAGE = 60, 500
 _AGAIN = (429, 500, 502, 503, 504)
 _ATTEMPTS = 6
 
+_Result = TypeVar("_Result")
+
 
 class Unreachable(OpsError):
     """The API server does not answer, or does not know who we are. No other call would fare better."""
+
+
+def at_once(
+    names: Iterable[str], act: Callable[[str], _Result]
+) -> Iterator[tuple[str, _Result | None, OpsError | None]]:
+    """Call *act* with each of *names*, some of them at a time. If the cluster is gone, the rest is not tried.
+
+    :returns: each name, with what *act* returned or its error
+    """
+    gone: list[Unreachable] = []
+
+    def one(name: str) -> tuple[str, _Result | None, OpsError | None]:
+        try:
+            if gone:
+                raise gone[0]
+            return name, act(name), None
+        except OpsError as error:
+            if isinstance(error, Unreachable):
+                gone.append(error)
+            return name, None, error
+
+    with ThreadPoolExecutor(CALLS) as pool:
+        yield from pool.map(one, names)
 
 
 class Cluster:
@@ -52,7 +81,7 @@ class Cluster:
                 "is missing", where="Python's package kubernetes", fix="pip install kubernetes, where Ansible is"
             )
         self.namespace = namespace
-        configuration = client.Configuration()
+        self._configuration = configuration = client.Configuration()
         try:
             config.load_kube_config(kubeconfig or None, context or None, configuration)
         except (config.ConfigException, OSError) as error:
@@ -131,6 +160,23 @@ class Cluster:
         with self._told(f"{kind} {metadata['name']}"):
             self._ask_for("delete", api, kind, name=metadata["name"], body=body)
 
+    def execute(self, pod: str, container: str, command: list[str]) -> websocket.WebSocket:
+        """Start *command* in a container. What goes in and out has a channel's number in front (channel.k8s.io).
+
+        The stream is the caller's to close.
+        """
+        # The client takes it from there only.
+        websocket.setdefaulttimeout(_TIMEOUT)
+        # A client of its own: while it connects, it cannot be used by another thread.
+        with client.ApiClient(self._configuration) as calls:
+            method = client.CoreV1Api(calls).connect_get_namespaced_pod_exec
+            streams = dict.fromkeys(("stdin", "stdout", "stderr"), True)
+            words = {"container": container, "command": command, **streams, "tty": False}
+            try:
+                return stream(method, pod, self.namespace, **words, _preload_content=False).sock
+            except ApiException as error:
+                raise _refused(error, f"Pod {pod}") from None
+
     def _ask_for(self, verb: str, api: str, kind: str, **words: Any) -> dict[str, Any] | None:
         """Like :meth:`_ask`, for what may not be there; None: it is not."""
         try:
@@ -176,3 +222,15 @@ def _error(error: DynamicApiError, where: str) -> OpsError:
             fix="have them leave it, or declare it so that both want the same",
         )
     return OpsError(f"is refused: {message}", where=where, fix="correct what is declared")
+
+
+def _refused(error: ApiException, where: str) -> OpsError:
+    """Why a stream was not opened. The client keeps the answer of the server only as the cause of its error."""
+    cause = error.__context__
+    if not isinstance(cause, websocket.WebSocketBadStatusException):
+        return Unreachable(
+            f"does not answer: {cause or error.reason}", where="the API server", fix="see to it that it runs"
+        )
+    answer = ApiException(status=cause.status_code, reason=f"status {cause.status_code}")
+    answer.body = cause.resp_body
+    return _error(answer, where)

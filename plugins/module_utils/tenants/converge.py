@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any
 from ..hermes_ops.system.errors import OpsError
 from ..hermes_ops.system.plan import HIDDEN, Difference, diff
 from . import objects, readiness
-from .cluster import CALLS, Cluster, Unreachable
+from .cluster import Cluster, at_once
 from .declared import PREFIX, Declared, Tenant, amount
 from .objects import MANAGED, NAME, REMOVE, TENANT, annotations
 
@@ -186,33 +185,23 @@ class _Run:
 
 
 def _carry_out(steps: dict[str, Callable[[], Steps]], outcome: Outcome) -> None:
-    """Do all *steps*, some tenants at a time. If the cluster is gone, the rest is not tried."""
-    gone: list[Unreachable] = []
+    """Do all *steps*, some tenants at a time."""
+    begun: dict[str, Steps] = {}
 
-    def one(plan: Callable[[], Steps]) -> tuple[Steps | None, OpsError | None]:
-        """What was done, as far as it came, and why no further."""
-        planned, done = None, 0
-        try:
-            if gone:
-                raise gone[0]
-            planned = plan()
-            for action in planned.actions:
-                action()
-                done += 1
-        except OpsError as error:
-            if isinstance(error, Unreachable):
-                gone.append(error)
-            return (planned if done else None), error
-        return planned, None
+    def one(name: str) -> Steps:
+        planned = steps[name]()
+        for action in planned.actions:
+            action()
+            begun[name] = planned
+        return planned
 
-    with ThreadPoolExecutor(CALLS) as pool:
-        for name, (done, error) in zip(steps, pool.map(one, steps.values())):
-            if done:
-                outcome.differences += done.differences
-            if error:
-                outcome.errors[name] = error
-            elif done:
-                outcome.words[name] = done.word
+    for name, done, error in at_once(steps, one):
+        # What came before an error is a change, too.
+        outcome.differences += (done or begun.get(name, Steps(""))).differences
+        if error:
+            outcome.errors[name] = error
+        elif done:
+            outcome.words[name] = done.word
 
 
 def _check(present: dict[str, Any], where: str) -> None:

@@ -100,7 +100,7 @@ def _secret(tenant: Tenant) -> dict[str, Any]:
     values = {
         **tenant.entry.get("secrets", {}),
         API_KEY: tenant.key,
-        _FILE: json.dumps({"name": "agent", **kept}, sort_keys=True),
+        _FILE: json.dumps({"name": tenant.label, **kept}, sort_keys=True),
     }
     data = {name: base64.b64encode(value.encode()).decode() for name, value in sorted(values.items())}
     return _own(tenant, "v1", "Secret", type="Opaque", data=data)

@@ -714,7 +714,7 @@ def test_the_lock_of_a_backup_is_also_its_workers(host, home, agent):
     """No second backup starts beside a worker, whatever became of its caller."""
     reading, writing = os.pipe()
     with host.lock("backup") as lock:
-        worker = making._collector(host, agent, writing, "", "exclude", 60, lock)
+        worker = making._collector(making._subject(host, agent, "exclude", lock), writing, "", 60, False)
         os.close(writing)
         # When it writes, it has everything that it was handed.
         os.read(reading, 1)

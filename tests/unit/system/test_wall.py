@@ -24,7 +24,7 @@ _MANAGER = "asks the user's own manager, which is itself a process outside of ev
 # Function of the kit that starts a program as another user -> why no agent gains by it.
 AS_A_USER = {
     "system/systemd.py: call": _MANAGER,
-    "watch/bundle.py: _output": _MANAGER,
+    "watch/bundle.py: output": _MANAGER,
     "release/interpreter.py: _everybody_can_run": "as nobody, who is no agent",
     "release/proof.py: prove": "as nobody, who is no agent",
 }

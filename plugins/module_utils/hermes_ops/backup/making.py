@@ -41,6 +41,22 @@ _PARTIAL = ".partial"
 AGE_TIMEOUT = 60.0
 
 
+class Subject(NamedTuple):
+    """A home that is backed up.
+
+    :param account: whose it is
+    :param about: what the archive says about itself, see :data:`tarstream.ABOUT_KEYS`
+    :param env: see :func:`create`
+    :param lock: of backups, which workers inherit: if this process is killed, no backup starts beside them
+    """
+
+    account: Account
+    home: str
+    about: dict[str, Any]
+    env: str
+    lock: int
+
+
 class Made(NamedTuple):
     """A new archive and its manifest."""
 
@@ -66,7 +82,7 @@ def create(host: Installation, agent: Agent, directory: str, *, env: str = "excl
         path = free_name(directory, agent.name)
         partial = path + _PARTIAL
         try:
-            _write(host, agent, partial, env, lock)
+            _write(_subject(host, agent, env, lock), partial)
             manifest = extracting.verify(partial)
             os.rename(partial, path)
             sync_directory(directory)
@@ -84,10 +100,19 @@ def stream(host: Installation, agent: Agent, out: BinaryIO, *, env: str = "exclu
     :raises OpsError: it failed; what *out* has received is no backup
     :raises BrokenPipeError: nobody reads *out*
     """
-    with _alone(host, agent) as lock, contextlib.ExitStack() as stack:
+    with _alone(host, agent) as lock:
+        return send(_subject(host, agent, env, lock), out)
+
+
+def send(subject: Subject, out: BinaryIO, *, packed: bool = False) -> Manifest:
+    """See :func:`stream`.
+
+    :param packed: compress it
+    """
+    with contextlib.ExitStack() as stack:
         source, end = _pipe(stack)
         check, copy = _pipe(stack)
-        collector = _collector(host, agent, end.fileno(), "", env, _SECONDS_AWAY, lock)
+        collector = _collector(subject, end.fileno(), "", _SECONDS_AWAY, packed)
         stack.callback(collector.end)
         end.close()
         checking = extracting.checking(check.fileno(), "the stream")
@@ -104,7 +129,7 @@ def stream(host: Installation, agent: Agent, out: BinaryIO, *, env: str = "exclu
             with contextlib.suppress(BrokenPipeError):
                 copy.write(data)
         else:
-            raise OpsError(f"wrote nothing for {_STALLED:g} s", where=agent.home)
+            raise OpsError(f"wrote nothing for {_STALLED:g} s", where=subject.home)
         copy.close()
         collector.result()
         return checking.result()
@@ -118,31 +143,25 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[BinaryIO, BinaryIO]:
     )
 
 
-def _write(host: Installation, agent: Agent, path: str, env: str, lock: int) -> None:
+def _write(subject: Subject, path: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         space.check_space(descriptor, path, 0)
-        _collector(host, agent, descriptor, path, env, _SECONDS, lock).result()
+        _collector(subject, descriptor, path, _SECONDS, True).result()
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _collector(
-    host: Installation, agent: Agent, descriptor: int, where: str, env: str, seconds: float, lock: int
-) -> Worker:
-    """A worker that writes an archive to *descriptor*.
-
-    :param lock: of backups, which the worker inherits: if this process is killed, no backup starts beside the worker
-    """
+def _collector(subject: Subject, descriptor: int, where: str, seconds: float, packed: bool) -> Worker:
+    """A worker that writes an archive to *descriptor*."""
     # Limits the archive, and the copy that the worker makes of a database.
     limit = space.free(descriptor) if where else resource.RLIM_INFINITY
     limits = Limits(seconds=seconds, memory=_MEMORY, file=limit)
-    account = host.account_of(agent)
-    sealed = _sealed(account, agent.home, env)
-    about = _about(host, agent, env)
-    arguments = (descriptor, where, agent.home, about, env == "include", sealed, bool(where))
-    return Worker(account, "backup.collecting:collect", arguments, limits, [descriptor, lock], agent.home)
+    account, home, about, env, lock = subject
+    sealed = _sealed(account, home, env)
+    arguments = (descriptor, where, home, about, env == "include", sealed, packed)
+    return Worker(account, "backup.collecting:collect", arguments, limits, [descriptor, lock], home)
 
 
 def _sealed(account: Account, home: str, env: str) -> str | None:
@@ -163,12 +182,20 @@ def _sealed(account: Account, home: str, env: str) -> str | None:
     return run_filter(["age", "--armor", "--recipient", env[len(AGE) :]], text, timeout=AGE_TIMEOUT).decode()
 
 
-def _about(host: Installation, agent: Agent, env: str) -> dict[str, Any]:
+def _subject(host: Installation, agent: Agent, env: str, lock: int) -> Subject:
     # A user's agent runs what is in its image.
     release = None if runtime_agents.is_users(agent.name) else gateway.current_release(host.root)
-    stamp = stamp_of(host.root, release)
+    return Subject(host.account_of(agent), agent.home, about(agent.name, host.root, release, env), env, lock)
+
+
+def about(name: str, root: str, release: str | None, env: str) -> dict[str, Any]:
+    """What the archive of the agent *name* says about itself.
+
+    :param release: below *root*, with which the agent runs
+    """
+    stamp = stamp_of(root, release)
     return {
-        "agent": agent.name,
+        "agent": name,
         "host": socket.gethostname(),
         "created": time.time(),
         "kit": __version__,

@@ -1,25 +1,57 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``hermes-ops agent``: the entrypoint of a container that is one agent's alone."""
+"""``hermes-ops agent``: the entrypoint of a container that is one agent's alone, and what is asked of that agent by
+commands beside its gateway."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import signal
+import sys
 from types import FrameType
 
+from ..agent import tell
+from ..backup import contained as contained_backup
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say_now
 from ..supervise import entrypoint
+from ..system.errors import OpsError
+from ..watch import contained as contained_bundle
+from . import memory as command_memory
+from . import tell as command_tell
 
-SUMMARY = "run the agent of this container: converge its home, then become its gateway"
+SUMMARY = "run the agent of this container: converge its home, then become its gateway; or ask something of it"
+# Those of the entrypoint.
+_STARTS = ("run", "check")
+# Bytes of the longest query.
+_QUERY = 64 * 1024
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "action", choices=["run", "check"], help="run it; or only say what a start would change (1), or not (0)"
-    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (
+        ("run", "run it"),
+        ("check", "only say what a start would change (1), or not (0)"),
+        ("memory", "search what it knows: memories, context, conversations"),
+        ("tell", "give it context, and print its answer"),
+        ("debug", "write a bundle for triage to standard output, as tar.gz, without secrets"),
+        ("backup", "write an archive of its home to standard output, while it runs"),
+    ):
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        _places(action)
+        if name in _STARTS:
+            _entrypoint(action)
+        if name == "memory":
+            command_memory.options(action)
+        if name == "tell":
+            command_tell.options(action)
+        if name in ("memory", "tell"):
+            # The API of Kubernetes closes standard input only since 1.30.
+            action.add_argument("--bytes", type=int, metavar="N", help="of standard input (default: to its end)")
+
+
+def _places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--description",
         default="/etc/hermes/agent.json",
@@ -31,6 +63,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", default="/opt/data", metavar="DIR", help="what outlives the container (%(default)s)")
     parser.add_argument("--root", default="/opt/hermes", metavar="DIR", help="the releases (%(default)s)")
+
+
+def _entrypoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--entrypoint",
         nargs=argparse.REMAINDER,
@@ -46,10 +81,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(arguments: argparse.Namespace) -> int:
+    if arguments.action not in _STARTS:
+        # Beside the gateway, root only becomes the agent's user.
+        container = _load(arguments, wraps=True)
+        return entrypoint.as_its_user(container, lambda: globals()[f"_{arguments.action}"](container, arguments))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    places = (arguments.description, arguments.secrets, arguments.data)
-    container = entrypoint.load(*places, os.environ, wraps=bool(arguments.entrypoint))
+    container = _load(arguments, wraps=bool(arguments.entrypoint))
     if container.unused:
         say_now(f"hermes-ops: not used in a container: {', '.join(container.unused)}")
     if arguments.action == "check":
@@ -61,6 +99,50 @@ def work(arguments: argparse.Namespace) -> int:
     if status == EXIT_OK:
         entrypoint.become(container, arguments.root, arguments.entrypoint, os.environ)
     return status
+
+
+def _load(arguments: argparse.Namespace, *, wraps: bool) -> entrypoint.Container:
+    return entrypoint.load(arguments.description, arguments.secrets, arguments.data, os.environ, wraps=wraps)
+
+
+def _memory(container: entrypoint.Container, arguments: argparse.Namespace) -> int:
+    query = arguments.query
+    if query == "-":
+        query = _given(arguments, _QUERY).decode("utf-8", "replace")
+    agent = container.declared.agent
+    return command_memory.search({agent.name: (container.account, agent.home)}, query, arguments)
+
+
+def _tell(container: entrypoint.Container, arguments: argparse.Namespace) -> int:
+    text = _given(arguments, tell.MAX_BYTES + 1)
+    return command_tell.deliver(container.declared.agent, container.account, text, arguments)
+
+
+def _debug(container: entrypoint.Container, arguments: argparse.Namespace) -> int:
+    made = contained_bundle.make(container, arguments.description, arguments.root, "hermes-debug")
+    sys.stdout.buffer.write(made.data)
+    for member, why in sorted(made.left_out.items()):
+        sys.stderr.write(f"hermes-ops: left out: {member}: {why}\n")
+    return EXIT_OK
+
+
+def _backup(container: entrypoint.Container, arguments: argparse.Namespace) -> int:
+    manifest = contained_backup.send(container, arguments.root, sys.stdout.buffer)
+    for path, why in sorted(manifest.problems.items()):
+        sys.stderr.write(f"hermes-ops: problem: {path} {why}\n")
+    return EXIT_UNHEALTHY if manifest.problems else EXIT_OK
+
+
+def _given(arguments: argparse.Namespace, limit: int) -> bytes:
+    """What was given on standard input, but no more than *limit* bytes.
+
+    :raises OpsError: it ended early
+    """
+    wanted = arguments.bytes
+    text = sys.stdin.buffer.read(limit if wanted is None else max(0, min(wanted, limit)))
+    if wanted is not None and len(text) < min(wanted, limit):
+        raise OpsError(f"ended after {len(text)} bytes", where="standard input", fix="run it again")
+    return text
 
 
 def _start(container: entrypoint.Container) -> int:

@@ -16,6 +16,7 @@ from ..agent.quote import quoted
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
 from ..host.installation import Installation
 from ..system.errors import OpsError
+from ..system.files import Account
 from ..system.text import moment, one_line
 from ..system.worker import Limits, Worker
 
@@ -26,8 +27,13 @@ SUMMARY = "search what an agent knows: memories, context, conversations"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("query", help='words that a text must all contain ("…" around a phrase); - for standard input')
     parser.add_argument("--agent", help="this agent only")
+    options(parser)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """What to search for, in whichever home."""
+    parser.add_argument("query", help='words that a text must all contain ("…" around a phrase); - for standard input')
     parser.add_argument("--limit", type=int, default=10, help="maximum number of results of each kind (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
@@ -35,18 +41,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
     query = sys.stdin.read() if arguments.query == "-" else arguments.query
+    homes = {agent.name: (host.account_of(agent), agent.home) for agent in host.select(arguments.agent)}
+    return search(homes, query, arguments)
+
+
+def search(homes: dict[str, tuple[Account, str]], query: str, arguments: argparse.Namespace) -> int:
+    """Search and print what was found.
+
+    :param homes: agent -> its user and its home
+    :param arguments: see :func:`options`
+    :returns: the exit status
+    """
     words = memory.words_of(query)
     found: dict[str, list[memory.Found]] = {}
     status = EXIT_OK
     workers = {
-        agent.name: Worker(
-            host.account_of(agent),
-            "agent.memory:search",
-            (agent.home, words, arguments.limit),
-            Limits(seconds=SECONDS),
-            where=agent.home,
+        name: Worker(
+            account, "agent.memory:search", (home, words, arguments.limit), Limits(seconds=SECONDS), where=home
         )
-        for agent in host.select(arguments.agent)
+        for name, (account, home) in homes.items()
     }
     for name, worker in workers.items():
         try:

@@ -11,8 +11,10 @@ import time
 
 from ..agent import tell
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say
+from ..description.agent import Placement
 from ..host.installation import Installation
 from ..supervise import servers
+from ..system.files import Account
 from ..system.text import printable
 
 # Whether the agent has got a text that it has not answered -> how that is said, and what the operator does then.
@@ -30,8 +32,13 @@ SUMMARY = "give an agent context, and print its answer"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Keep the text on standard input in the agent's home, send it to the agent, print its answer."
-    parser.add_argument("--topic", help="what it is about (default: the first line of the text)")
     parser.add_argument("--agent", help="the agent (default: the only one, or the one named default)")
+    options(parser)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """What to tell, to whichever agent."""
+    parser.add_argument("--topic", help="what it is about (default: the first line of the text)")
     parser.add_argument("--webhook", default=tell.WEBHOOK, help="its webhook subscription (%(default)s)")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds the agent may take (%(default)g)")
     parser.add_argument("--check", action="store_true", help="only say what would be done")
@@ -40,9 +47,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(arguments: argparse.Namespace) -> int:
     host = Installation.load()
     agent = host.one(arguments.agent)
-    topic, body = tell.parse(sys.stdin.buffer.read(tell.MAX_BYTES + 1), arguments.topic)
+    return deliver(agent, host.account_of(agent), sys.stdin.buffer.read(tell.MAX_BYTES + 1), arguments)
+
+
+def deliver(agent: Placement, account: Account, text: bytes, arguments: argparse.Namespace) -> int:
+    """Keep *text*, send it, and print the answer.
+
+    :param arguments: see :func:`options`
+    :returns: the exit status
+    """
+    topic, body = tell.parse(text, arguments.topic)
     path = tell.archive_path(agent.home, topic, time.time())
-    account = host.account_of(agent)
     url = servers.webhook_url(agent, account, arguments.webhook)
     if arguments.check:
         say(f"would keep: {path}")

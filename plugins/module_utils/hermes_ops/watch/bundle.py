@@ -21,9 +21,9 @@ import sqlite3
 import stat
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 from .. import __version__
 from ..agent import config, dotenv
@@ -62,10 +62,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "system/failed_units.txt": ("systemctl", "list-units", "--failed", "--no-pager", "--plain"),
     "system/inodes.txt": ("df", "--inodes"),
     "system/kernel.txt": ("uname", "--all"),
+    # Of /proc, read_bytes reads nothing.
+    "system/load.txt": ("cat", "/proc/loadavg"),
+    "system/memory.txt": ("cat", "/proc/meminfo"),
     "system/ports.txt": ("ss", "--listening", "--tcp", "--numeric", "--processes"),
     "system/timers.txt": ("systemctl", "list-timers", "--all", "--no-pager", "hermes-*"),
 }
-FILES = {"system/load.txt": "/proc/loadavg", "system/memory.txt": "/proc/meminfo", "system/os.txt": "/etc/os-release"}
+FILES = {"system/os.txt": "/etc/os-release"}
 # Fingerprints, by which changed values are recognised.
 _FINGERPRINT = re.compile(r"[0-9a-f]{32,}")
 
@@ -90,12 +93,21 @@ def bundle(host: Installation, name: str, lines: int) -> Bundle:
     :param name: name of the directory in the archive
     :param lines: number of lines from each journal
     """
-    homes = {agent.name: Home(host, agent) for agent in host.agents}
-    secrets = known_of(host, list(homes.values()))
+    homes = {
+        agent.name: Home(agent.name, agent.home, host.account_of(agent), _copies(host, agent)) for agent in host.agents
+    }
+    return assemble(name, _collect(host, homes, lines), known_of(host, list(homes.values())))
+
+
+def assemble(name: str, parts: Iterable[tuple[str, Home | None, str]], secrets: KnownSecrets) -> Bundle:
+    """Make a bundle of *parts*, searched for *secrets*.
+
+    :param parts: each member's name, the home of the agent it is about, and its text
+    """
     made = Bundle()
     texts: dict[str, str] = {}
     total = 0
-    for member, agent, text in _collect(host, homes, lines):
+    for member, agent, text in parts:
         if agent and agent.unknown:
             why = f"not all secrets of the agent {agent.name} are known: {agent.unknown}"
             made.left_out[member] = redact_text(secrets.hide(why), 500)
@@ -148,20 +160,15 @@ def _archive(name: str, members: dict[str, str]) -> bytes:
 class Home:
     """An agent's home, as read by workers.
 
-    :param agent: the agent that lives in it
+    :param name: of the agent that lives in it
+    :param copies: name and text of further files of the agent, stored elsewhere
     :ivar unknown: why not all of its secrets are known; ``""`` when they are
     """
 
-    def __init__(self, host: Installation, agent: Agent) -> None:
-        self.name: str = agent.name
+    def __init__(self, name: str, home: str, account: Account, copies: list[list[str]]) -> None:
+        self.name = name
         self.unknown = ""
-        self._home, self._account = agent.home, host.account_of(agent)
-        kept = os.path.join(host.records(self.name).directory, "kept")
-        self._copies = [
-            [f"{os.path.basename(directory)}/{name}", _text(os.path.join(directory, name), inside.FILE_LIMIT)]
-            for directory in (agent.managed_dir, kept)
-            for name in (dotenv.FILE_NAME, config.FILE_NAME)
-        ]
+        self._home, self._account, self._copies = home, account, copies
 
     def _ask(self, function: str, *arguments: Any) -> Any:
         return work(self._account, f"watch.inside:{function}", self._home, *arguments, limits=_LIMITS, where=self._home)
@@ -185,6 +192,20 @@ class Home:
             return {name: found[name] for name in inside.MEMBERS if isinstance(found.get(name), str)}
         except (OpsError, AttributeError) as error:
             return {"home.txt": f"not available: {error}\n"}
+
+
+def _copies(host: Installation, agent: Agent) -> list[list[str]]:
+    """The files of an agent that are not in its home, see :class:`Home`."""
+    kept = os.path.join(host.records(agent.name).directory, "kept")
+    return [
+        [f"{os.path.basename(directory)}/{name}", _text(os.path.join(directory, name), inside.FILE_LIMIT)]
+        for directory in (agent.managed_dir, kept)
+        for name in (dotenv.FILE_NAME, config.FILE_NAME)
+    ]
+
+
+# Member of a bundle -> the home of the agent it is about, and what makes its text.
+Makers = dict[str, tuple[Optional[Home], Callable[[], str]]]
 
 
 def _texts(value: Any) -> list[str]:
@@ -230,17 +251,17 @@ OTHER_UNITS = [
 
 def _collect(host: Installation, homes: dict[str, Home], lines: int) -> Iterator[tuple[str, Home | None, str]]:
     """Yield each member's name, the home of the agent it is about, and its text, or the reason why there is none."""
-    makers: dict[str, tuple[Home | None, Callable[[], str]]] = {}
+    makers: Makers = {}
 
     def add(members: dict[str, Callable[[], str]], home: Home | None = None) -> None:
         makers.update({member: (home, make) for member, make in members.items()})
 
     add({"about.txt": lambda: _about(host, homes), "releases.json": lambda: inside.as_json(_releases(host))})
-    add({member: lambda argv=argv: _output(*argv) for member, argv in COMMANDS.items()})
-    add({member: lambda path=path: _file(path) for member, path in FILES.items()})
-    add({f"jobs/{os.path.basename(path)}": lambda path=path: _file(path) for path in _job_files(host)})
+    add({member: lambda argv=argv: output(*argv) for member, argv in COMMANDS.items()})
+    add({member: lambda path=path: file(path) for member, path in FILES.items()})
+    add({f"jobs/{os.path.basename(path)}": lambda path=path: file(path) for path in _job_files(host)})
     for job in jobs.JOBS.values():
-        add(_unit(job.service, lambda *arguments: _output("systemctl", *arguments)))
+        add(_unit(job.service, lambda *arguments: output("systemctl", *arguments)))
         add({f"journal/{job.service}.txt": lambda job=job: _journal(lines, "--unit", job.service)})
     # Updates by hand, recoveries, the canary, the dashboard, the journal upload.
     add({"journal/others.txt": lambda: _journal(lines, *OTHER_UNITS)})
@@ -251,6 +272,11 @@ def _collect(host: Installation, homes: dict[str, Home], lines: int) -> Iterator
         add({f"agents/{name}/{member}": make for member, make in _remembered(host, agent).items()})
         for member, text in home.members().items():
             add({f"agents/{name}/{member}": lambda text=text: text}, home)
+    yield from made_by(makers)
+
+
+def made_by(makers: Makers) -> Iterator[tuple[str, Home | None, str]]:
+    """The parts of a bundle, see :func:`assemble`."""
     for member, (home_of, make) in makers.items():
         try:
             yield member, home_of, make()
@@ -327,7 +353,7 @@ def _job_files(host: Installation) -> list[str]:
 
 
 def _journal(lines: int, *matches: str) -> str:
-    return _output("journalctl", "--no-pager", "--output", "short-iso", "--lines", str(lines), *matches)
+    return output("journalctl", "--no-pager", "--output", "short-iso", "--lines", str(lines), *matches)
 
 
 def _own_journal(host: Installation, agent: Agent, lines: int) -> str:
@@ -336,13 +362,13 @@ def _own_journal(host: Installation, agent: Agent, lines: int) -> str:
 
 def _systemctl(host: Installation, agent: Agent, *arguments: str) -> str:
     if host.scope == "system":
-        return _output("systemctl", *arguments)
+        return output("systemctl", *arguments)
     # The user's manager is under the agent's control: it may answer anything.
     account = host.account_of(agent)
-    return _output("systemctl", "--user", *arguments, user=account, env={"XDG_RUNTIME_DIR": f"/run/user/{account.uid}"})
+    return output("systemctl", "--user", *arguments, user=account, env={"XDG_RUNTIME_DIR": f"/run/user/{account.uid}"})
 
 
-def _output(*argv: str, user: Account | None = None, env: dict[str, str] | None = None) -> str:
+def output(*argv: str, user: Account | None = None, env: dict[str, str] | None = None) -> str:
     return run_tail(argv, timeout=TIMEOUT, limit=PART_LIMIT, user=user, env=env)
 
 
@@ -351,7 +377,7 @@ def _file_or_none(path: str) -> str | None:
     return None if data is None else data.decode("utf-8", "replace")
 
 
-def _file(path: str) -> str:
+def file(path: str) -> str:
     text = _file_or_none(path)
     return "there is none\n" if text is None else text
 

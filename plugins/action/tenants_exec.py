@@ -1,0 +1,66 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Action tenants_exec: asks the agents of tenants; documented in plugins/modules/tenants_exec.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import asking
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.asking import Answers
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.execute import running
+from ansible_collections.alwayson.hermes.plugins.modules.tenants_exec import SPECIFICATION
+
+# The commands that make a file, and what it is.
+_FILES = {"backup": (asking.backup, "archive"), "debug": (asking.bundle, "bundle")}
+
+
+class ActionModule(ActionBase):
+    """Runs on the controller only."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        _checked, given = self.validate_argument_spec(**SPECIFICATION)
+        check = self._task.check_mode
+        try:
+            with Cluster(given["kubeconfig"], given["context"], given["namespace"]) as cluster:
+                answers = _answers(cluster, given, check)
+        except OpsError as error:
+            return {**result, "failed": True, "msg": str(error)}
+        for line in asking.lines(answers, _FILES.get(given["command"], ("", ""))[1]):
+            Display().display(line)
+        result.update(
+            changed=bool(answers.paths) or (given["command"] == "tell" and bool(answers.lines) and not check),
+            lines=answers.lines,
+            paths=answers.paths,
+            errors={name: str(error) for name, error in answers.errors.items()},
+        )
+        if answers.errors:
+            name, error = next(iter(answers.errors.items()))
+            more = f", and {len(answers.errors) - 1} more; see errors" if len(answers.errors) > 1 else ""
+            result.update(failed=True, msg=f"tenant {name}: {error}{more}")
+        return result
+
+
+def _answers(cluster: Cluster, given: dict[str, Any], check: bool) -> Answers:
+    """What the tenants answer, or would be asked for."""
+    names = given["tenants"]
+    if given["command"] == "memory":
+        return asking.ask(cluster, names, asking.memory_query(given["text"], given["limit"]))
+    if given["command"] == "tell":
+        told = asking.telling(given["topic"], given["text"], given["webhook"], given["timeout"], check=check)
+        return asking.ask(cluster, names, told)
+    make, named = _FILES[given["command"]]
+    if check:
+        pods, errors = running(cluster, names)
+        would = f"would fetch its {named} to {given['directory']}"
+        return Answers(lines={name: [would] for name in pods}, errors=errors)
+    return asking.fetch(cluster, names, make(), given["directory"])
