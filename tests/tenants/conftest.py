@@ -16,6 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".cache/collections"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from api_server import ApiServer
+from space import Space
 
 BUILDER = Path(__file__).resolve().parents[1] / "hosts/kubernetes.py"
 
@@ -37,3 +38,8 @@ def namespace(server: ApiServer) -> str:
     """The name of a namespace that is this test's own, and is not there yet."""
     server.count += 1
     return f"tenants-{server.count}"
+
+
+@pytest.fixture
+def space(server: ApiServer, namespace: str) -> Space:
+    return Space(server, namespace)
