@@ -47,11 +47,19 @@ class Space:
     def __init__(self, server: ApiServer, namespace: str) -> None:
         self.server, self.namespace = server, namespace
 
-    def converge(self, *tenants: dict[str, Any], template: dict[str, Any] | None = None, today: date = TODAY, **more):
+    def converge(
+        self,
+        *tenants: dict[str, Any],
+        template: dict[str, Any] | None = None,
+        today: date = TODAY,
+        declared: dict[str, Any] | None = None,
+        **more,
+    ):
         shared = {**copy.deepcopy(TEMPLATE), **(template or {})}
-        declared = resolve(self.namespace, shared, tenants, callers=("kube-system",), keep=timedelta(days=30))
+        rest = {"callers": ("kube-system",), "keep": timedelta(days=30), **(declared or {})}
+        resolved = resolve(self.namespace, shared, tenants, **rest)
         with Cluster(more.pop("kubeconfig", self.server.kubeconfig), "", self.namespace) as cluster:
-            return converge(cluster, declared, today, **more)
+            return converge(cluster, resolved, today, **more)
 
     def path(self, kind: str, name: str = "") -> str:
         return KINDS[kind].format(self.namespace) + (f"/hermes-{name}" if name else "")
@@ -63,6 +71,11 @@ class Space:
             if error.code != 404:
                 raise
             return None
+
+    def secrets(self, name: str) -> list[dict[str, Any]]:
+        """Those of a tenant, whose names nobody knows before."""
+        found = self.server.ask("GET", f"{self.path('Secret')}?labelSelector=alwayson.hermes/tenant={name}")
+        return found["items"]
 
     def versions(self) -> dict[str, str]:
         """Each object of a tenant -> its version, which every write changes."""

@@ -45,7 +45,8 @@ def test_a_tenant_is_what_its_agent_needs(space):
     space.converge(INITECH)
     pod = space.get("StatefulSet", "initech-gmbh")["spec"]["template"]
     (container,) = pod["spec"]["containers"]
-    held = space.get("Secret", "initech-gmbh")["data"]
+    (secret,) = space.secrets("initech-gmbh")
+    held = secret["data"]
     described = json.loads(base64.b64decode(held["agent.json"]))
     assert described["config"] == TEMPLATE["agent"]["config"]
     mounts = {each["mountPath"]: each for each in container["volumeMounts"]}
@@ -55,6 +56,8 @@ def test_a_tenant_is_what_its_agent_needs(space):
         for each in pod["spec"]["volumes"]
     }
     assert files["description"] == ["agent.json"]
+    used = {each["secret"]["secretName"] for each in pod["spec"]["volumes"] if "secret" in each}
+    assert (used, secret["immutable"]) == ({secret["metadata"]["name"]}, True)
     assert sorted([*files["secrets"], "agent.json"]) == sorted(held)
     assert container["resources"]["limits"] == {"cpu": "500m", "memory": "1Gi"}
     assert {each["port"] for each in space.get("Service", "initech-gmbh")["spec"]["ports"]} == {8642, 8644}
@@ -77,9 +80,12 @@ def test_its_pod_is_one_that_the_namespace_takes(space):
 def test_what_differs_is_written_and_nothing_else(space):
     space.converge(ACME, GLOBEX, INITECH)
     before = space.versions()
+    (old,) = space.secrets("globex")
     changed = space.converge(ACME, {**GLOBEX, "agent": {"secrets": {"MODEL_API_KEY": "sk-secret-of-one"}}}, INITECH)
     assert changed.words == {"acme": "unchanged", "globex": "changed", "Initech GmbH": "unchanged"}
-    assert space.written(before) == {"Secret hermes-globex", "StatefulSet hermes-globex"}
+    # What runs goes on with the secrets that it has until it is replaced.
+    (new,) = [each["metadata"]["name"] for each in space.secrets("globex") if each != old]
+    assert space.written(before) == {f"Secret {new}", "StatefulSet hermes-globex"}
     shown = str(changed.diff("x"))
     assert "MODEL_API_KEY" in shown
     assert "secret-of-one" not in shown
@@ -158,7 +164,8 @@ def test_an_absent_tenant_leaves_its_volume_until_its_day(space):
     assert space.converge(absent, check=True).words == {"acme": "removed"}
     assert space.written(before) == set()
     assert space.converge(absent).words == {"acme": "removed"}
-    assert [space.get(kind, "acme") for kind in ("StatefulSet", "Service", "Secret")] == [None] * 3
+    assert [space.get(kind, "acme") for kind in ("StatefulSet", "Service")] == [None] * 2
+    assert space.secrets("acme") == []
     # Nothing more until then.
     almost = TODAY + timedelta(days=29)
     assert space.converge(absent, today=almost).words == {"acme": "absent"}
