@@ -15,8 +15,15 @@ from space import Space
 
 # Seconds between two looks.
 PAUSE = 0.02
-# Images that never start -> why.
-BAD = {"bad-registry": "ImagePullBackOff", "bad-name": "InvalidImageName"}
+# A part of an image -> in which state its containers stay.
+BAD: dict[str, dict[str, Any]] = {
+    "bad-registry": {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "it is bad"}}},
+    "bad-name": {"state": {"waiting": {"reason": "InvalidImageName", "message": "it is bad"}}},
+    "bad-description": {
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"exitCode": 78}},
+    },
+}
 
 
 class Player:
@@ -104,16 +111,15 @@ class Player:
             # One without a node is gone at once.
             self.space.server.ask("DELETE", f"{self._pods}/{name}-0")
             return True
-        why = next((why for words, why in BAD.items() if words in pod["spec"]["containers"][0]["image"]), None)
-        if current and not ready and not why:
+        stays = next((state for word, state in BAD.items() if word in pod["spec"]["containers"][0]["image"]), None)
+        if current and not ready and not stays:
             self.events.append(("ready", tenant, image))
             self._say(f"{self._pods}/{name}-0", {"conditions": [{"type": "Ready", "status": "True"}]})
             return True
-        if why and not pod["status"].get("containerStatuses"):
+        if stays and not pod["status"].get("containerStatuses"):
             self.events.append(("bad", tenant, image))
             container = {"name": "agent", "image": "x", "imageID": "", "ready": False, "restartCount": 0}
-            states = [{**container, "state": {"waiting": {"reason": why, "message": "it is bad"}}}]
-            self._say(f"{self._pods}/{name}-0", {"containerStatuses": states})
+            self._say(f"{self._pods}/{name}-0", {"containerStatuses": [{**container, **stays}]})
             return True
         status = {"observedGeneration": keeper["metadata"]["generation"], "replicas": 1}
         status |= {"readyReplicas": int(ready), "updatedReplicas": int(current)}

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import readiness
-from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster, Unreachable
 from player import Player
 from space import TEMPLATE, Space
 
@@ -150,13 +151,18 @@ def test_of_a_batch_only_those_go_back_that_are_not_ready(space, player):
     assert [runs(space, f"t{number}") for number in range(6)] == [of(NEW), of(NEW), *[of(OLD)] * 4]
 
 
-def test_what_cannot_heal_is_told_early(space, player):
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [(WORSE, "InvalidImageName: it is bad"), ("hermes-agent:bad-description", "its description or a secret is wrong")],
+    ids=["name", "description"],
+)
+def test_what_cannot_heal_is_told_early(space, player, image, why):
     update(space, tenants(2), OLD)
     player.jumps = False
     begun = player.now
-    failed = update(space, tenants(2), WORSE)
+    failed = update(space, tenants(2), image)
     assert player.now - begun < WAIT
-    assert "is not ready: InvalidImageName: it is bad; it was rolled back" in str(failed.errors["t0"])
+    assert f"is not ready: {why}; it was rolled back" in str(failed.errors["t0"])
     assert runs(space, "t0") == of(OLD)
 
 
@@ -182,6 +188,45 @@ def test_a_tenant_that_is_refused_stops_no_other(space, player):
     assert [runs(space, name) for name in ("t1", "t2")] == [of(NEW)] * 2
     assert update(space, tenants(3)).errors == {}
     assert runs(space, "t0") == of(NEW)
+
+
+def test_a_cluster_that_goes_away_ends_an_update_and_the_next_run_goes_on(space, player, monkeypatch):
+    update(space, tenants(3), OLD)
+    listed = Cluster.all
+
+    def away(self: Cluster, api: str, kind: str, selector: str = "") -> dict[str, dict[str, Any]]:
+        if kind == "Pod":
+            raise Unreachable("does not answer", where="the API server")
+        return listed(self, api, kind, selector)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cluster, "all", away)
+        outcome = update(space, tenants(3))
+    assert list(outcome.errors) == ["t0"]
+    assert isinstance(outcome.errors["t0"], Unreachable)
+    assert (outcome.words, outcome.changed) == ({"t0": "changed", "t1": "not tried", "t2": "not tried"}, True)
+    ended = update(space, tenants(3))
+    assert (ended.errors, ended.changed) == ({}, True)
+    assert {runs(space, f"t{number}") for number in range(3)} == {of(NEW)}
+
+
+def test_one_that_cannot_go_back_is_told_why(space, player, monkeypatch):
+    update(space, tenants(2), OLD)
+    apply = Cluster.apply
+
+    def refuse(self: Cluster, wanted: dict[str, Any], *, check: bool) -> None:
+        if FORMER in wanted["metadata"].get("annotations", {}) and OLD in json.dumps(wanted["spec"]):
+            raise OpsError("is refused: by a test", where="StatefulSet hermes-t0")
+        apply(self, wanted, check=check)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cluster, "apply", refuse)
+        failed = update(space, tenants(2), BAD)
+    assert "it could not be rolled back: StatefulSet hermes-t0: is refused: by a test" in str(failed.errors["t0"])
+    assert failed.words == {"t0": "changed", "t1": "not tried"}
+    # It still says what it ran.
+    assert update(space, tenants(2), BAD).words == {"t0": "rolled back", "t1": "not tried"}
+    assert runs(space, "t0") == of(OLD)
 
 
 class Killed(BaseException):

@@ -51,7 +51,7 @@ def unready(cluster: Cluster, tenants: Mapping[str, Tenant], wait: float) -> dic
         pods = by_label(cluster, "v1", "Pod", waiting.values())
         for name, each in waiting.items():
             keeper, pod = keepers.get(each.label), pods.get(each.label)
-            if keeper and pod and not _is_of(keeper, pod):
+            if keeper and pod and _is_outdated(keeper, pod):
                 _make_way(cluster, pod)
             elif pod and _is_hopeless(pod):
                 hopeless.setdefault(name, begun)
@@ -94,10 +94,10 @@ def is_ready(keeper: dict[str, Any] | None) -> bool:
     )
 
 
-def _is_of(keeper: dict[str, Any], pod: dict[str, Any]) -> bool:
-    """Whether *pod* was made from the present template of the StatefulSet *keeper*."""
+def _is_outdated(keeper: dict[str, Any], pod: dict[str, Any]) -> bool:
+    """Whether *pod* was made from another template of the StatefulSet *keeper* than the present one."""
     started = annotations(keeper["spec"]["template"]).get(STARTED)
-    return annotations(pod).get(STARTED) == started
+    return pod["metadata"]["name"] == f"{keeper['metadata']['name']}-0" and annotations(pod).get(STARTED) != started
 
 
 def _make_way(cluster: Cluster, pod: dict[str, Any]) -> None:
