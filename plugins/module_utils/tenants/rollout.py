@@ -86,7 +86,7 @@ class Rollout:
         try:
             failed = readiness.unready(self.cluster, tried, self.wait)
             self._settle(name for name in tried if name not in failed)
-            fates = self._back(failed)
+            fates = self._back(failed) if failed else {}
         except OpsError as error:
             self.outcome.errors.update(dict.fromkeys(tried, error))
             return False
