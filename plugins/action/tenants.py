@@ -45,6 +45,8 @@ def _converge(given: dict[str, Any], *, check: bool) -> dict[str, Any]:
         callers=tuple(given["callers"]),
         egress=tuple(given["egress"]),
         keep=timedelta(days=given["keep_days"]),
+        canaries=tuple(given["canaries"]),
+        batch=given["batch"],
     )
     with Cluster(given["kubeconfig"], given["context"], declared.namespace) as cluster:
         outcome = converge(cluster, declared, date.today(), check=check, purge=given["purge"], wait=given["wait"])

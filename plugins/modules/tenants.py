@@ -13,12 +13,16 @@ author:
   - The alwayson.hermes authors (@alwayson-hermes)
 description:
   - Keeps the objects of Kubernetes that tenants consist of as declared; a Secret with description and secrets, a
-    volume, a Service, and a StatefulSet of one pod for each, all with the name C(hermes-) and the tenant's; and once
-    for all, the namespace, whose pods are C(restricted), policies of the network that keep tenants from each other, and
-    a quota that keeps the namespace from getting public addresses.
+    volume, a Service, and a StatefulSet of one pod for each, all with the name C(hermes-) and the tenant's, the Secret
+    with a digest of what it holds; and once for all, the namespace, whose pods are C(restricted), policies of the
+    network that keep tenants from each other, and a quota that keeps the namespace from getting public addresses.
   - What differs is found by a few lists. Only that is written, by server-side apply with a field manager of our own, so
     fields of others stay theirs.
-  - An error of one tenant is no other's. The task fails at its end if there was one.
+  - Tenants that run, and whose pods have to be started again, are updated in batches, with canaries first. If one that
+    was ready is not ready in time with what is declared, those of its batch that are not go back to what they ran
+    before, and no further tenant is tried. A run that was killed is gone on with by the next one, which also tries
+    again what failed.
+  - Any other error of one tenant is no other's. The task fails at its end if there was one.
   - Runs on the controller.
 extends_documentation_fragment:
   - alwayson.hermes.cluster
@@ -31,7 +35,7 @@ attributes:
     description: Shows which fields differ. What is in a Secret is not shown.
   idempotent:
     support: full
-    description: A second run writes nothing.
+    description: A second run writes nothing, if the first one waited until the tenants were ready.
 options:
   secret:
     description: >-
@@ -126,9 +130,22 @@ options:
     type: bool
     default: false
   wait:
-    description: Seconds for the tenants that changed to be ready; V(0) does not wait.
+    description: >-
+      Seconds for the tenants that changed to be ready, for each batch of an update. With V(0) all tenants are changed
+      at once, and nothing is waited for.
     type: int
     default: 300
+  canaries:
+    description: >-
+      Names of the tenants that are updated first. If none of them changes, and was ready, it is the first of those that
+      are.
+    type: list
+    elements: str
+    default: []
+  batch:
+    description: How many tenants an update makes unavailable at a time, at most.
+    type: int
+    default: 10
 """
 
 EXAMPLES = r"""
@@ -152,7 +169,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 tenants:
-  description: What became of each tenant; V(created), V(changed), V(unchanged), V(removed) or V(absent).
+  description: >-
+    What became of each tenant; V(created), V(changed), V(unchanged), V(removed), V(absent), V(rolled back) or
+    V(not tried).
   returned: always
   type: dict
   sample: {acme: created}
@@ -198,6 +217,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "keep_days": {"type": "int", "default": 30},
     "purge": {"type": "bool", "default": False},
     "wait": {"type": "int", "default": 300},
+    "canaries": {"type": "list", "elements": "str", "default": []},
+    "batch": {"type": "int", "default": 10},
 }
 SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
 

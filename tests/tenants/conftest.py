@@ -22,6 +22,7 @@ import whole
 from api_server import ApiServer
 from containers import model_server
 from played_node import PlayedNode
+from space import Space
 
 BUILDER = Path(__file__).resolve().parents[1] / "hosts/kubernetes_programs.py"
 
@@ -66,3 +67,8 @@ def node(server: ApiServer, node_program: Path, tmp_path: Path) -> Iterator[Play
     """A node on which commands are executed by a program of the test."""
     with PlayedNode(server, node_program, tmp_path / "container") as node:
         yield node
+
+
+@pytest.fixture
+def space(server: ApiServer, namespace: str) -> Space:
+    return Space(server, namespace)

@@ -18,7 +18,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import ask
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.execute import Command
 from played_node import put
-from test_tenants import Space
+from space import Space
 
 MIB = 2**20
 

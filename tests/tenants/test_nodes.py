@@ -181,7 +181,7 @@ def test_it_moves_to_another_node_with_its_memory(tenants, cluster):
     ],
     ids=["image", "node"],
 )
-def test_one_that_cannot_run_is_told_in_the_words_of_the_cluster(tenants, wrong, said):
+def test_an_update_that_cannot_run_is_told_in_the_words_of_the_cluster_and_goes_back(tenants, wrong, said):
     before = tenants.ids()
     status, output = tenants.run(hermes_tenants=tenants.differing(initech=wrong), tenants_wait=30)
     assert status != 0
@@ -189,6 +189,8 @@ def test_one_that_cannot_run_is_told_in_the_words_of_the_cluster(tenants, wrong,
     assert re.search(f"tenant initech: hermes-initech-0: is not ready after 30 s: [^.]*({said})", text), output
     after = tenants.ids()
     assert (before["acme"], before["globex"]) == (after["acme"], after["globex"])
+    assert "it was rolled back" in text
+    assert tenants.reply("initech", "as before?") == "The model heard: as before?"
 
 
 def test_one_whose_agent_broke_its_configuration_is_told(tenants):

@@ -68,6 +68,8 @@ def test_check_then_made_then_nothing_and_no_output_shows_a_secret(playbook):
         ({"tenants_image": ""}, "tenant acme: image"),
         ({"tenants_secret": "short"}, "at least 32"),
         ({"hermes_tenants": [{"name": "acme", "agent": {"secrets": "x"}}]}, "acme"),
+        ({"tenants_canaries": ["Acme"]}, "'Acme' is no tenant"),
+        ({"tenants_batch": 0}, "batch: is 0"),
         ({"tenants_limts": {}}, "did you mean tenants_limits"),
         ({"tenants_kubeconfig": "/nowhere"}, "/nowhere"),
     ],

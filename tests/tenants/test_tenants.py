@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import base64
-import copy
 import gc
 import json
 import threading
 import urllib.error
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,77 +18,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import cluster as calls
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import status
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster, Unreachable
-from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.converge import converge
-from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.declared import resolve
-from api_server import ApiServer, free_port
-
-TODAY = date(2026, 11, 23)
-TEMPLATE: dict[str, Any] = {
-    "image": "registry.example.com/hermes-agent:1",
-    "secret": "0123456789abcdef0123456789abcdef",
-    "agent": {
-        "config": {"model": {"provider": "custom", "default": "stub"}},
-        "secrets": {"MODEL_API_KEY": "sk-secret-of-all"},
-        "webhooks": [{"name": "push", "prompt": "x", "secret": "secret-of-the-webhook"}],
-    },
-    "requests": {"cpu": "100m", "memory": "256Mi"},
-    # Not as the server writes them.
-    "limits": {"cpu": "0.5", "memory": "1024Mi"},
-    "volume": "5Gi",
-    "storage_class": "",
-    "node_selector": {"disk": "ssd"},
-    "tolerations": [{"key": "agents", "operator": "Exists", "effect": "NoSchedule"}],
-    "version": 1,
-}
-KINDS = {
-    "Secret": "/api/v1/namespaces/{}/secrets",
-    "PersistentVolumeClaim": "/api/v1/namespaces/{}/persistentvolumeclaims",
-    "Service": "/api/v1/namespaces/{}/services",
-    "StatefulSet": "/apis/apps/v1/namespaces/{}/statefulsets",
-}
-
-
-class Space:
-    """A namespace for a test, with what it holds."""
-
-    def __init__(self, server: ApiServer, namespace: str) -> None:
-        self.server, self.namespace = server, namespace
-
-    def converge(self, *tenants: dict[str, Any], template: dict[str, Any] | None = None, today: date = TODAY, **more):
-        shared = {**copy.deepcopy(TEMPLATE), **(template or {})}
-        declared = resolve(self.namespace, shared, tenants, callers=("kube-system",), keep=timedelta(days=30))
-        with Cluster(more.pop("kubeconfig", self.server.kubeconfig), "", self.namespace) as cluster:
-            return converge(cluster, declared, today, **more)
-
-    def path(self, kind: str, name: str = "") -> str:
-        return KINDS[kind].format(self.namespace) + (f"/hermes-{name}" if name else "")
-
-    def get(self, kind: str, name: str) -> dict[str, Any] | None:
-        try:
-            return self.server.ask("GET", self.path(kind, name))
-        except urllib.error.HTTPError as error:
-            if error.code != 404:
-                raise
-            return None
-
-    def versions(self) -> dict[str, str]:
-        """Each object of a tenant -> its version, which every write changes."""
-        return {
-            f"{kind} {each['metadata']['name']}": each["metadata"]["resourceVersion"]
-            for kind in KINDS
-            for each in self.server.ask("GET", self.path(kind))["items"]
-        }
-
-    def written(self, before: dict[str, str]) -> set[str]:
-        """What was written since *before*."""
-        now = self.versions()
-        return {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
-
-
-@pytest.fixture
-def space(server: ApiServer, namespace: str) -> Space:
-    return Space(server, namespace)
-
+from api_server import free_port
+from space import KINDS, TEMPLATE, TODAY, Space
 
 ACME, GLOBEX, INITECH = ({"name": name} for name in ("acme", "globex", "Initech GmbH"))
 
@@ -115,7 +45,8 @@ def test_a_tenant_is_what_its_agent_needs(space):
     space.converge(INITECH)
     pod = space.get("StatefulSet", "initech-gmbh")["spec"]["template"]
     (container,) = pod["spec"]["containers"]
-    held = space.get("Secret", "initech-gmbh")["data"]
+    (secret,) = space.secrets("initech-gmbh")
+    held = secret["data"]
     described = json.loads(base64.b64decode(held["agent.json"]))
     assert described["config"] == TEMPLATE["agent"]["config"]
     mounts = {each["mountPath"]: each for each in container["volumeMounts"]}
@@ -125,6 +56,8 @@ def test_a_tenant_is_what_its_agent_needs(space):
         for each in pod["spec"]["volumes"]
     }
     assert files["description"] == ["agent.json"]
+    used = {each["secret"]["secretName"] for each in pod["spec"]["volumes"] if "secret" in each}
+    assert (used, secret["immutable"]) == ({secret["metadata"]["name"]}, True)
     assert sorted([*files["secrets"], "agent.json"]) == sorted(held)
     assert container["resources"]["limits"] == {"cpu": "500m", "memory": "1Gi"}
     assert {each["port"] for each in space.get("Service", "initech-gmbh")["spec"]["ports"]} == {8642, 8644}
@@ -147,9 +80,12 @@ def test_its_pod_is_one_that_the_namespace_takes(space):
 def test_what_differs_is_written_and_nothing_else(space):
     space.converge(ACME, GLOBEX, INITECH)
     before = space.versions()
+    (old,) = space.secrets("globex")
     changed = space.converge(ACME, {**GLOBEX, "agent": {"secrets": {"MODEL_API_KEY": "sk-secret-of-one"}}}, INITECH)
     assert changed.words == {"acme": "unchanged", "globex": "changed", "Initech GmbH": "unchanged"}
-    assert space.written(before) == {"Secret hermes-globex", "StatefulSet hermes-globex"}
+    # What runs goes on with the secrets that it has until it is replaced.
+    (new,) = [each["metadata"]["name"] for each in space.secrets("globex") if each != old]
+    assert space.written(before) == {f"Secret {new}", "StatefulSet hermes-globex"}
     shown = str(changed.diff("x"))
     assert "MODEL_API_KEY" in shown
     assert "secret-of-one" not in shown
@@ -228,7 +164,8 @@ def test_an_absent_tenant_leaves_its_volume_until_its_day(space):
     assert space.converge(absent, check=True).words == {"acme": "removed"}
     assert space.written(before) == set()
     assert space.converge(absent).words == {"acme": "removed"}
-    assert [space.get(kind, "acme") for kind in ("StatefulSet", "Service", "Secret")] == [None] * 3
+    assert [space.get(kind, "acme") for kind in ("StatefulSet", "Service")] == [None] * 2
+    assert space.secrets("acme") == []
     # Nothing more until then.
     almost = TODAY + timedelta(days=29)
     assert space.converge(absent, today=almost).words == {"acme": "absent"}

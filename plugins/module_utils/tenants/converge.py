@@ -7,21 +7,26 @@ at a time, and an error of one is no other's."""
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import date
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from ..hermes_ops.system.errors import OpsError
-from ..hermes_ops.system.plan import HIDDEN, Difference, diff
-from . import objects, readiness
-from .cluster import Cluster, at_once
+from ..hermes_ops.system.plan import HIDDEN, Difference
+from . import editions, objects, readiness
+from .cluster import Cluster
 from .declared import PREFIX, Declared, Tenant, amount
 from .objects import MANAGED, NAME, REMOVE, TENANT, annotations
+from .rollout import Rollout
+from .steps import Outcome, Steps, Turn
 
-# What a tenant consists of, in the order in which it is removed. The volume goes last, and later.
-_KINDS = (("apps/v1", "StatefulSet"), ("v1", "Service"), ("v1", "Secret"))
+# What a tenant consists of, in the order in which it is removed. The Secrets, which have names of their own, come then,
+# and the volume last, and later.
+_KINDS = (("apps/v1", "StatefulSet"), ("v1", "Service"))
+_SECRET = ("v1", "Secret")
 _VOLUME = ("v1", "PersistentVolumeClaim")
 # What all tenants have once, beside the namespace.
 _OF_ALL = (("networking.k8s.io/v1", "NetworkPolicy"), ("v1", "ResourceQuota"))
@@ -30,45 +35,18 @@ _QUANTITIES = frozenset({"requests", "limits", "hard"})
 
 
 @dataclass(frozen=True)
-class Steps:
-    """What is to be done for one tenant, or for all."""
+class _Found:
+    """The objects of a namespace.
 
-    word: str
-    differences: list[Difference] = field(default_factory=list)
-    actions: list[Callable[[], object]] = field(default_factory=list)
-
-
-@dataclass
-class Outcome:
-    """What became, or would become, of the tenants.
-
-    :param words: a tenant's name -> ``created``, ``changed``, ``unchanged``, ``removed``, or ``absent``
-    :param errors: a tenant's name -> why it is not as declared
-    :param undeclared: names of tenants that are there and not declared
-    :param differences: of all, in order
+    :param of: kind -> name -> the object
     """
 
-    words: dict[str, str] = field(default_factory=dict)
-    errors: dict[str, OpsError] = field(default_factory=dict)
-    undeclared: list[str] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)
+    of: dict[str, dict[str, dict[str, Any]]]
 
-    @property
-    def changed(self) -> bool:
-        return bool(self.differences)
-
-    def diff(self, header: str) -> dict[str, str]:
-        return diff(self.differences, header)
-
-    def take(self, steps: Steps) -> None:
-        """Do *steps*, which are no tenant's."""
-        for action in steps.actions:
-            action()
-        self.differences += steps.differences
-
-
-# kind -> name -> the object
-_Found = dict[str, dict[str, dict[str, Any]]]
+    @cached_property
+    def secrets(self) -> defaultdict[str, list[dict[str, Any]]]:
+        """Those of each tenant, by its label."""
+        return editions.by_tenant(self.of["Secret"].values())
 
 
 def converge(
@@ -78,32 +56,43 @@ def converge(
 
     :param check: change nothing; the server is asked whether it would take what differs
     :param purge: remove tenants that are not declared, as if they were declared absent
-    :param wait: seconds for the tenants that changed to be ready
+    :param wait: seconds for the tenants that changed to be ready, for each batch of an update; 0: everything is done at
+        once, and nothing is waited for
     :raises OpsError: what all tenants need cannot be had
     """
     outcome = Outcome()
     namespace, *others = objects.of_namespace(declared)
     present = cluster.get(namespace["apiVersion"], "Namespace", declared.namespace)
     run = _Run(cluster, declared, today, check)
-    outcome.take(run.applied([namespace], {"Namespace": {declared.namespace: present} if present else {}}, "namespace"))
+    before = _Found({"Namespace": {declared.namespace: present} if present else {}})
+    outcome.take(run.applied([namespace], before, "namespace"))
     run = replace(run, unborn=check and present is None)
     outcome.take(run.applied(others, run.found(_OF_ALL), "namespace"))
-    found = run.found((*_KINDS, _VOLUME))
-    steps: dict[str, Callable[[], Steps]] = {each.name: partial(run.tenant, each, found) for each in declared.tenants}
+    found = run.found((*_KINDS, _SECRET, _VOLUME))
+    plans: dict[str, Callable[[], Steps]] = {each.name: partial(run.tenant, each, found) for each in declared.tenants}
     labels = {tenant.label for tenant in declared.tenants}
     for label, name in sorted(_present(found).items()):
         if label in labels:
             continue
         outcome.undeclared.append(name)
         if purge:
-            steps[name] = partial(run.gone, label, found)
-    _carry_out(steps, outcome)
+            plans[name] = partial(run.gone, label, found)
+    steps = _planned(plans, outcome)
     if wait and not check:
-        tenants = {
-            each.name: each for each in declared.tenants if outcome.words.get(each.name) in ("created", "changed")
-        }
-        outcome.errors.update(readiness.unready(cluster, tenants, wait))
+        Rollout(cluster, declared, steps, outcome, wait).run()
+    else:
+        outcome.carry_out(steps)
     return outcome
+
+
+def _planned(plans: dict[str, Callable[[], Steps]], outcome: Outcome) -> dict[str, Steps]:
+    steps: dict[str, Steps] = {}
+    for name, plan in plans.items():
+        try:
+            steps[name] = plan()
+        except OpsError as error:
+            outcome.errors[name] = error
+    return steps
 
 
 @dataclass(frozen=True)
@@ -121,7 +110,7 @@ class _Run:
 
     def found(self, kinds: Iterable[tuple[str, str]]) -> _Found:
         """The objects of *kinds* in the namespace."""
-        return {kind: {} if self.unborn else self.cluster.all(api, kind) for api, kind in kinds}
+        return _Found({kind: {} if self.unborn else self.cluster.all(api, kind) for api, kind in kinds})
 
     def tenant(self, tenant: Tenant, found: _Found) -> Steps:
         """The steps to a declared *tenant*."""
@@ -129,48 +118,66 @@ class _Run:
 
     def there(self, tenant: Tenant, found: _Found) -> Steps:
         """The steps to a *tenant* that is there."""
-        steps = self.applied(objects.of_tenant(tenant), found, f"tenant {tenant.name}")
-        volume = found[_VOLUME[1]].get(tenant.object)
+        where = f"tenant {tenant.name}"
+        keeper = found.of["StatefulSet"].get(tenant.object)
+        used = editions.secrets_of(keeper["spec"]["template"]) if keeper else ()
+        former = next((each for each in found.secrets[tenant.label] if each["metadata"]["name"] in used), None)
+        steps = self.applied(objects.of_tenant(tenant), found, where, former)
+        if keeper and readiness.is_ready(keeper) and steps.turn is Turn.AT_ONCE:
+            left = editions.settled(self.cluster, where, keeper, found.secrets[tenant.label])
+            steps.differences.extend(left.differences)
+            steps.actions.extend(() if self.check else left.actions)
+        volume = found.of[_VOLUME[1]].get(tenant.object)
         day = annotations(volume).get(REMOVE) if volume else None
         if day:
-            steps.differences.append(Difference(f"tenant {tenant.name}: volume", f"goes on {day}", "stays"))
+            steps.differences.append(Difference(f"{where}: volume", f"goes on {day}", "stays"))
             if not self.check:
                 steps.actions.append(lambda: self.cluster.annotate(volume, *_VOLUME, REMOVE, None))
-        return steps
+        return replace(steps, word="changed") if steps.word == "unchanged" and steps.differences else steps
 
-    def applied(self, wanted: list[dict[str, Any]], found: _Found, where: str) -> Steps:
+    def applied(
+        self, wanted: list[dict[str, Any]], found: _Found, where: str, former: dict[str, Any] | None = None
+    ) -> Steps:
         """The steps to all of *wanted*.
 
+        :param former: the Secret that a new one replaces
         :raises OpsError: an object of one of their names is somebody else's
         """
         steps, created = Steps(""), False
         for each in wanted:
             kind, name = each["kind"], each["metadata"]["name"]
-            before = found[kind].get(name)
+            before = found.of[kind].get(name)
             if before is not None and kind != "Namespace":
                 _check(before, f"{kind} {name}")
-            created = created or before is None
+            compared = former if before is None and kind == "Secret" else before
             # A list leaves out what all of its objects have in common.
-            differs = list(_differences({"apiVersion": each["apiVersion"], "kind": kind, **(before or {})}, each, ""))
-            if before is None:
+            listed = {"apiVersion": each["apiVersion"], "kind": kind, **(compared or {})}
+            differs = list(_differences(listed, each, ""))
+            if compared is None:
+                created = True
                 steps.differences.append(Difference(f"{where}: {kind} {name}", None, "present"))
             else:
                 for path, *pair in differs:
                     steps.differences.append(Difference(f"{where}: {kind}{path}", *_shown(kind, path, *pair)))
+            if kind == "StatefulSet" and before is not None:
+                again = any(path.startswith(".spec.template") for path, *_pair in differs)
+                steps = replace(steps, turn=editions.turn_of(before, again=again))
+                each = editions.noted(each, before, again=again)
             if (before is None or differs) and not self.unborn:
-                steps.actions.append(lambda each=each: self.cluster.apply(each, check=self.check))
+                steps.actions.append(partial(self.cluster.apply, each, check=self.check))
         word = "created" if created else "changed" if steps.differences else "unchanged"
         return replace(steps, word=word)
 
     def gone(self, label: str, found: _Found, *, purge: bool = False) -> Steps:
         """The steps to a tenant that is not there. Its volume stays until its day, or goes with it if *purge*."""
         name, steps = f"{PREFIX}{label}", Steps("absent")
-        for api, kind in _KINDS:
-            present = found[kind].get(name)
+        objects_of = [(api, kind, found.of[kind].get(name)) for api, kind in _KINDS]
+        objects_of += [(*_SECRET, each) for each in found.secrets[label]]
+        for api, kind, present in objects_of:
             if present and _is_ours(present):
-                steps.differences.append(Difference(f"{kind} {name}", "present", None))
+                steps.differences.append(Difference(f"{kind} {present['metadata']['name']}", "present", None))
                 steps.actions.append(partial(self.cluster.delete, present, api, kind))
-        volume = found[_VOLUME[1]].get(name)
+        volume = found.of[_VOLUME[1]].get(name)
         if volume and _is_ours(volume):
             day = annotations(volume).get(REMOVE, "")
             if purge or (day and day <= self.today.isoformat()):
@@ -182,26 +189,6 @@ class _Run:
                 steps.actions.append(partial(self.cluster.annotate, volume, *_VOLUME, REMOVE, until))
         word = "removed" if steps.differences else "absent"
         return Steps(word, steps.differences, [] if self.check else steps.actions)
-
-
-def _carry_out(steps: dict[str, Callable[[], Steps]], outcome: Outcome) -> None:
-    """Do all *steps*, some tenants at a time."""
-    begun: dict[str, Steps] = {}
-
-    def one(name: str) -> Steps:
-        planned = steps[name]()
-        for action in planned.actions:
-            action()
-            begun[name] = planned
-        return planned
-
-    for name, done, error in at_once(steps, one):
-        # What came before an error is a change, too.
-        outcome.differences += (done or begun.get(name, Steps(""))).differences
-        if error:
-            outcome.errors[name] = error
-        elif done:
-            outcome.words[name] = done.word
 
 
 def _check(present: dict[str, Any], where: str) -> None:
@@ -216,8 +203,8 @@ def _present(found: _Found) -> dict[str, str]:
     """The labels of the tenants that are there -> their names."""
     return {
         each["metadata"]["labels"][TENANT]: annotations(each).get(NAME, each["metadata"]["name"])
-        for _api, kind in (*_KINDS, _VOLUME)
-        for each in found[kind].values()
+        for kind in found.of
+        for each in found.of[kind].values()
         if _is_ours(each) and TENANT in each["metadata"]["labels"] and not annotations(each).get(REMOVE)
     }
 

@@ -130,6 +130,8 @@ class Declared:
     :param callers: names of the namespaces whose pods may call the tenants
     :param egress: private ranges that agents may reach; public addresses are open
     :param keep: for how long the volume of a tenant stays that is absent
+    :param canaries: names of the tenants that are updated first; empty: the first of those that change
+    :param batch: how many tenants an update may make unavailable at a time
     """
 
     namespace: str
@@ -137,6 +139,8 @@ class Declared:
     callers: tuple[str, ...] = ()
     egress: tuple[str, ...] = ()
     keep: timedelta = timedelta(days=30)
+    canaries: tuple[str, ...] = ()
+    batch: int = 10
 
 
 def resolve(namespace: str, template: Mapping[str, Any], tenants: Sequence[Any], **more: Any) -> Declared:
@@ -171,6 +175,12 @@ def resolve(namespace: str, template: Mapping[str, Any], tenants: Sequence[Any],
             ip_network(each)
         except ValueError:
             raise OpsError(f"{each!r} is no range", where="egress", fix="write one such as 192.0.2.7/32") from None
+    names = {tenant.name for tenant in declared_all.tenants}
+    for name in declared_all.canaries:
+        if name not in names:
+            raise OpsError(f"{name!r} is no tenant", where="canaries", fix="name tenants as they are declared")
+    if declared_all.batch < 1:
+        raise OpsError(f"is {declared_all.batch}", where="batch", fix="write 1 or more")
     return declared_all
 
 

@@ -4,7 +4,8 @@
 """The objects of Kubernetes that tenants consist of, as they are applied: only the fields that we own.
 
 A tenant is a Secret, which holds its description, too, for that may have secrets of webhooks in it; a volume; a Service
-without an address of its own; and a StatefulSet of one pod. They all have one name.
+without an address of its own; and a StatefulSet of one pod. They all have one name, the Secret with a digest of what it
+holds: it never changes, so a pod that is made again gets the description and the secrets that belong to its image.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ MANAGED = {"app.kubernetes.io/managed-by": MANAGER}
 SELECTOR = ",".join(f"{name}={value}" for name, value in MANAGED.items())
 # The label with the tenant's, on all that is its own.
 TENANT = f"{MANAGER}/tenant"
-# Annotations: the name as declared; a digest of what we applied; of what a pod was started with; and the day from which
-# on the volume of a tenant that is absent may go.
-NAME, APPLIED, STARTED, REMOVE = (f"{MANAGER}/{word}" for word in ("name", "applied", "started-with", "remove-after"))
+# Annotations: the name as declared; a digest of what we applied; of what a pod is started with; what the tenant ran
+# before an update that is not over; and the day from which on the volume of a tenant that is absent may go.
+NAME, APPLIED, STARTED, FORMER, REMOVE = (
+    f"{MANAGER}/{word}" for word in ("name", "applied", "started-with", "former", "remove-after")
+)
 # The user of the image.
 _UID = 10000
 # Where the image looks for its description and its secrets.
@@ -92,7 +95,7 @@ def _no_addresses() -> dict[str, Any]:
 def of_tenant(tenant: Tenant) -> list[dict[str, Any]]:
     """What *tenant* consists of, in the order in which it is needed."""
     secret = _secret(tenant)
-    return [secret, _volume(tenant), _service(tenant), _pod_keeper(tenant, _digest(tenant, secret["data"]))]
+    return [secret, _volume(tenant), _service(tenant), _pod_keeper(tenant, secret["metadata"]["name"])]
 
 
 def _secret(tenant: Tenant) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def _secret(tenant: Tenant) -> dict[str, Any]:
         _FILE: json.dumps({"name": tenant.label, **kept}, sort_keys=True),
     }
     data = {name: base64.b64encode(value.encode()).decode() for name, value in sorted(values.items())}
-    return _own(tenant, "v1", "Secret", type="Opaque", data=data)
+    return _own(tenant, "v1", "Secret", f"-{_digest(tenant, data)}", type="Opaque", immutable=True, data=data)
 
 
 def _volume(tenant: Tenant) -> dict[str, Any]:
@@ -119,25 +122,23 @@ def _service(tenant: Tenant) -> dict[str, Any]:
     return _own(tenant, "v1", "Service", spec=spec)
 
 
-def _pod_keeper(tenant: Tenant, started: str) -> dict[str, Any]:
+def _pod_keeper(tenant: Tenant, secret: str) -> dict[str, Any]:
     """The StatefulSet. It never has two pods at once on the volume, also not on a lost node."""
-    selector = {TENANT: tenant.label}
+    selector, pod = {TENANT: tenant.label}, _pod(tenant, secret)
     spec = {
         "replicas": 1,
-        # Else a pod that never gets ready would not make way for another declaration.
-        "podManagementPolicy": "Parallel",
         "serviceName": tenant.object,
         "selector": {"matchLabels": selector},
         "template": {
-            "metadata": {"labels": {**MANAGED, **selector}, "annotations": {STARTED: started}},
-            "spec": _pod(tenant),
+            "metadata": {"labels": {**MANAGED, **selector}, "annotations": {STARTED: _digest(tenant, pod)}},
+            "spec": pod,
         },
     }
     return _own(tenant, "apps/v1", "StatefulSet", spec=spec)
 
 
-def _pod(tenant: Tenant) -> dict[str, Any]:
-    secret = {"secretName": tenant.object, "defaultMode": 0o440}
+def _pod(tenant: Tenant, name: str) -> dict[str, Any]:
+    secret = {"secretName": name, "defaultMode": 0o440}
     described = {"items": [{"key": _FILE, "path": _FILE}]}
     others = sorted({API_KEY, *tenant.entry.get("secrets", {})})
     volumes = [
@@ -208,10 +209,11 @@ def _digest(tenant: Tenant, value: Any) -> str:
     return hmac.new(tenant.secret.encode(), text.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def _own(tenant: Tenant, api: str, kind: str, **content: Any) -> dict[str, Any]:
+def _own(tenant: Tenant, api: str, kind: str, suffix: str = "", **content: Any) -> dict[str, Any]:
     # By the digest a field that is no longer applied is noticed, too.
     metadata = {NAME: tenant.name, APPLIED: _digest(tenant, content)}
-    return _object(api, kind, tenant.object, labels={TENANT: tenant.label}, annotations=metadata, **content)
+    name = f"{tenant.object}{suffix}"
+    return _object(api, kind, name, labels={TENANT: tenant.label}, annotations=metadata, **content)
 
 
 def _object(

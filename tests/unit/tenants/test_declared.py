@@ -132,6 +132,10 @@ def test_what_all_share_is_checked_as_well():
         declared(callers=("a/b",))
     with pytest.raises(OpsError, match="egress"):
         declared(egress=("the model",))
+    with pytest.raises(OpsError, match="'acme' is no tenant"):
+        declared({"name": "globex"}, canaries=("globex", "acme"))
+    with pytest.raises(OpsError, match="batch"):
+        declared(batch=0)
     with pytest.raises(OpsError, match="at least 32"):
         declared({"name": "acme"}, template={"secret": "short"})
 

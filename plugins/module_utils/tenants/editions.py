@@ -1,0 +1,110 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a tenant runs, and what it ran before an update: until that is over, its StatefulSet says what to go back to.
+
+It does so in an annotation, which is written together with the new template, so a run may be killed at any point. The
+cluster's own revisions of a StatefulSet are made later, by a controller, and do not say with which of them the tenant
+was ready. The template has no secrets in it, only the name of a Secret that never changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from ..hermes_ops.system.errors import OpsError
+from ..hermes_ops.system.plan import Difference
+from .cluster import Cluster
+from .objects import APPLIED, FORMER, MANAGED, TENANT, annotations
+from .readiness import is_ready
+from .steps import Steps, Turn
+
+
+def turn_of(present: dict[str, Any] | None, *, again: bool) -> Turn:
+    """When it is the turn of a tenant whose StatefulSet is *present*.
+
+    :param again: whether its pod would be started again
+    """
+    if present is None:
+        return Turn.AT_ONCE
+    if is_ready(present):
+        return Turn.ROLLED if again else Turn.AT_ONCE
+    if FORMER in annotations(present):
+        return Turn.BEGUN
+    return Turn.LAST if again else Turn.AT_ONCE
+
+
+def noted(wanted: dict[str, Any], present: dict[str, Any], *, again: bool) -> dict[str, Any]:
+    """The StatefulSet *wanted*, saying what to go back to: that with which the tenant was ready the last time.
+
+    :param again: whether its pod would be started again
+    """
+    if is_ready(present):
+        what = {"applied": annotations(present).get(APPLIED), "template": present["spec"]["template"]}
+        note = json.dumps(what, sort_keys=True) if again else None
+    else:
+        note = annotations(present).get(FORMER)
+    return _with(wanted, {FORMER: note} if note else {})
+
+
+def back(wanted: dict[str, Any], present: dict[str, Any] | None) -> dict[str, Any]:
+    """The StatefulSet *wanted* as it was when the tenant was ready. It still says so, until the tenant is again.
+
+    :raises OpsError: that is not known
+    """
+    former = _former(present) if present else None
+    if present is None or former is None:
+        raise OpsError("does not say what it ran before", where=f"StatefulSet {wanted['metadata']['name']}")
+    notes = {APPLIED: former["applied"], FORMER: annotations(present)[FORMER]}
+    return {**_with(wanted, notes), "spec": {**wanted["spec"], "template": former["template"]}}
+
+
+def settled(cluster: Cluster, where: str, present: dict[str, Any], secrets: Iterable[dict[str, Any]]) -> Steps:
+    """The steps for a tenant that is ready: what it ran before is not kept any more.
+
+    :param secrets: the tenant's
+    """
+    steps = Steps("changed")
+    if FORMER in annotations(present):
+        steps.differences.append(Difference(f"{where}: update", "under way", "done"))
+        steps.actions.append(partial(cluster.annotate, present, "apps/v1", "StatefulSet", FORMER, None))
+    needed = secrets_of(present["spec"]["template"])
+    for each in secrets:
+        name = each["metadata"]["name"]
+        if name not in needed:
+            steps.differences.append(Difference(f"{where}: Secret {name}", "present", None))
+            steps.actions.append(partial(cluster.delete, each, "v1", "Secret"))
+    return steps
+
+
+def by_tenant(found: Iterable[dict[str, Any]]) -> defaultdict[str, list[dict[str, Any]]]:
+    """Objects of tenants, by the tenants' labels."""
+    grouped: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for each in found:
+        labels = each["metadata"].get("labels") or {}
+        if labels.items() >= MANAGED.items() and TENANT in labels:
+            grouped[labels[TENANT]].append(each)
+    return grouped
+
+
+def secrets_of(template: dict[str, Any]) -> set[str]:
+    """The names of the Secrets that a pod of *template* needs."""
+    volumes = template["spec"].get("volumes", ())
+    return {each["secret"]["secretName"] for each in volumes if "secret" in each}
+
+
+def _with(wanted: dict[str, Any], notes: dict[str, Any]) -> dict[str, Any]:
+    metadata = wanted["metadata"]
+    return {**wanted, "metadata": {**metadata, "annotations": {**metadata["annotations"], **notes}}}
+
+
+def _former(present: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        found = json.loads(annotations(present).get(FORMER, "null"))
+        return None if found is None else {"applied": str(found["applied"]), "template": dict(found["template"])}
+    except (ValueError, KeyError, TypeError):
+        raise OpsError("cannot be read", where=f"annotation {FORMER}", fix="remove it") from None
