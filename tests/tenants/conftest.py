@@ -14,6 +14,7 @@ import pytest
 
 # script/bootstrap links the checkout there, under the name that Ansible expects.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".cache/collections"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from api_server import ApiServer
 

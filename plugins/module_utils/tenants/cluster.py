@@ -110,10 +110,17 @@ class Cluster:
 
     def annotate(self, found: dict[str, Any], api: str, kind: str, name: str, value: str | None) -> None:
         """Set an annotation of the object *found*; None removes it."""
-        body = {"metadata": {"annotations": {name: value}}}
+        self.patch(found, api, kind, {"metadata": {"annotations": {name: value}}})
+
+    def patch(self, found: dict[str, Any], api: str, kind: str, body: dict[str, Any], *, check: bool = False) -> None:
+        """Merge *body* into the object *found*. If *body* has its resourceVersion, nobody changed the object meanwhile.
+
+        :param check: have the server only say whether it would
+        """
         where = found["metadata"]["name"]
+        more = {"dry_run": "All"} if check else {}
         with self._told(f"{kind} {where}"):
-            self._ask("patch", api, kind, name=where, body=body, content_type="application/merge-patch+json")
+            self._ask("patch", api, kind, name=where, body=body, content_type="application/merge-patch+json", **more)
 
     def delete(self, found: dict[str, Any], api: str, kind: str) -> None:
         """Remove just the object *found*, not one of the same name that somebody made meanwhile."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rendered_cluster import rendered
 
 TOP = Path(__file__).resolve().parents[3]
 COLLECTIONS = TOP / ".cache/collections"
@@ -27,19 +28,6 @@ ALL = {
     "cluster_hcloud_token": "token: of the cloud",
     "cluster_hcloud_network": "agents",
 }
-RENDER = """
-- hosts: {host}
-  gather_facts: false
-  connection: local
-  vars_files: [{top}/roles/cluster/defaults/main.yml, given.json, {top}/roles/cluster/vars/main.yml]
-  tasks:
-    - ansible.builtin.copy:
-        dest: result.json
-        mode: "0600"
-        content: >-
-          {{{{ {{'servers': cluster_config_of_servers, 'agents': cluster_config_of_agents,
-          'files': cluster_manifest_files}} | to_json }}}}
-"""
 
 
 def run(directory: Path, *arguments: str, collections: str = "") -> subprocess.CompletedProcess[str]:
@@ -58,26 +46,9 @@ def run(directory: Path, *arguments: str, collections: str = "") -> subprocess.C
     )
 
 
-def unsafe(value: Any) -> Any:
-    return {"__ansible_unsafe": value} if isinstance(value, str) else value
-
-
 @pytest.fixture
 def render(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """A function that renders the role's variables for a server of a cluster with or without workers."""
-
-    def work(*, workers: bool = True, **given: Any) -> dict[str, Any]:
-        groups = {"server": {"hosts": {"s1": {}}}, **({"agent": {"hosts": {"w1": {}}}} if workers else {})}
-        (tmp_path / "hosts.json").write_text(json.dumps({"k3s_cluster": {"children": groups}}))
-        (tmp_path / "given.json").write_text(json.dumps({name: unsafe(value) for name, value in given.items()}))
-        (tmp_path / "render.yml").write_text(RENDER.format(host="s1", top=TOP))
-        done = run(tmp_path, "-i", "hosts.json", "-e", f"ansible_python_interpreter={sys.executable}", "render.yml")
-        assert done.returncode == 0, done.stdout + done.stderr
-        result = json.loads((tmp_path / "result.json").read_text())
-        result["files"] = {name: list(yaml.safe_load_all(text)) for name, text in result["files"].items()}
-        return result
-
-    return work
+    return partial(rendered, tmp_path)
 
 
 def charts(files: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -91,16 +62,16 @@ def charts(files: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
 
 
 def test_by_default_a_cluster_is_closed_and_has_what_k3s_brings(render):
-    rendered = render(cluster_node_ip="10.0.0.11", cluster_interface="enp7s0")
+    got = render(cluster_node_ip="10.0.0.11", cluster_interface="enp7s0")
     both = {"protect-kernel-defaults": True, "node-ip": "10.0.0.11", "flannel-iface": "enp7s0"}
-    assert rendered["agents"] == both
-    servers = rendered["servers"]
+    assert got["agents"] == both
+    servers = got["servers"]
     assert servers.items() >= {**both, "secrets-encryption": True, "advertise-address": "10.0.0.11"}.items()
     assert "audit-policy-file=/var/lib/rancher/k3s/server/audit.yaml" in servers["kube-apiserver-arg"]
     assert servers["node-taint"] == ["node-role.kubernetes.io/control-plane=true:NoSchedule"]
     assert not {"disable", "disable-cloud-controller", "kubelet-arg"} & servers.keys()
-    assert list(rendered["files"]) == ["hermes-traefik"]
-    entrances = charts(rendered["files"])["traefik"]["valuesContent"]["ports"]
+    assert list(got["files"]) == ["hermes-traefik"]
+    entrances = charts(got["files"])["traefik"]["valuesContent"]["ports"]
     for name in ("web", "websecure"):
         timeouts = entrances[name]["transport"]["respondingTimeouts"]
         assert timeouts == {"readTimeout": "3600s", "writeTimeout": "0s", "idleTimeout": "180s"}
@@ -111,19 +82,17 @@ def test_a_single_machine_takes_tenants(render):
 
 
 def test_declared_configuration_wins(render):
-    rendered = render(
-        cluster_server_config={"cluster-cidr": "10.52.0.0/16"}, cluster_agent_config={"node-label": ["a=b"]}
-    )
-    assert rendered["servers"]["cluster-cidr"] == "10.52.0.0/16"
-    assert rendered["agents"] == {"protect-kernel-defaults": True, "node-label": ["a=b"]}
+    got = render(cluster_server_config={"cluster-cidr": "10.52.0.0/16"}, cluster_agent_config={"node-label": ["a=b"]})
+    assert got["servers"]["cluster-cidr"] == "10.52.0.0/16"
+    assert got["agents"] == {"protect-kernel-defaults": True, "node-label": ["a=b"]}
 
 
 def test_all_add_ons(render):
-    rendered = render(**ALL)
-    servers, files = rendered["servers"], rendered["files"]
+    got = render(**ALL)
+    servers, files = got["servers"], got["files"]
     assert servers["disable"] == ["servicelb", "local-storage"]
     assert servers["disable-cloud-controller"] is True
-    assert rendered["agents"]["kubelet-arg"] == servers["kubelet-arg"] == ["cloud-provider=external"]
+    assert got["agents"]["kubelet-arg"] == servers["kubelet-arg"] == ["cloud-provider=external"]
     found = charts(files)
     assert sorted(found) == ["cert-manager", "hccm", "longhorn", "traefik"]
     for name in sorted(found.keys() - {"traefik"}):
