@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -46,8 +47,11 @@ class Node:
 
 
 @pytest.fixture
-def node(server: ApiServer) -> Node:
-    return Node(server)
+def node(server: ApiServer) -> Iterator[Node]:
+    node = Node(server)
+    yield node
+    # Other tests have a cluster without nodes.
+    server.ask("DELETE", f"/api/v1/nodes/{node.name}")
 
 
 @pytest.fixture

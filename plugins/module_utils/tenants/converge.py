@@ -16,7 +16,7 @@ from typing import Any
 
 from ..hermes_ops.system.errors import OpsError
 from ..hermes_ops.system.plan import HIDDEN, Difference, diff
-from . import objects, readiness
+from . import capacity, objects, readiness
 from .cluster import CALLS, Cluster, Unreachable
 from .declared import PREFIX, Declared, Tenant, amount
 from .objects import MANAGED, NAME, REMOVE, TENANT, annotations
@@ -47,12 +47,14 @@ class Outcome:
     :param errors: a tenant's name -> why it is not as declared
     :param undeclared: names of tenants that are there and not declared
     :param differences: of all, in order
+    :param warnings: what could not be found out
     """
 
     words: dict[str, str] = field(default_factory=dict)
     errors: dict[str, OpsError] = field(default_factory=dict)
     undeclared: list[str] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
@@ -90,6 +92,8 @@ def converge(
     run = replace(run, unborn=check and present is None)
     outcome.take(run.applied(others, run.found(_OF_ALL), "namespace"))
     found = run.found((*_KINDS, _VOLUME))
+    if any(each.present and each.object not in found["StatefulSet"] for each in declared.tenants):
+        outcome.warnings += capacity.check(cluster, declared)
     steps: dict[str, Callable[[], Steps]] = {each.name: partial(run.tenant, each, found) for each in declared.tenants}
     labels = {tenant.label for tenant in declared.tenants}
     for label, name in sorted(_present(found).items()):
