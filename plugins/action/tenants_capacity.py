@@ -32,6 +32,7 @@ class ActionModule(ActionBase):
                 given["tenants"],
                 requests,
                 [Worker(**each) for each in given["workers"]],
+                storage=given["storage"],
                 spare=given["spare"],
                 reserved=Resources(**given["reserved"]),
                 base=given["base"],

@@ -58,10 +58,21 @@ options:
         description: Pods that one may have.
         type: int
         default: 110
+      disk:
+        description: For volumes, where the workers keep them.
+        type: str
+        default: "0"
   priced:
     description: The date of the prices, which is printed beside them.
     type: str
     required: true
+  storage:
+    description:
+      - What a tenant takes of the disks of workers, with all copies. A volume of 5 GiB that Longhorn has twice is
+        V(10Gi), or V(2Gi) if Longhorn may promise five times what is there.
+      - V(0) if volumes are elsewhere.
+    type: str
+    default: "0"
   spare:
     description: Workers that may be lost, and all tenants still have room.
     type: int
@@ -145,9 +156,11 @@ SPECIFICATION: dict[str, Any] = {
                 "memory": {"type": "str", "required": True},
                 "price": {"type": "float", "required": True},
                 "pods": {"type": "int", "default": 110},
+                "disk": {"type": "str", "default": "0"},
             },
         },
         "priced": {"type": "str", "required": True},
+        "storage": {"type": "str", "default": "0"},
         "spare": {"type": "int", "default": 1},
         "reserved": amounts("0", "0"),
         "base": {"type": "float", "default": 0},

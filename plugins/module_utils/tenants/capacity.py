@@ -30,6 +30,7 @@ class Worker:
     :param memory: that pods may request
     :param price: a month
     :param pods: that a node may have
+    :param disk: for volumes, where the workers keep them
     """
 
     type: str
@@ -37,6 +38,7 @@ class Worker:
     memory: str
     price: float
     pods: int = _PODS
+    disk: str = "0"
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def plan(
     requests: Resources,
     workers: Iterable[Worker],
     *,
+    storage: str = "0",
     spare: int = 1,
     reserved: Resources = _NOTHING,
     base: float = 0.0,
@@ -66,6 +69,7 @@ def plan(
     """What *tenants* take of each type of worker, the cheapest first.
 
     :param requests: of a tenant
+    :param storage: what a tenant takes of the disks of workers, with all copies; 0 if volumes are elsewhere
     :param spare: workers that may be lost, and all tenants still have room
     :param reserved: what pods of others request on each worker
     :param base: a month, for what is there once, such as servers and a load balancer
@@ -73,7 +77,7 @@ def plan(
     """
     offers = []
     for worker in workers:
-        fits = _fits(worker, requests, reserved)
+        fits = _fits(worker, requests, reserved, amount(storage, "storage"))
         if fits < 1:
             continue
         needed = int((Decimal(tenants) / fits).to_integral_value(ROUND_CEILING)) + spare
@@ -83,12 +87,14 @@ def plan(
     return sorted(offers, key=lambda each: (each.price, each.workers))
 
 
-def _fits(worker: Worker, requests: Resources, reserved: Resources) -> int:
+def _fits(worker: Worker, requests: Resources, reserved: Resources, storage: Decimal) -> int:
     """Tenants on one *worker*."""
     most = Decimal(worker.pods)
     for name in ("cpu", "memory"):
         there, gone, each = (amount(getattr(one, name), name) for one in (worker, reserved, requests))
         most = min(most, (there - gone) / each)
+    if storage:
+        most = min(most, amount(worker.disk, "disk") / storage)
     return int(most.to_integral_value(ROUND_FLOOR))
 
 

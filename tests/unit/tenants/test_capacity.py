@@ -33,6 +33,14 @@ def test_what_others_request_and_the_spare_count():
     assert plan(25, REQUESTS, [SMALL], spare=0, reserved=Resources("1500m", "1Gi"))[0].workers == 2
 
 
+def test_volumes_on_the_disks_of_workers_count():
+    disks = Worker("small", "3900m", "7500Mi", 6.49, disk="56Gi")
+    assert plan(1000, REQUESTS, [disks])[0].fits == 29
+    assert plan(1000, REQUESTS, [disks], storage="10Gi")[0].fits == 5
+    with pytest.raises(OpsError, match="fits on no worker"):
+        plan(1000, REQUESTS, [SMALL], storage="10Gi")
+
+
 def test_the_cheapest_is_first_and_what_is_too_small_is_left_out():
     tiny = Worker("tiny", "100m", "128Mi", 1.0)
     assert [each.type for each in plan(10, REQUESTS, [LARGE, tiny, SMALL])] == ["small", "large"]
