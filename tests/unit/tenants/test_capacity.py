@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.capacity import Worker, check, lines, plan
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import NotAllowed
@@ -34,7 +37,7 @@ def test_what_others_request_and_the_spare_count():
 
 
 def test_volumes_on_the_disks_of_workers_count():
-    disks = Worker("small", "3900m", "7500Mi", 6.49, disk="56Gi")
+    disks = Worker("small", "3900m", "7500Mi", 6.49, disk="52Gi")
     assert plan(1000, REQUESTS, [disks])[0].fits == 29
     assert plan(1000, REQUESTS, [disks], storage="10Gi")[0].fits == 5
     with pytest.raises(OpsError, match="fits on no worker"):
@@ -58,6 +61,25 @@ def test_the_table_has_the_date():
 def test_prices_have_a_date(priced):
     with pytest.raises(OpsError, match="priced"):
         list(lines([], 1, priced))
+
+
+def test_the_page_has_what_the_command_computes():
+    page = (
+        (Path(__file__).resolve().parents[3] / "docs/cluster.md")
+        .read_text(encoding="utf-8")
+        .partition("## How many workers")[2]
+    )
+    said = yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.S)[1])
+    reserved = Resources(**said["tenants_reserved"])
+    rows = re.findall(r"^\| (\d+)(.*?)\| (\d) \| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", page, re.M)
+    assert len(rows) == 4
+    for tenants, more, servers, fits, workers, price, share in rows:
+        storage = "10Gi" if "10Gi" in more else said["tenants_storage"]
+        base = said["tenants_base"] * int(servers)
+        types = [Worker(**each) for each in said["tenants_workers"]]
+        (offer,) = plan(int(tenants), REQUESTS, types, storage=storage, reserved=reserved, base=base)
+        assert (offer.fits, offer.workers, f"{offer.price:.2f}") == (int(fits), int(workers), price)
+        assert f"{offer.price / int(tenants):.2f}" == share
 
 
 # The check of a cluster
