@@ -28,7 +28,7 @@ from api_server import TOKEN, ApiServer
 
 from bench import seconds
 
-BUILDER = Path(__file__).resolve().parent.parent / "tests/hosts/kubernetes.py"
+BUILDER = Path(__file__).resolve().parent.parent / "tests/hosts/kubernetes_programs.py"
 TENANTS = 1000
 TEMPLATE = {
     "image": "registry.example.com/hermes-agent:1",

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +33,10 @@ BOX = "hermes-demo"
 USERS_BOX = "hermes-demo-users"
 CONTAINERS = ("--docker=--security-opt=systempaths=unconfined", "--docker=--volume=/var/lib/containers")
 USERS = ("ada@example.com", "bob", "6ba7b810-9dad-41d1-80b4-00c04fd430c8")
+TENANTS = ("acme", "globex", "Initech GmbH")
+# What --tenants keeps: the cluster's own files, and the ids of its processes on this machine.
+CLUSTER = ROOT / ".cache" / "demo-cluster"
+PROCESSES = CLUSTER / "processes"
 MODEL = "hermes-demo-model"
 NETWORK = "hermes-demo"
 SUITE = "bookworm"
@@ -114,14 +119,14 @@ def start_model_server(image: str) -> None:
         )
 
 
-def converge(inventory: str) -> None:
+def converge(inventory: str, playbook: str = "site") -> None:
     # The checkout's own Ansible and settings, whatever the current directory is.
     environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "PATH": os.pathsep.join([str(ROOT / ".venv/bin"), os.environ["PATH"]]),
     }
     os.environ.update(environment)
-    run("ansible-playbook", "--inventory", inventory, "playbooks/site.yml", show=True)
+    run("ansible-playbook", "--inventory", inventory, f"playbooks/{playbook}.yml", show=True)
 
 
 def chat(url: str, key: str) -> None:
@@ -222,6 +227,67 @@ Go on:
   script/demo --down         remove it all""")
 
 
+def up_tenants() -> None:
+    """A cluster of two nodes, with an agent for each of three tenants."""
+    down_tenants()
+    phases.append(("The environment in .venv", time.time() - float(os.environ["DEMO_STARTED"])))
+    with phase("Docker's engine, and the image of an agent"):
+        box("engine")
+        image = run(sys.executable, ROOT / "tests/hosts/agent_image.py")
+    with phase("Kubernetes 1.34, from its sources: some minutes the first time"):
+        programs = run(sys.executable, ROOT / "tests/hosts/kubernetes_programs.py")
+    sys.path[:0] = [str(ROOT / "tests/hosts"), str(ROOT / "tests/tenants"), str(ROOT / ".cache/collections")]
+    import whole
+    from ansible_collections.alwayson.hermes.plugins.filter.runtime_key import runtime_key
+
+    CLUSTER.mkdir(parents=True)
+    with contextlib.ExitStack() as stack:
+        with phase("A model server, a control plane on this machine, and two nodes in boxes"):
+            start_model_server(box("image", SUITE))
+            made = whole.cluster(stack, Path(programs), CLUSTER, MODEL, network=NETWORK)
+            PROCESSES.write_text(" ".join(str(each.pid) for each in made.server.processes))
+        network = f'{{{{(index .NetworkSettings.Networks "{NETWORK}").IPAddress}}}}'
+        os.environ.update(DEMO_MODEL=docker("inspect", "--format", network, MODEL), DEMO_IMAGE=f"localhost/{image}")
+        os.environ.update(DEMO_KUBECONFIG=made.server.kubeconfig, DEMO_STORAGE_CLASS=whole.CLASS)
+        with phase("Converge: ansible-playbook --inventory inventories/tenants playbooks/tenants.yml"):
+            converge("inventories/tenants", "tenants")
+        secret = (SECRETS / "tenants_secret").read_text().strip()
+        for tenant in TENANTS:
+            with phase(f"Call the agent of {tenant}"):
+                token = secrets.token_hex(4)
+                question = f"Hello agent, please say {token} back."
+                pod = made.pod("hermes", tenant.lower().replace(" ", "-"))
+                reply = made.reply(pod, runtime_key(tenant, secret), question)
+                print(f"you:   {question}\nagent: {reply}")
+                if token not in reply:
+                    raise DemoError("that is no answer to the question")
+        # It keeps running.
+        stack.pop_all()
+    print_seconds()
+    print(f"""
+Go on:
+  export DEMO_KUBECONFIG={made.server.kubeconfig} DEMO_STORAGE_CLASS={whole.CLASS}
+  .venv/bin/ansible-playbook --inventory inventories/tenants playbooks/tenants_status.yml
+  kubectl --kubeconfig $DEMO_KUBECONFIG --namespace hermes get pods --output wide
+  docs/tenants.md            what can be declared
+  script/demo --down         remove it all""")
+
+
+def down_tenants() -> None:
+    """Remove the cluster of --tenants."""
+    with contextlib.suppress(FileNotFoundError):
+        for each in PROCESSES.read_text().split():
+            # It may have ended, and its number be another program's by now.
+            with contextlib.suppress(OSError):
+                if str(CLUSTER) in Path(f"/proc/{each}/cmdline").read_text():
+                    os.kill(int(each), signal.SIGKILL)
+    if shutil.which("docker"):
+        nodes = docker("ps", "--all", "--filter", f"name=^{NETWORK}-node", "--format", "{{.Names}}").split()
+        if nodes:
+            box("down", *nodes)
+    shutil.rmtree(CLUSTER, ignore_errors=True)
+
+
 def print_seconds() -> None:
     print("\nSeconds:")
     for text, seconds in phases:
@@ -229,6 +295,7 @@ def print_seconds() -> None:
 
 
 def down() -> None:
+    down_tenants()
     if shutil.which("docker"):
         box("down", BOX, USERS_BOX, MODEL)
         if docker("network", "ls", "--filter", f"name=^{NETWORK}$", "--format", "{{.Name}}"):
@@ -245,6 +312,7 @@ def main() -> int:
         "Status 0 only when the agent really answered.",
     )
     parser.add_argument("--runtimes", action="store_true", help="show a host with an agent for each of three users")
+    parser.add_argument("--tenants", action="store_true", help="show a cluster with an agent for each of three tenants")
     parser.add_argument("--down", action="store_true", help="remove what the demo made")
     arguments = parser.parse_args()
     try:
@@ -252,6 +320,8 @@ def main() -> int:
             down()
         elif arguments.runtimes:
             up_runtimes()
+        elif arguments.tenants:
+            up_tenants()
         else:
             up()
     except DemoError as error:

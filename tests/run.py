@@ -324,8 +324,9 @@ def kernel(job: Job) -> None:
 
 
 def tenants(job: Job) -> None:
-    """Tenants in a real API server of Kubernetes."""
+    """Tenants in a real API server of Kubernetes, and on real nodes."""
     if not lacks(job, "tenants"):
+        job.run(sys.executable, ROOT / "tests/hosts/box.py", "engine")
         job.run(sys.executable, ROOT / "tests/hosts/box.py", "packages", "openssl")
         job.run("pytest", "--durations=5", "tests/tenants")
 
@@ -441,7 +442,7 @@ def main() -> int:
         description="Run the tests, side by side; without an argument all of them. Logs go to .cache/logs/.",
         epilog="unit: kit, modules and filters. lint: ruff, shellcheck, ansible-lint, changelog. sanity: ansible-test. "
         "package: the built archive. docs: builds them. image: the image of an agent, and agents that run in it. "
-        "tenants: tenants in a real API server of Kubernetes. "
+        "tenants: tenants in a real API server of Kubernetes, and on real nodes. "
         "kernel: limits on the disk, in a virtual machine with a kernel that has them. "
         f"molecule: real hosts as containers with the real Hermes, scenarios: {', '.join(scenarios())}. fuzz: "
         "thousands of new examples for property tests; only when named. Docker's engine is installed and started where "

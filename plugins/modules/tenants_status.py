@@ -49,7 +49,7 @@ tenants:
       description: V(ready), V(not ready), or V(absent), of which only the volume is there.
       type: str
     why:
-      description: Why it is not ready, or until when its volume stays.
+      description: Why it is not ready, until when its volume stays, or that it is nearly full.
       type: str
     image:
       description: The image with which it runs.
@@ -63,6 +63,15 @@ tenants:
     volume:
       description: The size of its volume.
       type: str
+    memory:
+      description: Bytes that it cannot do without; none if its node does not say, or this login may not ask.
+      type: int
+    request:
+      description: Bytes of memory that it is given.
+      type: int
+    full:
+      description: The part of its volume that is used, 0 to 1; none if its node does not say.
+      type: float
 """
 
 from typing import Any

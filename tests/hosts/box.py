@@ -338,33 +338,37 @@ def detach(disk: Path) -> None:
             disk.unlink()
 
 
+def boot(name: str, image: str, suite: str, extra: list[str]) -> None:
+    """Start the container *name* of *image*, a host of *suite*, with the least rights under which systemd boots."""
+    engine = run("docker", "version", "--format", "{{.Server.Version}}").stdout.strip()
+    ways = ways_to_boot()
+    machine = hashlib.sha256(repr((ways, suite, platform.release(), engine)).encode()).hexdigest()[:12]
+    known = CACHE / f"boots-{suite}-{machine}"
+    order = list(range(len(ways)))
+    if known.exists():
+        order.insert(0, order.pop(int(known.read_text())))
+    states = []
+    for number in order:
+        state = start(name, image, [*TMPFS, *trust(), *ways[number], *extra])
+        if state == "running":
+            known.write_text(str(number))
+            return
+        states.append(f"  {' '.join(ways[number])}: {state}")
+    run("docker", "rm", "--force", "--volumes", name, check=False)
+    raise BoxError(f"systemd of {suite} boots in no container here:\n" + "\n".join(states))
+
+
 def up(name: str, host: str, authorized_key: Path | None, extra: list[str]) -> None:
     """Start the box *name*; one that already runs from the same image is left as it is."""
     suite, *versions = host.split("+")
     image = ensure_image(host)
     present = run("docker", "inspect", "--format", "{{.Config.Image}} {{.State.Running}}", name, check=False)
     if present.stdout.strip() != f"{image} true":
-        engine = run("docker", "version", "--format", "{{.Server.Version}}").stdout.strip()
-        ways = ways_to_boot()
-        machine = hashlib.sha256(repr((ways, suite, platform.release(), engine)).encode()).hexdigest()[:12]
-        known = CACHE / f"boots-{suite}-{machine}"
-        order = list(range(len(ways)))
-        if known.exists():
-            order.insert(0, order.pop(int(known.read_text())))
-        states = []
-        for number in order:
-            state = start(name, image, [*TMPFS, *trust(), *ways[number], *extra])
-            if state == "running":
-                if versions:
-                    kept = " ".join(f"releases/{version}-*" for version in versions)
-                    copy = f"mkdir {RELEASES}; cd {KEPT}; cp --archive --parents tools {kept} {RELEASES}"
-                    run("docker", "exec", name, "sh", "-ec", copy)
-                known.write_text(str(number))
-                break
-            states.append(f"  {' '.join(ways[number])}: {state}")
-        else:
-            run("docker", "rm", "--force", "--volumes", name, check=False)
-            raise BoxError(f"systemd of {suite} boots in no container here:\n" + "\n".join(states))
+        boot(name, image, suite, extra)
+        if versions:
+            kept = " ".join(f"releases/{version}-*" for version in versions)
+            copy = f"mkdir {RELEASES}; cd {KEPT}; cp --archive --parents tools {kept} {RELEASES}"
+            run("docker", "exec", name, "sh", "-ec", copy)
     if authorized_key:
         run("docker", "cp", str(authorized_key), f"{name}:/home/ops/.ssh/authorized_keys")
         run("docker", "exec", name, "chown", "ops:ops", "/home/ops/.ssh/authorized_keys")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A real API server of Kubernetes with its etcd, on loopback."""
+"""A real API server of Kubernetes with its etcd, and what acts on what it holds."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ PATIENCE = 180
 
 
 class ApiServer:
-    """:attr:`count` namespaces were given to tests."""
+    """:attr:`count` namespaces were given to tests.
 
-    def __init__(self, programs: Path, directory: Path) -> None:
-        self.programs, self.directory = programs, directory
+    :param address: of this machine, at which it is asked
+    """
+
+    def __init__(self, programs: Path, directory: Path, address: str = "127.0.0.1") -> None:
+        self.programs, self.directory, self.address = programs, directory, address
         self.port, self.count = free_port(), 0
         self.processes: list[subprocess.Popen[bytes]] = []
         # The server makes it at its first start.
@@ -48,10 +51,12 @@ class ApiServer:
         )
         self.words = (
             *("kube-apiserver", f"--etcd-servers=http://127.0.0.1:{clients}", f"--secure-port={self.port}"),
-            *("--bind-address=127.0.0.1", f"--cert-dir={self.directory}/certificates"),
+            *(f"--bind-address={self.address}", f"--cert-dir={self.directory}/certificates"),
             *(f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}"),
             *("--service-account-issuer=https://tests.example", f"--token-auth-file={self.directory}/tokens.csv"),
             *("--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16"),
+            # Nobody knows the names of nodes.
+            "--kubelet-preferred-address-types=InternalIP",
             # A controller would make the accounts that pods have.
             "--disable-admission-plugins=ServiceAccount",
         )
@@ -80,6 +85,16 @@ class ApiServer:
                 assert time.monotonic() < deadline, "the API server is not ready"
                 time.sleep(0.2)
 
+    def control(self) -> None:
+        """Start what brings a cluster to what its API server holds."""
+        key, login = self.directory / "accounts.key", f"--kubeconfig={self.kubeconfig}"
+        self._run(
+            *("kube-controller-manager", login, "--leader-elect=false", f"--service-account-private-key-file={key}"),
+            # A lost node is noticed soon.
+            *("--node-monitor-period=1s", "--node-monitor-grace-period=10s"),
+        )
+        self._run("kube-scheduler", login, "--leader-elect=false")
+
     def kill(self) -> None:
         """Kill the API server. What it holds stays in etcd."""
         process = self.processes.pop()
@@ -94,8 +109,11 @@ class ApiServer:
         self.processes.append(process)
         return process
 
-    def write_kubeconfig(self, path: str, *, token: str = TOKEN, port: int = 0) -> None:
-        there = {"server": f"https://127.0.0.1:{port or self.port}", "certificate-authority": self.authority}
+    def write_kubeconfig(self, path: str, *, token: str = TOKEN, port: int = 0, authority: str = "") -> None:
+        there = {
+            "server": f"https://{self.address}:{port or self.port}",
+            "certificate-authority": authority or self.authority,
+        }
         content = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -114,7 +132,7 @@ class ApiServer:
         """
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": f"application/{kind}"}
-        request = urllib.request.Request(f"https://127.0.0.1:{self.port}{path}", data, headers, method=method)
+        request = urllib.request.Request(f"https://{self.address}:{self.port}{path}", data, headers, method=method)
         trusting = ssl.create_default_context(cafile=self.authority)
         try:
             with urllib.request.urlopen(request, timeout=timeout, context=trusting) as answer:

@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A real API server, without anything that would act on what it holds."""
+"""A real API server, without anything that would act on what it holds; and a whole cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +16,14 @@ import pytest
 # script/bootstrap links the checkout there, under the name that Ansible expects.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".cache/collections"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "hosts"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import agent_image
+import whole
 from api_server import ApiServer
+from containers import model_server
 
-BUILDER = Path(__file__).resolve().parents[1] / "hosts/kubernetes.py"
+BUILDER = Path(__file__).resolve().parents[1] / "hosts/kubernetes_programs.py"
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +43,11 @@ def namespace(server: ApiServer) -> str:
     """The name of a namespace that is this test's own, and is not there yet."""
     server.count += 1
     return f"tenants-{server.count}"
+
+
+@pytest.fixture(scope="session")
+def cluster(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[whole.Cluster]:
+    """A cluster of two nodes."""
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(model_server(agent_image.build()))
+        yield whole.cluster(stack, programs, tmp_path_factory.mktemp("whole"), model, network=model)

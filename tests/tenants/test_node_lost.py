@@ -14,7 +14,8 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import nodes
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster
 from api_server import ApiServer
-from test_playbook import Playbook, changed
+from playbook import Playbook, changed
+from test_playbook import DECLARED
 
 TAINT = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}
 OTHER = {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}
@@ -56,7 +57,7 @@ def node(server: ApiServer) -> Iterator[Node]:
 
 @pytest.fixture
 def playbook(server, namespace, tmp_path):
-    return Playbook(server, namespace, tmp_path)
+    return Playbook(tmp_path, DECLARED, server.kubeconfig, namespace)
 
 
 def test_a_lost_node_is_given_up_and_used_again(node, playbook):

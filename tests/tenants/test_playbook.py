@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 import base64
-import json
-import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from api_server import ApiServer
+from playbook import Playbook, changed
 
-COLLECTIONS = Path(__file__).resolve().parents[2] / ".cache/collections"
 SECRETS = {
     "tenants": "secret-of-the-tenants-0123456789abcdef",
     "model": "sk-secret-of-all-0123",
@@ -40,32 +37,9 @@ DECLARED: dict[str, Any] = {
 }
 
 
-class Playbook:
-    def __init__(self, server: ApiServer, namespace: str, directory: Path) -> None:
-        self.place = {"tenants_kubeconfig": server.kubeconfig, "tenants_namespace": namespace}
-        self.directory = directory
-
-    def run(self, *options: str, name: str = "tenants", **variables: Any) -> tuple[int, str]:
-        """Its status and all that it printed."""
-        (self.directory / "variables.json").write_text(json.dumps({**DECLARED, **self.place, **variables}))
-        done = subprocess.run(
-            ["ansible-playbook", "-i", "localhost,", f"alwayson.hermes.{name}", "-e", "@variables.json", *options],
-            cwd=self.directory,
-            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "ANSIBLE_NOCOLOR": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return done.returncode, done.stdout + done.stderr
-
-
 @pytest.fixture
 def playbook(server: ApiServer, namespace: str, tmp_path: Path) -> Playbook:
-    return Playbook(server, namespace, tmp_path)
-
-
-def changed(output: str) -> int:
-    return int(re.search(r"^localhost +: .* changed=(\d+)", output, re.M)[1])
+    return Playbook(tmp_path, DECLARED, server.kubeconfig, namespace)
 
 
 def test_check_then_made_then_nothing_and_no_output_shows_a_secret(playbook):

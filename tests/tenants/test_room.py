@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from api_server import ApiServer
-from test_playbook import Playbook, changed
+from playbook import Playbook, changed
+from test_playbook import DECLARED
 
 PRICES = {
     "tenants_workers": [{"type": "small", "cpu": "3900m", "memory": "7500Mi", "price": 6.5}],
@@ -19,7 +20,7 @@ PRICES = {
 
 @pytest.fixture
 def playbook(server, namespace, tmp_path):
-    return Playbook(server, namespace, tmp_path)
+    return Playbook(tmp_path, DECLARED, server.kubeconfig, namespace)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_tenants_without_room_are_refused_before_one_is_made(server, playbook, w
         text = " ".join(output.split())
         assert "hermes_tenants: ask for 0.50 GiB, and 1 workers have 0.49 left" in text
         assert "alwayson.hermes.tenants_capacity" in text
-    where = f"/apis/apps/v1/namespaces/{playbook.place['tenants_namespace']}/statefulsets"
+    where = f"/apis/apps/v1/namespaces/{playbook.variables['tenants_namespace']}/statefulsets"
     assert server.ask("GET", where)["items"] == []
     worker("512Mi")
     status, output = playbook.run()

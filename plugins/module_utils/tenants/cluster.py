@@ -110,6 +110,15 @@ class Cluster:
                 if not page:
                     return
 
+    def measured(self, node: str) -> dict[str, Any]:
+        """What the kubelet of a *node* measures of pods and their volumes (its API ``stats/v1alpha1``).
+
+        :raises OpsError: it does not answer, or this login may not ask
+        """
+        with self._told(f"Node {node}"):
+            path = f"/api/v1/nodes/{node}/proxy/stats/summary"
+            return json.loads(self._client.request("get", path, serialize=False, _request_timeout=_TIMEOUT).data)
+
     def apply(self, wanted: dict[str, Any], *, check: bool) -> None:
         """Have the fields of *wanted* in the object of that name, and leave all others alone.
 

@@ -124,6 +124,8 @@ def _pod_keeper(tenant: Tenant, started: str) -> dict[str, Any]:
     selector = {TENANT: tenant.label}
     spec = {
         "replicas": 1,
+        # Else a pod that never gets ready would not make way for another declaration.
+        "podManagementPolicy": "Parallel",
         "serviceName": tenant.object,
         "selector": {"matchLabels": selector},
         "template": {

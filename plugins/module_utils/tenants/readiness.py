@@ -46,7 +46,7 @@ def unready(cluster: Cluster, tenants: Mapping[str, Tenant], wait: float) -> dic
     return {
         name: OpsError(
             f"is not ready after {wait:.0f} s: {reason(pods.get(each.label))}",
-            where=f"tenant {name}",
+            where=f"{each.object}-0",
             fix=f"read its log: kubectl --namespace {cluster.namespace} logs {each.object}-0",
         )
         for name, each in waiting.items()

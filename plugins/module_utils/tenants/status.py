@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
+from ..hermes_ops.system.errors import OpsError
 from ..hermes_ops.system.text import printable
-from .cluster import Cluster
+from .cluster import CALLS, Cluster
+from .declared import amount
 from .objects import NAME, REMOVE, annotations
 from .readiness import by_label, is_ready, reason
 
 # Worst first.
 _STATES = ("not ready", "absent", "ready")
+# The part of a volume from which on it is nearly full.
+_FULL = 0.9
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,14 @@ class Seen:
     """A tenant that is there.
 
     :param state: ``ready``, ``not ready``, or ``absent``: only its volume is there
-    :param why: why it is not ready, or until when its volume stays; empty
+    :param why: why it is not ready, or until when its volume stays, or that it is nearly full; empty
     :param image: with which it runs
     :param restarts: of its agent, since its pod was made
     :param node: on which it runs
-    :param volume: the size of its volume
+    :param volume: the size of its volume, as it was asked for
+    :param memory: bytes that it cannot do without; None: not known
+    :param request: bytes that it is given
+    :param full: the part of its volume that is used, 0 to 1; None: not known
     """
 
     name: str
@@ -38,6 +46,21 @@ class Seen:
     restarts: int = 0
     node: str = ""
     volume: str = ""
+    memory: int | None = None
+    request: int = 0
+    full: float | None = None
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Of the tenants' pods, by their names.
+
+    :param memory: bytes
+    :param full: the part of its volume that is used
+    """
+
+    memory: dict[str, int] = field(default_factory=dict)
+    full: dict[str, float] = field(default_factory=dict)
 
 
 def look(cluster: Cluster) -> list[Seen]:
@@ -45,13 +68,45 @@ def look(cluster: Cluster) -> list[Seen]:
     keepers = by_label(cluster, "apps/v1", "StatefulSet")
     volumes = by_label(cluster, "v1", "PersistentVolumeClaim")
     pods = by_label(cluster, "v1", "Pod")
+    measured = _measure(cluster, {label: pods[label] for label in pods if is_ready(keepers.get(label))})
     found = [
-        _seen(keepers.get(label), volumes.get(label), pods.get(label)) for label in keepers.keys() | volumes.keys()
+        _seen(keepers.get(label), volumes.get(label), pods.get(label), measured)
+        for label in keepers.keys() | volumes.keys()
     ]
-    return sorted(found, key=lambda each: (_STATES.index(each.state), each.name))
+    return sorted(found, key=lambda each: (_STATES.index(each.state), not each.why, each.name))
 
 
-def _seen(keeper: dict[str, Any] | None, volume: dict[str, Any] | None, pod: dict[str, Any] | None) -> Seen:
+def _measure(cluster: Cluster, ready: dict[str, dict[str, Any]]) -> _Measured:
+    """What the nodes of *ready* pods measure, as far as they answer and we may ask."""
+    measured = _Measured()
+
+    def ask(node: str) -> dict[str, Any]:
+        try:
+            return cluster.measured(node)
+        except OpsError:
+            return {}
+
+    with ThreadPoolExecutor(CALLS) as pool:
+        # A pod that was made after the look at its StatefulSet may have none.
+        nodes = {each["spec"].get("nodeName") for each in ready.values()} - {None}
+        answers = list(pool.map(ask, sorted(nodes)))
+    for pod in (pod for answer in answers for pod in answer.get("pods", ())):
+        if pod["podRef"]["namespace"] != cluster.namespace:
+            continue
+        name = pod["podRef"]["name"]
+        # At first it is 0.
+        if used := pod.get("memory", {}).get("workingSetBytes"):
+            measured.memory[name] = used
+        for volume in pod.get("volume", ()):
+            if "pvcRef" in volume and volume.get("usedBytes"):
+                # As df does it: what is kept for root is neither.
+                measured.full[name] = volume["usedBytes"] / (volume["usedBytes"] + volume["availableBytes"])
+    return measured
+
+
+def _seen(
+    keeper: dict[str, Any] | None, volume: dict[str, Any] | None, pod: dict[str, Any] | None, measured: _Measured
+) -> Seen:
     one = keeper or volume or {}
     notes = annotations(one)
     name = printable(notes.get(NAME, one["metadata"]["name"]))
@@ -62,24 +117,42 @@ def _seen(keeper: dict[str, Any] | None, volume: dict[str, Any] | None, pod: dic
     (container,) = keeper["spec"]["template"]["spec"]["containers"]
     ready = is_ready(keeper)
     status = (pod or {}).get("status", {})
+    where = f"{keeper['metadata']['name']}-0"
+    full = measured.full.get(where)
+    why = f"its volume is {full:.0%} full" if full is not None and full >= _FULL else ""
     return Seen(
         name,
         "ready" if ready else "not ready",
-        "" if ready else reason(pod),
+        why if ready else reason(pod),
         container["image"],
         sum(each.get("restartCount", 0) for each in status.get("containerStatuses", ())),
         (pod or {}).get("spec", {}).get("nodeName", ""),
         claim,
+        measured.memory.get(where),
+        int(amount(container["resources"]["requests"]["memory"], name)),
+        full,
     )
 
 
 def lines(found: Sequence[Seen]) -> Iterator[str]:
     """*found* as a table, and how many there are of each state."""
-    rows = [("TENANT", "STATE", "RESTARTS", "VOLUME", "NODE", "IMAGE")]
-    rows += [(each.name, each.state, str(each.restarts), each.volume, each.node, each.image) for each in found]
+    rows = [("TENANT", "STATE", "RESTARTS", "MEMORY", "VOLUME", "NODE", "IMAGE")]
+    rows += [
+        (each.name, each.state, str(each.restarts), _memory(each), _volume(each), each.node, each.image)
+        for each in found
+    ]
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row, each in zip(rows, (None, *found)):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
         yield f"{line}  ({each.why})" if each and each.why else line
     states = Counter(each.state for each in found)
     yield ", ".join(f"{states[state]} {state}" for state in reversed(_STATES))
+
+
+def _memory(seen: Seen) -> str:
+    """Of what it is given, if it is known."""
+    return "" if seen.memory is None else f"{seen.memory / 2**20:.0f}/{seen.request / 2**20:.0f}Mi"
+
+
+def _volume(seen: Seen) -> str:
+    return seen.volume if seen.full is None else f"{seen.full:.0%} of {seen.volume}"

@@ -4,10 +4,13 @@
 
 //go:build tools
 
-// Package tests names what tests/hosts/kubernetes.py builds.
+// Package tests names what tests/hosts/kubernetes_programs.py builds.
 package tests
 
 import (
 	_ "go.etcd.io/etcd/server/v3"
 	_ "k8s.io/kubernetes/cmd/kube-apiserver"
+	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
+	_ "k8s.io/kubernetes/cmd/kube-scheduler"
+	_ "k8s.io/kubernetes/cmd/kubelet"
 )

@@ -37,12 +37,17 @@ def printed(image: str, program: Path) -> str:
     return docker("run", *options, image, "-B", "-", input=program.read_text(encoding="utf-8")).stdout
 
 
-def request(container: str, port: int, path: str, body: Any = None) -> Any:
-    """What the server at the *port* of *container* answers."""
+def request(container: str, port: int, path: str, body: Any = None, method: str | None = None) -> Any:
+    """What the server at the *port* of *container* answers.
+
+    :param method: by default GET, or POST if there is a *body*
+    """
     address = docker("port", container, f"{port}/tcp").stdout.split()[0]
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
-    with DIRECT.open(urllib.request.Request(f"http://{address}{path}", data, headers), timeout=60) as response:
+    with DIRECT.open(
+        urllib.request.Request(f"http://{address}{path}", data, headers, method=method), timeout=60
+    ) as response:
         return json.load(response)
 
 

@@ -1,0 +1,45 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs the collection's playbooks for tenants."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+COLLECTIONS = Path(__file__).resolve().parents[2] / ".cache/collections"
+
+
+class Playbook:
+    """A playbook, as somebody runs it.
+
+    :param directory: where it is run, an empty one
+    :param declared: the variables of tenants
+    """
+
+    def __init__(self, directory: Path, declared: dict[str, Any], kubeconfig: str, namespace: str) -> None:
+        self.directory = directory
+        self.variables = {**declared, "tenants_kubeconfig": kubeconfig, "tenants_namespace": namespace}
+
+    def run(self, *options: str, name: str = "tenants", **variables: Any) -> tuple[int, str]:
+        """Its status and all that it printed."""
+        (self.directory / "variables.json").write_text(json.dumps({**self.variables, **variables}))
+        done = subprocess.run(
+            ["ansible-playbook", "-i", "localhost,", f"alwayson.hermes.{name}", "-e", "@variables.json", *options],
+            cwd=self.directory,
+            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "ANSIBLE_NOCOLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+
+def changed(output: str) -> int:
+    """How many tasks changed something."""
+    return int(re.search(r"^localhost +: .* changed=(\d+)", output, re.M)[1])

@@ -1,0 +1,251 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tenants that run: real agents in real pods, on nodes that fail. No network plugin here enforces policies."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import re
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.alwayson.hermes.plugins.filter.runtime_key import runtime_key
+from containers import until
+from node import Node
+from playbook import Playbook, changed
+from whole import CLASS, Cluster
+
+SECRET, WEBHOOK_SECRET = "0123456789abcdef0123456789abcdef", "secret-of-the-webhook-0123"
+NAMESPACE = "hermes"
+NAMES = ["acme", "globex", "initech"]
+
+
+class Tenants(Playbook):
+    """The tenants of a cluster, and what can be asked of them."""
+
+    def __init__(self, cluster: Cluster, directory: Path) -> None:
+        model = {"provider": "custom", "default": "stub-model", "base_url": cluster.model_url}
+        agent = {
+            "config": {"model": {**model, "api_key": "${MODEL_API_KEY}"}},
+            "secrets": {"MODEL_API_KEY": "sk-test"},
+            "webhooks": [{"name": "push", "prompt": "Pushed: {text}", "secret": WEBHOOK_SECRET}],
+        }
+        declared = {"tenants_secret": SECRET, "tenants_image": cluster.image, "tenants_agent": agent}
+        declared.update(tenants_storage_class=CLASS, hermes_tenants=[{"name": name} for name in NAMES])
+        super().__init__(directory, declared, cluster.server.kubeconfig, NAMESPACE)
+        self.cluster = cluster
+
+    def converge(self, **variables: Any) -> int:
+        """Run the playbook; returns how many tasks changed something."""
+        status, output = self.run(**variables)
+        assert status == 0, output
+        return changed(output)
+
+    def differing(self, **differences: dict[str, Any]) -> list[dict[str, Any]]:
+        """The declaration of all tenants, of which some differ."""
+        return [{"name": name, **differences.get(name, {})} for name in NAMES]
+
+    def pod(self, name: str) -> dict[str, Any]:
+        return self.cluster.pod(NAMESPACE, name)
+
+    def ids(self) -> dict[str, str]:
+        """Each tenant -> by what its pod differs from one that is made anew."""
+        return {name: self.pod(name)["metadata"]["uid"] for name in NAMES}
+
+    def reply(self, name: str, said: str) -> str:
+        return self.cluster.reply(self.pod(name), runtime_key(name, SECRET), said)
+
+    def home(self, name: str) -> Path:
+        """The agent's home, on its volume."""
+        path = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims/hermes-{name}"
+        volume = self.cluster.server.ask("GET", path)["spec"]["volumeName"]
+        return self.cluster.nodes[0].volumes / volume / ".hermes"
+
+    def heard(self, name: str) -> list[str]:
+        """What was ever said to the agent."""
+        with sqlite3.connect(f"file:{self.home(name)}/state.db?mode=ro", uri=True) as database:
+            return [text for (text,) in database.execute("select content from messages where role = 'user'")]
+
+    def runs_anew(self, name: str, before: str) -> bool:
+        """Whether another pod than the one with the id *before* is ready."""
+        # In between there is none.
+        with contextlib.suppress(OSError):
+            pod = self.pod(name)
+            conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions", ())}
+            return pod["metadata"]["uid"] != before and conditions.get("Ready") == "True"
+        return False
+
+    def node(self, name: str) -> Node:
+        where = self.pod(name)["spec"]["nodeName"]
+        return next(node for node in self.cluster.nodes if node.name == where)
+
+    def processes(self, node: Node, name: str) -> list[str]:
+        """The main processes of the agent of the tenant *name* on a *node*."""
+        uid = self.pod(name)["metadata"]["uid"]
+        found = node.execute("sh", "-c", "grep -ls 'gateway' /proc/[0-9]*/cmdline | cut -d/ -f3", check=False).split()
+        return [each for each in found if uid in node.execute("cat", f"/proc/{each}/cgroup", check=False)]
+
+
+@pytest.fixture(scope="session")
+def tenants(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Tenants:
+    tenants = Tenants(cluster, tmp_path_factory.mktemp("tenants"))
+    assert tenants.converge() == 1
+    return tenants
+
+
+@pytest.fixture(autouse=True)
+def as_declared(tenants: Tenants, cluster: Cluster):
+    """Each test begins with tenants as they were declared at first, and a model that answers."""
+    cluster.calm_model()
+    tenants.converge()
+
+
+def test_they_answer_their_own_key_and_a_signed_webhook(tenants, cluster):
+    assert tenants.converge() == 0
+    for name in NAMES:
+        assert tenants.reply(name, f"hello {name}") == f"The model heard: hello {name}"
+    acme = tenants.pod("acme")
+    body = json.dumps({"model": "hermes-agent", "messages": [{"role": "user", "content": "x"}]})
+    for wrong in (runtime_key("globex", SECRET), ""):
+        assert cluster.call(acme, 8642, "/v1/chat/completions", body, Authorization=f"Bearer {wrong}")[0] == 401
+    pushed = '{"text": "a parcel"}'
+    good = hmac.new(WEBHOOK_SECRET.encode(), pushed.encode(), hashlib.sha256).hexdigest()
+    answers = [
+        cluster.call(acme, 8644, "/webhooks/push", pushed, X_Webhook_Signature=each)[0] for each in (good, "0" * 64)
+    ]
+    assert answers == [202, 401]
+    until(lambda: any("a parcel" in said for said in tenants.heard("acme")), "the webhook's turn")
+
+
+def test_the_status_says_what_they_use(tenants):
+    # A kubelet measures now and then.
+    until(
+        lambda: re.search(r"^acme +ready +0 +\d+/\d+Mi +\d+%", tenants.run(name="tenants_status")[1], re.M),
+        "memory is measured",
+    )
+    status, output = tenants.run(name="tenants_status")
+    assert (status, changed(output)) == (0, 0)
+    used, given, full = re.search(r"^acme +ready +0 +(\d+)/(\d+)Mi +(\d+)% of 5Gi +hermes-", output, re.M).groups()
+    assert given == "256"
+    assert 30 < int(used) < 1024
+    assert 0 < int(full) <= 100
+
+
+def test_their_processes_have_no_rights(tenants):
+    node = tenants.node("acme")
+    found = tenants.processes(node, "acme")
+    assert found
+    for each in found:
+        status = dict(re.findall(r"^(\w+):\t(.*)$", node.execute("cat", f"/proc/{each}/status"), re.M))
+        assert status["Uid"].split() == ["10000"] * 4
+        assert (int(status["CapPrm"], 16), int(status["CapBnd"], 16)) == (0, 0)
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        written = node.execute("sh", "-c", f"touch /proc/{each}/root/opt/x", check=False)
+        assert written == ""
+        assert not node.execute("sh", "-c", f"ls /proc/{each}/root/var/run/secrets/kubernetes.io", check=False)
+
+
+def test_a_changed_secret_starts_just_its_tenant_again(tenants):
+    before = tenants.ids()
+    changed = tenants.differing(globex={"agent": {"secrets": {"MODEL_API_KEY": "sk-another"}}})
+    assert tenants.converge(hermes_tenants=changed) == 1
+    after = tenants.ids()
+    assert {name for name in NAMES if before[name] != after[name]} == {"globex"}
+    tenants.reply("globex", "with which key?")
+    asked = tenants.cluster.tell_model("requests")[-1]
+    assert asked["authorization"] == "Bearer sk-another"
+
+
+def test_it_moves_to_another_node_with_its_memory(tenants, cluster):
+    tenants.reply("acme", "remember the zebra")
+    (other,) = (node for node in cluster.nodes if node.name != tenants.node("acme").name)
+    there = {"node_selector": {"kubernetes.io/hostname": other.name}}
+    assert tenants.converge(hermes_tenants=tenants.differing(acme=there)) == 1
+    assert tenants.node("acme").name == other.name
+    tenants.reply("acme", "still there?")
+    assert {"remember the zebra", "still there?"} <= {*tenants.heard("acme")}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"image": "localhost/not-there:1"}, "ImagePull|ErrImage"),
+        ({"node_selector": {"disk": "of-gold"}}, "didn't match Pod's node affinity/selector"),
+    ],
+    ids=["image", "node"],
+)
+def test_one_that_cannot_run_is_told_in_the_words_of_the_cluster(tenants, wrong, said):
+    before = tenants.ids()
+    status, output = tenants.run(hermes_tenants=tenants.differing(initech=wrong), tenants_wait=30)
+    assert status != 0
+    text = re.sub(r"\s+", " ", output)
+    assert re.search(f"tenant initech: hermes-initech-0: is not ready after 30 s: [^.]*({said})", text), output
+    after = tenants.ids()
+    assert (before["acme"], before["globex"]) == (after["acme"], after["globex"])
+
+
+def test_one_whose_agent_broke_its_configuration_is_told(tenants):
+    config = tenants.home("initech") / "config.yaml"
+    kept = config.read_text()
+    config.write_text("model: [")
+    try:
+        other = {"agent": {"soul": "Be brief."}}
+        status, output = tenants.run(hermes_tenants=tenants.differing(initech=other), tenants_wait=30)
+    finally:
+        config.write_text(kept)
+    assert status != 0
+    assert "its home could not be converged" in re.sub(r"\s+", " ", output)
+
+
+def test_one_whose_volume_cannot_be_had_is_told(tenants):
+    news = [{"name": "umbrella", "storage_class": "of-nobody"}]
+    status, output = tenants.run(hermes_tenants=[*tenants.differing(), *news], tenants_wait=5)
+    assert status != 0
+    assert "unbound immediate PersistentVolumeClaims" in re.sub(r"\s+", " ", output)
+    gone = [{"name": "umbrella", "state": "absent", "purge": True}]
+    assert tenants.converge(hermes_tenants=[*tenants.differing(), *gone]) == 1
+
+
+def test_a_node_that_dies_in_the_midst_of_an_answer(tenants, cluster):
+    tenants.reply("acme", "before the night")
+    node = tenants.node("acme")
+    (other,) = (each for each in cluster.nodes if each is not node)
+    cluster.tell_model("faults", [{"hold": True, "times": 0}])
+    answers: list[Any] = []
+    body = json.dumps({"model": "hermes-agent", "messages": [{"role": "user", "content": "in the night"}]})
+    words = (tenants.pod("acme"), 8642, "/v1/chat/completions", body)
+    call = threading.Thread(
+        target=lambda: answers.append(cluster.call(*words, Authorization=f"Bearer {runtime_key('acme', SECRET)}"))
+    )
+    call.start()
+    until(lambda: "in the night" in json.dumps(cluster.tell_model("requests")), "the model is asked")
+    before = tenants.ids()["acme"]
+    node.kill()
+    call.join()
+    assert answers[0][0] == 0
+    until(lambda: not cluster.is_ready(node), "the node is missed")
+    # Nobody guesses that it is dead: its pod is not replaced until somebody says so.
+    assert tenants.ids()["acme"] == before
+    path = f"/api/v1/nodes/{node.name}"
+    taint = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}
+    taints = cluster.server.ask("GET", path)["spec"].get("taints", [])
+    cluster.server.ask("PATCH", path, {"spec": {"taints": [*taints, taint]}}, kind="merge-patch+json")
+    until(lambda: tenants.runs_anew("acme", before), "it runs elsewhere", 120)
+    assert tenants.node("acme") is other
+    cluster.calm_model()
+    tenants.reply("acme", "after the night")
+    assert {"before the night", "after the night"} <= {*tenants.heard("acme")}
+
+    # What comes back runs nothing of what it ran.
+    node.power_on([other])
+    cluster.server.ask("PATCH", path, {"spec": {"taints": []}}, kind="merge-patch+json")
+    until(lambda: cluster.is_ready(node), "the node is back", 120)
+    assert tenants.processes(other, "acme")
+    assert not tenants.processes(node, "acme")
