@@ -299,10 +299,12 @@ def package(job: Job) -> None:
     documented = json.loads(job.run("ansible-doc", "--json", *modules, env=environment, cwd=target))
     if missing := set(modules) - set(documented):
         raise TestFailed(f"without documentation: {', '.join(sorted(missing))}")
+    # Upstream's collection that makes clusters is no dependency: its double has the name of its playbook, no more.
+    doubled = {"ANSIBLE_COLLECTIONS_PATH": os.pathsep.join((str(target), str(ROOT / "tests/fakes/collections")))}
     for playbook in sorted((ROOT / "playbooks").glob("*.yml")):
         job.run(
             *("ansible-playbook", f"{NAME}.{playbook.stem}", "--syntax-check", "--inventory", "localhost,"),
-            env=environment,
+            env=doubled if playbook.stem == "cluster" else environment,
             cwd=target,
         )
 

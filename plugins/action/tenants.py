@@ -56,6 +56,7 @@ def _converge(given: dict[str, Any], *, check: bool) -> dict[str, Any]:
         "tenants": outcome.words,
         "errors": {name: str(error) for name, error in outcome.errors.items()},
         "undeclared": outcome.undeclared,
+        "warnings": outcome.warnings,
     }
     if outcome.errors:
         name, error = next(iter(outcome.errors.items()))

@@ -58,6 +58,12 @@ RELEASE: dict[str, dict[str, Any]] = {
 }
 
 
+def amounts(cpu: str, memory: str) -> dict[str, Any]:
+    """The option of what a tenant is given or may use, with these defaults."""
+    options = {"cpu": {"type": "str", "default": cpu}, "memory": {"type": "str", "default": memory}}
+    return {"type": "dict", "options": options, "apply_defaults": True}
+
+
 def declare(specification: dict[str, Any]) -> None:
     """Be a module of which plugins/action/host_kit.py reads the specification, and which it never runs."""
     module = AnsibleModule(**specification, supports_check_mode=True)

@@ -188,19 +188,13 @@ undeclared:
 
 from typing import Any
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.arguments import CLUSTER, declare
-
-
-def _amounts(cpu: str, memory: str) -> dict[str, Any]:
-    options = {"cpu": {"type": "str", "default": cpu}, "memory": {"type": "str", "default": memory}}
-    return {"type": "dict", "options": options, "apply_defaults": True}
-
+from ansible_collections.alwayson.hermes.plugins.module_utils.arguments import CLUSTER, amounts, declare
 
 TEMPLATE: dict[str, dict[str, Any]] = {
     "image": {"type": "str", "required": True},
     "agent": {"type": "dict", "default": {}},
-    "requests": _amounts("100m", "256Mi"),
-    "limits": _amounts("500m", "1Gi"),
+    "requests": amounts("100m", "256Mi"),
+    "limits": amounts("500m", "1Gi"),
     "volume": {"type": "str", "default": "5Gi"},
     "storage_class": {"type": "str", "default": ""},
     "node_selector": {"type": "dict", "default": {}},

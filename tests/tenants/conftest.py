@@ -15,6 +15,7 @@ import pytest
 
 # script/bootstrap links the checkout there, under the name that Ansible expects.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".cache/collections"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "hosts"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import agent_image

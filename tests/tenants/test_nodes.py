@@ -11,12 +11,14 @@ import hmac
 import json
 import re
 import sqlite3
+import tarfile
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.filter.runtime_key import runtime_key
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import extracting
 from containers import until
 from node import Node
 from playbook import Playbook, changed
@@ -35,7 +37,10 @@ class Tenants(Playbook):
         agent = {
             "config": {"model": {**model, "api_key": "${MODEL_API_KEY}"}},
             "secrets": {"MODEL_API_KEY": "sk-test"},
-            "webhooks": [{"name": "push", "prompt": "Pushed: {text}", "secret": WEBHOOK_SECRET}],
+            "webhooks": [
+                {"name": "push", "prompt": "Pushed: {text}", "secret": WEBHOOK_SECRET},
+                {"name": "claude-context", "prompt": "{topic}: {body}", "secret": WEBHOOK_SECRET},
+            ],
         }
         declared = {"tenants_secret": SECRET, "tenants_image": cluster.image, "tenants_agent": agent}
         declared.update(tenants_storage_class=CLASS, hermes_tenants=[{"name": name} for name in NAMES])
@@ -138,6 +143,47 @@ def test_the_status_says_what_they_use(tenants):
     assert 0 < int(full) <= 100
 
 
+def test_they_are_told_and_searched(tenants):
+    told = {"tell_tenant": "acme", "tell_topic": "The deploy", "tell_body": "is on Thursday"}
+    status, output = tenants.run(name="tenant_tell", **told)
+    assert (status, changed(output)) == (0, 1), output
+    assert "answer: The model heard: The deploy: is on Thursday" in output
+    status, output = tenants.run(name="tenant_memory_query", memory_query="thursday")
+    assert (status, changed(output)) == (0, 0), output
+    found = dict(re.findall(r"^(\w+):\n  agent \S+ (\w+) found", output, re.M))
+    assert found == {"acme": found["acme"], "globex": "nothing", "initech": "nothing"}
+    assert found["acme"] != "nothing"
+
+
+def test_their_homes_are_fetched_as_a_host_backs_them_up(tenants):
+    tenants.reply("globex", "keep the walrus")
+    status, output = tenants.run(name="tenant_backup")
+    assert (status, changed(output)) == (0, 1), output
+    archives = {manifest.agent: path for path, manifest in verified(tenants.directory / "hermes-backups").items()}
+    assert sorted(archives) == NAMES
+    with tarfile.open(archives["globex"]) as archive:
+        names = archive.getnames()
+        archive.extractall(tenants.directory / "globex", filter="data")
+    assert not any(name.endswith(".env") for name in names)
+    (state,) = (tenants.directory / "globex").rglob("state.db")
+    with sqlite3.connect(state) as database:
+        assert ("keep the walrus",) in database.execute("select content from messages").fetchall()
+
+    status, output = tenants.run(name="tenant_debug", debug_tenant="acme")
+    assert (status, changed(output)) == (0, 1), output
+    (bundle,) = (tenants.directory / "hermes-debug").iterdir()
+    with tarfile.open(bundle) as archive:
+        texts = [archive.extractfile(each).read() for each in archive if each.isfile()]
+    assert any(b"stub-model" in text for text in texts)
+    for secret in (WEBHOOK_SECRET, "sk-test", runtime_key("acme", SECRET)):
+        assert not any(secret.encode() in text for text in texts)
+
+
+def verified(directory: Path) -> dict[Path, Any]:
+    """The archives in *directory*, each with what it says of itself."""
+    return {path: extracting.verify(str(path)) for path in directory.iterdir()}
+
+
 def test_their_processes_have_no_rights(tenants):
     node = tenants.node("acme")
     found = tenants.processes(node, "acme")
@@ -235,10 +281,7 @@ def test_a_node_that_dies_in_the_midst_of_an_answer(tenants, cluster):
     until(lambda: not cluster.is_ready(node), "the node is missed")
     # Nobody guesses that it is dead: its pod is not replaced until somebody says so.
     assert tenants.ids()["acme"] == before
-    path = f"/api/v1/nodes/{node.name}"
-    taint = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}
-    taints = cluster.server.ask("GET", path)["spec"].get("taints", [])
-    cluster.server.ask("PATCH", path, {"spec": {"taints": [*taints, taint]}}, kind="merge-patch+json")
+    until(lambda: tenants.run(name="node_lost", node=node.name, node_is_off=True)[0] == 0, "it is given up", 180)
     until(lambda: tenants.runs_anew("acme", before), "it runs elsewhere", 120)
     assert tenants.node("acme") is other
     cluster.calm_model()
@@ -247,7 +290,8 @@ def test_a_node_that_dies_in_the_midst_of_an_answer(tenants, cluster):
 
     # What comes back runs nothing of what it ran.
     node.power_on([other])
-    cluster.server.ask("PATCH", path, {"spec": {"taints": []}}, kind="merge-patch+json")
     until(lambda: cluster.is_ready(node), "the node is back", 120)
+    status, output = tenants.run(name="node_lost", node=node.name, state="back")
+    assert status == 0, output
     assert tenants.processes(other, "acme")
     assert not tenants.processes(node, "acme")

@@ -66,6 +66,10 @@ def at_once(
         yield from pool.map(one, names)
 
 
+class NotAllowed(OpsError):
+    """The login lacks the right."""
+
+
 class Cluster:
     """A namespace of a cluster. Its methods may be called from several threads.
 
@@ -115,16 +119,25 @@ class Cluster:
 
     def all(self, api: str, kind: str, selector: str = "") -> dict[str, dict[str, Any]]:
         """The objects of a kind in the namespace, by name."""
-        found: dict[str, dict[str, Any]] = {}
+        return {each["metadata"]["name"]: each for each in self._listed(api, kind, label_selector=selector)}
+
+    def everywhere(self, api: str, kind: str) -> list[dict[str, Any]]:
+        """The objects of a kind in all namespaces.
+
+        :raises NotAllowed: the login may not see them
+        """
+        return list(self._listed(api, kind, namespace=None))
+
+    def _listed(self, api: str, kind: str, **words: Any) -> Iterator[dict[str, Any]]:
         page = ""
         with self._told(f"each {kind}"):
             while True:
-                asked = {"limit": _PAGE, "_continue": page, "label_selector": selector}
-                answer = self._ask("get", api, kind, **{name: value for name, value in asked.items() if value})
-                found.update((each["metadata"]["name"], each) for each in answer.get("items", ()))
+                asked = {name: value for name, value in {**words, "_continue": page}.items() if value != ""}
+                answer = self._ask("get", api, kind, limit=_PAGE, **asked)
+                yield from answer.get("items", ())
                 page = answer.get("metadata", {}).get("continue", "")
                 if not page:
-                    return found
+                    return
 
     def measured(self, node: str) -> dict[str, Any]:
         """What the kubelet of a *node* measures of pods and their volumes (its API ``stats/v1alpha1``).
@@ -148,10 +161,17 @@ class Cluster:
 
     def annotate(self, found: dict[str, Any], api: str, kind: str, name: str, value: str | None) -> None:
         """Set an annotation of the object *found*; None removes it."""
-        body = {"metadata": {"annotations": {name: value}}}
+        self.patch(found, api, kind, {"metadata": {"annotations": {name: value}}})
+
+    def patch(self, found: dict[str, Any], api: str, kind: str, body: dict[str, Any], *, check: bool = False) -> None:
+        """Merge *body* into the object *found*. If *body* has its resourceVersion, nobody changed the object meanwhile.
+
+        :param check: have the server only say whether it would
+        """
         where = found["metadata"]["name"]
+        more = {"dry_run": "All"} if check else {}
         with self._told(f"{kind} {where}"):
-            self._ask("patch", api, kind, name=where, body=body, content_type="application/merge-patch+json")
+            self._ask("patch", api, kind, name=where, body=body, content_type="application/merge-patch+json", **more)
 
     def delete(self, found: dict[str, Any], api: str, kind: str) -> None:
         """Remove just the object *found*, not one of the same name that somebody made meanwhile."""
@@ -187,7 +207,7 @@ class Cluster:
     def _ask(self, verb: str, api: str, kind: str, **words: Any) -> dict[str, Any]:
         resource = self._client.resources.get(api_version=api, kind=kind)
         if resource.namespaced:
-            words["namespace"] = self.namespace
+            words.setdefault("namespace", self.namespace)
         answer = getattr(self._client, verb)(resource, serialize=False, _request_timeout=_TIMEOUT, **words)
         return json.loads(answer.data)
 
@@ -214,7 +234,7 @@ def _error(error: DynamicApiError, where: str) -> OpsError:
     if error.status == 401:
         return Unreachable("is not accepted", where="the login of the kubeconfig", fix="renew it")
     if error.status == 403:
-        return OpsError(f"is not allowed: {message}", where=where, fix="give the login this right")
+        return NotAllowed(f"is not allowed: {message}", where=where, fix="give the login this right")
     if error.status == 409 and "conflict" in message.lower():
         return OpsError(
             f"is changed by somebody else, too: {message}",

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..hermes_ops.system.errors import OpsError
 from ..hermes_ops.system.plan import HIDDEN, Difference
-from . import editions, objects, readiness
+from . import capacity, editions, objects, readiness
 from .cluster import Cluster
 from .declared import PREFIX, Declared, Tenant, amount
 from .objects import MANAGED, NAME, REMOVE, TENANT, annotations
@@ -69,6 +69,8 @@ def converge(
     run = replace(run, unborn=check and present is None)
     outcome.take(run.applied(others, run.found(_OF_ALL), "namespace"))
     found = run.found((*_KINDS, _SECRET, _VOLUME))
+    if any(each.present and each.object not in found.of["StatefulSet"] for each in declared.tenants):
+        outcome.warnings += capacity.check(cluster, declared)
     plans: dict[str, Callable[[], Steps]] = {each.name: partial(run.tenant, each, found) for each in declared.tenants}
     labels = {tenant.label for tenant in declared.tenants}
     for label, name in sorted(_present(found).items()):

@@ -40,12 +40,14 @@ class Outcome:
     :param errors: a tenant's name -> why it is not as declared
     :param undeclared: names of tenants that are there and not declared
     :param differences: of all, in order
+    :param warnings: what could not be found out
     """
 
     words: dict[str, str] = field(default_factory=dict)
     errors: dict[str, OpsError] = field(default_factory=dict)
     undeclared: list[str] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:

@@ -373,10 +373,13 @@ def test_another_user_than_root_is_refused_first(tmp_path):
     assert done.stdout.count("TASK [") == 1
 
 
-# init runs before there are hosts.
+# init runs before there are hosts, those of tenants on the controller, and cluster on groups of its own.
 @pytest.mark.parametrize(
     "name",
-    sorted({path.stem for path in SITE.parent.glob("*.yml") if not path.stem.startswith("tenant")} - {"init"}),
+    sorted(
+        {path.stem for path in SITE.parent.glob("*.yml") if not path.stem.startswith("tenant")}
+        - {"init", "cluster", "node_lost"}
+    ),
 )
 def test_a_pattern_that_matches_no_host_ends_the_run(name, tmp_path):
     declare(tmp_path, "zeus", {})
@@ -525,7 +528,7 @@ def test_the_settings_of_a_role_without_a_declaration_need_no_check(check, role)
 
 def test_site_checks_all_roles_first_and_has_ansible_check_none(tmp_path):
     # The others have playbooks of their own, which check their variables.
-    assert sorted([*ROLES, "aws", "image", "tenants"]) == KNOWN
+    assert sorted([*ROLES, "aws", "cluster", "image", "tenants"]) == KNOWN
     (tmp_path / "hosts.json").write_text(json.dumps({"hermes": {"hosts": {"zeus": {}}}}))
     for options in ((), ("--tags", "none")):
         done = playbook(tmp_path, "-i", "hosts.json", str(SITE), "--list-tasks", *options)

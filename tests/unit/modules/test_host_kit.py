@@ -25,8 +25,8 @@ PLUGINS = Path(__file__).resolve().parents[3] / "plugins"
 COLLECTIONS = PLUGINS.parent / ".cache/collections"
 # They run on the controller, or are the one that is sent.
 ON_THE_CONTROLLER = {
-    *("aws_host", "aws_image", "declarations", "dlm_policy", "fleet_report", "host_kit", "tenants", "tenants_exec"),
-    "tenants_status",
+    *("aws_host", "aws_image", "declarations", "dlm_policy", "fleet_report", "host_kit", "node_lost", "tenants"),
+    *("tenants_capacity", "tenants_exec", "tenants_status"),
 }
 
 
