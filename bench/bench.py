@@ -19,7 +19,7 @@
 ``image``     the size of both images of an agent, and from the start of a container to an agent that answers
 ``runtimes``  agents of 200 users: calls, memory, and a no-change site.yml (bench/runtimes.py measures on the host)
 ``stream``    an answer that is streamed for half an hour, through the proxy, from an agent that rests after 30 s
-``tenants``   a thousand tenants in an API server of Kubernetes (bench/tenants.py)
+``tenants``   a thousand tenants in an API server of Kubernetes, and twenty that run on real nodes (bench/tenants.py)
 ``update_downtime``  how long the agent is away during an update and a rollback, against a plain restart
 """
 

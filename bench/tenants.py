@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Measures a thousand tenants in a real API server, against the same objects applied without a look and a client."""
+"""Measures a thousand tenants in a real API server, against the same objects applied without a look and a client; and
+real tenants on real nodes."""
 
 from __future__ import annotations
 
@@ -13,23 +14,31 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from contextlib import ExitStack
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/hosts"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/tenants"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / ".cache/collections"))
-from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import objects
+import agent_image
+import whole
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import nodes, objects, status
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import CALLS, Cluster
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.converge import converge
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.declared import Declared, resolve
 from api_server import TOKEN, ApiServer
+from containers import model_server, until
 
 from bench import seconds
 
 BUILDER = Path(__file__).resolve().parent.parent / "tests/hosts/kubernetes_programs.py"
 TENANTS = 1000
+# Of those that run, and how many of them are updated at a time.
+REAL, BATCH = 20, 5
 TEMPLATE = {
     "image": "registry.example.com/hermes-agent:1",
     "secret": "secret-of-the-bench-0123456789abcdef",
@@ -77,8 +86,63 @@ def raw(server: ApiServer, tenants: list[dict[str, Any]]) -> None:
         list(pool.map(apply, [each for tenant in found for each in objects.of_tenant(tenant)]))
 
 
+def on_nodes(programs: Path, directory: Path) -> None:
+    """Tenants that run, on two nodes that have the image."""
+    tenants: list[dict[str, Any]] = [{"name": f"tenant-{number}"} for number in range(REAL)]
+    with ExitStack() as stack:
+        model = stack.enter_context(model_server(agent_image.build()))
+        cluster = whole.cluster(stack, programs, directory, model, network=model, volumes=REAL)
+        template = {**TEMPLATE, "image": cluster.image, "storage_class": whole.CLASS}
+        template["agent"] = {"config": {"model": {"provider": "custom", "default": "stub", "base_url": "http://x"}}}
+
+        def converge_to(count: int, **changes: Any) -> None:
+            wanted = resolve("real", {**template, **changes}, tenants[:count], batch=BATCH)
+            with Cluster(cluster.server.kubeconfig, "", "real") as calls:
+                outcome = converge(calls, wanted, date.today(), wait=300)
+            if outcome.errors:
+                raise SystemExit(str(outcome.errors))
+
+        converge_to(1)
+        took = seconds(lambda: converge_to(2))
+        print(f"| a tenant declared, to ready | {took:.1f} s | | | ≤ 6 s |", flush=True)
+        converge_to(REAL)
+        with Cluster(cluster.server.kubeconfig, "", "real") as calls:
+            until(lambda: all(each.memory for each in status.look(calls)), "memory is measured", 120)
+            used = sorted(each.memory or 0 for each in status.look(calls))
+        print(f"| an idle tenant's memory, the median of {REAL} | {used[REAL // 2] / 1e6:.0f} MB | | | ≤ 130 MB |")
+        limits = {"cpu": "500m", "memory": "1100Mi"}
+        took = seconds(lambda: converge_to(REAL, limits=limits))
+        print(f"| an update of {REAL} tenants that run, {BATCH} at a time | {took:.1f} s | | | |", flush=True)
+        lost(cluster)
+
+
+def lost(cluster: whole.Cluster) -> None:
+    """From the moment at which a node is given up, to an answer of a tenant that ran there."""
+    pod = cluster.pod("real", "tenant-0")
+    node = next(each for each in cluster.nodes if each.name == pod["spec"]["nodeName"])
+    node.kill()
+    until(lambda: not cluster.is_ready(node), "the node is missed")
+    with Cluster(cluster.server.kubeconfig, "", "real") as calls:
+        later = datetime.fromtimestamp(time.time() + 3600, timezone.utc)
+        nodes.lost(calls, node.name, later, is_off=True)
+    took = seconds(lambda: until(lambda: answers(cluster, pod), "it answers elsewhere", 300))
+    print(f"| a lost node, from the taint to an answer | {took:.1f} s | | | ≤ 30 s |", flush=True)
+
+
+def answers(cluster: whole.Cluster, before: dict[str, Any]) -> bool:
+    """Whether another pod than *before* answers."""
+    try:
+        pod = cluster.pod("real", "tenant-0")
+    except OSError:
+        return False
+    runs = pod["metadata"]["uid"] != before["metadata"]["uid"] and "podIP" in pod["status"]
+    return runs and cluster.call(pod, 8642, "/health")[0] == 200
+
+
 def main() -> None:
     built = subprocess.run([sys.executable, BUILDER], capture_output=True, text=True, check=True)
+    with tempfile.TemporaryDirectory() as directory:
+        on_nodes(Path(built.stdout.strip()), Path(directory))
     tenants: list[dict[str, Any]] = [{"name": f"tenant {number}"} for number in range(TENANTS)]
     with tempfile.TemporaryDirectory() as directory, ApiServer(Path(built.stdout.strip()), Path(directory)) as server:
         server.ask("POST", "/api/v1/namespaces", {"metadata": {"name": "raw"}})
