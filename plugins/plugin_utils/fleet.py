@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.text import printable
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.text import printable, table
 
 TEMPLATE = os.path.join(os.path.dirname(__file__), "fleet.html.j2")
 
@@ -332,13 +332,6 @@ def grouped(hosts: list[Host]) -> list[tuple[Finding, list[str]]]:
         for warning in host.warnings:
             found.setdefault(warning, []).append(host.name)
     return list(found.items())
-
-
-def table(rows: Iterable[Iterable[str]]) -> list[str]:
-    """*rows* as lines with aligned columns; the first row has the headings."""
-    cells = [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
 
 
 def status_lines(hosts: list[Host], now: datetime.datetime) -> list[str]:

@@ -12,6 +12,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 from ..hermes_ops.system.errors import OpsError
+from ..hermes_ops.system.text import table
 from .cluster import Cluster, NotAllowed
 from .declared import Declared, Resources, Tenant, amount
 from .objects import TENANT
@@ -115,9 +116,7 @@ def lines(offers: Sequence[Offer], tenants: int, priced: str) -> Iterator[str]:
     for each in offers:
         share = f"{each.price / tenants:.2f}" if tenants else "-"
         rows.append((each.type, str(each.fits), str(each.workers), f"{each.price:.2f}", share))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+    yield from table(rows)
 
 
 def check(cluster: Cluster, declared: Declared) -> list[str]:

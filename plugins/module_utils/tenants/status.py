@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..hermes_ops.system.errors import OpsError
-from ..hermes_ops.system.text import printable
+from ..hermes_ops.system.text import printable, table
 from .cluster import CALLS, Cluster
 from .declared import amount
 from .objects import NAME, REMOVE, annotations
@@ -141,9 +141,7 @@ def lines(found: Sequence[Seen]) -> Iterator[str]:
         (each.name, each.state, str(each.restarts), _memory(each), _volume(each), each.node, each.image)
         for each in found
     ]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row, each in zip(rows, (None, *found)):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+    for line, each in zip(table(rows), (None, *found)):
         yield f"{line}  ({each.why})" if each and each.why else line
     states = Counter(each.state for each in found)
     yield ", ".join(f"{states[state]} {state}" for state in reversed(_STATES))

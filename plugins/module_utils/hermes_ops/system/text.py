@@ -1,12 +1,13 @@
 # Copyright (c) 2026, the alwayson.hermes authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes text and numbers from others safe to use."""
+"""Text for people: what comes from others is made safe to use."""
 
 from __future__ import annotations
 
 import time
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 # Characters that move the cursor, or colour, reorder or hide text: control and format characters (including
@@ -50,3 +51,10 @@ def number(value: Any) -> float | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:
         return float(value)
     return None
+
+
+def table(rows: Iterable[Iterable[str]]) -> list[str]:
+    """*rows* as lines with aligned columns; the first row has the headings."""
+    cells = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
