@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 import datetime
-import os
-from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import write_atomic
-from ansible_collections.alwayson.hermes.plugins.plugin_utils import fleet
+from ansible_collections.alwayson.hermes.plugins.plugin_utils import fleet, pages
 
 
 class ActionModule(ActionBase):
@@ -42,10 +39,8 @@ class ActionModule(ActionBase):
         for line in lines:
             display.display(line)
         if options["page"] and not self._task.check_mode:
-            path = os.path.abspath(os.path.expanduser(options["page"]))
             try:
-                write_atomic(path, fleet.page(hosts, now), mode=0o644)
+                display.display(f"The page: {pages.publish(options['page'], fleet.page(hosts, now))}")
             except OpsError as error:
                 return {**result, "failed": True, "msg": str(error)}
-            display.display(f"The page: {Path(path).as_uri()}")
         return {**result, "changed": False, "wrong": wrong}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +15,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import status
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster
 from ansible_collections.alwayson.hermes.plugins.modules.tenants_status import SPECIFICATION
+from ansible_collections.alwayson.hermes.plugins.plugin_utils import pages, tenants
 
 
 class ActionModule(ActionBase):
@@ -25,11 +27,15 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         _checked, given = self.validate_argument_spec(**SPECIFICATION)
+        display = Display()
         try:
             with Cluster(given["kubeconfig"], given["context"], given["namespace"]) as cluster:
                 found = status.look(cluster)
+            for line in status.lines(found):
+                display.display(line)
+            if given["page"] and not self._task.check_mode:
+                page = tenants.page(found, datetime.datetime.now(datetime.timezone.utc))
+                display.display(f"The page: {pages.publish(given['page'], page)}")
         except OpsError as error:
             return {**result, "failed": True, "msg": str(error)}
-        for line in status.lines(found):
-            Display().display(line)
         return {**result, "changed": False, "tenants": [asdict(each) for each in found]}

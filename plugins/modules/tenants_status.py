@@ -26,6 +26,11 @@ attributes:
   idempotent:
     support: full
     description: It never reports a change.
+options:
+  page:
+    description: A file on the controller, which becomes a page for a browser; without one, there is none.
+    type: path
+    default: ""
 seealso:
   - module: alwayson.hermes.tenants
 """
@@ -78,7 +83,8 @@ from typing import Any
 
 from ansible_collections.alwayson.hermes.plugins.module_utils.arguments import CLUSTER, declare
 
-SPECIFICATION: dict[str, Any] = {"argument_spec": CLUSTER}
+ARGUMENTS: dict[str, dict[str, Any]] = {**CLUSTER, "page": {"type": "path", "default": ""}}
+SPECIFICATION: dict[str, Any] = {"argument_spec": ARGUMENTS}
 
 
 def main() -> None:

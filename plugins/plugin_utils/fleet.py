@@ -11,16 +11,13 @@ from __future__ import annotations
 import datetime
 import errno
 import json
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jinja2
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.text import printable, table
-
-TEMPLATE = os.path.join(os.path.dirname(__file__), "fleet.html.j2")
+from ansible_collections.alwayson.hermes.plugins.plugin_utils.pages import counted, render, when
 
 # Limits for a host's answer: characters of one text, entries of one list.
 TEXT_LIMIT = 400
@@ -299,10 +296,6 @@ def archives(entries: Any) -> list[str]:
 WORDS = {"trouble": "in trouble", "unreachable": "unreachable", "unknown": "unknown", "well": "well"}
 
 
-def when(time: datetime.datetime) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC")
-
-
 def age(time: datetime.datetime, now: datetime.datetime) -> str:
     """How long ago *time* is, or how far ahead, in the largest unit that fits at least twice."""
     seconds = int((now - time).total_seconds())
@@ -319,10 +312,6 @@ def summary(hosts: list[Host]) -> str:
     if wrong:
         return f"{wrong} of {counted(len(hosts), 'host')} {'needs' if wrong == 1 else 'need'} attention"
     return f"{counted(len(hosts), 'host')}, all well" if len(hosts) > 1 else "The host is well"
-
-
-def counted(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def grouped(hosts: list[Host]) -> list[tuple[Finding, list[str]]]:
@@ -363,21 +352,16 @@ def outcome_lines(found: list[Outcome]) -> list[str]:
 
 
 def page(hosts: list[Host], now: datetime.datetime) -> str:
-    """One HTML page; every text in it is escaped."""
-    with open(TEMPLATE, encoding="utf-8") as file:
-        source = file.read()
-    # Ansible's own templating cannot be used: its native mode ignores autoescape.
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(source).render(
+    """One HTML page."""
+    return render(
+        "fleet.html.j2",
+        subject="Hermes fleet",
         hosts=hosts,
         summary=summary(hosts),
         counts=[(state, number) for state in STATES if (number := sum(host.state == state for host in hosts))],
         warnings=grouped(hosts),
         words=WORDS,
         now=now,
-        when=when,
         age=lambda time: age(time, now),
         anchor=lambda host: f"host-{hosts.index(host) + 1}",
     )

@@ -141,6 +141,9 @@ def test_the_status_says_what_they_use(tenants):
     assert given == "256"
     assert 30 < int(used) < 1024
     assert 0 < int(full) <= 100
+    page = (tenants.directory / "hermes-tenants.html").read_text()
+    assert "3 tenants, all well" in page
+    assert "acme" in page
 
 
 def test_they_are_told_and_searched(tenants):

@@ -134,17 +134,26 @@ def _seen(
     )
 
 
+HEADINGS = ("RESTARTS", "MEMORY", "VOLUME", "NODE", "IMAGE")
+
+
+def cells(seen: Seen) -> tuple[str, ...]:
+    """What is below :data:`HEADINGS`."""
+    return str(seen.restarts), _memory(seen), _volume(seen), seen.node, seen.image
+
+
+def counts(found: Sequence[Seen]) -> dict[str, int]:
+    """How many there are of each state."""
+    states = Counter(each.state for each in found)
+    return {state: states[state] for state in reversed(_STATES)}
+
+
 def lines(found: Sequence[Seen]) -> Iterator[str]:
     """*found* as a table, and how many there are of each state."""
-    rows = [("TENANT", "STATE", "RESTARTS", "MEMORY", "VOLUME", "NODE", "IMAGE")]
-    rows += [
-        (each.name, each.state, str(each.restarts), _memory(each), _volume(each), each.node, each.image)
-        for each in found
-    ]
+    rows = [("TENANT", "STATE", *HEADINGS), *((each.name, each.state, *cells(each)) for each in found)]
     for line, each in zip(table(rows), (None, *found)):
         yield f"{line}  ({each.why})" if each and each.why else line
-    states = Counter(each.state for each in found)
-    yield ", ".join(f"{states[state]} {state}" for state in reversed(_STATES))
+    yield ", ".join(f"{number} {state}" for state, number in counts(found).items())
 
 
 def _memory(seen: Seen) -> str:

@@ -9,7 +9,6 @@ import datetime
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import html5lib
@@ -270,7 +269,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_every_text_can_be_read_on_its_ground(theme):
-    block = Path(fleet.TEMPLATE).read_text().split("--page:")[1 + theme].split("}")[0]
+    block = fleet.page(fleet.status(ANSWERS), NOW).split("--page:")[1 + theme].split("}")[0]
     colours = dict(re.findall(r"--([\w-]+): (#\w{6})", "--page:" + block))
     pairs = [(text, ground) for text in ("text", "faint") for ground in ("page", "card")]
     pairs += [(name, f"{name}-back") for name in ("bad", "odd", "good")]
