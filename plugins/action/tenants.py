@@ -49,7 +49,8 @@ def _converge(given: dict[str, Any], *, check: bool) -> dict[str, Any]:
         batch=given["batch"],
     )
     with Cluster(given["kubeconfig"], given["context"], declared.namespace) as cluster:
-        outcome = converge(cluster, declared, date.today(), check=check, purge=given["purge"], wait=given["wait"])
+        more = {name: given[name] for name in ("purge", "wait", "room")}
+        outcome = converge(cluster, declared, date.today(), check=check, **more)
     result = {
         "changed": outcome.changed,
         "diff": outcome.diff(f"namespace {declared.namespace}"),

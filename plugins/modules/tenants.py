@@ -129,6 +129,12 @@ options:
     description: Whether tenants that are there and not declared become absent. Otherwise they are only named.
     type: bool
     default: false
+  room:
+    description: >-
+      Whether a tenant is refused for which the nodes have no room. V(false) is for clusters that add nodes by
+      themselves.
+    type: bool
+    default: true
   wait:
     description: >-
       Seconds for the tenants that changed to be ready, for each batch of an update. With V(0) all tenants are changed
@@ -210,6 +216,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "egress": {"type": "list", "elements": "str", "default": []},
     "keep_days": {"type": "int", "default": 30},
     "purge": {"type": "bool", "default": False},
+    "room": {"type": "bool", "default": True},
     "wait": {"type": "int", "default": 300},
     "canaries": {"type": "list", "elements": "str", "default": []},
     "batch": {"type": "int", "default": 10},

@@ -122,7 +122,7 @@ def test_a_canary_that_does_not_get_ready_goes_back_and_no_other_is_tried(space,
     assert failed.words == {"t0": "rolled back", **{f"t{number}": "not tried" for number in (1, 2, 3)}}
     assert failed.changed
     (error,) = failed.errors.values()
-    assert "tenant t0: is not ready after 600 s: ImagePullBackOff: it is bad; it was rolled back" in str(error)
+    assert "hermes-t0-0: is not ready after 600 s: ImagePullBackOff: it is bad; it was rolled back" in str(error)
     assert "not tried: 3" in str(error)
     assert [event for event in player.events if event[0] != "bad"] == [
         ("applied", "t0", BAD),
@@ -188,6 +188,14 @@ def test_a_tenant_that_is_refused_stops_no_other(space, player):
     assert [runs(space, name) for name in ("t1", "t2")] == [of(NEW)] * 2
     assert update(space, tenants(3)).errors == {}
     assert runs(space, "t0") == of(NEW)
+
+
+def test_if_the_canary_is_refused_the_next_one_is_the_canary(space, player):
+    update(space, tenants(4), OLD)
+    done = update(space, tenants(4, t0={"node_selector": {"no label": "x"}}), BAD)
+    assert "is refused" in str(done.errors["t0"])
+    assert done.words == {"t1": "rolled back", "t2": "not tried", "t3": "not tried"}
+    assert {runs(space, f"t{number}") for number in range(1, 4)} == {of(OLD)}
 
 
 def test_a_cluster_that_goes_away_ends_an_update_and_the_next_run_goes_on(space, player, monkeypatch):

@@ -156,6 +156,13 @@ def test_an_object_of_somebody_else_is_not_touched(space):
     assert space.written(before) == set()
 
 
+def test_a_namespace_of_somebody_else_is_refused(space):
+    space.server.ask("POST", "/api/v1/namespaces", {"metadata": {"name": space.namespace}})
+    with pytest.raises(OpsError, match=f"Namespace {space.namespace}: is there, and not ours.*kubectl label"):
+        space.converge(ACME)
+    assert space.versions() == {}
+
+
 def test_an_absent_tenant_leaves_its_volume_until_its_day(space):
     space.converge(ACME)
     volume = space.get("PersistentVolumeClaim", "acme")["metadata"]["uid"]
@@ -208,7 +215,12 @@ def test_a_tenant_that_is_not_declared_is_named_and_stays(space):
     assert purged.words == {"acme": "unchanged", "Initech GmbH": "removed"}
     assert space.get("StatefulSet", "initech-gmbh") is None
     assert not removed(space, "initech-gmbh")
+    before = space.versions()
     assert space.converge(ACME, purge=True).undeclared == []
+    assert space.written(before) == set()
+    # Its day comes also for one that nobody declares any more.
+    assert space.converge(ACME, today=TODAY + timedelta(days=30)).words["Initech GmbH"] == "removed"
+    assert removed(space, "initech-gmbh")
 
 
 def test_what_the_server_refuses_is_told_of_the_tenant_alone(space):
@@ -234,12 +246,14 @@ def test_two_runs_at_once_make_the_same(space):
     assert not space.converge(*tenants).changed
 
 
-@pytest.mark.parametrize("wrong", ["token", "port", "file", "context"])
+@pytest.mark.parametrize("wrong", ["token", "port", "file", "context", "text", "list", "bytes"])
 def test_a_cluster_that_cannot_be_asked_is_one_error(space, tmp_path, monkeypatch, wrong):
     monkeypatch.setattr(calls, "_ATTEMPTS", 1)
     path = str(tmp_path / "kubeconfig")
     given = {"token": {"token": "another"}, "port": {"port": free_port()}}.get(wrong, {})
-    if wrong != "file":
+    if wrong in ("text", "list", "bytes"):
+        (tmp_path / "kubeconfig").write_bytes({"text": b"a: b: c", "list": b"[1]", "bytes": b"\xff"}[wrong])
+    elif wrong != "file":
         space.server.write_kubeconfig(path, **given)
     with (
         pytest.raises(OpsError, match="Fix: ") as caught,

@@ -135,7 +135,8 @@ def check(cluster: Cluster, declared: Declared) -> list[str]:
         pods = cluster.everywhere("v1", "Pod")
     except NotAllowed as error:
         return [f"whether the workers have room was not checked: {error}"]
-    labels = {each.label for each in tenants}
+    # Those of tenants that become absent make room.
+    labels = {each.label for each in declared.tenants}
     others = [each for each in pods if _is_other(each, declared.namespace, labels) and _node_of(each) in usable]
     for name, unit, factor in (("cpu", "cores", 1), ("memory", "GiB", _GIB), ("pods", "pods", 1)):
         room = sum((_read(each["status"]["allocatable"].get(name)) for each in usable.values()), Decimal(0))

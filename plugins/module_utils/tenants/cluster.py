@@ -20,6 +20,7 @@ from .objects import MANAGER
 try:
     import urllib3
     import websocket
+    import yaml
     from kubernetes import client, config
     from kubernetes.client.exceptions import ApiException
     from kubernetes.dynamic import DynamicClient
@@ -66,6 +67,10 @@ def at_once(
         yield from pool.map(one, names)
 
 
+class Changed(OpsError):
+    """The object is not what it was when it was looked at."""
+
+
 class NotAllowed(OpsError):
     """The login lacks the right."""
 
@@ -88,10 +93,11 @@ class Cluster:
         self._configuration = configuration = client.Configuration()
         try:
             config.load_kube_config(kubeconfig or None, context or None, configuration)
-        except (config.ConfigException, OSError) as error:
-            raise Unreachable(
-                f"cannot be used: {error}", where=kubeconfig or "the kubeconfig", fix="name another, or its context"
-            ) from None
+        # The client lets through what it meets in a file that is none.
+        except (config.ConfigException, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            said = " ".join(str(error).split())
+            where = kubeconfig or "the kubeconfig"
+            raise Unreachable(f"cannot be used: {said}", where=where, fix="name another, or its context") from None
         configuration.connection_pool_maxsize = CALLS
         configuration.retries = urllib3.Retry(
             total=_ATTEMPTS, status_forcelist=_AGAIN, allowed_methods=None, backoff_factor=0.2, raise_on_status=False
@@ -241,6 +247,8 @@ def _error(error: DynamicApiError, where: str) -> OpsError:
             where=where,
             fix="have them leave it, or declare it so that both want the same",
         )
+    if error.status == 409:
+        return Changed(f"was changed meanwhile: {message}", where=where, fix="run this again")
     return OpsError(f"is refused: {message}", where=where, fix="correct what is declared")
 
 

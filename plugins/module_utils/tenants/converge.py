@@ -50,7 +50,14 @@ class _Found:
 
 
 def converge(
-    cluster: Cluster, declared: Declared, today: date, *, check: bool = False, purge: bool = False, wait: float = 0.0
+    cluster: Cluster,
+    declared: Declared,
+    today: date,
+    *,
+    check: bool = False,
+    purge: bool = False,
+    wait: float = 0.0,
+    room: bool = True,
 ) -> Outcome:
     """Bring the namespace to what is *declared*.
 
@@ -58,6 +65,7 @@ def converge(
     :param purge: remove tenants that are not declared, as if they were declared absent
     :param wait: seconds for the tenants that changed to be ready, for each batch of an update; 0: everything is done at
         once, and nothing is waited for
+    :param room: whether the nodes have to have room for all tenants before one is made
     :raises OpsError: what all tenants need cannot be had
     """
     outcome = Outcome()
@@ -69,17 +77,24 @@ def converge(
     run = replace(run, unborn=check and present is None)
     outcome.take(run.applied(others, run.found(_OF_ALL), "namespace"))
     found = run.found((*_KINDS, _SECRET, _VOLUME))
-    if any(each.present and each.object not in found.of["StatefulSet"] for each in declared.tenants):
-        outcome.warnings += capacity.check(cluster, declared)
     plans: dict[str, Callable[[], Steps]] = {each.name: partial(run.tenant, each, found) for each in declared.tenants}
     labels = {tenant.label for tenant in declared.tenants}
+    for label, name in sorted(_leaving(found, today).items()):
+        if label not in labels:
+            plans[name] = partial(run.gone, label, found)
     for label, name in sorted(_present(found).items()):
         if label in labels:
             continue
         outcome.undeclared.append(name)
         if purge:
             plans[name] = partial(run.gone, label, found)
-    steps = _planned(plans, outcome)
+    new = [each.name for each in declared.tenants if each.present and each.object not in found.of["StatefulSet"]]
+    if new and room:
+        try:
+            outcome.warnings += capacity.check(cluster, declared)
+        except OpsError as error:
+            outcome.errors.update(dict.fromkeys(new, error))
+    steps = _planned({name: plan for name, plan in plans.items() if name not in outcome.errors}, outcome)
     if wait and not check:
         Rollout(cluster, declared, steps, outcome, wait).run()
     else:
@@ -149,8 +164,8 @@ class _Run:
         for each in wanted:
             kind, name = each["kind"], each["metadata"]["name"]
             before = found.of[kind].get(name)
-            if before is not None and kind != "Namespace":
-                _check(before, f"{kind} {name}")
+            if before is not None:
+                _check(before, kind)
             compared = former if before is None and kind == "Secret" else before
             # A list leaves out what all of its objects have in common.
             listed = {"apiVersion": each["apiVersion"], "kind": kind, **(compared or {})}
@@ -193,10 +208,16 @@ class _Run:
         return Steps(word, steps.differences, [] if self.check else steps.actions)
 
 
-def _check(present: dict[str, Any], where: str) -> None:
+def _check(present: dict[str, Any], kind: str) -> None:
     """:raises OpsError: the object *present* is not ours to change"""
+    where = f"{kind} {present['metadata']['name']}"
     if not _is_ours(present):
-        raise OpsError("is there, and not ours", where=where, fix="remove it, or give the tenant another name")
+        fix = "remove it, or give the tenant another name"
+        if kind == "Namespace":
+            # Its pods would be restricted, and cut off from the network.
+            label = " ".join(f"{name}={value}" for name, value in MANAGED.items())
+            fix = f"name another one; or if nothing else is in it: kubectl label {where.lower()} {label}"
+        raise OpsError("is there, and not ours", where=where, fix=fix)
     if present["metadata"].get("deletionTimestamp"):
         raise OpsError("is being removed", where=where, fix="run this again once it is gone")
 
@@ -208,6 +229,17 @@ def _present(found: _Found) -> dict[str, str]:
         for kind in found.of
         for each in found.of[kind].values()
         if _is_ours(each) and TENANT in each["metadata"]["labels"] and not annotations(each).get(REMOVE)
+    }
+
+
+def _leaving(found: _Found, today: date) -> dict[str, str]:
+    """The labels of tenants whose volumes have had their day -> their names."""
+    return {
+        each["metadata"]["labels"][TENANT]: annotations(each).get(NAME, each["metadata"]["name"])
+        for each in found.of[_VOLUME[1]].values()
+        if _is_ours(each)
+        and TENANT in each["metadata"]["labels"]
+        and "" < annotations(each).get(REMOVE, "") <= today.isoformat()
     }
 
 

@@ -24,16 +24,16 @@ from .readiness import is_ready
 from .steps import Steps, Turn
 
 
-def turn_of(present: dict[str, Any] | None, *, again: bool) -> Turn:
+def turn_of(present: dict[str, Any], *, again: bool) -> Turn:
     """When it is the turn of a tenant whose StatefulSet is *present*.
 
     :param again: whether its pod would be started again
     """
-    if present is None:
-        return Turn.AT_ONCE
     if is_ready(present):
         return Turn.ROLLED if again else Turn.AT_ONCE
-    if FORMER in annotations(present):
+    former = _former(present)
+    # One that went back, and is declared so, is ill on its own.
+    if former and (again or annotations(present).get(APPLIED) != former["applied"]):
         return Turn.BEGUN
     return Turn.LAST if again else Turn.AT_ONCE
 

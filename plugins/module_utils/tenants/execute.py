@@ -19,7 +19,7 @@ from ..hermes_ops.system.errors import OpsError
 from ..hermes_ops.system.files import failure
 from ..hermes_ops.system.text import printable
 from .cluster import Cluster
-from .objects import NAME, SELECTOR, annotations
+from .objects import CONTAINER, NAME, SELECTOR, annotations
 from .readiness import by_label, reason
 
 try:
@@ -28,7 +28,6 @@ except ImportError:
     # Without the client there is no Cluster either.
     WebSocket = object  # type: ignore[assignment, misc]
 
-_CONTAINER = "agent"
 # If its node is lost meanwhile, the API server says that a command has succeeded (1.34). So each ends with this line.
 _ENDED = "tenants: ended"
 _SHELL = ("sh", "-c", '"$@"; status=$?; printf "\\n%s\\n" "$0" >&2; exit $status', _ENDED)
@@ -88,7 +87,7 @@ def running(cluster: Cluster, names: Sequence[str] = ()) -> tuple[dict[str, str]
 
 def _runs(pod: dict[str, Any]) -> bool:
     states = pod.get("status", {}).get("containerStatuses", ())
-    return any(each["name"] == _CONTAINER and "running" in each.get("state", {}) for each in states)
+    return any(each["name"] == CONTAINER and "running" in each.get("state", {}) for each in states)
 
 
 def execute(cluster: Cluster, pod: str, command: Command, out: BinaryIO) -> Ended:
@@ -97,7 +96,7 @@ def execute(cluster: Cluster, pod: str, command: Command, out: BinaryIO) -> Ende
     :raises OpsError: it could not be run, or not be followed to its end; it may go on
     """
     where, deadline = f"Pod {pod}", time.monotonic() + command.seconds
-    socket = cluster.execute(pod, _CONTAINER, [*_SHELL, *command.words])
+    socket = cluster.execute(pod, CONTAINER, [*_SHELL, *command.words])
     try:
         for start in range(0, len(command.given), _PIECE):
             socket.send_binary(bytes([_STDIN]) + command.given[start : start + _PIECE])

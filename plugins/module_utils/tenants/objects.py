@@ -31,6 +31,8 @@ TENANT = f"{MANAGER}/tenant"
 NAME, APPLIED, STARTED, FORMER, REMOVE = (
     f"{MANAGER}/{word}" for word in ("name", "applied", "started-with", "former", "remove-after")
 )
+# The container of a pod that is the agent's.
+CONTAINER = "agent"
 # The user of the image.
 _UID = 10000
 # Where the image looks for its description and its secrets.
@@ -180,7 +182,7 @@ def _container(tenant: Tenant) -> dict[str, Any]:
     mounts = {"data": DATA, "description": _DESCRIPTION, "secrets": _SECRETS, "tmp": "/tmp"}
     read_only = ("description", "secrets")
     return {
-        "name": "agent",
+        "name": CONTAINER,
         "image": tenant.image,
         "resources": {
             "requests": {"cpu": tenant.requests.cpu, "memory": tenant.requests.memory},

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..hermes_ops.supervise.entrypoint import Misdeclared, Unconverged
 from ..hermes_ops.system.text import printable
-from .cluster import Cluster
+from .cluster import Changed, Cluster
 from .declared import Tenant
 from .objects import SELECTOR, STARTED, TENANT, annotations
 
@@ -111,7 +112,9 @@ def _make_way(cluster: Cluster, pod: dict[str, Any]) -> None:
     conditions = pod.get("status", {}).get("conditions", ())
     ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
     if not ready and not pod["metadata"].get("deletionTimestamp"):
-        cluster.delete(pod, "v1", "Pod")
+        # The cluster may have replaced it meanwhile.
+        with contextlib.suppress(Changed):
+            cluster.delete(pod, "v1", "Pod")
 
 
 def _is_hopeless(pod: dict[str, Any]) -> bool:

@@ -63,12 +63,24 @@ class Rollout:
         goes_on = self.outcome.unreachable is None
         while goes_on and queue:
             batch = queue.pop(0)
-            goes_on = self._try(batch, sum(map(len, queue)) + len(last))
+            if batch is not begun:
+                batch, ill = self._parted(batch)
+                last += ill
+            goes_on = not batch or self._try(batch, sum(map(len, queue)) + len(last))
+            if goes_on and batch is not begun and self.outcome.errors.keys() >= set(batch):
+                # Those that are refused have proved nothing.
+                queue = list(batches(list(chain(*queue)), self.declared.canaries, self.declared.batch))
         if goes_on:
             self._carry_out(last)
         else:
             self.outcome.words.update(dict.fromkeys((*chain(*queue), *last), "not tried"))
         self._await([name for name in (*at_once, *last) if self.outcome.words.get(name) in ("created", "changed")])
+
+    def _parted(self, batch: list[str]) -> tuple[list[str], list[str]]:
+        """Those of *batch* that are ready, and those that got ill while others had their turn."""
+        keepers = readiness.by_label(self.cluster, "apps/v1", "StatefulSet", [self._tenants[name] for name in batch])
+        ready = [name for name in batch if readiness.is_ready(keepers.get(self._tenants[name].label))]
+        return ready, [name for name in batch if name not in ready]
 
     def _whose(self, turn: Turn) -> list[str]:
         return [name for name, each in self.steps.items() if each.turn is turn]

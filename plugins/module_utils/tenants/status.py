@@ -15,7 +15,7 @@ from ..hermes_ops.system.errors import OpsError
 from ..hermes_ops.system.text import printable, table
 from .cluster import CALLS, Cluster
 from .declared import amount
-from .objects import NAME, REMOVE, annotations
+from .objects import CONTAINER, NAME, REMOVE, annotations
 from .readiness import by_label, is_ready, reason
 
 # Worst first.
@@ -114,7 +114,8 @@ def _seen(
     if keeper is None:
         day = notes.get(REMOVE)
         return Seen(name, "absent", f"its volume stays until {day}" if day else "its volume is left", volume=claim)
-    (container,) = keeper["spec"]["template"]["spec"]["containers"]
+    # Others may have put more beside it.
+    container = next(each for each in keeper["spec"]["template"]["spec"]["containers"] if each["name"] == CONTAINER)
     ready = is_ready(keeper)
     status = (pod or {}).get("status", {})
     where = f"{keeper['metadata']['name']}-0"
