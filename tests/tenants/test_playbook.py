@@ -25,6 +25,8 @@ SECRETS = {
 # Nothing runs pods here, so nothing would become ready.
 DECLARED: dict[str, Any] = {
     "tenants_wait": 0,
+    # The nodes that tests play have none.
+    "tenants_room": False,
     "tenants_secret": SECRETS["tenants"],
     "tenants_image": "registry.example.com/hermes-agent:1",
     "tenants_agent": {

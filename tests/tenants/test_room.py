@@ -20,7 +20,7 @@ PRICES = {
 
 @pytest.fixture
 def playbook(server, namespace, tmp_path):
-    return Playbook(tmp_path, DECLARED, server.kubeconfig, namespace)
+    return Playbook(tmp_path, {**DECLARED, "tenants_room": True}, server.kubeconfig, namespace)
 
 
 @pytest.fixture
