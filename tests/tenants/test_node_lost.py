@@ -114,3 +114,13 @@ def test_a_node_that_changed_meanwhile_is_not_given_up(server, node, monkeypatch
         with pytest.raises(OpsError):
             nodes.lost(cluster, node.name, datetime.now(timezone.utc), is_off=True)
     assert node.taints == [OTHER]
+
+
+def test_a_node_that_says_something_in_between_is_looked_at_again(server, node, monkeypatch):
+    node.is_ready("Unknown", 300)
+    with Cluster(server.kubeconfig, "", "hermes") as cluster:
+        get, before = cluster.get, [cluster.get("v1", "Node", node.name)]
+        node.is_ready("Unknown", 400)
+        monkeypatch.setattr(cluster, "get", lambda *words: before.pop() if before else get(*words))
+        assert nodes.lost(cluster, node.name, datetime.now(timezone.utc), is_off=True)
+    assert len(node.taints) == 2

@@ -6,19 +6,23 @@ its tenants a second time, on the same volumes."""
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from ..hermes_ops.system.errors import OpsError
 from ..hermes_ops.system.plan import Difference
 from ..hermes_ops.system.text import printable
-from .cluster import Cluster
+from .cluster import Changed, Cluster
 
 # With it, Kubernetes removes the node's pods at once, and lets go of their volumes.
 _TAINT = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}
 # For how long a node has to be silent before it counts as lost.
 _SILENCE = timedelta(minutes=1)
+# Looks at a node that changes all the time.
+_ATTEMPTS = 5
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
@@ -31,6 +35,18 @@ def lost(cluster: Cluster, name: str, now: datetime, *, is_off: bool, check: boo
     :returns: what changed
     :raises OpsError: the node may still run
     """
+    return _again(lambda: _lost(cluster, name, now, is_off, check))
+
+
+def _again(act: Callable[[], list[Difference]]) -> list[Difference]:
+    """Decide and do by *act*: anew, if the node changed in between, as it does every few seconds."""
+    for _attempt in range(_ATTEMPTS - 1):
+        with contextlib.suppress(Changed):
+            return act()
+    return act()
+
+
+def _lost(cluster: Cluster, name: str, now: datetime, is_off: bool, check: bool) -> list[Difference]:
     node = _node(cluster, name)
     if _tainted(node):
         return []
@@ -65,6 +81,10 @@ def back(cluster: Cluster, name: str, *, check: bool = False) -> list[Difference
     :returns: what changed
     :raises OpsError: it is not ready
     """
+    return _again(lambda: _back(cluster, name, check))
+
+
+def _back(cluster: Cluster, name: str, check: bool) -> list[Difference]:
     node = _node(cluster, name)
     if not _tainted(node):
         return []
