@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import gc
 import json
+import logging
 import threading
 import urllib.error
 from datetime import timedelta
@@ -266,7 +267,9 @@ def test_a_cluster_that_cannot_be_asked_is_one_error(space, tmp_path, monkeypatc
 
 # Python leaves the socket of a server that resets the connection before the handshake to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
-def test_a_server_that_is_killed_in_between_is_told_and_the_next_run_ends_it(space, monkeypatch):
+def test_a_server_that_is_killed_in_between_is_told_and_the_next_run_ends_it(space, monkeypatch, caplog):
+    # What the client logs would hold on to them until the next test.
+    caplog.set_level(logging.CRITICAL, "urllib3")
     monkeypatch.setattr(calls, "_ATTEMPTS", 1)
     tenants = [{"name": f"tenant {number}"} for number in range(60)]
     applied = Cluster.apply
