@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,22 @@ def test_check_then_made_then_nothing_and_no_output_shows_a_secret(playbook):
     for secret in (*SECRETS.values(), "another-secret-0123"):
         for form in (secret, base64.b64encode(secret.encode()).decode()):
             assert not any(form in output for output in outputs)
+
+
+def test_secrets_of_tenants_come_from_look_ups_and_a_new_value_changes_those_that_use_it(playbook):
+    source = playbook.directory / "source.json"
+    look_up = f"{{{{ (lookup('file', '{source}') | from_json).token }}}}"
+    agents = [{"secrets": {"OWN_TOKEN": look_up}}, {}]
+    declared = [{"name": name, "agent": agent} for name, agent in zip(("acme", "globex"), agents)]
+    outputs = []
+    for token, expected in (("from-the-source-1", "created"), ("from-the-source-2", "changed")):
+        source.write_text(json.dumps({"token": token}))
+        status, output = playbook.run("-vvv", "--diff", hermes_tenants=declared)
+        assert (status, changed(output)) == (0, 1), output
+        assert f'"acme": "{expected}"' in output
+        assert "from-the-source" not in output
+        outputs.append(output)
+    assert '"globex": "unchanged"' in outputs[-1]
 
 
 @pytest.mark.parametrize(
