@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ pytest.importorskip("moto", reason="SKIPPED, NOT PROVED: hosts on AWS, because m
 
 import aws_server
 import boto3
+import botocore.loaders
 from ansible_collections.alwayson.hermes.plugins.module_utils.aws import account
 from ansible_collections.alwayson.hermes.plugins.modules import aws_host
 
@@ -32,6 +34,15 @@ def server() -> Iterator[aws_server.AwsServer]:
     started = aws_server.AwsServer()
     yield started
     started.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def descriptions_are_read_once() -> Iterator[None]:
+    """Each session of boto3 reads what services understand, megabytes of JSON, which took most of these tests' time."""
+    read = functools.cache(botocore.loaders.JSONFileLoader().load_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.loaders.JSONFileLoader, "load_file", lambda _self, path: read(path))
+        yield
 
 
 class Killed(BaseException):
