@@ -119,8 +119,8 @@ def test_check_then_apply_then_nothing(host):
     converge()
     assert host.asked == [
         "restart systemd-journald.service",
+        "enable --no-reload systemd-journal-upload.service",
         "daemon-reload",
-        "enable systemd-journal-upload.service",
         "reset-failed systemd-journal-upload.service",
         "start systemd-journal-upload.service",
     ]

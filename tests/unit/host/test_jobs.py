@@ -72,8 +72,8 @@ def test_check_then_apply_then_nothing(systemctl, tmp_path):
     assert os.listdir(tmp_path / "etc") == os.listdir(tmp_path / "system") == []
     plan.apply()
     assert [call for call in systemctl.calls if call[0] != "reset-failed"] == [
+        ("enable", "--no-reload", HEARTBEAT.timer),
         ("daemon-reload",),
-        ("enable", HEARTBEAT.timer),
         ("start", HEARTBEAT.timer),
     ]
     again = converge()
@@ -101,7 +101,8 @@ def test_a_changed_time_restarts_the_timer_changed_settings_do_not(systemctl):
     converge(values={**SETTINGS, "period": 60})
     assert systemctl.calls == []
     converge(jobs.Schedule(every=300, calendar=None, randomized_delay=0, timeout=60))
-    assert systemctl.calls[0] == ("daemon-reload",)
+    # Each reads all units otherwise.
+    assert systemctl.calls[:2] == [("reenable", "--no-reload", HEARTBEAT.timer), ("daemon-reload",)]
     assert systemctl.calls[-1] == ("restart", HEARTBEAT.timer)
 
 

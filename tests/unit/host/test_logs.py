@@ -383,8 +383,8 @@ def test_check_then_apply_then_nothing(host):
     assert not logs.present()
     converge()
     assert host.asked == [
+        "enable --no-reload hermes-logrotate.timer",
         "daemon-reload",
-        "enable hermes-logrotate.timer",
         "reset-failed hermes-logrotate.timer",
         "start hermes-logrotate.timer",
         "restart systemd-journald.service",

@@ -154,7 +154,7 @@ def test_check_then_apply_then_nothing(systemctl, host):
     assert systemctl.asked == []
     assert not dashboard.present()
     converge(host)
-    assert systemctl.asked[:2] == ["daemon-reload", "enable hermes-dashboard.service"]
+    assert systemctl.asked[:2] == ["enable --no-reload hermes-dashboard.service", "daemon-reload"]
     assert systemctl.asked[-1] == "start hermes-dashboard.service"
     assert info.FEATURES["dashboard"].present()
     systemctl.asked.clear()
@@ -193,7 +193,8 @@ def test_a_changed_unit_restarts_it(systemctl, host):
     converge(host)
     systemctl.asked.clear()
     converge(host, limits={"memory": "1G"})
-    assert systemctl.asked == ["daemon-reload", "reenable hermes-dashboard.service", "restart hermes-dashboard.service"]
+    unit = "hermes-dashboard.service"
+    assert systemctl.asked == [f"reenable --no-reload {unit}", "daemon-reload", f"restart {unit}"]
 
 
 def test_a_changed_login_restarts_it(systemctl, host):

@@ -470,7 +470,7 @@ def test_the_unit_comes_and_goes(systemd, tmp_path):
     plan = disk_watch.plan_present(256, manager)
     assert systemd.asked == []
     plan.apply()
-    assert {f"enable {held.UNIT}", f"start {held.UNIT}"} <= set(systemd.verbs)
+    assert {f"enable --no-reload {held.UNIT}", f"start {held.UNIT}"} <= set(systemd.verbs)
     assert not disk_watch.plan_present(256, manager).changed
     systemd.asked.clear()
     disk_watch.plan_present(512, manager).apply()

@@ -67,7 +67,7 @@ def test_first_run_enables_and_starts_then_nothing(systemd, host, records):
     assert systemd.asked == []
     assert not os.path.exists(host.template_path)
     converge(host, described, records)
-    assert "enable hermes-gateway@coder.service" in systemd.verbs
+    assert "enable --no-reload hermes-gateway@coder.service" in systemd.verbs
     assert "start hermes-gateway@default.service hermes-gateway@coder.service" in systemd.verbs
     again = gateway.plan_gateways(host, described, manager_of(host), records)
     assert not again.changed

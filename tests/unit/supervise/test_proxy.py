@@ -128,7 +128,7 @@ def test_check_then_apply_then_nothing(host):
     assert not os.path.exists(proxy.CONFIGURATION)
     converge(PLAIN)
     assert host.verbs[-1] == f"start {proxy.NAME}"
-    assert f"enable {proxy.NAME}" in host.verbs
+    assert f"enable --no-reload {proxy.NAME}" in host.verbs
     started_now(host)
     host.asked.clear()
     assert not converge(PLAIN).changed

@@ -238,7 +238,7 @@ def _plan_present(
             plan.add(
                 Difference(agent.unit, "disabled", "enabled"),
                 lambda agent=agent: plan.with_each(
-                    [agent], lambda _agents: manager_of(agent).call("enable", agent.unit)
+                    [agent], lambda _agents: manager_of(agent).call("enable", "--no-reload", agent.unit)
                 ),
             )
     # A unit in auto-restart is not running either: it may wait for minutes before its next start.
