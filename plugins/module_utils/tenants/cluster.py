@@ -9,12 +9,14 @@ import contextlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, TypeVar
 
 from ..hermes_ops.system.errors import OpsError
+from ..hermes_ops.system.worker import parse
 from .objects import MANAGER
 
 try:
@@ -33,6 +35,8 @@ except ImportError:
 CALLS = 8
 # Seconds for one call, and objects in one page of a list.
 _TIMEOUT, _PAGE = 60, 500
+# Bytes of what a node says of its pods.
+_MEASURED = 32 * 2**20
 # Calls that are repeated, with longer and longer pauses, which the server may ask for (Retry-After).
 _AGAIN = (429, 500, 502, 503, 504)
 _ATTEMPTS = 6
@@ -145,14 +149,24 @@ class Cluster:
                 if not page:
                     return
 
-    def measured(self, node: str) -> dict[str, Any]:
-        """What the kubelet of a *node* measures of pods and their volumes (its API ``stats/v1alpha1``).
+    def measured(self, node: str) -> Any:
+        """What the kubelet of a *node* measures of pods and their volumes (its API ``stats/v1alpha1``), in whatever
+        form: nobody else has looked at it.
 
         :raises OpsError: it does not answer, or this login may not ask
         """
         with self._told(f"Node {node}"):
             path = f"/api/v1/nodes/{node}/proxy/stats/summary"
-            return json.loads(self._client.request("get", path, serialize=False, _request_timeout=_TIMEOUT).data)
+            answer = self._client.request("get", path, serialize=False, _request_timeout=_TIMEOUT)
+            said, deadline = bytearray(), time.monotonic() + _TIMEOUT
+            try:
+                for piece in answer.stream():
+                    said += piece
+                    if len(said) > _MEASURED or time.monotonic() > deadline:
+                        raise OpsError("says too much, or too slowly", where=f"Node {node}", fix="see its kubelet")
+            finally:
+                answer.close()
+            return parse(bytes(said))
 
     def apply(self, wanted: dict[str, Any], *, check: bool) -> None:
         """Have the fields of *wanted* in the object of that name, and leave all others alone.

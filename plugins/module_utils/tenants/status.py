@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -77,31 +77,55 @@ def look(cluster: Cluster) -> list[Seen]:
 
 
 def _measure(cluster: Cluster, ready: dict[str, dict[str, Any]]) -> _Measured:
-    """What the nodes of *ready* pods measure, as far as they answer and we may ask."""
+    """What the nodes of *ready* pods measure of them, as far as they answer and we may ask."""
     measured = _Measured()
+    on: defaultdict[str, set[str]] = defaultdict(set)
+    for pod in ready.values():
+        # One that was made after the look at its StatefulSet may have none.
+        if node := pod["spec"].get("nodeName"):
+            on[node].add(pod["metadata"]["name"])
 
-    def ask(node: str) -> dict[str, Any]:
+    def ask(node: str) -> Any:
         try:
             return cluster.measured(node)
         except OpsError:
-            return {}
+            return None
 
     with ThreadPoolExecutor(CALLS) as pool:
-        # A pod that was made after the look at its StatefulSet may have none.
-        nodes = {each["spec"].get("nodeName") for each in ready.values()} - {None}
-        answers = list(pool.map(ask, sorted(nodes)))
-    for pod in (pod for answer in answers for pod in answer.get("pods", ())):
-        if pod["podRef"]["namespace"] != cluster.namespace:
-            continue
-        name = pod["podRef"]["name"]
-        # At first it is 0.
-        if used := pod.get("memory", {}).get("workingSetBytes"):
-            measured.memory[name] = used
-        for volume in pod.get("volume", ()):
-            if "pvcRef" in volume and volume.get("usedBytes"):
-                # As df does it: what is kept for root is neither.
-                measured.full[name] = volume["usedBytes"] / (volume["usedBytes"] + volume["availableBytes"])
+        answers = dict(zip(on, pool.map(ask, on)))
+    for node, answer in answers.items():
+        for pod in _entries(_below(answer, "pods")):
+            name = _below(pod, "podRef", "name")
+            if (
+                not isinstance(name, str)
+                or name not in on[node]
+                or _below(pod, "podRef", "namespace") != cluster.namespace
+            ):
+                continue
+            # At first it is 0.
+            if used := _bytes(_below(pod, "memory", "workingSetBytes")):
+                measured.memory[name] = used
+            for volume in _entries(_below(pod, "volume")):
+                used, left = (_bytes(_below(volume, f"{what}Bytes")) for what in ("used", "available"))
+                if _below(volume, "pvcRef") and used and left is not None:
+                    # As df does it: what is kept for root is neither.
+                    measured.full[name] = used / (used + left)
     return measured
+
+
+def _below(found: Any, *keys: str) -> Any:
+    """What is below *keys* in a node's answer, which may be anything; None: there is nothing."""
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _entries(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else []
+
+
+def _bytes(found: Any) -> int | None:
+    return found if type(found) is int and found >= 0 else None
 
 
 def _seen(
