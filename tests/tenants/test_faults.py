@@ -18,21 +18,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import lease, readiness
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import lease
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster, Unreachable
 from api_server import PATIENCE, ApiServer, free_port
-from player import Player
 from space import TEMPLATE, Space
 
 ACME, GLOBEX, INITECH = ({"name": name} for name in ("acme", "globex", "initech"))
 MANY = [{"name": f"tenant {number}"} for number in range(100)]
-
-
-@pytest.fixture
-def player(space: Space, monkeypatch: pytest.MonkeyPatch) -> Iterator[Player]:
-    with Player(space) as player:
-        monkeypatch.setattr(readiness, "time", player)
-        yield player
 
 
 @pytest.fixture

@@ -48,7 +48,8 @@ def held(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ends.set()
-        renews.join()
+        # A server that does not answer is not waited for; a late renewal is refused, since the Lease has changed then.
+        renews.join(_PAUSE)
         cluster.fence = None
         # It ends by itself, too.
         with contextlib.suppress(OpsError):
@@ -63,20 +64,20 @@ class _Lease:
 
     def take(self) -> None:
         """:raises OpsError: another run holds it"""
-        begun = since = time.monotonic()
+        begun = since = written = time.monotonic()
         version = ""
         while True:
-            asked = time.monotonic()
             found = self.cluster.get(*_KIND, NAME)
             now, other = time.monotonic(), _holder(found)
             if other == self.holder:
                 # Also after a call that was repeated though it had been carried out.
-                self.until = asked + _LASTS
+                self.until = written + _LASTS
                 return
             if found and found["metadata"]["resourceVersion"] != version:
                 version, since = found["metadata"]["resourceVersion"], now
             # The clocks of two controllers may differ, so only our own is asked.
             if not other or now - since > _LASTS:
+                written = now
                 with contextlib.suppress(Changed):
                     self._write(found, self.holder)
             elif now - begun > _PATIENCE:
