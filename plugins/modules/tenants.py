@@ -15,7 +15,8 @@ description:
   - Keeps the objects of Kubernetes that tenants consist of as declared; a Secret with description and secrets, a
     volume, a Service, and a StatefulSet of one pod for each, all with the name C(hermes-) and the tenant's, the Secret
     with a digest of what it holds; and once for all, the namespace, whose pods are C(restricted), policies of the
-    network that keep tenants from each other, and a quota that keeps the namespace from getting public addresses.
+    network that keep tenants from each other, a quota that keeps the namespace from getting public addresses, and
+    resources for containers that declare none.
   - What differs is found by a few lists. Only that is written, by server-side apply with a field manager of our own, so
     fields of others stay theirs.
   - Tenants that run, and whose pods have to be started again, are updated in batches, with canaries first. If one that
@@ -98,6 +99,12 @@ options:
         type: list
         elements: dict
         default: []
+      priority_class:
+        description: >-
+          The priority class of the pods; without one, the cluster's default. It is the cluster's to have; a name that
+          it does not know is an error of the tenant.
+        type: str
+        default: ""
       version:
         description: The version of the keys, 1 to 999. Another one replaces them all.
         type: int
@@ -205,6 +212,7 @@ TEMPLATE: dict[str, dict[str, Any]] = {
     "storage_class": {"type": "str", "default": ""},
     "node_selector": {"type": "dict", "default": {}},
     "tolerations": {"type": "list", "elements": "dict", "default": []},
+    "priority_class": {"type": "str", "default": ""},
     "version": {"type": "int", "default": 1},
 }
 ARGUMENTS: dict[str, dict[str, Any]] = {

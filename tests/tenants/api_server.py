@@ -24,11 +24,12 @@ class ApiServer:
     """:attr:`count` namespaces were given to tests.
 
     :param address: of this machine, at which it is asked
+    :param options: more of them for the API server
     """
 
-    def __init__(self, programs: Path, directory: Path, address: str = "127.0.0.1") -> None:
+    def __init__(self, programs: Path, directory: Path, address: str = "127.0.0.1", *options: str) -> None:
         self.programs, self.directory, self.address = programs, directory, address
-        self.port, self.count = free_port(), 0
+        self.port, self.count, self.options = free_port(), 0, options
         self.processes: list[subprocess.Popen[bytes]] = []
         # The server makes it at its first start.
         self.authority = str(directory / "certificates/apiserver.crt")
@@ -59,6 +60,7 @@ class ApiServer:
             "--kubelet-preferred-address-types=InternalIP",
             # A controller would make the accounts that pods have.
             "--disable-admission-plugins=ServiceAccount",
+            *self.options,
         )
         try:
             self.start()

@@ -62,6 +62,14 @@ class Space:
             # The nodes that tests play have none.
             return converge(cluster, resolved, today, room=False, **more)
 
+    @property
+    def leases(self) -> str:
+        return f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases"
+
+    def free(self) -> None:
+        """Have no next run wait for one that could not give back its Lease."""
+        self.server.ask("DELETE", f"{self.leases}/hermes-run")
+
     def path(self, kind: str, name: str = "") -> str:
         return KINDS[kind].format(self.namespace) + (f"/hermes-{name}" if name else "")
 

@@ -229,9 +229,58 @@ def test_what_the_server_refuses_is_told_of_the_tenant_alone(space):
     assert list(done.errors) == ["acme"]
     assert "not a label" in str(done.errors["acme"])
     assert done.words == {"globex": "created"}
-    # A volume never shrinks.
-    done = space.converge({**GLOBEX, "volume": "1Gi"})
-    assert "PersistentVolumeClaim hermes-globex: is refused" in str(done.errors["globex"])
+
+
+def test_a_volume_that_cannot_be_as_declared_is_told_and_all_else_is_done(space):
+    space.converge(ACME, GLOBEX, template={"storage_class": "slow"})
+    wanted = {"storage_class": "fast", "limits": {"memory": "2Gi"}}
+    done = space.converge({**ACME, "volume": "1Gi", **wanted}, GLOBEX, template={"storage_class": "slow"})
+    assert list(done.errors) == ["acme"]
+    said = str(done.errors["acme"])
+    assert "has 5Gi and cannot become 1Gi, which is smaller and has the class slow and cannot get fast" in said
+    assert done.words == {"acme": "changed", "globex": "unchanged"}
+    (container,) = space.get("StatefulSet", "acme")["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["memory"] == "2Gi"
+    before = space.versions()
+    again = space.converge({**ACME, "volume": "1Gi", **wanted}, GLOBEX, template={"storage_class": "slow"})
+    assert (list(again.errors), again.changed, space.written(before)) == (["acme"], False, set())
+
+
+def test_pods_of_others_have_limits(space):
+    space.converge(ACME)
+    container = {"name": "x", "image": "x", "securityContext": {"allowPrivilegeEscalation": False}}
+    container["securityContext"] |= {"capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True}
+    container["securityContext"] |= {"seccompProfile": {"type": "RuntimeDefault"}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [container]}}
+    path = f"/api/v1/namespaces/{space.namespace}/pods?dryRun=All"
+    (made,) = space.server.ask("POST", path, pod)["spec"]["containers"]
+    assert made["resources"] == {
+        "requests": {"cpu": "100m", "memory": "128Mi"},
+        "limits": {"cpu": "500m", "memory": "512Mi"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("policy", "opened"),
+    [
+        ("default-deny", {"ingress": [{}]}),
+        ("default-deny", {"podSelector": {"matchLabels": {"a": "b"}}}),
+        ("callers", {"policyTypes": ["Ingress", "Egress"], "egress": [{}]}),
+        ("callers", {"ingress": [{}]}),
+    ],
+    ids=["field", "selector", "type", "rule"],
+)
+def test_a_policy_that_somebody_opens_is_an_error(space, policy, opened):
+    space.converge(ACME)
+    path = f"/apis/networking.k8s.io/v1/namespaces/{space.namespace}/networkpolicies/hermes-{policy}"
+    space.server.ask("PATCH", f"{path}?fieldManager=a-colleague", {"spec": opened}, kind="merge-patch+json")
+    with pytest.raises(OpsError, match=f"NetworkPolicy hermes-{policy}: (has fields|is changed by somebody)"):
+        space.converge(ACME)
+    space.server.ask("DELETE", path)
+    assert space.converge(ACME).errors == {}
+    # What is declared differently is ours.
+    assert space.converge(ACME, declared={"callers": (), "egress": ("192.0.2.7/32",)}).errors == {}
+    assert space.converge(ACME).changed
 
 
 def test_two_runs_at_once_make_the_same(space):
@@ -290,6 +339,7 @@ def test_a_server_that_is_killed_in_between_is_told_and_the_next_run_ends_it(spa
     gc.collect()
     space.server.processes.pop().wait()
     space.server.start()
+    space.free()
     assert space.converge(*tenants).errors == {}
     assert not space.converge(*tenants).changed
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +41,8 @@ _MEASURED = 32 * 2**20
 # Calls that are repeated, with longer and longer pauses, which the server may ask for (Retry-After).
 _AGAIN = (429, 500, 502, 503, 504)
 _ATTEMPTS = 6
+# The status of a server that has too much to do, and how often as many calls are made then.
+_TOO_MANY, _ROUNDS = 429, 5
 
 _Result = TypeVar("_Result")
 
@@ -94,6 +97,8 @@ class Cluster:
                 "is missing", where="Python's package kubernetes", fix="pip install kubernetes, where Ansible is"
             )
         self.namespace = namespace
+        # Called before each write; it raises an error if none may be made any more.
+        self.fence: Callable[[], None] | None = None
         self._configuration = configuration = client.Configuration()
         try:
             config.load_kube_config(kubeconfig or None, context or None, configuration)
@@ -131,6 +136,13 @@ class Cluster:
         """The objects of a kind in the namespace, by name."""
         return {each["metadata"]["name"]: each for each in self._listed(api, kind, label_selector=selector)}
 
+    def selected(self, api: str, kind: str, fields: str) -> list[dict[str, Any]]:
+        """The objects of a kind in the namespace whose *fields* are as given.
+
+        :param fields: a selector of fields, of those that the server knows for this kind
+        """
+        return list(self._listed(api, kind, field_selector=fields))
+
     def everywhere(self, api: str, kind: str) -> list[dict[str, Any]]:
         """The objects of a kind in all namespaces.
 
@@ -167,6 +179,15 @@ class Cluster:
             finally:
                 answer.close()
             return parse(bytes(said))
+
+    def create(self, wanted: dict[str, Any]) -> None:
+        """Make the object *wanted*.
+
+        :raises Changed: it is there
+        """
+        kind, name = wanted["kind"], wanted["metadata"]["name"]
+        with self._told(f"{kind} {name}"):
+            self._ask("create", wanted["apiVersion"], kind, body=wanted)
 
     def apply(self, wanted: dict[str, Any], *, check: bool) -> None:
         """Have the fields of *wanted* in the object of that name, and leave all others alone.
@@ -225,11 +246,22 @@ class Cluster:
             return None
 
     def _ask(self, verb: str, api: str, kind: str, **words: Any) -> dict[str, Any]:
+        if verb != "get" and self.fence:
+            self.fence()
         resource = self._client.resources.get(api_version=api, kind=kind)
         if resource.namespaced:
             words.setdefault("namespace", self.namespace)
-        answer = getattr(self._client, verb)(resource, serialize=False, _request_timeout=_TIMEOUT, **words)
-        return json.loads(answer.data)
+        left = _ROUNDS
+        while True:
+            left -= 1
+            try:
+                answer = getattr(self._client, verb)(resource, serialize=False, _request_timeout=_TIMEOUT, **words)
+                return json.loads(answer.data)
+            except DynamicApiError as error:
+                if error.status != _TOO_MANY or not left:
+                    raise
+                # All calls come again at the second that the server asks for, and the same one may come last each time.
+                time.sleep(random.random())
 
     @contextlib.contextmanager
     def _told(self, where: str) -> Iterator[None]:
@@ -253,6 +285,8 @@ def _error(error: DynamicApiError, where: str) -> OpsError:
         message = str(error.reason)
     if error.status == 401:
         return Unreachable("is not accepted", where="the login of the kubeconfig", fix="renew it")
+    if error.status == 403 and "exceeded quota" in message:
+        return OpsError(f"is refused: {message}", where=where, fix="raise the quota, or declare less")
     if error.status == 403:
         return NotAllowed(f"is not allowed: {message}", where=where, fix="give the login this right")
     if error.status == 409 and "conflict" in message.lower():
@@ -263,6 +297,8 @@ def _error(error: DynamicApiError, where: str) -> OpsError:
         )
     if error.status == 409:
         return Changed(f"was changed meanwhile: {message}", where=where, fix="run this again")
+    if error.status == _TOO_MANY or error.status >= 500:
+        return OpsError(f"failed in the API server: {message}", where=where, fix="run this again, when it is well")
     return OpsError(f"is refused: {message}", where=where, fix="correct what is declared")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..hermes_ops.system.errors import OpsError
 from ..hermes_ops.system.plan import HIDDEN, Difference
-from . import capacity, editions, objects, readiness
+from . import capacity, editions, lease, objects, readiness
 from .cluster import Cluster
 from .declared import PREFIX, Declared, Tenant, amount
 from .objects import MANAGED, NAME, REMOVE, TENANT, annotations
@@ -29,7 +29,7 @@ _KINDS = (("apps/v1", "StatefulSet"), ("v1", "Service"))
 _SECRET = ("v1", "Secret")
 _VOLUME = ("v1", "PersistentVolumeClaim")
 # What all tenants have once, beside the namespace.
-_OF_ALL = (("networking.k8s.io/v1", "NetworkPolicy"), ("v1", "ResourceQuota"))
+_OF_ALL = (("networking.k8s.io/v1", "NetworkPolicy"), ("v1", "ResourceQuota"), ("v1", "LimitRange"))
 # Below these keys of an object stand quantities, of which the server writes another form.
 _QUANTITIES = frozenset({"requests", "limits", "hard"})
 
@@ -68,37 +68,57 @@ def converge(
     :param room: whether the nodes have to have room for all tenants before one is made
     :raises OpsError: what all tenants need cannot be had
     """
-    outcome = Outcome()
-    namespace, *others = objects.of_namespace(declared)
-    present = cluster.get(namespace["apiVersion"], "Namespace", declared.namespace)
     run = _Run(cluster, declared, today, check)
+    namespace, *_others = objects.of_namespace(declared)
+    present = cluster.get(namespace["apiVersion"], "Namespace", declared.namespace)
     before = _Found({"Namespace": {declared.namespace: present} if present else {}})
-    outcome.take(run.applied([namespace], before, "namespace"))
+    made = run.applied([namespace], before, "namespace")
     run = replace(run, unborn=check and present is None)
-    outcome.take(run.applied(others, run.found(_OF_ALL), "namespace"))
-    found = run.found((*_KINDS, _SECRET, _VOLUME))
-    plans: dict[str, Callable[[], Steps]] = {each.name: partial(run.tenant, each, found) for each in declared.tenants}
-    labels = {tenant.label for tenant in declared.tenants}
-    for label, name in sorted(_leaving(found, today).items()):
-        if label not in labels:
-            plans[name] = partial(run.gone, label, found)
-    for label, name in sorted(_present(found).items()):
-        if label in labels:
-            continue
-        outcome.undeclared.append(name)
-        if purge:
-            plans[name] = partial(run.gone, label, found)
-    new = [each.name for each in declared.tenants if each.present and each.object not in found.of["StatefulSet"]]
-    if new and room:
-        try:
-            outcome.warnings += capacity.check(cluster, declared)
-        except OpsError as error:
-            outcome.errors.update(dict.fromkeys(new, error))
-    steps = _planned({name: plan for name, plan in plans.items() if name not in outcome.errors}, outcome)
-    if wait and not check:
-        Rollout(cluster, declared, steps, outcome, wait).run()
+    for action in made.actions:
+        action()
+    plan = run.plan(purge=purge, room=room)
+    if check or plan.is_idle:
+        return _carried_out(run, made, plan, 0.0)
+    with lease.held(cluster):
+        # Another run may have ended meanwhile.
+        return _carried_out(run, made, run.plan(purge=purge, room=room), wait)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done.
+
+    :param of_all: for what all tenants have once
+    :param tenants: a tenant's name -> what is to be done for it
+    :param outcome: what is known before that
+    :param stays: a tenant's name -> what of it cannot be changed, though all else is
+    """
+
+    of_all: Steps
+    tenants: dict[str, Steps]
+    outcome: Outcome
+    stays: dict[str, OpsError]
+
+    @property
+    def is_idle(self) -> bool:
+        idle = all(each.turn is Turn.AT_ONCE and not each.differences for each in self.tenants.values())
+        return idle and not self.of_all.differences
+
+
+def _carried_out(run: _Run, made: Steps, plan: _Plan, wait: float) -> Outcome:
+    """Do what is planned.
+
+    :param made: what was done before
+    """
+    outcome = plan.outcome
+    outcome.differences += made.differences
+    outcome.take(plan.of_all)
+    if wait:
+        Rollout(run.cluster, run.declared, plan.tenants, outcome, wait).run()
     else:
-        outcome.carry_out(steps)
+        outcome.carry_out(plan.tenants)
+    # Not before: it stops no update.
+    outcome.errors.update({name: error for name, error in plan.stays.items() if name not in outcome.errors})
     return outcome
 
 
@@ -124,6 +144,40 @@ class _Run:
     today: date
     check: bool
     unborn: bool = False
+
+    def plan(self, *, purge: bool, room: bool) -> _Plan:
+        """What is to be done, and what cannot be."""
+        _namespace, *others = objects.of_namespace(self.declared)
+        once = self.found(_OF_ALL)
+        _check_whole(others, once)
+        of_all = self.applied(others, once, "namespace")
+        found, outcome = self.found((*_KINDS, _SECRET, _VOLUME)), Outcome()
+        stays: dict[str, OpsError] = {}
+        plans: dict[str, Callable[[], Steps]] = {}
+        for each in self.declared.tenants:
+            kept, error = _with_its_volume(each, found)
+            plans[each.name] = partial(self.tenant, kept, found)
+            if error:
+                stays[each.name] = error
+        labels = {tenant.label for tenant in self.declared.tenants}
+        for label, name in sorted(_leaving(found, self.today).items()):
+            if label not in labels:
+                plans[name] = partial(self.gone, label, found)
+        for label, name in sorted(_present(found).items()):
+            if label in labels:
+                continue
+            outcome.undeclared.append(name)
+            if purge:
+                plans[name] = partial(self.gone, label, found)
+        here = self.declared.tenants
+        new = [each.name for each in here if each.present and each.object not in found.of["StatefulSet"]]
+        if new and room:
+            try:
+                outcome.warnings += capacity.check(self.cluster, self.declared)
+            except OpsError as error:
+                outcome.errors.update(dict.fromkeys(new, error))
+        planned = _planned({name: plan for name, plan in plans.items() if name not in outcome.errors}, outcome)
+        return _Plan(of_all, planned, outcome, stays)
 
     def found(self, kinds: Iterable[tuple[str, str]]) -> _Found:
         """The objects of *kinds* in the namespace."""
@@ -220,6 +274,42 @@ def _check(present: dict[str, Any], kind: str) -> None:
         raise OpsError("is there, and not ours", where=where, fix=fix)
     if present["metadata"].get("deletionTimestamp"):
         raise OpsError("is being removed", where=where, fix="run this again once it is gone")
+
+
+def _check_whole(wanted: Iterable[dict[str, Any]], found: _Found) -> None:
+    """:raises OpsError: a policy of the network has a field of somebody else, which may open what it closes"""
+    for each in wanted:
+        name = each["metadata"]["name"]
+        before = found.of[each["kind"]].get(name) if each["kind"] == "NetworkPolicy" else None
+        if before is None:
+            continue
+        ours = {path for path, *_pair in _differences(before["spec"], each["spec"], "spec")}
+        theirs = [path for path, *_pair in _differences(each["spec"], before["spec"], "spec") if path not in ours]
+        if theirs:
+            raise OpsError(
+                f"has fields that are not ours: {', '.join(theirs)}",
+                where=f"NetworkPolicy {name}",
+                fix="remove them, or the policy, which is then made again; ranges and callers can be declared",
+            )
+
+
+def _with_its_volume(tenant: Tenant, found: _Found) -> tuple[Tenant, OpsError | None]:
+    """The *tenant* with the volume that it has, if that cannot be what is declared, and an error about it."""
+    volume = found.of[_VOLUME[1]].get(tenant.object)
+    if volume is None or not tenant.present:
+        return tenant, None
+    size, name = volume["spec"]["resources"]["requests"]["storage"], volume["spec"].get("storageClassName", "")
+    where, said, kept = f"tenant {tenant.name}", [], {}
+    if amount(size, where) > amount(tenant.volume, where):
+        said.append(f"has {size} and cannot become {tenant.volume}, which is smaller")
+        kept["volume"] = size
+    if tenant.storage_class and tenant.storage_class != name:
+        said.append(f"has the class {name or 'of the cluster'} and cannot get {tenant.storage_class}")
+        kept["storage_class"] = name
+    if not said:
+        return tenant, None
+    fix = "declare for it what it has; or for another volume: back it up, make it absent with purge, declare it again"
+    return replace(tenant, **kept), OpsError(" and ".join(said), where=f"{where}: its volume", fix=fix)
 
 
 def _present(found: _Found) -> dict[str, str]:

@@ -60,6 +60,7 @@ class Tenant:
     :param entry: what its agent is, an entry of ``hermes_agents``
     :param volume: the size of its volume
     :param storage_class: of the volume; empty: the cluster's default
+    :param priority_class: of the pod; empty: the cluster's default
     :param version: of the key
     :param present: whether it is to be there
     :param purge: whether its volume goes with it
@@ -75,6 +76,7 @@ class Tenant:
     storage_class: str
     node_selector: dict[str, str]
     tolerations: tuple[dict[str, Any], ...]
+    priority_class: str = ""
     version: int = 1
     present: bool = True
     purge: bool = False

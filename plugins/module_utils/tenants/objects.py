@@ -61,7 +61,7 @@ def of_namespace(declared: Declared) -> list[dict[str, Any]]:
     """What all tenants of a namespace have once, in the order in which it is needed."""
     level = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
     namespace = _object("v1", "Namespace", declared.namespace, labels=level)
-    return [namespace, *_walls(declared), _no_addresses()]
+    return [namespace, *_walls(declared), _no_addresses(), _defaults()]
 
 
 def _walls(declared: Declared) -> Iterator[dict[str, Any]]:
@@ -92,6 +92,16 @@ def _no_addresses() -> dict[str, Any]:
     """Nothing in the namespace gets an address that the world can reach."""
     hard = {"services.loadbalancers": "0", "services.nodeports": "0"}
     return _object("v1", "ResourceQuota", "hermes-no-addresses", spec={"hard": hard})
+
+
+def _defaults() -> dict[str, Any]:
+    """Pods that are not ours, such as those of ``kubectl run``, cannot take a node's memory from the tenants."""
+    # As the server writes them.
+    amounts = {
+        "defaultRequest": {"cpu": "100m", "memory": "128Mi"},
+        "default": {"cpu": "500m", "memory": "512Mi"},
+    }
+    return _object("v1", "LimitRange", "hermes-defaults", spec={"limits": [{"type": "Container", **amounts}]})
 
 
 def of_tenant(tenant: Tenant) -> list[dict[str, Any]]:
@@ -174,6 +184,8 @@ def _pod(tenant: Tenant, name: str) -> dict[str, Any]:
         "topologySpreadConstraints": [spread],
         "containers": [_container(tenant)],
         "volumes": volumes,
+        # Left out where none is declared, since another pod template would start each tenant again.
+        **({"priorityClassName": tenant.priority_class} if tenant.priority_class else {}),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..hermes_ops.supervise.entrypoint import Misdeclared, Unconverged
 from ..hermes_ops.system.text import printable
-from .cluster import Changed, Cluster
+from .cluster import Changed, Cluster, NotAllowed
 from .declared import Tenant
 from .objects import SELECTOR, STARTED, TENANT, annotations
 
@@ -60,8 +60,10 @@ def unready(cluster: Cluster, tenants: Mapping[str, Tenant], wait: float) -> dic
             hopeless.pop(name, None)
         sure = {name for name in waiting if name in hopeless and begun - hopeless[name] >= _SURE}
         if begun > deadline or sure == waiting.keys():
+            refused = _refused(cluster) if any(each.label not in pods for each in waiting.values()) else {}
             return {
-                name: f"is not ready{'' if name in sure else f' after {wait:.0f} s'}: {reason(pods.get(each.label))}"
+                name: f"is not ready{'' if name in sure else f' after {wait:.0f} s'}: "
+                + reason(pods.get(each.label), refused.get(each.object, ""))
                 for name, each in waiting.items()
             }
         time.sleep(max(_PAUSE, _TIMES * (time.monotonic() - begun)))
@@ -134,10 +136,24 @@ def _ended(container: dict[str, Any]) -> dict[str, Any] | None:
     return container.get("lastState", {}).get("terminated") or container.get("state", {}).get("terminated")
 
 
-def reason(pod: dict[str, Any] | None) -> str:
-    """Why a pod is not ready, in the cluster's words."""
+def _refused(cluster: Cluster) -> dict[str, str]:
+    """The names of StatefulSets -> why the cluster makes no pod for them, such as a quota or a priority class."""
+    try:
+        found = cluster.selected("v1", "Event", "involvedObject.kind=StatefulSet,reason=FailedCreate")
+    except NotAllowed:
+        return {}
+    found.sort(key=lambda each: str(each.get("lastTimestamp") or ""))
+    # Of all that was said, the last.
+    return {each["involvedObject"]["name"]: str(each.get("message", "")) for each in found}
+
+
+def reason(pod: dict[str, Any] | None, refused: str = "") -> str:
+    """Why a pod is not ready, in the cluster's words.
+
+    :param refused: what the cluster said when it made no pod
+    """
     if pod is None:
-        return "the cluster has made no pod for it"
+        return printable(refused)[:_LONGEST] or "the cluster has made no pod for it"
     status = pod.get("status", {})
     for container in status.get("containerStatuses", ()):
         ended = _ended(container)

@@ -201,6 +201,13 @@ def test_its_pod_is_started_again_for_what_it_reads_at_its_start_only():
     assert started() != started(agent={"secrets": {"EXTRA_TOKEN": "x"}})
 
 
+def test_without_a_priority_class_a_pod_is_as_it_was():
+    pod = by_kind(one())["StatefulSet"]["spec"]["template"]["spec"]
+    assert "priorityClassName" not in pod
+    wanted = by_kind(one(priority_class="tenants"))["StatefulSet"]["spec"]["template"]["spec"]
+    assert wanted == {**pod, "priorityClassName": "tenants"}
+
+
 def test_a_namespace_without_callers_lets_nobody_in():
     policies = {each["metadata"]["name"]: each["spec"] for each in objects.of_namespace(declared())[1:4]}
     assert policies["hermes-callers"]["ingress"] == []
