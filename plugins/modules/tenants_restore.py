@@ -14,12 +14,13 @@ author:
 description:
   - Stops the agent of a tenant, has a pod that does nothing take its volume, runs the kit in that, and starts the agent
     again. It need not work before.
-  - The home until now is set aside on the volume, where one is kept; without O(archive) it is the home again.
+  - The home until now is set aside on the volume, where one is kept; without an archive it is the home again.
   - A home that has learnt something since the backup is left as it is, unless O(force).
   - If this is killed, the next run of it or of M(alwayson.hermes.tenants) starts the agent.
   - Runs on the controller, whose login has to have the right to create and delete C(pods), and to create C(pods/exec).
 extends_documentation_fragment:
   - alwayson.hermes.cluster
+  - alwayson.hermes.restic
 attributes:
   check_mode:
     support: full
@@ -38,9 +39,20 @@ options:
   archive:
     description:
       - An archive of a home on the controller, of a tenant or of a host's agent.
-      - Without one, the home is again the one before the last restore, and the present one takes its place.
+      - Without one and without O(snapshot), the home is again the one before the last restore, and the present one takes
+        its place.
     type: path
     default: ""
+  snapshot:
+    description: >-
+      In place of O(archive), a snapshot in the repository of O(restic) by its id; V(latest) is the newest of this
+      tenant.
+    type: str
+    default: ""
+  directory:
+    description: That of M(alwayson.hermes.tenants_exec), where stands what is to be remembered of the repository.
+    type: path
+    default: .
   force:
     description: Restore even if the home has learnt something since the backup.
     type: bool
@@ -71,13 +83,16 @@ lines:
 
 from typing import Any
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.arguments import CLUSTER, declare
+from ansible_collections.alwayson.hermes.plugins.module_utils.arguments import CLUSTER, RESTIC, declare
 
 SPECIFICATION: dict[str, Any] = {
     "argument_spec": {
         **CLUSTER,
+        **RESTIC,
         "tenant": {"type": "str", "required": True},
         "archive": {"type": "path", "default": ""},
+        "snapshot": {"type": "str", "default": ""},
+        "directory": {"type": "path", "default": "."},
         "force": {"type": "bool", "default": False},
         "wait": {"type": "float", "default": 300},
     },
