@@ -39,8 +39,8 @@ options:
   archive:
     description:
       - An archive of a home on the controller, of a tenant or of a host's agent.
-      - Without one and without O(snapshot), the home is again the one before the last restore, and the present one takes
-        its place.
+      - Without one and without O(snapshot), the home is again the one before the last restore, and the present
+        one takes its place.
     type: path
     default: ""
   snapshot:

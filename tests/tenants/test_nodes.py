@@ -13,15 +13,17 @@ import os
 import re
 import signal
 import sqlite3
+import subprocess
 import tarfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.filter.runtime_key import runtime_key
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import extracting
-from containers import until
+from containers import declared, request, until
 from node import Node
 from playbook import Playbook, changed
 from whole import CLASS, Cluster
@@ -408,7 +410,68 @@ def test_a_restore_that_is_killed_is_ended_by_the_next_run(tenants, cluster):
     process = tenants.begin(name="tenant_restore", **wanted)
     until(waits, "it has the volume")
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert tenants.converge() == 1
     assert not waits()
     assert tenants.reply("acme", "after the kill") == "The model heard: after the kill"
+
+
+def facts(archive: Path, directory: Path, token: str) -> dict[str, Any]:
+    """What an agent knows, by its archive; of webhooks only the one of its own that is called *token*."""
+    with tarfile.open(archive) as opened:
+        opened.extractall(directory, filter="data")
+    home = directory / "home"
+    with sqlite3.connect(home / "state.db") as database:
+        said = database.execute("select role, content from messages order by id").fetchall()
+    jobs = json.loads((home / "cron/jobs.json").read_text())["jobs"]
+    return {
+        "sessions": said,
+        "memories": (home / "memories/MEMORY.md").read_text(),
+        "webhooks": json.loads((home / "webhook_subscriptions.json").read_text())[token],
+        "cron": [(each["id"], each["name"], each["prompt"]) for each in jobs],
+    }
+
+
+def test_an_agent_moves_from_a_container_to_a_tenant_and_back(tenants, cluster, tmp_path):
+    """By archives, which a host and its runtimes make and take in the same form. They move an agent among themselves in
+    the scenario runtimes; to begin with a whole host here would take longer than all else in this job."""
+    token, archives = "bittern", iter(range(10))
+    (tmp_path / "ada").mkdir()
+    with declared(cluster.image, cluster.model, tmp_path / "ada") as ada:
+
+        def archived() -> Path:
+            path = tmp_path / f"ada-{next(archives)}.tar.gz"
+            with open(path, "wb") as file:
+                subprocess.run(["docker", "exec", ada.name, "hermes-ops", "agent", "backup"], stdout=file, check=True)
+            return path
+
+        ada.start()
+        assert ada.reply(f"say {token}") == f"The model heard: say {token}"
+        job = {"name": token, "schedule": "2099-01-01T00:00:00Z", "prompt": "say nothing"}
+        request(ada.name, 8642, "/api/jobs", job)
+        webhooks = json.dumps({token: {"prompt": token, "secret": WEBHOOK_SECRET}})
+        script = 'cd "$1"; mkdir -p memories; echo "$2" >>memories/MEMORY.md; echo "$3" >webhook_subscriptions.json'
+        ada.execute("sh", "-c", script, "sh", ada.home, token, webhooks)
+        first = archived()
+        known_at_first = facts(first, tmp_path / "first", token)
+        assert known_at_first["cron"]
+
+        moved = {"restore_tenant": "globex", "restore_upload": str(first), "restore_force": True}
+        status, output = tenants.run(name="tenant_restore", **moved)
+        assert (status, changed(output)) == (0, 1), output
+        assert facts(backed_up(tenants, "globex"), tmp_path / "there", token) == known_at_first
+        assert tenants.reply("globex", "say this there") == "The model heard: say this there"
+        last = backed_up(tenants, "globex")
+        known_at_last = facts(last, tmp_path / "last", token)
+        assert known_at_last["sessions"][: len(known_at_first["sessions"])] == known_at_first["sessions"]
+
+        assert ada.stop() == 0
+        ada.remove()
+        takes = replace(ada, words=("hermes-ops", "agent", "restore", "--force"))
+        words = ["docker", "run", "--rm", "--interactive", *takes.options({}), takes.image, *takes.words[1:]]
+        with open(last, "rb") as file:
+            done = subprocess.run(words, stdin=file, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        ada.start()
+        assert facts(archived(), tmp_path / "back", token) == known_at_last
+        assert ada.reply("and back?") == "The model heard: and back?"

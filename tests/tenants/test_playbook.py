@@ -198,9 +198,10 @@ def test_archives_leave_the_cluster_by_restic_and_come_back(playbook, node, name
         environ = {**os.environ, "RESTIC_PASSWORD": PASSWORD, "RESTIC_REPOSITORY": str(tmp_path / "repository")}
         return subprocess.run(["restic", *words], env=environ, capture_output=True, text=True, check=True).stdout
 
-    first, second = sorted(json.loads(restic("snapshots", "--json")), key=lambda each: each["time"])
-    assert {*second["tags"]} == {"hermes", "agent:acme"}
-    for source in ("restic:latest", f"restic:{first['id']}"):
+    # The newest of the day.
+    (snapshot,) = json.loads(restic("snapshots", "--json"))
+    assert (snapshot["hostname"], {*snapshot["tags"]}) == (f"tenants.{namespace}", {"hermes", "agent:acme"})
+    for source in ("restic:latest", f"restic:{snapshot['id']}"):
         back = {"restore_tenant": "acme", "restore_source": source, **given}
         status, output = playbook.run("--check", name="tenant_restore", **back)
         assert (status, changed(output), PASSWORD in output) == (0, 0, False), output
