@@ -17,7 +17,8 @@ description:
   - The home until now is set aside on the volume, where one is kept; without an archive it is the home again.
   - A home that has learnt something since the backup is left as it is, unless O(force).
   - If this is killed, the next run of it or of M(alwayson.hermes.tenants) starts the agent.
-  - Runs on the controller, whose login has to have the right to create and delete C(pods), and to create C(pods/exec).
+  - Runs on the controller, whose login has to have the right to create, patch and delete C(pods), and to create
+    C(pods/exec).
 extends_documentation_fragment:
   - alwayson.hermes.cluster
   - alwayson.hermes.restic
