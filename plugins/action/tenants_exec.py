@@ -10,7 +10,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import asking
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import asking, offsite
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.asking import Answers
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.execute import running
@@ -63,4 +63,8 @@ def _answers(cluster: Cluster, given: dict[str, Any], check: bool) -> Answers:
         pods, errors = running(cluster, names)
         would = f"would fetch its {named} to {given['directory']}"
         return Answers(lines={name: [would] for name in pods}, errors=errors)
-    return asking.fetch(cluster, names, make(), given["directory"])
+    repository = offsite.repository(given["restic"], given["directory"], given["namespace"])
+    answers = asking.fetch(cluster, names, make(), given["directory"])
+    if repository and given["command"] == "backup":
+        offsite.keep(repository, answers)
+    return answers

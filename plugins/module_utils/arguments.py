@@ -31,6 +31,21 @@ CLUSTER: dict[str, dict[str, Any]] = {
     "kubeconfig": {"type": "path", "default": ""},
     "context": {"type": "str", "default": ""},
 }
+# Beside doc_fragments/restic.py: the fields of the kit's settings of backups that begin with restic_.
+RESTIC: dict[str, dict[str, Any]] = {
+    "restic": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "repository": {"type": "str", "default": ""},
+            "password": {"type": "str", "default": "", "no_log": True},
+            "environment": {"type": "dict", "default": {}, "no_log": True},
+            "keep_daily": {"type": "int", "default": 7},
+            "keep_weekly": {"type": "int", "default": 4},
+            "keep_monthly": {"type": "int", "default": 6},
+        },
+    },
+}
 # What is declared of a data volume: the fields of the kit's Volume, but for data_dir.
 VOLUME: dict[str, dict[str, Any]] = {
     "device": {"type": "str", "default": ""},

@@ -15,10 +15,12 @@ description:
   - Runs the kit in the pods of tenants, by exec through the API server, beside their agents; eight tenants at a time.
   - Texts are handed over on standard input, and are on no command line. Output is bounded, and shown without characters
     that act on a terminal. A file has the mode 0600, and its name once it is whole and was verified.
+  - If O(restic) has a repository, C(backup) also makes a snapshot there of each archive, and removes older ones.
   - An error of one tenant is no other's. The task fails at its end if there was one.
   - Runs on the controller, whose login has to have the right to create C(pods/exec).
 extends_documentation_fragment:
   - alwayson.hermes.cluster
+  - alwayson.hermes.restic
 attributes:
   check_mode:
     support: full
@@ -102,11 +104,12 @@ errors:
 
 from typing import Any
 
-from ansible_collections.alwayson.hermes.plugins.module_utils.arguments import CLUSTER, declare
+from ansible_collections.alwayson.hermes.plugins.module_utils.arguments import CLUSTER, RESTIC, declare
 
 SPECIFICATION: dict[str, Any] = {
     "argument_spec": {
         **CLUSTER,
+        **RESTIC,
         "command": {"type": "str", "choices": ["memory", "tell", "debug", "backup"], "required": True},
         "tenants": {"type": "list", "elements": "str", "default": []},
         "text": {"type": "str", "default": ""},

@@ -28,16 +28,22 @@ class Playbook:
 
     def run(self, *options: str, name: str = "tenants", **variables: Any) -> tuple[int, str]:
         """Its status and all that it printed."""
+        process = self.begin(*options, name=name, **variables)
+        output, _none = process.communicate()
+        return process.returncode, output
+
+    def begin(self, *options: str, name: str, **variables: Any) -> subprocess.Popen[str]:
+        """Start it, in a process group of its own."""
         (self.directory / "variables.json").write_text(json.dumps({**self.variables, **variables}))
-        done = subprocess.run(
+        return subprocess.Popen(
             ["ansible-playbook", "-i", "localhost,", f"alwayson.hermes.{name}", "-e", "@variables.json", *options],
             cwd=self.directory,
             env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "ANSIBLE_NOCOLOR": "1"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            check=False,
+            start_new_session=True,
         )
-        return done.returncode, done.stdout + done.stderr
 
 
 def changed(output: str) -> int:

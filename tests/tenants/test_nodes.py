@@ -9,17 +9,21 @@ import contextlib
 import hashlib
 import hmac
 import json
+import os
 import re
+import signal
 import sqlite3
+import subprocess
 import tarfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.filter.runtime_key import runtime_key
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import extracting
-from containers import until
+from containers import declared, request, until
 from node import Node
 from playbook import Playbook, changed
 from whole import CLASS, Cluster
@@ -298,3 +302,176 @@ def test_a_node_that_dies_in_the_midst_of_an_answer(tenants, cluster):
     assert status == 0, output
     assert tenants.processes(other, "acme")
     assert not tenants.processes(node, "acme")
+
+
+def backed_up(tenants: Tenants, name: str) -> Path:
+    """An archive of a tenant's home."""
+    there = tenants.directory / "hermes-backups"
+    before = {*there.iterdir()} if there.exists() else set()
+    status, output = tenants.run(name="tenant_backup", backup_tenant=name)
+    assert status == 0, output
+    (made,) = {*there.iterdir()} - before
+    return made
+
+
+def learnt(tenants: Tenants, name: str, token: str) -> None:
+    """Have the agent know *token* by a conversation, by heart, in a webhook of its own and in a job."""
+    tenants.reply(name, f"say {token}")
+    home = tenants.home(name)
+    with open(home / "memories/MEMORY.md", "a") as file:
+        file.write(f"{token}\n")
+    webhooks = json.loads((home / "webhook_subscriptions.json").read_text())
+    webhooks[token] = {"prompt": token, "secret": WEBHOOK_SECRET}
+    (home / "webhook_subscriptions.json").write_text(json.dumps(webhooks))
+    # A job that is not due while tests run.
+    job = json.dumps({"name": token, "schedule": "2099-01-01T00:00:00Z", "prompt": "say nothing"})
+    key = f"Bearer {runtime_key(name, SECRET)}"
+    status, text = tenants.cluster.call(tenants.pod(name), 8642, "/api/jobs", job, Authorization=key)
+    assert status == 200, text
+
+
+def known(home: Path, token: str) -> dict[str, bool]:
+    """Whether each part of a home knows *token*."""
+    with sqlite3.connect(f"file:{home}/state.db?mode=ro", uri=True) as database:
+        said = database.execute("select count(*) from messages where content = ?", [f"say {token}"]).fetchone()[0]
+    files = ("memories/MEMORY.md", "webhook_subscriptions.json", "cron/jobs.json")
+    return {"sessions": said > 0, **{name: token in (home / name).read_text() for name in files}}
+
+
+def test_a_home_is_restored(tenants):
+    learnt(tenants, "acme", "walrus")
+    archive = backed_up(tenants, "acme")
+    tenants.reply("acme", "what came later")
+    wanted = {"restore_tenant": "acme", "restore_upload": str(archive)}
+    before = tenants.ids()["acme"]
+    status, output = tenants.run("--check", name="tenant_restore", **wanted)
+    assert (status, changed(output), tenants.ids()["acme"]) == (0, 0, before), output
+    assert re.search(r"acme: would stop the agent, restore \d+ files of acme on ", output)
+
+    # It knows more than the backup.
+    status, output = tenants.run(name="tenant_restore", **wanted)
+    assert status != 0
+    assert "the home knows more than the backup" in re.sub(r"\s+", " ", output)
+    assert tenants.reply("acme", "still there?") == "The model heard: still there?"
+    assert "what came later" in tenants.heard("acme")
+
+    status, output = tenants.run(name="tenant_restore", restore_force=True, **wanted)
+    assert (status, changed(output)) == (0, 1), output
+    assert all(known(tenants.home("acme"), "walrus").values())
+    assert "what came later" not in tenants.heard("acme")
+    assert tenants.reply("acme", "and now?") == "The model heard: and now?"
+    assert tenants.converge() == 0
+
+    status, output = tenants.run(name="tenant_restore", restore_tenant="acme", restore_former=True)
+    assert (status, changed(output)) == (0, 1), output
+    assert "what came later" in tenants.heard("acme")
+    assert "and now?" not in tenants.heard("acme")
+
+
+def test_an_agent_that_does_not_start_is_restored(tenants):
+    learnt(tenants, "globex", "heron")
+    archive = backed_up(tenants, "globex")
+    (tenants.home("globex") / "config.yaml").write_text("model: [")
+    before = tenants.ids()["globex"]
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/hermes-globex-0"
+    tenants.cluster.server.ask("DELETE", path)
+    until(lambda: "restartCount" in json.dumps(tenants.pod("globex")) and tenants.ids()["globex"] != before, "anew")
+    until(lambda: tenants.pod("globex")["status"]["containerStatuses"][0]["restartCount"] > 0, "it fails")
+    wanted = {"restore_tenant": "globex", "restore_upload": str(archive), "restore_force": True}
+    status, output = tenants.run(name="tenant_restore", **wanted)
+    assert (status, changed(output)) == (0, 1), output
+    assert tenants.reply("globex", "well again?") == "The model heard: well again?"
+    assert all(known(tenants.home("globex"), "heron").values())
+
+
+def test_another_cluster_takes_what_an_agent_knows(tenants, cluster, tmp_path):
+    """As another namespace: all that a tenant is given comes from there."""
+    learnt(tenants, "initech", "osprey")
+    archive = backed_up(tenants, "initech")
+    there = Playbook(tmp_path, tenants.variables, cluster.server.kubeconfig, "elsewhere")
+    assert there.run(hermes_tenants=[{"name": "umbrella"}])[0] == 0
+    status, output = there.run(name="tenant_restore", restore_tenant="umbrella", restore_upload=str(archive))
+    assert (status, changed(output)) == (0, 1), output
+    pod = cluster.pod("elsewhere", "umbrella")
+    said = cluster.reply(pod, runtime_key("umbrella", SECRET), "who are you now?")
+    assert said == "The model heard: who are you now?"
+    claim = cluster.server.ask("GET", "/api/v1/namespaces/elsewhere/persistentvolumeclaims/hermes-umbrella")
+    assert all(known(cluster.nodes[0].volumes / claim["spec"]["volumeName"] / ".hermes", "osprey").values())
+
+
+def test_a_restore_that_is_killed_is_ended_by_the_next_run(tenants, cluster):
+    archive = backed_up(tenants, "acme")
+    pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
+
+    def waits() -> bool:
+        return "hermes-acme-restore" in [each["metadata"]["name"] for each in cluster.server.ask("GET", pods)["items"]]
+
+    wanted = {"restore_tenant": "acme", "restore_upload": str(archive), "restore_force": True}
+    process = tenants.begin(name="tenant_restore", **wanted)
+    until(waits, "it has the volume")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert tenants.converge() == 1
+    assert not waits()
+    assert tenants.reply("acme", "after the kill") == "The model heard: after the kill"
+
+
+def facts(archive: Path, directory: Path, token: str) -> dict[str, Any]:
+    """What an agent knows, by its archive; of webhooks only the one of its own that is called *token*."""
+    with tarfile.open(archive) as opened:
+        opened.extractall(directory, filter="data")
+    home = directory / "home"
+    with sqlite3.connect(home / "state.db") as database:
+        said = database.execute("select role, content from messages order by id").fetchall()
+    jobs = json.loads((home / "cron/jobs.json").read_text())["jobs"]
+    return {
+        "sessions": said,
+        "memories": (home / "memories/MEMORY.md").read_text(),
+        "webhooks": json.loads((home / "webhook_subscriptions.json").read_text())[token],
+        "cron": [(each["id"], each["name"], each["prompt"]) for each in jobs],
+    }
+
+
+def test_an_agent_moves_from_a_container_to_a_tenant_and_back(tenants, cluster, tmp_path):
+    """By archives, which a host and its runtimes make and take in the same form. They move an agent among themselves in
+    the scenario runtimes; to begin with a whole host here would take longer than all else in this job."""
+    token, archives = "bittern", iter(range(10))
+    (tmp_path / "ada").mkdir()
+    with declared(cluster.image, cluster.model, tmp_path / "ada") as ada:
+
+        def archived() -> Path:
+            path = tmp_path / f"ada-{next(archives)}.tar.gz"
+            with open(path, "wb") as file:
+                subprocess.run(["docker", "exec", ada.name, "hermes-ops", "agent", "backup"], stdout=file, check=True)
+            return path
+
+        ada.start()
+        assert ada.reply(f"say {token}") == f"The model heard: say {token}"
+        job = {"name": token, "schedule": "2099-01-01T00:00:00Z", "prompt": "say nothing"}
+        request(ada.name, 8642, "/api/jobs", job)
+        webhooks = json.dumps({token: {"prompt": token, "secret": WEBHOOK_SECRET}})
+        script = 'cd "$1"; mkdir -p memories; echo "$2" >>memories/MEMORY.md; echo "$3" >webhook_subscriptions.json'
+        ada.execute("sh", "-c", script, "sh", ada.home, token, webhooks)
+        first = archived()
+        known_at_first = facts(first, tmp_path / "first", token)
+        assert known_at_first["cron"]
+
+        moved = {"restore_tenant": "globex", "restore_upload": str(first), "restore_force": True}
+        status, output = tenants.run(name="tenant_restore", **moved)
+        assert (status, changed(output)) == (0, 1), output
+        assert facts(backed_up(tenants, "globex"), tmp_path / "there", token) == known_at_first
+        assert tenants.reply("globex", "say this there") == "The model heard: say this there"
+        last = backed_up(tenants, "globex")
+        known_at_last = facts(last, tmp_path / "last", token)
+        assert known_at_last["sessions"][: len(known_at_first["sessions"])] == known_at_first["sessions"]
+
+        assert ada.stop() == 0
+        ada.remove()
+        takes = replace(ada, words=("hermes-ops", "agent", "restore", "--force"))
+        words = ["docker", "run", "--rm", "--interactive", *takes.options({}), takes.image, *takes.words[1:]]
+        with open(last, "rb") as file:
+            done = subprocess.run(words, stdin=file, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        ada.start()
+        assert facts(archived(), tmp_path / "back", token) == known_at_last
+        assert ada.reply("and back?") == "The model heard: and back?"

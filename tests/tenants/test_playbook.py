@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from api_server import ApiServer
 from playbook import Playbook, changed
 from played_node import put
 
+PASSWORD = "password-of-the-repository-0123"
 SECRETS = {
     "tenants": "secret-of-the-tenants-0123456789abcdef",
     "model": "sk-secret-of-all-0123",
@@ -183,3 +187,65 @@ def test_files_of_tenants_come_whole_and_verified(playbook, node, namespace, tmp
     assert (status, changed(output)) == (0, 1), output
     (bundle,) = (playbook.directory / "hermes-debug").iterdir()
     assert bundle.read_bytes() == (tmp_path / "from the container").read_bytes()
+
+
+@pytest.mark.skipif(not shutil.which("restic"), reason="SKIPPED, NOT PROVED: restic is not installed")
+def test_archives_leave_the_cluster_by_restic_and_come_back(playbook, node, namespace, tmp_path):
+    playbook.run()
+    node.run(namespace, "hermes-acme")
+    home, archive = tmp_path / "home", tmp_path / "from the container"
+    (home / "memories").mkdir(parents=True)
+    about = {**dict.fromkeys(("host", "kit", "release", "version", "env"), "x"), "agent": "acme", "created": 1.0}
+    put(node, f"sys.stdout.buffer.write(open({str(archive)!r}, 'rb').read())")
+    given = {"backup_restic_repository": str(tmp_path / "repository"), "backup_restic_password": PASSWORD}
+    data, sizes = os.urandom(32 * 2**20), []
+    for day in ("first", "second"):
+        (home / "memories/MEMORY.md").write_text(day)
+        (home / "memories/large").write_bytes(data)
+        with open(archive, "wb") as out:
+            collecting.collect(out.fileno(), out.name, str(home), about, False, None, True)
+        status, output = playbook.run("-vvv", name="tenant_backup", backup_tenant="acme", **given)
+        assert (status, changed(output), PASSWORD in output) == (0, 1, False), output
+        sizes.append(sum(each.stat().st_size for each in (tmp_path / "repository").rglob("*") if each.is_file()))
+    # What is the same is there once, but for the pieces at its ends.
+    assert sizes[1] - sizes[0] < len(data) / 2
+
+    def restic(*words: str) -> str:
+        environ = {**os.environ, "RESTIC_PASSWORD": PASSWORD, "RESTIC_REPOSITORY": str(tmp_path / "repository")}
+        return subprocess.run(["restic", *words], env=environ, capture_output=True, text=True, check=True).stdout
+
+    # The newest of the day.
+    (snapshot,) = json.loads(restic("snapshots", "--json"))
+    assert (snapshot["hostname"], {*snapshot["tags"]}) == (f"tenants.{namespace}", {"hermes", "agent:acme"})
+    for source in ("restic:latest", f"restic:{snapshot['id']}"):
+        back = {"restore_tenant": "acme", "restore_source": source, **given}
+        status, output = playbook.run("--check", name="tenant_restore", **back)
+        assert (status, changed(output), PASSWORD in output) == (0, 0, False), output
+        assert re.search(r"acme: would stop the agent, restore \d+ files of acme on x", output)
+    status, output = playbook.run(
+        "--check", name="tenant_restore", **{**given, "restore_tenant": "globex", "restore_source": "restic:latest"}
+    )
+    assert status == 2
+    assert "there is no snapshot 'latest'" in output
+
+    # A password that is wrong is told, and the archive is there all the same.
+    status, output = playbook.run(name="tenant_backup", **{**given, "backup_restic_password": "wrong-0123"})
+    assert status == 2
+    assert "the password does not open the repository" in output
+    assert len([*(playbook.directory / "hermes-backups").glob("acme-*.tar.gz")]) == 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"restore_tenant": "acme"},
+        {"restore_tenant": "acme", "restore_upload": "x", "restore_former": True},
+        {"restore_tenant": "acme", "restore_source": "latest"},
+        {"restore_upload": "x"},
+    ],
+)
+def test_a_restore_says_what_it_wants(playbook, given):
+    status, output = playbook.run(name="tenant_restore", **given)
+    assert status == 2
+    assert "Pass the tenant: -e restore_tenant=NAME" in output

@@ -22,11 +22,11 @@ from ..hermes_ops.system.files import ensure_directory, failure, sync_directory
 from ..hermes_ops.system.text import printable
 from .cluster import Cluster, at_once
 from .declared import label_of
-from .execute import Command, Ended, execute, running
+from .execute import WHOLE, Command, Ended, execute, running, said
 
 _KIT = ("hermes-ops", "agent")
-# Seconds beyond those that a command gives itself, and those for a whole home.
-_MARGIN, _WHOLE = 90.0, 7200.0
+# Seconds beyond those that a command gives itself.
+_MARGIN = 90.0
 # Bytes of a bundle, and of what is in it; the kit makes none as large.
 _BUNDLE, _UNPACKED = 32 * 2**20, 64 * 2**20
 _PARTIAL = ".partial"
@@ -85,7 +85,7 @@ def bundle() -> Fetched:
 def backup() -> Fetched:
     """An archive of the home. With a problem in a file, there is one all the same."""
     return Fetched(
-        Command((*_KIT, "backup"), most=sys.maxsize, seconds=_WHOLE), extracting.verify, (EXIT_OK, EXIT_UNHEALTHY)
+        Command((*_KIT, "backup"), most=sys.maxsize, seconds=WHOLE), extracting.verify, (EXIT_OK, EXIT_UNHEALTHY)
     )
 
 
@@ -157,8 +157,7 @@ def lines(answers: Answers, named: str) -> Iterable[str]:
 def _judge(answers: Answers, name: str, ended: Ended) -> None:
     """Add what is wrong."""
     if ended.status != EXIT_OK:
-        said = " ".join(ended.said.replace("hermes-ops: ", "").split()) or "nothing was said about it"
-        answers.errors[name] = OpsError(f"ended with status {ended.status}: {said}", where=f"tenant {name}")
+        answers.errors[name] = OpsError(said(ended), where=f"tenant {name}")
 
 
 def _fetch(cluster: Cluster, pod: str, wanted: Fetched, path: str) -> Ended:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..hermes_ops.system.errors import OpsError
 from ..hermes_ops.system.plan import HIDDEN, Difference
-from . import capacity, editions, lease, objects, readiness
+from . import capacity, editions, lease, objects, readiness, restoring
 from .cluster import Cluster
 from .declared import PREFIX, Declared, Tenant, amount
 from .objects import MANAGED, NAME, REMOVE, TENANT, annotations
@@ -198,6 +198,11 @@ class _Run:
             left = editions.settled(self.cluster, where, keeper, found.secrets[tenant.label])
             steps.differences.extend(left.differences)
             steps.actions.extend(() if self.check else left.actions)
+        if keeper and restoring.RESTORING in annotations(keeper):
+            # Of a run that was killed. Its pod may have the volume.
+            steps.differences.append(Difference(f"{where}: restore", "under way", "ended"))
+            if not self.check:
+                steps.actions.insert(0, partial(restoring.remove_pod, self.cluster, tenant.object))
         volume = found.of[_VOLUME[1]].get(tenant.object)
         day = annotations(volume).get(REMOVE) if volume else None
         if day:

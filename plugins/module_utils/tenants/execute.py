@@ -9,6 +9,7 @@ printable before it is shown.
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,8 @@ _SHELL = ("sh", "-c", '"$@"; status=$?; printf "\\n%s\\n" "$0" >&2; exit $status
 _STDIN, _STDOUT, _STDERR, _STATUS = range(4)
 # Bytes of standard input in one message; of standard error that are kept, its end; and of the status.
 _PIECE, _SAID, _LARGEST_STATUS = 32 * 1024, 16 * 1024, 64 * 1024
+# Seconds for a command about a whole home.
+WHOLE = 7200.0
 # Seconds of silence after which the other side is pinged: what lies between drops connections that are not used.
 _SILENCE = 20.0
 
@@ -44,12 +47,14 @@ class Command:
     """What is run in a pod.
 
     :param given: its standard input, of which it has to know the end: that the API server passes it on is not certain
+    :param file: path of a file that is its standard input instead
     :param most: bytes that it may write to standard output
     :param seconds: that it may take
     """
 
     words: tuple[str, ...]
     given: bytes = b""
+    file: str = ""
     most: int = 4 * 2**20
     seconds: float = 120.0
 
@@ -66,6 +71,12 @@ class Ended:
     said: str
 
 
+def said(ended: Ended) -> str:
+    """Why a command failed, in its own words."""
+    words = " ".join(ended.said.replace("hermes-ops: ", "").split()) or "nothing was said about it"
+    return f"ended with status {ended.status}: {words}"
+
+
 def running(cluster: Cluster, names: Sequence[str] = ()) -> tuple[dict[str, str], dict[str, OpsError]]:
     """The tenants whose agents run, by name -> their pods; and why others cannot be asked.
 
@@ -77,7 +88,7 @@ def running(cluster: Cluster, names: Sequence[str] = ()) -> tuple[dict[str, str]
     errors: dict[str, OpsError] = {}
     for name in sorted(set(names or known)):
         pod = pods.get(known.get(name, ""))
-        if pod and _runs(pod):
+        if pod and runs(pod):
             found[name] = known[name]
             continue
         why = f"does not run: {reason(pod)}" if name in known else "is not there"
@@ -85,7 +96,8 @@ def running(cluster: Cluster, names: Sequence[str] = ()) -> tuple[dict[str, str]
     return found, errors
 
 
-def _runs(pod: dict[str, Any]) -> bool:
+def runs(pod: dict[str, Any]) -> bool:
+    """Whether the container of a pod that is the agent's runs."""
     states = pod.get("status", {}).get("containerStatuses", ())
     return any(each["name"] == CONTAINER and "running" in each.get("state", {}) for each in states)
 
@@ -98,8 +110,10 @@ def execute(cluster: Cluster, pod: str, command: Command, out: BinaryIO) -> Ende
     where, deadline = f"Pod {pod}", time.monotonic() + command.seconds
     socket = cluster.execute(pod, CONTAINER, [*_SHELL, *command.words])
     try:
-        for start in range(0, len(command.given), _PIECE):
-            socket.send_binary(bytes([_STDIN]) + command.given[start : start + _PIECE])
+        for piece in _given(command):
+            socket.send_binary(bytes([_STDIN]) + piece)
+            if time.monotonic() > deadline:
+                raise _late(where, command.seconds)
         said, status, written = bytearray(), bytearray(), 0
         for channel, data in _heard(socket, deadline, where, command.seconds):
             if channel == _STDOUT:
@@ -131,7 +145,7 @@ def _heard(socket: WebSocket, deadline: float, where: str, seconds: float) -> It
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise OpsError(f"has not ended after {seconds:g} s", where=where, fix="run it again, or see what it does")
+            raise _late(where, seconds)
         socket.settimeout(min(left, _SILENCE))
         try:
             kind, message = socket.recv_data()
@@ -144,11 +158,25 @@ def _heard(socket: WebSocket, deadline: float, where: str, seconds: float) -> It
             yield message[0], message[1:]
 
 
+def _given(command: Command) -> Iterator[bytes]:
+    """The standard input of *command*."""
+    try:
+        with open(command.file, "rb") if command.file else io.BytesIO(command.given) as stream:
+            while piece := stream.read(_PIECE):
+                yield piece
+    except OSError as error:
+        raise failure("read", command.file, error) from None
+
+
 def _write(out: BinaryIO, data: bytes) -> None:
     try:
         out.write(data)
     except OSError as error:
         raise failure("written", str(getattr(out, "name", "the output")), error) from None
+
+
+def _late(where: str, seconds: float) -> OpsError:
+    return OpsError(f"has not ended after {seconds:g} s", where=where, fix="run it again, or see what it does")
 
 
 def _cut(where: str, why: str) -> OpsError:

@@ -110,13 +110,17 @@ def restic(tmp_path, monkeypatch):
     return calls
 
 
+def save(repository, host, agent):
+    return repository.save(agent.name, lambda out: making.stream(host, agent, out, env="include"))
+
+
 SETTINGS = Settings(restic_repository="/somewhere", restic_password=PASSWORD)
 
 
 def test_the_password_is_in_no_environment(host, agents, restic, tmp_path):
-    repository = Repository(host, SETTINGS)
+    repository = Repository(host.ops_dir, SETTINGS)
     repository.prepare()
-    manifest = repository.save(agents[0])
+    manifest = save(repository, host, agents[0])
     assert manifest.agent == "first"
     assert {call["password"] for call in restic()} == {PASSWORD}
     assert PASSWORD not in json.dumps([(call["words"], call["environment"]) for call in restic()])
@@ -126,7 +130,7 @@ def test_the_password_is_in_no_environment(host, agents, restic, tmp_path):
 def test_the_rest_of_a_killed_run_with_a_fast_clock_is_not_taken_for_the_backup(host, agents, restic, tmp_path):
     rest = {"id": "half", "tags": ["hermes", "agent:first", "hermes-unfinished"], "hostname": socket.gethostname()}
     (tmp_path / "restic/left.json").write_text(json.dumps([{**rest, "time": "2030-01-01T00:00:00Z"}]))
-    Repository(host, SETTINGS).save(agents[0])
+    save(Repository(host.ops_dir, SETTINGS), host, agents[0])
     changes = {call["words"][0]: call["words"] for call in restic() if call["words"][0] in ("tag", "forget")}
     assert changes["tag"][-1] == "abcdef0123"
     assert changes["forget"] == ["forget", "half"]
@@ -135,14 +139,14 @@ def test_the_rest_of_a_killed_run_with_a_fast_clock_is_not_taken_for_the_backup(
 def test_a_lock_that_a_killed_prune_left_keeps_nobody_from_a_restore(host, restic, tmp_path):
     (tmp_path / "restic/snapshots.json").write_text("[]")
     (tmp_path / "restic/locked").touch()
-    assert Repository(host, SETTINGS).snapshots() == []
+    assert Repository(host.ops_dir, SETTINGS).snapshots() == []
     assert [call["words"][0] for call in restic()] == ["snapshots", "unlock", "snapshots"]
 
 
 def test_a_repository_that_somebody_uses_is_named_as_that(host, restic, tmp_path):
     (tmp_path / "restic/locked").write_text("by somebody who lives")
     with pytest.raises(OpsError, match="the repository is in use") as refused:
-        Repository(host, SETTINGS).snapshots()
+        Repository(host.ops_dir, SETTINGS).snapshots()
     assert "half an hour" in refused.value.fix
 
 
@@ -152,7 +156,7 @@ def test_a_snapshot_that_was_refused_on_its_way_stays_unfinished(host, agents, r
 
     monkeypatch.setattr(extracting.Checking, "result", refuse)
     with pytest.raises(OpsError, match="is refused"):
-        Repository(host, SETTINGS).save(agents[0])
+        save(Repository(host.ops_dir, SETTINGS), host, agents[0])
     assert not [call for call in restic() if "tag" in call["words"]]
 
 
@@ -160,7 +164,7 @@ def test_a_snapshot_that_was_refused_on_its_way_stays_unfinished(host, agents, r
 def test_an_agent_that_ends_its_own_keeps_no_other_from_a_complete_snapshot(host, agents, tmp_path, monkeypatch):
     """It kills the worker that reads its home, whenever it likes; restic leaves a lock then."""
     monkeypatch.setattr(offsite, "CACHE", str(tmp_path / "cache"))
-    repository = Repository(host, replace(SETTINGS, restic_repository=str(tmp_path / "repository")))
+    repository = Repository(host.ops_dir, replace(SETTINGS, restic_repository=str(tmp_path / "repository")))
     repository.prepare()
     stream = making.stream
 
@@ -173,8 +177,8 @@ def test_an_agent_that_ends_its_own_keeps_no_other_from_a_complete_snapshot(host
 
     monkeypatch.setattr(making, "stream", end)
     with pytest.raises(WorkerDied):
-        repository.save(agents[0])
-    repository.save(agents[1])
+        save(repository, host, agents[0])
+    save(repository, host, agents[1])
     assert [each.agent for each in repository.snapshots()] == ["second"]
 
 
@@ -243,7 +247,7 @@ def test_an_agent_whose_backup_used_up_the_time_comes_last_from_then_on(host, ag
             job()
 
     def noted(*arguments, **options):
-        done.append(next(each.name for each in arguments if hasattr(each, "unit")))
+        done.append(next((each.name for each in arguments if hasattr(each, "unit")), arguments[1]))
         return original(*arguments, **options)
 
     monkeypatch.setattr(holder, name, noted)
@@ -258,7 +262,7 @@ def test_an_agent_whose_backup_here_used_up_the_time_keeps_no_other_from_its_cop
 ):
     order._record(host, agents[0], "here", order._NEVER_ENDED)
     saved = []
-    monkeypatch.setattr(Repository, "save", lambda _self, agent: saved.append(agent.name))
+    monkeypatch.setattr(Repository, "save", lambda _self, name, _write: saved.append(name))
 
     def endless(host, agent, *_arguments, **_options):
         if agent.name == "first":

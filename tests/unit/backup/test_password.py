@@ -152,7 +152,7 @@ WANTED = Settings(restic_repository="/somewhere", restic_password=NEW)
 
 
 def change(host, old=OLD, wanted=WANTED):
-    Repository(host, wanted).change_password(old)
+    Repository(host.ops_dir, wanted).change_password(old)
 
 
 def test_the_new_password_replaces_the_old_one_and_no_other(host, keys):
@@ -334,11 +334,11 @@ def test_the_real_restic_killed_at_any_moment_is_always_open_to_one_of_both(host
     monkeypatch.setattr(offsite, "_PAUSE", 0.1)
     old = replace(WANTED, restic_repository=str(tmp_path / "repository"), restic_password=OLD)
     new = replace(old, restic_password=NEW)
-    Repository(host, old).prepare()
+    Repository(host.ops_dir, old).prepare()
 
     def opens():
         # In this order: a restic that survives makes the other key before it removes this one.
-        return [each.restic_password for each in (new, old) if Repository(host, each)._opens()]
+        return [each.restic_password for each in (new, old) if Repository(host.ops_dir, each)._opens()]
 
     began = time.monotonic()
     change(host, OLD, new)
@@ -362,4 +362,4 @@ def test_the_real_restic_killed_at_any_moment_is_always_open_to_one_of_both(host
         assert opens() == [old.restic_password]
         old, new = new, old
     # Backups go on.
-    Repository(host, new).prepare()
+    Repository(host.ops_dir, new).prepare()

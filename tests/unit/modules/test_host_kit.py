@@ -26,7 +26,7 @@ COLLECTIONS = PLUGINS.parent / ".cache/collections"
 # They run on the controller, or are the one that is sent.
 ON_THE_CONTROLLER = {
     *("aws_host", "aws_image", "declarations", "dlm_policy", "fleet_report", "host_kit", "node_lost", "tenants"),
-    *("tenants_capacity", "tenants_exec", "tenants_status"),
+    *("tenants_capacity", "tenants_exec", "tenants_restore", "tenants_status"),
 }
 
 

@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import itertools
 import json
 import os
+import re
+import shutil
 import sqlite3
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +55,11 @@ class Box:
         done = self.call("run")
         assert done.returncode == 0, done.stderr
 
-    def call(self, action: str, *words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-B", "-c", COMMAND, self.contained.kit, "agent", action, *words]
+    def call(
+        self, action: str, *words: str, given: bytes = b"", before: str = ""
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run ``hermes-ops agent``, after the program *before* in the same process."""
+        command = [sys.executable, "-B", "-c", f"{before}\n{COMMAND}", self.contained.kit, "agent", action, *words]
         places = {"description": "agent.json", "secrets": "secrets", "data": "data", "root": "root"}
         argv = self.contained.argv([*command, *(f"--{name}={self.top / path}" for name, path in places.items())], {})
         environ = {"PATH": os.environ["PATH"], "UID_": str(self.contained.uid)}
@@ -130,3 +138,170 @@ def test_a_backup_is_one_of_a_host(box, tmp_path):
     with tarfile.open(archive) as opened:
         assert {"home/state.db", "home/memories/MEMORY.md"} <= {*opened.getnames()}
     assert b"sk-secret-of-ada" not in done.stdout
+
+
+# Ends like a kill, in place of a rename, all but the first few of them.
+KILL = """
+import itertools, os
+done, rename = itertools.count(), os.rename
+def killed(*words, **more):
+    os._exit(9) if next(done) == {number} else rename(*words, **more)
+os.rename = killed
+"""
+
+
+def spoken(box: Box, *said: str) -> None:
+    """Have somebody have *said* something to the agent just now."""
+    path = box.home / "state.db"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE IF NOT EXISTS messages (role, content, timestamp)")
+        database.executemany("INSERT INTO messages VALUES ('user', ?, ?)", [(text, time.time()) for text in said])
+    database.close()
+    box.contained.give(path)
+
+
+def heard(home: Path) -> list[str]:
+    with sqlite3.connect(home / "state.db") as database:
+        found = [text for (text,) in database.execute("SELECT content FROM messages")]
+    database.close()
+    return found
+
+
+@pytest.fixture
+def archive(box: Box) -> bytes:
+    """Of a home that knows a lion, has a file that the present one has not, and secrets of its own."""
+    spoken(box, "a lion")
+    (box.home / "only-there").write_text("x")
+    box.contained.give(box.home / "only-there")
+    done = box.call("backup")
+    assert done.returncode == 0, done.stderr
+    (box.home / "only-there").unlink()
+    (box.home / ".env").write_text("OF_THIS_PLACE=1\n")
+    box.contained.give(box.home / ".env")
+    return done.stdout
+
+
+def left(box: Box) -> list[str]:
+    """What a restore has beside the home."""
+    return sorted(each.name for each in box.data.iterdir() if each.name.startswith(".hermes-ops-") and each.is_dir())
+
+
+def test_a_restore_replaces_the_home_and_keeps_the_former_one(box, archive):
+    records = left(box)
+    spoken(box, "a mouse")
+    # Standard input has no end.
+    with open(box.top / "given", "wb") as file:
+        file.write(archive + b"and no end")
+    given = (box.top / "given").read_bytes()
+    refused = box.call("restore", f"--bytes={len(archive)}", given=given)
+    assert refused.returncode == 2
+    assert b"the home knows more than the backup" in refused.stderr
+    assert heard(box.home) == ["a lion", "a mouse"]
+
+    done = box.call("restore", f"--bytes={len(archive)}", "--force", given=given)
+    assert done.returncode == 0, done.stderr
+    assert re.match(rb"restored: \d+ files of ada on .*; what was there is kept: --former\n", done.stdout)
+    assert heard(box.home) == ["a lion"]
+    assert (box.home / "only-there").exists()
+    assert (box.home / ".env").read_text() == "OF_THIS_PLACE=1\n"
+    assert left(box) == [".hermes-ops-former", *records]
+    assert heard(box.data / ".hermes-ops-former") == ["a lion", "a mouse"]
+
+    for said in (["a lion", "a mouse"], ["a lion"]):
+        done = box.call("restore", "--former")
+        assert done.returncode == 0, done.stderr
+        assert heard(box.home) == said
+        assert left(box) == [".hermes-ops-former", *records]
+    # One former home is kept, and the agent starts with what is there.
+    spoken(box, "a bee")
+    assert box.call("restore", "--force", given=archive).returncode == 0
+    assert heard(box.data / ".hermes-ops-former") == ["a lion", "a bee"]
+    assert box.call("run").returncode == 0
+    assert heard(box.home) == ["a lion"]
+
+
+def test_a_home_that_is_not_there_yet_is_restored(box, archive):
+    shutil.rmtree(box.home)
+    assert box.call("restore", given=archive).returncode == 0
+    assert heard(box.home) == ["a lion"]
+    done = box.call("restore", "--former")
+    assert done.returncode == 2
+    assert b"there is no former home" in done.stderr
+
+
+def test_nothing_is_restored_while_its_gateway_runs(box, archive):
+    spoken(box, "a mouse")
+    with open(box.data / ".hermes-ops-running") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for words in (["--force"], ["--former"]):
+            done = box.call("restore", *words, given=archive)
+            assert done.returncode == 74
+            assert b"another container runs on this volume" in done.stderr
+    assert heard(box.home) == ["a lion", "a mouse"]
+
+
+@pytest.mark.parametrize(("words", "again"), [(["--force"], "restore"), (["--force"], "run"), (["--former"], "run")])
+def test_a_restore_that_is_killed_leaves_a_whole_home(box, archive, words, again):
+    spoken(box, "a mouse")
+    assert box.call("restore", "--force", given=archive).returncode == 0
+    spoken(box, "a bee")
+    records = left(box)
+    for number in itertools.count():
+        status = box.call("restore", *words, given=archive, before=KILL.format(number=number)).returncode
+        if status != 9:
+            break
+        if again == "restore":
+            assert box.call("restore", *words, given=archive).returncode == 0
+        else:
+            assert box.call("run").returncode == 0
+        assert heard(box.home) in (["a lion", "a bee"], ["a lion", "a mouse"], ["a lion"])
+        assert left(box) == records
+    assert status == 0
+    assert number >= 3
+
+
+def hostile(change: str, archive: bytes) -> bytes:
+    """The *archive*, made into one that is none of ours."""
+    if change == "cut off":
+        return archive[: len(archive) // 2]
+    if change == "changed":
+        with tarfile.open(fileobj=io.BytesIO(archive)) as before:
+            return repacked(
+                (each, before.extractfile(each) and before.extractfile(each).read()[::-1]) for each in before
+            )
+    member = tarfile.TarInfo({"out": "home/../../escaped", "absolute": "/tmp/escaped", "device": "home/null"}[change])
+    if change == "device":
+        member.type = tarfile.CHRTYPE
+    with tarfile.open(fileobj=io.BytesIO(archive)) as before:
+        members = [(each, before.extractfile(each) and before.extractfile(each).read()) for each in before]
+    return repacked([members[0], (member, b""), *members[1:]])
+
+
+def repacked(members: Any) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz", format=tarfile.PAX_FORMAT) as made:
+        for member, data in members:
+            member.size = len(data or b"")
+            made.addfile(member, io.BytesIO(data or b""))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("change", ["cut off", "changed", "out", "absolute", "device"])
+def test_an_archive_that_is_none_changes_nothing(box, archive, change):
+    records = left(box)
+    given = hostile(change, archive)
+    done = box.call("restore", "--force", f"--bytes={len(given)}", given=given)
+    assert done.returncode == 2
+    assert b"standard input" in done.stderr
+    assert heard(box.home) == ["a lion"]
+    assert not (box.home / "only-there").exists()
+    assert not (box.data / ".hermes-ops-former").exists()
+    assert box.call("run").returncode == 0
+    assert left(box) == records
+
+
+def test_an_archive_that_ends_early_is_not_used(box, archive):
+    done = box.call("restore", "--force", f"--bytes={len(archive) + 7}", given=archive)
+    assert done.returncode == 2
+    assert b"standard input: ended 7 bytes early" in done.stderr
+    assert not (box.home / "only-there").exists()

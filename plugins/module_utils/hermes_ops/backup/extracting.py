@@ -95,7 +95,7 @@ def verify(path: str) -> Manifest:
 
 
 class Checking:
-    """An archive that a worker is checking."""
+    """An archive that a worker is checking or extracting."""
 
     def __init__(self, worker: Worker, where: str) -> None:
         self.worker, self.where = worker, where
@@ -147,9 +147,25 @@ def extract(
     :raises OpsError: like :func:`verify`; discard what *directory* holds by then
     """
     with _source(source) as (descriptor, where):
-        arguments = (descriptor, where, directory, links_out, _against(home))
-        worker = Worker(account, "backup.reading:extract", arguments, LIMITS, [descriptor, *descriptors], where)
-        return Manifest.of(worker.result(), where)
+        return extraction(
+            descriptor, where, directory, account, links_out=links_out, home=home, descriptors=descriptors
+        ).result()
+
+
+def extraction(
+    descriptor: int,
+    where: str,
+    directory: str,
+    account: Account,
+    *,
+    links_out: bool = False,
+    home: str | None = None,
+    descriptors: Sequence[int] = (),
+) -> Checking:
+    """Begin to :func:`extract` the archive that can be read from *descriptor*."""
+    arguments = (descriptor, where, directory, links_out, _against(home))
+    worker = Worker(account, "backup.reading:extract", arguments, LIMITS, [descriptor, *descriptors], where)
+    return Checking(worker, where)
 
 
 def _against(home: str | None) -> list[str] | None:

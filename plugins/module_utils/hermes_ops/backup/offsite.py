@@ -27,13 +27,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 
-from ..description.agent import Agent
 from ..host.installation import Installation
 from ..system.errors import OpsError
 from ..system.files import read_json, write_json
 from ..system.plan import HIDDEN, Difference, Plan
 from ..system.process import Completed, last_line, run
-from . import archives, making, settings
+from . import archives, settings
 from .extracting import Manifest
 from .retention import superfluous
 
@@ -63,7 +62,7 @@ def plan_password(before: Any, wanted: settings.Settings) -> Plan:
         if isinstance(old, str) and old not in ("", wanted.restic_password):
             plan.add(
                 Difference("password of the restic repository", HIDDEN, HIDDEN),
-                lambda: Repository(Installation.load(), wanted).change_password(old),
+                lambda: Repository(Installation.load().ops_dir, wanted).change_password(old),
             )
     return plan
 
@@ -117,16 +116,18 @@ class Repository:
                              being changed
 
     :param settings: with a ``restic_repository``
+    :param origin: the host of its own snapshots; empty: this one
+    :param cache: a directory of restic's; empty: :data:`CACHE`
     """
 
-    def __init__(self, host: Installation, settings: settings.Settings) -> None:
-        self.host = host
+    def __init__(self, ops_dir: str, settings: settings.Settings, *, origin: str = "", cache: str = "") -> None:
         self.settings = settings
-        self.memory_path = os.path.join(host.ops_dir, "restic.json")
+        self.origin = origin or socket.gethostname()
+        self.memory_path = os.path.join(ops_dir, "restic.json")
         self.env = {
             **settings.restic_environment,
             "RESTIC_REPOSITORY": settings.restic_repository,
-            "RESTIC_CACHE_DIR": CACHE,
+            "RESTIC_CACHE_DIR": cache or CACHE,
         }
 
     def exists(self) -> bool:
@@ -162,7 +163,7 @@ class Repository:
         begun = self._memory().get("password_change") == self._fingerprint
         if self._opens() and not begun:
             return
-        former = Repository(self.host, replace(self.settings, restic_password=old))
+        former = Repository(os.path.dirname(self.memory_path), replace(self.settings, restic_password=old))
         if former._opens():
             self._remember(password_change=self._fingerprint)
             self._replace_keys(former)
@@ -227,27 +228,27 @@ class Repository:
         # restic lists the keys and then reads them: it fails if one is replaced meanwhile, by another host.
         return self._run("cat", "config", "--no-lock", check=False)
 
-    def save(self, agent: Agent) -> Manifest:
-        """Write a snapshot of the home of *agent*, with its ``.env``: the repository is encrypted.
+    def save(self, name: str, write: Callable[[BinaryIO], Manifest]) -> Manifest:
+        """Make a snapshot of the home of an agent.
 
-        The stream is checked on its way, so that only a snapshot that can be restored becomes a complete one.
+        :param write: writes an archive, not compressed, to what it is called with; raises if it cannot be restored, so
+            that only one that can becomes a complete snapshot
         """
-        name = agent.name
         # By its time it could be confused with one of a killed run: that may have had a clock that was fast.
         mark = f"{_UNFINISHED}:{secrets.token_hex(8)}"
         with self._started(
-            *("backup", "--stdin", "--stdin-filename", f"{name}.tar", "--host", socket.gethostname()),
+            *("backup", "--stdin", "--stdin-filename", f"{name}.tar", "--host", self.origin),
             *("--tag", f"{TAG},{self._tag(name)},{_UNFINISHED},{mark}"),
             stdin=subprocess.PIPE,
         ) as restic:
             try:
-                manifest = making.stream(self.host, agent, restic.stdin, env="include")
+                manifest = write(restic.stdin)
             except BrokenPipeError:
                 # restic exited early: finish() raises its own error.
                 restic.finish()
                 raise
             restic.finish()
-        own = [each for each in self._list(name) if each["hostname"] == socket.gethostname()]
+        own = [each for each in self._list(name) if each["hostname"] == self.origin]
         made = next((each["id"] for each in own if mark in each["tags"]), None)
         if made is None:
             raise OpsError(
@@ -265,7 +266,7 @@ class Repository:
         """Apply the retention to the snapshots of *agent* from this host."""
         keep = self.settings
         self._run(
-            *("forget", "--host", socket.gethostname(), "--tag", f"{TAG},{self._tag(agent)}"),
+            *("forget", "--host", self.origin, "--tag", f"{TAG},{self._tag(agent)}"),
             *("--group-by", "host,tags"),
             *("--keep-daily", str(keep.restic_keep_daily), "--keep-weekly", str(keep.restic_keep_weekly)),
             *("--keep-monthly", str(keep.restic_keep_monthly)),
@@ -286,7 +287,7 @@ class Repository:
 
     def would_forget(self, agent: str) -> list[Snapshot]:
         """The snapshots of *agent* that :meth:`save` and :meth:`forget` would remove now, in groups of equal tags."""
-        own = [each for each in self._list(agent) if each["hostname"] == socket.gethostname()]
+        own = [each for each in self._list(agent) if each["hostname"] == self.origin]
         gone = [each for each in own if _UNFINISHED in each["tags"]]
         tags = {TAG, self._tag(agent)}
         keep = {period: getattr(self.settings, f"restic_keep_{period}") for period in ("daily", "weekly", "monthly")}
@@ -316,7 +317,7 @@ class Repository:
         """
         snapshots = self.snapshots(agent)
         if wanted == "latest":
-            own = [each for each in snapshots if each.host == socket.gethostname()]
+            own = [each for each in snapshots if each.host == self.origin]
         else:
             own = [each for each in snapshots if each.id == wanted[:8]]
         if own:

@@ -88,7 +88,7 @@ def preview(host: Installation, agents: list[Agent], wanted: Settings, *, output
         found.agents[agent.name] = (removed, [])
     if wanted.restic_repository and not output:
         try:
-            _look_away(found, Repository(host, wanted))
+            _look_away(found, Repository(host.ops_dir, wanted))
         except OpsError as error:
             found.failures.append(str(error))
     return found

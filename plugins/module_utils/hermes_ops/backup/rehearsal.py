@@ -110,7 +110,7 @@ def _unpack(
 
 def _extract(host: Installation, agent: Agent, backups: BackupSettings, scratch: str) -> tuple[str, Manifest]:
     if backups.restic_repository:
-        repository = offsite.Repository(host, backups)
+        repository = offsite.Repository(host.ops_dir, backups)
         snapshot = repository.find("latest", agent.name)
         with repository.reading(snapshot) as restic:
             manifest = extracting.extract(restic.stdout, scratch, host.account_of(agent))

@@ -141,7 +141,7 @@ class Restore:
                 self.undertaking.reserve()
                 manifest = self._extract(journal, agent, source, identity, force, lock)
                 finish()
-                _refuse_newer(manifest)
+                refuse_newer(manifest)
                 self._switch(journal, agent, lock)
                 self._start(journal, agent, before)
             except BaseException as error:
@@ -176,7 +176,7 @@ class Restore:
         agent = runtime_agents.one(self.host, self.name)
         manifest = extracting.compare(source, self.host.account_of(agent), None if force else agent.home)
         finish()
-        _refuse_newer(manifest)
+        refuse_newer(manifest)
         made = moment(manifest.created)
         return f"would restore {manifest.members} files of {manifest.agent} on {manifest.host}, {made}"
 
@@ -404,7 +404,8 @@ def _inode(path: str) -> int:
         return 0
 
 
-def _refuse_newer(manifest: Manifest) -> None:
+def refuse_newer(manifest: Manifest) -> None:
+    """:raises OpsError: the home has learnt something since the backup"""
     if manifest.learnt:
         raise OpsError(
             f"the home knows more than the backup of {moment(manifest.created)}: {'; '.join(manifest.learnt)}",

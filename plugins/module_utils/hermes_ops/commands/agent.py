@@ -14,9 +14,10 @@ from types import FrameType
 
 from ..agent import tell
 from ..backup import contained as contained_backup
-from ..cli import EXIT_OK, EXIT_UNHEALTHY, say_now
+from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..supervise import entrypoint
 from ..system.errors import OpsError
+from ..system.text import moment
 from ..watch import contained as contained_bundle
 from . import memory as command_memory
 from . import tell as command_tell
@@ -37,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("tell", "give it context, and print its answer"),
         ("debug", "write a bundle for triage to standard output, as tar.gz, without secrets"),
         ("backup", "write an archive of its home to standard output, while it runs"),
+        ("restore", "replace its home by that of an archive on standard input, while it does not run"),
     ):
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         _places(action)
@@ -46,7 +48,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             command_memory.options(action)
         if name == "tell":
             command_tell.options(action)
-        if name in ("memory", "tell"):
+        if name == "restore":
+            action.add_argument(
+                "--force", action="store_true", help="restore even if the home holds newer data than the backup"
+            )
+            action.add_argument(
+                "--former", action="store_true", help="no archive: have the home be the one before the last restore"
+            )
+        if name in ("memory", "tell", "restore"):
             # The API of Kubernetes closes standard input only since 1.30.
             action.add_argument("--bytes", type=int, metavar="N", help="of standard input (default: to its end)")
 
@@ -133,6 +142,19 @@ def _backup(container: entrypoint.Container, arguments: argparse.Namespace) -> i
     return EXIT_UNHEALTHY if manifest.problems else EXIT_OK
 
 
+def _restore(container: entrypoint.Container, arguments: argparse.Namespace) -> int:
+    if arguments.former:
+        contained_backup.put_back(container)
+        say("the home is the former one again; what was there until now is kept in its place")
+        return EXIT_OK
+    manifest = contained_backup.restore(container, sys.stdin.buffer, arguments.bytes, force=arguments.force)
+    for path, why in sorted(manifest.problems.items()):
+        say(f"problem in the backup: {path} {why}")
+    made = f"{manifest.members} files of {manifest.agent} on {manifest.host}, {moment(manifest.created)}"
+    say(f"restored: {made}; what was there is kept: --former")
+    return EXIT_OK
+
+
 def _given(arguments: argparse.Namespace, limit: int) -> bytes:
     """What was given on standard input, but no more than *limit* bytes.
 
@@ -147,6 +169,7 @@ def _given(arguments: argparse.Namespace, limit: int) -> bytes:
 
 def _start(container: entrypoint.Container) -> int:
     entrypoint.alone(container)
+    contained_backup.recover(container)
     _converge(container, check=False)
     return EXIT_OK
 

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from ..backup import archives, making, offsite, order, preview
@@ -68,7 +69,8 @@ def work(arguments: argparse.Namespace) -> int:
             # A failure with one agent must not keep the others from their backups.
             with _collected(failures, agent), order.timed(host, agent, where):
                 if repository and where == order.AWAY:
-                    repository.save(agent)
+                    # With its .env: the repository is encrypted.
+                    repository.save(agent.name, partial(making.stream, host, agent, env="include"))
                     repository.forget(agent.name)
                     continue
                 done = making.create(host, agent, directory, env=env)
@@ -182,7 +184,7 @@ def _repository(host: Installation, wanted: Settings, failures: list[str]) -> of
     """The declared repository, ready for use; None when there is none, or when it fails, which is recorded."""
     if not wanted.restic_repository:
         return None
-    repository = offsite.Repository(host, wanted)
+    repository = offsite.Repository(host.ops_dir, wanted)
     try:
         repository.prepare()
     except (OpsError, OSError) as error:

@@ -43,7 +43,7 @@ def work(arguments: argparse.Namespace) -> int:
 
 def _snapshots(host: Installation, wanted: settings.Settings, agent: str | None) -> list[offsite.Snapshot]:
     """The snapshots off the host; empty when no repository is declared, or before the first backup."""
-    repository = offsite.Repository(host, wanted)
+    repository = offsite.Repository(host.ops_dir, wanted)
     return repository.snapshots(agent) if wanted.restic_repository and repository.exists() else []
 
 

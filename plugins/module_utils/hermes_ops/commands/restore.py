@@ -103,7 +103,7 @@ def _opened(host: Installation, arguments: argparse.Namespace) -> Iterator[tuple
         wanted = command_backup.declared()
         if not wanted.restic_repository:
             raise OpsError("no repository is declared", fix="declare backup_restic_repository")
-        repository = offsite.Repository(host, wanted)
+        repository = offsite.Repository(host.ops_dir, wanted)
         name = arguments.source[len(RESTIC) :]
         agent = runtime_agents.one(host, arguments.agent) if name == "latest" or arguments.agent else None
         snapshot = repository.find(name, agent.name if name == "latest" and agent else None)

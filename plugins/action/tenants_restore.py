@@ -1,0 +1,53 @@
+# Copyright (c) 2026, the alwayson.hermes authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Action tenants_restore: restores the home of a tenant's agent; documented in plugins/modules/tenants_restore.py."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import offsite, restoring
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster
+from ansible_collections.alwayson.hermes.plugins.modules.tenants_restore import SPECIFICATION
+
+
+class ActionModule(ActionBase):
+    """Runs on the controller only."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        _checked, given = self.validate_argument_spec(**SPECIFICATION)
+        check, tenant = self._task.check_mode, given["tenant"]
+        try:
+            with contextlib.ExitStack() as stack:
+                archive = stack.enter_context(_archive(given))
+                cluster = stack.enter_context(Cluster(given["kubeconfig"], given["context"], given["namespace"]))
+                if check:
+                    text = restoring.preview(cluster, tenant, archive)
+                else:
+                    text = restoring.restore(cluster, tenant, archive, force=given["force"], wait=given["wait"])
+        except OpsError as error:
+            return {**result, "failed": True, "msg": str(error)}
+        lines = [f"{tenant}: {line}" for line in text.splitlines()]
+        for line in lines:
+            Display().display(line)
+        return {**result, "changed": not check, "lines": lines}
+
+
+def _archive(given: dict[str, Any]) -> AbstractContextManager[str]:
+    """The path of the archive, during the block; empty: the former home is meant."""
+    if not given["snapshot"]:
+        return contextlib.nullcontext(given["archive"])
+    repository = offsite.repository(given["restic"], given["directory"], given["namespace"])
+    if repository is None:
+        raise OpsError("no repository is declared", fix="declare backup_restic_repository")
+    return offsite.fetched(repository, given["snapshot"], given["tenant"])
