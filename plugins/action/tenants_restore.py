@@ -12,7 +12,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import offsite, restoring
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import lease, offsite, restoring
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster
 from ansible_collections.alwayson.hermes.plugins.modules.tenants_restore import SPECIFICATION
 
@@ -34,6 +34,8 @@ class ActionModule(ActionBase):
                 if check:
                     text = restoring.preview(cluster, tenant, archive)
                 else:
+                    # A run of tenants would start the agent meanwhile.
+                    stack.enter_context(lease.held(cluster))
                     text = restoring.restore(cluster, tenant, archive, force=given["force"], wait=given["wait"])
         except OpsError as error:
             return {**result, "failed": True, "msg": str(error)}

@@ -9,16 +9,21 @@ printable before it is shown.
 
 from __future__ import annotations
 
+import contextlib
 import io
-import json
+import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from socket import SHUT_RDWR
 from typing import Any, BinaryIO
 
+from ..hermes_ops.system.answer import fits
 from ..hermes_ops.system.errors import OpsError
 from ..hermes_ops.system.files import failure
-from ..hermes_ops.system.text import printable
+from ..hermes_ops.system.text import brief, printable
+from ..hermes_ops.system.worker import WorkerDied, parse
 from .cluster import Cluster
 from .objects import CONTAINER, NAME, SELECTOR, annotations
 from .readiness import by_label, reason
@@ -38,8 +43,12 @@ _STDIN, _STDOUT, _STDERR, _STATUS = range(4)
 _PIECE, _SAID, _LARGEST_STATUS = 32 * 1024, 16 * 1024, 64 * 1024
 # Seconds for a command about a whole home.
 WHOLE = 7200.0
-# Seconds of silence after which the other side is pinged: what lies between drops connections that are not used.
-_SILENCE = 20.0
+# Bytes of a frame; kubelets write some ten thousand. Characters that are shown of what the other side says.
+_FRAME, _SHOWN = 4 * 2**20, 1000
+# Seconds of silence after which the other side is pinged, since what lies between drops connections that are not used;
+# and after which a command is given up, which would hold up others.
+_SILENCE, _MUTE = 20.0, 900.0
+_EXIT = re.compile("[0-9]{1,3}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Ended:
 
 def said(ended: Ended) -> str:
     """Why a command failed, in its own words."""
-    words = " ".join(ended.said.replace("hermes-ops: ", "").split()) or "nothing was said about it"
+    words = brief(ended.said.replace("hermes-ops: ", ""), _SHOWN) or "nothing was said about it"
     return f"ended with status {ended.status}: {words}"
 
 
@@ -128,7 +137,7 @@ def execute(cluster: Cluster, pod: str, command: Command, out: BinaryIO) -> Ende
                 status += data
                 del status[_LARGEST_STATUS:]
     except (WebSocketException, OSError) as error:
-        raise _cut(where, printable(str(error))) from None
+        raise _cut(where, brief(str(error), _SHOWN)) from None
     finally:
         socket.shutdown()
     if not status:
@@ -141,21 +150,67 @@ def execute(cluster: Cluster, pod: str, command: Command, out: BinaryIO) -> Ende
 
 
 def _heard(socket: WebSocket, deadline: float, where: str, seconds: float) -> Iterator[tuple[int, bytes]]:
-    """What comes until the other side ends: the number of its channel, and the data."""
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise _late(where, seconds)
-        socket.settimeout(min(left, _SILENCE))
-        try:
-            kind, message = socket.recv_data()
-        except WebSocketTimeoutException:
-            socket.ping()
-            continue
-        if kind == ABNF.OPCODE_CLOSE:
-            return
-        if message:
-            yield message[0], message[1:]
+    """What comes until the other side ends: the number of its channel, and the data.
+
+    By frames, which API servers pass on as a node wrote them: a message may have any number of those, of any length.
+    """
+    # Else a frame that comes byte by byte would be waited for.
+    watchdog = threading.Timer(max(0.0, deadline - time.monotonic()), _end, [socket])
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        channel, heard = -1, time.monotonic()
+        while True:
+            left = min(deadline, heard + _MUTE) - time.monotonic()
+            if left <= 0:
+                raise _late(where, seconds if time.monotonic() >= deadline else _MUTE)
+            socket.settimeout(min(left, _SILENCE))
+            try:
+                frame = _frame(socket, where)
+            except WebSocketTimeoutException:
+                socket.ping()
+                continue
+            if frame.opcode == ABNF.OPCODE_CLOSE:
+                return
+            if frame.opcode == ABNF.OPCODE_PING:
+                # Who has ended may still be read.
+                with contextlib.suppress(WebSocketException, OSError):
+                    socket.pong(frame.data)
+            if frame.opcode not in (ABNF.OPCODE_BINARY, ABNF.OPCODE_TEXT, ABNF.OPCODE_CONT):
+                continue
+            data = frame.data
+            if frame.opcode != ABNF.OPCODE_CONT and data:
+                channel, data = data[0], data[1:]
+            if data:
+                heard = time.monotonic()
+                yield channel, data
+    except (WebSocketException, OSError):
+        if time.monotonic() >= deadline:
+            raise _late(where, seconds) from None
+        raise
+    finally:
+        watchdog.cancel()
+
+
+def _end(socket: WebSocket) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        socket.sock.shutdown(SHUT_RDWR)
+
+
+def _frame(socket: WebSocket, where: str) -> ABNF:
+    """The next frame. What has come of it before a time-out is kept by the client.
+
+    :raises OpsError: it would be too long
+    """
+    coming = socket.frame_buffer
+    # The client has no limit of its own, and reads only what is still to come.
+    if coming.header is None:
+        coming.recv_header()
+    if coming.length is None:
+        coming.recv_length()
+    if coming.length > _FRAME:
+        raise OpsError(f"sends {coming.length} bytes at once", where=where, fix="see what is between, and its node")
+    return socket.recv_frame()
 
 
 def _given(command: Command) -> Iterator[bytes]:
@@ -185,13 +240,17 @@ def _cut(where: str, why: str) -> OpsError:
 
 def _status(text: bytes, where: str) -> int:
     """The exit status in what the API server says at the end (meta/v1 Status)."""
-    try:
-        said = json.loads(text)
-        if said["status"] == "Success":
-            return 0
-        if said.get("reason") == "NonZeroExitCode":
-            return next(int(each["message"]) for each in said["details"]["causes"] if each["reason"] == "ExitCode")
-        message = str(said["message"])
-    except (ValueError, LookupError, TypeError, AttributeError, StopIteration):
-        message = "the status is none"
-    raise OpsError(f"the command could not be run: {printable(message)}", where=where, fix="see the node's log")
+    message = "the status is none"
+    with contextlib.suppress(WorkerDied):
+        said = parse(text)
+        if fits(said, {str: object}):
+            if said.get("status") == "Success":
+                return 0
+            details = said.get("details")
+            causes = details.get("causes") if isinstance(details, dict) else None
+            if said.get("reason") == "NonZeroExitCode" and isinstance(causes, list):
+                for each in causes:
+                    if fits(each, {"reason": str, "message": str}) and _EXIT.fullmatch(each["message"]):
+                        return int(each["message"])
+            message = str(said.get("message") or message)
+    raise OpsError(f"the command could not be run: {brief(message, _SHOWN)}", where=where, fix="see the node's log")
