@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import compileall
 import io
 import json
 import os
@@ -383,8 +384,14 @@ class Contained:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+@pytest.fixture(scope="session")
+def compiled_kit() -> None:
+    """Byte code beside the kit's sources: a user without a name can write none, and would compile at each start."""
+    compileall.compile_dir(Contained.kit, quiet=2)
+
+
 @pytest.fixture
-def contained() -> Contained:
+def contained(compiled_kit: None) -> Contained:
     if os.geteuid() == 0 and (not shutil.which("unshare") or subprocess.run(["unshare", "--mount", "true"]).returncode):
         pytest.skip("SKIPPED, NOT PROVED: root needs a mount namespace to run as in a container")
     return Contained()
