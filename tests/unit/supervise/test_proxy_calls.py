@@ -706,3 +706,46 @@ def test_the_log_has_no_token_of_a_webhook(way):
     assert f"user={hex_of(ALICE)} method=POST path=/webhooks/alert status=200" in line
     assert "hw1_" not in line
     assert "secret" not in line
+
+
+def spooled(way: Way) -> int:
+    """Bytes that nginx keeps in files, which have no names. In its unit, they lie in the memory of the host."""
+    children = Path(f"/proc/{way.nginx.pid}/task/{way.nginx.pid}/children").read_text().split()
+    total = 0
+    for descriptor in (each for pid in children for each in Path(f"/proc/{pid}/fd").iterdir()):
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(descriptor).startswith((f"{way.places.own}/proxy/", f"{way.places.own}/client_body/")):
+                total += descriptor.stat().st_size
+    return total
+
+
+def test_an_endless_answer_to_a_webhook_takes_no_memory_of_the_host(way):
+    sent = []
+
+    def endless(_head: bytes, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        connection.settimeout(2)
+        with contextlib.suppress(OSError):
+            while sum(sent) < 64 * 2**20:
+                sent.append(connection.send(bytes(2**20)))
+
+    way.agent(ALICE, healthy([]))
+    Hooks(way, ALICE, endless)
+    with way.connect() as connection:
+        # The sender reads nothing.
+        connection.sendall(f"POST {hook(ALICE)} HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx".encode())
+        deadline = time.monotonic() + PATIENCE
+        while not sent and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1.5)
+        assert sent
+        assert spooled(way) == 0
+
+
+def test_a_webhook_that_hermes_would_refuse_is_refused_before_it_is_kept(way):
+    way.agent(ALICE, healthy([]))
+    Hooks(way, ALICE)
+    with way.connect() as connection:
+        head = f"POST {hook(ALICE)} HTTP/1.1\r\nHost: x\r\nContent-Length: {2**20 + 1}\r\n\r\n"
+        connection.sendall(head.encode())
+        assert status(head_of(connection)) == 413

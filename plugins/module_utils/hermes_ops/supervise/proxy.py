@@ -229,6 +229,10 @@ _PASSING = """\
 """
 _WEBHOOK = f"""\
             auth_request //wake;
+            # Kept until the agent is awake, in the memory of the host; Hermes takes no larger one.
+            client_max_body_size 1m;
+            # Else an agent could fill that memory with its answers.
+            proxy_max_temp_file_size 0;
             proxy_pass http://$way_webhooks$way_path;
 {_PASSING}\
 """
