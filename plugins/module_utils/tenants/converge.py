@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property, partial
 from typing import Any
@@ -58,6 +58,7 @@ def converge(
     purge: bool = False,
     wait: float = 0.0,
     room: bool = True,
+    reply: bool = False,
 ) -> Outcome:
     """Bring the namespace to what is *declared*.
 
@@ -66,6 +67,7 @@ def converge(
     :param wait: seconds for the tenants that changed to be ready, for each batch of an update; 0: everything is done at
         once, and nothing is waited for
     :param room: whether the nodes have to have room for all tenants before one is made
+    :param reply: whether the agents that an update is about are asked how they are, and for a reply, before and after
     :raises OpsError: what all tenants need cannot be had
     """
     outcome = Outcome()
@@ -96,7 +98,7 @@ def converge(
             outcome.errors.update(dict.fromkeys(new, error))
     steps = _planned({name: plan for name, plan in plans.items() if name not in outcome.errors}, outcome)
     if wait and not check:
-        Rollout(cluster, declared, steps, outcome, wait).run()
+        Rollout(cluster, declared, steps, outcome, wait, partial(run.anew, found, outcome), reply).run()
     else:
         outcome.carry_out(steps)
     return outcome
@@ -117,6 +119,7 @@ class _Run:
     """Decides what is to be done.
 
     :param unborn: whether the namespace is not there and only a check is made, so that nothing can be asked in it
+    :param had: a tenant's label -> causes of the problems that its agent has, if it was asked
     """
 
     cluster: Cluster
@@ -124,10 +127,23 @@ class _Run:
     today: date
     check: bool
     unborn: bool = False
+    had: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def found(self, kinds: Iterable[tuple[str, str]]) -> _Found:
         """The objects of *kinds* in the namespace."""
         return _Found({kind: {} if self.unborn else self.cluster.all(api, kind) for api, kind in kinds})
+
+    def anew(
+        self, found: _Found, outcome: Outcome, keepers: Mapping[str, dict[str, Any]], had: Mapping[str, Sequence[str]]
+    ) -> dict[str, Steps]:
+        """The steps to tenants as they are by now.
+
+        :param keepers: a tenant's label -> its StatefulSet
+        :param had: likewise, see :class:`_Run`
+        """
+        now = _Found({**found.of, "StatefulSet": {each["metadata"]["name"]: each for each in keepers.values()}})
+        run, tenants = replace(self, had=had), [each for each in self.declared.tenants if each.label in keepers]
+        return _planned({each.name: partial(run.tenant, each, now) for each in tenants}, outcome)
 
     def tenant(self, tenant: Tenant, found: _Found) -> Steps:
         """The steps to a declared *tenant*."""
@@ -179,7 +195,8 @@ class _Run:
             if kind == "StatefulSet" and before is not None:
                 again = any(path.startswith(".spec.template") for path, *_pair in differs)
                 steps = replace(steps, turn=editions.turn_of(before, again=again))
-                each = editions.noted(each, before, again=again)
+                had = self.had.get(each["metadata"]["labels"][TENANT])
+                each = editions.noted(each, before, again=again, had=had)
             if (before is None or differs) and not self.unborn:
                 steps.actions.append(partial(self.cluster.apply, each, check=self.check))
         word = "created" if created else "changed" if steps.differences else "unchanged"

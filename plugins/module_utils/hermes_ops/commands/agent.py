@@ -107,8 +107,8 @@ def _entrypoint(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "exit status: 78 the description or a secret is wrong, and nothing was touched; 73 there can be no "
-        "copy of the data before another release; 74 the home could not be converged; 0 stopped meanwhile; else that of "
-        "the gateway"
+        "copy of the data before another release, and nothing was touched; 74 the home could not be converged; 0 "
+        "stopped meanwhile; else that of the gateway"
     )
 
 
