@@ -20,9 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "hosts"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import agent_image
 import whole
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import readiness
 from api_server import ApiServer
 from containers import model_server
 from played_node import PlayedNode
+from player import Player
 from space import Space
 
 BUILDER = Path(__file__).resolve().parents[1] / "hosts/kubernetes_programs.py"
@@ -73,3 +75,10 @@ def node(server: ApiServer, node_program: Path, tmp_path: Path) -> Iterator[Play
 @pytest.fixture
 def space(server: ApiServer, namespace: str) -> Space:
     return Space(server, namespace)
+
+
+@pytest.fixture
+def player(space: Space, monkeypatch: pytest.MonkeyPatch) -> Iterator[Player]:
+    with Player(space) as player:
+        monkeypatch.setattr(readiness, "time", player)
+        yield player

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import readiness
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster, Unreachable
 from player import Player
 from space import TEMPLATE, Space
@@ -23,13 +22,6 @@ OLD, NEW, BAD, WORSE = (f"registry.example.com/hermes-agent:{tag}" for tag in ("
 # Seconds as the player counts them.
 WAIT = 600
 FORMER = "alwayson.hermes/former"
-
-
-@pytest.fixture
-def player(space: Space, monkeypatch: pytest.MonkeyPatch) -> Iterator[Player]:
-    with Player(space) as player:
-        monkeypatch.setattr(readiness, "time", player)
-        yield player
 
 
 @pytest.fixture
