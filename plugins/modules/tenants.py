@@ -20,8 +20,8 @@ description:
     fields of others stay theirs.
   - Tenants that run, and whose pods have to be started again, are updated in batches, with canaries first. If one that
     was ready is not ready in time with what is declared, or its agent does not reply any more, those of its batch that
-    are not go back to what they ran before, with their data, and no further tenant is tried. A run that was killed is gone on with by the next one, which also tries
-    again what failed.
+    failed go back to what they ran before, with their data, and no further tenant is tried. A run that was killed is
+    gone on with by the next one, which also tries again what failed.
   - Any other error of one tenant is no other's. The task fails at its end if there was one.
   - Runs on the controller.
 extends_documentation_fragment:
