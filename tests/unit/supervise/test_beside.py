@@ -148,7 +148,9 @@ def test_only_with_its_option_a_start_keeps_the_data_from_another_release(box):
     assert not kept.exists()
     assert box.call("run", "--trial").stdout == b""
     install(4)
-    assert box.call("run", "--trial").stdout.startswith(b"hermes-ops: 4 is on trial: the data as 3 left it is kept ")
+    assert box.call("run", "--trial").stdout.startswith(
+        b"hermes-ops: 4 is on trial: the data as 3 left it is kept until "
+    )
     assert (kept / "copies/data/state.db").stat().st_uid == box.contained.uid
 
     done = box.call("verify", "--json", "--wait=0")

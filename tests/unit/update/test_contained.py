@@ -18,6 +18,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.host im
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise import health
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.entrypoint import Container
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.supervise.problems import Health, Problem
+from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.files import Account
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.update import contained
 
@@ -144,7 +145,7 @@ def test_the_data_go_back_with_the_image_and_what_came_since_is_set_aside(box):
     assert box.start(FORMER) == []
     assert box.start(FORMER) == []
     box.speak("before")
-    assert box.start(NEW) == [f"{NEW} is on trial: the data as {FORMER} left it is kept for 60 minutes"]
+    assert box.start(NEW) == [f"{NEW} is on trial: the data as {FORMER} left it is kept until it has run for an hour"]
     box.speak("lost on trial")
     # It crashes and is started again: it is the same trial.
     assert box.start(NEW) == []
@@ -180,6 +181,33 @@ def test_later_the_data_stay(box, seconds):
     box.begin(FORMER)
     assert (box.schema, box.heard, box.aside) == (2, ["first", "told since"], [])
     assert "data/state.db" in box.copies
+
+
+def test_one_that_is_started_again_and_again_stays_on_trial(box):
+    box.start(FORMER)
+    for _ in range(5):
+        box.start(NEW)
+        box.clock += 0.9 * contained.FRESH
+    box.start(FORMER)
+    assert (box.schema, box.heard) == (1, ["first"])
+
+
+def test_a_release_that_has_filled_the_volume_leaves_room_for_going_back(box, monkeypatch):
+    write, reserve = contained.write_json, box.directory / "copies/reserve"
+
+    def full(*words):
+        if reserve.exists():
+            raise OpsError("cannot be written (No space left on device)")
+        write(*words)
+
+    box.start(FORMER)
+    box.start(NEW)
+    assert reserve.stat().st_blocks * 512 >= 2**24
+    monkeypatch.setattr(contained, "write_json", full)
+    assert box.start(NEW) == []
+    assert box.copies
+    box.start(FORMER)
+    assert (box.schema, box.heard, box.copies) == (1, ["first"], [])
 
 
 def test_a_third_release_goes_back_to_the_one_that_was_good(box):

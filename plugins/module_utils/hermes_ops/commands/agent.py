@@ -78,8 +78,8 @@ def _trial(parser: argparse.ArgumentParser) -> None:
         "--trial",
         action="store_true",
         help="if the image has another release of Hermes than the one that ran last, keep a copy of the data before it "
-        "starts. If the former one is started again within an hour, and the agent was not verified meanwhile, the data "
-        "go back with it",
+        "starts. If the former one is started again, the data go back with it; unless the other one was verified, or "
+        "has run for an hour",
     )
 
 

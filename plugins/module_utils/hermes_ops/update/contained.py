@@ -11,7 +11,7 @@ with the former one again while they are fresh, and nobody has said that the new
 
     <volume>/.hermes-ops-update/
         record.json     see Record
-        copies/         of the data as the former release left it, see frozen.py
+        copies/         of the data as the former release left it, see frozen.py; and space for going back
         set-aside/      the data that copies have replaced, until the next trial begins
 
 The agent can change all of this. It harms nobody but itself: everything here is done as its user.
@@ -29,12 +29,13 @@ from ..agent import state
 from ..backup import meanwhile, space
 from ..description.runtimes import API_KEY
 from ..host import held
+from ..host.undertaking import RESERVE
 from ..supervise import gateway, health
 from ..supervise.entrypoint import Container, ending
 from ..supervise.problems import Health, Problem
 from ..supervise.supervisor import State
 from ..system.errors import OpsError
-from ..system.files import ensure_directory, read_json, write_json
+from ..system.files import allocate, ensure_directory, read_json, write_json
 from ..system.text import number
 from ..system.typed import parse
 from . import frozen
@@ -43,7 +44,8 @@ from .frozen import Frozen
 from .verdict import worse
 
 _DIRECTORY = ".hermes-ops-update"
-# Seconds for which copies are put back. Later, the data of the new release count for more.
+# Seconds since the last start of a release on trial for which copies are put back. One that runs for longer is good,
+# and its data count for more. One that cannot run is started again and again.
 FRESH = 3600.0
 # Bytes of the largest record.
 _LARGEST = 4096
@@ -62,7 +64,7 @@ class Record:
 
     :param release: id of the one that ran last; empty: unknown
     :param former: id of the one that left the data of which there are copies; empty: none is on trial
-    :param since: when they were made, in seconds since 1970
+    :param since: when another release was last started, in seconds since 1970
     :param back: whether they are being put back
     """
 
@@ -94,6 +96,8 @@ def begin(container: Container, root: str) -> Iterator[str]:
         record = volume.read()
         # One that has begun to go back goes on, whatever the image has by now: some of the data are back already.
         if record.back or (record.former == current and record.is_fresh):
+            # The new release may have filled the volume.
+            volume.release()
             volume.write(replace(record, back=True))
             yield from volume.put_back()
             record = Record(record.former)
@@ -105,13 +109,16 @@ def begin(container: Container, root: str) -> Iterator[str]:
             # Also what a start has left that was killed.
             frozen.discard(volume.copies)
         if record.release == current:
+            if record.former:
+                with contextlib.suppress(OpsError):
+                    volume.write(replace(record, since=time.time()))
             return
         if record.release and not record.former:
             volume.freeze()
-            yield f"{current} is on trial: the data as {record.release} left it is kept for {FRESH / 60:.0f} minutes"
-            record = Record(former=record.release, since=time.time())
+            yield f"{current} is on trial: the data as {record.release} left it is kept until it has run for an hour"
+            record = Record(former=record.release)
         # Copies of a release that was good are better than those of one that was on trial itself.
-        volume.write(replace(record, release=current))
+        volume.write(replace(record, release=current, since=time.time()))
 
 
 def verify(container: Container, before: Collection[str], wait: float | None) -> tuple[Health, list[Problem]]:
@@ -158,6 +165,7 @@ class _Volume:
         places = (os.path.join(directory, "data") for directory in (self.copies, self.aside))
         self.frozen = Frozen(agent.name, agent.home, container.account, *places)
         self._record = os.path.join(self.directory, "record.json")
+        self._reserve = os.path.join(self.copies, "reserve")
 
     def read(self) -> Record:
         """The record; an empty one if there is none that can be used."""
@@ -180,7 +188,15 @@ class _Volume:
         frozen.discard(self.aside)
         if not os.path.isdir(self.home):
             return
-        ensure_directory(self.directory, mode=0o700)
+        ensure_directory(self.copies, mode=0o700)
+        try:
+            self._copy()
+        except OpsError:
+            frozen.discard(self.copies)
+            raise
+
+    def _copy(self) -> None:
+        allocate(self._reserve, RESERVE)
         room, size = held.spare(self.directory, space.RESERVE), self.frozen.size()
         if size > room:
             raise OpsError(
@@ -191,6 +207,11 @@ class _Volume:
             )
         self.frozen.copy_ahead(room)
         frozen.complete([self.frozen], room)
+
+    def release(self) -> None:
+        """Make the space for going back free."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._reserve)
 
     def put_back(self) -> Iterator[str]:
         """Put back what was migrated since; says what. If the agent prevents that, it runs with what it has."""
