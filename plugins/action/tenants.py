@@ -49,7 +49,7 @@ def _converge(given: dict[str, Any], *, check: bool) -> dict[str, Any]:
         batch=given["batch"],
     )
     with Cluster(given["kubeconfig"], given["context"], declared.namespace) as cluster:
-        more = {name: given[name] for name in ("purge", "wait", "room")}
+        more = {name: given[name] for name in ("purge", "wait", "room", "reply")}
         outcome = converge(cluster, declared, date.today(), check=check, **more)
     result = {
         "changed": outcome.changed,

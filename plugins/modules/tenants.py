@@ -20,9 +20,9 @@ description:
   - What differs is found by a few lists. Only that is written, by server-side apply with a field manager of our own, so
     fields of others stay theirs.
   - Tenants that run, and whose pods have to be started again, are updated in batches, with canaries first. If one that
-    was ready is not ready in time with what is declared, those of its batch that are not go back to what they ran
-    before, and no further tenant is tried. A run that was killed is gone on with by the next one, which also tries
-    again what failed.
+    was ready is not ready in time with what is declared, or its agent does not reply any more, those of its batch that
+    failed go back to what they ran before, with their data, and no further tenant is tried. A run that was killed is
+    gone on with by the next one, which also tries again what failed.
   - Any other error of one tenant is no other's. The task fails at its end if there was one.
   - Runs on the controller.
 extends_documentation_fragment:
@@ -148,6 +148,13 @@ options:
       at once, and nothing is waited for.
     type: int
     default: 300
+  reply:
+    description: >-
+      Whether the agents that an update is about are asked how they are, and for a reply where a model is configured. An
+      agent that is not as well afterwards as it was before counts as not ready. The login has to have the right to
+      create C(pods/exec); without it there is a warning, and a tenant counts as updated as soon as it is ready.
+    type: bool
+    default: true
   canaries:
     description: >-
       Names of the tenants that are updated first. If none of them changes, and was ready, it is the first of those that
@@ -226,6 +233,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "purge": {"type": "bool", "default": False},
     "room": {"type": "bool", "default": True},
     "wait": {"type": "int", "default": 300},
+    "reply": {"type": "bool", "default": True},
     "canaries": {"type": "list", "elements": "str", "default": []},
     "batch": {"type": "int", "default": 10},
 }

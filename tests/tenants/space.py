@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.converge import converge
-from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.declared import resolve
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.declared import Declared, resolve
 from api_server import ApiServer
 
 TODAY = date(2026, 11, 23)
@@ -55,9 +55,7 @@ class Space:
         declared: dict[str, Any] | None = None,
         **more,
     ):
-        shared = {**copy.deepcopy(TEMPLATE), **(template or {})}
-        rest = {"callers": ("kube-system",), "keep": timedelta(days=30), **(declared or {})}
-        resolved = resolve(self.namespace, shared, tenants, **rest)
+        resolved = self.declared(*tenants, template=template, **(declared or {}))
         with Cluster(more.pop("kubeconfig", self.server.kubeconfig), "", self.namespace) as cluster:
             # The nodes that tests play have none.
             return converge(cluster, resolved, today, room=False, **more)
@@ -69,6 +67,10 @@ class Space:
     def free(self) -> None:
         """Have no next run wait for one that could not give back its Lease."""
         self.server.ask("DELETE", f"{self.leases}/hermes-run")
+
+    def declared(self, *tenants: dict[str, Any], template: dict[str, Any] | None = None, **more: Any) -> Declared:
+        rest = {"callers": ("kube-system",), "keep": timedelta(days=30), **more}
+        return resolve(self.namespace, {**copy.deepcopy(TEMPLATE), **(template or {})}, tenants, **rest)
 
     def path(self, kind: str, name: str = "") -> str:
         return KINDS[kind].format(self.namespace) + (f"/hermes-{name}" if name else "")

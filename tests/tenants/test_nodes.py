@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import other_release
 import pytest
 from ansible_collections.alwayson.hermes.plugins.filter.runtime_key import runtime_key
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import extracting
@@ -76,6 +77,10 @@ class Tenants(Playbook):
         path = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims/hermes-{name}"
         volume = self.cluster.server.ask("GET", path)["spec"]["volumeName"]
         return self.cluster.nodes[0].volumes / volume / ".hermes"
+
+    def kept(self, name: str) -> Path:
+        """What its releases have left beside the home."""
+        return self.home(name).parent / ".hermes-ops-update"
 
     def heard(self, name: str) -> list[str]:
         """What was ever said to the agent."""
@@ -244,6 +249,62 @@ def test_an_update_that_cannot_run_is_told_in_the_words_of_the_cluster_and_goes_
     assert (before["acme"], before["globex"]) == (after["acme"], after["globex"])
     assert "it was rolled back" in text
     assert tenants.reply("initech", "as before?") == "The model heard: as before?"
+
+
+@pytest.fixture(scope="session")
+def releases(cluster: Cluster) -> dict[str, str]:
+    """Images with other releases of Hermes, by what these do."""
+    made = {}
+    for what in ("FAILS", "MUTE", "GOOD"):
+        made[what] = other_release.image(cluster.image, what.lower(), getattr(other_release, what))
+        for node in cluster.nodes:
+            node.take(made[what])
+    return made
+
+
+def updated(tenants: Tenants, image: str, **variables: Any) -> tuple[int, str]:
+    """The status and the output, on one line, of a run that updates one tenant."""
+    differing = tenants.differing(initech={"image": image})
+    status, output = tenants.run(hermes_tenants=differing, tenants_wait=60, **variables)
+    return status, re.sub(r"\s+", " ", output)
+
+
+def test_an_image_that_migrates_the_data_and_fails_goes_back_with_its_data(tenants, releases):
+    tenants.reply("initech", "told before the update")
+    status, text = updated(tenants, releases["FAILS"])
+    assert status != 0
+    assert "hermes-initech-0: is not ready after 60 s" in text
+    assert "it was rolled back" in text
+    assert "told before the update" in tenants.heard("initech")
+    assert tenants.reply("initech", "as before?") == "The model heard: as before?"
+    with sqlite3.connect(tenants.kept("initech") / "set-aside/data/state.db") as database:
+        assert ("told before the update",) in database.execute("select content from moved").fetchall()
+    assert not (tenants.kept("initech") / "copies").exists()
+
+
+def test_one_that_does_not_reply_any_more_goes_back_and_a_good_one_is_proved(tenants, releases):
+    status, text = updated(tenants, releases["MUTE"])
+    assert status != 0
+    assert re.search(r"tenant initech: hermes-initech-0: is ready, and not as well as before: \S+ \w+", text), text
+    assert "it was rolled back" in text
+    assert tenants.reply("initech", "and now?") == "The model heard: and now?"
+    assert not (tenants.kept("initech") / "copies").exists()
+
+    # Without the question it is enough to be ready, and the copies stay for a while.
+    status, text = updated(tenants, releases["MUTE"], tenants_reply=False)
+    assert status == 0, text
+    assert (tenants.kept("initech") / "copies/data/state.db").exists()
+    tenants.converge()
+    status, text = updated(tenants, releases["GOOD"])
+    assert status == 0, text
+    assert json.loads((tenants.kept("initech") / "record.json").read_text())["former"] == ""
+    assert not (tenants.kept("initech") / "copies").exists()
+
+
+def test_one_that_did_not_reply_before_is_not_blamed(tenants, cluster, releases):
+    cluster.tell_model("faults", [{"status": 401, "times": 0}])
+    status, text = updated(tenants, releases["GOOD"])
+    assert status == 0, text
 
 
 def test_one_whose_agent_broke_its_configuration_is_told(tenants):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property, partial
 from typing import Any
@@ -58,6 +58,7 @@ def converge(
     purge: bool = False,
     wait: float = 0.0,
     room: bool = True,
+    reply: bool = False,
 ) -> Outcome:
     """Bring the namespace to what is *declared*.
 
@@ -66,6 +67,7 @@ def converge(
     :param wait: seconds for the tenants that changed to be ready, for each batch of an update; 0: everything is done at
         once, and nothing is waited for
     :param room: whether the nodes have to have room for all tenants before one is made
+    :param reply: whether the agents that an update is about are asked how they are, and for a reply, before and after
     :raises OpsError: what all tenants need cannot be had
     """
     run = _Run(cluster, declared, today, check)
@@ -78,22 +80,24 @@ def converge(
         action()
     plan = run.plan(purge=purge, room=room)
     if check or plan.is_idle:
-        return _carried_out(run, made, plan, 0.0)
+        return _carried_out(run, made, plan, wait=0.0, reply=False)
     with lease.held(cluster):
         # Another run may have ended meanwhile.
-        return _carried_out(run, made, run.plan(purge=purge, room=room), wait)
+        return _carried_out(run, made, run.plan(purge=purge, room=room), wait=wait, reply=reply)
 
 
 @dataclass(frozen=True)
 class _Plan:
     """What is to be done.
 
+    :param found: what was there then
     :param of_all: for what all tenants have once
     :param tenants: a tenant's name -> what is to be done for it
     :param outcome: what is known before that
     :param stays: a tenant's name -> what of it cannot be changed, though all else is
     """
 
+    found: _Found
     of_all: Steps
     tenants: dict[str, Steps]
     outcome: Outcome
@@ -105,7 +109,7 @@ class _Plan:
         return idle and not self.of_all.differences
 
 
-def _carried_out(run: _Run, made: Steps, plan: _Plan, wait: float) -> Outcome:
+def _carried_out(run: _Run, made: Steps, plan: _Plan, *, wait: float, reply: bool) -> Outcome:
     """Do what is planned.
 
     :param made: what was done before
@@ -114,7 +118,8 @@ def _carried_out(run: _Run, made: Steps, plan: _Plan, wait: float) -> Outcome:
     outcome.differences += made.differences
     outcome.take(plan.of_all)
     if wait:
-        Rollout(run.cluster, run.declared, plan.tenants, outcome, wait).run()
+        anew = partial(run.anew, plan.found, outcome)
+        Rollout(run.cluster, run.declared, plan.tenants, outcome, wait, anew, reply).run()
     else:
         outcome.carry_out(plan.tenants)
     # Not before: it stops no update.
@@ -137,6 +142,7 @@ class _Run:
     """Decides what is to be done.
 
     :param unborn: whether the namespace is not there and only a check is made, so that nothing can be asked in it
+    :param had: a tenant's label -> causes of the problems that its agent has, if it was asked
     """
 
     cluster: Cluster
@@ -144,6 +150,7 @@ class _Run:
     today: date
     check: bool
     unborn: bool = False
+    had: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def plan(self, *, purge: bool, room: bool) -> _Plan:
         """What is to be done, and what cannot be."""
@@ -155,9 +162,8 @@ class _Run:
         stays: dict[str, OpsError] = {}
         plans: dict[str, Callable[[], Steps]] = {}
         for each in self.declared.tenants:
-            kept, error = _with_its_volume(each, found)
-            plans[each.name] = partial(self.tenant, kept, found)
-            if error:
+            plans[each.name] = partial(self.tenant, each, found)
+            if error := _with_its_volume(each, found)[1]:
                 stays[each.name] = error
         labels = {tenant.label for tenant in self.declared.tenants}
         for label, name in sorted(_leaving(found, self.today).items()):
@@ -177,15 +183,28 @@ class _Run:
             except OpsError as error:
                 outcome.errors.update(dict.fromkeys(new, error))
         planned = _planned({name: plan for name, plan in plans.items() if name not in outcome.errors}, outcome)
-        return _Plan(of_all, planned, outcome, stays)
+        return _Plan(found, of_all, planned, outcome, stays)
 
     def found(self, kinds: Iterable[tuple[str, str]]) -> _Found:
         """The objects of *kinds* in the namespace."""
         return _Found({kind: {} if self.unborn else self.cluster.all(api, kind) for api, kind in kinds})
 
+    def anew(
+        self, found: _Found, outcome: Outcome, keepers: Mapping[str, dict[str, Any]], had: Mapping[str, Sequence[str]]
+    ) -> dict[str, Steps]:
+        """The steps to tenants as they are by now.
+
+        :param keepers: a tenant's label -> its StatefulSet
+        :param had: likewise, see :class:`_Run`
+        """
+        now = _Found({**found.of, "StatefulSet": {each["metadata"]["name"]: each for each in keepers.values()}})
+        run, tenants = replace(self, had=had), [each for each in self.declared.tenants if each.label in keepers]
+        return _planned({each.name: partial(run.tenant, each, now) for each in tenants}, outcome)
+
     def tenant(self, tenant: Tenant, found: _Found) -> Steps:
         """The steps to a declared *tenant*."""
-        return self.there(tenant, found) if tenant.present else self.gone(tenant.label, found, purge=tenant.purge)
+        kept, _why = _with_its_volume(tenant, found)
+        return self.there(kept, found) if tenant.present else self.gone(tenant.label, found, purge=tenant.purge)
 
     def there(self, tenant: Tenant, found: _Found) -> Steps:
         """The steps to a *tenant* that is there."""
@@ -238,7 +257,8 @@ class _Run:
             if kind == "StatefulSet" and before is not None:
                 again = any(path.startswith(".spec.template") for path, *_pair in differs)
                 steps = replace(steps, turn=editions.turn_of(before, again=again))
-                each = editions.noted(each, before, again=again)
+                had = self.had.get(each["metadata"]["labels"][TENANT])
+                each = editions.noted(each, before, again=again, had=had)
             if (before is None or differs) and not self.unborn:
                 steps.actions.append(partial(self.cluster.apply, each, check=self.check))
         word = "created" if created else "changed" if steps.differences else "unchanged"

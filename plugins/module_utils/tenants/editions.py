@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ def turn_of(present: dict[str, Any], *, again: bool) -> Turn:
 
     :param again: whether its pod would be started again
     """
-    if is_ready(present):
+    if is_ready(present) and (again or not _is_unproved(present)):
         return Turn.ROLLED if again else Turn.AT_ONCE
     former = _former(present)
     # One that went back, and is declared so, is ill on its own.
@@ -38,17 +38,32 @@ def turn_of(present: dict[str, Any], *, again: bool) -> Turn:
     return Turn.LAST if again else Turn.AT_ONCE
 
 
-def noted(wanted: dict[str, Any], present: dict[str, Any], *, again: bool) -> dict[str, Any]:
-    """The StatefulSet *wanted*, saying what to go back to: that with which the tenant was ready the last time.
+def noted(
+    wanted: dict[str, Any], present: dict[str, Any], *, again: bool, had: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The StatefulSet *wanted*, saying what to go back to: that with which the tenant was well the last time.
 
     :param again: whether its pod would be started again
+    :param had: the causes of its agent's problems, see :func:`had_before`
     """
-    if is_ready(present):
-        what = {"applied": annotations(present).get(APPLIED), "template": present["spec"]["template"]}
+    if is_ready(present) and not _is_unproved(present):
+        what = {"applied": annotations(present).get(APPLIED), "template": present["spec"]["template"], "had": had}
         note = json.dumps(what, sort_keys=True) if again else None
     else:
         note = annotations(present).get(FORMER)
     return _with(wanted, {FORMER: note} if note else {})
+
+
+def had_before(present: dict[str, Any]) -> list[str] | None:
+    """The causes of the problems that the agent had before the update that is not over; None: it was not asked."""
+    former = _former(present)
+    return former["had"] if former else None
+
+
+def _is_unproved(present: dict[str, Any]) -> bool:
+    """Whether a tenant has the change of an update, and its agent is still to be asked whether it is as well."""
+    former = _former(present)
+    return bool(former and former["had"] is not None and annotations(present).get(APPLIED) != former["applied"])
 
 
 def back(wanted: dict[str, Any], present: dict[str, Any] | None) -> dict[str, Any]:
@@ -105,6 +120,10 @@ def _with(wanted: dict[str, Any], notes: dict[str, Any]) -> dict[str, Any]:
 def _former(present: dict[str, Any]) -> dict[str, Any] | None:
     try:
         found = json.loads(annotations(present).get(FORMER, "null"))
-        return None if found is None else {"applied": str(found["applied"]), "template": dict(found["template"])}
+        if found is None:
+            return None
+        had = found.get("had")
+        had = None if had is None else [str(cause) for cause in had]
+        return {"applied": str(found["applied"]), "template": dict(found["template"]), "had": had}
     except (ValueError, KeyError, TypeError):
         raise OpsError("cannot be read", where=f"annotation {FORMER}", fix="remove it") from None

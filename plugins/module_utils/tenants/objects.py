@@ -196,6 +196,8 @@ def _container(tenant: Tenant) -> dict[str, Any]:
     return {
         "name": CONTAINER,
         "image": tenant.image,
+        # For its entrypoint: if it goes back to another release of Hermes, so do its data.
+        "args": ["--trial"],
         "resources": {
             "requests": {"cpu": tenant.requests.cpu, "memory": tenant.requests.memory},
             "limits": {"cpu": tenant.limits.cpu, "memory": tenant.limits.memory},

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..hermes_ops.supervise.entrypoint import Misdeclared, Unconverged
 from ..hermes_ops.system.text import printable
+from ..hermes_ops.update.contained import NotCopied
 from .cluster import Changed, Cluster, NotAllowed
 from .declared import Tenant
 from .objects import SELECTOR, STARTED, TENANT, annotations
@@ -24,7 +25,10 @@ _FEW = 50
 _STATUSES = {
     Misdeclared.exit_status: "its description or a secret is wrong",
     Unconverged.exit_status: "its home could not be converged",
+    NotCopied.exit_status: "its data cannot be copied before another release of Hermes starts; see its log",
 }
+# Those after which another start does not help.
+_FINAL = (Misdeclared.exit_status, NotCopied.exit_status)
 # Reasons that do not pass why a container does not start; and seconds for which one has to be seen, since a kubelet
 # that was just started gives the last of them for containers that it can start a moment later (Kubernetes 1.34,
 # pkg/kubelet/kubelet_pods.go: getServiceEnvVarMap). A registry may come back, so ImagePullBackOff is not among them.
@@ -126,7 +130,7 @@ def _is_hopeless(pod: dict[str, Any]) -> bool:
         if state.get("waiting", {}).get("reason") in _HOPELESS:
             return True
         ended = _ended(container)
-        if ended and "running" not in state and ended.get("exitCode") == Misdeclared.exit_status:
+        if ended and "running" not in state and ended.get("exitCode") in _FINAL:
             return True
     return False
 

@@ -10,15 +10,16 @@ editions.py), so a run that was killed is simply begun again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
+from typing import Any
 
 from ..hermes_ops.system.errors import OpsError
 from ..hermes_ops.system.plan import Difference
-from . import editions, objects, readiness
-from .cluster import Cluster
+from . import editions, objects, readiness, verify
+from .cluster import Cluster, NotAllowed, at_once
 from .declared import Declared, Tenant
 from .steps import Outcome, Steps, Turn
 
@@ -41,22 +42,28 @@ class Rollout:
 
     :param steps: a tenant's name -> what is to be done
     :param wait: seconds for the tenants of a batch to be ready
+    :param anew: gives the steps to tenants as they are when it is their turn, see :meth:`converge._Run.anew`
+    :param reply: whether their agents are asked how they are, and for a reply
     """
 
     cluster: Cluster
     declared: Declared
-    steps: Mapping[str, Steps]
+    steps: dict[str, Steps]
     outcome: Outcome
     wait: float
+    anew: Callable[[Mapping[str, dict[str, Any]], Mapping[str, Sequence[str]]], dict[str, Steps]]
+    reply: bool
     _tenants: dict[str, Tenant] = field(init=False)
+    # Tenants whose agents could not be asked -> why.
+    _unasked: dict[str, OpsError] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._tenants = {each.name: each for each in self.declared.tenants}
 
     def run(self) -> None:
         """Do all steps in their turn, and wait for the tenants that changed."""
-        at_once, begun, last = map(self._whose, (Turn.AT_ONCE, Turn.BEGUN, Turn.LAST))
-        self._carry_out(at_once)
+        free, begun, last = map(self._whose, (Turn.AT_ONCE, Turn.BEGUN, Turn.LAST))
+        self._carry_out(free)
         # Those that were begun are unavailable already, however many they are.
         queue = [begun] if begun else []
         queue += batches(self._whose(Turn.ROLLED), self.declared.canaries, self.declared.batch)
@@ -71,16 +78,67 @@ class Rollout:
                 # Those that are refused have proved nothing.
                 queue = list(batches(list(chain(*queue)), self.declared.canaries, self.declared.batch))
         if goes_on:
+            self._plan(self._keepers(last))
             self._carry_out(last)
         else:
             self.outcome.words.update(dict.fromkeys((*chain(*queue), *last), "not tried"))
-        self._await([name for name in (*at_once, *last) if self.outcome.words.get(name) in ("created", "changed")])
+        self._await([name for name in (*free, *last) if self.outcome.words.get(name) in ("created", "changed")])
+        for name, error in list(self._unasked.items())[:1]:
+            self.outcome.warnings.append(
+                f"tenants whose agents could not be asked before the update, so that it counts whether they are ready, "
+                f"and no more: {len(self._unasked)}, such as {name}: {error}"
+            )
 
     def _parted(self, batch: list[str]) -> tuple[list[str], list[str]]:
-        """Those of *batch* that are ready, and those that got ill while others had their turn."""
-        keepers = readiness.by_label(self.cluster, "apps/v1", "StatefulSet", [self._tenants[name] for name in batch])
-        ready = [name for name in batch if readiness.is_ready(keepers.get(self._tenants[name].label))]
-        return ready, [name for name in batch if name not in ready]
+        """Those of *batch* that are ready, and those that got ill while others had their turn.
+
+        What the former go back to is what they run now, whatever they ran when this run began.
+        """
+        found = self._keepers(batch)
+        ready = [name for name in batch if readiness.is_ready(found.get(name))]
+        self._plan({name: found[name] for name in ready}, self._asked(ready))
+        going = [name for name in ready if name not in self.outcome.errors]
+        return going, [name for name in batch if name not in ready]
+
+    def _keepers(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The StatefulSets of tenants that have one, by the tenants' names."""
+        tenants = [self._tenants[name] for name in names]
+        found = readiness.by_label(self.cluster, "apps/v1", "StatefulSet", tenants) if tenants else {}
+        return {each.name: found[each.label] for each in tenants if each.label in found}
+
+    def _plan(self, keepers: Mapping[str, dict[str, Any]], had: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Plan anew for the tenants with the StatefulSets *keepers*.
+
+        :param had: causes of the problems of those whose agents were asked
+        """
+        by_label = ({self._tenants[name].label: each for name, each in some.items()} for some in (keepers, had or {}))
+        self.steps |= self.anew(*by_label)
+
+    def _asked(self, names: Iterable[str]) -> dict[str, Sequence[str]]:
+        """The tenants whose agents could be asked -> the causes of their problems."""
+        had: dict[str, Sequence[str]] = {}
+        for name, found, error in at_once(names if self.reply else (), partial(self._look, before=None)):
+            if found:
+                had[name] = found.causes
+            elif error:
+                self._unasked[name] = error
+                # The next ones neither.
+                self.reply = self.reply and not isinstance(error, NotAllowed)
+        return had
+
+    def _look(self, name: str, before: Sequence[str] | None) -> verify.Look:
+        return verify.look(self.cluster, self._tenants[name], before)
+
+    def _mute(self, tried: Iterable[str]) -> dict[str, str]:
+        """Those of *tried*, which are ready, whose agents are not as well as before -> why."""
+        noted = {name: editions.had_before(each) for name, each in self._keepers(tried).items()}
+        had = {name: causes for name, causes in noted.items() if causes is not None and self.reply}
+        mute: dict[str, str] = {}
+        for name, found, error in at_once(had, lambda name: self._look(name, had[name])):
+            why = str(error) if error else found and found.worse
+            if why:
+                mute[name] = f"is ready, and not as well as before: {why}"
+        return mute
 
     def _whose(self, turn: Turn) -> list[str]:
         return [name for name, each in self.steps.items() if each.turn is turn]
@@ -97,6 +155,7 @@ class Rollout:
         tried = {name: self._tenants[name] for name in batch if name not in self.outcome.errors}
         try:
             failed = readiness.unready(self.cluster, tried, self.wait)
+            failed |= self._mute(name for name in tried if name not in failed)
             self._settle(name for name in tried if name not in failed)
             fates = self._back(failed) if failed else {}
         except OpsError as error:
@@ -149,7 +208,7 @@ class Rollout:
         tenants = {name: self._tenants[name] for name in names}
         try:
             failed = readiness.unready(self.cluster, tenants, self.wait)
-            self._settle(name for name in tenants if self.steps[name].turn is Turn.LAST and name not in failed)
+            self._settle(name for name in tenants if self.steps[name].turn is not Turn.AT_ONCE and name not in failed)
         except OpsError as error:
             self.outcome.errors.update(dict.fromkeys(tenants, error))
             return

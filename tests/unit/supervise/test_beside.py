@@ -305,3 +305,32 @@ def test_an_archive_that_ends_early_is_not_used(box, archive):
     assert done.returncode == 2
     assert b"standard input: ended 7 bytes early" in done.stderr
     assert not (box.home / "only-there").exists()
+
+
+def test_only_with_its_option_a_start_keeps_the_data_from_another_release(box):
+    def install(number: int) -> None:
+        (box.top / f"root/releases/{number}").symlink_to("1")
+        (box.top / "root/current").unlink()
+        (box.top / "root/current").symlink_to(f"releases/{number}")
+
+    with sqlite3.connect(box.home / "state.db") as database:
+        database.execute("CREATE TABLE said (text TEXT)")
+    box.contained.give(box.home / "state.db")
+    kept = box.data / ".hermes-ops-update"
+    for number in (2, 3):
+        install(number)
+        assert box.call("run").returncode == 0
+    assert not kept.exists()
+    assert box.call("run", "--trial").stdout == b""
+    install(4)
+    assert box.call("run", "--trial").stdout.startswith(
+        b"hermes-ops: 4 is on trial: the data as 3 left it is kept until "
+    )
+    assert (kept / "copies/data/state.db").stat().st_uid == box.contained.uid
+
+    done = box.call("verify", "--json", "--wait=0")
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert [each["cause"] for each in json.loads(done.stdout)["problems"]] == ["not_ready"]
+    assert (kept / "copies/data").is_dir()
+    assert box.call("verify", "--wait=0", "--before=x,not_ready").returncode == 0
+    assert not (kept / "copies").exists()

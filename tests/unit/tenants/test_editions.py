@@ -14,8 +14,9 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.objects im
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.steps import Turn
 
 
-def keeper(*, ready: bool, applied: str = "new", former: str = "") -> dict[str, Any]:
-    notes = {APPLIED: applied, **({FORMER: json.dumps({"applied": former, "template": {}})} if former else {})}
+def keeper(*, ready: bool, applied: str = "new", former: str = "", had: Any = None) -> dict[str, Any]:
+    note = json.dumps({"applied": former, "template": {}, "had": had})
+    notes = {APPLIED: applied, **({FORMER: note} if former else {})}
     status = {"observedGeneration": 1, "updatedReplicas": 1, "readyReplicas": int(ready)}
     return {"metadata": {"generation": 1, "annotations": notes}, "status": status}
 
@@ -29,6 +30,11 @@ def keeper(*, ready: bool, applied: str = "new", former: str = "") -> dict[str, 
         (keeper(ready=False), False, Turn.AT_ONCE),
         (keeper(ready=False, former="old"), False, Turn.BEGUN),
         (keeper(ready=False, former="old", applied="old"), True, Turn.BEGUN),
+        # Nobody has asked its agent yet, as it was begun.
+        (keeper(ready=True, former="old", had=[]), False, Turn.BEGUN),
+        (keeper(ready=True, former="old", had=["no_reply"]), True, Turn.ROLLED),
+        (keeper(ready=True, former="old", applied="old", had=[]), False, Turn.AT_ONCE),
+        (keeper(ready=True, former="old"), False, Turn.AT_ONCE),
         # It went back, is declared so, and is ill all the same: nobody has to wait for it.
         (keeper(ready=False, former="old", applied="old"), False, Turn.AT_ONCE),
     ],

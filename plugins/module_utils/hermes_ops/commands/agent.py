@@ -7,6 +7,7 @@ commands beside its gateway."""
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -17,7 +18,8 @@ from ..backup import contained as contained_backup
 from ..cli import EXIT_OK, EXIT_UNHEALTHY, say, say_now
 from ..supervise import entrypoint
 from ..system.errors import OpsError
-from ..system.text import moment
+from ..system.text import moment, printable
+from ..update import contained as contained_update
 from ..watch import contained as contained_bundle
 from . import memory as command_memory
 from . import tell as command_tell
@@ -39,11 +41,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("debug", "write a bundle for triage to standard output, as tar.gz, without secrets"),
         ("backup", "write an archive of its home to standard output, while it runs"),
         ("restore", "replace its home by that of an archive on standard input, while it does not run"),
+        ("verify", "say whether it is healthy and replies; if so, the release of its image is no longer on trial"),
     ):
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         _places(action)
         if name in _STARTS:
             _entrypoint(action)
+        if name == "run":
+            _trial(action)
+        if name == "verify":
+            _verified(action)
         if name == "memory":
             command_memory.options(action)
         if name == "tell":
@@ -74,6 +81,29 @@ def _places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="/opt/hermes", metavar="DIR", help="the releases (%(default)s)")
 
 
+def _trial(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trial",
+        action="store_true",
+        help="if the image has another release of Hermes than the one that ran last, keep a copy of the data before it "
+        "starts. If the former one is started again, the data go back with it; unless the other one was verified, or "
+        "has run for an hour",
+    )
+
+
+def _verified(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--before",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="CAUSE,…",
+        help="causes of problems that it had before, as --json shows them, which do not count; after no_reply, it is "
+        "not asked for a reply",
+    )
+    parser.add_argument("--wait", type=float, metavar="SECONDS", help="for it to become healthy (default: as declared)")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
 def _entrypoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--entrypoint",
@@ -84,8 +114,9 @@ def _entrypoint(parser: argparse.ArgumentParser) -> None:
         "root, the home is given to HERMES_UID and HERMES_GID (10000)",
     )
     parser.epilog = (
-        "exit status: 78 the description or a secret is wrong, and nothing was touched; 74 the home could not be "
-        "converged; 0 stopped meanwhile; else that of the gateway"
+        "exit status: 78 the description or a secret is wrong, and nothing was touched; 73 there can be no "
+        "copy of the data before another release, and nothing was touched; 74 the home could not be converged; 0 "
+        "stopped meanwhile; else that of the gateway"
     )
 
 
@@ -104,7 +135,7 @@ def work(arguments: argparse.Namespace) -> int:
             container, lambda: EXIT_UNHEALTHY if _converge(container, check=True) else EXIT_OK
         )
     entrypoint.give(container)
-    status = entrypoint.as_its_user(container, lambda: _start(container))
+    status = entrypoint.as_its_user(container, lambda: _start(container, arguments))
     if status == EXIT_OK:
         entrypoint.become(container, arguments.root, arguments.entrypoint, os.environ)
     return status
@@ -145,14 +176,23 @@ def _backup(container: entrypoint.Container, arguments: argparse.Namespace) -> i
 def _restore(container: entrypoint.Container, arguments: argparse.Namespace) -> int:
     if arguments.former:
         contained_backup.put_back(container)
+        contained_update.settle(container)
         say("the home is the former one again; what was there until now is kept in its place")
         return EXIT_OK
     manifest = contained_backup.restore(container, sys.stdin.buffer, arguments.bytes, force=arguments.force)
+    # Copies of what it replaced must not come back with a former image.
+    contained_update.settle(container)
     for path, why in sorted(manifest.problems.items()):
         say(f"problem in the backup: {path} {why}")
     made = f"{manifest.members} files of {manifest.agent} on {manifest.host}, {moment(manifest.created)}"
     say(f"restored: {made}; what was there is kept: --former")
     return EXIT_OK
+
+
+def _verify(container: entrypoint.Container, arguments: argparse.Namespace) -> int:
+    found, problems = contained_update.verify(container, arguments.before, arguments.wait)
+    say(json.dumps(found.as_dict()) if arguments.json else str(found))
+    return EXIT_UNHEALTHY if problems else EXIT_OK
 
 
 def _given(arguments: argparse.Namespace, limit: int) -> bytes:
@@ -167,9 +207,12 @@ def _given(arguments: argparse.Namespace, limit: int) -> bytes:
     return text
 
 
-def _start(container: entrypoint.Container) -> int:
+def _start(container: entrypoint.Container, arguments: argparse.Namespace) -> int:
     entrypoint.alone(container)
     contained_backup.recover(container)
+    if arguments.trial:
+        for line in contained_update.begin(container, arguments.root):
+            say_now(f"hermes-ops: {printable(line)}")
     _converge(container, check=False)
     return EXIT_OK
 

@@ -88,7 +88,7 @@ def load(description: str, secrets: str, data_dir: str, environ: Mapping[str, st
     :raises Misdeclared: for the first mistake
     """
     data_dir = data_dir.rstrip("/")
-    with _ending(Misdeclared):
+    with ending(Misdeclared):
         account = _account(environ, data_dir, wraps)
         declared = _read(description)
         files = _secrets_in(secrets)
@@ -158,7 +158,7 @@ def give(container: Container) -> None:
     account, home = container.account, container.declared.agent.home
     if os.geteuid() != 0:
         return
-    with _ending(Unconverged):
+    with ending(Unconverged):
         ownership.give_back(container.data_dir, account, [""], mend=True)
         ownership.give_all(home, account, ["lost+found"])
     end_server()
@@ -170,7 +170,7 @@ def alone(container: Container) -> None:
     :raises Unconverged: one does
     """
     path = os.path.join(container.data_dir, RUNNING)
-    with _ending(Unconverged):
+    with ending(Unconverged):
         _check_volume(container)
         try:
             # Inherited by the gateway, and closed by the kernel with its last process.
@@ -192,7 +192,7 @@ def bring_up(container: Container, *, check: bool) -> tuple[bool, list[str]]:
     :returns: whether something changed, or would change; and what there is to say of it, without values
     :raises Unconverged: it cannot be converged
     """
-    with _ending(Unconverged):
+    with ending(Unconverged):
         _check_volume(container)
         healed = healing.heal(container.declared.agent.home, check=check)
         outcome, repaired = _converge(container, check)
@@ -231,7 +231,7 @@ def become(container: Container, root: str, wrapped: Sequence[str], environ: Map
 
 
 @contextlib.contextmanager
-def _ending(kind: type[OpsError]) -> Iterator[None]:
+def ending(kind: type[OpsError]) -> Iterator[None]:
     """Errors end the container with the status of *kind*."""
     try:
         yield

@@ -243,12 +243,15 @@ def _is_hopeless(health: Health, state: State, attempts: int) -> bool:
     return any(problem.final or (problem.cause == "wrong_binary" and attempts > 0) for problem in health.problems)
 
 
-def prove(agent: Agent, account: Account) -> Proof:
-    """Ask for a real reply and call a real webhook, where the agent declares that."""
+def prove(agent: Agent, account: Account, key: str | None = None) -> Proof:
+    """Ask for a real reply and call a real webhook, where the agent declares that.
+
+    :param key: of its API server, if it is neither in its home nor from its source of secrets
+    """
     reply = None
     try:
         if agent.health.reply:
-            key = store.value_of(agent.name, "API_SERVER_KEY") if agent.source else None
+            key = store.value_of(agent.name, "API_SERVER_KEY") if agent.source else key
             reply = servers.ask(agent.api, account, REPLY_PROMPT, key_in=[agent.home], key=key)
         if agent.health.webhook:
             payload = {"topic": "health", "body": REPLY_PROMPT}
