@@ -120,10 +120,40 @@ def test_tenants_that_cannot_be_asked_are_named_and_the_others_answer(cluster, n
     assert {*asking.ask(cluster, [], Command(())).errors} == {"Initech GmbH", "new"}
 
 
+def test_one_tenant_fills_no_disk(cluster, node, server, namespace, tmp_path):
+    Space(server, namespace).converge({"name": "acme"}, {"name": "globex", "volume": "64Mi"})
+    node.run(namespace, "hermes-globex")
+    there = tmp_path / "there"
+    put(node, "while True: sys.stdout.write('x' * 99999)")
+    answers = asking.fetch(cluster, ["globex"], asking.backup(), str(there))
+    assert "wrote more than 100663296 bytes" in str(answers.errors["globex"])
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking.space, "RESERVE", free - 8 * MIB)
+        answers = asking.fetch(cluster, ["globex"], asking.backup(), str(there))
+    assert "has no room" in str(answers.errors["globex"])
+    assert [*there.iterdir()] == []
+
+
+def test_a_directory_of_everybody_is_refused_and_what_lies_in_one_is_not_touched(cluster, node, tmp_path, monkeypatch):
+    put(node, "print('x')")
+    tmp_path.chmod(0o777)
+    with pytest.raises(OpsError, match="can be written by everybody"):
+        asking.fetch(cluster, [], asking.backup(), str(tmp_path))
+    tmp_path.chmod(0o1777)
+    monkeypatch.setattr(asking.secrets, "token_hex", lambda _bytes: "guessed")
+    monkeypatch.setattr(asking.archives, "free_name", lambda directory, name: f"{directory}/{name}")
+    theirs = tmp_path / "acme.guessed.partial"
+    theirs.write_text("theirs")
+    answers = asking.fetch(cluster, [], asking.backup(), str(tmp_path))
+    assert "cannot be written (File exists)" in str(answers.errors["acme"])
+    assert theirs.read_text() == "theirs"
+
+
 @pytest.mark.parametrize(
     ("program", "error"),
     [
-        ("sys.stdout.write('no archive')", "acme-.*gz.partial"),
+        ("sys.stdout.write('no archive')", r"acme-.*\.partial"),
         ("sys.stderr.write('hermes-ops: the disk is full')\nsys.exit(2)", "ended with status 2: the disk is full"),
         ("sys.stdout.write('x')\nos.kill(os.getpid(), 9)", "could not be run|ended with status"),
     ],

@@ -43,9 +43,12 @@ class Cluster:
         until(lambda: self.is_ready(node), f"{node.name} is ready", 120)
 
     def is_ready(self, node: Node) -> bool:
+        """Whether pods may run there. The taint goes a moment after the node says that it is ready."""
         with contextlib.suppress(OSError):
-            conditions = self.server.ask("GET", f"/api/v1/nodes/{node.name}")["status"]["conditions"]
-            return {each["type"]: each["status"] for each in conditions}.get("Ready") == "True"
+            found = self.server.ask("GET", f"/api/v1/nodes/{node.name}")
+            conditions = {each["type"]: each["status"] for each in found["status"]["conditions"]}
+            tainted = any(each["key"].endswith("/not-ready") for each in found["spec"].get("taints", ()))
+            return conditions.get("Ready") == "True" and not tainted
         return False
 
     def add_volumes(self, count: int) -> None:

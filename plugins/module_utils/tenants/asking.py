@@ -9,10 +9,13 @@ import contextlib
 import gzip
 import io
 import os
+import secrets
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..hermes_ops.agent import tell
 from ..hermes_ops.backup import archives, extracting, space
@@ -21,8 +24,10 @@ from ..hermes_ops.system.errors import OpsError
 from ..hermes_ops.system.files import ensure_directory, failure, sync_directory
 from ..hermes_ops.system.text import printable
 from .cluster import Cluster, at_once
-from .declared import label_of
+from .declared import amount, label_of
 from .execute import WHOLE, Command, Ended, execute, running, said
+from .objects import NAME, annotations
+from .readiness import by_label
 
 _KIT = ("hermes-ops", "agent")
 # Seconds beyond those that a command gives itself.
@@ -30,6 +35,9 @@ _MARGIN = 90.0
 # Bytes of a bundle, and of what is in it; the kit makes none as large.
 _BUNDLE, _UNPACKED = 32 * 2**20, 64 * 2**20
 _PARTIAL = ".partial"
+# Bytes after which the free space is looked at.
+_LOOK = 2**20
+_VOLUME = ("v1", "PersistentVolumeClaim")
 
 
 @dataclass(frozen=True)
@@ -123,10 +131,12 @@ def fetch(cluster: Cluster, names: Sequence[str], wanted: Fetched, directory: st
         return answers
     if not os.path.isdir(directory):
         ensure_directory(directory, mode=0o700)
+    _check_directory(directory)
+    volumes = {annotations(each).get(NAME): each for each in by_label(cluster, *_VOLUME).values()}
 
     def one(name: str) -> tuple[Ended, str]:
         path = archives.free_name(directory, label_of(name))
-        return _fetch(cluster, pods[name], wanted, path), path
+        return _fetch(cluster, pods[name], _bounded(wanted, volumes.get(name), name), path), path
 
     for name, done, error in at_once(pods, one):
         if error:
@@ -162,17 +172,15 @@ def _judge(answers: Answers, name: str, ended: Ended) -> None:
 
 def _fetch(cluster: Cluster, pod: str, wanted: Fetched, path: str) -> Ended:
     """Write to *path* what the command wrote, if it is whole."""
-    partial = path + _PARTIAL
+    # A name that nobody else knows: what lies there is not ours.
+    partial = f"{path}.{secrets.token_hex(8)}{_PARTIAL}"
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        file = _File(partial)
         try:
-            with os.fdopen(descriptor, "wb") as out:
-                disk = os.statvfs(descriptor)
-                room = max(0, disk.f_bavail * disk.f_frsize - space.RESERVE)
-                command = replace(wanted.command, most=min(wanted.command.most, room))
-                ended = execute(cluster, pod, command, out)
+            with io.BufferedWriter(file, _LOOK) as out:
+                ended = execute(cluster, pod, wanted.command, out)
                 out.flush()
-                os.fsync(descriptor)
+                os.fsync(out.fileno())
             if ended.status in wanted.statuses:
                 wanted.verify(partial)
                 os.rename(partial, path)
@@ -183,6 +191,34 @@ def _fetch(cluster: Cluster, pod: str, wanted: Fetched, path: str) -> Ended:
                 os.unlink(partial)
     except OSError as error:
         raise failure("written", path, error) from None
+
+
+def _check_directory(path: str) -> None:
+    """:raises OpsError: others could exchange what is in it"""
+    mode = os.stat(path).st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise OpsError("can be written by everybody", where=path, fix="name another directory, or: chmod o-w")
+
+
+def _bounded(wanted: Fetched, volume: dict[str, Any] | None, name: str) -> Fetched:
+    """*wanted*, of which there is no more than the tenant's volume can hold: one tenant fills no disk."""
+    if volume is None:
+        return wanted
+    held = int(amount(volume["spec"]["resources"]["requests"]["storage"], name)) + _BUNDLE
+    return replace(wanted, command=replace(wanted.command, most=min(wanted.command.most, held)))
+
+
+class _File(io.FileIO):
+    """A new file for nobody else's eyes, which leaves free on its disk what has to stay free."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "xb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o600))
+
+    def write(self, data: Any) -> int:
+        disk = os.statvfs(self.fileno())
+        if disk.f_bavail * disk.f_frsize < len(data) + space.RESERVE:
+            raise space.no_room(str(self.name), len(data))
+        return super().write(data)
 
 
 def _unpack(path: str) -> None:
