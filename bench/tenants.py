@@ -31,10 +31,14 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster im
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.converge import converge
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.declared import Declared, resolve
 from api_server import TOKEN, ApiServer
+from built import once, run
 from containers import model_server, until
 
 from bench import seconds
 
+# Plays nodes (https://kwok.sigs.k8s.io), so many of them; and tenants that are updated at a time.
+KWOK, VERSION, NODES, WAVE = "sigs.k8s.io/kwok", "v0.8.0", 45, 50
+STAGES = ("node/fast", "node/heartbeat-with-lease", "pod/fast")
 BUILDER = Path(__file__).resolve().parent.parent / "tests/hosts/kubernetes_programs.py"
 TENANTS = 1000
 # Of those that run, and how many of them are updated at a time.
@@ -139,6 +143,59 @@ def answers(cluster: whole.Cluster, before: dict[str, Any]) -> bool:
     return runs and cluster.call(pod, 8642, "/health")[0] == 200
 
 
+def kwok(target: Path) -> None:
+    """Build kwok, and have what it does with nodes and pods beside it."""
+    run(
+        "nice",
+        "go",
+        "install",
+        f"{KWOK}/cmd/kwok@{VERSION}",
+        cwd=target,
+        env={"CGO_ENABLED": "0", "GOBIN": str(target)},
+    )
+    module = Path(json.loads(run("go", "mod", "download", "-json", f"{KWOK}@{VERSION}", cwd=target))["Dir"])
+    stages = [each for name in STAGES for each in sorted((module / "kustomize/stage" / name).glob("*-*.yaml"))]
+    (target / "stages.yaml").write_text("\n---\n".join(each.read_text() for each in stages))
+
+
+def on_played_nodes(server: ApiServer, tenants: list[dict[str, Any]]) -> None:
+    """An update of *tenants* by Kubernetes' controllers and scheduler, on nodes that only say that they run them."""
+    server.control()
+    login, played = f"--kubeconfig={server.kubeconfig}", once("kwok", [Path(__file__)], kwok)
+    with (server.directory / "kwok.log").open("wb") as log:
+        # A node is missed by the controllers of these tests after ten seconds.
+        words = [played / "kwok", login, f"--config={played}/stages.yaml", "--manage-all-nodes=true"]
+        words.append("--node-lease-duration-seconds=8")
+        server.processes.append(subprocess.Popen(words, stdout=log, stderr=log))
+    held = {"cpu": "16", "memory": "64Gi", "pods": "110"}
+    for number in range(NODES):
+        node = {"metadata": {"name": f"played-{number}"}, "status": {"capacity": held, "allocatable": held}}
+        server.ask("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", **node})
+    kind = {"provisioner": "kubernetes.io/no-provisioner", "metadata": {"name": whole.CLASS}}
+    server.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", kind)
+    for number in range(len(tenants)):
+        spec = {"capacity": {"storage": "5Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/none"}}
+        volume = {"metadata": {"name": f"volume-{number}"}, "spec": {**spec, "storageClassName": whole.CLASS}}
+        server.ask("POST", "/api/v1/persistentvolumes", volume)
+
+    def converge_to(image: str) -> None:
+        wanted = resolve("played", {**TEMPLATE, "image": image, "storage_class": whole.CLASS}, tenants, batch=WAVE)
+        with Cluster(server.kubeconfig, "", "played") as calls:
+            # There is nobody who could be asked.
+            outcome = converge(calls, wanted, date.today(), wait=600, reply=False)
+        if outcome.errors:
+            raise SystemExit(str(next(iter(outcome.errors.items()))))
+
+    until(lambda: all(map(is_untainted, server.ask("GET", "/api/v1/nodes")["items"])), "the nodes are ready", 120)
+    converge_to("registry.example.com/hermes-agent:1")
+    took = seconds(lambda: converge_to("registry.example.com/hermes-agent:2"))
+    print(f"| an update of {len(tenants)} tenants on nodes of kwok, {WAVE} at a time | {took:.0f} s | | | ≤ 300 s |")
+
+
+def is_untainted(node: dict[str, Any]) -> bool:
+    return not node["spec"].get("taints")
+
+
 def main() -> None:
     built = subprocess.run([sys.executable, BUILDER], capture_output=True, text=True, check=True)
     with tempfile.TemporaryDirectory() as directory:
@@ -154,6 +211,8 @@ def main() -> None:
         print(f"| one changed secret among {TENANTS} | {seconds(lambda: ours(server, tenants)):.1f} s | | | ≤ 8 s |")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"| the controller's memory with {TENANTS}, without Ansible's own | {peak:.0f} MiB | | | ≤ 300 MB |")
+    with tempfile.TemporaryDirectory() as directory, ApiServer(Path(built.stdout.strip()), Path(directory)) as server:
+        on_played_nodes(server, [{"name": f"tenant {number}"} for number in range(TENANTS)])
 
 
 if __name__ == "__main__":

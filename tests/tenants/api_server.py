@@ -89,13 +89,15 @@ class ApiServer:
 
     def control(self) -> None:
         """Start what brings a cluster to what its API server holds."""
-        key, login = self.directory / "accounts.key", f"--kubeconfig={self.kubeconfig}"
+        key = self.directory / "accounts.key"
+        # Nobody asks them how they are, and another cluster may run beside this one.
+        login = (f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0")
         self._run(
-            *("kube-controller-manager", login, "--leader-elect=false", f"--service-account-private-key-file={key}"),
+            *("kube-controller-manager", *login, f"--service-account-private-key-file={key}"),
             # A lost node is noticed soon.
             *("--node-monitor-period=1s", "--node-monitor-grace-period=10s"),
         )
-        self._run("kube-scheduler", login, "--leader-elect=false")
+        self._run("kube-scheduler", *login)
 
     def kill(self) -> None:
         """Kill the API server. What it holds stays in etcd."""

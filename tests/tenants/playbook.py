@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Playbook:
         return process.returncode, output
 
     def begin(self, *options: str, name: str, **variables: Any) -> subprocess.Popen[str]:
-        """Start it, in a process group of its own."""
+        """Start it."""
         (self.directory / "variables.json").write_text(json.dumps({**self.variables, **variables}))
         return subprocess.Popen(
             ["ansible-playbook", "-i", "localhost,", f"alwayson.hermes.{name}", "-e", "@variables.json", *options],
@@ -42,8 +43,17 @@ class Playbook:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
         )
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a playbook with all that it started; the workers of Ansible are in sessions of their own."""
+    found = [process.pid]
+    for each in found:
+        found += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+    for each in found:
+        os.kill(each, signal.SIGKILL)
+    process.communicate()
 
 
 def changed(output: str) -> int:

@@ -9,9 +9,7 @@ import contextlib
 import hashlib
 import hmac
 import json
-import os
 import re
-import signal
 import sqlite3
 import subprocess
 import tarfile
@@ -26,7 +24,7 @@ from ansible_collections.alwayson.hermes.plugins.filter.runtime_key import runti
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.backup import extracting
 from containers import declared, request, until
 from node import Node
-from playbook import Playbook, changed
+from playbook import Playbook, changed, kill
 from whole import CLASS, Cluster
 
 SECRET, WEBHOOK_SECRET = "0123456789abcdef0123456789abcdef", "secret-of-the-webhook-0123"
@@ -413,6 +411,7 @@ def test_a_home_is_restored(tenants):
     status, output = tenants.run(name="tenant_restore", **wanted)
     assert status != 0
     assert "the home knows more than the backup" in re.sub(r"\s+", " ", output)
+    until(lambda: tenants.runs_anew("acme", before), "it runs again")
     assert tenants.reply("acme", "still there?") == "The model heard: still there?"
     assert "what came later" in tenants.heard("acme")
 
@@ -436,8 +435,16 @@ def test_an_agent_that_does_not_start_is_restored(tenants):
     before = tenants.ids()["globex"]
     path = f"/api/v1/namespaces/{NAMESPACE}/pods/hermes-globex-0"
     tenants.cluster.server.ask("DELETE", path)
-    until(lambda: "restartCount" in json.dumps(tenants.pod("globex")) and tenants.ids()["globex"] != before, "anew")
-    until(lambda: tenants.pod("globex")["status"]["containerStatuses"][0]["restartCount"] > 0, "it fails")
+
+    def fails() -> bool:
+        # In between there is none.
+        with contextlib.suppress(OSError):
+            pod = tenants.pod("globex")
+            restarts = [each["restartCount"] for each in pod["status"].get("containerStatuses", ())]
+            return pod["metadata"]["uid"] != before and any(restarts)
+        return False
+
+    until(fails, "it fails", 120)
     wanted = {"restore_tenant": "globex", "restore_upload": str(archive), "restore_force": True}
     status, output = tenants.run(name="tenant_restore", **wanted)
     assert (status, changed(output)) == (0, 1), output
@@ -470,8 +477,8 @@ def test_a_restore_that_is_killed_is_ended_by_the_next_run(tenants, cluster):
     wanted = {"restore_tenant": "acme", "restore_upload": str(archive), "restore_force": True}
     process = tenants.begin(name="tenant_restore", **wanted)
     until(waits, "it has the volume")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(process)
+    # It waits until the one that was killed has lost its Lease.
     assert tenants.converge() == 1
     assert not waits()
     assert tenants.reply("acme", "after the kill") == "The model heard: after the kill"
