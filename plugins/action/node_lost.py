@@ -8,31 +8,21 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.plan import diff
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import nodes
-from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster
 from ansible_collections.alwayson.hermes.plugins.modules.node_lost import SPECIFICATION
+from ansible_collections.alwayson.hermes.plugins.plugin_utils.on_controller import OnController, cluster_of
 
 
-class ActionModule(ActionBase):
-    """Runs on the controller only."""
+class ActionModule(OnController):
+    specification = SPECIFICATION
 
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result = super().run(tmp, task_vars)
-        _checked, given = self.validate_argument_spec(**SPECIFICATION)
-        name, check = given["node"], self._task.check_mode
-        try:
-            with Cluster(given["kubeconfig"], given["context"], given["namespace"]) as cluster:
-                if given["state"] == "lost":
-                    now = datetime.now(timezone.utc)
-                    differences = nodes.lost(cluster, name, now, is_off=given["is_off"], check=check)
-                else:
-                    differences = nodes.back(cluster, name, check=check)
-        except OpsError as error:
-            return {**result, "failed": True, "msg": str(error)}
-        return {**result, "changed": bool(differences), "diff": diff(differences, f"node {name}"), "node": name}
+    def act(self, given: dict[str, Any], *, check: bool) -> dict[str, Any]:
+        name = given["node"]
+        with cluster_of(given) as cluster:
+            if given["state"] == "lost":
+                now = datetime.now(timezone.utc)
+                differences = nodes.lost(cluster, name, now, is_off=given["is_off"], check=check)
+            else:
+                differences = nodes.back(cluster, name, check=check)
+        return {"changed": bool(differences), "diff": diff(differences, f"node {name}"), "node": name}

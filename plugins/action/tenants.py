@@ -16,6 +16,7 @@ from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster im
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.converge import converge
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.declared import resolve
 from ansible_collections.alwayson.hermes.plugins.modules.tenants import SPECIFICATION
+from ansible_collections.alwayson.hermes.plugins.plugin_utils.on_controller import errors_of
 from ansible_collections.alwayson.hermes.plugins.plugin_utils.variables import plain
 
 
@@ -51,16 +52,11 @@ def _converge(given: dict[str, Any], *, check: bool) -> dict[str, Any]:
     with Cluster(given["kubeconfig"], given["context"], declared.namespace) as cluster:
         more = {name: given[name] for name in ("purge", "wait", "room", "reply")}
         outcome = converge(cluster, declared, date.today(), check=check, **more)
-    result = {
+    return {
         "changed": outcome.changed,
         "diff": outcome.diff(f"namespace {declared.namespace}"),
         "tenants": outcome.words,
-        "errors": {name: str(error) for name, error in outcome.errors.items()},
         "undeclared": outcome.undeclared,
         "warnings": outcome.warnings,
+        **errors_of(outcome.errors),
     }
-    if outcome.errors:
-        name, error = next(iter(outcome.errors.items()))
-        more = f", and {len(outcome.errors) - 1} more; see errors" if len(outcome.errors) > 1 else ""
-        result.update(failed=True, msg=f"tenant {name}: {error}{more}")
-    return result

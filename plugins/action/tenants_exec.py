@@ -7,47 +7,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import asking, offsite
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.asking import Answers
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.execute import running
 from ansible_collections.alwayson.hermes.plugins.modules.tenants_exec import SPECIFICATION
+from ansible_collections.alwayson.hermes.plugins.plugin_utils.on_controller import OnController, cluster_of, errors_of
 
 # The commands that make a file, and what it is.
 _FILES = {"backup": (asking.backup, "archive"), "debug": (asking.bundle, "bundle")}
 
 
-class ActionModule(ActionBase):
-    """Runs on the controller only."""
+class ActionModule(OnController):
+    specification = SPECIFICATION
 
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result = super().run(tmp, task_vars)
-        _checked, given = self.validate_argument_spec(**SPECIFICATION)
-        check = self._task.check_mode
-        try:
-            with Cluster(given["kubeconfig"], given["context"], given["namespace"]) as cluster:
-                answers = _answers(cluster, given, check)
-        except OpsError as error:
-            return {**result, "failed": True, "msg": str(error)}
+    def act(self, given: dict[str, Any], *, check: bool) -> dict[str, Any]:
+        with cluster_of(given) as cluster:
+            answers = _answers(cluster, given, check)
         for line in asking.lines(answers, _FILES.get(given["command"], ("", ""))[1]):
             Display().display(line)
-        result.update(
-            changed=bool(answers.paths) or (given["command"] == "tell" and bool(answers.lines) and not check),
-            lines=answers.lines,
-            paths=answers.paths,
-            errors={name: str(error) for name, error in answers.errors.items()},
-        )
-        if answers.errors:
-            name, error = next(iter(answers.errors.items()))
-            more = f", and {len(answers.errors) - 1} more; see errors" if len(answers.errors) > 1 else ""
-            result.update(failed=True, msg=f"tenant {name}: {error}{more}")
-        return result
+        return {
+            "changed": bool(answers.paths) or (given["command"] == "tell" and bool(answers.lines) and not check),
+            "lines": answers.lines,
+            "paths": answers.paths,
+            **errors_of(answers.errors),
+        }
 
 
 def _answers(cluster: Cluster, given: dict[str, Any], check: bool) -> Answers:

@@ -9,40 +9,31 @@ import contextlib
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import lease, offsite, restoring
-from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster
 from ansible_collections.alwayson.hermes.plugins.modules.tenants_restore import SPECIFICATION
+from ansible_collections.alwayson.hermes.plugins.plugin_utils.on_controller import OnController, cluster_of
 
 
-class ActionModule(ActionBase):
-    """Runs on the controller only."""
+class ActionModule(OnController):
+    specification = SPECIFICATION
 
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result = super().run(tmp, task_vars)
-        _checked, given = self.validate_argument_spec(**SPECIFICATION)
-        check, tenant = self._task.check_mode, given["tenant"]
-        try:
-            with contextlib.ExitStack() as stack:
-                archive = stack.enter_context(_archive(given))
-                cluster = stack.enter_context(Cluster(given["kubeconfig"], given["context"], given["namespace"]))
-                if check:
-                    text = restoring.preview(cluster, tenant, archive)
-                else:
-                    # A run of tenants would start the agent meanwhile.
-                    stack.enter_context(lease.held(cluster))
-                    text = restoring.restore(cluster, tenant, archive, force=given["force"], wait=given["wait"])
-        except OpsError as error:
-            return {**result, "failed": True, "msg": str(error)}
+    def act(self, given: dict[str, Any], *, check: bool) -> dict[str, Any]:
+        tenant = given["tenant"]
+        with contextlib.ExitStack() as stack:
+            archive = stack.enter_context(_archive(given))
+            cluster = stack.enter_context(cluster_of(given))
+            if check:
+                text = restoring.preview(cluster, tenant, archive)
+            else:
+                # A run of tenants would start the agent meanwhile.
+                stack.enter_context(lease.held(cluster))
+                text = restoring.restore(cluster, tenant, archive, force=given["force"], wait=given["wait"])
         lines = [f"{tenant}: {line}" for line in text.splitlines()]
         for line in lines:
             Display().display(line)
-        return {**result, "changed": not check, "lines": lines}
+        return {"changed": not check, "lines": lines}
 
 
 def _archive(given: dict[str, Any]) -> AbstractContextManager[str]:
