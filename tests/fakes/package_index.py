@@ -252,7 +252,8 @@ def make_repository(path: Path, real: RealIndex, prepare: Callable[[str], None] 
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         with tempfile.TemporaryDirectory(dir=path.parent) as unpacked:
             with tarfile.open(real.fetch(f"hermes_agent-{version}.tar.gz")) as packed:
-                packed.extractall(unpacked, filter="data")
+                # Debian 12's Python has no filters yet.
+                packed.extractall(unpacked, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
             for entry in (Path(unpacked) / f"hermes_agent-{version}").iterdir():
                 shutil.move(str(entry), path / entry.name)
         prepare(tag)
