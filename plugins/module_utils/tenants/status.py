@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..hermes_ops.system.answer import fits
 from ..hermes_ops.system.errors import OpsError
 from ..hermes_ops.system.text import printable, table
 from .cluster import CALLS, Cluster
@@ -125,7 +126,7 @@ def _entries(found: Any) -> list[Any]:
 
 
 def _bytes(found: Any) -> int | None:
-    return found if type(found) is int and found >= 0 else None
+    return found if fits(found, int) and found >= 0 else None
 
 
 def _seen(
