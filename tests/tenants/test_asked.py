@@ -6,6 +6,7 @@ asked. What the agents answer is played; test_nodes.py has real ones."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.alwayson.hermes.plugins.module_utils.hermes_ops.system.errors import OpsError
-from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import verify
+from ansible_collections.alwayson.hermes.plugins.module_utils.tenants import lease, verify
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.cluster import Cluster, NotAllowed
 from ansible_collections.alwayson.hermes.plugins.module_utils.tenants.verify import Look
 from played_node import PlayedNode, put
@@ -182,8 +183,10 @@ def test_one_goes_back_to_what_it_ran_when_it_was_its_turn(space, agents):
 
     def meanwhile(name: str, before: Any) -> None:
         if (name, before) == ("t0", []):
-            # Somebody else's run.
-            update(space, [{"name": "t1"}], MID)
+            # Somebody else's run, of a version that knew no Lease.
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(lease, "held", lambda _cluster: contextlib.nullcontext())
+                update(space, [{"name": "t1"}], MID)
 
     agents.meanwhile = meanwhile
     failed = update(space, tenants(2, t1={"image": BAD}), reply=True)
