@@ -66,7 +66,7 @@ def health(box: str, at: str, port: int = 8642) -> str:
     return shell(box, f"curl --silent --max-time 4 http://{at}:{port}/health || true")
 
 
-def eventually(question: Any, seconds: float = 30.0) -> None:
+def eventually(question: Any, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not question():
         assert time.monotonic() < deadline, "not in time"
