@@ -203,7 +203,7 @@ def test_two_hosts_with_one_identity_are_found():
     twin = "/usr/local/bin/tailscaled --statedir=/run/twin --state=/run/twin/tailscaled.state"
     shell(STRANGER, f"systemd-run --unit twin -p RuntimeDirectory=tailscale -p Type=notify {twin} --no-logs-no-support")
     try:
-        eventually(lambda: causes(BETA) == {"tailnet_twice"}, 60)
+        eventually(lambda: causes(BETA) == {"tailnet_twice"})
     finally:
         shell(STRANGER, "systemctl stop twin")
     shell(BETA, "systemctl restart tailscaled")
@@ -272,4 +272,4 @@ def test_a_fresh_host_with_the_volume_is_the_same_node_without_a_key(controller:
     assert TAILNET.nodes() == before
     at = TAILNET.address("alpha")
     eventually(lambda: shell(OPERATOR, f"{SSH} root@{at} hostname || true").strip() == ALPHA)
-    eventually(lambda: HEALTHY in health(OPERATOR, TAILNET.address("alpha")), 60)
+    eventually(lambda: HEALTHY in health(OPERATOR, TAILNET.address("alpha")))
