@@ -69,8 +69,15 @@ def health(box: str, at: str, port: int = 8642) -> str:
 def eventually(question: Any, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not question():
-        assert time.monotonic() < deadline, "not in time"
+        assert time.monotonic() < deadline, f"not in time\n{seen()}"
         time.sleep(0.3)
+
+
+def seen() -> str:
+    """What the operator and alpha know of each other, and whether alpha's agent answers at all."""
+    look = "tailscale status; journalctl --unit tailscaled --lines 20 --output cat --no-pager"
+    local = "ss -Hltn; systemctl --no-pager status hermes-gateway@default"
+    return "\n".join(shell(box, what, check=False) for box, what in ((OPERATOR, look), (ALPHA, look), (ALPHA, local)))
 
 
 def causes(box: str) -> set[str]:
@@ -193,6 +200,13 @@ def test_the_agent_works_on_while_the_control_server_is_away(controller: Control
     finally:
         shell(OPERATOR, "systemctl kill --signal=CONT control")
     eventually(lambda: HEALTHY in health(OPERATOR, at))
+
+
+def test_a_tailscaled_that_starts_again_and_again_is_never_given_up():
+    """systemd gives up after five starts in ten seconds, and a host without its tailnet may have no other way in."""
+    shell(BETA, "for start in 1 2 3 4 5 6 7; do systemctl restart tailscaled || exit; done")
+    assert shell(BETA, "systemctl is-active tailscaled").strip() == "active"
+    eventually(lambda: causes(BETA) == set())
 
 
 def test_two_hosts_with_one_identity_are_found():

@@ -271,6 +271,7 @@ def test_a_restart_is_only_for_a_unit_of_ours(systemd, tmp_path, monkeypatch):
     text = Path(tailnet.DROP_IN).read_text()
     assert "RequiresMountsFor=/srv/data\n" in text
     assert "StateDirectory=\n" in text
+    assert "StartLimitIntervalSec=0\n\n[Service]\nRestartSec=5\n" in text
     assert not tailnet.plan_daemon("/srv/data", manager, {}).changed
     tailnet.plan_daemon("/srv/data", manager, {str(tmp_path / "tailscaled.service"): "[Unit]\n"}).apply()
     assert systemd.verbs[-1] == "restart tailscaled.service"

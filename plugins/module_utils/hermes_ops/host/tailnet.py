@@ -266,7 +266,10 @@ def plan_daemon(data_dir: str, manager: Manager, unit_files: dict[str, str]) -> 
     drop_in = (
         "# Written by the Ansible collection alwayson.hermes.\n\n[Unit]\n"
         "# The node's identity is on the data volume. Without it, tailscaled would become another node.\n"
-        f"RequiresMountsFor={data_dir}\n\n[Service]\n"
+        f"RequiresMountsFor={data_dir}\n"
+        "# It may be the only way in. systemd would give up after five starts in ten seconds.\n"
+        "StartLimitIntervalSec=0\n\n[Service]\n"
+        "RestartSec=5\n"
         "# systemd refuses a link as a state directory (252: exit status 238).\n"
         "StateDirectory=\n"
         "# Its socket is open to every user, and through it tailscaled opens connections, as root, for whoever asks\n"
