@@ -28,6 +28,17 @@ def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | Non
     return done.stdout
 
 
+def go_build(sources: Path, target: Path, *packages: str, options: Iterable[str] = ()) -> None:
+    """Build the *packages* of the module in *sources* into *target*.
+
+    :param target: a directory that is there, or else the name of the one program
+    :param options: more of them for the compiler
+    """
+    # Nobody debugs them, and to leave out what debuggers read saves a tenth of the time.
+    words = ("-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false", "-ldflags=-s -w", *options)
+    run("nice", "go", "build", *words, "-o", target, *packages, cwd=sources, env={"CGO_ENABLED": "0"})
+
+
 def once(name: str, ingredients: Iterable[Path], build: Callable[[Path], None]) -> Path:
     """The directory with what *build* made of *ingredients*; it is made anew if one of them changed.
 

@@ -11,17 +11,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from built import ROOT, once, run
+from built import ROOT, go_build, once
 
 SOURCES = ROOT / "tests/fakes/kubelet"
 
 
 def build(target: Path) -> None:
-    run(
-        *("nice", "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", f"{target}/kubelet"),
-        cwd=SOURCES,
-        env={"CGO_ENABLED": "0"},
-    )
+    go_build(SOURCES, target / "kubelet")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
-from built import ROOT, once, run
+from built import ROOT, go_build, once
 
 SOURCES = ROOT / "tests/fakes/kubernetes"
 ETCD = "go.etcd.io/etcd/server/v3"
@@ -22,11 +22,7 @@ PACKAGES = (*(f"k8s.io/kubernetes/cmd/{name}" for name in PROGRAMS), ETCD, "./pa
 
 def build(target: Path) -> None:
     """Build the programs in *target*. It takes some eight minutes of a core once; Go keeps what did not change."""
-    run(
-        *("nice", "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", f"{target}/", *PACKAGES),
-        cwd=SOURCES,
-        env={"CGO_ENABLED": "0"},
-    )
+    go_build(SOURCES, target, *PACKAGES)
     # Go calls it after the last part of its path.
     (target / "server").rename(target / "etcd")
     # As an engine of containers takes it.

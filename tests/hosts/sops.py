@@ -14,7 +14,7 @@ import json
 import shutil
 from pathlib import Path
 
-from built import ROOT, once, run
+from built import ROOT, go_build, once, run
 
 SOURCES = ROOT / "tests/fakes/sops"
 MODULE = "github.com/getsops/sops/v3@v3.13.3"
@@ -39,12 +39,7 @@ def build(target: Path) -> None:
             if path.stem != "keys":
                 other.unlink()
         shutil.copyfile(path, package / "left_out.go")
-    run(
-        *("nice", "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", f"{target}/"),
-        *("./cmd/sops", "filippo.io/age/cmd/age-keygen"),
-        cwd=source,
-        env={"CGO_ENABLED": "0"},
-    )
+    go_build(source, target, "./cmd/sops", "filippo.io/age/cmd/age-keygen")
     shutil.rmtree(source)
 
 

@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from built import ROOT, once, run
+from built import ROOT, go_build, once, run
 
 SOURCES = ROOT / "tests/fakes/control_server"
 PROGRAMS = ("tailscale", "tailscaled")
@@ -58,13 +58,8 @@ systemctl enable --now tailscaled.service
 def build(target: Path) -> None:
     """Build everything in *target*. It takes three minutes of a core once; Go keeps what did not change."""
     tags = ",".join(f"ts_omit_{name}" for name in LEFT_OUT.split())
-    for packages in ([f"tailscale.com/cmd/{name}" for name in PROGRAMS], ["."]):
-        run(
-            *("nice", "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"),
-            *("-tags", tags if len(packages) > 1 else "", "-o", f"{target}/", *packages),
-            cwd=SOURCES,
-            env={"CGO_ENABLED": "0"},
-        )
+    go_build(SOURCES, target, *(f"tailscale.com/cmd/{name}" for name in PROGRAMS), options=["-tags", tags])
+    go_build(SOURCES, target, ".")
     version = re.search(r"tailscale\.com v([\d.]+)", (SOURCES / "go.mod").read_text())[1]
     with tarfile.open(target / "tailscale.tgz", "w:gz") as archive:
         for name in PROGRAMS:
